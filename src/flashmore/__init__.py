@@ -1,0 +1,53 @@
+"""flashmore: small character models at the speed that PyTorch's own documentation makes possible.
+
+The public names are loaded when they are first used, so that `import flashmore` imports no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashmore.backends.contract import attention
+    from flashmore.errors import FlashmoreError
+    from flashmore.generation.options import GenerateOptions
+    from flashmore.generation.sample import generate
+    from flashmore.generation.score import score
+    from flashmore.runs import Run
+    from flashmore.training.loop import resume, train
+    from flashmore.training.recipe import Recipe, recipe_for
+
+__all__ = [
+    "FlashmoreError",
+    "GenerateOptions",
+    "Recipe",
+    "Run",
+    "attention",
+    "generate",
+    "recipe_for",
+    "resume",
+    "score",
+    "train",
+]
+
+_HOMES = {
+    "FlashmoreError": "flashmore.errors",
+    "GenerateOptions": "flashmore.generation.options",
+    "Recipe": "flashmore.training.recipe",
+    "Run": "flashmore.runs",
+    "attention": "flashmore.backends.contract",
+    "generate": "flashmore.generation.sample",
+    "recipe_for": "flashmore.training.recipe",
+    "resume": "flashmore.training.loop",
+    "score": "flashmore.generation.score",
+    "train": "flashmore.training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flashmore' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Ways of computing attention: one contract, one oracle, one file per way."""

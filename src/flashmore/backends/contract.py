@@ -1,0 +1,139 @@
+"""What `attention(q, k, v)` means, and the table of the ways to compute it.
+
+Shapes: B batch, H heads, T queries, S keys, D channels a head. q is (B, H, T, D), k and v are (B, H, S, D).
+`manual` in float64 is what right means; `flashmore.backends.accuracy` says how far from it one may be.
+"""
+
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flashmore.backends.manual import manual
+from flashmore.backends.names import BACKENDS, Backend
+from flashmore.backends.rules import AttentionCall, reasons_against, usable
+from flashmore.backends.sdpa import KERNELS, chosen_by_pytorch, forced
+from flashmore.errors import BackendUnavailable, RecipeError
+
+
+class Compute(Protocol):
+    """One way of computing attention."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float | None,
+        dropout_p: float,
+    ) -> Tensor:
+        """Attention over (B, H, T, D); see `attention`."""
+        ...
+
+
+TABLE: dict[Backend, Compute] = {
+    "manual": manual,
+    "sdpa": chosen_by_pytorch,
+    "math": partial(forced, KERNELS["math"]),
+    "flash": partial(forced, KERNELS["flash"]),
+    "efficient": partial(forced, KERNELS["efficient"]),
+    "cudnn": partial(forced, KERNELS["cudnn"]),
+}
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    backend: str,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Attend from every query to the keys that it may see, computed by the named backend.
+
+    Args:
+        q: queries, (B, H, T, D), floating point.
+        k: keys, (B, H, S, D), of q's dtype and device.
+        v: values, (B, H, S, D_v), likewise; D_v is usually D.
+        backend: a name in `BACKENDS`; there is no default, so that a result always says what made it.
+        causal: query t sees keys 0 … t (aligned top-left, so meant for T = S).
+        mask: (T, S) or (B, H, T, S), 1 where it repeats: bool, True where a query may look, or a number
+            that is added to the scores. Never together with `causal`.
+        scale: factor on the scores; None means 1/√D.
+        dropout_p: probability of dropping a weight. It acts whenever it is above 0: pass 0 in evaluation.
+
+    Returns:
+        (B, H, T, D_v), of q's dtype. A query that may see no key gets 0 from the fused kernels and NaN from
+        `manual`.
+
+    Raises:
+        RecipeError: an unknown backend, `mask` together with `causal`, or shapes outside this contract.
+        BackendUnavailable: the backend cannot run for this device, dtype and shape; it lists every reason.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
+    """
+    _check(q, k, v, backend, causal, mask)
+    try:
+        return TABLE[backend](q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)  # type: ignore[index]
+    except RuntimeError as error:  # torch's texts change between releases: the reasons come from our rules
+        call = describe_call(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p)
+        reasons = tuple(str(reason) for reason in reasons_against(backend, call))
+        if not reasons and backend not in KERNELS:
+            raise
+        names = tuple(name for name in usable(call) if name != backend)
+        raise BackendUnavailable(backend, reasons or (f"torch says: {error}",), names) from error
+
+
+def describe_call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout_p: float = 0.0,
+) -> AttentionCall:
+    """Put into words what decides which kernel can run on these tensors."""
+    on_cuda = q.device.type == "cuda"
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
+    return AttentionCall(
+        query=tuple(q.shape),
+        key=tuple(k.shape),
+        value=tuple(v.shape),
+        dtype=str(q.dtype).removeprefix("torch."),
+        device=q.device.type,
+        mask=None if mask is None else tuple(mask.shape),
+        mask_dtype="bool" if mask is None else str(mask.dtype).removeprefix("torch."),
+        mask_needs_grad=mask is not None and mask.requires_grad and torch.is_grad_enabled(),
+        causal=causal,
+        dropout_p=dropout_p,
+        needs_grad=needs_grad,
+        unit_stride=all(t.stride(-1) == 1 for t in (q, k, v)),
+        capability=torch.cuda.get_device_capability(q.device) if on_cuda else (8, 0),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, backend: str, causal: bool, mask: Tensor | None) -> None:
+    if backend not in TABLE:
+        raise RecipeError("an attention backend", f"'{backend}'", ", ".join(BACKENDS))
+    if causal and mask is not None:
+        raise RecipeError("causal or a mask", "both", "one mask that says both, or causal=True alone")
+    fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)
+    if not fits or q.shape[:2] != k.shape[:2] or min(*q.shape, *k.shape, *v.shape) < 1:
+        raise RecipeError(
+            "q (B, H, T, D), k (B, H, S, D) and v (B, H, S, D), no size 0",
+            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}",
+            "the same B, H and D everywhere, the same S in k and v",
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise RecipeError(
+            "q, k and v of one dtype", f"{q.dtype}, {k.dtype}, {v.dtype}", "cast them to one dtype"
+        )

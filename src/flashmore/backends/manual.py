@@ -1,0 +1,45 @@
+"""Attention by hand, in the four steps of the paper: the oracle that every other backend is held against.
+
+Attention Is All You Need (Vaswani et al. 2017), equation 1: softmax(Q Kᵀ / √D) V.
+
+Shapes: B batch, H heads, T queries, S keys, D channels a head.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def manual(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    dropout_p: float,
+) -> Tensor:
+    """Scores, scale and mask, softmax, times V; the whole (T, S) matrix is written to memory.
+
+    Args and result as in `flashmore.backends.contract.attention`. A row whose keys are all masked gives NaN.
+    """
+    T, S, D = q.size(-2), k.size(-2), q.size(-1)
+
+    scores = q @ k.transpose(-2, -1)  # (B, H, T, D) @ (B, H, D, S) -> (B, H, T, S)
+
+    scores = scores * (1 / math.sqrt(D) if scale is None else scale)
+    if causal:
+        future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(diagonal=1)
+        scores = scores.masked_fill(future, -math.inf)
+    elif mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -math.inf)
+    elif mask is not None:
+        scores = scores + mask
+
+    weights = F.softmax(scores, dim=-1)  # each row of S weights sums to 1
+    weights = F.dropout(weights, dropout_p)
+
+    return weights.to(v.dtype) @ v  # (B, H, T, S) @ (B, H, S, D) -> (B, H, T, D)

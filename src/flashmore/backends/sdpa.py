@@ -1,0 +1,57 @@
+"""Attention by PyTorch's `scaled_dot_product_attention`, one entry per kernel.
+
+https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
+https://docs.pytorch.org/docs/stable/generated/torch.nn.attention.sdpa_kernel.html
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+KERNELS: dict[str, SDPBackend] = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+
+
+def chosen_by_pytorch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    dropout_p: float,
+) -> Tensor:
+    """Let PyTorch choose the kernel, which may be MATH in silence.
+
+    Args and result as in `flashmore.backends.contract.attention`.
+    """
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale
+    )
+
+
+def forced(
+    kernel: SDPBackend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    dropout_p: float,
+) -> Tensor:
+    """Run one kernel or fail: with a list of one there is nothing to fall back to.
+
+    Args and result as in `flashmore.backends.contract.attention`.
+
+    Raises:
+        RuntimeError: the kernel cannot run; the text differs between releases of torch.
+    """
+    with sdpa_kernel([kernel]):
+        return chosen_by_pytorch(q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)

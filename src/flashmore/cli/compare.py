@@ -1,0 +1,110 @@
+"""`flashmore compare`: several runs or models side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+from tyro.conf import Positional
+
+from flashmore.cli.parse import parse
+from flashmore.cli.show import NOVELTY_STYLE, say, show_json, stdout, table
+from flashmore.errors import RecipeError
+from flashmore.generation.options import GenerateOptions
+from flashmore.training.recipe import Model, recipe_for
+
+if TYPE_CHECKING:
+    from flashmore.comparison import Row
+    from flashmore.runs import Run
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Lay runs side by side: losses, parameters, time and names."""
+
+    runs: Positional[tuple[Path, ...]] = ()
+    """Folders of finished runs."""
+    models: tuple[Model, ...] = ()
+    """Models to train first, each with its own defaults, instead of or beside the runs."""
+    file: Path | None = None
+    """With --models: the text file to train on; none means the built-in names."""
+    steps: int | None = None
+    """With --models: optimiser steps for each; none means the default."""
+    out: Path = Path("runs")
+    """With --models: the folder that takes their runs."""
+    count: int = 10
+    """Names from each."""
+    seed: int = 3407
+    """Of the names."""
+    picture: Path | None = None
+    """Save the comparison as a PNG."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore compare`."""
+    command = parse(Compare, "compare", argv)
+    if len(command.runs) + len(command.models) < 1:
+        raise RecipeError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
+
+    from flashmore.comparison import compare, draw, same_test_items
+    from flashmore.runs import Run
+
+    runs = [Run.open(path) for path in command.runs]
+    runs += [train_for_comparison(model, command) for model in command.models]
+    rows = compare(runs, GenerateOptions(count=command.count, seed=command.seed))
+    if not same_test_items(runs):
+        say("these runs were tested on different names: their test losses cannot be compared")
+    if command.picture is not None:
+        draw(rows, command.picture)
+        say(f"picture: {command.picture}")
+    if command.json:
+        show_json([row.to_json() for row in rows])
+    else:
+        show(rows)
+    return 0
+
+
+def train_for_comparison(model: Model, command: Compare) -> "Run":
+    """Train one model with its defaults, with a progress line."""
+    from flashmore.runs import Run
+    from flashmore.training.loop import train
+    from flashmore.training.progress import ProgressLine
+    from flashmore.training.session import unused_folder
+
+    recipe = replace(recipe_for(model), file=command.file)
+    if command.steps is not None:
+        recipe = replace(recipe, steps=command.steps)
+    with ProgressLine() as line:
+        result = train(recipe, unused_folder(model, command.out), line)
+    return Run.open(result.run)
+
+
+def show(rows: "Sequence[Row]") -> None:
+    """Print a table with a column for each run: figures above, names below."""
+    shown = table("", *(row.result["model"] for row in rows))
+    figures = {
+        "attention": lambda result: result["attention"] or "none",
+        "parameters": lambda result: f"{result['parameters']:,}",
+        "steps": lambda result: f"{result['steps']:,}",
+        "training": lambda result: f"{result['train_seconds']:.1f} s",
+        "a step": lambda result: f"{result['step_ms']:.2f} ms",
+        "validation loss": lambda result: _nats(result["val_loss"]),
+        "test loss": lambda result: _nats(result["test_loss"]),
+    }
+    for title, figure in figures.items():
+        shown.add_row(title, *(figure(row.result) for row in rows))
+    shown.add_section()
+    for line in range(max(len(row.names) for row in rows)):
+        names = (row.names[line] if line < len(row.names) else None for row in rows)
+        shown.add_row(
+            "names" if line == 0 else "",
+            *(Text(n.text, NOVELTY_STYLE[n.novelty]) if n else "" for n in names),
+        )
+    stdout().print(shown)
+
+
+def _nats(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.4f}"

@@ -1,0 +1,48 @@
+"""`flashmore score`: how likely a run finds given names."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.text import Text
+from tyro.conf import Positional
+
+from flashmore.cli.parse import parse
+from flashmore.cli.show import NOVELTY_STYLE, show_json, stdout, table
+
+
+@dataclass(frozen=True)
+class Score:
+    """Print the log-probability of names under a run's best weights, whole and a character (STOP included)."""
+
+    run: Positional[Path]
+    """The run's folder, as `flashmore train` leaves it."""
+    names: Positional[tuple[str, ...]]
+    """The names to score."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore score`."""
+    command = parse(Score, "score", argv)
+
+    from flashmore.generation.score import score
+    from flashmore.runs import Run
+
+    scored = score(Run.open(command.run), command.names)
+    if command.json:
+        show_json([asdict(name) for name in scored])
+        return 0
+    numbers = ("log-probability", "a character")
+    rows = table("name", "novelty", *numbers, numbers=numbers)
+    for name in scored:
+        style = NOVELTY_STYLE[name.novelty]
+        rows.add_row(
+            Text(name.text, style),
+            Text(name.novelty, style),
+            f"{name.log_prob:.2f}",
+            f"{name.log_prob_per_char:.3f}",
+        )
+    stdout().print(rows)
+    return 0

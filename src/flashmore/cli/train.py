@@ -1,0 +1,90 @@
+"""`flashmore train`: a file of names in, a trained run out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from flashmore.cli.parse import parse, value_of
+from flashmore.cli.show import show_json, stdout, table
+from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+
+if TYPE_CHECKING:
+    from flashmore.training.loop import TrainResult
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn from a file of names, one a line (none means the built-in names), and leave a run's folder."""
+
+    recipe: Recipe
+    preset: Preset = "names"
+    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
+    out: Path | None = None
+    """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with an interrupted run as if it had never stopped; only --steps may change."""
+
+    resume: Path
+    """The run's folder."""
+    steps: int | None = None
+    """A new number of steps in total; none keeps the run's own."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore train`."""
+    if value_of("--resume", argv) is not None:
+        return _resume(parse(Resume, "train", argv))
+    return _train(parse(Train, "train", argv, _defaults(argv)))
+
+
+def _defaults(argv: Sequence[str]) -> Train:
+    """The preset's and the model's defaults; a wrong name is left for the parser to refuse."""
+    model, preset = value_of("--model", argv), value_of("--preset", argv)
+    return Train(
+        recipe_for(
+            model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
+            preset if preset in get_args(Preset) else "names",  # type: ignore[arg-type]
+        )
+    )
+
+
+def _train(command: Train) -> int:
+    from flashmore.training.loop import train
+    from flashmore.training.progress import ProgressLine
+
+    with ProgressLine() as line:
+        result = train(command.recipe, command.out, line)
+    return _report(result, command.json)
+
+
+def _resume(command: Resume) -> int:
+    from flashmore.training.loop import resume
+    from flashmore.training.progress import ProgressLine
+
+    with ProgressLine() as line:
+        result = resume(command.resume, command.steps, line)
+    return _report(result, command.json)
+
+
+def _report(result: "TrainResult", as_json: bool) -> int:
+    if as_json:
+        show_json(result.to_json())
+        return 0
+    rows = table("", "", title=f"run {result.run}")
+    rows.show_header = False
+    units = {"train_seconds": " s", "step_ms": " ms", "val_loss": " nats", "test_loss": " nats"}
+    for name, value in result.to_json().items():
+        if value is not None and name != "run":
+            shown = f"{value:,.4f}" if isinstance(value, float) else str(value)
+            rows.add_row(name.replace("_", " "), shown + units.get(name, ""))
+    stdout().print(rows)
+    stdout().print(f"more names: flashmore generate {result.run}")
+    return 0

@@ -1,0 +1,100 @@
+"""Several runs side by side: losses, sizes, time and names, as rows, and as a picture."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashmore.errors import RunError, StorageError
+from flashmore.generation.options import GenerateOptions
+from flashmore.generation.sample import Name, generate
+from flashmore.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMN_INCHES = 2.6
+NEW, KNOWN = "#1b4f9c", "#8a8f98"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: its result as `flashmore train --json` prints it, and names that it made."""
+
+    result: dict[str, Any]
+    names: tuple[Name, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result's fields, and `names` as `flashmore generate --json` prints them."""
+        return self.result | {"names": [asdict(name) for name in self.names]}
+
+
+def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
+    """Lay runs side by side.
+
+    Raises:
+        RunError: a run that did not finish has no result to compare.
+    """
+    rows = []
+    for run in runs:
+        result = run.read_result()
+        if result is None:
+            raise RunError(
+                f"a finished run in {run.path}",
+                "one that was interrupted, with no result yet",
+                f"first: flashmore train --resume {run.path}",
+            )
+        rows.append(Row(result | {"run": str(run.path)}, tuple(generate(run, options).names)))
+    return rows
+
+
+def same_test_items(runs: Sequence[Run]) -> bool:
+    """Whether the test losses of these runs may be compared at all."""
+    return len({frozenset(run.split.test) for run in runs}) == 1
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw the comparison as a PNG: test losses as bars above, names in columns below.
+
+    Raises:
+        StorageError: the disk refused the picture.
+    """
+    from matplotlib.figure import Figure
+
+    longest = max((len(row.names) for row in rows), default=0)
+    above, below = 0.7 + 0.45 * len(rows), 0.27 * (longest + 3)
+    figure = Figure(
+        figsize=(max(6.5, COLUMN_INCHES * len(rows)), above + below), dpi=150, layout="constrained"
+    )
+    grid = figure.add_gridspec(2, len(rows), height_ratios=(above, below))
+    _draw_losses(figure.add_subplot(grid[0, :]), rows)
+    for column, row in enumerate(rows):
+        _draw_names(figure.add_subplot(grid[1, column]), row, longest)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, facecolor="white")
+    except OSError as error:
+        raise StorageError(f"to write {path}", str(error), "another --picture FILE") from error
+
+
+def _draw_losses(axes: "Axes", rows: Sequence[Row]) -> None:
+    losses = [row.result["test_loss"] or 0.0 for row in rows]
+    labels = [row.result["model"] for row in rows]
+    bars = axes.barh(range(len(rows)), losses, color=NEW, height=0.6)
+    axes.bar_label(bars, [f"{loss:.3f}" for loss in losses], padding=4)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max(losses))
+    axes.set_xlabel("test loss, nats a character (lower is better)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
+    result = row.result
+    axes.set_axis_off()
+    axes.set_ylim(longest + 1, -1)
+    axes.set_title(result["model"], loc="left", fontweight="bold")
+    facts = f"{result['parameters']:,} parameters, {result['train_seconds']:.0f} s"
+    axes.text(0, -0.7, facts, fontsize=8, color=KNOWN)
+    for line, name in enumerate(row.names):
+        axes.text(0, line + 0.5, name.text, fontsize=12, color=NEW if name.novelty == "new" else KNOWN)

@@ -1,0 +1,121 @@
+"""Padded batches: a part of a split as tensors, and which of its items make the batch of a step.
+
+B batch, N items, T positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from flashmore.data.vocabulary import STOP, Vocabulary
+from flashmore.errors import DataError, RecipeError
+
+IGNORE = -1
+"""The target of a position that is padding; no loss is taken there."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A whole part of a split on the device, made once."""
+
+    ids: Tensor
+    """(N, T) int64: START, the characters, padding 0."""
+    targets: Tensor
+    """(N, T) int64: the characters, STOP, then IGNORE: what comes after each of `ids`."""
+    lengths: Tensor
+    """(N,) int64: number of positions with a target, STOP included."""
+
+
+def encode_items(
+    items: Sequence[str], vocabulary: Vocabulary, context: int, device: torch.device | str
+) -> Sequences:
+    """Turn items into sequences of T = `context` positions.
+
+    Raises:
+        DataError: an item longer than `context` - 1, or with characters outside the vocabulary.
+    """
+    lengths = np.fromiter(map(len, items), dtype=np.int64, count=len(items))  # (N,)
+    if len(items) and lengths.max() >= context:
+        raise DataError(
+            f"items of at most {context - 1} characters, for a context of {context}",
+            f"an item of {lengths.max()}",
+            "shorter items, or a model with a longer context",
+        )
+    flat = _encode_together("".join(items), vocabulary)  # (sum of the items' characters,)
+    # Row by row, the True places of the mask are the characters of the items in their order.
+    mask = np.arange(context - 1) < lengths[:, None]  # (N, T - 1)
+    ids = np.full((len(items), context), STOP, dtype=np.int64)
+    ids[:, 1:][mask] = flat
+    targets = np.full((len(items), context), IGNORE, dtype=np.int64)
+    targets[:, :-1][mask] = flat
+    targets[np.arange(len(items)), lengths] = STOP
+    arrays = (ids, targets, lengths + 1)
+    return Sequences(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    # One code point is one character: a binary search in the sorted vocabulary spares a Python step for each.
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    no_character = 0xFFFFFFFF
+    known = np.array([*map(ord, vocabulary.characters), no_character], dtype=np.uint32)
+    places = np.searchsorted(known, points)
+    if not np.array_equal(known[places], points):
+        vocabulary.encode(text)  # raises the error that names them
+    return places.astype(np.int64) + 1
+
+
+class BatchOrder:
+    """Which items make the batch of a step: a pure function of the seed and the step.
+
+    Each epoch is its own permutation, so that every item comes once an epoch. Batches run over the end of an
+    epoch into the next, so that every batch is full, even where it is larger than the whole part.
+
+    Args:
+        count: number of items N.
+        batch: batch size B.
+        seed: any whole number from 0.
+
+    Raises:
+        RecipeError: a count or batch below 1, or a negative seed.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        for name, value, least in (("items", count, 1), ("batch", batch, 1), ("seed", seed, 0)):
+            if value < least:
+                raise RecipeError(f"{name} of at least {least}", str(value), f"any whole number from {least}")
+        self._count = count
+        self._batch = batch
+        self._seed = seed
+        # Epochs are drawn in blocks that hold a batch, so that no batch touches more than two of them.
+        self._epochs = -(-batch // count)
+        self._number = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def indices(self, step: int) -> Tensor:
+        """Give the indices of the items in the batch of a step, counted from 0: (B,) int64 on the CPU."""
+        number, start = divmod(step * self._batch, self._epochs * self._count)
+        first = self._block(number)[start : start + self._batch].clone()
+        missing = self._batch - len(first)
+        return torch.cat((first, self._block(number + 1)[:missing])) if missing else first
+
+    def _block(self, number: int) -> Tensor:
+        if number != self._number:
+            epochs = np.tile(np.arange(self._count, dtype=np.int64), (self._epochs, 1))
+            shuffled = np.random.default_rng((self._seed, number)).permuted(epochs, axis=1)
+            self._number, self._order = number, torch.from_numpy(shuffled.reshape(-1))
+        return self._order
+
+
+def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Gather a batch: ids (B, T) and targets (B, T), int64, on the device of the sequences.
+
+    Args:
+        sequences: what `encode_items` gave.
+        indices: (B,) int64 on any device.
+    """
+    chosen = indices.to(sequences.ids.device)
+    return sequences.ids.index_select(0, chosen), sequences.targets.index_select(0, chosen)

@@ -1,0 +1,106 @@
+"""Characters to ids and back."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from flashmore.errors import DataError
+
+STOP = 0
+"""The id that begins every sequence as START and ends it as STOP."""
+
+# A message stays readable: alphabets are shown whole, thousands of Chinese characters are not.
+_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The characters that a model knows: id 0 is START and STOP, `characters[i]` has id i + 1.
+
+    Raises:
+        DataError: not single characters, each once, sorted by code point.
+    """
+
+    characters: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        single = all(isinstance(character, str) and len(character) == 1 for character in self.characters)
+        if not single or list(self.characters) != sorted(set(self.characters)):
+            raise DataError(
+                "a vocabulary: single characters, each once, sorted by code point",
+                f"{len(self.characters)} entries of which some are not",
+                "the vocabulary that was stored with the run",
+            )
+
+    @classmethod
+    def from_items(cls, items: Iterable[str]) -> "Vocabulary":
+        """Collect every character of the items."""
+        return cls(tuple(sorted(set("".join(items)))))
+
+    @property
+    def size(self) -> int:
+        """Number of ids V: the characters and one for START and STOP."""
+        return len(self.characters) + 1
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {character: number for number, character in enumerate(self.characters, start=1)}
+
+    def encode(self, text: str) -> list[int]:
+        """Turn text into ids from 1, without START and STOP.
+
+        Raises:
+            DataError: naming every character of the text that the vocabulary lacks.
+        """
+        try:
+            return [self._ids[character] for character in text]
+        except KeyError:
+            unknown = dict.fromkeys(character for character in text if character not in self._ids)
+            raise DataError(
+                "characters that the model has learned",
+                ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown),
+                self._describe(),
+            ) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids into text, up to the first STOP or the end.
+
+        Raises:
+            DataError: an id before STOP that no character has.
+        """
+        characters = []
+        for number in ids:
+            if number == STOP:
+                break
+            if not 0 < number < self.size:
+                raise DataError("ids of this vocabulary", str(number), f"0 to {self.size - 1}")
+            characters.append(self.characters[number - 1])
+        return "".join(characters)
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Give the vocabulary as a JSON object."""
+        return {"characters": list(self.characters)}
+
+    @classmethod
+    def from_json(cls, value: object) -> "Vocabulary":
+        """Build the vocabulary that `to_json` gave.
+
+        Raises:
+            DataError: the value is not what `to_json` gives.
+        """
+        characters = value.get("characters") if isinstance(value, dict) else None
+        if not isinstance(characters, list):
+            raise DataError(
+                "a vocabulary: an object with the list 'characters'",
+                f"{type(value).__name__} without it",
+                "the vocabulary that was stored with the run",
+            )
+        return cls(tuple(characters))
+
+    def _describe(self) -> str:
+        shown = (
+            character if character.isprintable() and not character.isspace() else f"U+{ord(character):04X}"
+            for character in self.characters[:_SHOWN]
+        )
+        more = self.size - 1 - _SHOWN
+        return " ".join(shown) + (f" and {more:,} more" if more > 0 else "")

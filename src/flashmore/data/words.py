@@ -1,0 +1,142 @@
+"""Reading items, one a line: decoding, cleaning, and counting duplicates."""
+
+import codecs
+import re
+import unicodedata
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from flashmore.errors import DataError
+
+MAX_LENGTH = 1000
+"""Longest item in characters."""
+
+BUILT_IN = "built-in names"
+"""The source of `Words` that come from the package itself (see NAMES.md)."""
+
+# str.splitlines() would also cut at form feeds, U+2028 and others, which may stand inside an item.
+_LINE_END = re.compile(r"\r\n|\r|\n")
+# Control characters that no item needs, and halves of surrogate pairs, which cannot be written as UTF-8.
+_NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
+
+
+@dataclass(frozen=True)
+class Words:
+    """The items of a file, cleaned."""
+
+    lines: tuple[str, ...]
+    """Every item in the order of the file, duplicates kept."""
+    items: tuple[str, ...]
+    """Each different item once, in order of first appearance."""
+    duplicates: int
+    """How many lines repeat an earlier one: `len(lines) - len(items)`."""
+    source: str
+    """The path as it was given, or `built-in names`."""
+
+
+def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
+    """Read one item a line.
+
+    Lines end with LF, CRLF or CR. Byte-order marks, blank lines and the spaces around an item are dropped,
+    and Unicode is normalised, so that the same item typed in two ways is one item.
+
+    Args:
+        path: a text file; None for the built-in names, which are UTF-8 whatever `encoding` says.
+        encoding: the file's encoding, by any name that Python knows.
+
+    Raises:
+        DataError: the file is missing, a folder, unreadable, empty, blank, binary or in another encoding; a
+            line is longer than `MAX_LENGTH`; or the encoding is unknown.
+    """
+    _require_encoding(encoding)
+    if path is None:
+        source, encoding = BUILT_IN, "utf-8"
+        data = resources.files("flashmore.data").joinpath("names.txt").read_bytes()
+    else:
+        source = str(path)
+        data = _read_bytes(path)
+    lines = _clean_lines(_decode(data, encoding, source), source)
+    items = tuple(dict.fromkeys(lines))
+    return Words(lines, items, len(lines) - len(items), source)
+
+
+def normalize(text: str) -> str:
+    """Bring text into the form in which items are kept, so that what a user types can be looked up.
+
+    The form is Unicode's NFC (Unicode Standard Annex 15) without byte-order marks; surrounding spaces stay.
+    """
+    # A mark inside the text is what joining files leaves; as a character, Unicode has retired it.
+    return unicodedata.normalize("NFC", text.replace("\ufeff", ""))
+
+
+def _require_encoding(encoding: str) -> None:
+    try:
+        # bytes.decode would take any name for an empty file; "replace" is what naming the bad line needs.
+        "a".encode(encoding, "replace")
+    except (LookupError, ValueError):
+        raise DataError("the name of a text encoding", repr(encoding), f"utf-8, or {_ENCODINGS}") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    wanted = f"a text file with one item a line at {path}"
+    valid = "the path of a file that you may read, or no file for the built-in names"
+    try:
+        if path.is_dir():  # Windows reports a folder as "permission denied"
+            raise DataError(wanted, "a folder", valid)
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(wanted, error.strerror or str(error), valid) from None
+    except ValueError as error:  # a NUL character in the path
+        raise DataError(wanted, str(error), valid) from None
+
+
+def _decode(data: bytes, encoding: str, source: str) -> str:
+    wanted = f"text in {encoding} in {source}"
+    valid = f"a file saved as UTF-8, or its own encoding by name: {_ENCODINGS}"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = _line_at(data[: error.start].decode(encoding, "replace"))
+        found = f"line {line}: byte 0x{data[error.start]:02x} is not {encoding} ({error.reason})"
+        raise DataError(wanted, found + _other_signs(data), valid) from None
+    except UnicodeError as error:
+        raise DataError(wanted, str(error) + _other_signs(data), valid) from None
+    if stray := _NOT_TEXT.search(text):
+        code = f"U+{ord(stray.group()):04X}"
+        found = f"line {_line_at(text[: stray.start()])}: the character {code}, which no text holds"
+        raise DataError(wanted, f"{found}; this may be a binary file", valid)
+    return text
+
+
+def _line_at(before: str) -> int:
+    return len(_LINE_END.findall(before)) + 1
+
+
+def _other_signs(data: bytes) -> str:
+    if data.startswith(_UTF_16_MARKS):
+        return "; the file begins as UTF-16 does"
+    if b"\0" in data:
+        return "; it holds NUL bytes, as binary files do"
+    return ""
+
+
+def _clean_lines(text: str, source: str) -> tuple[str, ...]:
+    wanted = f"at least one item in {source}"
+    valid = "a text file with one item a line"
+    if not text:
+        raise DataError(wanted, "an empty file", valid)
+    lines = [line.strip() for line in _LINE_END.split(normalize(text))]
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_LENGTH:
+            raise DataError(
+                f"items of at most {MAX_LENGTH:,} characters in {source}",
+                f"line {number}: {len(line):,} characters",
+                f"{valid}, each of 1 to {MAX_LENGTH:,} characters",
+            )
+    items = tuple(line for line in lines if line)
+    if not items:
+        raise DataError(wanted, "only blank lines", valid)
+    return items

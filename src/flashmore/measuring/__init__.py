@@ -1,0 +1,1 @@
+"""Check, then time, then say how sure."""

@@ -1,0 +1,83 @@
+"""Is an answer as good as it can be in its precision? One error budget for every kernel and every rewrite.
+
+Two correct kernels never agree bit for bit, so closeness to each other proves nothing. Both are held
+against the same computation in float64: an answer is good when its largest error is at most twice that of
+the plain computation in the same precision, plus 16 roundings of the largest result (correct CPU kernels
+need up to 6 in float32 gradients). The form of the budget follows FlashAttention's own tests (Dao 2023).
+
+One case needs a word more. With a single key the gradients of q and k are exactly 0: what a kernel gives there
+is the rounding of terms that cancel, and has no unit of its own. It is measured in that of the other tensors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PLAIN_ERROR_FACTOR = 2
+ROUNDINGS = 16
+CANCELLED = 1e-12
+"""A tensor this much smaller than the others, in float64, is 0 but for terms that cancel."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far one tensor is from float64, and how far it may be."""
+
+    name: str
+    error: float
+    """Largest absolute difference from the float64 result; infinite where the answer is not finite."""
+    plain_error: float
+    """The same for the plain computation in the same precision."""
+    budget: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the error is within the budget."""
+        return self.error <= self.budget
+
+
+def judge(
+    name: str, answer: Tensor, plain: Tensor, reference: Tensor, *, unit_if_cancelled: float = 0.0
+) -> Judgement:
+    """Hold one tensor against its float64 reference.
+
+    Args:
+        name: what the tensor is called in a report, such as `dq`.
+        answer: the tensor under test, of any shape, in the precision under test.
+        plain: the plain computation of the same in the same precision; its dtype sets eps.
+        reference: the plain computation in float64, finite.
+        unit_if_cancelled: the largest value that took part, for a reference that is 0 by cancellation.
+
+    Raises:
+        ValueError: shapes differ, or the reference is not finite, so that nothing can be compared.
+    """
+    if not answer.shape == plain.shape == reference.shape:
+        raise ValueError(f"shapes differ: {answer.shape}, {plain.shape}, {reference.shape}")
+    if reference.dtype != torch.float64 or not reference.isfinite().all():
+        raise ValueError(f"the reference of {name} must be finite float64")
+    plain_error = _largest_error(plain, reference)
+    largest = _largest(reference)
+    unit = unit_if_cancelled if largest <= CANCELLED * unit_if_cancelled else largest
+    budget = PLAIN_ERROR_FACTOR * plain_error + ROUNDINGS * torch.finfo(plain.dtype).eps * unit
+    return Judgement(name, _largest_error(answer, reference), plain_error, budget)
+
+
+def judge_all(
+    answers: Mapping[str, Tensor], plain: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+) -> tuple[Judgement, ...]:
+    """Hold several named tensors of one computation against their references, each by `judge`."""
+    unit = max(_largest(tensor) for tensor in reference.values())
+    return tuple(
+        judge(name, answers[name], plain[name], reference[name], unit_if_cancelled=unit) for name in reference
+    )
+
+
+def _largest(tensor: Tensor) -> float:
+    return tensor.abs().max().item()
+
+
+def _largest_error(answer: Tensor, reference: Tensor) -> float:
+    error = (answer.double() - reference).abs().max().item()
+    return error if error == error else float("inf")

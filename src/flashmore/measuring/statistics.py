@@ -1,0 +1,81 @@
+"""How sure: pure functions from raw samples to medians, ratios, intervals and a verdict.
+
+Samples come in blocks, because machines drift: neighbouring samples resemble each other, so the block and not
+the sample is what is resampled (the moving-block idea of Künsch 1989). Block r of one variant ran next to
+block r of the other, so their ratio is free of the drift that hit both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Blocks = Sequence[Sequence[float]]
+"""One variant's samples: a list of blocks, each a list of times."""
+Verdict = Literal["faster", "slower", "no difference"]
+
+SAME = (0.99, 1.01)
+"""A ratio whose interval touches this range is no difference that anybody would notice."""
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles, in the unit of the samples."""
+
+    median: float
+    low: float
+    """First quartile."""
+    high: float
+    """Third quartile."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one variant is than another, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """`faster` or `slower` where the whole interval lies outside 0.99 … 1.01."""
+        if self.low > SAME[1]:
+            return "faster"
+        if self.high < SAME[0]:
+            return "slower"
+        return "no difference"
+
+
+def spread(blocks: Blocks) -> Spread:
+    """Median and quartiles over all samples of all blocks."""
+    samples = np.concatenate([np.asarray(block) for block in blocks])
+    low, median, high = np.percentile(samples, (25, 50, 75))
+    return Spread(float(median), float(low), float(high))
+
+
+def ratio(of: Blocks, to: Blocks, seed: int = 0) -> Ratio:
+    """Time of one variant over the time of another: above 1, `to` is faster.
+
+    Each pair of neighbouring blocks gives one ratio of medians; the value is the median of these, its
+    interval the percentile bootstrap (Efron 1979) over the pairs.
+
+    Args:
+        of: the blocks of the variant that is compared with.
+        to: the blocks of the other, block r next in time to block r of `of`.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: no blocks, or not the same number on both sides.
+    """
+    if not of or len(of) != len(to):
+        raise ValueError(f"as many blocks on both sides, at least one: {len(of)} and {len(to)}")
+    pairs = np.array([np.median(a) / np.median(b) for a, b in zip(of, to, strict=True)])
+    draws = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
+    medians = np.median(pairs[draws], axis=1)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(medians, (tail, 100 - tail))
+    return Ratio(float(np.median(pairs)), float(low), float(high))

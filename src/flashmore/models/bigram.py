@@ -1,0 +1,33 @@
+"""The Bigram: the next character from the last one alone.
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flashmore.models.config import ModelConfig
+
+
+class Bigram(nn.Module):
+    """A V × V table: row i holds the logits of what follows id i.
+
+    The table starts at zero, where every character is equally likely. Its best loss is known without
+    training: the entropy of the bigram counts (Shannon 1948, "A Mathematical Theory of Communication",
+    section 3). It has no embedding and no residual, so dropout changes nothing.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.logits = nn.Parameter(torch.zeros(config.vocabulary_size, config.vocabulary_size))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids (B, T) int64 to logits (B, T, V).
+
+        Raises:
+            RecipeError: T is greater than the context.
+        """
+        self.config.check_length(ids.size(1))
+        return F.embedding(ids, self.logits)  # (B, T, V)

@@ -1,0 +1,75 @@
+"""The sizes of a model: what must be known to build it again, and nothing else."""
+
+from dataclasses import dataclass
+
+from flashmore.errors import RecipeError
+
+MODEL_NAMES: tuple[str, ...] = ("bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer")
+"""Every model that `flashmore.models.registry.build` can make, the simplest first."""
+LARGEST_SIZE = 1_000_000
+"""Far beyond any model here; above it torch's own size arithmetic overflows in ways it has no message for."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides a model's parameters and its arithmetic.
+
+    Raises:
+        RecipeError: an unknown model, a size below 1 or above `LARGEST_SIZE`, heads that do not divide the
+            channels, or a dropout outside [0, 1).
+    """
+
+    model: str
+    """One of `MODEL_NAMES`."""
+    vocabulary_size: int
+    """Number of ids V; id 0 is both START and STOP."""
+    context: int
+    """Longest sequence T: the longest item plus one for START."""
+    layers: int = 4
+    """Blocks of the Transformer, dilated convolutions of the WaveNet; the other models have a fixed depth."""
+    heads: int = 4
+    """Attention heads of the Transformer; they share the channels evenly."""
+    channels: int = 64
+    """Width C of embeddings and hidden layers."""
+    dropout: float = 0.0
+    """Probability on embeddings and residuals, in training only."""
+    attention_dropout: float = 0.0
+    """Probability on attention weights, in training only; it decides which kernels can run."""
+    attention: str = "sdpa"
+    """Name of the attention backend; never `auto` here."""
+
+    def __post_init__(self) -> None:
+        if self.model not in MODEL_NAMES:
+            raise RecipeError("a model of flashmore", f"'{self.model}'", f"one of {', '.join(MODEL_NAMES)}")
+        for name in ("vocabulary_size", "context", "layers", "heads", "channels"):
+            value = getattr(self, name)
+            if not 1 <= value <= LARGEST_SIZE:
+                raise RecipeError(
+                    f"{name} of at least 1 and at most {LARGEST_SIZE:,}",
+                    f"{name} = {value}",
+                    f"any whole number from 1 to {LARGEST_SIZE:,}",
+                )
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise RecipeError(f"{name} in [0, 1)", f"{name} = {value}", "0 for none, 0.1 for a little")
+        if self.model == "transformer" and self.channels % self.heads:
+            divisors = [str(n) for n in range(1, self.channels + 1) if self.channels % n == 0]
+            raise RecipeError(
+                "heads that divide the channels",
+                f"{self.heads} heads and {self.channels} channels",
+                f"for {self.channels} channels: {', '.join(divisors)} heads",
+            )
+
+    def check_length(self, positions: int) -> None:
+        """Refuse a sequence that is longer than the model's context.
+
+        Raises:
+            RecipeError: `positions` is greater than `context`.
+        """
+        if positions > self.context:
+            raise RecipeError(
+                f"a sequence within the model's context of {self.context}",
+                f"{positions} positions",
+                f"1 to {self.context} positions, START included, or a model with a longer context",
+            )

@@ -1,0 +1,93 @@
+"""RNN, GRU and LSTM: the next character from a state that is carried along.
+
+Shape letters: B batch, T positions, C channels, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from flashmore.models.config import ModelConfig
+
+
+class Recurrent(nn.Module):
+    """What the three share: embeddings, one recurrent layer from a learned start, an output layer.
+
+    One layer, whatever `layers` says, as in makemore. The start state is learned and begins at zero.
+    There is no residual, so dropout acts on the embeddings alone.
+    """
+
+    def __init__(self, config: ModelConfig, core: type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]) -> None:
+        super().__init__()
+        self.config = config
+        V, C = config.vocabulary_size, config.channels
+        self.start = nn.Parameter(torch.zeros(1, 1, C))
+        self.wte = nn.Embedding(V, C)
+        self.dropout = nn.Dropout(config.dropout)
+        self.core = core(C, C, batch_first=True)
+        self.lm_head = nn.Linear(C, V)
+
+    def start_state(self, batch: int) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the state before the first id: (1, B, C), or two of them where the core has two."""
+        return self.start.expand(-1, batch, -1).contiguous()  # (1, 1, C) -> (1, B, C)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids (B, T) int64 to logits (B, T, V).
+
+        Raises:
+            RecipeError: T is greater than the context.
+        """
+        self.config.check_length(ids.size(1))
+        states = self.recur(self.dropout(self.wte(ids)))  # (B, T, C)
+        logits: Tensor = self.lm_head(states)  # (B, T, V)
+        return logits
+
+    def recur(self, x: Tensor) -> Tensor:
+        """Map embeddings (B, T, C) to the state after each of them, (B, T, C)."""
+        states: Tensor = self.core(x, self.start_state(x.size(0)))[0]
+        return states
+
+
+class RNN(Recurrent):
+    """The tanh recurrence of Elman 1990, "Finding Structure in Time", as `torch.nn.RNN` computes it.
+
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.RNN.html
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, nn.RNN)
+
+
+class GRU(Recurrent):
+    """The gated recurrent unit of Cho et al. 2014 (https://arxiv.org/abs/1406.1078), as `torch.nn.GRU`.
+
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html tells where it differs from the paper:
+    the reset gate acts after the state's matrix, not before it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, nn.GRU)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory, Hochreiter and Schmidhuber 1997, as `torch.nn.LSTM` computes it.
+
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html. Its state is two tensors, the output
+    and the memory cell, and both starts are learned. On the CPU it stays in float32 under autocast.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, nn.LSTM)
+        self.start_cell = nn.Parameter(torch.zeros(1, 1, config.channels))
+
+    def start_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return output and memory cell before the first id, (1, B, C) each."""
+        start, cell = self.start.expand(-1, batch, -1), self.start_cell.expand(-1, batch, -1)  # (1, B, C)
+        return start.contiguous(), cell.contiguous()
+
+    def recur(self, x: Tensor) -> Tensor:
+        """Map embeddings (B, T, C) to the state after each of them, (B, T, C)."""
+        if x.device.type != "cpu":
+            return super().recur(x)
+        # autocast would pick oneDNN's 16-bit LSTM, and where a processor lacks it torch fails, not falls back
+        with torch.autocast("cpu", enabled=False):
+            return super().recur(x)

@@ -1,0 +1,61 @@
+"""The models by name, and how one is built.
+
+Every model is an `nn.Module` made from a `ModelConfig` and keeps one contract:
+
+- `forward(ids)` takes ids (B, T) int64 with 1 <= T <= context and returns logits (B, T, V);
+- it is causal: the logits at position t depend on the ids at positions 0 to t alone;
+- its weights start from PyTorch's own initialisation, as makemore leaves them;
+- dropout acts in training alone.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from flashmore.errors import RecipeError
+from flashmore.models.bigram import Bigram
+from flashmore.models.bow import BoW
+from flashmore.models.config import ModelConfig
+from flashmore.models.mlp import MLP
+from flashmore.models.recurrent import GRU, LSTM, RNN
+from flashmore.models.transformer import Transformer
+from flashmore.models.wavenet import WaveNet
+
+MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "bigram": Bigram,
+    "mlp": MLP,
+    "bow": BoW,
+    "rnn": RNN,
+    "gru": GRU,
+    "lstm": LSTM,
+    "wavenet": WaveNet,
+    "transformer": Transformer,
+}
+
+
+def build(config: ModelConfig, seed: int) -> nn.Module:
+    """Make a model on the CPU whose initial weights depend on the sizes and the seed alone.
+
+    The attention backend and the device play no part: the same seed gives the same weights for all of them.
+    The caller's random numbers, on every device, go on as if nothing had been drawn.
+
+    Raises:
+        RecipeError: the weights do not fit in memory.
+    """
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed the accelerators too, and fork_rng restores only what it is told of
+        torch.default_generator.manual_seed(seed)
+        try:
+            return MODELS[config.model](config)
+        except RuntimeError as error:
+            raise RecipeError(
+                "a model whose weights fit in memory",
+                f"{config.layers} layers of {config.channels} channels, context {config.context}",
+                "fewer channels, fewer layers, or shorter items",
+            ) from error
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the numbers that training changes, embeddings and output layer included."""
+    return sum(parameter.numel() for parameter in model.parameters())

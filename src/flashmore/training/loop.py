@@ -1,0 +1,246 @@
+"""The training loop: steps, evaluation, checkpoints, and a result at the end."""
+
+import dataclasses
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flashmore.data.batches import Sequences
+from flashmore.errors import Interrupted, TrainingFailed
+from flashmore.models.registry import count_parameters
+from flashmore.runs import Run
+from flashmore.training.evaluate import evaluate
+from flashmore.training.events import EventWriter
+from flashmore.training.recipe import Recipe
+from flashmore.training.session import Session, reopen, start
+
+RECENT = 20
+"""Stretches of which the progress line shows the median."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run says of itself; losses are in nats a character, STOP included."""
+
+    run: str
+    """The run's folder."""
+    model: str
+    attention: str | None
+    """The backend that ran; None for a model without attention."""
+    parameters: int
+    steps: int
+    train_seconds: float
+    """Evaluation and saving apart."""
+    step_ms: float
+    """Median over the stretches between two lines of the log."""
+    val_loss: float | None
+    """Of the weights that the test loss is of; None without a validation part."""
+    test_loss: float | None
+    """Of the best weights by validation, or of the last ones without a validation part."""
+    leak_share: float | None = None
+    """With makemore's split: the share of test items that stand in the training part too."""
+    test_loss_unleaked: float | None = None
+    """With makemore's split: the test loss over the items that do not."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the two fields of makemore's split only where they mean something."""
+        values = dataclasses.asdict(self)
+        if self.leak_share is None:
+            del values["leak_share"], values["test_loss_unleaked"]
+        return values
+
+
+class Observer(Protocol):
+    """Is told how training goes; `flashmore.training.progress` draws it."""
+
+    def started(self, session: Session) -> None:
+        """The run is set up, and goes on from `session.trainer.done`."""
+
+    def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+        """`step` updates are done; `loss` is that of the last batch before its update."""
+
+    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
+        """The validation part was evaluated after `step` updates."""
+
+
+class Silent:
+    """The observer that draws nothing."""
+
+    def started(self, session: Session) -> None:
+        """Nothing."""
+
+    def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+        """Nothing."""
+
+    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
+        """Nothing."""
+
+
+def train(
+    recipe: Recipe | None = None, out: Path | None = None, observer: Observer | None = None
+) -> TrainResult:
+    """Train a model on a file of items, and leave a run's folder behind.
+
+    Args:
+        recipe: what to train; None means a Transformer on the built-in names.
+        out: the run's folder, new or empty; None takes the first unused of runs/MODEL, runs/MODEL-2, …
+        observer: is told how it goes; None means silence.
+
+    Raises:
+        DataError, RecipeError, BackendUnavailable, RunError: before anything is written.
+        TrainingFailed: the loss stopped being finite; the last checkpoint stands.
+        Interrupted: Ctrl-C; the run is saved, and `resume` goes on with it.
+        StorageError: the disk refused a file; the checkpoint before it stands.
+    """
+    return run_to_the_end(start(recipe or Recipe(), out), observer or Silent())
+
+
+def resume(path: Path, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
+    """Go on with an interrupted run; on the CPU it ends as an uninterrupted one would have, bit for bit.
+
+    Args:
+        path: the run's folder.
+        steps: a new number of steps in total; the learning rate follows the new length from here on.
+        observer: as for `train`.
+
+    Raises:
+        RunError: not a run, or a damaged one.
+        RecipeError: fewer steps than are done. Otherwise as for `train`.
+    """
+    return run_to_the_end(reopen(path, steps), observer or Silent())
+
+
+def run_to_the_end(session: Session, observer: Observer) -> TrainResult:
+    """Train what remains, evaluate the test part once, write the result."""
+    observer.started(session)
+    steps_ms = _train_what_remains(session, observer)
+    result = _conclude(session, steps_ms)
+    session.run.write_result(result.to_json())
+    return result
+
+
+def _train_what_remains(session: Session, observer: Observer) -> list[float]:
+    """Make the remaining steps; returns ms a step for each stretch between two log lines."""
+    recipe, run, trainer = session.recipe, session.run, session.trainer
+    characters = trainer.data.lengths.double().mean().item() * recipe.batch
+    validation = session.part(run.split.validation) if run.split.validation else None
+    stretches_ms: list[float] = []
+    with EventWriter(run.path, trainer.done) as events, _ctrl_c() as interrupted:
+        while trainer.done < recipe.steps and not interrupted():
+            loss, step_ms = _one_stretch(session, interrupted)
+            stretches_ms.append(step_ms)
+            recent = statistics.median(stretches_ms[-RECENT:])
+            observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
+            line = {"step": trainer.done, "loss": loss, "step_ms": step_ms}
+            pauses = trainer.done % recipe.eval_every == 0 or trainer.done == recipe.steps
+            if pauses and validation is not None:
+                line["val_loss"] = _evaluate(session, validation, observer)
+            run.append_metrics(line)
+            events.write(line)
+            if pauses or interrupted():
+                run.save_checkpoint("last", session.checkpoint())
+        if trainer.done < recipe.steps:
+            raise Interrupted(
+                f"{recipe.steps} steps",
+                f"Ctrl-C after {trainer.done}; everything is saved",
+                f"to go on: flashmore train --resume {run.path}",
+            )
+    return stretches_ms
+
+
+def _one_stretch(session: Session, interrupted: Callable[[], bool]) -> tuple[float, float]:
+    """Steps up to the next line of the log, with no word to the device in between: (last loss, ms a step)."""
+    recipe, trainer = session.recipe, session.trainer
+    first, began = trainer.done, time.perf_counter()
+    while True:
+        loss = trainer.advance()
+        at = trainer.done
+        if at % recipe.log_every == 0 or at % recipe.eval_every == 0 or at == recipe.steps or interrupted():
+            break
+    value = loss.item()  # waits for the device, so the clock is read after it
+    seconds = time.perf_counter() - began
+    session.train_seconds += seconds
+    if not math.isfinite(value):
+        kept = (
+            "its checkpoint `last` stands" if session.run.has_checkpoint("last") else "nothing was saved yet"
+        )
+        raise TrainingFailed(
+            "a finite loss",
+            f"{value} at step {trainer.done} of {session.run.path}; {kept}",
+            f"a lower --lr than {recipe.lr:g}, a longer --warmup, --clip 1, or --dtype float32",
+        )
+    return value, 1000 * seconds / (trainer.done - first)
+
+
+def _evaluate(session: Session, validation: Sequences, observer: Observer) -> float:
+    """Evaluate; keep the weights as `best` if none before were better on validation."""
+    trainer = session.trainer
+    val_loss = evaluate(trainer.model, validation, trainer.step.precision)
+    is_best = session.best_loss is None or val_loss < session.best_loss
+    if is_best:
+        session.best_loss = val_loss
+        session.run.save_checkpoint("best", session.checkpoint())
+    observer.evaluated(trainer.done, val_loss, is_best)
+    return val_loss
+
+
+def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
+    run, model = session.run, session.trainer.model
+    if run.has_checkpoint("best"):
+        run.restore(model, run.load_checkpoint("best", optimizer=False))
+
+    def loss_of(items: tuple[str, ...]) -> float | None:
+        return evaluate(model, session.part(items), session.trainer.step.precision) if items else None
+
+    unleaked = None
+    if run.split.leak_share is not None:
+        known = set(run.split.train)
+        unleaked = loss_of(tuple(item for item in run.split.test if item not in known))
+    return TrainResult(
+        run=str(run.path),
+        model=run.model.model,
+        attention=None if session.choice is None else session.choice.backend,
+        parameters=count_parameters(model),
+        steps=session.trainer.done,
+        train_seconds=session.train_seconds,
+        step_ms=statistics.median(stretches_ms or _logged_step_ms(run)),
+        val_loss=loss_of(run.split.validation),
+        test_loss=loss_of(run.split.test),
+        leak_share=run.split.leak_share,
+        test_loss_unleaked=unleaked,
+    )
+
+
+def _logged_step_ms(run: Run) -> list[float]:
+    """For a run that was already complete when it was resumed."""
+    return [line["step_ms"] for line in run.read_metrics()]
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a question to ask between steps; a second one acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def press(number: int, _: object) -> None:
+        pressed.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in signals:
+        signal.signal(number, press)
+    try:
+        yield pressed.is_set
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])

@@ -1,0 +1,65 @@
+"""Training as it is seen on a terminal: one line that moves, on stderr."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flashmore.training.session import Session
+
+COLUMNS = (
+    TextColumn("[bold]{task.description}"),
+    BarColumn(bar_width=24),
+    TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+    TextColumn("{task.fields[figures]}"),
+    TimeRemainingColumn(compact=True),
+)
+
+
+class ProgressLine:
+    """An observer that draws step, loss, ms a step, characters/s and time left; use it as a context.
+
+    On a terminal the line moves; elsewhere (a log file, a pipe) each evaluation prints one line.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(*COLUMNS, console=self.console, transient=False)
+        self.figures = ""
+
+    def started(self, session: Session) -> None:
+        """Say what is trained, and which attention runs and why."""
+        run, split = session.run, session.run.split
+        parts = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"
+        self.console.print(
+            f"{run.model.model} on {parts}; {session.trainer.device}; into {run.path}", soft_wrap=True
+        )
+        if session.choice is not None:
+            self.console.print(f"attention: {session.choice.backend} ({session.choice.why})", soft_wrap=True)
+        self.task = self.progress.add_task(
+            run.model.model, total=session.recipe.steps, completed=session.trainer.done, figures=""
+        )
+        if self.console.is_terminal:
+            self.progress.start()
+
+    def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+        """Move the line."""
+        self.figures = f"loss {loss:.4f}  {step_ms:.2f} ms a step  {characters_per_s:,.0f} characters/s"
+        self.progress.update(self.task, completed=step, figures=self.figures)
+
+    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
+        """Print a line that stays."""
+        if self.console.is_terminal:
+            note = " (best so far)" if is_best else ""
+            self.progress.console.print(f"step {step:,}  validation {val_loss:.4f}{note}")
+        else:
+            self.console.print(f"step {step:,}  {self.figures}  validation {val_loss:.4f}", soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()

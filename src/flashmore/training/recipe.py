@@ -1,0 +1,135 @@
+"""What to train: one flat, typed recipe, the same for Python and the command line.
+
+It imports no torch, so that `flashmore train --help` answers at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from flashmore.errors import RecipeError
+
+Model = Literal["bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer"]
+Attention = Literal["auto", "manual", "sdpa", "math", "flash", "efficient", "cudnn"]
+Preset = Literal["names", "makemore"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Data, model, optimisation and machine of one training run.
+
+    Raises:
+        RecipeError: a number outside its range.
+    """
+
+    file: Positional[Path | None] = None
+    """Text file with one item a line; none means the built-in names."""
+    encoding: str = "utf-8"
+    """How the file's bytes spell characters, such as utf-8 or latin-1."""
+    split: str = "80/10/10"
+    """Shares of train/validation/test in percent, or `makemore` for makemore's own split."""
+    split_seed: int = 3407
+    """Decides which item goes into which part; apart from --seed, so that seeds can be compared."""
+
+    model: Model = "transformer"
+    """Which model to train."""
+    layers: int = 4
+    """Number of layers of the transformer and of the wavenet."""
+    heads: int = 4
+    """Attention heads; they must divide the channels."""
+    channels: int = 64
+    """Width of embeddings and hidden layers."""
+    dropout: float = 0.0
+    """Probability of dropping an embedding or residual channel in training."""
+    attention: Attention = "auto"
+    """How attention is computed; `auto` picks one for this machine and says which."""
+    attention_dropout: float = 0.0
+    """Probability of dropping an attention weight in training; many fused kernels refuse it."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    batch: int = 32
+    """Items a step."""
+    lr: float = 2e-3
+    """Highest learning rate."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """After warm-up: stay at --lr, or fall to a hundredth of it along a cosine."""
+    warmup: int = 100
+    """Steps over which the learning rate rises from 0."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean gradient."""
+    beta2: float = 0.99
+    """AdamW's decay of the squared gradient."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
+    seed: int = 3407
+    """Decides the initial weights, the order of the data and dropout."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; `auto` takes a GPU if there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the matrix products; the 16-bit ones run under autocast."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+
+    eval_every: int = 250
+    """Steps between evaluations on validation; each also saves a checkpoint."""
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "layers", "heads", "channels", "eval_every", "log_every"):
+            self._require(name, getattr(self, name) >= 1, "a whole number from 1")
+        for name in ("warmup", "clip", "weight_decay", "threads"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("dropout", "attention_dropout", "beta1", "beta2"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        for name in ("seed", "split_seed"):
+            self._require(name, 0 <= getattr(self, name) < 2**63, "a whole number from 0 to 2⁶³ − 1")
+        self._require("lr", 0 < self.lr < float("inf"), "above 0, for example 1e-3")
+
+    def _require(self, name: str, holds: bool, valid: str) -> None:
+        if not holds:
+            option = "--" + name.replace("_", "-")
+            raise RecipeError(f"a sensible {option}", f"{getattr(self, name)}", valid)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, for a run's config.json."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"file": None if self.file is None else str(self.file)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The inverse of `to_json`.
+
+        Raises:
+            RecipeError: a field is missing or unknown, or a value is out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            odd = ", ".join(sorted(set(values) ^ known))
+            raise RecipeError("a recipe of this version", f"other fields: {odd}", ", ".join(sorted(known)))
+        file = values["file"]
+        return cls(**{**values, "file": None if file is None else Path(file)})
+
+
+def recipe_for(model: Model = "transformer", preset: Preset = "names") -> Recipe:
+    """The recipe to start from: the preset's, with what this model needs otherwise.
+
+    Args:
+        model: the table-like bigram and the shallow models stand, and want, a higher learning rate.
+        preset: `names` is this project's own; `makemore` repeats makemore's training parameters.
+    """
+    if preset == "makemore":
+        return Recipe(
+            model=model, lr=5e-4, schedule="constant", warmup=0, weight_decay=0.01, clip=0.0, steps=15_000,
+            batch=32, eval_every=500,
+        )  # fmt: skip
+    if model == "bigram":
+        return Recipe(model=model, lr=5e-2, weight_decay=0.0)
+    return Recipe(model=model)

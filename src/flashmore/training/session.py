@@ -1,0 +1,89 @@
+"""A trainer and the folder it saves to: made from a recipe, or brought back from the folder."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flashmore.backends.choose import Choice
+from flashmore.data.batches import Sequences, encode_items
+from flashmore.errors import RecipeError
+from flashmore.runs import Checkpoint, Run
+from flashmore.training.recipe import Recipe
+from flashmore.training.setting import device_of, settle, settle_attention
+from flashmore.training.trainer import Trainer
+
+
+@dataclass
+class Session:
+    """One training run: what is in memory, and where it is saved."""
+
+    run: Run
+    trainer: Trainer
+    choice: Choice | None
+    """Why this attention backend; None for a model without attention."""
+    best_loss: float | None = None
+    """Lowest validation loss so far, in nats a character."""
+    train_seconds: float = 0.0
+    """Time spent training, evaluation and saving apart."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is being trained."""
+        return self.trainer.recipe
+
+    def checkpoint(self) -> Checkpoint:
+        """A snapshot from which `reopen` goes on bit for bit."""
+        state = {
+            "step": self.trainer.done,
+            "steps": self.recipe.steps,
+            "best_loss": self.best_loss,
+            "train_seconds": self.train_seconds,
+        }
+        return Checkpoint(dict(self.trainer.model.state_dict()), self.trainer.optimizer_state(), state)
+
+    def part(self, items: tuple[str, ...]) -> Sequences:
+        """Encode one part of the data for this model and device."""
+        return encode_items(items, self.run.vocabulary, self.run.model.context, self.trainer.device)
+
+
+def start(recipe: Recipe, out: Path | None) -> Session:
+    """Settle what the recipe leaves open, then make the run's folder: nothing is written before all fits.
+
+    Raises:
+        DataError, RecipeError, BackendUnavailable, RunError, StorageError: see their docstrings.
+    """
+    setting = settle(recipe)
+    trainer = Trainer(recipe, setting.config, setting.vocabulary, setting.split, setting.device)
+    folder = out or unused_folder(recipe.model, Path("runs"))
+    run = Run.create(folder, recipe.to_json(), setting.config, setting.vocabulary, setting.split)
+    return Session(run, trainer, setting.choice)
+
+
+def reopen(path: Path, steps: int | None) -> Session:
+    """Bring a run back from its `last` checkpoint; only the number of steps may change.
+
+    Raises:
+        RunError: no run, or a damaged one.
+        RecipeError: `steps` is below the number of steps that are done.
+    """
+    run = Run.open(path)
+    checkpoint = run.load_checkpoint("last")
+    state = checkpoint.state
+    done = state["step"]
+    if steps is not None and steps < done:
+        raise RecipeError("--steps to go on to", f"{steps}, and {done} steps are done", f"{done} or more")
+    recipe = replace(Recipe.from_json(run.recipe), steps=steps or state["steps"])
+    device = device_of(recipe)
+    choice = settle_attention(run.model.attention, recipe, run.model, device)
+    trainer = Trainer(recipe, run.model, run.vocabulary, run.split, device)
+    run.restore(trainer.model, checkpoint)
+    trainer.load_optimizer_state(checkpoint.optimizer, done)
+    run.truncate_metrics(done)
+    return Session(run, trainer, choice, state["best_loss"], state["train_seconds"])
+
+
+def unused_folder(model: str, parent: Path) -> Path:
+    """The first of PARENT/MODEL, PARENT/MODEL-2, … that does not exist."""
+    number = 1
+    while (path := parent / (model if number == 1 else f"{model}-{number}")).exists():
+        number += 1
+    return path

@@ -1,0 +1,89 @@
+"""What a recipe comes to on this machine: the device, the data's parts, the model's sizes, the attention."""
+
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+from flashmore.backends.choose import Choice, choose
+from flashmore.data.split import Split, split_words
+from flashmore.data.vocabulary import Vocabulary
+from flashmore.data.words import read_words
+from flashmore.errors import RecipeError
+from flashmore.models.config import ModelConfig
+from flashmore.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe with every open question answered; nothing is built or written yet."""
+
+    recipe: Recipe
+    device: torch.device
+    split: Split
+    vocabulary: Vocabulary
+    config: ModelConfig
+    """`attention` names a backend that runs here."""
+    choice: Choice | None
+    """Why this attention backend; None for a model without attention."""
+
+
+def settle(recipe: Recipe) -> Setting:
+    """Read the data and answer what the recipe leaves open.
+
+    Raises:
+        DataError, RecipeError, BackendUnavailable: see their docstrings.
+    """
+    device = device_of(recipe)
+    words = read_words(recipe.file, recipe.encoding)
+    split = split_words(words, recipe.split, recipe.split_seed)
+    vocabulary = Vocabulary.from_items(words.items)
+    config = ModelConfig(
+        model=recipe.model,
+        vocabulary_size=vocabulary.size,
+        context=max(map(len, words.items)) + 1,
+        layers=recipe.layers,
+        heads=recipe.heads,
+        channels=recipe.channels,
+        dropout=recipe.dropout,
+        attention_dropout=recipe.attention_dropout,
+    )
+    choice = settle_attention(recipe.attention, recipe, config, device)
+    if choice is not None:
+        config = replace(config, attention=choice.backend)
+    return Setting(recipe, device, split, vocabulary, config, choice)
+
+
+def settle_attention(name: str, recipe: Recipe, config: ModelConfig, device: torch.device) -> Choice | None:
+    """Which backend trains this model here; None for a model without attention.
+
+    Raises:
+        BackendUnavailable: the backend called `name` cannot run here.
+    """
+    if config.model != "transformer":
+        return None
+    return choose(
+        name,
+        shape=(recipe.batch, config.heads, config.context, config.channels // config.heads),
+        dtype=getattr(torch, recipe.dtype),
+        device=device,
+        dropout_p=recipe.attention_dropout,
+    )
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """The device that the recipe names, or the best one here.
+
+    Raises:
+        RecipeError: the device is not on this machine.
+    """
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name = recipe.device
+    if name == "auto":
+        name = "cuda" if here["cuda"] else "mps" if here["mps"] else "cpu"
+    if not here[name]:
+        present = ", ".join(device for device, is_here in here.items() if is_here)
+        raise RecipeError(
+            f"--device {name}", f"torch {torch.__version__} sees none on {sys.platform}", present
+        )
+    return torch.device(name)

@@ -1,0 +1,24 @@
+"""What tests need that this machine may not have: each is skipped with its name."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    without_gpu = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none")
+    folder = os.environ.get("FLASHMORE_COMPARISON_DATA")
+    without_data = pytest.mark.skip(reason="FLASHMORE_COMPARISON_DATA names no folder with comparison data")
+    for item in items:
+        if "cuda" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(without_gpu)
+        if "comparison" in item.keywords and not (folder and Path(folder).is_dir()):
+            item.add_marker(without_data)
+
+
+@pytest.fixture(scope="session")
+def comparison_data() -> Path:
+    """The folder with the data that other people's figures were measured on."""
+    return Path(os.environ["FLASHMORE_COMPARISON_DATA"])

@@ -1,0 +1,113 @@
+"""Sequences are the items shifted by one; an epoch is every item once."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from flashmore.data.batches import IGNORE, BatchOrder, encode_items, take
+from flashmore.data.vocabulary import STOP, Vocabulary
+from flashmore.errors import DataError, RecipeError
+
+ITEMS = st.lists(st.text(st.characters(), min_size=1, max_size=9), max_size=12)
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 100))
+
+
+@given(ITEMS, st.integers(0, 3))
+@settings(deadline=None)
+def test_targets_are_the_ids_shifted_and_ignore_is_padding(items: list[str], room: int) -> None:
+    vocabulary = Vocabulary.from_items(items)
+    context = max(map(len, items), default=0) + 1 + room
+    sequences = encode_items(items, vocabulary, context, "cpu")
+    for tensor in (sequences.ids, sequences.targets):
+        assert (tensor.shape, tensor.dtype) == ((len(items), context), torch.int64)
+    assert sequences.lengths.dtype == torch.int64
+    for row, item in enumerate(items):
+        characters = vocabulary.encode(item)
+        padding = context - len(item) - 1
+        assert sequences.ids[row].tolist() == [STOP, *characters, *[0] * padding]
+        assert sequences.targets[row].tolist() == [*characters, STOP, *[IGNORE] * padding]
+        assert sequences.lengths[row] == len(item) + 1
+        assert vocabulary.decode(sequences.targets[row].tolist()) == item
+
+
+def test_item_longer_than_the_context_is_refused() -> None:
+    vocabulary = Vocabulary.from_items(["abcd"])
+    assert encode_items(["abc"], vocabulary, 4, "cpu").ids.tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(DataError, match="at most 3 characters"):
+        encode_items(["a", "abcd"], vocabulary, 4, "cpu")
+
+
+@pytest.mark.parametrize("unknown", ["é", "A", "{", "\U0010ffff", "\ud800"])
+def test_unknown_characters_are_named(unknown: str) -> None:
+    vocabulary = Vocabulary.from_items(["bd"])
+    for item in (f"b{unknown}", "bac"):
+        with pytest.raises(DataError) as caught:
+            encode_items(["d", item], vocabulary, 9, "cpu")
+        assert repr(item[1]) in caught.value.found
+        assert caught.value.valid == "b d"
+
+
+@given(SIZES, st.integers(0, 2**70), st.integers(0, 5))
+@settings(deadline=None)
+def test_every_item_once_an_epoch(sizes: tuple[int, int], seed: int, epoch: int) -> None:
+    count, batch = sizes
+    order = BatchOrder(count, batch, seed)
+    steps = range(epoch * count // batch, (epoch + 1) * count // batch + 1)
+    indices = torch.cat([order.indices(step) for step in steps])
+    assert (indices.dtype, len(indices)) == (torch.int64, batch * len(steps))
+    start = epoch * count - steps[0] * batch
+    assert sorted(indices[start : start + count].tolist()) == list(range(count))
+
+
+@given(SIZES, st.integers(0, 2**70), st.lists(st.integers(0, 10**9), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_batch_depends_on_seed_and_step_alone(sizes: tuple[int, int], seed: int, steps: list[int]) -> None:
+    used = BatchOrder(*sizes, seed)
+    for step in [*steps, *reversed(steps), steps[0] + 1]:
+        batch = used.indices(step)
+        assert torch.equal(batch, BatchOrder(*sizes, seed).indices(step))
+        batch.zero_()  # what a caller does with its batch must not come back in the next one
+    assert torch.equal(used.indices(steps[0]), BatchOrder(*sizes, seed).indices(steps[0]))
+
+
+@given(st.integers(1, 64), st.integers(0, 1000), st.integers(0, 1000))
+@settings(deadline=None)
+def test_epochs_and_seeds_differ(batch: int, seed: int, other: int) -> None:
+    count = 30  # 30! orders: two alike would be no accident
+    order = BatchOrder(count, batch, seed)
+    indices = torch.cat([order.indices(step) for step in range(3 * count // batch + 1)])[: 3 * count]
+    epochs = {tuple(epoch.tolist()) for epoch in indices.view(3, count)}
+    assert len(epochs) == 3
+    assume(seed != other)
+    different = BatchOrder(count, count, other)
+    assert epochs.isdisjoint(tuple(different.indices(step).tolist()) for step in range(3))
+
+
+def test_order_stays_the_same_over_versions() -> None:
+    order = BatchOrder(5, 3, 3407)
+    assert [order.indices(step).tolist() for step in range(4)] == [[3, 4, 0], [1, 2, 3], [1, 0, 4], [2, 0, 3]]
+    assert BatchOrder(2, 5, 3407).indices(7).tolist() == [1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("wrong", [(0, 32, 1), (10, 0, 1), (10, 32, -1)])
+def test_impossible_sizes_are_refused(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(RecipeError):
+        BatchOrder(*wrong)
+
+
+def test_take_gathers_rows_in_the_order_asked_for() -> None:
+    vocabulary = Vocabulary.from_items(["ab", "c"])
+    sequences = encode_items(["ab", "c"], vocabulary, 4, "cpu")
+    ids, targets = take(sequences, torch.tensor([1, 0, 1]))
+    assert ids.tolist() == [[0, 3, 0, 0], [0, 1, 2, 0], [0, 3, 0, 0]]
+    assert targets.tolist() == [[3, 0, -1, -1], [1, 2, 0, -1], [3, 0, -1, -1]]
+
+
+@pytest.mark.cuda
+def test_sequences_live_on_the_device() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    sequences = encode_items(["ab"], Vocabulary.from_items(["ab"]), 4, "cuda")
+    batch = take(sequences, BatchOrder(1, 2, 0).indices(0))
+    assert [tensor.device.type for tensor in (sequences.lengths, *batch)] == ["cuda"] * 3

@@ -1,0 +1,97 @@
+"""Characters become ids and come back, for every character there is."""
+
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashmore.data.vocabulary import STOP, Vocabulary
+from flashmore.errors import DataError
+
+ITEMS = st.lists(
+    st.text(st.characters(codec="utf-8")).map(lambda text: unicodedata.normalize("NFC", text)), max_size=8
+)
+
+
+def test_ids_follow_the_code_points() -> None:
+    vocabulary = Vocabulary.from_items(["bca", "bé", "𝒳"])
+    assert vocabulary.characters == ("a", "b", "c", "é", "𝒳")
+    assert vocabulary.size == 6
+    assert vocabulary.encode("cabé𝒳") == [3, 1, 2, 4, 5]
+    assert vocabulary.encode("") == []
+
+
+def test_combining_characters_are_characters() -> None:
+    vocabulary = Vocabulary.from_items(["x\u0323a"])
+    assert vocabulary.decode(vocabulary.encode("ax\u0323")) == "ax\u0323"
+
+
+def test_decoding_stops_before_the_first_stop() -> None:
+    vocabulary = Vocabulary.from_items(["abc"])
+    assert vocabulary.decode([1, 2, STOP, 3, -1, 99]) == "ab"
+    assert vocabulary.decode([STOP]) == ""
+    assert vocabulary.decode(iter([3])) == "c"
+
+
+@pytest.mark.parametrize("wrong", [-1, 4, 99])
+def test_decoding_an_id_that_no_character_has(wrong: int) -> None:
+    with pytest.raises(DataError, match="0 to 3"):
+        Vocabulary.from_items(["abc"]).decode([1, wrong])
+
+
+def test_unknown_characters_are_all_named_once_with_the_valid_ones() -> None:
+    with pytest.raises(DataError) as caught:
+        Vocabulary.from_items(["abc d\u00a0"]).encode("aéx\u0301é ")
+    assert caught.value.found == "'é' (U+00E9), 'x' (U+0078), '\u0301' (U+0301)"
+    assert caught.value.valid == "U+0020 a b c d U+00A0"
+
+
+def test_a_large_vocabulary_is_shown_in_part() -> None:
+    many = [chr(point) for point in range(0x4E00, 0x4E00 + 1500)]
+    with pytest.raises(DataError) as caught:
+        Vocabulary.from_items(many).encode("a")
+    assert caught.value.valid.endswith("and 1,300 more")
+    assert many[199] in caught.value.valid
+    assert many[200] not in caught.value.valid
+
+
+@given(ITEMS)
+@settings(deadline=None)
+def test_every_item_comes_back(items: list[str]) -> None:
+    vocabulary = Vocabulary.from_items(items)
+    assert list(vocabulary.characters) == sorted(set("".join(items)))
+    for item in items:
+        ids = vocabulary.encode(item)
+        assert len(ids) == len(item)
+        assert all(STOP < number < vocabulary.size for number in ids)
+        assert vocabulary.decode([*ids, STOP, *ids]) == item
+
+
+@given(ITEMS)
+@settings(deadline=None)
+def test_json_gives_the_same_vocabulary(items: list[str]) -> None:
+    vocabulary = Vocabulary.from_items(items)
+    text = json.dumps(vocabulary.to_json(), ensure_ascii=False).encode("utf-8")
+    assert Vocabulary.from_json(json.loads(text)) == vocabulary
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"characters": "abc"},
+        {"characters": ["b", "a"]},
+        {"characters": ["a", "a"]},
+        {"characters": ["ab"]},
+        {"characters": [""]},
+        {"characters": [1]},
+        {"characters": [["a"]]},
+    ],
+)
+def test_damaged_json_is_refused(value: object) -> None:
+    with pytest.raises(DataError, match="stored with the run"):
+        Vocabulary.from_json(value)

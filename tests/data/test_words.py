@@ -1,0 +1,215 @@
+"""Any text file becomes clean items, or one clear error."""
+
+import encodings.aliases
+import os
+import subprocess
+import sys
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashmore.data.words import MAX_LENGTH, Words, normalize, read_words
+from flashmore.errors import DataError
+
+NOT_TEXT = "".join(map(chr, [*range(9), *range(14, 28), 127]))
+CHARACTERS = st.characters(codec="utf-8", exclude_characters=NOT_TEXT)
+LINES = st.lists(st.text(CHARACTERS.filter(lambda c: c not in "\r\n"), max_size=12), min_size=1, max_size=12)
+
+
+def read_bytes(data: bytes, encoding: str = "utf-8") -> Words:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "items.txt")
+        path.write_bytes(data)
+        return read_words(path, encoding)
+
+
+def refusal(data: bytes, encoding: str = "utf-8") -> DataError:
+    with pytest.raises(DataError) as caught:
+        read_bytes(data, encoding)
+    assert caught.value.wanted
+    assert caught.value.found
+    assert caught.value.valid
+    return caught.value
+
+
+def test_items_and_duplicates_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"mia\nemma\nmia\nava\nemma\nmia\n")
+    words = read_words(path)
+    assert words.lines == ("mia", "emma", "mia", "ava", "emma", "mia")
+    assert words.items == ("mia", "emma", "ava")
+    assert words.duplicates == 3
+    assert words.source == str(path)
+
+
+def test_no_file_means_the_built_in_names_whatever_the_encoding() -> None:
+    words = read_words(None, "utf-16")
+    assert (len(words.items), words.duplicates, words.source) == (29_910, 0, "built-in names")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", ["", "end"])
+def test_every_line_end(end: str, last: str) -> None:
+    data = (end.join(["ana", "", "  bo ", "\t", "cy"]) + (end if last else "")).encode()
+    assert read_bytes(data).lines == ("ana", "bo", "cy")
+
+
+@pytest.mark.parametrize("inside", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_nothing_else_ends_a_line(inside: str) -> None:
+    assert read_bytes(f"one{inside}two\nthree".encode()).lines == (f"one{inside}two", "three")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"])
+def test_byte_order_mark_is_dropped(encoding: str) -> None:
+    assert read_bytes("\ufeffána\nbo\n".encode(encoding), encoding).lines == ("ána", "bo")
+
+
+def test_byte_order_mark_inside_joined_files_is_dropped() -> None:
+    marked = "\ufeffana\n".encode()
+    assert read_bytes(marked + marked).lines == ("ana", "ana")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "UTF8", "mac_roman"])
+def test_other_encodings_by_name(encoding: str) -> None:
+    assert read_bytes("josé\nzoë\n".encode(encoding), encoding).lines == ("josé", "zoë")
+
+
+def test_composed_and_decomposed_are_the_same_item() -> None:
+    words = read_bytes("jos\u00e9\njose\u0301\n".encode())
+    assert (words.items, words.duplicates) == (("jos\u00e9",), 1)
+    assert normalize("jose\u0301 ") == "jos\u00e9 "
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_wrong_encoding_names_the_line_and_the_option(end: bytes) -> None:
+    error = refusal(end.join([b"ana", b"", "é".encode(), b"jos\xe9", b"zo"]))
+    assert "line 4: byte 0xe9" in error.found
+    assert "utf-8" in error.wanted
+    assert "--encoding" in error.valid
+
+
+def test_wrong_encoding_names_the_line_in_utf_16() -> None:
+    error = refusal("\u010aana\nbo\ncy".encode("utf-16-le") + b"\x00\xd8", "utf-16-le")
+    assert "line 3" in error.found
+
+
+def test_utf_16_read_as_utf_8_says_so() -> None:
+    assert "UTF-16" in refusal("ana\nbo\n".encode("utf-16")).found
+
+
+@pytest.mark.parametrize(
+    "name", ["utf-9", "", "hex", "rot13", "undefined", "idna", "utf-8\0", "\ud800", "x" * 9999]
+)
+def test_unknown_encoding_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"")
+    for source in (path, None):
+        with pytest.raises(DataError, match="name of a text encoding"):
+            read_words(source, name)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b" \r\n\t\n\n", "\ufeff\n\u3000\n".encode()])
+def test_nothing_in_the_file(data: bytes) -> None:
+    assert refusal(data).found == ("only blank lines" if data else "an empty file")
+
+
+@pytest.mark.parametrize("stray", ["\0", "\x07", "\x1b", "\x7f"])
+def test_binary_that_decodes_is_refused_with_its_line(stray: str) -> None:
+    error = refusal(f"ana\nbo{stray}\n".encode())
+    assert f"line 2: the character U+{ord(stray):04X}" in error.found
+    assert "binary" in error.found
+
+
+def test_binary_that_does_not_decode_is_refused() -> None:
+    assert "binary" in refusal(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR").found
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    assert "U+D800" in refusal(b"ana\n\\ud800", "unicode_escape").found
+
+
+def test_longest_item_is_taken_and_one_more_is_refused() -> None:
+    longest = "é" * MAX_LENGTH
+    assert read_bytes(f"ana\n  {longest} \n".encode()).items == ("ana", longest)
+    error = refusal(f"ana\n\n{longest}x\n".encode())
+    assert error.found == "line 3: 1,001 characters"
+    assert "1,000" in error.wanted
+    assert "line 1: 10,000 characters" in refusal(b"x" * 10_000).found
+
+
+def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"ana\n")
+    loop = tmp_path / "loop"
+    paths = [
+        tmp_path / "missing",
+        tmp_path,
+        tmp_path / "file" / "x",
+        tmp_path / ("x" * 999),
+        Path("nul\0nul"),
+    ]
+    if os.name == "posix":
+        loop.symlink_to(loop)
+        paths.append(loop)
+    for path in paths:
+        with pytest.raises(DataError) as caught:
+            read_words(path)
+        assert str(path) in caught.value.wanted
+        assert "built-in names" in caught.value.valid
+    with pytest.raises(DataError, match="a folder"):
+        read_words(tmp_path)
+
+
+def test_file_without_the_right_to_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"ana\n")
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
+    with pytest.raises(DataError, match="ermission"):
+        read_words(path)
+
+
+@given(LINES, st.sampled_from(["\n", "\r\n", "\r"]))
+@settings(deadline=None)
+def test_reading_keeps_every_item_and_cleans_it(lines: list[str], end: str) -> None:
+    expected = [unicodedata.normalize("NFC", line.replace("\ufeff", "")).strip() for line in lines]
+    data = end.join(lines).encode()
+    if not any(expected):
+        refusal(data)
+        return
+    words = read_bytes(data)
+    assert words.lines == tuple(line for line in expected if line)
+    assert set(words.items) == set(words.lines)
+    assert len(words.items) + words.duplicates == len(words.lines)
+    assert list(words.items) == sorted(set(words.lines), key=words.lines.index)
+
+
+@given(LINES)
+@settings(deadline=None)
+def test_cleaned_items_read_the_same_again(lines: list[str]) -> None:
+    try:
+        once = read_bytes("\n".join(lines).encode())
+    except DataError:
+        return
+    again = read_bytes("\n".join(once.lines).encode())
+    assert (again.lines, again.items) == (once.lines, once.items)
+
+
+@given(st.binary(max_size=60), st.sampled_from(sorted({"punycode", *encodings.aliases.aliases.values()})))
+@settings(deadline=None, max_examples=400)
+def test_any_bytes_in_any_encoding_are_read_or_refused(data: bytes, encoding: str) -> None:
+    try:
+        words = read_bytes(data, encoding)
+    except DataError:
+        return
+    assert words.items
+    "".join(words.lines).encode()
+
+
+def test_reading_needs_no_torch() -> None:
+    code = "import sys, flashmore.data.words, flashmore.data.vocabulary; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,56 @@
+"""The error budget lets rounding pass and nothing else."""
+
+import pytest
+import torch
+
+from flashmore.measuring.accuracy import judge, judge_all
+
+REFERENCE = torch.linspace(-2, 2, 41, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_alone_is_good(dtype: torch.dtype) -> None:
+    verdict = judge("out", REFERENCE.to(dtype), REFERENCE.to(dtype), REFERENCE)
+    assert verdict.good
+    assert verdict.error == verdict.plain_error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_budget_is_twice_the_plain_error_and_sixteen_roundings(dtype: torch.dtype) -> None:
+    plain = (REFERENCE + 0.01).to(dtype)
+    budget = 2 * (plain.double() - REFERENCE).abs().max().item() + 16 * torch.finfo(dtype).eps * 2
+    assert judge("out", plain, plain, REFERENCE).budget == pytest.approx(budget)
+    assert judge("out", REFERENCE + 0.99 * budget, plain, REFERENCE).good
+    assert not judge("out", REFERENCE + 1.01 * budget, plain, REFERENCE).good
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_answer_that_is_not_finite_is_never_good(bad: float) -> None:
+    answer = REFERENCE.float()
+    answer[3] = bad
+    assert not judge("out", answer, REFERENCE.float(), REFERENCE).good
+
+
+def test_a_reference_that_is_not_finite_compares_nothing() -> None:
+    reference = REFERENCE.clone()
+    reference[0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        judge("out", REFERENCE.float(), REFERENCE.float(), reference)
+
+
+def test_a_broadcast_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        judge("out", REFERENCE[:1].float(), REFERENCE.float(), REFERENCE)
+
+
+def test_a_gradient_that_cancels_to_zero_is_measured_in_the_others_unit() -> None:
+    zero, other = torch.zeros(4, dtype=torch.float64), torch.full((4,), 3.0, dtype=torch.float64)
+    reference = {"out": other, "dq": zero}
+    plain = {name: tensor.float() for name, tensor in reference.items()}
+    eps = torch.finfo(torch.float32).eps
+    within, beyond = (
+        judge_all(plain | {"dq": zero.float() + roundings * eps * 3}, plain, reference)
+        for roundings in (15, 17)
+    )
+    assert all(verdict.good for verdict in within)
+    assert [verdict.good for verdict in beyond] == [True, False]
