@@ -1,9 +1,9 @@
 """`flashmore compare`: several runs or models side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from tyro.conf import Positional
@@ -17,6 +17,21 @@ from flashmore.training.recipe import Model, recipe_for
 if TYPE_CHECKING:
     from flashmore.comparison import Row
     from flashmore.runs import Run
+
+
+def _nats(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.4f}"
+
+
+FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "attention": lambda result: result["attention"] or "none",
+    "parameters": lambda result: f"{result['parameters']:,}",
+    "steps": lambda result: f"{result['steps']:,}",
+    "training": lambda result: f"{result['train_seconds']:.1f} s",
+    "a step": lambda result: f"{result['step_ms']:.2f} ms",
+    "validation loss": lambda result: _nats(result["val_loss"]),
+    "test loss": lambda result: _nats(result["test_loss"]),
+}
 
 
 @dataclass(frozen=True)
@@ -85,16 +100,7 @@ def train_for_comparison(model: Model, command: Compare) -> "Run":
 def show(rows: "Sequence[Row]") -> None:
     """Print a table with a column for each run: figures above, names below."""
     shown = table("", *(row.result["model"] for row in rows))
-    figures = {
-        "attention": lambda result: result["attention"] or "none",
-        "parameters": lambda result: f"{result['parameters']:,}",
-        "steps": lambda result: f"{result['steps']:,}",
-        "training": lambda result: f"{result['train_seconds']:.1f} s",
-        "a step": lambda result: f"{result['step_ms']:.2f} ms",
-        "validation loss": lambda result: _nats(result["val_loss"]),
-        "test loss": lambda result: _nats(result["test_loss"]),
-    }
-    for title, figure in figures.items():
+    for title, figure in FIGURES.items():
         shown.add_row(title, *(figure(row.result) for row in rows))
     shown.add_section()
     for line in range(max(len(row.names) for row in rows)):
@@ -104,7 +110,3 @@ def show(rows: "Sequence[Row]") -> None:
             *(Text(n.text, NOVELTY_STYLE[n.novelty]) if n else "" for n in names),
         )
     stdout().print(shown)
-
-
-def _nats(loss: float | None) -> str:
-    return "–" if loss is None else f"{loss:.4f}"

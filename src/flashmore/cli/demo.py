@@ -15,6 +15,7 @@ from flashmore.training.recipe import Recipe, recipe_for
 
 BLOCKS = 30
 SEED_EXPERIMENT_MS = (6.77, 5.81)
+TITLE = "One training step, same model and training parameters"
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ def _time_attention(recipe: Recipe) -> None:
             after_block=lambda done: progress.update(task, completed=done),
         )
     numbers = ("ms a step", "quartiles")
-    rows = table(
-        "attention", *numbers, title="One training step, same model and training parameters", numbers=numbers
-    )
+    rows = table("attention", *numbers, title=TITLE, numbers=numbers)
     for name, spread in timed.spreads_ms.items():
         rows.add_row(name, f"{spread.median:.2f}", f"{spread.low:.2f} – {spread.high:.2f}")
     console = stdout()

@@ -13,7 +13,7 @@ from flashmore.cli.show import NOVELTY_STYLE, show_json, stdout, table
 
 @dataclass(frozen=True)
 class Score:
-    """Print the log-probability of names under a run's best weights, whole and a character (STOP included)."""
+    """Print the log-probability of names under a run's best weights, whole and a character, with STOP."""
 
     run: Positional[Path]
     """The run's folder, as `flashmore train` leaves it."""

@@ -5,8 +5,8 @@ against the same computation in float64: an answer is good when its largest erro
 the plain computation in the same precision, plus 16 roundings of the largest result (correct CPU kernels
 need up to 6 in float32 gradients). The form of the budget follows FlashAttention's own tests (Dao 2023).
 
-One case needs a word more. With a single key the gradients of q and k are exactly 0: what a kernel gives there
-is the rounding of terms that cancel, and has no unit of its own. It is measured in that of the other tensors.
+One case needs a word more. With a single key the gradients of q and k are exactly 0: what a kernel gives
+there is the rounding of terms that cancel, and has no unit of its own. That of the other tensors is taken.
 """
 
 from collections.abc import Mapping
