@@ -54,7 +54,7 @@ def test_causal_output_and_gradients_are_within_the_budget(
     boolean=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_masked_output_and_gradients_are_within_the_budget(
     backend: str, T: int, S: int, dtype: torch.dtype, boolean: bool, seed: int
 ) -> None:

@@ -43,14 +43,23 @@ def test_a_broadcast_answer_is_refused() -> None:
         judge("out", REFERENCE[:1].float(), REFERENCE.float(), REFERENCE)
 
 
-def test_a_gradient_that_cancels_to_zero_is_measured_in_the_others_unit() -> None:
-    zero, other = torch.zeros(4, dtype=torch.float64), torch.full((4,), 3.0, dtype=torch.float64)
-    reference = {"out": other, "dq": zero}
-    plain = {name: tensor.float() for name, tensor in reference.items()}
-    eps = torch.finfo(torch.float32).eps
-    within, beyond = (
-        judge_all(plain | {"dq": zero.float() + roundings * eps * 3}, plain, reference)
-        for roundings in (15, 17)
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_cancels_is_allowed_float32_roundings_of_the_largest_tensor(
+    dtype: torch.dtype,
+) -> None:
+    reference = {
+        "out": torch.full((4,), 3.0, dtype=torch.float64),
+        "dq": torch.zeros(4, dtype=torch.float64),
+    }
+    plain = {name: tensor.to(dtype) for name, tensor in reference.items()}
+    unit = torch.finfo(torch.float32).eps * 3
+    within, beyond = (judge_all(plain | {"dq": plain["dq"] + n * unit}, plain, reference) for n in (15, 17))
     assert all(verdict.good for verdict in within)
     assert [verdict.good for verdict in beyond] == [True, False]
+
+
+def test_a_tensor_of_its_own_size_gets_no_more_because_of_a_larger_one() -> None:
+    reference = {"out": REFERENCE * 4, "dq": REFERENCE}
+    plain = {name: tensor.bfloat16() for name, tensor in reference.items()}
+    alone = judge("dq", plain["dq"], plain["dq"], reference["dq"])
+    assert judge_all(plain, plain, reference)[1].budget == alone.budget

@@ -1,10 +1,9 @@
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flashmore.errors import RunError, StorageError
+from flashmore.errors import RunError
 from flashmore.runs import Run
 
 MakeRun = Callable[[Path], Run]
@@ -80,31 +79,3 @@ def test_an_altered_line_is_named(run: Run, line: bytes) -> None:
     with pytest.raises(RunError, match="line 2"):
         run.truncate_metrics(0)
     assert (run.path / "metrics.jsonl").read_bytes() == before + line + b"\n"
-
-
-def test_a_full_disk_leaves_whole_lines(make_run: MakeRun, small_disk: Path) -> None:
-    run = make_run(small_disk / "run")
-    step = 0
-    with pytest.raises(StorageError, match="free space"):  # noqa: PT012
-        while True:
-            run.append_metrics({"step": step, "note": "n" * 1000})
-            step += 1
-    assert steps(run) == list(range(step))
-    assert (run.path / "metrics.jsonl").read_bytes().endswith(b"}\n")
-    with pytest.raises(StorageError, match="free space"):
-        run.truncate_metrics(step // 2)
-    assert steps(run) == list(range(step))
-
-
-def test_a_read_only_disk_is_read_but_not_written(make_run: MakeRun, small_disk: Path) -> None:
-    run = make_run(small_disk / "run")
-    run.append_metrics({"step": 1})
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert steps(Run.open(run.path)) == [1]
-    with pytest.raises(StorageError, match="that you may write"):
-        run.append_metrics({"step": 2})
-    with pytest.raises(StorageError, match="that you may write"):
-        run.truncate_metrics(0)
-    with pytest.raises(StorageError, match="that you may write"):
-        make_run(small_disk / "other")
-    assert steps(run) == [1]

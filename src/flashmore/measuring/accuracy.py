@@ -5,8 +5,10 @@ against the same computation in float64: an answer is good when its largest erro
 the plain computation in the same precision, plus 16 roundings of the largest result (correct CPU kernels
 need up to 6 in float32 gradients). The form of the budget follows FlashAttention's own tests (Dao 2023).
 
-One case needs a word more. With a single key the gradients of q and k are exactly 0: what a kernel gives
-there is the rounding of terms that cancel, and has no unit of its own. That of the other tensors is taken.
+One case needs a word more. Where a gradient is a small difference of large terms (with a single key those of
+q and k are exactly 0), what a kernel gives is the rounding of these terms, and 16 roundings of the difference
+mean nothing. Kernels add up in float32 at best, so a tensor is allowed at least 16 float32 roundings of the
+largest tensor of the same computation.
 """
 
 from collections.abc import Mapping
@@ -17,8 +19,6 @@ from torch import Tensor
 
 PLAIN_ERROR_FACTOR = 2
 ROUNDINGS = 16
-CANCELLED = 1e-12
-"""A tensor this much smaller than the others, in float64, is 0 but for terms that cancel."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,18 @@ class Judgement:
 
     @property
     def good(self) -> bool:
-        """Whether the error is within the budget."""
-        return self.error <= self.budget
+        """Whether the error is finite and within the budget."""
+        return self.error < float("inf") and self.error <= self.budget
 
 
 def judge(
-    name: str, answer: Tensor, plain: Tensor, reference: Tensor, *, unit_if_cancelled: float = 0.0
+    name: str,
+    answer: Tensor,
+    plain: Tensor,
+    reference: Tensor,
+    *,
+    largest_of_all: float = 0.0,
+    eps: float | None = None,
 ) -> Judgement:
     """Hold one tensor against its float64 reference.
 
@@ -48,7 +54,9 @@ def judge(
         answer: the tensor under test, of any shape, in the precision under test.
         plain: the plain computation of the same in the same precision; its dtype sets eps.
         reference: the plain computation in float64, finite.
-        unit_if_cancelled: the largest value that took part, for a reference that is 0 by cancellation.
+        largest_of_all: the largest absolute value of all float64 results of the same computation.
+        eps: one rounding of the computation, where its result is kept in a wider dtype, as the float32
+            gradients of 16-bit autocast are; None takes that of `plain`'s dtype.
 
     Raises:
         ValueError: shapes differ, or the reference is not finite, so that nothing can be compared.
@@ -58,19 +66,25 @@ def judge(
     if reference.dtype != torch.float64 or not reference.isfinite().all():
         raise ValueError(f"the reference of {name} must be finite float64")
     plain_error = _largest_error(plain, reference)
-    largest = _largest(reference)
-    unit = unit_if_cancelled if largest <= CANCELLED * unit_if_cancelled else largest
-    budget = PLAIN_ERROR_FACTOR * plain_error + ROUNDINGS * torch.finfo(plain.dtype).eps * unit
+    eps = torch.finfo(plain.dtype).eps if eps is None else eps
+    eps_of_sums = min(eps, torch.finfo(torch.float32).eps)
+    rounding = max(eps * _largest(reference), eps_of_sums * largest_of_all)
+    budget = PLAIN_ERROR_FACTOR * plain_error + ROUNDINGS * rounding
     return Judgement(name, _largest_error(answer, reference), plain_error, budget)
 
 
 def judge_all(
-    answers: Mapping[str, Tensor], plain: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+    answers: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    *,
+    eps: float | None = None,
 ) -> tuple[Judgement, ...]:
     """Hold several named tensors of one computation against their references, each by `judge`."""
-    unit = max(_largest(tensor) for tensor in reference.values())
+    largest = max(_largest(tensor) for tensor in reference.values())
     return tuple(
-        judge(name, answers[name], plain[name], reference[name], unit_if_cancelled=unit) for name in reference
+        judge(name, answers[name], plain[name], reference[name], largest_of_all=largest, eps=eps)
+        for name in reference
     )
 
 

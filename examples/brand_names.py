@@ -1,0 +1,40 @@
+"""Sixty brand names of your own in, new ones out: train on a short list, and print only what is not in it.
+
+    python examples/brand_names.py
+
+With so few names a model soon knows them by heart. So it is small, dropout is on, and the weights that are
+used are those that did best on the names that were kept from it.
+"""
+
+import tempfile
+from pathlib import Path
+
+from flashmore import GenerateOptions, Recipe, Run, generate, train
+
+BRANDS = """
+    Alvora Arvento Belvine Brightly Calvera Cordana Corvia Davento Delmara Dovira Elvanto Emberly Envira
+    Evolta Falmora Fentora Finvera Floranta Galdera Glenvia Halvora Havenly Indora Inventa Jolvera Juventa
+    Kalmira Kelvora Kindora Larvento Lenvia Lumina Luvanta Malvira Merivo Mindora Movanta Nalvera Nordana
+    Novira Olvanta Orvella Palmora Penvira Quantiva Quelora Ravento Rivanta Salvora Solvera Tavira Tindora
+    Ulvanta Valmora Venturo Verdana Vindora Welvora Yelvanta Zentora
+"""
+
+
+def main() -> None:
+    """Train for a few seconds, then print ten new names, the likeliest first."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "brands.txt")
+        file.write_text("\n".join(BRANDS.split()), encoding="utf-8")
+        recipe = Recipe(
+            file, layers=2, channels=32, dropout=0.1, steps=200, eval_every=25, warmup=20, device="cpu"
+        )
+        result = train(recipe, Path(folder, "run"))
+        made = generate(
+            Run.open(result.run), GenerateOptions(count=10, new_only=True, temperature=0.7, seed=1)
+        )
+    for name in sorted(made.names, key=lambda name: name.log_prob, reverse=True):
+        print(f"{name.text:12}  log-probability {name.log_prob:6.2f}")
+
+
+if __name__ == "__main__":
+    main()

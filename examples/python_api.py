@@ -1,0 +1,46 @@
+"""Train, look at the metrics, generate and score, all from Python.
+
+    python examples/python_api.py [FOLDER]
+
+The run goes into FOLDER, which must be new or empty; without one it goes into a temporary folder.
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from flashmore import FlashmoreError, GenerateOptions, Run, generate, recipe_for, score, train
+
+
+def tell(folder: Path) -> None:
+    """The built-in names, learned by a small WaveNet in a few seconds."""
+    recipe = replace(recipe_for("wavenet"), channels=32, steps=100, eval_every=50)
+    result = train(recipe, folder)
+    print(
+        f"{result.model}: {result.parameters:,} parameters, test loss {result.test_loss:.2f} nats a character"
+    )
+
+    run = Run.open(folder)  # all that is needed later, on any machine
+    for line in run.read_metrics():
+        if "val_loss" in line:
+            print(f"step {line['step']}: training {line['loss']:.2f}, validation {line['val_loss']:.2f}")
+
+    for name in generate(run, GenerateOptions(count=5, prefix="ma", temperature=0.8, seed=1)).names:
+        print(f"{name.text} ({name.novelty})")
+
+    for scored in score(run, ["emma", "xqzw"]):
+        print(f"{scored.text}: {scored.log_prob_per_char:.2f} a character ({scored.novelty})")
+
+    try:
+        score(run, ["emma!"])
+    except FlashmoreError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        tell(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            tell(Path(temporary, "run"))

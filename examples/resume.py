@@ -1,0 +1,54 @@
+"""Interrupt a run and go on with it: it ends with the very weights of a run that was never interrupted.
+
+    python examples/resume.py
+
+On the command line this is Ctrl-C, then `flashmore train --resume RUN`.
+"""
+
+import signal
+import tempfile
+from pathlib import Path
+
+import torch
+
+from flashmore import FlashmoreError, Recipe, Run, resume, train
+
+RECIPE = Recipe(
+    layers=1, channels=32, dropout=0.1, steps=40, warmup=5, eval_every=20, log_every=10, device="cpu"
+)
+
+
+class PressCtrlC:
+    """Watches training, and presses Ctrl-C at step 30, between two checkpoints."""
+
+    def started(self, session: object) -> None:
+        """Training begins."""
+
+    def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+        """Some steps are done; the loss is in nats a character."""
+        print(f"step {step}: loss {loss:.4f}, {step_ms:.0f} ms a step, {characters_per_s:,.0f} characters/s")
+        if step == 30:
+            signal.raise_signal(signal.SIGINT)
+
+    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
+        """The validation part was evaluated."""
+
+
+def main() -> None:
+    """Train twice with the same recipe, once with an interruption, and compare all weights bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, cut = Path(folder, "whole"), Path(folder, "cut")
+        train(RECIPE, whole)
+        try:
+            train(RECIPE, cut, PressCtrlC())
+        except FlashmoreError as interrupted:
+            print(f"interrupted: {interrupted.found}")
+        print(f"resumed, and done after step {resume(cut).steps}")
+
+        never, once = (Run.open(path).load_checkpoint("last").weights for path in (whole, cut))
+        same = [name for name in never if torch.equal(never[name], once[name])]
+        print(f"{len(same)} of {len(never)} weight tensors are equal bit for bit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The model of a run, ready to give names and their probabilities."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from flashmore.errors import RecipeError, RunError
+from flashmore.models.config import ModelConfig
+from flashmore.models.registry import build
+from flashmore.runs import Checkpoint, Run
+
+_LARGEST_TENSOR = 2**24
+
+
+def load_model(run: Run, device: torch.device | str) -> nn.Module:
+    """Load the best weights of a run, or the last where there are no best, in evaluation mode.
+
+    Attention is computed by `sdpa` whatever the run was trained with: the weights do not depend on the
+    backend, and the one used in training may not run on this device or in float32.
+
+    Raises:
+        RunError: the run has no checkpoint, a damaged one, or one whose weights are not finite.
+        RecipeError: the device cannot be used here.
+    """
+    checkpoint = run.load_checkpoint("best" if run.has_checkpoint("best") else "last", optimizer=False)
+    _require_finite(run, checkpoint)
+    model = build(dataclasses.replace(run.model, attention="sdpa"), seed=0)
+    run.restore(model, checkpoint)
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).partition("\n")[0]
+        raise RecipeError(f"to compute on '{device}'", cause, "cpu, or the name of a device here") from None
+
+
+def largest_batch(config: ModelConfig) -> int:
+    """Give how many sequences a model takes at once, so that its widest tensor stays within 64 MiB."""
+    widest = max(config.vocabulary_size, 4 * config.channels)
+    if config.model == "mlp":  # it lays the embeddings of its whole window side by side, at every position
+        widest = max(widest, config.context * config.channels)
+    return max(1, _LARGEST_TENSOR // (config.context * widest))
+
+
+def _require_finite(run: Run, checkpoint: Checkpoint) -> None:
+    bad = [name for name, value in checkpoint.weights.items() if not value.isfinite().all()]
+    if bad:
+        raise RunError(
+            f"weights in {run.path} that are finite numbers",
+            f"NaN or infinities in {', '.join(bad)}: training went astray",
+            "a run whose loss stayed finite; a lower --lr helps",
+        )

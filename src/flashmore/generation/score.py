@@ -1,0 +1,97 @@
+"""How likely a model finds a name.
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flashmore.data.batches import IGNORE, encode_items
+from flashmore.data.words import normalize
+from flashmore.errors import DataError
+from flashmore.generation.load import largest_batch, load_model
+from flashmore.runs import Run
+
+Novelty = Literal["train", "validation", "test", "new"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A name and how likely the model finds it."""
+
+    text: str
+    """The name in the form in which the data is kept (Unicode's NFC)."""
+    novelty: Novelty
+    """The first part of the data that holds the name: train, validation, test; else new."""
+    log_prob: float
+    """Natural logarithm of its probability, STOP included, at temperature 1."""
+    log_prob_per_char: float
+    """`log_prob` divided by the number of characters plus one, since STOP counts: minus the name's loss."""
+
+
+def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") -> list[Scored]:
+    """Give each name's log-probability under the best weights of a run, or the last where there are no best.
+
+    Raises:
+        DataError: a name is empty, too long for the model, or has characters that the model never learned;
+            all such names are named.
+        RunError: the run has no checkpoint, or a damaged one.
+        RecipeError: the device cannot be used here.
+    """
+    texts = [normalize(name) for name in names]
+    _require_scorable(run, texts)
+    values = log_probs(run, load_model(run, device), texts, device)
+    return [
+        Scored(text, run.split.novelty(text), value, value / (len(text) + 1))
+        for text, value in zip(texts, values, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.device | str) -> list[float]:
+    """Give the natural logarithm of the probability of each whole text, STOP included.
+
+    Args:
+        run: whose vocabulary and context the model has.
+        model: in evaluation mode, on the device.
+        texts: in NFC, shorter than the context, of the vocabulary's characters.
+        device: where the model is.
+    """
+    size = largest_batch(run.model)
+    values: list[float] = []
+    for start in range(0, len(texts), size):
+        sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.context, device)
+        longest = int(sequences.lengths.max())
+        ids, targets = sequences.ids[:, :longest], sequences.targets[:, :longest]  # (B, T)
+        logits = model(ids)  # (B, T, V)
+        losses = F.cross_entropy(
+            logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none"
+        )  # (B, T)
+        values += losses.cpu().double().sum(1).neg().tolist()
+    return values
+
+
+def _require_scorable(run: Run, texts: Sequence[str]) -> None:
+    limit = run.model.context - 1
+    characters = f"any of the {run.vocabulary.size - 1} characters of the run's vocabulary"
+    problems = []
+    for text in texts:
+        shown = repr(text if len(text) <= 40 else text[:40] + "…")
+        if not text:
+            problems.append("an empty name")
+        if len(text) > limit:
+            problems.append(f"{shown} of {len(text)} characters")
+        try:
+            run.vocabulary.encode(text)
+        except DataError as error:
+            problems.append(f"{shown}: {error.found}")
+            characters = error.valid
+    if problems:
+        raise DataError(
+            f"names of 1 to {limit} characters that the model has learned", "; ".join(problems), characters
+        )

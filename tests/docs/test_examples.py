@@ -1,0 +1,97 @@
+"""Each example runs as its own process, without a warning, and tells its story."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def check_brand_names(output: str) -> None:
+    """Ten different names, none of which is on the list, the likeliest first."""
+    lines = [line.split() for line in output.splitlines()]
+    names = [words[0] for words in lines]
+    likelihoods = [float(words[-1]) for words in lines]
+    listed = re.search(r'BRANDS = """(.*?)"""', (EXAMPLES / "brand_names.py").read_text("utf-8"), re.DOTALL)
+    assert listed is not None
+    assert len(set(names)) == 10
+    assert not set(names) & set(listed[1].split())
+    assert likelihoods == sorted(likelihoods, reverse=True)
+
+
+def check_compare_backends(output: str) -> None:
+    """A small error or a reason for every backend in both precisions; none may be left out."""
+    largest = {"torch.float32": 1e-5, "torch.bfloat16": 0.1}
+    rows = re.findall(r"^(torch\.\w+) +(\w+) +(.+)$", output, re.MULTILINE)
+    expected = ("manual", "sdpa", "math", "flash", "efficient", "cudnn")
+    assert [(dtype, backend) for dtype, backend, _ in rows] == [
+        (dtype, backend) for dtype in largest for backend in expected
+    ]
+    for dtype, backend, result in rows:
+        if result.startswith("it cannot run here: "):
+            assert backend in ("flash", "efficient", "cudnn")
+        else:
+            assert 0 < float(result) < largest[dtype], (dtype, backend)
+
+
+def check_python_api(output: str) -> None:
+    """Losses that fall, names with the prefix and their novelty, scores, and a message in three parts."""
+    losses = [float(loss) for loss in re.findall(r"validation ([\d.]+)$", output, re.MULTILINE)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 2.6
+    assert len(re.findall(r"^ma\w* \((?:train|validation|test|new)\)$", output, re.MULTILINE)) == 5
+    scores = dict(re.findall(r"^(emma|xqzw): (-[\d.]+) a character", output, re.MULTILINE))
+    assert float(scores["emma"]) > float(scores["xqzw"])
+    assert re.search(r"^wanted: .*\n found: .*'!'.*\n valid: a b c", output, re.MULTILINE)
+
+
+def check_resume(output: str) -> None:
+    """Interrupted in the middle, finished afterwards, and every weight tensor the same."""
+    assert "interrupted: Ctrl-C after 30;" in output
+    assert "done after step 40" in output
+    equal, count = re.findall(r"^(\d+) of (\d+) weight tensors", output, re.MULTILINE)[0]
+    assert int(equal) == int(count) > 0
+
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    "brand_names": check_brand_names,
+    "compare_backends": check_compare_backends,
+    "python_api": check_python_api,
+    "resume": check_resume,
+}
+
+
+def run_example(name: str, *arguments: str, folder: Path) -> str:
+    """Run an example in an empty folder; a warning is an error."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_every_example_is_checked() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(CHECKS)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_example_tells_its_story_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    CHECKS[name](run_example(name, folder=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_where_it_is_told(tmp_path: Path) -> None:
+    run_example("python_api", "mine", folder=tmp_path)
+    assert {"config.json", "metrics.jsonl", "result.json", "best"} <= {
+        path.name for path in (tmp_path / "mine").iterdir()
+    }
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short_and_uses_public_names_alone(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 60
+    assert re.findall(r"(?:from|import) (flashmore\S*)", source) == ["flashmore"]

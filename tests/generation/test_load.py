@@ -1,0 +1,76 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from flashmore.errors import RecipeError, RunError
+from flashmore.generation.load import largest_batch, load_model
+from flashmore.models.config import ModelConfig
+from flashmore.runs import Checkpoint, Run
+
+
+def test_best_comes_before_last(make_bigram: Callable[..., Run]) -> None:
+    run = make_bigram([[0.5, 0.5], [0.5, 0.5]], "a", 4)
+    run.save_checkpoint("last", Checkpoint({"logits": torch.full((2, 2), 1.0)}, {}, {}))
+    assert load_model(run, "cpu").state_dict()["logits"].unique().tolist() == [1.0]
+    run.save_checkpoint("best", Checkpoint({"logits": torch.full((2, 2), 2.0)}, {}, {}))
+    assert load_model(run, "cpu").state_dict()["logits"].unique().tolist() == [2.0]
+
+
+def test_the_model_is_in_evaluation_mode(make_run: Callable[..., Run]) -> None:
+    model = load_model(make_run("transformer", "ab", 4, dropout=0.9, attention_dropout=0.9), "cpu")
+    assert not any(module.training for module in model.modules())
+    ids = torch.tensor([[0, 1, 2]])
+    assert torch.equal(model(ids), model(ids))
+
+
+def test_a_backend_that_cannot_run_here_does_not_matter(make_run: Callable[..., Run]) -> None:
+    models = [
+        load_model(make_run("transformer", "ab", 4, attention=name), "cpu") for name in ("cudnn", "manual")
+    ]
+    ids = torch.tensor([[0, 1, 2]])
+    assert torch.equal(models[0](ids), models[1](ids))
+
+
+def test_loading_leaves_the_random_numbers_alone(make_run: Callable[..., Run]) -> None:
+    run = make_run("mlp", "ab", 4)
+    before = torch.random.get_rng_state()
+    load_model(run, "cpu")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_run_without_a_checkpoint_is_named(make_run: Callable[..., Run]) -> None:
+    run = make_run("bigram", "ab", 4)
+    (run.path / "last").rename(run.path / "elsewhere")
+    with pytest.raises(RunError, match="there is none"):
+        load_model(run, "cpu")
+
+
+def test_weights_of_another_model_are_named(make_run: Callable[..., Run]) -> None:
+    run = make_run("bigram", "ab", 4)
+    run.save_checkpoint("best", Checkpoint({"logits": torch.zeros(4, 4)}, {}, {}))
+    with pytest.raises(RunError, match=r"logits of shape \(4, 4\) instead of \(3, 3\)"):
+        load_model(run, "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_named(make_run: Callable[..., Run], value: float) -> None:
+    run = make_run("bigram", "ab", 4)
+    run.save_checkpoint("best", Checkpoint({"logits": torch.full((3, 3), value)}, {}, {}))
+    with pytest.raises(RunError, match="logits"):
+        load_model(run, "cpu")
+
+
+@pytest.mark.parametrize("device", ["toaster", "cpu:-3"])
+def test_a_device_that_is_not_here_is_named(make_run: Callable[..., Run], device: str) -> None:
+    with pytest.raises(RecipeError, match=device):
+        load_model(make_run("bigram", "ab", 4), device)
+
+
+def test_batches_are_bounded() -> None:
+    config = ModelConfig("transformer", vocabulary_size=27, context=16, channels=64)
+    assert largest_batch(config) * 16 * 256 * 4 <= 64 * 2**20
+    assert largest_batch(config) > 1000
+    assert largest_batch(ModelConfig("bigram", vocabulary_size=10**6, context=1001)) == 1
+    mlp = ModelConfig("mlp", vocabulary_size=27, context=500, channels=64)
+    assert largest_batch(mlp) * 500 * (500 * 64) * 4 <= 64 * 2**20
