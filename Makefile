@@ -17,9 +17,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-## The checks that take minutes: makemore's losses, the demo's losses.
+## The checks that take minutes (makemore's losses, the demo), and new random examples for the property tests.
 test-long: $(VENV)/installed-dev
 	$(BIN)/pytest -m long
+	HYPOTHESIS_PROFILE=new $(BIN)/pytest
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
