@@ -7,7 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashmore.backends.contract import attention
+    from flashmore.backends.call import AttentionCall
+    from flashmore.backends.contract import attention, describe_call
+    from flashmore.backends.explain import explain
     from flashmore.errors import FlashmoreError
     from flashmore.generation.options import GenerateOptions
     from flashmore.generation.sample import generate
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
     from flashmore.training.recipe import Recipe, recipe_for
 
 __all__ = [
+    "AttentionCall",
     "FlashmoreError",
     "GenerateOptions",
     "Recipe",
     "Run",
     "attention",
+    "describe_call",
+    "explain",
     "generate",
     "recipe_for",
     "resume",
@@ -34,7 +39,10 @@ _HOMES = {
     "GenerateOptions": "flashmore.generation.options",
     "Recipe": "flashmore.training.recipe",
     "Run": "flashmore.runs",
+    "AttentionCall": "flashmore.backends.call",
     "attention": "flashmore.backends.contract",
+    "describe_call": "flashmore.backends.contract",
+    "explain": "flashmore.backends.explain",
     "generate": "flashmore.generation.sample",
     "recipe_for": "flashmore.training.recipe",
     "resume": "flashmore.training.loop",

@@ -1,54 +1,224 @@
-"""Turn `auto` into the name of a backend, and make sure that a named one runs before training begins."""
+"""The measured choice: which backend is fastest here, for this device, dtype and shape.
 
-from dataclasses import dataclass
+Correctness first: a backend whose output or gradients miss the error budget is not timed. The rest run
+forward and backward in alternating blocks, and the one with the lowest median is remembered on disk, because
+the answer depends on the machine and the release of torch, and not on the day.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention
-from flashmore.backends.names import Backend
+from flashmore.backends.names import BACKENDS
 from flashmore.errors import BackendUnavailable
+from flashmore.measuring.environment import cpu_name
+from flashmore.measuring.measure import alternate
+from flashmore.measuring.statistics import Spread, spread
 
-PREFERENCE: tuple[Backend, ...] = ("flash", "cudnn", "efficient", "math")
+BLOCKS = 15
+BLOCK_SECONDS = 0.01
+MOST_REPEATS = 50
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Causal self-attention of one shape on one device: what a choice is made for."""
+
+    shape: tuple[int, int, int, int]
+    """(B, H, T, D)."""
+    dtype: torch.dtype
+    """What q, k and v are: under autocast, the 16-bit type."""
+    device: torch.device
+    dropout_p: float = 0.0
+    """On the weights, in training."""
+
+    def key(self) -> dict[str, Any]:
+        """All that the answer depends on, as JSON values."""
+        on_cuda = self.device.type == "cuda"
+        return {
+            "version": CACHE_VERSION,
+            "device": torch.cuda.get_device_name(self.device) if on_cuda else cpu_name(),
+            "kind": self.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "shape": list(self.shape),
+            "dropout_p": self.dropout_p,
+        }
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backend: its time, or why it has none."""
+
+    name: str
+    time_ms: Spread | None
+    """Forward and backward once."""
+    why_not: str | None
+    samples_ms: tuple[tuple[float, ...], ...] = ()
+    """Blocks; empty for an answer from the cache."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend that training will use, and why it is this one."""
+    """The backend that will run, and why it is this one."""
 
     backend: str
     why: str
+    candidates: tuple[Candidate, ...] = ()
+    """What was measured, now or when the cache was filled; empty where the backend was asked for by name."""
+    seconds: float = 0.0
+    """Spent on measuring just now; 0 for an answer from the cache."""
 
 
-def choose(
-    name: str, *, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, dropout_p: float
-) -> Choice:
-    """Settle which backend runs causal self-attention of this shape, by running it forward and backward once.
+def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
+    """Settle which backend runs.
 
     Args:
-        name: a backend, or `auto` for the first of `PREFERENCE` that runs.
-        shape: (B, H, T, D).
-        dtype: what q, k and v will be: under autocast, the 16-bit type.
-        device: where.
-        dropout_p: on the weights, in training.
+        name: a backend, which is only tried, or `auto` for the fastest here.
+        problem: what is to be computed.
+        fresh: measure again even where the cache has an answer.
 
     Raises:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
     """
     if name != "auto":
-        _try(name, shape, dtype, device, dropout_p)
+        _once(name, problem)()
         return Choice(name, "asked for by name")
-    for candidate in PREFERENCE:
-        try:
-            _try(candidate, shape, dtype, device, dropout_p)
-        except BackendUnavailable:
-            continue
-        return Choice(candidate, f"the first of {', '.join(PREFERENCE)} that runs here")
-    return Choice("manual", "no kernel of PyTorch's runs here")
+    path = cache_folder() / f"{_digest(problem)}.json"
+    candidates = None if fresh else _recall(path, problem)
+    if candidates is not None:
+        best = fastest(candidates)
+        return Choice(best.name, f"the fastest here, as measured before: {_times(candidates)}", candidates)
+    began = time.perf_counter()
+    candidates = measure_candidates(problem)
+    seconds = time.perf_counter() - began
+    kept = _remember(path, problem, candidates)
+    why = f"the fastest here, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
+    return Choice(fastest(candidates).name, why, candidates, seconds)
 
 
-def _try(
-    name: str, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, dropout_p: float
-) -> None:
-    q = torch.zeros(shape, dtype=dtype, device=device, requires_grad=True)
-    out = attention(q, q, q, backend=name, causal=True, dropout_p=dropout_p)
-    torch.autograd.grad(out.sum(), q)
+def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
+    """Check every backend, then time those that are right, in turn."""
+    reasons: dict[str, str | None] = {}
+    runs: dict[str, Callable[[], object]] = {}
+    for name in BACKENDS:
+        reasons[name] = _why_not(name, problem)
+        if reasons[name] is None:
+            runs[name] = _once(name, problem)
+    slowest = max(_seconds(run) for run in runs.values())
+    repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / slowest)))
+    samples = alternate(runs, blocks=BLOCKS, repeats=repeats, warmup=repeats)
+    return tuple(
+        Candidate(name, spread(samples[name]), None, tuple(map(tuple, samples[name])))
+        if name in samples
+        else Candidate(name, None, reasons[name])
+        for name in BACKENDS
+    )
+
+
+def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
+    """The candidate with the lowest median; `manual` always has one."""
+    timed = [candidate for candidate in candidates if candidate.time_ms is not None]
+    return min(timed, key=lambda candidate: candidate.time_ms.median if candidate.time_ms else 0.0)
+
+
+def cache_folder() -> Path:
+    """Where answers are kept: $FLASHMORE_CACHE, or `flashmore` in the user's cache folder."""
+    named = os.environ.get("FLASHMORE_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashmore"
+
+
+def _why_not(name: str, problem: Problem) -> str | None:
+    """Why a backend has no time: it cannot run, or its answer misses the error budget; None if it has one."""
+    generator = torch.Generator().manual_seed(0)
+    # The kernels treat batch entries alike, so one is enough to judge, and float64 stays affordable.
+    shape = (1, *problem.shape[1:])
+    q, k, v = (torch.randn(shape, generator=generator).to(problem.device, problem.dtype) for _ in range(3))
+    try:
+        _once(name, problem)()
+        verdicts = attention_accuracy(name, q, k, v, causal=True)
+    except BackendUnavailable as error:
+        return "; ".join(error.reasons)
+    missed = [f"{verdict.name} is off by {verdict.error:.2g}" for verdict in verdicts if not verdict.good]
+    return f"its answer misses the error budget: {', '.join(missed)}" if missed else None
+
+
+def _once(name: str, problem: Problem) -> Callable[[], object]:
+    """Make what is timed: forward and backward, finished when it returns."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, cotangent = (
+        torch.randn(problem.shape, generator=generator).to(problem.device, problem.dtype) for _ in range(4)
+    )
+    leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+
+    def run() -> None:
+        out = attention(q, k, v, backend=name, causal=True, dropout_p=problem.dropout_p)
+        torch.autograd.grad(out, leaves, cotangent)
+        if problem.device.type == "cuda":
+            torch.cuda.synchronize(problem.device)
+
+    return run
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    run()
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _times(candidates: tuple[Candidate, ...]) -> str:
+    timed = [(candidate.time_ms.median, candidate.name) for candidate in candidates if candidate.time_ms]
+    return ", ".join(f"{name} {median:.3g} ms" for median, name in sorted(timed))
+
+
+def _digest(problem: Problem) -> str:
+    return hashlib.sha256(json.dumps(problem.key(), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
+    """An answer from the cache; a file that is missing, damaged or about something else is no answer."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] != problem.key():
+            return None
+        candidates = tuple(
+            Candidate(
+                str(item["name"]),
+                None if item["time_ms"] is None else Spread(**item["time_ms"]),
+                item["why_not"],
+            )
+            for item in kept["candidates"]
+        )
+        fastest(candidates)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return candidates
+
+
+def _remember(path: Path, problem: Problem, candidates: tuple[Candidate, ...]) -> str:
+    """Keep an answer, whole or not at all; returns a remark where the disk refused."""
+    answers = [asdict(replace(candidate, samples_ms=())) for candidate in candidates]
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(
+            json.dumps({"key": problem.key(), "candidates": answers}, indent=1), encoding="utf-8"
+        )
+        beside.replace(path)
+    except OSError as error:
+        return f" (not remembered: {error.strerror})"
+    return ""

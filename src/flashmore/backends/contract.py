@@ -10,9 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from flashmore.backends.call import AttentionCall
 from flashmore.backends.manual import manual
 from flashmore.backends.names import BACKENDS, Backend
-from flashmore.backends.rules import AttentionCall, reasons_against, usable
+from flashmore.backends.rules import reasons_against, usable
 from flashmore.backends.sdpa import KERNELS, chosen_by_pytorch, forced
 from flashmore.errors import BackendUnavailable, RecipeError
 
@@ -82,7 +83,8 @@ def attention(
     _check(q, k, v, backend, causal, mask)
     try:
         return TABLE[backend](q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)  # type: ignore[index]
-    except RuntimeError as error:  # torch's texts change between releases: the reasons come from our rules
+    except (RuntimeError, IndexError) as error:
+        # torch's texts change between releases: the reasons come from our rules
         call = describe_call(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p)
         reasons = tuple(str(reason) for reason in reasons_against(backend, call))
         if not reasons and backend not in KERNELS:
@@ -99,8 +101,17 @@ def describe_call(
     mask: Tensor | None = None,
     causal: bool = False,
     dropout_p: float = 0.0,
+    gqa: bool = False,
 ) -> AttentionCall:
-    """Put into words what decides which kernel can run on these tensors."""
+    """Put into words what decides which kernel can run on these tensors.
+
+    Args:
+        q: (…, H, L, D); k is (…, H_kv, S, D), v is (…, H_kv, S, D_v).
+        mask, causal, dropout_p, gqa: as scaled_dot_product_attention takes them.
+
+    Raises:
+        RecipeError: no kernel takes them; see `AttentionCall`.
+    """
     on_cuda = q.device.type == "cuda"
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
     return AttentionCall(
@@ -111,10 +122,12 @@ def describe_call(
         device=q.device.type,
         mask=None if mask is None else tuple(mask.shape),
         mask_dtype="bool" if mask is None else str(mask.dtype).removeprefix("torch."),
-        mask_needs_grad=mask is not None and mask.requires_grad and torch.is_grad_enabled(),
+        mask_needs_grad=mask is not None and mask.requires_grad,
+        mask_unit_stride=mask is None or mask.dim() == 0 or mask.stride(-1) == 1,
         causal=causal,
         dropout_p=dropout_p,
         needs_grad=needs_grad,
+        gqa=gqa,
         unit_stride=all(t.stride(-1) == 1 for t in (q, k, v)),
         capability=torch.cuda.get_device_capability(q.device) if on_cuda else (8, 0),
         deterministic=torch.are_deterministic_algorithms_enabled(),

@@ -1,21 +1,27 @@
 """`flashmore VERB …`: find the verb, run it, turn what went wrong into a message and an exit code."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from flashmore.errors import FlashmoreError
+from flashmore.errors import FlashmoreError, UsageError
 
 VERBS = {
     "train": "learn from a file of names; leaves a run's folder",
     "generate": "more names from a run",
     "score": "how likely a run finds given names",
     "compare": "several runs or models side by side, with a picture",
+    "bench": "what each way of computing attention costs here, on whole steps or alone",
+    "explain": "which attention kernels can run, which not and why, and which one PyTorch picks",
+    "choose": "the fastest attention backend here, measured and remembered",
+    "report": "records of measurements as a web page and as Markdown",
     "demo": "the whole story on the built-in names, in three minutes",
 }
 INTERRUPTED = 130
+MORE_ROOM = "room on the disk and in memory (a smaller --batch or model needs less), then the same command"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +34,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 fine, 1 failed or incomplete, 2 wrong use or bad input, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that stdout's encoding lacks is no reason to fail
+    try:
+        code = _run(words)
+        sys.stdout.flush()  # a full disk or a reader that left shows here, where it can still be told
+        return code
+    except FlashmoreError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left (`| head`)
+        _drop_unwritten()
+        return 1
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        found = str(error).partition("\n")[0] or "no memory left"
+        sys.stderr.write(f"{FlashmoreError('to finish the command', found, MORE_ROOM)}\n")
+        _drop_unwritten()
+        return 1
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(_help())
         return 0 if words else 2
@@ -36,27 +67,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     verb, *rest = words
     if verb not in VERBS:
-        sys.stderr.write(f"wanted: a command\n found: '{verb}'\n valid: {', '.join(VERBS)}\n")
-        return 2
+        raise UsageError("a command", f"'{verb}'", ", ".join(VERBS))
+    _require_unicode(rest)
+    command = importlib.import_module(f"flashmore.cli.{verb}")
     try:
-        command = importlib.import_module(f"flashmore.cli.{verb}")
         return int(command.main(rest))
-    except FlashmoreError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output left (`| head`). Python would complain once more when it flushes at exit.
+    except SystemExit as stop:  # the parser has printed its help, or what does not fit
+        return int(stop.code or 0)
+
+
+def _require_unicode(words: Sequence[str]) -> None:
+    """Refuse bytes that are not text: a run could not write them down."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError("words in UTF-8", ascii(word), "another name for this file") from None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has no exception of its own for this on the CPU."""
+    return "allocate" in str(error) or "out of memory" in str(error)
+
+
+def _drop_unwritten() -> None:
+    """Forget output that nobody takes: Python would complain once more when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, MemoryError) as error:
-        found = error or "no memory left"
-        sys.stderr.write(
-            f"wanted: to finish the command\n found: {found}\n valid: free what is full, retry\n"
-        )
-        return 1
 
 
 def _help() -> str:

@@ -31,11 +31,20 @@ def parse(command: type[Command], verb: str, argv: Sequence[str], default: Comma
     return tyro.cli(command, prog=f"flashmore {verb}", args=argv, default=default, config=STYLE)
 
 
+def parse_known(command: type[Command], verb: str, argv: Sequence[str]) -> tuple[Command, list[str]]:
+    """Parse as `parse` does, and hand back the words that do not fit."""
+    return tyro.cli(command, prog=f"flashmore {verb}", args=argv, config=STYLE, return_unknown_args=True)
+
+
 def value_of(option: str, argv: Sequence[str]) -> str | None:
-    """The value of one option before anything else is parsed: the defaults of the rest may depend on it."""
-    for at, word in enumerate(argv):
-        if word == option and at + 1 < len(argv):
-            return argv[at + 1]
-        if word.startswith(option + "="):
-            return word.removeprefix(option + "=")
-    return None
+    """The value of one option before anything else is parsed: the defaults of the rest may depend on it.
+
+    The last one counts, as it does for the parser; an option without a value has the empty one.
+    """
+    value = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        if word == option:
+            value = following
+        elif word.startswith(option + "="):
+            value = word.removeprefix(option + "=")
+    return value

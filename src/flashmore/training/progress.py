@@ -24,7 +24,8 @@ class ProgressLine:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        # A path may look like markup or like an :emoji: code.
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self.progress = Progress(*COLUMNS, console=self.console, transient=False)
         self.figures = ""
 
@@ -62,4 +63,5 @@ class ProgressLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:  # elsewhere it never began, and stopping would print an empty line
+            self.progress.stop()

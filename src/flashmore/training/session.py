@@ -8,7 +8,7 @@ from flashmore.data.batches import Sequences, encode_items
 from flashmore.errors import RecipeError
 from flashmore.runs import Checkpoint, Run
 from flashmore.training.recipe import Recipe
-from flashmore.training.setting import device_of, settle, settle_attention
+from flashmore.training.setting import device_named, settle, settle_attention
 from flashmore.training.trainer import Trainer
 
 
@@ -52,9 +52,11 @@ def start(recipe: Recipe, out: Path | None) -> Session:
         DataError, RecipeError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
     setting = settle(recipe)
-    trainer = Trainer(recipe, setting.config, setting.vocabulary, setting.split, setting.device)
+    config, device = setting.config, setting.device
+    data = encode_items(setting.split.train, setting.vocabulary, config.context, device)
+    trainer = Trainer(recipe, config, data, device)
     folder = out or unused_folder(recipe.model, Path("runs"))
-    run = Run.create(folder, recipe.to_json(), setting.config, setting.vocabulary, setting.split)
+    run = Run.create(folder, recipe.to_json(), config, setting.vocabulary, setting.split)
     return Session(run, trainer, setting.choice)
 
 
@@ -72,9 +74,10 @@ def reopen(path: Path, steps: int | None) -> Session:
     if steps is not None and steps < done:
         raise RecipeError("--steps to go on to", f"{steps}, and {done} steps are done", f"{done} or more")
     recipe = replace(Recipe.from_json(run.recipe), steps=steps or state["steps"])
-    device = device_of(recipe)
+    device = device_named(recipe.device)
     choice = settle_attention(run.model.attention, recipe, run.model, device)
-    trainer = Trainer(recipe, run.model, run.vocabulary, run.split, device)
+    data = encode_items(run.split.train, run.vocabulary, run.model.context, device)
+    trainer = Trainer(recipe, run.model, data, device)
     run.restore(trainer.model, checkpoint)
     trainer.load_optimizer_state(checkpoint.optimizer, done)
     run.truncate_metrics(done)

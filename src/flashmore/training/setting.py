@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flashmore.backends.choose import Choice, choose
+from flashmore.backends.choose import Choice, Problem, choose
 from flashmore.data.split import Split, split_words
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.data.words import read_words
@@ -34,7 +34,7 @@ def settle(recipe: Recipe) -> Setting:
     Raises:
         DataError, RecipeError, BackendUnavailable: see their docstrings.
     """
-    device = device_of(recipe)
+    device = device_named(recipe.device)
     words = read_words(recipe.file, recipe.encoding)
     split = split_words(words, recipe.split, recipe.split_seed)
     vocabulary = Vocabulary.from_items(words.items)
@@ -62,23 +62,17 @@ def settle_attention(name: str, recipe: Recipe, config: ModelConfig, device: tor
     """
     if config.model != "transformer":
         return None
-    return choose(
-        name,
-        shape=(recipe.batch, config.heads, config.context, config.channels // config.heads),
-        dtype=getattr(torch, recipe.dtype),
-        device=device,
-        dropout_p=recipe.attention_dropout,
-    )
+    shape = (recipe.batch, config.heads, config.context, config.channels // config.heads)
+    return choose(name, Problem(shape, getattr(torch, recipe.dtype), device, recipe.attention_dropout))
 
 
-def device_of(recipe: Recipe) -> torch.device:
-    """The device that the recipe names, or the best one here.
+def device_named(name: str) -> torch.device:
+    """The device of that name, or with `auto` the best one here.
 
     Raises:
         RecipeError: the device is not on this machine.
     """
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name = recipe.device
     if name == "auto":
         name = "cuda" if here["cuda"] else "mps" if here["mps"] else "cpu"
     if not here[name]:

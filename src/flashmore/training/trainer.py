@@ -5,9 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashmore.data.batches import BatchOrder, encode_items, take
-from flashmore.data.split import Split
-from flashmore.data.vocabulary import Vocabulary
+from flashmore.data.batches import BatchOrder, Sequences, take
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.training.optimizers import adamw, learning_rate
@@ -21,14 +19,11 @@ class Trainer:
     Args:
         recipe: how to train.
         config: the model's sizes; `attention` names a backend that runs on `device`.
-        vocabulary: characters to ids.
-        split: `train` is what is learned.
+        data: what is learned, on `device`.
         device: where.
     """
 
-    def __init__(
-        self, recipe: Recipe, config: ModelConfig, vocabulary: Vocabulary, split: Split, device: torch.device
-    ) -> None:
+    def __init__(self, recipe: Recipe, config: ModelConfig, data: Sequences, device: torch.device) -> None:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)  # dropout; the initial weights have a generator of their own
@@ -38,8 +33,8 @@ class Trainer:
         self.model.train()
         self.optimizer = adamw(self.model, recipe)
         self.step = Step(self.model, self.optimizer, recipe, device)
-        self.data = encode_items(split.train, vocabulary, config.context, device)
-        self.order = BatchOrder(len(split.train), recipe.batch, recipe.seed)
+        self.data = data
+        self.order = BatchOrder(len(data.ids), recipe.batch, recipe.seed)
         self.done = 0
         """Updates made so far."""
 

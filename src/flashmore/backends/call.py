@@ -1,0 +1,166 @@
+"""What decides which kernel can compute a call of scaled_dot_product_attention; it imports no torch."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from flashmore.errors import RecipeError
+
+Device = Literal["cpu", "cuda", "mps"]
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+DEVICES: tuple[Device, ...] = get_args(Device)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+MASK_DTYPES = ("bool", *DTYPES, "uint8", "int8", "int16", "int32", "int64")
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """Everything about a call of scaled_dot_product_attention that decides which kernel can run.
+
+    Shapes: query (…, H, L, D), key (…, H_kv, S, D), value (…, H_kv, S, D_v), two dimensions or more. The
+    leading dimensions broadcast, and with `gqa` H_kv may divide H.
+
+    Raises:
+        RecipeError: a call that no kernel on any device takes: a size below 1, shapes that do not fit
+            together, a mask that does not fit the (…, H, L, S) scores, an unknown dtype or device, or a
+            dropout outside [0, 1].
+    """
+
+    query: Shape
+    key: Shape
+    value: Shape
+    dtype: str = "float32"
+    """Of q, k and v: a name in `DTYPES`."""
+    device: str = "cpu"
+    """`cpu`, `cuda` or `mps`."""
+    mask: Shape | None = None
+    """The mask's shape, or None."""
+    mask_dtype: str = "bool"
+    mask_needs_grad: bool = False
+    """The mask has requires_grad=True, even where no backward pass follows."""
+    mask_unit_stride: bool = True
+    """The last dimension of the mask is contiguous."""
+    causal: bool = False
+    dropout_p: float = 0.0
+    needs_grad: bool = True
+    """Training: a backward pass follows."""
+    gqa: bool = False
+    """`enable_gqa=True`: H_kv may divide H."""
+    unit_stride: bool = True
+    """The last dimension of q, k and v has stride 1."""
+    capability: tuple[int, int] = (8, 0)
+    """CUDA compute capability; (9, 0) is an H100."""
+    deterministic: bool = False
+    """`torch.use_deterministic_algorithms(True)` is on."""
+
+    def __post_init__(self) -> None:
+        _require_known("device", self.device, DEVICES)
+        _require_known("dtype of q, k and v", self.dtype, DTYPES)
+        _require_known("dtype of the mask", self.mask_dtype, MASK_DTYPES)
+        if not 0 <= self.dropout_p <= 1:
+            raise RecipeError("a dropout from 0 to 1", f"{self.dropout_p}", "0 for none, 0.1 for a little")
+        if self.mask_needs_grad and (self.mask is None or self.mask_dtype not in DTYPES):
+            raise RecipeError(
+                "a mask of floating-point numbers, where the mask needs a gradient",
+                "no mask" if self.mask is None else f"a mask of {self.mask_dtype}",
+                "a mask of " + ", ".join(DTYPES),
+            )
+        self._check_sizes()
+        self._check_mask(self._scores_lead())
+
+    @property
+    def head_dim(self) -> int:
+        """D, of q and k."""
+        return self.query[-1]
+
+    @property
+    def value_dim(self) -> int:
+        """D_v."""
+        return self.value[-1]
+
+    @property
+    def length(self) -> int:
+        """L, the number of queries."""
+        return self.query[-2]
+
+    @property
+    def source_length(self) -> int:
+        """S, the number of keys."""
+        return self.key[-2]
+
+    @property
+    def four_dimensional(self) -> bool:
+        """Whether q, k and v are all (B, H, T, D)."""
+        return len(self.query) == len(self.key) == len(self.value) == 4
+
+    @property
+    def leads_equal(self) -> bool:
+        """Whether q, k and v have the same batch size and the same number of heads."""
+        return self.query[:-2] == self.key[:-2] == self.value[:-2]
+
+    def groups(self, *, key_as_value: bool) -> bool:
+        """Whether the batch sizes are equal and `gqa` lets the heads differ as they do.
+
+        Args:
+            key_as_value: k and v must have the same number of heads.
+        """
+        batches = {self.query[:-3], self.key[:-3], self.value[:-3]}
+        return self.gqa and len(batches) == 1 and (not key_as_value or self.key[-3] == self.value[-3])
+
+    def _check_sizes(self) -> None:
+        for name in ("query", "key", "value"):
+            shape = getattr(self, name)
+            if len(shape) < 2 or min(shape) < 1:
+                raise RecipeError(
+                    f"a {name} of at least two dimensions, each at least 1", f"{shape}", "(B, H, T, D)"
+                )
+        if self.key[-1] != self.query[-1] or self.value[-2] != self.key[-2]:
+            raise RecipeError(
+                "query (…, L, D), key (…, S, D), value (…, S, D_v)",
+                f"{self.query}, {self.key}, {self.value}",
+                "the same D in query and key, the same S in key and value",
+            )
+
+    def _scores_lead(self) -> Shape:
+        """The leading dimensions of q @ kᵀ, after grouped heads are repeated."""
+        q, k, v = self.query[:-2], self.key[:-2], self.value[:-2]
+        found = f"{self.query}, {self.key}, {self.value}"
+        if self.gqa:
+            if min(len(q), len(k), len(v)) < 1 or q[-1] % k[-1] or q[-1] % v[-1]:
+                raise RecipeError(
+                    "with grouped heads (enable_gqa), heads of k and v that divide q's heads",
+                    found,
+                    "(B, H, L, D) and (B, H_kv, S, D), where H_kv divides H",
+                )
+            k, v = (*k[:-1], q[-1]), (*v[:-1], q[-1])
+        scores = _broadcast(q, k)
+        if scores is None or _broadcast(scores, v) is None:
+            raise RecipeError(
+                "batch sizes and heads of q, k and v that are equal or 1",
+                found,
+                "the same sizes everywhere, or grouped heads (enable_gqa) where k's heads divide q's",
+            )
+        return scores
+
+    def _check_mask(self, lead: Shape) -> None:
+        scores = (*lead, self.length, self.source_length)
+        if self.mask is not None and _broadcast(self.mask, scores) != scores:
+            raise RecipeError(
+                f"a mask that fits the scores, {scores}",
+                f"{self.mask}",
+                f"{(self.length, self.source_length)} or {scores}, with 1 where it repeats",
+            )
+
+
+def _require_known(what: str, found: str, known: tuple[str, ...]) -> None:
+    if found not in known:
+        raise RecipeError(f"a known {what}", f"'{found}'", ", ".join(known))
+
+
+def _broadcast(one: Shape, other: Shape) -> Shape | None:
+    """The shape that two shapes broadcast to; None if they do not."""
+    longest = max(len(one), len(other))
+    padded = zip((1,) * (longest - len(one)) + one, (1,) * (longest - len(other)) + other, strict=True)
+    sizes = [b if a == 1 else a if b in (1, a) else None for a, b in padded]
+    return None if None in sizes else tuple(size for size in sizes if size is not None)

@@ -1,0 +1,91 @@
+"""What to know about a backend that can run: calls that it answers, but perhaps not as you think.
+
+Those for the CPU were seen with torch 2.13, and a test holds every other answer against float64. Those for
+CUDA were reported by others, and not tried here: the issues are named.
+"""
+
+import math
+
+from flashmore.backends.call import AttentionCall
+from flashmore.backends.rule import Reason, Rule, everywhere, on
+from flashmore.backends.rules import reasons_against
+
+LARGE_GIB = 4
+"""From here on the matrix of weights deserves a word."""
+
+
+def _misread(call: AttentionCall) -> bool:
+    return call.dtype == "float64" and call.mask is not None and call.mask_dtype == "float32"
+
+
+def _by_flash(call: AttentionCall) -> bool:
+    return not reasons_against("flash", call)
+
+
+def _matrix_gib(call: AttentionCall) -> float:
+    """Size of the (…, L, S) scores in the call's own precision."""
+    entries = math.prod(call.query[:-1]) * call.source_length
+    return entries * {"float64": 8, "float32": 4}.get(call.dtype, 2) / 2**30
+
+
+CAUTIONS: tuple[Rule, ...] = (
+    Rule(
+        everywhere("manual", "math"),
+        lambda call: _matrix_gib(call) >= LARGE_GIB,
+        "the matrix of weights is written to memory, and takes 4 GiB or more here",
+        "use a fused kernel, or a smaller batch",
+    ),
+    Rule(
+        on("cpu", "flash"),
+        _misread,
+        "torch 2.13 misreads a float32 mask for float64 queries: wrong numbers, without a word",
+        "make the mask float64",
+    ),
+    Rule(
+        on("cpu", "sdpa"),
+        lambda call: _misread(call) and _by_flash(call),
+        "PyTorch picks flash, and torch 2.13 misreads a float32 mask for float64 queries there",
+        "make the mask float64",
+    ),
+    Rule(
+        on("cpu", "flash"),
+        lambda call: call.mask is not None and call.causal,
+        "attn_mask and is_causal=True both apply, though PyTorch documents an error, and math raises it",
+        "combine both into one mask",
+    ),
+    Rule(
+        on("cpu", "sdpa"),
+        lambda call: call.mask is not None and call.causal and _by_flash(call),
+        "attn_mask and is_causal=True both apply while PyTorch picks flash; where it cannot, math raises",
+        "combine both into one mask",
+    ),
+    Rule(
+        on("cpu", "manual", "sdpa", "math", "flash")
+        + on("cuda", "manual", "sdpa", "math", "efficient", "cudnn"),
+        lambda call: call.causal and call.length != call.source_length,
+        "is_causal=True is aligned top-left: of {call.source_length} keys, query t sees keys 0 to t",
+        "for new queries after cached keys pass a mask, torch.nn.attention.bias.causal_lower_right(L, S)",
+    ),
+    Rule(
+        on("cuda", "cudnn"),
+        lambda call: call.mask is not None and call.needs_grad and call.source_length % 128 == 64,
+        "with a mask and {call.source_length} keys, NaN in the gradient of q is reported since torch 2.11"
+        " (pytorch issue 196678)",
+        "check your gradients, or use efficient",
+    ),
+    Rule(
+        on("cuda", "cudnn"),
+        lambda call: call.mask is not None and call.mask_dtype == "float32",
+        "a float32 mask is reported to be misread, without a word (pytorch pull request 191612)",
+        "make the mask bool or {call.dtype}",
+    ),
+)
+
+
+def cautions_about(backend: str, call: AttentionCall) -> tuple[Reason, ...]:
+    """What to know before using `backend` for `call`; empty if nothing is known."""
+    return tuple(
+        Reason(caution.reason.format(call=call), caution.change.format(call=call))
+        for caution in CAUTIONS
+        if (call.device, backend) in caution.kernels and caution.breaks(call)
+    )

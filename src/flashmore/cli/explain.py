@@ -1,0 +1,201 @@
+"""`flashmore explain`: which attention kernel runs, and every reason why the others do not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from flashmore.backends.call import AttentionCall, Dtype, Shape
+from flashmore.cli.parse import parse, value_of
+from flashmore.cli.show import show_json, stdout, table
+from flashmore.errors import RecipeError
+
+if TYPE_CHECKING:
+    from flashmore.backends.explain import Answer, Explanation
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Say which attention backends can run, every reason against the others, and which one PyTorch picks.
+
+    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). Where the device is present every backend
+    is really run; elsewhere the rules answer alone.
+    """
+
+    run: Path | None = None
+    """A run's folder: its shape, dtype, device and dropout, causal, become the defaults of the rest."""
+    batch: int = 32
+    """B, the sequences."""
+    heads: int = 4
+    """H, the heads of the queries."""
+    kv_heads: int | None = None
+    """H_kv, the heads of keys and values; none means H."""
+    length: int = 16
+    """L, the queries in a sequence."""
+    source_length: int | None = None
+    """S, the keys in a sequence; none means L."""
+    head_dim: int = 16
+    """D, the channels of a head."""
+    value_dim: int | None = None
+    """D_v, the channels of a value; none means D."""
+    dims: Literal[2, 3, 4, 5] = 4
+    """Dimensions of q, k and v: 3 leaves B out, 2 leaves B and H out, 5 puts a 1 before them."""
+    dtype: Dtype = "float32"
+    """Of q, k and v: under autocast, the 16-bit type."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto` takes a GPU if there is one; a device that is not here is answered by the rules alone."""
+    capability: str | None = None
+    """Compute capability of a GPU that is not here, such as 9.0 for an H100; none means 8.0."""
+    mask: Literal["none", "bool", "float", "float-grad"] = "none"
+    """attn_mask: none, True where a query may look, numbers to add, or such numbers that are learned."""
+    mask_dims: Literal[1, 2, 3, 4, 5] = 2
+    """Dimensions of the mask: the last so many of (1, B, H, L, S)."""
+    mask_dtype: Dtype | None = None
+    """Of a mask of numbers; none means that of q."""
+    dropout: float = 0.0
+    """Probability of dropping an attention weight."""
+    causal: bool = False
+    """is_causal=True."""
+    gqa: bool = False
+    """enable_gqa=True: H_kv may divide H."""
+    training: bool = False
+    """A backward pass follows; so it is unless --inference is given."""
+    inference: bool = False
+    """No backward pass follows."""
+    non_contiguous: bool = False
+    """The last dimension of q, k and v is not contiguous."""
+    deterministic: bool = False
+    """torch.use_deterministic_algorithms(True) is on."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore explain`."""
+    run = value_of("--run", argv)
+    command = parse(Explain, "explain", argv, _of_run(Path(run)) if run else None)
+    call = call_of(command)
+
+    from flashmore.backends.explain import explain
+    from flashmore.backends.probe import is_present
+    from flashmore.training.setting import device_named
+
+    call = replace(call, device=device_named("auto").type if command.device == "auto" else command.device)
+    if command.capability is not None and call.device == "cuda" and is_present("cuda"):
+        raise RecipeError("--capability only for a GPU that is not here", command.capability, "leave it out")
+    explanation = explain(call)
+    if command.json:
+        show_json(explanation.to_json())
+    else:
+        _show(explanation)
+    return 0
+
+
+def _of_run(path: Path) -> Explain:
+    from flashmore.runs import Run
+    from flashmore.training.recipe import Recipe
+
+    run = Run.open(path)
+    if run.model.model != "transformer":
+        raise RecipeError("a run of a model with attention", f"a {run.model.model}", "a run of a transformer")
+    recipe = Recipe.from_json(run.recipe)
+    return Explain(
+        run=path,
+        batch=recipe.batch,
+        heads=run.model.heads,
+        length=run.model.context,
+        head_dim=run.model.channels // run.model.heads,
+        dtype=recipe.dtype,
+        device=recipe.device,
+        dropout=run.model.attention_dropout,
+        causal=True,
+    )
+
+
+def call_of(command: Explain) -> AttentionCall:
+    """The call that the options describe, on the CPU where the device is still `auto`.
+
+    Raises:
+        RecipeError: options that contradict each other, or a call that no kernel takes.
+    """
+    if command.training and command.inference:
+        raise RecipeError("--training or --inference", "both", "one of them, or none for training")
+    B, H, L, D = command.batch, command.heads, command.length, command.head_dim
+    H_kv, S, D_v = _or(command.kv_heads, H), _or(command.source_length, L), _or(command.value_dim, D)
+
+    def shape(heads: int, length: int, channels: int, dims: int = command.dims) -> Shape:
+        return (1, B, heads, length, channels)[-dims:]
+
+    return AttentionCall(
+        query=shape(H, L, D),
+        key=shape(H_kv, S, D),
+        value=shape(H_kv, S, D_v),
+        dtype=command.dtype,
+        device="cpu" if command.device == "auto" else command.device,
+        mask=None if command.mask == "none" else shape(H, L, S, command.mask_dims),
+        mask_dtype=_mask_dtype(command),
+        mask_needs_grad=command.mask == "float-grad",
+        causal=command.causal,
+        dropout_p=command.dropout,
+        needs_grad=not command.inference,
+        gqa=command.gqa,
+        unit_stride=not command.non_contiguous,
+        capability=(8, 0) if command.capability is None else _capability(command.capability),
+        deterministic=command.deterministic,
+    )
+
+
+def _or(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
+
+
+def _mask_dtype(command: Explain) -> str:
+    if command.mask in ("float", "float-grad"):
+        return command.mask_dtype or command.dtype
+    if command.mask_dtype is not None:
+        raise RecipeError("--mask-dtype for a mask of numbers", f"--mask {command.mask}", "--mask float")
+    return "bool"
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, dot, minor = text.partition(".")
+    if not (major.isdecimal() and dot and minor.isdecimal()):
+        raise RecipeError("a compute capability", f"'{text}'", "MAJOR.MINOR, such as 8.0 or 9.0")
+    return int(major), int(minor)
+
+
+def _show(explanation: "Explanation") -> None:
+    console = stdout()
+    console.print(_title(explanation.call))
+    rows = table("backend", "usable", "why not, or what to know (what to change)")
+    for answer in explanation.backends:
+        rows.add_row(answer.name, "yes" if answer.usable else "no", _words(answer))
+    console.print(rows)
+    default = explanation.default
+    about = next((answer.about for answer in explanation.backends if answer.name == default), None)
+    chosen = explanation.how if default is None else f"{default} ({about}), {explanation.how}"
+    console.print(f"PyTorch's own choice: {chosen}")
+    if explanation.line is not None:
+        console.print(f"\nto have one kernel and no other:\n{explanation.line}")
+
+
+def _words(answer: "Answer") -> str:
+    if answer.usable:
+        return "\n".join((answer.about, *(f"note: {caution}" for caution in answer.cautions)))
+    return "\n".join(answer.reasons)
+
+
+def _title(call: AttentionCall) -> str:
+    facts = [
+        f"q {call.query}, k {call.key}, v {call.value}",
+        f"{call.dtype} on {call.device}",
+        "training" if call.needs_grad else "inference",
+        "causal" if call.causal else "",
+        f"dropout {call.dropout_p}" if call.dropout_p else "",
+        "grouped heads" if call.gqa else "",
+        f"mask {call.mask} of {call.mask_dtype}" if call.mask is not None else "",
+        "the mask needs a gradient" if call.mask_needs_grad else "",
+        "" if call.unit_stride else "last dimension not contiguous",
+        "deterministic" if call.deterministic else "",
+    ]
+    return ", ".join(fact for fact in facts if fact)

@@ -1,0 +1,113 @@
+"""Records: one versioned JSON document for everything that was ever measured here.
+
+A record keeps the raw samples, the environment and the command, has its units in its keys, and fits
+`record.schema.json`, which is its documentation. Reports only format records.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from flashmore.errors import StorageError, UsageError
+from flashmore.measuring.environment import environment
+
+SCHEMA = "flashmore/record"
+VERSION = 1
+Kind = Literal["step", "attention", "choose", "ladder"]
+
+
+class RecordError(UsageError):
+    """A file that is not a record, was cut off, or has another schema version."""
+
+
+def make_record(
+    kind: Kind, device: torch.device, body: Mapping[str, Any], *, complete: bool = True
+) -> dict[str, Any]:
+    """Put what was measured into a record.
+
+    Args:
+        kind: which question it answers.
+        device: where it was measured.
+        body: the answer, as `record.schema.json` describes it for this kind; raw samples included.
+        complete: False where the measuring was interrupted and the rest is missing.
+    """
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "kind": kind,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "complete": complete,
+        "environment": environment(device),
+        **body,
+    }
+
+
+def write_record(record: Mapping[str, Any], path: Path) -> None:
+    """Write a record, whole or not at all.
+
+    Raises:
+        StorageError: the disk refused; what stood at `path` before still stands.
+    """
+    beside = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise StorageError(f"to write the record {path}", str(error), "another --out FILE") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record and hold it against the schema.
+
+    Raises:
+        RecordError: no such file, not JSON, cut off, not a record, or of another schema version.
+    """
+    from jsonschema import Draft202012Validator
+
+    wanted, valid = f"a record in {path}", "a file that `flashmore bench … --out FILE` wrote"
+    try:
+        text = path.read_text(encoding="utf-8")
+        record = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except OSError as error:
+        raise RecordError(wanted, error.strerror or str(error), valid) from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(
+            wanted, f"no whole JSON document ({error}); it may have been cut off", valid
+        ) from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise RecordError(wanted, "another kind of JSON document", valid)
+    if record.get("version") != VERSION:
+        found = f"schema version {record.get('version')}"
+        raise RecordError(wanted, found, f"version {VERSION}: measure again with this flashmore")
+    problem = next(iter(Draft202012Validator(schema()).iter_errors(record)), None)
+    if problem is not None:
+        where = "/".join(map(str, problem.absolute_path)) or "the top"
+        raise RecordError(wanted, f"at {where}: {problem.message[:200]}", valid)
+    return record
+
+
+def _finite(text: str) -> float:
+    """JSON has no NaN and no infinity, and nothing that was measured is one."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) that every record fits."""
+    text = resources.files("flashmore.measuring").joinpath("record.schema.json").read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document

@@ -1,0 +1,118 @@
+"""What may be wrong with a measurement, and what to do: a closed list, told from the samples alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flashmore.measuring.statistics import Blocks
+
+Code = Literal["too few samples", "noisy machine", "thermal drift", "other load"]
+
+FEWEST_BLOCKS = 20
+NOISE = 0.05
+"""Standard deviation of neighbouring blocks, as a share: 30 pairs of such blocks give an interval of ±3 %."""
+DRIFT = 0.05
+"""How much slower the last third of the blocks is than the first, in every variant."""
+SPIKE = 2.0
+"""A sample that takes so many times its block's median was interrupted."""
+SPIKES = 0.02
+"""Share of samples that may be interrupted."""
+OTHERS = 0.1
+"""CPUs that other processes may keep busy where this one wants them all."""
+ADVICE: dict[Code, str] = {
+    "too few samples": f"let it run to the end, with at least {FEWEST_BLOCKS} blocks",
+    "noisy machine": "close other programs, fix the clock rate, plug in the charger; or measure more blocks",
+    "thermal drift": "let the machine cool down and measure again; the ratios still stand, because only "
+    "neighbouring blocks are compared",
+    "other load": "stop what else runs (top shows it), or leave it a CPU with --threads",
+}
+DEVIATIONS = 0.954
+"""The median of |a − b| for two normal numbers, in standard deviations of each."""
+
+
+@dataclass(frozen=True)
+class MeasurementWarning:
+    """One doubt about a measurement."""
+
+    code: Code
+    message: str
+    advice: str
+
+
+def warnings_about(
+    samples: Mapping[str, Blocks], *, others: float | None = None, cpus: int = 1, threads: int = 1
+) -> tuple[MeasurementWarning, ...]:
+    """Every warning that these samples call for.
+
+    Args:
+        samples: for each variant its blocks, in the order in which they were timed.
+        others: CPUs that other processes kept busy meanwhile, on average; None where nothing tells.
+        cpus: CPUs of the machine.
+        threads: threads that the measured work ran on.
+    """
+    medians = {name: np.array([np.median(block) for block in blocks]) for name, blocks in samples.items()}
+    checks: dict[Code, str | None] = {
+        "too few samples": _too_few(medians),
+        "noisy machine": _noisy(medians),
+        "thermal drift": _drifting(medians),
+        "other load": _loaded(others, cpus, threads) or _interrupted(samples),
+    }
+    return tuple(
+        MeasurementWarning(code, message, ADVICE[code]) for code, message in checks.items() if message
+    )
+
+
+Medians = Mapping[str, npt.NDArray[np.float64]]
+
+
+def _too_few(medians: Medians) -> str | None:
+    fewest = min((len(of_blocks) for of_blocks in medians.values()), default=0)
+    return f"{fewest} blocks of each variant" if fewest < FEWEST_BLOCKS else None
+
+
+def _noisy(medians: Medians) -> str | None:
+    """Neighbouring blocks are compared, so that slow drift is not taken for noise."""
+    noise = {
+        name: float(np.median(np.abs(np.diff(of_blocks))) / np.median(of_blocks)) / DEVIATIONS
+        for name, of_blocks in medians.items()
+        if len(of_blocks) > 2
+    }
+    worst = max(noise, key=noise.__getitem__, default="")
+    if not worst or noise[worst] <= NOISE:
+        return None
+    return f"neighbouring blocks of {worst} scatter by {100 * noise[worst]:.0f} % (standard deviation)"
+
+
+def _drifting(medians: Medians) -> str | None:
+    slower = []
+    for of_blocks in medians.values():
+        third = len(of_blocks) // 3
+        if third < 2:
+            return None
+        slower.append(float(np.median(of_blocks[-third:]) / np.median(of_blocks[:third])) - 1)
+    if not slower or min(slower) <= DRIFT:
+        return None
+    return f"the last third of the blocks was at least {100 * min(slower):.0f} % slower than the first, everywhere"
+
+
+def _loaded(others: float | None, cpus: int, threads: int) -> str | None:
+    if others is None or others <= OTHERS or others + threads <= cpus:
+        return None
+    return f"other processes kept {others:.1f} of {cpus} CPUs busy, and this one runs {threads} threads"
+
+
+def _interrupted(samples: Mapping[str, Blocks]) -> str | None:
+    worst, most = "", 0.0
+    for name, blocks in samples.items():
+        over = [sample > SPIKE * float(np.median(block)) for block in blocks for sample in block]
+        share = sum(over) / len(over) if over else 0.0
+        if share > most:
+            worst, most = name, share
+    return (
+        f"{100 * most:.1f} % of the samples of {worst} took over twice their block's median"
+        if most > SPIKES
+        else None
+    )

@@ -1,0 +1,118 @@
+"""The measured choice: right before fast, remembered, and never lost to a damaged cache."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from flashmore.backends import contract
+from flashmore.backends.choose import Candidate, Problem, choose, fastest
+from flashmore.errors import BackendUnavailable
+from flashmore.measuring.statistics import Spread
+
+PROBLEM = Problem((2, 2, 16, 8), torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_fastest_of_the_right_ones_is_chosen() -> None:
+    choice = choose("auto", PROBLEM)
+    times = {c.name: c.time_ms.median for c in choice.candidates if c.time_ms}
+    assert times.keys() == {"manual", "sdpa", "math", "flash"}
+    assert times[choice.backend] == min(times.values())
+    assert all(c.why_not for c in choice.candidates if not c.time_ms)
+    assert choice.seconds > 0
+
+
+def test_the_answer_is_remembered_for_this_problem_alone(cache: Path) -> None:
+    first, second = choose("auto", PROBLEM), choose("auto", PROBLEM)
+    assert (second.backend, second.seconds) == (first.backend, 0.0)
+    assert choose("auto", PROBLEM, fresh=True).seconds > 0
+    others = (
+        Problem((2, 2, 17, 8), torch.float32, PROBLEM.device),
+        Problem((2, 2, 16, 8), torch.bfloat16, PROBLEM.device),
+        Problem((2, 2, 16, 8), torch.float32, PROBLEM.device, dropout_p=0.1),
+    )
+    assert all(choose("auto", other).seconds > 0 for other in others)
+    assert len(list(cache.glob("*.json"))) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b'{"key": ', b"[1, 2]", b"\xff\xfe", b'{"key": {}, "candidates": []}']
+)
+def test_a_damaged_cache_is_rebuilt(damage: bytes, cache: Path) -> None:
+    choose("auto", PROBLEM)
+    (file,) = cache.glob("*.json")
+    file.write_bytes(damage)
+    assert choose("auto", PROBLEM).seconds > 0
+    assert choose("auto", PROBLEM).seconds == 0
+    assert json.loads(file.read_text())["key"] == PROBLEM.key()
+
+
+def test_a_cache_whose_backends_are_damaged_is_rebuilt(cache: Path) -> None:
+    choose("auto", PROBLEM)
+    (file,) = cache.glob("*.json")
+    for candidates in ([{"name": "flash"}], [{"name": "flash", "time_ms": None, "why_not": None}], {"a": 1}):
+        file.write_text(json.dumps({"key": PROBLEM.key(), "candidates": candidates}))
+        assert choose("auto", PROBLEM).seconds > 0
+
+
+def test_a_process_killed_while_it_writes_leaves_no_damage(cache: Path) -> None:
+    code = (
+        "import os, pathlib, torch\n"
+        "from flashmore.backends.choose import Problem, choose\n"
+        "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "choose('auto', Problem((2, 2, 16, 8), torch.float32, torch.device('cpu')))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert not list(cache.glob("*.json"))
+    assert choose("auto", PROBLEM).seconds > 0
+    assert choose("auto", PROBLEM).seconds == 0
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_not_fatal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / "file"))
+    assert "not remembered" in choose("auto", PROBLEM).why
+
+
+def test_a_backend_that_answers_wrongly_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = contract.TABLE["flash"]
+
+    def wrong(q: Tensor, k: Tensor, v: Tensor, **keywords: object) -> Tensor:
+        return right(q, k, v, **{**keywords, "scale": 1.0})  # type: ignore[arg-type]
+
+    monkeypatch.setitem(contract.TABLE, "flash", wrong)
+    choice = choose("auto", PROBLEM, fresh=True)
+    flash = next(candidate for candidate in choice.candidates if candidate.name == "flash")
+    assert flash.time_ms is None
+    assert "error budget" in (flash.why_not or "")
+    assert choice.backend != "flash"
+
+
+def test_a_name_is_only_tried() -> None:
+    assert choose("flash", PROBLEM).candidates == ()
+    with pytest.raises(BackendUnavailable):
+        choose("cudnn", PROBLEM)
+    with pytest.raises(BackendUnavailable):
+        choose("flash", Problem(PROBLEM.shape, torch.float32, PROBLEM.device, dropout_p=0.5))
+
+
+def test_ties_and_missing_times_do_not_confuse() -> None:
+    spread = Spread(1.0, 0.9, 1.1)
+    candidates = (
+        Candidate("manual", spread, None),
+        Candidate("math", None, "no"),
+        Candidate("flash", spread, None),
+    )
+    assert fastest(candidates).name == "manual"
