@@ -1,19 +1,24 @@
 """Several runs side by side: losses, sizes, time and names, as rows, and as a picture."""
 
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashmore.errors import RunError, StorageError
+from flashmore.errors import RunError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
 from flashmore.runs import Run
+from flashmore.runs.storage import disk_errors, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMN_INCHES = 2.6
+COLUMN_CHARACTERS = 22
 NEW, KNOWN = "#1b4f9c", "#8a8f98"
 
 
@@ -53,12 +58,27 @@ def same_test_items(runs: Sequence[Run]) -> bool:
     return len({frozenset(run.split.test) for run in runs}) == 1
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path) -> int:
     """Draw the comparison as a PNG: test losses as bars above, names in columns below.
 
+    Returns:
+        How many different characters the font lacks; each is drawn as a box.
+
     Raises:
-        StorageError: the disk refused the picture.
+        StorageError: the disk refused the picture; what stood at `path` is as it was.
     """
+    figure = _figure(rows)
+    picture = io.BytesIO()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph ")
+        figure.savefig(picture, format="png", facecolor="white")
+    with disk_errors(f"to make the folder {path.parent}", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, picture.getvalue())
+    return len({text for warning in caught if (text := str(warning.message)).startswith("Glyph ")})
+
+
+def _figure(rows: Sequence[Row]) -> "Figure":
     from matplotlib.figure import Figure
 
     longest = max((len(row.names) for row in rows), default=0)
@@ -70,21 +90,17 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     _draw_losses(figure.add_subplot(grid[0, :]), rows)
     for column, row in enumerate(rows):
         _draw_names(figure.add_subplot(grid[1, column]), row, longest)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, facecolor="white")
-    except OSError as error:
-        raise StorageError(f"to write {path}", str(error), "another --picture FILE") from error
+    return figure
 
 
 def _draw_losses(axes: "Axes", rows: Sequence[Row]) -> None:
-    losses = [row.result["test_loss"] or 0.0 for row in rows]
-    labels = [row.result["model"] for row in rows]
-    bars = axes.barh(range(len(rows)), losses, color=NEW, height=0.6)
-    axes.bar_label(bars, [f"{loss:.3f}" for loss in losses], padding=4)
-    axes.set_yticks(range(len(rows)), labels)
+    losses = [row.result["test_loss"] for row in rows]
+    bars = axes.barh(range(len(rows)), [loss or 0.0 for loss in losses], color=NEW, height=0.6)
+    labels = ["no test part" if loss is None else f"{loss:.3f}" for loss in losses]
+    axes.bar_label(bars, labels, padding=4)
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.15 * max(losses))
+    axes.set_xlim(0, 1.15 * max((loss for loss in losses if loss), default=1.0))
     axes.set_xlabel("test loss, nats a character (lower is better)")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -93,8 +109,23 @@ def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
     result = row.result
     axes.set_axis_off()
     axes.set_ylim(longest + 1, -1)
-    axes.set_title(result["model"], loc="left", fontweight="bold")
+    axes.set_title(_label(row), loc="left", fontweight="bold", parse_math=False)
     facts = f"{result['parameters']:,} parameters, {result['train_seconds']:.0f} s"
     axes.text(0, -0.7, facts, fontsize=8, color=KNOWN)
     for line, name in enumerate(row.names):
-        axes.text(0, line + 0.5, name.text, fontsize=12, color=NEW if name.novelty == "new" else KNOWN)
+        color = NEW if name.novelty == "new" else KNOWN
+        # Names are no formulas, and what is wider than its column may not push the others away.
+        axes.text(
+            0, line + 0.5, _shorten(name.text), fontsize=12, color=color, parse_math=False, clip_on=True
+        )
+
+
+def _label(row: Row) -> str:
+    """The model, and the run's folder where that says more."""
+    folder = Path(row.result["run"]).resolve().name
+    model: str = row.result["model"]
+    return model if folder == model else f"{model} ({_shorten(folder)})"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= COLUMN_CHARACTERS else text[: COLUMN_CHARACTERS - 1] + "…"

@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_fastest_of_the_right_ones_is_chosen() -> None:
     choice = choose("auto", PROBLEM)
-    times = {c.name: c.time_ms.median for c in choice.candidates if c.time_ms}
+    times = {c.name: c.time_ms.low for c in choice.candidates if c.time_ms}
     assert times.keys() == {"manual", "sdpa", "math", "flash"}
     assert times[choice.backend] == min(times.values())
     assert all(c.why_not for c in choice.candidates if not c.time_ms)

@@ -1,14 +1,17 @@
 """The measured choice: which backend is fastest here, for this device, dtype and shape.
 
 Correctness first: a backend whose output or gradients miss the error budget is not timed. The rest run
-forward and backward in alternating blocks, and the one with the lowest median is remembered on disk, because
-the answer depends on the machine and the release of torch, and not on the day.
+forward and backward in alternating blocks, and the one with the lowest first quartile is remembered on disk:
+the answer depends on the machine and the release of torch, and not on the day. It is the quartile because
+another program on the machine only ever adds time, and with one beside it a median can be 30 times too high
+(docs/log.md).
 """
 
 import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -93,7 +96,7 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
     """
     if name != "auto":
-        _once(name, problem)()
+        _try(name, problem)
         return Choice(name, "asked for by name")
     path = cache_folder() / f"{_digest(problem)}.json"
     candidates = None if fresh else _recall(path, problem)
@@ -128,9 +131,9 @@ def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
 
 
 def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
-    """The candidate with the lowest median; `manual` always has one."""
+    """The candidate with the lowest first quartile; `manual` always has one."""
     timed = [candidate for candidate in candidates if candidate.time_ms is not None]
-    return min(timed, key=lambda candidate: candidate.time_ms.median if candidate.time_ms else 0.0)
+    return min(timed, key=lambda candidate: candidate.time_ms.low if candidate.time_ms else 0.0)
 
 
 def cache_folder() -> Path:
@@ -148,12 +151,18 @@ def _why_not(name: str, problem: Problem) -> str | None:
     shape = (1, *problem.shape[1:])
     q, k, v = (torch.randn(shape, generator=generator).to(problem.device, problem.dtype) for _ in range(3))
     try:
-        _once(name, problem)()
+        _try(name, problem)
         verdicts = attention_accuracy(name, q, k, v, causal=True)
     except BackendUnavailable as error:
         return "; ".join(error.reasons)
     missed = [f"{verdict.name} is off by {verdict.error:.2g}" for verdict in verdicts if not verdict.good]
     return f"its answer misses the error budget: {', '.join(missed)}" if missed else None
+
+
+def _try(name: str, problem: Problem) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the first reason; the error tells all
+        _once(name, problem)()
 
 
 def _once(name: str, problem: Problem) -> Callable[[], object]:
@@ -181,8 +190,8 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def _times(candidates: tuple[Candidate, ...]) -> str:
-    timed = [(candidate.time_ms.median, candidate.name) for candidate in candidates if candidate.time_ms]
-    return ", ".join(f"{name} {median:.3g} ms" for median, name in sorted(timed))
+    timed = [(candidate.time_ms.low, candidate.name) for candidate in candidates if candidate.time_ms]
+    return ", ".join(f"{name} {low:.3g} ms" for low, name in sorted(timed))
 
 
 def _digest(problem: Problem) -> str:

@@ -90,15 +90,15 @@ def _body(choice: "Choice", problem: "Problem") -> dict[str, object]:
 
 
 def _show(choice: "Choice") -> None:
-    numbers = ("ms", "quartiles", "against the best")
+    numbers = ("ms", "quartiles", "first quartile / best")
     rows = table("backend", *numbers, "why it has no time", numbers=numbers)
-    best = min(candidate.time_ms.median for candidate in choice.candidates if candidate.time_ms)
+    best = min(candidate.time_ms.low for candidate in choice.candidates if candidate.time_ms)
     for candidate in choice.candidates:
         if candidate.time_ms is None:
             rows.add_row(candidate.name, "", "", "", candidate.why_not)
             continue
         median, low, high = candidate.time_ms.median, candidate.time_ms.low, candidate.time_ms.high
-        rows.add_row(candidate.name, f"{median:.3f}", f"{low:.3f} – {high:.3f}", f"{median / best:.2f}", "")
+        rows.add_row(candidate.name, f"{median:.3f}", f"{low:.3f} – {high:.3f}", f"{low / best:.2f}", "")
     stdout().print(rows)
     stdout().print(f"chosen: {choice.backend}")
     say(

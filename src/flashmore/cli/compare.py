@@ -24,6 +24,7 @@ def _nats(loss: float | None) -> str:
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "run": lambda result: result["run"],
     "attention": lambda result: result["attention"] or "none",
     "parameters": lambda result: f"{result['parameters']:,}",
     "steps": lambda result: f"{result['steps']:,}",
@@ -64,22 +65,46 @@ def main(argv: Sequence[str]) -> int:
     if len(command.runs) + len(command.models) < 1:
         raise RecipeError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
 
-    from flashmore.comparison import compare, draw, same_test_items
+    options = GenerateOptions(count=command.count, seed=command.seed)
+    if command.picture is not None:
+        require_png(command.picture)
+
+    from flashmore.comparison import compare, same_test_items
     from flashmore.runs import Run
 
     runs = [Run.open(path) for path in command.runs]
-    runs += [train_for_comparison(model, command) for model in command.models]
-    rows = compare(runs, GenerateOptions(count=command.count, seed=command.seed))
-    if not same_test_items(runs):
+    rows = compare(runs, options)  # before any training: it refuses a run that did not finish
+    trained = [train_for_comparison(model, command) for model in command.models]
+    rows += compare(trained, options)
+    if not same_test_items(runs + trained):
         say("these runs were tested on different names: their test losses cannot be compared")
-    if command.picture is not None:
-        draw(rows, command.picture)
-        say(f"picture: {command.picture}")
     if command.json:
         show_json([row.to_json() for row in rows])
     else:
         show(rows)
+    if command.picture is not None:  # last, so that a disk which refuses it takes nothing else along
+        draw_picture(rows, command.picture)
     return 0
+
+
+def require_png(picture: Path) -> None:
+    """Refuse a name that promises another kind of picture.
+
+    Raises:
+        RecipeError: the name does not end in .png.
+    """
+    if picture.suffix.lower() != ".png":
+        raise RecipeError("a --picture that ends in .png", f"'{picture}'", "for example names.png")
+
+
+def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
+    """Save the comparison, and say where it is and what it cannot show."""
+    from flashmore.comparison import draw
+
+    boxes = draw(rows, picture)
+    say(f"picture: {picture}")
+    if boxes:
+        say(f"{boxes} characters are boxes in the picture: the font that it is drawn with lacks them")
 
 
 def train_for_comparison(model: Model, command: Compare) -> "Run":

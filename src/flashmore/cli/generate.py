@@ -18,7 +18,7 @@ class Generate:
 
     run: Positional[Path]
     """The run's folder, as `flashmore train` leaves it."""
-    options: GenerateOptions
+    sampling: GenerateOptions
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.generation.sample import generate
     from flashmore.runs import Run
 
-    made = generate(Run.open(command.run), command.options)
+    made = generate(Run.open(command.run), command.sampling)
     if command.json:
         show_json([asdict(name) for name in made.names])
     else:
@@ -39,11 +39,11 @@ def main(argv: Sequence[str]) -> int:
             style = NOVELTY_STYLE[name.novelty]
             rows.add_row(Text(name.text, style), Text(name.novelty, style), f"{name.log_prob:.2f}")
         stdout().print(rows)
-    if command.options.seed is None:
+    if command.sampling.seed is None:
         say(f"the same names again: --seed {made.seed}")
     if not made.complete:
         say(
-            f"wanted: {command.options.count} names\n"
+            f"wanted: {command.sampling.count} names\n"
             f" found: {len(made.names)} after {made.draws:,} draws\n"
             " valid: a smaller --count, a higher --temperature, another --prefix, or --repeats"
         )

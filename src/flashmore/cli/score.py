@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from flashmore.cli.parse import parse
 from flashmore.cli.show import NOVELTY_STYLE, show_json, stdout, table
+from flashmore.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Score:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore score`."""
     command = parse(Score, "score", argv)
+    if not command.names:
+        raise RecipeError("names to score", "none", f"flashmore score {command.run} NAME …")
 
     from flashmore.generation.score import score
     from flashmore.runs import Run

@@ -1,12 +1,14 @@
 """`flashmore train`: a file of names in, a trained run out."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from flashmore.cli.parse import parse, value_of
+from flashmore.cli.parse import parse, parse_known, value_of
 from flashmore.cli.show import show_json, stdout, table
+from flashmore.errors import RecipeError
 from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Train:
-    """Learn from a file of names, one a line (none means the built-in names), and leave a run's folder."""
+    """Learn from a file of names, one a line (none means the built-in names), and leave a run's folder.
+
+    `flashmore train --resume RUN` goes on with an interrupted run, with no options but --steps and --json.
+    """
 
     recipe: Recipe
     preset: Preset = "names"
@@ -41,7 +46,13 @@ class Resume:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore train`."""
     if value_of("--resume", argv) is not None:
-        return _resume(parse(Resume, "train", argv))
+        command, others = parse_known(Resume, "train", argv)
+        if others:
+            raise RecipeError(
+                "only --steps and --json beside --resume: a run goes on as it began", " ".join(others),
+                f"flashmore train --resume {shlex.quote(str(command.resume))} [--steps N] [--json]",
+            )  # fmt: skip
+        return _resume(command)
     return _train(parse(Train, "train", argv, _defaults(argv)))
 
 
@@ -78,13 +89,15 @@ def _report(result: "TrainResult", as_json: bool) -> int:
     if as_json:
         show_json(result.to_json())
         return 0
-    rows = table("", "", title=f"run {result.run}")
+    rows = table("", "")
     rows.show_header = False
     units = {"train_seconds": " s", "step_ms": " ms", "val_loss": " nats", "test_loss": " nats"}
     for name, value in result.to_json().items():
         if value is not None and name != "run":
             shown = f"{value:,.4f}" if isinstance(value, float) else str(value)
             rows.add_row(name.replace("_", " "), shown + units.get(name, ""))
-    stdout().print(rows)
-    stdout().print(f"more names: flashmore generate {result.run}")
+    console = stdout()
+    console.print(f"run {result.run}")
+    console.print(rows)
+    console.print(f"more names: flashmore generate {shlex.quote(result.run)}")
     return 0

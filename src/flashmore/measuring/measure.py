@@ -55,7 +55,6 @@ def alternate(
     """
     samples_ms: dict[str, list[list[float]]] = {name: [] for name in variants}
     order = list(variants)
-    done = 0
     try:
         for run in variants.values():
             for _ in range(warmup):
@@ -66,7 +65,8 @@ def alternate(
                 samples_ms[name].append(_block(variants[name], times, clock))
             after_block(done + 1)
     except KeyboardInterrupt:
-        raise Stopped({name: blocks[:done] for name, blocks in samples_ms.items()}) from None
+        whole = min(map(len, samples_ms.values()))
+        raise Stopped({name: blocks[:whole] for name, blocks in samples_ms.items()}) from None
     return samples_ms
 
 

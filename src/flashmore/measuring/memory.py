@@ -17,7 +17,8 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
 
     Args:
         work: what is measured. Let it run before, so that what is made only once (cuDNN's plans, the
-            optimizer's moments) is not counted.
+            optimizer's moments) is not counted. It should free nothing that stood before: the profiler
+            does not see that, CUDA's count does.
         device: where `work` computes.
 
     Returns:

@@ -95,7 +95,7 @@ def _drifting(medians: Medians) -> str | None:
         slower.append(float(np.median(of_blocks[-third:]) / np.median(of_blocks[:third])) - 1)
     if not slower or min(slower) <= DRIFT:
         return None
-    return f"the last third of the blocks was at least {100 * min(slower):.0f} % slower than the first, everywhere"
+    return f"the last third of all blocks was at least {100 * min(slower):.0f} % slower than the first third"
 
 
 def _loaded(others: float | None, cpus: int, threads: int) -> str | None:

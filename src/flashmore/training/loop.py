@@ -167,22 +167,32 @@ def _one_stretch(session: Session, interrupted: Callable[[], bool]) -> tuple[flo
     value = loss.item()  # waits for the device, so the clock is read after it
     seconds = time.perf_counter() - began
     session.train_seconds += seconds
-    if not math.isfinite(value):
-        kept = (
-            "its checkpoint `last` stands" if session.run.has_checkpoint("last") else "nothing was saved yet"
-        )
-        raise TrainingFailed(
-            "a finite loss",
-            f"{value} at step {trainer.done} of {session.run.path}; {kept}",
-            f"a lower --lr than {recipe.lr:g}, a longer --warmup, --clip 1, or --dtype float32",
-        )
+    _require_finite(value, "training", session)
     return value, 1000 * seconds / (trainer.done - first)
+
+
+def _require_finite(loss: float, part: str, session: Session) -> None:
+    """Stop where the weights have gone astray.
+
+    Raises:
+        TrainingFailed: the loss is infinite or not a number; it says which checkpoint is left.
+    """
+    if math.isfinite(loss):
+        return
+    run, recipe = session.run, session.recipe
+    kept = "its checkpoint `last` stands" if run.has_checkpoint("last") else "nothing was saved yet"
+    raise TrainingFailed(
+        f"a finite loss in {part}",
+        f"{loss} at step {session.trainer.done} of {run.path}; {kept}",
+        f"a lower --lr than {recipe.lr:g}, a longer --warmup, --clip 1, or --dtype float32",
+    )
 
 
 def _evaluate(session: Session, validation: Sequences, observer: Observer) -> float:
     """Evaluate; keep the weights as `best` if none before were better on validation."""
     trainer = session.trainer
     val_loss = evaluate(trainer.model, validation, trainer.step.precision)
+    _require_finite(val_loss, "validation", session)
     is_best = session.best_loss is None or val_loss < session.best_loss
     if is_best:
         session.best_loss = val_loss
@@ -197,7 +207,11 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         run.restore(model, run.load_checkpoint("best", optimizer=False))
 
     def loss_of(items: tuple[str, ...]) -> float | None:
-        return evaluate(model, session.part(items), session.trainer.step.precision) if items else None
+        if not items:
+            return None
+        loss = evaluate(model, session.part(items), session.trainer.step.precision)
+        _require_finite(loss, "evaluation", session)
+        return loss
 
     unleaked = None
     if run.split.leak_share is not None:

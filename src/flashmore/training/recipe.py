@@ -16,6 +16,10 @@ Model = Literal["bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transf
 Attention = Literal["auto", "manual", "sdpa", "math", "flash", "efficient", "cudnn"]
 Preset = Literal["names", "makemore"]
 
+LARGEST = 10**15
+"""Of any count: beyond it somebody's finger rested on a key."""
+MOST_THREADS = 4096
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -84,9 +88,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "layers", "heads", "channels", "eval_every", "log_every"):
-            self._require(name, getattr(self, name) >= 1, "a whole number from 1")
-        for name in ("warmup", "clip", "weight_decay", "threads"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
+            self._require(name, 1 <= getattr(self, name) <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
+        self._require("warmup", 0 <= self.warmup <= LARGEST, f"a whole number from 0 to {LARGEST:,}")
+        self._require("threads", 0 <= self.threads <= MOST_THREADS, f"from 0 to {MOST_THREADS:,}")
+        for name in ("clip", "weight_decay"):
+            self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more, and finite")
         for name in ("dropout", "attention_dropout", "beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("seed", "split_seed"):

@@ -1,0 +1,116 @@
+"""What `bench attention` measures: lists of sizes, the same for Python and the command line.
+
+It imports no torch, so that `flashmore bench attention --help` answers at once.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from flashmore.backends.names import BACKENDS
+from flashmore.errors import RecipeError
+
+Kernel = Literal["manual", "math", "flash", "efficient", "cudnn"]
+"""`sdpa` is none: it is the door behind which PyTorch picks one of these."""
+Dtype = Literal["float32", "bfloat16", "float16"]
+ITEM_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+Value = TypeVar("Value")
+LARGEST = 2**24
+"""No size above this: a typing error, and more than any kernel takes."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Self-attention of one shape: q, k and v are (B, H, T, D) each."""
+
+    B: int
+    H: int
+    T: int
+    D: int
+    dtype: Dtype
+    causal: bool
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of batch item and head: so many (T, T) matrices."""
+        return self.B * self.H
+
+    @property
+    def setting(self) -> "Shape":
+        """All but the length: the shapes of one setting make one curve against T."""
+        return replace(self, T=0)
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Which sizes to measure; several values of one option are combined with those of every other.
+
+    Raises:
+        RecipeError: a number outside its range.
+    """
+
+    lengths: tuple[int, ...] = ()
+    """Sequence lengths T; none means the powers of 2 from 16 to 4096, on a GPU to 16384."""
+    batch: tuple[int, ...] = ()
+    """Batch sizes B, the same at every T; none means 2, on a GPU 4."""
+    heads: tuple[int, ...] = ()
+    """Attention heads H; none means 4, on a GPU 16."""
+    head_dim: tuple[int, ...] = ()
+    """Channels a head, D; none means 64, on a GPU 128."""
+    dtype: tuple[Dtype, ...] = ()
+    """Of q, k and v; none means float32, on a GPU bfloat16."""
+    causal: bool = False
+    """A query sees the keys up to its own place; this is measured unless --full stands alone."""
+    full: bool = False
+    """A query sees every key; with --causal both are measured."""
+    backends: tuple[Kernel, ...] = ("manual", "math", "flash", "efficient", "cudnn")
+    """Ways of computing attention; one that cannot run is listed with the reasons."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; `auto` takes a GPU if there is one."""
+    seconds: float = 150.0
+    """Time budget of the whole measurement; what would not fit is left out by name."""
+    memory: float | None = None
+    """Memory budget in GiB; none means four fifths of what is free now."""
+
+    def __post_init__(self) -> None:
+        for name in ("lengths", "batch", "heads", "head_dim"):
+            for size in getattr(self, name):
+                _require(name, size, 1 <= size <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
+        for backend in self.backends:
+            kernels = [known for known in BACKENDS if known != "sdpa"]
+            _require("backends", backend, backend in kernels, ", ".join(kernels))
+        _require("backends", "none", bool(self.backends), "at least one name")
+        for dtype in self.dtype:
+            _require("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
+        _require("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
+        if self.memory is not None:
+            _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
+
+    def shapes(self, device: str) -> list[Shape]:
+        """Every shape to measure: all settings at the shortest length first, in the order of the options.
+
+        Args:
+            device: `cpu`, `cuda` or `mps`; decides what an option that was left out means.
+        """
+        on_gpu = device == "cuda"
+        longest = 16_384 if on_gpu else 4096
+        powers = tuple(2**power for power in range(4, longest.bit_length()))
+        masks = (True,) * (self.causal or not self.full) + (False,) * self.full
+        return [
+            Shape(B, H, T, D, dtype, causal)
+            for T in sorted(_once(self.lengths or powers))
+            for B in _once(self.batch or ((4,) if on_gpu else (2,)))
+            for H in _once(self.heads or ((16,) if on_gpu else (4,)))
+            for D in _once(self.head_dim or ((128,) if on_gpu else (64,)))
+            for dtype in _once(self.dtype or (("bfloat16",) if on_gpu else ("float32",)))
+            for causal in masks
+        ]
+
+
+def _once(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _require(name: str, value: object, holds: bool, valid: str) -> None:
+    if not holds:
+        raise RecipeError(f"a sensible --{name.replace('_', '-')}", f"{value}", valid)

@@ -1,0 +1,59 @@
+"""What a training step of the Transformer takes in memory, estimated before anything of its size is made.
+
+Counted are the large things: what the forward pass keeps for the backward pass, and the tensors that exist
+beside it at the worst moment. Tests hold the estimate against measured peaks.
+"""
+
+from flashmore.backends.call import AttentionCall
+from flashmore.backends.names import FUSED
+from flashmore.backends.rules import usable
+from flashmore.models.config import ModelConfig
+from flashmore.training.recipe import Recipe
+
+KEPT_CHANNELS = 20
+"""Numbers a position, layer and channel that the forward pass keeps: two normalisations, q, k, v, attention's
+output and its copy, the sums, and 4 + 4 in the feed-forward part."""
+WORKING_CHANNELS = 12
+"""The same once, for the widest operation at work."""
+WORKING_SCORES = 3
+"""(B, H, T, T) matrices at work beside the kept ones: the gradient by the weights, by the scores, a copy."""
+TILE_BYTES = 2**20
+"""Scratch memory of a fused kernel for each CPU thread, at most."""
+
+
+def weights_bytes(config: ModelConfig) -> int:
+    """Weights, gradients and AdamW's two moments."""
+    C, V = config.channels, config.vocabulary_size
+    parameters = config.layers * (12 * C * C + 13 * C) + (2 * V + config.context + 2) * C
+    return 4 * 4 * parameters
+
+
+def activation_bytes(
+    backend: str, config: ModelConfig, recipe: Recipe, *, device: str, threads: int = 1, item: int = 4
+) -> int:
+    """Estimate the peak bytes of one step beyond the weights, their gradients and the moments.
+
+    Args:
+        backend: a name; `sdpa` is taken for a fused kernel where PyTorch can choose one, else for `math`.
+        config: the model's sizes; T is its context.
+        recipe: the batch size, the dtype and the dropout on the weights.
+        device: `cpu`, `cuda` or `mps`.
+        threads: CPU threads.
+        item: bytes of a number in float32; 8 for the same step in float64.
+    """
+    B, H, T, C = recipe.batch, config.heads, config.context, config.channels
+    positions = B * T
+    total = positions * C * (config.layers * KEPT_CHANNELS + WORKING_CHANNELS) * item
+    total += 3 * positions * config.vocabulary_size * item  # logits, their softmax, their gradient
+    size = (B, H, T, C // H)
+    call = AttentionCall(size, size, size, recipe.dtype, device, dropout_p=recipe.attention_dropout)
+    if backend in FUSED or (backend == "sdpa" and any(name in FUSED for name in usable(call))):
+        return total + threads * TILE_BYTES
+    kept = working = item
+    if backend == "manual" and recipe.dtype != "float32":
+        # Autocast computes the softmax in float32 on a GPU, in 16 bits on a CPU; the values meet 16 bits.
+        kept, working = (2, 2) if device == "cpu" else (item + 2, item)
+    if recipe.attention_dropout:
+        kept += working + 1  # what is left of the weights, and which ones are
+    scores = B * H * T * T * (config.layers * kept + WORKING_SCORES * working)
+    return total + scores + config.layers * T * T

@@ -1,0 +1,109 @@
+"""Measured numbers in words, the same on the terminal and in a report."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+SETTING = ("B", "H", "D", "dtype", "causal")
+"""All that an attention row is about but T."""
+SEED_EXPERIMENT_MS = {"manual": 6.77, "flash": 5.81}
+"""Milliseconds a step in the experiment that this project grew from, as its author reports them."""
+
+
+def digits(value: float) -> str:
+    """At least three digits that say something, and no exponent: 0.0123, 1.23, 12.3, 1,234."""
+    places = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(0, places)}f}"
+
+
+def ratio_text(ratio: Row) -> str:
+    """A ratio with its 95 % interval."""
+    return f"{ratio['value']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
+
+
+def machine(environment: Row) -> str:
+    """Which machine a number is from: the device, and on a CPU the threads it had."""
+    name: str = environment["device_name"] or environment["device"]
+    if environment["device"] != "cpu":
+        return name
+    threads = environment["threads"]
+    return f"{name}, {threads} thread{'s' * (threads != 1)}"
+
+
+def setting_title(setting: Row) -> str:
+    """B, H, D, dtype and mask of rows of `bench attention`."""
+    mask = "causal" if setting["causal"] else "every query sees every key"
+    return f"B {setting['B']}, H {setting['H']}, D {setting['D']}, {setting['dtype']}, {mask}"
+
+
+def same_setting(one: Row, other: Row) -> bool:
+    """Whether two rows of `bench attention` differ in nothing but T and backend."""
+    return all(one[name] == other[name] for name in SETTING)
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """What of one setting has no number and why: one line for each reason.
+
+    Args:
+        rows: of `bench attention`.
+    """
+    lengths: dict[str, dict[str, list[int]]] = {}
+    for row in rows:
+        if row["pass"] == "both" and not row["ok"]:
+            lengths.setdefault(row["why_not"], {}).setdefault(row["backend"], []).append(row["T"])
+    every = len({row["T"] for row in rows})
+    lines = []
+    for why, backends in lengths.items():
+        where = [
+            backend if len(found) == every else f"{backend} at T = {', '.join(f'{T:,}' for T in found)}"
+            for backend, found in backends.items()
+        ]
+        lines.append(f"left out: {' and '.join(where)}: {why}")
+    return lines
+
+
+def crossover_sentence(T: int | None, ratios: Sequence[Row]) -> str:
+    """From which length on fused attention wins, or that it does not.
+
+    Args:
+        T: the crossover of one setting, None where there is none.
+        ratios: of the same setting.
+    """
+    if not ratios:
+        return "No crossover: it needs manual and a fused backend at the same T."
+    lengths = sorted({ratio["T"] for ratio in ratios})
+    if T is None:
+        return f"Fused attention does not win here up to T = {lengths[-1]:,}: no crossover."
+    if lengths[0] == T:
+        return f"Fused attention wins at every T that was measured, from {T:,} to {lengths[-1]:,}."
+    return f"Fused attention wins from T = {T:,} on, up to the {lengths[-1]:,} that were measured."
+
+
+def share_sentence(found: Row) -> str:
+    """What attention's share of a training step is, and the most that a perfect kernel could gain (Amdahl).
+
+    Args:
+        found: one context of a record of kind `step`.
+    """
+    share = found["attention_share"]
+    if share is None:
+        return "Nothing was timed."
+    name = next((variant["name"] for variant in found["variants"] if variant["ok"]), "the first variant")
+    told = f"Attention alone takes {100 * share:.0f} % of {name}'s step"
+    low, high = found["attention_share_low"], found["attention_share_high"]
+    if low is not None and high is not None:
+        told += f" (95 %: {100 * low:.1f} – {100 * high:.1f} %)"
+    if found["most_gain"] is None:
+        return f"{told}."
+    return f"{told}: a kernel that took no time would make it {found['most_gain']:.2f} times as fast at most."
+
+
+def seed_experiment_sentence() -> str:
+    """The figures that this project grew from, and whose they are."""
+    by_hand, fused = SEED_EXPERIMENT_MS.values()
+    return (
+        f"The experiment this grew from, on its author's laptop: {by_hand} → {fused} ms, "
+        f"{by_hand / fused:.2f} times as fast."
+    )

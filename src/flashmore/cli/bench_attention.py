@@ -1,0 +1,111 @@
+"""`flashmore bench attention`: the kernels alone, over T and whatever else is asked for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+
+from flashmore.benchmark.attention_plan import AttentionPlan
+from flashmore.benchmark.wording import crossover_sentence, digits, left_out, same_setting, setting_title
+from flashmore.cli.parse import parse
+from flashmore.cli.show import say, show_json, stdout, table
+from flashmore.errors import Interrupted, RecipeError
+
+Row = Mapping[str, Any]
+CAPTION = "medians; error as a share of its budget; the ratio of both passes with its 95 % interval"
+FORMS = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class BenchAttention:
+    """Time, memory and error of every way of computing attention, against T; and from which T on fused wins.
+
+    Lists are combined: `--head-dim 16 64 --causal --full` measures four settings. Memory is estimated first.
+    """
+
+    plan: AttentionPlan
+    out: Path | None = None
+    """Write the record to this file."""
+    picture: Path | None = None
+    """Draw time and memory against T into this file: .png, .svg or .pdf."""
+    json: bool = False
+    """Print the record on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore bench attention`."""
+    command = parse(BenchAttention, "bench attention", argv)
+    if command.picture is not None and command.picture.suffix.lower() not in FORMS:
+        raise RecipeError("a --picture that can be drawn", str(command.picture), ", ".join(FORMS))
+
+    from flashmore.benchmark.attention import bench_attention
+    from flashmore.benchmark.plots import attention_picture, save_picture
+    from flashmore.measuring.result import write_record
+
+    record = bench_attention(command.plan, say=say)
+    if command.json:
+        show_json(record)
+    else:
+        show(record)
+    if command.out is not None:
+        write_record(record, command.out)
+        say(f"the record: {command.out}")
+    if command.picture is not None:
+        save_picture(attention_picture(record), command.picture)
+        say(f"the picture: {command.picture}")
+    if not record["complete"]:
+        say("interrupted: what was measured so far is kept")
+        return Interrupted.exit_code
+    return 0
+
+
+def show(record: Row) -> None:
+    """Print a table for each setting, what was left out, and from which T on fused attention wins."""
+    console = stdout()
+    for found in record["crossovers"]:
+        rows = [row for row in record["rows"] if same_setting(row, found)]
+        ratios = [ratio for ratio in record["ratios"] if same_setting(ratio, found)]
+        console.print(_table_of(f"Attention: {setting_title(found)}", rows, ratios))
+        for line in left_out(rows):
+            console.print(line)
+        console.print(crossover_sentence(found["T"], ratios) + "\n")
+    for doubt in record["warnings"]:
+        console.print(f"warning: {doubt['code']}: {doubt['message']}\n  {doubt['advice']}")
+
+
+def _table_of(title: str, rows: Sequence[Row], ratios: Sequence[Row]) -> Any:
+    """One line for each T and backend that has a number; times are medians."""
+    whole = [row for row in rows if row["pass"] == "both" and row["ok"]]
+    unit, factor = _flops_unit(row["tflop_per_s"] for row in whole)
+    numbers = ("T", "forward", "backward", "both, ms", unit, "peak MiB", "error")
+    made = table("T", "backend", *numbers[1:], "manual / this", title=title, numbers=numbers)
+    made.box, made.show_edge, made.pad_edge = SIMPLE_HEAD, False, False
+    made.caption, made.caption_justify = CAPTION, "left"
+    times = {(row["T"], row["backend"], row["pass"]): row["time_ms"] for row in rows}
+    against = {(ratio["T"], ratio["to"]): ratio for ratio in ratios}
+    last = None
+    for row in whole:
+        T, backend = row["T"], row["backend"]
+        made.add_row(
+            "" if last == T else f"{T:,}",
+            backend,
+            *(digits(times[T, backend, which]["median"]) for which in ("forward", "backward", "both")),
+            digits(row["tflop_per_s"] * factor),
+            "" if row["peak_bytes"] is None else digits(row["peak_bytes"] / 2**20),
+            f"{row['error'] / row['error_budget']:.2f}",
+            _ratio(against.get((T, backend))),
+        )
+        last = T
+    return made
+
+
+def _flops_unit(values: Iterable[float]) -> tuple[str, float]:
+    return ("TFLOP/s", 1.0) if max(values, default=0.0) >= 1 else ("GFLOP/s", 1000.0)
+
+
+def _ratio(ratio: Row | None) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio['value']:.2f} ({ratio['low']:.2f} – {ratio['high']:.2f})"

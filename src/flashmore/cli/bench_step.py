@@ -1,0 +1,191 @@
+"""`flashmore bench step`: what a whole training step costs under one attention backend and another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flashmore.backends.names import Backend
+from flashmore.benchmark.wording import (
+    SEED_EXPERIMENT_MS,
+    machine,
+    seed_experiment_sentence,
+    share_sentence,
+)
+from flashmore.cli.parse import parse, value_of
+from flashmore.cli.show import say, show_json, stdout, table
+from flashmore.errors import Interrupted, RecipeError
+from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+
+Found = Mapping[str, Any]
+BLOCKS = 30
+WIDTH = 110
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class BenchStep:
+    """Time whole training steps of the same model, data and seed under two or more attention backends.
+
+    Each is first held against attention by hand in float64; one that is not as right as its precision allows
+    gets no number. The variants then take turns in short blocks, so that a drifting machine hurts all alike.
+    """
+
+    recipe: Recipe
+    preset: Preset = "makemore"
+    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
+    variants: tuple[Backend, ...] = ("manual", "flash")
+    """Attention backends, the first of which the others are compared with; a name may come twice."""
+    context: tuple[int, ...] = ()
+    """Lengths T of rows cut from all names in one stream; none means padded names, as in training."""
+    blocks: int = BLOCKS
+    """Blocks of each variant; fewer than 20 say little."""
+    out: Path | None = None
+    """Write the record to this file."""
+    json: bool = False
+    """Print the record on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore bench step`."""
+    command = parse(BenchStep, "bench step", argv, _defaults(argv))
+    if command.recipe.attention != "auto":
+        option = f"--attention {command.recipe.attention}"
+        raise RecipeError("attention backends to compare", option, "--variants manual flash")
+    if not command.variants:
+        raise RecipeError("--variants to compare", "none", ", ".join(get_args(Backend)))
+
+    from flashmore.benchmark.step_record import bench_steps
+    from flashmore.measuring.result import write_record
+
+    with BlockBar(command.blocks) as bar:
+        record = bench_steps(
+            command.recipe,
+            command.variants if value_of("--variants", argv) is not None else None,
+            command.context,
+            shrink_batch=value_of("--batch", argv) is None,
+            blocks=command.blocks,
+            say=bar.say,
+            after_block=bar.after_block,
+        )
+    for found in (record, *record["further_contexts"]):
+        for note in found["notes"]:
+            say(f"note: {note}")
+    if command.json:
+        show_json(record)
+    else:
+        show(record)
+    if command.out is not None:
+        write_record(record, command.out)
+        say(f"the record: {command.out}")
+    if not record["complete"]:
+        say("interrupted: the whole rounds that were finished are kept")
+        return Interrupted.exit_code
+    return 0
+
+
+def _defaults(argv: Sequence[str]) -> BenchStep:
+    """The preset's defaults; a wrong name is left for the parser to refuse."""
+    model, preset = value_of("--model", argv), value_of("--preset", argv)
+    return BenchStep(
+        recipe_for(
+            model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
+            preset if preset in get_args(Preset) else "makemore",  # type: ignore[arg-type]
+        )
+    )
+
+
+class BlockBar:
+    """A bar on stderr that moves with every round; use it as a context.
+
+    Args:
+        blocks: rounds at each context.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
+        )
+        self.task = self.progress.add_task("", total=blocks, start=False)
+
+    def say(self, what: str) -> None:
+        """Tell what happens now."""
+        self.progress.reset(self.task, description=what)
+        if not self.progress.console.is_terminal:
+            say(what)
+
+    def after_block(self, done: int) -> None:
+        """Move the bar."""
+        self.progress.update(self.task, completed=done)
+
+    def __enter__(self) -> "BlockBar":
+        if self.progress.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def show(record: Found) -> None:
+    """Print a table for each context, what follows from it, and every warning."""
+    console = stdout()
+    for number, found in enumerate((record, *record["further_contexts"])):
+        show_context(found, record, console, beside_seed_experiment=number == 0)
+    for warning in record["warnings"]:
+        console.print(f"warning: {warning['code']}: {warning['message']}\n  {warning['advice']}")
+
+
+def show_context(found: Found, record: Found, console: Console, *, beside_seed_experiment: bool) -> None:
+    """Print one context's table and what it says about attention's share."""
+    environment, recipe = record["environment"], record["recipe"]
+    where = machine(environment)
+    sizes = f"{recipe['layers']} layers, {recipe['heads']} heads, {recipe['channels']} channels"
+    shape = f"context {found['context']:,}, batch {found['batch']}"
+    console.print(f"\nOne training step: {shape}, {sizes}, {recipe['dtype']}; {where}")
+    console.print(_table_of(found, beside_seed_experiment=beside_seed_experiment))
+    for variant in found["variants"]:
+        if not variant["ok"]:
+            console.print(f"left out: {variant['name']}: {variant['why_not']}")
+    console.print(share_sentence(found))
+    if beside_seed_experiment:
+        console.print(seed_experiment_sentence())
+
+
+def _table_of(found: Found, *, beside_seed_experiment: bool) -> Any:
+    timed = [variant for variant in found["variants"] if variant["ok"]]
+    first = timed[0]["name"] if timed else "first"
+    numbers = ("ms a step", "quartiles", "peak MiB", f"{first} / this")
+    headers = ["attention", *numbers, "95 %", "verdict", "error/budget"]
+    if beside_seed_experiment:
+        headers.append("seed experiment, ms")
+    made = table(*headers, numbers=(*numbers, "error/budget", "seed experiment, ms"))
+    made.box = SIMPLE_HEAD
+    ratios: list[Found | None] = [None, *found["ratios"]]
+    for variant, ratio in zip(timed, ratios, strict=False):
+        step, peak = variant["step_ms"], variant["peak_bytes"]
+        cells = [
+            variant["name"],
+            f"{step['median']:.2f}",
+            f"{step['low']:.2f} – {step['high']:.2f}",
+            "" if peak is None else f"{peak / MIB:,.1f}",
+            "" if ratio is None else f"{ratio['value']:.3f}",
+            "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
+            "" if ratio is None else ratio["verdict"],
+            f"{variant['budget_used']:.2f}",
+        ]
+        if beside_seed_experiment:
+            theirs = SEED_EXPERIMENT_MS.get(variant["name"])
+            cells.append("" if theirs is None else f"{theirs:.2f}")
+        made.add_row(*cells)
+    return made

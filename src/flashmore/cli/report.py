@@ -1,0 +1,82 @@
+"""`flashmore report`: records as a page that opens anywhere, or as Markdown."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from flashmore.cli.parse import parse
+from flashmore.errors import StorageError, UsageError
+
+DEFAULT_PAGE = Path("report.html")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Show one or several records as one self-contained HTML page, or as Markdown with its plots beside it.
+
+    Several records stand side by side: every line in which their machines differ is marked.
+    """
+
+    records: Positional[tuple[Path, ...]]
+    """Files that `flashmore bench … --out FILE` or `flashmore choose --out FILE` wrote."""
+    out: Path | None = None
+    """The page; without --markdown, report.html if not given."""
+    markdown: Path | None = None
+    """The Markdown file; its plots stand beside it as SVG files whose names begin like its own."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore report`."""
+    command = parse(Report, "report", argv)
+    page = DEFAULT_PAGE if command.out is None and command.markdown is None else command.out
+    if not command.records:
+        raise UsageError("at least one record", "none", "files that `flashmore bench … --out FILE` wrote")
+    _require_ending("--out", page, (".html", ".htm"))
+    _require_ending("--markdown", command.markdown, (".md", ".markdown"))
+
+    from flashmore.benchmark.report import report_on
+    from flashmore.benchmark.report_html import html_page
+    from flashmore.benchmark.report_markdown import markdown
+    from flashmore.measuring.result import read_record
+
+    report = report_on([(path.name, read_record(path)) for path in command.records])
+    files: dict[Path, bytes] = {}
+    if page is not None:
+        files[page] = html_page(report).encode()
+    if command.markdown is not None:
+        text, pictures = markdown(report, command.markdown.stem)
+        files |= {command.markdown.with_name(name): picture for name, picture in pictures.items()}
+        files[command.markdown] = text.encode()
+    write_all(files)
+    return 0
+
+
+def _require_ending(option: str, path: Path | None, endings: tuple[str, ...]) -> None:
+    if path is not None and path.suffix.lower() not in endings:
+        raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write every file whole or not at all, none before all could be written; their names go to stdout.
+
+    Raises:
+        StorageError: the disk refused; nothing half-written is left.
+    """
+    beside = {path: path.with_name(f"{path.name}.{os.getpid()}") for path in files}
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside[path].write_bytes(content)
+        for path, written in beside.items():
+            written.replace(path)
+    except OSError as error:
+        found = f"{path}: {error.strerror}"
+        raise StorageError("to write the report", found, "another --out or --markdown FILE") from error
+    finally:
+        for written in beside.values():
+            written.unlink(missing_ok=True)
+    sys.stdout.write("".join(f"{path}\n" for path in files))

@@ -1,0 +1,431 @@
+"""Whole steps under several backends: data, memory, the gate, the rounds, and what Ctrl-C leaves."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from flashmore.backends.contract import TABLE
+from flashmore.backends.manual import manual
+from flashmore.backends.names import Backend
+from flashmore.benchmark import step as step_module
+from flashmore.benchmark.step import StepComparison, compare_steps
+from flashmore.benchmark.step_attention import attention_alone
+from flashmore.benchmark.step_data import Task, task_at
+from flashmore.benchmark.step_gate import STEPS, Gate, affordable
+from flashmore.benchmark.step_memory import activation_bytes, weights_bytes
+from flashmore.benchmark.step_record import bench_steps
+from flashmore.data.batches import IGNORE, take
+from flashmore.errors import DataError, RecipeError, UsageError
+from flashmore.measuring.memory import peak_bytes
+from flashmore.measuring.result import read_record, write_record
+from flashmore.training.recipe import Recipe, recipe_for
+from flashmore.training.setting import settle
+from flashmore.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
+Attend = Callable[..., Tensor]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A small Transformer on names of 3 or 4 letters: T is 5."""
+    path = tmp_path_factory.mktemp("names") / "names.txt"
+    path.write_text("\n".join(NAMES), encoding="utf-8")
+    start = recipe_for("transformer", "makemore")
+    return replace(start, file=path, device="cpu", layers=2, channels=16, heads=2, batch=8)
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "BLOCK_SECONDS", 1e-3)
+
+
+def compare(recipe: Recipe, *names: Backend, blocks: int = 2, **options: Any) -> StepComparison:
+    return compare_steps(recipe, names or None, blocks=blocks, **options)
+
+
+# Data.
+
+
+def test_without_a_context_the_data_are_those_of_training(recipe: Recipe) -> None:
+    task = task_at(recipe, None, shrink_batch=True)
+    setting = settle(replace(recipe, attention="manual"))
+    assert task.config == setting.config
+    assert len(task.data.ids) == len(setting.split.train)
+    assert (task.data.targets == IGNORE).any()
+    assert (task.recipe, task.notes) == (recipe, ())
+
+
+@pytest.mark.parametrize("context", [1, 7, 64])
+def test_a_stream_holds_every_name_once_and_no_padding(recipe: Recipe, context: int) -> None:
+    task = task_at(recipe, context, shrink_batch=True)
+    setting = settle(replace(recipe, attention="manual"))
+    text = [number for name in setting.split.train for number in (*setting.vocabulary.encode(name), 0)]
+    ids, targets = task.data.ids, task.data.targets
+    assert ids.shape == targets.shape == (len(text) // context, context)
+    assert targets.flatten().tolist() == text[: targets.numel()]
+    assert ids.flatten().tolist() == [0, *text][: ids.numel()]
+    assert task.data.lengths.tolist() == [context] * len(ids)
+    assert task.config.context == context
+
+
+@pytest.mark.parametrize(("context", "batch"), [(5, 8), (10, 4), (20, 2), (64, 1), (1, 40)])
+def test_a_longer_context_takes_fewer_rows_and_says_so(recipe: Recipe, context: int, batch: int) -> None:
+    task = task_at(recipe, context, shrink_batch=True)
+    assert task.recipe.batch == batch
+    assert bool(task.notes) == (batch != recipe.batch)
+    kept = task_at(recipe, context, shrink_batch=False)
+    assert (kept.recipe.batch, kept.notes) == (recipe.batch, ())
+
+
+@pytest.mark.parametrize("context", [0, -1, 10**6])
+def test_a_context_that_the_data_cannot_fill_is_refused(recipe: Recipe, context: int) -> None:
+    with pytest.raises(RecipeError, match="--context"):
+        task_at(recipe, context, shrink_batch=True)
+
+
+def test_a_model_without_attention_or_without_data_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="a model with attention"):
+        compare(replace(recipe, model="mlp"))
+    with pytest.raises(DataError):
+        compare(replace(recipe, file=tmp_path / "none.txt"))
+    with pytest.raises(RecipeError, match="--blocks"):
+        compare(recipe, blocks=0)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize(
+    ("sizes", "context"),
+    [
+        ({"batch": 32, "channels": 64, "heads": 4, "layers": 4}, 16),
+        ({"batch": 2, "channels": 64, "heads": 4, "layers": 4}, 256),
+        ({"batch": 1, "channels": 32, "heads": 4, "layers": 2, "attention_dropout": 0.1}, 400),
+        ({"batch": 1, "channels": 64, "heads": 4, "layers": 4, "dtype": "bfloat16"}, 512),
+        ({"batch": 64, "channels": 96, "heads": 2, "layers": 1, "dropout": 0.1}, 32),
+    ],
+    ids=["seed experiment", "T = 256", "dropout on the weights", "bfloat16", "wide"],
+)
+def test_the_estimate_is_above_the_measured_peak_and_below_three_times_it(
+    sizes: dict[str, Any], context: int
+) -> None:
+    recipe = Recipe(device="cpu", **sizes)
+    task = task_at(recipe, context, shrink_batch=False)
+    backends = ("manual", "math", "sdpa") if recipe.attention_dropout else ("manual", "math", "sdpa", "flash")
+    for backend in backends:
+        peak, estimate = peak_and_estimate(backend, task)
+        assert peak <= estimate <= 3 * peak, backend
+
+
+def peak_and_estimate(backend: str, task: Task) -> tuple[int, int]:
+    """Of one step, gradients included."""
+    trainer = Trainer(task.recipe, replace(task.config, attention=backend), task.data, CPU)
+    trainer.advance()
+    trainer.optimizer.zero_grad()
+    peak = peak_bytes(trainer.advance, CPU)
+    weights = weights_bytes(task.config)
+    assert peak
+    assert weights == 16 * sum(parameter.numel() for parameter in trainer.model.parameters())
+    return peak, activation_bytes(backend, task.config, task.recipe, device="cpu") + weights // 4
+
+
+def test_what_would_not_fit_is_refused_by_name_and_the_rest_runs(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_at(recipe, 128, shrink_batch=False)
+    by_hand, fused = (
+        activation_bytes(name, task.config, task.recipe, device="cpu") + weights_bytes(task.config)
+        for name in ("manual", "flash")
+    )
+    monkeypatch.setattr(step_module, "free_bytes", lambda _: by_hand + fused)
+    monkeypatch.setattr(step_module, "SHARE_OF_FREE", 0.5)
+    found = compare(recipe, "manual", "flash", context=128, shrink_batch=False)
+    refused, runs = found.variants
+    assert not refused.ok
+    assert "MiB may be used" in (refused.why_not or "")
+    assert refused.peak_bytes is None
+    assert runs.ok
+    assert found.ratios == ()
+    assert found.attention_share is not None
+
+
+# The gate.
+
+
+def wrong_scale(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
+    return manual(q, k, v, **(call | {"scale": 2 / math.sqrt(q.size(-1))}))
+
+
+def sees_the_future(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
+    mask = torch.ones(q.size(-2), q.size(-2), dtype=torch.bool).tril(1)
+    return manual(q, k, v, **(call | {"causal": False, "mask": mask}))
+
+
+def wrong_gradient(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
+    k = 1.3 * k - 0.3 * k.detach()  # the same numbers, but 1.3 times the gradient
+    return manual(q, k, v, **call)
+
+
+def gives_nan(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
+    return manual(q, k, v, **call) * math.nan
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("wrong", [wrong_scale, sees_the_future, wrong_gradient, gives_nan])
+def test_a_wrong_backend_gets_no_number(
+    wrong: Attend, dtype: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLE, "flash", wrong)
+    found = compare(replace(recipe, dtype=dtype), "manual", "flash", "math")
+    right, refused, also_right = found.variants
+    assert not refused.ok
+    assert "budget" in (refused.why_not or "")
+    assert (refused.step_ms, refused.samples_ms, refused.peak_bytes) == (None, [], None)
+    assert right.ok
+    assert also_right.ok
+    assert [between.to for between in found.ratios] == ["math"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("backend", ["manual", "sdpa", "math", "flash"])
+@pytest.mark.parametrize("context", [None, 33])
+def test_every_backend_of_the_cpu_is_right(
+    backend: str, dtype: Any, context: int | None, recipe: Recipe
+) -> None:
+    gate = Gate(task_at(replace(recipe, dtype=dtype), context, shrink_batch=True))
+    judgements = gate.judgements(backend)
+    assert all(judgement.good for judgement in judgements), judgements
+    parameters = dict(gate._trainer("manual").model.named_parameters())
+    assert [judgement.name for judgement in judgements] == ["out", "dq", "dk", "dv", *parameters, "losses"]
+
+
+def test_the_oracle_makes_the_steps_of_training_in_float64(recipe: Recipe) -> None:
+    gate = Gate(task_at(recipe, None, shrink_batch=True))
+    oracle, plain = gate._oracle, gate._plain
+    assert oracle.losses.dtype == torch.float64
+    assert plain.losses.shape == oracle.losses.shape == (STEPS,)
+    assert oracle.losses[-5:].mean() < oracle.losses[:5].mean(), "it learns"
+    assert 0 < (plain.losses - oracle.losses).abs().max() < 1e-5
+    task = task_at(recipe, None, shrink_batch=True)
+    trainer = Trainer(recipe, replace(task.config, attention="manual"), task.data, CPU)
+    assert [trainer.advance().item() for _ in range(STEPS)] == plain.losses.tolist()
+
+
+def test_dropout_is_timed_and_not_judged(recipe: Recipe) -> None:
+    dropped = replace(recipe, dropout=0.2, attention_dropout=0.2)
+    found = compare(dropped, "manual", "flash", "math")
+    assert [variant.ok for variant in found.variants] == [True, False, True]
+    assert "dropout" in (found.variants[1].why_not or "")
+
+
+def test_training_that_fails_even_in_float64_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="lower --lr"):
+        compare(replace(recipe, lr=1e300))
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "context", "rows", "length"),
+    [(32, 4, 16, 32, 16), (1, 4, 1024, 1, 1024), (32, 4, 1024, 1, 1024), (4, 4, 2048, 1, 1024)],
+)
+def test_long_rows_are_checked_in_part(batch: int, heads: int, context: int, rows: int, length: int) -> None:
+    recipe = Recipe(device="cpu", batch=batch, heads=heads)
+    task = task_at(recipe, context, shrink_batch=False)
+    assert affordable(task) == (rows, length)
+    gate = Gate(task)
+    assert gate.task.data.ids.shape[1] == length
+    assert bool(gate.note) == ((rows, length) != (batch, context))
+
+
+# Rounds, ratios, shares.
+
+
+def test_every_variant_has_its_blocks_and_is_compared_with_the_first(recipe: Recipe) -> None:
+    heard: list[int] = []
+    found = compare(recipe, "manual", "flash", "sdpa", blocks=3, after_block=heard.append)
+    assert heard == [1, 2, 3]
+    assert found.complete
+    for variant in found.variants:
+        assert variant.ok
+        assert len(variant.samples_ms) == 3
+        assert variant.step_ms
+        assert variant.step_ms.low <= variant.step_ms.median <= variant.step_ms.high
+        assert variant.peak_bytes
+        assert variant.budget_used is not None
+        assert 0 <= variant.budget_used <= 1
+    assert [(between.of, between.to) for between in found.ratios] == [("manual", "flash"), ("manual", "sdpa")]
+    assert len(found.attention_samples_ms) == 3
+    assert found.attention_share
+    assert found.attention_share.value > 0
+    assert [warning.code for warning in found.warnings if warning.code == "too few samples"]
+
+
+def test_a_name_may_come_twice(recipe: Recipe) -> None:
+    found = compare(recipe, "flash", "flash")
+    first, second = found.variants
+    assert first.name == second.name == "flash"
+    assert first.peak_bytes == second.peak_bytes
+    assert first.samples_ms != second.samples_ms
+    assert [(between.of, between.to) for between in found.ratios] == [("flash", "flash")]
+
+
+def test_by_hand_takes_more_memory_than_fused_and_the_more_the_longer(recipe: Recipe) -> None:
+    peaks = {
+        context: [variant.peak_bytes or 0 for variant in compare(recipe, context=context).variants]
+        for context in (16, 128)
+    }
+    assert all(by_hand > fused for by_hand, fused in peaks.values())
+    assert peaks[128][0] / peaks[128][1] > peaks[16][0] / peaks[16][1]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.75])
+def test_the_most_that_a_perfect_kernel_gains_follows_from_the_share(share: float) -> None:
+    from flashmore.measuring.statistics import Ratio
+
+    found = StepComparison(16, 32, (), attention_share=Ratio(share, share, share, 30))
+    assert found.most_gain == pytest.approx(1 / (1 - share))
+    assert replace(found, attention_share=Ratio(1.2, 1.0, 1.4, 30)).most_gain is None
+    assert replace(found, attention_share=None).most_gain is None
+
+
+def test_attention_alone_runs_every_layer_forward_and_backward(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[Any, ...]] = []
+
+    def counting(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
+        shapes.append((tuple(q.shape), q.stride(), q.dtype, call["causal"]))
+        return manual(q, k, v, **call)
+
+    monkeypatch.setitem(TABLE, "math", counting)
+    task = task_at(replace(recipe, dtype="bfloat16"), None, shrink_batch=True)
+    attention_alone("math", task)()
+    alone = list(shapes)
+    shapes.clear()
+    Trainer(task.recipe, replace(task.config, attention="math"), task.data, CPU).advance()
+    assert alone == shapes, "as the model calls it: sizes, strides, dtype, mask"
+    assert len(alone) == task.config.layers
+
+
+def test_the_batch_that_is_timed_is_the_one_of_the_context(recipe: Recipe) -> None:
+    task = task_at(recipe, 20, shrink_batch=True)
+    trainer = Trainer(task.recipe, replace(task.config, attention="flash"), task.data, CPU)
+    ids, _ = take(trainer.data, trainer.order.indices(0))
+    assert ids.shape == (2, 20)
+
+
+# Defaults and refusals.
+
+
+def test_by_default_it_is_by_hand_against_flash(recipe: Recipe) -> None:
+    found = compare(recipe)
+    assert [variant.name for variant in found.variants] == ["manual", "flash"]
+    assert found.notes == ()
+
+
+def test_where_flash_cannot_run_another_stands_in_and_it_is_said(recipe: Recipe) -> None:
+    found = compare(replace(recipe, attention_dropout=0.1))
+    assert [(variant.name, variant.ok) for variant in found.variants] == [("manual", True), ("sdpa", True)]
+    (note,) = found.notes
+    assert note.startswith("sdpa in place of flash")
+    assert "dropout" in note
+
+
+def test_a_named_variant_that_cannot_run_is_reported_and_the_rest_runs(recipe: Recipe) -> None:
+    found = compare(recipe, "cudnn", "efficient", "flash", "manual")
+    assert [variant.ok for variant in found.variants] == [False, False, True, True]
+    assert all("CPU" in (variant.why_not or "") for variant in found.variants[:2])
+    assert [(between.of, between.to) for between in found.ratios] == [("flash", "manual")]
+
+
+def test_if_nothing_can_run_it_is_an_error_with_every_reason(recipe: Recipe) -> None:
+    with pytest.raises(UsageError) as refused:
+        bench_steps(recipe, ("cudnn", "efficient"), (5, 10), blocks=2)
+    assert "cudnn: " in refused.value.found
+    assert "efficient: " in refused.value.found
+
+
+# Records.
+
+
+def through_a_file(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    write_record(record, folder / "record.json")
+    read = read_record(folder / "record.json")
+    assert read == record, "plain JSON values"
+    return read
+
+
+def test_the_record_fits_the_schema_and_has_every_context(recipe: Recipe, tmp_path: Path) -> None:
+    record = through_a_file(bench_steps(recipe, ("manual", "cudnn", "flash"), (5, 20), blocks=2), tmp_path)
+    assert record["complete"]
+    assert record["context"] == 5
+    assert [found["context"] for found in record["further_contexts"]] == [20]
+    for found in (record, *record["further_contexts"]):
+        assert [variant["ok"] for variant in found["variants"]] == [True, False, True]
+        (ratio,) = found["ratios"]
+        assert set(ratio) == {"of", "to", "value", "low", "high", "verdict"}
+        assert ratio["low"] <= ratio["value"] <= ratio["high"]
+    assert record["recipe"] == recipe.to_json()
+    few = [warning for warning in record["warnings"] if warning["code"] == "too few samples"]
+    assert [warning["message"].partition(":")[0] for warning in few] == ["context 5", "context 20"]
+
+
+class Press:
+    """Ctrl-C at the n-th time that something is heard."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, _: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_ctrl_c_keeps_the_rounds_that_were_finished(recipe: Recipe, rounds: int, tmp_path: Path) -> None:
+    record = through_a_file(bench_steps(recipe, None, (5, 10), blocks=9, after_block=Press(rounds)), tmp_path)
+    assert not record["complete"]
+    assert record["further_contexts"] == []
+    assert [len(variant["samples_ms"]) for variant in record["variants"]] == [rounds, rounds]
+    assert [ratio["verdict"] for ratio in record["ratios"]] == ["no difference"]
+
+
+def test_ctrl_c_at_the_second_context_keeps_the_first_whole(recipe: Recipe, tmp_path: Path) -> None:
+    record = through_a_file(bench_steps(recipe, None, (5, 10), blocks=3, after_block=Press(5)), tmp_path)
+    assert not record["complete"]
+    assert [len(variant["samples_ms"]) for variant in record["variants"]] == [3, 3]
+    (second,) = record["further_contexts"]
+    assert [len(variant["samples_ms"]) for variant in second["variants"]] == [2, 2]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_ctrl_c_before_anything_was_timed_leaves_a_record_without_numbers(
+    recipe: Recipe, at: int, tmp_path: Path
+) -> None:
+    record = through_a_file(bench_steps(recipe, None, (), blocks=3, say=Press(at)), tmp_path)
+    assert not record["complete"]
+    assert record["ratios"] == []
+    assert record["attention_share"] is None
+    assert [variant["ok"] for variant in record["variants"]] == [False, False]
+    assert {variant["why_not"] for variant in record["variants"]} == {step_module.INTERRUPTED}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_gpu_every_variant_that_runs_is_right(recipe: Recipe, dtype: Any) -> None:
+    on_gpu = replace(recipe, device="cuda", dtype=dtype, channels=32)
+    found = compare(on_gpu)
+    assert all(variant.ok for variant in found.variants), found.variants
+    assert all(variant.peak_bytes for variant in found.variants)
+    assert bool(found.notes) == (dtype == "float32")
+    every = compare(on_gpu, "manual", "sdpa", "math", "flash", "efficient", "cudnn")
+    assert all(variant.ok or "budget" not in (variant.why_not or "") for variant in every.variants)

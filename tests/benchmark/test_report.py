@@ -1,0 +1,298 @@
+"""A report says what its records say, all of it, and nothing that a record holds can break it."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from copy import deepcopy
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashmore.benchmark.report import report_on
+from flashmore.benchmark.report_html import html_page
+from flashmore.benchmark.report_markdown import markdown
+from flashmore.benchmark.report_parts import Cell, Picture, Table
+from flashmore.benchmark.wording import crossover_sentence, digits, share_sentence
+from flashmore.measuring.result import read_record
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "records"
+KINDS = ("step", "attention", "choose")
+HOSTILE = "</td><script>alert(1)</script> $\\oops$ | `code` *bold* \u202e\x00\x1b[31m 注意 \ud800 &amp; $x"
+
+Record = dict[str, Any]
+
+
+def golden(kind: str) -> Record:
+    return read_record(GOLDEN / f"{kind}-cpu.json")
+
+
+def elsewhere(record: Record) -> Record:
+    """The same, as if another machine had measured it."""
+    other = deepcopy(record)
+    other["environment"] |= {"device": "cuda", "device_name": "Invented GPU", "capability": [9, 0]}
+    return other
+
+
+def reread(record: Record, folder: Path) -> Record:
+    """Hold a changed record against the schema."""
+    path = folder / "changed.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return read_record(path)
+
+
+def pages(*records: Record) -> tuple[str, str]:
+    """The HTML page and the Markdown."""
+    report = report_on([(f"{number}.json", record) for number, record in enumerate(records, 1)])
+    return html_page(report), markdown(report, "report")[0]
+
+
+def texts_of(page: str) -> str:
+    """What a reader sees."""
+    return re.sub(r"\s+", " ", Page.read(page).text)
+
+
+class Page(HTMLParser):
+    """Ids, references and text of a page; fails on tags that do not match."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.outside: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    @classmethod
+    def read(cls, page: str) -> "Page":
+        parser = cls()
+        parser.feed(page)
+        parser.close()
+        assert not parser.open
+        return parser
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        for name, value in attrs:
+            value = value or ""
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "xlink:href", "src"):
+                (self.references if value.startswith("#") else self.outside).append(value.lstrip("#"))
+            if name in ("aria-labelledby", "aria-describedby"):
+                self.references += value.split()
+            self.references += re.findall(r"url\(#([^)]+)\)", value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.text += data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_median_and_reason_of_a_record_is_in_the_page_and_in_the_markdown(kind: str) -> None:
+    record = golden(kind)
+    page, text = pages(record)
+    numbers, reasons = [], set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            if "median" in value:
+                numbers.append(digits(value["median"]))
+            if value.get("why_not"):
+                reasons.add(value["why_not"])
+            for entry in value.values():
+                collect(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                collect(entry)
+
+    collect(record)
+    assert numbers
+    assert reasons
+    for told in (texts_of(page), text.replace("\\", "")):
+        assert [number for number in numbers if number not in told] == []
+        assert [reason for reason in reasons if reason not in told] == []
+        assert record["environment"]["device_name"] in told
+        for warning in record["warnings"]:
+            assert warning["message"] in told
+            assert warning["advice"] in told
+
+
+def test_ratios_stand_with_interval_and_verdict_in_the_row_of_their_variant() -> None:
+    record = golden("step")
+    tables = [part for part in report_on([("a", record)]).parts if isinstance(part, Table)]
+    ratio = record["ratios"][0]
+    [row] = [
+        row
+        for table in tables
+        if "verdict" in table.columns and f"T {record['context']}" in table.caption
+        for row in table.rows
+        if row[0] == ratio["to"]
+    ]
+    assert f"{ratio['value']:.3f}" in row
+    assert f"{ratio['low']:.3f} – {ratio['high']:.3f}" in row
+    assert Cell(ratio["verdict"], ratio["verdict"]) in row
+
+
+def test_conclusions_stand_as_sentences() -> None:
+    step, attention = golden("step"), golden("attention")
+    told = texts_of(pages(step, attention)[0])
+    for found in (step, *step["further_contexts"]):
+        assert share_sentence(found) in told
+    for found in attention["crossovers"]:
+        setting = ("B", "H", "D", "dtype", "causal")
+        ratios = [r for r in attention["ratios"] if all(r[name] == found[name] for name in setting)]
+        assert crossover_sentence(found["T"], ratios) in told
+    assert " ".join(step["command"]) in told
+
+
+def test_two_machines_stand_side_by_side_and_only_what_differs_is_marked() -> None:
+    record = golden("step")
+    tables = [
+        part for part in report_on([("a", record), ("b", elsewhere(record))]).parts if isinstance(part, Table)
+    ]
+    machines = tables[0]
+    assert len(machines.columns) == 3
+    assert "Invented GPU" in machines.columns[2]
+    marked = [row[0].text for row in machines.rows if isinstance(row[0], Cell)]
+    assert marked == ["≠ computes on", "≠ device", "≠ compute capability"]
+    beside = [table for table in tables if table.columns == machines.columns][1:]
+    assert len(beside) == 1 + len(record["further_contexts"])
+    median = digits(record["variants"][0]["step_ms"]["median"])
+    assert (f"{record['variants'][0]['name']}, ms", median, median) in beside[0].rows
+
+
+def test_records_of_other_shapes_are_not_put_into_one_row() -> None:
+    record = golden("step")
+    other = elsewhere(record)
+    other["batch"] += 1
+    other["further_contexts"] = []
+    assert "no two of these records measured the same shape" in pages(record, other)[1]
+
+
+def test_recipes_that_differ_are_told() -> None:
+    record = golden("step")
+    other = elsewhere(record)
+    other["recipe"]["learning_rate"] = 42.0
+    assert "| **≠ learning\\_rate** |" in pages(record, other)[1]
+    assert "recipes of these records differ" not in pages(record, elsewhere(record))[1]
+
+
+def test_an_interrupted_record_is_marked_before_its_findings_and_again_at_its_tables() -> None:
+    record = golden("attention")
+    assert "Incomplete" not in pages(record)[0]
+    record["complete"] = False
+    for page in pages(record):
+        assert page.count("Incomplete") == 2
+        assert page.index("Incomplete") < page.index("wins")
+
+
+def test_records_interrupted_before_anything_was_timed_have_a_report(tmp_path: Path) -> None:
+    attention, step = golden("attention"), golden("step")
+    attention |= {"rows": [], "ratios": [], "crossovers": [], "crossover_T": None, "complete": False}
+    for found in (step, *step["further_contexts"]):
+        found |= {"ratios": [], "attention_share": None, "most_gain": None, "attention_samples_ms": []}
+        found |= {"attention_share_low": None, "attention_share_high": None}
+        for variant in found["variants"]:
+            variant |= {"ok": False, "why_not": "interrupted before it was timed"}
+            variant |= {"step_ms": None, "samples_ms": [], "budget_used": None}
+    page, text = pages(reread(attention, tmp_path), reread(step, tmp_path))
+    assert "Nothing was measured" in text
+    assert "Nothing was timed" in text
+    assert "<svg" not in page
+
+
+def test_a_record_of_a_kind_without_tables_still_shows_its_machine(tmp_path: Path) -> None:
+    choice = golden("choose")
+    for name in ("chosen", "candidates", "problem", "measuring_s"):
+        del choice[name]
+    choice["kind"] = "ladder"
+    page, _ = pages(reread(choice, tmp_path))
+    assert choice["environment"]["cpu_name"] in texts_of(page)
+
+
+def hostile(value: Any, key: str = "") -> Any:
+    """The same record with hostile text wherever the schema takes any text."""
+    fixed = ("schema", "kind", "device", "code", "verdict", "pass")
+    if isinstance(value, dict):
+        return {name: hostile(entry, name) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [hostile(entry, key) for entry in value]
+    return value + HOSTILE if isinstance(value, str) and key not in fixed else value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_that_a_record_holds_becomes_markup(kind: str, tmp_path: Path) -> None:
+    record = reread(hostile(golden(kind)), tmp_path)
+    page, text = pages(record, elsewhere(record))
+    parsed = Page.read(page)
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert "<script>alert(1)</script>" in parsed.text
+    assert not re.search(r"(?<!\\)<script", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for told in (page, text):
+        assert not set(told) & {"\x00", "\x1b", "\u202e", "\ud800"}
+        told.encode()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    widths = {len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows}
+    assert widths <= {
+        len(part.columns) for part in report_on([("a", record)] * 2).parts if isinstance(part, Table)
+    }
+
+
+def test_a_command_cannot_leave_its_block() -> None:
+    record = golden("choose")
+    record["command"] = ["flashmore", "```\n# oops", "````"]
+    text = pages(record)[1]
+    fence = re.search(r"^(`+)sh\n(.+)\n(`+)$", text, re.MULTILINE)
+    assert fence
+    assert fence[1] == fence[3]
+    assert fence[1] not in fence[2]
+
+
+def test_ids_are_unique_references_resolve_and_nothing_is_loaded() -> None:
+    step, attention = golden("step"), golden("attention")
+    page = Page.read(pages(step, elsewhere(step), attention, elsewhere(attention))[0])
+    assert len(page.ids) == len(set(page.ids))
+    assert page.references
+    assert set(page.references) <= set(page.ids)
+    assert page.outside == ["data:,"]
+    assert sum(tag == "svg" for tag, _ in page.tags) == 6
+
+
+def test_tables_have_captions_scopes_and_a_region_and_plots_a_name() -> None:
+    page = Page.read(pages(golden("step"), golden("attention"))[0])
+    count = {tag: sum(found == tag for found, _ in page.tags) for tag in ("table", "caption", "svg", "desc")}
+    assert count["table"] == count["caption"] > 0
+    assert count["svg"] == count["desc"] == 3
+    assert {attributes["scope"] for tag, attributes in page.tags if tag == "th"} == {"col", "row"}
+    assert all(attributes["role"] == "img" for tag, attributes in page.tags if tag == "svg")
+    regions = [attributes for _, attributes in page.tags if attributes.get("role") == "region"]
+    assert len(regions) == count["table"] + count["svg"] + 2  # and the two commands
+    assert all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
+
+
+def test_the_same_records_make_the_same_bytes() -> None:
+    records = [("a", golden("step")), ("b", golden("attention"))]
+    assert html_page(report_on(records)) == html_page(report_on(records))
+    assert markdown(report_on(records), "x") == markdown(report_on(records), "x")
+
+
+def test_markdown_names_every_picture_that_it_comes_with() -> None:
+    report = report_on([("a", golden("step")), ("b", golden("attention"))])
+    text, pictures = markdown(report, "two machines")
+    assert re.findall(r"\(<(.+?)>\)", text) == list(pictures)
+    assert len(pictures) == sum(isinstance(part, Picture) for part in report.parts) == 3
+    for picture in pictures.values():
+        assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"

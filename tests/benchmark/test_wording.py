@@ -1,0 +1,41 @@
+"""Findings in words: what was measured, and no more."""
+
+import pytest
+
+from flashmore.benchmark.wording import crossover_sentence, machine, share_sentence
+
+
+@pytest.mark.parametrize(
+    ("T", "lengths", "told"),
+    [
+        (None, (), "needs manual and a fused backend"),
+        (None, (16, 64), "does not win here up to T = 64"),
+        (16, (16, 64), "wins at every T that was measured, from 16 to 64"),
+        (1024, (16, 1024, 4096), "wins from T = 1,024 on, up to the 4,096"),
+    ],
+)
+def test_the_crossover_in_words(T: int | None, lengths: tuple[int, ...], told: str) -> None:
+    assert told in crossover_sentence(T, [{"T": length} for length in lengths])
+
+
+def test_a_share_says_what_it_is_of_and_what_it_limits() -> None:
+    found = {
+        "variants": [{"name": "flash", "ok": False}, {"name": "manual", "ok": True}],
+        "attention_share": 0.5,
+        "attention_share_low": 0.4,
+        "attention_share_high": 0.55,
+        "most_gain": 2.0,
+    }
+    told = share_sentence(found)
+    assert told.startswith("Attention alone takes 50 % of manual's step (95 %: 40.0 – 55.0 %)")
+    assert told.endswith("2.00 times as fast at most.")
+    assert share_sentence(found | {"most_gain": None}).endswith("55.0 %).")
+    assert share_sentence(found | {"attention_share": None}) == "Nothing was timed."
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "told"),
+    [("cpu", 1, "X, 1 thread"), ("cpu", 2, "X, 2 threads"), ("cuda", 2, "X")],
+)
+def test_a_cpu_is_told_with_its_threads(device: str, threads: int, told: str) -> None:
+    assert machine({"device": device, "device_name": "X", "threads": threads}) == told

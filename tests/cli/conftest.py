@@ -1,0 +1,169 @@
+"""Commands as a user gives them: in a process of their own, or in this one where a process adds nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+import torch
+
+from flashmore.cli.main import main
+from flashmore.errors import Interrupted
+from flashmore.training.loop import Silent, train
+from flashmore.training.recipe import Recipe
+
+NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
+PARTS = re.compile(r"wanted: (.+)\n found: (.+)\n valid: (.+)\n")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A plain environment, in which a warning is an error."""
+    odd = ("FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")
+    ours = {name: value for name, value in os.environ.items() if name not in odd}
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return ours | {"PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1", "FLASHMORE_CACHE": cache}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are tiny: on a busy machine a second thread only waits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def plain_here(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for the commands that run in this process."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("FLASHMORE_CACHE", environment["FLASHMORE_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def process(environment: dict[str, str]) -> Callable[..., CompletedProcess[str]]:
+    """Run a command as a process of its own: stdout, stderr and exit code apart."""
+
+    def run(*words: object, **changes: str) -> CompletedProcess[str]:
+        command = [sys.executable, "-m", "flashmore.cli.main", *map(str, words)]
+        return subprocess.run(
+            command,
+            env=environment | changes,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess[str]]:
+    """Run a command in this process; what it prints, warns and returns is what a process would."""
+
+    def run(*words: object) -> CompletedProcess[str]:
+        capsys.readouterr()
+        given = [str(word) for word in words]
+        code = main(given)
+        return CompletedProcess(given, code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def document(call: Callable[..., CompletedProcess[str]]) -> Callable[..., Any]:
+    """Run a command with --json that must succeed; stdout must be one JSON document."""
+
+    def run(*words: object) -> Any:
+        done = call(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def refusal() -> Callable[..., str]:
+    """Check that a command ended with an exit code and one message in three parts; give the message."""
+
+    def check(done: CompletedProcess[str], code: int, *, after_progress: bool = False) -> str:
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        found = PARTS.search(done.stderr)
+        assert found, f"no message in three parts: {done.stderr!r}"
+        assert found.end() == len(done.stderr), "something follows the message"
+        if not after_progress:
+            assert found.start() == 0, f"something precedes the message: {done.stderr!r}"
+            assert done.stdout == ""
+        return found.group()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[[str], bool]:
+    """Whether a text holds no control characters but the ends of lines."""
+    return lambda text: CONTROL.search(text.replace("\n", "")) is None
+
+
+@pytest.fixture(scope="session")
+def names_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("names") / "names.txt"
+    path.write_text("\n".join(NAMES), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipe(names_file: Path) -> Recipe:
+    return Recipe(
+        file=names_file, model="mlp", channels=16, lr=2e-2, warmup=5, steps=60, eval_every=20, device="cpu"
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on names of 2 or 4 letters; read it, and leave it as it is."""
+    path = tmp_path_factory.mktemp("runs") / "trained"
+    train(recipe, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def unfinished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that Ctrl-C stopped before its first evaluation."""
+
+    class PressCtrlC(Silent):
+        def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    path = tmp_path_factory.mktemp("runs") / "unfinished"
+    with pytest.raises(Interrupted):
+        train(replace(recipe, model="bigram"), path, PressCtrlC())
+    return path
+
+
+@pytest.fixture
+def quick(names_file: Path) -> tuple[object, ...]:
+    """The words of the quickest training there is."""
+    return ("train", names_file, "--model", "bigram", "--steps", 4, "--device", "cpu")
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Every file below a folder, to see that nothing was lost or left."""
+    return lambda folder: {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }

@@ -1,0 +1,272 @@
+"""Whatever a user gives: an exit code, a message in three parts, nothing half-written, nothing lost."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imsave
+
+Call = Callable[..., CompletedProcess[str]]
+Contents = Callable[[Path], dict[str, bytes]]
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def hollow_out(path: Path) -> None:
+    path.write_text("{}")
+
+
+WEIGHTS = ("best/weights.safetensors", "last/weights.safetensors")
+DAMAGES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "truncated": (cut_short, WEIGHTS),
+    "bit-flipped": (flip_bit, WEIGHTS),
+    "weightless": (Path.unlink, WEIGHTS),
+    "stateless": (hollow_out, ("best/state.json", "last/state.json")),
+    "other-optimizer": (flip_bit, ("last/optimizer.pt",)),
+    "altered": (flip_bit, ("config.json",)),
+    "splitless": (Path.unlink, ("split.json",)),
+    "pointless": (shutil.rmtree, ("best", "last")),
+}
+
+
+@pytest.fixture(scope="module")
+def material(names_file: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files and runs to trip over."""
+    folder = tmp_path_factory.mktemp("material")
+    shutil.copy(names_file, folder / "names.txt")
+    (folder / "empty.txt").touch()
+    (folder / "blank.txt").write_text("\n \n\t\n")
+    (folder / "one.txt").write_text("anna\n")
+    (folder / "two.txt").write_text("anna\nbob\nanna\n")
+    (folder / "latin-1.txt").write_bytes("anna\nbob\nJosé\n".encode("latin-1"))
+    (folder / "long.txt").write_text("anna\n" + "a" * 10_000 + "\nbob\n")
+    imsave(folder / "picture.png", np.random.default_rng(0).random((8, 8)))
+    shutil.copytree(trained, folder / "run")
+    for name, (damage, paths) in DAMAGES.items():
+        shutil.copytree(trained, folder / name)
+        for path in paths:
+            damage(folder / name / path)
+    return folder
+
+
+# Words, exit code, and what the message must hold. Words are those of a small training unless they begin with
+# a command; {here} stands for the folder with the material.
+REFUSED = [
+    # what to learn from
+    ("nowhere.txt", 2, ("nowhere.txt", "No such file", "built-in names")),
+    ("{here}", 2, ("{here}", "a folder")),
+    ("{here}/names.txt/below", 2, ("Not a directory",)),
+    ("{here}/empty.txt", 2, ("an empty file",)),
+    ("{here}/blank.txt", 2, ("only blank lines",)),
+    ("{here}/picture.png", 2, ("picture.png", "line 1", "0x89 is not utf-8", "binary")),
+    ("{here}/picture.png --encoding latin-1", 2, ("U+", "binary file")),
+    ("{here}/latin-1.txt", 2, ("line 3", "byte 0xe9", "--encoding")),
+    ("{here}/names.txt --encoding klingon", 2, ("'klingon'", "latin-1")),
+    ("{here}/one.txt", 2, ("at least 3 different items", "1 different item", "100/0/0")),
+    ("{here}/two.txt", 2, ("at least 3 different items", "2 different items")),
+    ("{here}/one.txt --split makemore", 2, ("at least 10 lines",)),
+    ("{here}/long.txt", 2, ("line 2", "10,000 characters", "1,000")),
+    # sizes and numbers
+    ("{names} --model transformer --heads 3", 2, ("3 heads and 64 channels", "1, 2, 4, 8")),
+    ("{names} --steps 0", 2, ("--steps", "0", "from 1")),
+    ("{names} --steps -5", 2, ("--steps", "-5")),
+    ("{names} --batch 0", 2, ("--batch",)),
+    ("{names} --batch -1", 2, ("--batch", "-1")),
+    ("{names} --layers 0", 2, ("--layers",)),
+    ("{names} --channels -64", 2, ("--channels", "-64")),
+    ("{names} --channels 100000000000", 2, ("100000000000", "1,000,000")),
+    ("{names} --heads 0", 2, ("--heads",)),
+    ("{names} --eval-every 0", 2, ("--eval-every",)),
+    ("{names} --log-every -1", 2, ("--log-every",)),
+    ("{names} --lr 0", 2, ("--lr", "above 0")),
+    ("{names} --lr nan", 2, ("--lr", "nan")),
+    ("{names} --lr inf", 2, ("--lr", "inf")),
+    ("{names} --lr -1e-3", 2, ("--lr", "-0.001")),
+    ("{names} --dropout nan", 2, ("--dropout", "nan")),
+    ("{names} --dropout 1", 2, ("--dropout", "below 1")),
+    ("{names} --attention-dropout 1.5", 2, ("--attention-dropout",)),
+    ("{names} --beta2 1", 2, ("--beta2",)),
+    ("{names} --clip nan", 2, ("--clip", "nan")),
+    ("{names} --clip -1", 2, ("--clip", "-1")),
+    ("{names} --weight-decay nan", 2, ("--weight-decay", "nan")),
+    ("{names} --warmup -1", 2, ("--warmup", "-1")),
+    ("{names} --threads -1", 2, ("--threads", "-1")),
+    ("{names} --seed -1", 2, ("--seed", "-1")),
+    ("{names} --split-seed 99999999999999999999", 2, ("--split-seed",)),
+    ("{names} --weight-decay inf", 2, ("--weight-decay",)),
+    ("{names} --clip inf", 2, ("--clip",)),
+    ("{names} --threads 99999999999", 2, ("--threads",)),
+    ("{names} --model transformer --attention manual --batch 99999999999999999999", 2, ("--batch",)),
+    # shares
+    ("{names} --split nonsense", 2, ("'nonsense'", "80/10/10", "makemore")),
+    ("{names} --split 80/10/5", 2, ("80/10/5", "add up to 100")),
+    ("{names} --split 0/50/50", 2, ("0/50/50",)),
+    ("{names} --split 80/20", 2, ("80/20",)),
+    ("{names} --split 120/-10/-10", 2, ("120/-10/-10",)),
+    ("{names} --split nan/10/10", 2, ("nan/10/10",)),
+    # what this machine cannot do
+    ("{names} --model transformer --attention efficient", 2, ("'efficient'", "CPU", "sdpa, math, flash")),
+    ("{names} --model transformer --attention cudnn", 2, ("'cudnn'", "CPU")),
+    pytest.param(
+        "{names} --device cuda",
+        2,
+        ("--device cuda", "sees none", "cpu"),
+        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+    ),
+    pytest.param(
+        "{names} --device mps",
+        2,
+        ("--device mps", "sees none", "cpu"),
+        marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is Apple's GPU"),
+    ),
+    # where it should go
+    ("{names} --out {here}/names.txt", 2, ("a file",)),
+    ("{names} --out {here}/run", 2, ("--resume {here}/run",)),
+    ("{names} --out {here}", 2, ("a folder that holds",)),
+    ("{names} --out {here}/names.txt/run", 1, ("Not a directory",)),
+    # runs that are none
+    ("generate nowhere", 2, ("nowhere", "no such folder", "flashmore train")),
+    ("generate {here}", 2, ("without config.json",)),
+    ("generate {names}", 2, ("a file",)),
+    ("score {here} anna", 2, ("without config.json",)),
+    ("compare {here}", 2, ("without config.json",)),
+    ("train --resume {here}", 2, ("without config.json",)),
+    ("train --resume nowhere --steps 9", 2, ("no such folder",)),
+    ("train --resume {here}/run --steps 59", 2, ("59", "60 or more")),
+    # damaged ones
+    *(
+        (f"{words} {{here}}/{run}{more}", 2, (run, told))
+        for words, more in (("generate", ""), ("score", " dan"), ("compare", ""), ("train --resume", ""))
+        for run, told in (
+            ("truncated", "SHA-256"),
+            ("bit-flipped", "SHA-256"),
+            ("weightless", "missing"),
+            ("stateless", "altered"),
+            ("altered", "config.json"),
+            ("splitless", "split.json"),
+            ("pointless", "there is none"),
+        )
+    ),
+    ("train --resume {here}/other-optimizer", 2, ("optimizer.pt", "SHA-256")),
+    # what is asked of a run
+    ("score {here}/run zoé", 2, ("'z' (U+007A), 'é' (U+00E9)", "a b d e i")),
+    ("score {here}/run", 2, ("names to score",)),
+    ("generate {here}/run --prefix Q", 2, ("'Q' (U+0051)", "a b d e i")),
+    ("generate {here}/run --prefix dandan", 2, ("6 characters", "at most 4")),
+    ("generate {here}/run --count 0", 2, ("--count",)),
+    ("generate {here}/run --count -1", 2, ("--count", "-1")),
+    ("generate {here}/run --temperature 0", 2, ("--temperature", "--top-k 1")),
+    ("generate {here}/run --temperature nan", 2, ("--temperature", "nan")),
+    ("generate {here}/run --top-k 0", 2, ("--top-k",)),
+    ("generate {here}/run --top-p 0", 2, ("--top-p",)),
+    ("generate {here}/run --top-p nan", 2, ("--top-p", "nan")),
+    ("generate {here}/run --top-p 1.1", 2, ("--top-p", "1.1")),
+    ("generate {here}/run --seed -1", 2, ("--seed", "-1")),
+    ("score {here}/run caf\udce9", 2, ("UTF-8", "udce9")),
+]  # fmt: skip
+
+
+def words_of(given: str, material: Path) -> list[str]:
+    words = [word.format(here=material, names=material / "names.txt") for word in given.split()]
+    if words[0] in ("train", "generate", "score", "compare"):
+        return words
+    model = [] if "--model" in words else ["--model", "bigram"]
+    device = [] if "--device" in words else ["--device", "cpu"]
+    return ["train", *words, *model, *device]
+
+
+@pytest.mark.parametrize(("given", "code", "told"), REFUSED)
+def test_it_is_refused_with_a_reason_and_nothing_is_written(
+    given: str,
+    code: int,
+    told: tuple[str, ...],
+    material: Path,
+    call: Call,
+    refusal: Callable[..., str],
+    contents: Contents,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = contents(material)
+    message = refusal(call(*words_of(given, material)), code)
+    for part in told:
+        assert part.format(here=material) in message
+    assert contents(material) == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("nowhere.txt", 2),
+        ("generate {here}/bit-flipped --json", 2),
+        ("{names} --out {here}/names.txt/run", 1),
+    ],
+)
+def test_a_process_ends_with_the_same_code_and_message(
+    given: str, code: int, material: Path, process: Call, call: Call, refusal: Callable[..., str]
+) -> None:
+    words = words_of(given, material)
+    assert refusal(process(*words), code) == refusal(call(*words), code)
+
+
+def test_a_kernel_that_knows_no_dropout_is_told_alone(
+    names_file: Path, process: Call, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ("--model", "transformer", "--attention", "flash", "--attention-dropout", 0.1, "--device", "cpu")
+    message = refusal(process("train", names_file, *words, "--out", tmp_path / "run"), 2)
+    for part in ("'flash'", "dropout_p = 0.1", "manual, sdpa, math"):
+        assert part in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_told(
+    quick: tuple[object, ...], call: Call, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o500)
+    assert "you may write" in refusal(call(*quick, "--out", tmp_path / "run"), 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_that_goes_astray_stops_with_a_reason(
+    names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    astray = ("--lr", 1e38, "--warmup", 0, "--clip", 0, "--schedule", "constant", "--device", "cpu")
+    words = ("train", names_file, "--model", "mlp", "--steps", 40, *astray, "--out", tmp_path / "run")
+    message = refusal(call(*words), 1, after_progress=True)
+    assert "a finite loss" in message
+    assert "--lr" in message
+
+
+@pytest.mark.parametrize("split", ["80/10/10", "90/0/10"])
+def test_weights_that_go_astray_in_the_last_step_are_told(
+    split: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    astray = ("--lr", 1e38, "--warmup", 0, "--clip", 0, "--schedule", "constant", "--device", "cpu")
+    words = ("train", names_file, "--model", "mlp", "--steps", 1, *astray, "--split", split)
+    refusal(call(*words, "--out", tmp_path / "run"), 1, after_progress=True)
+
+
+@pytest.mark.parametrize("model", ["bigram", "transformer"])
+def test_a_batch_that_no_memory_holds_is_told(
+    model: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ("train", names_file, "--model", model, "--attention", "manual", "--device", "cpu", "--steps", 1)
+    message = refusal(call(*words, "--batch", 10**12, "--out", tmp_path / "run"), 1, after_progress=True)
+    assert "allocate" in message
+    assert "--batch" in message

@@ -1,0 +1,176 @@
+"""`flashmore bench attention`: the table, the record, the pictures, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from flashmore.benchmark.wording import digits, left_out
+from flashmore.measuring.result import read_record
+
+Call = Callable[..., CompletedProcess[str]]
+TINY = (
+    "bench", "attention", "--lengths", 16, 32, "--batch", 2, "--heads", 2, "--head-dim", 8, "--device", "cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def told(process: Call, tmp_path_factory: pytest.TempPathFactory) -> tuple[CompletedProcess[str], Path]:
+    """A tiny benchmark for people, and the folder with its record and its pictures."""
+    folder = tmp_path_factory.mktemp("told")
+    done = process(*TINY, "--out", folder / "record.json", "--picture", folder / "attention.png")
+    assert done.returncode == 0, done.stderr
+    return done, folder
+
+
+def test_the_table_has_a_line_for_each_length_and_backend(told: tuple[CompletedProcess[str], Path]) -> None:
+    lines = told[0].stdout.splitlines()
+    assert lines[0].strip() == "Attention: B 2, H 2, D 8, float32, causal"
+    cells = [line.split() for line in lines]
+    backends = [words[1 if words[0].isdigit() else 0] for words in cells if len(words) > 6]
+    assert [name for name in backends if name in ("manual", "math", "flash")] == [
+        "manual",
+        "math",
+        "flash",
+    ] * 2
+    (refused,) = (line for line in lines if line.startswith("left out: "))
+    assert refused.startswith("left out: efficient and cudnn: PyTorch has no CPU kernel of this name")
+    verdicts = [line for line in lines if line.startswith("Fused attention ")]
+    assert len(verdicts) == 1
+
+
+def test_the_record_and_the_picture_are_written(told: tuple[CompletedProcess[str], Path]) -> None:
+    _, folder = told
+    record = read_record(folder / "record.json")
+    assert record["kind"] == "attention"
+    assert record["complete"]
+    assert {row["T"] for row in record["rows"]} == {16, 32}
+    assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_progress_is_on_stderr(told: tuple[CompletedProcess[str], Path]) -> None:
+    done, folder = told
+    assert done.stderr.splitlines() == [
+        "T 16 (B 2, H 2, D 8, float32)",
+        "T 32 (B 2, H 2, D 8, float32)",
+        f"the record: {folder / 'record.json'}",
+        f"the picture: {folder / 'attention.png'}",
+    ]
+
+
+def test_json_is_the_record_and_nothing_else(process: Call, tmp_path: Path) -> None:
+    done = process(*TINY, "--json", "--causal", "--full", "--out", tmp_path / "record.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == read_record(tmp_path / "record.json")
+    record = json.loads(done.stdout)
+    assert record["command"][1:] == [str(word) for word in TINY] + [
+        "--json", "--causal", "--full", "--out", str(tmp_path / "record.json"),
+    ]  # fmt: skip
+    assert [found["causal"] for found in record["crossovers"]] == [True, False]
+
+
+def test_what_exceeds_the_memory_is_named_and_the_rest_is_shown(call: Call) -> None:
+    done = call(
+        "bench", "attention", "--lengths", 16, 64, "--batch", 8, "--heads", 4, "--head-dim", 4,
+        "--device", "cpu", "--memory", 0.001,
+    )  # fmt: skip
+    assert done.returncode == 0
+    (line,) = (line for line in done.stdout.splitlines() if "GiB may be used" in line)
+    assert line.startswith("left out: manual at T = 64")
+    assert "math at T = 64" in done.stdout
+    assert (
+        "Fused attention " in done.stdout
+    )  # flash ran at both, and was compared at the one that manual took
+
+
+def test_more_memory_than_there_is_is_no_crash(call: Call) -> None:
+    done = call("bench", "attention", "--lengths", 2**20, "--device", "cpu", "--seconds", 5)
+    assert done.returncode == 0
+    assert "it would take" in done.stdout or "the check against float64 would take" in done.stdout
+    assert "No crossover: it needs manual and a fused backend at the same T." in done.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--lengths", 16, 0),
+        ("--batch", -3),
+        ("--heads", 10**9),
+        ("--head-dim", 0),
+        ("--seconds", 0),
+        ("--memory", 0),
+        ("--backends",),
+        ("--picture", "attention.txt"),
+        ("--picture", "attention"),
+    ],
+    ids=str,
+)
+def test_sizes_and_names_that_cannot_be_are_refused_before_anything_runs(
+    call: Call, refusal: Callable[..., str], wrong: tuple[object, ...]
+) -> None:
+    assert str(wrong[0]) in refusal(call("bench", "attention", *wrong), 2)
+
+
+def test_a_device_that_is_not_here_is_refused(call: Call, refusal: Callable[..., str]) -> None:
+    import torch
+
+    absent = "mps" if not torch.backends.mps.is_available() else "cuda"
+    assert "--device" in refusal(call(*TINY[:-1], absent), 2)
+
+
+def test_ctrl_c_keeps_the_shapes_that_were_finished(environment: dict[str, str], tmp_path: Path) -> None:
+    words = [*TINY[:2], "--lengths", 16, 64, 256, 512, 1024, *TINY[5:], "--json"]
+    command = [sys.executable, "-m", "flashmore.cli.main", *map(str, words)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as running:
+        assert running.stderr is not None
+        said = ""
+        while not said.startswith("T 256 "):
+            said = running.stderr.readline()
+            assert said, "it ended before it could be interrupted"
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert err.endswith("interrupted: what was measured so far is kept\n")
+    assert "Traceback" not in err
+    (tmp_path / "record.json").write_text(out, encoding="utf-8")
+    record = read_record(tmp_path / "record.json")
+    assert not record["complete"]
+    assert {16, 64} <= {row["T"] for row in record["rows"] if row["ok"]}
+    assert 1024 not in {row["T"] for row in record["rows"]}
+
+
+def test_help_answers_without_torch() -> None:
+    code = "import sys, flashmore.cli.bench_attention; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.000123, "0.000123"), (0.0623, "0.0623"), (1.234, "1.23"), (56.78, "56.8"), (123.4, "123"),
+     (4567.8, "4,568"), (0.0, "0")],
+)  # fmt: skip
+def test_numbers_have_three_digits_and_no_exponent(value: float, told: str) -> None:
+    assert digits(value) == told
+
+
+def test_what_shares_a_reason_shares_a_line() -> None:
+    def row(backend: str, T: int, why: str | None) -> dict[str, Any]:
+        return {"backend": backend, "T": T, "pass": "both", "ok": why is None, "why_not": why}
+
+    rows = [
+        row("manual", 16, None), row("manual", 1024, "too large"), row("math", 16, None),
+        row("math", 1024, "too large"), row("cudnn", 16, "no kernel"), row("cudnn", 1024, "no kernel"),
+    ]  # fmt: skip
+    assert left_out(rows) == [
+        "left out: manual at T = 1,024 and math at T = 1,024: too large",
+        "left out: cudnn: no kernel",
+    ]

@@ -1,0 +1,99 @@
+"""Help answers at once, tells every option, and wrong words are told from right ones."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from subprocess import CompletedProcess
+
+import pytest
+
+from flashmore.cli.main import VERBS
+
+Call = Callable[..., CompletedProcess[str]]
+IMPORTED = re.compile(r"^import time: .*\| +(\w+)", re.MULTILINE)
+OPTION = re.compile(r"--[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*")
+SLOW = {"torch", "matplotlib", "tensorboard", "safetensors"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_answers_without_importing_torch(words: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "flashmore.cli.main", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+    imported = set(IMPORTED.findall(done.stderr))
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: flashmore")
+    assert "flashmore" in imported
+    assert not SLOW & imported
+    assert all(line.startswith("import time:") for line in done.stderr.splitlines())
+
+
+def test_the_help_names_every_command(call: Call) -> None:
+    done = call("--help")
+    assert all(f"  {verb} " in done.stdout for verb in VERBS)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    {
+        "train": "model attention preset split steps batch lr seed device dtype log-every out json resume "
+        "encoding split-seed layers heads channels dropout attention-dropout schedule warmup beta1 beta2 "
+        "weight-decay clip threads eval-every",
+        "generate": "count prefix temperature top-k top-p seed new-only repeats json",
+        "score": "json",
+        "compare": "models file steps out count seed picture json",
+        "demo": "out picture",
+    }.items(),
+)
+def test_options_have_flat_names_that_the_help_tells(verb: str, options: str, call: Call) -> None:
+    told = set(OPTION.findall(call(verb, "--help").stdout))
+    assert {f"--{name}" for name in options.split()} <= told
+    assert not [name for name in told if "." in name]
+
+
+def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
+    told = set(OPTION.findall(call("train", "--resume", "runs/mlp", "--help").stdout))
+    assert told == {"--resume", "--steps", "--json", "--help"}
+
+
+@pytest.mark.parametrize(
+    ("words", "lr"),
+    [("", "0.002"), ("--model bigram", "0.05"), ("--preset makemore", "0.0005"), ("--model=bigram", "0.05")],
+)
+def test_the_help_tells_the_defaults_that_hold(words: str, lr: str, call: Call) -> None:
+    assert f"Highest learning rate. (default: {lr})" in call("train", *words.split(), "--help").stdout
+
+
+def test_no_command_is_wrong_use_and_shows_the_help(call: Call) -> None:
+    done = call()
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: flashmore")
+
+
+def test_the_version_is_that_of_the_package(call: Call) -> None:
+    done = call("--version")
+    assert (done.returncode, done.stdout) == (0, f"flashmore {version('flashmore')}\n")
+
+
+@pytest.mark.parametrize("verb", ["trian", "--model", "", "train "])
+def test_an_unknown_command_is_refused_with_the_known_ones(
+    verb: str, process: Call, call: Call, refusal: Callable[..., str]
+) -> None:
+    message = refusal((process if verb == "trian" else call)(verb), 2)
+    assert f"found: '{verb}'" in message
+    assert all(known in message for known in VERBS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]], ids=" ".join)
+def test_a_reader_that_left_gets_no_traceback(words: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "flashmore.cli.main", *words]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as running:
+        assert running.stdout
+        running.stdout.close()
+        assert running.stderr
+        assert running.stderr.read() == ""
+    assert running.returncode == 1

@@ -1,0 +1,108 @@
+"""A real process, a real Ctrl-C, and a run that ends as if nothing had happened."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import NamedTuple
+
+import pytest
+
+from flashmore.runs import Run
+
+pty = pytest.importorskip("pty", reason="needs the terminals of Unix")
+
+Call = Callable[..., CompletedProcess[str]]
+STEPS = 1000
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def command(names_file: Path) -> list[str]:
+    """Long enough to be interrupted, with dropout, whose random numbers must go on too."""
+    sizes = ("--model", "mlp", "--channels", 16, "--dropout", 0.1, "--device", "cpu")
+    pace = ("--steps", STEPS, "--eval-every", 400, "--log-every", 1)
+    words = ("train", names_file, *sizes, *pace, "--json", "--out")
+    return [sys.executable, "-m", "flashmore.cli.main", *map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def cut(command: list[str], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Interrupted after some twenty steps."""
+    run = tmp_path_factory.mktemp("cut") / "run"
+    metrics = run / "metrics.jsonl"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*command, str(run)], env=environment, stdout=pipe, stderr=pipe, encoding="utf-8"
+    ) as running:
+        while running.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 20):
+            time.sleep(0.001)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=120)
+    return Ended(running.returncode, out, err, run)
+
+
+@pytest.fixture(scope="module")
+def whole(command: list[str], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """The same without Ctrl-C, and with a terminal for its progress."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*command, str(run)], env=environment | {"TERM": "xterm"}, stdout=subprocess.PIPE, stderr=theirs
+    ) as running:
+        os.close(theirs)
+        seen = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                seen += chunk
+        except OSError:  # how Linux says that the other end is closed
+            pass
+        assert running.stdout
+        out = running.stdout.read().decode()
+    os.close(ours)
+    return Ended(running.returncode, out, seen.decode(), run)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(cut: Ended, refusal: Callable[..., str]) -> None:
+    message = refusal(CompletedProcess((), *cut[:3]), 130, after_progress=True)
+    done = Run.open(cut.run).load_checkpoint("last").state["step"]
+    assert cut.out == ""
+    assert 20 < done < STEPS
+    assert f"Ctrl-C after {done}" in message
+
+
+def test_going_on_as_told_ends_with_the_weights_of_an_uninterrupted_run(
+    cut: Ended, whole: Ended, process: Call
+) -> None:
+    advice = shlex.split(cut.err.partition("flashmore train")[2])
+    resumed = process("train", *advice, "--json")
+    assert resumed.returncode == whole.code == 0, resumed.stderr
+    for name in ("last", "best"):
+        weights = [run / name / "weights.safetensors" for run in (cut.run, whole.run)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    ended, uninterrupted = json.loads(resumed.stdout), json.loads(whole.out)
+    assert ended.keys() == uninterrupted.keys()
+    for name in ("steps", "val_loss", "test_loss"):
+        assert ended[name] == uninterrupted[name]
+
+
+def test_on_a_terminal_the_progress_moves_and_the_result_stays_apart(
+    whole: Ended, plain: Callable[[str], bool]
+) -> None:
+    assert plain(whole.out)
+    assert json.loads(whole.out)["run"] == str(whole.run)
+    assert "\x1b[" in whole.err
+    for shown in ("step 1,000/1,000", "loss", "ms a step", "characters/s", "step 400", "(best so far)"):
+        assert shown in whole.err

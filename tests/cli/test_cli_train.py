@@ -1,0 +1,236 @@
+"""`flashmore train`: what it prints and leaves, what decides a run, and what it learns from."""
+
+import json
+import shlex
+import shutil
+import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any, NamedTuple
+
+import pytest
+
+from flashmore.runs import Run
+from flashmore.training.recipe import Recipe, recipe_for
+
+Call = Callable[..., CompletedProcess[str]]
+Document = Callable[..., Any]
+
+RESULT = {
+    "run": str,
+    "model": str,
+    "attention": str,
+    "parameters": int,
+    "steps": int,
+    "train_seconds": float,
+    "step_ms": float,
+    "val_loss": float,
+    "test_loss": float,
+}
+TRANSFORMER = ("--layers", 1, "--heads", 2, "--channels", 16, "--attention", "manual", "--device", "cpu")
+
+
+def types_of(document: dict[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in document.items()}
+
+
+class Trained(NamedTuple):
+    done: CompletedProcess[str]
+    run: Path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads(self.done.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def by_process(process: Call, names_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A Transformer, trained by a process of its own with --json."""
+    run = tmp_path_factory.mktemp("train") / "run"
+    words = ("train", names_file, *TRANSFORMER, "--steps", 25, "--log-every", 5, "--eval-every", 10)
+    return Trained(process(*words, "--out", run, "--json"), run)
+
+
+def test_json_is_one_document_with_the_documented_fields(by_process: Trained) -> None:
+    assert by_process.done.returncode == 0, by_process.done.stderr
+    result = by_process.result
+    assert types_of(result) == RESULT
+    assert (result["run"], result["model"], result["attention"]) == (
+        str(by_process.run),
+        "transformer",
+        "manual",
+    )
+    assert result["steps"] == 25
+
+
+def test_progress_goes_to_stderr_as_plain_lines(by_process: Trained, plain: Callable[[str], bool]) -> None:
+    first, attention, *lines = by_process.done.stderr.splitlines()
+    assert "112 train, 14 validation, 14 test" in first
+    assert attention == "attention: manual (asked for by name)"
+    assert [line.split("  ")[0] for line in lines] == ["step 10", "step 20", "step 25"]
+    for word in ("loss", "ms a step", "characters/s", "validation"):
+        assert all(word in line for line in lines)
+    assert plain(by_process.done.stderr)
+
+
+def test_metrics_hold_the_loss_and_where_evaluated_the_validation_loss(by_process: Trained) -> None:
+    lines = [json.loads(line) for line in (by_process.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 25]
+    assert [line["step"] for line in lines if "val_loss" in line] == [10, 20, 25]
+    for line in lines:
+        assert {"step", "loss"} <= line.keys() <= {"step", "loss", "step_ms", "val_loss"}
+
+
+def test_a_run_is_the_documented_folder(
+    by_process: Trained, contents: Callable[..., dict[str, bytes]]
+) -> None:
+    files = {name for name in contents(by_process.run) if not name.startswith("events.")}
+    checkpoints = {
+        f"{name}/{file}"
+        for name in ("last", "best")
+        for file in ("weights.safetensors", "optimizer.pt", "state.json")
+    }
+    records = {"config.json", "vocabulary.json", "split.json", "metrics.jsonl", "result.json"}
+    assert files == checkpoints | records
+
+
+def test_makemores_split_adds_its_two_fields_and_has_no_validation_loss(
+    quick: tuple[object, ...], document: Document, tmp_path: Path
+) -> None:
+    result = document(*quick, "--split", "makemore", "--out", tmp_path / "run")
+    added = {"leak_share": float, "test_loss_unleaked": float}
+    assert types_of(result) == RESULT | {"attention": type(None), "val_loss": type(None)} | added
+
+
+def test_the_table_holds_the_figures_and_says_how_to_go_on(
+    quick: tuple[object, ...], call: Call, plain: Callable[[str], bool], tmp_path: Path
+) -> None:
+    run = tmp_path / "an [odd] [/name] :cat:"
+    done = call(*quick, "--out", run)
+    assert done.returncode == 0
+    assert f"run {run}\n" in done.stdout
+    for figure in ("bigram", "169", "train seconds", "step ms", "val loss", "test loss"):
+        assert figure in done.stdout
+    assert f"; into {run}\n" in done.stderr
+    assert plain(done.stdout)
+    advice = done.stdout.splitlines()[-1].removeprefix("more names: flashmore ")
+    assert call(*shlex.split(advice)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--model bigram", recipe_for("bigram")),
+        ("--model mlp", recipe_for("mlp")),
+        ("--model=gru", recipe_for("gru")),
+        ("--model gru --model bigram", recipe_for("bigram")),
+        ("--preset makemore --model mlp", recipe_for("mlp", "makemore")),
+        ("--preset=makemore --model bigram", recipe_for("bigram", "makemore")),
+        ("--preset makemore --lr 0.1 --model mlp", replace(recipe_for("mlp", "makemore"), lr=0.1)),
+        ("--batch 8 --model mlp --preset makemore", replace(recipe_for("mlp", "makemore"), batch=8)),
+        ("--weight-decay 0.5 --model bigram", replace(recipe_for("bigram"), weight_decay=0.5)),
+        ("--model bow --log-every 1 --split 90/5/5", replace(recipe_for("bow"), log_every=1, split="90/5/5")),
+    ],
+)
+def test_defaults_come_from_preset_and_model_and_options_win(
+    words: str, expected: Recipe, names_file: Path, call: Call, tmp_path: Path
+) -> None:
+    given = ("--steps", 2, "--device", "cpu", "--out", tmp_path / "run")
+    assert call("train", names_file, *words.split(), *given).returncode == 0
+    expected = replace(expected, file=names_file, steps=2, device="cpu")
+    assert Recipe.from_json(Run.open(tmp_path / "run").recipe) == expected
+
+
+def test_runs_are_numbered_where_none_is_named(
+    quick: tuple[object, ...], document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = [document(*quick)["run"] for _ in range(3)]
+    assert made == [str(Path("runs") / name) for name in ("bigram", "bigram-2", "bigram-3")]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["bigram", "bigram-2", "bigram-3"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_nothing_is_lost(
+    quick: tuple[object, ...],
+    trained: Path,
+    call: Call,
+    refusal: Callable[..., str],
+    contents: Callable[..., dict[str, bytes]],
+) -> None:
+    before = contents(trained)
+    assert f"--resume {trained}" in refusal(call(*quick, "--out", trained), 2)
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--lr 1", "--lr=1", "--model mlp", "--preset makemore", "--out x", "names.txt", "--steps 70 --seed 1"],
+)
+def test_resume_takes_no_option_but_steps_and_json(
+    words: str,
+    trained: Path,
+    call: Call,
+    refusal: Callable[..., str],
+    contents: Callable[..., dict[str, bytes]],
+) -> None:
+    before = contents(trained)
+    message = refusal(call("train", "--resume", trained, *words.split()), 2)
+    assert words.removeprefix("--steps 70 ") in message
+    assert "[--steps N] [--json]" in message
+    assert contents(trained) == before
+
+
+def test_resume_goes_on_to_more_steps_and_never_to_fewer(
+    trained: Path, call: Call, document: Document, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert "60 or more" in refusal(call("train", "--resume", run, "--steps", 59), 2)
+    result = document("train", f"--resume={run}", "--steps", 80)
+    assert result["steps"] == 80
+    assert types_of(result) == RESULT | {"attention": type(None)}
+    again = document("train", "--resume", run)
+    assert again["test_loss"] == result["test_loss"]
+
+
+NFD = unicodedata.normalize("NFD", "José\nZoë\nRenée\nChloé\nAndré\nNoël\nIñaki\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "item"),
+    [
+        pytest.param("\ufeffanna\r\nbob\r\n\r\ncarl\r\ndora\r\n".encode(), "", "anna", id="BOM and CRLF"),
+        pytest.param(b"anna\rbob\rcarl\rdora", "", "dora", id="CR alone, no last line end"),
+        pytest.param(NFD.encode(), "", "José", id="accents in NFD"),
+        pytest.param("🦊🐈\n🐈🦊\n🦊\n👩‍👩‍👧\n".encode(), "", "👩‍👩‍👧", id="emoji"),
+        pytest.param("さくら\nはるか\nゆい\nあおい\nひな\n".encode(), "", "さくら", id="Japanese"),
+        pytest.param(b"anna\nbob\ncarl\n", "", "bob", id="three lines"),
+        pytest.param(b"anna\n", "--split 100/0/0", "anna", id="one line, all of it to learn from"),
+        pytest.param(b" Mary Ann \nJean Luc\nJo\nAnna Lena\n", "", "Mary Ann", id="names with spaces"),
+        pytest.param(b"Jos\xe9\nZo\xeb\nAnna\n", "--encoding latin-1", "José", id="latin-1, by name"),
+        pytest.param("anna\nbob\ncarl\n".encode("utf-16"), "--encoding utf-16", "carl", id="UTF-16, by name"),
+        pytest.param(b"anna\nanna\nbob\nanna\ncarl\n", "", "anna", id="duplicates"),
+        pytest.param(b"a\tb\n[/b]\n$x$\n:cat:\n<b>\n%s\n{}\n\\n\n", "", "[/b]", id="what looks like markup"),
+    ],
+)
+def test_any_text_trains_and_gives_names_of_its_own_characters(
+    data: bytes, options: str, item: str, call: Call, document: Document, tmp_path: Path
+) -> None:
+    (tmp_path / "items.txt").write_bytes(data)
+    run = tmp_path / "run"
+    words = ("--model", "bigram", "--steps", 4, "--device", "cpu", "--out", run)
+    assert call("train", tmp_path / "items.txt", *options.split(), *words).returncode == 0
+
+    split = Run.open(run).split
+    items = (*split.train, *split.validation, *split.test)
+    assert item in items
+    assert len(items) == len(set(items))
+    assert all(kept == kept.strip() == unicodedata.normalize("NFC", kept) != "" for kept in items)
+
+    names = document("generate", run, "--count", 3, "--seed", 1, "--repeats")
+    assert {character for name in names for character in name["text"]} <= set("".join(items))
+    (scored,) = document("score", run, unicodedata.normalize("NFD", item))
+    assert scored["text"] == item
+    assert scored["novelty"] != "new"
+    assert item in call("score", run, item).stdout

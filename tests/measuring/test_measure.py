@@ -1,0 +1,130 @@
+"""Alternating blocks by a clock that only ticks when it is told to."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashmore.measuring.measure import TICKS, Stopped, alternate, repeats_for
+
+
+class FakeClock:
+    """A clock that work moves forward; it tells whole multiples of its resolution.
+
+    Args:
+        resolution: seconds; 0 tells the exact time.
+    """
+
+    def __init__(self, resolution: float = 0.0) -> None:
+        self.exact = 0.0
+        self.resolution = resolution
+
+    def __call__(self) -> float:
+        if not self.resolution:
+            return self.exact
+        return math.floor(self.exact / self.resolution) * self.resolution
+
+    def work(self, seconds: float, log: list[str] | None = None, name: str = "") -> Callable[[], None]:
+        def run() -> None:
+            self.exact += seconds
+            if log is not None:
+                log.append(name)
+
+        return run
+
+
+def test_variants_take_turns_and_every_second_round_goes_backwards() -> None:
+    clock = FakeClock()
+    log: list[str] = []
+    variants = {name: clock.work(0.001, log, name) for name in "abc"}
+    alternate(variants, blocks=3, repeats=2, warmup=1, clock=clock)
+    assert "".join(log) == "abc" + "aabbcc" + "ccbbaa" + "aabbcc"
+
+
+def test_samples_are_milliseconds_in_blocks_without_the_warmup() -> None:
+    clock = FakeClock()
+    variants = {"slow": clock.work(0.004), "fast": clock.work(0.001)}
+    samples = alternate(variants, blocks=2, repeats={"slow": 1, "fast": 3}, warmup=5, clock=clock)
+    assert samples == {
+        "slow": [[pytest.approx(4.0)]] * 2,
+        "fast": [[pytest.approx(1.0)] * 3] * 2,
+    }
+
+
+def test_a_machine_that_slows_down_steadily_hurts_all_alike() -> None:
+    clock = FakeClock()
+
+    def slower_and_slower() -> None:
+        clock.exact += 0.001 * (1 + clock.exact)
+
+    samples = alternate({"a": slower_and_slower, "b": slower_and_slower}, blocks=20, repeats=5, warmup=0,
+                        clock=clock)  # fmt: skip
+    mean = {name: sum(map(sum, blocks)) for name, blocks in samples.items()}
+    assert mean["a"] == pytest.approx(mean["b"], rel=1e-3)
+    assert samples["a"][-1][0] > 1.1 * samples["a"][0][0]
+
+
+def test_the_observer_hears_of_every_round() -> None:
+    clock = FakeClock()
+    heard: list[int] = []
+    alternate({"a": clock.work(1)}, blocks=3, repeats=1, warmup=0, clock=clock, after_block=heard.append)
+    assert heard == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("pressed_at", "rounds"), [(0, 0), (3, 0), (5, 0), (6, 1), (11, 2), (25, 5)])
+def test_ctrl_c_keeps_whole_rounds_alone(pressed_at: int, rounds: int) -> None:
+    clock, calls = FakeClock(), [0]
+
+    def run() -> None:
+        if calls[0] == pressed_at:
+            raise KeyboardInterrupt
+        calls[0] += 1
+        clock.exact += 0.001
+
+    # Two of warm-up, then four a round: two variants, two repetitions each.
+    with pytest.raises(Stopped) as stopped:
+        alternate({"a": run, "b": run}, blocks=30, repeats=2, warmup=1, clock=clock)
+    assert {name: len(blocks) for name, blocks in stopped.value.samples_ms.items()} == {
+        "a": rounds,
+        "b": rounds,
+    }
+    assert all(len(block) == 2 for blocks in stopped.value.samples_ms.values() for block in blocks)
+
+
+def test_ctrl_c_after_a_round_keeps_it() -> None:
+    clock = FakeClock()
+
+    def press(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as stopped:
+        alternate({"a": clock.work(1)}, blocks=9, repeats=1, warmup=0, clock=clock, after_block=press)
+    assert len(stopped.value.samples_ms["a"]) == 2
+
+
+@given(
+    seconds=st.floats(1e-6, 5),
+    block_seconds=st.floats(1e-3, 1),
+    resolution=st.sampled_from((1e-9, 1e-7, 1e-6, 1e-4)),
+)
+def test_a_block_is_long_enough_and_not_much_longer(
+    seconds: float, block_seconds: float, resolution: float
+) -> None:
+    clock = FakeClock(resolution)
+    found = repeats_for(clock.work(seconds), block_seconds=block_seconds, resolution=resolution, clock=clock)
+    wanted = max(block_seconds, TICKS * resolution)
+    # A probe of at least ten ticks is known to one tick at either end.
+    assert found * seconds >= 0.8 * wanted
+    assert found == 1 or found * seconds <= 1.3 * wanted + seconds
+
+
+def test_a_disturbed_probe_does_not_make_blocks_short() -> None:
+    clock, durations = FakeClock(), iter([0.5, 0.01, 0.01])
+
+    def run() -> None:
+        clock.exact += next(durations)
+
+    assert repeats_for(run, block_seconds=0.2, resolution=1e-9, clock=clock) == 20

@@ -1,0 +1,141 @@
+"""Records: written whole, read back, and refused in three parts where they are none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+from flashmore.errors import StorageError
+from flashmore.measuring.result import RecordError, make_record, read_record, schema, write_record
+
+AT_ONE_CONTEXT: dict[str, Any] = {
+    "context": 16,
+    "batch": 32,
+    "variants": [
+        {
+            "name": "manual",
+            "ok": True,
+            "why_not": None,
+            "budget_used": 0.1,
+            "step_ms": {"median": 2.0, "low": 1.0, "high": 3.0},
+            "samples_ms": [[1.0, 2.0], [3.0, 2.0]],
+            "peak_bytes": 1000,
+        },
+        {
+            "name": "cudnn",
+            "ok": False,
+            "why_not": "PyTorch has no CPU kernel of this name",
+            "budget_used": None,
+            "step_ms": None,
+            "samples_ms": [],
+            "peak_bytes": None,
+        },
+    ],
+    "ratios": [],
+    "attention_share": 0.2,
+    "attention_share_low": 0.1,
+    "attention_share_high": 0.3,
+    "attention_samples_ms": [[0.4], [0.4]],
+    "most_gain": 1.25,
+    "notes": [],
+}
+BODY = {**AT_ONE_CONTEXT, "recipe": {}, "further_contexts": [AT_ONE_CONTEXT], "warnings": []}
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    return make_record("step", torch.device("cpu"), BODY)
+
+
+def test_the_schema_is_a_schema_and_describes_itself() -> None:
+    Draft202012Validator.check_schema(schema())
+    assert schema()["properties"]["version"]["const"] == 1
+
+
+def test_what_was_written_is_read_back(record: dict[str, Any], tmp_path: Path) -> None:
+    write_record(record, tmp_path / "new folder" / "record.json")
+    assert read_record(tmp_path / "new folder" / "record.json") == record
+    assert [path.name for path in (tmp_path / "new folder").iterdir()] == ["record.json"]
+
+
+def test_a_record_that_was_cut_off_anywhere_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_record(record, path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole.rstrip()), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RecordError, match="cut off"):
+            read_record(path)
+
+
+def test_another_version_is_refused_with_its_number(record: dict[str, Any], tmp_path: Path) -> None:
+    write_record(record | {"version": 2}, tmp_path / "record.json")
+    with pytest.raises(RecordError, match="schema version 2"):
+        read_record(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '"record"', '{"schema": "another"}', "1", "null"])
+def test_another_json_document_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RecordError, match="another kind"):
+        read_record(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x89PNG\r\n", b""])
+def test_a_file_that_is_no_text_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(RecordError, match="JSON"):
+        read_record(tmp_path / "record.json")
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(RecordError):
+            read_record(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {
+            "ratios": [
+                {"of": "manual", "to": "flash", "value": 1.1, "low": 1.0, "high": 1.2, "verdict": "good"}
+            ]
+        },
+        {"variants": [AT_ONE_CONTEXT["variants"][1] | {"samples_ms": [[1.0]]}]},
+        {"variants": [AT_ONE_CONTEXT["variants"][0] | {"why_not": "it is slow"}]},
+        {"variants": [AT_ONE_CONTEXT["variants"][0] | {"samples_ms": [[0.0]]}]},
+        {"warnings": [{"code": "bad mood", "message": "", "advice": ""}]},
+        {"attention_share": "much"},
+        {"environment": {}},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_what_does_not_fit_the_schema_is_refused_by_its_place(
+    damage: dict[str, Any], record: dict[str, Any], tmp_path: Path
+) -> None:
+    write_record(record | damage, tmp_path / "record.json")
+    with pytest.raises(RecordError, match=f"at {next(iter(damage))}"):
+        read_record(tmp_path / "record.json")
+
+
+def test_a_number_that_json_lacks_is_never_written(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_record(record, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(record | {"attention_share": float("nan")}, path)
+    assert path.read_bytes() == before
+
+
+def test_a_disk_that_refuses_leaves_what_stood_there(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.mkdir()
+    (path / "kept").write_text("kept", encoding="utf-8")
+    with pytest.raises(StorageError, match="record"):
+        write_record(record, path)
+    assert [child.name for child in tmp_path.iterdir()] == ["record.json"]
+    assert json.dumps((path / "kept").read_text(encoding="utf-8")) == '"kept"'
