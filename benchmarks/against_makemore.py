@@ -1,6 +1,6 @@
 """Hold flashmore against makemore: the user's own checkout, unchanged, in turn with ours.
 
-    python benchmarks/against_makemore.py --makemore PATH --what step
+    python benchmarks/against_makemore.py --makemore PATH --what step|swap
 
 makemore is Karpathy's name generator, https://github.com/karpathy/makemore. Nothing of it is copied: PATH is
 a checkout of the user's own, run in a process of its own. It needs TensorBoard, as flashmore[dev] has it.
@@ -24,6 +24,7 @@ from flashmore.errors import FlashmoreError, UsageError
 from flashmore.measuring.statistics import ratio, spread
 
 STEP_LINE = re.compile(r"^step (\d+) \| loss [\d.]+ \| step time ([\d.]+)ms$", re.MULTILINE)
+SWAPPED = Path(__file__).with_name("makemore_swapped.py").resolve()
 SETTLED = 100
 """Steps at the start that are not counted: caches and clocks are cold, data workers are starting."""
 
@@ -34,8 +35,9 @@ class Options:
 
     makemore: Path
     """The checkout: a folder with makemore.py."""
-    what: Literal["step"] = "step"
-    """`step`: milliseconds of one training step, same model and training parameters."""
+    what: Literal["step", "swap"] = "step"
+    """`step`: one training step, makemore's against ours, same model and training parameters. `swap`:
+    makemore's own step, by hand and with its attention exchanged in memory for the fused one."""
     data: Path | None = None
     """Names to train on; none means the checkout's own names.txt."""
     runs: int = 5
@@ -69,22 +71,22 @@ def compare_steps(options: Options) -> dict[str, Any]:
     if not script.is_file():
         raise UsageError("a makemore checkout", f"no makemore.py in {options.makemore}", "--makemore PATH")
     data = (options.data or options.makemore / "names.txt").resolve()
-    sides: dict[str, Callable[[Path], list[float]]] = {
-        "makemore": lambda folder: makemore_steps_ms(script, data, folder, options),
-        "flashmore": lambda folder: flashmore_steps_ms(data, folder, options),
-    }
+    sides = SIDES[options.what]
     samples: dict[str, list[list[float]]] = {name: [] for name in sides}
     for done in range(options.runs):
         for name, run in sides.items():
             with tempfile.TemporaryDirectory() as folder:
-                samples[name].append(run(Path(folder)))
+                samples[name].append(run(script, data, Path(folder), options))
             print(
                 f"{done + 1}/{options.runs} {name} {statistics.median(samples[name][-1]):.2f} ms",
                 file=sys.stderr,
             )
+    first, second = sides
     return {
-        "what": "step",
-        "ratio": asdict(ratio(samples["makemore"], samples["flashmore"])),
+        "what": options.what,
+        "of": first,
+        "to": second,
+        "ratio": asdict(ratio(samples[first], samples[second])),
         "step_ms": {name: asdict(spread(blocks)) for name, blocks in samples.items()},
         "samples_ms": samples,
         "threads": options.threads,
@@ -94,21 +96,21 @@ def compare_steps(options: Options) -> dict[str, Any]:
 
 def makemore_steps_ms(script: Path, data: Path, folder: Path, options: Options) -> list[float]:
     """The step times that an unchanged makemore prints of itself, every tenth step."""
-    words = [
-        sys.executable,
-        str(script),
-        "-i",
-        str(data),
-        "-o",
-        str(folder),
-        "--max-steps",
-        str(options.steps),
-    ]
-    output = run_process(words, options.threads, cwd=script.parent)
+    return _printed_steps_ms([str(script)], data, folder, options)
+
+
+def swapped_steps_ms(script: Path, data: Path, folder: Path, options: Options) -> list[float]:
+    """The same with the seed experiment's change applied in memory."""
+    return _printed_steps_ms([str(SWAPPED), str(script)], data, folder, options)
+
+
+def _printed_steps_ms(script: list[str], data: Path, folder: Path, options: Options) -> list[float]:
+    words = [sys.executable, *script, "-i", str(data), "-o", str(folder), "--max-steps", str(options.steps)]
+    output = run_process(words, options.threads, cwd=folder)
     return [float(ms) for step, ms in STEP_LINE.findall(output) if int(step) >= SETTLED]
 
 
-def flashmore_steps_ms(data: Path, folder: Path, options: Options) -> list[float]:
+def flashmore_steps_ms(_: Path, data: Path, folder: Path, options: Options) -> list[float]:
     """The step times in the metrics of a run with makemore's split and training parameters."""
     run = folder / "run"
     words = [sys.executable, "-m", "flashmore.cli.main", "train", str(data), "--out", str(run)]
@@ -116,6 +118,12 @@ def flashmore_steps_ms(data: Path, folder: Path, options: Options) -> list[float
     run_process(words, options.threads, cwd=folder)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["step_ms"] for line in lines if line["step"] > SETTLED]
+
+
+SIDES: dict[str, dict[str, Callable[[Path, Path, Path, Options], list[float]]]] = {
+    "step": {"makemore": makemore_steps_ms, "flashmore": flashmore_steps_ms},
+    "swap": {"makemore": makemore_steps_ms, "makemore, fused": swapped_steps_ms},
+}
 
 
 def run_process(words: list[str], threads: int, cwd: Path) -> str:
@@ -133,10 +141,10 @@ def run_process(words: list[str], threads: int, cwd: Path) -> str:
 def report(record: dict[str, Any]) -> None:
     """Print the figures for people."""
     for name, step in record["step_ms"].items():
-        print(f"{name:<10} {step['median']:.2f} ms a step (quartiles {step['low']:.2f} – {step['high']:.2f})")
+        print(f"{name:<16} {step['median']:.2f} ms a step (quartiles {step['low']:.2f} – {step['high']:.2f})")
     value = record["ratio"]
     interval = f"95 % {value['low']:.2f} – {value['high']:.2f}"
-    print(f"ratio {value['value']:.2f} ({interval}); above 1: flashmore is faster")
+    print(f"ratio {value['value']:.2f} ({interval}); above 1: {record['to']} is faster")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import alternate
 from flashmore.measuring.statistics import Spread, spread
 
-BLOCKS = 15
+BLOCKS, FEWEST_BLOCKS = 15, 5
+ALL_SECONDS = 2.0
+"""What the timing should take at most, so that training does not wait long for `auto`."""
 BLOCK_SECONDS = 0.01
 MOST_REPEATS = 50
 CACHE_VERSION = 1
@@ -119,9 +121,10 @@ def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
         reasons[name] = _why_not(name, problem)
         if reasons[name] is None:
             runs[name] = _once(name, problem)
-    slowest = max(_seconds(run) for run in runs.values())
-    repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / slowest)))
-    samples = alternate(runs, blocks=BLOCKS, repeats=repeats, warmup=repeats)
+    seconds = [_seconds(run) for run in runs.values()]
+    repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / max(seconds))))
+    blocks = min(BLOCKS, max(FEWEST_BLOCKS, round(ALL_SECONDS / (repeats * sum(seconds)))))
+    samples = alternate(runs, blocks=blocks, repeats=repeats, warmup=1)
     return tuple(
         Candidate(name, spread(samples[name]), None, tuple(map(tuple, samples[name])))
         if name in samples
@@ -183,10 +186,13 @@ def _once(name: str, problem: Problem) -> Callable[[], object]:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    run()
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+    """The shortest of three: what a machine under load adds says nothing of the work."""
+    shortest = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        run()
+        shortest = min(shortest, time.perf_counter() - began)
+    return shortest
 
 
 def _times(candidates: tuple[Candidate, ...]) -> str:
