@@ -135,7 +135,9 @@ def _require(home: Path, name: Name) -> Path:
         raise RunError(
             f"the checkpoint '{name}' in {home}",
             "there is none",
-            "a run that has trained to its first evaluation" if name == "last" else "the checkpoint 'last'",
+            "a run that reached its first evaluation; one that died before holds nothing, so train anew"
+            if name == "last"
+            else "the checkpoint 'last'",
         )
     return found
 
