@@ -90,6 +90,7 @@ def _figure(rows: Sequence[Row]) -> "Figure":
     _draw_losses(figure.add_subplot(grid[0, :]), rows)
     for column, row in enumerate(rows):
         _draw_names(figure.add_subplot(grid[1, column]), row, longest)
+    figure.supxlabel("blue: a new name · grey: a name of the data", fontsize=8, color=KNOWN)
     return figure
 
 
