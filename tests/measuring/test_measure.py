@@ -66,6 +66,17 @@ def test_a_machine_that_slows_down_steadily_hurts_all_alike() -> None:
     assert samples["a"][-1][0] > 1.1 * samples["a"][0][0]
 
 
+def test_a_block_that_lasts_too_long_ends_early_but_never_empty() -> None:
+    clock = FakeClock()
+    variants = {"slow": clock.work(0.3), "very slow": clock.work(5), "fast": clock.work(0.01)}
+    samples = alternate(variants, blocks=2, repeats=4, warmup=0, most_seconds=0.5, clock=clock)
+    assert {name: [len(block) for block in blocks] for name, blocks in samples.items()} == {
+        "slow": [2, 2],
+        "very slow": [1, 1],
+        "fast": [4, 4],
+    }
+
+
 def test_the_observer_hears_of_every_round() -> None:
     clock = FakeClock()
     heard: list[int] = []

@@ -24,7 +24,7 @@ from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, warnings_about
-from flashmore.training.recipe import Recipe
+from flashmore.training.recipe import Attention, Recipe
 from flashmore.training.setting import settle_attention
 from flashmore.training.trainer import Trainer
 
@@ -94,7 +94,7 @@ class StepComparison:
 
 def compare_steps(
     recipe: Recipe,
-    variants: Sequence[Backend] | None = None,
+    variants: Sequence[Attention] | None = None,
     *,
     context: int | None = None,
     shrink_batch: bool = True,
@@ -107,7 +107,8 @@ def compare_steps(
     Args:
         recipe: data, model and training parameters, the same for all; its `attention` has no say.
         variants: backends, of which the first is what the others are compared with. A name may come twice.
-            None means `manual` and `flash`, or where flash cannot run another fused one.
+            None means `manual` and `flash`, or where flash cannot run another fused one. `auto` is measured
+            first, and stands under the name that it chose.
         context: T, as in `flashmore.benchmark.step_data.task_at`; None means the data's own.
         shrink_batch: at a longer context take fewer rows.
         blocks: of each variant.
@@ -148,9 +149,9 @@ class _Bench:
         self.warnings: tuple[MeasurementWarning, ...] = ()
         self.complete = True
 
-    def prepare(self, names: Sequence[Backend] | None) -> None:
+    def prepare(self, names: Sequence[Attention] | None) -> None:
         """Refuse, check and measure for memory every variant."""
-        self.variants = [StepVariant(name) for name in names or self._default()]
+        self.variants = [StepVariant(self._settled(name)) for name in names or self._default()]
         for number, variant in enumerate(self.variants):
             self.say(f"checking {variant.name} at context {self.task.config.context:,}")
             twin = next((v for v in self.variants[:number] if v.name == variant.name), None)
@@ -180,7 +181,14 @@ class _Bench:
         self.say("timing in turn")
         began, others_before = time.perf_counter(), others_cpu_seconds()
         try:
-            self.samples = alternate(runs, blocks=blocks, repeats=repeats, warmup=0, after_block=after_block)
+            self.samples = alternate(
+                runs,
+                blocks=blocks,
+                repeats=repeats,
+                warmup=0,
+                most_seconds=2 * BLOCK_SECONDS,
+                after_block=after_block,
+            )
         except Stopped as stopped:
             self.samples, self.complete = stopped.samples_ms, False
         seconds, others_after = time.perf_counter() - began, others_cpu_seconds()
@@ -240,6 +248,17 @@ class _Bench:
                 self.notes.append(note)
                 return (DEFAULT[0], name)
         return DEFAULT
+
+    def _settled(self, name: Attention) -> str:
+        """The backend that a name means: `auto` is settled here, apart from the timing, and said."""
+        if name != "auto":
+            return name
+        choice = settle_attention(name, self.task.recipe, self.task.config, self.task.device)
+        if choice is None:
+            raise RecipeError("a model with attention", "another model", "--model transformer")
+        self.notes.append(f"auto is {choice.backend}: {choice.why}")
+        self.say(self.notes[-1])
+        return choice.backend
 
     def _try(self, name: str) -> None:
         task = self.task

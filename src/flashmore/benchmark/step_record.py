@@ -4,17 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flashmore.backends.names import Backend
 from flashmore.benchmark.step import BLOCKS, StepComparison, StepVariant, compare_steps
 from flashmore.errors import UsageError
 from flashmore.measuring.result import make_record
-from flashmore.training.recipe import Recipe
+from flashmore.training.recipe import Attention, Recipe
 from flashmore.training.setting import device_named
 
 
 def bench_steps(
     recipe: Recipe,
-    variants: Sequence[Backend] | None = None,
+    variants: Sequence[Attention] | None = None,
     contexts: Sequence[int] = (),
     *,
     shrink_batch: bool = True,

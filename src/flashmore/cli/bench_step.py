@@ -9,7 +9,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flashmore.backends.names import Backend
 from flashmore.benchmark.wording import (
     SEED_EXPERIMENT_MS,
     machine,
@@ -19,7 +18,7 @@ from flashmore.benchmark.wording import (
 from flashmore.cli.parse import parse, value_of
 from flashmore.cli.show import say, show_json, stdout, table
 from flashmore.errors import Interrupted, RecipeError
-from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+from flashmore.training.recipe import Attention, Model, Preset, Recipe, recipe_for
 
 Found = Mapping[str, Any]
 BLOCKS = 30
@@ -38,7 +37,7 @@ class BenchStep:
     recipe: Recipe
     preset: Preset = "makemore"
     """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
-    variants: tuple[Backend, ...] = ("manual", "flash")
+    variants: tuple[Attention, ...] = ("manual", "flash")
     """Attention backends, the first of which the others are compared with; a name may come twice."""
     context: tuple[int, ...] = ()
     """Lengths T of rows cut from all names in one stream; none means padded names, as in training."""
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         option = f"--attention {command.recipe.attention}"
         raise RecipeError("attention backends to compare", option, "--variants manual flash")
     if not command.variants:
-        raise RecipeError("--variants to compare", "none", ", ".join(get_args(Backend)))
+        raise RecipeError("--variants to compare", "none", ", ".join(get_args(Attention)))
 
     from flashmore.benchmark.step_record import bench_steps
     from flashmore.measuring.result import write_record

@@ -32,6 +32,7 @@ def alternate(
     blocks: int,
     repeats: int | Mapping[Key, int],
     warmup: int,
+    most_seconds: float = math.inf,
     clock: Clock = time.perf_counter,
     after_block: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[list[float]]]:
@@ -44,11 +45,13 @@ def alternate(
         blocks: blocks of each variant.
         repeats: repetitions in a block, for all or for each.
         warmup: repetitions of each variant before the first block, not kept.
+        most_seconds: a block that has lasted so long ends with what it has, so that a machine that gets
+            much slower than it was does not keep the user waiting.
         clock: the clock to read.
         after_block: is told how many rounds are done.
 
     Returns:
-        For each variant its blocks, each a list of `repeats` times in milliseconds.
+        For each variant its blocks, each a list of `repeats` times in milliseconds, or of fewer.
 
     Raises:
         Stopped: Ctrl-C; a round that was cut off is dropped, so that every block has its neighbours.
@@ -62,7 +65,7 @@ def alternate(
         for done in range(blocks):
             for name in order if done % 2 == 0 else reversed(order):
                 times = repeats if isinstance(repeats, int) else repeats[name]
-                samples_ms[name].append(_block(variants[name], times, clock))
+                samples_ms[name].append(_block(variants[name], times, most_seconds, clock))
             after_block(done + 1)
     except KeyboardInterrupt:
         whole = min(map(len, samples_ms.values()))
@@ -70,9 +73,9 @@ def alternate(
     return samples_ms
 
 
-def _block(run: Callable[[], object], repeats: int, clock: Clock) -> list[float]:
-    block_ms = []
-    for _ in range(repeats):
+def _block(run: Callable[[], object], repeats: int, most_seconds: float, clock: Clock) -> list[float]:
+    block_ms: list[float] = []
+    while len(block_ms) < repeats and sum(block_ms) < 1000 * most_seconds:
         began = clock()
         run()
         block_ms.append(1000 * (clock() - began))
