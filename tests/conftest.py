@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
+# one, because the models are tiny and on a busy machine a second thread only waits. Torch reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import settings

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,6 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-import torch
 
 from flashmore.cli.main import main
 from flashmore.errors import Interrupted
@@ -32,16 +31,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     odd = ("FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")
     ours = {name: value for name, value in os.environ.items() if name not in odd}
     cache = str(tmp_path_factory.mktemp("cache"))
-    return ours | {"PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1", "FLASHMORE_CACHE": cache}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are tiny: on a busy machine a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return ours | {"PYTHONWARNINGS": "error", "FLASHMORE_CACHE": cache}
 
 
 @pytest.fixture(autouse=True)

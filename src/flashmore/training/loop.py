@@ -103,7 +103,8 @@ def train(
 
 
 def resume(path: Path, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
-    """Go on with an interrupted run; on the CPU it ends as an uninterrupted one would have, bit for bit.
+    """Go on with an interrupted run; on the CPU it ends as an uninterrupted one would have, bit for bit
+    (with the same number of threads: sums are split by it).
 
     Args:
         path: the run's folder.
