@@ -1,6 +1,7 @@
 """Several runs side by side: losses, sizes, time and names, as rows, and as a picture."""
 
 import io
+import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -47,7 +48,7 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
             raise RunError(
                 f"a finished run in {run.path}",
                 "one that was interrupted, with no result yet",
-                f"first: flashmore train --resume {run.path}",
+                f"first: flashmore train --resume {shlex.quote(str(run.path))}",
             )
         rows.append(Row(result | {"run": str(run.path)}, tuple(generate(run, options).names)))
     return rows

@@ -120,7 +120,7 @@ def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
     for name in BACKENDS:
         reasons[name] = _why_not(name, problem)
         if reasons[name] is None:
-            runs[name] = _once(name, problem)
+            runs[name] = one_pass(name, problem)
     seconds = [_seconds(run) for run in runs.values()]
     repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / max(seconds))))
     blocks = min(BLOCKS, max(FEWEST_BLOCKS, round(ALL_SECONDS / (repeats * sum(seconds)))))
@@ -165,10 +165,10 @@ def _why_not(name: str, problem: Problem) -> str | None:
 def _try(name: str, problem: Problem) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the first reason; the error tells all
-        _once(name, problem)()
+        one_pass(name, problem)()
 
 
-def _once(name: str, problem: Problem) -> Callable[[], object]:
+def one_pass(name: str, problem: Problem) -> Callable[[], object]:
     """Make what is timed: forward and backward, finished when it returns."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, cotangent = (

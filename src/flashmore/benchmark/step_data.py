@@ -54,8 +54,8 @@ def task_at(recipe: Recipe, context: int | None, *, shrink_batch: bool) -> Task:
         positions = recipe.batch * setting.config.context
         batch = max(1, round(positions / context))
         if batch != recipe.batch:
-            why = f"so that a step has about as many positions: {batch * context:,}, not {positions:,}"
-            notes = (f"batch {batch}, not {recipe.batch}, at context {context:,}, {why} (--batch sets it)",)
+            size = f"{batch * context:,} positions a step, against {positions:,} at context {setting.config.context}"
+            notes = (f"batch {batch}, not {recipe.batch}, at context {context:,}: {size} (--batch sets it)",)
     return Task(replace(recipe, batch=batch), config, data, setting.device, notes)
 
 

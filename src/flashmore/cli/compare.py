@@ -64,6 +64,12 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Compare, "compare", argv)
     if len(command.runs) + len(command.models) < 1:
         raise RecipeError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
+    if not command.models and (command.file, command.steps, command.out) != (None, None, Compare.out):
+        raise RecipeError(
+            "--file, --steps and --out with models to train",
+            "runs that are finished, and no --models",
+            "the runs alone, or --models bigram transformer beside them",
+        )
 
     options = GenerateOptions(count=command.count, seed=command.seed)
     if command.picture is not None:

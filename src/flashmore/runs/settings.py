@@ -4,6 +4,7 @@ config.json is sealed and holds the SHA-256 of the other two, so that the three 
 """
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -99,7 +100,9 @@ def require_free(path: Path) -> None:
             names = sorted(entry.name for entry in path.iterdir())
             if CONFIG in names:
                 raise RunError(
-                    wanted, "a run", f"another folder, or `--resume {path}` to go on with this run"
+                    wanted,
+                    "a run",
+                    f"another folder; to go on with this one: --resume {shlex.quote(str(path))}",
                 )
             if names:
                 shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import signal
 import statistics
 import threading
@@ -151,7 +152,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             raise Interrupted(
                 f"{recipe.steps} steps",
                 f"Ctrl-C after {trainer.done}; everything is saved",
-                f"to go on: flashmore train --resume {run.path}",
+                f"to go on: flashmore train --resume {shlex.quote(str(run.path))}",
             )
     return stretches_ms
 

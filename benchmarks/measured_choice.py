@@ -1,0 +1,85 @@
+"""How far the measured choice is from the best single backend, in one run.
+
+    python benchmarks/measured_choice.py
+
+For each shape `choose` measures afresh and names a backend; then all usable backends are timed once more, in
+turn and for longer, and the chosen one is held against the fastest of them. 1.00 means it is the fastest.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import tyro
+
+from flashmore.backends.choose import Problem, choose, one_pass
+from flashmore.measuring.environment import environment
+from flashmore.measuring.measure import alternate
+from flashmore.measuring.statistics import ratio, spread
+
+SHAPES = (
+    (32, 4, 16, 16),
+    (8, 4, 64, 16),
+    (2, 4, 256, 16),
+    (2, 4, 256, 64),
+    (1, 4, 1024, 16),
+    (1, 4, 1024, 64),
+)
+BLOCKS = 40
+BLOCK_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Options:
+    """Hold the measured choice against every single backend on this machine."""
+
+    device: str = "cpu"
+    """Where."""
+    dtype: str = "float32"
+    """What q, k and v are."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def main() -> int:
+    """Measure every shape and print the table or the record."""
+    options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
+    with tempfile.TemporaryDirectory() as folder:  # an empty cache: every choice is measured here and now
+        os.environ["FLASHMORE_CACHE"] = folder
+        rows = [row(Problem(shape, getattr(torch, options.dtype), torch.device(options.device)))
+                for shape in SHAPES]  # fmt: skip
+    record = {"rows": rows, "environment": environment(torch.device(options.device))}
+    if options.json:
+        print(json.dumps(record, indent=1))
+    else:
+        print("B, H, T, D            chosen   best     chosen / best (95 %)    choosing")
+        for each in rows:
+            value = each["ratio"]
+            interval = f"{value['value']:.3f} ({value['low']:.3f} – {value['high']:.3f})"
+            shape = ", ".join(map(str, each["shape"]))
+            print(f"{shape:<21} {each['chosen']:<8} {each['best']:<8} {interval:<23} {each['seconds']:.1f} s")
+    return 0
+
+
+def row(problem: Problem) -> dict[str, Any]:
+    """One shape: what was chosen, what is best, and how far they are apart."""
+    choice = choose("auto", problem)
+    timed = [candidate.name for candidate in choice.candidates if candidate.time_ms]
+    runs = {name: one_pass(name, problem) for name in timed}
+    slowest = max(candidate.time_ms.median for candidate in choice.candidates if candidate.time_ms)
+    repeats = max(1, round(BLOCK_SECONDS / (slowest / 1000)))
+    samples = alternate(runs, blocks=BLOCKS, repeats=repeats, warmup=1)
+    best = min(timed, key=lambda name: spread(samples[name]).median)
+    return {
+        "shape": problem.shape, "chosen": choice.backend, "best": best, "seconds": choice.seconds,
+        "ratio": asdict(ratio(samples[choice.backend], samples[best])),
+        "ms": {name: asdict(spread(blocks)) for name, blocks in samples.items()}, "samples_ms": samples,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
