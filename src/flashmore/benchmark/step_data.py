@@ -54,7 +54,7 @@ def task_at(recipe: Recipe, context: int | None, *, shrink_batch: bool) -> Task:
         positions = recipe.batch * setting.config.context
         batch = max(1, round(positions / context))
         if batch != recipe.batch:
-            size = f"{batch * context:,} positions a step, against {positions:,} at context {setting.config.context}"
+            size = f"{batch * context:,} positions a step, against {positions:,}"
             notes = (f"batch {batch}, not {recipe.batch}, at context {context:,}: {size} (--batch sets it)",)
     return Task(replace(recipe, batch=batch), config, data, setting.device, notes)
 
