@@ -1,13 +1,18 @@
 """The Transformer: the next character from attention over all characters so far.
 
-Shape letters: B batch, T positions, C channels, H heads, D channels a head (C / H), V vocabulary, L layers.
+Shape letters: B batch, T positions, N tokens of a packed batch, C channels, H heads, D channels a head (C / H),
+V vocabulary, L layers. Everything but attention works on each position by itself, so that (…, C) is (B, T, C) for
+rows of one length and (N, C) for packed segments.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashmore.backends.contract import attention
+from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
+from flashmore.models.dropout import Dropout
 
 
 class CausalSelfAttention(nn.Module):
@@ -24,12 +29,17 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.channels, 3 * config.channels)
         self.c_proj = nn.Linear(config.channels, config.channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C).
+    def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C).
 
         Raises:
             BackendUnavailable: the backend cannot run for this device, dtype and shape.
         """
+        y = self._rows(x) if segments is None else self._packed(x, segments)
+        projected: Tensor = self.c_proj(y)
+        return projected
+
+    def _rows(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         H, D = self.heads, C // self.heads
         q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, 3C) -> 3 × (B, T, C)
@@ -38,9 +48,14 @@ class CausalSelfAttention(nn.Module):
         v = v.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
         dropout_p = self.dropout_p if self.training else 0.0
         y = attention(q, k, v, backend=self.backend, causal=True, dropout_p=dropout_p)  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
-        projected: Tensor = self.c_proj(y)
-        return projected
+        return y.transpose(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
+
+    def _packed(self, x: Tensor, segments: Segments) -> Tensor:
+        N, C = x.shape
+        q, k, v = self.c_attn(x).view(N, 3, self.heads, C // self.heads).unbind(1)  # 3 × (N, H, D)
+        dropout_p = self.dropout_p if self.training else 0.0
+        y = packed_attention(q, k, v, segments, backend=self.backend, dropout_p=dropout_p)
+        return y.reshape(N, C)  # (N, H, D) -> (N, C)
 
 
 class FeedForward(nn.Module):
@@ -52,8 +67,8 @@ class FeedForward(nn.Module):
         self.c_proj = nn.Linear(4 * config.channels, config.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        projected: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # (B, T, 4C) in between
+        """Map (…, C) to (…, C)."""
+        projected: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # (…, 4C) in between
         return projected
 
 
@@ -66,11 +81,11 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.channels)
         self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        x = x + self.dropout(self.attention(self.ln_1(x)))
+    def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C)."""
+        x = x + self.dropout(self.attention(self.ln_1(x), segments))
         out: Tensor = x + self.dropout(self.mlp(self.ln_2(x)))
         return out
 
@@ -89,22 +104,38 @@ class Transformer(nn.Module):
         V, C = config.vocabulary_size, config.channels
         self.wte = nn.Embedding(V, C)
         self.wpe = nn.Embedding(config.context, C)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(C)
         self.lm_head = nn.Linear(C, V, bias=False)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Map ids (B, T) int64 to logits (B, T, V).
+    def forward(self, ids: Tensor, segments: Segments | None = None) -> Tensor:
+        """Map ids (B, T) int64 to logits (B, T, V), or with segments ids (N,) to logits (N, V).
 
         Raises:
             RecipeError: T is greater than the context.
             BackendUnavailable: the attention backend cannot run for this device, dtype and shape.
         """
-        T = ids.size(1)
+        T = ids.size(1) if segments is None else segments.longest
         self.config.check_length(T)
-        x = self.dropout(self.wte(ids) + self.wpe.weight[:T])  # (B, T, C)
+        positions = self.wpe.weight[:T] if segments is None else _rows_of(self.wpe.weight, segments.positions)
+        x = self.dropout(_rows_of(self.wte.weight, ids) + positions)  # (…, C)
         for block in self.blocks:
-            x = block(x)  # (B, T, C)
-        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
+            x = block(x, segments)  # (…, C)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)
         return logits
+
+
+MOST_ONE_HOT = 256
+"""Rows of a table up to which Inductor's product with one-hot rows beats its scatter-add."""
+
+
+def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
+    """Look rows up: table (R, C) and ids (…) int64 to (…, C).
+
+    Compiled for a CPU, the gradient of a lookup is one atomic addition an element, slow and in no fixed order.
+    That of a product with one-hot rows is a matrix product: the same sum, and the same each time.
+    """
+    if torch.compiler.is_compiling() and table.device.type == "cpu" and len(table) <= MOST_ONE_HOT:
+        return F.one_hot(ids, len(table)).to(table.dtype) @ table
+    return F.embedding(ids, table)

@@ -1,0 +1,187 @@
+"""Packed attention: the second contract, segments one after the other with no padding between them.
+
+Shapes: N tokens of all segments together, B segments, T places (the longest segment), H heads, D channels a head.
+
+A batch of names is half padding: linear layers, normalisations and the loss can leave it out if the real
+characters stand one after the other. Only attention must know where one segment ends and the next begins.
+PyTorch's own form of this is `varlen_attn` (https://docs.pytorch.org/docs/stable/nn.attention.varlen.html), which
+runs on CUDA; elsewhere the segments are laid out as rows of T places for the time of the attention alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmore.backends.contract import attention
+from flashmore.backends.manual import manual
+from flashmore.backends.names import BACKENDS
+from flashmore.errors import BackendUnavailable, RecipeError
+
+PACKED_BACKENDS: tuple[str, ...] = ("segments", *BACKENDS, "varlen")
+"""`segments` goes from one to the next and is the oracle, `varlen` is CUDA's, the others use rows of places."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where each segment lies among the N tokens, and where its tokens lie in rows of T places."""
+
+    cu_seqlens: Tensor
+    """(B + 1,) int32: segment b is tokens cu_seqlens[b] … cu_seqlens[b + 1] - 1."""
+    longest: int
+    """T, at least the length of every segment."""
+    positions: Tensor
+    """(N,) int64: the position of each token in its segment."""
+    places: Tensor
+    """(N,) int64: b·T + position, the place of each token."""
+    tokens: Tensor
+    """(B·T,) int64: the token at each place; token 0 stands in where there is none."""
+    real: Tensor
+    """(B·T,) bool: whether there is a token at the place."""
+
+    @classmethod
+    def of(cls, lengths: Tensor, longest: int) -> "Segments":
+        """Lay out segments.
+
+        Args:
+            lengths: (B,) int64, each from 1 to `longest`, on any device.
+            longest: T.
+        """
+        real = torch.arange(longest, device=lengths.device) < lengths[:, None]  # (B, T)
+        places = real.flatten().nonzero()[:, 0]  # (N,)
+        tokens = torch.zeros(real.numel(), dtype=torch.int64, device=lengths.device)
+        tokens[places] = torch.arange(len(places), device=lengths.device)
+        ends = lengths.cumsum(0, dtype=torch.int32)
+        cu_seqlens = torch.nn.functional.pad(ends, (1, 0))
+        return cls(cu_seqlens, longest, places % longest, places, tokens, real.flatten())
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.cu_seqlens) - 1
+
+
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, backend: str, dropout_p: float = 0.0
+) -> Tensor:
+    """Causal attention inside each segment, scaled by 1/√D.
+
+    Args:
+        q: queries, (N, H, D), floating point.
+        k: keys, likewise.
+        v: values, likewise.
+        segments: where they lie.
+        backend: a name in `PACKED_BACKENDS`.
+        dropout_p: probability of dropping a weight; it acts whenever it is above 0.
+
+    Returns:
+        (N, H, D), of q's dtype.
+
+    Raises:
+        RecipeError: an unknown backend.
+        BackendUnavailable: the backend cannot run for this device, dtype and shape.
+    """
+    if backend == "segments":
+        return _one_by_one(q, k, v, segments, dropout_p)
+    if backend == "varlen":
+        return _varlen(q, k, v, segments, dropout_p)
+    if backend not in BACKENDS:
+        raise RecipeError("a packed attention backend", f"'{backend}'", ", ".join(PACKED_BACKENDS))
+    H, D = q.shape[1:]
+    qkv = torch.stack((q, k, v), dim=1).flatten(1)  # 3 × (N, H, D) -> (N, 3·H·D)
+    rows = to_places(qkv, segments).view(segments.rows, segments.longest, 3, H, D)  # (B, T, 3, H, D)
+    y = attention(*rows.permute(2, 0, 3, 1, 4), backend=backend, causal=True, dropout_p=dropout_p)
+    return to_tokens(y.transpose(1, 2).flatten(2).flatten(0, 1), segments).view(-1, H, D)  # (B, H, T, D) ->
+
+
+def to_places(x: Tensor, segments: Segments) -> Tensor:
+    """Lay tokens (N, C) out in rows of places (B·T, C); a place without a token repeats token 0.
+
+    With causal attention no real query sees such a place: they are the last ones of their row.
+    """
+    placed: Tensor = _ToPlaces.apply(x, segments.tokens, segments.places)
+    return placed
+
+
+def to_tokens(x: Tensor, segments: Segments) -> Tensor:
+    """Take the tokens (N, C) out of their places (B·T, C)."""
+    taken: Tensor = _ToTokens.apply(x, segments.places, segments.tokens, segments.real)
+    return taken
+
+
+class _ToPlaces(torch.autograd.Function):
+    """A gather whose backward is a gather too: autograd's own would be a slow scatter-add.
+
+    Places without a token have no part in the result, so their gradients are zero and may be left out.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+        return x[tokens]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (places,) = ctx.saved_tensors
+        return grad[places], None, None
+
+
+class _ToTokens(torch.autograd.Function):
+    """A gather whose backward is a gather, with zeros where there is no token."""
+
+    @staticmethod
+    def forward(x: Tensor, places: Tensor, tokens: Tensor, real: Tensor) -> Tensor:
+        return x[places]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2], inputs[3])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, real = ctx.saved_tensors
+        return torch.where(real[:, None], grad[tokens], 0), None, None, None
+
+
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: float) -> Tensor:
+    """The four steps for one segment after the other: what right means."""
+    ends = segments.cu_seqlens.tolist()
+    parts = []
+    for start, end in zip(ends, ends[1:], strict=False):
+        one = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))  # (t, H, D) -> (1, H, t, D)
+        y = manual(*one, mask=None, causal=True, scale=None, dropout_p=dropout_p)
+        parts.append(y[0].transpose(0, 1))  # (1, H, t, D) -> (t, H, D)
+    return torch.cat(parts)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: float) -> Tensor:
+    others = tuple(name for name in PACKED_BACKENDS if name != "varlen")
+    reasons = []
+    if q.device.type != "cuda":
+        reasons.append(f"varlen_attn runs on CUDA, and these tensors are on {q.device.type}")
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        reasons.append(f"varlen_attn takes float16 and bfloat16, and these tensors are {q.dtype}")
+    if dropout_p:
+        reasons.append("varlen_attn has no dropout on the weights")
+    if reasons:
+        raise BackendUnavailable("varlen", tuple(reasons), others)
+    return _varlen_kernel()(
+        q, k, v, segments.cu_seqlens, segments.cu_seqlens, segments.longest, segments.longest
+    )
+
+
+def _varlen_kernel() -> Callable[..., Tensor]:
+    """Causal `varlen_attn`, spelled as the installed torch spells it."""
+    import inspect
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    # 2.10 had is_causal=True; from 2.11 on a window says the same: any number of keys back, none ahead.
+    if "window_size" in inspect.signature(varlen_attn).parameters:
+        return lambda *args: varlen_attn(*args, window_size=(-1, 0))  # type: ignore[no-any-return]
+    return lambda *args: varlen_attn(*args, is_causal=True)  # type: ignore[no-any-return, call-arg]

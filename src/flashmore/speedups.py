@@ -1,0 +1,232 @@
+"""The catalogue: every documented speed-up once, with its page, its devices, its exactness and its price.
+
+A speed-up is one field of `Speedups`; the trainer applies what the fields say, `flashmore bench ladder` switches
+the same fields on and off, `flashmore speedups` and docs/speedups.md print the same entries. No torch here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from flashmore.errors import RecipeError
+
+Exactness = Literal["same gradients up to rounding", "changes the numerics", "changes the algorithm"]
+EXACT: Exactness = "same gradients up to rounding"
+NUMERICS: Exactness = "changes the numerics"
+ALGORITHM: Exactness = "changes the algorithm"
+
+DOCS = "https://docs.pytorch.org/docs/stable/"
+
+
+@dataclass(frozen=True)
+class Speedups:
+    """What a training step does about its speed; all False is the loop that people write first."""
+
+    resident: bool = False
+    fused_adamw: bool = False
+    no_sync: bool = False
+    attention: bool = False
+    trim: bool = False
+    pack: bool = False
+    vocabulary: bool = False
+    compile: bool = False
+    max_autotune: bool = False
+    cuda_graph: bool = False
+    replay: bool = False
+    tf32: bool = False
+    bf16: bool = False
+    kv_cache: bool = False
+    schedule: bool = False
+    muon: bool = False
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Speedups":
+        """The speed-ups with these names.
+
+        Raises:
+            RecipeError: a name that the catalogue lacks.
+        """
+        wanted = tuple(names)
+        for name in wanted:
+            if name not in CATALOGUE:
+                raise RecipeError("a speed-up of the catalogue", f"'{name}'", ", ".join(CATALOGUE))
+        return cls(**{name.replace("-", "_"): True for name in wanted})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of those that are on, in the catalogue's order."""
+        return tuple(name for name in CATALOGUE if self.has(name))
+
+    def has(self, name: str) -> bool:
+        """Whether one is on, by its name."""
+        return bool(getattr(self, name.replace("-", "_")))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One speed-up."""
+
+    title: str
+    page: str
+    """Where PyTorch documents it."""
+    devices: tuple[str, ...]
+    exactness: Exactness
+    why: str
+    """Where the time goes without it."""
+    costs: str
+    """Memory, and seconds before the first step."""
+    test: str
+    """The test that shows its exactness, as pytest names it."""
+    needs: tuple[str, ...] = ()
+    """Speed-ups that it is a part of."""
+    excludes: tuple[str, ...] = ()
+    """Speed-ups that cannot be on together with it."""
+
+
+CATALOGUE: dict[str, Entry] = {
+    "resident": Entry(
+        "Batches gathered from tensors on the device",
+        DOCS + "data.html",
+        ("cpu", "cuda", "mps"), EXACT,
+        "a DataLoader runs Python for every item, and copies every batch to the device",
+        "the encoded data in the device's memory: 16 bytes a position",
+        "tests/training/test_speedups.py::test_batches_are_the_same_however_they_are_made",
+    ),
+    "fused-adamw": Entry(
+        "Fused AdamW",
+        DOCS + "generated/torch.optim.AdamW.html",
+        ("cpu", "cuda", "mps"), EXACT,
+        "the plain loop launches a dozen small kernels for each of the model's tensors",
+        "nothing",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+    ),
+    "no-sync": Entry(
+        "The loss is read only when it is shown",
+        "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#avoid-unnecessary-cpu-gpu-synchronization",
+        ("cpu", "cuda", "mps"), EXACT,
+        "`loss.item()` in every step makes the CPU wait for the device",
+        "nothing",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+    ),
+    "attention": Entry(
+        "Fused attention, by the backend that measures best here",
+        DOCS + "generated/torch.nn.functional.scaled_dot_product_attention.html",
+        ("cpu", "cuda", "mps"), EXACT,
+        "by hand, the (T, T) scores are written to memory and read again four times",
+        "about two seconds of measuring, once for a machine and a shape",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+    ),
+    "trim": Entry(
+        "Rows cut to the longest item of the batch",
+        "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html",
+        ("cpu", "cuda", "mps"), EXACT,
+        "positions that are padding in every row are computed for nothing",
+        "nothing",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+        excludes=("pack", "compile", "cuda-graph", "replay"),
+    ),
+    "pack": Entry(
+        "Packed items: linear layers see real characters only",
+        DOCS + "nn.attention.varlen.html",
+        ("cpu", "cuda"), EXACT,
+        "of makemore's padded positions about half are padding",
+        "nothing",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+        excludes=("trim", "cuda-graph", "replay"),
+    ),
+    "vocabulary": Entry(
+        "The vocabulary padded to a multiple of 64",
+        "https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/index.html",
+        ("cpu", "cuda"), EXACT,
+        "matrix kernels for odd widths are slower; the added columns never reach the loss",
+        "rows of the output layer that are never used",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+    ),
+    "compile": Entry(
+        "Forward, backward and optimizer as one compiled graph",
+        DOCS + "generated/torch.compile.html",
+        ("cpu", "cuda"), EXACT,
+        "Python, autograd's bookkeeping and a kernel launch stand between every two small operations",
+        "10 to 60 seconds before the first step, a few the next time",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+        excludes=("trim",),
+    ),
+    "max-autotune": Entry(
+        "torch.compile's mode max-autotune",
+        DOCS + "generated/torch.compile.html",
+        ("cpu", "cuda"), EXACT,
+        "the library's matrix kernel is not always the fastest one for a shape",
+        "a minute or more before the first step",
+        "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+        needs=("compile",),
+    ),
+    "cuda-graph": Entry(
+        "The whole step as one CUDA graph",
+        DOCS + "generated/torch.cuda.CUDAGraph.html",
+        ("cuda",), EXACT,
+        "for a small model the CPU cannot launch kernels as fast as the GPU finishes them",
+        "a private pool of memory, a second for the capture",
+        "tests/training/test_cuda_graph.py::test_a_replayed_step_is_the_eager_one",
+        excludes=("trim", "pack"),
+    ),
+    "replay": Entry(
+        "Eight steps in one replay of the CUDA graph",
+        "https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/",
+        ("cuda",), EXACT,
+        "even one launch a step leaves the GPU waiting when the step is very short",
+        "eight times the graph's capture",
+        "tests/training/test_cuda_graph.py::test_a_replayed_step_is_the_eager_one",
+        needs=("cuda-graph",), excludes=("trim", "pack"),
+    ),
+    "tf32": Entry(
+        "TF32 matrix products",
+        DOCS + "generated/torch.set_float32_matmul_precision.html",
+        ("cuda",), NUMERICS,
+        "float32 products do not use the tensor cores",
+        "10 bits of mantissa instead of 23",
+        "tests/training/test_speedups.py::test_numerics_stay_close",
+    ),
+    "bf16": Entry(
+        "bfloat16 autocast",
+        DOCS + "amp.html",
+        ("cpu", "cuda"), NUMERICS,
+        "float32 moves twice the bytes and uses the slower units",
+        "7 bits of mantissa instead of 23",
+        "tests/training/test_speedups.py::test_numerics_stay_close",
+    ),
+    "kv-cache": Entry(
+        "Keys and values kept while generating",
+        DOCS + "generated/torch.nn.functional.scaled_dot_product_attention.html",
+        ("cpu", "cuda", "mps"), EXACT,
+        "without them every new character computes all earlier ones again",
+        "2·L·B·T·C numbers while generating; training is not touched",
+        "tests/generation/test_cache.py",
+    ),
+    "schedule": Entry(
+        "Warm-up and a cosine for the learning rate",
+        DOCS + "generated/torch.optim.lr_scheduler.CosineAnnealingLR.html",
+        ("cpu", "cuda", "mps"), ALGORITHM,
+        "a constant learning rate must be low enough for the end, and is then too low before",
+        "nothing; but the number of steps must be known at the start",
+        "tests/training/test_optimizers.py::test_the_schedule_rises_and_falls",
+    ),
+    "muon": Entry(
+        "Muon for the matrices of the blocks",
+        DOCS + "generated/torch.optim.Muon.html",
+        ("cpu", "cuda"), ALGORITHM,
+        "AdamW needs more steps for the same loss",
+        "five small matrix products a matrix and a step",
+        "tests/training/test_optimizers.py::test_muon_is_the_one_of_pytorch",
+    ),
+}  # fmt: skip
+"""By name, in the order in which the ladder adds them."""
+
+GROUPS = ("auto", "none", "exact", "all")
+"""What `--speedups` takes beside names: what pays here, nothing, all exact ones, all."""
+
+
+def _fields_match_entries() -> bool:
+    return {field.name.replace("_", "-") for field in fields(Speedups)} == set(CATALOGUE)
+
+
+assert _fields_match_entries(), "a speed-up without an entry, or an entry without a field"
