@@ -3,6 +3,10 @@
 Shape letters: B batch, T positions, C channels, H heads, D channels a head (C / H), V vocabulary, L layers.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,8 +25,8 @@ class CausalSelfAttention(nn.Module):
         self.heads = config.heads
         self.backend = config.attention
         self.dropout_p = config.attention_dropout
-        self.c_attn = nn.Linear(config.channels, 3 * config.channels)
-        self.c_proj = nn.Linear(config.channels, config.channels)
+        self.c_attn = nn.Linear(config.channels, 3 * config.channels, bias=config.bias)
+        self.c_proj = nn.Linear(config.channels, config.channels, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C).
@@ -43,17 +47,29 @@ class CausalSelfAttention(nn.Module):
         return projected
 
 
+ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu_squared": lambda x: F.relu(x).square(),
+}
+
+
 class FeedForward(nn.Module):
-    """Four times wider, tanh GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), and back."""
+    """Four times wider, an activation, and back.
+
+    GELU: Hendrycks and Gimpel 2016 (https://arxiv.org/abs/1606.08415), section 2, where the tanh is too.
+    The square of ReLU: So et al. 2021, "Primer" (https://arxiv.org/abs/2109.08668), section 4.1.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.channels, 4 * config.channels)
-        self.c_proj = nn.Linear(4 * config.channels, config.channels)
+        self.activate = ACTIVATE[config.activation]
+        self.c_fc = nn.Linear(config.channels, 4 * config.channels, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.channels, config.channels, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        projected: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # (B, T, 4C) in between
+        projected: Tensor = self.c_proj(self.activate(self.c_fc(x)))  # (B, T, 4C) in between
         return projected
 
 
@@ -62,9 +78,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.channels)
+        self.ln_1 = nn.LayerNorm(config.channels, bias=config.bias)
         self.attention = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.channels)
+        self.ln_2 = nn.LayerNorm(config.channels, bias=config.bias)
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -76,11 +92,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """GPT-2's decoder: learned positions, L pre-norm blocks, a last normalisation, an untied output layer.
+    """GPT-2's decoder: learned positions, L pre-norm blocks, a last normalisation, an output layer.
 
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, with PyTorch's
-    own initialisation and an output layer without bias. At makemore's sizes (V = 27, context 16, 4 layers,
-    4 heads, 64 channels) it has 204,544 parameters, each of them with a counterpart there.
+    own initialisation and an output layer without bias, or where the sizes say `tied`, with the embedding as
+    output layer and GPT-2's initialisation. At makemore's sizes (V = 27, context 16, 4 layers, 4 heads, 64
+    channels) it has 204,544 parameters, each of them with a counterpart there.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -91,8 +108,11 @@ class Transformer(nn.Module):
         self.wpe = nn.Embedding(config.context, C)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.ln_f = nn.LayerNorm(C)
-        self.lm_head = nn.Linear(C, V, bias=False)
+        self.ln_f = nn.LayerNorm(C, bias=config.bias)
+        if not config.tied:
+            self.lm_head = nn.Linear(C, V, bias=False)
+        else:
+            start_like_gpt2(self, config.layers)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V).
@@ -106,5 +126,21 @@ class Transformer(nn.Module):
         x = self.dropout(self.wte(ids) + self.wpe.weight[:T])  # (B, T, C)
         for block in self.blocks:
             x = block(x)  # (B, T, C)
-        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
+        x = self.ln_f(x)  # (B, T, C)
+        logits: Tensor = F.linear(x, self.wte.weight) if self.config.tied else self.lm_head(x)  # (B, T, V)
         return logits
+
+
+def start_like_gpt2(model: nn.Module, layers: int) -> None:
+    """Draw every matrix from a normal distribution of deviation 0.02, those that add to the residual stream
+    from one of 0.02 / √(2 L), and set biases to 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
+
+    An embedding that is also the output layer needs it: from PyTorch's deviation of 1 its logits would begin
+    at a size of √C.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            residual = name.endswith("c_proj.weight")
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
