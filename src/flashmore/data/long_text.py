@@ -22,7 +22,7 @@ from flashmore.errors import DataError, RecipeError
 Kind = Literal["characters", "tokens", "random"]
 STORE = "tokens.bin"
 """The store's name in a run's folder; its header is tokens.json."""
-RANDOM_COUNT = 2**20
+RANDOM_COUNT = 2**18
 REAL_GPT2_IDS = 50_257
 """GPT-2's vocabulary; a model with 50,304 ids has 47 that no text holds."""
 

@@ -62,39 +62,44 @@ def _decode_pieces(path: Path, encoding: str, piece_bytes: int) -> Iterator[tupl
     wanted = f"a text file at {path}"
     valid = "the path of a file that you may read"
     decoder = codecs.getincrementaldecoder(encoding)()
-    line, after_return = 1, False
+    line, half = 1, ""
     try:
         if path.is_dir():  # Windows reports a folder as "permission denied"
             raise DataError(wanted, "a folder", valid)
         with path.open("rb") as file:
             while True:
                 data = file.read(piece_bytes)
-                text = _decode(decoder, data, encoding, path, line)
+                text = _decode(decoder, data, encoding, path, line, half)
                 yield text, not data
                 if not data:
                     return
-                line += len(LINE_END.findall(text)) - (after_return and text.startswith("\n"))
-                after_return = text.endswith("\r")
+                # A CR at the end may be half of a CRLF: it counts with what follows.
+                lines, half = half + text, ""
+                if lines.endswith("\r"):
+                    lines, half = lines[:-1], "\r"
+                line += len(LINE_END.findall(lines))
     except OSError as error:
         raise DataError(wanted, error.strerror or str(error), valid) from None
     except ValueError as error:  # a NUL character in the path
         raise DataError(wanted, str(error), valid) from None
 
 
-def _decode(decoder: codecs.IncrementalDecoder, data: bytes, encoding: str, path: Path, line: int) -> str:
-    """Decode one piece that begins in a line; name the place of what is no text."""
+def _decode(
+    decoder: codecs.IncrementalDecoder, data: bytes, encoding: str, path: Path, line: int, half: str
+) -> str:
+    """Decode one piece that begins in a line, after half a line end; name the place of what is no text."""
     wanted = f"text in {encoding} in {path}"
     valid = f"a file saved as UTF-8, or its own encoding by name: {ENCODINGS}"
     try:
         text = decoder.decode(data, final=not data)
     except UnicodeDecodeError as error:
-        at = line + len(LINE_END.findall(error.object[: error.start].decode(encoding, "replace")))
+        at = line + len(LINE_END.findall(half + error.object[: error.start].decode(encoding, "replace")))
         found = f"line {at}: byte 0x{error.object[error.start]:02x} is not {encoding} ({error.reason})"
         raise DataError(wanted, found + other_signs(data), valid) from None
     except UnicodeError as error:
         raise DataError(wanted, str(error) + other_signs(data), valid) from None
     if stray := NOT_TEXT.search(text):
-        at = line + len(LINE_END.findall(text[: stray.start()]))
+        at = line + len(LINE_END.findall(half + text[: stray.start()]))
         found = f"line {at}: the character U+{ord(stray.group()):04X}, which no text holds"
         raise DataError(wanted, f"{found}; this may be a binary file", valid)
     return text

@@ -109,9 +109,9 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(C, bias=config.bias)
-        if not config.tied:
-            self.lm_head = nn.Linear(C, V, bias=False)
-        else:
+        self.lm_head = nn.Linear(C, V, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.wte.weight
             start_like_gpt2(self, config.layers)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -126,8 +126,7 @@ class Transformer(nn.Module):
         x = self.dropout(self.wte(ids) + self.wpe.weight[:T])  # (B, T, C)
         for block in self.blocks:
             x = block(x)  # (B, T, C)
-        x = self.ln_f(x)  # (B, T, C)
-        logits: Tensor = F.linear(x, self.wte.weight) if self.config.tied else self.lm_head(x)  # (B, T, V)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
         return logits
 
 
