@@ -1,4 +1,4 @@
-"""Reading one long text in pieces gives what reading it whole gives, and bad input is named with its place."""
+"""Reading one long text in pieces gives what reading it whole gives; bad input is named with its place."""
 
 import unicodedata
 from pathlib import Path
@@ -12,7 +12,7 @@ from flashmore.errors import DataError
 
 # What may join its neighbour: accents, CRLF, Hangul jamo, Indic vowel signs, kana marks, byte-order marks.
 JOINING = "ae\u0301\u0323\u030a\u1100\u1161\u11a8가\u09c7\u09beか\u3099\ufeff\r\n \u0345\u03b1Å\uf900x"
-texts = st.text(st.sampled_from(JOINING) | st.characters(min_codepoint=32, exclude_categories=("Cs",)))
+texts = st.text(st.sampled_from(JOINING) | st.characters(min_codepoint=32, exclude_categories=["Cs"]))
 
 
 def as_whole(text: str) -> str:

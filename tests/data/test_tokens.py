@@ -24,7 +24,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def ids_of(run: Path, text: LongText, vocabulary: Vocabulary) -> list[int]:
-    return text.ids(run, vocabulary).tolist()
+    return [int(number) for number in text.ids(run, vocabulary)]
 
 
 def test_ids_spell_the_text(source: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from flashmore.errors import RecipeError
 
@@ -43,7 +43,7 @@ class Recipe:
     split_seed: int = 3407
     """Decides which item goes into which part; apart from --seed, so that seeds can be compared."""
 
-    context: int | None = None
+    context: Suppress[int | None] = None  # an option of `train` alone: `bench step` has another of that name
     """With --mode text: characters that a window holds; none means 256."""
     vocabulary: int | None = None
     """With --mode text: ids of the model where FILE is a `.bin` file; none means the largest there plus 1."""
