@@ -11,7 +11,7 @@ from flashmore.backends.names import BACKENDS
 from flashmore.errors import BackendUnavailable
 from flashmore.models.config import ACTIVATIONS, ModelConfig
 from flashmore.models.registry import build, count_parameters
-from flashmore.models.transformer import ACTIVATE
+from flashmore.models.transformer import ACTIVATE, Transformer
 
 MAKEMORE = ModelConfig(model="transformer", vocabulary_size=27, context=16)
 
@@ -153,8 +153,8 @@ def test_the_activation_is_the_one_of_its_name(activation: str) -> None:
     torch.testing.assert_close(ACTIVATE[activation](x), wanted[activation])
 
 
-def test_a_tied_model_starts_as_gpt2_does() -> None:
-    tied = ModelConfig("transformer", 65, context=64, layers=8, channels=128, tied=True)
+def test_a_start_is_gpt2s() -> None:
+    tied = ModelConfig("transformer", 65, context=64, layers=8, channels=128, tied=True, start="gpt2")
     weights = dict(build(tied, 0).named_parameters())
     assert "lm_head.weight" not in weights
     for name, weight in weights.items():
@@ -169,3 +169,13 @@ def test_a_tied_model_starts_as_gpt2_does() -> None:
 def test_without_bias_there_is_none() -> None:
     plain = build(ModelConfig("transformer", 65, context=64, bias=False), 0)
     assert not [name for name, _ in plain.named_parameters() if name.endswith("bias")]
+
+
+def test_blocks_that_start_from_zero_residuals_do_nothing() -> None:
+    config = ModelConfig("transformer", 65, context=64, channels=64, tied=True, start="zero_residual")
+    model = build(config, 0)
+    assert isinstance(model, Transformer)
+    ids = torch.randint(65, (2, 64))
+    wanted = F.layer_norm(model.wte(ids) + model.wpe.weight, (64,)) @ model.wte.weight.T
+    torch.testing.assert_close(model(ids), wanted)
+    assert model.wte.weight.std().item() == pytest.approx(0.1, rel=0.03)

@@ -95,9 +95,9 @@ class Transformer(nn.Module):
     """GPT-2's decoder: learned positions, L pre-norm blocks, a last normalisation, an output layer.
 
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, with PyTorch's
-    own initialisation and an output layer without bias, or where the sizes say `tied`, with the embedding as
-    output layer and GPT-2's initialisation. At makemore's sizes (V = 27, context 16, 4 layers, 4 heads, 64
-    channels) it has 204,544 parameters, each of them with a counterpart there.
+    own initialisation and an output layer without bias, unless the sizes say otherwise. At makemore's sizes
+    (V = 27, context 16, 4 layers, 4 heads, 64 channels) it has 204,544 parameters, each of them with a
+    counterpart there.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -112,7 +112,10 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(C, V, bias=False)
         if config.tied:
             self.lm_head.weight = self.wte.weight
+        if config.start == "gpt2":
             start_like_gpt2(self, config.layers)
+        elif config.start == "zero_residual":
+            start_from_zero_residuals(self)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V).
@@ -130,12 +133,13 @@ class Transformer(nn.Module):
         return logits
 
 
+EMBEDDING_DEVIATION = 0.1
+"""Of `zero_residual`: as output layer it gives logits of a size of 0.1 √C; PyTorch's 1 would give √C."""
+
+
 def start_like_gpt2(model: nn.Module, layers: int) -> None:
     """Draw every matrix from a normal distribution of deviation 0.02, those that add to the residual stream
     from one of 0.02 / √(2 L), and set biases to 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
-
-    An embedding that is also the output layer needs it: from PyTorch's deviation of 1 its logits would begin
-    at a size of √C.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
@@ -143,3 +147,14 @@ def start_like_gpt2(model: nn.Module, layers: int) -> None:
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
+
+
+def start_from_zero_residuals(model: nn.Module) -> None:
+    """Set what adds to the residual stream to 0, so that every block begins as the identity, and make
+    embeddings small: Zhang et al. 2019, "Fixup Initialization" (https://arxiv.org/abs/1901.09321), section 3.
+    """
+    for name, parameter in model.named_parameters():
+        if ".c_proj." in name:
+            nn.init.zeros_(parameter)
+        elif name.startswith(("wte", "wpe", "lm_head")):
+            nn.init.normal_(parameter, std=EMBEDDING_DEVIATION)

@@ -15,6 +15,7 @@ from flashmore.errors import RecipeError
 Model = Literal["bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer"]
 Attention = Literal["auto", "manual", "sdpa", "math", "flash", "efficient", "cudnn"]
 Preset = Literal["names", "makemore", "shakespeare", "shakespeare-fast", "gpt2-124m"]
+Start = Literal["torch", "gpt2", "zero_residual"]
 Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 
 LARGEST = 10**15
@@ -61,7 +62,9 @@ class Recipe:
     bias: bool = True
     """Whether the transformer's linear layers and normalisations add a bias."""
     tied: bool = False
-    """One matrix reads and writes ids in the transformer; its weights then start as GPT-2's."""
+    """One matrix reads and writes ids in the transformer."""
+    start: Start = "torch"
+    """The transformer's weights before training: PyTorch's own, GPT-2's, or blocks that begin as nothing."""
     dropout: float = 0.0
     """Probability of dropping an embedding or residual channel in training."""
     attention: Attention = "auto"
@@ -124,11 +127,11 @@ class Recipe:
             )
             if value is not None and self.mode == "items":
                 raise RecipeError(f"--mode text beside --{name}", "--mode items", "one of the two options")
-        if self.model != "transformer" and (self.tied or not self.bias or self.activation != "gelu_tanh"):
+        chosen = (self.activation, self.bias, self.tied, self.start)
+        if self.model != "transformer" and chosen != ("gelu_tanh", True, False, "torch"):
+            wanted = "a transformer for --activation, --no-bias, --tied and --start"
             found = f"--model {self.model}, which has none of these choices"
-            raise RecipeError(
-                "a transformer for --tied, --no-bias or --activation", found, "--model transformer"
-            )
+            raise RecipeError(wanted, found, "--model transformer, or none of these options")
 
     def _require(self, name: str, holds: bool, valid: str) -> None:
         if not holds:
@@ -156,17 +159,18 @@ class Recipe:
 
 
 NANOGPT = Recipe(
-    mode="text", split="90/10/0", tied=True, bias=False, activation="gelu", schedule="cosine", lr_end=0.1,
-    beta1=0.9, beta2=0.99, weight_decay=0.1, clip=1.0,
+    mode="text", split="90/10/0", tied=True, bias=False, activation="gelu", start="gpt2", schedule="cosine",
+    lr_end=0.1, beta1=0.9, beta2=0.99, weight_decay=0.1, clip=1.0,
 )  # fmt: skip
 """What nanoGPT's configurations share: https://github.com/karpathy/nanoGPT, train.py and config/."""
 SHAKESPEARE = replace(
-    NANOGPT, context=64, layers=4, heads=4, channels=128, batch=12, steps=2000, lr=1e-3, warmup=100,
-)  # fmt: skip
+    NANOGPT, context=64, layers=4, heads=4, channels=128, batch=12, steps=2000, lr=1e-3, warmup=100
+)
 TEXT_PRESETS: dict[str, Recipe] = {
     "shakespeare": SHAKESPEARE,
     "shakespeare-fast": replace(
-        SHAKESPEARE, activation="relu_squared", steps=600, lr=4e-3, lr_end=0.0, warmup=20, eval_every=50
+        SHAKESPEARE, layers=2, channels=64, activation="relu_squared", start="zero_residual", batch=24,
+        steps=800, lr=8e-3, lr_end=0.0, warmup=30, eval_every=50,
     ),
     "gpt2-124m": replace(
         NANOGPT, context=1024, layers=12, heads=12, channels=768, batch=12, steps=600_000, lr=6e-4,
@@ -188,7 +192,7 @@ def recipe_for(model: Model = "transformer", preset: Preset = "names") -> Recipe
         recipe = TEXT_PRESETS[preset]
         if model == "transformer":
             return recipe
-        return replace(recipe, model=model, tied=False, bias=True, activation="gelu_tanh")
+        return replace(recipe, model=model, activation="gelu_tanh", bias=True, tied=False, start="torch")
     if preset == "makemore":
         return Recipe(
             model=model, lr=5e-4, schedule="constant", warmup=0, weight_decay=0.01, clip=0.0, steps=15_000,

@@ -52,6 +52,7 @@ def settle(recipe: Recipe) -> Setting:
         activation=recipe.activation,
         bias=recipe.bias,
         tied=recipe.tied,
+        start=recipe.start,
     )
     choice = settle_attention(recipe.attention, recipe, config, device)
     if choice is not None:

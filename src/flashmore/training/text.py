@@ -64,6 +64,7 @@ def settle_text(recipe: Recipe) -> TextSetting:
         activation=recipe.activation,
         bias=recipe.bias,
         tied=recipe.tied,
+        start=recipe.start,
     )
     choice = settle_attention(recipe.attention, recipe, config, device)
     if choice is not None:
