@@ -41,8 +41,8 @@ TARGET = 1.88
 EVAL_EVERY = 100
 """Iterations between nanoGPT's evaluations."""
 README_FLAGS = [
-    "--device=cpu", "--compile=False", "--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4",
-    "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
+    "--device=cpu", "--compile=False", "--log_interval=1", "--block_size=64", "--batch_size=12",
+    "--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
 ]  # fmt: skip
 STEPS, SETTLED = 100, 30
 """Of gpt2-124m: steps of each run, and how many at the start are not counted (compilation, clocks)."""
