@@ -19,6 +19,8 @@ WITHOUT_TORCH = (
     "flashmore.backends.rules",
     "flashmore.cli.main",
     "flashmore.cli.train",
+    "flashmore.data.text",
+    "flashmore.data.tokens",
     "flashmore.data.vocabulary",
     "flashmore.data.words",
     "flashmore.models.config",

@@ -39,10 +39,11 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
     """Lay runs side by side.
 
     Raises:
-        RunError: a run that did not finish has no result to compare.
+        RunError: a run that did not finish has no result to compare; one on a long text, no names.
     """
     rows = []
     for run in runs:
+        run.require_items("to compare with others")
         result = run.read_result()
         if result is None:
             raise RunError(

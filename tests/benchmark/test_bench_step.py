@@ -21,7 +21,7 @@ from flashmore.benchmark.step_data import Task, task_at
 from flashmore.benchmark.step_gate import STEPS, Gate, affordable
 from flashmore.benchmark.step_memory import activation_bytes, weights_bytes
 from flashmore.benchmark.step_record import bench_steps
-from flashmore.data.batches import IGNORE, take
+from flashmore.data.batches import IGNORE
 from flashmore.errors import DataError, RecipeError, UsageError
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.result import read_record, write_record
@@ -317,7 +317,7 @@ def test_attention_alone_runs_every_layer_forward_and_backward(
 def test_the_batch_that_is_timed_is_the_one_of_the_context(recipe: Recipe) -> None:
     task = task_at(recipe, 20, shrink_batch=True)
     trainer = Trainer(task.recipe, replace(task.config, attention="flash"), task.data, CPU)
-    ids, _ = take(trainer.data, trainer.order.indices(0))
+    ids, _ = trainer.batch(0)
     assert ids.shape == (2, 20)
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from flashmore.backends.names import BACKENDS
 from flashmore.errors import BackendUnavailable
-from flashmore.models.config import ModelConfig
+from flashmore.models.config import ACTIVATIONS, ModelConfig
 from flashmore.models.registry import build, count_parameters
+from flashmore.models.transformer import ACTIVATE, Transformer
 
 MAKEMORE = ModelConfig(model="transformer", vocabulary_size=27, context=16)
 
@@ -74,9 +75,8 @@ def loss_by_hand(w: dict[str, Tensor], ids: Tensor, targets: Tensor, layers: int
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_loss_and_gradients_are_those_of_the_equations(backend: str) -> None:
-    sizes = {"layers": 3, "heads": 4, "channels": 20}
     model = build(
-        ModelConfig(model="transformer", vocabulary_size=27, context=16, attention=backend, **sizes), seed=0
+        ModelConfig("transformer", 27, context=16, layers=3, heads=4, channels=20, attention=backend), seed=0
     ).double()
     with (
         torch.no_grad()
@@ -138,3 +138,44 @@ def test_with_all_embeddings_and_branches_dropped_only_the_last_bias_is_left() -
     w = model.state_dict()
     logits = model(words()[0])
     torch.testing.assert_close(logits, (w["lm_head.weight"] @ w["ln_f.bias"]).expand(5, 16, 27))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_activation_is_the_one_of_its_name(activation: str) -> None:
+    x = torch.linspace(-3, 3, 101, dtype=torch.float64)
+    normal = (1 + torch.erf(x / 2**0.5)) / 2
+    cubic = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
+    wanted = {
+        "gelu": x * normal,
+        "gelu_tanh": x * (1 + torch.tanh(cubic)) / 2,
+        "relu_squared": torch.where(x > 0, x * x, 0),
+    }
+    torch.testing.assert_close(ACTIVATE[activation](x), wanted[activation])
+
+
+def test_a_start_is_gpt2s() -> None:
+    tied = ModelConfig("transformer", 65, context=64, layers=8, channels=128, tied=True, start="gpt2")
+    weights = dict(build(tied, 0).named_parameters())
+    assert "lm_head.weight" not in weights
+    for name, weight in weights.items():
+        if name.endswith("c_proj.weight"):
+            assert weight.std().item() == pytest.approx(0.02 / 4, rel=0.03)
+        elif weight.dim() > 1:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.03)
+        elif name.endswith("bias"):
+            assert (weight == 0).all()
+
+
+def test_without_bias_there_is_none() -> None:
+    plain = build(ModelConfig("transformer", 65, context=64, bias=False), 0)
+    assert not [name for name, _ in plain.named_parameters() if name.endswith("bias")]
+
+
+def test_blocks_that_start_from_zero_residuals_do_nothing() -> None:
+    config = ModelConfig("transformer", 65, context=64, channels=64, tied=True, start="zero_residual")
+    model = build(config, 0)
+    assert isinstance(model, Transformer)
+    ids = torch.randint(65, (2, 64))
+    wanted = F.layer_norm(model.wte(ids) + model.wpe.weight, (64,)) @ model.wte.weight.T
+    torch.testing.assert_close(model(ids), wanted)
+    assert model.wte.weight.std().item() == pytest.approx(0.1, rel=0.03)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.benchmark.step_data import Task
-from flashmore.data.batches import IGNORE, Sequences, take
+from flashmore.data.batches import IGNORE, Sequences
 from flashmore.errors import RecipeError
 from flashmore.measuring.accuracy import Judgement, judge, judge_all
 from flashmore.training.loss import mean_loss
@@ -104,7 +104,7 @@ class Gate:
 
     @cached_property
     def _characters(self) -> int:
-        first = take(self.task.data, self._trainer("manual").order.indices(0))[1]
+        first = self._trainer("manual").batch(0)[1]
         return int((first != IGNORE).sum())
 
     def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
@@ -129,7 +129,7 @@ class Gate:
 
 def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
     """The gradient of the first batch's loss by every parameter, before clipping, on the CPU."""
-    ids, targets = take(trainer.data, trainer.order.indices(0))
+    ids, targets = trainer.batch(0)
     scale = LOSS_SCALE if trainer.recipe.dtype == "float16" else 1.0
     with trainer.step.precision():
         loss = mean_loss(trainer.model(ids), targets)

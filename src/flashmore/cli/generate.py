@@ -1,24 +1,34 @@
-"""`flashmore generate`: more names from a run."""
+"""`flashmore generate`: more names from a run, or more text."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.cli.parse import parse
 from flashmore.cli.show import NOVELTY_STYLE, say, show_json, stdout, table
+from flashmore.errors import RecipeError
 from flashmore.generation.options import GenerateOptions
+
+if TYPE_CHECKING:
+    from flashmore.runs import Run
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Draw names from a run's best weights, each labelled `train`, `validation`, `test` or `new`."""
+    """Draw names from a run's best weights, each labelled `train`, `validation`, `test` or `new`.
+
+    A run on one long text (--mode text) gives --length characters of text after --prefix.
+    """
 
     run: Positional[Path]
     """The run's folder, as `flashmore train` leaves it."""
     sampling: GenerateOptions
+    length: int = 500
+    """For a run on one long text: characters to generate, after --prefix."""
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
 
@@ -30,7 +40,10 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.generation.sample import generate
     from flashmore.runs import Run
 
-    made = generate(Run.open(command.run), command.sampling)
+    run = Run.open(command.run)
+    if run.text is not None:
+        return _continue_text(run, command)
+    made = generate(run, command.sampling)
     if command.json:
         show_json([asdict(name) for name in made.names])
     else:
@@ -48,4 +61,28 @@ def main(argv: Sequence[str]) -> int:
             " valid: a smaller --count, a higher --temperature, another --prefix, or --repeats"
         )
         return 1
+    return 0
+
+
+def _continue_text(run: "Run", command: Generate) -> int:
+    from flashmore.generation.text import continue_text
+
+    options = command.sampling
+    for option, given in (
+        ("--count", options.count != GenerateOptions.count),
+        ("--new-only", options.new_only),
+        ("--repeats", options.repeats),
+    ):
+        if given:
+            found = f"{command.run}, a run on one long text"
+            raise RecipeError(
+                f"a run on items, for {option}", found, "--length, --prefix and what decides a draw"
+            )
+    made = continue_text(run, options, command.length)
+    if command.json:
+        show_json(asdict(made))
+        return 0
+    stdout().print(made.prefix + made.text)
+    if options.seed is None:
+        say(f"the same text again: --seed {made.seed}")
     return 0

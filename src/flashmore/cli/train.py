@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -25,6 +25,8 @@ class Train:
     recipe: Recipe
     preset: Preset = "names"
     """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
+    context: int | None = None
+    """With --mode text: characters that a window holds; none means the preset's, or 256."""
     out: Path | None = None
     """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
     json: bool = False
@@ -71,8 +73,11 @@ def _train(command: Train) -> int:
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
 
+    recipe = command.recipe
+    if command.context is not None:
+        recipe = replace(recipe, context=command.context)
     with ProgressLine() as line:
-        result = train(command.recipe, command.out, line)
+        result = train(recipe, command.out, line)
     return _report(result, command.json)
 
 

@@ -29,6 +29,11 @@ class Sequences:
     lengths: Tensor
     """(N,) int64: number of positions with a target, STOP included."""
 
+    @property
+    def mean_length(self) -> float:
+        """Positions with a target in an item."""
+        return self.lengths.double().mean().item()
+
 
 def encode_items(
     items: Sequence[str], vocabulary: Vocabulary, context: int, device: torch.device | str

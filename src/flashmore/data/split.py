@@ -65,7 +65,7 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
     """
     if how == MAKEMORE:
         return _split_like_makemore(words)
-    shares = _parse_shares(how)
+    shares = parse_shares(how)
     if seed < 0:
         raise RecipeError("a seed for the split", str(seed), "any whole number from 0")
     train, validation, test = _part_sizes(len(words.items), shares, how, words.source)
@@ -79,7 +79,12 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
     )
 
 
-def _parse_shares(how: str) -> tuple[Fraction, Fraction, Fraction]:
+def parse_shares(how: str) -> tuple[Fraction, Fraction, Fraction]:
+    """Read percentages for train, validation and test such as `80/10/10`.
+
+    Raises:
+        RecipeError: not three numbers that add up to 100, the first above 0.
+    """
     match = _SHARES.fullmatch(how)
     if match is not None:
         train, validation, test = map(Fraction, match.groups())

@@ -16,11 +16,13 @@ BUILT_IN = "built-in names"
 """The source of `Words` that come from the package itself (see NAMES.md)."""
 
 # str.splitlines() would also cut at form feeds, U+2028 and others, which may stand inside an item.
-_LINE_END = re.compile(r"\r\n|\r|\n")
-# Control characters that no item needs, and halves of surrogate pairs, which cannot be written as UTF-8.
-_NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+LINE_END = re.compile(r"\r\n|\r|\n")
+"""What ends a line."""
+NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+"""Control characters that no text needs, and halves of surrogate pairs, which cannot be written as UTF-8."""
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
+ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
+"""What to try where the bytes are not in the encoding that was named."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
         DataError: the file is missing, a folder, unreadable, empty, blank, binary or in another encoding; a
             line is longer than `MAX_LENGTH`; or the encoding is unknown.
     """
-    _require_encoding(encoding)
+    require_encoding(encoding)
     if path is None:
         source, encoding = BUILT_IN, "utf-8"
         data = resources.files("flashmore.data").joinpath("names.txt").read_bytes()
@@ -72,12 +74,17 @@ def normalize(text: str) -> str:
     return unicodedata.normalize("NFC", text.replace("\ufeff", ""))
 
 
-def _require_encoding(encoding: str) -> None:
+def require_encoding(encoding: str) -> None:
+    """Refuse a name that is no text encoding.
+
+    Raises:
+        DataError: Python knows no text encoding of that name.
+    """
     try:
         # bytes.decode would take any name for an empty file; "replace" is what naming the bad line needs.
         "a".encode(encoding, "replace")
     except (LookupError, ValueError):
-        raise DataError("the name of a text encoding", repr(encoding), f"utf-8, or {_ENCODINGS}") from None
+        raise DataError("the name of a text encoding", repr(encoding), f"utf-8, or {ENCODINGS}") from None
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -95,16 +102,16 @@ def _read_bytes(path: Path) -> bytes:
 
 def _decode(data: bytes, encoding: str, source: str) -> str:
     wanted = f"text in {encoding} in {source}"
-    valid = f"a file saved as UTF-8, or its own encoding by name: {_ENCODINGS}"
+    valid = f"a file saved as UTF-8, or its own encoding by name: {ENCODINGS}"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = _line_at(data[: error.start].decode(encoding, "replace"))
         found = f"line {line}: byte 0x{data[error.start]:02x} is not {encoding} ({error.reason})"
-        raise DataError(wanted, found + _other_signs(data), valid) from None
+        raise DataError(wanted, found + other_signs(data), valid) from None
     except UnicodeError as error:
-        raise DataError(wanted, str(error) + _other_signs(data), valid) from None
-    if stray := _NOT_TEXT.search(text):
+        raise DataError(wanted, str(error) + other_signs(data), valid) from None
+    if stray := NOT_TEXT.search(text):
         code = f"U+{ord(stray.group()):04X}"
         found = f"line {_line_at(text[: stray.start()])}: the character {code}, which no text holds"
         raise DataError(wanted, f"{found}; this may be a binary file", valid)
@@ -112,10 +119,11 @@ def _decode(data: bytes, encoding: str, source: str) -> str:
 
 
 def _line_at(before: str) -> int:
-    return len(_LINE_END.findall(before)) + 1
+    return len(LINE_END.findall(before)) + 1
 
 
-def _other_signs(data: bytes) -> str:
+def other_signs(data: bytes) -> str:
+    """What else speaks against the encoding, to be added to a message; empty where nothing does."""
     if data.startswith(_UTF_16_MARKS):
         return "; the file begins as UTF-16 does"
     if b"\0" in data:
@@ -128,7 +136,7 @@ def _clean_lines(text: str, source: str) -> tuple[str, ...]:
     valid = "a text file with one item a line"
     if not text:
         raise DataError(wanted, "an empty file", valid)
-    lines = [line.strip() for line in _LINE_END.split(normalize(text))]
+    lines = [line.strip() for line in LINE_END.split(normalize(text))]
     for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LENGTH:
             raise DataError(

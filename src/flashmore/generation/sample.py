@@ -60,8 +60,9 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
     Raises:
         DataError: the prefix has characters that the model never learned.
         RecipeError: the prefix is too long for the model, or the device cannot be used here.
-        RunError: the run has no checkpoint, or a damaged one.
+        RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
+    run.require_items("to draw names")
     prefix = _encode_prefix(run, options.prefix)
     model = load_model(run, device)
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed

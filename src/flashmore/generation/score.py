@@ -40,9 +40,10 @@ def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") ->
     Raises:
         DataError: a name is empty, too long for the model, or has characters that the model never learned;
             all such names are named.
-        RunError: the run has no checkpoint, or a damaged one.
+        RunError: the run has no checkpoint, or a damaged one, or is on one long text.
         RecipeError: the device cannot be used here.
     """
+    run.require_items("to score names")
     texts = [normalize(name) for name in names]
     _require_scorable(run, texts)
     values = log_probs(run, load_model(run, device), texts, device)

@@ -6,6 +6,11 @@ from flashmore.errors import RecipeError
 
 MODEL_NAMES: tuple[str, ...] = ("bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer")
 """Every model that `flashmore.models.registry.build` can make, the simplest first."""
+ACTIVATIONS: tuple[str, ...] = ("gelu_tanh", "gelu", "relu_squared")
+"""makemore's tanh approximation; the exact GELU; the square of ReLU."""
+STARTS: tuple[str, ...] = ("torch", "gpt2", "zero_residual")
+"""PyTorch's own, as makemore leaves it; GPT-2's; PyTorch's own, but small embeddings, and zero for what adds
+to the residual stream."""
 LARGEST_SIZE = 1_000_000
 """Far beyond any model here; above it torch's own size arithmetic overflows in ways it has no message for."""
 
@@ -15,8 +20,8 @@ class ModelConfig:
     """Everything that decides a model's parameters and its arithmetic.
 
     Raises:
-        RecipeError: an unknown model, a size below 1 or above `LARGEST_SIZE`, heads that do not divide the
-            channels, or a dropout outside [0, 1).
+        RecipeError: an unknown model, activation or start, a size below 1 or above `LARGEST_SIZE`, heads that
+            do not divide the channels, or a dropout outside [0, 1).
     """
 
     model: str
@@ -37,10 +42,22 @@ class ModelConfig:
     """Probability on attention weights, in training only; it decides which kernels can run."""
     attention: str = "sdpa"
     """Name of the attention backend; never `auto` here."""
+    activation: str = "gelu_tanh"
+    """One of `ACTIVATIONS`: what stands between the two layers of the Transformer's feed-forward."""
+    bias: bool = True
+    """Whether the Transformer's linear layers and normalisations add a bias."""
+    tied: bool = False
+    """Whether the Transformer reads and writes ids with one matrix."""
+    start: str = "torch"
+    """One of `STARTS`: what the Transformer's weights are before training."""
 
     def __post_init__(self) -> None:
         if self.model not in MODEL_NAMES:
             raise RecipeError("a model of flashmore", f"'{self.model}'", f"one of {', '.join(MODEL_NAMES)}")
+        for name, known in (("activation", ACTIVATIONS), ("start", STARTS)):
+            if getattr(self, name) not in known:
+                found = f"'{getattr(self, name)}'"
+                raise RecipeError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
         for name in ("vocabulary_size", "context", "layers", "heads", "channels"):
             value = getattr(self, name)
             if not 1 <= value <= LARGEST_SIZE:

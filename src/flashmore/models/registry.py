@@ -4,7 +4,7 @@ Every model is an `nn.Module` made from a `ModelConfig` and keeps one contract:
 
 - `forward(ids)` takes ids (B, T) int64 with 1 <= T <= context and returns logits (B, T, V);
 - it is causal: the logits at position t depend on the ids at positions 0 to t alone;
-- its weights start from PyTorch's own initialisation, as makemore leaves them;
+- its weights start from PyTorch's own initialisation, as makemore leaves them, unless `start` names another;
 - dropout acts in training alone.
 """
 

@@ -5,6 +5,10 @@ V vocabulary, L layers. Everything but attention works on each position by itsel
 rows of one length and (N, C) for packed segments.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +30,8 @@ class CausalSelfAttention(nn.Module):
         self.heads = config.heads
         self.backend = config.attention
         self.dropout_p = config.attention_dropout
-        self.c_attn = nn.Linear(config.channels, 3 * config.channels)
-        self.c_proj = nn.Linear(config.channels, config.channels)
+        self.c_attn = nn.Linear(config.channels, 3 * config.channels, bias=config.bias)
+        self.c_proj = nn.Linear(config.channels, config.channels, bias=config.bias)
 
     def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C).
@@ -58,17 +62,29 @@ class CausalSelfAttention(nn.Module):
         return y.reshape(N, C)  # (N, H, D) -> (N, C)
 
 
+ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu_squared": lambda x: F.relu(x).square(),
+}
+
+
 class FeedForward(nn.Module):
-    """Four times wider, tanh GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), and back."""
+    """Four times wider, an activation, and back.
+
+    GELU: Hendrycks and Gimpel 2016 (https://arxiv.org/abs/1606.08415), section 2, where the tanh is too.
+    The square of ReLU: So et al. 2021, "Primer" (https://arxiv.org/abs/2109.08668), section 4.1.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.channels, 4 * config.channels)
-        self.c_proj = nn.Linear(4 * config.channels, config.channels)
+        self.activate = ACTIVATE[config.activation]
+        self.c_fc = nn.Linear(config.channels, 4 * config.channels, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.channels, config.channels, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, C) to (…, C)."""
-        projected: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # (…, 4C) in between
+        projected: Tensor = self.c_proj(self.activate(self.c_fc(x)))  # (…, 4C) in between
         return projected
 
 
@@ -77,9 +93,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.channels)
+        self.ln_1 = nn.LayerNorm(config.channels, bias=config.bias)
         self.attention = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.channels)
+        self.ln_2 = nn.LayerNorm(config.channels, bias=config.bias)
         self.mlp = FeedForward(config)
         self.dropout = Dropout(config.dropout)
 
@@ -91,11 +107,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """GPT-2's decoder: learned positions, L pre-norm blocks, a last normalisation, an untied output layer.
+    """GPT-2's decoder: learned positions, L pre-norm blocks, a last normalisation, an output layer.
 
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, with PyTorch's
-    own initialisation and an output layer without bias. At makemore's sizes (V = 27, context 16, 4 layers,
-    4 heads, 64 channels) it has 204,544 parameters, each of them with a counterpart there.
+    own initialisation and an output layer without bias, unless the sizes say otherwise. At makemore's sizes
+    (V = 27, context 16, 4 layers, 4 heads, 64 channels) it has 204,544 parameters, each of them with a
+    counterpart there.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -106,8 +123,14 @@ class Transformer(nn.Module):
         self.wpe = nn.Embedding(config.context, C)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.ln_f = nn.LayerNorm(C)
+        self.ln_f = nn.LayerNorm(C, bias=config.bias)
         self.lm_head = nn.Linear(C, V, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.wte.weight
+        if config.start == "gpt2":
+            start_like_gpt2(self, config.layers)
+        elif config.start == "zero_residual":
+            start_from_zero_residuals(self)
 
     def forward(self, ids: Tensor, segments: Segments | None = None) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V), or with segments ids (N,) to logits (N, V).
@@ -139,3 +162,30 @@ def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
     if torch.compiler.is_compiling() and table.device.type == "cpu" and len(table) <= MOST_ONE_HOT:
         return F.one_hot(ids, len(table)).to(table.dtype) @ table
     return F.embedding(ids, table)
+
+
+EMBEDDING_DEVIATION = 0.1
+"""Of `zero_residual`: as output layer it gives logits of a size of 0.1 √C; PyTorch's 1 would give √C."""
+
+
+def start_like_gpt2(model: nn.Module, layers: int) -> None:
+    """Draw every matrix from a normal distribution of deviation 0.02, those that add to the residual stream
+    from one of 0.02 / √(2 L), and set biases to 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            residual = name.endswith("c_proj.weight")
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
+def start_from_zero_residuals(model: nn.Module) -> None:
+    """Set what adds to the residual stream to 0, so that every block begins as the identity, and make
+    embeddings small: Zhang et al. 2019, "Fixup Initialization" (https://arxiv.org/abs/1901.09321), section 3.
+    """
+    for name, parameter in model.named_parameters():
+        if ".c_proj." in name:
+            nn.init.zeros_(parameter)
+        elif name.startswith(("wte", "wpe", "lm_head")):
+            nn.init.normal_(parameter, std=EMBEDDING_DEVIATION)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from flashmore.data.long_text import LongText
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
@@ -24,7 +25,8 @@ class Run:
 
         config.json      format, versions, recipe, model; SHA-256 of the next two and of itself
         vocabulary.json  the characters
-        split.json       the items of each part
+        split.json       the items of each part; of a long text, where each part lies
+        tokens.bin       of a long text: its characters as 16-bit ids; tokens.json is its header
         metrics.jsonl    one line a logged step
         last/, best/     checkpoints: weights.safetensors, optimizer.pt, state.json
         result.json      written once at the end
@@ -38,8 +40,11 @@ class Run:
     model: ModelConfig
     vocabulary: Vocabulary
     split: Split
+    """The items of each part; all empty for a run on a long text."""
     versions: dict[str, str]
     """Of `flashmore` and `torch` when the run was made."""
+    text: LongText | None = None
+    """The long text that was learned from; None for a run on items."""
 
     @classmethod
     def create(
@@ -49,6 +54,7 @@ class Run:
         model: ModelConfig,
         vocabulary: Vocabulary,
         split: Split,
+        text: LongText | None = None,
     ) -> "Run":
         """Make the folder of a new run, whole or not at all.
 
@@ -58,6 +64,7 @@ class Run:
             model: the model's sizes.
             vocabulary: the characters; as many as the model's sizes say.
             split: the items of each part.
+            text: the long text, where the run is on one.
 
         Raises:
             RunError: `path` is a file, or a folder that holds something.
@@ -65,7 +72,7 @@ class Run:
         """
         path = Path(path)
         settings.require_free(path)
-        write_folder(path, settings.encode(recipe, model, vocabulary, split))
+        write_folder(path, settings.encode(recipe, model, vocabulary, split, text))
         return cls.open(path)
 
     @classmethod
@@ -79,7 +86,23 @@ class Run:
         """
         path = Path(path)
         found = settings.read(path)
-        return cls(path, found.recipe, found.model, found.vocabulary, found.split, found.versions)
+        return cls(path, found.recipe, found.model, found.vocabulary, found.split, found.versions, found.text)
+
+    def require_items(self, wanted: str) -> None:
+        """Refuse what makes sense for items alone, where the run is on one long text.
+
+        Args:
+            wanted: what was asked for, such as `to score names`.
+
+        Raises:
+            RunError: the run is on a long text.
+        """
+        if self.text is not None:
+            raise RunError(
+                f"a run on items, {wanted}",
+                f"{self.path}, a run on one long text (--mode text)",
+                f"a run of --mode items; this one's losses are in {self._result}",
+            )
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl.

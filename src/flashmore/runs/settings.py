@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from flashmore.data.long_text import LongText
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import DataError, RecipeError, RunError
@@ -35,10 +36,15 @@ class Settings:
     vocabulary: Vocabulary
     split: Split
     versions: dict[str, str]
+    text: LongText | None
 
 
 def encode(
-    recipe: dict[str, Any], model: ModelConfig, vocabulary: Vocabulary, split: Split
+    recipe: dict[str, Any],
+    model: ModelConfig,
+    vocabulary: Vocabulary,
+    split: Split,
+    text: LongText | None = None,
 ) -> dict[str, bytes]:
     """Give the files by name. config.json, which makes a folder a run, comes last.
 
@@ -47,7 +53,7 @@ def encode(
     """
     files = {
         VOCABULARY: records.encode(vocabulary.to_json(), indent=None),
-        SPLIT: records.encode(dataclasses.asdict(split), indent=None),
+        SPLIT: records.encode(dataclasses.asdict(split) | _text_to_json(text), indent=None),
     }
     config = {
         "format": FORMAT,
@@ -71,16 +77,19 @@ def read(folder: Path) -> Settings:
     try:
         model = _decode_model(config["model"])
         vocabulary = Vocabulary.from_json(_read_part(folder / VOCABULARY, config))
-        split = _decode_split(_read_part(folder / SPLIT, config))
-        settings = Settings(dict(config["recipe"]), model, vocabulary, split, dict(config["versions"]))
+        parts = _read_part(folder / SPLIT, config)
+        text = LongText.from_json(parts["text"]) if "text" in parts else None
+        split = _decode_split(parts)
+        settings = Settings(dict(config["recipe"]), model, vocabulary, split, dict(config["versions"]), text)
     # The checksums are right, so these are settings that somebody wrote by hand.
     except (DataError, RecipeError) as error:
         raise RunError(f"the settings of a run in {folder}", error.found, records.INTACT) from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"the settings of a run in {folder}", repr(error), records.INTACT) from None
-    if vocabulary.size != model.vocabulary_size:
+    wanted = _ids_needed(vocabulary, text)
+    if wanted is not None and wanted != model.vocabulary_size:
         raise RunError(
-            f"a model for the {vocabulary.size} ids of {folder / VOCABULARY}",
+            f"a model for the {wanted} ids of {folder / VOCABULARY}",
             f"one for {model.vocabulary_size} ids",
             records.INTACT,
         )
@@ -146,6 +155,17 @@ def _decode_model(values: dict[str, Any]) -> ModelConfig:
         if type(values[field.name]) not in kinds:
             raise TypeError(f"{field.name} = {values[field.name]!r}")
     return ModelConfig(**values)
+
+
+def _text_to_json(text: LongText | None) -> dict[str, Any]:
+    return {} if text is None else {"text": text.to_json()}
+
+
+def _ids_needed(vocabulary: Vocabulary, text: LongText | None) -> int | None:
+    """A long text has no START and STOP; ids that were given have no characters to count."""
+    if text is None:
+        return vocabulary.size
+    return len(vocabulary.characters) if text.kind == "characters" else None
 
 
 def _decode_split(values: dict[str, Any]) -> Split:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flashmore.data.batches import Sequences
+from flashmore.data.windows import Windows
 from flashmore.errors import Interrupted, TrainingFailed
 from flashmore.models.registry import count_parameters
 from flashmore.runs import Run
@@ -131,8 +132,8 @@ def run_to_the_end(session: Session, observer: Observer) -> TrainResult:
 def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     """Make the remaining steps; returns ms a step for each stretch between two log lines."""
     recipe, run, trainer = session.recipe, session.run, session.trainer
-    characters = trainer.data.lengths.double().mean().item() * recipe.batch
-    validation = session.part(run.split.validation) if run.split.validation else None
+    characters = trainer.data.mean_length * recipe.batch
+    validation = session.part("validation")
     stretches_ms: list[float] = []
     with EventWriter(run.path, trainer.done) as events, _ctrl_c() as interrupted:
         while trainer.done < recipe.steps and not interrupted():
@@ -190,7 +191,7 @@ def _require_finite(loss: float, part: str, session: Session) -> None:
     )
 
 
-def _evaluate(session: Session, validation: Sequences, observer: Observer) -> float:
+def _evaluate(session: Session, validation: Sequences | Windows, observer: Observer) -> float:
     """Evaluate; keep the weights as `best` if none before were better on validation."""
     trainer = session.trainer
     val_loss = evaluate(trainer.model, validation, trainer.step.precision)
@@ -208,17 +209,17 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     if run.has_checkpoint("best"):
         run.restore(model, run.load_checkpoint("best", optimizer=False))
 
-    def loss_of(items: tuple[str, ...]) -> float | None:
-        if not items:
+    def loss_of(data: Sequences | Windows | None) -> float | None:
+        if data is None:
             return None
-        loss = evaluate(model, session.part(items), session.trainer.step.precision)
+        loss = evaluate(model, data, session.trainer.step.precision)
         _require_finite(loss, "evaluation", session)
         return loss
 
     unleaked = None
     if run.split.leak_share is not None:
         known = set(run.split.train)
-        unleaked = loss_of(tuple(item for item in run.split.test if item not in known))
+        unleaked = loss_of(session.encode(tuple(item for item in run.split.test if item not in known)))
     return TrainResult(
         run=str(run.path),
         model=run.model.model,
@@ -227,8 +228,8 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         steps=session.trainer.done,
         train_seconds=session.train_seconds,
         step_ms=statistics.median(stretches_ms or _logged_step_ms(run)),
-        val_loss=loss_of(run.split.validation),
-        test_loss=loss_of(run.split.test),
+        val_loss=loss_of(session.part("validation")),
+        test_loss=loss_of(session.part("test")),
         leak_share=run.split.leak_share,
         test_loss_unleaked=unleaked,
     )

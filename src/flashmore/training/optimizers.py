@@ -7,9 +7,6 @@ from torch import nn
 
 from flashmore.training.recipe import Recipe
 
-FINAL_SHARE = 0.01
-"""Where the cosine ends, as a share of the highest learning rate."""
-
 
 def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) over every parameter, as makemore does it.
@@ -36,5 +33,5 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     if recipe.schedule == "constant":
         return recipe.lr
     progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    share = FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    share = recipe.lr_end + (1 - recipe.lr_end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
     return recipe.lr * share

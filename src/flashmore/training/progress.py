@@ -31,8 +31,13 @@ class ProgressLine:
 
     def started(self, session: Session) -> None:
         """Say what is trained, and which attention runs and why."""
-        run, split = session.run, session.run.split
-        parts = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"
+        run = session.run
+        sizes = {name: len(getattr(run.split, name)) for name in ("train", "validation", "test")}
+        if run.text is not None:
+            sizes = {name: stop - start for name, (start, stop) in vars(run.text.parts).items()}
+        parts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
+        if run.text is not None:
+            parts += f" characters in windows of {run.model.context:,}"
         self.console.print(
             f"{run.model.model} on {parts}; {session.trainer.device}; into {run.path}", soft_wrap=True
         )

@@ -4,17 +4,19 @@ It imports no torch, so that `flashmore train --help` answers at once.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from flashmore.errors import RecipeError
 
 Model = Literal["bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer"]
 Attention = Literal["auto", "manual", "sdpa", "math", "flash", "efficient", "cudnn"]
-Preset = Literal["names", "makemore"]
+Preset = Literal["names", "makemore", "shakespeare", "shakespeare-fast", "gpt2-124m"]
+Start = Literal["torch", "gpt2", "zero_residual"]
+Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 
 LARGEST = 10**15
 """Of any count: beyond it somebody's finger rested on a key."""
@@ -30,13 +32,22 @@ class Recipe:
     """
 
     file: Positional[Path | None] = None
-    """Text file with one item a line; none means the built-in names."""
+    """Text file with one item a line, or with --mode text one long text or a `.bin` file of 16-bit ids; none
+    means the built-in names, or with --mode text and --vocabulary random ids."""
+    mode: Literal["items", "text"] = "items"
+    """What the file holds: items, each learned by itself, or one long text, learned in windows."""
     encoding: str = "utf-8"
     """How the file's bytes spell characters, such as utf-8 or latin-1."""
     split: str = "80/10/10"
-    """Shares of train/validation/test in percent, or `makemore` for makemore's own split."""
+    """Shares of train/validation/test in percent, or `makemore` for makemore's own split of items; a long
+    text is cut by position."""
     split_seed: int = 3407
     """Decides which item goes into which part; apart from --seed, so that seeds can be compared."""
+
+    context: Suppress[int | None] = None  # an option of `train` alone: `bench step` has another of that name
+    """With --mode text: characters that a window holds; none means 256."""
+    vocabulary: int | None = None
+    """With --mode text: ids of the model where FILE is a `.bin` file; none means the largest there plus 1."""
 
     model: Model = "transformer"
     """Which model to train."""
@@ -46,6 +57,14 @@ class Recipe:
     """Attention heads; they must divide the channels."""
     channels: int = 64
     """Width of embeddings and hidden layers."""
+    activation: Activation = "gelu_tanh"
+    """In the transformer's feed-forward: makemore's tanh GELU, the exact GELU, or the square of ReLU."""
+    bias: bool = True
+    """Whether the transformer's linear layers and normalisations add a bias."""
+    tied: bool = False
+    """One matrix reads and writes ids in the transformer."""
+    start: Start = "torch"
+    """The transformer's weights before training: PyTorch's own, GPT-2's, or blocks that begin as nothing."""
     dropout: float = 0.0
     """Probability of dropping an embedding or residual channel in training."""
     attention: Attention = "auto"
@@ -56,11 +75,13 @@ class Recipe:
     steps: int = 2000
     """Optimiser steps."""
     batch: int = 32
-    """Items a step."""
+    """Items, or windows of a long text, a step."""
     lr: float = 2e-3
     """Highest learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """After warm-up: stay at --lr, or fall to a hundredth of it along a cosine."""
+    """After warm-up: stay at --lr, or fall to --lr-end of it along a cosine."""
+    lr_end: float = 0.01
+    """Where the cosine ends, as a share of --lr."""
     warmup: int = 100
     """Steps over which the learning rate rises from 0."""
     beta1: float = 0.9
@@ -98,6 +119,19 @@ class Recipe:
         for name in ("seed", "split_seed"):
             self._require(name, 0 <= getattr(self, name) < 2**63, "a whole number from 0 to 2⁶³ − 1")
         self._require("lr", 0 < self.lr < float("inf"), "above 0, for example 1e-3")
+        self._require("lr_end", 0 <= self.lr_end <= 1, "from 0 to 1, a share of --lr")
+        for name in ("context", "vocabulary"):
+            value = getattr(self, name)
+            self._require(
+                name, value is None or 1 <= value <= LARGEST, f"a whole number from 1 to {LARGEST:,}"
+            )
+            if value is not None and self.mode == "items":
+                raise RecipeError(f"--mode text beside --{name}", "--mode items", "one of the two options")
+        chosen = (self.activation, self.bias, self.tied, self.start)
+        if self.model != "transformer" and chosen != ("gelu_tanh", True, False, "torch"):
+            wanted = "a transformer for --activation, --no-bias, --tied and --start"
+            found = f"--model {self.model}, which has none of these choices"
+            raise RecipeError(wanted, found, "--model transformer, or none of these options")
 
     def _require(self, name: str, holds: bool, valid: str) -> None:
         if not holds:
@@ -124,13 +158,41 @@ class Recipe:
         return cls(**{**values, "file": None if file is None else Path(file)})
 
 
+NANOGPT = Recipe(
+    mode="text", split="90/10/0", tied=True, bias=False, activation="gelu", start="gpt2", schedule="cosine",
+    lr_end=0.1, beta1=0.9, beta2=0.99, weight_decay=0.1, clip=1.0,
+)  # fmt: skip
+"""What nanoGPT's configurations share: https://github.com/karpathy/nanoGPT, train.py and config/."""
+SHAKESPEARE = replace(
+    NANOGPT, context=64, layers=4, heads=4, channels=128, batch=12, steps=2000, lr=1e-3, warmup=100
+)
+TEXT_PRESETS: dict[str, Recipe] = {
+    "shakespeare": SHAKESPEARE,
+    "shakespeare-fast": replace(
+        SHAKESPEARE, layers=2, channels=64, activation="relu_squared", start="zero_residual", batch=24,
+        steps=800, lr=8e-3, lr_end=0.0, warmup=30, eval_every=50,
+    ),
+    "gpt2-124m": replace(
+        NANOGPT, context=1024, layers=12, heads=12, channels=768, batch=12, steps=600_000, lr=6e-4,
+        warmup=2000, beta2=0.95, vocabulary=50_304, dtype="bfloat16", eval_every=2000,
+    ),
+}  # fmt: skip
+
+
 def recipe_for(model: Model = "transformer", preset: Preset = "names") -> Recipe:
     """The recipe to start from: the preset's, with what this model needs otherwise.
 
     Args:
         model: the table-like bigram and the shallow models stand, and want, a higher learning rate.
-        preset: `names` is this project's own; `makemore` repeats makemore's training parameters.
+        preset: `names` is this project's own; `makemore` repeats makemore's training parameters;
+            `shakespeare` and `gpt2-124m` repeat nanoGPT's for long text, and `shakespeare-fast` reaches the
+            first one's loss in fewer steps (docs/text.md).
     """
+    if preset in TEXT_PRESETS:
+        recipe = TEXT_PRESETS[preset]
+        if model == "transformer":
+            return recipe
+        return replace(recipe, model=model, activation="gelu_tanh", bias=True, tied=False, start="torch")
     if preset == "makemore":
         return Recipe(
             model=model, lr=5e-4, schedule="constant", warmup=0, weight_decay=0.01, clip=0.0, steps=15_000,

@@ -1,14 +1,19 @@
 """A trainer and the folder it saves to: made from a recipe, or brought back from the folder."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from flashmore.backends.choose import Choice
 from flashmore.data.batches import Sequences, encode_items
+from flashmore.data.split import Split
+from flashmore.data.windows import Windows
 from flashmore.errors import RecipeError
 from flashmore.runs import Checkpoint, Run
 from flashmore.training.recipe import Recipe
 from flashmore.training.setting import device_named, settle, settle_attention
+from flashmore.training.text import open_text, settle_text, windows_of
 from flashmore.training.trainer import Trainer
 
 
@@ -40,8 +45,17 @@ class Session:
         }
         return Checkpoint(dict(self.trainer.model.state_dict()), self.trainer.optimizer_state(), state)
 
-    def part(self, items: tuple[str, ...]) -> Sequences:
-        """Encode one part of the data for this model and device."""
+    def part(self, name: Literal["train", "validation", "test"]) -> Sequences | Windows | None:
+        """One part of the data for this model and device; None where it holds nothing."""
+        data = self.trainer.data
+        if self.run.text is not None and isinstance(data, Windows):
+            return windows_of(self.run, data.ids, name, self.trainer.device)
+        return self.encode(getattr(self.run.split, name))
+
+    def encode(self, items: tuple[str, ...]) -> Sequences | None:
+        """Items for this model and device; None where there are none."""
+        if not items:
+            return None
         return encode_items(items, self.run.vocabulary, self.run.model.context, self.trainer.device)
 
 
@@ -51,12 +65,29 @@ def start(recipe: Recipe, out: Path | None) -> Session:
     Raises:
         DataError, RecipeError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
+    if recipe.mode == "text":
+        return _start_on_text(recipe, out)
     setting = settle(recipe)
     config, device = setting.config, setting.device
     data = encode_items(setting.split.train, setting.vocabulary, config.context, device)
     trainer = Trainer(recipe, config, data, device)
     folder = out or unused_folder(recipe.model, Path("runs"))
     run = Run.create(folder, recipe.to_json(), config, setting.vocabulary, setting.split)
+    return Session(run, trainer, setting.choice)
+
+
+def _start_on_text(recipe: Recipe, out: Path | None) -> Session:
+    """The same for one long text, whose ids are written into the run's folder."""
+    setting = settle_text(recipe)
+    folder = out or unused_folder(recipe.model, Path("runs"))
+    split = Split((), (), (), None)
+    run = Run.create(folder, recipe.to_json(), setting.config, setting.vocabulary, split, setting.text)
+    try:
+        data = open_text(run, setting.device)
+        trainer = Trainer(recipe, setting.config, data, setting.device)
+    except BaseException:  # a full disk, Ctrl-C: a run without its ids is none
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
     return Session(run, trainer, setting.choice)
 
 
@@ -76,7 +107,11 @@ def reopen(path: Path, steps: int | None) -> Session:
     recipe = replace(Recipe.from_json(run.recipe), steps=steps or state["steps"])
     device = device_named(recipe.device)
     choice = settle_attention(run.model.attention, recipe, run.model, device)
-    data = encode_items(run.split.train, run.vocabulary, run.model.context, device)
+    data = (
+        encode_items(run.split.train, run.vocabulary, run.model.context, device)
+        if run.text is None
+        else open_text(run, device)
+    )
     trainer = Trainer(recipe, run.model, data, device)
     run.restore(trainer.model, checkpoint)
     trainer.load_optimizer_state(checkpoint.optimizer, done)

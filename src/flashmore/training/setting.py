@@ -34,6 +34,8 @@ def settle(recipe: Recipe) -> Setting:
     Raises:
         DataError, RecipeError, BackendUnavailable: see their docstrings.
     """
+    if recipe.mode == "text":
+        raise RecipeError("items, one a line", "--mode text", "--mode items, which is the default")
     device = device_named(recipe.device)
     words = read_words(recipe.file, recipe.encoding)
     split = split_words(words, recipe.split, recipe.split_seed)
@@ -47,6 +49,10 @@ def settle(recipe: Recipe) -> Setting:
         channels=recipe.channels,
         dropout=recipe.dropout,
         attention_dropout=recipe.attention_dropout,
+        activation=recipe.activation,
+        bias=recipe.bias,
+        tied=recipe.tied,
+        start=recipe.start,
     )
     choice = settle_attention(recipe.attention, recipe, config, device)
     if choice is not None:

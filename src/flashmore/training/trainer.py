@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flashmore.data.batches import BatchOrder, Sequences, take
+from flashmore.data.windows import Windows
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.training.optimizers import adamw, learning_rate
@@ -23,7 +24,9 @@ class Trainer:
         device: where.
     """
 
-    def __init__(self, recipe: Recipe, config: ModelConfig, data: Sequences, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, config: ModelConfig, data: Sequences | Windows, device: torch.device
+    ) -> None:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)  # dropout; the initial weights have a generator of their own
@@ -34,9 +37,18 @@ class Trainer:
         self.optimizer = adamw(self.model, recipe)
         self.step = Step(self.model, self.optimizer, recipe, device)
         self.data = data
-        self.order = BatchOrder(len(data.ids), recipe.batch, recipe.seed)
+        self._order = (
+            BatchOrder(len(data.ids), recipe.batch, recipe.seed) if isinstance(data, Sequences) else None
+        )
         self.done = 0
         """Updates made so far."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step, counted from 0: ids (B, T) and targets (B, T), int64, on the device."""
+        if isinstance(self.data, Windows):
+            return self.data.random(step, self.recipe.batch, self.recipe.seed)
+        assert self._order is not None
+        return take(self.data, self._order.indices(step))
 
     def advance(self) -> Tensor:
         """Make one update.
@@ -44,7 +56,7 @@ class Trainer:
         Returns:
             The loss of this step's batch before the update, a scalar on the device: reading it waits.
         """
-        ids, targets = take(self.data, self.order.indices(self.done))
+        ids, targets = self.batch(self.done)
         loss = self.step(ids, targets, learning_rate(self.done, self.recipe))
         self.done += 1
         return loss

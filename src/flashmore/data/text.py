@@ -1,0 +1,105 @@
+"""Reading one long text in pieces: decoding, line ends, Unicode, without the whole of it in memory."""
+
+import codecs
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from flashmore.data.words import ENCODINGS, LINE_END, NOT_TEXT, normalize, other_signs, require_encoding
+from flashmore.errors import DataError
+
+PIECE_BYTES = 1 << 20
+"""Bytes that are read at once."""
+
+_WIDE = ("Na", "W", "F")
+
+
+def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
+    """Read a text piece by piece; joined, the pieces are the same whatever their size.
+
+    Line ends CRLF and CR become LF, byte-order marks are dropped, and Unicode is normalised to NFC, so that
+    the same text typed in two ways is one text. Everything else stays, blank lines and spaces included.
+
+    Args:
+        path: a text file.
+        encoding: the file's encoding, by any name that Python knows.
+        piece_bytes: bytes that are read at once.
+
+    Raises:
+        DataError: the file is missing, a folder, unreadable, empty, binary or in another encoding, with the
+            line and the byte; or the encoding is unknown.
+    """
+    require_encoding(encoding)
+    held = ""  # what the next piece may still change: half of a CRLF, a letter whose accent follows
+    empty = True
+    for decoded, last in _decode_pieces(path, encoding, piece_bytes):
+        held += decoded
+        cut = len(held) if last else _last_boundary(held)
+        piece, held = normalize(LINE_END.sub("\n", held[:cut])), held[cut:]
+        if piece:
+            empty = False
+            yield piece
+    if empty:
+        raise DataError(f"a text in {path}", "an empty file", "a text file with something to learn from")
+
+
+def _last_boundary(text: str) -> int:
+    """The last place at which a text may be cut without changing how either side is normalised.
+
+    Cut before a character of ASCII or of a wide script (Unicode Standard Annex 11) that is no combining
+    mark: none of these joins the one before it, as marks, some vowel signs and conjoining jamo do.
+    """
+    for at in range(len(text) - 1, 0, -1):
+        character = text[at]
+        joins = unicodedata.combining(character) or unicodedata.east_asian_width(character) not in _WIDE
+        if not joins and text[at - 1] != "\r":
+            return at
+    return 0
+
+
+def _decode_pieces(path: Path, encoding: str, piece_bytes: int) -> Iterator[tuple[str, bool]]:
+    """Decoded pieces, each with whether it is the last."""
+    wanted = f"a text file at {path}"
+    valid = "the path of a file that you may read"
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line, half = 1, ""
+    try:
+        if path.is_dir():  # Windows reports a folder as "permission denied"
+            raise DataError(wanted, "a folder", valid)
+        with path.open("rb") as file:
+            while True:
+                data = file.read(piece_bytes)
+                text = _decode(decoder, data, encoding, path, line, half)
+                yield text, not data
+                if not data:
+                    return
+                # A CR at the end may be half of a CRLF: it counts with what follows.
+                lines, half = half + text, ""
+                if lines.endswith("\r"):
+                    lines, half = lines[:-1], "\r"
+                line += len(LINE_END.findall(lines))
+    except OSError as error:
+        raise DataError(wanted, error.strerror or str(error), valid) from None
+    except ValueError as error:  # a NUL character in the path
+        raise DataError(wanted, str(error), valid) from None
+
+
+def _decode(
+    decoder: codecs.IncrementalDecoder, data: bytes, encoding: str, path: Path, line: int, half: str
+) -> str:
+    """Decode one piece that begins in a line, after half a line end; name the place of what is no text."""
+    wanted = f"text in {encoding} in {path}"
+    valid = f"a file saved as UTF-8, or its own encoding by name: {ENCODINGS}"
+    try:
+        text = decoder.decode(data, final=not data)
+    except UnicodeDecodeError as error:
+        at = line + len(LINE_END.findall(half + error.object[: error.start].decode(encoding, "replace")))
+        found = f"line {at}: byte 0x{error.object[error.start]:02x} is not {encoding} ({error.reason})"
+        raise DataError(wanted, found + other_signs(data), valid) from None
+    except UnicodeError as error:
+        raise DataError(wanted, str(error) + other_signs(data), valid) from None
+    if stray := NOT_TEXT.search(text):
+        at = line + len(LINE_END.findall(half + text[: stray.start()]))
+        found = f"line {at}: the character U+{ord(stray.group()):04X}, which no text holds"
+        raise DataError(wanted, f"{found}; this may be a binary file", valid)
+    return text

@@ -1,0 +1,128 @@
+"""Windows of a long text: which ids a step learns from, and what a part is evaluated on.
+
+B windows, T positions.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from flashmore.data.batches import IGNORE
+from flashmore.data.split import parse_shares
+from flashmore.data.tokens import Ids
+from flashmore.errors import DataError, RecipeError
+
+MOST_EVALUATED = 2**20
+"""Positions that an evaluation reads at most, so that one of a huge part ends; smaller parts count whole."""
+_ORDER, _EVALUATION = 0, 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where train, validation and test lie in a text: [start, stop) of each, one after the other."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
+
+
+def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
+    """Cut a text of `count` ids by position; no window straddles two parts.
+
+    Args:
+        count: ids of the text.
+        shares: percentages for train, validation and test, such as `80/10/10`.
+        context: T; a part with a share must hold one window and the id after it.
+        source: what the message calls the text.
+
+    Raises:
+        RecipeError: shares that are not three such numbers.
+        DataError: a part with a share is too short for one window.
+    """
+    train, validation, _ = parts = parse_shares(shares)
+    first, second = int(count * train / 100), int(count * (train + validation) / 100)
+    cut = Parts((0, first), (first, second), (second, count))
+    sizes = {name: stop - start for name, (start, stop) in vars(cut).items()}
+    short = {
+        name: size
+        for (name, size), share in zip(sizes.items(), parts, strict=True)
+        if share and size <= context
+    }
+    if short:
+        found = f"{count:,} in all: " + ", ".join(f"{size:,} for {name}" for name, size in short.items())
+        longest = min(size for size, share in zip(sizes.values(), parts, strict=True) if share) - 1
+        shorter = f"--context {longest} or less, " if longest >= 1 else ""
+        raise DataError(
+            f"at least {context + 1:,} characters in each part of {source}, for --context {context}",
+            found,
+            f"{shorter}a longer text, or a --split with fewer parts such as 90/10/0",
+        )
+    return cut
+
+
+class Windows:
+    """Windows of T ids from one part of a text.
+
+    Args:
+        ids: (N,) uint16, all of the text, usually a memory map.
+        part: [start, stop) of the part; it must hold a window and the id after it.
+        context: T.
+        device: where batches go.
+    """
+
+    def __init__(self, ids: Ids, part: tuple[int, int], context: int, device: torch.device) -> None:
+        start, stop = part
+        if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
+            raise RecipeError(
+                f"a part that holds a window of {context}", f"ids {start} to {stop}", "a longer part"
+            )
+        self.ids = np.asarray(ids)  # a plain view: a memory map costs Python work at every index
+        self.start, self.stop = start, stop
+        self.context = context
+        self.device = device
+
+    @property
+    def mean_length(self) -> float:
+        """Positions with a target in a window."""
+        return float(self.context)
+
+    def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step, drawn evenly with replacement: a pure function of seed and step.
+
+        Returns:
+            ids (B, T) and targets (B, T), int64, on the device.
+        """
+        generator = np.random.default_rng((seed, _ORDER, step))
+        starts = generator.integers(self.start, self.stop - self.context, size=batch)
+        return self.at(starts)
+
+    def at(self, starts: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Windows that begin at these places: ids (B, T) and targets (B, T), int64, on the device.
+
+        Positions whose target lies beyond the part are id 0 with the target IGNORE.
+        """
+        offsets = np.arange(self.context + 1)
+        places = starts[:, None] + offsets  # (B, T + 1)
+        inside = places < self.stop
+        window = np.where(inside, self.ids[np.minimum(places, self.stop - 1)], 0).astype(np.int64)
+        targets = np.where(inside[:, 1:], window[:, 1:], IGNORE)
+        ids = torch.from_numpy(window[:, :-1].copy()).to(self.device)
+        return ids, torch.from_numpy(targets).to(self.device)
+
+    @cached_property
+    def covering(self) -> npt.NDArray[np.int64]:
+        """Where the windows of an evaluation begin: side by side over the whole part, always the same.
+
+        Every id but the part's first is predicted once. Of a part with more than `MOST_EVALUATED` positions
+        so many windows are drawn, once for all.
+        """
+        starts = np.arange(self.start, self.stop - 1, self.context)
+        most = max(1, MOST_EVALUATED // self.context)
+        if len(starts) > most:
+            chosen = np.random.default_rng((0, _EVALUATION)).choice(len(starts), size=most, replace=False)
+            starts = starts[np.sort(chosen)]
+        return starts

@@ -1,0 +1,82 @@
+"""Text drawn from a model of one long text, character by character.
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+import torch
+
+from flashmore.data.words import normalize
+from flashmore.errors import RecipeError, RunError
+from flashmore.generation.load import load_model
+from flashmore.generation.options import GenerateOptions
+from flashmore.generation.sample import next_probabilities
+from flashmore.runs import Run
+
+LONGEST = 10**7
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """Text that a model drew."""
+
+    prefix: str
+    """What it begins with, in the form in which the text is kept."""
+    text: str
+    """What was drawn after it."""
+    seed: int
+    """With it, the same call gives the same text."""
+
+
+@torch.inference_mode()
+def continue_text(
+    run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu"
+) -> TextSample:
+    """Draw text after a prefix from the best weights of a run, or the last where there are no best.
+
+    Each character is drawn from what the model says after the last T characters, T being its context: past
+    it the window slides. Without a prefix the model sees one line end first, or where the text has none its
+    first character in code point order, which is not part of the sample.
+
+    Args:
+        run: on a text of characters.
+        options: prefix, temperature, top-k, top-p and seed; the rest concerns names.
+        length: characters to draw.
+        device: where to compute.
+
+    Raises:
+        DataError: the prefix has characters that the model never learned.
+        RecipeError: a length below 1 or above 10 million, or the device cannot be used here.
+        RunError: the run is on items or on ids without characters, has no checkpoint, or a damaged one.
+    """
+    if run.text is None or run.text.kind != "characters":
+        found = "a run on items" if run.text is None else "a run on ids, whose characters it does not know"
+        raise RunError(f"a run on a text at {run.path}", found, "a run of `flashmore train FILE --mode text`")
+    if not 1 <= length <= LONGEST:
+        raise RecipeError("a sensible --length", str(length), f"a whole number from 1 to {LONGEST:,}")
+    prefix = normalize(options.prefix)
+    ids = _encode(run, prefix) or [_first_id(run)]
+    model = load_model(run, device)
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    generator = torch.Generator().manual_seed(seed)
+    drawn: list[int] = []
+    window = ids[-run.model.context :]
+    for _ in range(length):
+        logits = model(torch.tensor([window], device=device))[:, -1]  # (1, T) -> (1, V)
+        chosen = int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator))
+        drawn.append(chosen)
+        window = [*window, chosen][-run.model.context :]
+    text = "".join(run.vocabulary.characters[number] for number in drawn)
+    return TextSample(prefix, text, seed)
+
+
+def _encode(run: Run, text: str) -> list[int]:
+    """Ids of a long text begin at 0: it has no START."""
+    return [number - 1 for number in run.vocabulary.encode(text)]
+
+
+def _first_id(run: Run) -> int:
+    characters = run.vocabulary.characters
+    return characters.index("\n") if "\n" in characters else 0

@@ -1,0 +1,95 @@
+"""Training on one long text: what a recipe comes to, and the ids of a run."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from flashmore.backends.choose import Choice
+from flashmore.data.long_text import LongText, read_long_text
+from flashmore.data.tokens import Ids
+from flashmore.data.vocabulary import Vocabulary
+from flashmore.data.windows import Windows
+from flashmore.errors import RecipeError, RunError
+from flashmore.models.config import ModelConfig
+from flashmore.runs import Run
+from flashmore.runs.storage import disk_errors
+from flashmore.training.recipe import Recipe
+from flashmore.training.setting import device_named, settle_attention
+
+CONTEXT = 256
+"""Of a recipe that names none."""
+LARGEST_MLP_WINDOW = 2**16
+"""Numbers that the MLP lays side by side at every position."""
+
+
+@dataclass(frozen=True)
+class TextSetting:
+    """A recipe on a long text with every open question answered; nothing is built or written yet."""
+
+    device: torch.device
+    text: LongText
+    vocabulary: Vocabulary
+    """The text's characters; their ids begin at 0, for a long text has no START and STOP."""
+    config: ModelConfig
+    choice: Choice | None
+    """Why this attention backend; None for a model without attention."""
+
+
+def settle_text(recipe: Recipe) -> TextSetting:
+    """Read the text once and answer what the recipe leaves open.
+
+    Raises:
+        DataError, RecipeError, BackendUnavailable: see their docstrings.
+    """
+    device = device_named(recipe.device)
+    context = recipe.context or CONTEXT
+    if recipe.model == "mlp" and context * recipe.channels > LARGEST_MLP_WINDOW:
+        raise RecipeError(
+            f"an mlp whose window has at most {LARGEST_MLP_WINDOW:,} numbers: context × channels",
+            f"{context:,} × {recipe.channels:,}",
+            "a shorter --context, fewer --channels, or --model transformer",
+        )
+    text, vocabulary, size = read_long_text(
+        recipe.file, recipe.encoding, recipe.split, context, recipe.vocabulary
+    )
+    config = ModelConfig(
+        model=recipe.model,
+        vocabulary_size=size,
+        context=context,
+        layers=recipe.layers,
+        heads=recipe.heads,
+        channels=recipe.channels,
+        dropout=recipe.dropout,
+        attention_dropout=recipe.attention_dropout,
+        activation=recipe.activation,
+        bias=recipe.bias,
+        tied=recipe.tied,
+        start=recipe.start,
+    )
+    choice = settle_attention(recipe.attention, recipe, config, device)
+    if choice is not None:
+        config = replace(config, attention=choice.backend)
+    return TextSetting(device, text, vocabulary, config, choice)
+
+
+def open_text(run: Run, device: torch.device) -> Windows:
+    """The training part's windows of a run on a long text; a damaged store of its ids is made again.
+
+    Raises:
+        DataError: what the ids are made from is needed, and is gone or no longer the same.
+        StorageError: the disk refused.
+    """
+    if run.text is None:
+        raise RunError("a run on one long text", f"{run.path}, a run on items", "a run of --mode text")
+    with disk_errors(f"to keep the ids of the text in {run.path}", run.path):
+        ids = run.text.ids(run.path, run.vocabulary)
+    windows = windows_of(run, ids, "train", device)
+    assert windows is not None, "the training part is never empty"
+    return windows
+
+
+def windows_of(run: Run, ids: Ids, part: str, device: torch.device) -> Windows | None:
+    """The windows of one part of a run's text; None for an empty part."""
+    assert run.text is not None
+    start, stop = getattr(run.text.parts, part)
+    return Windows(ids, (start, stop), run.model.context, device) if stop > start else None

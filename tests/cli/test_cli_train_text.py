@@ -1,0 +1,115 @@
+"""`flashmore train FILE --mode text` and what the other commands make of its run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+
+PATTERN = "abcdefgh\n"
+SMALL = ("--mode", "text", "--context", 8, "--layers", 1, "--heads", 1, "--channels", 8, "--steps", 4)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(PATTERN * 100, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(
+    file: Path, tmp_path_factory: pytest.TempPathFactory, process: Callable[..., CompletedProcess[str]]
+) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    done = process("train", file, *SMALL, "--device", "cpu", "--attention", "sdpa", "--out", path)
+    assert done.returncode == 0, done.stderr
+    assert "720 train, 90 validation, 90 test characters in windows of 8" in done.stderr
+    return path
+
+
+def test_a_run_tells_its_losses(file: Path, tmp_path: Path, document: Callable[..., Any]) -> None:
+    result = document(
+        "train", file, *SMALL, "--device", "cpu", "--attention", "sdpa", "--out", tmp_path / "run"
+    )
+    assert 0 < result["val_loss"] < 5
+    assert 0 < result["test_loss"] < 5
+    assert result["steps"] == 4
+
+
+def test_resume_changes_the_number_of_steps(file: Path, tmp_path: Path, document: Callable[..., Any]) -> None:
+    path = tmp_path / "run"
+    document("train", file, *SMALL, "--device", "cpu", "--attention", "sdpa", "--out", path)
+    assert document("train", "--resume", path, "--steps", 6)["steps"] == 6
+
+
+def test_generate_gives_text(
+    run: Path, call: Callable[..., CompletedProcess[str]], document: Callable[..., Any]
+) -> None:
+    made = document("generate", run, "--length", 30, "--prefix", "abc", "--seed", 1)
+    assert (made["prefix"], len(made["text"]), made["seed"]) == ("abc", 30, 1)
+    assert set(made["text"]) <= set(PATTERN)
+    shown = call("generate", run, "--length", 30, "--prefix", "abc", "--seed", 1)
+    assert shown.stdout == made["prefix"] + made["text"] + "\n"
+    unseeded = call("generate", run, "--length", 5)
+    assert "--seed" in unseeded.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("generate", "RUN", "--prefix", "XYZ"), "'X' (U+0058)"),
+        (("generate", "RUN", "--length", 0), "0"),
+        (("generate", "RUN", "--count", 3), "a run on one long text"),
+        (("generate", "RUN", "--new-only"), "a run on one long text"),
+        (("score", "RUN", "abc"), "a run on one long text"),
+        (("compare", "RUN"), "a run on one long text"),
+        (("train", "FILE", "--mode", "text", "--context", 1000), "900 in all"),
+        (("train", "FILE", "--mode", "text", "--vocabulary", 100), "whose characters are the vocabulary"),
+        (("train", "FILE", "--mode", "text", "--encoding", "klingon"), "'klingon'"),
+        (("train", "FILE", "--context", 8), "--mode items"),
+        (("train", "FILE", "--mode", "text", "--context", 0), "0"),
+        (("train", "--preset", "shakespeare"), "no FILE"),
+        (("train", "FILE", "--preset", "gpt2-124m"), "whose characters are the vocabulary"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    words: tuple[object, ...],
+    found: str,
+    run: Path,
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., CompletedProcess[str]],
+    refusal: Callable[..., str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"RUN": run, "FILE": file}
+    message = refusal(call(*(named.get(str(word), word) for word in words)), 2)
+    assert found in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bin_file_trains_and_has_no_characters_to_generate(
+    tmp_path: Path,
+    call: Callable[..., CompletedProcess[str]],
+    document: Callable[..., Any],
+    refusal: Callable[..., str],
+) -> None:
+    tokens = tmp_path / "tokens.bin"
+    (np.arange(900, dtype="<u2") % 9).tofile(tokens)
+    words = ("train", tokens, *SMALL, "--vocabulary", 16, "--device", "cpu", "--attention", "sdpa")
+    document(*words, "--out", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert config["model"]["vocabulary_size"] == 16
+    assert "characters it does not know" in refusal(call("generate", tmp_path / "run"), 2)
+
+
+def test_bench_step_takes_items_alone(
+    file: Path, call: Callable[..., CompletedProcess[str]], refusal: Callable[..., str]
+) -> None:
+    done = call("bench", "step", file, "--mode", "text")
+    assert "found: --mode text" in refusal(done, 2, after_progress=True)

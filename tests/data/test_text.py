@@ -1,0 +1,90 @@
+"""Reading one long text in pieces gives what reading it whole gives; bad input is named with its place."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flashmore.data.text import read_text
+from flashmore.errors import DataError
+
+# What may join its neighbour: accents, CRLF, Hangul jamo, Indic vowel signs, kana marks, byte-order marks.
+JOINING = "ae\u0301\u0323\u030a\u1100\u1161\u11a8가\u09c7\u09beか\u3099\ufeff\r\n \u0345\u03b1Å\uf900x"
+texts = st.text(st.sampled_from(JOINING) | st.characters(min_codepoint=32, exclude_categories=["Cs"]))
+
+
+def as_whole(text: str) -> str:
+    """What a text is kept as, computed on all of it at once."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return unicodedata.normalize("NFC", lines.replace("\ufeff", ""))
+
+
+def write(folder: Path, data: bytes) -> Path:
+    path = folder / "text.txt"
+    path.write_bytes(data)
+    return path
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(
+    text=texts.filter(lambda text: "\x7f" not in text and as_whole(text)),
+    piece_bytes=st.integers(1, 9),
+    encoding=st.sampled_from(["utf-8", "utf-16", "utf-32-be"]),
+)
+def test_pieces_of_any_size_make_the_whole(
+    tmp_path: Path, text: str, piece_bytes: int, encoding: str
+) -> None:
+    path = write(tmp_path, text.encode(encoding))
+    assert "".join(read_text(path, encoding, piece_bytes)) == as_whole(text)
+
+
+def test_every_composing_pair_survives_a_cut_between_its_characters(tmp_path: Path) -> None:
+    pairs = {
+        unicodedata.normalize("NFD", chr(point))
+        for point in range(0x110000)
+        if not 0xD800 <= point < 0xE000 and unicodedata.decomposition(chr(point))[:1] not in ("", "<")
+    }
+    text = "".join(sorted(pair for pair in pairs if len(pair) > 1))
+    path = write(tmp_path, text.encode("utf-32-le"))
+    assert "".join(read_text(path, "utf-32-le", 4)) == unicodedata.normalize("NFC", text)
+
+
+def test_only_line_ends_marks_and_unicode_form_change(tmp_path: Path) -> None:
+    path = write(tmp_path, b"\xef\xbb\xbf  two  spaces\r\n\r\n\ttab\rcafe\xcc\x81 \n\n")
+    assert "".join(read_text(path)) == "  two  spaces\n\n\ttab\ncafé \n\n"
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("data", "encoding", "found"),
+    [
+        (b"one\r\ntwo\rthree\n\xff", "utf-8", "line 4: byte 0xff is not utf-8"),
+        (
+            b"one\n\ntwo\x07",
+            "utf-8",
+            "line 3: the character U+0007, which no text holds; this may be a binary",
+        ),
+        (b"one\ncut \xe2\x82", "utf-8", "line 2: byte 0xe2 is not utf-8"),
+        (b"\r\n\r\n\x81", "cp1252", "line 3: byte 0x81 is not cp1252"),
+        (b"", "utf-8", "an empty file"),
+        (b"\xef\xbb\xbf", "utf-8", "an empty file"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_line(
+    tmp_path: Path, data: bytes, encoding: str, found: str, piece_bytes: int
+) -> None:
+    with pytest.raises(DataError) as caught:
+        list(read_text(write(tmp_path, data), encoding, piece_bytes))
+    assert caught.value.found.startswith(found)
+
+
+def test_no_file_a_folder_and_an_unknown_encoding_are_refused(tmp_path: Path) -> None:
+    for path, found in ((tmp_path / "absent", "No such file"), (tmp_path, "a folder")):
+        with pytest.raises(DataError) as caught:
+            list(read_text(path))
+        assert caught.value.found.startswith(found)
+    for encoding in ("klingon", "base64"):
+        with pytest.raises(DataError, match="encoding"):
+            list(read_text(write(tmp_path, b"a"), encoding))

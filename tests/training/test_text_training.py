@@ -1,0 +1,239 @@
+"""Training on one long text: it learns, resumes bit for bit, and keeps its parts apart."""
+
+import os
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flashmore.errors import DataError, Interrupted, RecipeError
+from flashmore.generation.options import GenerateOptions
+from flashmore.generation.text import continue_text
+from flashmore.models.config import MODEL_NAMES, ModelConfig
+from flashmore.models.registry import build, count_parameters
+from flashmore.runs import Run
+from flashmore.training.loop import Silent, resume, train
+from flashmore.training.recipe import Model, Recipe, recipe_for
+from flashmore.training.session import start
+from flashmore.training.text import settle_text
+
+PATTERN = "abcdefgh"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of which every next character is certain after one."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(PATTERN * 300, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(file: Path) -> Recipe:
+    return Recipe(
+        file=file, mode="text", context=12, layers=1, heads=2, channels=16, batch=8, steps=60, lr=2e-2,
+        warmup=5, eval_every=20, device="cpu", attention="sdpa",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "trained"
+    train(recipe, path)
+    return path
+
+
+class PressCtrlC(Silent):
+    """Stops a run at its first line of the log from a step on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+        if step >= self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_every_model_learns_what_is_certain(recipe: Recipe, tmp_path: Path, model: Model) -> None:
+    result = train(replace(recipe, model=model, layers=3, steps=200, lr=3e-2), tmp_path / "run")
+    assert result.val_loss is not None
+    assert result.val_loss < 0.2 < np.log(len(PATTERN))
+    assert result.test_loss == pytest.approx(result.val_loss, abs=0.05)
+
+
+def test_training_and_resuming_end_bit_for_bit_alike(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
+    dropping = replace(recipe, dropout=0.1)
+    train(dropping, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(dropping, tmp_path / "halves", PressCtrlC(30))
+    resume(tmp_path / "halves")
+    whole, halves = (Run.open(tmp_path / name).load_checkpoint("last") for name in ("whole", "halves"))
+    assert whole.weights.keys() == halves.weights.keys()
+    assert all(torch.equal(whole.weights[name], halves.weights[name]) for name in whole.weights)
+    assert whole.state["best_loss"] == halves.state["best_loss"]
+
+
+def test_a_run_resumes_after_its_store_was_damaged(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", PressCtrlC(20))
+    (tmp_path / "run" / "tokens.bin").write_bytes(b"other ids")
+    resume(tmp_path / "run")
+    train(recipe, tmp_path / "whole")
+    ended, whole = (Run.open(tmp_path / name).load_checkpoint("last") for name in ("run", "whole"))
+    assert all(torch.equal(whole.weights[name], ended.weights[name]) for name in whole.weights)
+
+
+def test_the_loss_of_a_part_is_that_of_every_id_in_it(trained: Path) -> None:
+    run = Run.open(trained)
+    result = run.read_result()
+    assert run.text is not None
+    assert result is not None
+    model = build(run.model, 0).eval()
+    run.restore(model, run.load_checkpoint("best"))
+    for part, said in (("validation", result["val_loss"]), ("test", result["test_loss"])):
+        begin, stop = getattr(run.text.parts, part)
+        ids = torch.from_numpy(run.text.ids(trained, run.vocabulary)[begin:stop].astype(np.int64))
+        total = 0.0
+        for at in range(0, len(ids) - 1, 12):
+            window, targets = ids[at : at + 12], ids[at + 1 : at + 13]
+            with torch.no_grad():
+                log_probs = model(window[None]).log_softmax(-1)[0, : len(targets)]
+            total -= log_probs.gather(1, targets[:, None]).sum().item()
+        assert said == pytest.approx(total / (len(ids) - 1), rel=1e-5)
+
+
+def test_nothing_is_written_for_a_text_that_cannot_be_learned(recipe: Recipe, tmp_path: Path) -> None:
+    binary = tmp_path / "binary.txt"
+    binary.write_bytes(b"text\n\x00")
+    cases = [
+        (replace(recipe, context=1000), DataError, "each part"),
+        (replace(recipe, file=binary), DataError, "line 2"),
+        (replace(recipe, file=tmp_path / "absent"), DataError, "No such file"),
+        (replace(recipe, file=None), RecipeError, "no FILE"),
+        (replace(recipe, split="makemore"), RecipeError, "shares"),
+        (replace(recipe, heads=3), RecipeError, "heads"),
+        (replace(recipe, model="mlp", context=200, channels=512), RecipeError, "mlp"),
+    ]
+    for wrong, error, found in cases:
+        with pytest.raises(error, match=found):
+            train(wrong, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_text_that_changes_under_the_first_pass_leaves_no_run(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(PATTERN * 300, encoding="utf-8")
+    create = Run.create
+
+    def create_late(*given: object, **named: object) -> Run:
+        path.write_text(PATTERN[::-1] * 300, encoding="utf-8")
+        return create(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "create", create_late)
+    with pytest.raises(DataError, match="another one"):
+        train(replace(recipe, file=path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_context_of_4096_trains(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text(PATTERN * 6000, encoding="utf-8")
+    long = Recipe(
+        file=path, mode="text", context=4096, layers=1, heads=1, channels=8, batch=1, steps=2, device="cpu",
+        attention="sdpa",
+    )  # fmt: skip
+    result = train(long, tmp_path / "run")
+    assert result.val_loss is not None
+    assert result.val_loss < 4
+
+
+# Generation.
+
+
+def test_text_goes_on_past_the_context_and_repeats_with_its_seed(trained: Path) -> None:
+    run = Run.open(trained)
+    options = GenerateOptions(prefix="cd", seed=1, top_k=1)
+    made = continue_text(run, options, 40)
+    assert made.prefix + made.text == "cd" + (PATTERN * 7)[4:44]
+    drawn = GenerateOptions(seed=7, temperature=2.0)
+    first, again = (continue_text(run, drawn, 50) for _ in range(2))
+    assert first == again
+    assert first.text != continue_text(run, replace(drawn, seed=8), 50).text
+
+
+def test_only_the_last_window_of_a_prefix_counts(trained: Path) -> None:
+    run = Run.open(trained)
+    options = GenerateOptions(seed=3, temperature=3.0)
+    short = continue_text(run, replace(options, prefix=PATTERN + "abcd"), 20)
+    long = continue_text(run, replace(options, prefix="hhh" + PATTERN + "abcd"), 20)
+    assert short.text == long.text
+
+
+# Presets.
+
+
+def test_the_shakespeare_preset_has_nanogpts_size() -> None:
+    preset = recipe_for("transformer", "shakespeare")
+    config = ModelConfig(
+        model="transformer", vocabulary_size=65, context=64, layers=4, heads=4, channels=128,
+        bias=preset.bias, tied=preset.tied, activation=preset.activation,
+    )  # fmt: skip
+    layer = 128 * 384 + 128 * 128 + 2 * 128 * 512 + 2 * 128  # attention, feed-forward, two normalisations
+    assert count_parameters(build(config, 0)) == 65 * 128 + 64 * 128 + 4 * layer + 128
+
+
+def test_gpt2_124m_has_its_name_in_parameters() -> None:
+    preset = recipe_for("transformer", "gpt2-124m")
+    setting = settle_text(replace(preset, attention="sdpa", device="cpu"))
+    with torch.device("meta"):
+        from flashmore.models.transformer import Transformer
+
+        parameters = count_parameters(Transformer(setting.config))
+    assert (setting.config.vocabulary_size, setting.config.context) == (50_304, 1024)
+    layer = 768 * (3 * 768 + 768 + 2 * 4 * 768) + 2 * 768
+    assert parameters == 50_304 * 768 + 1024 * 768 + 12 * layer + 768 == 124_373_760
+
+
+def test_the_code_path_of_gpt2_124m_runs_small(tmp_path: Path) -> None:
+    preset = recipe_for("transformer", "gpt2-124m")
+    small = replace(
+        preset, vocabulary=257, layers=1, heads=1, channels=8, context=32, batch=2, steps=2, split="98/2/0",
+        device="cpu", attention="manual",
+    )  # fmt: skip
+    session = start(small, tmp_path / "run")
+    assert session.trainer.advance().dtype == torch.float32
+    assert session.run.text is not None
+    assert session.run.text.kind == "random"
+
+
+def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+    train(replace(recipe, tied=True, bias=False, activation="relu_squared", steps=5), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    model = build(run.model, 1)
+    run.restore(model, run.load_checkpoint("last"))
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    assert weights["wte.weight"] is weights["lm_head.weight"]
+    assert not any(name.endswith("bias") for name in weights)
+    assert torch.equal(run.load_checkpoint("last").weights["lm_head.weight"], weights["wte.weight"])
+
+
+def test_other_models_have_no_choice_of_bias_or_activation() -> None:
+    assert recipe_for("gru", "shakespeare").context == 64
+    for refused in (
+        partial(Recipe, model="gru", tied=True),
+        partial(Recipe, model="gru", bias=False),
+        partial(Recipe, model="gru", activation="gelu"),
+    ):
+        with pytest.raises(RecipeError, match="transformer"):
+            refused()
+    for refused in (partial(Recipe, context=16), partial(Recipe, vocabulary=100)):
+        with pytest.raises(RecipeError, match="--mode text"):
+            refused()
