@@ -41,7 +41,7 @@ def _like_in_the_model(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v and the gradient that comes back: (B, H, T, D), laid out in memory as the model's are."""
     config = task.config
     B, T, C, H = task.recipe.batch, config.context, config.channels, config.heads
-    dtype = getattr(torch, task.recipe.dtype)
+    dtype = getattr(torch, task.recipe.precision)
     generator = torch.Generator().manual_seed(0)
     # q, k and v are slices of one matrix's rows, as the model's c_attn makes them.
     made = torch.randn(B, T, 3 * C, generator=generator).to(task.device, dtype)

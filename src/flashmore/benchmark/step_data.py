@@ -41,8 +41,7 @@ def task_at(recipe: Recipe, context: int | None, *, shrink_batch: bool) -> Task:
     """
     if recipe.model != "transformer":
         raise RecipeError("a model with attention", recipe.model, "--model transformer")
-    # What manual needs for one item is little: the true batch is tried once its memory was estimated.
-    setting = settle(replace(recipe, attention="manual", batch=1))
+    setting = settle(recipe)
     if context is None:
         data = encode_items(setting.split.train, setting.vocabulary, setting.config.context, setting.device)
         return Task(recipe, setting.config, data, setting.device)

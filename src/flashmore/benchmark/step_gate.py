@@ -74,7 +74,7 @@ class Gate:
         """
         oracle, plain = self._oracle, self._plain
         answer = plain if backend == "manual" else self._run(backend)
-        dtype = getattr(torch, self.task.recipe.dtype)
+        dtype = getattr(torch, self.task.recipe.precision)
         eps = torch.finfo(dtype).eps
         gradients = judge_all(answer.gradients, plain.gradients, oracle.gradients, eps=eps)
         eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(self._characters))
@@ -104,8 +104,8 @@ class Gate:
 
     @cached_property
     def _characters(self) -> int:
-        first = self._trainer("manual").batch(0)[1]
-        return int((first != IGNORE).sum())
+        first = self._trainer("manual").batch(0)
+        return int((first.targets != IGNORE).sum())
 
     def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
         task = self.task
@@ -129,10 +129,10 @@ class Gate:
 
 def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
     """The gradient of the first batch's loss by every parameter, before clipping, on the CPU."""
-    ids, targets = trainer.batch(0)
-    scale = LOSS_SCALE if trainer.recipe.dtype == "float16" else 1.0
+    batch = trainer.batch(0)
+    scale = LOSS_SCALE if trainer.recipe.precision == "float16" else 1.0
     with trainer.step.precision():
-        loss = mean_loss(trainer.model(ids), targets)
+        loss = mean_loss(trainer.model(batch.ids, *batch.extra), batch.targets)
     named = dict(trainer.model.named_parameters())
     gradients = torch.autograd.grad(loss * scale, list(named.values()))
     return {name: (g / scale).cpu() for name, g in zip(named, gradients, strict=True)}

@@ -46,11 +46,11 @@ def activation_bytes(
     total = positions * C * (config.layers * KEPT_CHANNELS + WORKING_CHANNELS) * item
     total += 3 * positions * config.vocabulary_size * item  # logits, their softmax, their gradient
     size = (B, H, T, C // H)
-    call = AttentionCall(size, size, size, recipe.dtype, device, dropout_p=recipe.attention_dropout)
+    call = AttentionCall(size, size, size, recipe.precision, device, dropout_p=recipe.attention_dropout)
     if backend in FUSED or (backend == "sdpa" and any(name in FUSED for name in usable(call))):
         return total + threads * TILE_BYTES
     kept = working = item
-    if backend == "manual" and recipe.dtype != "float32":
+    if backend == "manual" and recipe.precision != "float32":
         # Autocast computes the softmax in float32 on a GPU, in 16 bits on a CPU; the values meet 16 bits.
         kept, working = (2, 2) if device == "cpu" else (item + 2, item)
     if recipe.attention_dropout:

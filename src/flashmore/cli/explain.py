@@ -105,7 +105,7 @@ def _of_run(path: Path) -> Explain:
         heads=run.model.heads,
         length=run.model.context,
         head_dim=run.model.channels // run.model.heads,
-        dtype=recipe.dtype,
+        dtype=recipe.precision,
         device=recipe.device,
         dropout=run.model.attention_dropout,
         causal=True,

@@ -28,6 +28,13 @@ class Batch:
         """What a model's forward takes after the ids."""
         return () if self.segments is None else (self.segments,)
 
+    @property
+    def fixed_sizes(self) -> tuple[int, ...]:
+        """What is the same for every batch of a run: (rows, longest) of packed tokens, (B, T) of rows."""
+        if self.segments is None:
+            return tuple(self.ids.shape)
+        return self.segments.rows, self.segments.longest
+
     def leave_length_open(self) -> None:
         """Tell torch.compile that the number of tokens differs from batch to batch."""
         if self.segments is not None:

@@ -4,9 +4,9 @@ https://docs.pytorch.org/docs/stable/generated/torch.compile.html
 https://docs.pytorch.org/docs/stable/generated/torch.func.grad_and_value.html
 
 Between the kernels of an eager step stand Python, autograd's bookkeeping and an optimizer over 53 small tensors.
-Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel, and Dynamo
-sees no boundary between the model, its gradient and the optimizer. The number of tokens stays open, so that
-packed batches need no padding and no second compilation.
+Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel, and
+Dynamo sees no boundary between the model, its gradient and the optimizer. The number of tokens stays open, so
+that packed batches need no padding and no second compilation.
 """
 
 from typing import Any
@@ -18,6 +18,8 @@ from torch.optim.adamw import adamw
 
 from flashmore.training.batch import Batch
 from flashmore.training.loss import mean_loss
+from flashmore.training.muon import MatrixGroups, muon_matrices
+from flashmore.training.optimizers import EPS, MUON_MOMENTUM
 from flashmore.training.recipe import Recipe
 from flashmore.training.step import precision_of
 
@@ -28,69 +30,81 @@ class CompiledStep:
     The model's parameters become views of one buffer: what reads them sees every update.
 
     Args:
-        model: in training mode, on its device, with dense floating-point parameters of one dtype.
-        recipe: gives AdamW's numbers, the clipping and the precision; float16 needs loss scaling, and has none
-            here.
+        model: in training mode, on its device, with floating-point parameters of one dtype.
+        recipe: gives the optimizer's numbers, the clipping and the precision; float16 would need its loss
+            scaled, and has no place here.
         device: where the model is.
+        mode: torch.compile's mode.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device, mode: str = "default") -> None:
         self.model = model
         self.recipe = recipe
         self.precision = precision_of(recipe, device)
-        parameters = dict(model.named_parameters())
-        self._names = list(parameters)
-        self._shapes = [parameter.shape for parameter in parameters.values()]
-        self._sizes = [parameter.numel() for parameter in parameters.values()]
+        # Matrices that Muon updates come last, so that AdamW's and Muon's are each one piece of the buffer.
+        matrices = muon_matrices(model) if recipe.optimizer == "muon" else {}
+        parameters = {name: p for name, p in model.named_parameters() if name not in matrices} | matrices
+        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self._adamw = sum(p.numel() for name, p in parameters.items() if name not in matrices)
         self.flat = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
         for parameter, view in zip(parameters.values(), self._views(self.flat).values(), strict=True):
             parameter.data = view
-        self._mean, self._square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self._groups = MatrixGroups({name: tuple(p.shape) for name, p in matrices.items()})
+        self._mean = torch.zeros_like(self.flat)
+        self._square = torch.zeros_like(self.flat[: self._adamw])
         self._updates = torch.zeros((), device=device)
-        self._graph = torch.compile(
-            self._update, fullgraph=True, options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-        )
-        self._fresh = True
+        # Nothing that Dynamo would guard can change: the model, the recipe and the batch's sizes are fixed.
+        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        options |= torch._inductor.list_mode_options(mode)
+        self._graph = torch.compile(self._update, fullgraph=True, options=options)
+        self._sizes: tuple[int, ...] | None = None
 
-    def __call__(self, batch: Batch, lr: float) -> Tensor:
+    def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
         """Update the weights once.
 
         Args:
-            batch: on the device.
+            batch: on the device; its rows and its longest item are those of the first batch.
             lr: learning rate of this update.
+            muon_lr: that of the matrices which Muon updates.
 
         Returns:
             The loss before the update, a scalar on the device: reading it waits for the device.
         """
-        if self._fresh:  # what it is told of the first batch holds for all
+        if self._sizes is None:
+            self._sizes = batch.fixed_sizes
             batch.leave_length_open()
-            self._fresh = False
-        loss: Tensor = self._graph(batch, torch.full((), lr, device=self.flat.device))
+        assert self._sizes == batch.fixed_sizes, "the graph was compiled for another batch"
+        rates = torch.tensor((lr, muon_lr), device=self.flat.device)
+        loss: Tensor = self._graph(batch, rates)
         return loss
 
-    def _update(self, batch: Batch, lr: Tensor) -> Tensor:
+    def _update(self, batch: Batch, rates: Tensor) -> Tensor:
         def loss_of(flat: Tensor) -> Tensor:
             with self.precision():
                 logits = functional_call(self.model, self._views(flat), (batch.ids, *batch.extra))
             return mean_loss(logits, batch.targets)
 
         gradient, loss = grad_and_value(loss_of)(self.flat)
-        if self.recipe.clip:
+        recipe, end = self.recipe, self._adamw
+        if recipe.clip:
             norm = torch.linalg.vector_norm(gradient)
-            gradient = gradient * torch.clamp(self.recipe.clip / (norm + 1e-6), max=1.0)
+            gradient = gradient * torch.clamp(recipe.clip / (norm + 1e-6), max=1.0)
         adamw(
-            [self.flat], [gradient], [self._mean], [self._square], [], [self._updates],
-            foreach=False, capturable=True, amsgrad=False, maximize=False,
-            lr=lr, beta1=self.recipe.beta1, beta2=self.recipe.beta2,
-            weight_decay=self.recipe.weight_decay, eps=1e-8,
+            [self.flat[:end]], [gradient[:end]], [self._mean[:end]], [self._square], [], [self._updates],
+            foreach=False, capturable=True, amsgrad=False, maximize=False, lr=rates[0],
+            beta1=recipe.beta1, beta2=recipe.beta2, weight_decay=recipe.weight_decay, eps=EPS,
         )  # fmt: skip
+        if self._groups:
+            momentum = self._mean[end:].lerp_(gradient[end:], 1 - MUON_MOMENTUM)
+            nesterov = gradient[end:].lerp(momentum, MUON_MOMENTUM)
+            self.flat[end:].mul_(1 - rates[1] * recipe.weight_decay)
+            self.flat[end:].sub_(rates[1] * self._groups.orthogonal(nesterov))
         return loss
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split(self._sizes)
-        return {
-            name: part.view(shape) for name, part, shape in zip(self._names, parts, self._shapes, strict=True)
-        }
+        parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
+        shapes = self._shapes.items()
+        return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the next update apart from the weights."""

@@ -5,33 +5,50 @@ import math
 import torch
 from torch import nn
 
+from flashmore.training.muon import muon_matrices
 from flashmore.training.recipe import Recipe
 
+EPS = 1e-8
+"""What AdamW adds to the root of the mean square."""
+MUON_MOMENTUM = 0.95
 
-def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over every parameter, as makemore does it.
 
-    https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html
+def optimizers_of(model: nn.Module, recipe: Recipe, *, fused: bool) -> list[torch.optim.Optimizer]:
+    """AdamW over every parameter, as makemore does it; or Muon for the matrices of the blocks beside it.
+
+    Loshchilov & Hutter 2019, https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html;
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html.
+
+    Args:
+        fused: AdamW in one kernel, not in a loop over parameters.
     """
-    return torch.optim.AdamW(
-        model.parameters(),
+    matrices = muon_matrices(model) if recipe.optimizer == "muon" else {}
+    rest = [parameter for name, parameter in model.named_parameters() if name not in matrices]
+    adamw = torch.optim.AdamW(
+        rest,
         lr=recipe.lr,
         betas=(recipe.beta1, recipe.beta2),
-        eps=1e-8,
+        eps=EPS,
         weight_decay=recipe.weight_decay,
-        fused=True,
+        fused=fused,
+        foreach=False,
     )
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices.values(), lr=recipe.muon_lr, weight_decay=recipe.weight_decay, momentum=MUON_MOMENTUM
+    )
+    return [adamw, muon]
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """The learning rate of the update that follows `step` updates: linear warm-up, then the schedule.
+def learning_rate_share(step: int, recipe: Recipe) -> float:
+    """What the update that follows `step` updates takes of the highest learning rate: warm-up, then schedule.
 
     The cosine is that of Loshchilov & Hutter 2017 (SGDR), without restarts.
     """
     if step < recipe.warmup:
-        return recipe.lr * (step + 1) / (recipe.warmup + 1)
+        return (step + 1) / (recipe.warmup + 1)
     if recipe.schedule == "constant":
-        return recipe.lr
+        return 1.0
     progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    share = recipe.lr_end + (1 - recipe.lr_end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-    return recipe.lr * share
+    return recipe.lr_end + (1 - recipe.lr_end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2

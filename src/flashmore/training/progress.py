@@ -43,6 +43,8 @@ class ProgressLine:
         )
         if session.choice is not None:
             self.console.print(f"attention: {session.choice.backend} ({session.choice.why})", soft_wrap=True)
+        for note in session.notes:
+            self.console.print(note, soft_wrap=True)
         self.task = self.progress.add_task(
             run.model.model, total=session.recipe.steps, completed=session.trainer.done, figures=""
         )

@@ -78,8 +78,12 @@ class Recipe:
     """Items, or windows of a long text, a step."""
     lr: float = 2e-3
     """Highest learning rate."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """After warm-up: stay at --lr, or fall to --lr-end of it along a cosine."""
+    optimizer: Literal["auto", "adamw", "muon"] = "auto"
+    """AdamW for all, or Muon for the matrices of a transformer's blocks; `auto` leaves it to --speedups."""
+    muon_lr: float = 0.02
+    """Highest learning rate of what Muon updates."""
+    schedule: Literal["auto", "constant", "cosine"] = "auto"
+    """After warm-up: stay at --lr, or fall to --lr-end of it along a cosine; `auto` leaves it to --speedups."""
     lr_end: float = 0.01
     """Where the cosine ends, as a share of --lr."""
     warmup: int = 100
@@ -97,8 +101,12 @@ class Recipe:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes a GPU if there is one."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the matrix products; the 16-bit ones run under autocast."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the matrix products; the 16-bit ones run under autocast. `auto` is float32, unless
+    --speedups has bf16."""
+    speedups: tuple[str, ...] = ("auto",)
+    """What to do about speed: `auto` (what pays here, for a run of this length), `none`, `exact` (the same
+    gradients), `all`, or names that `flashmore speedups` lists. An option of its own, such as --attention, wins."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
 
@@ -118,7 +126,12 @@ class Recipe:
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("seed", "split_seed"):
             self._require(name, 0 <= getattr(self, name) < 2**63, "a whole number from 0 to 2⁶³ − 1")
-        self._require("lr", 0 < self.lr < float("inf"), "above 0, for example 1e-3")
+        for name in ("lr", "muon_lr"):
+            self._require(name, 0 < getattr(self, name) < float("inf"), "above 0, for example 1e-3")
+        if self.optimizer == "muon" and self.model != "transformer":
+            raise RecipeError(
+                "a transformer for --optimizer muon", f"--model {self.model}", "--optimizer adamw"
+            )
         self._require("lr_end", 0 <= self.lr_end <= 1, "from 0 to 1, a share of --lr")
         for name in ("context", "vocabulary"):
             value = getattr(self, name)
@@ -138,10 +151,16 @@ class Recipe:
             option = "--" + name.replace("_", "-")
             raise RecipeError(f"a sensible {option}", f"{getattr(self, name)}", valid)
 
+    @property
+    def precision(self) -> Literal["float32", "bfloat16", "float16"]:
+        """The dtype of the matrix products."""
+        return "float32" if self.dtype == "auto" else self.dtype
+
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON values, for a run's config.json."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"file": None if self.file is None else str(self.file)}
+        file = None if self.file is None else str(self.file)
+        return values | {"file": file, "speedups": list(self.speedups)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Recipe":
@@ -154,12 +173,13 @@ class Recipe:
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
             raise RecipeError("a recipe of this version", f"other fields: {odd}", ", ".join(sorted(known)))
-        file = values["file"]
-        return cls(**{**values, "file": None if file is None else Path(file)})
+        file = None if values["file"] is None else Path(values["file"])
+        return cls(**{**values, "file": file, "speedups": tuple(values["speedups"])})
 
 
 NANOGPT = Recipe(
-    mode="text", split="90/10/0", tied=True, bias=False, activation="gelu", start="gpt2", schedule="cosine",
+    mode="text", split="90/10/0", tied=True, bias=False, activation="gelu", start="gpt2",
+    optimizer="adamw", schedule="cosine",
     lr_end=0.1, beta1=0.9, beta2=0.99, weight_decay=0.1, clip=1.0,
 )  # fmt: skip
 """What nanoGPT's configurations share: https://github.com/karpathy/nanoGPT, train.py and config/."""
@@ -195,7 +215,7 @@ def recipe_for(model: Model = "transformer", preset: Preset = "names") -> Recipe
         return replace(recipe, model=model, activation="gelu_tanh", bias=True, tied=False, start="torch")
     if preset == "makemore":
         return Recipe(
-            model=model, lr=5e-4, schedule="constant", warmup=0, weight_decay=0.01, clip=0.0, steps=15_000,
+            model=model, lr=5e-4, optimizer="adamw", schedule="constant", warmup=0, weight_decay=0.01, clip=0.0, steps=15_000,
             batch=32, eval_every=500,
         )  # fmt: skip
     if model == "bigram":

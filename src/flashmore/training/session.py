@@ -11,9 +11,10 @@ from flashmore.data.split import Split
 from flashmore.data.windows import Windows
 from flashmore.errors import RecipeError
 from flashmore.runs import Checkpoint, Run
+from flashmore.training.plan import settle_speed
 from flashmore.training.recipe import Recipe
-from flashmore.training.setting import device_named, settle, settle_attention
-from flashmore.training.text import open_text, settle_text, windows_of
+from flashmore.training.setting import device_named, settle
+from flashmore.training.text import open_text, random_windows, settle_text, windows_of
 from flashmore.training.trainer import Trainer
 
 
@@ -25,6 +26,8 @@ class Session:
     trainer: Trainer
     choice: Choice | None
     """Why this attention backend; None for a model without attention."""
+    notes: tuple[str, ...]
+    """What is done about speed, and why."""
     best_loss: float | None = None
     """Lowest validation loss so far, in nats a character."""
     train_seconds: float = 0.0
@@ -68,27 +71,28 @@ def start(recipe: Recipe, out: Path | None) -> Session:
     if recipe.mode == "text":
         return _start_on_text(recipe, out)
     setting = settle(recipe)
-    config, device = setting.config, setting.device
-    data = encode_items(setting.split.train, setting.vocabulary, config.context, device)
-    trainer = Trainer(recipe, config, data, device)
+    data = encode_items(setting.split.train, setting.vocabulary, setting.config.context, setting.device)
+    plan = settle_speed(recipe, setting.config, setting.device, data)
+    trainer = plan.trainer(data)
     folder = out or unused_folder(recipe.model, Path("runs"))
-    run = Run.create(folder, recipe.to_json(), config, setting.vocabulary, setting.split)
-    return Session(run, trainer, setting.choice)
+    run = Run.create(folder, plan.recipe.to_json(), plan.config, setting.vocabulary, setting.split)
+    return Session(run, trainer, plan.choice, plan.notes)
 
 
 def _start_on_text(recipe: Recipe, out: Path | None) -> Session:
     """The same for one long text, whose ids are written into the run's folder."""
     setting = settle_text(recipe)
+    example = random_windows(setting.config, setting.device)
+    plan = settle_speed(recipe, setting.config, setting.device, example)
     folder = out or unused_folder(recipe.model, Path("runs"))
     split = Split((), (), (), None)
-    run = Run.create(folder, recipe.to_json(), setting.config, setting.vocabulary, split, setting.text)
+    run = Run.create(folder, plan.recipe.to_json(), plan.config, setting.vocabulary, split, setting.text)
     try:
-        data = open_text(run, setting.device)
-        trainer = Trainer(recipe, setting.config, data, setting.device)
+        trainer = plan.trainer(open_text(run, setting.device))
     except BaseException:  # a full disk, Ctrl-C: a run without its ids is none
         shutil.rmtree(run.path, ignore_errors=True)
         raise
-    return Session(run, trainer, setting.choice)
+    return Session(run, trainer, plan.choice, plan.notes)
 
 
 def reopen(path: Path, steps: int | None) -> Session:
@@ -106,17 +110,18 @@ def reopen(path: Path, steps: int | None) -> Session:
         raise RecipeError("--steps to go on to", f"{steps}, and {done} steps are done", f"{done} or more")
     recipe = replace(Recipe.from_json(run.recipe), steps=steps or state["steps"])
     device = device_named(recipe.device)
-    choice = settle_attention(run.model.attention, recipe, run.model, device)
     data = (
         encode_items(run.split.train, run.vocabulary, run.model.context, device)
         if run.text is None
         else open_text(run, device)
     )
-    trainer = Trainer(recipe, run.model, data, device)
+    recipe = recipe if run.model.model != "transformer" else replace(recipe, attention=run.model.attention)
+    plan = settle_speed(recipe, run.model, device, data)
+    trainer = plan.trainer(data)
     run.restore(trainer.model, checkpoint)
     trainer.load_optimizer_state(checkpoint.optimizer, done)
     run.truncate_metrics(done)
-    return Session(run, trainer, choice, state["best_loss"], state["train_seconds"])
+    return Session(run, trainer, plan.choice, plan.notes, state["best_loss"], state["train_seconds"])
 
 
 def unused_folder(model: str, parent: Path) -> Path:

@@ -1,7 +1,7 @@
 """What a recipe comes to on this machine: the device, the data's parts, the model's sizes, the attention."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -16,23 +16,20 @@ from flashmore.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Setting:
-    """A recipe with every open question answered; nothing is built or written yet."""
+    """The device, the data's parts and the model's sizes; nothing is built or written yet."""
 
-    recipe: Recipe
     device: torch.device
     split: Split
     vocabulary: Vocabulary
     config: ModelConfig
-    """`attention` names a backend that runs here."""
-    choice: Choice | None
-    """Why this attention backend; None for a model without attention."""
+    """Its `attention` is not settled: see `settle_attention`."""
 
 
 def settle(recipe: Recipe) -> Setting:
     """Read the data and answer what the recipe leaves open.
 
     Raises:
-        DataError, RecipeError, BackendUnavailable: see their docstrings.
+        DataError, RecipeError: see their docstrings.
     """
     if recipe.mode == "text":
         raise RecipeError("items, one a line", "--mode text", "--mode items, which is the default")
@@ -54,10 +51,7 @@ def settle(recipe: Recipe) -> Setting:
         tied=recipe.tied,
         start=recipe.start,
     )
-    choice = settle_attention(recipe.attention, recipe, config, device)
-    if choice is not None:
-        config = replace(config, attention=choice.backend)
-    return Setting(recipe, device, split, vocabulary, config, choice)
+    return Setting(device, split, vocabulary, config)
 
 
 def settle_attention(name: str, recipe: Recipe, config: ModelConfig, device: torch.device) -> Choice | None:
@@ -69,7 +63,7 @@ def settle_attention(name: str, recipe: Recipe, config: ModelConfig, device: tor
     if config.model != "transformer":
         return None
     shape = (recipe.batch, config.heads, config.context, config.channels // config.heads)
-    return choose(name, Problem(shape, getattr(torch, recipe.dtype), device, recipe.attention_dropout))
+    return choose(name, Problem(shape, getattr(torch, recipe.precision), device, recipe.attention_dropout))
 
 
 def device_named(name: str) -> torch.device:

@@ -1,10 +1,10 @@
 """Training on one long text: what a recipe comes to, and the ids of a run."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from flashmore.backends.choose import Choice
 from flashmore.data.long_text import LongText, read_long_text
 from flashmore.data.tokens import Ids
 from flashmore.data.vocabulary import Vocabulary
@@ -14,7 +14,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.runs import Run
 from flashmore.runs.storage import disk_errors
 from flashmore.training.recipe import Recipe
-from flashmore.training.setting import device_named, settle_attention
+from flashmore.training.setting import device_named
 
 CONTEXT = 256
 """Of a recipe that names none."""
@@ -24,15 +24,14 @@ LARGEST_MLP_WINDOW = 2**16
 
 @dataclass(frozen=True)
 class TextSetting:
-    """A recipe on a long text with every open question answered; nothing is built or written yet."""
+    """A recipe on a long text read and measured; nothing is built or written yet."""
 
     device: torch.device
     text: LongText
     vocabulary: Vocabulary
     """The text's characters; their ids begin at 0, for a long text has no START and STOP."""
     config: ModelConfig
-    choice: Choice | None
-    """Why this attention backend; None for a model without attention."""
+    """Its `attention` is not settled: see `flashmore.training.setting.settle_attention`."""
 
 
 def settle_text(recipe: Recipe) -> TextSetting:
@@ -66,10 +65,7 @@ def settle_text(recipe: Recipe) -> TextSetting:
         tied=recipe.tied,
         start=recipe.start,
     )
-    choice = settle_attention(recipe.attention, recipe, config, device)
-    if choice is not None:
-        config = replace(config, attention=choice.backend)
-    return TextSetting(device, text, vocabulary, config, choice)
+    return TextSetting(device, text, vocabulary, config)
 
 
 def open_text(run: Run, device: torch.device) -> Windows:
@@ -93,3 +89,10 @@ def windows_of(run: Run, ids: Ids, part: str, device: torch.device) -> Windows |
     assert run.text is not None
     start, stop = getattr(run.text.parts, part)
     return Windows(ids, (start, stop), run.model.context, device) if stop > start else None
+
+
+def random_windows(config: ModelConfig, device: torch.device) -> Windows:
+    """Windows of random ids: what steps are timed on before the text's own ids are written."""
+    size = 16 * (config.context + 1)
+    ids = np.random.default_rng(0).integers(0, config.vocabulary_size, size=size).astype(np.uint16)
+    return Windows(ids, (0, size), config.context, device)

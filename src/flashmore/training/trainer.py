@@ -1,17 +1,42 @@
 """A model with its optimizer and its data, that can make one step after the other."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from flashmore.data.batches import BatchOrder, Sequences, take
+from flashmore.data.batches import BatchOrder, Sequences
 from flashmore.data.windows import Windows
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
-from flashmore.training.optimizers import adamw, learning_rate
+from flashmore.speedups import Speedups
+from flashmore.training.batch import Batch, packed, padded, trimmed
+from flashmore.training.graph import CompiledStep
+from flashmore.training.loader import Items, item_by_item
+from flashmore.training.optimizers import learning_rate_share
 from flashmore.training.recipe import Recipe
-from flashmore.training.step import Step
+from flashmore.training.step import Precision, Step
+
+USUAL = Speedups(resident=True, fused_adamw=True, no_sync=True, attention=True)
+"""What a comparison of attention alone stands on: rows as the model gets them, and nothing slow around them."""
+
+
+class AnyStep(Protocol):
+    """What makes an update: `Step` or `CompiledStep`."""
+
+    precision: Precision
+
+    def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
+        """Update the weights once; the loss before."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the next update apart from the weights."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        ...
 
 
 class Trainer:
@@ -22,33 +47,53 @@ class Trainer:
         config: the model's sizes; `attention` names a backend that runs on `device`.
         data: what is learned, on `device`.
         device: where.
+        speedups: how the steps are made; what it says of attention, precision and the algorithm is already in
+            `config` and `recipe`.
     """
 
     def __init__(
-        self, recipe: Recipe, config: ModelConfig, data: Sequences | Windows, device: torch.device
+        self,
+        recipe: Recipe,
+        config: ModelConfig,
+        data: Sequences | Windows,
+        device: torch.device,
+        speedups: Speedups = USUAL,
     ) -> None:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
+        if speedups.tf32:
+            torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)  # dropout; the initial weights have a generator of their own
         self.recipe = recipe
         self.device = device
+        self.speedups = speedups
         self.model = build(config, recipe.seed).to(device)
         self.model.train()
-        self.optimizer = adamw(self.model, recipe)
-        self.step = Step(self.model, self.optimizer, recipe, device)
+        self.step: AnyStep
+        if speedups.compile:
+            mode = "max-autotune-no-cudagraphs" if speedups.max_autotune else "default"
+            self.step = CompiledStep(self.model, recipe, device, mode)
+        else:
+            self.step = Step(self.model, recipe, device, fused=speedups.fused_adamw)
         self.data = data
         self._order = (
             BatchOrder(len(data.ids), recipe.batch, recipe.seed) if isinstance(data, Sequences) else None
         )
+        # What a DataLoader is given is in the machine's memory, and made an item at a time.
+        self._items = Items(data) if isinstance(data, Sequences) and not speedups.resident else None
         self.done = 0
         """Updates made so far."""
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step, counted from 0: ids (B, T) and targets (B, T), int64, on the device."""
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0, on the device."""
         if isinstance(self.data, Windows):
-            return self.data.random(step, self.recipe.batch, self.recipe.seed)
+            return Batch(*self.data.random(step, self.recipe.batch, self.recipe.seed))
         assert self._order is not None
-        return take(self.data, self._order.indices(step))
+        indices = self._order.indices(step)
+        if self._items is not None:
+            return item_by_item(self._items, indices, self.device, trim=self.speedups.trim)
+        form = packed if self.speedups.pack else trimmed if self.speedups.trim else padded
+        return form(self.data, indices)
 
     def advance(self) -> Tensor:
         """Make one update.
@@ -56,26 +101,23 @@ class Trainer:
         Returns:
             The loss of this step's batch before the update, a scalar on the device: reading it waits.
         """
-        ids, targets = self.batch(self.done)
-        loss = self.step(ids, targets, learning_rate(self.done, self.recipe))
+        share = learning_rate_share(self.done, self.recipe)
+        loss = self.step(self.batch(self.done), share * self.recipe.lr, share * self.recipe.muon_lr)
+        if not self.speedups.no_sync:
+            loss.item()
         self.done += 1
         return loss
 
     def optimizer_state(self) -> dict[str, Any]:
         """All that decides the next steps apart from the weights: optimizer, loss scale, random numbers."""
-        state: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
+        state: dict[str, Any] = {"step": self.step.state_dict(), "rng": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         return state
 
     def load_optimizer_state(self, state: dict[str, Any], done: int) -> None:
         """Go back to where `optimizer_state` was taken, after `done` updates."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
+        self.step.load_state_dict(state["step"])
         torch.set_rng_state(state["rng"])
         if self.device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

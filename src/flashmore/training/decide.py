@@ -1,0 +1,189 @@
+"""Which speed-ups a run uses: what was asked for, what works here, and what pays for a run of this length."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from flashmore.errors import RecipeError
+from flashmore.models.config import ModelConfig
+from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, Speedups
+from flashmore.training.recipe import Recipe
+
+FREE = ("resident", "fused-adamw", "no-sync", "attention", "pack", "trim", "kv-cache", "schedule")
+"""What `auto` takes wherever it works: nothing has to be waited for, and no digit is lost."""
+COMPILE_SECONDS = 30.0
+"""What compiling takes the first time, roughly: 16 to 34 s on the CPU where it was measured (docs/results.md)."""
+COMPILE_SAVES = 0.4
+"""Share of an eager packed step that compiling saves there."""
+FEWEST_COMPILED = 500
+"""Below this many steps `auto` does not even measure whether compiling pays."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A recipe with nothing left open about its speed."""
+
+    recipe: Recipe
+    """With `speedups`, `dtype`, `optimizer` and `schedule` as they will be."""
+    speedups: Speedups
+    notes: tuple[str, ...]
+    """What is on, and what is left out and why; for people."""
+
+
+def decide(
+    recipe: Recipe, config: ModelConfig, device: torch.device, eager_ms: Callable[[Recipe, Speedups], float]
+) -> Decision:
+    """Settle the speed-ups of a run.
+
+    Args:
+        recipe: `speedups` holds names and groups; `attention`, `dtype`, `optimizer` and `schedule` win over it
+            unless they are `auto`.
+        config: the model's sizes.
+        device: where it trains.
+        eager_ms: times a step of this settled recipe with these speed-ups, in ms; asked only where `auto` must weigh compiling.
+
+    Raises:
+        RecipeError: an unknown name, or a speed-up asked for by name that cannot work here.
+    """
+    explicit = _explicit(recipe)
+    named = {name for name in recipe.speedups if name not in GROUPS}
+    Speedups.of(named)  # refuses an unknown name
+    chosen = {name for name in named if explicit.get(name) is not False}
+    notes: list[str] = []
+    for name in sorted(named, key=list(CATALOGUE).index):
+        why = why_not(name, recipe, config, device) or _excluded(name, named)
+        if why is not None:
+            wanted = f"the speed-up {name} ({CATALOGUE[name].title})"
+            raise RecipeError(wanted, why, "--speedups auto, exact or all, which leave it out")
+    offered = [name for group in recipe.speedups if group in GROUPS for name in _members(group)]
+    for name in offered:
+        if name in chosen or explicit.get(name) is False:
+            continue
+        why = why_not(name, recipe, config, device) or _excluded(name, chosen) or _missing(name, chosen)
+        if why is None:
+            chosen.add(name)
+        elif "auto" not in recipe.speedups:
+            notes.append(f"left out {name}: {why}")
+    chosen |= {name for name, on in explicit.items() if on and why_not(name, recipe, config, device) is None}
+    if "auto" in recipe.speedups and "compile" not in chosen:
+        pays, note = _compiling_pays(recipe, config, device, Speedups.of(chosen), eager_ms)
+        notes.append(note)
+        if pays:
+            chosen = (chosen - {"trim"}) | {"compile"}
+    speedups = Speedups.of(chosen)
+    return Decision(_settled(recipe, speedups), speedups, (f"speed-ups: {_list(speedups.names)}", *notes))
+
+
+def _explicit(recipe: Recipe) -> dict[str, bool]:
+    """Speed-ups that an option of their own decides."""
+    values = {
+        "attention": None if recipe.attention == "auto" else recipe.attention != "manual",
+        "bf16": None if recipe.dtype == "auto" else recipe.dtype == "bfloat16",
+        "schedule": None if recipe.schedule == "auto" else recipe.schedule == "cosine",
+        "muon": None if recipe.optimizer == "auto" else recipe.optimizer == "muon",
+    }
+    return {name: on for name, on in values.items() if on is not None}
+
+
+def _members(group: str) -> tuple[str, ...]:
+    if group == "none":
+        return ()
+    if group == "auto":
+        return FREE
+    # What excludes another stands first where it brings more: packing leaves nothing to trim.
+    order = sorted(CATALOGUE, key=lambda name: name == "trim")
+    return tuple(name for name in order if group == "all" or CATALOGUE[name].exactness == EXACT)
+
+
+def _excluded(name: str, chosen: set[str]) -> str | None:
+    others = [other for other in CATALOGUE[name].excludes if other in chosen]
+    return f"it cannot be together with {_list(others)}" if others else None
+
+
+def _missing(name: str, chosen: set[str]) -> str | None:
+    missing = [other for other in CATALOGUE[name].needs if other not in chosen]
+    return f"it is a part of {_list(missing)}" if missing else None
+
+
+def _settled(recipe: Recipe, speedups: Speedups) -> Recipe:
+    return replace(
+        recipe,
+        speedups=speedups.names or ("none",),
+        dtype=recipe.dtype if recipe.dtype != "auto" else "bfloat16" if speedups.bf16 else "float32",
+        optimizer="muon" if speedups.muon else "adamw",
+        schedule="cosine" if speedups.schedule else "constant",
+        attention=recipe.attention if recipe.attention != "auto" or speedups.attention else "manual",
+    )
+
+
+def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device) -> str | None:
+    """Why a speed-up cannot work for this run; None if it can."""
+    entry = CATALOGUE[name]
+    if device.type not in entry.devices:
+        return f"it works on {_list(entry.devices)}, and this run is on {device.type}"
+    is_transformer = config.model == "transformer"
+    if name in ("attention", "vocabulary", "kv-cache", "muon") and not is_transformer:
+        return f"it is for the transformer, and this model is {config.model}"
+    if name == "pack" and not is_transformer:
+        return f"{config.model} reads rows: only the transformer knows where a packed item ends"
+    if name in ("pack", "trim", "resident") and recipe.mode == "text":
+        return "the windows of a long text have no padding, and come from its memory map"
+    if name in ("compile", "cuda-graph", "replay") and recipe.precision == "float16":
+        return "float16 needs its loss scaled, which decides in every step whether to update"
+    if name == "compile":
+        return _why_not_compile(config, device)
+    if name == "bf16" and not _has_bf16(device):
+        return "this machine has no instructions for bfloat16: it would be slower"
+    return None
+
+
+def _why_not_compile(config: ModelConfig, device: torch.device) -> str | None:
+    if config.model in ("rnn", "gru", "lstm"):
+        return f"{config.model} runs PyTorch's own recurrent kernel, into which the compiler does not see"
+    if config.attention_dropout:
+        return "dropout on attention weights is not in the graph"
+    compilers = (os.environ.get("CXX", ""), "c++", "g++", "clang++") if os.name != "nt" else ("cl",)
+    if not any(compiler and shutil.which(compiler) for compiler in compilers):
+        return "torch.compile needs a C++ compiler, and none was found (on Debian: apt install g++)"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "torch.compile needs Triton on CUDA, and it is not installed"
+    return None
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _compiling_pays(
+    recipe: Recipe,
+    config: ModelConfig,
+    device: torch.device,
+    without: Speedups,
+    eager_ms: Callable[[Recipe, Speedups], float],
+) -> tuple[bool, str]:
+    why = why_not("compile", recipe, config, device)
+    if why is not None:
+        return False, f"left out compile: {why}"
+    if recipe.steps < FEWEST_COMPILED:
+        return False, f"left out compile: {recipe.steps:,} steps are over before it has paid"
+    step_ms = eager_ms(_settled(recipe, without), without)
+    break_even = 1000 * COMPILE_SECONDS / (COMPILE_SAVES * step_ms)
+    figures = f"about {COMPILE_SECONDS:.0f} s once against {COMPILE_SAVES:.0%} of {step_ms:.1f} ms a step"
+    if recipe.steps < break_even:
+        return False, f"left out compile: it pays from about {break_even:,.0f} steps on ({figures})"
+    return True, f"compile pays, from about {break_even:,.0f} steps on ({figures})"
+
+
+def _list(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def changes_the_algorithm(speedups: Speedups) -> tuple[str, ...]:
+    """Those that are on and change what is computed, not only how."""
+    return tuple(name for name in speedups.names if CATALOGUE[name].exactness == ALGORITHM)

@@ -1,0 +1,76 @@
+"""How a run's steps are made: its speed-ups decided, its attention measured, its trainer built."""
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from flashmore.backends.choose import Choice
+from flashmore.data.batches import Sequences
+from flashmore.data.windows import Windows
+from flashmore.models.config import ModelConfig
+from flashmore.speedups import Speedups
+from flashmore.training.decide import decide
+from flashmore.training.recipe import Recipe
+from flashmore.training.setting import settle_attention
+from flashmore.training.trainer import Trainer
+
+WARM_UP, TIMED = 3, 8
+"""Steps that show how long one takes without compiling."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a trainer is made of but its data."""
+
+    recipe: Recipe
+    """With nothing left open."""
+    config: ModelConfig
+    """`attention` names a backend that runs here."""
+    device: torch.device
+    speedups: Speedups
+    choice: Choice | None
+    """Why this attention backend; None for a model without attention."""
+    notes: tuple[str, ...]
+    """What is done about speed, and why."""
+
+    def trainer(self, data: Sequences | Windows) -> Trainer:
+        """Build the trainer."""
+        return Trainer(self.recipe, self.config, data, self.device, self.speedups)
+
+
+def settle_speed(
+    recipe: Recipe, config: ModelConfig, device: torch.device, data: Sequences | Windows
+) -> Plan:
+    """Decide the speed-ups and the attention backend of a run.
+
+    Args:
+        recipe: what was asked for.
+        config: the model's sizes.
+        device: where it trains.
+        data: what a few steps are timed on, where a decision needs their time.
+
+    Raises:
+        RecipeError: a speed-up asked for by name that cannot work here.
+        BackendUnavailable: the attention backend asked for cannot run here.
+    """
+
+    def plan(settled: Recipe, speedups: Speedups, notes: tuple[str, ...] = ()) -> Plan:
+        choice = settle_attention(settled.attention, settled, config, device)
+        chosen = config if choice is None else replace(config, attention=choice.backend)
+        return Plan(settled, chosen, device, speedups, choice, notes)
+
+    decision = decide(
+        recipe, config, device, lambda settled, speedups: _step_ms(plan(settled, speedups).trainer(data))
+    )
+    return plan(decision.recipe, decision.speedups, decision.notes)
+
+
+def _step_ms(trainer: Trainer) -> float:
+    """The time of a step, the median of a few."""
+    times_ms = []
+    for _ in range(WARM_UP + TIMED):
+        began = time.perf_counter()
+        trainer.advance().item()
+        times_ms.append(1000 * (time.perf_counter() - began))
+    return sorted(times_ms[WARM_UP:])[TIMED // 2]
