@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashmore.backends.contract import attention
+from flashmore.backends.one_query import attend_last
 from flashmore.models.config import ModelConfig
 
 
@@ -42,6 +43,20 @@ class CausalSelfAttention(nn.Module):
         projected: Tensor = self.c_proj(y)
         return projected
 
+    def step(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Map the last position alone, (B, C) to (B, C), in evaluation.
+
+        Args:
+            x: (B, C).
+            keys: (T, B, C), of all positions; the last is written here.
+            values: (T, B, C), likewise.
+        """
+        heads = (self.heads, x.size(1) // self.heads)  # H, D
+        q, keys[-1], values[-1] = self.c_attn(x).chunk(3, dim=1)  # (B, 3C) -> 3 × (B, C)
+        y = attend_last(q.unflatten(1, heads), keys.unflatten(2, heads), values.unflatten(2, heads))
+        projected: Tensor = self.c_proj(y.flatten(1))  # (B, H, D) -> (B, C)
+        return projected
+
 
 class FeedForward(nn.Module):
     """Four times wider, tanh GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), and back."""
@@ -72,6 +87,12 @@ class Block(nn.Module):
         """Map (B, T, C) to (B, T, C)."""
         x = x + self.dropout(self.attention(self.ln_1(x)))
         out: Tensor = x + self.dropout(self.mlp(self.ln_2(x)))
+        return out
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Map the last position alone, (B, C) to (B, C); keys and values as in `CausalSelfAttention.step`."""
+        x = x + self.attention.step(self.ln_1(x), keys, values)
+        out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
@@ -107,4 +128,32 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x)  # (B, T, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
+        return logits
+
+    def prefill(self, ids: Tensor, cache: Tensor) -> Tensor:
+        """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and keep what `step` needs of them.
+
+        Args:
+            ids: (B, T) int64.
+            cache: (L, 2, T, B, C), filled here with every layer's keys and values.
+        """
+        x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
+        for block, past in zip(self.blocks, cache, strict=True):
+            _, *made = block.attention.c_attn(block.ln_1(x)).chunk(3, dim=2)  # keys and values, (B, T, C)
+            past[0], past[1] = (part.transpose(0, 1) for part in made)  # (B, T, C) -> (T, B, C)
+            x = block(x)  # (B, T, C)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
+        return logits
+
+    def step(self, ids: Tensor, cache: Tensor) -> Tensor:
+        """Map the last ids alone, (B,) int64, to logits (B, V): those of `forward` at the last position.
+
+        Args:
+            ids: (B,) int64, at position T - 1.
+            cache: (L, 2, T, B, C), keys and values of all positions; those of the last are written here.
+        """
+        x = self.wte(ids) + self.wpe.weight[cache.size(2) - 1]  # (B, C)
+        for block, (keys, values) in zip(self.blocks, cache, strict=True):
+            x = block.step(x, keys, values)  # (B, C)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
