@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tyro
+
+from flashmore.errors import FlashmoreError
 from makemore_generate import compare_generation, report_generation
 from makemore_process import Options
 from makemore_step import compare_steps, report_steps
-
-from flashmore.errors import FlashmoreError
 
 Record = dict[str, Any]
 COMPARISONS: dict[str, tuple[Callable[[Options], Record], Callable[[Record], None]]] = {

@@ -14,9 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from makemore_process import Options, run_process
-
 from flashmore.measuring.statistics import ratio, spread
+from makemore_process import Options, run_process
 
 SIDES = ("makemore", "flashmore")
 SIDE = Path(__file__).with_name("makemore_generate_side.py").resolve()

@@ -1,6 +1,6 @@
 """One side of the comparison of generation, in a process of its own; prints one JSON document as last line.
 
-    python benchmarks/makemore_generate_side.py makemore|flashmore PATH/makemore.py RUN BATCH
+python benchmarks/makemore_generate_side.py makemore|flashmore PATH/makemore.py RUN BATCH
 """
 
 import importlib.util

@@ -10,9 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from makemore_process import Options, run_process
-
 from flashmore.measuring.statistics import ratio, spread
+from makemore_process import Options, run_process
 
 STEP_LINE = re.compile(r"^step (\d+) \| loss [\d.]+ \| step time ([\d.]+)ms$", re.MULTILINE)
 SWAPPED = Path(__file__).with_name("makemore_swapped.py").resolve()

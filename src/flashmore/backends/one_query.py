@@ -22,4 +22,5 @@ def attend_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (B, H, D).
     """
     scores = (q * q.size(-1) ** -0.5 * k).sum(-1, keepdim=True)  # (T, B, H, D) -> (T, B, H, 1)
-    return (scores.softmax(0) * v).sum(0)  # (T, B, H, D) -> (B, H, D)
+    y: Tensor = (scores.softmax(0) * v).sum(0)  # (T, B, H, D) -> (B, H, D)
+    return y

@@ -91,7 +91,7 @@ class Vocabulary:
         if kept.size == 0 or kept.min() < 0 or kept.max() >= self.size:
             return [self.decode(row) for row in ids.tolist()]  # raises the error that names the id
         points = np.array([0, *map(ord, self.characters)], dtype=np.uint32)[kept]  # (B, T)
-        # Side by side, a row's code points are numpy's text of length T, which leaves out the zeros at its end.
+        # A row's code points side by side are numpy's text of length T, which leaves out zeros at its end.
         texts: list[str] = points.view(f"U{ids.shape[1]}")[:, 0].tolist()
         return texts
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from flashmore.models.transformer import Transformer
 
-
 _WORTH_KEEPING = 0.75
 """Share of the places in a cache that must be in use; below it, a copy costs less than what is saved."""
 
@@ -36,9 +35,9 @@ class CachedDecoder:
     """The Transformer with the keys and values of all earlier positions: a KV cache.
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
-    (https://arxiv.org/abs/1911.02150), section 2.4.1. Memory is taken once, but a sequence that goes on twice,
-    and one that does not go on, cost a copy of all others: those that are dropped stay and are computed along
-    until enough have gathered.
+    (https://arxiv.org/abs/1911.02150), section 2.4.1. Memory is taken once. Letting go of a sequence, or
+    going on with it twice, takes a copy of all others: those let go of are therefore computed along until
+    there are enough of them.
 
     Args:
         model: in evaluation mode.

@@ -17,8 +17,10 @@ from flashmore.generation.options import GenerateOptions
 
 _WORTH_SHARING = 0.75
 """Rows are shared while there are at most so many of them for a draw; later there is little to share."""
+_KEPT_APART = ("cuda",)
+"""Devices on which each draw keeps its own row to the end, so that the host need not wait for any result."""
 _CHECKED_EVERY = 8
-"""Characters between two looks whether all have met STOP, where looking makes the host wait."""
+"""Characters between two looks there whether all have met STOP."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ def draw(
 ) -> Drawn:
     """Draw sequences until all have met STOP or the context is full.
 
-    Draws that are equal so far share a row, so that a prefix is computed once, and a draw that met STOP leaves
-    the batch. On CUDA, where this would make the host wait at every character, each draw keeps its own row.
+    Draws that are equal so far share a row, so that a prefix is computed once, and a draw that met STOP
+    leaves the batch; except on CUDA, where the host would wait for that at every character.
 
     Args:
         model: in evaluation mode; ids (B, T) to logits (B, T, V).
@@ -60,7 +62,7 @@ def draw(
         RunError: the logits are not finite.
     """
     device = next(model.parameters()).device
-    apart = device.type == "cuda"
+    apart = device.type in _KEPT_APART
     host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
     numbers = torch.rand(count, context - len(prefix), dtype=torch.float64, generator=generator)  # (B, T)
     start = torch.tensor([[STOP, *prefix]], device=device).expand(count if apart else 1, -1)  # (R, T)
@@ -75,8 +77,8 @@ def draw(
         chosen = pick(next_probabilities(scores, options), rows, number[draws])  # (B,)
         ids[position, draws] = chosen
         log_probs[position, draws] = scores[rows, chosen]
-        look = position % _CHECKED_EVERY == 0 if apart else True
-        if position == context - 1 or (look and _all_stopped(ids[: position + 1])):
+        looked = not apart or position % _CHECKED_EVERY == 0
+        if position == context - 1 or (looked and _all_stopped(ids[: position + 1])):
             break
         if apart:
             logits = decoder.extend(chosen)

@@ -106,7 +106,7 @@ def _collect(
 
 
 def _read_names(run: Run, drawn: Drawn) -> Iterator[tuple[str, float]]:
-    """Give the name in each row and its log-probability; empty where there is none that the data could hold."""
+    """Give each row's name, empty where there is none that the data could hold, and its log-probability."""
     texts = run.vocabulary.decode_rows(drawn.ids.numpy())
     finished = (drawn.ids[:, -1] == STOP).tolist()
     for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):

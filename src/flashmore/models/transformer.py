@@ -3,6 +3,8 @@
 Shape letters: B batch, T positions, C channels, H heads, D channels a head (C / H), V vocabulary, L layers.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,9 +53,10 @@ class CausalSelfAttention(nn.Module):
             keys: (T, B, C), of all positions; the last is written here.
             values: (T, B, C), likewise.
         """
-        heads = (self.heads, x.size(1) // self.heads)  # H, D
+        heads = (self.heads, x.size(1) // self.heads)  # (H, D)
         q, keys[-1], values[-1] = self.c_attn(x).chunk(3, dim=1)  # (B, 3C) -> 3 × (B, C)
-        y = attend_last(q.unflatten(1, heads), keys.unflatten(2, heads), values.unflatten(2, heads))
+        q, k, v = (part.view(*part.shape[:-1], *heads) for part in (q, keys, values))  # C -> H, D
+        y = attend_last(q, k, v)  # (B, H, D)
         projected: Tensor = self.c_proj(y.flatten(1))  # (B, H, D) -> (B, C)
         return projected
 
@@ -138,7 +141,7 @@ class Transformer(nn.Module):
             cache: (L, 2, T, B, C), filled here with every layer's keys and values.
         """
         x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
-        for block, past in zip(self.blocks, cache, strict=True):
+        for block, past in zip(self._typed_blocks(), cache, strict=True):
             _, *made = block.attention.c_attn(block.ln_1(x)).chunk(3, dim=2)  # keys and values, (B, T, C)
             past[0], past[1] = (part.transpose(0, 1) for part in made)  # (B, T, C) -> (T, B, C)
             x = block(x)  # (B, T, C)
@@ -153,7 +156,10 @@ class Transformer(nn.Module):
             cache: (L, 2, T, B, C), keys and values of all positions; those of the last are written here.
         """
         x = self.wte(ids) + self.wpe.weight[cache.size(2) - 1]  # (B, C)
-        for block, (keys, values) in zip(self.blocks, cache, strict=True):
+        for block, (keys, values) in zip(self._typed_blocks(), cache, strict=True):
             x = block.step(x, keys, values)  # (B, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
+
+    def _typed_blocks(self) -> list[Block]:
+        return cast(list[Block], self.blocks)  # a ModuleList does not say of what
