@@ -31,7 +31,7 @@ def check(model: nn.Module, ids: Tensor, logits: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 @torch.inference_mode()
 def test_logits_are_those_of_the_whole_sequences_to_the_edge_of_the_context(
