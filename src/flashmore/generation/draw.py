@@ -77,7 +77,7 @@ def draw(
         chosen = pick(next_probabilities(scores, options), rows, number[draws])  # (B,)
         ids[position, draws] = chosen
         log_probs[position, draws] = scores[rows, chosen]
-        looked = not apart or position % _CHECKED_EVERY == 0
+        looked = not apart or (position + 1) % _CHECKED_EVERY == 0
         if position == context - 1 or (looked and _all_stopped(ids[: position + 1])):
             break
         if apart:
