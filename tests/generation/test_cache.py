@@ -62,18 +62,6 @@ def test_logits_are_those_of_the_whole_sequences_to_the_edge_of_the_context(
         check(MODELS[name], ids, decoder.extend(new, rows))
 
 
-@torch.inference_mode()
-def test_one_dropped_row_leaves_the_others_where_they_are_and_many_make_room() -> None:
-    model = MODELS["transformer"]
-    ids = torch.arange(10).unsqueeze(1) % V
-    decoder = decoder_for(model, 10)
-    decoder.start(ids)
-    for dropped in ([4], [0, 8], [1, 2, 3, 4]):
-        rows = torch.tensor([row for row in range(len(ids)) if row not in dropped])
-        ids = torch.cat((ids[rows], ids[rows] * 2 % V), dim=1)[:, : ids.size(1) + 1]
-        check(model, ids, decoder.extend(ids[:, -1], rows))
-
-
 def test_the_transformer_alone_is_cached() -> None:
     kinds: dict[str, type[Decoder]] = {name: type(decoder_for(MODELS[name], 1)) for name in MODEL_NAMES}
     assert {name for name, kind in kinds.items() if kind is CachedDecoder} == {"transformer"}

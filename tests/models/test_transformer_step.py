@@ -35,21 +35,35 @@ def test_every_position_after_every_prefix_gives_the_logits_of_forward(
 ) -> None:
     ids = some_ids(batch)
     expected = model(ids)
-    cache = torch.full((L, 2, CONTEXT, batch, C), torch.nan, dtype=torch.float64)
-    logits = model.prefill(ids[:, :first], cache[:, :, :first])
+    cache = torch.full((L, CONTEXT * batch, 2 * C), torch.nan, dtype=torch.float64)
+    places = torch.randperm(CONTEXT * batch, generator=torch.Generator().manual_seed(3)).view(CONTEXT, batch)
+    logits = model.prefill(ids[:, :first], cache, places[:first])
     torch.testing.assert_close(logits, expected[:, :first], rtol=1e-10, atol=1e-10)
     for position in range(first, CONTEXT):
-        logits = model.step(ids[:, position], cache[:, :, : position + 1])
+        logits = model.step(ids[:, position], cache, places[: position + 1])
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
 
 
 @torch.inference_mode()
-def test_a_step_does_not_touch_what_is_kept_of_earlier_positions(model: Transformer) -> None:
+def test_sequences_share_what_they_began_with(model: Transformer) -> None:
+    ids = some_ids(4)
+    ids[:, :5] = ids[0, :5]
+    cache = torch.full((L, 20, 2 * C), torch.nan, dtype=torch.float64)
+    shared = torch.arange(5).unsqueeze(1)
+    model.prefill(ids[:1, :5], cache, shared)
+    places = torch.cat((shared.expand(-1, 4), torch.tensor([[9, 5, 7, 6]])))
+    logits = model.step(ids[:, 5], cache, places)
+    torch.testing.assert_close(logits, model(ids[:, :6])[:, -1], rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_a_step_writes_at_its_own_places_alone(model: Transformer) -> None:
     ids = some_ids(3)
-    cache = torch.zeros(L, 2, CONTEXT, 3, C, dtype=torch.float64)
-    model.prefill(ids[:, :5], cache[:, :, :5])
+    cache = torch.zeros(L, 20, 2 * C, dtype=torch.float64)
+    places = torch.arange(18).view(6, 3)
+    model.prefill(ids[:, :5], cache, places[:5])
     before = cache.clone()
-    model.step(ids[:, 5], cache[:, :, :6])
-    assert torch.equal(cache[:, :, :5], before[:, :, :5])
-    assert torch.equal(cache[:, :, 6:], before[:, :, 6:])
-    assert (cache[:, :, 5] != 0).all()
+    model.step(ids[:, 5], cache, places)
+    assert torch.equal(cache[:, :15], before[:, :15])
+    assert (cache[:, 15:18] != 0).all()
+    assert (cache[:, 18:] == 0).all()

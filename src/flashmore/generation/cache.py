@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from flashmore.models.transformer import Transformer
 
-_WORTH_KEEPING = 0.75
-"""Share of the places in a cache that must be in use; below it, a copy costs less than what is saved."""
-
 
 class Decoder(Protocol):
     """A model in the middle of a batch of sequences that are equally long."""
@@ -35,9 +32,9 @@ class CachedDecoder:
     """The Transformer with the keys and values of all earlier positions: a KV cache.
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
-    (https://arxiv.org/abs/1911.02150), section 2.4.1. Memory is taken once. Letting go of a sequence, or
-    going on with it twice, takes a copy of all others: those let go of are therefore computed along until
-    there are enough of them.
+    (https://arxiv.org/abs/1911.02150), section 2.4.1. What a position leaves is written once and stays where
+    it is; each sequence has a list of places, so that sequences share what they began with, and are let go of,
+    without a copy: the idea of Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4, in small.
 
     Args:
         model: in evaluation mode.
@@ -47,40 +44,25 @@ class CachedDecoder:
     def __init__(self, model: Transformer, most: int) -> None:
         self._model = model
         config = model.config
-        # Positions before the batch: those of a layer that are filled, and a new one, lie in whole pieces.
-        self._cache = model.wte.weight.new_empty(config.layers, 2, config.context, most, config.channels)
-        self._length = 0  # positions that are filled
-        self._width = 0  # places that are filled, with what was dropped
-        self._places = torch.empty(0)  # (B,) int64, where each sequence stands
+        sizes = (config.layers, most * config.context, 2 * config.channels)
+        self._cache = model.wte.weight.new_empty(sizes)  # (L, N, 2C)
+        self._places = torch.empty(0)  # (T, B) int64, where each position of each sequence stands
+        self._used = 0  # places in use
 
     def start(self, ids: Tensor) -> Tensor:
         """As in `Decoder`."""
-        self._width, self._length = ids.shape
-        self._places = torch.arange(self._width, device=ids.device)
-        return self._model.prefill(ids, self._filled())
+        self._places = self._next_places(ids.numel(), ids.device).view(ids.size(1), ids.size(0))  # (T, B)
+        return self._model.prefill(ids, self._cache, self._places)
 
     def extend(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """As in `Decoder`."""
-        if rows is not None:
-            self._places = self._places[rows]
-            if len(rows) < _WORTH_KEEPING * self._width or not bool((rows.diff() > 0).all()):
-                self._gather()
-        self._length += 1
-        if len(ids) == self._width:
-            return self._model.step(ids, self._filled())
-        every = ids.new_zeros(self._width)
-        every[self._places] = ids
-        return self._model.step(every, self._filled())[self._places]
+        before = self._places if rows is None else self._places[:, rows]
+        self._places = torch.cat((before, self._next_places(len(ids), ids.device).unsqueeze(0)))
+        return self._model.step(ids, self._cache, self._places)
 
-    def _gather(self) -> None:
-        """Copy the sequences that are left, or left twice, side by side."""
-        before, self._width = self._filled(), len(self._places)
-        for old, new in zip(before, self._filled(), strict=True):  # (2, T, B, C), a layer
-            new.copy_(old.index_select(2, self._places))
-        self._places = torch.arange(self._width, device=self._places.device)
-
-    def _filled(self) -> Tensor:
-        return self._cache[:, :, : self._length, : self._width]
+    def _next_places(self, count: int, device: torch.device) -> Tensor:
+        first, self._used = self._used, self._used + count
+        return torch.arange(first, self._used, device=device)
 
 
 class PlainDecoder:

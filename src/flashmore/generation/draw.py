@@ -15,8 +15,6 @@ from flashmore.generation.cache import decoder_for
 from flashmore.generation.filters import apply_temperature, keep_top_k, keep_top_p
 from flashmore.generation.options import GenerateOptions
 
-_WORTH_SHARING = 0.75
-"""Rows are shared while there are at most so many of them for a draw; later there is little to share."""
 _KEPT_APART = ("cuda",)
 """Devices on which each draw keeps its own row to the end, so that the host need not wait for any result."""
 _CHECKED_EVERY = 8
@@ -133,18 +131,15 @@ def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> t
 
 
 def _share(draws: Tensor, rows: Tensor, chosen: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Let go of the draws that met STOP, and give those that are equal so far one row, while it pays.
+    """Let go of the draws that met STOP, and give those that are equal so far one row.
 
     Returns:
         The draws that go on and the row of each, (B,); of each row, its last id and the row that it goes on
         from, (R,).
     """
     going = chosen != STOP
-    draws, rows, chosen = draws[going], rows[going], chosen[going]
-    codes, shared = torch.unique(rows * size + chosen, return_inverse=True)
-    if len(codes) <= _WORTH_SHARING * len(draws):
-        return draws, shared, codes % size, codes // size
-    return draws, torch.arange(len(draws)), chosen, rows
+    codes, shared = torch.unique((rows * size + chosen)[going], return_inverse=True)
+    return draws[going], shared, codes % size, codes // size
 
 
 def _all_stopped(ids: Tensor) -> bool:

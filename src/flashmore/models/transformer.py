@@ -45,19 +45,26 @@ class CausalSelfAttention(nn.Module):
         projected: Tensor = self.c_proj(y)
         return projected
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+        """Keep the keys and values of x (N, C) at some places, (N,), of `kept`; give the queries, (N, C)."""
+        C = x.size(1)
+        q, kv = self.c_attn(x).split((C, 2 * C), dim=1)  # (N, 3C) -> (N, C), (N, 2C)
+        kept.index_copy_(0, places, kv)
+        return q
+
+    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Map the last position alone, (B, C) to (B, C), in evaluation.
 
         Args:
             x: (B, C).
-            keys: (T, B, C), of all positions; the last is written here.
-            values: (T, B, C), likewise.
+            kept: (N, 2C), keys and values side by side; those of the last position are written here.
+            places: (T, B) int64, where in `kept` each position of each sequence stands.
         """
         heads = (self.heads, x.size(1) // self.heads)  # (H, D)
-        q, keys[-1], values[-1] = self.c_attn(x).chunk(3, dim=1)  # (B, 3C) -> 3 × (B, C)
-        q, k, v = (part.view(*part.shape[:-1], *heads) for part in (q, keys, values))  # C -> H, D
-        y = attend_last(q, k, v)  # (B, H, D)
-        projected: Tensor = self.c_proj(y.flatten(1))  # (B, H, D) -> (B, C)
+        q = self.remember(x, kept, places[-1])  # (B, C)
+        k, v = F.embedding(places, kept).chunk(2, dim=2)  # (T, B, 2C) -> 2 × (T, B, C)
+        q, k, v = (part.view(*part.shape[:-1], *heads) for part in (q, k, v))  # C -> H, D
+        projected: Tensor = self.c_proj(attend_last(q, k, v).flatten(1))  # (B, H, D) -> (B, C)
         return projected
 
 
@@ -92,9 +99,9 @@ class Block(nn.Module):
         out: Tensor = x + self.dropout(self.mlp(self.ln_2(x)))
         return out
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Map the last position alone, (B, C) to (B, C); keys and values as in `CausalSelfAttention.step`."""
-        x = x + self.attention.step(self.ln_1(x), keys, values)
+    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+        """Map the last position alone, (B, C) to (B, C); the rest as in `CausalSelfAttention.step`."""
+        x = x + self.attention.step(self.ln_1(x), kept, places)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -133,31 +140,32 @@ class Transformer(nn.Module):
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
         return logits
 
-    def prefill(self, ids: Tensor, cache: Tensor) -> Tensor:
+    def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and keep what `step` needs of them.
 
         Args:
             ids: (B, T) int64.
-            cache: (L, 2, T, B, C), filled here with every layer's keys and values.
+            cache: (L, N, 2C), where every layer's keys and values are written.
+            places: (T, B) int64, where in a layer each position of each sequence is to stand.
         """
         x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
-        for block, past in zip(self._typed_blocks(), cache, strict=True):
-            _, *made = block.attention.c_attn(block.ln_1(x)).chunk(3, dim=2)  # keys and values, (B, T, C)
-            past[0], past[1] = (part.transpose(0, 1) for part in made)  # (B, T, C) -> (T, B, C)
+        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+            block.attention.remember(block.ln_1(x).flatten(0, 1), kept, places.T.flatten())
             x = block(x)  # (B, T, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
         return logits
 
-    def step(self, ids: Tensor, cache: Tensor) -> Tensor:
+    def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map the last ids alone, (B,) int64, to logits (B, V): those of `forward` at the last position.
 
         Args:
             ids: (B,) int64, at position T - 1.
-            cache: (L, 2, T, B, C), keys and values of all positions; those of the last are written here.
+            cache: (L, N, 2C), every layer's keys and values; those of the last position are written here.
+            places: (T, B) int64, where in a layer each position of each sequence stands.
         """
-        x = self.wte(ids) + self.wpe.weight[cache.size(2) - 1]  # (B, C)
-        for block, (keys, values) in zip(self._typed_blocks(), cache, strict=True):
-            x = block.step(x, keys, values)  # (B, C)
+        x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
+        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+            x = block.step(x, kept, places)  # (B, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
 
