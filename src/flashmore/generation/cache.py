@@ -33,7 +33,7 @@ class CachedDecoder:
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
     (https://arxiv.org/abs/1911.02150), section 2.4.1. What a position leaves is written once and stays where
-    it is; each sequence has a list of places, so that sequences share what they began with, and are let go of,
+    it is; each sequence has a list of places. So sequences share what they began with, and are let go of,
     without a copy: the idea of Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4, in small.
 
     Args:

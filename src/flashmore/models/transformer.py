@@ -48,9 +48,9 @@ class CausalSelfAttention(nn.Module):
     def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Keep the keys and values of x (N, C) at some places, (N,), of `kept`; give the queries, (N, C)."""
         C = x.size(1)
-        q, kv = self.c_attn(x).split((C, 2 * C), dim=1)  # (N, 3C) -> (N, C), (N, 2C)
-        kept.index_copy_(0, places, kv)
-        return q
+        qkv: Tensor = self.c_attn(x)  # (N, 3C)
+        kept.index_copy_(0, places, qkv[:, C:])
+        return qkv[:, :C]
 
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Map the last position alone, (B, C) to (B, C), in evaluation.
