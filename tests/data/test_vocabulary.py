@@ -3,6 +3,7 @@
 import json
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,3 +96,21 @@ def test_json_gives_the_same_vocabulary(items: list[str]) -> None:
 def test_damaged_json_is_refused(value: object) -> None:
     with pytest.raises(DataError, match="stored with the run"):
         Vocabulary.from_json(value)
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), min_size=1, max_size=9))
+def test_rows_decoded_together_are_those_decoded_alone(rows: list[list[int]]) -> None:
+    vocabulary = Vocabulary(("a", "é", "さ", "😀"))
+    ids = np.array(rows, dtype=np.int64)
+    expected = [vocabulary.decode(row) for row in rows]
+    assert vocabulary.decode_rows(ids) == expected
+    assert vocabulary.decode_rows(np.asfortranarray(ids)) == expected
+
+
+def test_rows_decoded_together_name_an_id_that_no_character_has() -> None:
+    vocabulary = Vocabulary(("a", "b"))
+    assert vocabulary.decode_rows(np.array([[1, 0, 9], [2, 2, 2]])) == ["a", "bbb"]
+    assert vocabulary.decode_rows(np.empty((0, 3), dtype=np.int64)) == []
+    for bad in (3, -1):
+        with pytest.raises(DataError, match=str(bad)):
+            vocabulary.decode_rows(np.array([[1, bad, 0]]))

@@ -71,6 +71,8 @@ def test_batches_are_bounded() -> None:
     config = ModelConfig("transformer", vocabulary_size=27, context=16, channels=64)
     assert largest_batch(config) * 16 * 256 * 4 <= 64 * 2**20
     assert largest_batch(config) > 1000
+    deep = ModelConfig("transformer", vocabulary_size=27, context=16, channels=64, layers=100)
+    assert largest_batch(deep) * 16 * (2 * 100 * 64) * 4 <= 64 * 2**20
     assert largest_batch(ModelConfig("bigram", vocabulary_size=10**6, context=1001)) == 1
     mlp = ModelConfig("mlp", vocabulary_size=27, context=500, channels=64)
     assert largest_batch(mlp) * 500 * (500 * 64) * 4 <= 64 * 2**20

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 from flashmore.errors import DataError
 
 STOP = 0
@@ -76,6 +79,21 @@ class Vocabulary:
                 raise DataError("ids of this vocabulary", str(number), f"0 to {self.size - 1}")
             characters.append(self.characters[number - 1])
         return "".join(characters)
+
+    def decode_rows(self, ids: npt.NDArray[np.int64]) -> list[str]:
+        """Turn rows of ids (B, T) into texts, each up to its first STOP or the end, all of them together.
+
+        Raises:
+            DataError: an id before STOP that no character has.
+        """
+        stopped = np.logical_or.accumulate(ids == STOP, axis=1)  # (B, T)
+        kept = np.ascontiguousarray(np.where(stopped, STOP, ids))
+        if kept.size == 0 or kept.min() < 0 or kept.max() >= self.size:
+            return [self.decode(row) for row in ids.tolist()]  # raises the error that names the id
+        points = np.array([0, *map(ord, self.characters)], dtype=np.uint32)[kept]  # (B, T)
+        # A row's code points side by side are numpy's text of length T, which leaves out zeros at its end.
+        texts: list[str] = points.view(f"U{ids.shape[1]}")[:, 0].tolist()
+        return texts
 
     def to_json(self) -> dict[str, list[str]]:
         """Give the vocabulary as a JSON object."""

@@ -37,6 +37,8 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
 def largest_batch(config: ModelConfig) -> int:
     """Give how many sequences a model takes at once, so that its widest tensor stays within 64 MiB."""
     widest = max(config.vocabulary_size, 4 * config.channels)
+    if config.model == "transformer":  # generation keeps every layer's keys and values
+        widest = max(widest, 2 * config.layers * config.channels)
     if config.model == "mlp":  # it lays the embeddings of its whole window side by side, at every position
         widest = max(widest, config.context * config.channels)
     return max(1, _LARGEST_TENSOR // (config.context * widest))

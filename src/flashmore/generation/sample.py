@@ -1,21 +1,19 @@
-"""Names drawn from a model, character by character.
-
-Shape letters: B batch, T positions, V vocabulary.
-"""
+"""Names drawn from a run."""
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flashmore.data.vocabulary import STOP
 from flashmore.data.words import normalize
 from flashmore.errors import RecipeError
-from flashmore.generation.filters import apply_temperature, keep_top_k, keep_top_p
+from flashmore.generation.draw import Drawn, draw
 from flashmore.generation.load import largest_batch, load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.score import Novelty, log_probs
+from flashmore.generation.score import Novelty
 from flashmore.runs import Run
 
 DRAWS_PER_NAME = 100
@@ -66,51 +64,8 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
     prefix = _encode_prefix(run, options.prefix)
     model = load_model(run, device)
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    texts, draws = _collect(run, model, prefix, options, torch.Generator().manual_seed(seed))
-    names = [
-        Name(text, run.split.novelty(text), log_prob)
-        for text, log_prob in zip(texts, log_probs(run, model, texts, device), strict=True)
-    ]
+    names, draws = _collect(run, model, prefix, options, torch.Generator().manual_seed(seed))
     return Generated(names, draws, len(names) == options.count, seed)
-
-
-@torch.inference_mode()
-def draw_ids(
-    model: nn.Module, start: Tensor, context: int, options: GenerateOptions, generator: torch.Generator
-) -> Tensor:
-    """Go on with every row until all have met STOP or the context is full.
-
-    Args:
-        model: in evaluation mode; ids (B, T) to logits (B, T, V).
-        start: (B, T) int64, START and the prefix, on the model's device; T is at most the context.
-        context: the model's longest sequence.
-        options: temperature, top-k and top-p.
-        generator: on the CPU, so that a seed means the same on every device.
-
-    Returns:
-        Ids (B, up to context + 1) int64, with anything after a row's first STOP beyond START.
-    """
-    ids = start
-    stopped = torch.zeros(len(ids), dtype=torch.bool)  # (B,)
-    while not stopped.all() and ids.size(1) <= context:
-        logits = model(ids)[:, -1]  # (B, T, V) -> (B, V)
-        drawn = torch.multinomial(next_probabilities(logits, options), 1, generator=generator)  # (B, 1)
-        stopped |= drawn[:, 0] == STOP
-        ids = torch.cat((ids, drawn.to(ids.device)), dim=1)  # (B, T + 1)
-    return ids
-
-
-def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
-    """Turn logits (B, V) into what is drawn from: probabilities (B, V) float64 on the CPU.
-
-    Temperature comes first, then top-k, then top-p of what is left.
-    """
-    kept = apply_temperature(logits.cpu().double(), options.temperature)
-    if options.top_k is not None:
-        kept = keep_top_k(kept, options.top_k)
-    if options.top_p is not None:
-        kept = keep_top_p(kept, options.top_p)
-    return kept.softmax(-1)
 
 
 def _encode_prefix(run: Run, prefix: str) -> list[int]:
@@ -128,33 +83,32 @@ def _encode_prefix(run: Run, prefix: str) -> list[int]:
 
 def _collect(
     run: Run, model: nn.Module, prefix: list[int], options: GenerateOptions, generator: torch.Generator
-) -> tuple[list[str], int]:
+) -> tuple[list[Name], int]:
     """Draw until there are enough names or too many draws; give the names and the number of draws."""
-    device = next(model.parameters()).device
-    start = torch.tensor([[STOP, *prefix]], device=device)  # (1, T)
     limit = DRAWS_PER_NAME * options.count
-    texts: list[str] = []
+    names: list[Name] = []
     seen: set[str] = set()
     draws = 0
-    while len(texts) < options.count and draws < limit:
+    while len(names) < options.count and draws < limit:
         # A small batch takes as long as a single draw.
-        batch = max(options.count - len(texts), _FEWEST_DRAWS)
+        batch = max(options.count - len(names), _FEWEST_DRAWS)
         batch = min(batch, limit - draws, largest_batch(run.model))
-        rows = draw_ids(model, start.expand(batch, -1), run.model.context, options, generator).tolist()
-        for row in rows:
+        drawn = draw(model, prefix, batch, run.model.context, options, generator)
+        for text, log_prob in _read_names(run, drawn):
             draws += 1
-            text = _read_name(run, row)
-            known = options.new_only and run.split.novelty(text) != "new"
-            if text and not known and (options.repeats or text not in seen):
-                texts.append(text)
+            if text and (options.repeats or text not in seen):
+                name = Name(text, run.split.novelty(text), log_prob)
+                if not options.new_only or name.novelty == "new":
+                    names.append(name)
                 seen.add(text)
-            if len(texts) == options.count:
+            if len(names) == options.count:
                 break
-    return texts, draws
+    return names, draws
 
 
-def _read_name(run: Run, row: list[int]) -> str:
-    """Give the name in a row of ids; empty where there is none that the data could hold."""
-    drawn = row[1:]
-    text = run.vocabulary.decode(drawn)
-    return text if STOP in drawn and text == normalize(text).strip() else ""
+def _read_names(run: Run, drawn: Drawn) -> Iterator[tuple[str, float]]:
+    """Give each row's name, empty where there is none that the data could hold, and its log-probability."""
+    texts = run.vocabulary.decode_rows(drawn.ids.numpy())
+    finished = (drawn.ids[:, -1] == STOP).tolist()
+    for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
+        yield text if ended and text == normalize(text).strip() else "", log_prob

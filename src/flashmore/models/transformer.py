@@ -1,19 +1,21 @@
 """The Transformer: the next character from attention over all characters so far.
 
 Shape letters: B batch, T positions, N tokens of a packed batch, C channels, H heads, D channels a head (C / H),
-V vocabulary, L layers. Everything but attention works on each position by itself, so that (…, C) is (B, T, C) for
-rows of one length and (N, C) for packed segments.
+V vocabulary, L layers. Everything but attention works on each position by itself, so that (…, C) is (B, T, C)
+for rows of one length and (N, C) for packed segments.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashmore.backends.contract import attention
+from flashmore.backends.one_query import attend_last
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
 from flashmore.models.dropout import Dropout
@@ -61,6 +63,28 @@ class CausalSelfAttention(nn.Module):
         y = packed_attention(q, k, v, segments, backend=self.backend, dropout_p=dropout_p)
         return y.reshape(N, C)  # (N, H, D) -> (N, C)
 
+    def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+        """Keep the keys and values of x (N, C) at some places, (N,), of `kept`; give the queries, (N, C)."""
+        C = x.size(1)
+        qkv: Tensor = self.c_attn(x)  # (N, 3C)
+        kept.index_copy_(0, places, qkv[:, C:])
+        return qkv[:, :C]
+
+    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+        """Map the last position alone, (B, C) to (B, C), in evaluation.
+
+        Args:
+            x: (B, C).
+            kept: (N, 2C), keys and values side by side; those of the last position are written here.
+            places: (T, B) int64, where in `kept` each position of each sequence stands.
+        """
+        heads = (self.heads, x.size(1) // self.heads)  # (H, D)
+        q = self.remember(x, kept, places[-1])  # (B, C)
+        k, v = F.embedding(places, kept).chunk(2, dim=2)  # (T, B, 2C) -> 2 × (T, B, C)
+        q, k, v = (part.view(*part.shape[:-1], *heads) for part in (q, k, v))  # C -> H, D
+        projected: Tensor = self.c_proj(attend_last(q, k, v).flatten(1))  # (B, H, D) -> (B, C)
+        return projected
+
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -105,6 +129,12 @@ class Block(nn.Module):
         out: Tensor = x + self.dropout(self.mlp(self.ln_2(x)))
         return out
 
+    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+        """Map the last position alone, (B, C) to (B, C); the rest as in `CausalSelfAttention.step`."""
+        x = x + self.attention.step(self.ln_1(x), kept, places)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
 
 class Transformer(nn.Module):
     """GPT-2's decoder: learned positions, L pre-norm blocks, a last normalisation, an output layer.
@@ -147,6 +177,38 @@ class Transformer(nn.Module):
             x = block(x, segments)  # (…, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)
         return logits
+
+    def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+        """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and keep what `step` needs of them.
+
+        Args:
+            ids: (B, T) int64.
+            cache: (L, N, 2C), where every layer's keys and values are written.
+            places: (T, B) int64, where in a layer each position of each sequence is to stand.
+        """
+        x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
+        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+            block.attention.remember(block.ln_1(x).flatten(0, 1), kept, places.T.flatten())
+            x = block(x)  # (B, T, C)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
+        return logits
+
+    def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+        """Map the last ids alone, (B,) int64, to logits (B, V): those of `forward` at the last position.
+
+        Args:
+            ids: (B,) int64, at position T - 1.
+            cache: (L, N, 2C), every layer's keys and values; those of the last position are written here.
+            places: (T, B) int64, where in a layer each position of each sequence stands.
+        """
+        x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
+        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+            x = block.step(x, kept, places)  # (B, C)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
+        return logits
+
+    def _typed_blocks(self) -> list[Block]:
+        return cast(list[Block], self.blocks)  # a ModuleList does not say of what
 
 
 MOST_ONE_HOT = 256

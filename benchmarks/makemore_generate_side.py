@@ -1,0 +1,144 @@
+"""One side of the comparison of generation, in a process of its own; prints one JSON document as last line.
+
+python benchmarks/makemore_generate_side.py makemore|flashmore PATH/makemore.py RUN BATCH
+"""
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flashmore.data.vocabulary import STOP
+from flashmore.generation.draw import draw
+from flashmore.generation.load import load_model
+from flashmore.generation.options import GenerateOptions
+from flashmore.runs import Run
+
+CALLS = {"makemore": 3, "flashmore": 30}
+"""Timed calls in a process, after two that are not."""
+RENAMED = (("blocks.", "h."), (".attention.", ".attn."))
+TOLERANCE = 1e-4
+
+
+def main() -> None:
+    """Time the side that is named."""
+    side, script, folder, batch = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    run = Run.open(folder)
+    ours = load_model(run, "cpu")
+    context = run.model.context
+    generator = torch.Generator().manual_seed(1)
+    if side == "makemore":
+        module = import_makemore(script)
+        theirs = their_model(module, ours, run)
+        check_logits(ours, theirs, run)
+        start = torch.zeros(batch, 1, dtype=torch.long)
+
+        def call() -> Tensor:
+            ids: Tensor = module.generate(theirs, start, context - 1, top_k=None, do_sample=True)
+            return ids[:, 1:]
+    else:
+
+        def call() -> Tensor:
+            return draw(ours, [], batch, context, GenerateOptions(), generator).ids
+
+    document: dict[str, Any] = {"call_ms": call_ms(call, CALLS[side])}
+    if side == "flashmore":
+        document["floor"] = floor(ours, batch, [different_prefixes(call()) for _ in range(5)])
+    print(json.dumps(document))
+
+
+def import_makemore(script: Path) -> Any:
+    """The user's makemore.py as a module; nothing in it runs but definitions."""
+    spec = importlib.util.spec_from_file_location("makemore", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def their_model(module: Any, ours: nn.Module, run: Run) -> Any:
+    """makemore's Transformer with our weights."""
+    sizes = run.model
+    config = module.ModelConfig(
+        block_size=sizes.context,
+        vocab_size=sizes.vocabulary_size,
+        n_layer=sizes.layers,
+        n_embd=sizes.channels,
+        n_head=sizes.heads,
+    )
+    model = module.Transformer(config).eval()
+    weights = {}
+    for name, value in ours.state_dict().items():
+        for old, new in RENAMED:
+            name = name.replace(old, new)
+        weights[name if name.startswith("lm_head") else f"transformer.{name}"] = value
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    masks = [name for name in missing if name.endswith("attn.bias")]  # their causal mask is a buffer
+    assert missing == masks, missing
+    assert not unexpected, unexpected
+    return model
+
+
+@torch.inference_mode()
+def check_logits(ours: nn.Module, theirs: Any, run: Run) -> None:
+    """Both models give the same logits for random ids; without that there is no number."""
+    ids = torch.randint(run.model.vocabulary_size, (50, run.model.context))
+    difference = float((ours(ids) - theirs(ids)[0]).abs().max())
+    if difference > TOLERANCE:
+        raise SystemExit(f"logits differ by {difference}: not the same model")
+
+
+@torch.inference_mode()
+def call_ms(call: Callable[[], Tensor], calls: int) -> list[float]:
+    """Milliseconds of each call."""
+    for _ in range(2):
+        call()
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def different_prefixes(ids: Tensor) -> int:
+    """How many different sequences, START and beginnings of names, need logits to draw these names (B, T)."""
+    rows = [row[: row.index(STOP) + 1 if STOP in row else len(row)] for row in ids.tolist()]
+    return len({tuple(row[:length]) for row in rows for length in range(len(row))})
+
+
+@torch.inference_mode()
+def floor(model: nn.Module, batch: int, positions: list[int]) -> dict[str, float]:
+    """The time of the matrix products alone, at the rate measured for these shapes and this batch.
+
+    Each different prefix needs one row of each product; attention's own products (1 % here) are left out.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    inputs = [torch.randn(batch, layer.in_features) for layer in layers]
+
+    def products() -> Tensor:
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+        return inputs[0]
+
+    flop = sum(2 * layer.weight.numel() for layer in layers)
+    best = min(call_ms(products, 100))
+    mean = sum(positions) / len(positions)
+    rate = flop * batch / best / 1e6
+    return {
+        "floor_ms": mean * flop / rate / 1e6,
+        "positions": mean,
+        "flop_per_position": flop,
+        "gflop_per_s": rate,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What every comparison with makemore needs: what was asked for, and how a process of either side is run."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flashmore.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare flashmore with a makemore checkout on this machine."""
+
+    makemore: Path
+    """The checkout: a folder with makemore.py."""
+    what: Literal["step", "swap", "generate"] = "step"
+    """`step`: one training step, makemore's against ours, same model and training parameters. `swap`:
+    makemore's own step, by hand and with its attention exchanged in memory for the fused one. `generate`:
+    names drawn from the same trained weights, by makemore's `generate` and by ours."""
+    data: Path | None = None
+    """Names to train on; none means the checkout's own names.txt."""
+    runs: int = 5
+    """Processes on each side, in turn."""
+    steps: int = 400
+    """Training steps: in each process, or for `generate` of the model that both sides draw from."""
+    batch: int = 1000
+    """Names that one call of `generate` draws."""
+    threads: int = 2
+    """CPU threads on both sides."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+    @property
+    def script(self) -> Path:
+        """The checkout's makemore.py.
+
+        Raises:
+            UsageError: there is none.
+        """
+        script = (self.makemore / "makemore.py").resolve()
+        if not script.is_file():
+            raise UsageError("a makemore checkout", f"no makemore.py in {self.makemore}", "--makemore PATH")
+        return script
+
+    @property
+    def names(self) -> Path:
+        """The file to train on."""
+        return (self.data or self.makemore / "names.txt").resolve()
+
+
+def run_process(words: list[str], threads: int, cwd: Path) -> str:
+    """Run a process to its end with this many CPU threads; what it printed on stdout.
+
+    Raises:
+        UsageError: it failed.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    done = subprocess.run(words, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no word on stderr"]
+        raise UsageError(
+            f"{' '.join(words[:3])} to run", f"exit {done.returncode}: {last[0]}", "a checkout that runs"
+        )
+    return done.stdout

@@ -1,0 +1,154 @@
+"""Many sequences drawn at once from a model, character by character.
+
+Shape letters: B batch, T positions, V vocabulary, R rows of logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flashmore.data.vocabulary import STOP
+from flashmore.errors import RunError
+from flashmore.generation.cache import decoder_for
+from flashmore.generation.filters import apply_temperature, keep_top_k, keep_top_p
+from flashmore.generation.options import GenerateOptions
+
+_KEPT_APART = ("cuda",)
+"""Devices on which each draw keeps its own row to the end, so that the host need not wait for any result."""
+_CHECKED_EVERY = 8
+"""Characters between two looks there whether all have met STOP."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Sequences after START."""
+
+    ids: Tensor
+    """(B, T) int64 on the CPU, T the context: the prefix, what was drawn, and STOP to the end. A row that has
+    not met STOP holds none."""
+    log_probs: Tensor
+    """(B,) float64 on the CPU: natural logarithm of the probability of the row up to its first STOP, prefix
+    included, at temperature 1 and without top-k or top-p."""
+
+
+@torch.inference_mode()
+def draw(
+    model: nn.Module,
+    prefix: Sequence[int],
+    count: int,
+    context: int,
+    options: GenerateOptions,
+    generator: torch.Generator,
+) -> Drawn:
+    """Draw sequences until all have met STOP or the context is full.
+
+    Draws that are equal so far share a row, so that a prefix is computed once, and a draw that met STOP
+    leaves the batch; except on CUDA, where the host would wait for that at every character.
+
+    Args:
+        model: in evaluation mode; ids (B, T) to logits (B, T, V).
+        prefix: ids that follow START in every sequence, fewer than the context.
+        count: number of sequences B.
+        context: the model's longest sequence T.
+        options: temperature, top-k and top-p.
+        generator: on the CPU, so that a seed means the same on every device. Each draw has numbers of its
+            own, by its place in the batch: what becomes of the others does not touch it.
+
+    Raises:
+        RunError: the logits are not finite.
+    """
+    device = next(model.parameters()).device
+    apart = device.type in _KEPT_APART
+    host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
+    numbers = torch.rand(count, context - len(prefix), dtype=torch.float64, generator=generator)  # (B, T)
+    start = torch.tensor([[STOP, *prefix]], device=device).expand(count if apart else 1, -1)  # (R, T)
+    decoder = decoder_for(model, count)
+    logits = decoder.start(start).to(host)  # (R, T, V)
+    ids, log_probs = _begin(logits[0], prefix, count, context)  # (T, B) each
+    logits = logits[:, -1]  # (R, T, V) -> (R, V)
+    draws = torch.arange(count, device=host)  # (B,) those that go on
+    rows = draws if apart else torch.zeros_like(draws)  # (B,) which row of the logits is theirs
+    for position, number in enumerate(numbers.T.contiguous().to(host), start=len(prefix)):
+        scores = logits.double().log_softmax(-1)  # (R, V)
+        chosen = pick(next_probabilities(scores, options), rows, number[draws])  # (B,)
+        ids[position, draws] = chosen
+        log_probs[position, draws] = scores[rows, chosen]
+        looked = not apart or (position + 1) % _CHECKED_EVERY == 0
+        if position == context - 1 or (looked and _all_stopped(ids[: position + 1])):
+            break
+        if apart:
+            logits = decoder.extend(chosen)
+        else:
+            draws, rows, chosen, parents = _share(draws, rows, chosen, scores.size(1))
+            logits = decoder.extend(chosen.to(device), parents.to(device)).to(host)
+    return _end(ids, log_probs)
+
+
+def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+    """Draw by inverting the distribution function: one id for each number, (B,) int64.
+
+    Devroye 1986, "Non-Uniform Random Variate Generation", section III.2.1.
+
+    Args:
+        probabilities: (R, V).
+        rows: (B,) int64, from which row each is drawn.
+        numbers: (B,) in [0, 1), the random numbers.
+    """
+    sums = probabilities.cumsum(-1)[rows]  # (R, V) -> (B, V)
+    # What has probability 0 raises no sum, so no number finds it; scaled, none lies above a rounded last sum.
+    return torch.searchsorted(sums, (numbers * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
+
+
+def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
+    """Turn logits (R, V) into the probabilities (R, V) that are drawn from.
+
+    Temperature comes first, then top-k, then top-p of what is left.
+    """
+    kept = apply_temperature(logits, options.temperature)
+    if options.top_k is not None:
+        kept = keep_top_k(kept, options.top_k)
+    if options.top_p is not None:
+        kept = keep_top_p(kept, options.top_p)
+    return kept.softmax(-1)
+
+
+def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> tuple[Tensor, Tensor]:
+    """Ids and log-probabilities (T, B) that hold the prefix, given the logits (T, V) that lead to it."""
+    if not logits.isfinite().all():
+        raise RunError(
+            "a model that gives finite numbers",
+            "NaN or infinities as logits",
+            "a run whose loss stayed finite; a lower --lr helps",
+        )
+    ids = torch.full((context, count), STOP, device=logits.device)
+    log_probs = torch.zeros(context, count, dtype=torch.float64, device=logits.device)
+    known = torch.tensor(prefix, dtype=torch.int64, device=logits.device).unsqueeze(1)  # (T, 1)
+    ids[: len(prefix)] = known
+    log_probs[: len(prefix)] = logits[: len(prefix)].double().log_softmax(-1).gather(1, known)
+    return ids, log_probs
+
+
+def _share(draws: Tensor, rows: Tensor, chosen: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Let go of the draws that met STOP, and give those that are equal so far one row.
+
+    Returns:
+        The draws that go on and the row of each, (B,); of each row, its last id and the row that it goes on
+        from, (R,).
+    """
+    going = chosen != STOP
+    codes, shared = torch.unique((rows * size + chosen)[going], return_inverse=True)
+    return draws[going], shared, codes % size, codes // size
+
+
+def _all_stopped(ids: Tensor) -> bool:
+    return bool((ids == STOP).any(0).all())
+
+
+def _end(ids: Tensor, log_probs: Tensor) -> Drawn:
+    """Cut what a draw that was not let go of drew after its first STOP; (T, B) each."""
+    stops = ids == STOP
+    after = stops.cumsum(0) > stops.long()
+    ids, log_probs = ids.masked_fill(after, STOP), log_probs.masked_fill(after, 0)
+    return Drawn(ids.T.cpu(), log_probs.sum(0).cpu())

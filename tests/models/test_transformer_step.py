@@ -1,0 +1,69 @@
+"""The Transformer one position at a time, with keys and values kept, against all positions at once."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from flashmore.models.config import ModelConfig
+from flashmore.models.registry import build
+from flashmore.models.transformer import Transformer
+
+L, H, C, V, CONTEXT = 3, 2, 12, 11, 16
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    config = ModelConfig("transformer", V, CONTEXT, layers=L, heads=H, channels=C, dropout=0.5)
+    built = build(config, seed=0).double().eval()
+    assert isinstance(built, Transformer)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # away from where weights of 1 and biases of 0 hide mistakes
+        for parameter in built.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
+    return built
+
+
+def some_ids(batch: int) -> Tensor:
+    return torch.randint(V, (batch, CONTEXT), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("first", range(1, CONTEXT + 1))
+@torch.inference_mode()
+def test_every_position_after_every_prefix_gives_the_logits_of_forward(
+    model: Transformer, batch: int, first: int
+) -> None:
+    ids = some_ids(batch)
+    expected = model(ids)
+    cache = torch.full((L, CONTEXT * batch, 2 * C), torch.nan, dtype=torch.float64)
+    places = torch.randperm(CONTEXT * batch, generator=torch.Generator().manual_seed(3)).view(CONTEXT, batch)
+    logits = model.prefill(ids[:, :first], cache, places[:first])
+    torch.testing.assert_close(logits, expected[:, :first], rtol=1e-10, atol=1e-10)
+    for position in range(first, CONTEXT):
+        logits = model.step(ids[:, position], cache, places[: position + 1])
+        torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_sequences_share_what_they_began_with(model: Transformer) -> None:
+    ids = some_ids(4)
+    ids[:, :5] = ids[0, :5]
+    cache = torch.full((L, 20, 2 * C), torch.nan, dtype=torch.float64)
+    shared = torch.arange(5).unsqueeze(1)
+    model.prefill(ids[:1, :5], cache, shared)
+    places = torch.cat((shared.expand(-1, 4), torch.tensor([[9, 5, 7, 6]])))
+    logits = model.step(ids[:, 5], cache, places)
+    torch.testing.assert_close(logits, model(ids[:, :6])[:, -1], rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_a_step_writes_at_its_own_places_alone(model: Transformer) -> None:
+    ids = some_ids(3)
+    cache = torch.zeros(L, 20, 2 * C, dtype=torch.float64)
+    places = torch.arange(18).view(6, 3)
+    model.prefill(ids[:, :5], cache, places[:5])
+    before = cache.clone()
+    model.step(ids[:, 5], cache, places)
+    assert torch.equal(cache[:, :15], before[:, :15])
+    assert (cache[:, 15:18] != 0).all()
+    assert (cache[:, 18:] == 0).all()
