@@ -1,7 +1,7 @@
 """The catalogue: every documented speed-up once, with its page, its devices, its exactness and its price.
 
-A speed-up is one field of `Speedups`; the trainer applies what the fields say, `flashmore bench ladder` switches
-the same fields on and off, `flashmore speedups` and docs/speedups.md print the same entries. No torch here.
+A speed-up is one field of `Speedups`; the trainer applies what the fields say, `flashmore bench ladder`
+switches the same fields on and off, `flashmore speedups` and docs/speedups.md print the same entries.
 """
 
 from collections.abc import Iterable

@@ -1,15 +1,19 @@
 """Packed attention: the second contract, segments one after the other with no padding between them.
 
-Shapes: N tokens of all segments together, B segments, T places (the longest segment), H heads, D channels a head.
+Shapes: N tokens of all segments together, B segments, T places (the longest segment), H heads, D channels a
+head.
 
 A batch of names is half padding: linear layers, normalisations and the loss can leave it out if the real
 characters stand one after the other. Only attention must know where one segment ends and the next begins.
-PyTorch's own form of this is `varlen_attn` (https://docs.pytorch.org/docs/stable/nn.attention.varlen.html), which
-runs on CUDA; elsewhere the segments are laid out as rows of T places for the time of the attention alone.
+PyTorch's own form of this is `varlen_attn` (https://docs.pytorch.org/docs/stable/nn.attention.varlen.html) on
+CUDA; elsewhere the segments are laid out as rows of T places for the time of the attention alone.
 """
 
+import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +25,7 @@ from flashmore.backends.names import BACKENDS
 from flashmore.errors import BackendUnavailable, RecipeError
 
 PACKED_BACKENDS: tuple[str, ...] = ("segments", *BACKENDS, "varlen")
-"""`segments` goes from one to the next and is the oracle, `varlen` is CUDA's, the others use rows of places."""
+"""`segments` goes from one to the next and is the oracle; `varlen` is for CUDA; the others use rows."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,14 @@ def to_places(x: Tensor, segments: Segments) -> Tensor:
 
     With causal attention no real query sees such a place: they are the last ones of their row.
     """
-    placed: Tensor = _ToPlaces.apply(x, segments.tokens, segments.places)
+    placed: Tensor = _ToPlaces.apply(x, segments.tokens, segments.places)  # type: ignore[no-untyped-call]
     return placed
 
 
 def to_tokens(x: Tensor, segments: Segments) -> Tensor:
     """Take the tokens (N, C) out of their places (B·T, C)."""
-    taken: Tensor = _ToTokens.apply(x, segments.places, segments.tokens, segments.real)
+    where = (segments.places, segments.tokens, segments.real)
+    taken: Tensor = _ToTokens.apply(x, *where)  # type: ignore[no-untyped-call]
     return taken
 
 
@@ -118,41 +123,43 @@ class _ToPlaces(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+    def forward(x: Tensor, tokens: Tensor, _: Tensor) -> Tensor:
         return x[tokens]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         ctx.save_for_backward(inputs[2])
+        ctx.dtype = inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
-        return grad[places], None, None
+        return grad[places].to(ctx.dtype), None, None
 
 
 class _ToTokens(torch.autograd.Function):
     """A gather whose backward is a gather, with zeros where there is no token."""
 
     @staticmethod
-    def forward(x: Tensor, places: Tensor, tokens: Tensor, real: Tensor) -> Tensor:
+    def forward(x: Tensor, places: Tensor, *_: Tensor) -> Tensor:
         return x[places]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         ctx.save_for_backward(inputs[2], inputs[3])
+        ctx.dtype = inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tokens, real = ctx.saved_tensors
-        return torch.where(real[:, None], grad[tokens], 0), None, None, None
+        return torch.where(real[:, None], grad[tokens], 0).to(ctx.dtype), None, None, None
 
 
 def _one_by_one(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: float) -> Tensor:
     """The four steps for one segment after the other: what right means."""
     ends = segments.cu_seqlens.tolist()
     parts = []
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         one = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))  # (t, H, D) -> (1, H, t, D)
         y = manual(*one, mask=None, causal=True, scale=None, dropout_p=dropout_p)
         parts.append(y[0].transpose(0, 1))  # (1, H, t, D) -> (t, H, D)
@@ -170,18 +177,16 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: floa
         reasons.append("varlen_attn has no dropout on the weights")
     if reasons:
         raise BackendUnavailable("varlen", tuple(reasons), others)
-    return _varlen_kernel()(
-        q, k, v, segments.cu_seqlens, segments.cu_seqlens, segments.longest, segments.longest
-    )
+    ends, longest = segments.cu_seqlens, segments.longest
+    y: Tensor = _varlen_kernel()(q, k, v, ends, ends, longest, longest)
+    return y
 
 
-def _varlen_kernel() -> Callable[..., Tensor]:
+def _varlen_kernel() -> Callable[..., Any]:
     """Causal `varlen_attn`, spelled as the installed torch spells it."""
-    import inspect
-
     from torch.nn.attention.varlen import varlen_attn
 
     # 2.10 had is_causal=True; from 2.11 on a window says the same: any number of keys back, none ahead.
     if "window_size" in inspect.signature(varlen_attn).parameters:
-        return lambda *args: varlen_attn(*args, window_size=(-1, 0))  # type: ignore[no-any-return]
-    return lambda *args: varlen_attn(*args, is_causal=True)  # type: ignore[no-any-return, call-arg]
+        return partial(varlen_attn, window_size=(-1, 0))
+    return partial(varlen_attn, is_causal=True)  # type: ignore[call-arg]

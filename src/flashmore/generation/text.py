@@ -12,7 +12,7 @@ from flashmore.data.words import normalize
 from flashmore.errors import RecipeError, RunError
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import next_probabilities
+from flashmore.generation.draw import next_probabilities
 from flashmore.runs import Run
 
 LONGEST = 10**7

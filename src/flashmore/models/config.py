@@ -48,6 +48,8 @@ class ModelConfig:
     """Whether the Transformer's linear layers and normalisations add a bias."""
     tied: bool = False
     """Whether the Transformer reads and writes ids with one matrix."""
+    vocabulary_multiple: int = 1
+    """The Transformer's output layer computes a multiple of so many columns; those beyond V are cut off."""
     start: str = "torch"
     """One of `STARTS`: what the Transformer's weights are before training."""
 

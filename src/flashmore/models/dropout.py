@@ -9,7 +9,7 @@ class Dropout(nn.Module):
     """Zero each element with probability p in training, and scale the rest by 1 / (1 - p).
 
     Srivastava et al. 2014, "Dropout". `nn.Dropout` asks how many elements there are, which has no answer
-    inside a gradient transform while torch.compile keeps the number of tokens open; so there it is spelled out.
+    inside a gradient transform while torch.compile keeps the number of tokens open; there it is spelled out.
     """
 
     def __init__(self, p: float) -> None:

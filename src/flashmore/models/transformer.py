@@ -1,8 +1,8 @@
 """The Transformer: the next character from attention over all characters so far.
 
-Shape letters: B batch, T positions, N tokens of a packed batch, C channels, H heads, D channels a head (C / H),
-V vocabulary, L layers. Everything but attention works on each position by itself, so that (…, C) is (B, T, C)
-for rows of one length and (N, C) for packed segments.
+Shape letters: B batch, T positions, N packed tokens, C channels, H heads, D channels a head (C / H),
+V vocabulary, L layers. All but attention works on each position by itself, so that (…, C) is (B, T, C)
+for rows of one length and (N, C) for packed tokens.
 """
 
 import math
@@ -175,8 +175,12 @@ class Transformer(nn.Module):
         x = self.dropout(_rows_of(self.wte.weight, ids) + positions)  # (…, C)
         for block in self.blocks:
             x = block(x, segments)  # (…, C)
-        logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)
-        return logits
+        V, multiple = self.config.vocabulary_size, self.config.vocabulary_multiple
+        if V % multiple == 0:
+            logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)
+            return logits
+        wide = F.pad(self.lm_head.weight, (0, 0, 0, multiple - V % multiple))  # (V', C)
+        return F.linear(self.ln_f(x), wide)[..., :V]  # (…, V') -> (…, V)
 
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and keep what `step` needs of them.
@@ -218,7 +222,7 @@ MOST_ONE_HOT = 256
 def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
     """Look rows up: table (R, C) and ids (…) int64 to (…, C).
 
-    Compiled for a CPU, the gradient of a lookup is one atomic addition an element, slow and in no fixed order.
+    Compiled for a CPU, the gradient of a lookup is an atomic addition an element, slow and in no fixed order.
     That of a product with one-hot rows is a matrix product: the same sum, and the same each time.
     """
     if torch.compiler.is_compiling() and table.device.type == "cpu" and len(table) <= MOST_ONE_HOT:

@@ -16,7 +16,7 @@ from flashmore.training.recipe import Recipe
 FREE = ("resident", "fused-adamw", "no-sync", "attention", "pack", "trim", "kv-cache", "schedule")
 """What `auto` takes wherever it works: nothing has to be waited for, and no digit is lost."""
 COMPILE_SECONDS = 30.0
-"""What compiling takes the first time, roughly: 16 to 34 s on the CPU where it was measured (docs/results.md)."""
+"""What compiling takes the first time, roughly: 16 to 34 s on two CPU cores (docs/results.md)."""
 COMPILE_SAVES = 0.4
 """Share of an eager packed step that compiling saves there."""
 FEWEST_COMPILED = 500
@@ -40,11 +40,12 @@ def decide(
     """Settle the speed-ups of a run.
 
     Args:
-        recipe: `speedups` holds names and groups; `attention`, `dtype`, `optimizer` and `schedule` win over it
-            unless they are `auto`.
+        recipe: `speedups` holds names and groups; `attention`, `dtype`, `optimizer` and `schedule` win over
+            it unless they are `auto`.
         config: the model's sizes.
         device: where it trains.
-        eager_ms: times a step of this settled recipe with these speed-ups, in ms; asked only where `auto` must weigh compiling.
+        eager_ms: times a step of a settled recipe with these speed-ups, in ms; asked only where `auto` must
+            weigh compiling.
 
     Raises:
         RecipeError: an unknown name, or a speed-up asked for by name that cannot work here.
@@ -156,7 +157,7 @@ def _why_not_compile(config: ModelConfig, device: torch.device) -> str | None:
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

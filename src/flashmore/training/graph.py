@@ -3,7 +3,7 @@
 https://docs.pytorch.org/docs/stable/generated/torch.compile.html
 https://docs.pytorch.org/docs/stable/generated/torch.func.grad_and_value.html
 
-Between the kernels of an eager step stand Python, autograd's bookkeeping and an optimizer over 53 small tensors.
+Between the kernels of an eager step stand Python, autograd's bookkeeping and an optimizer over many tensors.
 Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel, and
 Dynamo sees no boundary between the model, its gradient and the optimizer. The number of tokens stays open, so
 that packed batches need no padding and no second compilation.
@@ -54,7 +54,7 @@ class CompiledStep:
         self._square = torch.zeros_like(self.flat[: self._adamw])
         self._updates = torch.zeros((), device=device)
         # Nothing that Dynamo would guard can change: the model, the recipe and the batch's sizes are fixed.
-        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= torch._inductor.list_mode_options(mode)
         self._graph = torch.compile(self._update, fullgraph=True, options=options)
         self._sizes: tuple[int, ...] | None = None
@@ -99,6 +99,7 @@ class CompiledStep:
             nesterov = gradient[end:].lerp(momentum, MUON_MOMENTUM)
             self.flat[end:].mul_(1 - rates[1] * recipe.weight_decay)
             self.flat[end:].sub_(rates[1] * self._groups.orthogonal(nesterov))
+        assert isinstance(loss, Tensor)
         return loss
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Muon: the momentum of a matrix, made orthogonal, as its update; many matrices of one shape at once.
 
-Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks" (https://kellerjordan.github.io/posts/muon/);
-https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html, whose rule this is: there a loop over matrices in
-bfloat16, here float32 and one batched product for all matrices of a shape, because ours are small.
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks",
+https://kellerjordan.github.io/posts/muon/. The rule is that of torch.optim.Muon,
+https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html: there a loop over matrices in bfloat16,
+here float32 and one batched product for all matrices of a shape, because ours are small.
 """
 
 from collections.abc import Mapping
@@ -59,4 +60,5 @@ def newton_schulz(matrices: Tensor) -> Tensor:
     for _ in range(STEPS):
         gram = x @ x.transpose(1, 2)  # (n, r, r), r the smaller side
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.transpose(1, 2) if tall else x
+    result: Tensor = x.transpose(1, 2) if tall else x
+    return result

@@ -15,6 +15,8 @@ from flashmore.training.recipe import Recipe
 from flashmore.training.setting import settle_attention
 from flashmore.training.trainer import Trainer
 
+VOCABULARY_MULTIPLE = 64
+"""Columns in which matrix kernels like their work."""
 WARM_UP, TIMED = 3, 8
 """Steps that show how long one takes without compiling."""
 
@@ -58,6 +60,8 @@ def settle_speed(
     def plan(settled: Recipe, speedups: Speedups, notes: tuple[str, ...] = ()) -> Plan:
         choice = settle_attention(settled.attention, settled, config, device)
         chosen = config if choice is None else replace(config, attention=choice.backend)
+        if speedups.vocabulary:
+            chosen = replace(chosen, vocabulary_multiple=VOCABULARY_MULTIPLE)
         return Plan(settled, chosen, device, speedups, choice, notes)
 
     decision = decide(

@@ -83,7 +83,7 @@ class Recipe:
     muon_lr: float = 0.02
     """Highest learning rate of what Muon updates."""
     schedule: Literal["auto", "constant", "cosine"] = "auto"
-    """After warm-up: stay at --lr, or fall to --lr-end of it along a cosine; `auto` leaves it to --speedups."""
+    """After warm-up: stay at --lr, or fall to --lr-end of it along a cosine; `auto`: as --speedups has it."""
     lr_end: float = 0.01
     """Where the cosine ends, as a share of --lr."""
     warmup: int = 100
@@ -106,7 +106,7 @@ class Recipe:
     --speedups has bf16."""
     speedups: tuple[str, ...] = ("auto",)
     """What to do about speed: `auto` (what pays here, for a run of this length), `none`, `exact` (the same
-    gradients), `all`, or names that `flashmore speedups` lists. An option of its own, such as --attention, wins."""
+    gradients), `all`, or names that `flashmore speedups` lists. An option of its own, --attention, wins."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
 
@@ -215,8 +215,8 @@ def recipe_for(model: Model = "transformer", preset: Preset = "names") -> Recipe
         return replace(recipe, model=model, activation="gelu_tanh", bias=True, tied=False, start="torch")
     if preset == "makemore":
         return Recipe(
-            model=model, lr=5e-4, optimizer="adamw", schedule="constant", warmup=0, weight_decay=0.01, clip=0.0, steps=15_000,
-            batch=32, eval_every=500,
+            model=model, optimizer="adamw", lr=5e-4, schedule="constant", warmup=0, weight_decay=0.01,
+            clip=0.0, steps=15_000, batch=32, eval_every=500,
         )  # fmt: skip
     if model == "bigram":
         return Recipe(model=model, lr=5e-2, weight_decay=0.0)

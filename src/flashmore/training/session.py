@@ -115,7 +115,7 @@ def reopen(path: Path, steps: int | None) -> Session:
         if run.text is None
         else open_text(run, device)
     )
-    recipe = recipe if run.model.model != "transformer" else replace(recipe, attention=run.model.attention)
+    recipe = recipe if run.model.model != "transformer" else replace(recipe, attention=run.model.attention)  # type: ignore[arg-type]
     plan = settle_speed(recipe, run.model, device, data)
     trainer = plan.trainer(data)
     run.restore(trainer.model, checkpoint)

@@ -18,7 +18,7 @@ from flashmore.training.recipe import Recipe
 from flashmore.training.step import Precision, Step
 
 USUAL = Speedups(resident=True, fused_adamw=True, no_sync=True, attention=True)
-"""What a comparison of attention alone stands on: rows as the model gets them, and nothing slow around them."""
+"""What a comparison of attention alone stands on: rows as the model gets them, nothing slow around them."""
 
 
 class AnyStep(Protocol):
