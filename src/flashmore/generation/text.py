@@ -10,9 +10,9 @@ import torch
 
 from flashmore.data.words import normalize
 from flashmore.errors import RecipeError, RunError
+from flashmore.generation.draw import next_probabilities
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.draw import next_probabilities
 from flashmore.runs import Run
 
 LONGEST = 10**7
