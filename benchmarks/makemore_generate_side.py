@@ -3,7 +3,6 @@
 python benchmarks/makemore_generate_side.py makemore|flashmore PATH/makemore.py RUN BATCH
 """
 
-import importlib.util
 import json
 import sys
 import time
@@ -19,10 +18,10 @@ from flashmore.generation.draw import draw
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
 from flashmore.runs import Run
+from makemore_model import import_makemore, their_model
 
 CALLS = {"makemore": 3, "flashmore": 30}
 """Timed calls in a process, after two that are not."""
-RENAMED = (("blocks.", "h."), (".attention.", ".attn."))
 TOLERANCE = 1e-4
 
 
@@ -35,7 +34,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1)
     if side == "makemore":
         module = import_makemore(script)
-        theirs = their_model(module, ours, run)
+        theirs = their_model(module, ours, run.model)
         check_logits(ours, theirs, run)
         start = torch.zeros(batch, 1, dtype=torch.long)
 
@@ -51,39 +50,6 @@ def main() -> None:
     if side == "flashmore":
         document["floor"] = floor(ours, batch, [different_prefixes(call()) for _ in range(5)])
     print(json.dumps(document))
-
-
-def import_makemore(script: Path) -> Any:
-    """The user's makemore.py as a module; nothing in it runs but definitions."""
-    spec = importlib.util.spec_from_file_location("makemore", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def their_model(module: Any, ours: nn.Module, run: Run) -> Any:
-    """makemore's Transformer with our weights."""
-    sizes = run.model
-    config = module.ModelConfig(
-        block_size=sizes.context,
-        vocab_size=sizes.vocabulary_size,
-        n_layer=sizes.layers,
-        n_embd=sizes.channels,
-        n_head=sizes.heads,
-    )
-    model = module.Transformer(config).eval()
-    weights = {}
-    for name, value in ours.state_dict().items():
-        for old, new in RENAMED:
-            name = name.replace(old, new)
-        weights[name if name.startswith("lm_head") else f"transformer.{name}"] = value
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    masks = [name for name in missing if name.endswith("attn.bias")]  # their causal mask is a buffer
-    assert missing == masks, missing
-    assert not unexpected, unexpected
-    return model
 
 
 @torch.inference_mode()

@@ -1,4 +1,8 @@
-"""One training step: makemore's against ours, or makemore's own with its attention exchanged."""
+"""One training step: makemore's against ours, or makemore's own with its attention exchanged.
+
+Ours is makemore's model with its training parameters and every exact speed-up: before anything is timed, all
+its gradients are held against makemore's own, from the same weights and names.
+"""
 
 import json
 import re
@@ -10,11 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flashmore.errors import UsageError
 from flashmore.measuring.statistics import ratio, spread
 from makemore_process import Options, run_process
 
 STEP_LINE = re.compile(r"^step (\d+) \| loss [\d.]+ \| step time ([\d.]+)ms$", re.MULTILINE)
 SWAPPED = Path(__file__).with_name("makemore_swapped.py").resolve()
+GRADIENTS = Path(__file__).with_name("makemore_gradients.py").resolve()
+TOLERANCE = 1e-5
+"""Of the largest gradient of each tensor."""
 SETTLED = 100
 """Steps at the start that are not counted: caches and clocks are cold, data workers are starting."""
 
@@ -22,6 +30,7 @@ SETTLED = 100
 def compare_steps(options: Options) -> dict[str, Any]:
     """Time training steps on both sides, a process at a time, in turn."""
     sides = SIDES[options.what]
+    gradients = check_gradients(options) if "flashmore" in sides else None
     samples: dict[str, list[list[float]]] = {name: [] for name in sides}
     for done in range(options.runs):
         for name, run in sides.items():
@@ -32,7 +41,8 @@ def compare_steps(options: Options) -> dict[str, Any]:
                 file=sys.stderr,
             )
     first, second = sides
-    return {
+    checked = {} if gradients is None else {"gradients": gradients}
+    return checked | {
         "what": options.what,
         "of": first,
         "to": second,
@@ -42,6 +52,24 @@ def compare_steps(options: Options) -> dict[str, Any]:
         "threads": options.threads,
         "steps": options.steps,
     }
+
+
+def check_gradients(options: Options) -> dict[str, Any]:
+    """What the comparison of gradients printed.
+
+    Raises:
+        UsageError: a gradient is further away than rounding explains: then there is no number.
+    """
+    words = [sys.executable, str(GRADIENTS), str(options.script), str(options.names)]
+    found: dict[str, Any] = json.loads(run_process(words, options.threads, Path.cwd()).splitlines()[-1])
+    if found["worst"] > TOLERANCE:
+        raise UsageError(
+            f"gradients within {TOLERANCE:g} of makemore's",
+            f"{found['worst']:.2g} in {found['tensor']}",
+            "a mend",
+        )
+    print(f"gradients are within {found['worst']:.1g} of makemore's", file=sys.stderr)
+    return found
 
 
 def makemore_steps_ms(folder: Path, options: Options) -> list[float]:
@@ -64,7 +92,8 @@ def flashmore_steps_ms(folder: Path, options: Options) -> list[float]:
     """The step times in the metrics of a run with makemore's split and training parameters."""
     run = folder / "run"
     words = [sys.executable, "-m", "flashmore.cli.main", "train", str(options.names), "--out", str(run)]
-    words += ["--preset", "makemore", "--split", "makemore", "--device", "cpu", "--steps", str(options.steps)]
+    words += ["--preset", "makemore", "--split", "makemore", "--speedups", "exact", "--device", "cpu"]
+    words += ["--steps", str(options.steps)]
     run_process(words, options.threads, cwd=folder)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["step_ms"] for line in lines if line["step"] > SETTLED]

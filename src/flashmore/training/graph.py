@@ -47,7 +47,7 @@ class CompiledStep:
         self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self._adamw = sum(p.numel() for name, p in parameters.items() if name not in matrices)
         self.flat = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
-        for parameter, view in zip(parameters.values(), self._views(self.flat).values(), strict=True):
+        for parameter, view in zip(parameters.values(), self.views(self.flat).values(), strict=True):
             parameter.data = view
         self._groups = MatrixGroups({name: tuple(p.shape) for name, p in matrices.items()})
         self._mean = torch.zeros_like(self.flat)
@@ -81,7 +81,7 @@ class CompiledStep:
     def _update(self, batch: Batch, rates: Tensor) -> Tensor:
         def loss_of(flat: Tensor) -> Tensor:
             with self.precision():
-                logits = functional_call(self.model, self._views(flat), (batch.ids, *batch.extra))
+                logits = functional_call(self.model, self.views(flat), (batch.ids, *batch.extra))
             return mean_loss(logits, batch.targets)
 
         gradient, loss = grad_and_value(loss_of)(self.flat)
@@ -102,7 +102,8 @@ class CompiledStep:
         assert isinstance(loss, Tensor)
         return loss
 
-    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parameters, by name and in their shapes, that lie in a buffer like this step's own."""
         parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
         shapes = self._shapes.items()
         return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
