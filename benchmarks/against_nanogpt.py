@@ -74,13 +74,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Reached:
-    """How one run came to the target."""
+    """How one run came to the target, or its whole length and lowest loss where it did not."""
 
     seconds: float
-    """Of training until then; of the whole run where it never came there."""
     steps: int
     val_loss: float
-    """The first at or below the target; the lowest of all where there is none."""
     reached: bool
 
 
@@ -178,7 +176,9 @@ def compare_gpt2(options: Options) -> dict[str, Any]:
     sides = {"nanoGPT": nanogpt_gpt2_ms, "flashmore": flashmore_gpt2_ms}
     samples: dict[str, list[list[float]]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory() as kept:
-        tokens = options.data or random_bin(Path(kept) / "random.bin")
+        tokens = options.data or Path(kept) / "random.bin"
+        if options.data is None:
+            np.random.default_rng(0).integers(IDS, size=2**21, dtype=np.uint16).tofile(tokens)
         in_turn(
             options, sides, samples, tokens.resolve(), lambda ms: f"{statistics.median(ms):.1f} ms a step"
         )
@@ -187,7 +187,7 @@ def compare_gpt2(options: Options) -> dict[str, Any]:
     rate = matrix_rate()
     layers, channels = 12, 768
     parameters = PADDED_IDS * channels + layers * 12 * channels**2
-    flops = 6 * parameters + 12 * layers * channels * CONTEXT
+    flops = 6 * parameters + 12 * layers * channels * CONTEXT  # of the whole T × T, as nanoGPT counts
     return {
         "what": options.what,
         "of": "nanoGPT",
@@ -222,12 +222,6 @@ def flashmore_gpt2_ms(options: Options, folder: Path, tokens: Path) -> list[floa
     words = [str(tokens), "--preset", "gpt2-124m", "--device", "cuda", "--batch", str(BATCH)]
     lines = run_flashmore([*words, "--steps", str(STEPS), "--split", "99/1/0"], options, folder)
     return [line["step_ms"] for line in lines if line["step"] > SETTLED]
-
-
-def random_bin(path: Path) -> Path:
-    """Ids to time training on; nothing can be learned from them."""
-    np.random.default_rng(0).integers(IDS, size=2**21, dtype=np.uint16).tofile(path)
-    return path
 
 
 def matrix_rate() -> float:

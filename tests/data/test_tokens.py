@@ -1,6 +1,7 @@
 """Ids on disk: whole or absent, checked when they are opened, made again where they are damaged."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,22 @@ def test_small_pieces_give_the_same_store(
     pieces = list(encode_text(source, "utf-8", facts.vocabulary, facts.sha256))
     assert len(pieces) > 100
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(12):
+            file.write("a line of a long text, again and again\n" * 30_000)
+    size = path.stat().st_size
+    (tmp_path / "run").mkdir()
+    tracemalloc.start()
+    text, vocabulary, _ = read_long_text(path, "utf-8", "80/10/10", 64, None)
+    ids = text.ids(tmp_path / "run", vocabulary)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(ids) == size
+    assert peak < size / 1.5, "a copy of the text would be larger"
 
 
 def flip(path: Path) -> None:

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 class Train:
     """Learn from a file of names, one a line (none means the built-in names), and leave a run's folder.
 
+    With --mode text the file is one long text, learned in windows of --context characters.
+
     `flashmore train --resume RUN` goes on with an interrupted run, with no options but --steps and --json.
     """
 
     recipe: Recipe
     preset: Preset = "names"
-    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
+    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters,
+    `shakespeare` and `gpt2-124m` nanoGPT's for one long text, `shakespeare-fast` gets there sooner."""
     context: int | None = None
     """With --mode text: characters that a window holds; none means the preset's, or 256."""
     out: Path | None = None

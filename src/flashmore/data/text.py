@@ -8,7 +8,7 @@ from pathlib import Path
 from flashmore.data.words import ENCODINGS, LINE_END, NOT_TEXT, normalize, other_signs, require_encoding
 from flashmore.errors import DataError
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 18
 """Bytes that are read at once."""
 
 _WIDE = ("Na", "W", "F")

@@ -190,7 +190,7 @@ TEXT_PRESETS: dict[str, Recipe] = {
     "shakespeare": SHAKESPEARE,
     "shakespeare-fast": replace(
         SHAKESPEARE, layers=2, channels=64, activation="relu_squared", start="zero_residual", batch=24,
-        steps=800, lr=8e-3, lr_end=0.0, warmup=30, eval_every=50,
+        steps=900, lr=1.2e-2, lr_end=0.0, warmup=60, eval_every=25,
     ),
     "gpt2-124m": replace(
         NANOGPT, context=1024, layers=12, heads=12, channels=768, batch=12, steps=600_000, lr=6e-4,
