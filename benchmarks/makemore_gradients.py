@@ -2,8 +2,8 @@
 
     python benchmarks/makemore_gradients.py PATH/makemore.py NAMES
 
-It prints one JSON document: the largest difference of any tensor as a share of its largest gradient. Ours come
-out of the very graph that trains: after one update from zero, AdamW's mean is (1 - β₁) times them.
+It prints one JSON document: the largest difference of any tensor as a share of its largest gradient. Ours
+come out of the graph that trains: after one update from zero, AdamW's mean is (1 - β₁) times them.
 """
 
 import json
