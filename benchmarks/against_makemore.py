@@ -1,6 +1,6 @@
 """Hold flashmore against makemore: the user's own checkout, unchanged, in turn with ours.
 
-    python benchmarks/against_makemore.py --makemore PATH --what step|swap|generate
+    python benchmarks/against_makemore.py --makemore PATH --what step|swap|generate|time-to-loss
 
 makemore is Karpathy's name generator, https://github.com/karpathy/makemore. Nothing of it is copied: PATH is
 a checkout of the user's own, run in a process of its own. It needs TensorBoard, as flashmore[dev] has it.
@@ -17,12 +17,14 @@ from flashmore.errors import FlashmoreError
 from makemore_generate import compare_generation, report_generation
 from makemore_process import Options
 from makemore_step import compare_steps, report_steps
+from makemore_time_to_loss import compare_times_to_loss, report_times_to_loss
 
 Record = dict[str, Any]
 COMPARISONS: dict[str, tuple[Callable[[Options], Record], Callable[[Record], None]]] = {
     "step": (compare_steps, report_steps),
     "swap": (compare_steps, report_steps),
     "generate": (compare_generation, report_generation),
+    "time-to-loss": (compare_times_to_loss, report_times_to_loss),
 }
 
 

@@ -15,10 +15,11 @@ class Options:
 
     makemore: Path
     """The checkout: a folder with makemore.py."""
-    what: Literal["step", "swap", "generate"] = "step"
+    what: Literal["step", "swap", "generate", "time-to-loss"] = "step"
     """`step`: one training step, makemore's against ours, same model and training parameters. `swap`:
     makemore's own step, by hand and with its attention exchanged in memory for the fused one. `generate`:
-    names drawn from the same trained weights, by makemore's `generate` and by ours."""
+    names drawn from the same trained weights, by makemore's `generate` and by ours. `time-to-loss`: whole
+    runs, up to makemore's best test loss; --runs 2 takes a quarter of an hour."""
     data: Path | None = None
     """Names to train on; none means the checkout's own names.txt."""
     runs: int = 5
@@ -27,6 +28,10 @@ class Options:
     """Training steps: in each process, or for `generate` of the model that both sides draw from."""
     batch: int = 1000
     """Names that one call of `generate` draws."""
+    their_steps: int = 15_000
+    """For `time-to-loss`: steps of makemore, whose best test loss comes at about this one."""
+    our_steps: int = 900
+    """For `time-to-loss`: steps of ours, over which its schedule runs."""
     threads: int = 2
     """CPU threads on both sides."""
     json: bool = False

@@ -21,7 +21,9 @@ from flashmore.training.loop import Silent, resume, train
 from flashmore.training.recipe import Recipe, recipe_for
 from flashmore.training.session import Session
 
-SMALL = Recipe(channels=16, heads=2, layers=2, steps=12, eval_every=4, log_every=1, batch=8, device="cpu")
+SMALL = replace(
+    recipe_for(), channels=16, heads=2, layers=2, steps=12, eval_every=4, log_every=1, batch=8, device="cpu"
+)
 
 
 class PressCtrlC(Silent):
@@ -77,7 +79,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     )
     assert left == right
     optimizers = [
-        Run.open(tmp_path / run).load_checkpoint("last").optimizer["optimizer"] for run in ("whole", "cut")
+        Run.open(tmp_path / run).load_checkpoint("last").optimizer["step"]["optimizers"][0]
+        for run in ("whole", "cut")
     ]
     for index, state in optimizers[0]["state"].items():
         assert same(state, optimizers[1]["state"][index])

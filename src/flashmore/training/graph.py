@@ -19,7 +19,7 @@ from torch.optim.adamw import adamw
 from flashmore.training.batch import Batch
 from flashmore.training.loss import mean_loss
 from flashmore.training.muon import MatrixGroups, muon_matrices
-from flashmore.training.optimizers import EPS, MUON_MOMENTUM
+from flashmore.training.optimizers import EPS, MUON_MOMENTUM, is_decayed
 from flashmore.training.recipe import Recipe
 from flashmore.training.step import precision_of
 
@@ -50,6 +50,8 @@ class CompiledStep:
         for parameter, view in zip(parameters.values(), self.views(self.flat).values(), strict=True):
             parameter.data = view
         self._groups = MatrixGroups({name: tuple(p.shape) for name, p in matrices.items()})
+        decayed = [torch.full((p.numel(),), float(is_decayed(p, recipe))) for p in parameters.values()]
+        self._decay = recipe.weight_decay * torch.cat(decayed).to(self.flat)
         self._mean = torch.zeros_like(self.flat)
         self._square = torch.zeros_like(self.flat[: self._adamw])
         self._updates = torch.zeros((), device=device)
@@ -89,15 +91,16 @@ class CompiledStep:
         if recipe.clip:
             norm = torch.linalg.vector_norm(gradient)
             gradient = gradient * torch.clamp(recipe.clip / (norm + 1e-6), max=1.0)
+        rate = torch.cat((rates[0].expand(end), rates[1].expand(len(gradient) - end)))
+        self.flat.mul_(1 - rate * self._decay)
         adamw(
             [self.flat[:end]], [gradient[:end]], [self._mean[:end]], [self._square], [], [self._updates],
             foreach=False, capturable=True, amsgrad=False, maximize=False, lr=rates[0],
-            beta1=recipe.beta1, beta2=recipe.beta2, weight_decay=recipe.weight_decay, eps=EPS,
+            beta1=recipe.beta1, beta2=recipe.beta2, weight_decay=0.0, eps=EPS,
         )  # fmt: skip
         if self._groups:
             momentum = self._mean[end:].lerp_(gradient[end:], 1 - MUON_MOMENTUM)
             nesterov = gradient[end:].lerp(momentum, MUON_MOMENTUM)
-            self.flat[end:].mul_(1 - rates[1] * recipe.weight_decay)
             self.flat[end:].sub_(rates[1] * self._groups.orthogonal(nesterov))
         assert isinstance(loss, Tensor)
         return loss

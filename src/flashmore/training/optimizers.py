@@ -1,6 +1,7 @@
 """The optimizer and its learning rate."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +25,11 @@ def optimizers_of(model: nn.Module, recipe: Recipe, *, fused: bool) -> list[torc
     """
     matrices = muon_matrices(model) if recipe.optimizer == "muon" else {}
     rest = [parameter for name, parameter in model.named_parameters() if name not in matrices]
+    decayed = [parameter for parameter in rest if is_decayed(parameter, recipe)]
+    others = [parameter for parameter in rest if not is_decayed(parameter, recipe)]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(
-        rest,
+        groups,
         lr=recipe.lr,
         betas=(recipe.beta1, recipe.beta2),
         eps=EPS,
@@ -39,6 +43,11 @@ def optimizers_of(model: nn.Module, recipe: Recipe, *, fused: bool) -> list[torc
         matrices.values(), lr=recipe.muon_lr, weight_decay=recipe.weight_decay, momentum=MUON_MOMENTUM
     )
     return [adamw, muon]
+
+
+def is_decayed(parameter: nn.Parameter, recipe: Recipe) -> bool:
+    """Whether weight decay acts on a parameter."""
+    return recipe.decay == "all" or parameter.ndim > 1
 
 
 def learning_rate_share(step: int, recipe: Recipe) -> float:
