@@ -58,7 +58,8 @@ class CompiledStep:
         # Nothing that Dynamo would guard can change: the model, the recipe and the batch's sizes are fixed.
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= torch._inductor.list_mode_options(mode)
-        self._graph = torch.compile(_own(self._update), fullgraph=True, options=options)
+        # dynamic=False: sizes that differ from an earlier model's are still constants of this one's graph.
+        self._graph = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
         self._sizes: tuple[int, ...] | None = None
 
     def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
