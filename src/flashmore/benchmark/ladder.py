@@ -1,13 +1,14 @@
 """What each speed-up of the catalogue brings: added one after the other, and left out of all of them alone.
 
-Every rung is built, timed at its first step, held against the plain loop (`ladder_gate`), measured for memory,
-and then timed with all the others in alternating blocks.
+Every rung is built, timed at its first step, held against the plain loop (`ladder_gate`), measured for
+memory, and then timed with all the others in alternating blocks.
 """
 
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 
@@ -295,7 +296,7 @@ class _Climb:
 def compare(rungs: Sequence[Rung], alone: Sequence[Rung]) -> None:
     """Fill in the ratios, and when each rung has paid for itself."""
     timed = [rung for rung in rungs if rung.ok]
-    for before, rung in zip(timed, timed[1:], strict=False):
+    for before, rung in pairwise(timed):
         rung.ratio = _between(timed[0], rung)
         rung.ratio_before = _between(before, rung)
         rung.break_even_steps = break_even(before, rung)
@@ -311,7 +312,9 @@ def _between(of: Rung, to: Rung) -> RatioBetween:
 
 def break_even(before: Rung, rung: Rung) -> int | None:
     """After how many steps a longer first step has been earned back; None where a step is not faster."""
-    assert before.step_ms and rung.step_ms and rung.ratio_before
+    assert before.step_ms is not None
+    assert rung.step_ms is not None
+    assert rung.ratio_before is not None
     assert before.first_step_seconds is not None
     assert rung.first_step_seconds is not None
     saved_ms = before.step_ms.median - rung.step_ms.median

@@ -1,8 +1,8 @@
 """Before any timing: does a rung train as the plain loop does? An exact one that does not gets no number.
 
-The losses of the first steps, as one vector, are held against the plain loop's in float64, by the error budget
-of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that changes the
-numerics or the algorithm must give another loss; by how much is told beside its time. Dropout is off here:
+The losses of the first steps, as one vector, are held against the plain loop's in float64, by the error
+budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that
+changes the numerics or the algorithm must give another loss; by how much is told beside its time. Dropout is off here:
 compiled or not, the random numbers are others, which says nothing about who is right.
 """
 

@@ -1,4 +1,4 @@
-"""`flashmore bench step|ladder|attention …`: find what is to be measured, and hand the rest to its own file."""
+"""`flashmore bench WHAT …`: find what is to be measured, and hand the rest to its own file."""
 
 import importlib
 import sys

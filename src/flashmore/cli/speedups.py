@@ -11,7 +11,7 @@ from flashmore.speedups import CATALOGUE
 
 @dataclass(frozen=True)
 class ListSpeedups:
-    """Every documented speed-up: where it works, how exact it is, what it costs, and where PyTorch tells of it.
+    """List every documented speed-up: where it works, how exact it is, what it costs, and its page.
 
     The last column answers for this machine and the default recipe; a run of another model may differ.
     """
