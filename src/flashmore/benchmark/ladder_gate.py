@@ -2,8 +2,8 @@
 
 The losses of the first steps, as one vector, are held against the plain loop's in float64, by the error
 budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that
-changes the numerics or the algorithm must give another loss; by how much is told beside its time. Dropout is off here:
-compiled or not, the random numbers are others, which says nothing about who is right.
+changes the numerics or the algorithm must give another loss; by how much is told beside its time. Dropout is
+off here: compiled or not, the random numbers are others, which says nothing about who is right.
 """
 
 from collections.abc import Callable
