@@ -51,7 +51,7 @@ def time_plot(record: Record) -> "Figure":
         record: of kind `attention`. A setting is a combination of B, H, D, dtype and causal or not; rows
             without a number are left out; bands are quartiles.
     """
-    return _figure(*_grid_of(_settings(record)), lambda into: _draw_times(into, record))
+    return new_figure(*_grid_of(_settings(record)), lambda into: _draw_times(into, record))
 
 
 def memory_plot(record: Record) -> "Figure":
@@ -60,7 +60,7 @@ def memory_plot(record: Record) -> "Figure":
     Args:
         record: of kind `attention`.
     """
-    return _figure(*_grid_of(_settings(record)), lambda into: _draw_memory(into, record))
+    return new_figure(*_grid_of(_settings(record)), lambda into: _draw_memory(into, record))
 
 
 def attention_picture(record: Record) -> "Figure":
@@ -77,7 +77,7 @@ def attention_picture(record: Record) -> "Figure":
         _draw_times(times, record)
         _draw_memory(memory, record)
 
-    return _figure(1 if beside else 2 * rows, 2 if beside else columns, draw)
+    return new_figure(1 if beside else 2 * rows, 2 if beside else columns, draw)
 
 
 def step_plot(record: Record) -> "Figure":
@@ -95,7 +95,7 @@ def step_plot(record: Record) -> "Figure":
             _draw_steps(axes, context)
 
     height = (0.9 + 0.5 * longest) / PANEL_INCHES[1]
-    return _figure(len(contexts) * height, 1.4, draw)
+    return new_figure(len(contexts) * height, 1.4, draw)
 
 
 def save_picture(figure: "Figure", path: Path) -> None:
@@ -111,7 +111,8 @@ def save_picture(figure: "Figure", path: Path) -> None:
         raise StorageError(f"to write {path}", str(error), "another --picture FILE.png") from error
 
 
-def _figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]) -> "Figure":
+def new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]) -> "Figure":
+    """Make a figure of so many panels' size with a transparent ground, and draw into it."""
     from matplotlib.figure import Figure
 
     width, height = PANEL_INCHES
@@ -208,7 +209,7 @@ def _draw_lines(axes: "Axes", lines: Mapping[str, Sequence[tuple[float, ...]]]) 
     axes.set_xlabel("T, positions")
     axes.minorticks_off()
     axes.grid(color=INK, alpha=0.2, linewidth=0.6)
-    _dress(axes)
+    dress(axes)
     return needed
 
 
@@ -260,7 +261,7 @@ def _draw_steps(axes: "Axes", context: Row) -> None:
     beyond = _show_the_bulk(axes, variants)
     cut_off = f" ({beyond} beyond)" if beyond else ""
     axes.set_xlabel(f"milliseconds a step, each sample a dot{cut_off}")
-    _dress(axes)
+    dress(axes)
 
 
 def _show_the_bulk(axes: "Axes", variants: Sequence[Row]) -> int:
@@ -277,7 +278,8 @@ def _show_the_bulk(axes: "Axes", variants: Sequence[Row]) -> int:
     return sum(not low <= sample <= high for block in blocks for sample in block)
 
 
-def _dress(axes: "Axes") -> None:
+def dress(axes: "Axes") -> None:
+    """Give a panel the ink and the open sides of all others."""
     axes.set_facecolor("none")
     axes.tick_params(colors=INK, which="both")
     axes.xaxis.label.set_color(INK)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flashmore.benchmark import report_attention, report_choose, report_step
+from flashmore.benchmark import report_attention, report_choose, report_ladder, report_step
 from flashmore.benchmark.report_parts import (
     Cell,
     Command,
@@ -138,7 +138,7 @@ def _findings(source: Source) -> Sequence[str]:
         case "choose":
             return report_choose.findings(source.record) + remarks
         case _:
-            return ["This flashmore has no table for records of this kind yet.", *remarks]
+            return report_ladder.findings(source.record) + remarks
 
 
 def _machines(sources: Sequence[Source]) -> Iterator[Part]:
@@ -186,6 +186,7 @@ def _side_by_side(sources: Sequence[Source]) -> Iterator[Part]:
     tables: list[Part] = []
     for kind, tables_of, what in (
         ("step", report_step.comparable, "Training steps"),
+        ("ladder", report_ladder.comparable, "Ladder of speed-ups"),
         ("attention", report_attention.comparable, "Attention alone, forward and backward"),
     ):
         alike = [source for source in sources if source.record["kind"] == kind]
@@ -198,7 +199,7 @@ def _side_by_side(sources: Sequence[Source]) -> Iterator[Part]:
             tables.append(Table(caption, columns, rows, columns[1:]))
         if not found:
             tables.append(Paragraph(f"{what}: no two of these records measured the same shape."))
-        elif kind == "step":
+        elif kind in ("step", "ladder"):
             tables += report_step.differences([(source.column, source.record) for source in alike])
     if tables:
         yield Heading("Side by side", 2)
@@ -230,5 +231,7 @@ def _one(source: Source) -> Iterator[Part]:
             yield from report_attention.parts(record, source.number)
         case "choose":
             yield from report_choose.parts(record)
+        case "ladder":
+            yield from report_ladder.parts(record, source.number)
     yield Heading("The command that measured this")
     yield Command(shlex.join(record["command"]))

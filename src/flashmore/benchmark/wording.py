@@ -107,3 +107,18 @@ def seed_experiment_sentence() -> str:
         f"The experiment this grew from, on its author's laptop: {by_hand} → {fused} ms, "
         f"{by_hand / fused:.2f} times as fast."
     )
+
+
+def break_even_text(rung: Row) -> str:
+    """After how many steps a rung of a ladder has paid for its first step."""
+    steps = rung["break_even_steps"]
+    return "never" if steps is None else "at once" if steps == 0 else f"{steps:,}"
+
+
+def loss_text(rung: Row) -> str:
+    """How near a rung's answers are to the plain loop's."""
+    if rung["budget_used"] is not None:
+        return f"exact, {100 * rung['budget_used']:.0f} % of the error budget"
+    if rung["loss_difference"] is not None:
+        return f"{rung['exactness']}: loss {rung['loss_difference']:+.4f}"
+    return "–"

@@ -1,4 +1,4 @@
-"""`flashmore bench step|attention …`: find what is to be measured, and hand the rest to its own file."""
+"""`flashmore bench WHAT …`: find what is to be measured, and hand the rest to its own file."""
 
 import importlib
 import sys
@@ -8,6 +8,7 @@ from flashmore.errors import UsageError
 
 WHAT = {
     "step": "whole training steps of one model under two or more attention backends",
+    "ladder": "training steps with the documented speed-ups added one after the other",
     "attention": "the kernels alone: time, memory and error against T",
 }
 
@@ -28,7 +29,7 @@ def _help() -> str:
     lines = "\n".join(f"  {what:<10} {does}" for what, does in WHAT.items())
     return (
         "usage: flashmore bench WHAT [OPTIONS]\n\n"
-        "Measure what attention costs on this machine, and how sure that is.\n\n"
+        "Measure what training, attention and each speed-up cost on this machine, and how sure that is.\n\n"
         f"{lines}\n\n"
         "flashmore bench WHAT --help tells the options.\n"
     )

@@ -126,6 +126,8 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
     entry = CATALOGUE[name]
     if device.type not in entry.devices:
         return f"it works on {_list(entry.devices)}, and this run is on {device.type}"
+    if name in ("cuda-graph", "replay"):
+        return "the training step is not captured as a CUDA graph yet"
     is_transformer = config.model == "transformer"
     if name in ("attention", "vocabulary", "kv-cache", "muon") and not is_transformer:
         return f"it is for the transformer, and this model is {config.model}"
@@ -133,7 +135,7 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
         return f"{config.model} reads rows: only the transformer knows where a packed item ends"
     if name in ("pack", "trim", "resident") and recipe.mode == "text":
         return "the windows of a long text have no padding, and come from its memory map"
-    if name in ("compile", "cuda-graph", "replay") and recipe.precision == "float16":
+    if name == "compile" and recipe.precision == "float16":
         return "float16 needs its loss scaled, which decides in every step whether to update"
     if name == "compile":
         return _why_not_compile(config, device)

@@ -9,6 +9,8 @@ Dynamo sees no boundary between the model, its gradient and the optimizer. The n
 that packed batches need no padding and no second compilation.
 """
 
+from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -58,7 +60,8 @@ class CompiledStep:
         # Nothing that Dynamo would guard can change: the model, the recipe and the batch's sizes are fixed.
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= torch._inductor.list_mode_options(mode)
-        self._graph = torch.compile(self._update, fullgraph=True, options=options)
+        # dynamic=False: sizes that differ from an earlier model's are still constants of this one's graph.
+        self._graph = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
         self._sizes: tuple[int, ...] | None = None
 
     def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
@@ -120,3 +123,15 @@ class CompiledStep:
         self._mean.copy_(state["mean"])
         self._square.copy_(state["square"])
         self._updates.copy_(state["updates"])
+
+
+def _own(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The same bound method with a code object of its own.
+
+    Dynamo keeps what it compiled by code object. Without guards it would take the first model's graph, with
+    its sizes and its recipe, for every later one of the process.
+    """
+    assert isinstance(method, MethodType)
+    code = method.__func__.__code__
+    function = FunctionType(code.replace(), method.__func__.__globals__, code.co_name)
+    return MethodType(function, method.__self__)

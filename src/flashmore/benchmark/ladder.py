@@ -1,0 +1,324 @@
+"""What each speed-up of the catalogue brings: added one after the other, and left out of all of them alone.
+
+Every rung is built, timed at its first step, held against the plain loop (`ladder_gate`), measured for
+memory, and then timed with all the others in alternating blocks.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import torch
+
+from flashmore.benchmark.ladder_gate import LadderGate
+from flashmore.benchmark.ladder_sets import START, LeftOut, added, without
+from flashmore.benchmark.step import INTERRUPTED, WARMUP, RatioBetween
+from flashmore.data.batches import Sequences, encode_items
+from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.measuring.environment import others_cpu_seconds
+from flashmore.measuring.measure import Stopped, alternate, repeats_for
+from flashmore.measuring.memory import peak_bytes
+from flashmore.measuring.statistics import Spread, ratio, spread
+from flashmore.measuring.warnings import MeasurementWarning, warnings_about
+from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS, Exactness, Speedups
+from flashmore.training.decide import why_not
+from flashmore.training.plan import settle_speed
+from flashmore.training.recipe import Recipe
+from flashmore.training.setting import Setting, settle
+from flashmore.training.trainer import Trainer
+
+BLOCKS = 20
+BLOCK_SECONDS = 0.15
+SECONDS = 180.0
+COMPILING = 40.0
+"""Seconds that compiling is expected to take before it was seen, on two CPU cores."""
+AUTOTUNING = 3.0
+"""Times as long with every candidate kernel tried out."""
+ON_A_GPU = 10
+"""Steps to a sample on a GPU, waited for once: a loop that never waits must be able to show it."""
+
+
+@dataclass
+class Rung:
+    """One set of speed-ups: its numbers, or why it has none."""
+
+    name: str
+    """What was added, or `without` and what was left out."""
+    speedups: tuple[str, ...]
+    why_not: str | None = None
+    first_step_seconds: float | None = None
+    """To decide, build, compile and make the first step."""
+    budget_used: float | None = None
+    """For an exact set, the error of its first losses as a share of the budget; above 1 it has no time."""
+    loss_difference: float | None = None
+    """For a set that is not exact: its loss after the checked steps less the plain loop's, in nats."""
+    peak_bytes: int | None = None
+    step_ms: Spread | None = None
+    samples_ms: list[list[float]] = field(default_factory=list)
+    ratio: RatioBetween | None = None
+    """Against the first rung."""
+    ratio_before: RatioBetween | None = None
+    """Against the rung before, or for one left out against all together."""
+    break_even_steps: int | None = None
+    """Steps after which its first step has paid for itself, against the rung before; None: never."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ran, is right and was timed."""
+        return self.why_not is None
+
+    @property
+    def exactness(self) -> Exactness:
+        """Of the whole set: that of its least exact member."""
+        found = {CATALOGUE[name].exactness for name in self.speedups}
+        return next((kind for kind in (ALGORITHM, NUMERICS) if kind in found), EXACT)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs, the first one without any speed-up."""
+
+    setting: Setting
+    recipe: Recipe
+    characters: float
+    """Real characters a step, on average."""
+    rungs: tuple[Rung, ...]
+    left_out_alone: tuple[Rung, ...]
+    left_out: tuple[LeftOut, ...]
+    """Speed-ups that are in no rung."""
+    notes: tuple[str, ...]
+    warnings: tuple[MeasurementWarning, ...]
+    complete: bool
+
+
+def climb(
+    recipe: Recipe,
+    *,
+    leave_one_out: bool = False,
+    blocks: int = BLOCKS,
+    seconds: float = SECONDS,
+    say: Callable[[str], None] = lambda _: None,
+    after_block: Callable[[int], None] = lambda _: None,
+) -> Ladder:
+    """Add the speed-ups one after the other, in the catalogue's order, and time all rungs in turn.
+
+    Args:
+        recipe: data, model and training parameters. `speedups` says which to add (`auto` means all); what
+            the ladder varies must be `auto`: attention, dtype, optimizer and schedule.
+        leave_one_out: also leave each one alone out of the last rung's.
+        blocks: of each rung.
+        seconds: about how long all may take; a rung that would not fit is left out, with this reason.
+        say: is told what happens before the timing.
+        after_block: is told how many rounds are done.
+
+    Returns:
+        Every rung with its numbers or the reason why it has none. After Ctrl-C those of the whole rounds so
+        far, and not `complete`.
+
+    Raises:
+        DataError, RecipeError: see `flashmore.training.setting.settle`; a speed-up named in the recipe that
+            cannot work here.
+    """
+    if blocks < 1:
+        raise RecipeError("a sensible --blocks", f"{blocks}", "20 or more")
+    bench = _Climb(recipe, blocks, seconds, say)
+    try:
+        bench.prepare(leave_one_out=leave_one_out)
+        bench.time(after_block)
+    except KeyboardInterrupt:
+        bench.complete = False
+    return bench.result()
+
+
+class _Climb:
+    """One ladder as it goes along."""
+
+    def __init__(self, recipe: Recipe, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        self.began = time.perf_counter()
+        self.recipe, self.blocks, self.seconds, self.say = recipe, blocks, seconds, say
+        self.setting = settle(recipe)
+        setting = self.setting
+        self.data: Sequences = encode_items(
+            setting.split.train, setting.vocabulary, setting.config.context, setting.device
+        )
+        self.names, self.left_out = added(
+            recipe.speedups, lambda name: why_not(name, self._base(), setting.config, setting.device)
+        )
+        self.rungs: list[Rung] = []
+        self.alone: list[Rung] = []
+        self.steps: dict[str, Callable[[], object]] = {}
+        self.per_sample = ON_A_GPU if setting.device.type == "cuda" else 1
+        self.gate = LadderGate(self._base(), self._trainer)
+        self.compiling = COMPILING
+        self.notes: list[str] = []
+        self.warnings: tuple[MeasurementWarning, ...] = ()
+        self.complete = True
+
+    def prepare(self, *, leave_one_out: bool) -> None:
+        """Build, check and measure for memory every rung."""
+        self.say("training the plain loop in float64")
+        self.gate.prepare()  # first: what a process loads only once is not the first rung's
+        self.rungs.append(Rung(START, ()))
+        self._ready(self.rungs[0])
+        now: tuple[str, ...] = ()
+        for name in self.names:
+            missing = [other for other in CATALOGUE[name].needs if other not in now]
+            if missing:
+                self.left_out.append(LeftOut(name, f"it is a part of {', '.join(missing)}"))
+                continue
+            dropped = [other for other in now if other in CATALOGUE[name].excludes]
+            rung = Rung(name, Speedups.of((set(now) - set(dropped)) | {name}).names)
+            if self._would_not_fit(rung):
+                continue
+            self.rungs.append(rung)
+            self._ready(rung)
+            if rung.ok:
+                now = rung.speedups
+                if dropped:
+                    self.notes.append(f"{name} stands in place of {', '.join(dropped)}")
+        for name in now if leave_one_out else ():
+            rung = Rung(f"without {name}", without(name, now))
+            if not self._would_not_fit(rung):
+                self.alone.append(rung)
+                self._ready(rung)
+
+    def time(self, after_block: Callable[[int], None]) -> None:
+        """Time everything that is left in turn."""
+        if not self.steps:
+            return
+        resolution = time.get_clock_info("perf_counter").resolution
+        repeats = {
+            name: repeats_for(run, block_seconds=BLOCK_SECONDS, resolution=resolution)
+            for name, run in self.steps.items()
+        }
+        self.say("timing in turn")
+        began, others_before = time.perf_counter(), others_cpu_seconds()
+        try:
+            samples = alternate(
+                self.steps, blocks=self.blocks, repeats=repeats, warmup=0,
+                most_seconds=2 * BLOCK_SECONDS, after_block=after_block,
+            )  # fmt: skip
+        except Stopped as stopped:
+            samples, self.complete = stopped.samples_ms, False
+        seconds, others_after = time.perf_counter() - began, others_cpu_seconds()
+        others = None
+        if others_before is not None and others_after is not None:
+            others = (others_after - others_before) / seconds
+        self.warnings = warnings_about(
+            samples,
+            others=others,
+            cpus=os.cpu_count() or 1,
+            threads=torch.get_num_threads() if self.setting.device.type == "cpu" else 1,
+        )
+        for rung in (*self.rungs, *self.alone):
+            blocks = samples.get(rung.name, [])
+            rung.samples_ms = [[sample / self.per_sample for sample in block] for block in blocks]
+
+    def result(self) -> Ladder:
+        """What was found so far."""
+        for rung in (*self.rungs, *self.alone):
+            if rung.samples_ms:
+                rung.step_ms = spread(rung.samples_ms)
+            elif rung.ok:
+                rung.why_not = INTERRUPTED
+        compare(self.rungs, self.alone)
+        return Ladder(
+            setting=self.setting,
+            recipe=self.recipe,
+            characters=self.data.mean_length * self.recipe.batch,
+            rungs=tuple(self.rungs),
+            left_out_alone=tuple(self.alone),
+            left_out=tuple(self.left_out),
+            notes=(*self.notes, *self.gate.notes),
+            warnings=self.warnings,
+            complete=self.complete,
+        )
+
+    def _base(self) -> Recipe:
+        """Nothing chosen: a rung's names alone decide."""
+        return replace(self.recipe, speedups=("none",))
+
+    def _trainer(self, recipe: Recipe, names: tuple[str, ...]) -> Trainer:
+        setting = self.setting
+        config = replace(setting.config, dropout=recipe.dropout, attention_dropout=recipe.attention_dropout)
+        asked = replace(recipe, speedups=names or ("none",))
+        return settle_speed(asked, config, setting.device, self.data).trainer(self.data)
+
+    def _ready(self, rung: Rung) -> None:
+        """Make a rung's step a call that waits for the device, if its answers are right."""
+        self.say(f"preparing {rung.name}")
+        began = time.perf_counter()
+        try:
+            trainer = self._trainer(self._base(), rung.speedups)
+            first_loss = trainer.advance().item()
+            rung.first_step_seconds = time.perf_counter() - began
+            if "compile" in rung.speedups:
+                self.compiling = rung.first_step_seconds
+            self.gate.judge(rung, trainer, first_loss)
+            if not rung.ok:
+                return
+
+            def step() -> float:
+                for _ in range(self.per_sample - 1):
+                    trainer.advance()
+                return trainer.advance().item()
+
+            for _ in range(WARMUP):
+                step()
+            trainer.model.zero_grad(set_to_none=True)  # so that the gradients count as the step's own
+            rung.peak_bytes = peak_bytes(lambda: trainer.advance().item(), self.setting.device)
+            self.steps[rung.name] = step
+        except BackendUnavailable as error:
+            rung.why_not = "; ".join(error.reasons)
+        except (RuntimeError, MemoryError) as error:  # torch: out of memory, or nothing that it can compile
+            rung.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
+
+    def _would_not_fit(self, rung: Rung) -> bool:
+        """Leave out what would take more time than is left, and say so."""
+        left = self.seconds - (time.perf_counter() - self.began)
+        left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
+        needed = 0.0
+        if "compile" in rung.speedups:
+            needed = self.compiling
+        if rung.name == "max-autotune":
+            needed = AUTOTUNING * max(COMPILING, needed)
+        if needed <= left:
+            return False
+        why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left (--seconds)"
+        self.left_out.append(LeftOut(rung.name, why))
+        return True
+
+
+def compare(rungs: Sequence[Rung], alone: Sequence[Rung]) -> None:
+    """Fill in the ratios, and when each rung has paid for itself."""
+    timed = [rung for rung in rungs if rung.ok]
+    for before, rung in pairwise(timed):
+        rung.ratio = _between(timed[0], rung)
+        rung.ratio_before = _between(before, rung)
+        rung.break_even_steps = break_even(before, rung)
+    for rung in alone:
+        if rung.ok and timed:
+            rung.ratio = _between(timed[0], rung)
+            rung.ratio_before = _between(timed[-1], rung)
+
+
+def _between(of: Rung, to: Rung) -> RatioBetween:
+    return RatioBetween(of.name, to.name, ratio(of.samples_ms, to.samples_ms))
+
+
+def break_even(before: Rung, rung: Rung) -> int | None:
+    """After how many steps a longer first step has been earned back; None where a step is not faster."""
+    assert before.step_ms is not None
+    assert rung.step_ms is not None
+    assert rung.ratio_before is not None
+    assert before.first_step_seconds is not None
+    assert rung.first_step_seconds is not None
+    saved_ms = before.step_ms.median - rung.step_ms.median
+    if rung.ratio_before.ratio.verdict != "faster" or saved_ms <= 0:
+        return None
+    cost_ms = 1000 * (rung.first_step_seconds - before.first_step_seconds)
+    return max(0, -int(-cost_ms // saved_ms))

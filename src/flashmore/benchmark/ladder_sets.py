@@ -1,0 +1,58 @@
+"""Which speed-ups stand on a ladder, and what is left of all of them without one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flashmore.errors import RecipeError
+from flashmore.speedups import CATALOGUE, EXACT, GROUPS, Speedups
+
+START = "none"
+"""The first rung's name."""
+GENERATION = "it is about generation, and a training step has nothing of it"
+NOT_IN_A_STEP = {"kv-cache": GENERATION}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A speed-up that has no rung."""
+
+    name: str
+    why: str
+
+
+def added(
+    asked: tuple[str, ...], why_not: Callable[[str], str | None]
+) -> tuple[tuple[str, ...], list[LeftOut]]:
+    """The speed-ups to add, in the catalogue's order, and those that cannot be.
+
+    Args:
+        asked: names, and of the groups `exact`, `all` and `auto`, which means all here.
+        why_not: the reason why one cannot work here.
+
+    Raises:
+        RecipeError: an unknown name, one asked for by name that cannot be added, or nothing to add.
+    """
+    named = {name for name in asked if name not in GROUPS}
+    Speedups.of(named)  # refuses an unknown name
+    everything = "all" in asked or "auto" in asked
+    names, left_out = [], []
+    for name, entry in CATALOGUE.items():
+        in_a_group = everything or ("exact" in asked and entry.exactness == EXACT)
+        if name not in named and not in_a_group:
+            continue
+        why = NOT_IN_A_STEP.get(name) or why_not(name)
+        if why is None:
+            names.append(name)
+        elif name in named:
+            raise RecipeError(f"the speed-up {name} on the ladder", why, "--speedups exact or all")
+        else:
+            left_out.append(LeftOut(name, why))
+    if not names:
+        found = f"--speedups {' '.join(asked)}"
+        raise RecipeError("at least one speed-up to add", found, ", ".join(("exact", "all", *CATALOGUE)))
+    return tuple(names), left_out
+
+
+def without(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """What is left without one speed-up, and without those that are a part of it."""
+    return tuple(other for other in names if other != name and name not in CATALOGUE[other].needs)

@@ -1,0 +1,155 @@
+"""`flashmore bench ladder`: what each documented speed-up brings, one after the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.box import SIMPLE_HEAD
+
+from flashmore.benchmark.wording import break_even_text, loss_text, machine
+from flashmore.cli.bench_step import BlockBar
+from flashmore.cli.parse import parse, value_of
+from flashmore.cli.show import say, show_json, stdout, table
+from flashmore.errors import Interrupted, RecipeError
+from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+
+Found = Mapping[str, Any]
+BLOCKS = 20
+SECONDS = 180.0
+VARIED = ("attention", "dtype", "optimizer", "schedule")
+"""Fields of the recipe that the ladder itself decides, rung by rung."""
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class BenchLadder:
+    """Add the catalogue's speed-ups one after the other to the plain loop, and time what each one brings.
+
+    Exact ones are first held against the plain loop's losses; one that differs gets no number. The rungs then
+    take turns in short blocks, so that a drifting machine hurts all alike. --speedups says which to add:
+    `auto` and `all` mean every one that works here.
+    """
+
+    recipe: Recipe
+    preset: Preset = "makemore"
+    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
+    leave_one_out: bool = False
+    """Also leave each one alone out of all together."""
+    blocks: int = BLOCKS
+    """Blocks of each rung; fewer than 20 say little."""
+    seconds: float = SECONDS
+    """About how long all may take; a speed-up whose compiling would not fit is left out, and said."""
+    out: Path | None = None
+    """Write the record to this file."""
+    picture: Path | None = None
+    """Draw the ladder into this file (png, svg, pdf)."""
+    json: bool = False
+    """Print the record on stdout and nothing else."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise RecipeError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore bench ladder`."""
+    command = parse(BenchLadder, "bench ladder", argv, _defaults(argv))
+    start = _defaults(argv).recipe
+    for name in VARIED:
+        if getattr(command.recipe, name) != getattr(start, name):
+            found = f"--{name} {getattr(command.recipe, name)}"
+            raise RecipeError(f"a ladder that decides --{name} itself, rung by rung", found, "without it")
+
+    from flashmore.benchmark.ladder_record import bench_ladder
+    from flashmore.benchmark.plots import save_picture
+    from flashmore.benchmark.plots_ladder import ladder_plot
+    from flashmore.measuring.result import write_record
+
+    with BlockBar(command.blocks) as bar:
+        record = bench_ladder(
+            command.recipe,
+            leave_one_out=command.leave_one_out,
+            blocks=command.blocks,
+            seconds=command.seconds,
+            say=bar.say,
+            after_block=bar.after_block,
+        )
+    for note in record["notes"]:
+        say(f"note: {note}")
+    if command.json:
+        show_json(record)
+    else:
+        show(record)
+    if command.out is not None:
+        write_record(record, command.out)
+        say(f"the record: {command.out}")
+    if command.picture is not None:
+        save_picture(ladder_plot(record), command.picture)
+        say(f"the picture: {command.picture}")
+    if not record["complete"]:
+        say("interrupted: the whole rounds that were finished are kept")
+        return Interrupted.exit_code
+    return 0
+
+
+def _defaults(argv: Sequence[str]) -> BenchLadder:
+    """The preset's defaults with what is varied left open; a wrong name is left for the parser to refuse."""
+    model, preset = value_of("--model", argv), value_of("--preset", argv)
+    recipe = recipe_for(
+        model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
+        preset if preset in get_args(Preset) else "makemore",  # type: ignore[arg-type]
+    )
+    return BenchLadder(replace(recipe, attention="auto", dtype="auto", optimizer="auto", schedule="auto"))
+
+
+def show(record: Found) -> None:
+    """Print the ladder, what was left out alone, what has no rung, and every warning."""
+    console = stdout()
+    recipe = record["recipe"]
+    sizes = f"{recipe['layers']} layers, {recipe['heads']} heads, {recipe['channels']} channels"
+    shape = f"context {record['context']:,}, batch {record['batch']}, {recipe['model']}"
+    console.print(
+        f"\nSpeed-ups added one after the other: {shape}, {sizes}; {machine(record['environment'])}"
+    )
+    console.print(_table_of(record["rungs"], "added", "the one before / this"))
+    if any(rung["ok"] for rung in record["left_out_alone"]):
+        console.print("Each left out alone, against all together:")
+        console.print(_table_of(record["left_out_alone"], "left out", "all / this"))
+    for rung in (*record["rungs"], *record["left_out_alone"]):
+        if not rung["ok"]:
+            console.print(f"no number: {rung['name']}: {rung['why_not']}")
+    for left_out in record["left_out"]:
+        console.print(f"left out: {left_out['name']}: {left_out['why']}")
+    for warning in record["warnings"]:
+        console.print(f"warning: {warning['code']}: {warning['message']}\n  {warning['advice']}")
+
+
+def _table_of(rungs: Sequence[Found], first: str, before: str) -> Any:
+    numbers = (
+        "ms a step", "quartiles", "characters/s", "none / this", "95 %", before, "peak MiB",
+        "first step, s", "pays after steps",
+    )  # fmt: skip
+    made = table(first, *numbers, "verdict", "answers", numbers=numbers)
+    made.box = SIMPLE_HEAD
+    for rung in rungs:
+        if not rung["ok"]:
+            continue
+        step, peak, ratio, against = (
+            rung[name] for name in ("step_ms", "peak_bytes", "ratio", "ratio_before")
+        )
+        made.add_row(
+            rung["name"],
+            f"{step['median']:.2f}",
+            f"{step['low']:.2f} – {step['high']:.2f}",
+            f"{rung['characters_per_s']:,.0f}",
+            "" if ratio is None else f"{ratio['value']:.3f}",
+            "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
+            "" if against is None else f"{against['value']:.3f}",
+            "" if peak is None else f"{peak / MIB:,.1f}",
+            f"{rung['first_step_seconds']:.2f}",
+            "" if against is None or first != "added" else break_even_text(rung),
+            "" if against is None else against["verdict"],
+            loss_text(rung),
+        )
+    return made

@@ -1,0 +1,53 @@
+"""`flashmore speedups`: the catalogue of documented speed-ups, and which of them work here."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from flashmore.cli.parse import parse
+from flashmore.cli.show import show_json, stdout, table
+from flashmore.speedups import CATALOGUE
+
+
+@dataclass(frozen=True)
+class ListSpeedups:
+    """List every documented speed-up: where it works, how exact it is, what it costs, and its page.
+
+    The last column answers for this machine and the default recipe; a run of another model may differ.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where a run would compute; `auto` takes a GPU if there is one."""
+    json: bool = False
+    """Print a list of objects on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore speedups`."""
+    command = parse(ListSpeedups, "speedups", argv)
+    reasons = _reasons(command.device)
+    if command.json:
+        show_json([_as_json(name, reasons[name]) for name in CATALOGUE])
+        return 0
+    rows = table("name", "what", "devices", "exactness", "costs", "works here", "page")
+    for name, entry in CATALOGUE.items():
+        works = "yes" if reasons[name] is None else f"no: {reasons[name]}"
+        devices = ", ".join(entry.devices)
+        rows.add_row(name, entry.title, devices, entry.exactness, entry.costs, works, entry.page)
+    stdout().print(rows)
+    return 0
+
+
+def _reasons(device: Literal["auto", "cpu", "cuda", "mps"]) -> dict[str, str | None]:
+    """Why each one cannot work here, None for those that can."""
+    from flashmore.training.decide import why_not
+    from flashmore.training.recipe import Recipe
+    from flashmore.training.setting import settle
+
+    recipe = Recipe(device=device)
+    setting = settle(recipe)
+    return {name: why_not(name, recipe, setting.config, setting.device) for name in CATALOGUE}
+
+
+def _as_json(name: str, reason: str | None) -> dict[str, Any]:
+    return {"name": name, **asdict(CATALOGUE[name]), "works_here": reason is None, "why_not": reason}
