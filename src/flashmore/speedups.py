@@ -137,7 +137,7 @@ CATALOGUE: dict[str, Entry] = {
     "vocabulary": Entry(
         "The vocabulary padded to a multiple of 64",
         "https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/index.html",
-        ("cpu", "cuda"), EXACT,
+        ("cuda",), EXACT,
         "matrix kernels for odd widths are slower; the added columns never reach the loss",
         "rows of the output layer that are never used",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",

@@ -155,7 +155,9 @@ def must_train_alike(make: Make, names: tuple[str, ...]) -> None:
     for name, weights in first.items():
         if name.endswith("c_attn.bias"):  # the keys' part has no gradient but rounding, and no effect
             continue
-        torch.testing.assert_close(second[name], weights, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            second[name], weights, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert losses(other) == pytest.approx(losses(plain), rel=1e-8)
 
 
