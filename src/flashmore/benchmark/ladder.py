@@ -154,6 +154,7 @@ class _Climb:
         self.per_sample = ON_A_GPU if setting.device.type == "cuda" else 1
         self.gate = LadderGate(self._base(), self._trainer)
         self.compiling = COMPILING
+        self.preparing = 0.0
         self.notes: list[str] = []
         self.warnings: tuple[MeasurementWarning, ...] = ()
         self.complete = True
@@ -276,14 +277,17 @@ class _Climb:
             rung.why_not = "; ".join(error.reasons)
         except (RuntimeError, MemoryError) as error:  # torch: out of memory, or nothing that it can compile
             rung.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
+        finally:
+            if "compile" not in rung.speedups:
+                self.preparing = time.perf_counter() - began
 
     def _would_not_fit(self, rung: Rung) -> bool:
         """Leave out what would take more time than is left, and say so."""
         left = self.seconds - (time.perf_counter() - self.began)
         left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
-        needed = 0.0
+        needed = self.preparing
         if "compile" in rung.speedups:
-            needed = self.compiling
+            needed += self.compiling
         if rung.name == "max-autotune":
             needed = AUTOTUNING * max(COMPILING, needed)
         if needed <= left:
