@@ -56,7 +56,7 @@ def test_newton_schulz_takes_singular_values_to_about_one(shape: tuple[int, int]
     matrices = torch.randn(3, *shape, generator=generator)
     found = newton_schulz(matrices)
     values = torch.linalg.svdvals(found)
-    # Five steps of the quintic leave a band around 1, by design; the smallest ones of a square come up slowly.
+    # Five steps of the quintic leave a band around 1, by design; the smallest of a square come up slowly.
     assert values.max() < 1.3
     assert values.median() == pytest.approx(1, abs=0.35)
     assert values.min() > (0.05 if shape[0] == shape[1] else 0.5)
