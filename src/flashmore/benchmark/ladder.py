@@ -124,11 +124,14 @@ def climb(
     if blocks < 1:
         raise RecipeError("a sensible --blocks", f"{blocks}", "20 or more")
     bench = _Climb(recipe, blocks, seconds, say)
+    precision = torch.get_float32_matmul_precision()
     try:
         bench.prepare(leave_one_out=leave_one_out)
         bench.time(after_block)
     except KeyboardInterrupt:
         bench.complete = False
+    finally:
+        torch.set_float32_matmul_precision(precision)
     return bench.result()
 
 
@@ -252,6 +255,9 @@ class _Climb:
     def _ready(self, rung: Rung) -> None:
         """Make a rung's step a call that waits for the device, if its answers are right."""
         self.say(f"preparing {rung.name}")
+        # One switch for the whole process: a rung without TF32 must not be timed with that of another.
+        precision = "high" if "tf32" in rung.speedups else "highest"
+        torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
             trainer = self._trainer(self._base(), rung.speedups)
@@ -264,6 +270,7 @@ class _Climb:
                 return
 
             def step() -> float:
+                torch.set_float32_matmul_precision(precision)
                 for _ in range(self.per_sample - 1):
                     trainer.advance()
                 return trainer.advance().item()
