@@ -1,21 +1,19 @@
 """The ladder: which rungs, in which order, right before fast, when one pays, and what Ctrl-C leaves."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmore.benchmark import ladder as ladder_module
-from flashmore.benchmark import ladder_gate
-from flashmore.benchmark.ladder import Ladder, Rung, break_even, climb
+from flashmore.benchmark.ladder import Ladder, climb
 from flashmore.benchmark.ladder_record import bench_ladder
+from flashmore.benchmark.ladder_rung import Rung, break_even
 from flashmore.benchmark.ladder_sets import added, without
 from flashmore.benchmark.plots_ladder import ladder_plot
 from flashmore.benchmark.report import report_on
@@ -239,9 +237,6 @@ def test_ctrl_c_between_rounds_keeps_the_whole_ones(recipe: Recipe) -> None:
     assert all(len(one["samples_ms"]) == 3 for one in record["rungs"])
 
 
-Make = Callable[[], dict[str, Any]]
-
-
 @pytest.fixture(scope="module")
 def record(recipe: Recipe) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
@@ -280,8 +275,3 @@ def test_the_picture_has_a_bar_a_rung_and_says_why_one_is_missing(record: dict[s
     assert len(first.patches) == len(record["rungs"]) - 1
     assert len(second.patches) == len(record["left_out_alone"])
     assert "out of luck" in [text.get_text() for text in first.texts]
-
-
-def test_the_gate_compares_the_first_twenty_losses(recipe: Recipe) -> None:
-    assert ladder_gate.STEPS == 20
-    assert torch.get_default_dtype() == torch.float32
