@@ -6,23 +6,23 @@ memory, and then timed with all the others in alternating blocks.
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from flashmore.benchmark.ladder_gate import LadderGate
+from flashmore.benchmark.ladder_rung import Rung, compare
 from flashmore.benchmark.ladder_sets import START, LeftOut, added, without
-from flashmore.benchmark.step import INTERRUPTED, WARMUP, RatioBetween
+from flashmore.benchmark.step import INTERRUPTED, WARMUP
 from flashmore.data.batches import Sequences, encode_items
 from flashmore.errors import BackendUnavailable, RecipeError
 from flashmore.measuring.environment import others_cpu_seconds
 from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
-from flashmore.measuring.statistics import Spread, ratio, spread
+from flashmore.measuring.statistics import spread
 from flashmore.measuring.warnings import MeasurementWarning, warnings_about
-from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS, Exactness, Speedups
+from flashmore.speedups import CATALOGUE, Speedups
 from flashmore.training.decide import why_not
 from flashmore.training.plan import settle_speed
 from flashmore.training.recipe import Recipe
@@ -38,42 +38,6 @@ AUTOTUNING = 3.0
 """Times as long with every candidate kernel tried out."""
 ON_A_GPU = 10
 """Steps to a sample on a GPU, waited for once: a loop that never waits must be able to show it."""
-
-
-@dataclass
-class Rung:
-    """One set of speed-ups: its numbers, or why it has none."""
-
-    name: str
-    """What was added, or `without` and what was left out."""
-    speedups: tuple[str, ...]
-    why_not: str | None = None
-    first_step_seconds: float | None = None
-    """To decide, build, compile and make the first step."""
-    budget_used: float | None = None
-    """For an exact set, the error of its first losses as a share of the budget; above 1 it has no time."""
-    loss_difference: float | None = None
-    """For a set that is not exact: its loss after the checked steps less the plain loop's, in nats."""
-    peak_bytes: int | None = None
-    step_ms: Spread | None = None
-    samples_ms: list[list[float]] = field(default_factory=list)
-    ratio: RatioBetween | None = None
-    """Against the first rung."""
-    ratio_before: RatioBetween | None = None
-    """Against the rung before, or for one left out against all together."""
-    break_even_steps: int | None = None
-    """Steps after which its first step has paid for itself, against the rung before; None: never."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether it ran, is right and was timed."""
-        return self.why_not is None
-
-    @property
-    def exactness(self) -> Exactness:
-        """Of the whole set: that of its least exact member."""
-        found = {CATALOGUE[name].exactness for name in self.speedups}
-        return next((kind for kind in (ALGORITHM, NUMERICS) if kind in found), EXACT)
 
 
 @dataclass(frozen=True)
@@ -124,11 +88,14 @@ def climb(
     if blocks < 1:
         raise RecipeError("a sensible --blocks", f"{blocks}", "20 or more")
     bench = _Climb(recipe, blocks, seconds, say)
+    precision = torch.get_float32_matmul_precision()
     try:
         bench.prepare(leave_one_out=leave_one_out)
         bench.time(after_block)
     except KeyboardInterrupt:
         bench.complete = False
+    finally:
+        torch.set_float32_matmul_precision(precision)
     return bench.result()
 
 
@@ -154,6 +121,7 @@ class _Climb:
         self.per_sample = ON_A_GPU if setting.device.type == "cuda" else 1
         self.gate = LadderGate(self._base(), self._trainer)
         self.compiling = COMPILING
+        self.preparing = 0.0
         self.notes: list[str] = []
         self.warnings: tuple[MeasurementWarning, ...] = ()
         self.complete = True
@@ -251,6 +219,9 @@ class _Climb:
     def _ready(self, rung: Rung) -> None:
         """Make a rung's step a call that waits for the device, if its answers are right."""
         self.say(f"preparing {rung.name}")
+        # One switch for the whole process: a rung without TF32 must not be timed with that of another.
+        precision = "high" if "tf32" in rung.speedups else "highest"
+        torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
             trainer = self._trainer(self._base(), rung.speedups)
@@ -263,6 +234,7 @@ class _Climb:
                 return
 
             def step() -> float:
+                torch.set_float32_matmul_precision(precision)
                 for _ in range(self.per_sample - 1):
                     trainer.advance()
                 return trainer.advance().item()
@@ -276,14 +248,17 @@ class _Climb:
             rung.why_not = "; ".join(error.reasons)
         except (RuntimeError, MemoryError) as error:  # torch: out of memory, or nothing that it can compile
             rung.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
+        finally:
+            if "compile" not in rung.speedups:
+                self.preparing = time.perf_counter() - began
 
     def _would_not_fit(self, rung: Rung) -> bool:
         """Leave out what would take more time than is left, and say so."""
         left = self.seconds - (time.perf_counter() - self.began)
         left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
-        needed = 0.0
+        needed = self.preparing
         if "compile" in rung.speedups:
-            needed = self.compiling
+            needed += self.compiling
         if rung.name == "max-autotune":
             needed = AUTOTUNING * max(COMPILING, needed)
         if needed <= left:
@@ -291,34 +266,3 @@ class _Climb:
         why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left (--seconds)"
         self.left_out.append(LeftOut(rung.name, why))
         return True
-
-
-def compare(rungs: Sequence[Rung], alone: Sequence[Rung]) -> None:
-    """Fill in the ratios, and when each rung has paid for itself."""
-    timed = [rung for rung in rungs if rung.ok]
-    for before, rung in pairwise(timed):
-        rung.ratio = _between(timed[0], rung)
-        rung.ratio_before = _between(before, rung)
-        rung.break_even_steps = break_even(before, rung)
-    for rung in alone:
-        if rung.ok and timed:
-            rung.ratio = _between(timed[0], rung)
-            rung.ratio_before = _between(timed[-1], rung)
-
-
-def _between(of: Rung, to: Rung) -> RatioBetween:
-    return RatioBetween(of.name, to.name, ratio(of.samples_ms, to.samples_ms))
-
-
-def break_even(before: Rung, rung: Rung) -> int | None:
-    """After how many steps a longer first step has been earned back; None where a step is not faster."""
-    assert before.step_ms is not None
-    assert rung.step_ms is not None
-    assert rung.ratio_before is not None
-    assert before.first_step_seconds is not None
-    assert rung.first_step_seconds is not None
-    saved_ms = before.step_ms.median - rung.step_ms.median
-    if rung.ratio_before.ratio.verdict != "faster" or saved_ms <= 0:
-        return None
-    cost_ms = 1000 * (rung.first_step_seconds - before.first_step_seconds)
-    return max(0, -int(-cost_ms // saved_ms))

@@ -9,19 +9,16 @@ off here: compiled or not, the random numbers are others, which says nothing abo
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from flashmore.benchmark.ladder_rung import Rung
 from flashmore.errors import RecipeError
 from flashmore.measuring.accuracy import judge
 from flashmore.speedups import EXACT
 from flashmore.training.recipe import Recipe
 from flashmore.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from flashmore.benchmark.ladder import Rung
 
 STEPS = 20
 AT_THE_END = 5
@@ -51,7 +48,7 @@ class LadderGate:
         """
         assert self._oracle.shape == self._plain.shape
 
-    def judge(self, rung: "Rung", trainer: Trainer, first_loss: float) -> None:
+    def judge(self, rung: Rung, trainer: Trainer, first_loss: float) -> None:
         """Fill in what a rung used of its budget, or by how much its loss differs, or why it has no number.
 
         Args:

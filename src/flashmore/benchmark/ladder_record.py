@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from flashmore.benchmark.ladder import BLOCKS, SECONDS, Ladder, Rung, climb
+from flashmore.benchmark.ladder import BLOCKS, SECONDS, Ladder, climb
 from flashmore.benchmark.ladder_gate import STEPS
+from flashmore.benchmark.ladder_rung import Rung
 from flashmore.benchmark.step import RatioBetween
 from flashmore.errors import UsageError
 from flashmore.measuring.result import make_record

@@ -133,7 +133,8 @@ class BlockBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.console.is_terminal:  # elsewhere it was not started, and stopping prints a line
+            self.progress.stop()
 
 
 def show(record: Found) -> None:

@@ -55,12 +55,13 @@ def decide(
     Speedups.of(named)  # refuses an unknown name
     chosen = {name for name in named if explicit.get(name) is not False}
     notes: list[str] = []
+    offered = [name for group in recipe.speedups if group in GROUPS for name in _members(group)]
+    around = named | {name for name in offered if why_not(name, recipe, config, device) is None}
     for name in sorted(named, key=list(CATALOGUE).index):
-        why = why_not(name, recipe, config, device) or _excluded(name, named)
+        why = why_not(name, recipe, config, device) or _excluded(name, named) or _missing(name, around)
         if why is not None:
             wanted = f"the speed-up {name} ({CATALOGUE[name].title})"
             raise RecipeError(wanted, why, "--speedups auto, exact or all, which leave it out")
-    offered = [name for group in recipe.speedups if group in GROUPS for name in _members(group)]
     for name in offered:
         if name in chosen or explicit.get(name) is False:
             continue

@@ -9,6 +9,7 @@ Dynamo sees no boundary between the model, its gradient and the optimizer. The n
 that packed batches need no padding and no second compilation.
 """
 
+import warnings
 from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
@@ -75,11 +76,15 @@ class CompiledStep:
         Returns:
             The loss before the update, a scalar on the device: reading it waits for the device.
         """
+        rates = torch.tensor((lr, muon_lr), dtype=self.flat.dtype, device=self.flat.device)
         if self._sizes is None:
             self._sizes = batch.fixed_sizes
             batch.leave_length_open()
+            with warnings.catch_warnings():  # PyTorch's compiler uses what PyTorch itself calls outdated
+                warnings.simplefilter("ignore", DeprecationWarning)
+                first: Tensor = self._graph(batch, rates)
+                return first
         assert self._sizes == batch.fixed_sizes, "the graph was compiled for another batch"
-        rates = torch.tensor((lr, muon_lr), device=self.flat.device)
         loss: Tensor = self._graph(batch, rates)
         return loss
 

@@ -1,0 +1,277 @@
+"""The ladder: which rungs, in which order, right before fast, when one pays, and what Ctrl-C leaves."""
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashmore.benchmark import ladder as ladder_module
+from flashmore.benchmark.ladder import Ladder, climb
+from flashmore.benchmark.ladder_record import bench_ladder
+from flashmore.benchmark.ladder_rung import Rung, break_even
+from flashmore.benchmark.ladder_sets import added, without
+from flashmore.benchmark.plots_ladder import ladder_plot
+from flashmore.benchmark.report import report_on
+from flashmore.benchmark.report_html import html_page
+from flashmore.benchmark.report_markdown import markdown
+from flashmore.benchmark.step import INTERRUPTED, RatioBetween
+from flashmore.errors import RecipeError
+from flashmore.measuring.result import read_record, write_record
+from flashmore.measuring.statistics import Ratio, Spread
+from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS
+from flashmore.training.recipe import Recipe
+from flashmore.training.trainer import Trainer
+
+NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
+QUICK = ("resident", "fused-adamw", "trim", "pack", "muon")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    path = tmp_path_factory.mktemp("names") / "names.txt"
+    path.write_text("\n".join(NAMES), encoding="utf-8")
+    return Recipe(
+        file=path, device="cpu", layers=1, channels=16, heads=2, batch=8, speedups=QUICK, warmup=2, steps=100
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder_module, "BLOCK_SECONDS", 1e-3)
+
+
+def climbed(recipe: Recipe, **options: Any) -> Ladder:
+    return climb(recipe, blocks=2, **options)
+
+
+# Which rungs.
+
+
+def test_rungs_stand_in_the_catalogues_order_and_pack_takes_trims_place(recipe: Recipe) -> None:
+    found = climbed(replace(recipe, speedups=tuple(reversed(QUICK))))
+    assert [rung.name for rung in found.rungs] == ["none", *QUICK]
+    assert [rung.speedups for rung in found.rungs] == [
+        (),
+        ("resident",),
+        ("resident", "fused-adamw"),
+        ("resident", "fused-adamw", "trim"),
+        ("resident", "fused-adamw", "pack"),
+        ("resident", "fused-adamw", "pack", "muon"),
+    ]
+    assert "pack stands in place of trim" in found.notes
+    assert found.complete
+
+
+def test_each_is_left_out_alone_of_all_together(recipe: Recipe) -> None:
+    found = climbed(recipe, leave_one_out=True)
+    full = found.rungs[-1].speedups
+    assert [rung.name for rung in found.left_out_alone] == [f"without {name}" for name in full]
+    for name, rung in zip(full, found.left_out_alone, strict=True):
+        assert set(rung.speedups) == set(full) - {name}
+        assert rung.ratio_before is not None
+        assert rung.ratio_before.of == found.rungs[-1].name
+        assert rung.break_even_steps is None
+
+
+def test_without_a_speedup_its_parts_go_too() -> None:
+    names = ("resident", "compile", "max-autotune", "bf16")
+    assert without("compile", names) == ("resident", "bf16")
+    assert without("max-autotune", names) == ("resident", "compile", "bf16")
+
+
+def test_a_group_leaves_out_what_cannot_work_with_its_reason() -> None:
+    names, left_out = added(("all",), lambda name: "no reason" if name == "pack" else None)
+    assert names == tuple(name for name in CATALOGUE if name not in ("pack", "kv-cache"))
+    assert {one.name: one.why for one in left_out}["pack"] == "no reason"
+    exact, _ = added(("exact",), lambda _: None)
+    assert all(CATALOGUE[name].exactness == EXACT for name in exact)
+
+
+@pytest.mark.parametrize("asked", [("pack",), ("kv-cache",), ("turbo",), ("none",)], ids=str)
+def test_what_cannot_be_added_is_an_error_by_name(asked: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError, match=asked[0]):
+        added(asked, lambda _: "it does not work here")
+
+
+def test_what_would_take_too_long_is_left_out_and_said(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder_module, "COMPILING", 1e6)
+    chosen = replace(recipe, speedups=("resident", "compile", "max-autotune", "muon"))
+    monkeypatch.setattr(ladder_module, "why_not", lambda *_: None)
+    found = climbed(chosen, seconds=60)
+    assert [rung.name for rung in found.rungs] == ["none", "resident", "muon"]
+    reasons = {one.name: one.why for one in found.left_out}
+    assert "--seconds" in reasons["compile"]
+    assert reasons["max-autotune"] == "it is a part of compile"
+
+
+# Right before fast.
+
+
+def test_exact_rungs_use_a_part_of_their_budget_and_others_tell_their_loss(recipe: Recipe) -> None:
+    for rung in climbed(recipe).rungs:
+        assert rung.ok, rung.why_not
+        if rung.name == "muon":
+            assert rung.budget_used is None
+            assert rung.loss_difference is not None
+            assert rung.loss_difference != 0
+        else:
+            assert rung.budget_used is not None
+            assert 0 <= rung.budget_used <= 1
+            assert rung.loss_difference is None
+
+
+def test_a_rung_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packing that loses the last item of each batch: faster, and wrong."""
+    right = Trainer.batch
+
+    def wrong(self: Trainer, step: int) -> Any:
+        batch = right(self, step)
+        if self.speedups.pack:
+            targets = batch.targets.clone()
+            targets[-2:] = -1
+            return replace(batch, targets=targets)
+        return batch
+
+    monkeypatch.setattr(Trainer, "batch", wrong)
+    found = {rung.name: rung for rung in climbed(recipe).rungs}
+    assert found["pack"].why_not is not None
+    assert "not the plain loop" in found["pack"].why_not
+    assert found["pack"].step_ms is None
+    assert not found["pack"].samples_ms
+    assert found["muon"].speedups == ("resident", "fused-adamw", "trim", "muon")
+    assert found["muon"].ok
+
+
+def test_dropout_is_off_for_the_check_alone(recipe: Recipe) -> None:
+    found = climbed(replace(recipe, dropout=0.3, speedups=("resident", "pack")))
+    assert all(rung.ok for rung in found.rungs)
+    assert "answers were checked without dropout" in found.notes
+
+
+def test_a_loop_that_diverges_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="lower --lr"):
+        climbed(replace(recipe, lr=1e30, clip=0.0, warmup=0))
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [((), EXACT), (("pack",), EXACT), (("pack", "bf16"), NUMERICS), (("bf16", "muon"), ALGORITHM)],
+    ids=str,
+)
+def test_a_set_is_as_exact_as_its_least_exact_member(names: tuple[str, ...], kind: str) -> None:
+    assert Rung("x", names).exactness == kind
+
+
+# When one pays.
+
+
+def rung(step_ms: float, first: float, *, low: float = 1.5) -> Rung:
+    made = Rung("x", (), first_step_seconds=first, step_ms=Spread(step_ms, step_ms, step_ms))
+    made.ratio_before = RatioBetween("before", "x", Ratio(2.0, low, 3.0, 20))
+    return made
+
+
+def test_a_longer_first_step_is_earned_back() -> None:
+    assert break_even(rung(20, 1.0), rung(10, 31.0)) == 3000  # 30 s against 10 ms a step
+    assert break_even(rung(20, 1.0), rung(10, 0.5)) == 0
+    assert break_even(rung(20, 1.0), rung(20, 0.5)) is None
+    assert break_even(rung(20, 1.0), rung(10, 31.0, low=1.0)) is None  # perhaps no difference at all
+
+
+@given(st.floats(0.1, 100), st.floats(0.1, 100), st.floats(0, 100), st.floats(0, 100))
+def test_after_break_even_the_whole_run_is_no_longer(a: float, b: float, x: float, y: float) -> None:
+    before, after = rung(a, x), rung(b, y)
+    steps = break_even(before, after)
+    if steps is None:
+        assert b >= a
+    else:
+        assert 1000 * y + steps * b <= 1000 * x + steps * a + 1e-6 * (1 + steps * a)
+
+
+# Numbers, records, interruption.
+
+
+def test_every_rung_has_its_samples_ratio_and_memory(recipe: Recipe) -> None:
+    found = climbed(recipe)
+    for number, one in enumerate(found.rungs):
+        assert one.step_ms is not None
+        assert len(one.samples_ms) == 2
+        assert one.first_step_seconds is not None
+        assert one.first_step_seconds > 0
+        assert one.peak_bytes is not None
+        assert (one.ratio is None) == (number == 0)
+        if one.ratio is not None and one.ratio_before is not None:
+            assert (one.ratio.of, one.ratio.to) == ("none", one.name)
+            assert one.ratio_before.of == found.rungs[number - 1].name
+
+
+@pytest.mark.parametrize("when", ["preparing pack", "timing in turn"])
+def test_ctrl_c_keeps_what_was_measured(recipe: Recipe, when: str, tmp_path: Path) -> None:
+    def press(what: str) -> None:
+        if what == when:
+            raise KeyboardInterrupt
+
+    record = bench_ladder(recipe, blocks=2, say=press)
+    assert not record["complete"]
+    assert all(one["why_not"] == INTERRUPTED for one in record["rungs"])
+    write_record(record, tmp_path / "record.json")
+    assert read_record(tmp_path / "record.json") == record
+
+
+def test_ctrl_c_between_rounds_keeps_the_whole_ones(recipe: Recipe) -> None:
+    def press(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    record = bench_ladder(recipe, blocks=9, after_block=press)
+    assert not record["complete"]
+    assert all(len(one["samples_ms"]) == 3 for one in record["rungs"])
+
+
+@pytest.fixture(scope="module")
+def record(recipe: Recipe) -> dict[str, Any]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(ladder_module, "BLOCK_SECONDS", 1e-3)
+    try:
+        return bench_ladder(recipe, leave_one_out=True, blocks=2)
+    finally:
+        patch.undo()
+
+
+def test_the_record_fits_the_schema(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_record(record, path)
+    assert read_record(path) == record
+    for one in record["rungs"]:
+        median = one["step_ms"]["median"]
+        assert one["characters_per_s"] == pytest.approx(1000 * record["characters_a_step"] / median)
+
+
+def test_the_report_tells_every_rung_and_every_reason(record: dict[str, Any]) -> None:
+    report = report_on([("ladder.json", record), ("again.json", record)])
+    page, (text, _) = html_page(report), markdown(report, "report")
+    for one in (*record["rungs"], *record["left_out_alone"]):
+        assert one["name"] in page
+        assert one["name"] in text
+    assert "pack stands in place of trim" in text
+    assert "Ladder of speed-ups" in page
+    assert "times as fast as the plain loop" in text
+    assert page.count("<svg") == 2
+
+
+def test_the_picture_has_a_bar_a_rung_and_says_why_one_is_missing(record: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(record))
+    changed["rungs"][3] |= {"ok": False, "why_not": "out of luck", "step_ms": None, "samples_ms": []}
+    first, second = ladder_plot(changed).axes
+    assert len(first.patches) == len(record["rungs"]) - 1
+    assert len(second.patches) == len(record["left_out_alone"])
+    assert "out of luck" in [text.get_text() for text in first.texts]

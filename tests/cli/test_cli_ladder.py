@@ -1,0 +1,94 @@
+"""`flashmore bench ladder` and `flashmore speedups` as a user gives them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from flashmore.measuring.result import read_record
+from flashmore.speedups import CATALOGUE
+
+Call = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def small(names_file: Path) -> tuple[object, ...]:
+    sizes = ("--layers", 1, "--heads", 2, "--channels", 16, "--batch", 8, "--device", "cpu")
+    return ("bench", "ladder", names_file, *sizes, "--blocks", 2, "--speedups", "resident", "pack")
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmore.benchmark.ladder.BLOCK_SECONDS", 1e-3)
+
+
+def test_the_ladder_is_a_table_a_record_and_a_picture(
+    call: Call, small: tuple[object, ...], tmp_path: Path, plain: Callable[[str], bool]
+) -> None:
+    record, picture = tmp_path / "ladder.json", tmp_path / "ladder.png"
+    done = call(*small, "--leave-one-out", "--out", record, "--picture", picture)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for name in ("none", "resident", "pack", "without resident", "without pack"):
+        assert any(line.strip().startswith(name) for line in lines), done.stdout
+    assert "of the error budget" in done.stdout
+    assert "warning: too few samples: 2 blocks" in done.stdout
+    assert plain(done.stdout)
+    assert read_record(record)["kind"] == "ladder"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_is_the_record_and_nothing_else(process: Call, small: tuple[object, ...]) -> None:
+    done = process(*small, "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert [rung["name"] for rung in record["rungs"]] == ["none", "resident", "pack"]
+    wanted = {"name", "step_ms", "ratio", "first_step_seconds", "break_even_steps", "exactness"}
+    assert all(wanted <= rung.keys() for rung in record["rungs"])
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--attention", "flash"), "--attention flash"),
+        (("--dtype", "bfloat16"), "--dtype bfloat16"),
+        (("--optimizer", "muon"), "--optimizer muon"),
+        (("--schedule", "cosine"), "--schedule cosine"),
+        (("--blocks", "0"), "0"),
+        (("--seconds", "0"), "0.0"),
+        (("--speedups", "none"), "none"),
+        (("--speedups", "turbo"), "turbo"),
+        (("--speedups", "tf32"), "on cpu"),
+        (("--mode", "text"), "--mode text"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_refused(
+    words: tuple[str, ...], found: str, call: Call, small: tuple[object, ...], refusal: Callable[..., str]
+) -> None:
+    assert found in refusal(call(*small, *words), 2)
+
+
+def test_the_catalogue_is_a_table(call: Call, plain: Callable[[str], bool]) -> None:
+    done = call("speedups", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    for name, entry in CATALOGUE.items():
+        line = next(line for line in done.stdout.splitlines() if f" {name} " in line)
+        assert all(part in line for part in (entry.title, entry.exactness, entry.costs, entry.page))
+    assert "no: it works on cuda, and this run is on cpu" in done.stdout
+    assert plain(done.stdout)
+
+
+def test_the_catalogue_as_json_is_a_list_of_objects_named_first(process: Call) -> None:
+    done = process("speedups", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(done.stdout)
+    assert [entry["name"] for entry in entries] == list(CATALOGUE)
+    for entry in entries:
+        assert next(iter(entry)) == "name"
+        assert entry["works_here"] is (entry["why_not"] is None)
+    works = {entry["name"]: entry["works_here"] for entry in entries}
+    assert works["pack"]
+    assert not works["tf32"]

@@ -1,0 +1,101 @@
+"""The learning rate's course, and Muon: PyTorch's own, and ours for a graph."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flashmore.models.config import ModelConfig
+from flashmore.models.registry import build
+from flashmore.training.muon import MatrixGroups, muon_matrices, newton_schulz
+from flashmore.training.optimizers import MUON_MOMENTUM, learning_rate_share, optimizers_of
+from flashmore.training.recipe import Recipe
+
+CONFIG = ModelConfig("transformer", vocabulary_size=27, context=16, layers=2, heads=2, channels=16)
+
+
+def test_the_schedule_rises_and_falls() -> None:
+    recipe = Recipe(steps=100, warmup=10, schedule="cosine", lr_end=0.1)
+    shares = [learning_rate_share(step, recipe) for step in range(101)]
+    assert all(before < after for before, after in pairwise(shares[:11]))
+    assert all(before > after for before, after in pairwise(shares[10:]))
+    assert 0 < shares[0] < 0.1
+    assert shares[10] == 1
+    assert shares[55] == pytest.approx((1 + 0.1) / 2)  # halfway down the cosine
+    assert shares[100] == pytest.approx(0.1)
+    assert learning_rate_share(1000, recipe) == pytest.approx(0.1)
+
+
+def test_a_constant_learning_rate_stays_after_its_warm_up() -> None:
+    recipe = Recipe(steps=100, warmup=4, schedule="constant")
+    shares = [learning_rate_share(step, recipe) for step in range(100)]
+    assert shares[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert set(shares[4:]) == {1.0}
+    assert learning_rate_share(0, replace(recipe, warmup=0)) == 1
+
+
+def test_muon_is_for_the_matrices_of_the_blocks_and_adamw_for_the_rest() -> None:
+    model = build(CONFIG, 0)
+    chosen = muon_matrices(model)
+    assert set(chosen) == {name for name in chosen if name.startswith("blocks.") and name.endswith("weight")}
+    assert len(chosen) == 4 * CONFIG.layers
+    adamw, muon = optimizers_of(model, Recipe(optimizer="muon"), fused=True)
+    in_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    in_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert in_muon == {id(p) for p in chosen.values()}
+    assert in_adamw == {id(p) for p in model.parameters()} - in_muon
+    assert len(optimizers_of(model, Recipe(optimizer="adamw"), fused=True)) == 1
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 64), (64, 1)], ids=str)
+def test_newton_schulz_takes_singular_values_to_about_one(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, *shape, generator=generator)
+    found = newton_schulz(matrices)
+    values = torch.linalg.svdvals(found)
+    # Five steps of the quintic leave a band around 1, by design; the smallest of a square come up slowly.
+    assert values.max() < 1.3
+    assert values.median() == pytest.approx(1, abs=0.35)
+    assert values.min() > (0.05 if shape[0] == shape[1] else 0.5)
+    U, _, V = torch.linalg.svd(matrices, full_matrices=False)
+    cosine = nn.functional.cosine_similarity(found.flatten(1), (U @ V).flatten(1))
+    assert cosine.min() > 0.95
+
+
+def test_a_batch_of_matrices_is_each_by_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (16, 8), "b": (8, 16), "c": (16, 8)}
+    parts = [torch.randn(shape, generator=generator) for shape in shapes.values()]
+    together = MatrixGroups(shapes).orthogonal(torch.cat([part.flatten() for part in parts]))
+    alone = [newton_schulz(part[None])[0] * math.sqrt(max(1, part.size(0) / part.size(1))) for part in parts]
+    torch.testing.assert_close(together, torch.cat([part.flatten() for part in alone]))
+
+
+def test_muon_is_the_one_of_pytorch() -> None:
+    """Ours computes in float32 and theirs in bfloat16: the updates agree to its 8 bits of mantissa."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"wide": (16, 48), "tall": (64, 16), "square": (16, 16)}
+    lr, decay = 0.02, 0.1
+    theirs = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes.values()]
+    ours = torch.cat([p.detach().flatten() for p in theirs])
+    optimizer = torch.optim.Muon(theirs, lr=lr, weight_decay=decay, momentum=MUON_MOMENTUM)
+    groups, mean = MatrixGroups(shapes), torch.zeros_like(ours)
+    for _ in range(5):
+        gradients = [torch.randn(shape, generator=generator) for shape in shapes.values()]
+        before = ours.clone()
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        mean.lerp_(flat, 1 - MUON_MOMENTUM)
+        ours = ours * (1 - lr * decay) - lr * groups.orthogonal(flat.lerp(mean, MUON_MOMENTUM))
+        expected = torch.cat([p.detach().flatten() for p in theirs])
+        assert relative(ours - before, expected - before) < 0.02
+        ours = expected.clone()  # so that each update is compared by itself
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
