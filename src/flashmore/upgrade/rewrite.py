@@ -1,0 +1,196 @@
+"""From an emission to edits of the file: removed statements, new lines, a guard around both ways; and a diff."""
+
+import ast
+import difflib
+from collections.abc import Iterable, Sequence
+
+from flashmore.upgrade.emit import Emission
+from flashmore.upgrade.graph import Condition
+from flashmore.upgrade.nodes import Blocks, Stability
+from flashmore.upgrade.plan import Attention, Refuse
+from flashmore.upgrade.site import Edit, Site
+from flashmore.upgrade.text import Text
+from flashmore.upgrade.words import Words
+
+
+def apply(source: str, sites: Iterable[Site]) -> str:
+    """The source with the edits of the rewritten sites made."""
+    edits = sorted(
+        {edit for site in sites if site.verdict == "rewritten" for edit in site.edits},
+        key=lambda edit: (edit.start, edit.end),
+    )
+    result, at = [], 0
+    for edit in edits:
+        if edit.start < at:
+            continue
+        result += [source[at : edit.start], edit.text]
+        at = edit.end
+    return "".join([*result, source[at:]])
+
+
+def diff(source: str, changed: str, path: str) -> str:
+    """A unified diff that `git apply` takes, empty where nothing changed."""
+    name = path.replace("\\", "/").removeprefix("./")
+    lines = list(
+        difflib.unified_diff(
+            source.splitlines(keepends=True), changed.splitlines(keepends=True), f"a/{name}", f"b/{name}"
+        )
+    )
+    ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
+    return "".join(ended)
+
+
+class Rewriting:
+    """The edits of one attention, in its file."""
+
+    def __init__(self, found: Attention, emission: Emission, words: Words, blocks: Blocks) -> None:
+        self.found = found
+        self.emission = emission
+        self.words = words
+        self.text = words.text
+        self.blocks = blocks
+        self.guards = [condition for condition, _ in found.guards]
+
+    def statements(self) -> list[ast.stmt]:
+        """Every statement that the rewriting touches, and the condition's own."""
+        found = [self.found.final.statement, self.found.product.value.statement]
+        found += [value.statement for value in self.found.chain if value.node is not None]
+        found += [guard.statement for guard in self.guards if self._between(guard)]
+        unique: list[ast.stmt] = []
+        for each in found:
+            if each is not None and each not in unique:
+                unique.append(each)
+        return unique
+
+    def _between(self, guard: Condition) -> bool:
+        """Whether a guard's `if` stands between the two products."""
+        first, last = self.found.product.value.statement, self.found.final.statement
+        if guard.statement is None or first is None or last is None or guard.statement not in self.blocks.places:
+            return False
+        return first.lineno <= guard.statement.lineno <= last.lineno
+
+    def region(self) -> tuple[list[ast.stmt], int, int]:
+        """The block and the places in it that the rewriting spans."""
+        found = self.blocks.common(self.statements())
+        if found is None:
+            raise Refuse("the attention is spread over several functions")
+        return found
+
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits without a guard."""
+        result = list(self.emission.edits)
+        for statement in self._gone():
+            result = [each for each in result if not self._inside(each, statement)]
+            result.append(self._removal(statement))
+        for statement, lines in self.emission.setup:
+            start = self.text.whole_lines(statement)[0]
+            self._own_lines(statement)
+            indent = self.text.indent(statement)
+            at = next((each for each in result if each.start <= start < max(each.end, each.start + 1)), None)
+            block = "".join(f"{indent}{line}{self.text.newline}" for line in lines)
+            if at is not None:
+                result.remove(at)
+                result.append(Edit(at.start, at.end, block + at.text))
+            else:
+                result.append(Edit(start, start, block))
+        return tuple(sorted(result, key=lambda edit: (edit.start, edit.end)))
+
+    def _inside(self, edit: Edit, statement: ast.stmt) -> bool:
+        start, end = self.text.whole_lines(statement)
+        return start <= edit.start and edit.end <= end
+
+    def _gone(self) -> list[ast.stmt]:
+        """The outermost statements that fall away, guarded branches included."""
+        gone = set(self.emission.removed)
+        for guard in self.guards:
+            statement = guard.statement
+            if isinstance(statement, ast.If) and not statement.orelse and self._between(guard):
+                gone.add(statement)
+        changed = True
+        while changed:
+            changed = False
+            for statement in self.blocks.places:
+                if statement in gone or not isinstance(statement, ast.If):
+                    continue
+                if all(each in gone for each in (*statement.body, *statement.orelse)):
+                    gone.add(statement)
+                    changed = True
+        return [each for each in gone if self.blocks.places[each].parent not in gone]
+
+    def _removal(self, statement: ast.stmt) -> Edit:
+        self._own_lines(statement)
+        start, end = self.text.whole_lines(statement)
+        place = self.blocks.places[statement]
+        if all(each in self._gone_set for each in place.block):
+            if statement is place.block[0]:
+                return Edit(start, end, f"{self.text.indent(statement)}pass{self.text.newline}")
+        return Edit(start, end, "")
+
+    @property
+    def _gone_set(self) -> set[ast.stmt]:
+        return set(self._gone())
+
+    def _own_lines(self, statement: ast.stmt) -> None:
+        start, end = self.text.span(statement)
+        first, last = self.text.whole_lines(statement)
+        before, after = self.text.source[first:start], self.text.source[end:last].strip()
+        if before.strip() or (after and not after.startswith("#")):
+            raise Refuse("several statements share a line", "give each a line of its own")
+
+    def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
+        """The edits, and the guard around them: None where none is needed."""
+        edits = self.edits()
+        if not self.guards:
+            return edits, None
+        block, first, last = self.region()
+        test = self._guard(block[first])
+        for statement in block[first : last + 1]:
+            self._own_lines(statement)
+        start = self.text.whole_lines(block[first])[0]
+        end = self.text.whole_lines(block[last])[1]
+        old = self.text.source[start:end]
+        if _has_long_string(block[first : last + 1]):
+            raise Refuse("a text of several lines stands where a guard would have to indent it")
+        if any(edit.start < start or edit.end > end for edit in edits):
+            raise Refuse("the rewriting reaches beyond the guarded lines")
+        new = _edited(self.text.source, edits, start, end)
+        indent, line = self.text.indent(block[first]), self.text.newline
+        if old and not old.endswith(("\n", "\r")):
+            old += line
+        if new and not new.endswith(("\n", "\r")):
+            new += line
+        body = f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}"
+        return (Edit(start, end, body),), test
+
+    def _guard(self, first: ast.stmt) -> str:
+        stability = Stability(self.found.flow)
+        tests: list[str] = []
+        for condition, reason in self.found.guards:
+            if condition.node is None or not stability.holds(condition.node, first):
+                raise Refuse(f"on one branch {reason}, and that cannot be told beforehand")
+            text = self.words.condition(condition)
+            if " or " in text or " if " in text:
+                text = f"({text})"
+            if text not in tests:
+                tests.append(text)
+        return " and ".join(tests)
+
+
+def _edited(source: str, edits: Sequence[Edit], start: int, end: int) -> str:
+    result, at = [], start
+    for edit in edits:
+        result += [source[at : edit.start], edit.text]
+        at = edit.end
+    return "".join([*result, source[at:end]])
+
+
+def _deeper(text: str) -> str:
+    return "".join(f"    {line}" if line.strip() else line for line in text.splitlines(keepends=True))
+
+
+def _has_long_string(statements: Sequence[ast.stmt]) -> bool:
+    return any(
+        isinstance(node, (ast.Constant, ast.JoinedStr)) and node.lineno != node.end_lineno
+        for statement in statements
+        for node in ast.walk(statement)
+    )

@@ -1,0 +1,302 @@
+"""Shapes as far as the source tells them: one text a dimension, equal texts for equal sizes."""
+
+import re
+from collections.abc import Sequence
+
+from flashmore.upgrade.graph import Value, key, number
+from flashmore.upgrade.state import State
+
+Dims = list[str]
+_SAME = {
+    "float", "half", "bfloat16", "double", "to", "type", "type_as", "contiguous", "clone", "dropout", "identity",
+    "neg", "exp", "softmax", "sigmoid", "tanh", "relu", "gelu", "silu", "elu", "normalize", "masked_fill", "clamp",
+    "detach", "layer_norm", "rms_norm", "setitem", "requires_grad_", "log_softmax", "abs", "cuda", "cpu", "mul_",
+    "layer:LayerNorm", "layer:RMSNorm", "layer:GroupNorm", "layer:BatchNorm1d", "layer:BatchNorm2d",
+    "layer:BatchNorm3d", "layer:InstanceNorm2d", "layer:ReLU", "layer:GELU", "layer:SiLU", "layer:Tanh",
+    "layer:Sigmoid", "layer:LeakyReLU", "layer:ELU", "layer:PReLU", "layer:Softplus", "zeros_like", "ones_like",
+}  # fmt: skip
+_ELEMENTWISE = {"add", "sub", "mul", "div", "pow", "where", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"}
+_RANK_OF_CONV = {"layer:Conv1d": 3, "layer:Conv2d": 4, "layer:Conv3d": 5}
+
+
+def integers(values: Sequence[Value]) -> list[int] | None:
+    """Whole numbers, given one by one or as one tuple."""
+    if len(values) == 1 and values[0].op == "tuple":
+        values = values[0].args
+    found = [number(each) for each in values]
+    return [each for each in found if isinstance(each, int)] if all(isinstance(e, int) for e in found) else None
+
+
+def pattern_axes(side: str) -> list[str]:
+    """The axes of one side of an einops pattern: `"b (h d)"` has two."""
+    return re.findall(r"\([^)]*\)|\.\.\.|[A-Za-z_0-9]+", side)
+
+
+class Shapes:
+    """The shapes of a function's values."""
+
+    def __init__(self, state: State) -> None:
+        self.known: dict[Value, Dims | None] = {}
+        self.ranks = dict(state.ranks)
+        for value in state.values:
+            self._learn(value)
+
+    def _learn(self, value: Value) -> None:
+        """What an operation says about its argument."""
+        if value.op in ("permute", "attr:permute") and value.args[1:] and (order := integers(value.args[1:])):
+            self.ranks.setdefault(value.args[0], len(order))
+        if value.op == "transpose" and {2, 3} == set(integers(value.args[1:]) or ()):
+            self.ranks.setdefault(value.args[0], 4)  # more dimensions would not be transposed from the front
+        if value.op in ("rearrange", "einops.repeat") and len(value.args) > 1:
+            pattern = value.args[1].detail
+            if isinstance(pattern, str) and "->" in pattern and "..." not in pattern.split("->")[0]:
+                self.ranks.setdefault(value.args[0], len(pattern_axes(pattern.split("->")[0])))
+
+    def learn(self, value: Value, rank: int) -> None:
+        """Takes note of a tensor's rank."""
+        self.ranks[value] = rank
+        self.known.pop(value, None)
+
+    def rank(self, value: Value) -> int | None:
+        """How many dimensions a tensor has."""
+        dims = self.of(value)
+        return len(dims) if dims is not None else self.ranks.get(value)
+
+    def of(self, value: Value) -> Dims | None:
+        """The dimensions of a tensor, None where even their number is unknown."""
+        if value not in self.known:
+            self.known[value] = None  # for what is defined by itself, round a loop
+            dims = self._dims(value)
+            rank = self.ranks.get(value)
+            if dims is None and rank is not None:
+                dims = [f"{key(value)}#{index}" for index in range(rank)]
+            self.known[value] = dims
+        return self.known[value]
+
+    def size(self, value: Value) -> str:
+        """The text of a size."""
+        if value.op == "const":
+            return str(value.detail)
+        base, index = self._size_of(value)
+        if base is not None and index is not None:
+            dims = self.of(base)
+            if dims is not None and -len(dims) <= index < len(dims):
+                return dims[index]
+            return f"{key(base)}#{index}"
+        if value.op in ("mul", "floordiv") and len(value.args) == 2:
+            one, two = (self.size(each) for each in value.args)
+            return product([one, two]) if value.op == "mul" else quotient(one, two)
+        if value.op in ("py:int", "int") and value.args:
+            return self.size(value.args[0])
+        return key(value)
+
+    def _size_of(self, value: Value) -> tuple[Value | None, int | None]:
+        """The tensor and the dimension that a size is taken from."""
+        if value.op == "py:len" and value.args:
+            return value.args[0], 0
+        if value.op == "size" and len(value.args) == 2:
+            index = number(value.args[1])
+            return value.args[0], index if isinstance(index, int) else None
+        if value.op in ("item", "index") and value.args[0].op in ("attr:shape", "size"):
+            index = value.detail if value.op == "item" else number(value.args[1])
+            shape = value.args[0]
+            if len(shape.args) == 1:
+                return shape.args[0], index if isinstance(index, int) else None
+        return None, None
+
+    def _dims(self, value: Value) -> Dims | None:
+        op, args = value.op, value.args
+        if op in _SAME and args:
+            return self.of(args[0])
+        if op in _ELEMENTWISE:
+            return self._broadcast([self.of(each) for each in args if each.op != "const"])
+        if op in ("phi", "loop"):
+            return self._merged([self.of(each) for each in args if each.op != "missing"], value)
+        if op == "carried":
+            return self.of(args[0])
+        if op in ("layer:Linear", "linear", "layer:Embedding") and args:
+            dims = self.of(args[0])
+            own = [f"features:{key(value)}"]
+            return None if dims is None else (dims if op == "layer:Embedding" else dims[:-1]) + own
+        if op in _RANK_OF_CONV:
+            dims = self.of(args[0]) if args else None
+            first = [dims[0]] if dims else [f"{key(value)}#0"]
+            rest = [f"positions:{key(args[0]) if args else ''}#{i}" for i in range(2, _RANK_OF_CONV[op])]
+            return [*first, f"features:{key(value)}", *rest]
+        method = getattr(self, "_" + op.replace(":", "_").replace(".", "_"), None)
+        return method(value) if method is not None and args else None
+
+    def _broadcast(self, shapes: list[Dims | None]) -> Dims | None:
+        known = [each for each in shapes if each is not None]
+        return max(known, key=len) if known and len(known) == len(shapes) else known[0] if known else None
+
+    def _merged(self, shapes: list[Dims | None], value: Value) -> Dims | None:
+        known = [each for each in shapes if each is not None]
+        if not known or any(len(each) != len(known[0]) for each in known):
+            return None
+        names = [set(sizes) for sizes in zip(*known, strict=True)]
+        if len(known) < len(shapes):
+            return [f"{key(value)}#{index}" for index in range(len(names))]
+        return [
+            each.pop() if len(each) == 1 else f"{key(value)}#{index}" for index, each in enumerate(names)
+        ]
+
+    def _view(self, value: Value) -> Dims | None:
+        sizes = value.args[1:]
+        if len(sizes) == 1 and sizes[0].op == "tuple":
+            sizes = sizes[0].args
+        elif len(sizes) == 1 and sizes[0].op in ("add", "attr:shape", "size", "item", "param"):
+            return None
+        if any(each.op == "star" for each in sizes) or not sizes:
+            return None
+        return [f"rest:{key(value)}" if number(each) == -1 else self.size(each) for each in sizes]
+
+    _reshape = _view
+
+    def _swapped(self, value: Value, one: int, two: int) -> Dims | None:
+        dims = self.of(value)
+        if dims is None or not (-len(dims) <= one < len(dims) and -len(dims) <= two < len(dims)):
+            return None
+        dims = list(dims)
+        dims[one], dims[two] = dims[two], dims[one]
+        return dims
+
+    def _transpose(self, value: Value) -> Dims | None:
+        order = integers(value.args[1:])
+        return self._swapped(value.args[0], *order) if order and len(order) == 2 else None
+
+    _swapaxes = _swapdims = _transpose
+
+    def _attr_mT(self, value: Value) -> Dims | None:  # noqa: N802 - named for the attribute
+        return self._swapped(value.args[0], -1, -2)
+
+    def _t(self, value: Value) -> Dims | None:
+        return self._swapped(value.args[0], 0, 1) if self.rank(value.args[0]) == 2 else None
+
+    _attr_T = _t  # noqa: N815
+
+    def _permute(self, value: Value) -> Dims | None:
+        order, dims = integers(value.args[1:]), self.of(value.args[0])
+        if not order or dims is None or sorted(each % len(dims) for each in order) != list(range(len(dims))):
+            return None
+        return [dims[each] for each in order]
+
+    def _unsqueeze(self, value: Value) -> Dims | None:
+        dims, at = self.of(value.args[0]), number(value.args[1]) if len(value.args) > 1 else None
+        if dims is None or not isinstance(at, int):
+            return None
+        at = at if at >= 0 else at + len(dims) + 1
+        return [*dims[:at], "1", *dims[at:]]
+
+    def _index(self, value: Value) -> Dims | None:
+        dims = self.of(value.args[0])
+        index = value.args[1]
+        parts = index.args if index.op == "tuple" else (index,)
+        if dims is None or any(each.op not in ("slice", "const", "neg") for each in parts):
+            return None
+        result, position = [], 0
+        for part in parts:
+            if part.op == "const" and part.detail is None:
+                result.append("1")
+            elif part.op == "const" and part.detail is Ellipsis:
+                rest = len(dims) - sum(e.op == "slice" or isinstance(number(e), int) for e in parts)
+                result.extend(dims[position : position + rest])
+                position += rest
+            elif position < len(dims):
+                if part.op == "slice":
+                    result.append(self._sliced(dims[position], part))
+                position += 1
+        return result + dims[position:]
+
+    def _sliced(self, size: str, part: Value) -> str:
+        if all(each.op == "const" and each.detail is None for each in part.args):
+            return size
+        start, stop, step = part.args
+        if number(start) in (None, 0) and start.op == "const" and number(step) is None:
+            return self.size(stop)
+        return f"sliced:{key(part)}:{size}"
+
+    def _item(self, value: Value) -> Dims | None:
+        """One of the pieces of chunk, split or unbind."""
+        whole = value.args[0]
+        dims = self.of(whole.args[0]) if whole.args else None
+        if dims is None:
+            return None
+        if whole.op == "unbind":
+            at = number(whole.get(1, "dim"))
+            at = at if isinstance(at, int) else 0
+            return [each for index, each in enumerate(dims) if index != at % len(dims)]
+        if whole.op in ("chunk", "split", "tensor_split"):
+            at = number(whole.get(2, "dim"))
+            at = at if isinstance(at, int) else 0
+            if not -len(dims) <= at < len(dims):
+                return None
+            dims = list(dims)
+            dims[at] = f"part:{key(whole)}"
+            return dims
+        if whole.op in ("view", "reshape", "permute", "transpose", "rearrange"):
+            inner = self.of(whole)
+            return inner[1:] if inner else None
+        return None
+
+    def _rearrange(self, value: Value) -> Dims | None:
+        pattern = value.args[1].detail if len(value.args) > 1 else None
+        if not isinstance(pattern, str) or "->" not in pattern or "..." in pattern:
+            return None
+        left, right = (pattern_axes(side) for side in pattern.split("->"))
+        dims = self.of(value.args[0])
+        names = {name: self.size(size) for name, size in value.named.items()}
+        if dims is not None and len(dims) == len(left):
+            names.update({a: d for a, d in zip(left, dims, strict=True) if not a.startswith("(")})
+        own = key(value.args[0])
+        return [_axis(each, names, own) for each in right]
+
+    _einops_repeat = _rearrange
+
+    def _flatten(self, value: Value) -> Dims | None:
+        dims = self.of(value.args[0])
+        start, end = number(value.get(1, "start_dim")), number(value.get(2, "end_dim"))
+        if dims is None:
+            return None
+        first = start % len(dims) if isinstance(start, int) else 0
+        last = end % len(dims) if isinstance(end, int) else len(dims) - 1
+        return [*dims[:first], product(dims[first : last + 1]), *dims[last + 1 :]]
+
+    def _matmul(self, value: Value) -> Dims | None:
+        left, right = (self.of(each) for each in value.args[:2])
+        if left is None or right is None or len(left) < 2 or len(right) < 2:
+            return None
+        batch = max(left[:-2], right[:-2], key=len)
+        return [*batch, left[-2], right[-1]]
+
+    _bmm = _mm = _matmul
+
+    def _cat(self, value: Value) -> Dims | None:
+        parts = value.args[0]
+        first = self.of(parts.args[0]) if parts.op == "tuple" and parts.args else None
+        at = number(value.get(1, "dim"))
+        if first is None:
+            return None
+        at = at if isinstance(at, int) else 0
+        return [f"cat:{key(value)}" if i == at % len(first) else each for i, each in enumerate(first)]
+
+
+def _axis(text: str, names: dict[str, str], own: str) -> str:
+    if text.startswith("("):
+        return product([_axis(each, names, own) for each in text[1:-1].split()])
+    return text if text == "1" else names.get(text, f"{own}:{text}")
+
+
+def product(sizes: Sequence[str]) -> str:
+    """The text of a product of sizes."""
+    parts = sorted(part for size in sizes for part in size.split("*") if part != "1")
+    return "*".join(parts) or "1"
+
+
+def quotient(whole: str, part: str) -> str:
+    """The text of a size divided by another."""
+    parts = whole.split("*")
+    if part in parts and len(parts) > 1:
+        parts.remove(part)
+        return "*".join(parts)
+    return f"({whole}//{part})"

@@ -1,0 +1,63 @@
+"""Positions in a source text: what `ast` calls line and column, as offsets of characters.
+
+The search reads Python with the standard `ast`, not with LibCST: it parses every syntax of the Python that runs
+it, its nodes carry exact spans, and an edit of characters leaves every other character as it was.
+"""
+
+import ast
+
+_COORDINATES = ("lineno", "col_offset", "end_lineno", "end_col_offset")
+
+
+class Text:
+    """A decoded source and the spans of its syntax tree."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines = source.splitlines(keepends=True) if "\f" not in source else _lines(source)
+        self.starts = [0]
+        for line in self.lines:
+            self.starts.append(self.starts[-1] + len(line))
+
+    def offset(self, line: int, column: int) -> int:
+        """The character offset of a line (from 1) and a column in UTF-8 bytes, as `ast` counts them."""
+        text = self.lines[line - 1] if line <= len(self.lines) else ""
+        if text.isascii():
+            return self.starts[line - 1] + column
+        return self.starts[line - 1] + len(text.encode()[:column].decode(errors="ignore"))
+
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        """Where a node starts and ends."""
+        line, column, end_line, end_column = (getattr(node, name) for name in _COORDINATES)
+        return self.offset(line, column), self.offset(end_line, end_column)
+
+    def of(self, node: ast.AST) -> str:
+        """The node as the user wrote it."""
+        start, end = self.span(node)
+        return self.source[start:end]
+
+    def whole_lines(self, node: ast.AST) -> tuple[int, int]:
+        """The span of all lines that a node touches, line ends included."""
+        return self.starts[node.lineno - 1], self.starts[node.end_lineno]  # type: ignore[attr-defined]
+
+    def indent(self, node: ast.AST) -> str:
+        """The white space in front of the line that a node starts in."""
+        line = self.lines[node.lineno - 1]  # type: ignore[attr-defined]
+        return line[: len(line) - len(line.lstrip(" \t\f"))]
+
+    @property
+    def newline(self) -> str:
+        """The line end that the file uses."""
+        first = self.lines[0] if self.lines else ""
+        return "\r\n" if first.endswith("\r\n") else "\r" if first.endswith("\r") else "\n"
+
+
+def _lines(source: str) -> list[str]:
+    """Lines as Python counts them: a form feed ends none."""
+    result, rest = [], source
+    while rest:
+        cut = min((at for at in (rest.find("\n"), rest.find("\r")) if at >= 0), default=len(rest) - 1)
+        cut += 1 if rest[cut : cut + 2] == "\r\n" else 0
+        result.append(rest[: cut + 1])
+        rest = rest[cut + 1 :]
+    return result
