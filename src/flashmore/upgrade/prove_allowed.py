@@ -35,15 +35,15 @@ BARE = frozenset(("einsum", "rearrange", "repeat", "reduce", "pack", "unpack"))
 """What `from einops import …` and `from torch import einsum` bring; a fragment may use them as they are."""
 
 _FUNCTIONS = _words("""
-     softmax dropout matmul bmm baddbmm einsum where masked_fill cat stack split chunk unbind
-     transpose permute   reshape flatten squeeze unsqueeze movedim swapaxes tril triu tril_indices
-     triu_indices arange zeros   ones full empty zeros_like ones_like full_like eye linspace finfo
-     iinfo sqrt rsqrt exp log log2 pow abs neg   sign add sub mul div true_divide multiply divide
-     addcmul clamp clip minimum maximum max min amax amin sum mean   square logical_not logical_and
-     logical_or logical_xor eq ne lt le gt ge isfinite isinf isnan nan_to_num   cumsum outer dot mm
-     mv addmm broadcast_to broadcast_tensors repeat_interleave roll index_select gather   tensor
-     scalar_tensor is_tensor is_floating_point sigmoid tanh relu norm narrow select flip numel
-     logsumexp tensordot diagonal diag meshgrid any all
+    softmax dropout matmul bmm baddbmm einsum where masked_fill cat stack split chunk unbind
+    transpose permute reshape flatten squeeze unsqueeze movedim swapaxes tril triu tril_indices
+    triu_indices arange zeros ones full empty zeros_like ones_like full_like eye linspace finfo
+    iinfo sqrt rsqrt exp log log2 pow abs neg sign add sub mul div true_divide multiply divide
+    addcmul clamp clip minimum maximum max min amax amin sum mean square logical_not logical_and
+    logical_or logical_xor eq ne lt le gt ge isfinite isinf isnan nan_to_num cumsum outer dot mm
+    mv addmm broadcast_to broadcast_tensors repeat_interleave roll index_select gather tensor
+    scalar_tensor is_tensor is_floating_point sigmoid tanh relu norm narrow select flip numel
+    logsumexp tensordot diagonal diag meshgrid any all
 """)
 _TYPES = _words("""
     float float16 float32 float64 double half bfloat16 bool int int8 int16 int32 int64 long uint8 inf pi nan
@@ -54,13 +54,13 @@ _FUNCTIONAL = _words("""
     layer_norm rms_norm one_hot log_softmax unfold
 """)
 _METHODS = _words("""
-     T mT H shape ndim dtype device is_cuda requires_grad size dim numel stride view view_as
-     reshape   reshape_as expand expand_as contiguous clone type type_as to float double half
-     bfloat16 bool int long   transpose_ masked_fill_ mul_ div_ add_ sub_ pow_ copy_ fill_ clamp_
-     clamp_min clamp_max neg_ exp_ sqrt_   unsqueeze_ squeeze_ softmax repeat tile unflatten
-     masked_scatter new_zeros new_ones new_full new_empty   new_tensor fill_diagonal_ item detach
-     index_fill swapdims adjoint unfold is_contiguous   logical_not_ bitwise_not tril_ triu_ zero_
-     data   p training min max eps tiny smallest_normal append
+    T mT H shape ndim dtype device is_cuda requires_grad size dim numel stride view view_as
+    reshape reshape_as expand expand_as contiguous clone type type_as to float double half
+    bfloat16 bool int long transpose_ masked_fill_ mul_ div_ add_ sub_ pow_ copy_ fill_ clamp_
+    clamp_min clamp_max neg_ exp_ sqrt_ unsqueeze_ squeeze_ softmax repeat tile unflatten
+    masked_scatter new_zeros new_ones new_full new_empty new_tensor fill_diagonal_ item detach
+    index_fill swapdims adjoint unfold is_contiguous logical_not_ bitwise_not tril_ triu_ zero_
+    data p training min max eps tiny smallest_normal append
 """)
 
 DOTTED = frozenset(

@@ -52,6 +52,11 @@ class Proof:
     """The first thing that speaks against it; None for a proof."""
     seconds: float = 0.0
 
+    @property
+    def refuted(self) -> bool:
+        """Whether a case was found in which the rewrite computes something else."""
+        return self.count("differs") > 0
+
     def count(self, result: Result) -> int:
         """How many cases ended so."""
         return sum(case.result == result for case in self.cases)
