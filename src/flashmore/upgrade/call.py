@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flashmore.upgrade.attributes import Attribute, Kind
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.nodes import Stability, operand
-from flashmore.upgrade.patterns.products import MORE, moved, product_of
+from flashmore.upgrade.patterns.products import MORE, moved
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Letters, Operand, Refuse
 from flashmore.upgrade.words import Words, atom, factor, reordered
@@ -32,6 +32,7 @@ class Pieces:
         self.stability = Stability(found.flow)
         self.at = _statement(found.final)
         self.hoisted: list[tuple[str, ast.expr]] = []
+        self.emitted: list[ast.expr] = []
 
     def read(self, node: ast.expr | None, what: str) -> str:
         """The text of an expression that is read again where the call stands."""
@@ -39,6 +40,7 @@ class Pieces:
             raise Refuse(f"{what} is made inside a helper", "write it into this function")
         if not self.stability.holds(node, self.at):
             raise Refuse(f"{what} changes its meaning before the values are multiplied")
+        self.emitted.append(node)
         return self.words.flat(node)
 
     def peeled(self, which: Operand, owner: Value) -> tuple[ast.expr, Letters]:
@@ -67,6 +69,7 @@ class Pieces:
         return done
 
     def _stable(self, node: ast.expr, which: Operand) -> str:
+        self.emitted.append(node)
         if self.stability.holds(node, self.at):
             return self.words.flat(node)
         name = {id(self.found.q): "query", id(self.found.k): "key"}.get(id(which), "value")
@@ -208,8 +211,6 @@ class Pieces:
     def _functional_dropout(self, value: Value) -> str | None:
         if value.inner or not isinstance(value.node, ast.Call):
             raise Refuse("dropout runs inside a helper", "write it into this function")
-        if value.named.get("inplace") is not None and value.named["inplace"].detail is not False:
-            pass  # in place or not, the weights are read once
         p, training = value.get(1, "p"), value.get(2, "training") or value.named.get("train")
         p_text = "0.5" if p is None else self.read(operand(self.flow, value.node, p), "the dropout rate")
         if training is None or training.op == "const" and training.detail is True:
@@ -244,8 +245,3 @@ def _before(value: Value, letters: Letters) -> Letters | None:
 def _statement(value: Value) -> ast.stmt:
     assert value.statement is not None
     return value.statement
-
-
-def is_product(value: Value, found: Attention) -> bool:
-    """Whether a value is a product at all."""
-    return product_of(value, found.shapes) is not None

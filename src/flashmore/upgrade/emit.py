@@ -18,7 +18,7 @@ from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Refuse
 from flashmore.upgrade.site import Edit
-from flashmore.upgrade.words import Words, atom, call, factor, fresh, reordered
+from flashmore.upgrade.words import Words, atom, call, factor, fresh, is_atom, reordered
 
 
 @dataclass
@@ -34,9 +34,17 @@ class Emission:
 
 
 class Emitter:
-    """Writes the edits of one attention."""
+    """Writes the edits of one attention.
 
-    def __init__(self, found: Attention, words: Words, blocks: Blocks) -> None:
+    Args:
+        found: the attention.
+        words: the texts.
+        blocks: where statements stand.
+        extracted: whether it is written for a proof, where torch has its own names.
+    """
+
+    def __init__(self, found: Attention, words: Words, blocks: Blocks, extracted: bool = False) -> None:
+        self.extracted = extracted
         self.found = found
         self.words = words
         self.text = words.text
@@ -96,7 +104,19 @@ class Emitter:
             self.result.rule = "plain"
         self._remove_chain()
         self._write_call(q, arguments, scale)
+        self._check_needed()
         return self.result
+
+    def _check_needed(self) -> None:
+        """What falls away must not make a name that the call reads."""
+        made = {
+            self.flow.after[each].get(target.id)
+            for each in self.result.removed
+            for target in getattr(each, "targets", [])
+            if isinstance(target, ast.Name)
+        }
+        if any(self.flow.seen.get(name) in made for node in self.pieces.emitted for name in _names(node)):
+            raise Refuse("a statement makes both the scores and what else is needed")
 
     def _query(self, scale: Scale) -> str:
         q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
@@ -115,16 +135,25 @@ class Emitter:
         found = kinds(fills)
         if len(found) > 1:
             raise Refuse("some masks are filled with -inf and some with a finite number")
+        value = fills[0].term.other
+        assert value is not None
         if found == {FINITE}:
-            return self._rows(kept, when, q)
+            return self._rows(kept, when, q, value)
         self.result.assumptions.append("rows whose keys are all hidden are NaN today, and may become zeros")
+        kept = self._lifted_mask(kept, value)
         return q, kept if when is None else f"{kept} if {when} else None"
 
-    def _rows(self, kept: str, when: str | None, q: str) -> tuple[str, str]:
+    def _lifted_mask(self, text: str, value: Value) -> str:
+        """A mask of three dimensions, as wide as the lifted tensors: the kernels take two or four."""
+        if self.found.shapes.rank(value) == 3 and len(self.found.batch) == 1 and MORE not in self.found.batch:
+            return f"{atom(text)}.unsqueeze(0)"
+        return text
+
+    def _rows(self, kept: str, when: str | None, q: str, value: Value) -> tuple[str, str]:
         """A finite fill: a row that keeps no key attends to all keys alike, whatever q and k are."""
         mask, row, query = (fresh(each, self.taken) for each in ("keep", "some", "query"))
         lines = [f"{mask} = {kept}", f"{row} = {mask}.any(dim=-1, keepdim=True)  # a row that keeps no key is even"]
-        lines += [f"{query} = {atom(q)}.masked_fill(~{row}, 0)", f"{mask} = {mask} | ~{row}"]
+        lines += [f"{query} = {atom(q)}.masked_fill(~{row}, 0)", f"{mask} = {self._lifted_mask(f'{mask} | ~{row}', value)}"]
         if when is not None:
             lines = [f"{query}, {mask} = {q}, None", f"if {when}:", *("    " + each for each in lines)]
         self.result.setup.append((self.pieces.at, lines))
@@ -136,11 +165,12 @@ class Emitter:
         node = operand(self.flow, term.value.node, term.other)
         if node is None or not self.pieces.stability.holds(node, self.pieces.at, step.condition):
             raise Refuse("a bias changes its meaning before the values are multiplied")
+        self.pieces.emitted.append(node)
         text = self.words.flat(node)
         if term.detail == ("-",):
             text = f"-{atom(text)}"
         when = test(step, self.pieces)
-        clamped = self.clamped(text, term.other)
+        clamped = self._lifted_mask(self.clamped(text, term.other), term.other)
         if when is None:
             return clamped
         return f"{clamped} if {when} else None"
@@ -149,7 +179,7 @@ class Emitter:
         """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
         if not from_caller(value):
             return text
-        torch = self.flow.module.spelling("torch")
+        torch = "torch" if self.extracted else self.flow.module.spelling("torch")
         lowest = f"{torch}.finfo({torch}.bfloat16).min" if torch else "-3.3895313892515355e38"
         return f"{atom(text)}.clamp(min={lowest})"
 
@@ -288,12 +318,13 @@ class Emitter:
             if found is None:
                 raise Refuse("the product's operands cannot be told apart in the source")
             letters = product.letters[side]
-            at = letters.index(letter)
-            if MORE in letters:
-                index = f"..., :0{', :' * (len(letters) - 1 - at)}"
+            behind = len(letters) - 1 - letters.index(letter)
+            index = f"[..., :0{', :' * behind}]"
+            end = self.text.span(found)[1]
+            if not is_atom(found) and self.text.source[end : end + 1] == ")":
+                self._insert(end + 1, index)
             else:
-                index = ", ".join([*([":"] * at), ":0"]) if at < len(letters) - 1 else "..., :0"
-            self._replace(found, f"{atom(self.words.of(found))}[{index}]")
+                self._replace(found, atom(self.words.of(found)) + index)
 
     def _unwrap(self) -> set[ast.stmt]:
         """Softmax, dropout, casts and transpositions of the weights give back what they were given."""
@@ -342,7 +373,7 @@ class Emitter:
         node: ast.expr | None = statement.value
         values = {term.value: term for term in self.found.weights.walk()}
         while node is not None and (term := values.get(self.flow.seen.get(node))) is not None:  # type: ignore[arg-type]
-            if term.kind in ("phi", "same") and not term.value.inner:
+            if isinstance(node, ast.Name) or term.kind in ("phi", "same") and not term.value.inner:
                 break
             weights.add(node)
             node = operand(self.flow, node, self._input_of(term))
@@ -380,6 +411,9 @@ class Emitter:
         start, end = self.text.span(node)
         self.result.edits.append(Edit(start, end, text))
 
+    def _insert(self, at: int, text: str) -> None:
+        self.result.edits.append(Edit(at, at, text))
+
     # the call
 
     def _write_call(self, q: str, arguments: list[str], scale: Scale) -> None:
@@ -408,6 +442,8 @@ class Emitter:
             self.result.setup.append((statement, lines))
 
     def _function(self) -> str:
+        if self.extracted:
+            return "F.scaled_dot_product_attention"
         found = self.flow.module.spelling(SDPA)
         if found is None or found.split(".")[0] in self.flow.before.get(self.pieces.at, {}):
             raise Refuse(
@@ -437,6 +473,10 @@ class Emitter:
                 if self.text.source[end - 4 : end] == "view":
                     self.result.edits.append(Edit(end - 4, end, "reshape"))
         return text
+
+
+def _names(node: ast.expr) -> list[ast.Name]:
+    return [each for each in ast.walk(node) if isinstance(each, ast.Name)]
 
 
 def _conditions(term: Term) -> dict[Term, object] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from flashmore.upgrade.emit import Emitter
 from flashmore.upgrade.escape import Escape
 from flashmore.upgrade.flow import Flow
+from flashmore.upgrade.fragment import fragment
 from flashmore.upgrade.graph import TooDeep, Value
 from flashmore.upgrade.module import Class, Function, Module
 from flashmore.upgrade.nodes import Blocks
@@ -180,7 +181,7 @@ class Search:
         return Site(
             self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
             "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule, edits=edits,
-            assumptions=tuple(emission.assumptions),
+            assumptions=tuple(emission.assumptions), fragment=fragment(found, self.text, self.blocks),
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:

@@ -80,6 +80,7 @@ def _read(node: ast.expr | None, step: Step, pieces: Pieces) -> str:
         raise Refuse("a mask is made inside a helper")
     if not pieces.stability.holds(node, pieces.at, step.condition):
         raise Refuse("a mask changes its meaning before the values are multiplied")
+    pieces.emitted.append(node)
     return pieces.words.flat(node)
 
 
@@ -104,6 +105,7 @@ def test(step: Step, pieces: Pieces) -> str | None:
     stable = pieces.stability.holds(condition.node, pieces.at)
     if not stable and not _still_given(condition, pieces):
         raise Refuse("what decides about a mask changes its meaning before the values are multiplied")
+    pieces.emitted.append(condition.node)
     return pieces.words.condition(condition)
 
 

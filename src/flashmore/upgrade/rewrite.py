@@ -33,7 +33,7 @@ def diff(source: str, changed: str, path: str) -> str:
     name = path.replace("\\", "/").removeprefix("./")
     lines = list(
         difflib.unified_diff(
-            source.splitlines(keepends=True), changed.splitlines(keepends=True), f"a/{name}", f"b/{name}"
+            Text(source).lines, Text(changed).lines, f"a/{name}", f"b/{name}"
         )
     )
     ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
@@ -79,9 +79,9 @@ class Rewriting:
     def edits(self) -> tuple[Edit, ...]:
         """The edits without a guard."""
         result = list(self.emission.edits)
-        for statement in self._gone():
-            result = [each for each in result if not self._inside(each, statement)]
-            result.append(self._removal(statement))
+        for removal in self._removals():
+            result = [each for each in result if not (removal.start <= each.start and each.end <= removal.end)]
+            result.append(removal)
         for statement, lines in self.emission.setup:
             start = self.text.whole_lines(statement)[0]
             self._own_lines(statement)
@@ -94,10 +94,6 @@ class Rewriting:
             else:
                 result.append(Edit(start, start, block))
         return tuple(sorted(result, key=lambda edit: (edit.start, edit.end)))
-
-    def _inside(self, edit: Edit, statement: ast.stmt) -> bool:
-        start, end = self.text.whole_lines(statement)
-        return start <= edit.start and edit.end <= end
 
     def _gone(self) -> list[ast.stmt]:
         """The outermost statements that fall away, guarded branches included."""
@@ -117,18 +113,55 @@ class Rewriting:
                     changed = True
         return [each for each in gone if self.blocks.places[each].parent not in gone]
 
-    def _removal(self, statement: ast.stmt) -> Edit:
-        self._own_lines(statement)
+    def _removals(self) -> list[Edit]:
+        """The spans that fall away, without leaving empty lines side by side or an `else` with nothing in it."""
+        gone = self._gone()
+        spans = []
+        for statement in gone:
+            self._own_lines(statement)
+            spans.append((*self._lines_of(statement, set(gone)), self._stand_in(statement, set(gone))))
+        merged: list[tuple[int, int, str]] = []
+        for start, end, text in sorted(spans):
+            if merged and not text and not merged[-1][2] and self._blank(merged[-1][1], start):
+                merged[-1] = (merged[-1][0], end, "")
+            else:
+                merged.append((start, end, text))
+        return [Edit(start, end if text else self._after_blanks(start, end), text) for start, end, text in merged]
+
+    def _lines_of(self, statement: ast.stmt, gone: set[ast.stmt]) -> tuple[int, int]:
         start, end = self.text.whole_lines(statement)
         place = self.blocks.places[statement]
-        if all(each in self._gone_set for each in place.block):
-            if statement is place.block[0]:
-                return Edit(start, end, f"{self.text.indent(statement)}pass{self.text.newline}")
-        return Edit(start, end, "")
+        parent = place.parent
+        if isinstance(parent, ast.If) and place.block is parent.orelse and all(each in gone for each in place.block):
+            is_elif = self.text.source[start:end].lstrip().startswith("elif")
+            if statement is place.block[0] and not is_elif:
+                start = self.text.whole_lines(parent.body[-1])[1]
+        return start, end
 
-    @property
-    def _gone_set(self) -> set[ast.stmt]:
-        return set(self._gone())
+    def _stand_in(self, statement: ast.stmt, gone: set[ast.stmt]) -> str:
+        """`pass`, where a block would be left empty."""
+        place = self.blocks.places[statement]
+        parent = place.parent
+        if any(each not in gone for each in place.block) or statement is not place.block[0]:
+            return ""
+        if isinstance(parent, ast.If) and place.block is parent.orelse:
+            return ""
+        return f"{self.text.indent(statement)}pass{self.text.newline}"
+
+    def _blank(self, start: int, end: int) -> bool:
+        return start <= end and not self.text.source[start:end].strip()
+
+    def _after_blanks(self, start: int, end: int) -> int:
+        """Where the empty lines end that follow a removal, if one stands before it too."""
+        line = self.text.offset_line(start)
+        before = self.text.lines[line - 1].strip() if line > 0 else ""
+        if before and not before.endswith(":") or line == 0:
+            return end
+        at = self.text.offset_line(end)
+        while at < len(self.text.lines) and not self.text.lines[at].strip():
+            end += len(self.text.lines[at])
+            at += 1
+        return end
 
     def _own_lines(self, statement: ast.stmt) -> None:
         start, end = self.text.span(statement)
@@ -185,7 +218,7 @@ def _edited(source: str, edits: Sequence[Edit], start: int, end: int) -> str:
 
 
 def _deeper(text: str) -> str:
-    return "".join(f"    {line}" if line.strip() else line for line in text.splitlines(keepends=True))
+    return "".join(f"    {line}" if line.strip() else line for line in Text(text).lines)
 
 
 def _has_long_string(statements: Sequence[ast.stmt]) -> bool:

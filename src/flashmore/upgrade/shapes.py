@@ -10,7 +10,7 @@ Dims = list[str]
 _SAME = {
     "float", "half", "bfloat16", "double", "to", "type", "type_as", "contiguous", "clone", "dropout", "identity",
     "neg", "exp", "softmax", "sigmoid", "tanh", "relu", "gelu", "silu", "elu", "normalize", "masked_fill", "clamp",
-    "detach", "layer_norm", "rms_norm", "setitem", "requires_grad_", "log_softmax", "abs", "cuda", "cpu", "mul_",
+    "detach", "layer_norm", "rms_norm", "setitem", "requires_grad_", "log_softmax", "abs", "invert", "logical_not", "bool", "cuda", "cpu", "mul_",
     "layer:LayerNorm", "layer:RMSNorm", "layer:GroupNorm", "layer:BatchNorm1d", "layer:BatchNorm2d",
     "layer:BatchNorm3d", "layer:InstanceNorm2d", "layer:ReLU", "layer:GELU", "layer:SiLU", "layer:Tanh",
     "layer:Sigmoid", "layer:LeakyReLU", "layer:ELU", "layer:PReLU", "layer:Softplus", "zeros_like", "ones_like",
@@ -69,7 +69,7 @@ class Shapes:
             dims = self._dims(value)
             rank = self.ranks.get(value)
             if dims is None and rank is not None:
-                dims = [f"{key(value)}#{index}" for index in range(rank)]
+                dims = [_unknown(value, index, rank) for index in range(rank)]
             self.known[value] = dims
         return self.known[value]
 
@@ -279,6 +279,22 @@ class Shapes:
             return None
         at = at if isinstance(at, int) else 0
         return [f"cat:{key(value)}" if i == at % len(first) else each for i, each in enumerate(first)]
+
+
+def _unknown(value: Value, index: int, rank: int) -> str:
+    """The name of a dimension that nothing is known of: that of the tensor which it comes from."""
+    while value.args:
+        whole = value.args[0]
+        if value.op in _SAME or value.op in ("layer:Linear", "linear") and index != rank - 1:
+            value = whole
+        elif value.op == "item" and whole.op in ("chunk", "split", "tensor_split") and whole.args:
+            at = number(whole.get(2, "dim"))
+            if not isinstance(at, int) or at % rank == index:
+                break
+            value = whole.args[0]
+        else:
+            break
+    return f"{key(value)}#{index}"
 
 
 def _axis(text: str, names: dict[str, str], own: str) -> str:

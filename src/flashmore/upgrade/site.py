@@ -88,3 +88,22 @@ class NotParsed:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A file that was searched.
+
+    Args:
+        path: the file.
+        source: its text, line ends as they are, without a byte-order mark; the edits' offsets count in it.
+        data: its bytes when it was read.
+        encoding: how the bytes become the text, "utf-8-sig" with a byte-order mark.
+        sites: what was found.
+    """
+
+    path: str
+    source: str
+    data: bytes
+    encoding: str
+    sites: tuple[Site, ...]

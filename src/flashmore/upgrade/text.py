@@ -5,7 +5,10 @@ it, its nodes carry exact spans, and an edit of characters leaves every other ch
 """
 
 import ast
+import re
+from bisect import bisect_right
 
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as Python counts lines: str.splitlines() finds more
 _COORDINATES = ("lineno", "col_offset", "end_lineno", "end_col_offset")
 
 
@@ -14,7 +17,7 @@ class Text:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.lines = source.splitlines(keepends=True) if "\f" not in source else _lines(source)
+        self.lines = _LINE.findall(source)
         self.starts = [0]
         for line in self.lines:
             self.starts.append(self.starts[-1] + len(line))
@@ -40,6 +43,10 @@ class Text:
         """The span of all lines that a node touches, line ends included."""
         return self.starts[node.lineno - 1], self.starts[node.end_lineno]  # type: ignore[attr-defined]
 
+    def offset_line(self, offset: int) -> int:
+        """The index of the line that starts at, or holds, an offset."""
+        return bisect_right(self.starts, offset) - 1
+
     def indent(self, node: ast.AST) -> str:
         """The white space in front of the line that a node starts in."""
         line = self.lines[node.lineno - 1]  # type: ignore[attr-defined]
@@ -51,13 +58,3 @@ class Text:
         first = self.lines[0] if self.lines else ""
         return "\r\n" if first.endswith("\r\n") else "\r" if first.endswith("\r") else "\n"
 
-
-def _lines(source: str) -> list[str]:
-    """Lines as Python counts them: a form feed ends none."""
-    result, rest = [], source
-    while rest:
-        cut = min((at for at in (rest.find("\n"), rest.find("\r")) if at >= 0), default=len(rest) - 1)
-        cut += 1 if rest[cut : cut + 2] == "\r\n" else 0
-        result.append(rest[: cut + 1])
-        rest = rest[cut + 1 :]
-    return result

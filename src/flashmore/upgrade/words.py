@@ -59,6 +59,8 @@ class Words:
         """A condition as Python."""
         if condition.node is None:
             raise Refuse("a condition inside a helper decides what the attention does")
+        if condition.node in self.names:
+            return self.names[condition.node] if condition.holds else f"not {self.names[condition.node]}"
         return positive(self.flat(condition.node), condition.node, condition.holds)
 
 
