@@ -16,7 +16,7 @@ REFUSED = (
     "[c for c in ().__class__.__bases__]", "'{0.__class__}'.format(x)", "f'{x}'", "yield x", "global x",
     "while True: pass", "class A: pass", "torch.serialization", "torch.float32.to_complex", "type(x)",
     "torch.cuda.memory._snapshot()", "x.apply_(abs)", "raise ValueError", "F = x",
-    "with open('f') as f: pass",
+    "with open('f') as f: pass", "getattr(x, 'p')", "getattr(torch, 'p', 0)", "getattr(x, 'p', open('f'))",
 )  # fmt: skip
 
 
@@ -59,6 +59,7 @@ def test_only_one_plain_function_of_the_inputs_is_taken(source: str) -> None:
         "x = rearrange(x, 'b d -> d b')",
         "x *= math.sqrt(x.size(-1)) ** -0.5 if x.dim() > 2 else np.sqrt(2)",
         "x[:, :, ..., None]",
+        "p = getattr(x, 'p', 0.0)",
     ],
 )
 def test_what_attention_is_written_with_passes(line: str) -> None:

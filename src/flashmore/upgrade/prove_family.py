@@ -43,7 +43,7 @@ UNKNOWN_SHAPES: tuple[tuple[str, ...], ...] = (
     ("L", "S"), ("B", "1", "L", "S"), ("B", "1", "1", "S"), ("1", "H", "L", "S"), ("B", "H", "L", "S"),
     ("B", "L", "S"), ("B", "S"), ("N", "L", "S"), ("H", "L", "S"),
 )  # fmt: skip
-MOST_CHOICES = 24
+MOST_CHOICES = 64
 
 
 @dataclass(frozen=True)

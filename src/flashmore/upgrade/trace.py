@@ -1,6 +1,7 @@
 """Real inputs for proofs: the user's example or script runs in a child process, and the sites are watched.
 
-The user's own modules are imported here alone, and only where `--example` or `--run` asks for it. Whatever goes wrong there is told; what was seen before is kept.
+The user's own modules are imported here alone, and only where `--example` or `--run` asks for it. Whatever
+goes wrong there is told; what was seen before is kept.
 """
 
 import json
@@ -93,7 +94,7 @@ def watch(sites: Sequence[Site], source: Source, folder: Path, seconds: float) -
         `problem` (or None), `why_not` and `calls` of each site; both empty where the run was cut off.
     """
     request = {
-        "sites": [_watched(site) for site in sites],
+        "sites": [watched_site(site) for site in sites],
         "example": source.example,
         "run": list(source.run),
         "folder": str(folder),
@@ -106,7 +107,8 @@ def watch(sites: Sequence[Site], source: Source, folder: Path, seconds: float) -
     return status
 
 
-def _watched(site: Site) -> dict[str, Any]:
+def watched_site(site: Site) -> dict[str, Any]:
+    """What a child process needs to know to watch a site; plain JSON values."""
     assert site.fragment is not None
     return {
         "path": str(Path(site.path).resolve()),

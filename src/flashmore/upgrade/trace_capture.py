@@ -23,7 +23,7 @@ LARGEST = 2**28
 """Numbers in all tensors of one call that are kept; a larger call is passed over."""
 READABLE = (
     ast.Expression, ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Load, ast.Slice, ast.Tuple,
-    ast.UnaryOp, ast.USub, ast.BinOp, ast.operator,
+    ast.UnaryOp, ast.unaryop, ast.BinOp, ast.operator, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop,
 )  # fmt: skip
 """An input's expression is evaluated once more while the program runs, so it must do nothing but read."""
 PLAIN = (int, float, bool, str, type(None))
