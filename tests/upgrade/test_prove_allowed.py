@@ -3,6 +3,7 @@
 import pytest
 
 from flashmore.upgrade.prove_allowed import NotAllowed, compiled
+from flashmore.upgrade.prove_fragment import functions_of
 from flashmore.upgrade.site import Fragment, Input
 
 X = Input("x", "x", "tensor", ("B", "D"))
@@ -25,6 +26,14 @@ def test_a_line_that_reaches_outside_is_refused(line: str) -> None:
     fragment = Fragment((X,), f"def old(x):\n    {line}\n    return x\n", FINE)
     with pytest.raises(NotAllowed):
         compiled(fragment)
+
+
+def test_a_builtin_that_is_bound_elsewhere_is_not_there() -> None:
+    sneaky = "def old(x):\n    [open for open in [1]]\n    return open('trap', 'w')\n"
+    with pytest.raises(NameError):
+        functions_of(Fragment((X,), sneaky, FINE)).old(1)
+    with pytest.raises(NotAllowed):
+        functions_of(Fragment((X,), sneaky.replace("open", "getattr"), FINE))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ VERBS = {
     "bench": "what each way of computing attention costs here, on whole steps or alone",
     "explain": "which attention kernels can run, which not and why, and which one PyTorch picks",
     "choose": "the fastest attention backend here, measured and remembered",
+    "upgrade": "hand-written attention in your own code: rewritten, proved, written, measured",
     "report": "records of measurements as a web page and as Markdown",
     "demo": "the whole story on the built-in names, in three minutes",
 }

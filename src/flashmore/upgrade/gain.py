@@ -59,6 +59,15 @@ class SiteGain:
         """Whether the rewrite is slower, and surely so."""
         return self.attention is not None and self.attention.ratio.verdict == "slower"
 
+    def lines(self) -> list[str]:
+        """What a person reads of one place."""
+        if self.attention is None:
+            return ["gain not measured: the run gave too little to this place"]
+        lines = [f"attention alone, {self.calls} calls a step: {self.attention}"]
+        if self.kernel is not None:
+            lines.append(f"kernel that runs now: {self.kernel}")
+        return [*lines, *(f"not {reason}" for reason in self.why_not_faster)]
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -77,6 +86,18 @@ class Gain:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What a person reads of the whole step."""
+        lines = []
+        if self.step is not None:
+            lines.append(f"{self.whole}: {self.step}")
+        if self.share is not None:
+            lines.append(f"attention was {100 * self.share:.0f} % of it")
+        if self.problem is not None:
+            lines.append(f"not measured: {self.problem}" if self.step is None else f"but: {self.problem}")
+        lines += [f"worth trying next: {one.title}: {one.how} ({one.page})" for one in self.further]
+        return lines
 
 
 def measure_gain(
@@ -152,29 +173,6 @@ def _before_after(
         return None
     times = samples[before], samples[after]
     return BeforeAfter(spread(times[0]), spread(times[1]), ratio(*times), peaks.get(before), peaks.get(after))
-
-
-def gain_lines(gain: Gain) -> list[str]:
-    """What a person reads of the whole step."""
-    lines = []
-    if gain.step is not None:
-        lines.append(f"{gain.whole}: {gain.step}")
-    if gain.share is not None:
-        lines.append(f"attention was {100 * gain.share:.0f} % of it")
-    if gain.problem is not None:
-        lines.append(f"not measured: {gain.problem}")
-    lines += [f"worth trying next: {one.title}: {one.how} ({one.page})" for one in gain.further]
-    return lines
-
-
-def site_lines(site: SiteGain) -> list[str]:
-    """What a person reads of one site."""
-    if site.attention is None:
-        return ["gain not measured: the run gave too little to this place"]
-    lines = [f"attention alone, {site.calls} calls a step: {site.attention}"]
-    if site.kernel is not None:
-        lines.append(f"kernel that runs now: {site.kernel}")
-    return [*lines, *(f"not {reason}" for reason in site.why_not_faster)]
 
 
 def _ms(milliseconds: float) -> str:

@@ -48,6 +48,10 @@ def compare_draws(name: str, old: Lines, new: Lines, make: MakeArguments, settin
         return CaseResult(name, "differs", f"the rewrite raises {type(error).__name__}: {error}")
     if before.shape != after.shape:
         return CaseResult(name, "differs", f"shape {tuple(after.shape[1:])} not {tuple(before.shape[1:])}")
+    finite = before.isfinite().all(0)
+    if not finite.any():
+        return CaseResult(name, "not compared", "the original is NaN")
+    before, after = before[:, finite], after[:, finite]
     far = _apart(before, after)
     if far > SIGMAS:
         return CaseResult(name, "differs", f"the mean over {DRAWS} draws lies {far:.0f} standard errors off")
@@ -68,6 +72,8 @@ def compare_zeros(name: str, old: Lines, new: Lines, make: MakeArguments, settin
         before = _draws(old, make, setting, 0)
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
         return CaseResult(name, "skipped", f"the original does not take it: {error}")
+    if not before.isfinite().all():
+        return CaseResult(name, "not compared", "the original is NaN")
     try:
         after = _draws(new, make, setting, DRAWS)
     except Exception as error:  # noqa: BLE001 - whatever the rewrite raises speaks against it

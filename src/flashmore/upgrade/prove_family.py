@@ -137,10 +137,19 @@ def all_choices(inputs: Sequence[Input]) -> list[dict[str, Choice]]:
     return combinations[:MOST_CHOICES]
 
 
+def base_of(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> Case:
+    """The plainest case, from which the others differ in one thing or two."""
+    return Case(choices=choices, hides=_polarities(_masked(inputs, choices))[0])
+
+
+def _masked(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> list[Input]:
+    return [given for given in inputs if is_mask(given) and choices.get(given.name, "") is not None]
+
+
 def family(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> Iterator[Case]:
     """All cases for one answer to the open questions, the plainest first."""
-    masked = [given for given in inputs if is_mask(given) and choices.get(given.name, "") is not None]
-    base = Case(choices=choices, hides=_polarities(masked)[0])
+    base = base_of(inputs, choices)
+    masked = _masked(inputs, choices)
     shapes = [name for name in SHAPES if not name.startswith("L ") or has_two_lengths(inputs)]
     if _keeps_a_key(masked) and len(_polarities(masked)) == 2:
         shapes.remove("T = 1")  # its one key is hidden, or kept: nothing says which

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flashmore.upgrade.prove_allowed import NotAllowed, compiled
+from flashmore.upgrade.prove_allowed import AT_HAND, NotAllowed, compiled
 from flashmore.upgrade.prove_case import Lines, MakeArguments, Setting, run_case
 from flashmore.upgrade.prove_dropout import compare_draws, compare_zeros, is_random
 from flashmore.upgrade.prove_family import (
@@ -70,7 +70,9 @@ def _function(code: CodeType, name: str, space: Mapping[str, Any]) -> Lines:
 
 def _names(fragment: Fragment) -> dict[str, Any]:
     """The modules that the lines may use, einops only where they do."""
-    space: dict[str, Any] = {"torch": torch, "F": F, "nn": nn, "math": math, "np": np}
+    builtins = importlib.import_module("builtins")
+    space: dict[str, Any] = {"__builtins__": {word: getattr(builtins, word) for word in AT_HAND}}
+    space |= {"torch": torch, "F": F, "nn": nn, "math": math, "np": np}
     nodes = (node for source in (fragment.old, fragment.new) for node in ast.walk(ast.parse(source)))
     if {node.id for node in nodes if isinstance(node, ast.Name)} & {"einops", *OF_EINOPS}:
         try:
@@ -124,7 +126,7 @@ def _accepted(functions: Functions) -> tuple[list[dict[str, Choice]], str]:
     """The answers to open questions with which the original runs, and why it refuses the last other."""
     accepted, refusal = [], ""
     for choices in all_choices(functions.inputs):
-        make = _maker(functions, Case(choices=choices))
+        make = _maker(functions, base_of(functions.inputs, choices))
         try:
             with torch.no_grad():
                 functions.old(*(argument.value for argument in make(False)))
@@ -141,7 +143,7 @@ def _maker(functions: Functions, case: Case) -> MakeArguments:
 
 def _cases(functions: Functions, choices: Mapping[str, Choice]) -> Iterator[CaseResult]:
     has_mask = any(is_mask(given) for given in functions.inputs)
-    evaluation = replace(Case(choices=choices), training=False, module_training=False)
+    evaluation = replace(base_of(functions.inputs, choices), training=False, module_training=False)
     try:
         draws_in_eval = is_random(functions.old, _maker(functions, evaluation), Setting(exact=False))
     except REFUSALS:
@@ -165,7 +167,7 @@ def _dropout(functions: Functions, choices: Mapping[str, Choice]) -> Iterator[Ca
     has_mask = any(is_mask(given) for given in functions.inputs)
     setting = Setting(exact=False, backward=False)
     for training, module_training in modes_of(functions.inputs):
-        case = Case(training=training, module_training=module_training, choices=choices)
+        case = replace(base_of(functions.inputs, choices), training=training, module_training=module_training)
         make = _maker(functions, case)
         try:
             draws = is_random(functions.old, make, setting)

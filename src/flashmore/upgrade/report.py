@@ -3,13 +3,17 @@
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashmore.upgrade.prove_result import Proof
 from flashmore.upgrade.rewrite import apply
-from flashmore.upgrade.site import NotParsed, Site
+from flashmore.upgrade.site import NotParsed, Searched, Site
+from flashmore.upgrade.write import SourceFile
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.gain import Gain, SiteGain
 
 CONTEXT_LINES = 3
 QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
@@ -25,8 +29,9 @@ class SiteReport:
     """A unified diff of this rewrite alone; empty where nothing is rewritten."""
     proofs: list[Proof] = field(default_factory=list)
     """On synthetic tensors, on what an example or a run saw; empty where no proof was asked for."""
-    slower: str | None = None
-    """What was measured, where the rewrite is slower."""
+    gain: "SiteGain | None" = None
+    """What was measured of it, where a gain was asked for."""
+    written: bool = False
 
     @property
     def proved(self) -> bool | None:
@@ -34,6 +39,11 @@ class SiteReport:
         if not self.proofs:
             return None
         return any(proof.proved for proof in self.proofs) and not any(proof.refuted for proof in self.proofs)
+
+    @property
+    def slower(self) -> bool:
+        """Whether it was measured, and is slower."""
+        return self.gain is not None and self.gain.slower
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -51,6 +61,8 @@ class SiteReport:
             "diff": self.diff,
             "proved": self.proved,
             "proofs": [proof.to_json() for proof in self.proofs],
+            "gain": None if self.gain is None else asdict(self.gain),
+            "written": self.written,
             "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),
         }
 
@@ -66,9 +78,27 @@ class FileReport:
     path: Path
     source: str
     """As it was read, decoded."""
+    data: bytes
+    """As it was read."""
+    encoding: str
+    """`utf-8-sig` with a byte order mark."""
     sites: list[SiteReport]
-    written: bool = False
     why_not_written: str | None = None
+
+    @classmethod
+    def of(cls, found: Searched) -> "FileReport":
+        """A report that holds what the search found and no more."""
+        sites = [SiteReport(site) for site in found.sites]
+        return cls(Path(found.path), found.source, found.data, found.encoding, sites)
+
+    @property
+    def written(self) -> bool:
+        """Whether the file was changed."""
+        return any(report.written for report in self.sites)
+
+    def as_read(self) -> SourceFile:
+        """What a write has to find unchanged."""
+        return SourceFile(self.path, self.data, self.encoding)
 
     @property
     def rewritten(self) -> list[SiteReport]:
@@ -88,6 +118,9 @@ class Report:
     """Files that were read."""
     files: list[FileReport] = field(default_factory=list)
     not_parsed: list[NotParsed] = field(default_factory=list)
+    problem: str | None = None
+    """What went wrong in the user's example or script."""
+    gain: "Gain | None" = None
 
     @property
     def sites(self) -> list[SiteReport]:
@@ -102,6 +135,8 @@ class Report:
         """One JSON document."""
         return {
             "searched": self.searched,
+            "problem": self.problem,
+            "gain": None if self.gain is None else self.gain.to_json(),
             "sites": [report.to_json() for report in self.sites],
             "not_parsed": [{"path": one.path, "reason": one.reason} for one in self.not_parsed],
             "written": [str(file.path) for file in self.files if file.written],
@@ -143,6 +178,8 @@ class Report:
             yield f"{one.path}: not parsed: {one.reason}"
         if self.not_parsed:
             yield ""
+        if self.gain is not None:
+            yield from (*self.gain.lines(), "")
 
 
 def _site_lines(report: SiteReport) -> Iterator[str]:
@@ -157,8 +194,8 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
         yield f"    {proof.summary()}"
     for assumption in report.to_json()["assumptions"]:
         yield f"    assumes that {assumption}"
-    if report.slower is not None:
-        yield f"    slower: {report.slower}"
+    if report.gain is not None:
+        yield from (f"    {line}" for line in report.gain.lines())
     yield from (f"    {line}" for line in report.diff.split("\n")[2:-1])
 
 
