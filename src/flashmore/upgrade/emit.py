@@ -248,6 +248,7 @@ class Emitter:
         q = self._query(scale)
         self._check_replay()
         q = self._rows_of_replay(q)
+        self._clamp_added()
         self._zero_product()
         removed = self._unwrap()
         weights = operand(self.flow, self.found.final.node, self._weights_value())
@@ -255,9 +256,6 @@ class Emitter:
             raise Refuse("the weights cannot be told apart in the source")
         bias = self._with_edits(weights, removed)
         bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
-        adds = [term.other for term in self.found.scores.walk() if term.kind == "add" and term.other is not None]
-        if any(from_caller(each) for each in adds):
-            bias = self.clamped(bias, next(each for each in adds if from_caller(each)))
         if MORE not in self.found.batch and len(self.found.batch) < 2:
             bias = self.pieces.lifted(bias)
         self._write_call(q, [f"attn_mask={bias}"], scale)
@@ -308,6 +306,17 @@ class Emitter:
             lines = [f"{query} = {q}", f"if {when}:", f"    {lines[0]}"]
         self.result.setup.append((self.pieces.at, lines))
         return query
+
+    def _clamp_added(self) -> None:
+        """What a caller adds stays finite, each by itself: two hidden keys may well add up to -inf."""
+        for term in self.found.scores.walk():
+            if term.kind != "add" or term.other is None or term.value.inner or not from_caller(term.other):
+                continue
+            node = operand(self.flow, term.value.node, term.other)
+            if node is None:
+                raise Refuse("a bias cannot be told apart in the source")
+            text = self.words.of(node)
+            self._replace(node, self.clamped(text, term.other))
 
     def _zero_product(self) -> None:
         product = self.found.product

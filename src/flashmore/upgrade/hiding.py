@@ -7,7 +7,7 @@ from flashmore.upgrade.call import Pieces
 from flashmore.upgrade.graph import Condition, Value
 from flashmore.upgrade.nodes import operand
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lower_triangle
-from flashmore.upgrade.patterns.scores import METADATA
+from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Refuse
 from flashmore.upgrade.words import is_atom
@@ -153,13 +153,19 @@ def _triangle_size(value: Value, found: Attention) -> str | None:
     return None
 
 
+_SUMS = {
+    "add", "sub", "mul", "div", "index", "phi", "loop", "carried", "element", "masked_fill", "where", "item", "neg",
+    "rsub", "repeat", "einops.repeat", "rearrange", "tile", "repeat_interleave", "cat", "stack", "triu", "tril",
+}  # fmt: skip
+
+
 def from_caller(value: Value, depth: int = 0) -> bool:
     """Whether what is added may hold a caller's finfo.min: arguments and unknown calls, through views and sums."""
-    if value.op in ("param", "call", "element"):
+    if value.op in ("param", "call"):
         return True
-    if depth > 12 or value.op.startswith("layer:") or value.op in METADATA or value.op in ("matmul", "einsum", "bmm"):
+    if depth > 12 or value.op not in _SUMS | CASTS | MOVES | RESHAPES:
         return False
-    return any(from_caller(each, depth + 1) for each in value.args[:2])
+    return any(from_caller(each, depth + 1) for each in value.args)
 
 
 def kinds(found: list[Step]) -> set[str]:
