@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Upgrade:
     """Find hand-written attention in Python files and show how PyTorch's fused attention would replace it.
 
-    Reads only, by default: nothing of yours is run, and nothing is written. Exit code 0 where there is nothing
-    to rewrite, 1 where something could be, 2 for an error; with --write, 0 if all of it was written.
+    Reads only, by default: nothing of yours is run, and nothing is written. Exit code 0 where nothing is
+    to be rewritten, 1 where something could be, 2 for an error; with --write, 0 if all of it was written.
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]]

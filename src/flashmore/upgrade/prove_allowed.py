@@ -30,8 +30,8 @@ BUILTINS = _words(
     "float int bool range len min max abs sum tuple list zip enumerate map reversed slice round pow"
 )
 AT_HAND = BUILTINS | {"getattr", "__import__"}
-"""The builtins that exist while the lines run: torch's C++ imports with those of the function that calls it. The
-lines cannot name `__import__`, and `getattr` in one form alone."""
+"""The builtins that exist while the lines run: torch's C++ imports with those of its caller.
+The lines cannot name `__import__`, and `getattr` in one form alone."""
 MODULES = frozenset(("torch", "F", "nn", "math", "np", "einops"))
 """Names that only ever appear at the head of a dotted name of `DOTTED`."""
 BARE = frozenset(("einsum", "rearrange", "repeat", "reduce", "pack", "unpack"))

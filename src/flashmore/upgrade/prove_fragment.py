@@ -21,6 +21,7 @@ from flashmore.upgrade.prove_family import (
     Case,
     Choice,
     all_choices,
+    base_of,
     family,
     has_two_lengths,
     is_mask,
