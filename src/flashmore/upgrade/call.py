@@ -7,6 +7,7 @@ from flashmore.upgrade.attributes import Attribute, Kind
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.nodes import Stability, operand
 from flashmore.upgrade.patterns.products import MORE, moved
+from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Letters, Operand, Refuse
 from flashmore.upgrade.words import Words, atom, factor, reordered
@@ -124,9 +125,14 @@ class Pieces:
         return result
 
     def _alpha(self, value: Value, result: Scale) -> None:
-        for keyword in getattr(value.node, "keywords", []):
-            if keyword.arg == "alpha":
-                result.numbers.append(("mul", self.read(keyword.value, "the scale")))
+        alpha = value.named.get("alpha")
+        if alpha is None:
+            return
+        text = self.read(operand(self.flow, value.node, alpha), "the scale")
+        kind = classify(alpha, self.flow.module)
+        if kind == TENSOR:
+            raise Refuse("the scores are multiplied by a tensor")
+        (result.numbers if kind == NUMBER else result.learned).append(("mul", text))
 
     def _scale(self, term: Term, result: Scale) -> None:
         if term.kind == "product":

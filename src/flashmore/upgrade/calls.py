@@ -104,6 +104,9 @@ class Calls(State):
             return self._call_global(str(callee.detail), callee, args, named, node)
         if callee.op == "selfattr":
             return self._call_attribute(callee, args, named, node)
+        if callee.op == "call" and callee.detail == "torch.nn.Softmax" and args:
+            dim = callee.get(1, "dim")
+            return self.make("softmax", args[:1], {"dim": dim} if dim is not None else {}, node, detail="made")
         if callee.op == "phi" and all(each.op in ("global", "closure") for each in callee.args):
             results = [self.apply(each, args, named, node) for each in callee.args]
             return self.make("phi", results, detail=callee.detail, node=node)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from flashmore.upgrade.call import SDPA, Pieces, Scale, number
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.hiding import Keep, Step, from_caller, is_causal, keep, kinds, steps, test
-from flashmore.upgrade.nodes import Blocks, operand
+from flashmore.upgrade.nodes import Blocks, children, operand
 from flashmore.upgrade.patterns.masks import FINITE
-from flashmore.upgrade.patterns.products import MORE
+from flashmore.upgrade.patterns.products import MORE, Product
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Refuse
 from flashmore.upgrade.site import Edit
@@ -52,6 +52,7 @@ class Emitter:
         self.pieces = Pieces(found, words)
         self.flow = found.flow
         self.result = Emission()
+        self.donors: list[ast.Name] = []
         self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
         self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
 
@@ -127,10 +128,10 @@ class Emitter:
 
     def _hidden(self, fills: list[Step], q: str) -> tuple[str, str]:
         keeps = [keep(each, self.pieces) for each in fills]
-        tests = {test(each, self.pieces) for each in fills}
-        if len(tests) != 1:
-            raise Refuse("masks under different conditions")
-        when = tests.pop()
+        tests = [test(each, self.pieces) for each in fills]
+        if len(set(tests)) != 1:
+            return self._several(list(zip(keeps, tests, strict=True)), kinds(fills), q)
+        when = tests[0]
         kept = keeps[0].text if len(keeps) == 1 else " & ".join(f"({each.text})" for each in keeps)
         found = kinds(fills)
         if len(found) > 1:
@@ -142,6 +143,34 @@ class Emitter:
         self.result.assumptions.append("rows whose keys are all hidden are NaN today, and may become zeros")
         kept = self._lifted_mask(kept, value)
         return q, kept if when is None else f"{kept} if {when} else None"
+
+    def _several(self, masks: list[tuple[Keep, str | None]], found: set[str], q: str) -> tuple[str, str]:
+        """Masks under different tests, one after the other into one."""
+        if len(found) > 1 or len(self.found.batch) == 1 and MORE not in self.found.batch:
+            raise Refuse("masks under different conditions")
+        mask, row, query = (fresh(each, self.taken) for each in ("keep", "some", "query"))
+        always = [each.text for each, when in masks if when is None]
+        start = always[0] if len(always) == 1 else " & ".join(f"({each})" for each in always)
+        lines = [f"{mask} = {start or None}"]
+        first = not always
+        for each, when in masks:
+            if when is not None:
+                text = each.text if each.text.isidentifier() else f"({each.text})"
+                joined = f"{mask} & {text}" if always else f"{text} if {mask} is None else {mask} & {text}"
+                lines += [f"if {when}:", f"    {mask} = {each.text if first else joined}"]
+                first = False
+        if found == {FINITE}:
+            rows = [
+                f"{row} = {mask}.any(dim=-1, keepdim=True)  # a row that keeps no key is even",
+                f"{query} = {atom(q)}.masked_fill(~{row}, 0)",
+                f"{mask} = {mask} | ~{row}",
+            ]
+            lines += rows if always else [f"{query} = {q}", f"if {mask} is not None:", *("    " + e for e in rows)]
+            q = query
+        else:
+            self.result.assumptions.append("rows whose keys are all hidden are NaN today, and may become zeros")
+        self.result.setup.append((self.pieces.at, lines))
+        return q, mask
 
     def _lifted_mask(self, text: str, value: Value) -> str:
         """A mask of three dimensions, as wide as the lifted tensors: the kernels take two or four."""
@@ -202,6 +231,20 @@ class Emitter:
                 gone.add(value.statement)
         self._remove_needed(chain, gone)
         self.result.removed = gone
+        if self.donors:
+            self._keep_as_donor(gone)
+
+    def _keep_as_donor(self, gone: set[ast.stmt]) -> None:
+        """The scores' name stays, as zeros of their shape and dtype, where only these are asked for."""
+        statement = self.found.product.value.statement
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        names = {each.id for each in self.donors}
+        made = {term.kind for term in (*self.found.scores.walk(), *self.found.weights.walk())
+                if term.value.statement is statement}  # fmt: skip
+        if not isinstance(target, ast.Name) or names != {target.id} or not made <= {"product", "scale", "cast"}:
+            raise Refuse("the scores' shape or dtype is asked for elsewhere")
+        gone.discard(statement)  # type: ignore[arg-type]
+        self._zero_product()
 
     def _is_all_chain(self, statement: ast.stmt, chain: set[Value]) -> bool:
         match statement:
@@ -224,9 +267,13 @@ class Emitter:
                     continue
                 if any(each in self._guarded() for each in self.blocks.ancestors(statement)):
                     continue
-                if not self._only_needed_by(statement, gone):
+                if self._only_needed_by(statement, gone):
+                    gone.add(statement)
+                    continue
+                asked = children(user.node)[:1] if user.node is not None else []
+                if not asked or not isinstance(asked[0], ast.Name):
                     raise Refuse("the scores' shape or dtype is asked for elsewhere")
-                gone.add(statement)
+                self.donors.append(asked[0])
 
     def _guarded(self) -> set[ast.stmt]:
         return {guard.statement for guard, _ in self.found.guards if isinstance(guard.statement, ast.If)}
@@ -319,7 +366,10 @@ class Emitter:
             self._replace(node, self.clamped(text, term.other))
 
     def _zero_product(self) -> None:
-        product = self.found.product
+        for product in self.found.products:
+            self._zero(product)
+
+    def _zero(self, product: Product) -> None:
         node = product.value.node
         letter = next(iter(product.contracted))
         for side in (0, 1):
@@ -475,7 +525,7 @@ class Emitter:
     def _after(self, text: str) -> str:
         """What follows the product may be `.view`, which SDPA's output need not allow."""
         for user in self.found.final.users:
-            if user.op == "view" and user.inner:
+            if user.op == "view" and (user.inner or self.found.guards):
                 return f"{text}.contiguous()"
             if user.op == "view" and isinstance(user.node, ast.Call) and isinstance(user.node.func, ast.Attribute):
                 end = self.text.span(user.node.func)[1]

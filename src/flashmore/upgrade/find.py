@@ -1,6 +1,7 @@
 """Searches a source for hand-written attention; reads only, runs nothing of it, and needs no torch."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.emit import Emitter
@@ -23,6 +24,10 @@ _FUSED = {
     "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention", "flex_attention",
     "flash_attn_func", "flash_attn_varlen_func", "flash_attn_qkvpacked_func",
 }  # fmt: skip
+
+_WORTH = re.compile(
+    r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
+)
 
 
 def find_sites(source: str, path: str = "<string>") -> list[Site]:
@@ -62,15 +67,16 @@ def _functions(tree: ast.Module, module: Module) -> Iterator[tuple[Class | None,
     yield from inside(tree.body, None, "")
 
 
-def _mentions(function: Function) -> bool:
-    """Whether a function could hold attention at all: it calls something, and multiplies or calls SDPA."""
-    return any(isinstance(node, (ast.Call, ast.MatMult)) for node in ast.walk(function))
+def _mentions(function: Function, text: Text) -> bool:
+    """Whether a function could hold attention at all: it multiplies, or calls a fused kernel."""
+    last = function.end_lineno or function.lineno
+    return any(_WORTH.search(line) for line in text.lines[function.lineno - 1 : last])
 
 
 def _in_function(
     text: Text, module: Module, owner: Class | None, function: Function, name: str, path: str
 ) -> list[Site]:
-    if not _mentions(function):
+    if not _mentions(function, text):
         return []
     try:
         flow = Flow(module, owner, function).run()

@@ -10,7 +10,7 @@ from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lower_triangle
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Refuse
-from flashmore.upgrade.words import is_atom
+from flashmore.upgrade.words import factor, is_atom
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,8 @@ def keep(step: Step, pieces: Pieces) -> Keep:
     node = operand(pieces.flow, term.value.node, term.other)
     text = _read(node, step, pieces)
     assert node is not None
+    if "0/1" in term.detail:
+        return Keep(f"{factor(text)} != 0", f"{factor(text)} == 0")
     straight, opposite = text, negated(node, text)
     return Keep(straight, opposite) if term.detail[2] else Keep(opposite, straight)
 

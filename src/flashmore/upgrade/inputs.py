@@ -189,16 +189,12 @@ class Inputs:
         out = self.axes(self._out())
         if dims is None or base is None or len(base) != len(out):
             return None
-        by_size = dict(zip(base, out, strict=True))
-        by_size = {size: self.split.get(axis, axis) for size, axis in by_size.items()}
         if len(dims) == len(base):
             return tuple(self.split.get(axis, axis) for axis in out)
-        left = [each for each in dims if each not in by_size]
-        lost = [each for each in base if each not in dims]
-        if len(left) != 2 or len(lost) != 1 or dims[: len(left)] != left:
+        if len(dims) != len(base) + 1:
             return None
-        self.split[by_size[lost[0]]] = "V*W"
-        return tuple("V" if each == left[0] else "W" if each == left[1] else by_size[each] for each in dims)
+        self.split[out[0]] = "V*W"
+        return ("V", "W", *out[1:])
 
     def view(self, term: Term) -> None:
         """The sizes that a reshape is given."""
@@ -233,6 +229,8 @@ class Inputs:
             case ast.UnaryOp(op=ast.Invert(), operand=inner) if inner in self.flow.seen:
                 node, value = inner, self.flow.seen[inner]
                 note = "True hides" if note == "True keeps" else "True keeps"
+        if "0/1" in term.detail:
+            dtype, note = "float", "0/1"
         triangle = is_lower_triangle(value, self.flow.module, self.all.shapes)
         if triangle is not None:
             note = "lower triangular" if triangle else "upper triangular"
@@ -240,6 +238,9 @@ class Inputs:
             note = "diagonal"
         wanted = Input(self.fresh("mask"), self.text.of(node), "mask", axes, dtype, note)  # type: ignore[arg-type]
         self.names[node] = self.add(None, wanted)
+        for each in ast.walk(term.value.node) if term.value.node is not None else ():
+            if isinstance(each, ast.Name) and self.flow.seen.get(each) is value:
+                self.names[each] = self.names[node]
 
     def dropout(self, term: Term) -> None:
         """A module, or a rate and whether it is training."""

@@ -26,7 +26,7 @@ def children(node: ast.AST) -> list[ast.expr]:
             return [value, index]
         case ast.Call(func=func, args=args, keywords=keywords):
             first = [func.value] if isinstance(func, ast.Attribute) else []
-            spread = [each for arg in args for each in (arg.elts if isinstance(arg, ast.Tuple) else [arg])]
+            spread = [each for arg in args for each in (arg.elts if isinstance(arg, (ast.Tuple, ast.List)) else [arg])]
             return [*first, *spread, *(each.value for each in keywords)]
     return []
 
@@ -35,7 +35,11 @@ def operand(flow: Flow, node: ast.AST | None, value: Value) -> ast.expr | None:
     """The expression of an operation whose value is given."""
     if node is None:
         return None
-    return next((each for each in children(node) if flow.seen.get(each) is value), None)
+    direct = next((each for each in children(node) if flow.seen.get(each) is value), None)
+    if direct is not None or not isinstance(node, ast.BinOp):
+        return direct
+    deeper = (each for child in (node.left, node.right) for each in children(child))
+    return next((each for each in deeper if flow.seen.get(each) is value), None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """One attention, understood: its operands with named axes, its scale, masks, dropout, guards and escapes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flashmore.upgrade.escape import escapes
 from flashmore.upgrade.flow import Flow
@@ -13,6 +13,8 @@ from flashmore.upgrade.patterns.weights import Weights
 from flashmore.upgrade.shapes import Shapes
 
 Letters = tuple[str, ...]
+OWN = "values'"
+"""The axis that the values alone have, until all axes have their names."""
 
 
 class Refuse(Exception):
@@ -59,18 +61,12 @@ class Attention:
     layout: Letters
     softmaxes: tuple[Value, ...]
     guards: list[tuple[Condition, str]] = field(default_factory=list)
+    products: tuple[Product, ...] = ()
 
     @property
     def chain(self) -> set[Value]:
         """Every value between the first product and the second."""
-        found = {term.value for tree in (self.scores, self.weights) for term in tree.walk()}
-        for term in self.scores.walk():
-            if term.kind == "shift" and term.other is not None:
-                value = term.other
-                while value not in found and value.args:
-                    found.add(value)
-                    value = value.args[0]
-        return found
+        return chain_of(self.scores, self.weights)
 
 
 def candidates(flow: Flow, shapes: Shapes) -> Iterator[tuple[Value, int, Term | Unfit]]:
@@ -97,17 +93,46 @@ def attention(flow: Flow, shapes: Shapes, final: Value, side: int, weights: Term
     if isinstance(scores, Unfit):
         raise Refuse(scores.reason)
     products = {product.value: product for product in scores.products()}
-    if len(products) != 1:
-        raise Refuse("the branches start from different products of queries and keys")
     product = next(iter(products.values()))
-    if product.value.inner:
+    if any((each.operands, each.letters, each.out) != (product.operands, product.letters, product.out)
+           for each in products.values()):
+        raise Refuse("the branches start from different products of queries and keys")
+    if any(each.inner for each in products):
         raise Refuse("the product of queries and keys is made inside a helper", "write it into this function")
     product = _ranks(product, final, side, shapes)
-    layout = _same_layout(weights, scores, product, shapes)
+    guards = [guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards]
+    guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards)
+    scores, weights = (specialised(tree, guards) for tree in (scores, weights))
+    products = {each.value: each for each in scores.products()}
+    layout = _same_layout(scores, product, shapes)
     found = _axes(flow, shapes, product, scores, weights, layout, softmaxes, final, side)
-    found.guards = [guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards]
+    found.guards = guards
+    found.products = tuple(products.values())
     _refuse_channels(found)
-    found.guards = escapes(found.chain, final, softmaxes[0], found.guards)
+    return found
+
+
+def specialised(term: Term, guards: list[tuple[Condition, str]]) -> Term:
+    """A chain as it is under its guards: branches that they rule out fall away."""
+    if term.kind == "phi" and term.condition is not None:
+        condition = term.condition
+        for guard, _ in guards:
+            if guard.node is not None and guard.node is condition.node:
+                side = term.inner[0 if guard.holds == condition.holds else 1]
+                return Term("same", term.value, (specialised(side, guards),))
+    inner = tuple(specialised(each, guards) for each in term.inner)
+    return term if all(a is b for a, b in zip(inner, term.inner, strict=True)) else replace(term, inner=inner)
+
+
+def chain_of(scores: Term, weights: Term) -> set[Value]:
+    """Every value between the first product and the second."""
+    found = {term.value for tree in (scores, weights) for term in tree.walk()}
+    for term in scores.walk():
+        if term.kind == "shift" and term.other is not None:
+            value = term.other
+            while value not in found and value.args:
+                found.add(value)
+                value = value.args[0]
     return found
 
 
@@ -155,26 +180,30 @@ def layouts(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
 def _reshaped(term: Term, inner: Letters | None, base: Letters, shapes: Shapes) -> Letters | None:
     """A reshape that comes back to the product's shape, or that only folds leading axes."""
     product = next(each for each in term.walk() if each.product is not None)
-    start, end = shapes.of(product.value), shapes.of(term.value)
-    if term.value.op == "view_as" or start is None or end is None:
-        return None
     if any(each.kind == "move" for each in term.walk()):
         return None
-    unequal = [one for one, two in zip(end, start, strict=False) if one != two]
-    if len(end) == len(start) and (not unequal or len(unequal) == 1 and unequal[0].startswith("rest:")):
-        return base
+    del inner
+    return _back(shapes.of(product.value), shapes.of(term.value), base)
+
+
+def _back(start: list[str] | None, end: list[str] | None, base: Letters) -> Letters | None:
+    """The letters after a reshape: the first ones where it comes back to the same sizes."""
+    if start is None or end is None:
+        return None
+    unequal = [pair for pair in zip(end, start, strict=False) if pair[0] != pair[1]]
+    if len(end) == len(start):
+        if not unequal or len(unequal) == 1 and any(each.startswith("rest:") for each in unequal[0]):
+            return base
     if end[-2:] == start[-2:]:
         return (MORE, *base[-2:])
-    del inner
     return None
 
 
-def _same_layout(weights: Term, scores: Term, product: Product, shapes: Shapes) -> Letters:
+def _same_layout(scores: Term, product: Product, shapes: Shapes) -> Letters:
     """The letters of the softmax's input, the same for every softmax."""
     found = layouts(scores, product.out, shapes)
     if found is None:
         raise Refuse("the scores are reshaped in a way whose axes cannot be followed")
-    del weights
     return found
 
 
@@ -189,7 +218,7 @@ def _axes(
     query_letters = product.only(1 - key_side)
     value_product = product_of(final, shapes)
     assert value_product is not None
-    seen = layouts_of_weights(weights, layout)
+    seen = layouts_of_weights(weights, layout, shapes)
     if seen is None or len(seen) != len(value_product.letters[side]):
         raise Refuse("the weights are reshaped in a way whose axes cannot be followed")
     names = dict(zip(value_product.letters[side], seen, strict=True))
@@ -200,8 +229,8 @@ def _axes(
     query_letter = query_letters[-1]
     rename = {key_letter: "s", query_letter: "l", next(iter(product.contracted)): "d"}
     batch = tuple(each for each in product.out if each not in (key_letter, query_letter))
-    taken = set(batch) & {"s", "l", "d", "e"}
-    rename.update({each: f"{each}'" for each in taken})
+    rename.update({each: f"{each}'" for each in batch if each in ("s", "l", "d", "e")})
+    rename[OWN] = "e"
     return Attention(
         flow, shapes, final, product, scores, weights,
         q=Operand(product.operands[1 - key_side], _renamed(product.letters[1 - key_side], rename)),
@@ -216,15 +245,20 @@ def _renamed(letters: Letters, names: dict[str, str]) -> Letters:
     return tuple(names.get(each, each) for each in letters)
 
 
-def layouts_of_weights(term: Term, base: Letters) -> Letters | None:
+def layouts_of_weights(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
     """The letters of the weights that go into the second product."""
     if term.kind == "softmax":
         return base
-    inner = layouts_of_weights(term.inner[0], base)
-    if inner is None or term.kind == "reshape":
+    inner = layouts_of_weights(term.inner[0], base, shapes)
+    if term.kind == "reshape":
+        softmax = next(each for each in term.walk() if each.kind == "softmax")
+        if any(each.kind == "move" for each in term.walk()):
+            return None
+        return _back(shapes.of(softmax.value), shapes.of(term.value), base)
+    if inner is None:
         return None
     if term.kind == "phi":
-        return inner if layouts_of_weights(term.inner[1], base) == inner else None
+        return inner if layouts_of_weights(term.inner[1], base, shapes) == inner else None
     return moved(inner, term.value) if term.kind == "move" else inner
 
 
@@ -254,7 +288,7 @@ def _value_letters(
     if len(own) != 1:
         raise Refuse("the values have more than one axis of their own, or none")
     shared = dict(names)
-    shared[own[0]] = "e"
+    shared[own[0]] = OWN
     for letter in product.letters[1 - side]:
         shared.setdefault(letter, letter)
     values = tuple(shared[each] for each in product.letters[1 - side])
@@ -263,7 +297,7 @@ def _value_letters(
         raise Refuse("the values differ from query to query")
     if MORE in values or MORE in out:
         return values, out
-    expected = {each for each in names.values() if each not in (names[next(iter(product.contracted))],)} | {"e"}
+    expected = {each for each in names.values() if each != names[next(iter(product.contracted))]} | {OWN}
     if set(out) != expected:
         raise Refuse("the second product sums over another axis too")
     return values, out
@@ -271,11 +305,14 @@ def _value_letters(
 
 def _refuse_channels(found: Attention) -> None:
     """Softmax over channels is the same formula, of another shape: no kernel is made for it."""
+    for value in found.flow.values:
+        if value.op == "layer:Linear":
+            found.shapes.of(value)
     dims = found.shapes.of(found.q.value)
     if dims is None or len(dims) != len(found.q.letters) or MORE in found.q.letters:
         return
     size = dict(zip(found.q.letters, dims, strict=True))
-    over_positions = "positions:" in size["d"] or size["d"].endswith("#1") and "#2" in size["l"]
+    over_positions = "positions:" in size["d"] or size["d"] in found.shapes.positions
     if over_positions or ("features:" in size["l"] and "features:" not in size["d"]):
         raise Refuse(
             "channel attention: the softmax runs over channels, and the products sum over positions",

@@ -53,7 +53,7 @@ class Rewriting:
 
     def statements(self) -> list[ast.stmt]:
         """Every statement that the rewriting touches, and the condition's own."""
-        found = [self.found.final.statement, self.found.product.value.statement]
+        found = [self.found.final.statement, *(product.value.statement for product in self.found.products)]
         found += [value.statement for value in self.found.chain if value.node is not None]
         found += [guard.statement for guard in self.guards if self._between(guard)]
         unique: list[ast.stmt] = []
@@ -182,7 +182,7 @@ class Rewriting:
         start = self.text.whole_lines(block[first])[0]
         end = self.text.whole_lines(block[last])[1]
         old = self.text.source[start:end]
-        if _has_long_string(block[first : last + 1]):
+        if _has_long_string(block[first : last + 1], self.text):
             raise Refuse("a text of several lines stands where a guard would have to indent it")
         if any(edit.start < start or edit.end > end for edit in edits):
             raise Refuse("the rewriting reaches beyond the guarded lines")
@@ -221,9 +221,12 @@ def _deeper(text: str) -> str:
     return "".join(f"    {line}" if line.strip() else line for line in Text(text).lines)
 
 
-def _has_long_string(statements: Sequence[ast.stmt]) -> bool:
+def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
+    """Whether a string has lines of its own, which indenting would change."""
     return any(
-        isinstance(node, (ast.Constant, ast.JoinedStr)) and node.lineno != node.end_lineno
+        isinstance(node, (ast.Constant, ast.JoinedStr))
+        and node.lineno != node.end_lineno
+        and any(mark in text.of(node) for mark in ('"' * 3, "'" * 3, "\\\n", "\\\r"))
         for statement in statements
         for node in ast.walk(statement)
     )

@@ -38,6 +38,8 @@ class Shapes:
     def __init__(self, state: State) -> None:
         self.known: dict[Value, Dims | None] = {}
         self.ranks = dict(state.ranks)
+        self.positions: set[str] = set()
+        """Sizes that are surely numbers of positions: a linear layer left them in the middle."""
         for value in state.values:
             self._learn(value)
 
@@ -69,7 +71,7 @@ class Shapes:
             dims = self._dims(value)
             rank = self.ranks.get(value)
             if dims is None and rank is not None:
-                dims = [_unknown(value, index, rank) for index in range(rank)]
+                dims = [self._unknown(value, index, rank) for index in range(rank)]
             self.known[value] = dims
         return self.known[value]
 
@@ -117,6 +119,7 @@ class Shapes:
         if op in ("layer:Linear", "linear", "layer:Embedding") and args:
             dims = self.of(args[0])
             own = [f"features:{key(value)}"]
+            self.positions.update(dims[1:-1] if dims is not None and op != "layer:Embedding" else [])
             return None if dims is None else (dims if op == "layer:Embedding" else dims[:-1]) + own
         if op in _RANK_OF_CONV:
             dims = self.of(args[0]) if args else None
@@ -125,6 +128,27 @@ class Shapes:
             return [*first, f"features:{key(value)}", *rest]
         method = getattr(self, "_" + op.replace(":", "_").replace(".", "_"), None)
         return method(value) if method is not None and args else None
+
+    def _unknown(self, value: Value, index: int, rank: int) -> str:
+        """The name of a dimension that nothing is known of: that of the tensor which it comes from."""
+        linear = False
+        while value.args:
+            whole = value.args[0]
+            if value.op in _SAME:
+                value = whole
+            elif value.op in ("layer:Linear", "linear") and index != rank - 1:
+                value, linear = whole, linear or index > 0
+            elif value.op == "item" and whole.op in ("chunk", "split", "tensor_split") and whole.args:
+                at = number(whole.get(2, "dim"))
+                if not isinstance(at, int) or at % rank == index:
+                    break
+                value = whole.args[0]
+            else:
+                break
+        name = f"{key(value)}#{index}"
+        if linear:
+            self.positions.add(name)
+        return name
 
     def _broadcast(self, shapes: list[Dims | None]) -> Dims | None:
         known = [each for each in shapes if each is not None]
@@ -147,6 +171,11 @@ class Shapes:
             sizes = sizes[0].args
         elif len(sizes) == 1 and sizes[0].op in ("add", "attr:shape", "size", "item", "param"):
             return None
+        sizes = tuple(
+            part
+            for each in sizes
+            for part in (each.args[0].args if each.op == "star" and each.args[0].op == "tuple" else (each,))
+        )
         if any(each.op == "star" for each in sizes) or not sizes:
             return None
         return [f"rest:{key(value)}" if number(each) == -1 else self.size(each) for each in sizes]
@@ -264,12 +293,21 @@ class Shapes:
 
     def _matmul(self, value: Value) -> Dims | None:
         left, right = (self.of(each) for each in value.args[:2])
+        if left is not None and right is None and len(left) > 2:
+            right = [*left[:-2], left[-1], f"{key(value.args[1])}#last"]
+        elif right is not None and left is None and len(right) > 2:
+            left = [*right[:-2], f"{key(value.args[0])}#rows", right[-2]]
         if left is None or right is None or len(left) < 2 or len(right) < 2:
             return None
         batch = max(left[:-2], right[:-2], key=len)
         return [*batch, left[-2], right[-1]]
 
     _bmm = _mm = _matmul
+
+    def _baddbmm(self, value: Value) -> Dims | None:
+        pair = [each for each in (value.get(1, "batch1"), value.get(2, "batch2")) if each is not None]
+        left, right = (self.of(each) for each in pair) if len(pair) == 2 else (None, None)
+        return [left[0], left[-2], right[-1]] if left and right and len(left) == len(right) == 3 else None
 
     def _cat(self, value: Value) -> Dims | None:
         parts = value.args[0]
@@ -279,22 +317,6 @@ class Shapes:
             return None
         at = at if isinstance(at, int) else 0
         return [f"cat:{key(value)}" if i == at % len(first) else each for i, each in enumerate(first)]
-
-
-def _unknown(value: Value, index: int, rank: int) -> str:
-    """The name of a dimension that nothing is known of: that of the tensor which it comes from."""
-    while value.args:
-        whole = value.args[0]
-        if value.op in _SAME or value.op in ("layer:Linear", "linear") and index != rank - 1:
-            value = whole
-        elif value.op == "item" and whole.op in ("chunk", "split", "tensor_split") and whole.args:
-            at = number(whole.get(2, "dim"))
-            if not isinstance(at, int) or at % rank == index:
-                break
-            value = whole.args[0]
-        else:
-            break
-    return f"{key(value)}#{index}"
 
 
 def _axis(text: str, names: dict[str, str], own: str) -> str:

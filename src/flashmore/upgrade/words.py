@@ -113,6 +113,19 @@ def reordered(text: str, letters: Letters, target: Letters) -> str:
     return text
 
 
+def _permuted_from_the_end(text: str, letters: Letters, target: Letters) -> str:
+    """One axis moved, where only the last axes are known."""
+    if letters[0] != MORE or target[0] != MORE:
+        raise Refuse("the number of dimensions is unknown, and their order is not the usual one")
+    for start in range(1, len(letters)):
+        for end in range(1, len(letters)):
+            moved = [*letters[:start], *letters[start + 1 :]]
+            moved.insert(end, letters[start])
+            if tuple(moved) == target:
+                return f"{text}.movedim({start - len(letters)}, {end - len(letters)})"
+    raise Refuse("the number of dimensions is unknown, and their order is not the usual one")
+
+
 def _trimmed(target: Letters, present: Letters) -> Letters:
     last = max(index for index, each in enumerate(target) if each not in present)
     return target[: last + 1]
@@ -122,7 +135,7 @@ def _permuted(text: str, letters: Letters, target: Letters) -> str:
     if letters[:-2] == target[:-2]:
         return f"{text}.transpose(-2, -1)"
     if MORE in letters:
-        raise Refuse("the number of dimensions is unknown, and their order is not the usual one")
+        return _permuted_from_the_end(text, letters, target)
     order = [letters.index(each) for each in target]
     moved = [index for index, each in enumerate(order) if index != each]
     if len(moved) == 2:

@@ -44,8 +44,9 @@ def product_of(value: Value, shapes: Shapes) -> Product | None:
     """A value as a product of two tensors: None where it is none."""
     if value.op in _MATMUL and len(value.args) == 2:
         return _matmul(value, value.args, _MATMUL[value.op], shapes)
-    if value.op == "baddbmm" and len(value.args) == 3:
-        return _matmul(value, value.args[1:], 3, shapes, added=value.args[0])
+    if value.op == "baddbmm" and value.args:
+        pair = tuple(each for each in (value.get(1, "batch1"), value.get(2, "batch2")) if each is not None)
+        return _matmul(value, pair, 3, shapes, added=value.args[0]) if len(pair) == 2 else None
     if value.op == "einsum":
         return _einsum(value, value.args[0], value.args[1:])
     if value.op == "einops.einsum" and len(value.args) == 3:

@@ -34,6 +34,8 @@ def classify(value: Value, module: Module, depth: int = 0) -> str:
         return NUMBER
     if value.op in ("selfattr", "param", "global"):
         return _named(value, module)
+    if value.op in ("view", "reshape") and _ends_in_ones(value) or value.op == "index" and _ends_in_none(value):
+        return LEARNED
     if value.op in ("full", "tensor", "as_tensor", "to", "type_as", "type") and value.args:
         return _constant_tensor(value, module, depth)
     inner = [classify(each, module, depth + 1) for each in value.inputs() if each.op != "missing"]
@@ -44,6 +46,18 @@ def classify(value: Value, module: Module, depth: int = 0) -> str:
     if value.op in ("clamp", "clip", "exp", "softplus", "sigmoid", "abs") and inner:
         return LEARNED if TENSOR not in inner else TENSOR
     return TENSOR
+
+
+def _ends_in_ones(value: Value) -> bool:
+    """`scale.view(1, -1, 1, 1)`: one value a head."""
+    sizes = value.args[1].args if len(value.args) == 2 and value.args[1].op == "tuple" else value.args[1:]
+    return len(sizes) >= 2 and number(sizes[-1]) == 1 and number(sizes[-2]) == 1
+
+
+def _ends_in_none(value: Value) -> bool:
+    """`scale[:, None, None]`: one value a head."""
+    parts = value.args[1].args if value.args[1].op == "tuple" else ()
+    return len(parts) >= 3 and all(each.op == "const" and each.detail is None for each in parts[-2:])
 
 
 def _constant_tensor(value: Value, module: Module, depth: int) -> str:
@@ -80,6 +94,8 @@ def _named(value: Value, module: Module) -> str:
     if kind.name == "parameter":
         return LEARNED if _one_a_head(kind.expression) else TENSOR
     expressions = attribute.owner.assignments(attribute.name) if attribute.owner else []
+    if expressions and _is_tensor(expressions, module) and all(_sizes(each) == [] for each in expressions):
+        return LEARNED
     if expressions and all(_is_arithmetic(each, module) for each in expressions):
         return NUMBER
     return NUMBER if expressions and _named_like_a_number(attribute.name) and not _is_tensor(expressions, module) else (

@@ -1,8 +1,8 @@
 """From a softmax back to the product of queries and keys: only scaling, adding, hiding, casting, reshaping."""
 
-from flashmore.upgrade.graph import Value
+from flashmore.upgrade.graph import Value, number
 from flashmore.upgrade.module import Module
-from flashmore.upgrade.patterns.masks import INFINITE, OTHER, fill_kind
+from flashmore.upgrade.patterns.masks import FINITE, INFINITE, OTHER, fill_kind
 from flashmore.upgrade.patterns.products import product_of
 from flashmore.upgrade.patterns.scales import TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
@@ -63,9 +63,15 @@ class Scores:
             return self._through("move", value)
         if op in RESHAPES and value.args:
             return self._through("reshape", value)
-        if op == "identity":
+        if op == "identity" or self._is_floor(value):
             return self._through("same", value)
         return self._unknown(value)
+
+    def _is_floor(self, value: Value) -> bool:
+        """`torch.max(scores, torch.tensor(torch.finfo(t).min))`: it only keeps sums of masks finite."""
+        if value.op not in ("max", "maximum", "clamp", "clamp_min") or len(value.args) != 2 or value.inner:
+            return False
+        return fill_kind(value.args[1], self.module) != OTHER and isinstance(self.walk(value.args[0]), Term)
 
     def _through(self, kind: str, value: Value) -> Term | Unfit:
         inner = self.walk(value.args[0])
@@ -105,6 +111,8 @@ class Scores:
         if set(value.named) - {"alpha"} or value.named:
             return Unfit("the scores are added with a factor", value)
         one, two = (self.walk(each) for each in value.args)
+        if (blended := self._blended(value)) is not None:
+            return blended
         if isinstance(one, Unfit) and isinstance(two, Unfit):
             return one if one.product else two
         if isinstance(one, Unfit) and value.op != "add":
@@ -120,6 +128,24 @@ class Scores:
                 return Term("shift", value, (inner,), other)
             return Unfit("what is added to the scores depends on the scores", value, product=True)
         return Term("add", value, (inner,), other, ("-" if value.op != "add" else "+",))
+
+    def _blended(self, value: Value) -> Term | None:
+        """`scores * keep - 1e10 * (1 - keep)`, which is a fill."""
+        product, rest = value.args
+        if product.op != "mul" or rest.op != "mul" or product.inplace:
+            return None
+        for base, mask in (product.args, product.args[::-1]):
+            inner = self.walk(base)
+            for size, left in (rest.args, rest.args[::-1]):
+                found = number(size)
+                opposite = left.op == "sub" and number(left.args[0]) == 1 and left.args[1] is mask
+                if isinstance(inner, Term) and found is not None and opposite:
+                    fill = -abs(found) if (value.op != "add") == (found > 0) else 0.0
+                    if fill <= -1e4:
+                        whole = Term("same", product, (inner,))
+                        made = Value("const", detail=fill)
+                        return Term("fill", value, (whole,), mask, (FINITE, made, True, "0/1"))
+        return None
 
     def _good(self, term: Term) -> bool:
         """Whether both operands of the product vary over the batch, as queries and keys do."""
