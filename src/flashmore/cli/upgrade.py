@@ -1,5 +1,6 @@
 """`flashmore upgrade`: hand-written attention in someone's own code, rewritten, proved, written, measured."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -128,12 +129,11 @@ def _source(command: Upgrade) -> "Source | None":
 
 
 def _search(command: Upgrade) -> Report:
-    from flashmore.upgrade.find import search
+    from flashmore.upgrade.search import search
 
     report = Report()
     with Waiting("searching", "files") as waiting:
-        for found in search(command.paths):
-            waiting.advance()
+        for found in search(command.paths, processes=os.cpu_count() or 1, progress=waiting.reach):
             if isinstance(found, NotParsed):
                 report.not_parsed.append(found)
                 continue

@@ -37,11 +37,16 @@ class Waiting:
         self.progress: Progress | None = None
         self.told = False
 
+    def reach(self, done: int, total: int) -> None:
+        """So many are done, of so many."""
+        self.total = total
+        self.advance(done - self.done)
+
     def advance(self, by: int = 1) -> None:
         """So many more are done."""
         self.done += by
         if self.progress is not None:
-            self.progress.update(self.task, completed=self.done, counted=self._counted())
+            self.progress.update(self.task, total=self.total, completed=self.done, counted=self._counted())
         elif not self.told and time.monotonic() - self.began > PATIENCE_SECONDS:
             self._appear()
 

@@ -18,7 +18,8 @@ from flashmore.upgrade.prove_child import fragment_to_json
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace import SECONDS, Source, run_child, watch, watched_site
 
-FASTER_KERNELS = ("flash", "cudnn", "efficient")
+FASTER_KERNELS = {"cpu": ("flash",), "cuda": ("flash", "cudnn", "efficient")}
+"""On each device, the kernels that never write the (T, S) matrix."""
 FEWEST_STEPS = 6
 
 
@@ -82,6 +83,8 @@ class Gain:
     sites: tuple[SiteGain, ...]
     further: tuple[Further, ...]
     problem: str | None = None
+    environment: Mapping[str, Any] | None = None
+    """Where it was measured; see `flashmore.measuring.environment`."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -143,26 +146,31 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
         return Gain("", None, None, tuple(SiteGain(None) for _ in range(count)), (), result["problem"])
     samples, peaks = result["samples_ms"], result["peak_bytes"]
     step = _before_after(samples, peaks, "step before", "step after")
-    sites = tuple(_site_gain(number, said, samples, peaks) for number, said in enumerate(result["sites"]))
+    device = str(result["device"]).partition(":")[0]
+    fast = FASTER_KERNELS.get(device, ())
+    sites = tuple(_site_gain(n, said, samples, peaks, fast) for n, said in enumerate(result["sites"]))
     alone = [site.attention.before_ms.median for site in sites if site.attention is not None]
     share = sum(alone) / step.before_ms.median if step is not None and alone else None
     problem = result["problem"]
     if step is None and problem is None:
         problem = f"too few steps to time: fewer than {FEWEST_STEPS} of either version"
-    device = str(result["device"]).partition(":")[0]
-    return Gain(result["whole"], step, share, sites, worth_trying(device), problem)
+    return Gain(result["whole"], step, share, sites, worth_trying(device), problem, result["environment"])
 
 
 def _site_gain(
-    number: int, said: Mapping[str, Any], samples: Mapping[str, Any], peaks: Mapping[str, Any]
+    number: int,
+    said: Mapping[str, Any],
+    samples: Mapping[str, Any],
+    peaks: Mapping[str, Any],
+    fast: Sequence[str],
 ) -> SiteGain:
     attention = _before_after(samples, peaks, f"site {number} before", f"site {number} after")
     kernel = said["kernel"]
     if kernel is None:
         return SiteGain(attention, said["calls"])
     reasons: list[str] = []
-    if kernel["name"] not in FASTER_KERNELS:
-        reasons = [f"{name}: {why}" for name in FASTER_KERNELS for why in kernel["against"].get(name, [])]
+    if kernel["name"] not in fast:
+        reasons = [f"{name}: {why}" for name in fast for why in kernel["against"].get(name, [])]
     return SiteGain(attention, said["calls"], kernel["name"], tuple(reasons))
 
 

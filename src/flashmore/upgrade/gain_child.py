@@ -39,6 +39,7 @@ def main(argv: list[str]) -> int:
 
 def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
     """Whole steps and attention alone, before and after, in alternating blocks."""
+    from flashmore.measuring.environment import environment
     from flashmore.measuring.memory import peak_bytes
     from flashmore.upgrade.gain_attention import replays
     from flashmore.upgrade.gain_swap import Versions
@@ -74,7 +75,7 @@ def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
     versions.before()
     return {
         "problem": None, "samples_ms": samples, "peak_bytes": peaks, "sites": sites, "device": str(device),
-        "whole": "forward and backward of the model",
+        "whole": "forward and backward of the model", "environment": environment(device),
     }  # fmt: skip
 
 
@@ -93,6 +94,8 @@ def _of_run(request: Mapping[str, Any]) -> dict[str, Any]:
     """The script once: its own optimizer steps, the code before and after in turn; then attention alone."""
     import torch
 
+    from flashmore.measuring.environment import environment
+    from flashmore.measuring.memory import peak_bytes
     from flashmore.upgrade.gain_attention import replays
     from flashmore.upgrade.gain_steps import StepTimer
     from flashmore.upgrade.trace_capture import Watched
@@ -116,10 +119,12 @@ def _of_run(request: Mapping[str, Any]) -> dict[str, Any]:
         one.calls = max(1, round(request["calls"][number] / timer.steps))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     alone, sites = replays(request["sites"], watched, device)
+    peaks = {name: peak_bytes(run, device) for name, run in alone.items()}
     samples = _alternated(alone) if alone else {}
     return {
-        "problem": problem, "samples_ms": samples | timer.samples_ms(DROPPED_STEPS), "peak_bytes": {},
+        "problem": problem, "samples_ms": samples | timer.samples_ms(DROPPED_STEPS), "peak_bytes": peaks,
         "sites": sites, "device": str(device), "whole": "a step of the script",
+        "environment": environment(device),
     }  # fmt: skip
 
 

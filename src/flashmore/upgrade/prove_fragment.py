@@ -212,7 +212,7 @@ def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     if "is_causal" in fragment.new and not has_two_lengths(fragment.inputs):
         yield "there are as many queries as keys (L = S)"
     for given in fragment.inputs:
-        if given.role == "scale" and given.axes is None:
+        if given.role == "scale" and given.axes is None and "(" not in given.source:
             yield f"{given.source} is a number, not a tensor"
     sixteen = [case for case in cases if "bfloat16" in case.name]
     if sixteen and all(case.result == "skipped" for case in sixteen):

@@ -26,6 +26,10 @@ READABLE = (
     ast.UnaryOp, ast.unaryop, ast.BinOp, ast.operator, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop,
 )  # fmt: skip
 """An input's expression is evaluated once more while the program runs, so it must do nothing but read."""
+CALLED = frozenset(
+    "size dim numel item any all sqrt pow exp log float int bool len abs min max isinstance hasattr getattr".split()  # noqa: SIM905
+)
+"""Functions and methods that only read."""
 PLAIN = (int, float, bool, str, type(None))
 
 Tracer = Callable[[FrameType, str, Any], Any]
@@ -182,9 +186,18 @@ def kept(value: Any) -> Any:
 
 def _readable(source: str) -> CodeType | None:
     tree = ast.parse(source, mode="eval")
-    if not all(isinstance(node, READABLE) for node in ast.walk(tree)):
+    if not all(isinstance(node, READABLE) or _only_reads(node) for node in ast.walk(tree)):
         return None
     return compile(tree, "<input>", "eval")
+
+
+def _only_reads(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+            return name in CALLED
+        case ast.keyword():
+            return True
+    return False
 
 
 def _autocast() -> str | None:
