@@ -87,7 +87,11 @@ def _in_function(
     if not softmaxes and not fused:
         return []
     search = Search(text, flow, name, path, fused)
-    return [*search.already(), *search.sites(softmaxes)]
+    try:
+        return [*search.already(), *search.sites(softmaxes)]
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        reason = f"it could not be understood ({type(error).__name__}: {error})"
+        return [Site(path, function.lineno, function.end_lineno or function.lineno, name, "refused", reason)]
 
 
 def _fused_name(value: Value) -> str:

@@ -124,9 +124,11 @@ class _Cut:
         if term.value.inner:
             raise Refuse("a helper that cannot be cut out")
         self.inputs.mask(term)
-        kind, fill, _ = term.detail
+        kind, fill = term.detail[:2]
         assert isinstance(fill, Value)
         node = operand(self.flow, term.value.node, fill)
+        if "0/1" in term.detail:
+            return
         if node is None and term.value.op == "setitem":
             statement = term.value.statement
             node = statement.value if isinstance(statement, ast.Assign) else None

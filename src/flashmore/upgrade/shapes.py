@@ -92,6 +92,24 @@ class Shapes:
             return self.size(value.args[0])
         return key(value)
 
+    def sizes(self, value: Value) -> Dims | None:
+        """The sizes that a tuple holds: a shape, a part of one, sums of both."""
+        if value.op == "tuple" and not any(each.op == "star" for each in value.args):
+            return ["-1" if number(each) == -1 else self.size(each) for each in value.args]
+        if value.op in ("attr:shape", "size") and len(value.args) == 1:
+            return self.of(value.args[0])
+        if value.op == "index" and value.args[1].op == "slice":
+            whole = self.sizes(value.args[0])
+            start, stop, step = (number(each) for each in value.args[1].args)
+            plain = all(each is None or isinstance(each, int) for each in (start, stop, step))
+            return whole[start:stop:step] if whole is not None and plain else None  # type: ignore[misc]
+        if value.op == "add" and len(value.args) == 2:
+            one, two = (self.sizes(each) for each in value.args)
+            return [*one, *two] if one is not None and two is not None else None
+        if value.op in ("tuple_of", "py:tuple", "py:list") and value.args:
+            return self.sizes(value.args[0])
+        return None
+
     def _size_of(self, value: Value) -> tuple[Value | None, int | None]:
         """The tensor and the dimension that a size is taken from."""
         if value.op == "py:len" and value.args:
@@ -167,10 +185,11 @@ class Shapes:
 
     def _view(self, value: Value) -> Dims | None:
         sizes = value.args[1:]
-        if len(sizes) == 1 and sizes[0].op == "tuple":
+        if len(sizes) == 1 and number(sizes[0]) is None:
+            known = self.sizes(sizes[0])
+            if known is not None or sizes[0].op != "tuple":
+                return None if known is None else [f"rest:{key(value)}" if each == "-1" else each for each in known]
             sizes = sizes[0].args
-        elif len(sizes) == 1 and sizes[0].op in ("add", "attr:shape", "size", "item", "param"):
-            return None
         sizes = tuple(
             part
             for each in sizes

@@ -85,8 +85,13 @@ class Scores:
         sides = [product.only(0), product.only(1)]
         if not all(sides) or min(len(side) for side in sides) != 1:
             return Unfit("the product is not one of queries with keys (heads are mixed, or an axis is shared)", value)
-        for operand in product.operands:
-            if operand.op in ("softmax", "dropout") and product.value.op != "x":
+        for side, operand in enumerate(product.operands):
+            other = product.letters[1 - side]
+            shared = set(other) & set(product.out) & set(product.letters[side])
+            if len(product.only(side)) > 1 and len(other) == 2 and not shared:
+                if isinstance(self.walk(operand), Term):
+                    return Unfit("heads are mixed before the softmax (talking heads)", value, product=True)
+            if operand.op in ("softmax", "dropout"):
                 return Unfit("the product's operand went through a softmax or dropout of its own", value)
         return Term("product", value, product=product)
 
