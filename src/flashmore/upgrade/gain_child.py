@@ -10,7 +10,7 @@ from typing import Any
 
 RESULT = "gain.json"
 BLOCKS = 20
-BLOCK_SECONDS = 0.1
+BLOCK_SECONDS = 0.05
 WARMUP = 2
 DROPPED_STEPS = 2
 """Of each version, at the start of a script: what is made only once is made in them."""

@@ -27,8 +27,9 @@ READABLE = (
 )  # fmt: skip
 """An input's expression is evaluated once more while the program runs, so it must do nothing but read."""
 CALLED = frozenset(
-    "size dim numel item any all sqrt pow exp log float int bool len abs min max isinstance hasattr getattr".split()  # noqa: SIM905
-)
+    ("size", "dim", "numel", "item", "any", "all", "sqrt", "pow", "exp", "log", "float", "int", "bool", "len",
+     "abs", "min", "max", "isinstance", "hasattr", "getattr")
+)  # fmt: skip
 """Functions and methods that only read."""
 PLAIN = (int, float, bool, str, type(None))
 
