@@ -31,6 +31,7 @@ class Emission:
     assumptions: list[str] = field(default_factory=list)
     rule: str = ""
     call: str = ""
+    imported: str | None = None
 
 
 class Emitter:
@@ -504,12 +505,14 @@ class Emitter:
         if self.extracted:
             return "F.scaled_dot_product_attention"
         found = self.flow.module.spelling(SDPA)
-        if found is None or found.split(".")[0] in self.flow.before.get(self.pieces.at, {}):
-            raise Refuse(
-                "torch is not imported under a name of this file",
-                "add `import torch.nn.functional as F` at the top of the file",
-            )
-        return found
+        local = self.flow.before.get(self.pieces.at, {})
+        if found is not None and found.split(".")[0] not in local:
+            return found
+        name = "F" if "F" not in self.flow.module.names and "F" not in local else "torch.nn.functional"
+        if name != "F" and ("torch" in local or "torch" in self.flow.module.names):
+            raise Refuse("`torch` and `F` mean something else here", "import torch under a name of its own")
+        self.result.imported = f"import torch.nn.functional{' as F' if name == 'F' else ''}"
+        return f"{name}.scaled_dot_product_attention"
 
     def _without_parentheses(self, node: ast.AST) -> tuple[int, int]:
         """The span of the second product, with the parentheses that a call does not need."""

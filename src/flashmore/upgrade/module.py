@@ -139,6 +139,13 @@ class Module:
             return f"{owner}.{node.attr}"
         return ""
 
+    @cached_property
+    def names(self) -> set[str]:
+        """Every name that the file gives a meaning of its own."""
+        found = {each.id for each in ast.walk(self.tree) if isinstance(each, ast.Name)}
+        found |= {each.arg for each in ast.walk(self.tree) if isinstance(each, ast.arg)}
+        return found | set(self.imports) | set(self.functions) | set(self.classes)
+
     def spelling(self, full: str) -> str | None:
         """How this file may write a full name with its own top-level imports."""
         top = {}

@@ -172,9 +172,9 @@ class Rewriting:
 
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
-        edits = self.edits()
+        edits, extra = self.edits(), self._import()
         if not self.guards:
-            return edits, None
+            return (*extra, *edits), None
         block, first, last = self.region()
         test = self._guard(block[first])
         for statement in block[first : last + 1]:
@@ -193,7 +193,27 @@ class Rewriting:
         if new and not new.endswith(("\n", "\r")):
             new += line
         body = f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}"
-        return (Edit(start, end, body),), test
+        return (*extra, Edit(start, end, body)), test
+
+    def _import(self) -> tuple[Edit, ...]:
+        """The import that the call needs, after those that the file has."""
+        if self.emission.imported is None:
+            return ()
+        body = self.found.flow.module.tree.body
+        last = None
+        for index, statement in enumerate(body):
+            docstring = index == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            if not docstring and not isinstance(statement, (ast.Import, ast.ImportFrom)):
+                break
+            last = statement
+        at = self.text.whole_lines(last)[1] if last is not None else self._first_line(body)
+        blank = self.text.newline * 2 if last is None else ""
+        return (Edit(at, at, self.emission.imported + self.text.newline + blank),)
+
+    def _first_line(self, body: list[ast.stmt]) -> int:
+        """Where the first statement starts, with the comments above it."""
+        line = min(body[0].lineno, *(each.lineno for each in getattr(body[0], "decorator_list", [])), 10**9)
+        return self.text.starts[line - 1]
 
     def _guard(self, first: ast.stmt) -> str:
         stability = Stability(self.found.flow)
