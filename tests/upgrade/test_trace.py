@@ -176,6 +176,23 @@ def test_a_wrong_rewrite_is_refuted_by_real_inputs(sites: tuple[Site, Site]) -> 
     assert proof.refuted
 
 
+def test_the_file_as_it_would_be_written_is_compared_as_a_whole(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    by_hand = MODEL[MODEL.index("        att = q @") : MODEL.index("    def other")].rstrip() + "\n"
+    p = "self.drop.p if self.drop.training else 0.0"
+    call = f"torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p={p}, scale=1.0)"
+    right = MODEL.replace(by_hand, f"        return {call}\n")
+    assert right != MODEL
+    for text, good in ((right, True), (right.replace("scale=1.0", "scale=0.9"), False)):
+        rewritten = {tmp_path / "model.py": text}
+        proof = prove_traced(sites[:1], Source(example="model:made"), rewritten=rewritten).proofs[0]
+        assert proof.proved is good
+        assert proof.cases[-1].name == "the whole example, with the file as it would be written"
+        assert {"out 0", "d qkv.weight", "d qkv.bias"} == {one.name for one in proof.cases[-1].tensors}
+    assert (tmp_path / "model.py").read_text(encoding="utf-8") == MODEL
+
+
 WRONG = {
     "number": "returned a int",
     "no_model": "a function as the model",

@@ -168,8 +168,13 @@ def _prove(command: Upgrade, report: Report) -> None:
             from flashmore.upgrade.trace import prove_traced
 
             with_lines = [one for one in wanted if one.site.fragment is not None]
+            hopeful = {file.path: [one for one in file.rewritten if not one.refuted] for file in report.files}
             traced = prove_traced(
-                [one.site for one in with_lines], source, seconds=command.seconds, prover=prover
+                [one.site for one in with_lines],
+                source,
+                rewritten={f.path: f.rewriting(hopeful[f.path]) for f in report.files if hopeful[f.path]},
+                seconds=command.seconds,
+                prover=prover,
             )
             for one, proof in zip(with_lines, traced.proofs, strict=True):
                 one.proofs.append(proof)
@@ -199,13 +204,8 @@ def _measure(command: Upgrade, report: Report) -> None:
 
 def _write(command: Upgrade, file: FileReport) -> None:
     """The proved places of one file; what speaks against it is told, and the other files go on."""
-    chosen = [one for one in file.rewritten if one.proved and (command.even_if_slower or not one.slower)]
+    chosen = file.choose(even_if_slower=command.even_if_slower)
     if not chosen:
-        if file.rewritten:
-            slower = any(one.proved and one.slower for one in file.rewritten)
-            file.why_not_written = (
-                "slower; --even-if-slower writes it all the same" if slower else "nothing is proved"
-            )
         return
     from flashmore.upgrade.write import write_source
 

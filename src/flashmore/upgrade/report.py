@@ -38,7 +38,12 @@ class SiteReport:
         """None where no proof was asked for; a case that differs anywhere outweighs every other proof."""
         if not self.proofs:
             return None
-        return any(proof.proved for proof in self.proofs) and not any(proof.refuted for proof in self.proofs)
+        return any(proof.proved for proof in self.proofs) and not self.refuted
+
+    @property
+    def refuted(self) -> bool:
+        """Whether any proof found a case that differs."""
+        return any(proof.refuted for proof in self.proofs)
 
     @property
     def slower(self) -> bool:
@@ -104,6 +109,19 @@ class FileReport:
     def rewritten(self) -> list[SiteReport]:
         """The places that could be rewritten."""
         return [report for report in self.sites if report.site.verdict == "rewritten"]
+
+    def choose(self, *, even_if_slower: bool) -> list[SiteReport]:
+        """The places to be written; where there are none, `why_not_written` says why.
+
+        Args:
+            even_if_slower: what was measured to be slower, too.
+        """
+        proved = [report for report in self.rewritten if report.proved]
+        chosen = [report for report in proved if even_if_slower or not report.slower]
+        if self.rewritten and not chosen:
+            slower = "slower than before; --even-if-slower writes it all the same"
+            self.why_not_written = slower if proved else "nothing is proved"
+        return chosen
 
     def rewriting(self, reports: Sequence[SiteReport]) -> str:
         """The source with some of the rewrites."""

@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flashmore.upgrade.prove import Prover
-from flashmore.upgrade.prove_result import Proof, not_proved
+from flashmore.upgrade.prove_result import CaseResult, Proof, TensorVerdict, not_proved
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace_child import STATUS
 
@@ -51,19 +51,26 @@ class Traced:
 
 
 def prove_traced(
-    sites: Sequence[Site], source: Source, *, seconds: float = SECONDS, prover: Prover | None = None
+    sites: Sequence[Site],
+    source: Source,
+    *,
+    rewritten: Mapping[Path, str] | None = None,
+    seconds: float = SECONDS,
+    prover: Prover | None = None,
 ) -> Traced:
     """Run the user's program once, and replay each site on what it was given there.
 
     Args:
         sites: each with a fragment; their paths are as seen from the working directory.
         source: what to run.
+        rewritten: files with their whole new source. An example is run with them too, and its outputs and
+            the gradients of its weights become one more case of each proof.
         seconds: how long it may take; what was seen until then counts.
         prover: the child process for the proofs; None makes one.
     """
     with tempfile.TemporaryDirectory(prefix="flashmore-") as name:
         folder = Path(name)
-        status = watch(sites, source, folder, seconds)
+        status = watch(sites, source, folder, seconds, rewritten or {})
         if prover is not None:
             return Traced(_replayed(sites, source, folder, status, prover), status["problem"])
         with Prover() as own:
@@ -78,7 +85,7 @@ def _replayed(
     for number, site in enumerate(sites):
         captured = folder / f"{number}.pt"
         if captured.exists():
-            proofs.append(prover.prove(site, captured, on))
+            proofs.append(_with_whole(prover.prove(site, captured, on), status["whole"]))
             continue
         why = status["why_not"][number] if status["why_not"] else None
         reason = "these lines were not reached" if why is None else f"its inputs could not be kept: {why}"
@@ -87,23 +94,42 @@ def _replayed(
     return proofs
 
 
-def watch(sites: Sequence[Site], source: Source, folder: Path, seconds: float) -> dict[str, Any]:
+def _with_whole(proof: Proof, whole: dict[str, Any] | None) -> Proof:
+    """A proof with the case of the whole example, which refutes it where the result differs."""
+    if whole is None:
+        return proof
+    case = CaseResult(**{**whole, "tensors": tuple(TensorVerdict(**one) for one in whole["tensors"])})
+    proof = replace(proof, cases=(*proof.cases, case))
+    if case.result != "differs":
+        return proof
+    return replace(proof, proved=False, why_not=proof.why_not or f"{case.name}: {case.detail}")
+
+
+def watch(
+    sites: Sequence[Site],
+    source: Source,
+    folder: Path,
+    seconds: float,
+    rewritten: Mapping[Path, str] | None = None,
+) -> dict[str, Any]:
     """Run the user's program under watch; what is seen of site n comes to lie in `folder/n.pt`.
 
     Returns:
-        `problem` (or None), `why_not` and `calls` of each site; both empty where the run was cut off.
+        `problem` (or None), `why_not` and `calls` of each site, both empty where the run was cut off, and
+        `whole`: the case of the whole example, or None.
     """
     request = {
         "sites": [watched_site(site) for site in sites],
         "example": source.example,
         "run": list(source.run),
         "folder": str(folder),
+        "rewritten": {str(path.resolve()): text for path, text in (rewritten or {}).items()},
     }
     said = run_child("flashmore.upgrade.trace_child", request, folder, seconds, str(source))
     try:
         status: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except OSError:
-        status = {"problem": said, "why_not": [], "calls": []}
+        status = {"problem": said, "why_not": [], "calls": [], "whole": None}
     return status
 
 

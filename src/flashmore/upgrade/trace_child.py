@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ def main(argv: list[str]) -> int:
     """Watch an example or a script.
 
     Args:
-        argv: one word, a JSON file with `sites`, `example`, `run` and `folder`. What is seen of site n is
-            written to `folder/n.pt` as soon as it is seen; `folder/status.json` comes last.
+        argv: one word, a JSON file with `sites`, `rewritten` (paths to new sources), `example`, `run` and
+            `folder`. What is seen of site n is written to `folder/n.pt` as soon as it is seen;
+            `folder/status.json` comes last.
     """
     import torch
 
     from flashmore.upgrade.trace_capture import Catcher, Watched
     from flashmore.upgrade.trace_user import UserCodeFailed, load_example, run_script, told
+    from flashmore.upgrade.trace_whole import compare_whole
 
     request = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     folder = Path(request["folder"])
@@ -29,7 +32,7 @@ def main(argv: list[str]) -> int:
         torch.save(watched[number].seen, unfinished)
         unfinished.replace(folder / f"{number}.pt")
 
-    status: dict[str, Any] = {"problem": None}
+    status: dict[str, Any] = {"problem": None, "whole": None}
     try:
         if request["example"] is not None:
             example = load_example(request["example"])
@@ -38,6 +41,8 @@ def main(argv: list[str]) -> int:
                     example()
                 except Exception as error:  # noqa: BLE001 - the user's model may raise anything
                     raise UserCodeFailed(told(error)) from None
+            if request["rewritten"]:
+                status["whole"] = asdict(compare_whole(example, request["rewritten"]))
         else:
             with Catcher(watched, keep):
                 run_script(request["run"])
