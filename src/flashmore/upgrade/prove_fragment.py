@@ -18,14 +18,17 @@ from flashmore.upgrade.prove_allowed import AT_HAND, NotAllowed, compiled
 from flashmore.upgrade.prove_case import Lines, MakeArguments, Setting, run_case
 from flashmore.upgrade.prove_dropout import compare_draws, compare_zeros, is_random
 from flashmore.upgrade.prove_family import (
+    MASKS,
     Case,
     Choice,
+    Fill,
     all_choices,
     base_of,
     family,
     has_two_lengths,
     is_mask,
     modes_of,
+    swallows_a_bias,
 )
 from flashmore.upgrade.prove_result import CaseResult, Proof, not_proved
 from flashmore.upgrade.prove_tensors import DROPOUT, NotMade, Values
@@ -202,11 +205,23 @@ def concluded(
     return Proof(True, on, tuple(cases), assumed)
 
 
+def _assumes_a_bias_away(fragment: Fragment) -> bool:
+    """Whether the family leaves out what a bias and a finite mask come to in 16 bits."""
+    inputs = fragment.inputs
+    plain = any(given.note.startswith("additive") or not given.note for given in inputs if is_mask(given))
+    fill: Fill = "-1e4" if plain else "-inf"
+    case = Case(mask=MASKS[-1], precision="bfloat16 under autocast", fill=fill)
+    floats = any(given.dtype == "float" for given in inputs if is_mask(given))
+    return floats and swallows_a_bias(case, inputs)
+
+
 def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     if any("NaN" in tensor.verdict or "finite" in tensor.verdict for c in cases for tensor in c.tensors):
         yield "where a row's keys are all hidden the original is NaN: there the rewrite may be finite"
     if any(is_mask(given) for given in fragment.inputs):
         yield "keys and values that a mask hides hold numbers, not NaN"
+        if _assumes_a_bias_away(fragment):
+            yield "under 16-bit autocast no row is masked throughout by a number such as -1e4 beside a bias"
         if any("every row keeps a key" in given.note for given in fragment.inputs):
             yield "every row of the mask keeps a key"
     if "is_causal" in fragment.new and not has_two_lengths(fragment.inputs):
