@@ -111,10 +111,7 @@ class Pieces:
         batch, out = self.found.batch, self.found.out
         if MORE not in batch and len(batch) < 2:
             text = f"{text}.squeeze(0)" if len(batch) == 1 else f"{text}[0, 0]"
-        made = (*batch, "l", "e")
-        if MORE in out and out != made and {*out} == {*made}:
-            return f"{text}.transpose(-2, -1)"
-        return reordered(text, made, out)
+        return reordered(text, (*batch, "l", "e"), out)
 
     def scale(self) -> Scale:
         """Everything that multiplies the product."""

@@ -7,6 +7,8 @@ bias that SDPA adds to the scaled product.
 """
 
 import ast
+import keyword
+import re
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.call import SDPA, Pieces, Scale, number
@@ -64,7 +66,7 @@ class Emitter:
             Refuse: there is no safe way to write it.
         """
         simple = steps(self.found.scores)
-        if simple is not None and self.found.layout == (*self.found.batch, "l", "s"):
+        if simple is not None and (not simple or self.found.layout == (*self.found.batch, "l", "s")):
             try:
                 return self._simple(simple)
             except Refuse as refusal:
@@ -444,9 +446,9 @@ class Emitter:
         start, end = self.text.span(node)
         first, last = self.text.span(inner)
         parens = not isinstance(inner, (ast.Name, ast.Call, ast.Attribute, ast.Subscript))
-        if Edit(start, first, "(" if parens else "") not in self.result.edits:
-            self.result.edits.append(Edit(start, first, "(" if parens else ""))
-            self.result.edits.append(Edit(last, end, ")" if parens else ""))
+        for edit in (Edit(start, first, "(" if parens else ""), Edit(last, end, ")" if parens else "")):
+            if edit not in self.result.edits and (edit.start < edit.end or edit.text):
+                self.result.edits.append(edit)
 
     def _with_edits(self, node: ast.expr, removed: set[ast.stmt]) -> str:
         """The text of the weights in the second product, without softmax and the like."""
@@ -520,8 +522,10 @@ class Emitter:
         source = self.text.source
         before = source[:start].rstrip(" \t")
         if isinstance(node, ast.BinOp) and before.endswith("(") and source[end : end + 1] == ")":
-            earlier = before[:-1].rstrip(" \t")[-1:]
-            if not (earlier.isalnum() or earlier in ("_", ")", "]", '"', "'")):
+            earlier = before[:-1].rstrip(" \t")
+            word = re.search(r"\w*$", earlier)
+            spaced = len(earlier) < len(before) - 1 and word is not None and keyword.iskeyword(word[0])
+            if spaced or not (earlier[-1:].isalnum() or earlier[-1:] in ("_", ")", "]", '"', "'")):
                 return len(before) - 1, end + 1
         return start, end
 

@@ -78,14 +78,25 @@ class Inputs:
         """q, k and v."""
         pieces = Pieces(self.all, Words(self.text))
         owners = (self.all.product.value, self.all.product.value, self.all.final)
-        for which, owner, wanted in zip(
-            (self.all.q, self.all.k, self.all.v), owners, ("query", "key", "value"), strict=True
-        ):
-            node, letters = pieces.peeled(which, owner)
+        parts = [
+            (which, wanted, *pieces.peeled(which, owner))
+            for which, owner, wanted in zip(
+                (self.all.q, self.all.k, self.all.v), owners, ("query", "key", "value"), strict=True
+            )
+        ]
+        key, value = (self.flow.seen.get(node) for _, _, node, _ in parts[1:])
+        if key is value:
+            self.letter["e"] = "D"
+        known: dict[Value | None, str] = {}
+        for which, wanted, node, letters in parts:
+            seen = self.flow.seen.get(node)
+            if seen in known:
+                self.names[node] = known[seen]
+                continue
             name = node.id if isinstance(node, ast.Name) and not self._stored_later(node) else self.fresh(wanted)
             source = self.text.of(node)
             name = self.add(node, Input(name, source, "tensor", self.axes(letters)))
-            self.names[node] = name
+            self.names[node] = known[seen] = name
             if which is self.all.q:
                 self.query = name
 

@@ -144,7 +144,8 @@ def _ranks(product: Product, final: Value, side: int, shapes: Shapes) -> Product
     ranks = [rank for rank in map(shapes.rank, tensors) if rank is not None]
     if MORE in product.out or MORE in second.out:
         for tensor in tensors:
-            if ranks and max(ranks) > 2 and shapes.rank(tensor) is None:
+            flat = "mm" in (product.value.op, final.op)
+            if ranks and (flat or max(ranks) > 2) and shapes.rank(tensor) is None:
                 shapes.learn(tensor, max(ranks))
     again = product_of(product.value, shapes)
     assert again is not None

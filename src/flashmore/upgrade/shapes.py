@@ -16,6 +16,7 @@ _SAME = {
     "layer:Sigmoid", "layer:LeakyReLU", "layer:ELU", "layer:PReLU", "layer:Softplus", "zeros_like", "ones_like",
 }  # fmt: skip
 _ELEMENTWISE = {"add", "sub", "mul", "div", "pow", "where", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"}
+_RANKS = {"mm": 2, "bmm": 3}
 _RANK_OF_CONV = {"layer:Conv1d": 3, "layer:Conv2d": 4, "layer:Conv3d": 5}
 
 
@@ -47,12 +48,32 @@ class Shapes:
         """What an operation says about its argument."""
         if value.op in ("permute", "attr:permute") and value.args[1:] and (order := integers(value.args[1:])):
             self.ranks.setdefault(value.args[0], len(order))
+        if value.op in _RANKS and len(value.args) >= 2:
+            for each in (value, *value.args[:2]):
+                self.ranks.setdefault(each, _RANKS[value.op])
+        if value.op in ("attr:T", "t"):
+            self.ranks.setdefault(value.args[0], 2)
+        if value.op == "einsum":
+            self._learn_equation(value)
         if value.op == "transpose" and {2, 3} == set(integers(value.args[1:]) or ()):
             self.ranks.setdefault(value.args[0], 4)  # more dimensions would not be transposed from the front
         if value.op in ("rearrange", "einops.repeat") and len(value.args) > 1:
             pattern = value.args[1].detail
             if isinstance(pattern, str) and "->" in pattern and "..." not in pattern.split("->")[0]:
                 self.ranks.setdefault(value.args[0], len(pattern_axes(pattern.split("->")[0])))
+
+    def _learn_equation(self, value: Value) -> None:
+        """An equation without dots says how many dimensions its operands and its result have."""
+        operands = value.args[1:]
+        if len(operands) == 1 and operands[0].op == "tuple":
+            operands = operands[0].args
+        text = value.args[0].detail if value.args else None
+        if not isinstance(text, str) or "->" not in text or "." in text:
+            return
+        left, out = text.replace(" ", "").split("->")
+        for side, operand in zip(left.split(","), operands, strict=False):
+            self.ranks.setdefault(operand, len(side))
+        self.ranks.setdefault(value, len(out))
 
     def learn(self, value: Value, rank: int) -> None:
         """Takes note of a tensor's rank."""
