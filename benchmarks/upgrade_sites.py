@@ -141,7 +141,9 @@ def others(searched: dict[Path, Searched], rows: Sequence[Row], checkouts: Path)
     named = {file_of(row, checkouts).resolve() for row in rows}
     rest = [found for path, found in searched.items() if path not in named]
     verdicts = Counter(site.verdict for found in rest for site in found.sites)
-    rewritten = [f"{s.path}:{s.line} {s.symbol}" for found in rest for s in found.sites if s.verdict == "rewritten"]
+    rewritten = [
+        f"{s.path}:{s.line} {s.symbol}" for found in rest for s in found.sites if s.verdict == "rewritten"
+    ]
     return {"files": len(rest), "verdicts": dict(verdicts), "rewritten": rewritten}
 
 
@@ -184,7 +186,9 @@ def show(answer: dict[str, Any]) -> None:
         proof = {True: "proved", False: "not proved", None: ""}[row["proved"]]
         print(f"{mark}{row['id']:18} {row['wanted']:9} {what:24} {proof} {'; '.join(row['why_not'])}")
     for name, count in answer["counts"].items():
-        print(f"{name:9} {count['sites']} sites, {count['found']} found, {count['right']} right, {count['proved']} proved")
+        print(
+            f"{name:9} {count['sites']} sites, {count['found']} found, {count['right']} right, {count['proved']} proved"
+        )
     rest = answer["other_files"]
     print(f"other files: {rest['files']}, {rest['verdicts']}; not parsed: {len(answer['not_parsed'])}")
 

@@ -34,7 +34,11 @@ PRODUCTS = {
 }  # fmt: skip
 VALUES = {
     "bhld": ("{w} @ v", "torch.matmul({w}, v)", "torch.einsum('bhij,bhjd->bhid', {w}, v)"),
-    "bld": ("{w} @ v", "torch.bmm({w}, v)", "torch.bmm(v.transpose(1, 2), {w}.transpose(1, 2)).transpose(1, 2)"),
+    "bld": (
+        "{w} @ v",
+        "torch.bmm({w}, v)",
+        "torch.bmm(v.transpose(1, 2), {w}.transpose(1, 2)).transpose(1, 2)",
+    ),
     "ld": ("{w} @ v", "torch.mm({w}, v)"),
     "lbhd": ("torch.einsum('bnij,jbnd->ibnd', {w}, v)", "torch.einsum('ijbn,jbnd->ibnd', {w}, v)"),
     "bcl": ("torch.einsum('bls,bcs->bcl', {w}, v)", "torch.bmm(v, {w}.permute(0, 2, 1))"),
@@ -67,7 +71,9 @@ def programs(draw: st.DrawFn) -> Program:
     name, weights = draw(st.sampled_from(NAMES)), draw(st.sampled_from((*NAMES, "p")))
     index = draw(st.integers(0, len(PRODUCTS[layout]) - 1))
     last = "ijbn" not in PRODUCTS[layout][index]
-    values = [each for each in VALUES[layout] if ("ijbn" in each) != last] if layout == "lbhd" else VALUES[layout]
+    values = (
+        [each for each in VALUES[layout] if ("ijbn" in each) != last] if layout == "lbhd" else VALUES[layout]
+    )
     dim = "-1" if last else "1"
     lines = [f"{name} = {PRODUCTS[layout][index]}"]
     steps = [draw(st.sampled_from(SCALES)), draw(st.sampled_from(MASKS))]

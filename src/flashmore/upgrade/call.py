@@ -183,7 +183,9 @@ class Pieces:
             if term.condition is None or term.condition.node is None:
                 raise Refuse("dropout runs on one branch of a helper only")
             if not self.stability.holds(term.condition.node, self.at):
-                raise Refuse("what decides about dropout changes its meaning before the values are multiplied")
+                raise Refuse(
+                    "what decides about dropout changes its meaning before the values are multiplied"
+                )
             test = self.words.condition(term.condition)
             if other is None and inner is not None and " if " in inner:
                 first, rest = inner.split(" if ", 1)
@@ -216,11 +218,13 @@ class Pieces:
             raise Refuse("dropout runs inside a helper", "write it into this function")
         p, training = value.get(1, "p"), value.get(2, "training") or value.named.get("train")
         p_text = "0.5" if p is None else self.read(operand(self.flow, value.node, p), "the dropout rate")
-        if training is None or training.op == "const" and training.detail is True:
+        if training is None or (training.op == "const" and training.detail is True):
             return p_text
         if training.op == "const":
             return None
-        return f"{factor(p_text)} if {self.read(operand(self.flow, value.node, training), 'training')} else 0.0"
+        return (
+            f"{factor(p_text)} if {self.read(operand(self.flow, value.node, training), 'training')} else 0.0"
+        )
 
 
 def number(scale: Scale) -> str:
@@ -236,7 +240,15 @@ def number(scale: Scale) -> str:
 
 def _before(value: Value, letters: Letters) -> Letters | None:
     """The letters before a transposition."""
-    if value.inner or value.op not in ("transpose", "swapaxes", "swapdims", "permute", "attr:mT", "attr:T", "t"):
+    if value.inner or value.op not in (
+        "transpose",
+        "swapaxes",
+        "swapdims",
+        "permute",
+        "attr:mT",
+        "attr:T",
+        "t",
+    ):
         return None
     marks = tuple(str(index) if each != MORE else MORE for index, each in enumerate(letters))
     after = moved(marks, value)

@@ -9,7 +9,11 @@ from flashmore.upgrade.module import FUNCTIONAL
 from flashmore.upgrade.state import State
 
 _DEPTH = 5
-_EINOPS = {"einops.rearrange": "rearrange", "einops.repeat": "einops.repeat", "einops.einsum": "einops.einsum"}
+_EINOPS = {
+    "einops.rearrange": "rearrange",
+    "einops.repeat": "einops.repeat",
+    "einops.einsum": "einops.einsum",
+}
 _SELF_NAMES = ("input", "self", "x", "tensor")
 
 
@@ -106,7 +110,9 @@ class Calls(State):
             return self._call_attribute(callee, args, named, node)
         if callee.op == "call" and callee.detail == "torch.nn.Softmax" and args:
             dim = callee.get(1, "dim")
-            return self.make("softmax", args[:1], {"dim": dim} if dim is not None else {}, node, detail="made")
+            return self.make(
+                "softmax", args[:1], {"dim": dim} if dim is not None else {}, node, detail="made"
+            )
         if callee.op == "phi" and all(each.op in ("global", "closure") for each in callee.args):
             results = [self.apply(each, args, named, node) for each in callee.args]
             return self.make("phi", results, detail=callee.detail, node=node)
@@ -134,14 +140,28 @@ class Calls(State):
             return self.make("tuple", [self.make("tuple", row) for row in rows], node=node)
         if full in ("tuple", "list") and len(args) == 1 and args[0].op == "tuple":
             return args[0]
-        if full in ("int", "float", "len", "max", "min", "abs", "range", "bool", "sum", "print", "isinstance"):
+        if full in (
+            "int",
+            "float",
+            "len",
+            "max",
+            "min",
+            "abs",
+            "range",
+            "bool",
+            "sum",
+            "print",
+            "isinstance",
+        ):
             return self.make(f"py:{full}", args, named, node)
         op = operation(full)
         if op is None:
             return self.make("call", (callee, *args), named, node, detail=full)
         return self._tensor_call(op, args, named, node)
 
-    def _tensor_call(self, op: str, args: list[Value], named: dict[str, Value], node: ast.AST | None) -> Value:
+    def _tensor_call(
+        self, op: str, args: list[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value:
         if not args and op not in ("zeros", "ones", "full"):
             first = next((name for name in _SELF_NAMES if name in named), None)
             if first is not None:
@@ -190,7 +210,9 @@ class Calls(State):
         kind = kind_of(attribute, self.module)
         if kind.name == "softmax" and args and isinstance(kind.expression, ast.Call):
             made = kind.expression
-            dim = made.args[0] if made.args else next((e.value for e in made.keywords if e.arg == "dim"), None)
+            dim = (
+                made.args[0] if made.args else next((e.value for e in made.keywords if e.arg == "dim"), None)
+            )
             extra = {"dim": self._outside(dim)} if dim is not None else {}
             return self.make("softmax", args[:1], extra, node, detail=attribute)
         if kind.name in ("dropout", "identity") and args:

@@ -53,9 +53,7 @@ def escapes(
     return guards
 
 
-def _uses(
-    value: Value, chain: set[Value], final: Value
-) -> list[tuple[Value, tuple[Condition, ...]]]:
+def _uses(value: Value, chain: set[Value], final: Value) -> list[tuple[Value, tuple[Condition, ...]]]:
     found = []
     stack: list[tuple[Value, Value, tuple[Condition, ...]]] = [(value, user, ()) for user in value.users]
     seen: set[Value] = set()

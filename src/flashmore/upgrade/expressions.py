@@ -114,7 +114,9 @@ class Expressions(Calls):
 
     def _subscript(self, node: ast.Subscript, base: Value, index: Value) -> Value:
         if base.op == "tuple" and index.op == "const" and isinstance(index.detail, int):
-            if -len(base.args) <= index.detail < len(base.args) and not any(e.op == "star" for e in base.args):
+            if -len(base.args) <= index.detail < len(base.args) and not any(
+                e.op == "star" for e in base.args
+            ):
                 return base.args[index.detail]
         return self.make("index", (base, index), node=node)
 
@@ -188,4 +190,3 @@ class Expressions(Calls):
 
 def _static(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in method.decorator_list)
-

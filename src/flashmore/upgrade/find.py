@@ -53,7 +53,9 @@ def find_sites(source: str, path: str = "<string>") -> list[Site]:
 def _functions(tree: ast.Module, module: Module) -> Iterator[tuple[Class | None, Function, str]]:
     """Every function that is not nested in another, with the class that it is a method of."""
 
-    def inside(body: list[ast.stmt], owner: Class | None, prefix: str) -> Iterator[tuple[Class | None, Function, str]]:
+    def inside(
+        body: list[ast.stmt], owner: Class | None, prefix: str
+    ) -> Iterator[tuple[Class | None, Function, str]]:
         for statement in body:
             if isinstance(statement, Function):
                 yield owner, statement, prefix + statement.name
@@ -114,7 +116,10 @@ class Search:
 
     def already(self) -> list[Site]:
         """The calls that are fused already."""
-        return [self._site(value, value, "already fused", f"`{_fused_name(value)}` is called") for value in self.fused]
+        return [
+            self._site(value, value, "already fused", f"`{_fused_name(value)}` is called")
+            for value in self.fused
+        ]
 
     def sites(self, softmaxes: list[Value]) -> list[Site]:
         """The attentions written by hand: rewritten, or refused with the reason."""
@@ -172,7 +177,9 @@ class Search:
             found = attention(self.flow, self.shapes, final, side, chain)
             start = found.product.value
             if self.fused:
-                return self._site(start, final, "already fused", "another branch of this function is fused already")
+                return self._site(
+                    start, final, "already fused", "another branch of this function is fused already"
+                )
             return self._rewritten(found)
         except Refuse as refusal:
             return self._refusal(start, final, refusal.reason, refusal.advice)
@@ -196,11 +203,15 @@ class Search:
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:
         if self.fused:
-            return self._site(first, last, "already fused", "another branch of this function is fused already")
+            return self._site(
+                first, last, "already fused", "another branch of this function is fused already"
+            )
         return self._site(first, last, "refused", reason, advice)
 
     def _site(self, first: Value, last: Value, verdict: str, reason: str, advice: str = "") -> Site:
-        lines = [(value.node.lineno, value.node.end_lineno or 0) for value in (first, last) if _has_line(value)]  # type: ignore[attr-defined,union-attr]
+        lines = [
+            (value.node.lineno, value.node.end_lineno or 0) for value in (first, last) if _has_line(value)
+        ]  # type: ignore[attr-defined,union-attr]
         start, end = min(line for line, _ in lines), max(line for _, line in lines)
         return Site(self.path, start, end, self.name, verdict, reason, advice)  # type: ignore[arg-type]
 

@@ -112,7 +112,9 @@ class Flow(Expressions):
 
     def _rest(self, statement: ast.stmt) -> None:
         """Any other statement: what it mentions is used by something unknown."""
-        used = [self.expression(each) for each in ast.iter_child_nodes(statement) if isinstance(each, ast.expr)]
+        used = [
+            self.expression(each) for each in ast.iter_child_nodes(statement) if isinstance(each, ast.expr)
+        ]
         op = "assert" if isinstance(statement, (ast.Assert, ast.Raise)) else "statement"
         if isinstance(statement, ast.Delete):
             return

@@ -15,8 +15,8 @@ from flashmore.upgrade.patterns.masks import FINITE, INFINITE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Refuse
 from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.shapes import pattern_axes
 from flashmore.upgrade.site import Edit, Fragment
+from flashmore.upgrade.sizes import pattern_axes
 from flashmore.upgrade.text import Text
 from flashmore.upgrade.words import Words, atom
 
@@ -226,7 +226,9 @@ class _Cut:
         made = words.of(final.node)
         before = ""
         if emission is not None:
-            covering = next(edit for edit in edits if edit.start <= start and end <= edit.end and edit.end > edit.start)
+            covering = next(
+                edit for edit in edits if edit.start <= start and end <= edit.end and edit.end > edit.start
+            )
             made = covering.text
             lines = [e for s, e in emission.setup if s is final.statement]
             before = "\n".join(line for each in lines for line in each)
@@ -245,8 +247,7 @@ class _Cut:
     ) -> list[str]:
         """The text of one statement, without what is not kept."""
         if emission is not None and self._is_gone(statement, edits):
-            hoisted = [line for s, lines in emission.setup if s is statement for line in lines]
-            return hoisted
+            return [line for s, lines in emission.setup if s is statement for line in lines]
         if not any(self._within(each, statement) for each in self.kept):
             return []
         if isinstance(statement, ast.If):
@@ -254,12 +255,16 @@ class _Cut:
         if isinstance(statement, (ast.For, ast.With)):
             start = self.text.span(statement)[0]
             head = self._edited(start, self.text.span(statement.body[0])[0], words, edits).rstrip()
-            inner = [line for each in statement.body for line in self._statement(each, words, edits, emission)]
+            inner = [
+                line for each in statement.body for line in self._statement(each, words, edits, emission)
+            ]
             return [head, *_indented(inner)]
         if not isinstance(statement, (ast.Assign, ast.AugAssign, ast.Expr, ast.AnnAssign)):
             raise Refuse("a statement that cannot be cut out")
         start, end = self.text.span(statement)
-        extra = [line for s, lines in (emission.setup if emission else []) if s is statement for line in lines]
+        extra = [
+            line for s, lines in (emission.setup if emission else []) if s is statement for line in lines
+        ]
         return [*extra, _dedented(self._edited(start, end, words, edits))]
 
     def _if(self, statement: ast.If, words: Words, edits: list[Edit], emission: Emission | None) -> list[str]:

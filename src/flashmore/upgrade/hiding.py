@@ -115,9 +115,18 @@ def _still_given(condition: Condition, pieces: Pieces) -> bool:
     """`mask is not None` stays true where the mask was replaced by a tensor made from it under that test."""
     node = condition.node
     value = pieces.flow.tests.get(id(node))
-    if node is None or value is None or value.op not in ("is", "is not") or not condition.holds == (value.op == "is not"):
+    if (
+        node is None
+        or value is None
+        or value.op not in ("is", "is not")
+        or condition.holds != (value.op == "is not")
+    ):
         return False
-    names = [each for each in ast.walk(node) if isinstance(each, ast.Name) and pieces.flow.seen.get(each) is value.args[0]]
+    names = [
+        each
+        for each in ast.walk(node)
+        if isinstance(each, ast.Name) and pieces.flow.seen.get(each) is value.args[0]
+    ]
     if len(names) != 1:
         return False
     now = pieces.flow.before.get(pieces.at, {}).get(names[0].id)

@@ -33,7 +33,9 @@ class Inputs:
         self.found: list[Input] = []
         self.names: dict[ast.AST, str] = {}
         self.query = "q"
-        self.taken: set[str] = {each.id for each in ast.walk(found.flow.function) if isinstance(each, ast.Name)}
+        self.taken: set[str] = {
+            each.id for each in ast.walk(found.flow.function) if isinstance(each, ast.Name)
+        }
         batch = [each for each in found.batch if each != MORE]
         self.letter = {each: _BATCH[index] for index, each in enumerate(batch)}
         self.letter |= {"l": "L", "s": "L" if self._square() else "S", "d": "D", "e": "E"}
@@ -93,7 +95,9 @@ class Inputs:
             if seen in known:
                 self.names[node] = known[seen]
                 continue
-            name = node.id if isinstance(node, ast.Name) and not self._stored_later(node) else self.fresh(wanted)
+            name = (
+                node.id if isinstance(node, ast.Name) and not self._stored_later(node) else self.fresh(wanted)
+            )
             source = self.text.of(node)
             name = self.add(node, Input(name, source, "tensor", self.axes(letters)))
             self.names[node] = known[seen] = name
@@ -106,7 +110,9 @@ class Inputs:
             isinstance(target, ast.Name) and target.id == node.id
             for value in self.all.chain
             if isinstance(value.statement, (ast.Assign, ast.AugAssign))
-            for target in (getattr(value.statement, "targets", None) or [getattr(value.statement, "target", None)])
+            for target in (
+                getattr(value.statement, "targets", None) or [getattr(value.statement, "target", None)]
+            )
         )
 
     def scale(self, term: Term) -> None:
@@ -141,7 +147,14 @@ class Inputs:
         axes = self._broadcast(term, None if node is None else term.other)
         source = self.text.of(node) if node is not None else wanted
         note = "additive" if outside else ""
-        made = Input(self.fresh("mask" if outside else wanted), source, "mask" if outside else "bias", axes, "float", note)
+        made = Input(
+            self.fresh("mask" if outside else wanted),
+            source,
+            "mask" if outside else "bias",
+            axes,
+            "float",
+            note,
+        )
         return self.add(None, made)
 
     def _broadcast(self, term: Term, other: Value | None) -> tuple[str, ...]:
@@ -169,7 +182,9 @@ class Inputs:
         q, k = self.all.q.letters, self.all.k.letters
         sides = self.all.product.letters
         names: dict[str, str] = {}
-        for side, letters in zip(sides, (q, k) if self.all.product.operands[0] is self.all.q.value else (k, q), strict=True):
+        for side, letters in zip(
+            sides, (q, k) if self.all.product.operands[0] is self.all.q.value else (k, q), strict=True
+        ):
             if len(side) != len(letters):
                 raise Refuse("axes that cannot be followed")
             for one, two in zip(side, letters, strict=True):
@@ -189,7 +204,9 @@ class Inputs:
     @property
     def views(self) -> dict[Value, tuple[str, ...]]:
         """The axes of every reshape that is understood."""
-        return {term.value: axes for term in self.all.scores.walk() if (axes := self._view_axes(term)) is not None}
+        return {
+            term.value: axes for term in self.all.scores.walk() if (axes := self._view_axes(term)) is not None
+        }
 
     def _view_axes(self, term: Term) -> tuple[str, ...] | None:
         """`view(B // W, W, H, N, N)` of (B, H, N, N): the batch is a product of two letters."""
@@ -215,13 +232,21 @@ class Inputs:
         node = term.value.node
         if axes is None or not isinstance(node, ast.Call):
             raise Refuse("a reshape that cannot be cut out")
-        arguments = node.args[0].elts if len(node.args) == 1 and isinstance(node.args[0], ast.Tuple) else node.args
+        arguments = (
+            node.args[0].elts if len(node.args) == 1 and isinstance(node.args[0], ast.Tuple) else node.args
+        )
         if len(arguments) != len(axes):
             raise Refuse("a reshape that cannot be cut out")
         for argument, axis in zip(arguments, axes, strict=True):
             value = self.flow.seen.get(argument)
             if value is None or number(value) is None:
-                made = Input(self.fresh(f"size_{axis.replace('*', '_')}"), self.text.of(argument), "size", (axis,), "int")
+                made = Input(
+                    self.fresh(f"size_{axis.replace('*', '_')}"),
+                    self.text.of(argument),
+                    "size",
+                    (axis,),
+                    "int",
+                )
                 self.names[argument] = self.add(None, made)
 
     def mask(self, term: Term) -> None:

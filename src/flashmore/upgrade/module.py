@@ -46,8 +46,14 @@ class Class:
 def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
     for statement in node.body:
         if isinstance(statement, ast.Assign):
-            yield from ((each.id, statement.value) for each in statement.targets if isinstance(each, ast.Name))
-        elif isinstance(statement, ast.AnnAssign) and statement.value and isinstance(statement.target, ast.Name):
+            yield from (
+                (each.id, statement.value) for each in statement.targets if isinstance(each, ast.Name)
+            )
+        elif (
+            isinstance(statement, ast.AnnAssign)
+            and statement.value
+            and isinstance(statement.target, ast.Name)
+        ):
             yield statement.target.id, statement.value
         elif isinstance(statement, Function):
             yield from _stored_on_self(statement)
@@ -74,7 +80,9 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
         same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
         for index, each in enumerate(target.elts):
             yield from _pairs(each, value.elts[index] if same else ast.Constant(None))  # type: ignore[attr-defined]
-    elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+    elif (
+        isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
+    ):
         yield target.attr, value
 
 

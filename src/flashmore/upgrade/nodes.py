@@ -26,7 +26,11 @@ def children(node: ast.AST) -> list[ast.expr]:
             return [value, index]
         case ast.Call(func=func, args=args, keywords=keywords):
             first = [func.value] if isinstance(func, ast.Attribute) else []
-            spread = [each for arg in args for each in (arg.elts if isinstance(arg, (ast.Tuple, ast.List)) else [arg])]
+            spread = [
+                each
+                for arg in args
+                for each in (arg.elts if isinstance(arg, (ast.Tuple, ast.List)) else [arg])
+            ]
             return [*first, *spread, *(each.value for each in keywords)]
     return []
 
@@ -117,7 +121,11 @@ class Stability:
                 return False
             if isinstance(each, ast.Name) and not self._same(each, env, condition):
                 return False
-            if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id == "self":
+            if (
+                isinstance(each, ast.Attribute)
+                and isinstance(each.value, ast.Name)
+                and each.value.id == "self"
+            ):
                 path = f"self.{each.attr}"
                 if path in self.flow.stored and env.get(path) is not self.flow.seen.get(each):
                     return False

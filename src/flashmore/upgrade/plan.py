@@ -94,8 +94,10 @@ def attention(flow: Flow, shapes: Shapes, final: Value, side: int, weights: Term
         raise Refuse(scores.reason)
     products = {product.value: product for product in scores.products()}
     product = next(iter(products.values()))
-    if any((each.operands, each.letters, each.out) != (product.operands, product.letters, product.out)
-           for each in products.values()):
+    if any(
+        (each.operands, each.letters, each.out) != (product.operands, product.letters, product.out)
+        for each in products.values()
+    ):
         raise Refuse("the branches start from different products of queries and keys")
     if any(each.inner for each in products):
         raise Refuse("the product of queries and keys is made inside a helper", "write it into this function")
@@ -193,7 +195,7 @@ def _back(start: list[str] | None, end: list[str] | None, base: Letters) -> Lett
         return None
     unequal = [pair for pair in zip(end, start, strict=False) if pair[0] != pair[1]]
     if len(end) == len(start):
-        if not unequal or len(unequal) == 1 and any(each.startswith("rest:") for each in unequal[0]):
+        if not unequal or (len(unequal) == 1 and any(each.startswith("rest:") for each in unequal[0])):
             return base
     if end[-2:] == start[-2:]:
         return (MORE, *base[-2:])
@@ -225,7 +227,9 @@ def _axes(
     names = dict(zip(value_product.letters[side], seen, strict=True))
     contracted = value_product.contracted
     if len(contracted) != 1 or names.get(next(iter(contracted))) != key_letter:
-        raise Refuse("the second product does not sum over the axis of the softmax (linear or channel attention)")
+        raise Refuse(
+            "the second product does not sum over the axis of the softmax (linear or channel attention)"
+        )
     values, out = _value_letters(value_product, side, names, query_letters)
     query_letter = query_letters[-1]
     rename = {key_letter: "s", query_letter: "l", next(iter(product.contracted)): "d"}
@@ -274,7 +278,9 @@ def _softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
             )
         at = position(layout, number(dim))
         if at is None:
-            raise Refuse("which axis the softmax runs over cannot be said: the number of dimensions is unknown")
+            raise Refuse(
+                "which axis the softmax runs over cannot be said: the number of dimensions is unknown"
+            )
         letters.add(layout[at])
     if len(letters) != 1:
         raise Refuse("the branches take their softmax over different axes")

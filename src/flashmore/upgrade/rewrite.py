@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 from flashmore.upgrade.emit import Emission
@@ -9,8 +10,10 @@ from flashmore.upgrade.graph import Condition
 from flashmore.upgrade.nodes import Blocks, Stability
 from flashmore.upgrade.plan import Attention, Refuse
 from flashmore.upgrade.site import Edit, Site
-from flashmore.upgrade.text import Text
+from flashmore.upgrade.text import Text, comments
 from flashmore.upgrade.words import Words
+
+_ANY_END = re.compile(r"\r\n|\r|\n")
 
 
 def apply(source: str, sites: Iterable[Site]) -> str:
@@ -31,11 +34,7 @@ def apply(source: str, sites: Iterable[Site]) -> str:
 def diff(source: str, changed: str, path: str) -> str:
     """A unified diff that `git apply` takes, empty where nothing changed."""
     name = path.replace("\\", "/").removeprefix("./")
-    lines = list(
-        difflib.unified_diff(
-            Text(source).lines, Text(changed).lines, f"a/{name}", f"b/{name}"
-        )
-    )
+    lines = list(difflib.unified_diff(Text(source).lines, Text(changed).lines, f"a/{name}", f"b/{name}"))
     ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
     return "".join(ended)
 
@@ -65,7 +64,12 @@ class Rewriting:
     def _between(self, guard: Condition) -> bool:
         """Whether a guard's `if` stands between the two products."""
         first, last = self.found.product.value.statement, self.found.final.statement
-        if guard.statement is None or first is None or last is None or guard.statement not in self.blocks.places:
+        if (
+            guard.statement is None
+            or first is None
+            or last is None
+            or guard.statement not in self.blocks.places
+        ):
             return False
         return first.lineno <= guard.statement.lineno <= last.lineno
 
@@ -80,7 +84,9 @@ class Rewriting:
         """The edits without a guard."""
         result = list(self.emission.edits)
         for removal in self._removals():
-            result = [each for each in result if not (removal.start <= each.start and each.end <= removal.end)]
+            result = [
+                each for each in result if not (removal.start <= each.start and each.end <= removal.end)
+            ]
             result.append(removal)
         for statement, lines in self.emission.setup:
             start = self.text.whole_lines(statement)[0]
@@ -126,13 +132,25 @@ class Rewriting:
                 merged[-1] = (merged[-1][0], end, "")
             else:
                 merged.append((start, end, text))
-        return [Edit(start, end if text else self._after_blanks(start, end), text) for start, end, text in merged]
+        return [self._removal(start, end, text) for start, end, text in merged]
+
+    def _removal(self, start: int, end: int, text: str) -> Edit:
+        """One span that falls away; its comments stay, unless an old branch keeps them."""
+        kept = [] if self.guards else comments(self.text.source[start:end])
+        if kept:
+            indent = self.text.indent_at(start)
+            return Edit(start, end, "".join(f"{indent}{each}{self.text.newline}" for each in kept) + text)
+        return Edit(start, end if text else self._after_blanks(start, end), text)
 
     def _lines_of(self, statement: ast.stmt, gone: set[ast.stmt]) -> tuple[int, int]:
         start, end = self.text.whole_lines(statement)
         place = self.blocks.places[statement]
         parent = place.parent
-        if isinstance(parent, ast.If) and place.block is parent.orelse and all(each in gone for each in place.block):
+        if (
+            isinstance(parent, ast.If)
+            and place.block is parent.orelse
+            and all(each in gone for each in place.block)
+        ):
             is_elif = self.text.source[start:end].lstrip().startswith("elif")
             if statement is place.block[0] and not is_elif:
                 start = self.text.whole_lines(parent.body[-1])[1]
@@ -155,7 +173,7 @@ class Rewriting:
         """Where the empty lines end that follow a removal, if one stands before it too."""
         line = self.text.offset_line(start)
         before = self.text.lines[line - 1].strip() if line > 0 else ""
-        if before and not before.endswith(":") or line == 0:
+        if (before and not before.endswith(":")) or line == 0:
             return end
         at = self.text.offset_line(end)
         while at < len(self.text.lines) and not self.text.lines[at].strip():
@@ -174,7 +192,7 @@ class Rewriting:
         """The edits, and the guard around them: None where none is needed."""
         edits, extra = self.edits(), self._import()
         if not self.guards:
-            return (*extra, *edits), None
+            return self._with_line_ends((*extra, *edits)), None
         block, first, last = self.region()
         test = self._guard(block[first])
         for statement in block[first : last + 1]:
@@ -193,7 +211,12 @@ class Rewriting:
         if new and not new.endswith(("\n", "\r")):
             new += line
         body = f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}"
-        return (*extra, Edit(start, end, body)), test
+        return self._with_line_ends((*extra, Edit(start, end, body))), test
+
+    def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+        """The edits with the line ends of the file."""
+        line = self.text.newline
+        return tuple(Edit(each.start, each.end, _ANY_END.sub(line, each.text)) for each in edits)
 
     def _import(self) -> tuple[Edit, ...]:
         """The import that the call needs, after those that the file has."""
@@ -202,7 +225,9 @@ class Rewriting:
         body = self.found.flow.module.tree.body
         last = None
         for index, statement in enumerate(body):
-            docstring = index == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            docstring = (
+                index == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            )
             if not docstring and not isinstance(statement, (ast.Import, ast.ImportFrom)):
                 break
             last = statement

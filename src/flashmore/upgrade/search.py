@@ -18,7 +18,17 @@ LARGEST = 10 * 1024 * 1024
 """Bytes of the largest file that is read: more is data or generated."""
 MANY = 64
 """Fewer files are searched in this process: starting another takes longer."""
-_SKIPPED = {".git", ".hg", ".svn", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".tox", ".nox"}
+_SKIPPED = {
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".tox",
+    ".nox",
+}
 _WORTH = re.compile(
     rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn|flex_attention"
 )
@@ -68,7 +78,9 @@ def read(path: Path) -> tuple[bytes, str, str] | NotParsed:
             return NotParsed(str(path), "it is not a file")
         size = path.stat().st_size
         if size > LARGEST:
-            return NotParsed(str(path), f"it has {size / 1e6:.0f} MB, which is more than a program that people write")
+            return NotParsed(
+                str(path), f"it has {size / 1e6:.0f} MB, which is more than a program that people write"
+            )
         data = path.read_bytes()
     except OSError as error:
         return NotParsed(str(path), f"it cannot be read: {error.strerror or error}")

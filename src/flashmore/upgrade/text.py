@@ -6,7 +6,10 @@ it, its nodes carry exact spans, and an edit of characters leaves every other ch
 
 import ast
 import re
+import textwrap
+import tokenize
 from bisect import bisect_right
+from io import StringIO
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as Python counts lines: str.splitlines() finds more
 _COORDINATES = ("lineno", "col_offset", "end_lineno", "end_col_offset")
@@ -52,9 +55,25 @@ class Text:
         line = self.lines[node.lineno - 1]  # type: ignore[attr-defined]
         return line[: len(line) - len(line.lstrip(" \t\f"))]
 
+    def indent_at(self, offset: int) -> str:
+        """The white space at an offset."""
+        line = self.source[offset : self.starts[self.offset_line(offset) + 1]]
+        return line[: len(line) - len(line.lstrip(" \t\f"))]
+
     @property
     def newline(self) -> str:
         """The line end that the file uses."""
         first = self.lines[0] if self.lines else ""
         return "\r\n" if first.endswith("\r\n") else "\r" if first.endswith("\r") else "\n"
 
+
+def comments(lines: str) -> list[str]:
+    """The comments of some lines."""
+    found = []
+    try:
+        for token in tokenize.generate_tokens(StringIO(textwrap.dedent(lines)).readline):
+            if token.type == tokenize.COMMENT:
+                found.append(token.string)
+    except (tokenize.TokenError, IndentationError, SyntaxError):
+        return found
+    return found

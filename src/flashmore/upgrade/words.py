@@ -67,7 +67,9 @@ class Words:
 def positive(text: str, node: ast.expr, holds: bool) -> str:
     """A test, or its negation, as one would write it."""
     match node:
-        case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as operator], comparators=[other]) if not holds:
+        case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as operator], comparators=[other]) if (
+            not holds
+        ):
             word = "is not" if isinstance(operator, ast.Is) else "is"
             return f"{ast.unparse(left)} {word} {ast.unparse(other)}"
     if holds:
@@ -92,7 +94,7 @@ def atom(text: str) -> str:
 def factor(text: str) -> str:
     """A text in parentheses, if it needs them beside `*` or `/`."""
     node = ast.parse(text.strip(), mode="eval").body
-    tight = is_atom(node) or isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
+    tight = is_atom(node) or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow))
     return text if tight else f"({text})"
 
 

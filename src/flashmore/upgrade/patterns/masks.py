@@ -5,7 +5,8 @@ import ast
 from flashmore.upgrade.attributes import Attribute, kind_of
 from flashmore.upgrade.graph import Value, key, number
 from flashmore.upgrade.module import Module
-from flashmore.upgrade.shapes import Shapes, integers
+from flashmore.upgrade.shapes import Shapes
+from flashmore.upgrade.sizes import integers
 
 INFINITE, FINITE, OTHER = "infinite", "finite", "other"
 _THROUGH = (
@@ -91,7 +92,9 @@ def _stored_fill(value: Value, module: Module, depth: int) -> str:
 def _literal_fill(node: ast.expr) -> str:
     """The kind of a constant expression, buffers such as `torch.tensor(-1e4)` included."""
     match node:
-        case ast.Call(args=[inner, *_], func=ast.Attribute(attr="tensor" | "as_tensor") | ast.Name(id="float")):
+        case ast.Call(
+            args=[inner, *_], func=ast.Attribute(attr="tensor" | "as_tensor") | ast.Name(id="float")
+        ):
             return _literal_fill(inner)
         case ast.Constant(value=str(text)):
             return INFINITE if text.strip().lower() in ("-inf", "-infinity") else OTHER
@@ -121,7 +124,19 @@ def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | No
     if op in ("invert", "not", "logical_not") and args:
         inner = is_lower_triangle(args[0], module, shapes)
         return None if inner is None else not inner
-    if op in ("bool", "to", "type", "byte", "float", "int", "type_as", "contiguous", "clone", "detach", "cuda"):
+    if op in (
+        "bool",
+        "to",
+        "type",
+        "byte",
+        "float",
+        "int",
+        "type_as",
+        "contiguous",
+        "clone",
+        "detach",
+        "cuda",
+    ):
         return is_lower_triangle(args[0], module, shapes) if args else None
     if op in ("view", "reshape", "unsqueeze", "expand", "index"):
         return _reshaped(value, module, shapes)
@@ -129,7 +144,11 @@ def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | No
         return _triangle(value)
     if op == "selfattr" and isinstance(value.detail, Attribute):
         kind = kind_of(value.detail, module)
-        return _stored_triangle(value.detail, module) if kind.name in ("unknown", "buffer", "parameter") else None
+        return (
+            _stored_triangle(value.detail, module)
+            if kind.name in ("unknown", "buffer", "parameter")
+            else None
+        )
     return None
 
 
@@ -161,7 +180,7 @@ def _reshaped(value: Value, module: Module, shapes: Shapes) -> bool | None:
     """Leading dimensions of 1, and slices `[..., :T, :T]` with one T."""
     if value.op == "index":
         index = value.args[1]
-        parts = [e for e in (index.args if index.op == "tuple" else (index,))]
+        parts = list(index.args if index.op == "tuple" else (index,))
         slices = [each for each in parts if each.op == "slice"]
         full = [each for each in slices if all(p.op == "const" and p.detail is None for p in each.args)]
         cut = [each for each in slices if each not in full]
@@ -179,7 +198,11 @@ def _reshaped(value: Value, module: Module, shapes: Shapes) -> bool | None:
 
 def _from_zero(part: Value) -> bool:
     start, _, step = part.args
-    return (start.op == "const" and start.detail in (None, 0)) and step.op == "const" and step.detail in (None, 1)
+    return (
+        (start.op == "const" and start.detail in (None, 0))
+        and step.op == "const"
+        and step.detail in (None, 1)
+    )
 
 
 def _stored_triangle(attribute: Attribute, module: Module) -> bool | None:
@@ -210,10 +233,14 @@ def _triangle_expression(node: ast.expr, module: Module) -> bool | None:
         case ast.Compare(left=inner, ops=[ast.Eq()], comparators=[ast.Constant(value=0 | False)]):
             found = _triangle_expression(inner, module)
             return None if found is None else not found
-        case ast.Call(func=ast.Attribute(attr="tril" | "triu" as name) as func, args=[inner, *more], keywords=named):
+        case ast.Call(
+            func=ast.Attribute(attr="tril" | "triu" as name) as func, args=[inner, *more], keywords=named
+        ):
             if module.qualified(func).startswith("torch.") and _square_ones(inner, module):
                 return _by_shift(name, [*more, *(each.value for each in named)])
-        case ast.Call(func=ast.Attribute(value=inner, attr="tril" | "triu" as name), args=more, keywords=named):
+        case ast.Call(
+            func=ast.Attribute(value=inner, attr="tril" | "triu" as name), args=more, keywords=named
+        ):
             if _square_ones(inner, module):
                 return _by_shift(name, [*more, *(each.value for each in named)])
     return None

@@ -6,7 +6,8 @@ A product is written with letters, as einsum writes it. `"..."` stands for leadi
 from dataclasses import dataclass
 
 from flashmore.upgrade.graph import Value, number
-from flashmore.upgrade.shapes import Shapes, integers, pattern_axes
+from flashmore.upgrade.shapes import Shapes
+from flashmore.upgrade.sizes import integers, pattern_axes
 
 _MATMUL = {"matmul": None, "bmm": 3, "mm": 2}
 MORE = "..."
@@ -37,7 +38,9 @@ class Product:
 
     def only(self, side: int) -> list[str]:
         """The letters that one operand alone has, and the result too."""
-        return [each for each in self.letters[side] if each not in self.letters[1 - side] and each in self.out]
+        return [
+            each for each in self.letters[side] if each not in self.letters[1 - side] and each in self.out
+        ]
 
 
 def product_of(value: Value, shapes: Shapes) -> Product | None:
@@ -127,7 +130,9 @@ def position(layout: tuple[str, ...], index: int | float | None) -> int | None:
     return index % len(layout) if -len(layout) <= index < len(layout) else None
 
 
-def _swapped(layout: tuple[str, ...], one: int | float | None, two: int | float | None) -> tuple[str, ...] | None:
+def _swapped(
+    layout: tuple[str, ...], one: int | float | None, two: int | float | None
+) -> tuple[str, ...] | None:
     first, second = position(layout, one), position(layout, two)
     if first is None or second is None:
         return None

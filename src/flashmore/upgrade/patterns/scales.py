@@ -19,22 +19,26 @@ NUMBER, LEARNED, TENSOR = "number", "learned", "tensor"
 
 
 def classify(value: Value, module: Module, depth: int = 0) -> str:
-    """"number", "learned" (a parameter with no axis over the keys) or "tensor" (anything else)."""
+    """ "number", "learned" (a parameter with no axis over the keys) or "tensor" (anything else)."""
     if depth > 20:
         return TENSOR
-    if number(value) is not None or value.op == "item" and value.args[0].op in ("attr:shape", "size"):
+    if number(value) is not None or (value.op == "item" and value.args[0].op in ("attr:shape", "size")):
         return NUMBER
-    if value.op == "size" and len(value.args) == 2 or value.op in ("attr:ndim", "dim"):
+    if (value.op == "size" and len(value.args) == 2) or value.op in ("attr:ndim", "dim"):
         return NUMBER
     if value.op == "index" and value.args[0].op in ("attr:shape", "size"):
         return NUMBER
-    if value.op in ("py:len", "py:int", "py:float") or value.op.startswith("attr:") and value.op != "attr:data":
+    if value.op in ("py:len", "py:int", "py:float") or (
+        value.op.startswith("attr:") and value.op != "attr:data"
+    ):
         return NUMBER if value.op.startswith("py:") or _named_like_a_number(value.op[5:]) else TENSOR
     if value.op == "item" and value.detail == "method" and len(value.args) == 1:
         return NUMBER
     if value.op in ("selfattr", "param", "global"):
         return _named(value, module)
-    if value.op in ("view", "reshape") and _ends_in_ones(value) or value.op == "index" and _ends_in_none(value):
+    if (value.op in ("view", "reshape") and _ends_in_ones(value)) or (
+        value.op == "index" and _ends_in_none(value)
+    ):
         return LEARNED
     if value.op in ("full", "tensor", "as_tensor", "to", "type_as", "type") and value.args:
         return _constant_tensor(value, module, depth)
@@ -98,8 +102,10 @@ def _named(value: Value, module: Module) -> str:
         return LEARNED
     if expressions and all(_is_arithmetic(each, module) for each in expressions):
         return NUMBER
-    return NUMBER if expressions and _named_like_a_number(attribute.name) and not _is_tensor(expressions, module) else (
-        LEARNED if not expressions and _named_like_a_number(attribute.name) else TENSOR
+    return (
+        NUMBER
+        if expressions and _named_like_a_number(attribute.name) and not _is_tensor(expressions, module)
+        else (LEARNED if not expressions and _named_like_a_number(attribute.name) else TENSOR)
     )
 
 
@@ -138,7 +144,9 @@ def _one_a_head(expression: ast.expr | None) -> bool:
     if not isinstance(expression, ast.Call) or not expression.args:
         return False
     sizes = _sizes(expression.args[0])
-    return sizes is not None and (len(sizes) <= 1 and (not sizes or sizes == ["1"]) or sizes[-2:] == ["1", "1"])
+    return sizes is not None and (
+        (len(sizes) <= 1 and (not sizes or sizes == ["1"])) or sizes[-2:] == ["1", "1"]
+    )
 
 
 def _sizes(node: ast.expr) -> list[str] | None:

@@ -10,7 +10,17 @@ from flashmore.upgrade.shapes import Shapes
 
 CASTS = {"float", "half", "bfloat16", "double", "to", "type", "type_as", "cuda", "cpu", "contiguous", "clone"}
 MOVES = {"transpose", "permute", "swapaxes", "swapdims", "attr:mT", "attr:T", "t"}
-RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "view_as", "reshape_as"}
+RESHAPES = {
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "expand",
+    "view_as",
+    "reshape_as",
+}
 _NAMES = {
     "tanh": "the scores are soft-capped by tanh before the softmax",
     "clamp": "the scores are clamped before the softmax",
@@ -84,7 +94,9 @@ class Scores:
             return Unfit("the product sums over more than one axis, or over none", value)
         sides = [product.only(0), product.only(1)]
         if not all(sides) or min(len(side) for side in sides) != 1:
-            return Unfit("the product is not one of queries with keys (heads are mixed, or an axis is shared)", value)
+            return Unfit(
+                "the product is not one of queries with keys (heads are mixed, or an axis is shared)", value
+            )
         for side, operand in enumerate(product.operands):
             other = product.letters[1 - side]
             shared = set(other) & set(product.out) & set(product.letters[side])
@@ -185,12 +197,16 @@ class Scores:
             return self._filled(value, first, mask, two, True)
         if isinstance(second, Term) and isinstance(first, Unfit):
             return self._filled(value, second, mask, one, False)
-        return first if isinstance(first, Unfit) else Unfit("where() chooses between two sets of scores", value)
+        return (
+            first if isinstance(first, Unfit) else Unfit("where() chooses between two sets of scores", value)
+        )
 
     def _filled(self, value: Value, inner: Term, mask: Value, fill: Value, keeps: bool) -> Term | Unfit:
         kind = fill_kind(fill, self.module)
         if kind == OTHER:
-            return Unfit("scores are replaced by a value that is neither -inf nor very negative", value, product=True)
+            return Unfit(
+                "scores are replaced by a value that is neither -inf nor very negative", value, product=True
+            )
         if depends(mask, {product.value for product in inner.products()}):
             return Unfit("which keys are hidden depends on the scores", value, product=True)
         if value.op == "setitem" and kind != INFINITE:

@@ -1,7 +1,6 @@
 """From a product with the values back to the softmax: only dropout, casts and transpositions."""
 
-from flashmore.upgrade.attributes import Kind, kind_of
-from flashmore.upgrade.attributes import Attribute
+from flashmore.upgrade.attributes import Attribute, Kind, kind_of
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.module import Module
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
