@@ -210,6 +210,7 @@ def test_an_example_proves_on_real_inputs_and_measures(folder: Path, call: Call)
     assert (folder / "model.py").read_text(encoding="utf-8") == MODEL
 
 
+@pytest.mark.long
 def test_a_script_is_timed_between_its_own_steps(folder: Path, call: Call) -> None:
     (folder / "train.py").write_text(TRAIN, encoding="utf-8")
     done = call("upgrade", "model.py", "--run", "python train.py 24", "--gain", "--json")
@@ -218,9 +219,6 @@ def test_a_script_is_timed_between_its_own_steps(folder: Path, call: Call) -> No
     assert site(document, "rewritten")["proved"] is True
     assert document["gain"]["whole"] == "a step of the script"
     assert document["gain"]["step"]["ratio"]["pairs"] == 9
-    few = json.loads(call("upgrade", "model.py", "--run", "train.py 3", "--gain", "--json").stdout)
-    assert few["gain"]["step"] is None
-    assert "too few steps" in few["gain"]["problem"]
 
 
 def test_an_example_that_raises_is_told_and_the_rest_goes_on(folder: Path, call: Call) -> None:

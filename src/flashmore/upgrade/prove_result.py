@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+WHOLE = "the whole example, with the file as it would be written"
+"""The case that runs all of the user's example; see `flashmore.upgrade.trace_whole`."""
 Result = Literal["equal", "differs", "not compared", "skipped"]
 
 
@@ -65,11 +67,21 @@ class Proof:
         """One line: what was proved and on what, or why not."""
         if not self.proved:
             return f"not proved: {self.why_not}"
-        tensors = sorted({tensor.name for case in self.cases for tensor in case.tensors}, key=_out_first)
+        lines = [case for case in self.cases if case.name != WHOLE]
+        tensors = sorted({tensor.name for case in lines for tensor in case.tensors}, key=_out_first)
         counts = f"{self.count('equal')} cases equal"
         if (skipped := self.count("skipped")) > 0:
             counts += f", {skipped} that the original does not take"
-        return f"proved on {self.on}: {counts}; {', '.join(tensors)}"
+        return f"proved on {self.on}: {counts}; {', '.join(tensors)}{self._whole()}"
+
+    def _whole(self) -> str:
+        whole = next((case for case in self.cases if case.name == WHOLE), None)
+        if whole is None:
+            return ""
+        if whole.result != "equal":
+            return f"; the whole example could not be compared: {whole.detail or whole.result}"
+        weights = sum(tensor.name.startswith("d ") for tensor in whole.tensors)
+        return f"; and {WHOLE}, with the gradients of {weights} weights"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -14,11 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from flashmore.upgrade.gain_swap import NotSwapped, Versions
 from flashmore.upgrade.prove_case import Setting, run_case
-from flashmore.upgrade.prove_result import CaseResult
+from flashmore.upgrade.prove_result import WHOLE, CaseResult
 from flashmore.upgrade.prove_tensors import Argument
 from flashmore.upgrade.trace_user import Example
 
-NAME = "the whole example, with the file as it would be written"
 LARGEST = 2**27
 """Numbers in all weights of a model that is copied in float64."""
 
@@ -32,11 +31,11 @@ def compare_whole(example: Example, rewritten: Mapping[str, str]) -> CaseResult:
     """
     state = dict(example.model.named_parameters()) | dict(example.model.named_buffers())
     if sum(tensor.numel() for tensor in state.values()) > LARGEST:
-        return CaseResult(NAME, "skipped", "the model is too large to be copied in float64")
+        return CaseResult(WHOLE, "skipped", "the model is too large to be copied in float64")
     try:
         versions = Versions(rewritten)
     except NotSwapped as error:
-        return CaseResult(NAME, "skipped", str(error))
+        return CaseResult(WHOLE, "skipped", str(error))
     names = [*state, "inputs"]
 
     def make(double: bool) -> list[Argument]:
@@ -53,7 +52,7 @@ def compare_whole(example: Example, rewritten: Mapping[str, str]) -> CaseResult:
         return lines
 
     try:
-        return run_case(NAME, version(versions.before), version(versions.after), make, Setting())
+        return run_case(WHOLE, version(versions.before), version(versions.after), make, Setting())
     finally:
         versions.before()
 
