@@ -3,7 +3,7 @@
 import ast
 
 from flashmore.upgrade.graph import Value
-from flashmore.upgrade.hiding import Keep, Step, from_caller, keep, test
+from flashmore.upgrade.hiding import Keep, Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.nodes import operand
 from flashmore.upgrade.patterns.masks import FINITE
 from flashmore.upgrade.patterns.products import MORE
@@ -44,7 +44,8 @@ class Replay(Writer):
         terms = list(self.found.scores.walk())
         fills = [term for term in terms if term.kind == "fill" and term.detail[0] == FINITE]
         adds = [term for term in terms if term.kind == "add" and term.other is not None]
-        if fills and any(from_caller(each.other) for each in adds if each.other is not None):
+        hidden = {term for fill in fills for term in fill.walk()}
+        if fills and any(each not in hidden or self._may_hide(each) for each in adds):
             raise Refuse(
                 "a finite fill and a caller's additive mask together: rows that keep no key would change",
                 "make one boolean mask of both",
@@ -64,6 +65,15 @@ class Replay(Writer):
                 raise Refuse(
                     "one helper hides keys and takes the softmax", "write the softmax into this function"
                 )
+
+    def _may_hide(self, term: Term) -> bool:
+        node = operand(self.flow, term.value.node, term.other) if term.other is not None else None
+        if node is None or term.other is None:
+            return True
+        text = self.text.of(node)
+        if from_caller(term.other) and not may_hide(term.other, text):
+            self.result.assumptions.append(f"`{text}` hides no keys")
+        return may_hide(term.other, text)
 
     def _rows_of_replay(self, q: str) -> str:
         """Finite fills: rows that keep no key must not depend on q."""

@@ -13,6 +13,7 @@ from flashmore.upgrade.module import Class, Function, Module
 from flashmore.upgrade.nodes import Blocks
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
+from flashmore.upgrade.patterns.weights import is_named_softmax
 from flashmore.upgrade.plan import Attention, Refuse, attention, candidates
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.shapes import Shapes
@@ -84,7 +85,7 @@ def _in_function(
         flow = Flow(module, owner, function).run()
     except (TooDeep, RecursionError):
         return []
-    softmaxes = [value for value in flow.values if value.op == "softmax" and value.node is not None]
+    softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
     fused = [value for value in flow.values if not value.inner and _fused_name(value) in _FUSED]
     if not softmaxes and not fused:
         return []
@@ -94,6 +95,10 @@ def _in_function(
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         reason = f"it could not be understood ({type(error).__name__}: {error})"
         return [Site(path, function.lineno, function.end_lineno or function.lineno, name, "refused", reason)]
+
+
+def _is_softmax(value: Value) -> bool:
+    return value.op == "softmax" or (is_named_softmax(value) and not value.inner)
 
 
 def _fused_name(value: Value) -> str:
@@ -153,7 +158,7 @@ class Search:
             if each in seen:
                 continue
             seen.add(each)
-            if each.op == "softmax":
+            if _is_softmax(each):
                 found.append(each)
                 continue
             stack.extend(each.inputs())
@@ -163,7 +168,10 @@ class Search:
         """A softmax over a product, whose weights no product takes."""
         if not softmax.args or softmax.inner:
             return None
-        chain = Scores(self.flow.module, self.shapes).walk(softmax.args[0])
+        scores = softmax.args[1 if softmax.op == "call" and len(softmax.args) > 1 else 0]
+        chain = Scores(self.flow.module, self.shapes).walk(scores)
+        if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
+            return self._refusal(softmax, softmax, f"what `{softmax.detail}` does cannot be seen in this file")
         if isinstance(chain, Term):
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
         if chain.product:

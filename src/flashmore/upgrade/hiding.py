@@ -179,6 +179,14 @@ def from_caller(value: Value, depth: int = 0) -> bool:
     return any(from_caller(each, depth + 1) for each in value.args)
 
 
+_POSITIONS = ("bias", "pos", "rel", "alibi", "slope")
+
+
+def may_hide(value: Value, text: str) -> bool:
+    """Whether what is added may hide keys: what a caller gives, unless its name says that it is about positions."""
+    return from_caller(value) and not any(each in text.lower() for each in _POSITIONS)
+
+
 def kinds(found: list[Step]) -> set[str]:
     """Which kinds of fill there are."""
     return {str(each.term.detail[0]) for each in found if each.term.kind == "fill"} & {FINITE, INFINITE}

@@ -5,9 +5,9 @@ import ast
 from flashmore.upgrade.attributes import Attribute, kind_of
 from flashmore.upgrade.call import Pieces
 from flashmore.upgrade.graph import Value, number
-from flashmore.upgrade.hiding import from_caller
+from flashmore.upgrade.hiding import from_caller, may_hide
 from flashmore.upgrade.nodes import operand
-from flashmore.upgrade.patterns.masks import is_lower_triangle
+from flashmore.upgrade.patterns.masks import FINITE, is_lower_triangle
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Letters, Refuse, layouts
@@ -144,6 +144,8 @@ class Inputs:
         """A bias or an additive mask."""
         assert term.other is not None
         outside = from_caller(term.other)
+        if node is not None and any(each.detail[:1] == (FINITE,) for each in self.all.scores.walk()):
+            outside = may_hide(term.other, self.text.of(node))
         axes = self._broadcast(term, None if node is None else term.other)
         source = self.text.of(node) if node is not None else wanted
         note = "additive" if outside else ""

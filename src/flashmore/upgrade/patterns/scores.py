@@ -59,6 +59,8 @@ class Scores:
         product = product_of(value, self.shapes)
         if product is not None:
             return self._product(value)
+        if op in ("einsum", "einops.einsum", "tensordot", "contract"):
+            return Unfit("which axes the product sums over cannot be read from the source", value, product=True)
         if op in ("mul", "multiply", "div", "true_divide", "divide") and len(value.args) == 2:
             return self._scale(value)
         if op in ("add", "sub", "subtract") and len(value.args) == 2:

@@ -27,6 +27,11 @@ _REASONS = {
 }
 
 
+def is_named_softmax(value: Value) -> bool:
+    """A call of something that is called softmax, and is defined elsewhere."""
+    return value.op == "call" and "softmax" in str(value.detail).rsplit(".", 1)[-1].lower()
+
+
 class Weights:
     """Walks from the value product's operand to the softmax."""
 
@@ -47,6 +52,8 @@ class Weights:
             return Term("softmax", value)
         if op == "phi":
             return self._phi(value)
+        if is_named_softmax(value):
+            return Unfit(f"what `{value.detail}` does cannot be seen in this file", value)
         if op in ("dropout", "identity") or self._is_dropout_call(value):
             inner = self.walk(value.args[1 if op == "call" else 0])
             return Term("dropout", value, (inner,)) if isinstance(inner, Term) else inner
