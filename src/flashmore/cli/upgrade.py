@@ -194,7 +194,7 @@ def _measure(command: Upgrade, report: Report) -> None:
         say("no gain to measure: nothing is proved")
         return
     rewritten = {file.path: file.rewriting([one for f, one in proved if f is file]) for file, _ in proved}
-    with Waiting("measuring", "runs"):
+    with Waiting("measuring"):
         report.gain = measure_gain(
             [one.site for _, one in proved], rewritten, source, seconds=command.seconds
         )

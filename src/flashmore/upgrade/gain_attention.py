@@ -49,7 +49,7 @@ def replays(
             runs[f"site {number} {word}"] = partial(
                 _both_ways, lines, make, autocast, max(1, seen.calls), device
             )
-        said.append({"calls": seen.calls, "kernel": _kernel(functions.new, make, autocast)})
+        said.append({"calls": seen.calls, "kernel": _kernel(functions.new, make, autocast, device)})
     return runs, said
 
 
@@ -88,12 +88,16 @@ class _Calls(TorchFunctionMode):
 
 
 def _kernel(
-    lines: Callable[..., Any], make: Callable[[], Any], autocast: Callable[[], AbstractContextManager[Any]]
+    lines: Callable[..., Any],
+    make: Callable[[], Any],
+    autocast: Callable[[], AbstractContextManager[Any]],
+    device: torch.device,
 ) -> dict[str, Any] | None:
     """Which kernel runs now, and every reason against the others; None where none is called."""
     with _Calls() as noted, autocast():
         lines(*(argument.value for argument in make()))
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        on = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if on else None
     if not noted.calls:
         return None
     args, given = noted.calls[0]

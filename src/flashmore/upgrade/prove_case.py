@@ -162,8 +162,7 @@ def _run(
     generator = torch.Generator().manual_seed(1)
     # Laid out alike for every run, whatever the layout of its output is.
     cotangents = [
-        torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
-        for out in differentiable
+        torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in differentiable
     ]
     gradients = torch.autograd.grad(
         differentiable, list(leaves.values()), cotangents, allow_unused=True, materialize_grads=True

@@ -43,7 +43,6 @@ UNKNOWN_SHAPES: tuple[tuple[str, ...], ...] = (
     ("L", "S"), ("B", "1", "L", "S"), ("B", "1", "1", "S"), ("1", "H", "L", "S"), ("B", "H", "L", "S"),
     ("B", "L", "S"), ("B", "S"), ("N", "L", "S"), ("H", "L", "S"),
 )  # fmt: skip
-MOST_CHOICES = 64
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def all_choices(inputs: Sequence[Input]) -> list[dict[str, Choice]]:
     combinations = [
         dict(zip(open_questions, answers, strict=True)) for answers in product(*open_questions.values())
     ]
-    return combinations[:MOST_CHOICES]
+    return combinations
 
 
 def base_of(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> Case:
