@@ -117,7 +117,7 @@ def is_mask(given: Input) -> bool:
     return given.role == "mask" and not any(form in given.note for form in FIXED_MASKS)
 
 
-def all_choices(inputs: Sequence[Input]) -> list[dict[str, Choice]]:
+def all_choices(inputs: Sequence[Input]) -> Iterator[dict[str, Choice]]:
     """Every answer to what is not known of the inputs: the shape or values of a mask, a flag, None or not."""
     open_questions: dict[str, list[Choice]] = {}
     for given in inputs:
@@ -130,10 +130,7 @@ def all_choices(inputs: Sequence[Input]) -> list[dict[str, Choice]]:
             answers = [None, *(answers or ["given"])]
         if answers:
             open_questions[given.name] = answers
-    combinations = [
-        dict(zip(open_questions, answers, strict=True)) for answers in product(*open_questions.values())
-    ]
-    return combinations
+    return (dict(zip(open_questions, answers, strict=True)) for answers in product(*open_questions.values()))
 
 
 def base_of(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> Case:

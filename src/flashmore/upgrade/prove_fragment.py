@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from types import CodeType
 from typing import Any
 
@@ -133,7 +134,7 @@ def prove_fragment(fragment: Fragment, assumptions: Sequence[str] = ()) -> Proof
 def _accepted(functions: Functions) -> tuple[list[dict[str, Choice]], str]:
     """The answers to open questions with which the original runs, and why it refuses the last other."""
     accepted, refusal = [], ""
-    for choices in all_choices(functions.inputs)[:MOST_ASKED]:
+    for choices in islice(all_choices(functions.inputs), MOST_ASKED):
         make = _maker(functions, base_of(functions.inputs, choices))
         try:
             with torch.no_grad():
