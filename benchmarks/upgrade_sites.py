@@ -2,9 +2,11 @@
 
     python benchmarks/upgrade_sites.py --sites TSV --checkouts FOLDER [--json]
 
-TSV has the columns id, repo (owner/name), commit, path, lines (first-last), symbol and verdict (REWRITE, GUARDED,
-CONTRACT, LEAVE, ALREADY). FOLDER holds one checkout a repository, named owner+name, at the row's commit; a
-leading `src/` of a path may be missing there. Nothing of theirs is run but the extracted lines, in the proofs.
+TSV has the columns id, repo (owner/name), commit, path, lines (first-last), symbol and verdict (REWRITE,
+GUARDED, CONTRACT, LEAVE, ALREADY). FOLDER holds one checkout a repository, named owner+name, at the row's
+commit; a
+leading `src/` of a path may be missing there. Nothing of theirs is run but the extracted lines, in the
+proofs.
 """
 
 import csv
@@ -186,9 +188,8 @@ def show(answer: dict[str, Any]) -> None:
         proof = {True: "proved", False: "not proved", None: ""}[row["proved"]]
         print(f"{mark}{row['id']:18} {row['wanted']:9} {what:24} {proof} {'; '.join(row['why_not'])}")
     for name, count in answer["counts"].items():
-        print(
-            f"{name:9} {count['sites']} sites, {count['found']} found, {count['right']} right, {count['proved']} proved"
-        )
+        found, right, proved = (count[each] for each in ("found", "right", "proved"))
+        print(f"{name:9} {count['sites']} sites, {found} found, {right} right, {proved} proved")
     rest = answer["other_files"]
     print(f"other files: {rest['files']}, {rest['verdicts']}; not parsed: {len(answer['not_parsed'])}")
 

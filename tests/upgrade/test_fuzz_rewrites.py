@@ -37,21 +37,24 @@ VALUES = {
     "bld": (
         "{w} @ v",
         "torch.bmm({w}, v)",
-        "torch.bmm(v.transpose(1, 2), {w}.transpose(1, 2)).transpose(1, 2)",
+        "torch.bmm(v.mT, {w}.transpose(1, 2)).mT",
     ),
     "ld": ("{w} @ v", "torch.mm({w}, v)"),
     "lbhd": ("torch.einsum('bnij,jbnd->ibnd', {w}, v)", "torch.einsum('ijbn,jbnd->ibnd', {w}, v)"),
     "bcl": ("torch.einsum('bls,bcs->bcl', {w}, v)", "torch.bmm(v, {w}.permute(0, 2, 1))"),
     "mqa": ("torch.einsum('bhij,bjd->bhid', {w}, v)",),
 }
-SCALES = ("", "{s} = {s} * 0.5", "{s} *= 0.25", "{s} = {s} / math.sqrt(4)", "{s}.mul_(0.5)", "{s} = {s} * q.size(0)",
+SCALES = ("", "{s} = {s} * 0.5", "{s} *= 0.25", "{s} = {s} / math.sqrt(4)", "{s}.mul_(0.5)",
+          "{s} = {s} * q.size(0)",
           "{s} = {s} * temperature.exp()")  # fmt: skip
 MASKS = ("", "{s} = {s}.masked_fill(mask, float('-inf'))", "{s} = {s}.masked_fill(mask, -1e9)",
          "{s} = torch.where(~mask, {s}, torch.finfo({s}.dtype).min)", "{s}.masked_fill_(mask, -torch.inf)",
-         "{s} = {s} + bias", "{s} += bias", "if mask is not None:\n        {s} = {s}.masked_fill(mask == 1, -1e9)",
+         "{s} = {s} + bias", "{s} += bias",
+         "if mask is not None:\n        {s} = {s}.masked_fill(mask == 1, -1e9)",
          "{s} = {s} - {s}.amax(dim={dim}, keepdim=True)",
          "{s} = {s} + bias\n    {s} = {s}.masked_fill(mask, float('-inf'))")  # fmt: skip
-SOFTMAX = ("F.softmax({s}, dim={dim})", "{s}.softmax({dim})", "torch.softmax({s}, dim={dim}, dtype=torch.float64)",
+SOFTMAX = ("F.softmax({s}, dim={dim})", "{s}.softmax({dim})",
+           "torch.softmax({s}, dim={dim}, dtype=torch.float64)",
            "nn.Softmax(dim={dim})({s})", "{s}.float().softmax(dim={dim}).type_as({s})")  # fmt: skip
 DROPOUTS = ("", "{w} = F.dropout({w}, 0.0)", "{w} = F.dropout({w}, p=0.5, training=False)", "{w} = drop({w})")
 

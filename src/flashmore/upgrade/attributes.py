@@ -7,9 +7,9 @@ from flashmore.upgrade.module import FUNCTIONAL, Class, Module
 
 _DROPOUTS = ("torch.nn.Dropout", "torch.nn.modules.dropout.Dropout", "torch.nn.modules.Dropout")
 _LAYERS = {
-    "Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm1d", "BatchNorm2d",
-    "BatchNorm3d", "InstanceNorm2d", "Embedding", "ReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "LeakyReLU", "ELU",
-    "PReLU", "Softplus",
+    "Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm1d",
+    "BatchNorm2d", "BatchNorm3d", "InstanceNorm2d", "Embedding", "ReLU", "GELU", "SiLU", "Tanh",
+    "Sigmoid", "LeakyReLU", "ELU", "PReLU", "Softplus",
 }  # fmt: skip
 
 

@@ -4,12 +4,13 @@ import ast
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.attributes import Attribute, Kind
+from flashmore.upgrade.axes import Letters, Refuse
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.nodes import Stability, operand
 from flashmore.upgrade.patterns.products import MORE, moved
 from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term
-from flashmore.upgrade.plan import Attention, Letters, Operand, Refuse
+from flashmore.upgrade.plan import Attention, Operand
 from flashmore.upgrade.words import Words, atom, factor, reordered
 
 SDPA = "torch.nn.functional.scaled_dot_product_attention"
@@ -203,7 +204,7 @@ class Pieces:
             attribute, kind = value.detail
             assert isinstance(attribute, Attribute)
             assert isinstance(kind, Kind)
-            name = self.words.names.get(value.node.func) if isinstance(value.node, ast.Call) else None  # type: ignore[arg-type]
+            name = self.words.names.get(value.node.func) if isinstance(value.node, ast.Call) else None
             path = name or attribute.path
             rate = f'getattr({path}, "p", 0.0)' if "identity" in kind.maybe else f"{path}.p"
             return f"{rate} if {path}.training else 0.0"

@@ -2,12 +2,12 @@
 
 import ast
 
+from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.hiding import Keep, Step, is_causal, keep, kinds, test
 from flashmore.upgrade.nodes import children, operand
 from flashmore.upgrade.patterns.masks import FINITE
 from flashmore.upgrade.patterns.products import MORE
-from flashmore.upgrade.plan import Refuse
 from flashmore.upgrade.words import atom, fresh
 from flashmore.upgrade.writer import Emission, Writer
 
@@ -181,7 +181,8 @@ class Arguments(Writer):
             or not made <= {"product", "scale", "cast"}
         ):
             raise Refuse("the scores' shape or dtype is asked for elsewhere")
-        gone.discard(statement)  # type: ignore[arg-type]
+        if statement is not None:
+            gone.discard(statement)
         self._zero_product()
 
     def _is_all_chain(self, statement: ast.stmt, chain: set[Value]) -> bool:

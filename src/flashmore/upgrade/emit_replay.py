@@ -2,13 +2,13 @@
 
 import ast
 
-from flashmore.upgrade.graph import Value
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.graph import Condition, Value
 from flashmore.upgrade.hiding import Keep, Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.nodes import operand
 from flashmore.upgrade.patterns.masks import FINITE
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
-from flashmore.upgrade.plan import Refuse
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.words import atom, fresh, reordered
 from flashmore.upgrade.writer import Emission, Writer
@@ -155,7 +155,10 @@ class Replay(Writer):
         target = statement.targets[0]
         node: ast.expr | None = statement.value
         values = {term.value: term for term in self.found.weights.walk()}
-        while node is not None and (term := values.get(self.flow.seen.get(node))) is not None:  # type: ignore[arg-type]
+        while node is not None:
+            term = values.get(self.flow.seen[node]) if node in self.flow.seen else None
+            if term is None:
+                break
             if isinstance(node, ast.Name) or (term.kind in ("phi", "same") and not term.value.inner):
                 break
             weights.add(node)
@@ -202,11 +205,11 @@ class Replay(Writer):
             self._replace(node, self.clamped(text, term.other))
 
 
-def _conditions(term: Term) -> dict[Term, object] | None:
+def _conditions(term: Term) -> dict[Term, Condition | None] | None:
     """The test of each fill, where it is one branch of a simple `if`."""
-    found: dict[Term, object] = {}
+    found: dict[Term, Condition | None] = {}
 
-    def see(each: Term, condition: object) -> bool:
+    def see(each: Term, condition: Condition | None) -> bool:
         if each.kind == "fill":
             found[each] = condition
         if each.kind == "phi":
@@ -222,4 +225,4 @@ def _conditions(term: Term) -> dict[Term, object] | None:
             return see(two, condition)
         return all(see(inner, condition) for inner in each.inner)
 
-    return found if see(term, None) else None  # type: ignore[return-value]
+    return found if see(term, None) else None

@@ -87,9 +87,9 @@ class Expressions(Calls):
 
     def _attribute(self, node: ast.Attribute) -> Value:
         full = self.module.qualified(node)
-        root = node
+        root: ast.expr = node
         while isinstance(root, ast.Attribute):
-            root = root.value  # type: ignore[assignment]
+            root = root.value
         if full and not (isinstance(root, ast.Name) and root.id in self.env):
             return self.make("global", detail=full, node=node)
         base = self.expression(node.value)
@@ -113,7 +113,8 @@ class Expressions(Calls):
         return self.make("selfattr", detail=Attribute(path, owner, name), node=node)
 
     def _subscript(self, node: ast.Subscript, base: Value, index: Value) -> Value:
-        if base.op == "tuple" and index.op == "const" and isinstance(index.detail, int):
+        known = base.op == "tuple" and index.op == "const"
+        if known and isinstance(index.detail, int):
             if -len(base.args) <= index.detail < len(base.args) and not any(
                 e.op == "star" for e in base.args
             ):

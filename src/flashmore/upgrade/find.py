@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit import Emitter
 from flashmore.upgrade.escape import Escape
 from flashmore.upgrade.flow import Flow
@@ -14,16 +15,16 @@ from flashmore.upgrade.nodes import Blocks
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax
-from flashmore.upgrade.plan import Attention, Refuse, attention, candidates
+from flashmore.upgrade.plan import Attention, attention, candidates
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.shapes import Shapes
-from flashmore.upgrade.site import Site
+from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.text import Text
 from flashmore.upgrade.words import Words
 
 _FUSED = {
-    "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention", "flex_attention",
-    "flash_attn_func", "flash_attn_varlen_func", "flash_attn_qkvpacked_func",
+    "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention",
+    "flex_attention", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_qkvpacked_func",
 }  # fmt: skip
 
 _WORTH = re.compile(
@@ -146,9 +147,9 @@ class Search:
                 done.add(softmax.node)  # type: ignore[arg-type]
                 result.append(site)
         for softmax in softmaxes:
-            if softmax.node not in done and (site := self._alone(softmax)) is not None:
+            if softmax.node not in done and (alone := self._alone(softmax)) is not None:
                 done.add(softmax.node)  # type: ignore[arg-type]
-                result.append(site)
+                result.append(alone)
         return result
 
     def _softmaxes_behind(self, value: Value, softmaxes: list[Value]) -> list[Value]:
@@ -171,7 +172,9 @@ class Search:
         scores = softmax.args[1 if softmax.op == "call" and len(softmax.args) > 1 else 0]
         chain = Scores(self.flow.module, self.shapes).walk(scores)
         if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
-            return self._refusal(softmax, softmax, f"what `{softmax.detail}` does cannot be seen in this file")
+            return self._refusal(
+                softmax, softmax, f"what `{softmax.detail}` does cannot be seen in this file"
+            )
         if isinstance(chain, Term):
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
         if chain.product:
@@ -205,7 +208,8 @@ class Search:
         block, first, last = rewriting.region()
         return Site(
             self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
-            "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule, edits=edits,
+            "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
+            edits=edits,
             assumptions=tuple(emission.assumptions), fragment=fragment(found, self.text, self.blocks),
         )  # fmt: skip
 
@@ -216,13 +220,8 @@ class Search:
             )
         return self._site(first, last, "refused", reason, advice)
 
-    def _site(self, first: Value, last: Value, verdict: str, reason: str, advice: str = "") -> Site:
-        lines = [
-            (value.node.lineno, value.node.end_lineno or 0) for value in (first, last) if _has_line(value)
-        ]  # type: ignore[attr-defined,union-attr]
-        start, end = min(line for line, _ in lines), max(line for _, line in lines)
-        return Site(self.path, start, end, self.name, verdict, reason, advice)  # type: ignore[arg-type]
-
-
-def _has_line(value: Value) -> bool:
-    return hasattr(value.node, "lineno")
+    def _site(self, first: Value, last: Value, verdict: Verdict, reason: str, advice: str = "") -> Site:
+        nodes = [value.node for value in (first, last) if isinstance(value.node, (ast.expr, ast.stmt))]
+        start = min(node.lineno for node in nodes)
+        end = max(node.end_lineno or node.lineno for node in nodes)
+        return Site(self.path, start, end, self.name, verdict, reason, advice)

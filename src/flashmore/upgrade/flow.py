@@ -216,10 +216,8 @@ def _assigned(statement: ast.stmt) -> set[str]:
     for each in ast.walk(statement):
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
             found.add(each.id)
-        elif isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name):
-            if each.attr.endswith("_") or isinstance(each.ctx, ast.Store):
-                found.add(each.value.id)
-        elif isinstance(each, ast.Subscript) and isinstance(each.value, ast.Name):
-            if isinstance(each.ctx, ast.Store):
+        elif isinstance(each, (ast.Attribute, ast.Subscript)) and isinstance(each.value, ast.Name):
+            inplace = isinstance(each, ast.Attribute) and each.attr.endswith("_")
+            if inplace or isinstance(each.ctx, ast.Store):
                 found.add(each.value.id)
     return found

@@ -7,18 +7,20 @@ tests. The same expression becomes the same input before and after.
 import ast
 import builtins
 
-from flashmore.upgrade.emit import Emission, Emitter
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit import Emitter
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.inputs import Inputs
 from flashmore.upgrade.nodes import Blocks, operand
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE
 from flashmore.upgrade.patterns.terms import Term
-from flashmore.upgrade.plan import Attention, Refuse
+from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit, Fragment
 from flashmore.upgrade.sizes import pattern_axes
 from flashmore.upgrade.text import Text
 from flashmore.upgrade.words import Words, atom
+from flashmore.upgrade.writer import Emission
 
 _LIBRARIES = {
     "torch.nn.functional.": "F.", "torch.": "torch.", "math.": "math.", "numpy.": "np.", "einops.": "",
@@ -66,8 +68,8 @@ class _Cut:
 
     def _kept(self) -> list[ast.stmt]:
         """The statements that make scores, weights or the output."""
-        found = {value.statement for value in self.found.chain if value.statement and value.node is not None}
-        found.add(self.found.final.statement)
+        values = [self.found.final, *(value for value in self.found.chain if value.node is not None)]
+        found = {value.statement for value in values}
         return [each for each in found if each is not None]
 
     def _cut(self, term: Term) -> None:
@@ -165,9 +167,9 @@ class _Cut:
             while isinstance(root, ast.Attribute):
                 root = root.value
             value = self.flow.seen.get(root)
-            if isinstance(root, ast.Name) and value is not None and value.op != "global":
-                if value not in self.found.chain:
-                    self.names[root] = self.inputs.query
+            elsewhere = value is not None and value.op != "global" and value not in self.found.chain
+            if isinstance(root, ast.Name) and elsewhere:
+                self.names[root] = self.inputs.query
 
     def _cut_rearrange(self, term: Term) -> None:
         """einops' rearrange that only moves axes, as a permutation: a proof need not have einops."""

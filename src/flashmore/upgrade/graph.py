@@ -13,8 +13,8 @@ class TooDeep(Exception):
 class Condition:
     """A test that holds (or not) where something is computed.
 
-    `node` is None where the test cannot be written down in the analysed function: inside a helper, a loop, or an
-    exception handler.
+    `node` is None where the test cannot be written down in the analysed function: inside a helper, a loop, or
+    an exception handler.
     """
 
     node: ast.expr | None

@@ -3,13 +3,14 @@
 import ast
 from dataclasses import dataclass
 
+from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.call import Pieces
 from flashmore.upgrade.graph import Condition, Value
 from flashmore.upgrade.nodes import operand
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lower_triangle
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term
-from flashmore.upgrade.plan import Attention, Refuse
+from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.words import factor, is_atom
 
 
@@ -165,13 +166,15 @@ def _triangle_size(value: Value, found: Attention) -> str | None:
 
 
 _SUMS = {
-    "add", "sub", "mul", "div", "index", "phi", "loop", "carried", "element", "masked_fill", "where", "item", "neg",
-    "rsub", "repeat", "einops.repeat", "rearrange", "tile", "repeat_interleave", "cat", "stack", "triu", "tril",
+    "add", "sub", "mul", "div", "index", "phi", "loop", "carried", "element", "masked_fill", "where",
+    "item", "neg", "rsub", "repeat", "einops.repeat", "rearrange", "tile", "repeat_interleave", "cat",
+    "stack", "triu", "tril",
 }  # fmt: skip
 
 
 def from_caller(value: Value, depth: int = 0) -> bool:
-    """Whether what is added may hold a caller's finfo.min: arguments and unknown calls, through views and sums."""
+    """Whether what is added may hold a caller's finfo.min: arguments and unknown calls, through views and
+    sums."""
     if value.op in ("param", "call"):
         return True
     if depth > 12 or value.op not in _SUMS | CASTS | MOVES | RESHAPES:
@@ -183,7 +186,8 @@ _POSITIONS = ("bias", "pos", "rel", "alibi", "slope")
 
 
 def may_hide(value: Value, text: str) -> bool:
-    """Whether what is added may hide keys: what a caller gives, unless its name says that it is about positions."""
+    """Whether what is added may hide keys: what a caller gives, unless its name says that it is about
+    positions."""
     return from_caller(value) and not any(each in text.lower() for each in _POSITIONS)
 
 

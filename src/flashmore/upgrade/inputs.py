@@ -1,8 +1,10 @@
 """The inputs of the extracted lines: what stands for each expression of the user's, and its axes."""
 
 import ast
+from typing import Literal
 
 from flashmore.upgrade.attributes import Attribute, kind_of
+from flashmore.upgrade.axes import Letters, Refuse, layouts
 from flashmore.upgrade.call import Pieces
 from flashmore.upgrade.graph import Value, number
 from flashmore.upgrade.hiding import from_caller, may_hide
@@ -10,7 +12,7 @@ from flashmore.upgrade.nodes import operand
 from flashmore.upgrade.patterns.masks import FINITE, is_lower_triangle
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
-from flashmore.upgrade.plan import Attention, Letters, Refuse, layouts
+from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Input
 from flashmore.upgrade.text import Text
 from flashmore.upgrade.words import Words
@@ -259,7 +261,8 @@ class Inputs:
             node = term.value.node.slice
         if node is None:
             raise Refuse("a mask that cannot be cut out")
-        value, dtype, note = term.other, "bool", "True keeps" if term.detail[2] else "True hides"
+        dtype: Literal["bool", "float"] = "bool"
+        value, note = term.other, "True keeps" if term.detail[2] else "True hides"
         axes = self._broadcast(term, value)
         match node:
             case ast.Compare(left=left, ops=[_], comparators=[ast.Constant()]) if left in self.flow.seen:
@@ -274,7 +277,7 @@ class Inputs:
             note = "lower triangular" if triangle else "upper triangular"
         elif value.op == "eye":
             note = "diagonal"
-        wanted = Input(self.fresh("mask"), self.text.of(node), "mask", axes, dtype, note)  # type: ignore[arg-type]
+        wanted = Input(self.fresh("mask"), self.text.of(node), "mask", axes, dtype, note)
         self.names[node] = self.add(None, wanted)
         for each in ast.walk(term.value.node) if term.value.node is not None else ():
             if isinstance(each, ast.Name) and self.flow.seen.get(each) is value:

@@ -69,17 +69,20 @@ def _stored_on_self(function: Function) -> Iterator[tuple[str, ast.expr]]:
         elif isinstance(each, ast.AugAssign):
             yield from _pairs(each.target, ast.Constant(None))
         elif isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute):
-            if each.func.attr in ("register_buffer", "register_parameter", "add_module", "__setattr__"):
-                match each.args:
-                    case [ast.Constant(value=str(name)), value, *_]:
-                        yield name, value
+            match (each.func.attr, each.args):
+                case (
+                    "register_buffer" | "register_parameter" | "add_module" | "__setattr__",
+                    [ast.Constant(value=str(name)), value, *_],
+                ):
+                    yield name, value
 
 
 def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
     if isinstance(target, (ast.Tuple, ast.List)):
         same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
         for index, each in enumerate(target.elts):
-            yield from _pairs(each, value.elts[index] if same else ast.Constant(None))  # type: ignore[attr-defined]
+            part = value.elts[index] if same else ast.Constant(None)  # type: ignore[attr-defined]
+            yield from _pairs(each, part)
     elif (
         isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
     ):
@@ -156,7 +159,7 @@ class Module:
 
     def spelling(self, full: str) -> str | None:
         """How this file may write a full name with its own top-level imports."""
-        top = {}
+        top: dict[str, str] = {}
         for statement in self.tree.body:
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 keep, self.imports = self.imports, top

@@ -113,7 +113,8 @@ class Stability:
         Args:
             node: the expression.
             at: the statement where it would be read again.
-            condition: a test that holds (or not) there as well: a name that was set under it counts as the same.
+            condition: a test that holds (or not) there as well: a name that was set under it counts as the
+                same.
         """
         env = self.flow.before.get(at, {})
         for each in ast.walk(node):

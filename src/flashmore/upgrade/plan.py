@@ -3,32 +3,24 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from flashmore.upgrade.axes import (
+    OWN,
+    Letters,
+    Refuse,
+    layouts,
+    layouts_of_weights,
+    renamed,
+    softmax_letter,
+    value_letters,
+)
 from flashmore.upgrade.escape import escapes
 from flashmore.upgrade.flow import Flow
-from flashmore.upgrade.graph import Condition, Value, number
-from flashmore.upgrade.patterns.products import MORE, Product, moved, position, product_of
+from flashmore.upgrade.graph import Condition, Value
+from flashmore.upgrade.patterns.products import MORE, Product, product_of
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.weights import Weights
 from flashmore.upgrade.shapes import Shapes
-
-Letters = tuple[str, ...]
-OWN = "values'"
-"""The axis that the values alone have, until all axes have their names."""
-
-
-class Refuse(Exception):
-    """A place that must be left as it is.
-
-    Args:
-        reason: why.
-        advice: what would have to change.
-    """
-
-    def __init__(self, reason: str, advice: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.advice = advice
 
 
 @dataclass
@@ -43,8 +35,8 @@ class Operand:
 class Attention:
     """One attention.
 
-    Letters: "l" queries, "s" keys, "d" channels of q and k, "e" channels of v, all others are batch axes, in the
-    order of `batch`.
+    Letters: "l" queries, "s" keys, "d" channels of q and k, "e" channels of v, all others are batch axes, in
+    the order of `batch`.
     """
 
     flow: Flow
@@ -166,42 +158,6 @@ def _scores(walker: Scores, weights: Term) -> Term | Unfit:
     return joined(weights.value, one, two)
 
 
-def layouts(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
-    """The letters of a chain's result, given those of its product: None where they cannot be said."""
-    if term.kind == "product":
-        return base
-    inner = layouts(term.inner[0], base, shapes)
-    if term.kind == "phi":
-        return inner if inner == layouts(term.inner[1], base, shapes) else None
-    if term.kind == "move":
-        return moved(inner, term.value) if inner is not None else None
-    if term.kind == "reshape":
-        return _reshaped(term, inner, base, shapes)
-    return inner
-
-
-def _reshaped(term: Term, inner: Letters | None, base: Letters, shapes: Shapes) -> Letters | None:
-    """A reshape that comes back to the product's shape, or that only folds leading axes."""
-    product = next(each for each in term.walk() if each.product is not None)
-    if any(each.kind == "move" for each in term.walk()):
-        return None
-    del inner
-    return _back(shapes.of(product.value), shapes.of(term.value), base)
-
-
-def _back(start: list[str] | None, end: list[str] | None, base: Letters) -> Letters | None:
-    """The letters after a reshape: the first ones where it comes back to the same sizes."""
-    if start is None or end is None:
-        return None
-    unequal = [pair for pair in zip(end, start, strict=False) if pair[0] != pair[1]]
-    if len(end) == len(start):
-        if not unequal or (len(unequal) == 1 and any(each.startswith("rest:") for each in unequal[0])):
-            return base
-    if end[-2:] == start[-2:]:
-        return (MORE, *base[-2:])
-    return None
-
-
 def _same_layout(scores: Term, product: Product, shapes: Shapes) -> Letters:
     """The letters of the softmax's input, the same for every softmax."""
     found = layouts(scores, product.out, shapes)
@@ -214,7 +170,7 @@ def _axes(
     flow: Flow, shapes: Shapes, product: Product, scores: Term, weights: Term, layout: Letters,
     softmaxes: tuple[Value, ...], final: Value, side: int,
 ) -> Attention:  # fmt: skip
-    key_letter = _softmax_letter(layout, softmaxes)
+    key_letter = softmax_letter(layout, softmaxes)
     key_side = next((at for at in (0, 1) if product.only(at) == [key_letter]), None)
     if key_side is None:
         raise Refuse("the softmax runs over an axis that is not one of the keys alone")
@@ -230,7 +186,7 @@ def _axes(
         raise Refuse(
             "the second product does not sum over the axis of the softmax (linear or channel attention)"
         )
-    values, out = _value_letters(value_product, side, names, query_letters)
+    values, out = value_letters(value_product, side, names, query_letters)
     query_letter = query_letters[-1]
     rename = {key_letter: "s", query_letter: "l", next(iter(product.contracted)): "d"}
     batch = tuple(each for each in product.out if each not in (key_letter, query_letter))
@@ -238,76 +194,12 @@ def _axes(
     rename[OWN] = "e"
     return Attention(
         flow, shapes, final, product, scores, weights,
-        q=Operand(product.operands[1 - key_side], _renamed(product.letters[1 - key_side], rename)),
-        k=Operand(product.operands[key_side], _renamed(product.letters[key_side], rename)),
-        v=Operand(value_product.operands[1 - side], _renamed(values, rename)),
-        batch=_renamed(batch, rename), out=_renamed(out, rename), layout=_renamed(layout, rename),
+        q=Operand(product.operands[1 - key_side], renamed(product.letters[1 - key_side], rename)),
+        k=Operand(product.operands[key_side], renamed(product.letters[key_side], rename)),
+        v=Operand(value_product.operands[1 - side], renamed(values, rename)),
+        batch=renamed(batch, rename), out=renamed(out, rename), layout=renamed(layout, rename),
         softmaxes=softmaxes,
     )  # fmt: skip
-
-
-def _renamed(letters: Letters, names: dict[str, str]) -> Letters:
-    return tuple(names.get(each, each) for each in letters)
-
-
-def layouts_of_weights(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
-    """The letters of the weights that go into the second product."""
-    if term.kind == "softmax":
-        return base
-    inner = layouts_of_weights(term.inner[0], base, shapes)
-    if term.kind == "reshape":
-        softmax = next(each for each in term.walk() if each.kind == "softmax")
-        if any(each.kind == "move" for each in term.walk()):
-            return None
-        return _back(shapes.of(softmax.value), shapes.of(term.value), base)
-    if inner is None:
-        return None
-    if term.kind == "phi":
-        return inner if layouts_of_weights(term.inner[1], base, shapes) == inner else None
-    return moved(inner, term.value) if term.kind == "move" else inner
-
-
-def _softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
-    letters = set()
-    for softmax in softmaxes:
-        dim = softmax.get(1, "dim") or softmax.named.get("axis")
-        if dim is None:
-            raise Refuse(
-                "softmax() is called without a dimension: PyTorch then guesses one",
-                "say softmax(..., dim=-1) if the last one is meant",
-            )
-        at = position(layout, number(dim))
-        if at is None:
-            raise Refuse(
-                "which axis the softmax runs over cannot be said: the number of dimensions is unknown"
-            )
-        letters.add(layout[at])
-    if len(letters) != 1:
-        raise Refuse("the branches take their softmax over different axes")
-    return letters.pop()
-
-
-def _value_letters(
-    product: Product, side: int, names: dict[str, str], query_letters: list[str]
-) -> tuple[Letters, Letters]:
-    """The letters of the values and of the output, in the first product's letters; "e" is the values' own."""
-    own = product.only(1 - side)
-    if len(own) != 1:
-        raise Refuse("the values have more than one axis of their own, or none")
-    shared = dict(names)
-    shared[own[0]] = OWN
-    for letter in product.letters[1 - side]:
-        shared.setdefault(letter, letter)
-    values = tuple(shared[each] for each in product.letters[1 - side])
-    out = tuple(shared[each] for each in product.out)
-    if query_letters[-1] in values:
-        raise Refuse("the values differ from query to query")
-    if MORE in values or MORE in out:
-        return values, out
-    expected = {each for each in names.values() if each != names[next(iter(product.contracted))]} | {OWN}
-    if set(out) != expected:
-        raise Refuse("the second product sums over another axis too")
-    return values, out
 
 
 def _refuse_channels(found: Attention) -> None:

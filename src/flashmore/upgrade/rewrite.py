@@ -5,13 +5,14 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from flashmore.upgrade.emit import Emission
+from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.graph import Condition
 from flashmore.upgrade.nodes import Blocks, Stability
-from flashmore.upgrade.plan import Attention, Refuse
+from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit, Site
 from flashmore.upgrade.text import Text, comments
 from flashmore.upgrade.words import Words
+from flashmore.upgrade.writer import Emission
 
 _ANY_END = re.compile(r"\r\n|\r|\n")
 
@@ -237,7 +238,9 @@ class Rewriting:
 
     def _first_line(self, body: list[ast.stmt]) -> int:
         """Where the first statement starts, with the comments above it."""
-        line = min(body[0].lineno, *(each.lineno for each in getattr(body[0], "decorator_list", [])), 10**9)
+        line: int = min(
+            body[0].lineno, *(each.lineno for each in getattr(body[0], "decorator_list", [])), 10**9
+        )
         return self.text.starts[line - 1]
 
     def _guard(self, first: ast.stmt) -> str:

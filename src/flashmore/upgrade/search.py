@@ -30,12 +30,13 @@ _SKIPPED = {
     ".nox",
 }
 _WORTH = re.compile(
-    rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn|flex_attention"
+    rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn|flex_att"
 )
 
 
 def python_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Every Python file of the paths, each once: folders are walked, links that lead round in a circle are not."""
+    """Every Python file of the paths, each once: folders are walked, links that lead round in a circle are
+    not."""
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         for each in _walk(path, set()) if path.is_dir() else [path]:

@@ -6,12 +6,13 @@ from flashmore.upgrade.sizes import Dims, integers, pattern_axes, product, quoti
 from flashmore.upgrade.state import State
 
 _SAME = {
-    "float", "half", "bfloat16", "double", "to", "type", "type_as", "contiguous", "clone", "dropout", "identity",
-    "neg", "exp", "softmax", "sigmoid", "tanh", "relu", "gelu", "silu", "elu", "normalize", "masked_fill", "clamp",
-    "detach", "layer_norm", "rms_norm", "setitem", "requires_grad_", "log_softmax", "abs", "invert", "logical_not", "bool", "cuda", "cpu", "mul_",
-    "layer:LayerNorm", "layer:RMSNorm", "layer:GroupNorm", "layer:BatchNorm1d", "layer:BatchNorm2d",
-    "layer:BatchNorm3d", "layer:InstanceNorm2d", "layer:ReLU", "layer:GELU", "layer:SiLU", "layer:Tanh",
-    "layer:Sigmoid", "layer:LeakyReLU", "layer:ELU", "layer:PReLU", "layer:Softplus", "zeros_like", "ones_like",
+    "float", "half", "bfloat16", "double", "to", "type", "type_as", "contiguous", "clone", "dropout",
+    "identity", "neg", "exp", "softmax", "sigmoid", "tanh", "relu", "gelu", "silu", "elu", "normalize",
+    "masked_fill", "clamp", "detach", "layer_norm", "rms_norm", "setitem", "requires_grad_",
+    "log_softmax", "abs", "invert", "logical_not", "bool", "cuda", "cpu", "mul_", "layer:LayerNorm",
+    "layer:RMSNorm", "layer:GroupNorm", "layer:BatchNorm1d", "layer:BatchNorm2d", "layer:BatchNorm3d",
+    "layer:InstanceNorm2d", "layer:ReLU", "layer:GELU", "layer:SiLU", "layer:Tanh", "layer:Sigmoid",
+    "layer:LeakyReLU", "layer:ELU", "layer:PReLU", "layer:Softplus", "zeros_like", "ones_like",
 }  # fmt: skip
 _ELEMENTWISE = {"add", "sub", "mul", "div", "pow", "where", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"}
 _RANKS = {"mm": 2, "bmm": 3}
@@ -106,9 +107,9 @@ class Shapes(MovedShapes):
             return self.of(value.args[0])
         if value.op == "index" and value.args[1].op == "slice":
             whole = self.sizes(value.args[0])
-            start, stop, step = (number(each) for each in value.args[1].args)
-            plain = all(each is None or isinstance(each, int) for each in (start, stop, step))
-            return whole[start:stop:step] if whole is not None and plain else None  # type: ignore[misc]
+            parts = [number(each) for each in value.args[1].args]
+            cut = slice(*(each if isinstance(each, int) else None for each in parts))
+            return whole[cut] if whole is not None and float not in map(type, parts) else None
         if value.op == "add" and len(value.args) == 2:
             one, two = (self.sizes(each) for each in value.args)
             return [*one, *two] if one is not None and two is not None else None
@@ -124,10 +125,10 @@ class Shapes(MovedShapes):
             index = number(value.args[1])
             return value.args[0], index if isinstance(index, int) else None
         if value.op in ("item", "index") and value.args[0].op in ("attr:shape", "size"):
-            index = value.detail if value.op == "item" else number(value.args[1])
+            at = value.detail if value.op == "item" else number(value.args[1])
             shape = value.args[0]
             if len(shape.args) == 1:
-                return shape.args[0], index if isinstance(index, int) else None
+                return shape.args[0], at if isinstance(at, int) else None
         return None, None
 
     def _dims(self, value: Value) -> Dims | None:

@@ -30,8 +30,8 @@ class Input:
         name: the parameter's name in the fragment's two functions.
         source: the expression of the user's that it stands for, such as `self.scale`.
         role: "tensor" (q, k, v or another), "mask", "bias" (added to the scores), "scale" (a number, or a
-            learned tensor where `axes` is given), "dropout" (a module with `.p` and `.training`), "softmax" (a
-            module), "number", "flag", "size".
+            learned tensor where `axes` is given), "dropout" (a module with `.p` and `.training`), "softmax"
+            (a module), "number", "flag", "size".
         axes: one entry a dimension where they are known; see this module.
         dtype: "float", "bool" or "int".
         note: what else is known, such as "0/-inf additive", "0/1" or "lower triangular".
@@ -50,8 +50,8 @@ class Fragment:
     """What a proof runs: two functions of the same inputs, made of tensor operations alone.
 
     `old` and `new` are sources of `def old(...)` and `def new(...)`. The names `torch`, `F`
-    (torch.nn.functional), `nn`, `math` and `np` may occur in them, and `rearrange`, `repeat`, `einsum` where the
-    user's lines call einops.
+    (torch.nn.functional), `nn`, `math` and `np` may occur in them, and `rearrange`, `repeat`, `einsum` where
+    the user's lines call einops.
     """
 
     inputs: tuple[Input, ...]

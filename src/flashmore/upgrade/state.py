@@ -86,8 +86,8 @@ class State:
         known = self.elements(value)
         if known is not None and len(known) == count and not starred:
             return known
-        if value.op == "phi" and not starred and all(e.op == "tuple" for e in value.args):
-            if all(len(each.args) == count for each in value.args):
+        if value.op == "phi" and not starred:
+            if all(each.op == "tuple" and len(each.args) == count for each in value.args):
                 pairs = zip(value.args[0].args, value.args[1].args, strict=True)
                 return [a if a is b else self.make("phi", (a, b), detail=value.detail) for a, b in pairs]
         if not starred:

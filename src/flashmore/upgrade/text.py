@@ -1,7 +1,7 @@
 """Positions in a source text: what `ast` calls line and column, as offsets of characters.
 
-The search reads Python with the standard `ast`, not with LibCST: it parses every syntax of the Python that runs
-it, its nodes carry exact spans, and an edit of characters leaves every other character as it was.
+The search reads Python with the standard `ast`, not with LibCST: it parses every syntax of the Python that
+runs it, its nodes carry exact spans, and an edit of characters leaves every other character as it was.
 """
 
 import ast
@@ -52,8 +52,7 @@ class Text:
 
     def indent(self, node: ast.AST) -> str:
         """The white space in front of the line that a node starts in."""
-        line = self.lines[node.lineno - 1]  # type: ignore[attr-defined]
-        return line[: len(line) - len(line.lstrip(" \t\f"))]
+        return self.indent_at(self.starts[getattr(node, "lineno", 1) - 1])
 
     def indent_at(self, offset: int) -> str:
         """The white space at an offset."""

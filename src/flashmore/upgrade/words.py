@@ -3,9 +3,9 @@
 import ast
 from collections.abc import Iterable
 
+from flashmore.upgrade.axes import Letters, Refuse
 from flashmore.upgrade.graph import Condition
 from flashmore.upgrade.patterns.products import MORE
-from flashmore.upgrade.plan import Letters, Refuse
 from flashmore.upgrade.text import Text
 
 

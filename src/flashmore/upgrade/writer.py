@@ -5,12 +5,13 @@ import keyword
 import re
 from dataclasses import dataclass, field
 
+from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.call import SDPA, Pieces, Scale, number
 from flashmore.upgrade.graph import Value
 from flashmore.upgrade.hiding import from_caller
 from flashmore.upgrade.nodes import Blocks, operand
 from flashmore.upgrade.patterns.products import Product
-from flashmore.upgrade.plan import Attention, Refuse
+from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.text import comments
 from flashmore.upgrade.words import Words, atom, call, factor, is_atom

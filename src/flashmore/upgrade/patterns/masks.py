@@ -10,8 +10,8 @@ from flashmore.upgrade.sizes import integers
 
 INFINITE, FINITE, OTHER = "infinite", "finite", "other"
 _THROUGH = (
-    "to", "type_as", "type", "full", "full_like", "tensor", "as_tensor", "py:float", "float", "expand_as", "expand",
-    "clone", "masked_value", "float32", "new_tensor",
+    "to", "type_as", "type", "full", "full_like", "tensor", "as_tensor", "py:float", "float",
+    "expand_as", "expand", "clone", "masked_value", "float32", "new_tensor",
 )  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def _negated(value: Value, module: Module, depth: int) -> str:
     if value.op == "selfattr" and isinstance(value.detail, Attribute):
         kind = kind_of(value.detail, module)
         if kind.name == "number" and isinstance(kind.expression, ast.Constant):
-            return fill_kind(Value("const", detail=-float(kind.expression.value)), module, depth + 1)  # type: ignore[arg-type]
+            size = kind.expression.value
+            made = Value("const", detail=-size if isinstance(size, (int, float)) else None)
+            return fill_kind(made, module, depth + 1)
     return OTHER
 
 

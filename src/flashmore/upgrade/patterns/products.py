@@ -1,6 +1,7 @@
 """Products that contract one axis: matmul, @, bmm, mm, baddbmm, einsum, einops, `(q * k).sum`.
 
-A product is written with letters, as einsum writes it. `"..."` stands for leading axes whose number is unknown.
+A product is written with letters, as einsum writes it. `"..."` stands for leading axes whose number is
+unknown.
 """
 
 from dataclasses import dataclass

@@ -60,7 +60,9 @@ class Scores:
         if product is not None:
             return self._product(value)
         if op in ("einsum", "einops.einsum", "tensordot", "contract"):
-            return Unfit("which axes the product sums over cannot be read from the source", value, product=True)
+            return Unfit(
+                "which axes the product sums over cannot be read from the source", value, product=True
+            )
         if op in ("mul", "multiply", "div", "true_divide", "divide") and len(value.args) == 2:
             return self._scale(value)
         if op in ("add", "sub", "subtract") and len(value.args) == 2:
@@ -102,11 +104,11 @@ class Scores:
         for side, operand in enumerate(product.operands):
             other = product.letters[1 - side]
             shared = set(other) & set(product.out) & set(product.letters[side])
-            if len(product.only(side)) > 1 and len(other) == 2 and not shared:
-                if isinstance(self.walk(operand), Term):
-                    return Unfit("heads are mixed before the softmax (talking heads)", value, product=True)
-            if operand.op in ("softmax", "dropout"):
-                return Unfit("the product's operand went through a softmax or dropout of its own", value)
+            mixes = len(product.only(side)) > 1 and len(other) == 2 and not shared
+            if mixes and isinstance(self.walk(operand), Term):
+                return Unfit("heads are mixed before the softmax (talking heads)", value, product=True)
+            if operand.op == "softmax":
+                return Unfit("the product's operand went through a softmax of its own", value)
         return Term("product", value, product=product)
 
     def _scale(self, value: Value) -> Term | Unfit:
@@ -265,10 +267,10 @@ def depends(value: Value, bottom: set[Value]) -> bool:
 
 
 METADATA = {
-    "attr:shape", "attr:dtype", "attr:device", "attr:ndim", "size", "dim", "zeros_like", "ones_like", "full_like",
-    "empty_like", "new_zeros", "new_ones", "new_full", "py:len", "get_device", "attr:is_cuda", "numel", "type_of",
-    "is_floating_point", "attr:requires_grad", "attr:layout", "attr:itemsize", "ndimension", "element_size",
-    "new_tensor", "new_empty",
+    "attr:shape", "attr:dtype", "attr:device", "attr:ndim", "size", "dim", "zeros_like", "ones_like",
+    "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "py:len", "get_device",
+    "attr:is_cuda", "numel", "type_of", "is_floating_point", "attr:requires_grad", "attr:layout",
+    "attr:itemsize", "ndimension", "element_size", "new_tensor", "new_empty",
 }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from flashmore.upgrade.patterns.products import Product
 class Unfit:
     """Why a value is no chain that can be rewritten.
 
-    `fatal` says that not even a branch may be rewritten; `product` that a product of queries and keys lies beneath.
+    `fatal` says that not even a branch may be rewritten; `product` that a product of queries and keys lies
+    beneath.
     """
 
     reason: str
@@ -25,13 +26,13 @@ class Term:
     """One operation of a chain.
 
     Args:
-        kind: "product", "scale", "add", "fill", "cast", "move", "reshape", "shift", "same", "softmax", "dropout",
-            "phi", "loop", "carried".
+        kind: "product", "scale", "add", "fill", "cast", "move", "reshape", "shift", "same", "softmax",
+            "dropout", "phi", "loop", "carried".
         value: what it makes.
         inner: what it is applied to; of "phi" both sides, of "loop" the start and one round.
         other: the scale, what is added, the mask.
-        detail: of "scale" "number" or "learned" and "mul" or "div"; of "fill" the kind, the fill, and whether the
-            mask says what is kept; of "add" the sign.
+        detail: of "scale" "number" or "learned" and "mul" or "div"; of "fill" the kind, the fill, and whether
+            the mask says what is kept; of "add" the sign.
         condition: of "phi", the test under which its first side holds.
         product: of "product", its letters.
         guards: conditions without which the chain does something that cannot be rewritten, with the reason.
