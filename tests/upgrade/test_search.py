@@ -1,4 +1,4 @@
-"""Searching trees: every file once, whatever is wrong with the others; no torch, no crash, no file forgotten."""
+"""Searching trees: every file once, whatever is wrong with the others; no torch, no crash."""
 
 import ast
 import os

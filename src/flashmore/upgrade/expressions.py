@@ -113,12 +113,10 @@ class Expressions(Calls):
         return self.make("selfattr", detail=Attribute(path, owner, name), node=node)
 
     def _subscript(self, node: ast.Subscript, base: Value, index: Value) -> Value:
-        known = base.op == "tuple" and index.op == "const"
-        if known and isinstance(index.detail, int):
-            if -len(base.args) <= index.detail < len(base.args) and not any(
-                e.op == "star" for e in base.args
-            ):
-                return base.args[index.detail]
+        elements = self.elements(base)
+        at = index.detail if index.op == "const" and elements is not None else None
+        if elements is not None and isinstance(at, int) and -len(elements) <= at < len(elements):
+            return elements[at]
         return self.make("index", (base, index), node=node)
 
     def _choice(self, node: ast.IfExp) -> Value:

@@ -1,4 +1,4 @@
-"""From an emission to edits of the file: removed statements, new lines, a guard around both ways; and a diff."""
+"""From an emission to edits of the file: removed statements, new lines, a guard; and a diff."""
 
 import ast
 import difflib
@@ -121,7 +121,7 @@ class Rewriting:
         return [each for each in gone if self.blocks.places[each].parent not in gone]
 
     def _removals(self) -> list[Edit]:
-        """The spans that fall away, without leaving empty lines side by side or an `else` with nothing in it."""
+        """The spans that fall away, without empty lines side by side or an `else` with nothing in it."""
         gone = self._gone()
         spans = []
         for statement in gone:

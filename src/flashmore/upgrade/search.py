@@ -1,4 +1,4 @@
-"""Searches files and folders for hand-written attention: each file once, whatever is wrong with the others."""
+"""Searches files and folders for hand-written attention: each once, whatever is wrong with the others."""
 
 import ast
 import os

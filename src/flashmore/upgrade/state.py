@@ -86,10 +86,10 @@ class State:
         known = self.elements(value)
         if known is not None and len(known) == count and not starred:
             return known
-        if value.op == "phi" and not starred:
-            if all(each.op == "tuple" and len(each.args) == count for each in value.args):
-                pairs = zip(value.args[0].args, value.args[1].args, strict=True)
-                return [a if a is b else self.make("phi", (a, b), detail=value.detail) for a, b in pairs]
+        both = all(each.op == "tuple" and len(each.args) == count for each in value.args)
+        if value.op == "phi" and not starred and both:
+            pairs = zip(value.args[0].args, value.args[1].args, strict=True)
+            return [a if a is b else self.make("phi", (a, b), detail=value.detail) for a, b in pairs]
         if not starred:
             self._learn_rank(value, count)
         if starred:

@@ -1,4 +1,4 @@
-"""From a softmax back to the product of queries and keys: only scaling, adding, hiding, casting, reshaping."""
+"""From a softmax back to the product of queries and keys: only affine steps and casts."""
 
 from flashmore.upgrade.graph import Value, number
 from flashmore.upgrade.module import Module
