@@ -19,12 +19,16 @@ WITHOUT_TORCH = (
     "flashmore.backends.rules",
     "flashmore.cli.main",
     "flashmore.cli.train",
+    "flashmore.cli.upgrade",
     "flashmore.data.text",
     "flashmore.data.tokens",
     "flashmore.data.vocabulary",
     "flashmore.data.words",
     "flashmore.models.config",
     "flashmore.training.recipe",
+    "flashmore.upgrade.prove",
+    "flashmore.upgrade.search",
+    "flashmore.upgrade.write",
 )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flashmore.runs import Run
     from flashmore.training.loop import resume, train
     from flashmore.training.recipe import Recipe, recipe_for
+    from flashmore.upgrade.find import find_sites
 
 __all__ = [
     "AttentionCall",
@@ -27,6 +28,7 @@ __all__ = [
     "attention",
     "describe_call",
     "explain",
+    "find_sites",
     "generate",
     "recipe_for",
     "resume",
@@ -43,6 +45,7 @@ _HOMES = {
     "attention": "flashmore.backends.contract",
     "describe_call": "flashmore.backends.contract",
     "explain": "flashmore.backends.explain",
+    "find_sites": "flashmore.upgrade.find",
     "generate": "flashmore.generation.sample",
     "recipe_for": "flashmore.training.recipe",
     "resume": "flashmore.training.loop",

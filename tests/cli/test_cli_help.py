@@ -45,6 +45,7 @@ def test_the_help_names_every_command(call: Call) -> None:
         "score": "json",
         "compare": "models file steps out count seed picture json",
         "demo": "out picture",
+        "upgrade": "prove example run gain write force even-if-slower diff seconds json",
     }.items(),
 )
 def test_options_have_flat_names_that_the_help_tells(verb: str, options: str, call: Call) -> None:

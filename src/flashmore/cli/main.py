@@ -18,6 +18,7 @@ VERBS = {
     "explain": "which attention kernels can run, which not and why, and which one PyTorch picks",
     "choose": "the fastest attention backend here, measured and remembered",
     "speedups": "every documented speed-up: what it is, what it costs, whether it works here",
+    "upgrade": "hand-written attention in your own code: rewritten, proved, written, measured",
     "report": "records of measurements as a web page and as Markdown",
     "demo": "the whole story on the built-in names, in three minutes",
 }

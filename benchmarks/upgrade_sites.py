@@ -1,0 +1,213 @@
+"""Hold the upgrade's search against attention that people wrote: a table of sites and the right answers.
+
+    python benchmarks/upgrade_sites.py --sites TSV --checkouts FOLDER [--json]
+
+TSV has the columns id, repo (owner/name), commit, path, lines (first-last), symbol and verdict (REWRITE,
+GUARDED, CONTRACT, LEAVE, ALREADY). FOLDER holds one checkout a repository, named owner+name, at the row's
+commit; a
+leading `src/` of a path may be missing there. Nothing of theirs is run but the extracted lines, in the
+proofs.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from flashmore.errors import DataError, FlashmoreError
+from flashmore.upgrade.prove import Prover
+from flashmore.upgrade.search import search
+from flashmore.upgrade.site import Searched, Site
+
+WANTED = {"REWRITE": 0.90, "GUARDED": 0.75}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Search the checkouts, prove what is rewritten, and count what was right."""
+
+    sites: Path
+    """The table."""
+    checkouts: Path
+    """The folder of checkouts."""
+    json: bool = False
+    """Print one JSON document and nothing else."""
+    prove: bool = True
+    """Prove each rewriting of a site of the table."""
+    processes: int = os.cpu_count() or 1
+    """How many processes search."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One site of the table."""
+
+    id: str
+    repo: str
+    path: str
+    first: int
+    last: int
+    verdict: str
+
+
+def read_rows(table: Path) -> list[Row]:
+    """The table's rows.
+
+    Raises:
+        DataError: it is missing, or a column is.
+    """
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            return [_row(line) for line in csv.DictReader(file, delimiter="\t")]
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(
+            "a table of sites", f"{table}: {error}", "columns id repo commit path lines symbol verdict"
+        ) from None
+
+
+def _row(line: dict[str, str]) -> Row:
+    first, last = line["lines"].split()[0].split("-")
+    return Row(line["id"], line["repo"].split()[0], line["path"], int(first), int(last), line["verdict"])
+
+
+def folder_of(row: Row, checkouts: Path) -> Path:
+    """The checkout of a row's repository."""
+    return checkouts / row.repo.replace("/", "+")
+
+
+def file_of(row: Row, checkouts: Path) -> Path:
+    """The file of a row."""
+    folder = folder_of(row, checkouts)
+    path = folder / row.path
+    return path if path.exists() else folder / row.path.removeprefix("src/")
+
+
+def reports_at(row: Row, found: Searched | None) -> list[Site]:
+    """The sites whose lines overlap a row's."""
+    if found is None:
+        return []
+    return [site for site in found.sites if site.line <= row.last and site.end_line >= row.first]
+
+
+def judged(row: Row, sites: Sequence[Site], prover: Prover | None) -> dict[str, Any]:
+    """What was reported for a row, and whether that is right."""
+    verdicts = {site.verdict for site in sites}
+    rewritten = [site for site in sites if site.verdict == "rewritten"]
+    proofs = [prover.prove(site) for site in rewritten] if prover is not None else []
+    right = {
+        "REWRITE": bool(rewritten),
+        "GUARDED": bool(rewritten),
+        "CONTRACT": verdicts == {"refused"},
+        "LEAVE": verdicts <= {"refused"},
+        "ALREADY": verdicts <= {"already fused"},
+    }[row.verdict]
+    return {
+        "id": row.id,
+        "wanted": row.verdict,
+        "found": bool(sites),
+        "verdicts": sorted(verdicts),
+        "right": right,
+        "reasons": [site.reason for site in sites if site.verdict == "refused"],
+        "guards": [site.guard for site in rewritten if site.guard],
+        "proved": all(proof.proved for proof in proofs) if proofs else None,
+        "why_not": [proof.why_not for proof in proofs if not proof.proved],
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The counts, and whether they are what is asked for."""
+    counts: dict[str, Any] = {}
+    for wanted in ("REWRITE", "GUARDED", "CONTRACT", "LEAVE", "ALREADY"):
+        group = [row for row in rows if row["wanted"] == wanted]
+        counts[wanted] = {
+            "sites": len(group),
+            "found": sum(row["found"] for row in group),
+            "right": sum(row["right"] for row in group),
+            "proved": sum(row["right"] and row["proved"] is True for row in group),
+        }
+    good = all(counts[name]["found"] == counts[name]["sites"] for name in WANTED)
+    good &= all(counts[name]["right"] == counts[name]["sites"] for name in ("CONTRACT", "LEAVE", "ALREADY"))
+    good &= all(counts[name]["proved"] >= share * counts[name]["sites"] for name, share in WANTED.items())
+    return {"counts": counts, "as_asked": good}
+
+
+def others(searched: dict[Path, Searched], rows: Sequence[Row], checkouts: Path) -> dict[str, Any]:
+    """What was reported in files that the table does not name."""
+    named = {file_of(row, checkouts).resolve() for row in rows}
+    rest = [found for path, found in searched.items() if path not in named]
+    verdicts = Counter(site.verdict for found in rest for site in found.sites)
+    rewritten = [
+        f"{s.path}:{s.line} {s.symbol}" for found in rest for s in found.sites if s.verdict == "rewritten"
+    ]
+    return {"files": len(rest), "verdicts": dict(verdicts), "rewritten": rewritten}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """The whole answer."""
+    rows = read_rows(options.sites)
+    folders = sorted({folder_of(row, options.checkouts) for row in rows})
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise DataError("a checkout of every repository", f"none at {missing[0]}", "folders named owner+name")
+    searched: dict[Path, Searched] = {}
+    not_parsed = []
+    for found in search(folders, processes=options.processes):
+        if isinstance(found, Searched):
+            searched[Path(found.path).resolve()] = found
+        else:
+            not_parsed.append({"path": found.path, "reason": found.reason})
+    with Prover() as prover:
+        judgements = [
+            judged(
+                row,
+                reports_at(row, searched.get(file_of(row, options.checkouts).resolve())),
+                prover if options.prove else None,
+            )
+            for row in rows
+        ]
+    return {
+        **summary(judgements),
+        "sites": judgements,
+        "other_files": others(searched, rows, options.checkouts),
+        "not_parsed": not_parsed,
+    }
+
+
+def show(answer: dict[str, Any]) -> None:
+    """The answer for people."""
+    for row in answer["sites"]:
+        mark = "ok " if row["right"] and row["proved"] is not False else "NO "
+        what = ", ".join(row["verdicts"]) or "no report"
+        proof = {True: "proved", False: "not proved", None: ""}[row["proved"]]
+        print(f"{mark}{row['id']:18} {row['wanted']:9} {what:24} {proof} {'; '.join(row['why_not'])}")
+    for name, count in answer["counts"].items():
+        found, right, proved = (count[each] for each in ("found", "right", "proved"))
+        print(f"{name:9} {count['sites']} sites, {found} found, {right} right, {proved} proved")
+    rest = answer["other_files"]
+    print(f"other files: {rest['files']}, {rest['verdicts']}; not parsed: {len(answer['not_parsed'])}")
+
+
+def main() -> int:
+    """Exit 0 where the counts are as asked, 1 where not, 2 for bad input."""
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        answer = run(options)
+    except FlashmoreError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        show(answer)
+    return 0 if answer["as_asked"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""A progress bar on stderr for work of unknown length: it appears after two seconds, not before."""
+
+import sys
+from threading import Lock, Timer
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+PATIENCE_SECONDS = 2.0
+COLUMNS = (
+    TextColumn("[bold]{task.description}"),
+    BarColumn(bar_width=24),
+    TextColumn("{task.fields[counted]}"),
+    TimeElapsedColumn(),
+)
+
+
+class Waiting:
+    """Shows how far something is, and that it goes on; use it as a context.
+
+    On a terminal a bar moves; elsewhere (a log file, a pipe) one line says that work goes on.
+
+    Args:
+        what: what is done, such as `searching`.
+        of: what is counted, such as `files`; None where there is nothing to count.
+        total: how many there are; None where that is not known beforehand.
+        patience: seconds of silence at the beginning.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        of: str | None = None,
+        total: int | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.what = what
+        self.of = of
+        self.total = total
+        self.done = 0
+        self.progress: Progress | None = None
+        self.lock = Lock()
+        self.over = False
+        self.timer = Timer(patience, self._appear)
+        self.timer.daemon = True
+
+    def reach(self, done: int, total: int) -> None:
+        """So many are done, of so many."""
+        self.total = total
+        self.advance(done - self.done)
+
+    def advance(self, by: int = 1) -> None:
+        """So many more are done."""
+        with self.lock:
+            self.done += by
+            if self.progress is not None:
+                self.progress.update(
+                    self.task, total=self.total, completed=self.done, counted=self._counted()
+                )
+
+    def _appear(self) -> None:
+        with self.lock:
+            if self.over:
+                return
+            if not sys.stderr.isatty():
+                sys.stderr.write(f"{self.what}: {self._counted()}\n" if self.of else f"{self.what} …\n")
+                return
+            console = Console(stderr=True, highlight=False, emoji=False)
+            self.progress = Progress(*COLUMNS, console=console, transient=True)
+            self.task = self.progress.add_task(
+                self.what, total=self.total, completed=self.done, counted=self._counted()
+            )
+            self.progress.start()
+
+    def _counted(self) -> str:
+        if self.of is None:
+            return ""
+        return f"{self.done:,}{'' if self.total is None else f'/{self.total:,}'} {self.of}"
+
+    def __enter__(self) -> Self:
+        self.timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.timer.cancel()
+        with self.lock:
+            self.over = True
+            if self.progress is not None:
+                self.progress.stop()

@@ -1,0 +1,227 @@
+"""Searches a source for hand-written attention; reads only, runs nothing of it, and needs no torch."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit import Emitter
+from flashmore.upgrade.escape import Escape
+from flashmore.upgrade.flow import Flow
+from flashmore.upgrade.fragment import fragment
+from flashmore.upgrade.graph import TooDeep, Value
+from flashmore.upgrade.module import Class, Function, Module
+from flashmore.upgrade.nodes import Blocks
+from flashmore.upgrade.patterns.scores import Scores
+from flashmore.upgrade.patterns.terms import Term, Unfit
+from flashmore.upgrade.patterns.weights import is_named_softmax
+from flashmore.upgrade.plan import Attention, attention, candidates
+from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.shapes import Shapes
+from flashmore.upgrade.site import Site, Verdict
+from flashmore.upgrade.text import Text
+from flashmore.upgrade.words import Words
+
+_FUSED = {
+    "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention",
+    "flex_attention", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_qkvpacked_func",
+}  # fmt: skip
+
+_WORTH = re.compile(
+    r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
+)
+
+
+def find_sites(source: str, path: str = "<string>") -> list[Site]:
+    """Every place in a source that looks like attention, in order of its lines.
+
+    Args:
+        source: the text of a Python file.
+        path: what to call the file in the answer.
+
+    Raises:
+        SyntaxError: the source is not Python of this version.
+        ValueError: the source holds null bytes.
+    """
+    tree = ast.parse(source)
+    module = Module(tree)
+    text = Text(source)
+    sites: list[Site] = []
+    for owner, function, name in _functions(tree, module):
+        sites += _in_function(text, module, owner, function, name, path)
+    return sorted(sites, key=lambda site: (site.line, site.end_line))
+
+
+def _functions(tree: ast.Module, module: Module) -> Iterator[tuple[Class | None, Function, str]]:
+    """Every function that is not nested in another, with the class that it is a method of."""
+
+    def inside(
+        body: list[ast.stmt], owner: Class | None, prefix: str
+    ) -> Iterator[tuple[Class | None, Function, str]]:
+        for statement in body:
+            if isinstance(statement, Function):
+                yield owner, statement, prefix + statement.name
+            elif isinstance(statement, ast.ClassDef):
+                found = module.classes.get(statement.name)
+                own = found if found is not None and found.node is statement else Class(statement)
+                yield from inside(statement.body, own, f"{prefix}{statement.name}.")
+            elif isinstance(statement, (ast.If, ast.Try, ast.With)):
+                yield from inside([*statement.body, *getattr(statement, "orelse", [])], owner, prefix)
+
+    yield from inside(tree.body, None, "")
+
+
+def _mentions(function: Function, text: Text) -> bool:
+    """Whether a function could hold attention at all: it multiplies, or calls a fused kernel."""
+    last = function.end_lineno or function.lineno
+    return any(_WORTH.search(line) for line in text.lines[function.lineno - 1 : last])
+
+
+def _in_function(
+    text: Text, module: Module, owner: Class | None, function: Function, name: str, path: str
+) -> list[Site]:
+    if not _mentions(function, text):
+        return []
+    try:
+        flow = Flow(module, owner, function).run()
+    except (TooDeep, RecursionError):
+        return []
+    softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
+    fused = [value for value in flow.values if not value.inner and _fused_name(value) in _FUSED]
+    if not softmaxes and not fused:
+        return []
+    search = Search(text, flow, name, path, fused)
+    try:
+        return [*search.already(), *search.sites(softmaxes)]
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        reason = f"it could not be understood ({type(error).__name__}: {error})"
+        return [Site(path, function.lineno, function.end_lineno or function.lineno, name, "refused", reason)]
+
+
+def _is_softmax(value: Value) -> bool:
+    return value.op == "softmax" or (is_named_softmax(value) and not value.inner)
+
+
+def _fused_name(value: Value) -> str:
+    if value.op == "call":
+        return str(value.detail).rsplit(".", 1)[-1]
+    return value.op
+
+
+class Search:
+    """The attentions of one function."""
+
+    def __init__(self, text: Text, flow: Flow, name: str, path: str, fused: list[Value]) -> None:
+        self.text = text
+        self.flow = flow
+        self.name = name
+        self.path = path
+        self.fused = fused
+        self.shapes = Shapes(flow)
+        self.blocks = Blocks(flow.function)
+
+    def already(self) -> list[Site]:
+        """The calls that are fused already."""
+        return [
+            self._site(value, value, "already fused", f"`{_fused_name(value)}` is called")
+            for value in self.fused
+        ]
+
+    def sites(self, softmaxes: list[Value]) -> list[Site]:
+        """The attentions written by hand: rewritten, or refused with the reason."""
+        done: set[ast.AST] = set()
+        result: list[Site] = []
+        refused: list[tuple[Value, Site]] = []
+        for final, side, chain in candidates(self.flow, self.shapes):
+            if isinstance(chain, Unfit):
+                for softmax in self._softmaxes_behind(chain.value, softmaxes):
+                    refused.append((softmax, self._refusal(softmax, final, chain.reason)))
+                continue
+            own = [term.value for term in chain.walk() if term.kind == "softmax"]
+            if any(value.node in done for value in own):
+                continue
+            result.append(self._one(final, side, chain))
+            done |= {value.node for value in own if value.node is not None}
+        for softmax, site in refused:
+            if softmax.node not in done:
+                done.add(softmax.node)  # type: ignore[arg-type]
+                result.append(site)
+        for softmax in softmaxes:
+            if softmax.node not in done and (alone := self._alone(softmax)) is not None:
+                done.add(softmax.node)  # type: ignore[arg-type]
+                result.append(alone)
+        return result
+
+    def _softmaxes_behind(self, value: Value, softmaxes: list[Value]) -> list[Value]:
+        found, stack, seen = [], [value], set()
+        while stack:
+            each = stack.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if _is_softmax(each):
+                found.append(each)
+                continue
+            stack.extend(each.inputs())
+        return [each for each in softmaxes if each in found]
+
+    def _alone(self, softmax: Value) -> Site | None:
+        """A softmax over a product, whose weights no product takes."""
+        if not softmax.args or softmax.inner:
+            return None
+        scores = softmax.args[1 if softmax.op == "call" and len(softmax.args) > 1 else 0]
+        chain = Scores(self.flow.module, self.shapes).walk(scores)
+        if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
+            return self._refusal(
+                softmax, softmax, f"what `{softmax.detail}` does cannot be seen in this file"
+            )
+        if isinstance(chain, Term):
+            return self._refusal(softmax, softmax, "no product with values follows the softmax")
+        if chain.product:
+            return self._refusal(softmax, softmax, chain.reason)
+        return None
+
+    def _one(self, final: Value, side: int, chain: Term) -> Site:
+        softmax = next(term.value for term in chain.walk() if term.kind == "softmax")
+        start = softmax
+        try:
+            found = attention(self.flow, self.shapes, final, side, chain)
+            start = found.product.value
+            if self.fused:
+                return self._site(
+                    start, final, "already fused", "another branch of this function is fused already"
+                )
+            return self._rewritten(found)
+        except Refuse as refusal:
+            return self._refusal(start, final, refusal.reason, refusal.advice)
+        except Escape as escape:
+            line = getattr(escape.value.node, "lineno", None)
+            where = f" in line {line}" if line else ""
+            advice = "where nobody reads them, leave them out of what is returned or stored"
+            return self._refusal(softmax, final, f"scores or weights are {escape.how}{where}", advice)
+
+    def _rewritten(self, found: Attention) -> Site:
+        words = Words(self.text)
+        emission = Emitter(found, words, self.blocks).emit()
+        rewriting = Rewriting(found, emission, words, self.blocks)
+        edits, guard = rewriting.guarded()
+        block, first, last = rewriting.region()
+        return Site(
+            self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
+            "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
+            edits=edits,
+            assumptions=tuple(emission.assumptions), fragment=fragment(found, self.text, self.blocks),
+        )  # fmt: skip
+
+    def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:
+        if self.fused:
+            return self._site(
+                first, last, "already fused", "another branch of this function is fused already"
+            )
+        return self._site(first, last, "refused", reason, advice)
+
+    def _site(self, first: Value, last: Value, verdict: Verdict, reason: str, advice: str = "") -> Site:
+        nodes = [value.node for value in (first, last) if isinstance(value.node, (ast.expr, ast.stmt))]
+        start = min(node.lineno for node in nodes)
+        end = max(node.end_lineno or node.lineno for node in nodes)
+        return Site(self.path, start, end, self.name, verdict, reason, advice)

@@ -1,0 +1,107 @@
+"""A function as a graph of values: what was computed from what, under which conditions."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+class TooDeep(Exception):
+    """A function that is too large, or too nested, to be understood."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """A test that holds (or not) where something is computed.
+
+    `node` is None where the test cannot be written down in the analysed function: inside a helper, a loop, or
+    an exception handler.
+    """
+
+    node: ast.expr | None
+    holds: bool
+    statement: ast.stmt | None = None
+
+    def same(self, other: "Condition") -> bool:
+        """Whether both are one test with one answer."""
+        return self.node is not None and self.node is other.node and self.holds == other.holds
+
+
+@dataclass(eq=False)
+class Value:
+    """One value: an operation on other values.
+
+    Args:
+        op: the operation: "matmul", "softmax", "attr:shape", "phi", "param", ...
+        args: what it is computed from, in order; for a method, the object comes first.
+        named: keyword arguments.
+        node: the expression in the analysed function that makes it: for what happens in a helper, the call.
+        statement: the statement that the expression stands in.
+        conditions: the tests that hold where it is made.
+        detail: what else the operation needs: a constant, a name, a closure.
+        inner: whether it is made inside a helper, where nothing can be edited.
+        inplace: whether it changes its first argument.
+    """
+
+    op: str
+    args: tuple["Value", ...] = ()
+    named: dict[str, "Value"] = field(default_factory=dict)
+    node: ast.AST | None = None
+    statement: ast.stmt | None = None
+    conditions: tuple[Condition, ...] = ()
+    detail: object = None
+    inner: bool = False
+    inplace: bool = False
+    users: list["Value"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for value in self.inputs():
+            value.users.append(self)
+
+    def inputs(self) -> Iterator["Value"]:
+        """Everything that it is computed from."""
+        yield from self.args
+        yield from self.named.values()
+
+    def get(self, position: int, name: str) -> "Value | None":
+        """The argument at a position or of a name."""
+        return self.args[position] if position < len(self.args) else self.named.get(name)
+
+    def __repr__(self) -> str:
+        return f"{self.op}({', '.join(value.op for value in self.inputs())})"
+
+
+@dataclass(frozen=True, eq=False)
+class Closure:
+    """A function whose body is known: a def, a method or a lambda, and the names that it sees."""
+
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    names: dict[str, Value]
+    bound: Value | None = None
+    given: tuple[Value, ...] = ()
+    given_named: tuple[tuple[str, Value], ...] = ()
+    owner: ast.ClassDef | None = None
+
+
+def number(value: Value | None) -> int | float | None:
+    """The Python number that a value is known to be."""
+    if value is None:
+        return None
+    if value.op == "const" and isinstance(value.detail, (int, float)) and not isinstance(value.detail, bool):
+        return value.detail
+    if value.op == "neg":
+        inner = number(value.args[0])
+        return None if inner is None else -inner
+    return None
+
+
+def key(value: Value, depth: int = 0) -> str:
+    """A text that is equal for values computed in the same way from the same things."""
+    if value.op == "const":
+        return repr(value.detail)
+    if value.op in ("param", "phi", "loop", "carried", "call", "closure", "opaque") or depth > 12:
+        return f"{value.op}#{id(value)}"
+    if value.op in ("global", "selfattr"):
+        return f"{value.op}:{value.detail}"
+    inner = ",".join(key(each, depth + 1) for each in value.args)
+    named = ",".join(f"{name}={key(each, depth + 1)}" for name, each in sorted(value.named.items()))
+    return f"{value.op}({inner};{named};{value.detail if isinstance(value.detail, (str, int)) else ''})"

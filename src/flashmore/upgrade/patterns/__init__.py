@@ -1,0 +1,1 @@
+"""What attention is made of, one family a file: products, scores, scales, masks, weights."""

@@ -1,0 +1,176 @@
+"""What multiplies the scores: a Python number, a learned scale, or something that SDPA cannot take."""
+
+import ast
+
+from flashmore.upgrade.attributes import Attribute, kind_of
+from flashmore.upgrade.graph import Value, number
+from flashmore.upgrade.module import Module
+
+_ARITHMETIC = {
+    "add", "sub", "mul", "div", "pow", "floordiv", "neg", "pos", "sqrt", "rsqrt", "py:float", "py:int", "int",
+    "float", "py:max", "py:min", "py:abs", "py:len", "log", "log2", "exp", "math.sqrt", "isqrt", "float32",
+    "float64", "py:or", "py:and", "power",
+}  # fmt: skip
+_NUMBER_NAMES = (
+    "scale", "scaling", "temper", "temp", "norm_fact", "alpha", "sqrt", "dim", "d_k", "dk", "d_model", "head",
+    "size", "width", "channels", "factor", "tau", "depth", "embed", "hidden", "n_state", "ch", "idx", "beta",
+)  # fmt: skip
+NUMBER, LEARNED, TENSOR = "number", "learned", "tensor"
+
+
+def classify(value: Value, module: Module, depth: int = 0) -> str:
+    """ "number", "learned" (a parameter with no axis over the keys) or "tensor" (anything else)."""
+    if depth > 20:
+        return TENSOR
+    if number(value) is not None or (value.op == "item" and value.args[0].op in ("attr:shape", "size")):
+        return NUMBER
+    if (value.op == "size" and len(value.args) == 2) or value.op in ("attr:ndim", "dim"):
+        return NUMBER
+    if value.op == "index" and value.args[0].op in ("attr:shape", "size"):
+        return NUMBER
+    if value.op in ("py:len", "py:int", "py:float") or (
+        value.op.startswith("attr:") and value.op != "attr:data"
+    ):
+        return NUMBER if value.op.startswith("py:") or _named_like_a_number(value.op[5:]) else TENSOR
+    if value.op == "item" and value.detail == "method" and len(value.args) == 1:
+        return NUMBER
+    if value.op in ("selfattr", "param", "global"):
+        return _named(value, module)
+    if (value.op in ("view", "reshape") and _ends_in_ones(value)) or (
+        value.op == "index" and _ends_in_none(value)
+    ):
+        return LEARNED
+    if value.op in ("full", "tensor", "as_tensor", "to", "type_as", "type") and value.args:
+        return _constant_tensor(value, module, depth)
+    inner = [classify(each, module, depth + 1) for each in value.inputs() if each.op != "missing"]
+    if value.op in _ARITHMETIC or value.op == "phi":
+        if all(each == NUMBER for each in inner):
+            return NUMBER
+        return LEARNED if TENSOR not in inner else TENSOR
+    if value.op in ("clamp", "clip", "exp", "softplus", "sigmoid", "abs") and inner:
+        return LEARNED if TENSOR not in inner else TENSOR
+    return TENSOR
+
+
+def _ends_in_ones(value: Value) -> bool:
+    """`scale.view(1, -1, 1, 1)`: one value a head."""
+    sizes = value.args[1].args if len(value.args) == 2 and value.args[1].op == "tuple" else value.args[1:]
+    return len(sizes) >= 2 and number(sizes[-1]) == 1 and number(sizes[-2]) == 1
+
+
+def _ends_in_none(value: Value) -> bool:
+    """`scale[:, None, None]`: one value a head."""
+    parts = value.args[1].args if value.args[1].op == "tuple" else ()
+    return len(parts) >= 3 and all(each.op == "const" and each.detail is None for each in parts[-2:])
+
+
+def _constant_tensor(value: Value, module: Module, depth: int) -> str:
+    """`torch.full([], d ** 0.5, ...)` and `torch.tensor(0.01)`: a number in a tensor."""
+    if value.op == "full":
+        shape, fill = value.args[0], value.args[1] if len(value.args) > 1 else value.named.get("fill_value")
+        if shape.op == "tuple" and not shape.args and fill is not None:
+            return LEARNED if classify(fill, module, depth + 1) == NUMBER else TENSOR
+        return TENSOR
+    inner = classify(value.args[0], module, depth + 1)
+    return LEARNED if inner in (NUMBER, LEARNED) else TENSOR
+
+
+def _named_like_a_number(name: str) -> bool:
+    return any(each in name.lower() for each in _NUMBER_NAMES)
+
+
+def _named(value: Value, module: Module) -> str:
+    if value.op == "param":
+        annotation = getattr(value.node, "annotation", None)
+        if isinstance(annotation, ast.Name) and annotation.id in ("float", "int"):
+            return NUMBER
+        return LEARNED if _named_like_a_number(str(value.detail)) else TENSOR
+    if value.op == "global":
+        constant = module.constants.get(str(value.detail))
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, (int, float)):
+            return NUMBER
+        return NUMBER if str(value.detail) in ("math.pi", "math.e", "numpy.pi") else TENSOR
+    attribute = value.detail
+    assert isinstance(attribute, Attribute)
+    kind = kind_of(attribute, module)
+    if kind.name == "number":
+        return NUMBER
+    if kind.name == "parameter":
+        return LEARNED if _one_a_head(kind.expression) else TENSOR
+    expressions = attribute.owner.assignments(attribute.name) if attribute.owner else []
+    if expressions and _is_tensor(expressions, module) and all(_sizes(each) == [] for each in expressions):
+        return LEARNED
+    if expressions and all(_is_arithmetic(each, module) for each in expressions):
+        return NUMBER
+    return (
+        NUMBER
+        if expressions and _named_like_a_number(attribute.name) and not _is_tensor(expressions, module)
+        else (LEARNED if not expressions and _named_like_a_number(attribute.name) else TENSOR)
+    )
+
+
+def _is_tensor(expressions: list[ast.expr], module: Module) -> bool:
+    return any(
+        isinstance(each, ast.Call) and module.qualified(each.func).startswith("torch")
+        for expression in expressions
+        for each in ast.walk(expression)
+    )
+
+
+def _is_arithmetic(node: ast.expr, module: Module) -> bool:
+    """Whether an expression of `__init__` makes a Python number out of names and numbers."""
+    match node:
+        case ast.Constant(value=value):
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        case ast.BinOp(left=left, right=right):
+            return _is_arithmetic(left, module) and _is_arithmetic(right, module)
+        case ast.UnaryOp(operand=operand):
+            return _is_arithmetic(operand, module)
+        case ast.BoolOp(values=values):
+            return all(_is_arithmetic(each, module) for each in values)
+        case ast.IfExp(body=body, orelse=orelse):
+            return _is_arithmetic(body, module) and _is_arithmetic(orelse, module)
+        case ast.Call(func=func):
+            full = module.qualified(func)
+            plain = isinstance(func, ast.Name) and func.id in ("float", "int", "max", "min", "len", "round")
+            return plain or full.startswith(("math.", "numpy."))
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return _named_like_a_number(name)
+    return False
+
+
+def _one_a_head(expression: ast.expr | None) -> bool:
+    """`nn.Parameter(torch.ones(heads, 1, 1))` and scalars: nothing along queries, keys or channels."""
+    if not isinstance(expression, ast.Call) or not expression.args:
+        return False
+    sizes = _sizes(expression.args[0])
+    return sizes is not None and (
+        (len(sizes) <= 1 and (not sizes or sizes == ["1"])) or sizes[-2:] == ["1", "1"]
+    )
+
+
+def _sizes(node: ast.expr) -> list[str] | None:
+    """The shape that a constructor is given, through `torch.log(10 * torch.ones((h, 1, 1)))` and the like."""
+    match node:
+        case ast.Constant():
+            return []
+        case ast.BinOp(left=left, right=right):
+            one, two = _sizes(left), _sizes(right)
+            return one if two == [] else two if one == [] else None
+        case ast.Call(func=ast.Attribute(attr="ones" | "zeros" | "rand" | "randn" | "empty"), args=args):
+            if len(args) == 1 and isinstance(args[0], (ast.Tuple, ast.List)):
+                args = args[0].elts
+            return [ast.unparse(each) for each in args]
+        case ast.Call(func=ast.Attribute(attr="full"), args=[ast.Tuple(elts=args) | ast.List(elts=args), *_]):
+            return [ast.unparse(each) for each in args]
+        case ast.Call(func=ast.Attribute(attr="tensor" | "Tensor" | "as_tensor"), args=[inner, *_]):
+            if isinstance(inner, (ast.List, ast.Tuple)):
+                return [str(len(inner.elts))]
+            return []
+        case ast.Call(func=ast.Attribute(attr="log" | "exp" | "sqrt"), args=[inner]):
+            return _sizes(inner)
+        case ast.Call(func=ast.Attribute(value=inner)):
+            return _sizes(inner)
+        case ast.Name() | ast.Attribute():
+            return None
+    return None

@@ -1,0 +1,85 @@
+"""A chain of operations on scores or weights, as a tree: branches join, loops repeat."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flashmore.upgrade.graph import Condition, Value
+from flashmore.upgrade.patterns.products import Product
+
+
+@dataclass(frozen=True, eq=False)
+class Unfit:
+    """Why a value is no chain that can be rewritten.
+
+    `fatal` says that not even a branch may be rewritten; `product` that a product of queries and keys lies
+    beneath.
+    """
+
+    reason: str
+    value: Value
+    fatal: bool = False
+    product: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One operation of a chain.
+
+    Args:
+        kind: "product", "scale", "add", "fill", "cast", "move", "reshape", "shift", "same", "softmax",
+            "dropout", "phi", "loop", "carried".
+        value: what it makes.
+        inner: what it is applied to; of "phi" both sides, of "loop" the start and one round.
+        other: the scale, what is added, the mask.
+        detail: of "scale" "number" or "learned" and "mul" or "div"; of "fill" the kind, the fill, and whether
+            the mask says what is kept; of "add" the sign.
+        condition: of "phi", the test under which its first side holds.
+        product: of "product", its letters.
+        guards: conditions without which the chain does something that cannot be rewritten, with the reason.
+    """
+
+    kind: str
+    value: Value
+    inner: tuple["Term", ...] = ()
+    other: Value | None = None
+    detail: tuple[object, ...] = ()
+    condition: Condition | None = None
+    product: Product | None = None
+    guards: tuple[tuple[Condition, str], ...] = ()
+
+    def walk(self) -> Iterator["Term"]:
+        """Itself and all that it is made of, each once."""
+        seen: set[int] = set()
+        stack = [self]
+        while stack:
+            term = stack.pop()
+            if id(term) not in seen:
+                seen.add(id(term))
+                yield term
+                stack.extend(term.inner)
+
+    def products(self) -> list[Product]:
+        """The products at the bottom."""
+        return [term.product for term in self.walk() if term.product is not None]
+
+
+def joined(value: Value, one: Term | Unfit, two: Term | Unfit) -> Term | Unfit:
+    """Two branches as one chain: where only one can be rewritten, a guard says which."""
+    condition = value.detail
+    assert isinstance(condition, Condition)
+    if isinstance(one, Term) and isinstance(two, Term):
+        if one.value is two.value:
+            return one
+        return Term("phi", value, (one, two), condition=condition)
+    if isinstance(one, Unfit) and isinstance(two, Unfit):
+        return one if one.product or not two.product else two
+    unfit, fit = (one, two) if isinstance(one, Unfit) else (two, one)
+    assert isinstance(unfit, Unfit)
+    assert isinstance(fit, Term)
+    if unfit.fatal:
+        return unfit
+    if unfit.value.op == "missing":
+        return fit
+    holds = condition.holds if fit is one else not condition.holds
+    guard = Condition(condition.node, holds, condition.statement)
+    return Term("same", value, (fit,), guards=((guard, unfit.reason),))

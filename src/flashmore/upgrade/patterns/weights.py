@@ -1,0 +1,104 @@
+"""From a product with the values back to the softmax: only dropout, casts and transpositions."""
+
+from flashmore.upgrade.attributes import Attribute, Kind, kind_of
+from flashmore.upgrade.graph import Value
+from flashmore.upgrade.module import Module
+from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
+from flashmore.upgrade.patterns.terms import Term, Unfit, joined
+
+_FATAL = {
+    "masked_fill": "weights are hidden after the softmax, which does not renormalise them",
+    "setitem": "weights are changed by index after the softmax",
+    "where": "weights are replaced after the softmax",
+}
+_REASONS = {
+    "mul": "the weights are multiplied by something after the softmax",
+    "div": "the weights are divided after the softmax (renormalised)",
+    "add": "something is added to the weights after the softmax",
+    "sub": "something is subtracted from the weights after the softmax",
+    "matmul": "the weights are mixed after the softmax, before the values (talking heads)",
+    "einsum": "the weights are mixed after the softmax, before the values (talking heads)",
+    "layer:Linear": "heads are mixed after the softmax by a layer",
+    "layer:Conv2d": "heads are mixed after the softmax by a convolution",
+    "normalize": "the weights are renormalised after the softmax",
+    "index": "only a part of the weights is used",
+    "cat": "weights of several softmaxes are joined",
+    "log_softmax": "the softmax is a log_softmax",
+}
+
+
+def is_named_softmax(value: Value) -> bool:
+    """A call of something that is called softmax, and is defined elsewhere."""
+    return value.op == "call" and "softmax" in str(value.detail).rsplit(".", 1)[-1].lower()
+
+
+class Weights:
+    """Walks from the value product's operand to the softmax."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.seen: dict[Value, Term | Unfit | None] = {}
+
+    def walk(self, value: Value) -> Term | Unfit | None:
+        """The chain from a softmax to a value: None where there is no softmax near."""
+        if value not in self.seen:
+            self.seen[value] = None
+            self.seen[value] = self._walk(value)
+        return self.seen[value]
+
+    def _walk(self, value: Value) -> Term | Unfit | None:
+        op = value.op
+        if op == "softmax":
+            return Term("softmax", value)
+        if op == "phi":
+            return self._phi(value)
+        if is_named_softmax(value):
+            return Unfit(f"what `{value.detail}` does cannot be seen in this file", value)
+        if op in ("dropout", "identity") or self._is_dropout_call(value):
+            inner = self.walk(value.args[1 if op == "call" else 0])
+            return Term("dropout", value, (inner,)) if isinstance(inner, Term) else inner
+        for kind, ops in (("cast", CASTS), ("move", MOVES | {"rearrange"}), ("reshape", RESHAPES)):
+            if op in ops and value.args:
+                inner = self.walk(value.args[0])
+                return Term(kind, value, (inner,)) if isinstance(inner, Term) else inner
+        return self._unknown(value)
+
+    def _is_dropout_call(self, value: Value) -> bool:
+        """A dropout that came in as an argument: `dropout(p_attn)`."""
+        if value.op != "call" or len(value.args) != 2 or value.args[0].op != "param":
+            return False
+        return "drop" in str(value.args[0].detail)
+
+    def _phi(self, value: Value) -> Term | Unfit | None:
+        one, two = (self.walk(each) for each in value.args)
+        if one is None and two is None:
+            return None
+        empty = Unfit("the weights come from elsewhere on one branch", value)
+        return joined(value, one or empty, two or empty)
+
+    def _unknown(self, value: Value) -> Unfit | None:
+        if value.op in ("tuple", "return", "const", "missing"):
+            return None
+        near = [self.walk(each) for each in value.inputs() if each.op not in ("const", "tuple")]
+        if value.op == "call" and value.args and value.args[0].op == "selfattr":
+            return self._called(value, near)
+        if not any(isinstance(each, (Term, Unfit)) for each in near):
+            return None
+        if value.op in _FATAL:
+            return Unfit(_FATAL[value.op], value, fatal=True)
+        if value.op in ("call", "layer:Linear") or value.op not in _REASONS:
+            if not any(isinstance(each, Term) for each in near):
+                return None
+            name = str(value.detail) if value.op == "call" and value.detail else value.op.split(":")[-1]
+            return Unfit(f"`{name}` stands between the softmax and the values", value)
+        unfit = next((each for each in near if isinstance(each, Unfit)), None)
+        return unfit or Unfit(_REASONS[value.op], value)
+
+    def _called(self, value: Value, near: list[Term | Unfit | None]) -> Unfit | None:
+        attribute = value.args[0].detail
+        assert isinstance(attribute, Attribute)
+        if not any(isinstance(each, Term) for each in near):
+            return None
+        kind: Kind = kind_of(attribute, self.module)
+        what = "and what it is cannot be seen" if kind.name == "unknown" else ""
+        return Unfit(f"`{attribute.path}` is applied to the weights {what}".rstrip(), value)

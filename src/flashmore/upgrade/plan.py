@@ -1,0 +1,219 @@
+"""One attention, understood: its operands with named axes, its scale, masks, dropout, guards and escapes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from flashmore.upgrade.axes import (
+    OWN,
+    Letters,
+    Refuse,
+    layouts,
+    layouts_of_weights,
+    renamed,
+    softmax_letter,
+    value_letters,
+)
+from flashmore.upgrade.escape import escapes
+from flashmore.upgrade.flow import Flow
+from flashmore.upgrade.graph import Condition, Value
+from flashmore.upgrade.patterns.products import MORE, Product, product_of
+from flashmore.upgrade.patterns.scores import Scores
+from flashmore.upgrade.patterns.terms import Term, Unfit, joined
+from flashmore.upgrade.patterns.weights import Weights
+from flashmore.upgrade.shapes import Shapes
+
+
+@dataclass
+class Operand:
+    """A tensor that goes into the attention, and the letters of its axes."""
+
+    value: Value
+    letters: Letters
+
+
+@dataclass
+class Attention:
+    """One attention.
+
+    Letters: "l" queries, "s" keys, "d" channels of q and k, "e" channels of v, all others are batch axes, in
+    the order of `batch`.
+    """
+
+    flow: Flow
+    shapes: Shapes
+    final: Value
+    product: Product
+    scores: Term
+    weights: Term
+    q: Operand
+    k: Operand
+    v: Operand
+    batch: Letters
+    out: Letters
+    layout: Letters
+    softmaxes: tuple[Value, ...]
+    guards: list[tuple[Condition, str]] = field(default_factory=list)
+    products: tuple[Product, ...] = ()
+
+    @property
+    def chain(self) -> set[Value]:
+        """Every value between the first product and the second."""
+        return chain_of(self.scores, self.weights)
+
+
+def candidates(flow: Flow, shapes: Shapes) -> Iterator[tuple[Value, int, Term | Unfit]]:
+    """Every product one of whose operands comes from a softmax, with the side and the chain."""
+    weights = Weights(flow.module)
+    for value in flow.values:
+        product = None if value.inner else product_of(value, shapes)
+        if product is None:
+            continue
+        for side in (0, 1):
+            chain = weights.walk(product.operands[side])
+            if chain is not None:
+                yield value, side, chain
+
+
+def attention(flow: Flow, shapes: Shapes, final: Value, side: int, weights: Term) -> Attention:
+    """What a value product computes.
+
+    Raises:
+        Refuse: it is no attention, or one that must be left alone.
+    """
+    softmaxes = tuple(term.value for term in weights.walk() if term.kind == "softmax")
+    scores = _scores(Scores(flow.module, shapes), weights)
+    if isinstance(scores, Unfit):
+        raise Refuse(scores.reason)
+    products = {product.value: product for product in scores.products()}
+    product = next(iter(products.values()))
+    if any(
+        (each.operands, each.letters, each.out) != (product.operands, product.letters, product.out)
+        for each in products.values()
+    ):
+        raise Refuse("the branches start from different products of queries and keys")
+    if any(each.inner for each in products):
+        raise Refuse("the product of queries and keys is made inside a helper", "write it into this function")
+    product = _ranks(product, final, side, shapes)
+    guards = [guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards]
+    guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards)
+    scores, weights = (specialised(tree, guards) for tree in (scores, weights))
+    products = {each.value: each for each in scores.products()}
+    layout = _same_layout(scores, product, shapes)
+    found = _axes(flow, shapes, product, scores, weights, layout, softmaxes, final, side)
+    found.guards = guards
+    found.products = tuple(products.values())
+    _refuse_channels(found)
+    return found
+
+
+def specialised(term: Term, guards: list[tuple[Condition, str]]) -> Term:
+    """A chain as it is under its guards: branches that they rule out fall away."""
+    if term.kind == "phi" and term.condition is not None:
+        condition = term.condition
+        for guard, _ in guards:
+            if guard.node is not None and guard.node is condition.node:
+                side = term.inner[0 if guard.holds == condition.holds else 1]
+                return Term("same", term.value, (specialised(side, guards),))
+    inner = tuple(specialised(each, guards) for each in term.inner)
+    return term if all(a is b for a, b in zip(inner, term.inner, strict=True)) else replace(term, inner=inner)
+
+
+def chain_of(scores: Term, weights: Term) -> set[Value]:
+    """Every value between the first product and the second."""
+    found = {term.value for tree in (scores, weights) for term in tree.walk()}
+    for term in scores.walk():
+        if term.kind == "shift" and term.other is not None:
+            value = term.other
+            while value not in found and value.args:
+                found.add(value)
+                value = value.args[0]
+    return found
+
+
+def _ranks(product: Product, final: Value, side: int, shapes: Shapes) -> Product:
+    """What is known of one tensor's rank holds for the others of the same attention."""
+    second = product_of(final, shapes)
+    assert second is not None
+    tensors = [*product.operands, second.operands[1 - side], product.value, second.operands[side]]
+    ranks = [rank for rank in map(shapes.rank, tensors) if rank is not None]
+    if MORE in product.out or MORE in second.out:
+        for tensor in tensors:
+            flat = "mm" in (product.value.op, final.op)
+            if ranks and (flat or max(ranks) > 2) and shapes.rank(tensor) is None:
+                shapes.learn(tensor, max(ranks))
+    again = product_of(product.value, shapes)
+    assert again is not None
+    return again
+
+
+def _scores(walker: Scores, weights: Term) -> Term | Unfit:
+    """The chain of scores beneath all softmaxes of a chain of weights."""
+    if weights.kind == "softmax":
+        return walker.walk(weights.value.args[0])
+    if weights.kind != "phi":
+        return _scores(walker, weights.inner[0])
+    one, two = (_scores(walker, each) for each in weights.inner)
+    if isinstance(one, Term) and one is two:
+        return one
+    return joined(weights.value, one, two)
+
+
+def _same_layout(scores: Term, product: Product, shapes: Shapes) -> Letters:
+    """The letters of the softmax's input, the same for every softmax."""
+    found = layouts(scores, product.out, shapes)
+    if found is None:
+        raise Refuse("the scores are reshaped in a way whose axes cannot be followed")
+    return found
+
+
+def _axes(
+    flow: Flow, shapes: Shapes, product: Product, scores: Term, weights: Term, layout: Letters,
+    softmaxes: tuple[Value, ...], final: Value, side: int,
+) -> Attention:  # fmt: skip
+    key_letter = softmax_letter(layout, softmaxes)
+    key_side = next((at for at in (0, 1) if product.only(at) == [key_letter]), None)
+    if key_side is None:
+        raise Refuse("the softmax runs over an axis that is not one of the keys alone")
+    query_letters = product.only(1 - key_side)
+    value_product = product_of(final, shapes)
+    assert value_product is not None
+    seen = layouts_of_weights(weights, layout, shapes)
+    if seen is None or len(seen) != len(value_product.letters[side]):
+        raise Refuse("the weights are reshaped in a way whose axes cannot be followed")
+    names = dict(zip(value_product.letters[side], seen, strict=True))
+    contracted = value_product.contracted
+    if len(contracted) != 1 or names.get(next(iter(contracted))) != key_letter:
+        raise Refuse(
+            "the second product does not sum over the axis of the softmax (linear or channel attention)"
+        )
+    values, out = value_letters(value_product, side, names, query_letters)
+    query_letter = query_letters[-1]
+    rename = {key_letter: "s", query_letter: "l", next(iter(product.contracted)): "d"}
+    batch = tuple(each for each in product.out if each not in (key_letter, query_letter))
+    rename.update({each: f"{each}'" for each in batch if each in ("s", "l", "d", "e")})
+    rename[OWN] = "e"
+    return Attention(
+        flow, shapes, final, product, scores, weights,
+        q=Operand(product.operands[1 - key_side], renamed(product.letters[1 - key_side], rename)),
+        k=Operand(product.operands[key_side], renamed(product.letters[key_side], rename)),
+        v=Operand(value_product.operands[1 - side], renamed(values, rename)),
+        batch=renamed(batch, rename), out=renamed(out, rename), layout=renamed(layout, rename),
+        softmaxes=softmaxes,
+    )  # fmt: skip
+
+
+def _refuse_channels(found: Attention) -> None:
+    """Softmax over channels is the same formula, of another shape: no kernel is made for it."""
+    for value in found.flow.values:
+        if value.op == "layer:Linear":
+            found.shapes.of(value)
+    dims = found.shapes.of(found.q.value)
+    if dims is None or len(dims) != len(found.q.letters) or MORE in found.q.letters:
+        return
+    size = dict(zip(found.q.letters, dims, strict=True))
+    over_positions = "positions:" in size["d"] or size["d"] in found.shapes.positions
+    if over_positions or ("features:" in size["l"] and "features:" not in size["d"]):
+        raise Refuse(
+            "channel attention: the softmax runs over channels, and the products sum over positions",
+            "leave it: there are few channels and many positions, so a fused kernel is slower",
+        )

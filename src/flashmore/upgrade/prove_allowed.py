@@ -1,0 +1,196 @@
+"""What the extracted lines may consist of: arithmetic and tensor operations, nothing that reaches outside.
+
+The lines come from a file that nobody has vouched for, so they are read before they are run: only these
+statements, only these names, only these methods. What is left can compute too long or ask for too much
+memory; the child process that runs it has limits of both.
+"""
+
+import ast
+from types import CodeType
+
+from flashmore.upgrade.site import Fragment
+
+STATEMENTS = (
+    ast.Assign, ast.AugAssign, ast.Return, ast.If, ast.For, ast.With, ast.withitem, ast.Expr,
+    ast.Pass, ast.Assert, ast.arguments, ast.arg,
+)  # fmt: skip
+EXPRESSIONS = (
+    ast.Name, ast.Load, ast.Store, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
+    ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.Starred,
+    ast.ListComp, ast.GeneratorExp, ast.comprehension, ast.Lambda, ast.operator, ast.unaryop, ast.boolop,
+    ast.cmpop,
+)  # fmt: skip
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+BUILTINS = _words(
+    "float int bool range len min max abs sum tuple list zip enumerate map reversed slice round pow"
+)
+AT_HAND = BUILTINS | {"getattr", "__import__"}
+"""The builtins that exist while the lines run: torch's C++ imports with those of its caller.
+The lines cannot name `__import__`, and `getattr` in one form alone."""
+MODULES = frozenset(("torch", "F", "nn", "math", "np", "einops"))
+"""Names that only ever appear at the head of a dotted name of `DOTTED`."""
+BARE = frozenset(("einsum", "rearrange", "repeat", "reduce", "pack", "unpack"))
+"""What `from einops import …` and `from torch import einsum` bring; a fragment may use them as they are."""
+
+_FUNCTIONS = _words("""
+    softmax dropout matmul bmm baddbmm einsum where masked_fill cat stack split chunk unbind
+    transpose permute reshape flatten squeeze unsqueeze movedim swapaxes tril triu tril_indices
+    triu_indices arange zeros ones full empty zeros_like ones_like full_like eye linspace finfo
+    iinfo sqrt rsqrt exp log log2 pow abs neg sign add sub mul div true_divide multiply divide
+    addcmul clamp clip minimum maximum max min amax amin sum mean square logical_not logical_and
+    logical_or logical_xor eq ne lt le gt ge isfinite isinf isnan nan_to_num cumsum outer dot mm
+    mv addmm broadcast_to broadcast_tensors repeat_interleave roll index_select gather tensor
+    scalar_tensor is_tensor is_floating_point sigmoid tanh relu norm narrow select flip numel
+    logsumexp tensordot diagonal diag meshgrid any all
+""")
+_TYPES = _words("""
+    float float16 float32 float64 double half bfloat16 bool int int8 int16 int32 int64 long uint8 inf pi nan
+    strided contiguous_format preserve_format device Tensor
+""")
+_FUNCTIONAL = _words("""
+    softmax dropout scaled_dot_product_attention normalize pad linear relu gelu silu sigmoid tanh softplus
+    layer_norm rms_norm one_hot log_softmax unfold
+""")
+_METHODS = _words("""
+    T mT H shape ndim dtype device is_cuda requires_grad size dim numel stride view view_as
+    reshape reshape_as expand expand_as contiguous clone type type_as to float double half
+    bfloat16 bool int long transpose_ masked_fill_ mul_ div_ add_ sub_ pow_ copy_ fill_ clamp_
+    clamp_min clamp_max neg_ exp_ sqrt_ unsqueeze_ squeeze_ softmax repeat tile unflatten
+    masked_scatter new_zeros new_ones new_full new_empty new_tensor fill_diagonal_ item detach
+    index_fill swapdims adjoint unfold is_contiguous logical_not_ bitwise_not tril_ triu_ zero_
+    data p training min max eps tiny smallest_normal append
+""")
+
+DOTTED = frozenset(
+    [f"torch.{name}" for name in (*_FUNCTIONS, *_TYPES)]
+    + [f"{home}.{name}" for home in ("F", "nn.functional", "torch.nn.functional") for name in _FUNCTIONAL]
+    + [f"{home}.{name}" for home in ("nn", "torch.nn") for name in ("Softmax", "Dropout", "Identity")]
+    + [
+        f"math.{name}"
+        for name in ("sqrt", "inf", "exp", "log", "log2", "pi", "pow", "floor", "ceil", "isqrt")
+    ]
+    + [f"np.{name}" for name in ("sqrt", "inf", "exp", "log", "power")]
+    + [f"einops.{name}" for name in ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")]
+    + [
+        f"torch.{name}"
+        for name in ("autocast", "amp.autocast", "cuda.amp.autocast", "no_grad", "enable_grad")
+    ]
+)
+ATTRIBUTES = _METHODS | _FUNCTIONS
+
+
+class NotAllowed(Exception):
+    """The extracted lines hold something that a proof does not run; the message says what."""
+
+
+def compiled(fragment: Fragment) -> tuple[CodeType, CodeType]:
+    """Check both functions of a fragment and compile them.
+
+    Returns:
+        The code of two modules, which define `old` and `new`.
+
+    Raises:
+        NotAllowed: either is not one plain function of the inputs made of allowed operations.
+    """
+    inputs = [given.name for given in fragment.inputs]
+    return _compiled(fragment.old, "old", inputs), _compiled(fragment.new, "new", inputs)
+
+
+def _compiled(source: str, name: str, inputs: list[str]) -> CodeType:
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise NotAllowed(f"the extracted lines do not parse: {error}") from None
+    match module.body:
+        case [ast.FunctionDef(decorator_list=[], returns=None, args=arguments) as function] if (
+            function.name == name and not any(argument.annotation for argument in arguments.args)
+        ):
+            pass
+        case _:
+            raise NotAllowed(f"the extracted lines are not one plain function '{name}'")
+    if [argument.arg for argument in arguments.args] != inputs or _more_than_names(arguments):
+        raise NotAllowed(f"'{name}' does not take the inputs {', '.join(inputs)}")
+    known = _bound(function) | BUILTINS | BARE
+    for statement in function.body:
+        _check(statement, known)
+    if not any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(function)):
+        raise NotAllowed(f"'{name}' returns nothing")
+    return compile(module, f"<{name}>", "exec")
+
+
+def _more_than_names(arguments: ast.arguments) -> bool:
+    return bool(
+        arguments.posonlyargs or arguments.kwonlyargs or arguments.vararg or arguments.kwarg
+        or arguments.defaults
+    )  # fmt: skip
+
+
+def _bound(function: ast.FunctionDef) -> set[str]:
+    """Every name that is an input or is assigned to."""
+    stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
+
+
+def _check(node: ast.AST, known: set[str]) -> None:
+    """Refuse the first thing that is not on the lists; children are checked in turn."""
+    if not isinstance(node, STATEMENTS + EXPRESSIONS):
+        raise NotAllowed(f"{type(node).__name__} is not run in a proof: {_text(node)}")
+    if isinstance(node, ast.Name):
+        _check_name(node, known)
+    if isinstance(node, ast.Attribute):
+        parts = _dotted(node)
+        if parts is not None and parts[0] in MODULES:
+            if ".".join(parts) not in DOTTED and not _is_value_of_dotted(parts):
+                raise NotAllowed(f"{'.'.join(parts)} is not on the list of tensor operations")
+            return
+        if node.attr not in ATTRIBUTES:
+            raise NotAllowed(f".{node.attr} is not on the list of tensor operations")
+    if _asks_a_module(node):
+        return
+    for child in ast.iter_child_nodes(node):
+        _check(child, known)
+
+
+def _asks_a_module(node: ast.AST) -> bool:
+    """`getattr(drop, "p", 0.0)`: a module that is no dropout has none."""
+    match node:
+        case ast.Call(
+            func=ast.Name(id="getattr"),
+            args=[ast.Name(id=head), ast.Constant(value="p" | "training"), ast.Constant()],
+            keywords=[],
+        ):
+            return head not in MODULES
+    return False
+
+
+def _check_name(node: ast.Name, known: set[str]) -> None:
+    if node.id in MODULES:
+        raise NotAllowed(f"'{node.id}' stands alone or is assigned to")
+    if node.id not in known or node.id.startswith("__") or node.id == "getattr":
+        raise NotAllowed(f"the name {node.id} is neither an input nor on the list")
+
+
+def _is_value_of_dotted(parts: list[str]) -> bool:
+    """`torch.float32.is_floating_point`-like tails: an allowed name and one allowed attribute."""
+    return ".".join(parts[:-1]) in DOTTED and parts[-1] in ATTRIBUTES
+
+
+def _dotted(node: ast.expr) -> list[str] | None:
+    """The parts of `a.b.c`; None where something else than a name stands at its head."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.insert(0, node.attr)
+        node = node.value
+    return [node.id, *parts] if isinstance(node, ast.Name) else None
+
+
+def _text(node: ast.AST) -> str:
+    try:
+        return ast.unparse(node).partition("\n")[0][:80]
+    except (ValueError, RecursionError, AttributeError):
+        return type(node).__name__

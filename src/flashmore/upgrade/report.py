@@ -1,0 +1,247 @@
+"""What is said of the places that were found: as text by file, as JSON, as a patch."""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashmore.upgrade.prove_result import Proof
+from flashmore.upgrade.rewrite import apply
+from flashmore.upgrade.site import NotParsed, Searched, Site
+from flashmore.upgrade.write import SourceFile
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.gain import Gain, SiteGain
+
+CONTEXT_LINES = 3
+QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
+QUOTED |= {'"': '\\"', "\\": "\\\\"}
+
+
+@dataclass
+class SiteReport:
+    """A place, and what is known of it by now."""
+
+    site: Site
+    diff: str = ""
+    """A unified diff of this rewrite alone; empty where nothing is rewritten."""
+    proofs: list[Proof] = field(default_factory=list)
+    """On synthetic tensors, on what an example or a run saw; empty where no proof was asked for."""
+    gain: "SiteGain | None" = None
+    """What was measured of it, where a gain was asked for."""
+    written: bool = False
+
+    @property
+    def proved(self) -> bool | None:
+        """None where no proof was asked for; a case that differs anywhere outweighs every other proof."""
+        if not self.proofs:
+            return None
+        return any(proof.proved for proof in self.proofs) and not self.refuted
+
+    @property
+    def refuted(self) -> bool:
+        """Whether any proof found a case that differs."""
+        return any(proof.refuted for proof in self.proofs)
+
+    @property
+    def slower(self) -> bool:
+        """Whether it was measured, and is slower."""
+        return self.gain is not None and self.gain.slower
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        site = self.site
+        return {
+            "path": site.path,
+            "line": site.line,
+            "end_line": site.end_line,
+            "symbol": site.symbol,
+            "verdict": site.verdict,
+            "reason": site.reason,
+            "advice": site.advice,
+            "rule": site.rule,
+            "guard": site.guard,
+            "diff": self.diff,
+            "proved": self.proved,
+            "proofs": [proof.to_json() for proof in self.proofs],
+            "gain": None if self.gain is None else asdict(self.gain),
+            "written": self.written,
+            "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),
+        }
+
+    def _assumed(self) -> Iterator[str]:
+        for proof in self.proofs:
+            yield from proof.assumptions
+
+
+@dataclass
+class FileReport:
+    """A file in which something was found."""
+
+    path: Path
+    source: str
+    """As it was read, decoded."""
+    data: bytes
+    """As it was read."""
+    encoding: str
+    """`utf-8-sig` with a byte order mark."""
+    sites: list[SiteReport]
+    why_not_written: str | None = None
+
+    @classmethod
+    def of(cls, found: Searched) -> "FileReport":
+        """A report that holds what the search found and no more."""
+        sites = [SiteReport(site) for site in found.sites]
+        return cls(Path(found.path), found.source, found.data, found.encoding, sites)
+
+    @property
+    def written(self) -> bool:
+        """Whether the file was changed."""
+        return any(report.written for report in self.sites)
+
+    def as_read(self) -> SourceFile:
+        """What a write has to find unchanged."""
+        return SourceFile(self.path, self.data, self.encoding)
+
+    @property
+    def rewritten(self) -> list[SiteReport]:
+        """The places that could be rewritten."""
+        return [report for report in self.sites if report.site.verdict == "rewritten"]
+
+    def choose(self, *, even_if_slower: bool) -> list[SiteReport]:
+        """The places to be written; where there are none, `why_not_written` says why.
+
+        Args:
+            even_if_slower: what was measured to be slower, too.
+        """
+        proved = [report for report in self.rewritten if report.proved]
+        chosen = [report for report in proved if even_if_slower or not report.slower]
+        if self.rewritten and not chosen:
+            slower = "slower than before; --even-if-slower writes it all the same"
+            self.why_not_written = slower if proved else "nothing is proved"
+        return chosen
+
+    def rewriting(self, reports: Sequence[SiteReport]) -> str:
+        """The source with some of the rewrites."""
+        return apply(self.source, [report.site for report in reports])
+
+
+@dataclass
+class Report:
+    """Everything that was found."""
+
+    searched: int = 0
+    """Files that were read."""
+    files: list[FileReport] = field(default_factory=list)
+    not_parsed: list[NotParsed] = field(default_factory=list)
+    problem: str | None = None
+    """What went wrong in the user's example or script."""
+    gain: "Gain | None" = None
+
+    @property
+    def sites(self) -> list[SiteReport]:
+        """The places of all files."""
+        return [report for file in self.files for report in file.sites]
+
+    def count(self, verdict: str) -> int:
+        """How many places have a verdict."""
+        return sum(report.site.verdict == verdict for report in self.sites)
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON document."""
+        return {
+            "searched": self.searched,
+            "problem": self.problem,
+            "gain": None if self.gain is None else self.gain.to_json(),
+            "sites": [report.to_json() for report in self.sites],
+            "not_parsed": [{"path": one.path, "reason": one.reason} for one in self.not_parsed],
+            "written": [str(file.path) for file in self.files if file.written],
+            "not_written": [
+                {"path": str(file.path), "reason": file.why_not_written}
+                for file in self.files
+                if file.why_not_written is not None
+            ],
+        }
+
+    def to_text(self) -> str:
+        """Grouped by file, with a summary in the last line."""
+        return "\n".join([*self._lines(), self.summary()]) + "\n"
+
+    def summary(self) -> str:
+        """One line: how many files and places, how many of which verdict, how many proved and written."""
+        parts = [f"{self.count('rewritten')} can be rewritten"]
+        asked = [report for report in self.sites if report.proved is not None]
+        if asked:
+            parts[0] += f" ({sum(report.proved is True for report in asked)} proved)"
+        parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
+        if self.not_parsed:
+            parts.append(f"{_counted(len(self.not_parsed), 'file')} not parsed")
+        if written := sum(file.written for file in self.files):
+            parts.append(f"{_counted(written, 'file')} written")
+        return f"{_counted(self.searched, 'file')} searched: {', '.join(parts)}"
+
+    def _lines(self) -> Iterator[str]:
+        for file in self.files:
+            yield str(file.path)
+            for report in file.sites:
+                yield from (f"  {line}" if line else "" for line in _site_lines(report))
+            if file.written:
+                yield "  written"
+            if file.why_not_written is not None:
+                yield f"  not written: {file.why_not_written}"
+            yield ""
+        for one in self.not_parsed:
+            yield f"{one.path}: not parsed: {one.reason}"
+        if self.not_parsed:
+            yield ""
+        if self.gain is not None:
+            yield from (*self.gain.lines(), "")
+
+
+def _site_lines(report: SiteReport) -> Iterator[str]:
+    site = report.site
+    lines = f"{site.line}-{site.end_line}" if site.end_line > site.line else f"{site.line}"
+    yield f"{lines} {site.symbol}: {site.verdict}" + (f": {site.reason}" if site.reason else "")
+    if site.advice:
+        yield f"    {site.advice}"
+    if site.guard is not None:
+        yield f"    fused only where {site.guard}; elsewhere the old lines run"
+    for proof in report.proofs:
+        yield f"    {proof.summary()}"
+    for assumption in report.to_json()["assumptions"]:
+        yield f"    assumes that {assumption}"
+    if report.gain is not None:
+        yield from (f"    {line}" for line in report.gain.lines())
+    yield from (f"    {line}" for line in report.diff.split("\n")[2:-1])
+
+
+def patch(before: str, after: str, path: Path) -> str:
+    """A unified diff that `git apply` and `patch -p1` take in the working directory; empty for no change."""
+    if before == after:
+        return ""
+    name = os.path.relpath(path).replace(os.sep, "/")
+    lines = difflib.unified_diff(
+        _lines_of(before), _lines_of(after), _named(f"a/{name}"), _named(f"b/{name}"), n=CONTEXT_LINES
+    )
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def _lines_of(text: str) -> list[str]:
+    """Lines as git counts them: only \\n ends one."""
+    lines = text.split("\n")
+    return [line + "\n" for line in lines[:-1]] + lines[-1:] if lines[-1] else [x + "\n" for x in lines[:-1]]
+
+
+def _named(name: str) -> str:
+    """A name as git writes it in a patch: quoted where it must be, ended by a tab where it holds spaces."""
+    if any(character in QUOTED or ord(character) < 32 for character in name):
+        return '"' + "".join(QUOTED.get(c, c if ord(c) >= 32 else f"\\{ord(c):03o}") for c in name) + '"'
+    return f"{name}\t" if " " in name else name
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,280 @@
+"""From an emission to edits of the file: removed statements, new lines, a guard; and a diff."""
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.graph import Condition
+from flashmore.upgrade.nodes import Blocks, Stability
+from flashmore.upgrade.plan import Attention
+from flashmore.upgrade.site import Edit, Site
+from flashmore.upgrade.text import Text, comments
+from flashmore.upgrade.words import Words
+from flashmore.upgrade.writer import Emission
+
+_ANY_END = re.compile(r"\r\n|\r|\n")
+
+
+def apply(source: str, sites: Iterable[Site]) -> str:
+    """The source with the edits of the rewritten sites made."""
+    edits = sorted(
+        {edit for site in sites if site.verdict == "rewritten" for edit in site.edits},
+        key=lambda edit: (edit.start, edit.end),
+    )
+    result, at = [], 0
+    for edit in edits:
+        if edit.start < at:
+            continue
+        result += [source[at : edit.start], edit.text]
+        at = edit.end
+    return "".join([*result, source[at:]])
+
+
+def diff(source: str, changed: str, path: str) -> str:
+    """A unified diff that `git apply` takes, empty where nothing changed."""
+    name = path.replace("\\", "/").removeprefix("./")
+    lines = list(difflib.unified_diff(Text(source).lines, Text(changed).lines, f"a/{name}", f"b/{name}"))
+    ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
+    return "".join(ended)
+
+
+class Rewriting:
+    """The edits of one attention, in its file."""
+
+    def __init__(self, found: Attention, emission: Emission, words: Words, blocks: Blocks) -> None:
+        self.found = found
+        self.emission = emission
+        self.words = words
+        self.text = words.text
+        self.blocks = blocks
+        self.guards = [condition for condition, _ in found.guards]
+
+    def statements(self) -> list[ast.stmt]:
+        """Every statement that the rewriting touches, and the condition's own."""
+        found = [self.found.final.statement, *(product.value.statement for product in self.found.products)]
+        found += [value.statement for value in self.found.chain if value.node is not None]
+        found += [guard.statement for guard in self.guards if self._between(guard)]
+        unique: list[ast.stmt] = []
+        for each in found:
+            if each is not None and each not in unique:
+                unique.append(each)
+        return unique
+
+    def _between(self, guard: Condition) -> bool:
+        """Whether a guard's `if` stands between the two products."""
+        first, last = self.found.product.value.statement, self.found.final.statement
+        if (
+            guard.statement is None
+            or first is None
+            or last is None
+            or guard.statement not in self.blocks.places
+        ):
+            return False
+        return first.lineno <= guard.statement.lineno <= last.lineno
+
+    def region(self) -> tuple[list[ast.stmt], int, int]:
+        """The block and the places in it that the rewriting spans."""
+        found = self.blocks.common(self.statements())
+        if found is None:
+            raise Refuse("the attention is spread over several functions")
+        return found
+
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits without a guard."""
+        result = list(self.emission.edits)
+        for removal in self._removals():
+            result = [
+                each for each in result if not (removal.start <= each.start and each.end <= removal.end)
+            ]
+            result.append(removal)
+        for statement, lines in self.emission.setup:
+            start = self.text.whole_lines(statement)[0]
+            self._own_lines(statement)
+            indent = self.text.indent(statement)
+            at = next((each for each in result if each.start <= start < max(each.end, each.start + 1)), None)
+            block = "".join(f"{indent}{line}{self.text.newline}" for line in lines)
+            if at is not None:
+                result.remove(at)
+                result.append(Edit(at.start, at.end, block + at.text))
+            else:
+                result.append(Edit(start, start, block))
+        return tuple(sorted(result, key=lambda edit: (edit.start, edit.end)))
+
+    def _gone(self) -> list[ast.stmt]:
+        """The outermost statements that fall away, guarded branches included."""
+        gone = set(self.emission.removed)
+        for guard in self.guards:
+            statement = guard.statement
+            if isinstance(statement, ast.If) and not statement.orelse and self._between(guard):
+                gone.add(statement)
+        changed = True
+        while changed:
+            changed = False
+            for statement in self.blocks.places:
+                if statement in gone or not isinstance(statement, ast.If):
+                    continue
+                if all(each in gone for each in (*statement.body, *statement.orelse)):
+                    gone.add(statement)
+                    changed = True
+        return [each for each in gone if self.blocks.places[each].parent not in gone]
+
+    def _removals(self) -> list[Edit]:
+        """The spans that fall away, without empty lines side by side or an `else` with nothing in it."""
+        gone = self._gone()
+        spans = []
+        for statement in gone:
+            self._own_lines(statement)
+            spans.append((*self._lines_of(statement, set(gone)), self._stand_in(statement, set(gone))))
+        merged: list[tuple[int, int, str]] = []
+        for start, end, text in sorted(spans):
+            if merged and not text and not merged[-1][2] and self._blank(merged[-1][1], start):
+                merged[-1] = (merged[-1][0], end, "")
+            else:
+                merged.append((start, end, text))
+        return [self._removal(start, end, text) for start, end, text in merged]
+
+    def _removal(self, start: int, end: int, text: str) -> Edit:
+        """One span that falls away; its comments stay, unless an old branch keeps them."""
+        kept = [] if self.guards else comments(self.text.source[start:end])
+        if kept:
+            indent = self.text.indent_at(start)
+            return Edit(start, end, "".join(f"{indent}{each}{self.text.newline}" for each in kept) + text)
+        return Edit(start, end if text else self._after_blanks(start, end), text)
+
+    def _lines_of(self, statement: ast.stmt, gone: set[ast.stmt]) -> tuple[int, int]:
+        start, end = self.text.whole_lines(statement)
+        place = self.blocks.places[statement]
+        parent = place.parent
+        if (
+            isinstance(parent, ast.If)
+            and place.block is parent.orelse
+            and all(each in gone for each in place.block)
+        ):
+            is_elif = self.text.source[start:end].lstrip().startswith("elif")
+            if statement is place.block[0] and not is_elif:
+                start = self.text.whole_lines(parent.body[-1])[1]
+        return start, end
+
+    def _stand_in(self, statement: ast.stmt, gone: set[ast.stmt]) -> str:
+        """`pass`, where a block would be left empty."""
+        place = self.blocks.places[statement]
+        parent = place.parent
+        if any(each not in gone for each in place.block) or statement is not place.block[0]:
+            return ""
+        if isinstance(parent, ast.If) and place.block is parent.orelse:
+            return ""
+        return f"{self.text.indent(statement)}pass{self.text.newline}"
+
+    def _blank(self, start: int, end: int) -> bool:
+        return start <= end and not self.text.source[start:end].strip()
+
+    def _after_blanks(self, start: int, end: int) -> int:
+        """Where the empty lines end that follow a removal, if one stands before it too."""
+        line = self.text.offset_line(start)
+        before = self.text.lines[line - 1].strip() if line > 0 else ""
+        if (before and not before.endswith(":")) or line == 0:
+            return end
+        at = self.text.offset_line(end)
+        while at < len(self.text.lines) and not self.text.lines[at].strip():
+            end += len(self.text.lines[at])
+            at += 1
+        return end
+
+    def _own_lines(self, statement: ast.stmt) -> None:
+        start, end = self.text.span(statement)
+        first, last = self.text.whole_lines(statement)
+        before, after = self.text.source[first:start], self.text.source[end:last].strip()
+        if before.strip() or (after and not after.startswith("#")):
+            raise Refuse("several statements share a line", "give each a line of its own")
+
+    def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
+        """The edits, and the guard around them: None where none is needed."""
+        edits, extra = self.edits(), self._import()
+        if not self.guards:
+            return self._with_line_ends((*extra, *edits)), None
+        block, first, last = self.region()
+        test = self._guard(block[first])
+        for statement in block[first : last + 1]:
+            self._own_lines(statement)
+        start = self.text.whole_lines(block[first])[0]
+        end = self.text.whole_lines(block[last])[1]
+        old = self.text.source[start:end]
+        if _has_long_string(block[first : last + 1], self.text):
+            raise Refuse("a text of several lines stands where a guard would have to indent it")
+        if any(edit.start < start or edit.end > end for edit in edits):
+            raise Refuse("the rewriting reaches beyond the guarded lines")
+        new = _edited(self.text.source, edits, start, end)
+        indent, line = self.text.indent(block[first]), self.text.newline
+        if old and not old.endswith(("\n", "\r")):
+            old += line
+        if new and not new.endswith(("\n", "\r")):
+            new += line
+        body = f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}"
+        return self._with_line_ends((*extra, Edit(start, end, body))), test
+
+    def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+        """The edits with the line ends of the file."""
+        line = self.text.newline
+        return tuple(Edit(each.start, each.end, _ANY_END.sub(line, each.text)) for each in edits)
+
+    def _import(self) -> tuple[Edit, ...]:
+        """The import that the call needs, after those that the file has."""
+        if self.emission.imported is None:
+            return ()
+        body = self.found.flow.module.tree.body
+        last = None
+        for index, statement in enumerate(body):
+            docstring = (
+                index == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            )
+            if not docstring and not isinstance(statement, (ast.Import, ast.ImportFrom)):
+                break
+            last = statement
+        at = self.text.whole_lines(last)[1] if last is not None else self._first_line(body)
+        blank = self.text.newline * 2 if last is None else ""
+        return (Edit(at, at, self.emission.imported + self.text.newline + blank),)
+
+    def _first_line(self, body: list[ast.stmt]) -> int:
+        """Where the first statement starts, with the comments above it."""
+        line: int = min(
+            body[0].lineno, *(each.lineno for each in getattr(body[0], "decorator_list", [])), 10**9
+        )
+        return self.text.starts[line - 1]
+
+    def _guard(self, first: ast.stmt) -> str:
+        stability = Stability(self.found.flow)
+        tests: list[str] = []
+        for condition, reason in self.found.guards:
+            if condition.node is None or not stability.holds(condition.node, first):
+                raise Refuse(f"on one branch {reason}, and that cannot be told beforehand")
+            text = self.words.condition(condition)
+            if " or " in text or " if " in text:
+                text = f"({text})"
+            if text not in tests:
+                tests.append(text)
+        return " and ".join(tests)
+
+
+def _edited(source: str, edits: Sequence[Edit], start: int, end: int) -> str:
+    result, at = [], start
+    for edit in edits:
+        result += [source[at : edit.start], edit.text]
+        at = edit.end
+    return "".join([*result, source[at:end]])
+
+
+def _deeper(text: str) -> str:
+    return "".join(f"    {line}" if line.strip() else line for line in Text(text).lines)
+
+
+def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
+    """Whether a string has lines of its own, which indenting would change."""
+    return any(
+        isinstance(node, (ast.Constant, ast.JoinedStr))
+        and node.lineno != node.end_lineno
+        and any(mark in text.of(node) for mark in ('"' * 3, "'" * 3, "\\\n", "\\\r"))
+        for statement in statements
+        for node in ast.walk(statement)
+    )

@@ -1,0 +1,109 @@
+"""What the search says about one place in a file, as plain values.
+
+Axes are written with one entry a dimension. An entry is a letter (B batch, H heads, L queries, S keys,
+D channels a head, E channels a head of the values, any other letter: a size of its own), `"1"` for a
+dimension that broadcasts, or a product of letters such as `"B*H"`. Every letter has one size in one proof;
+an input of role "size" is a whole number, and its one entry says which.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Verdict = Literal["rewritten", "refused", "already fused"]
+Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replaces the characters [start, end) of the decoded source by `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One free value of the extracted lines.
+
+    Args:
+        name: the parameter's name in the fragment's two functions.
+        source: the expression of the user's that it stands for, such as `self.scale`.
+        role: "tensor" (q, k, v or another), "mask", "bias" (added to the scores), "scale" (a number, or a
+            learned tensor where `axes` is given), "dropout" (a module with `.p` and `.training`), "softmax"
+            (a module), "number", "flag", "size".
+        axes: one entry a dimension where they are known; see this module.
+        dtype: "float", "bool" or "int".
+        note: what else is known, such as "0/-inf additive", "0/1" or "lower triangular".
+    """
+
+    name: str
+    source: str
+    role: Role
+    axes: tuple[str, ...] | None
+    dtype: Literal["float", "bool", "int"] = "float"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """What a proof runs: two functions of the same inputs, made of tensor operations alone.
+
+    `old` and `new` are sources of `def old(...)` and `def new(...)`. The names `torch`, `F`
+    (torch.nn.functional), `nn`, `math` and `np` may occur in them, and `rearrange`, `repeat`, `einsum` where
+    the user's lines call einops.
+    """
+
+    inputs: tuple[Input, ...]
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place that looks like attention.
+
+    Lines count from 1; `end_line` is the last line that belongs to it. `guard` is the Python expression under
+    which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
+    granted, in words.
+    """
+
+    path: str
+    line: int
+    end_line: int
+    symbol: str
+    verdict: Verdict
+    reason: str
+    advice: str = ""
+    guard: str | None = None
+    rule: str = ""
+    edits: tuple[Edit, ...] = ()
+    fragment: Fragment | None = None
+    assumptions: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class NotParsed:
+    """A file that could not be searched, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A file that was searched.
+
+    Args:
+        path: the file.
+        source: its text, line ends as they are, without a byte-order mark; the edits' offsets count in it.
+        data: its bytes when it was read.
+        encoding: how the bytes become the text, "utf-8-sig" with a byte-order mark.
+        sites: what was found.
+    """
+
+    path: str
+    source: str
+    data: bytes
+    encoding: str
+    sites: tuple[Site, ...]

@@ -1,0 +1,100 @@
+"""Run what the user named: the model that a function returns, or a script with its own arguments."""
+
+import contextlib
+import importlib
+import runpy
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+VALID = "a torch.nn.Module, and its inputs: a tensor, a tuple of positional or a dict of named arguments"
+
+
+class UserCodeFailed(Exception):
+    """The user's own code raised, or returned the wrong thing; the message says what and where."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A model and what it is called with."""
+
+    model: nn.Module
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        """Run the model once."""
+        return self.model(*self.arguments, **self.named)
+
+
+def load_example(name: str) -> Example:
+    """Import a module from the working directory and call its function.
+
+    Args:
+        name: `module:function`; the function takes nothing and returns a model and its inputs.
+
+    Raises:
+        UserCodeFailed: there is no such function, it raises, or it returns something else.
+    """
+    module_name, _, function_name = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+        returned = function()
+    except BaseException as error:  # noqa: BLE001 - someone else's code may raise anything, SystemExit too
+        raise UserCodeFailed(told(error)) from None
+    if not isinstance(returned, (tuple, list)) or len(returned) != 2:
+        raise UserCodeFailed(f"{name} returned {_what(returned)}; wanted {VALID}")
+    model, inputs = returned
+    if not isinstance(model, nn.Module):
+        raise UserCodeFailed(f"{name} returned {_what(model)} as the model; wanted {VALID}")
+    if isinstance(inputs, Tensor):
+        return Example(model, (inputs,), {})
+    if isinstance(inputs, Mapping):
+        return Example(model, (), dict(inputs))
+    if isinstance(inputs, (tuple, list)):
+        return Example(model, tuple(inputs), {})
+    raise UserCodeFailed(f"{name} returned {_what(inputs)} as the inputs; wanted {VALID}")
+
+
+def run_script(words: Sequence[str]) -> None:
+    """Run a script as `python WORDS` would: `train.py --steps 3`, or `-m package.train --steps 3`.
+
+    Raises:
+        UserCodeFailed: it raised, or ended with an exit code that is not 0.
+    """
+    try:
+        if words[0] == "-m":
+            sys.argv = list(words[1:])
+            sys.path.insert(0, str(Path.cwd()))
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = list(words)
+            sys.path.insert(0, str(Path(words[0]).resolve().parent))
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            raise UserCodeFailed(f"the script ended with exit code {stop.code}") from None
+    except BaseException as error:  # noqa: BLE001 - someone else's code may raise anything
+        raise UserCodeFailed(told(error)) from None
+
+
+def told(error: BaseException) -> str:
+    """Type, message and the last line of the user's that an error passed."""
+    where = ""
+    with contextlib.suppress(IndexError):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f" ({last.filename}, line {last.lineno})"
+    message = (str(error).splitlines() or ["no message"])[0][:300]
+    return f"{type(error).__name__}: {message}{where}"
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{len(value)} values"
+    return f"a {type(value).__name__}" if value is not None else "nothing"

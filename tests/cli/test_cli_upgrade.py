@@ -1,0 +1,279 @@
+"""`flashmore upgrade` as a user meets it: reports, patches, proofs, writing, real runs, bad input."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+MODEL = """\
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x):
+        B, T, C = x.size()
+        q, k, v = self.qkv(x).view(B, T, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        att = (q @ k.transpose(-2, -1)) / math.sqrt(k.size(-1))  # the scores
+        att = F.softmax(att, dim=-1)
+        att = self.dropout(att)
+        y = att @ v
+        return y.transpose(1, 2).reshape(B, T, C)
+
+
+def weights_too(q, k, v):
+    w = (q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))).softmax(-1)
+    return w @ v, w
+
+
+def fused(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def made():
+    torch.manual_seed(0)
+    return Attention(), torch.randn(2, 6, 8)
+
+
+def raises():
+    raise LookupError("no weights here")
+"""
+TRAIN = """\
+import sys
+import torch
+from model import Attention
+model = Attention()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(int(sys.argv[1])):
+    model(torch.randn(2, 6, 8)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print("trained")
+"""
+
+Call = Callable[..., CompletedProcess[str]]
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def site(document: Any, verdict: str) -> Any:
+    (found,) = [one for one in document["sites"] if one["verdict"] == verdict]
+    return found
+
+
+def test_the_report_names_every_place_its_verdict_and_reason(folder: Path, call: Call) -> None:
+    done = call("upgrade", "model.py")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    text = done.stdout
+    assert "Attention.forward: rewritten" in text
+    assert "+        y = F.scaled_dot_product_attention(" in text
+    assert "weights_too: refused: " in text
+    assert "line 26" in text
+    assert "fused: already fused" in text
+    assert text.splitlines()[-1] == "1 file searched: 1 can be rewritten, 1 refused, 1 already fused"
+    assert (folder / "model.py").read_text(encoding="utf-8") == MODEL
+
+
+def test_the_document_holds_what_is_promised(folder: Path, call: Call) -> None:
+    (folder / "broken.py").write_text("def f(:\n", encoding="utf-8")
+    done = call("upgrade", ".", "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    promised = {"path", "line", "end_line", "symbol", "verdict", "reason", "guard", "diff", "proved"}
+    assert all(promised <= one.keys() for one in document["sites"])
+    rewritten = site(document, "rewritten")
+    assert (rewritten["line"], rewritten["end_line"]) == (17, 20)
+    assert rewritten["symbol"] == "Attention.forward"
+    assert rewritten["diff"].startswith("--- a/model.py\n+++ b/model.py\n@@")
+    assert rewritten["guard"] is None
+    assert rewritten["proved"] is None
+    assert site(document, "refused")["diff"] == ""
+    ((path, reason),) = [(one["path"], one["reason"]) for one in document["not_parsed"]]
+    assert (path, bool(reason)) == ("broken.py", True)
+
+
+def test_nothing_to_rewrite_is_0(folder: Path, call: Call) -> None:
+    source = MODEL.replace("att @ v", "att @ v + att.sum()")
+    (folder / "model.py").write_text(source, encoding="utf-8")
+    done = call("upgrade", "model.py")
+    assert done.returncode == 0
+    assert "0 can be rewritten, 2 refused, 1 already fused" in done.stdout
+
+
+def test_nothing_of_the_users_runs_by_default(folder: Path, call: Call) -> None:
+    (folder / "model.py").write_text(f"open('trap', 'w')\n{MODEL}", encoding="utf-8")
+    call("upgrade", ".", "--prove")
+    assert not (folder / "trap").exists()
+
+
+def test_git_applies_the_patch_and_a_second_run_changes_nothing(
+    folder: Path, process: Call, environment: dict[str, str]
+) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    patch = process("upgrade", ".", "--diff")
+    assert patch.returncode == 1
+    (folder / "p.patch").write_text(patch.stdout, encoding="utf-8")
+    subprocess.run(["git", "apply", "p.patch"], check=True)
+    again = process("upgrade", ".", "--diff")
+    assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_a_patch_keeps_the_encoding_of_each_file(folder: Path) -> None:
+    latin = ("# -*- coding: latin-1 -*-\r\n" + MODEL.replace("the scores", "é").replace("\n", "\r\n")).encode(
+        "latin-1"
+    )
+    (folder / "model.py").write_bytes(latin)
+    words = [sys.executable, "-m", "flashmore.cli.main", "upgrade", "model.py", "--diff"]
+    done = subprocess.run(words, capture_output=True, check=False)
+    (folder / "p.patch").write_bytes(done.stdout)
+    subprocess.run(["git", "apply", "p.patch"], check=True)
+    changed = (folder / "model.py").read_bytes()
+    assert b"scaled_dot_product_attention(\r\n" in changed
+    assert b"\n" not in changed.replace(b"\r\n", b"")
+    ast.parse(changed)
+
+
+def test_write_proves_writes_and_has_nothing_left(folder: Path, call: Call) -> None:
+    done = call("upgrade", ".", "--write")
+    assert done.returncode == 0, done.stdout
+    assert "proved on synthetic tensors" in done.stdout
+    assert "1 file written" in done.stdout
+    written = (folder / "model.py").read_text(encoding="utf-8")
+    assert "scaled_dot_product_attention" in written.split("def weights_too")[0]
+    assert written.split("def weights_too")[1] == MODEL.split("def weights_too")[1]
+    again = call("upgrade", ".", "--write")
+    assert again.returncode == 0
+    assert (folder / "model.py").read_text(encoding="utf-8") == written
+
+
+def test_one_file_that_cannot_be_written_leaves_the_others(folder: Path, call: Call) -> None:
+    (folder / "locked.py").write_text(MODEL, encoding="utf-8")
+    (folder / "locked.py").chmod(0o444)
+    done = call("upgrade", ".", "--write")
+    assert done.returncode == 1
+    assert "not written: it is read-only" in done.stdout
+    assert (folder / "locked.py").read_text(encoding="utf-8") == MODEL
+    assert (folder / "model.py").read_text(encoding="utf-8") != MODEL
+
+
+def test_what_git_shows_as_modified_is_written_by_force_alone(folder: Path, call: Call) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "model.py"], check=True)
+    done = call("upgrade", "model.py", "--write")
+    assert done.returncode == 1
+    assert "git shows it as modified" in done.stdout
+    assert call("upgrade", "model.py", "--write", "--force").returncode == 0
+
+
+def test_an_example_proves_on_real_inputs_and_measures(folder: Path, call: Call) -> None:
+    done = call("upgrade", "model.py", "--example", "model:made", "--gain", "--json")
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)
+    rewritten = site(document, "rewritten")
+    assert rewritten["proved"] is True
+    assert [proof["on"] for proof in rewritten["proofs"]] == [
+        "synthetic tensors",
+        "what --example model:made gave to it",
+    ]
+    gain = rewritten["gain"]
+    assert gain["calls"] == 1
+    assert gain["attention"]["before_ms"]["median"] > 0
+    assert gain["attention"]["before_bytes"] > 0
+    assert gain["kernel"] in ("flash", "math", "efficient", "cudnn")
+    whole = document["gain"]
+    assert whole["problem"] is None
+    assert 0 < whole["share"] < 1.5
+    assert whole["step"]["ratio"]["low"] <= whole["step"]["ratio"]["value"] <= whole["step"]["ratio"]["high"]
+    assert all(one["page"].startswith("https://docs.pytorch.org/") for one in whole["further"])
+    assert (folder / "model.py").read_text(encoding="utf-8") == MODEL
+
+
+@pytest.mark.long
+def test_a_script_is_timed_between_its_own_steps(folder: Path, call: Call) -> None:
+    (folder / "train.py").write_text(TRAIN, encoding="utf-8")
+    done = call("upgrade", "model.py", "--run", "python train.py 24", "--gain", "--json")
+    document = json.loads(done.stdout)
+    assert "trained" not in done.stdout
+    assert site(document, "rewritten")["proved"] is True
+    assert document["gain"]["whole"] == "a step of the script"
+    assert document["gain"]["step"]["ratio"]["pairs"] == 9
+
+
+def test_an_example_that_raises_is_told_and_the_rest_goes_on(folder: Path, call: Call) -> None:
+    done = call("upgrade", "model.py", "--example", "model:raises")
+    assert done.returncode == 1
+    assert "LookupError: no weights here" in done.stderr
+    assert "proved on synthetic tensors" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ((), "files or folders"),
+        (("missing.py",), "missing.py"),
+        (("model.py", "--diff", "--json"), "both"),
+        (("model.py", "--gain"), "--gain alone"),
+        (("model.py", "--force"), "--force alone"),
+        (("model.py", "--example", "model"), "module:function"),
+        (("model.py", "--example", "os;x:y"), "module:function"),
+        (("model.py", "--example", "a:b", "--run", "x.py"), "both"),
+        (("model.py", "--run", "missing.py --steps 3"), "missing.py"),
+        (("model.py", "--run", "'train.py"), "--run"),
+        (("model.py", "--run", ""), "--run"),
+        (("model.py", "--seconds", "0"), "--seconds"),
+    ],
+)
+def test_wrong_use_is_a_message(
+    folder: Path, call: Call, refusal: Refusal, words: tuple[str, ...], what: str
+) -> None:
+    assert what in refusal(call("upgrade", *words), 2)
+
+
+def test_odd_files_are_named_and_the_others_go_on(folder: Path, call: Call) -> None:
+    odd = {
+        "latin.py": b"# -*- coding: klingon -*-\n",
+        "bytes.py": b"x = '\xff'\n",
+        "null.py": b"x = 1\0\n",
+        "python2.py": b"print 'x'\n",
+        "deep.py": b"x = " + b"(" * 5000 + b")" * 5000,
+    }
+    for name, raw in odd.items():
+        (folder / name).write_bytes(raw)
+    (folder / "large.py").write_bytes(b"x = 1\n" * (2 * 2**20))
+    (folder / "empty.py").write_bytes(b"")
+    (folder / "loop").symlink_to(folder)
+    (folder / "nowhere.py").symlink_to(folder / "missing.py")
+    os.mkfifo(folder / "pipe.py")
+    document = json.loads(call("upgrade", ".", "--json").stdout)
+    assert {one["path"] for one in document["not_parsed"]} >= {*odd, "large.py"}
+    assert [one["path"] for one in document["sites"] if one["verdict"] == "rewritten"] == ["model.py"]
+
+
+def test_one_file_that_is_no_python_is_2(folder: Path, call: Call) -> None:
+    (folder / "broken.py").write_text("def f(:\n", encoding="utf-8")
+    done = call("upgrade", "broken.py")
+    assert done.returncode == 2
+    assert "broken.py: not parsed" in done.stdout

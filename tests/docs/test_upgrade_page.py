@@ -1,0 +1,40 @@
+"""docs/upgrade.md says what the code does: its numbers, its options, its cases."""
+
+import re
+from pathlib import Path
+
+from flashmore.cli.upgrade import Upgrade
+from flashmore.upgrade import gain, gain_child, prove, prove_dropout, trace_capture
+from flashmore.upgrade.prove_family import FILLS, MASKS, SHAPES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "upgrade.md").read_text(encoding="utf-8")
+WORDS = {3: "three", 6: "six"}
+
+
+def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
+    assert f"{prove.SECONDS:.0f} s a place" in PAGE
+    assert f"memory ({prove.BYTES // 2**30} GiB)" in PAGE
+    assert f"variance over {prove_dropout.DRAWS} draws" in PAGE
+    assert f"up to {WORDS[trace_capture.MOST_SEEN]} different" in PAGE
+    assert f"below {WORDS[gain.FEWEST_STEPS]} pairs" in PAGE
+    # The time before the first step's end is not taken; a version's first samples are dropped.
+    assert f"`--steps 60` gives {(60 - 1) // 2 - gain_child.DROPPED_STEPS} pairs" in PAGE
+
+
+def test_every_option_on_the_page_is_there() -> None:
+    options = {f"--{name.replace('_', '-')}" for name in Upgrade.__dataclass_fields__}
+    told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--steps"}
+    assert told <= options
+    assert options - told <= {"--paths", "--json"}
+
+
+def test_every_case_of_the_family_is_on_the_page() -> None:
+    table = PAGE.split("**On a family of cases.**")[1].split("**Dropout**")[0]
+    lengths = {"square": "L = S", "L = 1": "one query"}
+    for shape in SHAPES:
+        for part in shape.split(", "):
+            assert lengths.get(part, part).replace("L ≠ S", "L < S") in table, part
+    for mask in MASKS:
+        assert mask.replace(" mask", "").split()[0] in table, mask
+    for fill in FILLS:
+        assert fill.replace("-", "−") in table

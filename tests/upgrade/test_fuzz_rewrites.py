@@ -1,0 +1,156 @@
+"""Generated attention, in random spellings: what is rewritten computes the same, forward and backward."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.rewrite import apply
+
+B, H, L, S, D, E = 2, 3, 5, 7, 4, 6
+NAMES = ("att", "scores", "w", "dots", "sim")
+SHAPES = {
+    "bhld": ((B, H, L, D), (B, H, S, D), (B, H, S, E)),
+    "bld": ((B, L, D), (B, S, D), (B, S, E)),
+    "ld": ((L, D), (S, D), (S, E)),
+    "lbhd": ((L, B, H, D), (S, B, H, D), (S, B, H, E)),
+    "bcl": ((B, D, L), (B, D, S), (B, E, S)),
+    "mqa": ((B, H, L, D), (B, S, D), (B, S, E)),
+}
+PRODUCTS = {
+    "bhld": (
+        "q @ k.transpose(-2, -1)", "torch.matmul(q, k.mT)", "torch.einsum('bhid,bhjd->bhij', q, k)",
+        "torch.matmul(q, k.permute(0, 1, 3, 2))",
+    ),
+    "bld": ("torch.bmm(q, k.transpose(1, 2))", "q @ k.mT", "torch.einsum('b i d, b j d -> b i j', q, k)"),
+    "ld": ("torch.mm(q, k.t())", "q @ k.T", "torch.einsum('id,jd->ij', q, k)"),
+    "lbhd": ("torch.einsum('ibnd,jbnd->bnij', q, k)", "torch.einsum('ibnd,jbnd->ijbn', (q, k))"),
+    "bcl": ("torch.einsum('bcl,bcs->bls', q, k)", "torch.bmm(q.transpose(1, 2), k)"),
+    "mqa": ("torch.einsum('bhid,bjd->bhij', q, k)",),
+}  # fmt: skip
+VALUES = {
+    "bhld": ("{w} @ v", "torch.matmul({w}, v)", "torch.einsum('bhij,bhjd->bhid', {w}, v)"),
+    "bld": (
+        "{w} @ v",
+        "torch.bmm({w}, v)",
+        "torch.bmm(v.mT, {w}.transpose(1, 2)).mT",
+    ),
+    "ld": ("{w} @ v", "torch.mm({w}, v)"),
+    "lbhd": ("torch.einsum('bnij,jbnd->ibnd', {w}, v)", "torch.einsum('ijbn,jbnd->ibnd', {w}, v)"),
+    "bcl": ("torch.einsum('bls,bcs->bcl', {w}, v)", "torch.bmm(v, {w}.permute(0, 2, 1))"),
+    "mqa": ("torch.einsum('bhij,bjd->bhid', {w}, v)",),
+}
+SCALES = ("", "{s} = {s} * 0.5", "{s} *= 0.25", "{s} = {s} / math.sqrt(4)", "{s}.mul_(0.5)",
+          "{s} = {s} * q.size(0)",
+          "{s} = {s} * temperature.exp()")  # fmt: skip
+MASKS = ("", "{s} = {s}.masked_fill(mask, float('-inf'))", "{s} = {s}.masked_fill(mask, -1e9)",
+         "{s} = torch.where(~mask, {s}, torch.finfo({s}.dtype).min)", "{s}.masked_fill_(mask, -torch.inf)",
+         "{s} = {s} + bias", "{s} += bias",
+         "if mask is not None:\n        {s} = {s}.masked_fill(mask == 1, -1e9)",
+         "{s} = {s} - {s}.amax(dim={dim}, keepdim=True)",
+         "{s} = {s} + bias\n    {s} = {s}.masked_fill(mask, float('-inf'))")  # fmt: skip
+SOFTMAX = ("F.softmax({s}, dim={dim})", "{s}.softmax({dim})",
+           "torch.softmax({s}, dim={dim}, dtype=torch.float64)",
+           "nn.Softmax(dim={dim})({s})", "{s}.float().softmax(dim={dim}).type_as({s})")  # fmt: skip
+DROPOUTS = ("", "{w} = F.dropout({w}, 0.0)", "{w} = F.dropout({w}, p=0.5, training=False)", "{w} = drop({w})")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One spelling."""
+
+    layout: str
+    source: str
+    scores: tuple[int, ...]
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    layout = draw(st.sampled_from(sorted(SHAPES)))
+    name, weights = draw(st.sampled_from(NAMES)), draw(st.sampled_from((*NAMES, "p")))
+    index = draw(st.integers(0, len(PRODUCTS[layout]) - 1))
+    last = "ijbn" not in PRODUCTS[layout][index]
+    values = (
+        [each for each in VALUES[layout] if ("ijbn" in each) != last] if layout == "lbhd" else VALUES[layout]
+    )
+    dim = "-1" if last else "1"
+    lines = [f"{name} = {PRODUCTS[layout][index]}"]
+    steps = [draw(st.sampled_from(SCALES)), draw(st.sampled_from(MASKS))]
+    lines += [each.format(s=name, dim=dim) for each in draw(st.permutations(steps)) if each]
+    lines.append(f"{weights} = {draw(st.sampled_from(SOFTMAX)).format(s=name, dim=dim)}")
+    dropout = draw(st.sampled_from(DROPOUTS)).format(w=weights)
+    lines += [dropout] if dropout else []
+    result = draw(st.sampled_from(values)).format(w=weights)
+    lines += draw(st.sampled_from(([f"return {result}"], [f"out = {result}", "return out"])))
+    body = "\n    ".join(lines)
+    head = "import math\nimport torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n"
+    source = f"{head}\n\ndef attend(q, k, v, mask, bias, temperature, drop):\n    {body}\n"
+    shapes = {"bhld": (B, H, L, S), "bld": (B, L, S), "ld": (L, S), "bcl": (B, L, S), "mqa": (B, H, L, S)}
+    scores = shapes.get(layout, (B, H, L, S) if last else (L, S, B, H))
+    return Program(layout, source, scores)
+
+
+def run(source: str, program: Program) -> list[torch.Tensor]:
+    """The output and the gradients of everything that goes in."""
+    names: dict[str, Any] = {}
+    exec(compile(source, "<generated>", "exec"), names)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    q, k, v = (draw(shape) for shape in SHAPES[program.layout])
+    bias, temperature = draw(program.scores), draw(())
+    keys = program.scores.index(S)
+    mask = torch.rand(program.scores, generator=generator) < 0.4
+    mask.select(keys, 0).fill_(False)
+    inputs = (q, k, v, bias, temperature)
+    drop = torch.nn.Dropout(0.5).eval()
+    out = names["attend"](q.clone(), k.clone(), v.clone(), mask, bias, temperature, drop)
+    cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    gradients = torch.autograd.grad(out, inputs, cotangent, allow_unused=True)
+    return [out, *(torch.zeros(()) if each is None else each for each in gradients)]
+
+
+def check(program: Program) -> None:
+    sites = find_sites(program.source)
+    assert len(sites) == 1, program.source
+    if sites[0].verdict == "refused":
+        return
+    after = apply(program.source, sites)
+    assert {site.verdict for site in find_sites(after)} == {"already fused"}
+    for old, new in zip(run(program.source, program), run(after, program), strict=True):
+        assert old.shape == new.shape
+        finite = ~old.isnan()  # a product with -inf has no gradient by hand
+        old, new = old[finite], new[finite]
+        close = 1e-4 if ".float()" in program.source else 1e-9
+        torch.testing.assert_close(new, old, rtol=close, atol=close, msg=lambda text: f"{text}\n{after}")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(programs())
+def test_generated_attention_is_rewritten_rightly_or_refused(program: Program) -> None:
+    check(program)
+
+
+@pytest.mark.long
+@settings(max_examples=5000, deadline=None)
+@given(programs())
+def test_much_generated_attention_is_rewritten_rightly_or_refused(program: Program) -> None:
+    check(program)
+
+
+def test_most_generated_attention_is_rewritten() -> None:
+    counts = {"rewritten": 0, "refused": 0}
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @given(programs())
+    def count(program: Program) -> None:
+        counts[find_sites(program.source)[0].verdict] += 1
+
+    count()
+    assert counts["rewritten"] > 9 * counts["refused"], counts

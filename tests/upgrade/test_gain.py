@@ -1,0 +1,150 @@
+"""The gain: functions that change their code, steps of a script, and what the numbers come to."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from flashmore.upgrade.gain import Gain, gain_of
+from flashmore.upgrade.gain_further import FURTHER, worth_trying
+from flashmore.upgrade.gain_steps import StepTimer
+from flashmore.upgrade.gain_swap import NotSwapped, Versions
+
+OLD = """\
+import math
+
+
+class A:
+    def f(self, x):
+        return math.floor(x)
+
+    def g(self):
+        def inner():
+            return "old"
+        return inner()
+
+
+def outer(y):
+    def closed():
+        return y
+    return closed
+
+
+@staticmethod
+def same():
+    return 1
+"""
+NEW = (
+    OLD.replace("import math\n", "import math\nimport colorsys\n")
+    .replace("return math.floor(x)", "\n        return colorsys.rgb_to_yiq(x, x, x)[0]")
+    .replace('"old"', '"new"')
+)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    (tmp_path / "swapped.py").write_text(OLD, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("swapped")
+    del sys.modules["swapped"]
+
+
+def path_of(module: ModuleType) -> str:
+    assert module.__file__ is not None
+    return str(Path(module.__file__).resolve())
+
+
+def test_live_objects_run_either_version(module: ModuleType) -> None:
+    live = module.A()
+    bound = live.f
+    versions = Versions({path_of(module): NEW})
+    for _ in range(2):
+        versions.after()
+        assert (bound(1.5), live.g()) == (1.5, "new")
+        versions.before()
+        assert (bound(1.5), live.g()) == (1, "old")
+
+
+def test_only_functions_that_differ_are_touched(module: ModuleType) -> None:
+    versions = Versions({path_of(module): NEW})
+    assert {function.__qualname__ for function, _, _ in versions.codes} == {"A.f", "A.g"}
+
+
+def test_a_file_that_nobody_imported_cannot_be_swapped(tmp_path: Path) -> None:
+    (tmp_path / "never.py").write_text(OLD, encoding="utf-8")
+    with pytest.raises(NotSwapped, match="imported"):
+        Versions({str(tmp_path / "never.py"): NEW})
+
+
+def test_a_script_runs_old_new_new_old(module: ModuleType) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    said = []
+    with StepTimer({path_of(module): NEW}) as timer:
+        for _ in range(13):
+            said.append(module.A().g())
+            weight.grad = torch.ones(1)
+            optimizer.step()
+    # The step before the first end of a step is not timed; from then on the order is fixed.
+    assert said[1:] == ["old", "new", "new", "old"] * 3
+    assert [len(blocks) for blocks in timer.samples_ms(2).values()] == [4, 4]
+    assert timer.steps == 13
+
+
+def result(before: float, after: float, count: int = 20) -> dict[str, Any]:
+    samples = {
+        "before": [[before + 0.001 * n] for n in range(count)],
+        "after": [[after] for _ in range(count)],
+    }
+    kernel = {"name": "math", "how": "", "against": {"flash": ["dropout"], "cudnn": ["no CPU kernel"]}}
+    return {
+        "samples_ms": {f"{what} {word}": samples[word] for what in ("step", "site 0") for word in samples},
+        "peak_bytes": {"site 0 before": 2**21, "site 0 after": 2**20},
+        "sites": [{"calls": 2, "kernel": kernel}],
+        "device": "cpu",
+        "environment": {},
+        "whole": "a step",
+        "problem": None,
+    }
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(1.0, "faster"), (4.0, "slower"), (2.01, "no difference")])
+def test_the_verdict_follows_from_the_interval(after: float, verdict: str) -> None:
+    gain = gain_of(result(2.0, after), 1)
+    assert gain.step is not None
+    assert gain.step.ratio.verdict == verdict
+    assert gain.sites[0].slower is (verdict == "slower")
+    assert f": {verdict})" in gain.lines()[0]
+
+
+def test_a_place_tells_memory_kernel_and_why_no_faster_one() -> None:
+    lines = "\n".join(gain_of(result(2.0, 1.0), 1).sites[0].lines())
+    assert "2 calls a step" in lines
+    assert "peak 2.0 MiB -> 1.0 MiB" in lines
+    assert "kernel that runs now: math" in lines
+    assert "not flash: dropout" in lines
+    assert "cudnn" not in lines
+
+
+def test_too_few_steps_give_no_number() -> None:
+    gain = gain_of(result(2.0, 1.0, count=5), 1)
+    assert gain.step is None
+    assert "too few steps" in str(gain.problem)
+    assert not gain.sites[0].slower
+
+
+def test_what_went_wrong_is_told_instead_of_numbers() -> None:
+    gain: Gain = gain_of({"problem": "no optimizer"}, 2)
+    assert gain.lines() == ["not measured: no optimizer"]
+    assert len(gain.sites) == 2
+
+
+def test_further_speed_ups_have_pages_and_devices() -> None:
+    assert all(one.page.startswith("https://docs.pytorch.org/") for one in FURTHER)
+    assert "TF32" in [one.title for one in worth_trying("cuda")]
+    assert "TF32" not in [one.title for one in worth_trying("cpu")]

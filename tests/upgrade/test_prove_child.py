@@ -1,0 +1,81 @@
+"""Proofs run in a process of their own: crashes, hangs, no memory are named, and the others go on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flashmore.upgrade.prove import Prover, prove, prove_all
+from flashmore.upgrade.prove_child import fragment_from_json, fragment_to_json
+from flashmore.upgrade.site import Fragment, Input, Site
+
+INPUTS = tuple(Input(n, n, "tensor", ("B", "H", m, "D")) for n, m in zip("qkv", "LSS", strict=True))
+OLD = "def old(q, k, v):\n    return (q @ k.mT * 0.2).softmax(-1) @ v\n"
+NEW = "def new(q, k, v):\n    {}\n    return F.scaled_dot_product_attention(q, k, v, scale=0.2)\n"
+
+
+def site(line: str = "pass") -> Site:
+    fragment = Fragment(INPUTS, OLD, NEW.format(line))
+    return Site("model.py", 1, 3, "f", "rewritten", "", fragment=fragment, assumptions=("it rains",))
+
+
+def test_one_that_fails_leaves_the_others_proved() -> None:
+    lines = (
+        "pass",
+        "x = [q + number for number in range(10**9)]",  # hangs, and eats memory meanwhile
+        "x = torch.zeros(10**12)",  # no memory
+        "x = list(range(10**9))",  # none of Python's either
+        "pass",
+    )
+    told: list[int] = []
+    proofs = prove_all([site(line) for line in lines], seconds=5, memory_bytes=2**30, after_each=told.append)
+    assert [proof.proved for proof in proofs] == [True, False, False, False, True]
+    assert all(proof.why_not for proof in proofs[1:4])
+    assert all("it rains" in proof.assumptions for proof in proofs)
+    assert told == [1, 2, 3, 4, 5]
+
+
+def test_a_proof_that_takes_too_long_is_ended() -> None:
+    endless = replace(
+        site(),
+        fragment=Fragment(INPUTS, OLD.replace("return", "x = 7 ** 7 ** 12\n    return"), NEW.format("pass")),
+    )
+    proof = prove(endless, seconds=3)
+    assert not proof.proved
+    assert "longer than 3 s" in str(proof.why_not)
+
+
+def test_a_child_that_dies_is_told_and_replaced() -> None:
+    with Prover() as prover:
+        assert prover.prove(site()).proved
+        assert prover.child is not None
+        prover.child.kill()
+        prover.child.wait()
+        died = prover.prove(site())
+        assert not died.proved
+        assert "signal 9" in str(died.why_not)
+        assert prover.prove(site()).proved
+
+
+def test_what_the_allow_list_lacks_never_runs(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    proof = prove(site(f"open({str(trap)!r}, 'w')"))
+    assert not proof.proved
+    assert "open" in str(proof.why_not)
+    assert not trap.exists()
+
+
+def test_no_module_beside_the_user_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('the user\\'s own torch.py was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    assert prove(site()).proved
+
+
+def test_a_fragment_survives_the_way_to_the_child() -> None:
+    inputs = (*INPUTS, Input("m", "self.m", "mask", None, "bool", "é"), Input("s", "s", "scale", ()))
+    fragment = Fragment(inputs, OLD, NEW)
+    assert fragment_from_json(fragment_to_json(fragment)) == fragment
+
+
+def test_a_site_without_lines_is_not_proved() -> None:
+    assert not prove(replace(site(), fragment=None)).proved

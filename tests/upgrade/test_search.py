@@ -1,0 +1,170 @@
+"""Searching trees: every file once, whatever is wrong with the others; no torch, no crash."""
+
+import ast
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.rewrite import apply, diff
+from flashmore.upgrade.search import MANY, python_files, search, search_file
+from flashmore.upgrade.site import NotParsed, Searched
+
+ATTENTION = """import torch.nn.functional as F
+
+
+def attend(q, k, v):
+    scores = q @ k.transpose(-2, -1)
+    return F.softmax(scores, dim=-1) @ v
+"""
+
+
+def only(path: Path) -> Searched | NotParsed:
+    (found,) = search([path])
+    return found
+
+
+def test_searching_needs_no_torch() -> None:
+    code = "import sys, flashmore.upgrade.search; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_is_searched_in_the_encoding_that_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "latin.py"
+    path.write_bytes(b"# -*- coding: latin-1 -*-\n# caf\xe9\n" + ATTENTION.encode())
+    found = only(path)
+    assert isinstance(found, Searched)
+    assert found.encoding == "iso-8859-1"
+    assert found.source.startswith("# -*- coding: latin-1 -*-\n# café\n")
+    assert [site.verdict for site in found.sites] == ["rewritten"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "marked.py"
+    path.write_bytes(b"\xef\xbb\xbf" + ATTENTION.encode())
+    found = only(path)
+    assert isinstance(found, Searched)
+    assert (found.encoding, found.source) == ("utf-8-sig", ATTENTION)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"def attend(q k v):\n    softmax\n", "not Python of this version"),
+        (b"softmax = '\xff'\n", "encoding is unclear"),
+        (b"# coding: martian\nsoftmax = 1\n", "encoding is unclear"),
+        (b"softmax = 1\0\n", "null bytes"),
+        (b"softmax = " + b"(" * 5000 + b")" * 5000, "nested|parse|parenthes"),
+        (b"#" * (10 * 1024 * 1024 + 1), "10 MB"),
+    ],
+    ids=["syntax", "bytes", "encoding", "null", "nested", "large"],
+)
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a_bad.py").write_bytes(data)
+    (tmp_path / "b_good.py").write_text(ATTENTION, encoding="utf-8")
+    bad, good = search([tmp_path])
+    assert isinstance(bad, NotParsed)
+    assert bad.path == str(tmp_path / "a_bad.py")
+    assert any(part in bad.reason for part in reason.split("|")), bad.reason
+    assert isinstance(good, Searched)
+    assert [site.verdict for site in good.sites] == ["rewritten"]
+
+
+def test_links_that_lead_round_in_a_circle_end(tmp_path: Path) -> None:
+    inner = tmp_path / "package" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "model.py").write_text(ATTENTION, encoding="utf-8")
+    (inner / "round").symlink_to(tmp_path / "package")
+    (tmp_path / "package" / "again.py").symlink_to(inner / "model.py")
+    (tmp_path / "package" / "nowhere.py").symlink_to(tmp_path / "missing.py")
+    found = python_files([tmp_path, inner])
+    assert len(found) == len({path.resolve() for path in found}) == 2
+    results = {Path(each.path).name: type(each) for each in search([tmp_path])}
+    assert NotParsed in results.values()
+    assert Searched in results.values()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    found = only(tmp_path / "missing.py")
+    assert isinstance(found, NotParsed)
+    assert found.reason == "it is not a file"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "secret.py"
+    path.write_text(ATTENTION, encoding="utf-8")
+    path.chmod(0)
+    assert isinstance(only(path), NotParsed)
+
+
+def test_several_processes_find_the_same_in_the_same_order(tmp_path: Path) -> None:
+    for index in range(MANY + 3):
+        (tmp_path / f"m{index:03}.py").write_text(ATTENTION + f"\n# {index}\n", encoding="utf-8")
+    seen: list[tuple[int, int]] = []
+    one = list(search([tmp_path], progress=lambda done, of: seen.append((done, of))))
+    assert list(search([tmp_path], processes=2)) == one
+    assert seen[-1] == (MANY + 3, MANY + 3)
+
+
+@pytest.mark.parametrize("line", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
+def test_line_ends_stay_as_they_are(line: str) -> None:
+    source = ATTENTION.replace("scores, dim=-1", "scores * 0.125, dim=-1").replace("\n", line)
+    after = apply(source, find_sites(source))
+    assert after != source
+    assert "\n" not in after.replace(line, "")
+    assert ast.parse(after)
+
+
+def test_odd_characters_before_the_place_shift_nothing() -> None:
+    odd = "# \x0b \x1c \x85 \u2028 ünïcödé 𝔸\n"
+    source = odd + ATTENTION.replace("def attend", "𝔸 = 'ä\u2028' ; ä = 1\n\n\ndef attend")
+    after = apply(source, find_sites(source))
+    assert "F.scaled_dot_product_attention(q, k, v, scale=1.0)" in after
+    assert after.startswith(odd)
+
+
+def test_a_diff_is_taken_by_git(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(ATTENTION.rstrip("\n"), encoding="utf-8")
+    source = ATTENTION.rstrip("\n")
+    changed = apply(source, find_sites(source))
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["git", "apply"], cwd=tmp_path, input=diff(source, changed, "model.py"), text=True, check=True
+    )
+    assert (tmp_path / "model.py").read_text(encoding="utf-8") == changed
+
+
+def test_statements_that_share_a_line_are_left_alone() -> None:
+    source = "def attend(q, k, v):\n    s = q @ k.mT; w = s.softmax(-1)\n    return w @ v\n"
+    (site,) = find_sites(source)
+    assert (site.verdict, site.reason) == ("refused", "several statements share a line")
+
+
+def installed(limit: int) -> list[Path]:
+    """Files of this environment that mention a softmax, and as many that do not."""
+    files = python_files([sysconfig.get_path("purelib")])
+    files.sort(key=lambda path: (b"oftmax" not in path.read_bytes(), str(path)))
+    return files[:limit]
+
+
+def round_trip(path: Path) -> None:
+    found = search_file(path)
+    if isinstance(found, Searched):
+        assert not any("could not be understood" in site.reason for site in found.sites), path
+        ast.parse(apply(found.source, found.sites))
+
+
+def test_installed_files_never_crash_the_search() -> None:
+    for path in installed(50):
+        round_trip(path)
+
+
+@pytest.mark.long
+def test_no_installed_file_crashes_the_search() -> None:
+    for path in python_files([sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")]):
+        round_trip(path)

@@ -1,0 +1,74 @@
+"""What a report chooses to write and says: proofs that contradict each other, rewrites that are slower."""
+
+from pathlib import Path
+
+import pytest
+
+from flashmore.measuring.statistics import Ratio, Spread
+from flashmore.upgrade.gain import BeforeAfter, SiteGain
+from flashmore.upgrade.prove_result import CaseResult, Proof, TensorVerdict, not_proved
+from flashmore.upgrade.report import FileReport, Report, SiteReport
+from flashmore.upgrade.site import Site
+
+SITE = Site("model.py", 3, 5, "f", "rewritten", "softmax", guard="not weights", assumptions=("it rains",))
+EQUAL = CaseResult("square", "equal", "", (TensorVerdict("out", "equal", 1e-7, 1e-5),))
+DIFFERS = CaseResult("L < S", "differs", "out differs")
+PROVED = Proof(True, "synthetic tensors", (EQUAL,), ("keys are numbers",))
+REFUTED = Proof(False, "what --example a:b gave to it", (EQUAL, DIFFERS), (), "L < S: out differs")
+UNKNOWN = not_proved("the shape of q is not known from the source alone")
+SPREAD = Spread(1.0, 1.0, 1.0)
+SLOWER = SiteGain(BeforeAfter(SPREAD, SPREAD, Ratio(0.5, 0.4, 0.6, 20)))
+
+
+def file_of(*reports: SiteReport) -> FileReport:
+    return FileReport(Path("model.py"), "", b"", "utf-8", list(reports))
+
+
+@pytest.mark.parametrize(
+    ("proofs", "proved"),
+    [
+        ([], None),
+        ([PROVED], True),
+        ([UNKNOWN], False),
+        ([UNKNOWN, PROVED], True),
+        ([PROVED, UNKNOWN], True),
+        ([PROVED, REFUTED], False),
+        ([REFUTED, PROVED], False),
+    ],
+)
+def test_one_case_that_differs_outweighs_every_other_proof(proofs: list[Proof], proved: bool | None) -> None:
+    assert SiteReport(SITE, proofs=proofs).proved is proved
+
+
+def test_a_rewrite_that_is_slower_is_written_only_if_asked() -> None:
+    slow, good = SiteReport(SITE, proofs=[PROVED], gain=SLOWER), SiteReport(SITE, proofs=[PROVED])
+    both = file_of(slow, good)
+    assert both.choose(even_if_slower=False) == [good]
+    assert both.why_not_written is None
+    assert both.choose(even_if_slower=True) == [slow, good]
+    alone = file_of(slow)
+    assert alone.choose(even_if_slower=False) == []
+    assert "slower" in str(alone.why_not_written)
+    assert "slower" in "\n".join(SLOWER.lines())
+
+
+def test_what_is_not_proved_is_never_written() -> None:
+    file = file_of(SiteReport(SITE, proofs=[PROVED, REFUTED]), SiteReport(SITE))
+    assert file.choose(even_if_slower=True) == []
+    assert file.why_not_written == "nothing is proved"
+
+
+def test_the_text_says_what_was_proved_on_what_and_what_is_assumed() -> None:
+    report = Report(searched=2, files=[file_of(SiteReport(SITE, proofs=[UNKNOWN, PROVED]))])
+    text = report.to_text()
+    assert "3-5 f: rewritten: softmax" in text
+    assert "fused only where not weights; elsewhere the old lines run" in text
+    assert "not proved: the shape of q is not known" in text
+    assert "proved on synthetic tensors: 1 cases equal; out" in text
+    assert "assumes that it rains" in text
+    assert "assumes that keys are numbers" in text
+    assert text.endswith("2 files searched: 1 can be rewritten (1 proved), 0 refused, 0 already fused\n")
+
+
+def test_a_proof_survives_the_way_through_json() -> None:
+    assert Proof.from_json(REFUTED.to_json()) == REFUTED
