@@ -21,6 +21,7 @@ from flashmore.runs import Run
 from flashmore.training.evaluate import evaluate
 from flashmore.training.events import EventWriter
 from flashmore.training.recipe import Recipe
+from flashmore.training.room import is_out_of_memory, out_of_room
 from flashmore.training.session import Session, reopen, start
 
 RECENT = 20
@@ -163,7 +164,12 @@ def _one_stretch(session: Session, interrupted: Callable[[], bool]) -> tuple[flo
     recipe, trainer = session.recipe, session.trainer
     first, began = trainer.done, time.perf_counter()
     while True:
-        loss = trainer.advance()
+        try:
+            loss = trainer.advance()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_room(trainer, error) from None
         at = trainer.done
         if at % recipe.log_every == 0 or at % recipe.eval_every == 0 or at == recipe.steps or interrupted():
             break

@@ -65,6 +65,7 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)  # dropout; the initial weights have a generator of their own
         self.recipe = recipe
+        self.config = config
         self.device = device
         self.speedups = speedups
         self.model = build(config, recipe.seed).to(device)
