@@ -91,7 +91,7 @@ def test_a_group_and_names_add_up() -> None:
 )
 @pytest.mark.parametrize("group", ["none", "exact", "all"])
 def test_an_option_of_its_own_always_wins(changes: dict[str, str], name: str, on: bool, group: str) -> None:
-    found = decided(group, **changes)
+    found = decided(group, **changes)  # type: ignore[arg-type]
     assert found.speedups.has(name) is on
     for option, value in changes.items():
         assert getattr(found.recipe, option) == value
@@ -146,9 +146,9 @@ def test_what_cannot_work_is_an_error_by_name_and_left_out_in_a_group(
     names: tuple[str, ...], changes: dict[str, object], why: str
 ) -> None:
     with pytest.raises(RecipeError, match=why) as refused:
-        decided(*names, **changes)
+        decided(*names, **changes)  # type: ignore[arg-type]
     assert "--speedups auto, exact or all" in str(refused.value)
-    found = decided("all", **changes)
+    found = decided("all", **changes)  # type: ignore[arg-type]
     out = [name for name in names if not found.speedups.has(name)]
     assert out
     assert all(any(note.startswith(f"left out {name}: ") for note in found.notes) for name in out)

@@ -88,7 +88,7 @@ def test_muon_is_the_one_of_pytorch() -> None:
         before = ours.clone()
         for parameter, gradient in zip(theirs, gradients, strict=True):
             parameter.grad = gradient
-        optimizer.step()
+        optimizer.step()  # type: ignore[no-untyped-call]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         mean.lerp_(flat, 1 - MUON_MOMENTUM)
         ours = ours * (1 - lr * decay) - lr * groups.orthogonal(flat.lerp(mean, MUON_MOMENTUM))
