@@ -79,13 +79,13 @@ class Recipe:
     lr: float = 2e-3
     """Highest learning rate."""
     optimizer: Literal["auto", "adamw", "muon"] = "auto"
-    """AdamW for all, or Muon for the matrices of a transformer's blocks; `auto` leaves it to --speedups."""
+    """AdamW for all, or Muon for the matrices of a transformer's blocks; `auto`: as --speedups has it."""
     muon_lr: float = 0.02
     """Highest learning rate of what Muon updates."""
     schedule: Literal["auto", "constant", "cosine"] = "auto"
     """After warm-up: stay at --lr, or fall to --lr-end of it along a cosine; `auto`: as --speedups has it."""
     lr_end: float = 0.01
-    """Where the cosine ends, as a share of --lr."""
+    """Where the cosine ends, as a share of the highest learning rate."""
     warmup: int = 100
     """Steps over which the learning rate rises from 0."""
     beta1: float = 0.9
