@@ -31,6 +31,8 @@ _WORTH = re.compile(
     r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
 )
 
+_TWICE = re.compile(r"\bcreate_graph\s*=\s*True\b")
+
 
 def find_sites(source: str, path: str = "<string>") -> list[Site]:
     """Every place in a source that looks like attention, in order of its lines.
@@ -201,6 +203,11 @@ class Search:
             return self._refusal(softmax, final, f"scores or weights are {escape.how}{where}", advice)
 
     def _rewritten(self, found: Attention) -> Site:
+        if _TWICE.search(self.text.source):
+            raise Refuse(
+                "this file takes gradients of gradients, which the fused kernels do not have",
+                "leave it, or choose the MATH kernel around the place that needs them",
+            )
         words = Words(self.text)
         emission = Emitter(found, words, self.blocks).emit()
         rewriting = Rewriting(found, emission, words, self.blocks)
