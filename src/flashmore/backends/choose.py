@@ -98,7 +98,8 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
     """
     if name != "auto":
-        _try(name, problem)
+        # One row shows whether the kernel runs; that all of them fit into memory, a step shows.
+        _try(name, replace(problem, shape=(1, *problem.shape[1:])))
         return Choice(name, "asked for by name")
     path = cache_folder() / f"{_digest(problem)}.json"
     candidates = None if fresh else _recall(path, problem)
