@@ -214,15 +214,6 @@ def test_records_interrupted_before_anything_was_timed_have_a_report(tmp_path: P
     assert "<svg" not in page
 
 
-def test_a_record_of_a_kind_without_tables_still_shows_its_machine(tmp_path: Path) -> None:
-    choice = golden("choose")
-    for name in ("chosen", "candidates", "problem", "measuring_s"):
-        del choice[name]
-    choice["kind"] = "ladder"
-    page, _ = pages(reread(choice, tmp_path))
-    assert choice["environment"]["cpu_name"] in texts_of(page)
-
-
 def hostile(value: Any, key: str = "") -> Any:
     """The same record with hostile text wherever the schema takes any text."""
     fixed = ("schema", "kind", "device", "code", "verdict", "pass")
