@@ -30,7 +30,7 @@ class Options:
     """Names that one call of `generate` draws."""
     their_steps: int = 15_000
     """For `time-to-loss`: steps of makemore, whose best test loss comes at about this one."""
-    our_steps: int = 900
+    our_steps: int = 1100
     """For `time-to-loss`: steps of ours, over which its schedule runs."""
     threads: int = 2
     """CPU threads on both sides."""

@@ -61,7 +61,7 @@ def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
 
 @pytest.mark.parametrize(
     ("words", "lr"),
-    [("", "0.002"), ("--model bigram", "0.05"), ("--preset makemore", "0.0005"), ("--model=bigram", "0.05")],
+    [("", "0.006"), ("--model bigram", "0.05"), ("--preset makemore", "0.0005"), ("--model=bigram", "0.05")],
 )
 def test_the_help_tells_the_defaults_that_hold(words: str, lr: str, call: Call) -> None:
     assert f"Highest learning rate. (default: {lr})" in call("train", *words.split(), "--help").stdout

@@ -66,9 +66,11 @@ def test_json_is_one_document_with_the_documented_fields(by_process: Trained) ->
 
 
 def test_progress_goes_to_stderr_as_plain_lines(by_process: Trained, plain: Callable[[str], bool]) -> None:
-    first, attention, *lines = by_process.done.stderr.splitlines()
+    first, attention, speedups, compiling, *lines = by_process.done.stderr.splitlines()
     assert "112 train, 14 validation, 14 test" in first
     assert attention == "attention: manual (asked for by name)"
+    assert speedups.startswith("speed-ups: resident, fused-adamw")
+    assert compiling.startswith("left out compile: ")
     assert [line.split("  ")[0] for line in lines] == ["step 10", "step 20", "step 25"]
     for word in ("loss", "ms a step", "characters/s", "validation"):
         assert all(word in line for line in lines)
@@ -139,8 +141,14 @@ def test_defaults_come_from_preset_and_model_and_options_win(
 ) -> None:
     given = ("--steps", 2, "--device", "cpu", "--out", tmp_path / "run")
     assert call("train", names_file, *words.split(), *given).returncode == 0
-    expected = replace(expected, file=names_file, steps=2, device="cpu")
-    assert Recipe.from_json(Run.open(tmp_path / "run").recipe) == expected
+    kept = Recipe.from_json(Run.open(tmp_path / "run").recipe)
+    # What `auto` came to is kept with the run.
+    settled = {name: getattr(kept, name) for name in ("speedups", "dtype")}
+    for name in ("optimizer", "schedule"):
+        if getattr(expected, name) == "auto":
+            settled[name] = getattr(kept, name)
+    assert "auto" not in settled.values()
+    assert kept == replace(expected, file=names_file, steps=2, device="cpu", **settled)
 
 
 def test_runs_are_numbered_where_none_is_named(

@@ -112,13 +112,14 @@ def _missing(name: str, chosen: set[str]) -> str | None:
 
 
 def _settled(recipe: Recipe, speedups: Speedups) -> Recipe:
+    by_hand = recipe.attention == "auto" and recipe.model == "transformer" and not speedups.attention
     return replace(
         recipe,
         speedups=speedups.names or ("none",),
         dtype=recipe.dtype if recipe.dtype != "auto" else "bfloat16" if speedups.bf16 else "float32",
         optimizer="muon" if speedups.muon else "adamw",
         schedule="cosine" if speedups.schedule else "constant",
-        attention=recipe.attention if recipe.attention != "auto" or speedups.attention else "manual",
+        attention="manual" if by_hand else recipe.attention,
     )
 
 
