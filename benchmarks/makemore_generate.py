@@ -29,6 +29,7 @@ def compare_generation(options: Options) -> dict[str, Any]:
         folder = Path(name)
         words = [sys.executable, "-m", "flashmore.cli.main", "train", str(options.names)]
         words += ["--out", str(folder / "run"), "--split", "makemore", "--device", "cpu"]
+        words += ["--activation", "gelu_tanh"]  # makemore's
         run_process([*words, "--steps", str(options.steps)], options.threads, cwd=folder)
         for done in range(options.runs):
             for side in SIDES:
