@@ -55,7 +55,7 @@ def bench_steps(
 def _body(recipe: Recipe, found: Sequence[StepComparison]) -> dict[str, Any]:
     first, *further = found
     return {
-        "recipe": recipe.to_json(),
+        "recipe": recipe.to_json() | {"dtype": recipe.precision},
         **_at_one_context(first),
         "further_contexts": [_at_one_context(comparison) for comparison in further],
         "warnings": [
