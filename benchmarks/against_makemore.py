@@ -6,20 +6,17 @@ makemore is Karpathy's name generator, https://github.com/karpathy/makemore. Not
 a checkout of the user's own, run in a process of its own. It needs TensorBoard, as flashmore[dev] has it.
 """
 
-import json
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import tyro
 
-from flashmore.errors import FlashmoreError
+from comparison import Record, answer
 from makemore_generate import compare_generation, report_generation
-from makemore_process import Options
+from makemore_options import Options
 from makemore_step import compare_steps, report_steps
 from makemore_time_to_loss import compare_times_to_loss, report_times_to_loss
 
-Record = dict[str, Any]
 COMPARISONS: dict[str, tuple[Callable[[Options], Record], Callable[[Record], None]]] = {
     "step": (compare_steps, report_steps),
     "swap": (compare_steps, report_steps),
@@ -32,19 +29,7 @@ def main() -> int:
     """Run the comparison that the options name."""
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
     compare, report = COMPARISONS[options.what]
-    try:
-        record = compare(options)
-    except FlashmoreError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    if options.json:
-        print(json.dumps(record, indent=2))
-        return 0
-    report(record)
-    value = record["ratio"]
-    interval = f"95 % {value['low']:.2f} – {value['high']:.2f}"
-    print(f"ratio {value['value']:.2f} ({interval}); above 1: {record['to']} is faster")
-    return 0
+    return answer(lambda: compare(options), report, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,9 @@ nanoGPT estimates its loss from random windows of the validation part, ours is o
 """
 
 import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +28,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import tyro
 
-from flashmore.errors import FlashmoreError, UsageError
+from comparison import answer, run_python
+from flashmore.errors import UsageError
 from flashmore.measuring.statistics import ratio
 
 Sample = TypeVar("Sample")
@@ -85,18 +84,14 @@ class Reached:
 def main() -> int:
     """Run the comparison that the options name."""
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
-    try:
-        if not (options.nanogpt / "train.py").is_file():
-            raise UsageError("a nanoGPT checkout", f"no train.py in {options.nanogpt}", "--nanogpt PATH")
-        record = compare_shakespeare(options) if options.what == "shakespeare" else compare_gpt2(options)
-    except FlashmoreError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    if options.json:
-        print(json.dumps(record, indent=2))
-    else:
-        report(record)
-    return 0
+    return answer(lambda: compare(options), report, as_json=options.json)
+
+
+def compare(options: Options) -> dict[str, Any]:
+    """Both sides, one after the other, as often as asked."""
+    if not (options.nanogpt / "train.py").is_file():
+        raise UsageError("a nanoGPT checkout", f"no train.py in {options.nanogpt}", "--nanogpt PATH")
+    return compare_shakespeare(options) if options.what == "shakespeare" else compare_gpt2(options)
 
 
 def compare_shakespeare(options: Options) -> dict[str, Any]:
@@ -134,7 +129,7 @@ def nanogpt_to_target(options: Options, folder: Path, text: Path) -> Reached:
     shutil.copy(text, data / "input.txt")
     # It imports requests for a download that is not needed here; an empty module of that name will do.
     (data / "requests.py").touch()
-    run_process([str(script)], options.threads, folder)
+    run_python([str(script)], options.threads, folder)
     flags = [*README_FLAGS, "--eval_iters=50", f"--eval_interval={EVAL_EVERY}"]
     output = run_nanogpt(options, folder, [str(checkout / "config" / "train_shakespeare_char.py"), *flags])
     times = {int(step): float(ms) for step, ms in ITERATION.findall(output)}
@@ -259,7 +254,7 @@ def run_nanogpt(options: Options, folder: Path, words: list[str]) -> str:
     """Run train.py of the checkout where it finds its data and may write; what it printed."""
     checkout = options.nanogpt.resolve()
     (folder / "configurator.py").symlink_to(checkout / "configurator.py")  # it is read from the folder
-    return run_process(
+    return run_python(
         [str(checkout / "train.py"), *words, f"--out_dir={folder / 'out'}"], options.threads, folder
     )
 
@@ -267,25 +262,11 @@ def run_nanogpt(options: Options, folder: Path, words: list[str]) -> str:
 def run_flashmore(words: list[str], options: Options, folder: Path) -> list[dict[str, Any]]:
     """Train in a process of its own; the lines of its metrics."""
     run = folder / "run"
-    run_process(["-m", "flashmore.cli.main", "train", *words, "--out", str(run)], options.threads, folder)
+    run_python(["-m", "flashmore.cli.main", "train", *words, "--out", str(run)], options.threads, folder)
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def run_process(words: list[str], threads: int, cwd: Path) -> str:
-    """Run Python to its end with this many CPU threads, writing no bytecode; what it printed on stdout."""
-    counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    environment = os.environ | counts | {"PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, *words]
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no word on stderr"]
-        raise UsageError(
-            f"{' '.join(command[:4])} to run", f"exit {done.returncode}: {last[0]}", "a checkout that runs"
-        )
-    return done.stdout
-
-
-def report(record: dict[str, Any]) -> None:
+def report(record: Mapping[str, Any]) -> None:
     """Print the figures for people."""
     for name, value in record["median"].items():
         print(f"{name:<12} {value:,.1f} {record['unit']}")
@@ -293,9 +274,6 @@ def report(record: dict[str, Any]) -> None:
         print(
             f"{name:<12} {record['tokens_per_s'][name]:,.0f} tokens/s, {100 * value:.1f} % of the matrix rate"
         )
-    value = record["ratio"]
-    interval = f"95 % {value['low']:.2f} – {value['high']:.2f}"
-    print(f"ratio {value['value']:.2f} ({interval}); above 1: {record['to']} is faster")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from comparison import Record, run_python
 from flashmore.measuring.statistics import ratio, spread
-from makemore_process import Options, run_process
+from makemore_options import Options
 
 SIDES = ("makemore", "flashmore")
 SIDE = Path(__file__).with_name("makemore_generate_side.py").resolve()
@@ -27,14 +28,14 @@ def compare_generation(options: Options) -> dict[str, Any]:
     documents: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        words = [sys.executable, "-m", "flashmore.cli.main", "train", str(options.names)]
+        words = ["-m", "flashmore.cli.main", "train", str(options.names)]
         words += ["--out", str(folder / "run"), "--split", "makemore", "--device", "cpu"]
         words += ["--activation", "gelu_tanh"]  # makemore's
-        run_process([*words, "--steps", str(options.steps)], options.threads, cwd=folder)
+        run_python([*words, "--steps", str(options.steps)], options.threads, cwd=folder)
         for done in range(options.runs):
             for side in SIDES:
-                words = [sys.executable, str(SIDE), side, str(script), str(folder / "run")]
-                output = run_process([*words, str(options.batch)], options.threads, cwd=folder)
+                words = [str(SIDE), side, str(script), str(folder / "run")]
+                output = run_python([*words, str(options.batch)], options.threads, cwd=folder)
                 documents[side].append(json.loads(output.splitlines()[-1]))
                 shown = statistics.median(documents[side][-1]["call_ms"])
                 print(f"{done + 1}/{options.runs} {side} {shown:.1f} ms a call", file=sys.stderr)
@@ -64,7 +65,7 @@ def _floor(floors: list[dict[str, float]], samples: list[list[float]]) -> dict[s
     return values | {"gap": spread(samples).median / values["floor_ms"]}
 
 
-def report_generation(record: dict[str, Any]) -> None:
+def report_generation(record: Record) -> None:
     """Print the figures for people."""
     for side, speed in record["names_per_s"].items():
         quartiles = f"quartiles {speed['low']:,.0f} – {speed['high']:,.0f}"

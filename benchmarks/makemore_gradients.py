@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flashmore.data.batches import encode_items
 from flashmore.training.batch import Batch
-from flashmore.training.graph import CompiledStep
+from flashmore.training.graph import FlatStep
 from flashmore.training.plan import settle_speed
 from flashmore.training.recipe import recipe_for
 from flashmore.training.setting import settle
@@ -34,7 +34,7 @@ def main() -> None:
     plan = settle_speed(recipe, setting.config, setting.device, data)
     trainer = plan.trainer(data)
     step = trainer.step
-    assert isinstance(step, CompiledStep), plan.notes
+    assert isinstance(step, FlatStep), plan.notes
     theirs = their_model(import_makemore(script), trainer.model, plan.config)
     # The same names as rows: what makemore is given.
     rows = Trainer(plan.recipe, plan.config, data, plan.device).batch(0)

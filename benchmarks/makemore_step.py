@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from comparison import Record, run_python
 from flashmore.errors import UsageError
 from flashmore.measuring.statistics import ratio, spread
-from makemore_process import Options, run_process
+from makemore_options import Options
 
 STEP_LINE = re.compile(r"^step (\d+) \| loss [\d.]+ \| step time ([\d.]+)ms$", re.MULTILINE)
 SWAPPED = Path(__file__).with_name("makemore_swapped.py").resolve()
@@ -60,8 +61,8 @@ def check_gradients(options: Options) -> dict[str, Any]:
     Raises:
         UsageError: a gradient is further away than rounding explains: then there is no number.
     """
-    words = [sys.executable, str(GRADIENTS), str(options.script), str(options.names)]
-    found: dict[str, Any] = json.loads(run_process(words, options.threads, Path.cwd()).splitlines()[-1])
+    words = [str(GRADIENTS), str(options.script), str(options.names)]
+    found: dict[str, Any] = json.loads(run_python(words, options.threads, Path.cwd()).splitlines()[-1])
     if found["worst"] > TOLERANCE:
         raise UsageError(
             f"gradients within {TOLERANCE:g} of makemore's",
@@ -83,18 +84,18 @@ def swapped_steps_ms(folder: Path, options: Options) -> list[float]:
 
 
 def _printed_steps_ms(script: list[str], folder: Path, options: Options) -> list[float]:
-    words = [sys.executable, *script, "-i", str(options.names), "-o", str(folder)]
-    output = run_process([*words, "--max-steps", str(options.steps)], options.threads, cwd=folder)
+    words = [*script, "-i", str(options.names), "-o", str(folder)]
+    output = run_python([*words, "--max-steps", str(options.steps)], options.threads, cwd=folder)
     return [float(ms) for step, ms in STEP_LINE.findall(output) if int(step) >= SETTLED]
 
 
 def flashmore_steps_ms(folder: Path, options: Options) -> list[float]:
     """The step times in the metrics of a run with makemore's split and training parameters."""
     run = folder / "run"
-    words = [sys.executable, "-m", "flashmore.cli.main", "train", str(options.names), "--out", str(run)]
+    words = ["-m", "flashmore.cli.main", "train", str(options.names), "--out", str(run)]
     words += ["--preset", "makemore", "--split", "makemore", "--speedups", "exact", "--device", "cpu"]
     words += ["--steps", str(options.steps)]
-    run_process(words, options.threads, cwd=folder)
+    run_python(words, options.threads, cwd=folder)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["step_ms"] for line in lines if line["step"] > SETTLED]
 
@@ -105,7 +106,7 @@ SIDES: dict[str, dict[str, Callable[[Path, Options], list[float]]]] = {
 }
 
 
-def report_steps(record: dict[str, Any]) -> None:
+def report_steps(record: Record) -> None:
     """Print the figures for people."""
     for name, step in record["step_ms"].items():
         print(f"{name:<16} {step['median']:.2f} ms a step (quartiles {step['low']:.2f} – {step['high']:.2f})")

@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from comparison import Record, run_python
 from flashmore.errors import UsageError
 from flashmore.measuring.statistics import ratio
-from makemore_process import Options, run_process
+from makemore_options import Options
 
 STEP = re.compile(r"^step (\d+) \| loss [\d.]+ \| step time ([\d.]+)ms$")
 TEST = re.compile(r"^step (\d+) train loss: [\d.]+ test loss: ([\d.]+)$")
@@ -56,13 +57,11 @@ def compare_times_to_loss(options: Options) -> dict[str, Any]:
 
 def train_makemore(options: Options, folder: Path) -> dict[str, Any]:
     """Run makemore; the best test loss it prints, at which step, and the seconds of its steps up to there."""
-    words = [sys.executable, str(options.script), "-i", str(options.names), "-o", str(folder)]
-    words += [
-        "--max-steps",
-        str(options.their_steps + 1),
-    ]  # it evaluates after a step whose number is a multiple
+    # It evaluates after a step whose number is a multiple of 500, counted from 0.
+    words = [str(options.script), "-i", str(options.names), "--max-steps", str(options.their_steps + 1)]
+    words += ["-o", str(folder)]
     seconds, best = 0.0, {"test_loss": float("inf")}
-    for line in run_process(words, options.threads, cwd=folder).splitlines():
+    for line in run_python(words, options.threads, cwd=folder).splitlines():
         if step := STEP.match(line):
             seconds += STEPS_A_LINE * float(step[2]) / 1000
         elif (test := TEST.match(line)) and float(test[2]) < best["test_loss"]:
@@ -72,18 +71,10 @@ def train_makemore(options: Options, folder: Path) -> dict[str, Any]:
 
 def train_flashmore(options: Options, folder: Path, seed: int) -> dict[str, Any]:
     """Run our default recipe; its test losses, its steps and the seconds of all of them."""
-    words = [sys.executable, "-m", "flashmore.cli.main", "train", str(options.names), "--json"]
-    words += [
-        "--split",
-        "makemore",
-        "--device",
-        "cpu",
-        "--seed",
-        str(seed),
-        "--steps",
-        str(options.our_steps),
-    ]
-    output = run_process([*words, "--out", str(folder / "run")], options.threads, cwd=folder)
+    words = ["-m", "flashmore.cli.main", "train", str(options.names), "--json"]
+    words += ["--split", "makemore", "--device", "cpu"]
+    words += ["--seed", str(seed), "--steps", str(options.our_steps)]
+    output = run_python([*words, "--out", str(folder / "run")], options.threads, cwd=folder)
     result = json.loads(output)
     names = ("test_loss", "test_loss_unleaked", "steps", "step_ms", "parameters")
     return {name: result[name] for name in names} | {"seconds": result["train_seconds"]}
@@ -93,7 +84,7 @@ def _words(run: dict[str, Any]) -> str:
     return f"test loss {run['test_loss']:.4f} at step {run['steps']:,}, {run['seconds']:.1f} s of training"
 
 
-def report_times_to_loss(record: dict[str, Any]) -> None:
+def report_times_to_loss(record: Record) -> None:
     """Print the figures for people."""
     for side, runs in record["runs"].items():
         for run in runs:

@@ -22,7 +22,7 @@ from typing import Any
 import tyro
 
 from flashmore.errors import DataError, FlashmoreError
-from flashmore.upgrade.prove import Prover
+from flashmore.upgrade.prove.prover import Prover
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import Searched, Site
 

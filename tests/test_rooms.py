@@ -26,7 +26,7 @@ WITHOUT_TORCH = (
     "flashmore.data.words",
     "flashmore.models.config",
     "flashmore.training.recipe",
-    "flashmore.upgrade.prove",
+    "flashmore.upgrade.prove.prover",
     "flashmore.upgrade.search",
     "flashmore.upgrade.write",
 )

@@ -166,7 +166,7 @@ CATALOGUE: dict[str, Entry] = {
         ("cuda",), EXACT,
         "for a small model the CPU cannot launch kernels as fast as the GPU finishes them",
         "a private pool of memory, a second for the capture",
-        "tests/training/test_decide.py::test_cuda_graphs_are_left_out_until_they_are_built",
+        "tests/training/test_capture.py::test_a_captured_step_trains_as_the_plain_loop",
         excludes=("trim", "pack"),
     ),
     "replay": Entry(
@@ -175,7 +175,7 @@ CATALOGUE: dict[str, Entry] = {
         ("cuda",), EXACT,
         "even one launch a step leaves the GPU waiting when the step is very short",
         "eight times the graph's capture",
-        "tests/training/test_decide.py::test_cuda_graphs_are_left_out_until_they_are_built",
+        "tests/training/test_capture.py::test_a_captured_step_trains_as_the_plain_loop",
         needs=("cuda-graph",), excludes=("trim", "pack"),
     ),
     "tf32": Entry(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from flashmore.backends.manual import manual
-from flashmore.benchmark.attention_plan import AttentionPlan, Kernel, Shape
-from flashmore.benchmark.attention_rows import crossover
-from flashmore.benchmark.flops import attention_flops, peak_estimate
-from flashmore.benchmark.passes import Inputs, Passes, WallStopwatch
+from flashmore.benchmark.attention.flops import attention_flops, peak_estimate
+from flashmore.benchmark.attention.passes import Inputs, Passes, WallStopwatch
+from flashmore.benchmark.attention.plan import AttentionPlan, Kernel, Shape
+from flashmore.benchmark.attention.rows import crossover
 from flashmore.errors import RecipeError
 from flashmore.measuring.statistics import Ratio
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import TABLE
-from flashmore.benchmark.attention import bench_attention
-from flashmore.benchmark.attention_plan import AttentionPlan, Shape
-from flashmore.benchmark.budget import TimeBudget, free_bytes, left_in_group
-from flashmore.benchmark.flops import check_bytes, inputs_bytes, peak_estimate
-from flashmore.benchmark.passes import Inputs
+from flashmore.benchmark.attention.bench import bench_attention
+from flashmore.benchmark.attention.budget import TimeBudget, free_bytes, left_in_group
+from flashmore.benchmark.attention.flops import check_bytes, inputs_bytes, peak_estimate
+from flashmore.benchmark.attention.passes import Inputs
+from flashmore.benchmark.attention.plan import AttentionPlan, Shape
 from flashmore.measuring.environment import memory_bytes
 from flashmore.measuring.result import read_record, write_record
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmore.benchmark import ladder as ladder_module
-from flashmore.benchmark.ladder import Ladder, climb
-from flashmore.benchmark.ladder_record import bench_ladder
-from flashmore.benchmark.ladder_rung import Rung, break_even
-from flashmore.benchmark.ladder_sets import added, without
-from flashmore.benchmark.plots_ladder import ladder_plot
-from flashmore.benchmark.report import report_on
-from flashmore.benchmark.report_html import html_page
-from flashmore.benchmark.report_markdown import markdown
-from flashmore.benchmark.step import INTERRUPTED, RatioBetween
+from flashmore.benchmark.ladder import bench as ladder_module
+from flashmore.benchmark.ladder.bench import Ladder, climb
+from flashmore.benchmark.ladder.record import ladder_record
+from flashmore.benchmark.ladder.rung import Rung, break_even
+from flashmore.benchmark.ladder.sets import added, without
+from flashmore.benchmark.plots.ladder import ladder_plot
+from flashmore.benchmark.report.compose import report_on
+from flashmore.benchmark.report.html import html_page
+from flashmore.benchmark.report.markdown import markdown
+from flashmore.benchmark.step.bench import INTERRUPTED, RatioBetween
 from flashmore.errors import RecipeError
 from flashmore.measuring.result import read_record, write_record
 from flashmore.measuring.statistics import Ratio, Spread
@@ -220,7 +220,7 @@ def test_ctrl_c_keeps_what_was_measured(recipe: Recipe, when: str, tmp_path: Pat
         if what == when:
             raise KeyboardInterrupt
 
-    record = bench_ladder(recipe, blocks=2, say=press)
+    record = ladder_record(climb(recipe, blocks=2, say=press))
     assert not record["complete"]
     assert all(one["why_not"] == INTERRUPTED for one in record["rungs"])
     write_record(record, tmp_path / "record.json")
@@ -232,7 +232,7 @@ def test_ctrl_c_between_rounds_keeps_the_whole_ones(recipe: Recipe) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    record = bench_ladder(recipe, blocks=9, after_block=press)
+    record = ladder_record(climb(recipe, blocks=9, after_block=press))
     assert not record["complete"]
     assert all(len(one["samples_ms"]) == 3 for one in record["rungs"])
 
@@ -242,7 +242,7 @@ def record(recipe: Recipe) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
     patch.setattr(ladder_module, "BLOCK_SECONDS", 1e-3)
     try:
-        return bench_ladder(recipe, leave_one_out=True, blocks=2)
+        return ladder_record(climb(recipe, leave_one_out=True, blocks=2))
     finally:
         patch.undo()
 

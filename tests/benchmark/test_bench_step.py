@@ -14,13 +14,13 @@ from torch import Tensor
 from flashmore.backends.contract import TABLE
 from flashmore.backends.manual import manual
 from flashmore.backends.names import Backend
-from flashmore.benchmark import step as step_module
-from flashmore.benchmark.step import StepComparison, compare_steps
-from flashmore.benchmark.step_attention import attention_alone
-from flashmore.benchmark.step_data import Task, task_at
-from flashmore.benchmark.step_gate import STEPS, Gate, affordable
-from flashmore.benchmark.step_memory import activation_bytes, weights_bytes
-from flashmore.benchmark.step_record import bench_steps
+from flashmore.benchmark.step import bench as step_module
+from flashmore.benchmark.step.attention import attention_alone
+from flashmore.benchmark.step.bench import StepComparison, compare_steps
+from flashmore.benchmark.step.data import Task, task_at
+from flashmore.benchmark.step.gate import STEPS, Gate, affordable
+from flashmore.benchmark.step.memory import activation_bytes, weights_bytes
+from flashmore.benchmark.step.record import bench_steps
 from flashmore.data.batches import IGNORE
 from flashmore.errors import DataError, RecipeError, UsageError
 from flashmore.measuring.memory import peak_bytes
@@ -372,7 +372,7 @@ def test_the_record_fits_the_schema_and_has_every_context(recipe: Recipe, tmp_pa
         (between,) = found["ratios"]
         assert set(between) == {"of", "to", "value", "low", "high", "verdict"}
         assert between["low"] <= between["value"] <= between["high"]
-    assert record["recipe"] == replace(recipe, dtype="float32").to_json(), "the precision that ran, not 'auto'"
+    assert record["recipe"] == replace(recipe, dtype="float32").to_json(), "what ran"
     few = [warning for warning in record["warnings"] if warning["code"] == "too few samples"]
     assert [warning["message"].partition(":")[0] for warning in few] == ["context 5", "context 20"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flashmore.benchmark.report import report_on
-from flashmore.benchmark.report_html import html_page
-from flashmore.benchmark.report_markdown import markdown
-from flashmore.benchmark.report_parts import Cell, Picture, Table
+from flashmore.benchmark.report.compose import report_on
+from flashmore.benchmark.report.html import html_page
+from flashmore.benchmark.report.markdown import markdown
+from flashmore.benchmark.report.parts import Cell, Picture, Table
 from flashmore.benchmark.wording import crossover_sentence, digits, share_sentence
 from flashmore.measuring.result import read_record
 

@@ -29,7 +29,7 @@ def small(names_file: Path) -> tuple[object, ...]:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.benchmark.step.BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr("flashmore.benchmark.step.bench.BLOCK_SECONDS", 1e-3)
 
 
 def test_a_table_tells_times_spreads_memory_ratio_and_the_seed_experiment(

@@ -21,7 +21,7 @@ def small(names_file: Path) -> tuple[object, ...]:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.benchmark.ladder.BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr("flashmore.benchmark.ladder.bench.BLOCK_SECONDS", 1e-3)
 
 
 def test_the_ladder_is_a_table_a_record_and_a_picture(

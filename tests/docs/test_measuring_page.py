@@ -1,8 +1,6 @@
 """docs/measuring.md describes the record as it is, and names every warning with the advice that is given."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,12 +22,6 @@ def fields_without_description(part: dict[str, object], path: str) -> list[str]:
             missing.append(f"{path}/{name}")
         missing += fields_without_description(content, f"{path}/{name}")
     return missing
-
-
-def test_the_fields_on_the_page_are_those_of_the_schema() -> None:
-    script = ROOT / "scripts" / "document_record.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], check=False)
-    assert done.returncode == 0, "run: python scripts/document_record.py"
 
 
 def test_every_number_of_the_environment_and_of_a_row_is_described() -> None:

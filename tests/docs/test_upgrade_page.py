@@ -4,21 +4,25 @@ import re
 from pathlib import Path
 
 from flashmore.cli.upgrade import Upgrade
-from flashmore.upgrade import gain, gain_child, prove, prove_dropout, trace_capture
-from flashmore.upgrade.prove_family import FILLS, MASKS, SHAPES
+from flashmore.upgrade.gain.child import DROPPED_STEPS
+from flashmore.upgrade.gain.measure import FEWEST_STEPS
+from flashmore.upgrade.prove.dropout import DRAWS
+from flashmore.upgrade.prove.family import FILLS, MASKS, SHAPES
+from flashmore.upgrade.prove.prover import BYTES, SECONDS
+from flashmore.upgrade.trace.capture import MOST_SEEN
 
 PAGE = (Path(__file__).parents[2] / "docs" / "upgrade.md").read_text(encoding="utf-8")
 WORDS = {3: "three", 6: "six"}
 
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
-    assert f"{prove.SECONDS:.0f} s a place" in PAGE
-    assert f"memory ({prove.BYTES // 2**30} GiB)" in PAGE
-    assert f"variance over {prove_dropout.DRAWS} draws" in PAGE
-    assert f"up to {WORDS[trace_capture.MOST_SEEN]} different" in PAGE
-    assert f"below {WORDS[gain.FEWEST_STEPS]} pairs" in PAGE
+    assert f"{SECONDS:.0f} s a place" in PAGE
+    assert f"memory ({BYTES // 2**30} GiB)" in PAGE
+    assert f"variance over {DRAWS} draws" in PAGE
+    assert f"up to {WORDS[MOST_SEEN]} different" in PAGE
+    assert f"below {WORDS[FEWEST_STEPS]} pairs" in PAGE
     # The time before the first step's end is not taken; a version's first samples are dropped.
-    assert f"`--steps 60` gives {(60 - 1) // 2 - gain_child.DROPPED_STEPS} pairs" in PAGE
+    assert f"`--steps 60` gives {(60 - 1) // 2 - DROPPED_STEPS} pairs" in PAGE
 
 
 def test_every_option_on_the_page_is_there() -> None:

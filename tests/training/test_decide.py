@@ -177,8 +177,65 @@ def test_max_autotune_alone_is_refused() -> None:
     assert decided("exact", "max-autotune").speedups.max_autotune
 
 
-@pytest.mark.parametrize("name", ["cuda-graph", "replay"])
-def test_cuda_graphs_are_left_out_until_they_are_built(name: str) -> None:
-    reason = why_not(name, Recipe(), CONFIG, CUDA)
-    assert reason is not None
-    assert "yet" in reason
+# CUDA graphs.
+
+
+def timed(with_graph: float | Exception, without: float) -> Callable[..., float]:
+    """Times of a step, by whether it is captured."""
+
+    def step_ms(_: Recipe, speedups: Speedups) -> float:
+        if speedups.cuda_graph and isinstance(with_graph, Exception):
+            raise with_graph
+        return with_graph if speedups.cuda_graph else without  # type: ignore[return-value]
+
+    return step_ms
+
+
+@pytest.mark.parametrize(
+    ("with_graph", "steps", "on", "note"),
+    [
+        (0.5, 2_000, True, "cuda-graph pays: 0.50 ms a step against 1.00 without"),
+        (2.0, 2_000, False, "left out cuda-graph: 2.00 ms a step against 1.00 without"),
+        (
+            RuntimeError("not permitted\nwhen capturing"),
+            2_000,
+            False,
+            "left out cuda-graph: torch says: not permitted",
+        ),
+        (0.5, 200, False, "left out cuda-graph: 200 steps are over before it has paid"),
+    ],
+    ids=("faster", "slower", "fails", "short"),
+)
+def test_auto_takes_a_cuda_graph_where_it_measures_faster(
+    with_graph: float | Exception, steps: int, on: bool, note: str
+) -> None:
+    recipe = replace(Recipe(), speedups=("auto",), steps=steps)
+    found = decide(recipe, CONFIG, CUDA, timed(with_graph, 1.0))
+    assert (found.speedups.cuda_graph, found.speedups.replay, found.speedups.pack) == (on, on, not on)
+    assert note in found.notes
+
+
+def test_exact_on_cuda_has_the_graph_in_place_of_packing() -> None:
+    found = decided("exact", device=CUDA)
+    assert found.speedups.cuda_graph
+    assert found.speedups.replay
+    assert not found.speedups.pack
+    assert any(note.startswith("left out pack: it cannot be together with") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "why"),
+    [
+        (("cuda-graph", "pack"), {}, "cannot be together with"),
+        (("cuda-graph", "trim"), {}, "cannot be together with"),
+        (("replay",), {}, "part of cuda-graph"),
+        (("cuda-graph",), {"model": "gru"}, "recurrent kernel"),
+        (("cuda-graph",), {"dtype": "float16"}, "loss scaled"),
+    ],
+    ids=str,
+)
+def test_a_graph_of_changing_sizes_or_values_is_refused(
+    names: tuple[str, ...], changes: dict[str, object], why: str
+) -> None:
+    with pytest.raises(RecipeError, match=why):
+        decided(*names, device=CUDA, **changes)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from flashmore.speedups import CATALOGUE, EXACT, NUMERICS
 from flashmore.training.batch import Batch
 from flashmore.training.decide import why_not
 from flashmore.training.evaluate import evaluate
-from flashmore.training.graph import CompiledStep
+from flashmore.training.graph import FlatStep
 from flashmore.training.loop import Silent, resume, train
 from flashmore.training.plan import settle_speed
 from flashmore.training.recipe import Recipe
@@ -207,7 +207,7 @@ def test_every_compiled_step_has_its_own_graph(make: Make) -> None:
 def test_evaluating_in_the_middle_changes_nothing_and_sees_the_new_weights(make: Make) -> None:
     """A compiled step's weights lie in a buffer of its own; the model must show every update."""
     undisturbed, trainer, eager = (make(*names) for names in (COMPILED, COMPILED, ("resident",)))
-    assert isinstance(trainer.step, CompiledStep)
+    assert isinstance(trainer.step, FlatStep)
     expected = losses(undisturbed, 4)
     found: list[float] = []
     for _ in range(2):

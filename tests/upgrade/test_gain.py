@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from flashmore.upgrade.gain import Gain, gain_of
-from flashmore.upgrade.gain_further import FURTHER, worth_trying
-from flashmore.upgrade.gain_steps import StepTimer
-from flashmore.upgrade.gain_swap import NotSwapped, Versions
+from flashmore.upgrade.gain.further import FURTHER, worth_trying
+from flashmore.upgrade.gain.measure import Gain, gain_of
+from flashmore.upgrade.gain.steps import StepTimer
+from flashmore.upgrade.gain.swap import NotSwapped, Versions
 
 OLD = """\
 import math

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flashmore.upgrade.prove_fragment import prove_fragment
-from flashmore.upgrade.prove_result import Proof
+from flashmore.upgrade.prove.fragment import prove_fragment
+from flashmore.upgrade.prove.result import Proof
 from flashmore.upgrade.site import Fragment, Input
 
 Q = Input("q", "q", "tensor", ("B", "H", "L", "D"))

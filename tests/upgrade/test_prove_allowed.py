@@ -2,8 +2,8 @@
 
 import pytest
 
-from flashmore.upgrade.prove_allowed import NotAllowed, compiled
-from flashmore.upgrade.prove_fragment import functions_of
+from flashmore.upgrade.prove.allowed import NotAllowed, compiled
+from flashmore.upgrade.prove.fragment import functions_of
 from flashmore.upgrade.site import Fragment, Input
 
 X = Input("x", "x", "tensor", ("B", "D"))

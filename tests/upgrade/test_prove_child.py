@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashmore.upgrade.prove import Prover, prove, prove_all
-from flashmore.upgrade.prove_child import fragment_from_json, fragment_to_json
+from flashmore.upgrade.prove.child import fragment_from_json, fragment_to_json
+from flashmore.upgrade.prove.prover import Prover, prove, prove_all
 from flashmore.upgrade.site import Fragment, Input, Site
 
 INPUTS = tuple(Input(n, n, "tensor", ("B", "H", m, "D")) for n, m in zip("qkv", "LSS", strict=True))

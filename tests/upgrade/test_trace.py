@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flashmore.upgrade.prove_result import WHOLE, Proof
+from flashmore.upgrade.prove.result import WHOLE, Proof
 from flashmore.upgrade.site import Fragment, Input, Site
-from flashmore.upgrade.trace import Source, Traced, prove_traced
-from flashmore.upgrade.trace_user import UserCodeFailed, load_example
+from flashmore.upgrade.trace.tracer import Source, Traced, prove_traced
+from flashmore.upgrade.trace.user import UserCodeFailed, load_example
 
 MODEL = """\
 import math
@@ -224,6 +224,6 @@ def test_an_example_that_fails_is_told(sites: tuple[Site, Site], function: str) 
 
 def test_the_users_modules_are_imported_by_a_run_alone(sites: tuple[Site, Site], tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("open('trap', 'w')\n" + MODEL, encoding="utf-8")
-    code = "import sys; from flashmore.upgrade import trace, prove; sys.exit('model' in sys.modules)"
+    code = "import sys; from flashmore.upgrade.trace import tracer; sys.exit('model' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert not (tmp_path / "trap").exists()

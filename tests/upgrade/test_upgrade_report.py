@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from flashmore.measuring.statistics import Ratio, Spread
-from flashmore.upgrade.gain import BeforeAfter, SiteGain
-from flashmore.upgrade.prove_result import CaseResult, Proof, TensorVerdict, not_proved
+from flashmore.upgrade.gain.measure import BeforeAfter, SiteGain
+from flashmore.upgrade.prove.result import CaseResult, Proof, TensorVerdict, not_proved
 from flashmore.upgrade.report import FileReport, Report, SiteReport
 from flashmore.upgrade.site import Site
 

@@ -2,63 +2,39 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 
-from flashmore.benchmark.attention_plan import AttentionPlan
+from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.benchmark.wording import crossover_sentence, digits, left_out, same_setting, setting_title
+from flashmore.cli.bench import Outputs, give
 from flashmore.cli.parse import parse
-from flashmore.cli.show import say, show_json, stdout, table
-from flashmore.errors import Interrupted, RecipeError
+from flashmore.cli.show import say, stdout, table
 
 Row = Mapping[str, Any]
 CAPTION = "medians; error as a share of its budget; the ratio of both passes with its 95 % interval"
-FORMS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
-class BenchAttention:
+class BenchAttention(Outputs):
     """Time, memory and error of every way of computing attention, against T; and from which T on fused wins.
 
     Lists are combined: `--head-dim 16 64 --causal --full` measures four settings. Memory is estimated first.
     """
 
     plan: AttentionPlan
-    out: Path | None = None
-    """Write the record to this file."""
-    picture: Path | None = None
-    """Draw time and memory against T into this file: .png, .svg or .pdf."""
-    json: bool = False
-    """Print the record on stdout and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench attention`."""
     command = parse(BenchAttention, "bench attention", argv)
-    if command.picture is not None and command.picture.suffix.lower() not in FORMS:
-        raise RecipeError("a --picture that can be drawn", str(command.picture), ", ".join(FORMS))
 
-    from flashmore.benchmark.attention import bench_attention
-    from flashmore.benchmark.plots import attention_picture, save_picture
-    from flashmore.measuring.result import write_record
+    from flashmore.benchmark.attention.bench import bench_attention
+    from flashmore.benchmark.plots.attention import attention_picture
 
     record = bench_attention(command.plan, say=say)
-    if command.json:
-        show_json(record)
-    else:
-        show(record)
-    if command.out is not None:
-        write_record(record, command.out)
-        say(f"the record: {command.out}")
-    if command.picture is not None:
-        save_picture(attention_picture(record), command.picture)
-        say(f"the picture: {command.picture}")
-    if not record["complete"]:
-        say("interrupted: what was measured so far is kept")
-        return Interrupted.exit_code
-    return 0
+    return give(record, command, show, attention_picture)
 
 
 def show(record: Row) -> None:

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 
 from flashmore.benchmark.wording import break_even_text, loss_text, machine
-from flashmore.cli.bench_step import BlockBar
-from flashmore.cli.parse import parse, value_of
-from flashmore.cli.show import say, show_json, stdout, table
-from flashmore.errors import Interrupted, RecipeError
-from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+from flashmore.cli.bench import BlockBar, Outputs, give, preset_recipe
+from flashmore.cli.parse import parse
+from flashmore.cli.show import say, stdout, table
+from flashmore.errors import RecipeError
+from flashmore.training.recipe import Preset, Recipe
 
 Found = Mapping[str, Any]
 BLOCKS = 20
@@ -23,7 +22,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class BenchLadder:
+class BenchLadder(Outputs):
     """Add the catalogue's speed-ups one after the other to the plain loop, and time what each one brings.
 
     Exact ones are first held against the plain loop's losses; one that differs gets no number. The rungs then
@@ -40,14 +39,9 @@ class BenchLadder:
     """Blocks of each rung; fewer than 20 say little."""
     seconds: float = SECONDS
     """About how long all may take; a speed-up whose compiling would not fit is left out, and said."""
-    out: Path | None = None
-    """Write the record to this file."""
-    picture: Path | None = None
-    """Draw the ladder into this file (png, svg, pdf)."""
-    json: bool = False
-    """Print the record on stdout and nothing else."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.seconds < float("inf"):
             raise RecipeError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
 
@@ -61,13 +55,12 @@ def main(argv: Sequence[str]) -> int:
             found = f"--{name} {getattr(command.recipe, name)}"
             raise RecipeError(f"a ladder that decides --{name} itself, rung by rung", found, "without it")
 
-    from flashmore.benchmark.ladder_record import bench_ladder
-    from flashmore.benchmark.plots import save_picture
-    from flashmore.benchmark.plots_ladder import ladder_plot
-    from flashmore.measuring.result import write_record
+    from flashmore.benchmark.ladder.bench import climb
+    from flashmore.benchmark.ladder.record import ladder_record
+    from flashmore.benchmark.plots.ladder import ladder_plot
 
     with BlockBar(command.blocks) as bar:
-        record = bench_ladder(
+        ladder = climb(
             command.recipe,
             leave_one_out=command.leave_one_out,
             blocks=command.blocks,
@@ -75,32 +68,15 @@ def main(argv: Sequence[str]) -> int:
             say=bar.say,
             after_block=bar.after_block,
         )
+    record = ladder_record(ladder)
     for note in record["notes"]:
         say(f"note: {note}")
-    if command.json:
-        show_json(record)
-    else:
-        show(record)
-    if command.out is not None:
-        write_record(record, command.out)
-        say(f"the record: {command.out}")
-    if command.picture is not None:
-        save_picture(ladder_plot(record), command.picture)
-        say(f"the picture: {command.picture}")
-    if not record["complete"]:
-        say("interrupted: the whole rounds that were finished are kept")
-        return Interrupted.exit_code
-    return 0
+    return give(record, command, show, ladder_plot)
 
 
 def _defaults(argv: Sequence[str]) -> BenchLadder:
-    """The preset's defaults with what is varied left open; a wrong name is left for the parser to refuse."""
-    model, preset = value_of("--model", argv), value_of("--preset", argv)
-    recipe = recipe_for(
-        model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
-        preset if preset in get_args(Preset) else "makemore",  # type: ignore[arg-type]
-    )
-    return BenchLadder(replace(recipe, attention="auto", dtype="auto", optimizer="auto", schedule="auto"))
+    """The preset's defaults with what is varied left open."""
+    return BenchLadder(replace(preset_recipe(argv), **dict.fromkeys(VARIED, "auto")))
 
 
 def show(record: Found) -> None:

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flashmore.benchmark.wording import (
     SEED_EXPERIMENT_MS,
@@ -15,10 +13,11 @@ from flashmore.benchmark.wording import (
     seed_experiment_sentence,
     share_sentence,
 )
+from flashmore.cli.bench import BlockBar, Outputs, give, preset_recipe
 from flashmore.cli.parse import parse, value_of
-from flashmore.cli.show import say, show_json, stdout, table
-from flashmore.errors import Interrupted, RecipeError
-from flashmore.training.recipe import Attention, Model, Preset, Recipe, recipe_for
+from flashmore.cli.show import say, stdout, table
+from flashmore.errors import RecipeError
+from flashmore.training.recipe import Attention, Preset, Recipe
 
 Found = Mapping[str, Any]
 BLOCKS = 30
@@ -27,7 +26,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class BenchStep:
+class BenchStep(Outputs):
     """Time whole training steps of the same model, data and seed under two or more attention backends.
 
     Each is first held against attention by hand in float64; one that is not as right as its precision allows
@@ -43,23 +42,19 @@ class BenchStep:
     """Lengths T of rows cut from all names in one stream; none means padded names, as in training."""
     blocks: int = BLOCKS
     """Blocks of each variant; fewer than 20 say little."""
-    out: Path | None = None
-    """Write the record to this file."""
-    json: bool = False
-    """Print the record on stdout and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench step`."""
-    command = parse(BenchStep, "bench step", argv, _defaults(argv))
+    command = parse(BenchStep, "bench step", argv, BenchStep(preset_recipe(argv)))
     if command.recipe.attention != "auto":
         option = f"--attention {command.recipe.attention}"
         raise RecipeError("attention backends to compare", option, "--variants manual flash")
     if not command.variants:
         raise RecipeError("--variants to compare", "none", ", ".join(get_args(Attention)))
 
-    from flashmore.benchmark.step_record import bench_steps
-    from flashmore.measuring.result import write_record
+    from flashmore.benchmark.plots.step import step_plot
+    from flashmore.benchmark.step.record import bench_steps
 
     with BlockBar(command.blocks) as bar:
         record = bench_steps(
@@ -74,67 +69,7 @@ def main(argv: Sequence[str]) -> int:
     for found in (record, *record["further_contexts"]):
         for note in found["notes"]:
             say(f"note: {note}")
-    if command.json:
-        show_json(record)
-    else:
-        show(record)
-    if command.out is not None:
-        write_record(record, command.out)
-        say(f"the record: {command.out}")
-    if not record["complete"]:
-        say("interrupted: the whole rounds that were finished are kept")
-        return Interrupted.exit_code
-    return 0
-
-
-def _defaults(argv: Sequence[str]) -> BenchStep:
-    """The preset's defaults; a wrong name is left for the parser to refuse."""
-    model, preset = value_of("--model", argv), value_of("--preset", argv)
-    return BenchStep(
-        recipe_for(
-            model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
-            preset if preset in get_args(Preset) else "makemore",  # type: ignore[arg-type]
-        )
-    )
-
-
-class BlockBar:
-    """A bar on stderr that moves with every round; use it as a context.
-
-    Args:
-        blocks: rounds at each context.
-    """
-
-    def __init__(self, blocks: int) -> None:
-        self.blocks = blocks
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True, highlight=False),
-            transient=True,
-        )
-        self.task = self.progress.add_task("", total=blocks, start=False)
-
-    def say(self, what: str) -> None:
-        """Tell what happens now."""
-        self.progress.reset(self.task, description=what)
-        if not self.progress.console.is_terminal:
-            say(what)
-
-    def after_block(self, done: int) -> None:
-        """Move the bar."""
-        self.progress.update(self.task, completed=done)
-
-    def __enter__(self) -> "BlockBar":
-        if self.progress.console.is_terminal:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress.console.is_terminal:  # elsewhere it was not started, and stopping prints a line
-            self.progress.stop()
+    return give(record, command, show, step_plot)
 
 
 def show(record: Found) -> None:

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _time_attention(recipe: Recipe) -> None:
     """The experiment this project grew from: the same model by hand and fused, step for step."""
-    from flashmore.benchmark.step_record import bench_steps
+    from flashmore.benchmark.step.record import bench_steps
 
     with bench_step.BlockBar(bench_step.BLOCKS) as bar:
         record = bench_steps(recipe, blocks=bench_step.BLOCKS, say=bar.say, after_block=bar.after_block)

@@ -38,9 +38,9 @@ def main(argv: Sequence[str]) -> int:
     _require_ending("--out", page, (".html", ".htm"))
     _require_ending("--markdown", command.markdown, (".md", ".markdown"))
 
-    from flashmore.benchmark.report import report_on
-    from flashmore.benchmark.report_html import html_page
-    from flashmore.benchmark.report_markdown import markdown
+    from flashmore.benchmark.report.compose import report_on
+    from flashmore.benchmark.report.html import html_page
+    from flashmore.benchmark.report.markdown import markdown
     from flashmore.measuring.result import read_record
 
     report = report_on([(path.name, read_record(path)) for path in command.records])

@@ -18,7 +18,7 @@ from flashmore.upgrade.report import FileReport, Report, SiteReport, patch
 from flashmore.upgrade.site import NotParsed
 
 if TYPE_CHECKING:
-    from flashmore.upgrade.trace import Source
+    from flashmore.upgrade.trace.tracer import Source
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _script(line: str) -> tuple[str, ...]:
 
 
 def _source(command: Upgrade) -> "Source | None":
-    from flashmore.upgrade.trace import Source
+    from flashmore.upgrade.trace.tracer import Source
 
     if command.example is not None:
         return Source(example=command.example)
@@ -151,7 +151,7 @@ def _file_report(file: FileReport) -> FileReport:
 
 def _prove(command: Upgrade, report: Report) -> None:
     """On synthetic tensors, then on what the user's program computes."""
-    from flashmore.upgrade.prove import Prover
+    from flashmore.upgrade.prove.prover import Prover
 
     wanted = [site for file in report.files for site in file.rewritten]
     if not wanted:
@@ -165,7 +165,7 @@ def _prove(command: Upgrade, report: Report) -> None:
             one.proofs.append(prover.prove(one.site))
             waiting.advance()
         if source is not None:
-            from flashmore.upgrade.trace import prove_traced
+            from flashmore.upgrade.trace.tracer import prove_traced
 
             with_lines = [one for one in wanted if one.site.fragment is not None]
             hopeful = {file.path: [one for one in file.rewritten if not one.refuted] for file in report.files}
@@ -186,7 +186,7 @@ def _prove(command: Upgrade, report: Report) -> None:
 
 def _measure(command: Upgrade, report: Report) -> None:
     """Whole steps and attention alone, before and after everything that is proved."""
-    from flashmore.upgrade.gain import measure_gain
+    from flashmore.upgrade.gain.measure import measure_gain
 
     source = _source(command)
     proved = [(file, one) for file in report.files for one in file.rewritten if one.proved]

@@ -64,6 +64,21 @@ class Ratio:
         return "no difference"
 
 
+@dataclass(frozen=True)
+class RatioBetween:
+    """How many times faster variant `to` is than variant `of`."""
+
+    of: str
+    to: str
+    ratio: Ratio
+
+    def to_json(self) -> dict[str, str | float]:
+        """As a record tells it."""
+        value, low, high = self.ratio.value, self.ratio.low, self.ratio.high
+        told = {"value": value, "low": low, "high": high, "verdict": self.ratio.verdict}
+        return {"of": self.of, "to": self.to, **told}
+
+
 def spread(blocks: Blocks) -> Spread:
     """Median and quartiles over all samples of all blocks."""
     samples = np.concatenate([np.asarray(block) for block in blocks])

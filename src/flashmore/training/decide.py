@@ -19,8 +19,9 @@ COMPILE_SECONDS = 30.0
 """What compiling takes the first time, roughly: 16 to 34 s on two CPU cores (docs/results.md)."""
 COMPILE_SAVES = 0.4
 """Share of an eager packed step that compiling saves there."""
-FEWEST_COMPILED = 500
-"""Below this many steps `auto` does not even measure whether compiling pays."""
+FEWEST_MEASURED = 500
+"""Below this many steps `auto` does not even measure whether compiling or a CUDA graph pays."""
+RECURRENT = ("rnn", "gru", "lstm")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Decision:
 
 
 def decide(
-    recipe: Recipe, config: ModelConfig, device: torch.device, eager_ms: Callable[[Recipe, Speedups], float]
+    recipe: Recipe, config: ModelConfig, device: torch.device, step_ms: Callable[[Recipe, Speedups], float]
 ) -> Decision:
     """Settle the speed-ups of a run.
 
@@ -44,8 +45,8 @@ def decide(
             it unless they are `auto`.
         config: the model's sizes.
         device: where it trains.
-        eager_ms: times a step of a settled recipe with these speed-ups, in ms; asked only where `auto` must
-            weigh compiling.
+        step_ms: times a step of a settled recipe with these speed-ups, in ms; asked only where `auto` must
+            weigh compiling or a CUDA graph.
 
     Raises:
         RecipeError: an unknown name, or a speed-up asked for by name that cannot work here.
@@ -71,8 +72,11 @@ def decide(
         elif "auto" not in recipe.speedups:
             notes.append(f"left out {name}: {why}")
     chosen |= {name for name, on in explicit.items() if on and why_not(name, recipe, config, device) is None}
+    if "auto" in recipe.speedups and device.type == "cuda" and not {"cuda-graph", "compile"} & chosen:
+        chosen, note = _with_cuda_graph(recipe, config, device, chosen, step_ms)
+        notes.append(note)
     if "auto" in recipe.speedups and "compile" not in chosen:
-        pays, note = _compiling_pays(recipe, config, device, Speedups.of(chosen), eager_ms)
+        pays, note = _compiling_pays(recipe, config, device, Speedups.of(chosen), step_ms)
         notes.append(note)
         if pays:
             chosen = (chosen - {"trim"}) | {"compile"}
@@ -96,8 +100,9 @@ def _members(group: str) -> tuple[str, ...]:
         return ()
     if group == "auto":
         return FREE
-    # What excludes another stands first where it brings more: packing leaves nothing to trim.
-    order = sorted(CATALOGUE, key=lambda name: name == "trim")
+    # What excludes another stands first where it brings more: packing leaves nothing to trim, and a graph
+    # leaves no launches to save.
+    order = sorted(CATALOGUE, key=lambda name: {"pack": 1, "trim": 2}.get(name, 0))
     return tuple(name for name in order if group == "all" or CATALOGUE[name].exactness == EXACT)
 
 
@@ -128,8 +133,10 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
     entry = CATALOGUE[name]
     if device.type not in entry.devices:
         return f"it works on {_list(entry.devices)}, and this run is on {device.type}"
-    if name in ("cuda-graph", "replay"):
-        return "the training step is not captured as a CUDA graph yet"
+    if name in ("cuda-graph", "replay") and config.model in RECURRENT:
+        return f"{config.model} runs PyTorch's own recurrent kernel, whose weights have a place of their own"
+    if name in ("cuda-graph", "replay", "compile") and recipe.precision == "float16":
+        return "float16 needs its loss scaled, which decides in every step whether to update"
     is_transformer = config.model == "transformer"
     if name in ("attention", "vocabulary", "kv-cache", "muon") and not is_transformer:
         return f"it is for the transformer, and this model is {config.model}"
@@ -137,8 +144,6 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
         return f"{config.model} reads rows: only the transformer knows where a packed item ends"
     if name in ("pack", "trim", "resident") and recipe.mode == "text":
         return "the windows of a long text have no padding, and come from its memory map"
-    if name == "compile" and recipe.precision == "float16":
-        return "float16 needs its loss scaled, which decides in every step whether to update"
     if name == "compile":
         return _why_not_compile(config, device)
     if name == "bf16" and not _has_bf16(device):
@@ -147,7 +152,7 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
 
 
 def _why_not_compile(config: ModelConfig, device: torch.device) -> str | None:
-    if config.model in ("rnn", "gru", "lstm"):
+    if config.model in RECURRENT:
         return f"{config.model} runs PyTorch's own recurrent kernel, into which the compiler does not see"
     if config.attention_dropout:
         return "dropout on attention weights is not in the graph"
@@ -165,19 +170,45 @@ def _has_bf16(device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def _with_cuda_graph(
+    recipe: Recipe,
+    config: ModelConfig,
+    device: torch.device,
+    chosen: set[str],
+    step_ms: Callable[[Recipe, Speedups], float],
+) -> tuple[set[str], str]:
+    """What is chosen as a CUDA graph, if that measures faster; and the note that says so."""
+    why = why_not("cuda-graph", recipe, config, device)
+    if why is not None:
+        return chosen, f"left out cuda-graph: {why}"
+    if recipe.steps < FEWEST_MEASURED:
+        return chosen, f"left out cuda-graph: {recipe.steps:,} steps are over before it has paid"
+    without = Speedups.of(chosen)
+    captured = (chosen - {"pack", "trim"}) | {"cuda-graph", "replay"}
+    with_it = Speedups.of(captured)
+    try:
+        figures = [step_ms(_settled(recipe, speedups), speedups) for speedups in (without, with_it)]
+    except RuntimeError as error:  # torch: something in the step cannot be captured, or memory ran out
+        return chosen, f"left out cuda-graph: torch says: {str(error).partition(chr(10))[0]}"
+    told = f"{figures[1]:.2f} ms a step against {figures[0]:.2f} without"
+    if figures[1] < figures[0]:
+        return captured, f"cuda-graph pays: {told}"
+    return chosen, f"left out cuda-graph: {told}"
+
+
 def _compiling_pays(
     recipe: Recipe,
     config: ModelConfig,
     device: torch.device,
     without: Speedups,
-    eager_ms: Callable[[Recipe, Speedups], float],
+    time_step: Callable[[Recipe, Speedups], float],
 ) -> tuple[bool, str]:
     why = why_not("compile", recipe, config, device)
     if why is not None:
         return False, f"left out compile: {why}"
-    if recipe.steps < FEWEST_COMPILED:
+    if recipe.steps < FEWEST_MEASURED:
         return False, f"left out compile: {recipe.steps:,} steps are over before it has paid"
-    step_ms = eager_ms(_settled(recipe, without), without)
+    step_ms = time_step(_settled(recipe, without), without)
     break_even = 1000 * COMPILE_SECONDS / (COMPILE_SAVES * step_ms)
     figures = f"about {COMPILE_SECONDS:.0f} s once against {COMPILE_SAVES:.0%} of {step_ms:.1f} ms a step"
     if recipe.steps < break_even:

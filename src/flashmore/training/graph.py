@@ -1,12 +1,13 @@
-"""A whole training step as one compiled graph: forward, backward, clipping and the optimizer.
+"""A whole training step as one function of one flat buffer: forward, backward, clipping and the optimizer.
 
 https://docs.pytorch.org/docs/stable/generated/torch.compile.html
 https://docs.pytorch.org/docs/stable/generated/torch.func.grad_and_value.html
 
 Between the kernels of an eager step stand Python, autograd's bookkeeping and an optimizer over many tensors.
-Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel, and
-Dynamo sees no boundary between the model, its gradient and the optimizer. The number of tokens stays open, so
-that packed batches need no padding and no second compilation.
+Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel.
+Compiled, Dynamo sees no boundary between the model, its gradient and the optimizer; the number of tokens stays
+open, so that packed batches need no padding and no second compilation. Nothing in it waits for the device or
+decides by a value, so that it can be recorded as a CUDA graph (`capture.py`).
 """
 
 import warnings
@@ -27,8 +28,10 @@ from flashmore.training.recipe import Recipe
 from flashmore.training.step import precision_of
 
 
-class CompiledStep:
-    """One optimiser step on one batch, in one graph.
+class FlatStep:
+    """One optimiser step on one batch, in one function.
+
+    `update(batch, rates)` is that function; `rates` is (2,) on the device: the learning rate, and Muon's.
 
     The model's parameters become views of one buffer: what reads them sees every update.
 
@@ -37,10 +40,12 @@ class CompiledStep:
         recipe: gives the optimizer's numbers, the clipping and the precision; float16 would need its loss
             scaled, and has no place here.
         device: where the model is.
-        mode: torch.compile's mode.
+        mode: torch.compile's mode; None leaves each operation to itself.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device, mode: str = "default") -> None:
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, device: torch.device, mode: str | None = "default"
+    ) -> None:
         self.model = model
         self.recipe = recipe
         self.precision = precision_of(recipe, device)
@@ -58,12 +63,16 @@ class CompiledStep:
         self._mean = torch.zeros_like(self.flat)
         self._square = torch.zeros_like(self.flat[: self._adamw])
         self._updates = torch.zeros((), device=device)
+        self._fused = mode is None  # one kernel for AdamW; the compiler makes its own
+        self._sizes: tuple[int, ...] | None = None
+        self.update: Callable[[Batch, Tensor], Tensor] = self._update
+        if mode is None:
+            return
         # Nothing that Dynamo would guard can change: the model, the recipe and the batch's sizes are fixed.
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= torch._inductor.list_mode_options(mode)
         # dynamic=False: sizes that differ from an earlier model's are still constants of this one's graph.
-        self._graph = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
-        self._sizes: tuple[int, ...] | None = None
+        self.update = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
         """Update the weights once.
@@ -82,11 +91,9 @@ class CompiledStep:
             batch.leave_length_open()
             with warnings.catch_warnings():  # PyTorch's compiler uses what PyTorch itself calls outdated
                 warnings.simplefilter("ignore", DeprecationWarning)
-                first: Tensor = self._graph(batch, rates)
-                return first
+                return self.update(batch, rates)
         assert self._sizes == batch.fixed_sizes, "the graph was compiled for another batch"
-        loss: Tensor = self._graph(batch, rates)
-        return loss
+        return self.update(batch, rates)
 
     def _update(self, batch: Batch, rates: Tensor) -> Tensor:
         def loss_of(flat: Tensor) -> Tensor:
@@ -103,7 +110,7 @@ class CompiledStep:
         self.flat.mul_(1 - rate * self._decay)
         adamw(
             [self.flat[:end]], [gradient[:end]], [self._mean[:end]], [self._square], [], [self._updates],
-            foreach=False, capturable=True, amsgrad=False, maximize=False, lr=rates[0],
+            foreach=False, fused=self._fused, capturable=True, amsgrad=False, maximize=False, lr=rates[0],
             beta1=recipe.beta1, beta2=recipe.beta2, weight_decay=0.0, eps=EPS,
         )  # fmt: skip
         if self._groups:
@@ -118,6 +125,11 @@ class CompiledStep:
         parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
         shapes = self._shapes.items()
         return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+
+    @property
+    def buffers(self) -> tuple[Tensor, ...]:
+        """Everything that an update changes: the weights and the optimizer's state."""
+        return self.flat, self._mean, self._square, self._updates
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the next update apart from the weights."""

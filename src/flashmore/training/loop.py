@@ -163,15 +163,15 @@ def _one_stretch(session: Session, interrupted: Callable[[], bool]) -> tuple[flo
     """Steps up to the next line of the log, with no word to the device in between: (last loss, ms a step)."""
     recipe, trainer = session.recipe, session.trainer
     first, began = trainer.done, time.perf_counter()
+    pauses = (recipe.log_every, recipe.eval_every, recipe.steps)
     while True:
         try:
-            loss = trainer.advance()
+            loss = trainer.advance(min(pause - first % pause for pause in pauses) - (trainer.done - first))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise out_of_room(trainer, error) from None
-        at = trainer.done
-        if at % recipe.log_every == 0 or at % recipe.eval_every == 0 or at == recipe.steps or interrupted():
+        if any(trainer.done % pause == 0 for pause in pauses) or interrupted():
             break
     value = loss.item()  # waits for the device, so the clock is read after it
     seconds = time.perf_counter() - began

@@ -13,7 +13,7 @@ from flashmore.speedups import Speedups
 from flashmore.training.decide import decide
 from flashmore.training.recipe import Recipe
 from flashmore.training.setting import settle_attention
-from flashmore.training.trainer import Trainer
+from flashmore.training.trainer import REPLAYED, Trainer
 
 VOCABULARY_MULTIPLE = 64
 """Columns in which matrix kernels like their work."""
@@ -71,10 +71,10 @@ def settle_speed(
 
 
 def _step_ms(trainer: Trainer) -> float:
-    """The time of a step, the median of a few."""
+    """The time of a step, the median of a few; of a replay of several, its share."""
     times_ms = []
     for _ in range(WARM_UP + TIMED):
-        began = time.perf_counter()
-        trainer.advance().item()
-        times_ms.append(1000 * (time.perf_counter() - began))
+        began, done = time.perf_counter(), trainer.done
+        trainer.advance(REPLAYED).item()
+        times_ms.append(1000 * (time.perf_counter() - began) / (trainer.done - done))
     return sorted(times_ms[WARM_UP:])[TIMED // 2]

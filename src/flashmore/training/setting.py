@@ -37,10 +37,16 @@ def settle(recipe: Recipe) -> Setting:
     words = read_words(recipe.file, recipe.encoding)
     split = split_words(words, recipe.split, recipe.split_seed)
     vocabulary = Vocabulary.from_items(words.items)
-    config = ModelConfig(
+    config = model_config(recipe, vocabulary.size, context=max(map(len, words.items)) + 1)
+    return Setting(device, split, vocabulary, config)
+
+
+def model_config(recipe: Recipe, vocabulary_size: int, context: int) -> ModelConfig:
+    """The sizes of the recipe's model on data with this vocabulary and context; its `attention` is open."""
+    return ModelConfig(
         model=recipe.model,
-        vocabulary_size=vocabulary.size,
-        context=max(map(len, words.items)) + 1,
+        vocabulary_size=vocabulary_size,
+        context=context,
         layers=recipe.layers,
         heads=recipe.heads,
         channels=recipe.channels,
@@ -51,7 +57,6 @@ def settle(recipe: Recipe) -> Setting:
         tied=recipe.tied,
         start=recipe.start,
     )
-    return Setting(device, split, vocabulary, config)
 
 
 def settle_attention(name: str, recipe: Recipe, config: ModelConfig, device: torch.device) -> Choice | None:

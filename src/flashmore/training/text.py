@@ -14,7 +14,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.runs import Run
 from flashmore.runs.storage import disk_errors
 from flashmore.training.recipe import Recipe
-from flashmore.training.setting import device_named
+from flashmore.training.setting import device_named, model_config
 
 CONTEXT = 256
 """Of a recipe that names none."""
@@ -51,21 +51,7 @@ def settle_text(recipe: Recipe) -> TextSetting:
     text, vocabulary, size = read_long_text(
         recipe.file, recipe.encoding, recipe.split, context, recipe.vocabulary
     )
-    config = ModelConfig(
-        model=recipe.model,
-        vocabulary_size=size,
-        context=context,
-        layers=recipe.layers,
-        heads=recipe.heads,
-        channels=recipe.channels,
-        dropout=recipe.dropout,
-        attention_dropout=recipe.attention_dropout,
-        activation=recipe.activation,
-        bias=recipe.bias,
-        tied=recipe.tied,
-        start=recipe.start,
-    )
-    return TextSetting(device, text, vocabulary, config)
+    return TextSetting(device, text, vocabulary, model_config(recipe, size, context))
 
 
 def open_text(run: Run, device: torch.device) -> Windows:

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flashmore.data.batches import BatchOrder, Sequences
 from flashmore.data.windows import Windows
@@ -11,7 +11,8 @@ from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.speedups import Speedups
 from flashmore.training.batch import Batch, packed, padded, trimmed
-from flashmore.training.graph import CompiledStep
+from flashmore.training.capture import CapturedStep
+from flashmore.training.graph import FlatStep
 from flashmore.training.loader import Items, item_by_item
 from flashmore.training.optimizers import learning_rate_share
 from flashmore.training.recipe import Recipe
@@ -19,10 +20,12 @@ from flashmore.training.step import Precision, Step
 
 USUAL = Speedups(resident=True, fused_adamw=True, no_sync=True, attention=True)
 """What a comparison of attention alone stands on: rows as the model gets them, nothing slow around them."""
+REPLAYED = 8
+"""Updates in one replay of a CUDA graph."""
 
 
 class AnyStep(Protocol):
-    """What makes an update: `Step` or `CompiledStep`."""
+    """What makes an update: `Step`, `FlatStep` or `CapturedStep`."""
 
     precision: Precision
 
@@ -70,12 +73,7 @@ class Trainer:
         self.speedups = speedups
         self.model = build(config, recipe.seed).to(device)
         self.model.train()
-        self.step: AnyStep
-        if speedups.compile:
-            mode = "max-autotune-no-cudagraphs" if speedups.max_autotune else "default"
-            self.step = CompiledStep(self.model, recipe, device, mode)
-        else:
-            self.step = Step(self.model, recipe, device, fused=speedups.fused_adamw)
+        self.step = _step_of(self.model, recipe, device, speedups)
         self.data = data
         self._order = (
             BatchOrder(len(data.ids), recipe.batch, recipe.seed) if isinstance(data, Sequences) else None
@@ -96,18 +94,29 @@ class Trainer:
         form = packed if self.speedups.pack else trimmed if self.speedups.trim else padded
         return form(self.data, indices)
 
-    def advance(self) -> Tensor:
-        """Make one update.
+    def advance(self, most: int = 1) -> Tensor:
+        """Make one update; or as many as one replay of a CUDA graph holds, if that is not above `most`.
 
         Returns:
-            The loss of this step's batch before the update, a scalar on the device: reading it waits.
+            The loss of the last step's batch before its update, a scalar on the device: reading it waits.
         """
-        share = learning_rate_share(self.done, self.recipe)
-        loss = self.step(self.batch(self.done), share * self.recipe.lr, share * self.recipe.muon_lr)
+        if isinstance(self.step, CapturedStep) and self.step.most <= most:
+            steps = range(self.done, self.done + self.step.most)
+            loss = self.step.replay(
+                [self.batch(step) for step in steps], [self._rates(step) for step in steps]
+            )
+            self.done += len(steps)
+        else:
+            loss = self.step(self.batch(self.done), *self._rates(self.done))
+            self.done += 1
         if not self.speedups.no_sync:
             loss.item()
-        self.done += 1
         return loss
+
+    def _rates(self, step: int) -> tuple[float, float]:
+        """The learning rates of AdamW and of Muon in the update that follows so many."""
+        share = learning_rate_share(step, self.recipe)
+        return share * self.recipe.lr, share * self.recipe.muon_lr
 
     def optimizer_state(self) -> dict[str, Any]:
         """All that decides the next steps apart from the weights: optimizer, loss scale, random numbers."""
@@ -123,3 +132,14 @@ class Trainer:
         if self.device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.done = done
+
+
+def _step_of(model: nn.Module, recipe: Recipe, device: torch.device, speedups: Speedups) -> AnyStep:
+    """What makes the updates of this model, by the speed-ups that are on."""
+    if not speedups.compile and not speedups.cuda_graph:
+        return Step(model, recipe, device, fused=speedups.fused_adamw)
+    mode = "max-autotune-no-cudagraphs" if speedups.max_autotune else "default"
+    step = FlatStep(model, recipe, device, mode if speedups.compile else None)
+    if not speedups.cuda_graph:
+        return step
+    return CapturedStep(step, REPLAYED if speedups.replay else 1)

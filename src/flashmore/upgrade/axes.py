@@ -1,9 +1,9 @@
 """Axes with names: which letter each axis of scores, weights, values and output has."""
 
-from flashmore.upgrade.graph import Value, number
 from flashmore.upgrade.patterns.products import MORE, Product, moved, position
 from flashmore.upgrade.patterns.terms import Term
-from flashmore.upgrade.shapes import Shapes
+from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.shapes import Shapes
 
 Letters = tuple[str, ...]
 OWN = "values'"

@@ -5,22 +5,22 @@ import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.emit import Emitter
-from flashmore.upgrade.escape import Escape
-from flashmore.upgrade.flow import Flow
-from flashmore.upgrade.fragment import fragment
-from flashmore.upgrade.graph import TooDeep, Value
-from flashmore.upgrade.module import Class, Function, Module
-from flashmore.upgrade.nodes import Blocks
+from flashmore.upgrade.emit.emission import Emitter
+from flashmore.upgrade.emit.words import Words
+from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax
 from flashmore.upgrade.plan import Attention, attention, candidates
 from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.shapes import Shapes
 from flashmore.upgrade.site import Site, Verdict
+from flashmore.upgrade.source.escape import Escape
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.graph import TooDeep, Value
+from flashmore.upgrade.source.module import Class, Function, Module
+from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
-from flashmore.upgrade.words import Words
 
 _FUSED = {
     "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention",

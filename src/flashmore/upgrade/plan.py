@@ -13,14 +13,14 @@ from flashmore.upgrade.axes import (
     softmax_letter,
     value_letters,
 )
-from flashmore.upgrade.escape import escapes
-from flashmore.upgrade.flow import Flow
-from flashmore.upgrade.graph import Condition, Value
 from flashmore.upgrade.patterns.products import MORE, Product, product_of
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.weights import Weights
-from flashmore.upgrade.shapes import Shapes
+from flashmore.upgrade.source.escape import escapes
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.shapes import Shapes
 
 
 @dataclass

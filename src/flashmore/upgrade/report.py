@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashmore.upgrade.prove_result import Proof
+from flashmore.upgrade.prove.result import Proof
 from flashmore.upgrade.rewrite import apply
 from flashmore.upgrade.site import NotParsed, Searched, Site
 from flashmore.upgrade.write import SourceFile
 
 if TYPE_CHECKING:
-    from flashmore.upgrade.gain import Gain, SiteGain
+    from flashmore.upgrade.gain.measure import Gain, SiteGain
 
 CONTEXT_LINES = 3
 QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}

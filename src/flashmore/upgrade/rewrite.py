@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.graph import Condition
-from flashmore.upgrade.nodes import Blocks, Stability
+from flashmore.upgrade.emit.words import Words
+from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit, Site
+from flashmore.upgrade.source.graph import Condition
+from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.text import Text, comments
-from flashmore.upgrade.words import Words
-from flashmore.upgrade.writer import Emission
 
 _ANY_END = re.compile(r"\r\n|\r|\n")
 

@@ -2,11 +2,11 @@
 
 import ast
 
-from flashmore.upgrade.attributes import Attribute, kind_of
-from flashmore.upgrade.graph import Value, key, number
-from flashmore.upgrade.module import Module
-from flashmore.upgrade.shapes import Shapes
-from flashmore.upgrade.sizes import integers
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.graph import Value, key, number
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.shapes import Shapes
+from flashmore.upgrade.source.sizes import integers
 
 INFINITE, FINITE, OTHER = "infinite", "finite", "other"
 _THROUGH = (

@@ -6,9 +6,9 @@ unknown.
 
 from dataclasses import dataclass
 
-from flashmore.upgrade.graph import Value, number
-from flashmore.upgrade.shapes import Shapes
-from flashmore.upgrade.sizes import integers, pattern_axes
+from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.shapes import Shapes
+from flashmore.upgrade.source.sizes import integers, pattern_axes
 
 _MATMUL = {"matmul": None, "bmm": 3, "mm": 2}
 MORE = "..."

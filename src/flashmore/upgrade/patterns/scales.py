@@ -2,9 +2,9 @@
 
 import ast
 
-from flashmore.upgrade.attributes import Attribute, kind_of
-from flashmore.upgrade.graph import Value, number
-from flashmore.upgrade.module import Module
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.module import Module
 
 _ARITHMETIC = {
     "add", "sub", "mul", "div", "pow", "floordiv", "neg", "pos", "sqrt", "rsqrt", "py:float", "py:int", "int",

@@ -1,12 +1,12 @@
 """From a softmax back to the product of queries and keys: only affine steps and casts."""
 
-from flashmore.upgrade.graph import Value, number
-from flashmore.upgrade.module import Module
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, OTHER, fill_kind
 from flashmore.upgrade.patterns.products import product_of
 from flashmore.upgrade.patterns.scales import TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
-from flashmore.upgrade.shapes import Shapes
+from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.shapes import Shapes
 
 CASTS = {"float", "half", "bfloat16", "double", "to", "type", "type_as", "cuda", "cpu", "contiguous", "clone"}
 MOVES = {"transpose", "permute", "swapaxes", "swapdims", "attr:mT", "attr:T", "t"}

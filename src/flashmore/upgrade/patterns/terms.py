@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flashmore.upgrade.graph import Condition, Value
 from flashmore.upgrade.patterns.products import Product
+from flashmore.upgrade.source.graph import Condition, Value
 
 
 @dataclass(frozen=True, eq=False)

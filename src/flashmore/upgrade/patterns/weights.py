@@ -1,10 +1,10 @@
 """From a product with the values back to the softmax: only dropout, casts and transpositions."""
 
-from flashmore.upgrade.attributes import Attribute, Kind, kind_of
-from flashmore.upgrade.graph import Value
-from flashmore.upgrade.module import Module
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
+from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of
+from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.module import Module
 
 _FATAL = {
     "masked_fill": "weights are hidden after the softmax, which does not renormalise them",

@@ -1,0 +1,22 @@
+"""The rules of `flashmore upgrade` as chapters, from the case files that the tests hold them to."""
+
+import re
+from pathlib import Path
+
+CASES = Path(__file__).resolve().parents[1] / "tests" / "upgrade" / "cases"
+ORDER = ("plain", "causal", "boolean-mask", "additive-mask", "bias", "guard")
+
+
+def chapters() -> str:
+    """One chapter a case file, its sections one level deeper."""
+    files = {path.stem: path.read_text(encoding="utf-8") for path in sorted(CASES.glob("*.md"))}
+    names = [*(name for name in ORDER if name in files), *(name for name in files if name not in ORDER)]
+    return "\n".join(_deeper(files[name]) for name in names)
+
+
+def _deeper(text: str) -> str:
+    """Headings one level down; code keeps its comments."""
+    parts = re.split(r"(^```python\n.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
+    return "".join(
+        part if part.startswith("```") else re.sub(r"^#", "##", part, flags=re.MULTILINE) for part in parts
+    )

@@ -1,0 +1,1 @@
+"""What the kernels cost alone, over T."""

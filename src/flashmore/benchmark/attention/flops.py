@@ -1,0 +1,73 @@
+"""What attention costs by arithmetic, before anything runs: floating-point operations and bytes.
+
+Let N = B·H·T² be the number of scores and E = B·H·T·D the number of elements of q.
+"""
+
+from typing import Literal
+
+from flashmore.benchmark.attention.plan import ITEM_BYTES, Kernel, Shape
+
+Pass = Literal["forward", "backward", "both"]
+PASSES: tuple[Pass, ...] = ("forward", "backward", "both")
+REFERENCE_BYTES = 8
+
+
+def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, which: Pass) -> float:
+    """Floating-point operations of attention, as published benchmarks count them.
+
+    Forward 4·B·H·L·S·D, two products of 2·L·S·D each; half of it when causal; backward, which makes five
+    such products, 2.5 times as many. The count is the same for every backend: one that computes the hidden
+    half, or the scores twice, is not credited for it (Dao 2023, FlashAttention-2, section 4).
+
+    Args:
+        B, H, L, S, D: batch, heads, queries, keys, channels a head.
+        causal: half of the scores are hidden.
+        which: forward, backward, or both together.
+    """
+    forward = 4.0 * B * H * L * S * D * (0.5 if causal else 1.0)
+    return forward * {"forward": 1.0, "backward": 2.5, "both": 3.5}[which]
+
+
+def peak_estimate(backend: Kernel, shape: Shape, *, device: str, threads: int) -> int:
+    """Estimate the peak bytes of forward and backward together, beyond q, k and v.
+
+    - `manual` holds three (T, T) matrices a head at once (in the backward pass: the weights, their gradient,
+      and that of the scores), and the hidden places as one matrix of bytes.
+    - `math` holds three as well. Its forward pass holds two, a byte for each score, and the hidden places
+      as numbers. It computes in float32 at least, so that 16-bit inputs are lifted to copies.
+    - The fused kernels hold no matrix: output, gradients, a number a row, and tiles. On the CPU each thread
+      has a tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the tiles
+      are on the chip, and the gradients may be summed up in float32: an upper estimate.
+
+    Args:
+        device: `cpu`, `cuda` or `mps`.
+        threads: CPU threads.
+    """
+    item = ITEM_BYTES[shape.dtype]
+    scores, elements = shape.pairs * shape.T**2, shape.pairs * shape.T * shape.D
+    if backend == "manual":
+        return (3 * scores + 3 * elements) * item + shape.T**2 * shape.causal
+    if backend == "math":
+        lifted = 3 * elements * 4 if item < 4 else 0
+        forward = scores * (2 * 4 + 1) + shape.T**2 * 4 * shape.causal + 2 * elements * 4
+        return max(forward, 3 * scores * 4 + 4 * elements * 4) + lifted
+    rows = 8 * shape.pairs * shape.T
+    if device == "cpu":
+        return 5 * elements * item + rows + threads * 2 * _tile_bytes(shape.T)
+    return elements * (4 * item + 3 * 4) + rows
+
+
+def inputs_bytes(shape: Shape) -> int:
+    """Bytes of q, k, v and the gradient that comes in from behind."""
+    return 4 * shape.pairs * shape.T * shape.D * ITEM_BYTES[shape.dtype]
+
+
+def check_bytes(shape: Shape, checked_pairs: int) -> int:
+    """Bytes that holding an answer against `manual` in float64 takes, for so many (T, T) matrices."""
+    return (3 * checked_pairs * shape.T**2 + 8 * shape.pairs * shape.T * shape.D) * REFERENCE_BYTES
+
+
+def _tile_bytes(T: int) -> int:
+    """One thread's tile of the CPU kernel: fewer queries at a time where there are few."""
+    queries = 256 if T >= 768 else 64 if T >= 192 else 32
+    return 4 * min(queries, T) * min(512, T)

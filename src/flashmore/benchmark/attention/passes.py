@@ -1,0 +1,169 @@
+"""Forward and backward of one backend, each timed apart, on tensors that all backends share.
+
+What `sdpa_kernel` itself costs (about 10 µs a call) is left out: it is entered before the clock starts. The
+forward pass keeps what the backward pass needs, as in training; `both` is the sum of the two.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.attention import sdpa_kernel
+
+from flashmore.backends.contract import TABLE, attention
+from flashmore.backends.sdpa import KERNELS, chosen_by_pytorch
+from flashmore.benchmark.attention.flops import Pass
+from flashmore.benchmark.attention.plan import Kernel, Shape
+from flashmore.measuring.measure import Clock
+from flashmore.measuring.memory import peak_bytes
+
+Result = TypeVar("Result")
+FLUSHED_BYTES = 256 * 2**20
+"""Written before each sample on CUDA, as triton.testing.do_bench does: nothing waits in the L2 cache then."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """q, k and v, (B, H, T, D) each and contiguous, and the gradient of a loss by the output."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    cotangent: Tensor
+
+    @classmethod
+    def random(cls, shape: Shape, device: torch.device) -> "Inputs":
+        """Standard normal numbers; the same for the same shape."""
+        generator = torch.Generator().manual_seed(0)
+        size = (shape.B, shape.H, shape.T, shape.D)
+        dtype = getattr(torch, shape.dtype)
+        q, k, v, cotangent = (torch.randn(size, generator=generator).to(device, dtype) for _ in range(4))
+        return cls(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), cotangent)
+
+
+class Stopwatch(Protocol):
+    """Times one piece of work."""
+
+    def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
+        """Run `work` to its end; milliseconds, and what it returned."""
+        ...
+
+
+class WallStopwatch:
+    """The wall's clock, read when the device has nothing left to do."""
+
+    def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
+        self.clock = clock
+        self.wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(
+            device.type, lambda: None
+        )
+
+    def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
+        """Run `work` to its end; milliseconds, and what it returned."""
+        self.wait()
+        began = self.clock()
+        result = work()
+        self.wait()
+        return 1000 * (self.clock() - began), result
+
+
+class EventStopwatch:
+    """CUDA events around the work alone, its inputs flushed from the L2 cache before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.flushed = torch.empty(FLUSHED_BYTES // 4, dtype=torch.int32, device=device)
+
+    def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
+        """Run `work` to its end; milliseconds on the GPU, and what it returned."""
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        # The GPU is busy with this while the CPU prepares the work, so that launching it is hidden.
+        self.flushed.zero_()
+        start.record()
+        result = work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end), result
+
+
+class Passes:
+    """One backend on one shape; every call runs both passes once and keeps their times."""
+
+    def __init__(self, backend: Kernel, causal: bool, inputs: Inputs, stopwatch: Stopwatch) -> None:
+        self.backend = backend
+        self.causal = causal
+        self.inputs = inputs
+        self.stopwatch = stopwatch
+        self.blocks: list[list[tuple[float, float]]] = []
+        self._open: list[tuple[float, float]] = []
+
+    def __call__(self) -> None:
+        """One sample of both passes."""
+        with self._this_kernel_only():
+            forward_ms, out = self.stopwatch.time(self._forward)
+            backward_ms, _ = self.stopwatch.time(lambda: self._backward(out))
+        self._open.append((forward_ms, backward_ms))
+
+    def close_block(self) -> None:
+        """Make one block of all samples since the last one."""
+        self.blocks.append(self._open)
+        self._open = []
+
+    def forget(self) -> None:
+        """Drop all samples: what was before was warm-up."""
+        self.blocks, self._open = [], []
+
+    def samples_ms(self, which: Pass) -> list[list[float]]:
+        """The samples of a pass in their blocks, to the nanosecond."""
+
+        def pick(sample: tuple[float, float]) -> float:
+            return sum(sample) if which == "both" else sample[which == "backward"]
+
+        return [[round(pick(sample), 6) for sample in block] for block in self.blocks]
+
+    def cold_ms(self, stopwatch: Stopwatch) -> dict[Pass, float]:
+        """Time the first call of all: plans are made, memory is fetched, kernels are loaded.
+
+        Args:
+            stopwatch: of the wall, because most of it happens on the CPU.
+
+        Raises:
+            BackendUnavailable: the backend cannot run on these inputs; with every reason.
+        """
+        q, k, v = self.inputs.q, self.inputs.k, self.inputs.v
+        forward_ms, out = stopwatch.time(lambda: attention(q, k, v, backend=self.backend, causal=self.causal))
+        backward_ms, _ = stopwatch.time(lambda: self._backward(out))
+        return {"forward": forward_ms, "backward": backward_ms, "both": forward_ms + backward_ms}
+
+    def peak_bytes(self) -> dict[Pass, int | None]:
+        """Peak memory of each pass beyond what was there before it; untimed. None where torch cannot tell."""
+        device = self.inputs.q.device
+        kept: list[Tensor] = []
+        with self._this_kernel_only():
+            forward = peak_bytes(lambda: kept.append(self._forward()), device)
+            backward = peak_bytes(lambda: self._backward(kept.pop()), device)
+            both = peak_bytes(lambda: self._backward(self._forward()), device)
+        return {"forward": forward, "backward": backward, "both": both}
+
+    def _this_kernel_only(self) -> AbstractContextManager[None]:
+        return sdpa_kernel([KERNELS[self.backend]]) if self.backend in KERNELS else nullcontext()
+
+    def _forward(self) -> Tensor:
+        compute = chosen_by_pytorch if self.backend in KERNELS else TABLE[self.backend]
+        return compute(
+            self.inputs.q,
+            self.inputs.k,
+            self.inputs.v,
+            mask=None,
+            causal=self.causal,
+            scale=None,
+            dropout_p=0.0,
+        )
+
+    def _backward(self, out: Tensor) -> tuple[Tensor, ...]:
+        leaves = (self.inputs.q, self.inputs.k, self.inputs.v)
+        return torch.autograd.grad(out, leaves, self.inputs.cotangent)

@@ -1,0 +1,101 @@
+"""Before any timing: does a rung train as the plain loop does? An exact one that does not gets no number.
+
+The losses of the first steps, as one vector, are held against the plain loop's in float64, by the error
+budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that
+changes the numerics or the algorithm must give another loss; by how much is told beside its time. Dropout is
+off here: compiled or not, the random numbers are others, which says nothing about who is right.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from flashmore.benchmark.ladder.rung import Rung
+from flashmore.errors import RecipeError
+from flashmore.measuring.accuracy import judge
+from flashmore.speedups import EXACT
+from flashmore.training.recipe import Recipe
+from flashmore.training.trainer import Trainer
+
+STEPS = 20
+AT_THE_END = 5
+"""Last losses whose mean is compared where a set is not exact."""
+Build = Callable[[Recipe, tuple[str, ...]], Trainer]
+
+
+class LadderGate:
+    """Judges rungs of one recipe.
+
+    Args:
+        recipe: with no speed-up.
+        build: makes a trainer of a recipe and names of speed-ups.
+    """
+
+    def __init__(self, recipe: Recipe, build: Build) -> None:
+        self.recipe = replace(recipe, dropout=0.0, attention_dropout=0.0)
+        self.build = build
+        self.has_dropout = self.recipe != recipe
+        self.notes = ["answers were checked without dropout"] if self.has_dropout else []
+
+    def prepare(self) -> None:
+        """Train what rungs are held against.
+
+        Raises:
+            RecipeError: the plain loop diverges in float64, so that there is nothing to be held against.
+        """
+        assert self._oracle.shape == self._plain.shape
+
+    def judge(self, rung: Rung, trainer: Trainer, first_loss: float) -> None:
+        """Fill in what a rung used of its budget, or by how much its loss differs, or why it has no number.
+
+        Args:
+            rung: what is judged.
+            trainer: its own, after the first step; it goes on from there where the recipe has no dropout.
+            first_loss: of that step.
+        """
+        if self.has_dropout:
+            losses = losses_of(self.build(self.recipe, rung.speedups))
+        else:
+            losses = losses_of(trainer, [first_loss])
+        if rung.exactness != EXACT:
+            rung.loss_difference = (losses[-AT_THE_END:].mean() - self._oracle[-AT_THE_END:].mean()).item()
+            if not losses.isfinite().all():
+                rung.loss_difference = None
+                rung.why_not = f"its loss is not finite within {STEPS} steps"
+            return
+        found = judge("losses", losses.float(), self._plain, self._oracle)
+        if found.good:
+            rung.budget_used = found.error / found.budget
+        else:
+            error = f"the error of its first {STEPS} losses is {found.error:.2g}"
+            rung.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
+
+    @cached_property
+    def _plain(self) -> Tensor:
+        return losses_of(self.build(self.recipe, ())).float()
+
+    @cached_property
+    def _oracle(self) -> Tensor:
+        trainer = self.build(self.recipe, ())
+        trainer.model.double()
+        losses = losses_of(trainer)
+        if not losses.isfinite().all():
+            found = f"a loss that is not finite within {STEPS} steps, in float64"
+            raise RecipeError("a training to hold rungs against", found, "a lower --lr, or a --warmup")
+        return losses
+
+
+def losses_of(trainer: Trainer, losses: list[float] | None = None) -> Tensor:
+    """The losses of the first `STEPS` steps: (STEPS,) float64 on the CPU.
+
+    Args:
+        trainer: which has made as many steps as there are losses.
+        losses: of the first steps.
+    """
+    found = list(losses or ())
+    while len(found) < STEPS:
+        found.append(trainer.advance().item())
+    return torch.tensor(found, dtype=torch.float64)

@@ -1,0 +1,167 @@
+"""Attention's time and peak memory against T, log–log."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flashmore.benchmark.plots.figure import INK, LOOK, OTHER_LOOK, Record, Row, dress, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+COLUMNS = 3
+SLOPES_REACH = 16
+"""The slopes are drawn over so much of T, where they are near to what was measured."""
+MARGIN = 1.5
+CLEARANCE = 1.7
+"""Factor by which the reference slopes keep off the measured lines, where T is largest."""
+SETTING = ("B", "H", "D", "dtype", "causal")
+
+
+def time_plot(record: Record) -> "Figure":
+    """Draw the time of forward and backward together against T, log–log, in a panel for each setting.
+
+    Args:
+        record: of kind `attention`. A setting is a combination of B, H, D, dtype and causal or not; rows
+            without a number are left out; bands are quartiles.
+    """
+    return new_figure(*_grid_of(_settings(record)), lambda into: _draw_times(into, record))
+
+
+def memory_plot(record: Record) -> "Figure":
+    """Draw the peak memory of forward and backward together against T, log–log, in the same panels.
+
+    Args:
+        record: of kind `attention`.
+    """
+    return new_figure(*_grid_of(_settings(record)), lambda into: _draw_memory(into, record))
+
+
+def attention_picture(record: Record) -> "Figure":
+    """Draw `time_plot` and `memory_plot` one above the other, or side by side where each is one panel.
+
+    Args:
+        record: of kind `attention`.
+    """
+    rows, columns = _grid_of(_settings(record))
+    beside = rows == columns == 1
+
+    def draw(figure: "FigureBase") -> None:
+        times, memory = figure.subfigures(*((1, 2) if beside else (2, 1)), squeeze=False).flat
+        _draw_times(times, record)
+        _draw_memory(memory, record)
+
+    return new_figure(1 if beside else 2 * rows, 2 if beside else columns, draw)
+
+
+def _settings(record: Record) -> list[tuple[Any, ...]]:
+    """Each combination of B, H, D, dtype and causal once, in the record's order."""
+    return list(dict.fromkeys(tuple(row[name] for name in SETTING) for row in record["rows"]))
+
+
+def _grid_of(settings: Sequence[object]) -> tuple[int, int]:
+    columns = max(1, min(len(settings), COLUMNS))
+    return -(-max(1, len(settings)) // columns), columns
+
+
+def _draw_times(figure: "FigureBase", record: Record) -> None:
+    def time(row: Row) -> tuple[float, float, float]:
+        return row["time_ms"]["median"], row["time_ms"]["low"], row["time_ms"]["high"]
+
+    _draw_panels(figure, record, time, "milliseconds, forward and backward")
+
+
+def _draw_memory(figure: "FigureBase", record: Record) -> None:
+    def mebibytes(row: Row) -> tuple[float, float, float]:
+        peak = row["peak_bytes"] / 2**20
+        return peak, peak, peak
+
+    _draw_panels(figure, record, mebibytes, "peak MiB, forward and backward", needs="peak_bytes")
+
+
+def _draw_panels(
+    figure: "FigureBase",
+    record: Record,
+    value: Callable[[Row], tuple[float, float, float]],
+    label: str,
+    needs: str = "time_ms",
+) -> None:
+    settings = _settings(record)
+    rows, columns = _grid_of(settings)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    lowest, highest = math.inf, 0.0
+    for axes in panels.flat[len(settings) :]:
+        axes.set_axis_off()
+    if not settings:
+        _say_nothing_here(panels[0, 0])
+    for axes, setting in zip(panels.flat, settings, strict=False):
+        lines = {
+            backend: sorted((row["T"], *value(row)) for row in measured)
+            for backend, measured in _measured(record, setting, needs).items()
+        }
+        low, high = _draw_lines(axes, lines)
+        lowest, highest = min(lowest, low), max(highest, high)
+        B, H, D, dtype, causal = setting
+        title = f"B {B} · H {H} · D {D} · {dtype} · {'causal' if causal else 'full'}"
+        axes.set_title(title, loc="left", color=INK, fontsize=9)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(label)
+    if highest > 0:
+        panels[0, 0].set_ylim(lowest / MARGIN, highest * MARGIN)
+
+
+def _measured(record: Record, setting: tuple[Any, ...], needs: str) -> dict[str, list[Row]]:
+    """The rows of one panel that have a number, by backend."""
+    found: dict[str, list[Row]] = {}
+    for row in record["rows"]:
+        here = tuple(row[name] for name in SETTING) == setting
+        if here and row["pass"] == "both" and row["ok"] and row[needs]:
+            found.setdefault(row["backend"], []).append(row)
+    return found
+
+
+def _draw_lines(axes: "Axes", lines: Mapping[str, Sequence[tuple[float, ...]]]) -> tuple[float, float]:
+    """Draw one panel; the range that it needs, empty without points."""
+    needed = math.inf, 0.0
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    for backend, points in lines.items():
+        color, marker = LOOK.get(backend, OTHER_LOOK)
+        T, middle, low, high = zip(*points, strict=True)
+        axes.plot(T, middle, color=color, marker=marker, markersize=4.5, linewidth=1.8, label=backend)
+        axes.fill_between(T, low, high, color=color, alpha=0.2, linewidth=0)
+    every = [point for points in lines.values() for point in points]
+    if every:
+        needed = _draw_slopes(axes, every)
+        lengths = sorted({int(point[0]) for point in every})
+        axes.set_xticks(lengths, [f"{T:,}" for T in lengths], fontsize=8)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.legend(frameon=False, labelcolor="linecolor", loc="upper left", fontsize=9)
+    else:
+        _say_nothing_here(axes)
+    axes.set_xlabel("T, positions")
+    axes.minorticks_off()
+    axes.grid(color=INK, alpha=0.2, linewidth=0.6)
+    dress(axes)
+    return needed
+
+
+def _say_nothing_here(axes: "Axes") -> None:
+    axes.text(0.5, 0.5, "nothing was measured", color=INK, ha="center", transform=axes.transAxes)
+
+
+def _draw_slopes(axes: "Axes", points: Sequence[tuple[float, ...]]) -> tuple[float, float]:
+    """Dotted lines that grow like T (below) and like T² (above); the range that shows all that matters."""
+    last = max(point[0] for point in points)
+    first = max(min(point[0] for point in points), last / SLOPES_REACH)
+    at_the_end = [point[1] for point in points if point[0] == last]
+    bottom, top = min(point[1] for point in points), max(point[1] for point in points)
+    for power, end in ((1, min(at_the_end) / CLEARANCE), (2, max(at_the_end) * CLEARANCE)):
+        ends = (end * (first / last) ** power, end)
+        name = "∝ T" if power == 1 else "∝ T²"
+        axes.plot((first, last), ends, color=INK, linestyle=":", linewidth=1.2, gid=f"slope {power}")
+        axes.annotate(
+            name, (last, end), (4, 0), textcoords="offset points", color=INK, va="center", fontsize=9
+        )
+    return bottom, top * CLEARANCE

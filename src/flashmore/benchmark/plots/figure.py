@@ -1,0 +1,68 @@
+"""What all figures share: their look, their size, and how they are saved.
+
+Each figure is drawn from a record (`measuring/record.schema.json`) with matplotlib, on a transparent ground
+and in colours that can be read on white and on black, so that one figure serves a PNG and a web page. To keep
+text as text in an SVG, save under `matplotlib.rc_context({"svg.fonttype": "none"})`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashmore.errors import StorageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+Record = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+INK = "#737882"
+LOOK = {  # colour, marker: told apart without colours too
+    "manual": ("#d1495b", "o"),
+    "math": ("#c27c0e", "s"),
+    "flash": ("#2f7ed8", "^"),
+    "efficient": ("#0f9b8e", "D"),
+    "cudnn": ("#9468d6", "v"),
+    "sdpa": ("#6b8e23", "P"),
+}
+OTHER_LOOK = ("#8a6d5a", "X")
+PANEL_INCHES = (5.2, 4.0)
+NAME = 24
+"""Letters of a name that fit beside its panel."""
+WHY_NOT = 60
+"""Letters of a reason that fit into its panel; the table has the whole."""
+
+
+def save_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure on a white ground; the file's ending decides its form (png, svg, pdf).
+
+    Raises:
+        StorageError: the disk refused the picture, or its ending is none that matplotlib writes.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, facecolor="white")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"to write {path}", str(error), "another --picture FILE.png") from error
+
+
+def new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]) -> "Figure":
+    """Make a figure of so many panels' size with a transparent ground, and draw into it."""
+    from matplotlib.figure import Figure
+
+    width, height = PANEL_INCHES
+    figure = Figure((columns * width, rows * height), dpi=150, layout="constrained", facecolor="none")
+    draw(figure)
+    return figure
+
+
+def dress(axes: "Axes") -> None:
+    """Give a panel the ink and the open sides of all others."""
+    axes.set_facecolor("none")
+    axes.tick_params(colors=INK, which="both")
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)

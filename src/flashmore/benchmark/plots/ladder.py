@@ -1,0 +1,72 @@
+"""A ladder as a figure: a bar a rung, in milliseconds a step."""
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from flashmore.benchmark.plots.figure import INK, NAME, PANEL_INCHES, WHY_NOT, Record, dress, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+COLORS = {
+    "same gradients up to rounding": "#2f7ed8",
+    "changes the numerics": "#c27c0e",
+    "changes the algorithm": "#9468d6",
+}
+"""By what a rung as a whole does to the answers."""
+
+
+def ladder_plot(record: Record) -> "Figure":
+    """Draw the time of a step on every rung, with its quartiles and its ratio to the first.
+
+    Args:
+        record: of kind `ladder`. What was left out alone is drawn below; a rung without a number says why.
+    """
+    panels = [record["rungs"]] + [record["left_out_alone"]] * bool(record["left_out_alone"])
+    longest = max(map(len, panels))
+
+    def draw(figure: "FigureBase") -> None:
+        axes_of = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        titles = ("added one after the other", "all together but one")
+        for axes, rungs, title in zip(axes_of, panels, titles, strict=False):
+            _draw_rungs(axes, rungs)
+            axes.set_title(title, loc="left", color=INK, fontsize=9)
+        axes_of[-1].set_xlabel("milliseconds a step: median and quartiles")
+
+    return new_figure(len(panels) * (0.9 + 0.4 * longest) / PANEL_INCHES[1], 1.6, draw)
+
+
+def _draw_rungs(axes: "Axes", rungs: list[Record]) -> None:
+    seen: set[str] = set()
+    for place, rung in enumerate(rungs):
+        if not rung["ok"]:
+            why_not = textwrap.shorten(rung["why_not"], WHY_NOT, placeholder=" …")
+            axes.text(0.02, place, why_not, transform=axes.get_yaxis_transform(), color=INK, va="center")
+            continue
+        step, kind = rung["step_ms"], rung["exactness"]
+        label = None if kind in seen else kind
+        seen.add(kind)
+        axes.barh(place, step["median"], height=0.6, color=COLORS[kind], alpha=0.75, label=label)
+        axes.plot((step["low"], step["high"]), (place, place), color=INK, linewidth=2)
+        ratio = rung["ratio"]
+        told = f"{step['median']:.2f} ms" + ("" if ratio is None else f", {ratio['value']:.2f} ×")
+        axes.annotate(
+            told,
+            (step["high"], place),
+            (5, 0),
+            textcoords="offset points",
+            color=INK,
+            va="center",
+            fontsize=9,
+        )
+    axes.set_yticks(range(len(rungs)), [rung["name"][:NAME] for rung in rungs])
+    axes.set_ylim(len(rungs) - 0.4, -0.6)
+    axes.margins(x=0.2)
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
+    if seen:
+        axes.legend(
+            frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8
+        )
+    dress(axes)

@@ -1,0 +1,85 @@
+"""A training step's time under each variant, every sample of it."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flashmore.benchmark.plots.figure import (
+    INK,
+    LOOK,
+    NAME,
+    OTHER_LOOK,
+    PANEL_INCHES,
+    WHY_NOT,
+    Record,
+    Row,
+    dress,
+    new_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+
+def step_plot(record: Record) -> "Figure":
+    """Draw every sample of a training step's time, with median and quartiles: a panel for each context.
+
+    Args:
+        record: of kind `step`. A variant without a number says why in its place.
+    """
+    contexts = [record, *record.get("further_contexts", [])]
+    longest = max(len(context["variants"]) for context in contexts)
+
+    def draw(figure: "FigureBase") -> None:
+        panels = figure.subplots(len(contexts), 1, squeeze=False)[:, 0]
+        for axes, context in zip(panels, contexts, strict=True):
+            _draw_steps(axes, context)
+
+    height = (0.9 + 0.5 * longest) / PANEL_INCHES[1]
+    return new_figure(len(contexts) * height, 1.4, draw)
+
+
+def _draw_steps(axes: "Axes", context: Row) -> None:
+    import numpy as np
+
+    variants = context["variants"]
+    jitter = np.random.default_rng(0)
+    for place, variant in enumerate(variants):
+        color, _ = LOOK.get(variant["name"], OTHER_LOOK)
+        if not variant["ok"]:
+            why_not = textwrap.shorten(variant["why_not"], WHY_NOT, placeholder=" …")
+            axes.text(0.02, place, why_not, transform=axes.get_yaxis_transform(), color=INK, va="center")
+            continue
+        samples = np.concatenate([np.asarray(block) for block in variant["samples_ms"]])
+        heights = place + jitter.uniform(-0.22, 0.22, len(samples))
+        axes.plot(samples, heights, ".", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
+        step = variant["step_ms"]
+        axes.plot((step["low"], step["high"]), (place, place), color=color, linewidth=5, alpha=0.6)
+        axes.plot(step["median"], place, "|", color=color, markersize=18, markeredgewidth=2.5)
+        axes.annotate(
+            f"{step['median']:.2f} ms", (step["median"], place - 0.3), color=color, ha="center", fontsize=9
+        )
+    axes.set_yticks(range(len(variants)), [variant["name"][:NAME] for variant in variants])
+    axes.set_ylim(len(variants) - 0.5, -0.6)
+    title = f"T {context['context']:,} · batch {context['batch']}"
+    axes.set_title(title, loc="left", color=INK, fontsize=9)
+    axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
+    beyond = _show_the_bulk(axes, variants)
+    cut_off = f" ({beyond} beyond)" if beyond else ""
+    axes.set_xlabel(f"milliseconds a step, each sample a dot{cut_off}")
+    dress(axes)
+
+
+def _show_the_bulk(axes: "Axes", variants: Sequence[Row]) -> int:
+    """Cut the axis where single samples stand far off, so that differences show; how many are cut off."""
+    steps = [variant["step_ms"] for variant in variants if variant["ok"]]
+    if not steps:
+        return 0
+    reach = 6 * max(step["high"] - step["low"] for step in steps)
+    left, right = axes.get_xlim()
+    low = max(left, min(step["low"] for step in steps) - reach)
+    high = min(right, max(step["high"] for step in steps) + reach)
+    axes.set_xlim(low, high)
+    blocks = (block for variant in variants for block in variant["samples_ms"])
+    return sum(not low <= sample <= high for block in blocks for sample in block)

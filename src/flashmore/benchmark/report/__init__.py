@@ -1,0 +1,1 @@
+"""Records as a web page and as Markdown."""

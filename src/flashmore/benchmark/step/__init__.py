@@ -1,0 +1,1 @@
+"""What a whole training step costs under one attention backend and another."""

@@ -1,0 +1,54 @@
+"""Attention alone, as a training step of the Transformer calls it: what its share of the step is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flashmore.backends.contract import attention
+from flashmore.benchmark.step.data import Task
+from flashmore.training.step import precision_of
+
+
+def attention_alone(backend: str, task: Task) -> Callable[[], object]:
+    """Make a call that computes attention forward in every layer, then backward in every layer.
+
+    What the forward passes keep stays in memory until its backward pass, as it does inside a step. The call
+    returns when the device is done.
+
+    Args:
+        backend: a name; it has been seen to run here.
+        task: sizes, precision and dropout.
+    """
+    precision = precision_of(task.recipe, task.device)
+    layers = [_like_in_the_model(task) for _ in range(task.config.layers)]
+    leaves = [leaf for q, k, v, _ in layers for leaf in (q, k, v)]
+    cotangents = [cotangent for *_, cotangent in layers]
+    dropout_p = task.config.attention_dropout
+
+    def run() -> None:
+        with precision():
+            outs = [
+                attention(q, k, v, backend=backend, causal=True, dropout_p=dropout_p) for q, k, v, _ in layers
+            ]
+        gradients = torch.autograd.grad(outs, leaves, cotangents)
+        gradients[-1].flatten()[0].item()  # waits for the device
+
+    return run
+
+
+def _like_in_the_model(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v and the gradient that comes back: (B, H, T, D), laid out in memory as the model's are."""
+    config = task.config
+    B, T, C, H = task.recipe.batch, config.context, config.channels, config.heads
+    dtype = getattr(torch, task.recipe.precision)
+    generator = torch.Generator().manual_seed(0)
+    # q, k and v are slices of one matrix's rows, as the model's c_attn makes them.
+    made = torch.randn(B, T, 3 * C, generator=generator).to(task.device, dtype)
+    q, k, v = (
+        # (B, T, C) -> (B, H, T, D)
+        made[..., part * C : (part + 1) * C].view(B, T, H, C // H).transpose(1, 2).detach().requires_grad_()
+        for part in range(3)
+    )
+    cotangent = torch.randn(B, T, C, generator=generator).to(task.device, dtype)
+    return q, k, v, cotangent.view(B, T, H, C // H).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)

@@ -1,0 +1,299 @@
+"""What a whole training step costs under one attention backend and another: same model, data and seed.
+
+Each variant is refused with a reason, or checked (`gate`), measured for memory, and then timed with the
+others in alternating blocks. Attention alone is timed in the same rounds: its share of the step says how much
+even a perfect kernel could gain (Amdahl 1967).
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from flashmore.backends.names import Backend
+from flashmore.benchmark.attention.budget import SHARE_OF_FREE, free_bytes
+from flashmore.benchmark.step.attention import attention_alone
+from flashmore.benchmark.step.data import Task, task_at
+from flashmore.benchmark.step.gate import Gate
+from flashmore.benchmark.step.memory import activation_bytes, weights_bytes
+from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.measuring.environment import others_cpu_seconds
+from flashmore.measuring.measure import Stopped, alternate, repeats_for
+from flashmore.measuring.memory import peak_bytes
+from flashmore.measuring.statistics import Ratio, RatioBetween, Spread, ratio, spread
+from flashmore.measuring.warnings import MeasurementWarning, warnings_about
+from flashmore.training.recipe import Attention, Recipe
+from flashmore.training.setting import settle_attention
+from flashmore.training.trainer import Trainer
+
+BLOCKS = 30
+BLOCK_SECONDS = 0.2
+WARMUP = 5
+DEFAULT: tuple[Backend, ...] = ("manual", "flash")
+INSTEAD_OF_FLASH: tuple[Backend, ...] = ("efficient", "cudnn", "sdpa")
+ATTENTION_ALONE = "attention alone"
+INTERRUPTED = "interrupted before it was timed"
+SHORT = 256
+MIB = 2**20
+
+
+@dataclass
+class StepVariant:
+    """One backend's steps: its numbers, or why it has none."""
+
+    name: str
+    why_not: str | None = None
+    budget_used: float | None = None
+    """The largest error as a share of its budget; above 1 the variant has no time."""
+    peak_bytes: int | None = None
+    """Of one step, gradients included, beyond the weights and the optimizer's moments."""
+    step_ms: Spread | None = None
+    samples_ms: list[list[float]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ran, is right and was timed."""
+        return self.why_not is None
+
+
+@dataclass(frozen=True)
+class StepComparison:
+    """Step times of several variants at one context."""
+
+    context: int
+    batch: int
+    variants: tuple[StepVariant, ...]
+    ratios: tuple[RatioBetween, ...] = ()
+    """Each variant that was timed, after the first of them, against the first."""
+    attention_samples_ms: tuple[tuple[float, ...], ...] = ()
+    """Blocks of attention alone, forward and backward in all layers, with the first variant's backend."""
+    attention_share: Ratio | None = None
+    """Time of attention alone over the time of the first variant's step."""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[MeasurementWarning, ...] = ()
+    complete: bool = True
+
+    @property
+    def most_gain(self) -> float | None:
+        """How many times faster a step would be whose attention took no time at all (Amdahl's law)."""
+        if self.attention_share is None or self.attention_share.value >= 1:
+            return None
+        return 1 / (1 - self.attention_share.value)
+
+
+def compare_steps(
+    recipe: Recipe,
+    variants: Sequence[Attention] | None = None,
+    *,
+    context: int | None = None,
+    shrink_batch: bool = True,
+    blocks: int = BLOCKS,
+    say: Callable[[str], None] = lambda _: None,
+    after_block: Callable[[int], None] = lambda _: None,
+) -> StepComparison:
+    """Time training steps of the recipe's Transformer under each backend, in alternating blocks.
+
+    Args:
+        recipe: data, model and training parameters, the same for all; its `attention` has no say.
+        variants: backends, of which the first is what the others are compared with. A name may come twice.
+            None means `manual` and `flash`, or where flash cannot run another fused one. `auto` is measured
+            first, and stands under the name that it chose.
+        context: T, as in `flashmore.benchmark.step.data.task_at`; None means the data's own.
+        shrink_batch: at a longer context take fewer rows.
+        blocks: of each variant.
+        say: is told what happens before the timing.
+        after_block: is told how many rounds are done.
+
+    Returns:
+        Every variant with its numbers or the reason why it has none. After Ctrl-C those of the whole rounds
+        so far, and not `complete`.
+
+    Raises:
+        DataError, RecipeError: see `task_at`.
+    """
+    if blocks < 1:
+        raise RecipeError("a sensible --blocks", f"{blocks}", "20 or more")
+    bench = _Bench(task_at(recipe, context, shrink_batch=shrink_batch), say)
+    try:
+        bench.prepare(variants)
+        bench.time(blocks, after_block)
+    except KeyboardInterrupt:
+        bench.complete = False
+    return bench.result()
+
+
+class _Bench:
+    """One comparison as it goes along."""
+
+    def __init__(self, task: Task, say: Callable[[str], None]) -> None:
+        if task.recipe.threads:
+            torch.set_num_threads(task.recipe.threads)
+        self.task, self.say = task, say
+        self.gate = Gate(task)
+        self.notes = list(task.notes)
+        self.variants: list[StepVariant] = []
+        self.steps: dict[str, Callable[[], object]] = {}
+        """By each variant's key, because a name may come twice."""
+        self.samples: dict[str, list[list[float]]] = {}
+        self.warnings: tuple[MeasurementWarning, ...] = ()
+        self.complete = True
+
+    def prepare(self, names: Sequence[Attention] | None) -> None:
+        """Refuse, check and measure for memory every variant."""
+        self.variants = [StepVariant(self._settled(name)) for name in names or self._default()]
+        for number, variant in enumerate(self.variants):
+            self.say(f"checking {variant.name} at context {self.task.config.context:,}")
+            twin = next((v for v in self.variants[:number] if v.name == variant.name), None)
+            try:
+                if twin is not None:
+                    variant.why_not, variant.budget_used = twin.why_not, twin.budget_used
+                else:
+                    variant.why_not = self._refusal(variant.name) or self._misses_budget(variant)
+                if variant.ok:
+                    self.steps[self._key(number)] = self._ready_step(variant)
+            except (RuntimeError, MemoryError) as error:  # torch: out of memory, on a GPU and on a CPU
+                variant.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
+        if self.gate.note and any(variant.budget_used is not None for variant in self.variants):
+            self.notes.append(self.gate.note)
+
+    def time(self, blocks: int, after_block: Callable[[int], None]) -> None:
+        """Time everything that is left, and attention alone, in turn."""
+        first = next((variant for variant in self.variants if variant.ok), None)
+        if first is None:
+            return
+        runs = self.steps | {ATTENTION_ALONE: attention_alone(first.name, self.task)}
+        resolution = time.get_clock_info("perf_counter").resolution
+        repeats = {
+            name: repeats_for(run, block_seconds=BLOCK_SECONDS, resolution=resolution)
+            for name, run in runs.items()
+        }
+        self.say("timing in turn")
+        began, others_before = time.perf_counter(), others_cpu_seconds()
+        try:
+            self.samples = alternate(
+                runs,
+                blocks=blocks,
+                repeats=repeats,
+                warmup=0,
+                most_seconds=2 * BLOCK_SECONDS,
+                after_block=after_block,
+            )
+        except Stopped as stopped:
+            self.samples, self.complete = stopped.samples_ms, False
+        seconds, others_after = time.perf_counter() - began, others_cpu_seconds()
+        others = None
+        if others_before is not None and others_after is not None:
+            others = (others_after - others_before) / seconds
+        self.warnings = warnings_about(
+            self.samples,
+            others=others,
+            cpus=os.cpu_count() or 1,
+            threads=torch.get_num_threads() if self.task.device.type == "cpu" else 1,
+        )
+
+    def result(self) -> StepComparison:
+        """What was found so far."""
+        task = self.task
+        for number, variant in enumerate(self.variants):
+            variant.samples_ms = self.samples.get(self._key(number), [])
+            if variant.samples_ms:
+                variant.step_ms = spread(variant.samples_ms)
+            elif variant.ok:
+                variant.why_not = INTERRUPTED
+        timed = [variant for variant in self.variants if variant.ok]
+        alone = self.samples.get(ATTENTION_ALONE, [])
+        return StepComparison(
+            context=task.config.context,
+            batch=task.recipe.batch,
+            variants=tuple(self.variants),
+            ratios=tuple(
+                RatioBetween(timed[0].name, other.name, ratio(timed[0].samples_ms, other.samples_ms))
+                for other in timed[1:]
+            ),
+            attention_samples_ms=tuple(map(tuple, alone)),
+            attention_share=ratio(alone, timed[0].samples_ms) if timed else None,
+            notes=tuple(self.notes),
+            warnings=self.warnings,
+            complete=self.complete,
+        )
+
+    def _key(self, number: int) -> str:
+        """A variant's name, numbered from its second time on."""
+        name = self.variants[number].name
+        times = sum(variant.name == name for variant in self.variants[: number + 1])
+        return name if times == 1 else f"{name} ({times})"
+
+    def _default(self) -> tuple[Backend, ...]:
+        """By hand and fused: flash, or the first that runs here in its place."""
+        try:
+            self._try("flash")
+        except BackendUnavailable as error:
+            for name in INSTEAD_OF_FLASH:
+                try:
+                    self._try(name)
+                except BackendUnavailable:
+                    continue
+                note = f"{name} in place of flash, which cannot run here: {'; '.join(error.reasons)}"
+                self.notes.append(note)
+                return (DEFAULT[0], name)
+        return DEFAULT
+
+    def _settled(self, name: Attention) -> str:
+        """The backend that a name means: `auto` is settled here, apart from the timing, and said."""
+        if name != "auto":
+            return name
+        choice = settle_attention(name, self.task.recipe, self.task.config, self.task.device)
+        if choice is None:
+            raise RecipeError("a model with attention", "another model", "--model transformer")
+        self.notes.append(f"auto is {choice.backend}: {choice.why}")
+        self.say(self.notes[-1])
+        return choice.backend
+
+    def _try(self, name: str) -> None:
+        task = self.task
+        # One short row is enough to know, and takes no memory that was not estimated.
+        config = replace(task.config, context=min(task.config.context, SHORT))
+        settle_attention(name, replace(task.recipe, batch=1), config, task.device)
+
+    def _refusal(self, name: str) -> str | None:
+        """Why a backend cannot even be tried: its memory, or that it does not run here."""
+        task = self.task
+        free = SHARE_OF_FREE * free_bytes(task.device)
+        needed = weights_bytes(task.config) + activation_bytes(
+            name, task.config, task.recipe, device=task.device.type, threads=torch.get_num_threads()
+        )
+        if needed > free:
+            return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used"
+        try:
+            settle_attention(name, task.recipe, task.config, task.device)
+        except BackendUnavailable as error:
+            return "; ".join(error.reasons)
+        return None
+
+    def _misses_budget(self, variant: StepVariant) -> str | None:
+        """Check a backend's answers; why it gets no number, or None."""
+        judgements = self.gate.judgements(variant.name)
+        used = {j.name: j.error / j.budget if j.budget else float(j.error > 0) for j in judgements}
+        bad = [judgement for judgement in judgements if not judgement.good]
+        if not bad:
+            variant.budget_used = max(used.values())
+            return None
+        worst = max(bad, key=lambda judgement: used[judgement.name])
+        found = f"the error of {worst.name} is {worst.error:.2g}, and its budget {worst.budget:.2g}"
+        return f"not as right as its precision allows: {found} ({len(bad)} of {len(used)} checks failed)"
+
+    def _ready_step(self, variant: StepVariant) -> Callable[[], object]:
+        """Make one training step a call that waits for the device; warm it up, and measure its memory."""
+        task = self.task
+        trainer = Trainer(task.recipe, replace(task.config, attention=variant.name), task.data, task.device)
+
+        def step() -> float:
+            return trainer.advance().item()
+
+        for _ in range(WARMUP):
+            step()
+        trainer.model.zero_grad(set_to_none=True)  # so that the gradients count as the step's own
+        variant.peak_bytes = peak_bytes(step, task.device)
+        return step

@@ -1,0 +1,149 @@
+"""Before any timing: does a backend train as it should? One that does not gets no number.
+
+Three things are held against the same computation with `manual` in float64, by the error budget of
+`flashmore.measuring.accuracy`, whose plain computation is `manual` in the precision under test:
+
+1. attention alone, output and gradients, at the step's shape, on random numbers. In 16 bits it is the
+   sharpest: inside a fresh model attention is nearly uniform, and a wrong scale hides in the rounding.
+2. the gradients of every parameter in the first step. Autocast keeps them in float32, but they were computed
+   in 16 bits, so these roundings are the budget's.
+3. the losses of the first steps, as one vector. Training amplifies rounding: AdamW turns a gradient of almost
+   nothing into a full step of either sign, so single steps may differ by more than their neighbours. A loss
+   is the mean over N characters, whose roundings in 16 bits average out: its budget is smaller by √N.
+
+Dropout is off here: backends draw different random numbers, which says nothing about who is right.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from flashmore.backends.accuracy import attention_accuracy
+from flashmore.benchmark.step.data import Task
+from flashmore.data.batches import IGNORE, Sequences
+from flashmore.errors import RecipeError
+from flashmore.measuring.accuracy import Judgement, judge, judge_all
+from flashmore.training.loss import mean_loss
+from flashmore.training.trainer import Trainer
+
+STEPS = 20
+SCORES = {"cpu": 2**22, "cuda": 2**26, "mps": 2**22}
+"""The largest (B, H, T, T) matrix that is held against float64: beyond, fewer rows, then shorter ones."""
+LOSS_SCALE = 1024.0
+"""float16's gradients underflow without one."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one backend gave in one precision, on the CPU."""
+
+    gradients: dict[str, Tensor]
+    losses: Tensor
+
+
+class Gate:
+    """Judges backends on one task, against an oracle that runs once.
+
+    Args:
+        task: model, data and batch; both are cut where float64 would take too long.
+    """
+
+    def __init__(self, task: Task) -> None:
+        B, T = affordable(task)
+        rows, length = task.recipe.batch, task.config.context
+        ids, targets = task.data.ids[:, :T], task.data.targets[:, :T]
+        self.task = replace(
+            task,
+            recipe=replace(task.recipe, batch=B, dropout=0.0, attention_dropout=0.0),
+            config=replace(task.config, dropout=0.0, attention_dropout=0.0),
+            data=Sequences(ids, targets, task.data.lengths.clamp(max=T)),
+        )
+        self.note = None
+        if rows > B or length > T:
+            self.note = f"answers were checked on {B} row{'s' * (B > 1)} of {T:,} positions"
+
+    def judgements(self, backend: str) -> list[Judgement]:
+        """Judge attention alone, all gradients of the first step, and the losses of the first steps.
+
+        Raises:
+            BackendUnavailable: the backend cannot run here.
+            RecipeError: training fails in float64, so that there is nothing to hold a backend against.
+        """
+        oracle, plain = self._oracle, self._plain
+        answer = plain if backend == "manual" else self._run(backend)
+        dtype = getattr(torch, self.task.recipe.precision)
+        eps = torch.finfo(dtype).eps
+        gradients = judge_all(answer.gradients, plain.gradients, oracle.gradients, eps=eps)
+        eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(self._characters))
+        losses = judge("losses", answer.losses, plain.losses, oracle.losses, eps=eps_of_mean)
+        return [*self._attention_alone(backend, dtype), *gradients, losses]
+
+    def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
+        device, config = self.task.device, self.task.config
+        if device.type == "mps":  # which has no float64
+            return ()
+        B, T, D = self.task.recipe.batch, self.task.data.ids.size(1), config.channels // config.heads
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = torch.randn(3, B, config.heads, T, D, generator=generator).to(device, dtype)
+        return attention_accuracy(backend, q, k, v, causal=True)
+
+    @cached_property
+    def _oracle(self) -> _Outcome:
+        outcome = self._run("manual", double=True)
+        if not outcome.losses.isfinite().all():
+            found = f"a loss that is not finite within {STEPS} steps, in float64"
+            raise RecipeError("a training to hold backends against", found, "a lower --lr, or a --warmup")
+        return outcome
+
+    @cached_property
+    def _plain(self) -> _Outcome:
+        return self._run("manual")
+
+    @cached_property
+    def _characters(self) -> int:
+        first = self._trainer("manual").batch(0)
+        return int((first.targets != IGNORE).sum())
+
+    def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
+        task = self.task
+        recipe, device, data = task.recipe, task.device, task.data
+        if double:
+            recipe = replace(recipe, dtype="float32")
+            if device.type == "mps":
+                device = torch.device("cpu")
+                data = Sequences(*(tensor.cpu() for tensor in (data.ids, data.targets, data.lengths)))
+        trainer = Trainer(recipe, replace(task.config, attention=backend), data, device)
+        if double:
+            trainer.model.double()
+        return trainer
+
+    def _run(self, backend: str, *, double: bool = False) -> _Outcome:
+        trainer = self._trainer(backend, double=double)
+        gradients = first_gradients(trainer)
+        losses = [trainer.advance().cpu() for _ in range(STEPS)]
+        return _Outcome(gradients, torch.stack(losses))
+
+
+def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
+    """The gradient of the first batch's loss by every parameter, before clipping, on the CPU."""
+    batch = trainer.batch(0)
+    scale = LOSS_SCALE if trainer.recipe.precision == "float16" else 1.0
+    with trainer.step.precision():
+        loss = mean_loss(trainer.model(batch.ids, *batch.extra), batch.targets)
+    named = dict(trainer.model.named_parameters())
+    gradients = torch.autograd.grad(loss * scale, list(named.values()))
+    return {name: (g / scale).cpu() for name, g in zip(named, gradients, strict=True)}
+
+
+def affordable(task: Task) -> tuple[int, int]:
+    """How many rows of how many positions are worth holding against float64."""
+    B, T = task.recipe.batch, task.config.context
+    most = SCORES[task.device.type] // task.config.heads
+    while B > 1 and most < B * T * T:
+        B //= 2
+    while T > 1 and most < B * T * T:
+        T //= 2
+    return B, T

@@ -1,0 +1,102 @@
+"""Training steps recorded once as a CUDA graph, and then replayed: one launch for all of their kernels.
+
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/
+
+A small model's kernels end sooner than the CPU can launch the next one. A graph knows them all beforehand. It
+always reads the same memory: batches are copied there before a replay, so their sizes must never change.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmore.training.batch import Batch
+from flashmore.training.graph import FlatStep
+
+WARM_UP = 3
+"""Updates before the recording, in which libraries choose their kernels and take their memory."""
+Rates = tuple[float, float]
+"""The learning rate of an update, and that of the matrices which Muon updates."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """So many updates as one graph, with the memory that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batches: tuple[Batch, ...]
+    rates: Tensor
+    """(updates, 2)."""
+    loss: Tensor
+    """Of the last update's batch."""
+
+
+class CapturedStep:
+    """Optimiser steps as replays of CUDA graphs.
+
+    Args:
+        step: what is recorded, with its model on a CUDA device.
+        most: updates that one replay may hold.
+    """
+
+    def __init__(self, step: FlatStep, most: int = 1) -> None:
+        self.step = step
+        self.most = most
+        self.precision = step.precision
+        self._recordings: dict[int, Recording] = {}
+
+    def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
+        """Update the weights once; the loss before, on the device."""
+        return self.replay([batch], [(lr, muon_lr)])
+
+    def replay(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+        """Update the weights once for each batch, all in one launch.
+
+        Args:
+            batches: rows on the device, all of the same size (B, T); 1 to `most` of them.
+            rates: of each update.
+
+        Returns:
+            The loss of the last batch before its update, a scalar on the device: reading it waits.
+        """
+        if len(batches) not in self._recordings:
+            self._recordings[len(batches)] = self._record(batches)
+        recording = self._recordings[len(batches)]
+        for kept, batch in zip(recording.batches, batches, strict=True):
+            kept.ids.copy_(batch.ids)
+            kept.targets.copy_(batch.targets)
+        recording.rates.copy_(torch.tensor(rates))
+        recording.graph.replay()
+        return recording.loss.clone()  # the next replay writes over it
+
+    def _record(self, batches: Sequence[Batch]) -> Recording:
+        """Record updates without making any: what the warm-up changes is put back."""
+        kept = tuple(Batch(batch.ids.clone(), batch.targets.clone()) for batch in batches)
+        rates = torch.zeros((len(batches), 2), device=self.step.flat.device)
+        before = [buffer.clone() for buffer in self.step.buffers]
+        random = torch.cuda.get_rng_state(rates.device)
+        aside = torch.cuda.Stream(rates.device)
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self.step(kept[0], 0.0)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            losses = [self.step.update(batch, rate) for batch, rate in zip(kept, rates.unbind(), strict=True)]
+        for buffer, was in zip(self.step.buffers, before, strict=True):
+            buffer.copy_(was)
+        torch.cuda.set_rng_state(random, rates.device)
+        return Recording(graph, kept, rates, losses[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the next update apart from the weights."""
+        return self.step.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.step.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""The pieces of the call that replaces an attention."""

@@ -1,0 +1,239 @@
+"""Masks and biases as arguments of their own, and the statements that fall away with them."""
+
+import ast
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit.hiding import Keep, Step, is_causal, keep, kinds, test
+from flashmore.upgrade.emit.words import atom, fresh
+from flashmore.upgrade.emit.writer import Emission, Writer
+from flashmore.upgrade.patterns.masks import FINITE
+from flashmore.upgrade.patterns.products import MORE
+from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.nodes import children, operand
+
+
+class Arguments(Writer):
+    """Writes attentions whose masks are simply one after the other."""
+
+    def _simple(self, found: list[Step]) -> Emission:
+        scale = self.pieces.scale()
+        q = self._query(scale)
+        arguments: list[str] = []
+        fills = [each for each in found if each.term.kind == "fill"]
+        adds = [each for each in found if each.term.kind == "add"]
+        if (fills and adds) or len(adds) > 1:
+            raise Refuse("masks and biases together")
+        if len(fills) == 1 and is_causal(self.found, fills[0]):
+            arguments.append("is_causal=True")
+            self.result.rule = "causal"
+        elif fills:
+            q, mask = self._hidden(fills, q)
+            arguments.append(f"attn_mask={mask}")
+            self.result.rule = "boolean-mask"
+        elif adds:
+            arguments.append(f"attn_mask={self._added(adds[0])}")
+            self.result.rule = "additive-mask"
+        else:
+            self.result.rule = "plain"
+        self._remove_chain()
+        self._write_call(q, arguments, scale)
+        self._check_needed()
+        return self.result
+
+    def _check_needed(self) -> None:
+        """What falls away must not make a name that the call reads."""
+        made = {
+            self.flow.after[each].get(target.id)
+            for each in self.result.removed
+            for target in getattr(each, "targets", [])
+            if isinstance(target, ast.Name)
+        }
+        if any(self.flow.seen.get(name) in made for node in self.pieces.emitted for name in _names(node)):
+            raise Refuse("a statement makes both the scores and what else is needed")
+
+    def _hidden(self, fills: list[Step], q: str) -> tuple[str, str]:
+        keeps = [keep(each, self.pieces) for each in fills]
+        tests = [test(each, self.pieces) for each in fills]
+        if len(set(tests)) != 1:
+            return self._several(list(zip(keeps, tests, strict=True)), kinds(fills), q)
+        when = tests[0]
+        kept = keeps[0].text if len(keeps) == 1 else " & ".join(f"({each.text})" for each in keeps)
+        found = kinds(fills)
+        if len(found) > 1:
+            raise Refuse("some masks are filled with -inf and some with a finite number")
+        value = fills[0].term.other
+        assert value is not None
+        if found == {FINITE}:
+            return self._rows(kept, when, q, value)
+        self.result.assumptions.append("rows whose keys are all hidden are NaN today, and may become zeros")
+        kept = self._lifted_mask(kept, value)
+        return q, kept if when is None else f"{kept} if {when} else None"
+
+    def _several(self, masks: list[tuple[Keep, str | None]], found: set[str], q: str) -> tuple[str, str]:
+        """Masks under different tests, one after the other into one."""
+        if len(found) > 1 or (len(self.found.batch) == 1 and MORE not in self.found.batch):
+            raise Refuse("masks under different conditions")
+        mask, row, query = (fresh(each, self.taken) for each in ("keep", "some", "query"))
+        always = [each.text for each, when in masks if when is None]
+        start = always[0] if len(always) == 1 else " & ".join(f"({each})" for each in always)
+        lines = [f"{mask} = {start or None}"]
+        first = not always
+        for each, when in masks:
+            if when is not None:
+                text = each.text if each.text.isidentifier() else f"({each.text})"
+                joined = f"{mask} & {text}" if always else f"{text} if {mask} is None else {mask} & {text}"
+                lines += [f"if {when}:", f"    {mask} = {each.text if first else joined}"]
+                first = False
+        if found == {FINITE}:
+            rows = [
+                f"{row} = {mask}.any(dim=-1, keepdim=True)  # a row that keeps no key is even",
+                f"{query} = {atom(q)}.masked_fill(~{row}, 0)",
+                f"{mask} = {mask} | ~{row}",
+            ]
+            lines += (
+                rows if always else [f"{query} = {q}", f"if {mask} is not None:", *("    " + e for e in rows)]
+            )
+            q = query
+        else:
+            self.result.assumptions.append(
+                "rows whose keys are all hidden are NaN today, and may become zeros"
+            )
+        self.result.setup.append((self.pieces.at, lines))
+        return q, mask
+
+    def _lifted_mask(self, text: str, value: Value) -> str:
+        """A mask of three dimensions, as wide as the lifted tensors: the kernels take two or four."""
+        if self.found.shapes.rank(value) == 3 and len(self.found.batch) == 1 and MORE not in self.found.batch:
+            return f"{atom(text)}.unsqueeze(0)"
+        return text
+
+    def _rows(self, kept: str, when: str | None, q: str, value: Value) -> tuple[str, str]:
+        """A finite fill: a row that keeps no key attends to all keys alike, whatever q and k are."""
+        mask, row, query = (fresh(each, self.taken) for each in ("keep", "some", "query"))
+        lines = [
+            f"{mask} = {kept}",
+            f"{row} = {mask}.any(dim=-1, keepdim=True)  # a row that keeps no key is even",
+        ]
+        lines += [
+            f"{query} = {atom(q)}.masked_fill(~{row}, 0)",
+            f"{mask} = {self._lifted_mask(f'{mask} | ~{row}', value)}",
+        ]
+        if when is not None:
+            lines = [f"{query}, {mask} = {q}, None", f"if {when}:", *("    " + each for each in lines)]
+        self.result.setup.append((self.pieces.at, lines))
+        return query, mask
+
+    def _added(self, step: Step) -> str:
+        term = step.term
+        assert term.other is not None
+        node = operand(self.flow, term.value.node, term.other)
+        if node is None or not self.pieces.stability.holds(node, self.pieces.at, step.condition):
+            raise Refuse("a bias changes its meaning before the values are multiplied")
+        self.pieces.emitted.append(node)
+        text = self.words.flat(node)
+        if term.detail == ("-",):
+            text = f"-{atom(text)}"
+        when = test(step, self.pieces)
+        clamped = self._lifted_mask(self.clamped(text, term.other), term.other)
+        if when is None:
+            return clamped
+        return f"{clamped} if {when} else None"
+
+    def _remove_chain(self) -> None:
+        chain = self.found.chain
+        gone: set[ast.stmt] = set()
+        for value in chain:
+            statement = value.statement
+            if (
+                value.inner
+                or value.node is None
+                or statement is self.pieces.at
+                or value.op in ("phi", "loop", "carried")
+            ):
+                continue
+            if statement is None or not self._is_all_chain(statement, chain):
+                raise Refuse("a statement about the scores does something else too")
+            gone.add(statement)
+        for value in chain:
+            if (
+                value.inner
+                and value.op not in ("phi", "loop", "carried")
+                and value.statement is not self.pieces.at
+            ):
+                if value.statement is None or not self._is_all_chain(value.statement, chain):
+                    raise Refuse("a statement about the scores does something else too")
+                gone.add(value.statement)
+        self._remove_needed(chain, gone)
+        self.result.removed = gone
+        if self.donors:
+            self._keep_as_donor(gone)
+
+    def _keep_as_donor(self, gone: set[ast.stmt]) -> None:
+        """The scores' name stays, as zeros of their shape and dtype, where only these are asked for."""
+        statement = self.found.product.value.statement
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        names = {each.id for each in self.donors}
+        made = {term.kind for term in (*self.found.scores.walk(), *self.found.weights.walk())
+                if term.value.statement is statement}  # fmt: skip
+        if (
+            not isinstance(target, ast.Name)
+            or names != {target.id}
+            or not made <= {"product", "scale", "cast"}
+        ):
+            raise Refuse("the scores' shape or dtype is asked for elsewhere")
+        if statement is not None:
+            gone.discard(statement)
+        self._zero_product()
+
+    def _is_all_chain(self, statement: ast.stmt, chain: set[Value]) -> bool:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name()], value=value)
+                | ast.AnnAssign(target=ast.Name(), value=ast.expr() as value)
+            ):
+                return self.flow.seen.get(value) in chain
+            case ast.AugAssign(target=ast.Name()):
+                return True
+            case ast.Expr(value=value):
+                return self.flow.seen.get(value) in chain
+        return False
+
+    def _remove_needed(self, chain: set[Value], gone: set[ast.stmt]) -> None:
+        """What only asked the scores for their shape or dtype goes too, if nothing else needs it."""
+        for value in chain:
+            for user in value.users:
+                if user in chain or user is self.found.final or user.inner:
+                    continue
+                statement = user.statement
+                if (
+                    statement is None
+                    or statement in gone
+                    or statement is self.pieces.at
+                    or user.op in ("phi", "tuple")
+                ):
+                    continue
+                if any(each in self._guarded() for each in self.blocks.ancestors(statement)):
+                    continue
+                if self._only_needed_by(statement, gone):
+                    gone.add(statement)
+                    continue
+                asked = children(user.node)[:1] if user.node is not None else []
+                if not asked or not isinstance(asked[0], ast.Name):
+                    raise Refuse("the scores' shape or dtype is asked for elsewhere")
+                self.donors.append(asked[0])
+
+    def _guarded(self) -> set[ast.stmt]:
+        return {guard.statement for guard, _ in self.found.guards if isinstance(guard.statement, ast.If)}
+
+    def _only_needed_by(self, statement: ast.stmt, gone: set[ast.stmt]) -> bool:
+        match statement:
+            case ast.Assign(targets=[ast.Name()], value=value):
+                made = self.flow.seen.get(value)
+                return made is not None and all(user.statement in gone for user in made.users)
+            case ast.Assert():
+                return True
+        return False
+
+
+def _names(node: ast.expr) -> list[ast.Name]:
+    return [each for each in ast.walk(node) if isinstance(each, ast.Name)]

@@ -1,0 +1,263 @@
+"""The call that replaces an attention: q, k, v in SDPA's order, dropout, scale, and the output put back."""
+
+import ast
+from dataclasses import dataclass, field
+
+from flashmore.upgrade.axes import Letters, Refuse
+from flashmore.upgrade.emit.words import Words, atom, factor, reordered
+from flashmore.upgrade.patterns.products import MORE, moved
+from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify
+from flashmore.upgrade.patterns.terms import Term
+from flashmore.upgrade.plan import Attention, Operand
+from flashmore.upgrade.source.attributes import Attribute, Kind
+from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.nodes import Stability, operand
+
+SDPA = "torch.nn.functional.scaled_dot_product_attention"
+
+
+@dataclass
+class Scale:
+    """What the scores are multiplied by: Python numbers for `scale=`, learned tensors for q."""
+
+    numbers: list[tuple[str, str]] = field(default_factory=list)
+    learned: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Pieces:
+    """The texts of a call's arguments."""
+
+    def __init__(self, found: Attention, words: Words) -> None:
+        self.found = found
+        self.words = words
+        self.flow = found.flow
+        self.stability = Stability(found.flow)
+        self.at = _statement(found.final)
+        self.hoisted: list[tuple[str, ast.expr]] = []
+        self.emitted: list[ast.expr] = []
+
+    def read(self, node: ast.expr | None, what: str) -> str:
+        """The text of an expression that is read again where the call stands."""
+        if node is None:
+            raise Refuse(f"{what} is made inside a helper", "write it into this function")
+        if not self.stability.holds(node, self.at):
+            raise Refuse(f"{what} changes its meaning before the values are multiplied")
+        self.emitted.append(node)
+        return self.words.flat(node)
+
+    def peeled(self, which: Operand, owner: Value) -> tuple[ast.expr, Letters]:
+        """An operand's expression without the transpositions that stand in it, and its letters."""
+        node = operand(self.flow, owner.node, which.value)
+        if node is None:
+            raise Refuse("the product's operands cannot be told apart in the source")
+        value, letters = which.value, which.letters
+        while (inner := _before(value, letters)) is not None:
+            found = operand(self.flow, node, value.args[0])
+            if found is None or self.flow.seen.get(node) is not value or value.node is not node:
+                break
+            node, value, letters = found, value.args[0], inner
+        return node, letters
+
+    def tensor(self, which: Operand, owner: Value, last: str) -> str:
+        """q, k or v, in the order batch, rows, channels."""
+        node, letters = self.peeled(which, owner)
+        target = (*self.found.batch, *last)
+        if MORE in target and MORE not in letters:
+            raise Refuse("the number of dimensions is unknown")
+        text = self._stable(node, which)
+        done = reordered(text, letters, target)
+        if self._lacks_heads(letters, target):
+            done = self._expanded(done, letters, target)
+        return done
+
+    def _stable(self, node: ast.expr, which: Operand) -> str:
+        self.emitted.append(node)
+        if self.stability.holds(node, self.at):
+            return self.words.flat(node)
+        name = {id(self.found.q): "query", id(self.found.k): "key"}.get(id(which), "value")
+        taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
+        taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
+        while name in taken:
+            name = f"{name}_"
+        if (name, node) not in self.hoisted:
+            self.hoisted.append((name, node))
+        return name
+
+    def _lacks_heads(self, letters: Letters, target: Letters) -> bool:
+        return any(each not in letters for each in target)
+
+    def _expanded(self, text: str, letters: Letters, target: Letters) -> str:
+        """Keys and values that all heads share, as wide as the queries: the kernels broadcast nothing."""
+        q_node, q_letters = self.peeled(self.found.q, self.found.product.value)
+        q_text = self._stable(q_node, self.found.q)
+        sizes = []
+        for each in target:
+            if each in letters:
+                sizes.append("-1")
+            elif each in q_letters:
+                sizes.append(f"{atom(q_text)}.shape[{q_letters.index(each)}]")
+            else:
+                raise Refuse("an axis of the values is in neither queries nor keys")
+        return f"{text}.expand({', '.join(sizes)})"
+
+    def lifted(self, text: str) -> str:
+        """Two or three dimensions as four: otherwise the slow kernel runs."""
+        batch = self.found.batch
+        if MORE in batch or len(batch) >= 2:
+            return text
+        return f"{atom(text)}.unsqueeze(0)" if len(batch) == 1 else f"{atom(text)}[None, None]"
+
+    def lowered(self, text: str) -> str:
+        """The output with the dimensions and the order that the second product had."""
+        batch, out = self.found.batch, self.found.out
+        if MORE not in batch and len(batch) < 2:
+            text = f"{text}.squeeze(0)" if len(batch) == 1 else f"{text}[0, 0]"
+        return reordered(text, (*batch, "l", "e"), out)
+
+    def scale(self) -> Scale:
+        """Everything that multiplies the product."""
+        result = Scale()
+        self._scale(self.found.scores, result)
+        if (added := self.found.product.value).op == "baddbmm":
+            self._alpha(added, result)
+        return result
+
+    def _alpha(self, value: Value, result: Scale) -> None:
+        alpha = value.named.get("alpha")
+        if alpha is None:
+            return
+        text = self.read(operand(self.flow, value.node, alpha), "the scale")
+        kind = classify(alpha, self.flow.module)
+        if kind == TENSOR:
+            raise Refuse("the scores are multiplied by a tensor")
+        (result.numbers if kind == NUMBER else result.learned).append(("mul", text))
+
+    def _scale(self, term: Term, result: Scale) -> None:
+        if term.kind == "product":
+            return
+        if term.kind == "loop":
+            if any(each.kind == "scale" for each in term.inner[1].walk()):
+                raise Refuse("the scores are scaled inside a loop")
+            self._scale(term.inner[0], result)
+            return
+        if term.kind == "phi":
+            self._scale_of_branches(term, result)
+            return
+        self._scale(term.inner[0], result)
+        if term.kind == "scale":
+            if term.value.inner:
+                raise Refuse("the scores are scaled inside a helper", "write the scale into this function")
+            assert term.other is not None
+            text = self.read(operand(self.flow, term.value.node, term.other), "the scale")
+            kind, how = term.detail
+            (result.numbers if kind == "number" else result.learned).append((str(how), text))
+
+    def _scale_of_branches(self, term: Term, result: Scale) -> None:
+        one, two = Scale(), Scale()
+        self._scale(term.inner[0], one)
+        self._scale(term.inner[1], two)
+        if one == two:
+            result.numbers += one.numbers
+            result.learned += one.learned
+            return
+        if one.learned != two.learned or term.condition is None:
+            raise Refuse("a learned scale is used on one branch only")
+        if term.condition.node is None or not self.stability.holds(term.condition.node, self.at):
+            raise Refuse("what decides about the scale changes its meaning before the values are multiplied")
+        test = self.words.condition(term.condition)
+        result.learned += one.learned
+        result.numbers.append(("mul", f"({number(one)} if {test} else {number(two)})"))
+
+    def dropout(self) -> str | None:
+        """The text of `dropout_p`, None where there is no dropout."""
+        text = self._dropout(self.found.weights)
+        return None if text in (None, "0.0") else text
+
+    def _dropout(self, term: Term) -> str | None:
+        if term.kind == "softmax":
+            return None
+        inner = self._dropout(term.inner[0])
+        if term.kind == "phi":
+            other = self._dropout(term.inner[1])
+            if inner == other:
+                return inner
+            if term.condition is None or term.condition.node is None:
+                raise Refuse("dropout runs on one branch of a helper only")
+            if not self.stability.holds(term.condition.node, self.at):
+                raise Refuse(
+                    "what decides about dropout changes its meaning before the values are multiplied"
+                )
+            test = self.words.condition(term.condition)
+            if other is None and inner is not None and " if " in inner:
+                first, rest = inner.split(" if ", 1)
+                return f"{first} if {test} and {rest}"
+            return f"({inner or '0.0'}) if {test} else ({other or '0.0'})"
+        if term.kind == "dropout" and term.value.op != "identity":
+            if inner is not None:
+                raise Refuse("dropout runs twice on the weights")
+            return self._one_dropout(term)
+        return inner
+
+    def _one_dropout(self, term: Term) -> str | None:
+        value = term.value
+        if isinstance(value.detail, tuple):
+            attribute, kind = value.detail
+            assert isinstance(attribute, Attribute)
+            assert isinstance(kind, Kind)
+            name = self.words.names.get(value.node.func) if isinstance(value.node, ast.Call) else None
+            path = name or attribute.path
+            rate = f'getattr({path}, "p", 0.0)' if "identity" in kind.maybe else f"{path}.p"
+            return f"{rate} if {path}.training else 0.0"
+        if value.op == "call":
+            node = value.node.func if isinstance(value.node, ast.Call) else None
+            path = self.read(node, "the dropout")
+            return f"{path}.p if {path}.training else 0.0"
+        return self._functional_dropout(value)
+
+    def _functional_dropout(self, value: Value) -> str | None:
+        if value.inner or not isinstance(value.node, ast.Call):
+            raise Refuse("dropout runs inside a helper", "write it into this function")
+        p, training = value.get(1, "p"), value.get(2, "training") or value.named.get("train")
+        p_text = "0.5" if p is None else self.read(operand(self.flow, value.node, p), "the dropout rate")
+        if training is None or (training.op == "const" and training.detail is True):
+            return p_text
+        if training.op == "const":
+            return None
+        return (
+            f"{factor(p_text)} if {self.read(operand(self.flow, value.node, training), 'training')} else 0.0"
+        )
+
+
+def number(scale: Scale) -> str:
+    """Several factors as one number."""
+    text = ""
+    for how, each in scale.numbers:
+        if not text:
+            text = each if how == "mul" else f"1.0 / {factor(each)}"
+        else:
+            text = f"{text} {'*' if how == 'mul' else '/'} {factor(each)}"
+    return text or "1.0"
+
+
+def _before(value: Value, letters: Letters) -> Letters | None:
+    """The letters before a transposition."""
+    if value.inner or value.op not in (
+        "transpose",
+        "swapaxes",
+        "swapdims",
+        "permute",
+        "attr:mT",
+        "attr:T",
+        "t",
+    ):
+        return None
+    marks = tuple(str(index) if each != MORE else MORE for index, each in enumerate(letters))
+    after = moved(marks, value)
+    if after is None:
+        return None
+    return tuple(letters[after.index(mark)] for mark in marks)
+
+
+def _statement(value: Value) -> ast.stmt:
+    assert value.statement is not None
+    return value.statement

@@ -1,0 +1,45 @@
+"""The edits that turn one attention into a call: arguments of their own where they are simple, else a replay.
+
+A replay leaves every statement about the scores as it is, and only lets it work on zeros in the scores'
+place: `q[..., :0] @ k.transpose(-2, -1)[..., :0, :]` sums over no channels, so it has the scores' shape,
+dtype and
+device and costs nothing to multiply. Scaling, adding and hiding are affine, so what they make of zeros is
+exactly
+the bias that SDPA adds to the scaled product.
+"""
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit.arguments import Arguments
+from flashmore.upgrade.emit.call import Pieces
+from flashmore.upgrade.emit.hiding import steps
+from flashmore.upgrade.emit.replay import Replay
+from flashmore.upgrade.emit.writer import Emission
+
+
+class Emitter(Arguments, Replay):
+    """Writes the edits of one attention, in the simpler way where that is possible."""
+
+    def emit(self) -> Emission:
+        """The edits.
+
+        Raises:
+            Refuse: there is no safe way to write it.
+        """
+        simple = steps(self.found.scores)
+        if simple is not None and (not simple or self.found.layout == (*self.found.batch, "l", "s")):
+            try:
+                return self._simple(simple)
+            except Refuse as refusal:
+                if not simple:
+                    raise
+                first = refusal
+                self.result = Emission()
+                self.pieces = Pieces(self.found, self.words)
+        else:
+            first = None
+        try:
+            return self._replay()
+        except Refuse:
+            if first is not None:
+                raise first from None
+            raise

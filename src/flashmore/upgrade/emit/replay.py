@@ -1,0 +1,228 @@
+"""The scores' own statements, working on zeros: what they make of them is the bias."""
+
+import ast
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, keep, may_hide, test
+from flashmore.upgrade.emit.words import atom, fresh, reordered
+from flashmore.upgrade.emit.writer import Emission, Writer
+from flashmore.upgrade.patterns.masks import FINITE
+from flashmore.upgrade.patterns.products import MORE
+from flashmore.upgrade.patterns.terms import Term
+from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.nodes import operand
+
+
+class Replay(Writer):
+    """Writes attentions of which nothing but affinity is known."""
+
+    def _replay(self) -> Emission:
+        self.result.rule = "bias"
+        scale = self.pieces.scale()
+        q = self._query(scale)
+        self._check_replay()
+        q = self._rows_of_replay(q)
+        self._clamp_added()
+        self._zero_product()
+        removed = self._unwrap()
+        weights = operand(self.flow, self.found.final.node, self._weights_value())
+        if weights is None:
+            raise Refuse("the weights cannot be told apart in the source")
+        bias = self._with_edits(weights, removed)
+        bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
+        if MORE not in self.found.batch and len(self.found.batch) < 2:
+            bias = self.pieces.lifted(bias)
+        self._write_call(q, [f"attn_mask={bias}"], scale)
+        return self.result
+
+    def _weights_value(self) -> Value:
+        term = self.found.weights
+        return term.value
+
+    def _check_replay(self) -> None:
+        terms = list(self.found.scores.walk())
+        fills = [term for term in terms if term.kind == "fill" and term.detail[0] == FINITE]
+        adds = [term for term in terms if term.kind == "add" and term.other is not None]
+        hidden = {term for fill in fills for term in fill.walk()}
+        if fills and any(each not in hidden or self._may_hide(each) for each in adds):
+            raise Refuse(
+                "a finite fill and a caller's additive mask together: rows that keep no key would change",
+                "make one boolean mask of both",
+            )
+        by_call: dict[ast.AST, set[str]] = {}
+        for term in (*terms, *self.found.weights.walk()):
+            if term.value.inner and term.value.node is not None and term.kind not in ("phi", "same"):
+                by_call.setdefault(term.value.node, set()).add(term.kind)
+        for found in by_call.values():
+            if found & {"softmax", "dropout", "product"} and found & {
+                "scale",
+                "add",
+                "fill",
+                "reshape",
+                "move",
+            }:
+                raise Refuse(
+                    "one helper hides keys and takes the softmax", "write the softmax into this function"
+                )
+
+    def _may_hide(self, term: Term) -> bool:
+        node = operand(self.flow, term.value.node, term.other) if term.other is not None else None
+        if node is None or term.other is None:
+            return True
+        text = self.text.of(node)
+        if from_caller(term.other) and not may_hide(term.other, text):
+            self.result.assumptions.append(f"`{text}` hides no keys")
+        return may_hide(term.other, text)
+
+    def _rows_of_replay(self, q: str) -> str:
+        """Finite fills: rows that keep no key must not depend on q."""
+        fills = [
+            term for term in self.found.scores.walk() if term.kind == "fill" and term.detail[0] == FINITE
+        ]
+        if not fills:
+            return q
+        simple = _conditions(self.found.scores)
+        if len(fills) > 1 or simple is None or self.found.layout != (*self.found.batch, "l", "s"):
+            raise Refuse(
+                "finite fills in several places: rows that keep no key would change", "fill with -inf"
+            )
+        term = fills[0]
+        if term.value.inner:
+            raise Refuse(
+                "a finite fill inside a helper: rows that keep no key would change", "fill with -inf"
+            )
+        step = Step(term, simple.get(term))
+        found: Keep = keep(step, self.pieces)
+        when = test(step, self.pieces)
+        query = fresh("query", self.taken)
+        hidden = found.hidden
+        line = f"{query} = {atom(q)}.masked_fill({atom(hidden)}.all(dim=-1, keepdim=True), 0)"
+        lines = [f"{line}  # a row that keeps no key is even"]
+        if when is not None:
+            lines = [f"{query} = {q}", f"if {when}:", f"    {lines[0]}"]
+        self.result.setup.append((self.pieces.at, lines))
+        return query
+
+    def _unwrap(self) -> set[ast.stmt]:
+        """Softmax, dropout, casts and transpositions of the weights give back what they were given."""
+        removed: set[ast.stmt] = set()
+        done: set[ast.AST] = set()
+        for term in self.found.weights.walk():
+            node = term.value.node
+            if node is None or term.kind in ("phi", "same", "loop", "carried") or node in done:
+                continue
+            done.add(node)
+            inner = self._input_of(term)
+            found = operand(self.flow, node, inner)
+            if found is None:
+                raise Refuse("the softmax's input cannot be told apart in the source")
+            if self._is_inside_final(node):
+                continue
+            statement = term.value.statement
+            assert statement is not None
+            if self._becomes_nothing(statement, done):
+                removed.add(statement)
+        for term in self.found.weights.walk():
+            node = term.value.node
+            statement = term.value.statement
+            if (
+                node is None
+                or term.kind in ("phi", "same")
+                or statement in removed
+                or self._is_inside_final(node)
+            ):
+                continue
+            self._strip(node, operand(self.flow, node, self._input_of(term)))
+        self.result.removed |= removed
+        return removed
+
+    def _input_of(self, term: Term) -> Value:
+        while term.kind != "softmax" and term.inner and term.inner[0].value.node is term.value.node:
+            term = term.inner[0]
+        if term.kind == "softmax":
+            return term.value.args[0]
+        return term.inner[0].value
+
+    def _is_inside_final(self, node: ast.AST) -> bool:
+        final = self.found.final.node
+        return final is not None and any(each is node for each in ast.walk(final))
+
+    def _becomes_nothing(self, statement: ast.stmt, weights: set[ast.AST]) -> bool:
+        """`att = softmax(att)` says nothing once the softmax is gone."""
+        if not (isinstance(statement, ast.Assign) and len(statement.targets) == 1):
+            return False
+        target = statement.targets[0]
+        node: ast.expr | None = statement.value
+        values = {term.value: term for term in self.found.weights.walk()}
+        while node is not None:
+            term = values.get(self.flow.seen[node]) if node in self.flow.seen else None
+            if term is None:
+                break
+            if isinstance(node, ast.Name) or (term.kind in ("phi", "same") and not term.value.inner):
+                break
+            weights.add(node)
+            node = operand(self.flow, node, self._input_of(term))
+        return isinstance(node, ast.Name) and isinstance(target, ast.Name) and node.id == target.id
+
+    def _strip(self, node: ast.AST, inner: ast.expr | None) -> None:
+        assert inner is not None
+        start, end = self.text.span(node)
+        first, last = self.text.span(inner)
+        parens = not isinstance(inner, (ast.Name, ast.Call, ast.Attribute, ast.Subscript))
+        for edit in (Edit(start, first, "(" if parens else ""), Edit(last, end, ")" if parens else "")):
+            if edit not in self.result.edits and (edit.start < edit.end or edit.text):
+                self.result.edits.append(edit)
+
+    def _with_edits(self, node: ast.expr, removed: set[ast.stmt]) -> str:
+        """The text of the weights in the second product, without softmax and the like."""
+        del removed
+        values = {term.value: term for term in self.found.weights.walk()}
+        while (term := values.get(self.flow.seen.get(node))) is not None:  # type: ignore[arg-type]
+            if isinstance(node, ast.Name) or term.value.node is not node:
+                break
+            inner = operand(self.flow, node, self._input_of(term))
+            assert inner is not None
+            node = inner
+        start, end = self.text.span(node)
+        edits = [each for each in self.result.edits if start <= each.start and each.end <= end]
+        self.result.edits = [each for each in self.result.edits if each not in edits]
+        text, at = "", start
+        for each in sorted(edits, key=lambda edit: edit.start):
+            text += self.words.between(at, each.start) + each.text
+            at = each.end
+        return text + self.words.between(at, end)
+
+    def _clamp_added(self) -> None:
+        """What a caller adds stays finite, each by itself: two hidden keys may well add up to -inf."""
+        for term in self.found.scores.walk():
+            if term.kind != "add" or term.other is None or term.value.inner or not from_caller(term.other):
+                continue
+            node = operand(self.flow, term.value.node, term.other)
+            if node is None:
+                raise Refuse("a bias cannot be told apart in the source")
+            text = self.words.of(node)
+            self._replace(node, self.clamped(text, term.other))
+
+
+def _conditions(term: Term) -> dict[Term, Condition | None] | None:
+    """The test of each fill, where it is one branch of a simple `if`."""
+    found: dict[Term, Condition | None] = {}
+
+    def see(each: Term, condition: Condition | None) -> bool:
+        if each.kind == "fill":
+            found[each] = condition
+        if each.kind == "phi":
+            one, two = each.inner
+            has_one = any(t.kind == "fill" for t in one.walk() if t not in set(two.walk()))
+            has_two = any(t.kind == "fill" for t in two.walk() if t not in set(one.walk()))
+            if has_two or (condition is not None and has_one):
+                return False
+            shared = set(two.walk())
+            for inner in one.walk():
+                if inner.kind == "fill" and inner not in shared:
+                    found[inner] = each.condition
+            return see(two, condition)
+        return all(see(inner, condition) for inner in each.inner)
+
+    return found if see(term, None) else None

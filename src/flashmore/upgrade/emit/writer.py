@@ -1,0 +1,165 @@
+"""What every rewriting writes: the call in the second product's place, zeros in the first one's."""
+
+import ast
+import keyword
+import re
+from dataclasses import dataclass, field
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit.call import SDPA, Pieces, Scale, number
+from flashmore.upgrade.emit.hiding import from_caller
+from flashmore.upgrade.emit.words import Words, atom, call, factor, is_atom
+from flashmore.upgrade.patterns.products import Product
+from flashmore.upgrade.plan import Attention
+from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.nodes import Blocks, operand
+from flashmore.upgrade.text import comments
+
+
+@dataclass
+class Emission:
+    """Edits of one function, and what they assume."""
+
+    edits: list[Edit] = field(default_factory=list)
+    removed: set[ast.stmt] = field(default_factory=set)
+    setup: list[tuple[ast.stmt, list[str]]] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    rule: str = ""
+    call: str = ""
+    imported: str | None = None
+
+
+class Writer:
+    """Writes the edits of one attention.
+
+    Args:
+        found: the attention.
+        words: the texts.
+        blocks: where statements stand.
+        extracted: whether it is written for a proof, where torch has its own names.
+    """
+
+    def __init__(self, found: Attention, words: Words, blocks: Blocks, extracted: bool = False) -> None:
+        self.extracted = extracted
+        self.found = found
+        self.words = words
+        self.text = words.text
+        self.blocks = blocks
+        self.pieces = Pieces(found, words)
+        self.flow = found.flow
+        self.result = Emission()
+        self.donors: list[ast.Name] = []
+        self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
+        self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
+
+    def _query(self, scale: Scale) -> str:
+        q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
+        for how, text in scale.learned:
+            q = f"{factor(q)} {'*' if how == 'mul' else '/'} {factor(text)}"
+            self.result.assumptions.append(f"{text} is a number, or has one value a head at most")
+        return q
+
+    def clamped(self, text: str, value: Value) -> str:
+        """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
+        if not from_caller(value):
+            return text
+        torch = "torch" if self.extracted else self.flow.module.spelling("torch")
+        lowest = f"{torch}.finfo({torch}.bfloat16).min" if torch else "-3.3895313892515355e38"
+        return f"{atom(text)}.clamp(min={lowest})"
+
+    def _zero_product(self) -> None:
+        for product in self.found.products:
+            self._zero(product)
+
+    def _zero(self, product: Product) -> None:
+        node = product.value.node
+        letter = next(iter(product.contracted))
+        for side in (0, 1):
+            found = operand(self.flow, node, product.operands[side])
+            if found is None:
+                raise Refuse("the product's operands cannot be told apart in the source")
+            letters = product.letters[side]
+            behind = len(letters) - 1 - letters.index(letter)
+            index = f"[..., :0{', :' * behind}]"
+            end = self.text.span(found)[1]
+            if not is_atom(found) and self.text.source[end : end + 1] == ")":
+                self._insert(end + 1, index)
+            else:
+                self._replace(found, atom(self.words.of(found)) + index)
+
+    def _replace(self, node: ast.AST, text: str) -> None:
+        start, end = self.text.span(node)
+        self.result.edits.append(Edit(start, end, text))
+
+    def _insert(self, at: int, text: str) -> None:
+        self.result.edits.append(Edit(at, at, text))
+
+    def _write_call(self, q: str, arguments: list[str], scale: Scale) -> None:
+        function = self._function()
+        k = self.pieces.tensor(self.found.k, self.found.product.value, "sd")
+        v = self.pieces.tensor(self.found.v, self.found.final, "se")
+        dropout = self.pieces.dropout()
+        if dropout is not None:
+            arguments.append(f"dropout_p={dropout}")
+        arguments.append(f"scale={number(scale)}")
+        node = self.found.final.node
+        assert node is not None
+        arguments = [*(self.pieces.lifted(each) for each in (q, k, v)), *arguments]
+        width = len(self.text.indent(self.pieces.at)) + 16
+        self.result.call = call(function, arguments, self.text.indent(self.pieces.at), width)
+        self._hoist()
+        final = self._after(self.pieces.lowered(self.result.call))
+        start, end = self._without_parentheses(node)
+        self.result.edits.append(Edit(start, end, final))
+        inside = [] if self.found.guards else comments(self.text.of(node))
+        if inside:
+            self.result.setup.insert(0, (self.pieces.at, inside))
+
+    def _hoist(self) -> None:
+        statement = self.found.product.value.statement
+        assert statement is not None
+        lines = [f"{name} = {self.words.flat(node)}" for name, node in self.pieces.hoisted]
+        if lines:
+            self.result.setup.append((statement, lines))
+
+    def _function(self) -> str:
+        if self.extracted:
+            return "F.scaled_dot_product_attention"
+        found = self.flow.module.spelling(SDPA)
+        local = self.flow.before.get(self.pieces.at, {})
+        if found is not None and found.split(".")[0] not in local:
+            return found
+        name = "F" if "F" not in self.flow.module.names and "F" not in local else "torch.nn.functional"
+        if name != "F" and ("torch" in local or "torch" in self.flow.module.names):
+            raise Refuse("`torch` and `F` mean something else here", "import torch under a name of its own")
+        self.result.imported = f"import torch.nn.functional{' as F' if name == 'F' else ''}"
+        return f"{name}.scaled_dot_product_attention"
+
+    def _without_parentheses(self, node: ast.AST) -> tuple[int, int]:
+        """The span of the second product, with the parentheses that a call does not need."""
+        start, end = self.text.span(node)
+        source = self.text.source
+        before = source[:start].rstrip(" \t")
+        if isinstance(node, ast.BinOp) and before.endswith("(") and source[end : end + 1] == ")":
+            earlier = before[:-1].rstrip(" \t")
+            word = re.search(r"\w*$", earlier)
+            spaced = len(earlier) < len(before) - 1 and word is not None and keyword.iskeyword(word[0])
+            if spaced or not (earlier[-1:].isalnum() or earlier[-1:] in ("_", ")", "]", '"', "'")):
+                return len(before) - 1, end + 1
+        return start, end
+
+    def _after(self, text: str) -> str:
+        """What follows the product may be `.view`, which SDPA's output need not allow."""
+        for user in self.found.final.users:
+            if user.op == "view" and (user.inner or self.found.guards):
+                return f"{text}.contiguous()"
+            if (
+                user.op == "view"
+                and isinstance(user.node, ast.Call)
+                and isinstance(user.node.func, ast.Attribute)
+            ):
+                end = self.text.span(user.node.func)[1]
+                if self.text.source[end - 4 : end] == "view":
+                    self.result.edits.append(Edit(end - 4, end, "reshape"))
+        return text

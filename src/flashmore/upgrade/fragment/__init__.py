@@ -1,0 +1,1 @@
+"""The lines of one attention as functions of their inputs, for a proof."""

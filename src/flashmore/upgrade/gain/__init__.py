@@ -1,0 +1,1 @@
+"""What rewrites bring: both versions in turn in one process."""

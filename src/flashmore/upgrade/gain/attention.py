@@ -1,0 +1,132 @@
+"""Attention alone, on what the user's program gives to it: old lines, new lines, and which kernel runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from flashmore.backends.contract import describe_call
+from flashmore.backends.explain import explain
+from flashmore.errors import FlashmoreError
+from flashmore.upgrade.prove.captured import arguments_of
+from flashmore.upgrade.prove.child import fragment_from_json
+from flashmore.upgrade.prove.fragment import functions_of
+from flashmore.upgrade.trace.capture import Watched
+
+
+def replays(
+    sites: Sequence[Mapping[str, Any]], watched: Sequence[Watched], device: torch.device
+) -> tuple[dict[str, Callable[[], object]], list[dict[str, Any]]]:
+    """Make a call of each version of each site that was seen, forward and backward, as often as in a step.
+
+    Args:
+        sites: each with its `fragment` as JSON.
+        watched: what was seen of each.
+        device: where to compute.
+
+    Returns:
+        What is to be timed, by names such as `site 0 before`; and for each site how often it is called, and
+        which kernel its SDPA runs in.
+    """
+    runs: dict[str, Callable[[], object]] = {}
+    said: list[dict[str, Any]] = []
+    for number, (site, seen) in enumerate(zip(sites, watched, strict=True)):
+        if not seen.seen:
+            said.append({"calls": seen.calls, "kernel": None})
+            continue
+        fragment = fragment_from_json(site["fragment"])
+        functions = functions_of(fragment)
+        one = seen.seen[0]
+        inputs = {name: _on(value, device) for name, value in one["inputs"].items()}
+        make = partial(arguments_of, inputs, fragment.inputs, double=False)
+        autocast = partial(_autocast, one["autocast"], device)
+        for word, lines in (("before", functions.old), ("after", functions.new)):
+            runs[f"site {number} {word}"] = partial(
+                _both_ways, lines, make, autocast, max(1, seen.calls), device
+            )
+        said.append({"calls": seen.calls, "kernel": _kernel(functions.new, make, autocast, device)})
+    return runs, said
+
+
+def _both_ways(
+    lines: Callable[..., Any],
+    make: Callable[[], Any],
+    autocast: Callable[[], AbstractContextManager[Any]],
+    calls: int,
+    device: torch.device,
+) -> None:
+    for _ in range(calls):
+        arguments = make()
+        with autocast():
+            out = lines(*(argument.value for argument in arguments))
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        leaves = [argument.leaf for argument in arguments if argument.leaf is not None]
+        torch.autograd.grad(outs, leaves, [torch.ones_like(one) for one in outs], allow_unused=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Calls(TorchFunctionMode):
+    """Notes what scaled_dot_product_attention is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            self.calls.append((args, given))
+        return func(*args, **given)
+
+
+def _kernel(
+    lines: Callable[..., Any],
+    make: Callable[[], Any],
+    autocast: Callable[[], AbstractContextManager[Any]],
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """Which kernel runs now, and every reason against the others; None where none is called."""
+    with _Calls() as noted, autocast():
+        lines(*(argument.value for argument in make()))
+        on = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if on else None
+    if not noted.calls:
+        return None
+    args, given = noted.calls[0]
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    call = dict(zip(names, args, strict=False)) | given
+    q, k, v = (call[name] if dtype is None else call[name].to(dtype) for name in names[:3])
+    mask = call.get("attn_mask")
+    try:
+        answer = explain(
+            describe_call(
+                q, k, v, mask=_as_sdpa_sees(mask, dtype),
+                causal=call.get("is_causal", False), dropout_p=call.get("dropout_p", 0.0),
+                gqa=call.get("enable_gqa", False),
+            )
+        )  # fmt: skip
+    except FlashmoreError as error:
+        return {"name": None, "how": str(error), "against": {}}
+    against = {one.name: list(one.reasons) for one in answer.backends if one.reasons}
+    return {"name": answer.default, "how": answer.how, "against": against}
+
+
+def _as_sdpa_sees(mask: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """Under autocast a mask of numbers is cast too."""
+    return mask if mask is None or dtype is None or mask.dtype == torch.bool else mask.to(dtype)
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _autocast(dtype: str | None, device: torch.device) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=getattr(torch, dtype))

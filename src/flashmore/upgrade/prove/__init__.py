@@ -1,0 +1,1 @@
+"""Old lines and new lines on tensors, in a child process."""

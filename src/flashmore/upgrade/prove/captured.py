@@ -1,0 +1,85 @@
+"""The proof of one fragment on what a run of the user's own code really gave to it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flashmore.upgrade.prove.allowed import NotAllowed
+from flashmore.upgrade.prove.case import Setting, run_case
+from flashmore.upgrade.prove.fragment import concluded, functions_of
+from flashmore.upgrade.prove.result import CaseResult, Proof, not_proved
+from flashmore.upgrade.prove.tensors import Argument
+from flashmore.upgrade.site import Fragment, Input
+
+Captured = dict[str, Any]
+"""The values of a fragment's inputs by name: tensors, numbers, None, and modules as `{"module": …}`."""
+
+
+def prove_captured(fragment: Fragment, assumptions: Sequence[str], path: Path, on: str) -> Proof:
+    """Replay a fragment on captured inputs: as they were, and forced to the MATH kernel.
+
+    Args:
+        fragment: what the search extracted.
+        assumptions: what the rewriting took for granted.
+        path: a file that `flashmore.upgrade.trace` wrote for this site; loading it runs no code.
+        on: what the report says it ran on.
+    """
+    failed = partial(not_proved, on=on, assumptions=tuple(assumptions))
+    try:
+        functions = functions_of(fragment)
+    except NotAllowed as error:
+        return failed(str(error))
+    cases: list[CaseResult] = []
+    for seen in torch.load(path, weights_only=True):
+        make = partial(arguments_of, seen["inputs"], fragment.inputs)
+        sixteen = seen["autocast"] == "bfloat16"
+        name = said(seen)
+        for math_kernel in (False, True):
+            setting = Setting(sixteen=sixteen, math_kernel=math_kernel)
+            full = f"{name}, MATH kernel" if math_kernel else name
+            cases.append(run_case(full, functions.old, functions.new, _made(make), setting))
+    if not cases:
+        return failed("no run came by these lines")
+    return concluded(cases, fragment, assumptions, on)
+
+
+def arguments_of(captured: Captured, inputs: Sequence[Input], *, double: bool) -> list[Argument]:
+    """Fresh arguments from captured values; every float tensor but a mask's gets a gradient."""
+    return [_argument(given, captured[given.name], double) for given in inputs]
+
+
+def _argument(given: Input, value: Any, double: bool) -> Argument:
+    if isinstance(value, dict):
+        if value["module"] == "Dropout":
+            return Argument(given.source, None, nn.Dropout(value["p"]).train(value["training"]))
+        return Argument(given.source, None, nn.Softmax(dim=value["dim"]))
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return Argument(given.source, None, value)
+    leaf = value.double() if double else value.clone()
+    if given.role == "mask":
+        return Argument(given.source, None, leaf)
+    leaf = leaf.detach().requires_grad_()
+    return Argument(given.source, leaf, leaf.clone())
+
+
+def said(seen: dict[str, Any]) -> str:
+    """The shapes, dtypes and mode that were seen, as one name."""
+    tensors = {name: value for name, value in seen["inputs"].items() if isinstance(value, Tensor)}
+    parts = [f"{name} {_text(tensor)}" for name, tensor in tensors.items()]
+    modes = [
+        value["training"] for value in seen["inputs"].values() if isinstance(value, dict) and "p" in value
+    ]
+    parts += [] if not modes else ["training"] if any(modes) else ["eval"]
+    return ", ".join(parts + ([f"{seen['autocast']} under autocast"] if seen["autocast"] else []))
+
+
+def _text(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _made(make: Callable[..., list[Argument]]) -> Callable[[bool], list[Argument]]:
+    return lambda double: make(double=double)

@@ -1,0 +1,106 @@
+"""What a proof says: every case that was tried, each tensor's verdict, what was assumed; no torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+WHOLE = "the whole example, with the file as it would be written"
+"""The case that runs all of the user's example; see `flashmore.upgrade.trace.whole`."""
+Result = Literal["equal", "differs", "not compared", "skipped"]
+
+
+@dataclass(frozen=True)
+class TensorVerdict:
+    """One tensor of one case: the output, or the gradient of something that goes in."""
+
+    name: str
+    """`out`, or `d` and the user's expression, such as `d self.bias`."""
+    verdict: str
+    """`equal`, `equal where the original is finite`, `not compared: the original is NaN`, or `differs: …`."""
+    error: float | None = None
+    """Largest absolute difference from the original expression in float64; None where nothing is compared."""
+    budget: float | None = None
+    """How large it may be; see `flashmore.measuring.accuracy`."""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing speaks against the rewrite."""
+        return not self.verdict.startswith("differs")
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case: what was tried, and how it ended."""
+
+    name: str
+    """Such as `L ≠ S, random mask, float32, MATH kernel`."""
+    result: Result
+    detail: str = ""
+    """Why it was skipped or what differs; empty where all is equal."""
+    tensors: tuple[TensorVerdict, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether a rewrite computes what the original computes, and how that is known."""
+
+    proved: bool
+    on: str
+    """What it ran on: `synthetic tensors`, or what a run of the user's code saw."""
+    cases: tuple[CaseResult, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    """What has to hold in the user's program, and was not and could not be tried."""
+    why_not: str | None = None
+    """The first thing that speaks against it; None for a proof."""
+    seconds: float = 0.0
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a case was found in which the rewrite computes something else."""
+        return self.count("differs") > 0
+
+    def count(self, result: Result) -> int:
+        """How many cases ended so."""
+        return sum(case.result == result for case in self.cases)
+
+    def summary(self) -> str:
+        """One line: what was proved and on what, or why not."""
+        if not self.proved:
+            return f"not proved: {self.why_not}"
+        lines = [case for case in self.cases if case.name != WHOLE]
+        tensors = sorted({tensor.name for case in lines for tensor in case.tensors}, key=_out_first)
+        counts = f"{self.count('equal')} cases equal"
+        if (skipped := self.count("skipped")) > 0:
+            counts += f", {skipped} that the original does not take"
+        return f"proved on {self.on}: {counts}; {', '.join(tensors)}{self._whole()}"
+
+    def _whole(self) -> str:
+        whole = next((case for case in self.cases if case.name == WHOLE), None)
+        if whole is None:
+            return ""
+        if whole.result != "equal":
+            return f"; the whole example could not be compared: {whole.detail or whole.result}"
+        weights = sum(tensor.name.startswith("d ") for tensor in whole.tensors)
+        return f"; and {WHOLE}, with the gradients of {weights} weights"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Proof":
+        """The proof that `to_json` wrote down."""
+        cases = tuple(
+            CaseResult(**{**case, "tensors": tuple(TensorVerdict(**t) for t in case["tensors"])})
+            for case in document["cases"]
+        )
+        return cls(**{**document, "cases": cases, "assumptions": tuple(document["assumptions"])})
+
+
+def not_proved(why: str, *, on: str = "synthetic tensors", assumptions: tuple[str, ...] = ()) -> Proof:
+    """A proof that failed before any case could be tried."""
+    return Proof(False, on, (), assumptions, why)
+
+
+def _out_first(name: str) -> tuple[bool, str]:
+    return not name.startswith("out"), name

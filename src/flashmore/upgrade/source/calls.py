@@ -1,0 +1,301 @@
+"""Calls: which operation a call means, and what a helper of the same file computes."""
+
+import ast
+from collections.abc import Sequence
+
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.module import FUNCTIONAL
+from flashmore.upgrade.source.state import State
+
+_DEPTH = 5
+_EINOPS = {
+    "einops.rearrange": "rearrange",
+    "einops.repeat": "einops.repeat",
+    "einops.einsum": "einops.einsum",
+}
+_SELF_NAMES = ("input", "self", "x", "tensor")
+
+
+def operation(full: str) -> str | None:
+    """The operation that a library's function means, whatever it is called through."""
+    if full in _EINOPS:
+        return _EINOPS[full]
+    if full in ("opt_einsum.contract", "numpy.einsum"):
+        return "einsum"
+    for prefix in (FUNCTIONAL + ".", "torch.Tensor.", "torch.special.", "torch.linalg.", "torch."):
+        if full.startswith(prefix):
+            rest = full[len(prefix) :]
+            return rest if "." not in rest else None
+    if full.startswith(("math.", "numpy.", "cmath.")):
+        return full.split(".", 1)[1]
+    return None
+
+
+class Calls(State):
+    """Reads calls."""
+
+    def expression(self, node: ast.expr) -> Value:
+        """The value of an expression."""
+        raise NotImplementedError
+
+    def block(self, body: Sequence[ast.stmt]) -> bool:
+        """Reads statements."""
+        raise NotImplementedError
+
+    def assign(self, target: ast.expr, value: Value) -> None:
+        """Stores a value."""
+        raise NotImplementedError
+
+    def call(self, node: ast.Call) -> Value:
+        """The value of a call."""
+        if isinstance(node.func, ast.Attribute) and not self._is_global(node.func):
+            base = self.expression(node.func.value)
+            callee = self._method(base, node.func)
+        else:
+            base, callee = None, self.expression(node.func)
+        args = self._spread_arguments([self.expression(each) for each in node.args])
+        named = {each.arg: self.expression(each.value) for each in node.keywords if each.arg}
+        more = [self.expression(each.value) for each in node.keywords if each.arg is None]
+        if callee is None and base is not None:
+            return self._call_method(base, node.func.attr, args, named, node)  # type: ignore[attr-defined]
+        assert callee is not None
+        return self.apply(callee, [*args, *more], named, node)
+
+    def _is_global(self, node: ast.Attribute) -> bool:
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        return bool(self.module.qualified(node)) and isinstance(root, ast.Name) and root.id not in self.env
+
+    def _method(self, base: Value, node: ast.Attribute) -> Value | None:
+        """What `base.name` is, where it is more than a method of a tensor."""
+        if base.op != "self":
+            return None
+        return self.self_attribute(base, node.attr, node)
+
+    def self_attribute(self, base: Value, name: str, node: ast.AST | None) -> Value:
+        """`self.x`."""
+        raise NotImplementedError
+
+    def _spread_arguments(self, args: list[Value]) -> list[Value]:
+        result = []
+        for each in args:
+            known = self.elements(each.args[0]) if each.op == "star" else None
+            result.extend(known if known is not None else [each])
+        return result
+
+    def _call_method(
+        self, base: Value, name: str, args: list[Value], named: dict[str, Value], node: ast.AST
+    ) -> Value:
+        inplace = name.endswith("_") and not name.endswith("__")
+        op = name[:-1] if inplace else name
+        if op == "masked_fill" and "mask" in named:
+            args = [named["mask"], named.get("value") or args[0]]
+            named = {}
+        value = self.make(op, (base, *args), named, node, detail="method", inplace=inplace)
+        if inplace:
+            self.rebind(base, value)
+        return value
+
+    def apply(self, callee: Value, args: list[Value], named: dict[str, Value], node: ast.AST | None) -> Value:
+        """Calls something that is known."""
+        if callee.op == "closure":
+            assert isinstance(callee.detail, Closure)
+            result = self.inline(callee.detail, args, named, node)
+            return result or self.make("call", (callee, *args), named, node)
+        if callee.op == "global":
+            return self._call_global(str(callee.detail), callee, args, named, node)
+        if callee.op == "selfattr":
+            return self._call_attribute(callee, args, named, node)
+        if callee.op == "call" and callee.detail == "torch.nn.Softmax" and args:
+            dim = callee.get(1, "dim")
+            return self.make(
+                "softmax", args[:1], {"dim": dim} if dim is not None else {}, node, detail="made"
+            )
+        if callee.op == "phi" and all(each.op in ("global", "closure") for each in callee.args):
+            results = [self.apply(each, args, named, node) for each in callee.args]
+            return self.make("phi", results, detail=callee.detail, node=node)
+        return self.make("call", (callee, *args), named, node)
+
+    def _call_global(
+        self, full: str, callee: Value, args: list[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value:
+        function = self.module.functions.get(full)
+        if function is not None:
+            return self.inline(Closure(function, {}), args, named, node) or self.make(
+                "call", (callee, *args), named, node
+            )
+        constant = self.module.constants.get(full)
+        if isinstance(constant, (ast.Lambda, ast.Attribute)) or (
+            isinstance(constant, ast.Call) and self.module.qualified(constant.func) == "functools.partial"
+        ):
+            return self.apply(self._outside(constant), args, named, node)
+        if full in ("functools.partial", "partial") and args:
+            return self._partial(args, named, node)
+        if full == "map" and len(args) == 2 and (elements := self.elements(self._as_tuple(args[1]))):
+            return self.make("tuple", [self.apply(args[0], [each], {}, node) for each in elements], node=node)
+        if full == "zip" and args and all(self.elements(each) for each in args):
+            rows = zip(*(each.args for each in args), strict=False)
+            return self.make("tuple", [self.make("tuple", row) for row in rows], node=node)
+        if full in ("tuple", "list") and len(args) == 1 and args[0].op == "tuple":
+            return args[0]
+        if full in (
+            "int",
+            "float",
+            "len",
+            "max",
+            "min",
+            "abs",
+            "range",
+            "bool",
+            "sum",
+            "print",
+            "isinstance",
+        ):
+            return self.make(f"py:{full}", args, named, node)
+        op = operation(full)
+        if op is None:
+            return self.make("call", (callee, *args), named, node, detail=full)
+        return self._tensor_call(op, args, named, node)
+
+    def _tensor_call(
+        self, op: str, args: list[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value:
+        if not args and op not in ("zeros", "ones", "full"):
+            first = next((name for name in _SELF_NAMES if name in named), None)
+            if first is not None:
+                args = [named[first]]
+                named = {name: value for name, value in named.items() if name != first}
+        if op in ("matmul", "bmm", "mm") and len(args) == 1:
+            other = next((named[name] for name in ("other", "mat2") if name in named), None)
+            args, named = ([*args, other], {}) if other is not None else (args, named)
+        if op == "chunk" or op == "split":
+            return self.make(op, args, named, node)
+        return self.make(op, args, named, node, inplace=op.endswith("_") and not op.endswith("__"))
+
+    def _as_tuple(self, value: Value) -> Value:
+        """`x.chunk(3, dim=-1)` as three values."""
+        if value.op in ("chunk", "tensor_split") and len(value.args) > 1 and value.args[1].op == "const":
+            count = value.args[1].detail
+            if isinstance(count, int) and 0 < count <= 8:
+                return self.make("tuple", [self.make("item", (value,), detail=i) for i in range(count)])
+        return value
+
+    def _outside(self, expression: ast.expr) -> Value:
+        """An expression of the module or of another method, read with no local names."""
+        self.scopes.append({})
+        self.calling.append(expression)
+        try:
+            return self.expression(expression)
+        finally:
+            self.scopes.pop()
+            self.calling.pop()
+
+    def _partial(self, args: list[Value], named: dict[str, Value], node: ast.AST | None) -> Value:
+        first, *given = args
+        closure = first.detail
+        if isinstance(closure, Closure):
+            made = Closure(
+                closure.node, closure.names, closure.bound, (*closure.given, *given), tuple(named.items())
+            )
+            return self.make("closure", detail=made, node=node)
+        return self.make("partial", (first, *given), named, node)
+
+    def _call_attribute(
+        self, callee: Value, args: list[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value:
+        attribute = callee.detail
+        assert isinstance(attribute, Attribute)
+        kind = kind_of(attribute, self.module)
+        if kind.name == "softmax" and args and isinstance(kind.expression, ast.Call):
+            made = kind.expression
+            dim = (
+                made.args[0] if made.args else next((e.value for e in made.keywords if e.arg == "dim"), None)
+            )
+            extra = {"dim": self._outside(dim)} if dim is not None else {}
+            return self.make("softmax", args[:1], extra, node, detail=attribute)
+        if kind.name in ("dropout", "identity") and args:
+            return self.make(kind.name, args[:1], {}, node, detail=(attribute, kind))
+        if kind.name == "layer":
+            return self.make(f"layer:{kind.detail}", args, named, node, detail=kind.expression)
+        if kind.name == "function" and kind.expression is not None:
+            return self._call_stored(kind.expression, args, named, node)
+        if kind.name == "class":
+            found = self.module.classes[kind.detail]
+            forward = found.method("forward")
+            if forward is not None and len(ast.dump(forward)) < 6000:
+                self.owners[attribute.path] = found
+                closure = Closure(forward, {}, bound=Value("self", detail=attribute.path))
+                if (result := self.inline(closure, args, named, node)) is not None:
+                    return result
+        return self.make("call", (callee, *args), named, node, detail=attribute)
+
+    def _call_stored(
+        self, expression: ast.expr, args: list[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value:
+        if isinstance(expression, ast.Call) and expression.args:
+            extra = {each.arg: self._outside(each.value) for each in expression.keywords if each.arg}
+            first = self._outside(expression.args[0])
+            return self.apply(first, args, {**extra, **named}, node)
+        return self.apply(self._outside(expression), args, named, node)
+
+    def inline(
+        self, closure: Closure, args: Sequence[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value | None:
+        """What a function of the same file returns: None where that cannot be said."""
+        if closure.node in self.active or len(self.active) >= _DEPTH:
+            return None
+        names = self._parameters(closure, [*closure.given, *args], {**dict(closure.given_named), **named})
+        if names is None:
+            return None
+        self.active.append(closure.node)
+        self.scopes.append({**closure.names, **names})
+        self.calling.append(node or closure.node)
+        self.returned.append([])
+        outer = len(self.conditions)
+        try:
+            if isinstance(closure.node, ast.Lambda):
+                return self.expression(closure.node.body)
+            self.block(closure.node.body)
+            return self._folded(self.returned[-1], outer)
+        finally:
+            self.active.pop()
+            self.scopes.pop()
+            self.calling.pop()
+            self.returned.pop()
+
+    def _parameters(
+        self, closure: Closure, args: list[Value], named: dict[str, Value]
+    ) -> dict[str, Value] | None:
+        spec = closure.node.args
+        positional = [each.arg for each in (*spec.posonlyargs, *spec.args)]
+        if closure.bound is not None:
+            args = [closure.bound, *args]
+        if any(each.op == "star" for each in args) or spec.vararg or spec.kwarg:
+            return None
+        if len(args) > len(positional):
+            return None
+        names = dict(zip(positional, args, strict=False))
+        allowed = {*positional, *(each.arg for each in spec.kwonlyargs)}
+        if not set(named) <= allowed:
+            return None
+        names.update(named)
+        defaults = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
+        defaults.update({a.arg: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d})
+        for name, default in defaults.items():
+            if name not in names:
+                names[name] = self._outside(default)
+        return names if allowed <= set(names) else None
+
+    def _folded(self, returned: list[tuple[tuple[Condition, ...], Value]], outer: int) -> Value | None:
+        """Several returns as one value that depends on their conditions."""
+        if not returned:
+            return self.make("const", detail=None)
+        result = returned[-1][1]
+        for conditions, value in reversed(returned[:-1]):
+            inner = conditions[outer:]
+            if value is not result:
+                condition = inner[-1] if inner else Condition(None, True)
+                result = self.make("phi", (value, result), detail=condition)
+        return result

@@ -1,0 +1,91 @@
+"""Whether scores or weights are used by anything but the attention itself, on any branch."""
+
+from flashmore.upgrade.patterns.scores import METADATA
+from flashmore.upgrade.source.graph import Condition, Value
+
+_PASSED_ON = {"phi", "tuple", "item", "loop", "carried", "star"}
+_LIKE = {"type_as", "to", "view_as", "expand_as", "type", "masked_fill", "isinstance", "py:isinstance"}
+_HOW = {
+    "return": "returned",
+    "store": "stored on an object",
+    "opaque": "used by something that cannot be followed",
+    "py:print": "printed",
+    "setitem": "written into something else",
+    "register_hook": "hooked",
+    "retain_grad": "kept with its gradient",
+    "append": "appended to a list",
+}
+
+
+class Escape(Exception):
+    """Scores or weights that are used elsewhere.
+
+    Args:
+        how: what happens to them.
+        value: where.
+    """
+
+    def __init__(self, how: str, value: Value) -> None:
+        super().__init__(how)
+        self.how = how
+        self.value = value
+
+
+def escapes(
+    chain: set[Value], final: Value, softmax: Value, known: list[tuple[Condition, str]]
+) -> list[tuple[Condition, str]]:
+    """The conditions under which nothing of the chain is used elsewhere, after those that are `known`.
+
+    Raises:
+        Escape: something always is.
+    """
+    guards = list(known)
+    for value in sorted(chain, key=lambda each: len(each.users)):
+        for user, conditions in _uses(value, chain, final):
+            own = [each for each in conditions if not any(each.same(other) for other in softmax.conditions)]
+            usable = [each for each in own if each.node is not None]
+            how = _HOW.get(user.op, f"used by `{_name(user)}`")
+            if not usable:
+                raise Escape(how, user)
+            opposite = [Condition(each.node, not each.holds, each.statement) for each in usable]
+            if not any(one.same(two) for one in opposite for two, _ in guards):
+                guards.append((opposite[0], f"the scores or weights are {how}"))
+    return guards
+
+
+def _uses(value: Value, chain: set[Value], final: Value) -> list[tuple[Value, tuple[Condition, ...]]]:
+    found = []
+    stack: list[tuple[Value, Value, tuple[Condition, ...]]] = [(value, user, ()) for user in value.users]
+    seen: set[Value] = set()
+    while stack:
+        source, user, before = stack.pop()
+        conditions = (*before, *_choice(source, user), *user.conditions)
+        if user in chain or user is final or user in seen or _only_metadata(source, user):
+            continue
+        seen.add(user)
+        if user.op in _PASSED_ON and not (user.op == "tuple" and not user.users):
+            stack.extend((user, each, conditions) for each in user.users)
+        elif user.op != "tuple" or user.users:
+            found.append((user, conditions))
+    return found
+
+
+def _choice(source: Value, user: Value) -> tuple[Condition, ...]:
+    """The condition under which a join takes the value."""
+    condition = user.detail
+    if user.op != "phi" or not isinstance(condition, Condition) or len(set(user.args)) == 1:
+        return ()
+    holds = condition.holds if user.args[0] is source else not condition.holds
+    return (Condition(condition.node, holds, condition.statement),)
+
+
+def _only_metadata(source: Value, user: Value) -> bool:
+    if user.op in METADATA or user.op in ("is", "is not", "py:isinstance", "finfo", "assert"):
+        return True
+    return user.op in _LIKE and bool(user.args) and user.args[0] is not source
+
+
+def _name(value: Value) -> str:
+    if value.op in ("call", "closure") and value.detail:
+        return str(value.detail)
+    return value.op.split(":")[-1]

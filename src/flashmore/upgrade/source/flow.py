@@ -1,0 +1,223 @@
+"""The statements of one function, read as a graph of values: every branch, without running anything."""
+
+import ast
+from collections.abc import Sequence
+
+from flashmore.upgrade.source.expressions import Expressions
+from flashmore.upgrade.source.graph import Closure, Condition, TooDeep, Value
+from flashmore.upgrade.source.module import Class, Function, Module
+
+_LIMIT = 6000  # values in one function; more is generated code
+
+
+class Flow(Expressions):
+    """What a function computes.
+
+    Args:
+        module: the names of its file.
+        owner: the class that it is a method of.
+        function: the function to read.
+    """
+
+    def __init__(self, module: Module, owner: Class | None, function: Function) -> None:
+        super().__init__(module, owner)
+        self.function = function
+        self.before: dict[ast.stmt, dict[str, Value]] = {}
+        self.after: dict[ast.stmt, dict[str, Value]] = {}
+
+    def run(self) -> "Flow":
+        """Reads the function.
+
+        Raises:
+            TooDeep: it is too large to be understood.
+        """
+        arguments = self.function.args
+        for index, each in enumerate([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]):
+            if index == 0 and self.owner is not None and each.arg == "self":
+                self.env["self"] = Value("self", detail="self")
+            else:
+                self.env[each.arg] = self.make("param", detail=each.arg, node=each)
+        for rest in (arguments.vararg, arguments.kwarg):
+            if rest is not None:
+                self.env[rest.arg] = self.make("param", detail=rest.arg, node=rest)
+        self.block(self.function.body)
+        return self
+
+    def block(self, body: Sequence[ast.stmt]) -> bool:
+        """Reads statements in order; says whether the block is left for good."""
+        added = 0
+        for statement in body:
+            if len(self.values) > _LIMIT:
+                raise TooDeep
+            if not self.inner:
+                self.statement = statement
+                self.before[statement] = dict(self.env)
+            ended = self.one(statement)
+            if not self.inner:
+                self.after[statement] = dict(self.env)
+            if ended:
+                del self.conditions[len(self.conditions) - added :]
+                return True
+            if isinstance(statement, ast.If) and (later := self._leaving(statement)):
+                self.conditions.append(later)
+                added += 1
+        del self.conditions[len(self.conditions) - added :]
+        return False
+
+    def _leaving(self, statement: ast.If) -> Condition | None:
+        """The condition of all that follows an `if` that leaves the block."""
+        if _leaves(statement.body):
+            return self.condition(statement.test, False)
+        if statement.orelse and _leaves(statement.orelse):
+            return self.condition(statement.test, True)
+        return None
+
+    def one(self, statement: ast.stmt) -> bool:
+        """Reads one statement; says whether it leaves the block."""
+        match statement:
+            case ast.Assign(targets=targets, value=value):
+                result = self.expression(value)
+                for target in targets:
+                    self.assign(target, result)
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                self.assign(target, self.expression(value))
+            case ast.AugAssign():
+                self.augmented(statement)
+            case ast.Expr(value=value):
+                self.expression(value)
+            case ast.Return(value=value):
+                self._return(value)
+                return True
+            case ast.If():
+                return self._if(statement)
+            case ast.For() | ast.AsyncFor() | ast.While():
+                self._loop(statement)
+            case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
+                for item in items:
+                    opened = self.expression(item.context_expr)
+                    if item.optional_vars is not None:
+                        self.assign(item.optional_vars, self.make("opaque", (opened,)))
+                return self.block(body)
+            case ast.Try() | ast.TryStar():
+                return self._try(statement)
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                closure = Closure(statement, self.env)
+                self.env[statement.name] = self.make("closure", detail=closure)
+            case ast.Raise() | ast.Continue() | ast.Break():
+                self._rest(statement)
+                return True
+            case _:
+                self._rest(statement)
+        return False
+
+    def _rest(self, statement: ast.stmt) -> None:
+        """Any other statement: what it mentions is used by something unknown."""
+        used = [
+            self.expression(each) for each in ast.iter_child_nodes(statement) if isinstance(each, ast.expr)
+        ]
+        op = "assert" if isinstance(statement, (ast.Assert, ast.Raise)) else "statement"
+        if isinstance(statement, ast.Delete):
+            return
+        self.make(op, tuple(used), node=statement)
+
+    def _return(self, node: ast.expr | None) -> None:
+        value = self.expression(node) if node is not None else self.make("const", detail=None)
+        if self.inner:
+            self.returned[-1].append((tuple(self.conditions), value))
+        else:
+            self.make("return", (value,), node=node)
+
+    def _if(self, statement: ast.If) -> bool:
+        test = self.expression(statement.test)
+        condition = self.condition(statement.test, True)
+        self.tests[id(condition.node or statement.test)] = test
+        start = dict(self.env)
+        self.conditions.append(condition)
+        ended = self.block(statement.body)
+        then = dict(self.env)
+        self._replace(start)
+        self.conditions[-1] = self.condition(statement.test, False)
+        other_ended = self.block(statement.orelse)
+        self.conditions.pop()
+        otherwise = dict(self.env)
+        if ended and other_ended:
+            return True
+        if ended or other_ended:
+            self._replace(otherwise if ended else then)
+        else:
+            self._merge(condition, then, otherwise)
+        return False
+
+    def _replace(self, env: dict[str, Value]) -> None:
+        self.env.clear()
+        self.env.update(env)
+
+    def _merge(self, condition: Condition, then: dict[str, Value], otherwise: dict[str, Value]) -> None:
+        merged = dict(otherwise)
+        for name in {**then, **otherwise}:
+            one, two = then.get(name), otherwise.get(name)
+            if one is not two:
+                one = one or self.make("missing")
+                two = two or self.make("missing")
+                merged[name] = self.make("phi", (one, two), detail=condition)
+            elif one is not None:
+                merged[name] = one
+        self._replace(merged)
+
+    def _loop(self, statement: ast.For | ast.AsyncFor | ast.While) -> None:
+        """A body that runs any number of times: what it assigns is carried round."""
+        first = statement.test if isinstance(statement, ast.While) else statement.iter
+        source = self.expression(first)
+        start = dict(self.env)
+        names = _assigned(statement)
+        carried = {
+            name: self.make("carried", (start[name],), detail=statement) for name in names if name in start
+        }
+        self.env.update(carried)
+        if not isinstance(statement, ast.While):
+            self.assign(statement.target, self.make("element", (source,)))
+        self.conditions.append(Condition(None, True, statement))
+        self.block(statement.body)
+        self.conditions.pop()
+        for name, inside in carried.items():
+            last = self.env.get(name, inside)
+            if last is inside:
+                self.env[name] = start[name]
+            else:
+                self.env[name] = self.make("loop", (start[name], last), detail=inside)
+        self.block(statement.orelse)
+
+    def _try(self, statement: ast.Try | ast.TryStar) -> bool:
+        start = dict(self.env)
+        ended = self.block([*statement.body, *statement.orelse])
+        after = dict(self.env)
+        for handler in statement.handlers:
+            condition = Condition(None, False, statement)
+            self._replace(dict(start))
+            self.conditions.append(condition)
+            left = self.block(handler.body)
+            self.conditions.pop()
+            if not left and not ended:
+                self._merge(condition, after, dict(self.env))
+                after = dict(self.env)
+            elif not left:
+                after, ended = dict(self.env), False
+        self._replace(after)
+        return self.block(statement.finalbody) or ended
+
+
+def _leaves(body: Sequence[ast.stmt]) -> bool:
+    return bool(body) and isinstance(body[-1], (ast.Return, ast.Raise, ast.Continue, ast.Break))
+
+
+def _assigned(statement: ast.stmt) -> set[str]:
+    """The names that a loop's body may change, in-place methods included."""
+    found = set()
+    for each in ast.walk(statement):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            found.add(each.id)
+        elif isinstance(each, (ast.Attribute, ast.Subscript)) and isinstance(each.value, ast.Name):
+            inplace = isinstance(each, ast.Attribute) and each.attr.endswith("_")
+            if inplace or isinstance(each.ctx, ast.Store):
+                found.add(each.value.id)
+    return found

@@ -1,0 +1,123 @@
+"""What is known while a function is read: names, conditions, and the values made so far."""
+
+import ast
+from collections.abc import Sequence
+
+from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.module import Class, Module
+
+
+class State:
+    """The names in sight, innermost function last."""
+
+    def __init__(self, module: Module, owner: Class | None) -> None:
+        self.module = module
+        self.owner = owner
+        self.owners: dict[str, Class | None] = {"self": owner}
+        self.scopes: list[dict[str, Value]] = [{}]
+        self.conditions: list[Condition] = []
+        self.values: list[Value] = []
+        self.seen: dict[ast.expr, Value] = {}
+        self.tests: dict[int, Value] = {}
+        self.ranks: dict[Value, int] = {}
+        self.stored: set[str] = set()
+        self.statement: ast.stmt | None = None
+        self.calling: list[ast.AST] = []
+        self.returned: list[list[tuple[tuple[Condition, ...], Value]]] = []
+        self.active: list[ast.AST] = []
+
+    @property
+    def env(self) -> dict[str, Value]:
+        """The names of the function that is being read."""
+        return self.scopes[-1]
+
+    @property
+    def inner(self) -> bool:
+        """Whether a helper is being read."""
+        return bool(self.calling)
+
+    def make(
+        self,
+        op: str,
+        args: Sequence[Value] = (),
+        named: dict[str, Value] | None = None,
+        node: ast.AST | None = None,
+        detail: object = None,
+        inplace: bool = False,
+    ) -> Value:
+        """A new value, with the place and the conditions of this moment."""
+        if self.inner:
+            node = self.calling[0]
+        value = Value(
+            op, tuple(args), named or {}, node, self.statement, tuple(self.conditions), detail,
+            inner=self.inner, inplace=inplace,
+        )  # fmt: skip
+        self.values.append(value)
+        return value
+
+    def lookup_or_none(self, name: str) -> Value | None:
+        """The value of a name in this function, or in one that encloses the call."""
+        return self.env.get(name)
+
+    def lookup(self, name: str) -> Value:
+        """The value of a name: local, a constant of the module, an import, a builtin."""
+        if name in self.env:
+            return self.env[name]
+        return self.make("global", detail=self.module.imports.get(name, name))
+
+    def rebind(self, old: Value, new: Value) -> None:
+        """A value was changed in place: every name for it means the new one."""
+        for scope in self.scopes:
+            for name, value in scope.items():
+                if value is old:
+                    scope[name] = new
+
+    def elements(self, value: Value) -> list[Value] | None:
+        """The elements of a tuple, a zip of tuples or a map over one, where they are known."""
+        if value.op == "tuple" and not any(each.op == "star" for each in value.args):
+            return list(value.args)
+        return None
+
+    def pieces(self, value: Value, targets: Sequence[ast.expr]) -> list[Value]:
+        """A value unpacked into so many targets."""
+        count = len(targets)
+        starred = [index for index, each in enumerate(targets) if isinstance(each, ast.Starred)]
+        value = self._spread(value, count) if not starred else value
+        known = self.elements(value)
+        if known is not None and len(known) == count and not starred:
+            return known
+        both = all(each.op == "tuple" and len(each.args) == count for each in value.args)
+        if value.op == "phi" and not starred and both:
+            pairs = zip(value.args[0].args, value.args[1].args, strict=True)
+            return [a if a is b else self.make("phi", (a, b), detail=value.detail) for a, b in pairs]
+        if not starred:
+            self._learn_rank(value, count)
+        if starred:
+            before = starred[0]
+            return [
+                self.make("item", (value,), detail=i) if i < before else self.make("opaque", (value,))
+                for i in range(count)
+            ]
+        return [self.make("item", (value,), detail=index) for index in range(count)]
+
+    def _spread(self, value: Value, count: int) -> Value:
+        """`(*x.shape, h)` unpacked into `count` names says how many dimensions x has."""
+        stars = [each for each in value.args if each.op == "star"] if value.op == "tuple" else []
+        if len(stars) != 1:
+            return value
+        inside = stars[0].args[0]
+        rank = count - len(value.args) + 1
+        if rank < 1:
+            return value
+        self._learn_rank(inside, rank)
+        parts: list[Value] = []
+        for each in value.args:
+            if each is stars[0]:
+                parts.extend(self.make("item", (inside,), detail=index) for index in range(rank))
+            else:
+                parts.append(each)
+        return self.make("tuple", parts)
+
+    def _learn_rank(self, value: Value, count: int) -> None:
+        if value.op in ("attr:shape", "size") and len(value.args) == 1:
+            self.ranks[value.args[0]] = count

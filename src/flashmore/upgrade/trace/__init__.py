@@ -1,0 +1,1 @@
+"""Real inputs from the user's own example or script."""

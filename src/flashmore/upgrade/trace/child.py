@@ -1,0 +1,58 @@
+"""The process in which the user's own program runs and is watched: what was named, and no more."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+STATUS = "status.json"
+
+
+def main(argv: list[str]) -> int:
+    """Watch an example or a script.
+
+    Args:
+        argv: one word, a JSON file with `sites`, `rewritten` (paths to new sources), `example`, `run` and
+            `folder`. What is seen of site n is written to `folder/n.pt` as soon as it is seen;
+            `folder/status.json` comes last.
+    """
+    import torch
+
+    from flashmore.upgrade.trace.capture import Catcher, Watched
+    from flashmore.upgrade.trace.user import UserCodeFailed, load_example, run_script, told
+    from flashmore.upgrade.trace.whole import compare_whole
+
+    request = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    folder = Path(request["folder"])
+    watched = [Watched(**site) for site in request["sites"]]
+
+    def keep(number: int) -> None:
+        unfinished = folder / f"{number}.new"
+        torch.save(watched[number].seen, unfinished)
+        unfinished.replace(folder / f"{number}.pt")
+
+    status: dict[str, Any] = {"problem": None, "whole": None}
+    try:
+        if request["example"] is not None:
+            example = load_example(request["example"])
+            with Catcher(watched, keep):
+                try:
+                    example()
+                except Exception as error:  # noqa: BLE001 - the user's model may raise anything
+                    raise UserCodeFailed(told(error)) from None
+            if request["rewritten"]:
+                status["whole"] = asdict(compare_whole(example, request["rewritten"]))
+        else:
+            with Catcher(watched, keep):
+                run_script(request["run"])
+    except UserCodeFailed as failed:
+        status["problem"] = str(failed)
+    status["why_not"] = [site.why_not for site in watched]
+    status["calls"] = [site.calls for site in watched]
+    (folder / STATUS).write_text(json.dumps(status), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""Real inputs for proofs: the user's example or script runs in a child process, and the sites are watched.
+
+The user's own modules are imported here alone, and only where `--example` or `--run` asks for it. Whatever
+goes wrong there is told; what was seen before is kept.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flashmore.upgrade.prove.prover import Prover
+from flashmore.upgrade.prove.result import CaseResult, Proof, TensorVerdict, not_proved
+from flashmore.upgrade.site import Site
+from flashmore.upgrade.trace.child import STATUS
+
+SECONDS = 300.0
+"""How long an example or a script may take."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to run: one of the two."""
+
+    example: str | None = None
+    """`module:function`, found from the working directory."""
+    run: tuple[str, ...] = ()
+    """A script and its arguments."""
+
+    def __str__(self) -> str:
+        if self.example is not None:
+            return f"--example {self.example}"
+        return f"--run '{' '.join(self.run)}'"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a run brought."""
+
+    proofs: list[Proof]
+    """One for each site, in their order."""
+    problem: str | None
+    """What went wrong in the user's code; None where it ran to its end."""
+
+
+def prove_traced(
+    sites: Sequence[Site],
+    source: Source,
+    *,
+    rewritten: Mapping[Path, str] | None = None,
+    seconds: float = SECONDS,
+    prover: Prover | None = None,
+) -> Traced:
+    """Run the user's program once, and replay each site on what it was given there.
+
+    Args:
+        sites: each with a fragment; their paths are as seen from the working directory.
+        source: what to run.
+        rewritten: files with their whole new source. An example is run with them too, and its outputs and
+            the gradients of its weights become one more case of each proof.
+        seconds: how long it may take; what was seen until then counts.
+        prover: the child process for the proofs; None makes one.
+    """
+    with tempfile.TemporaryDirectory(prefix="flashmore-") as name:
+        folder = Path(name)
+        status = watch(sites, source, folder, seconds, rewritten or {})
+        if prover is not None:
+            return Traced(_replayed(sites, source, folder, status, prover), status["problem"])
+        with Prover() as own:
+            return Traced(_replayed(sites, source, folder, status, own), status["problem"])
+
+
+def _replayed(
+    sites: Sequence[Site], source: Source, folder: Path, status: dict[str, Any], prover: Prover
+) -> list[Proof]:
+    proofs = []
+    on = f"what {source} gave to it"
+    for number, site in enumerate(sites):
+        captured = folder / f"{number}.pt"
+        if captured.exists():
+            proofs.append(_with_whole(prover.prove(site, captured, on), status["whole"]))
+            continue
+        why = status["why_not"][number] if status["why_not"] else None
+        reason = "these lines were not reached" if why is None else f"its inputs could not be kept: {why}"
+        reason = f"{reason}; {status['problem']}" if status["problem"] and why is None else reason
+        proofs.append(not_proved(reason, on=on, assumptions=site.assumptions))
+    return proofs
+
+
+def _with_whole(proof: Proof, whole: dict[str, Any] | None) -> Proof:
+    """A proof with the case of the whole example, which refutes it where the result differs."""
+    if whole is None:
+        return proof
+    case = CaseResult(**{**whole, "tensors": tuple(TensorVerdict(**one) for one in whole["tensors"])})
+    proof = replace(proof, cases=(*proof.cases, case))
+    if case.result != "differs":
+        return proof
+    return replace(proof, proved=False, why_not=proof.why_not or f"{case.name}: {case.detail}")
+
+
+def watch(
+    sites: Sequence[Site],
+    source: Source,
+    folder: Path,
+    seconds: float,
+    rewritten: Mapping[Path, str] | None = None,
+) -> dict[str, Any]:
+    """Run the user's program under watch; what is seen of site n comes to lie in `folder/n.pt`.
+
+    Returns:
+        `problem` (or None), `why_not` and `calls` of each site, both empty where the run was cut off, and
+        `whole`: the case of the whole example, or None.
+    """
+    request = {
+        "sites": [watched_site(site) for site in sites],
+        "example": source.example,
+        "run": list(source.run),
+        "folder": str(folder),
+        "rewritten": {str(path.resolve()): text for path, text in (rewritten or {}).items()},
+    }
+    said = run_child("flashmore.upgrade.trace.child", request, folder, seconds, str(source))
+    try:
+        status: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except OSError:
+        status = {"problem": said, "why_not": [], "calls": [], "whole": None}
+    return status
+
+
+def watched_site(site: Site) -> dict[str, Any]:
+    """What a child process needs to know to watch a site; plain JSON values."""
+    assert site.fragment is not None
+    return {
+        "path": str(Path(site.path).resolve()),
+        "line": site.line,
+        "end_line": site.end_line,
+        "inputs": [(given.name, given.source) for given in site.fragment.inputs],
+    }
+
+
+def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float, name: str) -> str | None:
+    """Run one of our modules in a process of its own, with all that it starts, for so long at most.
+
+    Args:
+        module: of ours; it is given one word, the request's file.
+        request: plain JSON values.
+        folder: for the request and for what the process prints.
+        seconds: how long it may take.
+        name: what the user calls it, for messages.
+
+    Returns:
+        What went wrong, or None.
+    """
+    asked = folder / "request.json"
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    with (folder / "output").open("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(asked)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return f"{name} took longer than {seconds:g} s"
+        finally:
+            _end_with_all_it_started(process)
+        if code == 0:
+            return None
+        output.seek(0)
+        last = (output.read().strip().splitlines() or ["nothing was said"])[-1][:300]
+    return f"{name} ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {last}"
+
+
+def _end_with_all_it_started(process: "subprocess.Popen[bytes]") -> None:
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
