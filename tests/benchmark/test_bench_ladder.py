@@ -19,10 +19,10 @@ from flashmore.benchmark.plots.ladder import ladder_plot
 from flashmore.benchmark.report.compose import report_on
 from flashmore.benchmark.report.html import html_page
 from flashmore.benchmark.report.markdown import markdown
-from flashmore.benchmark.step.bench import INTERRUPTED, RatioBetween
+from flashmore.benchmark.step.bench import INTERRUPTED
 from flashmore.errors import RecipeError
 from flashmore.measuring.result import read_record, write_record
-from flashmore.measuring.statistics import Ratio, Spread
+from flashmore.measuring.statistics import Ratio, RatioBetween, Spread
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS
 from flashmore.training.recipe import Recipe
 from flashmore.training.trainer import Trainer

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from flashmore.data.batches import encode_items
 from flashmore.runs import Run
+from flashmore.training.capture import CapturedStep
 from flashmore.training.graph import FlatStep
 from flashmore.training.loop import resume, train
 from flashmore.training.plan import settle_speed
@@ -29,7 +30,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
 
-    def build(device: str, *names: str, **changes: Any) -> Trainer:
+    def build(device: Literal["cpu", "cuda"], *names: str, **changes: Any) -> Trainer:
         recipe = Recipe(file=path, device="cpu", layers=1, channels=16, heads=2, batch=8, steps=100, warmup=2)
         recipe = replace(recipe, device=device, speedups=names or ("none",), attention="manual", **changes)
         setting = settle(recipe)
@@ -87,7 +88,8 @@ def test_recording_changes_neither_weights_nor_random_numbers(make: Make) -> Non
     trainer = make("cuda", "resident", "cuda-graph", dropout=0.2)
     weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     random = torch.cuda.get_rng_state()
-    trainer.step._record([trainer.batch(0)])  # type: ignore[union-attr]
+    assert isinstance(trainer.step, CapturedStep)
+    trainer.step._record([trainer.batch(0)])
     assert torch.equal(torch.cuda.get_rng_state(), random)
     assert all(torch.equal(p, was) for p, was in zip(trainer.model.parameters(), weights, strict=True))
 

@@ -119,8 +119,18 @@ def test_compiling_pays_for_a_long_run_and_not_for_a_short_one() -> None:
     assert any("pays from about 7,500 steps on" in note for note in middle.notes)
 
 
+@pytest.mark.parametrize(("batch", "form"), [(32, "trim"), (63, "trim"), (64, "pack"), (512, "pack")])
+def test_small_batches_are_trimmed_and_large_ones_packed_where_nothing_is_compiled(
+    batch: int, form: str
+) -> None:
+    found = decided("auto", steps=200, batch=batch)
+    assert {"pack", "trim"} & set(found.speedups.names) == {form}
+    assert decided("auto", steps=100_000, step_ms=10.0, batch=batch).speedups.pack
+    assert decided("auto", "pack", steps=200, batch=batch).speedups.pack
+
+
 def test_auto_takes_nothing_that_costs_digits() -> None:
-    found = decided("auto", steps=200)
+    found = decided("auto", steps=200, batch=128)
     assert {"resident", "fused-adamw", "no-sync", "attention", "pack"} <= set(found.speedups.names)
     assert not found.speedups.bf16
     assert not found.speedups.tf32

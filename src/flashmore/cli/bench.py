@@ -1,120 +1,35 @@
-"""What every `flashmore bench` does alike: a preset's defaults, a bar, and where the record goes."""
+"""`flashmore bench WHAT …`: find what is to be measured, and hand the rest to its own file."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+import importlib
+import sys
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from flashmore.errors import UsageError
 
-from flashmore.cli.parse import value_of
-from flashmore.cli.show import say, show_json
-from flashmore.errors import Interrupted, RecipeError
-from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Record = Mapping[str, Any]
-FORMS = (".png", ".svg", ".pdf")
+WHAT = {
+    "step": "whole training steps of one model under two or more attention backends",
+    "ladder": "training steps with the documented speed-ups added one after the other",
+    "attention": "the kernels alone: time, memory and error against T",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """Where the record of a bench goes."""
-
-    out: Path | None = None
-    """Write the record to this file."""
-    picture: Path | None = None
-    """Draw the record into this file: .png, .svg or .pdf."""
-    json: bool = False
-    """Print the record on stdout and nothing else."""
-
-    def __post_init__(self) -> None:
-        if self.picture is not None and self.picture.suffix.lower() not in FORMS:
-            raise RecipeError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore bench`."""
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_help())
+        return 0 if argv else 2
+    what, *rest = argv
+    if what not in WHAT:
+        raise UsageError("something to measure: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
+    command = importlib.import_module(f"flashmore.cli.bench_{what}")
+    return int(command.main(rest))
 
 
-def preset_recipe(argv: Sequence[str]) -> Recipe:
-    """The defaults of --preset (or makemore's) and --model; a wrong name is left for the parser to refuse."""
-    model, preset = value_of("--model", argv), value_of("--preset", argv)
-    return recipe_for(
-        model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
-        preset if preset in get_args(Preset) else "makemore",  # type: ignore[arg-type]
+def _help() -> str:
+    lines = "\n".join(f"  {what:<10} {does}" for what, does in WHAT.items())
+    return (
+        "usage: flashmore bench WHAT [OPTIONS]\n\n"
+        "Measure what training, attention and each speed-up cost on this machine, and how sure that is.\n\n"
+        f"{lines}\n\n"
+        "flashmore bench WHAT --help tells the options.\n"
     )
-
-
-def give(
-    record: Record,
-    outputs: Outputs,
-    show: Callable[[Record], None],
-    draw: Callable[[Record], "Figure"],
-) -> int:
-    """Print a record, write it and draw it, as the options say.
-
-    Args:
-        record: what was measured.
-        outputs: the options.
-        show: prints it for people.
-        draw: makes its picture.
-
-    Returns:
-        The exit code: that of an interruption where the record is not complete.
-    """
-    from flashmore.benchmark.plots.figure import save_picture
-    from flashmore.measuring.result import write_record
-
-    if outputs.json:
-        show_json(record)
-    else:
-        show(record)
-    if outputs.out is not None:
-        write_record(record, outputs.out)
-        say(f"the record: {outputs.out}")
-    if outputs.picture is not None:
-        save_picture(draw(record), outputs.picture)
-        say(f"the picture: {outputs.picture}")
-    if not record["complete"]:
-        say("interrupted: what was measured so far is kept")
-        return Interrupted.exit_code
-    return 0
-
-
-class BlockBar:
-    """A bar on stderr that moves with every round; use it as a context.
-
-    Args:
-        blocks: rounds at each context.
-    """
-
-    def __init__(self, blocks: int) -> None:
-        self.blocks = blocks
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True, highlight=False),
-            transient=True,
-        )
-        self.task = self.progress.add_task("", total=blocks, start=False)
-
-    def say(self, what: str) -> None:
-        """Tell what happens now."""
-        self.progress.reset(self.task, description=what)
-        if not self.progress.console.is_terminal:
-            say(what)
-
-    def after_block(self, done: int) -> None:
-        """Move the bar."""
-        self.progress.update(self.task, completed=done)
-
-    def __enter__(self) -> "BlockBar":
-        if self.progress.console.is_terminal:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress.console.is_terminal:  # elsewhere it was not started, and stopping prints a line
-            self.progress.stop()

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 
 from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.benchmark.wording import crossover_sentence, digits, left_out, same_setting, setting_title
-from flashmore.cli.bench import Outputs, give
+from flashmore.cli.bench_outputs import Outputs, give
 from flashmore.cli.parse import parse
 from flashmore.cli.show import say, stdout, table
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 
 from flashmore.benchmark.wording import break_even_text, loss_text, machine
-from flashmore.cli.bench import BlockBar, Outputs, give, preset_recipe
+from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
 from flashmore.cli.parse import parse
 from flashmore.cli.show import say, stdout, table
 from flashmore.errors import RecipeError
@@ -15,7 +15,7 @@ from flashmore.training.recipe import Preset, Recipe
 
 Found = Mapping[str, Any]
 BLOCKS = 20
-SECONDS = 180.0
+SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
 VARIED = ("attention", "dtype", "optimizer", "schedule")
 """Fields of the recipe that the ladder itself decides, rung by rung."""
 MIB = 2**20
@@ -37,12 +37,13 @@ class BenchLadder(Outputs):
     """Also leave each one alone out of all together."""
     blocks: int = BLOCKS
     """Blocks of each rung; fewer than 20 say little."""
-    seconds: float = SECONDS
-    """About how long all may take; a speed-up whose compiling would not fit is left out, and said."""
+    seconds: float | None = None
+    """About how long all may take; a speed-up whose compiling would not fit is left out, and said. None means
+    180, or 1,200 with --leave-one-out, where nearly every one is compiled again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.seconds < float("inf"):
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
             raise RecipeError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
 
 
@@ -59,12 +60,14 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.benchmark.ladder.record import ladder_record
     from flashmore.benchmark.plots.ladder import ladder_plot
 
+    usual = SECONDS_WITH_EACH_LEFT_OUT if command.leave_one_out else SECONDS
+    seconds = usual if command.seconds is None else command.seconds
     with BlockBar(command.blocks) as bar:
         ladder = climb(
             command.recipe,
             leave_one_out=command.leave_one_out,
             blocks=command.blocks,
-            seconds=command.seconds,
+            seconds=seconds,
             say=bar.say,
             after_block=bar.after_block,
         )
@@ -76,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _defaults(argv: Sequence[str]) -> BenchLadder:
     """The preset's defaults with what is varied left open."""
-    return BenchLadder(replace(preset_recipe(argv), **dict.fromkeys(VARIED, "auto")))
+    recipe = preset_recipe(argv)
+    return BenchLadder(replace(recipe, attention="auto", dtype="auto", optimizer="auto", schedule="auto"))
 
 
 def show(record: Found) -> None:

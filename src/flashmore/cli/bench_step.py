@@ -13,7 +13,7 @@ from flashmore.benchmark.wording import (
     seed_experiment_sentence,
     share_sentence,
 )
-from flashmore.cli.bench import BlockBar, Outputs, give, preset_recipe
+from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
 from flashmore.cli.parse import parse, value_of
 from flashmore.cli.show import say, stdout, table
 from flashmore.errors import RecipeError

@@ -7,6 +7,7 @@ from typing import Literal
 
 from flashmore.cli import bench_step
 from flashmore.cli import compare as compare_command
+from flashmore.cli.bench_outputs import BlockBar
 from flashmore.cli.parse import parse
 from flashmore.cli.show import stdout
 from flashmore.errors import Interrupted
@@ -55,7 +56,7 @@ def _time_attention(recipe: Recipe) -> None:
     """The experiment this project grew from: the same model by hand and fused, step for step."""
     from flashmore.benchmark.step.record import bench_steps
 
-    with bench_step.BlockBar(bench_step.BLOCKS) as bar:
+    with BlockBar(bench_step.BLOCKS) as bar:
         record = bench_steps(recipe, blocks=bench_step.BLOCKS, say=bar.say, after_block=bar.after_block)
     bench_step.show(record)
     if not record["complete"]:

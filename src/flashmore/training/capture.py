@@ -79,7 +79,7 @@ class CapturedStep:
         rates = torch.zeros((len(batches), 2), device=self.step.flat.device)
         before = [buffer.clone() for buffer in self.step.buffers]
         random = torch.cuda.get_rng_state(rates.device)
-        aside = torch.cuda.Stream(rates.device)
+        aside = torch.cuda.Stream(rates.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):

@@ -5,9 +5,9 @@ https://docs.pytorch.org/docs/stable/generated/torch.func.grad_and_value.html
 
 Between the kernels of an eager step stand Python, autograd's bookkeeping and an optimizer over many tensors.
 Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel.
-Compiled, Dynamo sees no boundary between the model, its gradient and the optimizer; the number of tokens stays
-open, so that packed batches need no padding and no second compilation. Nothing in it waits for the device or
-decides by a value, so that it can be recorded as a CUDA graph (`capture.py`).
+Compiled, Dynamo sees no boundary between the model, its gradient and the optimizer; the number of tokens
+stays open, so that packed batches need no padding and no second compilation. Nothing in it waits for the
+device or decides by a value, so that it can be recorded as a CUDA graph (`capture.py`).
 """
 
 import warnings
