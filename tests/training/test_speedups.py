@@ -192,6 +192,16 @@ def test_numerics_stay_close(name: str, make: Make, recipe: Recipe) -> None:
     assert found != expected, "nothing was changed"
 
 
+def test_math_in_16_bit_can_be_compiled(make: Make, recipe: Recipe) -> None:
+    """`auto` may choose it there; under autocast each of its operations would have a precision of its own."""
+    if not works_here("compile", recipe):
+        pytest.skip("no compiler here")
+    eager, compiled = (
+        make("resident", "bf16", *more, attention="math") for more in ((), ("pack", "compile"))
+    )
+    assert losses(compiled, 3) == pytest.approx(losses(eager, 3), rel=0.01)
+
+
 # Compiled steps of one process.
 
 

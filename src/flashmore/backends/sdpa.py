@@ -4,6 +4,9 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_pr
 https://docs.pytorch.org/docs/stable/generated/torch.nn.attention.sdpa_kernel.html
 """
 
+from contextlib import nullcontext
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -53,5 +56,9 @@ def forced(
     Raises:
         RuntimeError: the kernel cannot run; the text differs between releases of torch.
     """
-    with sdpa_kernel([kernel]):
+    # MATH is made of several operations. Autocast would act on each of them, and torch.func then meets a float32
+    # gradient where it wants a 16-bit one; inputs of 16 bit need no autocast.
+    single = kernel is SDPBackend.MATH and q.dtype in (torch.bfloat16, torch.float16)
+    apart = torch.autocast(q.device.type, enabled=False) if single else nullcontext()
+    with sdpa_kernel([kernel]), apart:
         return chosen_by_pytorch(q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)

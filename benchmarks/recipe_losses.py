@@ -1,0 +1,77 @@
+"""The test loss that a recipe comes to, over several seeds, on makemore's split.
+
+    python benchmarks/recipe_losses.py --data names.txt --preset names-long --seeds 1 2 3 4 5
+
+Each seed is a training run in a process of its own. The recipe was chosen on names held out of the training part
+(docs/log.md); here it is trained on all of it, and the test part is looked at once, at the end.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from comparison import run_python
+from flashmore.errors import FlashmoreError
+from flashmore.training.recipe import Preset
+
+TOLD = ("test_loss", "test_loss_unleaked", "train_seconds", "step_ms", "steps", "parameters")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a recipe with several seeds."""
+
+    data: Path
+    """The names, one a line."""
+    preset: Preset = "names-long"
+    """The recipe."""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Of the initial weights and the order of the data."""
+    threads: int = 2
+    """CPU threads."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def run(options: Options, seed: int) -> dict[str, Any]:
+    """Train with one seed to the end; what the run says of itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["-m", "flashmore.cli.main", "train", str(options.data.resolve()), "--preset", options.preset]
+        words += ["--split", "makemore", "--device", "cpu", "--seed", str(seed), "--out", f"{folder}/run"]
+        result = json.loads(run_python([*words, "--json"], options.threads, Path(folder)))
+    found = {"seed": seed} | {name: result[name] for name in TOLD}
+    print(_words(found), file=sys.stderr)
+    return found
+
+
+def _words(found: dict[str, Any]) -> str:
+    losses = f"test loss {found['test_loss']:.4f}, unleaked {found['test_loss_unleaked']:.4f}"
+    return f"seed {found['seed']}: {losses}; {found['steps']:,} steps, {found['train_seconds']:.1f} s"
+
+
+def main() -> int:
+    """Train with every seed and print what they come to."""
+    options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        runs = [run(options, seed) for seed in options.seeds]
+    except FlashmoreError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    means = {name: statistics.mean(found[name] for found in runs) for name in TOLD[:3]}
+    if options.json:
+        print(json.dumps({"preset": options.preset, "threads": options.threads, "mean": means, "runs": runs}))
+        return 0
+    for name, mean in means.items():
+        values = [found[name] for found in runs]
+        print(f"{name:<20} mean {mean:.4f}, lowest {min(values):.4f}, highest {max(values):.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
