@@ -2,8 +2,8 @@
 
     python benchmarks/recipe_losses.py --data names.txt --preset names-long --seeds 1 2 3 4 5
 
-Each seed is a training run in a process of its own. The recipe was chosen on names held out of the training part
-(docs/log.md); here it is trained on all of it, and the test part is looked at once, at the end.
+Each seed is a training run in a process of its own. The recipe was chosen on names held out of the training
+part (docs/log.md); here it is trained on all of it, and the test part is looked at once, at the end.
 """
 
 import json

@@ -56,8 +56,8 @@ def forced(
     Raises:
         RuntimeError: the kernel cannot run; the text differs between releases of torch.
     """
-    # MATH is made of several operations. Autocast would act on each of them, and torch.func then meets a float32
-    # gradient where it wants a 16-bit one; inputs of 16 bit need no autocast.
+    # MATH is made of several operations. Autocast would act on each of them, and torch.func then meets a
+    # float32 gradient where it wants a 16-bit one; inputs of 16 bit need no autocast.
     single = kernel is SDPBackend.MATH and q.dtype in (torch.bfloat16, torch.float16)
     apart = torch.autocast(q.device.type, enabled=False) if single else nullcontext()
     with sdpa_kernel([kernel]), apart:
