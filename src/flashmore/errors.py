@@ -86,3 +86,10 @@ class BackendUnavailable(UsageError):
             found="it cannot run here: " + "; ".join(reasons),
             valid="one of " + ", ".join(usable) if usable else "no backend takes this input",
         )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch ran out of memory: on the CPU torch has no exception of its own for this."""
+    text = str(error)
+    from_torch = isinstance(error, RuntimeError) and ("allocate" in text or "out of memory" in text)
+    return from_torch or isinstance(error, MemoryError)

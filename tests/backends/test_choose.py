@@ -116,3 +116,28 @@ def test_ties_and_missing_times_do_not_confuse() -> None:
         Candidate("flash", spread, None),
     )
     assert fastest(candidates).name == "manual"
+
+
+@pytest.mark.parametrize(
+    ("shape", "measured"),
+    [
+        ((32, 4, 16, 16), (32, 4, 16, 16)),
+        ((10**12, 4, 16, 16), (14901, 4, 16, 16)),
+        ((1, 4, 4096, 16), (1, 4, 4096, 16)),
+        ((64, 4, 10**6, 16), (1, 4, 3906, 16)),
+        ((1, 4, 1, 10**9), (1, 4, 1, 10**9)),
+    ],
+    ids=str,
+)
+def test_what_is_too_large_to_be_measured_is_measured_smaller(
+    shape: tuple[int, int, int, int], measured: tuple[int, int, int, int]
+) -> None:
+    assert Problem(shape, torch.float32, torch.device("cpu")).measurable.shape == measured
+
+
+def test_a_choice_by_a_smaller_problem_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmore.backends.choose.BATCH_BYTES", 2**16)
+    found = choose("auto", Problem((64, 2, 8, 4), torch.float32, torch.device("cpu")))
+    assert found.why.startswith("the fastest here at B, T = 32, 8, measured in ")
+    again = choose("auto", Problem((32, 2, 8, 4), torch.float32, torch.device("cpu")))
+    assert again.why.startswith("the fastest here, as measured before")

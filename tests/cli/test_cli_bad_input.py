@@ -263,11 +263,13 @@ def test_weights_that_go_astray_in_the_last_step_are_told(
     refusal(call(*words, "--out", tmp_path / "run"), 1, after_progress=True)
 
 
-@pytest.mark.parametrize("model", ["bigram", "transformer"])
+@pytest.mark.parametrize(
+    ("model", "attention"), [("bigram", "manual"), ("transformer", "manual"), ("transformer", "auto")]
+)
 def test_a_batch_that_no_memory_holds_is_told(
-    model: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
+    model: str, attention: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    words = ("train", names_file, "--model", model, "--attention", "manual", "--device", "cpu", "--steps", 1)
+    words = ("train", names_file, "--model", model, "--attention", attention, "--device", "cpu", "--steps", 1)
     message = refusal(call(*words, "--batch", 10**12, "--out", tmp_path / "run"), 1, after_progress=True)
-    assert "allocate" in message
+    assert re.search(r"about [\d,]+ GiB needed, [\d,.]+ GiB free", message)
     assert re.search(r"--batch \d+, which was tried and fits", message)

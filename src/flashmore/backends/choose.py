@@ -22,7 +22,7 @@ import torch
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention
 from flashmore.backends.names import BACKENDS
-from flashmore.errors import BackendUnavailable
+from flashmore.errors import BackendUnavailable, is_out_of_memory
 from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import alternate
 from flashmore.measuring.statistics import Spread, spread
@@ -32,6 +32,9 @@ ALL_SECONDS = 2.0
 """What the timing should take at most, so that training does not wait long for `auto`."""
 BLOCK_SECONDS = 0.01
 MOST_REPEATS = 50
+BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
+"""What the (T, T) matrices of a pass by hand, four of them, may take: above the first there are fewer
+sequences, above the second they are shorter. More is neither waited for nor held."""
 CACHE_VERSION = 1
 
 
@@ -46,6 +49,16 @@ class Problem:
     device: torch.device
     dropout_p: float = 0.0
     """On the weights, in training."""
+
+    @property
+    def measurable(self) -> "Problem":
+        """The same with fewer sequences, and then shorter ones, until a pass by hand is affordable."""
+        B, H, T, D = self.shape
+        while B > 1 and 16 * B * H * T * max(T, D) > BATCH_BYTES:
+            B //= 2
+        while T > 1 and 16 * B * H * T * max(T, D) > MATRIX_BYTES:
+            T //= 2
+        return replace(self, shape=(B, H, T, D))
 
     def key(self) -> dict[str, Any]:
         """All that the answer depends on, as JSON values."""
@@ -91,7 +104,8 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
 
     Args:
         name: a backend, which is only tried, or `auto` for the fastest here.
-        problem: what is to be computed.
+        problem: what is to be computed. For one that is too large to be measured a smaller one decides, which
+            `why` names.
         fresh: measure again even where the cache has an answer.
 
     Raises:
@@ -99,18 +113,20 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
     """
     if name != "auto":
         # One row shows whether the kernel runs; that all of them fit into memory, a step shows.
-        _try(name, replace(problem, shape=(1, *problem.shape[1:])))
+        _try(name, replace(problem.measurable, shape=(1, *problem.measurable.shape[1:])))
         return Choice(name, "asked for by name")
+    asked, problem = problem, problem.measurable
+    where = "here" if problem == asked else f"here at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
     path = cache_folder() / f"{_digest(problem)}.json"
     candidates = None if fresh else _recall(path, problem)
     if candidates is not None:
         best = fastest(candidates)
-        return Choice(best.name, f"the fastest here, as measured before: {_times(candidates)}", candidates)
+        return Choice(best.name, f"the fastest {where}, as measured before: {_times(candidates)}", candidates)
     began = time.perf_counter()
     candidates = measure_candidates(problem)
     seconds = time.perf_counter() - began
     kept = _remember(path, problem, candidates)
-    why = f"the fastest here, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
+    why = f"the fastest {where}, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
     return Choice(fastest(candidates).name, why, candidates, seconds)
 
 
@@ -159,6 +175,10 @@ def _why_not(name: str, problem: Problem) -> str | None:
         verdicts = attention_accuracy(name, q, k, v, causal=True)
     except BackendUnavailable as error:
         return "; ".join(error.reasons)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return "it does not fit into memory here"
     missed = [f"{verdict.name} is off by {verdict.error:.2g}" for verdict in verdicts if not verdict.good]
     return f"its answer misses the error budget: {', '.join(missed)}" if missed else None
 

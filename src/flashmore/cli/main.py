@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from flashmore.errors import FlashmoreError, UsageError
+from flashmore.errors import FlashmoreError, UsageError, is_out_of_memory
 
 VERBS = {
     "train": "learn from a file of names; leaves a run's folder",
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_unwritten()
         return 1
     except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         found = str(error).partition("\n")[0] or "no memory left"
         sys.stderr.write(f"{FlashmoreError('to finish the command', found, MORE_ROOM)}\n")
@@ -85,11 +85,6 @@ def _require_unicode(words: Sequence[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             raise UsageError("words in UTF-8", ascii(word), "another name for this file") from None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has no exception of its own for this on the CPU."""
-    return "allocate" in str(error) or "out of memory" in str(error)
 
 
 def _drop_unwritten() -> None:

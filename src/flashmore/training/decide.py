@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flashmore.errors import RecipeError
+from flashmore.errors import RecipeError, TrainingFailed
 from flashmore.models.config import ModelConfig
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, Speedups
 from flashmore.training.recipe import Recipe
@@ -193,7 +193,7 @@ def _with_cuda_graph(
     with_it = Speedups.of(captured)
     try:
         figures = [step_ms(_settled(recipe, speedups), speedups) for speedups in (without, with_it)]
-    except RuntimeError as error:  # torch: something in the step cannot be captured, or memory ran out
+    except (RuntimeError, TrainingFailed) as error:  # what cannot be captured, or does not fit into memory
         return chosen, f"left out cuda-graph: torch says: {str(error).partition(chr(10))[0]}"
     told = f"{figures[1]:.2f} ms a step against {figures[0]:.2f} without"
     if figures[1] < figures[0]:

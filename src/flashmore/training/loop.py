@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from flashmore.data.batches import Sequences
 from flashmore.data.windows import Windows
-from flashmore.errors import Interrupted, TrainingFailed
+from flashmore.errors import Interrupted, TrainingFailed, is_out_of_memory
 from flashmore.models.registry import count_parameters
 from flashmore.runs import Run
 from flashmore.training.evaluate import evaluate
 from flashmore.training.events import EventWriter
 from flashmore.training.recipe import Recipe
-from flashmore.training.room import is_out_of_memory, out_of_room
+from flashmore.training.room import out_of_room, require_room
 from flashmore.training.session import Session, reopen, start
 
 RECENT = 20
@@ -124,6 +124,7 @@ def resume(path: Path, steps: int | None = None, observer: Observer | None = Non
 def run_to_the_end(session: Session, observer: Observer) -> TrainResult:
     """Train what remains, evaluate the test part once, write the result."""
     observer.started(session)
+    require_room(session.trainer)
     steps_ms = _train_what_remains(session, observer)
     result = _conclude(session, steps_ms)
     session.run.write_result(result.to_json())

@@ -8,10 +8,12 @@ import torch
 from flashmore.backends.choose import Choice
 from flashmore.data.batches import Sequences
 from flashmore.data.windows import Windows
+from flashmore.errors import is_out_of_memory
 from flashmore.models.config import ModelConfig
 from flashmore.speedups import Speedups
 from flashmore.training.decide import decide
 from flashmore.training.recipe import Recipe
+from flashmore.training.room import out_of_room, require_room
 from flashmore.training.setting import settle_attention
 from flashmore.training.trainer import REPLAYED, Trainer
 
@@ -55,6 +57,7 @@ def settle_speed(
     Raises:
         RecipeError: a speed-up asked for by name that cannot work here.
         BackendUnavailable: the attention backend asked for cannot run here.
+        TrainingFailed: a step does not fit into memory.
     """
 
     def plan(settled: Recipe, speedups: Speedups, notes: tuple[str, ...] = ()) -> Plan:
@@ -64,9 +67,17 @@ def settle_speed(
             chosen = replace(chosen, vocabulary_multiple=VOCABULARY_MULTIPLE)
         return Plan(settled, chosen, device, speedups, choice, notes)
 
-    decision = decide(
-        recipe, config, device, lambda settled, speedups: _step_ms(plan(settled, speedups).trainer(data))
-    )
+    def step_ms(settled: Recipe, speedups: Speedups) -> float:
+        trainer = plan(settled, speedups).trainer(data)
+        require_room(trainer)
+        try:
+            return _step_ms(trainer)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_room(trainer, error) from None
+
+    decision = decide(recipe, config, device, step_ms)
     return plan(decision.recipe, decision.speedups, decision.notes)
 
 

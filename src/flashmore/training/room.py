@@ -6,17 +6,10 @@ import os
 import torch
 from torch import Tensor
 
-from flashmore.errors import TrainingFailed
+from flashmore.errors import TrainingFailed, is_out_of_memory
 from flashmore.training.batch import Batch
 from flashmore.training.loss import mean_loss
 from flashmore.training.trainer import Trainer
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch ran out of memory: on the CPU it has no exception of its own for this."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "allocate" in str(error)
-    )
 
 
 def out_of_room(trainer: Trainer, error: Exception) -> TrainingFailed:
@@ -40,6 +33,21 @@ def out_of_room(trainer: Trainer, error: Exception) -> TrainingFailed:
             return TrainingFailed(f"memory for {sizes}", found, valid)
     valid = "shorter items, fewer --layers or --channels, or a machine with more memory"
     return TrainingFailed(f"memory for {sizes}", found, valid)
+
+
+def require_room(trainer: Trainer) -> None:
+    """Refuse a step on a CPU that would need far more memory than there is.
+
+    Systems promise memory that they do not have, and end the process when it is used: no error could be told.
+
+    Raises:
+        TrainingFailed: half of what the step needs by an estimate is more than is free; it names what fits.
+    """
+    recipe, context = trainer.recipe, trainer.config.context
+    needed, free = _estimated_bytes(trainer, recipe.batch, context), _free_bytes(trainer)
+    if trainer.device.type == "cpu" and needed / 2 > free:
+        found = f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free"
+        raise out_of_room(trainer, MemoryError(found))
 
 
 def _fits(trainer: Trainer, rows: int, positions: int) -> bool:
