@@ -30,6 +30,8 @@ class Options:
     """For `time-to-loss`: steps of makemore, whose best test loss comes at about this one."""
     our_steps: int = 1100
     """For `time-to-loss`: steps of ours, over which its schedule runs."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where both sides train, for `step` and `swap`."""
     threads: int = 2
     """CPU threads on both sides."""
     json: bool = False

@@ -50,6 +50,7 @@ def compare_steps(options: Options) -> dict[str, Any]:
         "ratio": asdict(ratio(samples[first], samples[second])),
         "step_ms": {name: asdict(spread(blocks)) for name, blocks in samples.items()},
         "samples_ms": samples,
+        "device": options.device,
         "threads": options.threads,
         "steps": options.steps,
     }
@@ -84,7 +85,7 @@ def swapped_steps_ms(folder: Path, options: Options) -> list[float]:
 
 
 def _printed_steps_ms(script: list[str], folder: Path, options: Options) -> list[float]:
-    words = [*script, "-i", str(options.names), "-o", str(folder)]
+    words = [*script, "-i", str(options.names), "-o", str(folder), "--device", options.device]
     output = run_python([*words, "--max-steps", str(options.steps)], options.threads, cwd=folder)
     return [float(ms) for step, ms in STEP_LINE.findall(output) if int(step) >= SETTLED]
 
@@ -93,8 +94,8 @@ def flashmore_steps_ms(folder: Path, options: Options) -> list[float]:
     """The step times in the metrics of a run with makemore's split and training parameters."""
     run = folder / "run"
     words = ["-m", "flashmore.cli.main", "train", str(options.names), "--out", str(run)]
-    words += ["--preset", "makemore", "--split", "makemore", "--speedups", "exact", "--device", "cpu"]
-    words += ["--steps", str(options.steps)]
+    words += ["--preset", "makemore", "--split", "makemore", "--speedups", "exact"]
+    words += ["--device", options.device, "--steps", str(options.steps)]
     run_python(words, options.threads, cwd=folder)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["step_ms"] for line in lines if line["step"] > SETTLED]

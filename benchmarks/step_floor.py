@@ -1,0 +1,187 @@
+"""How near a training step is to its floor, and where the rest of its time goes.
+
+    python benchmarks/step_floor.py --preset makemore --speedups exact
+
+The floor is the step's matrix products alone, forward and both backward ones of every linear layer, at
+exactly the shapes of a step, the fastest of many rounds; and attention's arithmetic at the same rate. Floor and
+step take turns. Then PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html) says what the
+step's time is spent on, in a trainer of its own, since its measuring costs time.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from flashmore.benchmark.attention.flops import attention_flops
+from flashmore.data.batches import Sequences, encode_items
+from flashmore.data.windows import Windows
+from flashmore.errors import FlashmoreError
+from flashmore.models.config import ModelConfig
+from flashmore.training.plan import Plan, settle_speed
+from flashmore.training.recipe import Preset, recipe_for
+from flashmore.training.setting import settle
+from flashmore.training.text import random_windows, settle_text
+from flashmore.training.trainer import Trainer
+
+GROUPS = {
+    "attention": ("scaled_dot_product", "flash_attention"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "Gemm", "linear"),
+    "kernels made by the compiler": ("cpp_fused", "triton"),
+    "copies and allocations": ("aten::copy_", "aten::empty", "aten::to", "aten::_to_copy", "aten::clone"),
+}
+"""What the names of the profiler's events hold; the first group that fits counts, all else is `other`."""
+ROUNDS, PROFILED = 60, 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Hold a training step against the time of its matrix products."""
+
+    preset: Preset = "makemore"
+    """The recipe."""
+    data: Path | None = None
+    """Names, one a line; none means the built-in ones. Of a long text the sizes alone matter."""
+    split: str = "80/10/10"
+    """As for `flashmore train`."""
+    speedups: tuple[str, ...] = ("exact",)
+    """As for `flashmore train`."""
+    threads: int = 2
+    """CPU threads."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def main() -> int:
+    """Measure and print."""
+    options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        found = measure(options)
+    except FlashmoreError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    floor = found["floor"]
+    print(f"step   {found['step_ms']:.2f} ms, median; {', '.join(found['speedups'])}")
+    print(f"floor  {floor['ms']:.2f} ms: {floor['gflop']:.3f} GFLOP at {floor['gflop_per_s']:.0f} GFLOP/s")
+    print(f"gap    the step takes {found['gap']:.2f} times as long")
+    for name, value in found["profile_ms"].items():
+        print(f"  {name:<30} {value:.2f} ms")
+    return 0
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Floor and step in turn, and the profile."""
+    torch.set_num_threads(options.threads)
+    plan, data, config = _plan(options)
+    trainer = plan.trainer(data)
+    tokens = _tokens(trainer)
+    products, products_gflop = _products(trainer.model, tokens)
+    gflop = products_gflop + _attention_gflop(trainer, config)
+    for _ in range(ROUNDS):  # compiling, caches, clocks
+        trainer.advance().item()
+    steps, floors = [], []
+    for _ in range(ROUNDS):
+        floors += _times_ms(products, 5)
+        steps += _times_ms(lambda: trainer.advance().item(), 5)
+    rate = 1000 * products_gflop / min(floors)
+    floor_ms = 1000 * gflop / rate
+    return {
+        "preset": options.preset,
+        "speedups": plan.speedups.names,
+        "threads": options.threads,
+        "tokens": tokens,
+        "step_ms": statistics.median(steps),
+        "floor": {"ms": floor_ms, "gflop": gflop, "gflop_per_s": rate},
+        "gap": statistics.median(steps) / floor_ms,
+        "profile_ms": _profile(plan, data),
+    }
+
+
+def _plan(options: Options) -> tuple[Plan, Sequences | Windows, ModelConfig]:
+    recipe = recipe_for("transformer", options.preset)
+    recipe = replace(recipe, device="cpu", speedups=options.speedups, threads=options.threads)
+    data: Sequences | Windows
+    if recipe.mode == "text":
+        text = settle_text(replace(recipe, vocabulary=recipe.vocabulary or 65))
+        config, device, data = text.config, text.device, random_windows(text.config, text.device)
+    else:
+        setting = settle(replace(recipe, file=options.data, split=options.split))
+        config, device = setting.config, setting.device
+        data = encode_items(setting.split.train, setting.vocabulary, config.context, device)
+    return settle_speed(recipe, config, device, data), data, config
+
+
+def _tokens(trainer: Trainer) -> int:
+    """Real characters in a step: the median of some batches."""
+    return int(statistics.median((trainer.batch(step).targets >= 0).sum().item() for step in range(20)))
+
+
+def _products(model: nn.Module, tokens: int) -> tuple[Callable[[], object], float]:
+    """Output, gradient of the input and gradient of the weights of every linear layer; and their GFLOP."""
+    layers, gradients, flop = [], [], 0
+    for layer in (module for module in model.modules() if isinstance(module, nn.Linear)):
+        x, g = torch.randn(tokens, layer.in_features), torch.randn(tokens, layer.out_features)
+        layers.append((x, g, layer.weight.detach(), torch.empty_like(g), torch.empty_like(x)))
+        gradients.append(torch.empty_like(layer.weight))
+        flop += 3 * 2 * tokens * layer.weight.numel()
+
+    def run() -> None:
+        for (x, g, weight, y, dx), dw in zip(layers, gradients, strict=True):
+            torch.mm(x, weight.T, out=y)
+            torch.mm(g, weight, out=dx)
+            torch.mm(g.T, x, out=dw)
+
+    return torch.no_grad()(run), flop / 1e9
+
+
+def _attention_gflop(trainer: Trainer, config: ModelConfig) -> float:
+    """Of all layers, forward and backward, over real characters."""
+    batch = trainer.batch(0)
+    segments = batch.segments
+    lengths = (
+        [batch.ids.size(1)] * len(batch.ids) if segments is None else segments.cu_seqlens.diff().tolist()
+    )
+    D = config.channels // config.heads
+    one = (attention_flops(1, config.heads, T, T, D, causal=True, which="both") for T in lengths)
+    return config.layers * sum(one) / 1e9
+
+
+def _times_ms(run: Callable[[], object], count: int) -> list[float]:
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - began))
+    return times
+
+
+def _profile(plan: Plan, data: Sequences | Windows) -> dict[str, float]:
+    """Milliseconds a step by group, with the compiler's kernels named one by one."""
+    torch._inductor.config.cpp.enable_kernel_profile = True
+    trainer = plan.trainer(data)
+    for _ in range(PROFILED):
+        trainer.advance().item()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(PROFILED):
+            trainer.advance().item()
+    groups = dict.fromkeys((*GROUPS, "other"), 0.0)
+    for event in profiler.key_averages():
+        name = next((group for group, parts in GROUPS.items() if any(p in event.key for p in parts)), "other")
+        groups[name] += event.self_cpu_time_total / 1000 / PROFILED
+    return groups
+
+
+if __name__ == "__main__":
+    sys.exit(main())
