@@ -3,8 +3,8 @@
     python benchmarks/step_floor.py --preset makemore --speedups exact
 
 The floor is the step's matrix products alone, forward and both backward ones of every linear layer, at
-exactly the shapes of a step, the fastest of many rounds; and attention's arithmetic at the same rate. Floor and
-step take turns. Then PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html) says what the
+exactly the shapes of a step, the fastest of many rounds; and attention's arithmetic at the same rate. Floor
+and step take turns. Then PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html) says what the
 step's time is spent on, in a trainer of its own, since its measuring costs time.
 """
 
