@@ -4,8 +4,8 @@
 
 The floor is the step's matrix products alone, forward and both backward ones of every linear layer, at
 exactly the shapes of a step, the fastest of many rounds; and attention's arithmetic at the same rate. Floor
-and step take turns. Then PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html) says what the
-step's time is spent on, in a trainer of its own, since its measuring costs time.
+and step take turns. Then PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html) says what
+the step's time is spent on, in a trainer of its own, since its measuring costs time.
 """
 
 import json
