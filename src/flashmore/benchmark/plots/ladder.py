@@ -15,6 +15,8 @@ COLORS = {
     "changes the algorithm": "#9468d6",
 }
 """By what a rung as a whole does to the answers."""
+ROOM_FOR_WORDS = 1.3
+"""How far beyond the longest bar the axis goes, for the number at its end."""
 
 
 def ladder_plot(record: Record) -> "Figure":
@@ -24,17 +26,20 @@ def ladder_plot(record: Record) -> "Figure":
         record: of kind `ladder`. What was left out alone is drawn below; a rung without a number says why.
     """
     panels = [record["rungs"]] + [record["left_out_alone"]] * bool(record["left_out_alone"])
-    longest = max(map(len, panels))
+    heights = [0.9 + 0.4 * len(rungs) for rungs in panels]
+    slowest = max((rung["step_ms"]["high"] for rungs in panels for rung in rungs if rung["ok"]), default=1.0)
 
     def draw(figure: "FigureBase") -> None:
-        axes_of = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        rows = {"height_ratios": heights}
+        axes_of = figure.subplots(len(panels), 1, squeeze=False, sharex=True, gridspec_kw=rows)[:, 0]
         titles = ("added one after the other", "all together but one")
         for axes, rungs, title in zip(axes_of, panels, titles, strict=False):
             _draw_rungs(axes, rungs)
             axes.set_title(title, loc="left", color=INK, fontsize=9)
+            axes.set_xlim(0, slowest * ROOM_FOR_WORDS)
         axes_of[-1].set_xlabel("milliseconds a step: median and quartiles")
 
-    return new_figure(len(panels) * (0.9 + 0.4 * longest) / PANEL_INCHES[1], 1.6, draw)
+    return new_figure(sum(heights) / PANEL_INCHES[1], 1.6, draw)
 
 
 def _draw_rungs(axes: "Axes", rungs: list[Record]) -> None:
@@ -62,8 +67,6 @@ def _draw_rungs(axes: "Axes", rungs: list[Record]) -> None:
         )
     axes.set_yticks(range(len(rungs)), [rung["name"][:NAME] for rung in rungs])
     axes.set_ylim(len(rungs) - 0.4, -0.6)
-    axes.margins(x=0.2)
-    axes.set_xlim(left=0)
     axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
     if seen:
         axes.legend(
