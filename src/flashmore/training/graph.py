@@ -71,6 +71,7 @@ class FlatStep:
         # Nothing that Dynamo would guard can change: the model, the recipe and the batch's sizes are fixed.
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= torch._inductor.list_mode_options(mode)
+        options["autotune_num_choices_displayed"] = 0  # stderr is for what a user asked for
         # dynamic=False: sizes that differ from an earlier model's are still constants of this one's graph.
         self.update = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
 
