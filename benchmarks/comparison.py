@@ -1,6 +1,5 @@
 """What every comparison with another program does alike: processes in turn, one answer, one exit code."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flashmore.errors import FlashmoreError, UsageError
+from flashmore.measuring.result import as_text
 
 Record = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def answer(compare: Callable[[], Record], show: Callable[[Record], None], *, as_
         print(error, file=sys.stderr)
         return error.exit_code
     if as_json:
-        print(json.dumps(record, indent=2))
+        print(as_text(record), end="")
         return 0
     show(record)
     value = record["ratio"]

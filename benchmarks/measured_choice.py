@@ -6,7 +6,6 @@ For each shape `choose` measures afresh and names a backend; then all usable bac
 turn and for longer, and the chosen one is held against the fastest of them. 1.00 means it is the fastest.
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import tyro
 from flashmore.backends.choose import Problem, choose, one_pass
 from flashmore.measuring.environment import environment
 from flashmore.measuring.measure import alternate
+from flashmore.measuring.result import as_text
 from flashmore.measuring.statistics import ratio, spread
 
 SHAPES = (
@@ -54,7 +54,7 @@ def main() -> int:
                 for shape in SHAPES]  # fmt: skip
     record = {"rows": rows, "environment": environment(torch.device(options.device))}
     if options.json:
-        print(json.dumps(record, indent=1))
+        print(as_text(record), end="")
     else:
         print("B, H, T, D            chosen   best     chosen / best (95 %)    choosing")
         for each in rows:

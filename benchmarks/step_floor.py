@@ -8,7 +8,6 @@ and step take turns. Then PyTorch's profiler (https://docs.pytorch.org/docs/stab
 the step's time is spent on, in a trainer of its own, since its measuring costs time.
 """
 
-import json
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from flashmore.benchmark.attention.flops import attention_flops
 from flashmore.data.batches import Sequences, encode_items
 from flashmore.data.windows import Windows
 from flashmore.errors import FlashmoreError
+from flashmore.measuring.result import as_text
 from flashmore.models.config import ModelConfig
 from flashmore.training.plan import Plan, settle_speed
 from flashmore.training.recipe import Preset, recipe_for
@@ -70,7 +70,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(as_text(found), end="")
         return 0
     floor = found["floor"]
     print(f"step   {found['step_ms']:.2f} ms, median; {', '.join(found['speedups'])}")

@@ -9,7 +9,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 from flashmore.errors import StorageError
-from flashmore.measuring.result import RecordError, make_record, read_record, schema, write_record
+from flashmore.measuring.result import RecordError, as_text, make_record, read_record, schema, write_record
 
 AT_ONE_CONTEXT: dict[str, Any] = {
     "context": 16,
@@ -139,3 +139,18 @@ def test_a_disk_that_refuses_leaves_what_stood_there(record: dict[str, Any], tmp
         write_record(record, path)
     assert [child.name for child in tmp_path.iterdir()] == ["record.json"]
     assert json.dumps((path / "kept").read_text(encoding="utf-8")) == '"kept"'
+
+
+def test_a_document_as_text_is_itself_with_lists_of_numbers_on_one_line() -> None:
+    document = {
+        "samples_ms": [[1.5, 2e-07, -3], []],
+        "words": ["a, 1", "[ 2 ]"],
+        "none": None,
+        "deep": {"x": [7]},
+    }
+    text = as_text(document)
+    assert json.loads(text) == document
+    assert "[1.5, 2e-07, -3]" in text
+    assert '"x": [7]' in text
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        as_text({"x": float("nan")})

@@ -6,6 +6,7 @@ A record keeps the raw samples, the environment and the command, has its units i
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from flashmore.measuring.environment import environment
 
 SCHEMA = "flashmore/record"
 VERSION = 1
+NUMBERS = re.compile(r"\[\s+([-+.,\de\s]+?)\s+\]")
 Kind = Literal["step", "attention", "choose", "ladder"]
 
 
@@ -51,6 +53,12 @@ def make_record(
     }
 
 
+def as_text(document: Mapping[str, Any]) -> str:
+    """A JSON document for people to look through: indented, a list of numbers on one line."""
+    text = json.dumps(document, indent=1, allow_nan=False)
+    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
 def write_record(record: Mapping[str, Any], path: Path) -> None:
     """Write a record, whole or not at all.
 
@@ -60,7 +68,7 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
     beside = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        beside.write_text(as_text(record), encoding="utf-8")
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
