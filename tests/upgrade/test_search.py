@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.project.files import python_files
 from flashmore.upgrade.rewrite import apply, diff
-from flashmore.upgrade.search import MANY, python_files, search, search_file
+from flashmore.upgrade.search import MANY, search, search_file
 from flashmore.upgrade.site import NotParsed, Searched
 
 ATTENTION = """import torch.nn.functional as F
