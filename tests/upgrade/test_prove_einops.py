@@ -11,13 +11,13 @@ from flashmore.upgrade.site import Site
 
 SOURCE = """
 import einops
-import torch
+
 from einops import {name} as {alias}
 
 
 def attend(q, k, v):
     dots = {call}
-    return torch.matmul(dots.softmax(dim=-1), v)
+    return einops.einsum(dots.softmax(dim=-1), v, 'b h i j, b h j d -> b h i d')
 """
 PRODUCT = "einops.einsum(q, k, 'b h i d, b h j d -> b h i j')"
 CALLS = {
@@ -36,7 +36,7 @@ def site(case: str) -> Site:
 def test_lines_that_call_einops_are_proved(case: str) -> None:
     found = site(case)
     assert found.fragment is not None
-    assert "einsum(q" in found.fragment.old
+    assert "= einsum(q" in found.fragment.old
     proof = prove(found)
     assert proof.proved, proof.why_not
 
