@@ -27,7 +27,7 @@ def read(path: Path) -> tuple[bytes, str, str] | NotParsed:
     """A file's bytes, its text with its line ends, and the encoding that its first lines name (PEP 263)."""
     try:
         if not path.is_file():
-            return NotParsed(str(path), "it is not a file")
+            return NotParsed(str(path), _no_file(path))
         size = path.stat().st_size
         if size > LARGEST:
             return NotParsed(
@@ -38,9 +38,18 @@ def read(path: Path) -> tuple[bytes, str, str] | NotParsed:
         return NotParsed(str(path), f"it cannot be read: {error.strerror or error}")
     try:
         encoding, _ = tokenize.detect_encoding(BytesIO(data).readline)
-        return data, data.decode(encoding), encoding
-    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+        source = data.decode(encoding)
+        if source.encode(encoding) != data:
+            return NotParsed(str(path), f"its text does not give its bytes again, as {encoding}")
+    except (SyntaxError, UnicodeError, LookupError) as error:
         return NotParsed(str(path), f"its encoding is unclear: {error}")
+    return data, source, encoding
+
+
+def _no_file(path: Path) -> str:
+    if path.is_symlink():
+        return "it is a link that leads to no file"
+    return "it is a folder that cannot be read" if path.is_dir() else "it is not a file"
 
 
 def search_file(path: Path) -> Searched | NotParsed:

@@ -20,7 +20,8 @@ _OTHERS = ("pyvenv.cfg", "conda-meta")
 def python_files(paths: Iterable[str | os.PathLike[str]], most: int | None = None) -> list[Path]:
     """Every Python file of the paths, each once, or the first of them.
 
-    Folders are walked; links that lead round in a circle and environments that lie in a folder are not.
+    Folders are walked; links that lead round in a circle and environments that lie in a folder are not. A
+    folder that cannot be read is given itself, so that it can be named.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -70,6 +71,7 @@ def _walk(folder: Path, above: set[Path], *, outermost: bool = False) -> Iterato
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
+        yield folder
         return
     if not outermost and any(entry.name in _OTHERS for entry in entries):
         return
@@ -77,8 +79,8 @@ def _walk(folder: Path, above: set[Path], *, outermost: bool = False) -> Iterato
         path = folder / entry.name
         try:
             is_folder = entry.is_dir()
-        except OSError:
-            continue
+        except OSError:  # a link that leads back to itself
+            is_folder = False
         if is_folder:
             if entry.name not in _SKIPPED:
                 yield from _walk(path, {*above, here})
