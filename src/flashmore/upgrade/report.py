@@ -133,7 +133,7 @@ class FileReport:
         return patch(mark + self.source, mark + self.rewriting(reports), self.path)
 
     def patch_bytes(self, reports: Sequence[SiteReport]) -> bytes:
-        """The same as `git apply` reads it: the file's lines as its bytes are, names as the system has them."""
+        """The same for `git apply`: the file's lines as its bytes are, names as the system has them."""
         changed = self.as_read().encoded(self.rewriting(reports))
         # In latin-1 each byte is one character, whatever it means in the file.
         text = patch(self.data.decode("latin-1"), changed.decode("latin-1"), self.path)
