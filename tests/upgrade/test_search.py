@@ -146,6 +146,28 @@ def test_statements_that_share_a_line_are_left_alone() -> None:
     assert (site.verdict, site.reason) == ("refused", "several statements share a line")
 
 
+HELPER = """
+class Attention:
+    def _attend(self, q, k, v{parameter}):
+        weights = (q @ k.transpose(-2, -1)).softmax(-1)
+        out = weights @ v
+        return out, {weights}
+
+    def forward(self, q, k, v, wanted=False):
+        out, weights = self._attend(q, k, v{argument})
+        return (out, weights) if wanted else out
+"""
+
+
+def test_weights_that_a_helper_returns_are_left_and_the_advice_leads_to_a_rewriting() -> None:
+    (site,) = find_sites(HELPER.format(parameter="", argument="", weights="weights"))
+    assert site.verdict == "refused"
+    assert "called by forward in line 9" in site.advice
+    followed = HELPER.format(parameter=", wanted", argument=", wanted", weights="weights if wanted else None")
+    (site,) = find_sites(followed)
+    assert (site.verdict, site.guard) == ("rewritten", "not wanted")
+
+
 def installed(limit: int) -> list[Path]:
     """Files of this environment that mention a softmax, and as many that do not."""
     files = python_files([sysconfig.get_path("purelib")])

@@ -198,8 +198,27 @@ class Search:
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
             where = f" in line {line}" if line else ""
-            advice = "where nobody reads them, leave them out of what is returned or stored"
-            return self._refusal(softmax, final, f"scores or weights are {escape.how}{where}", advice)
+            reason = f"scores or weights are {escape.how}{where}"
+            return self._refusal(softmax, final, reason, self._advice(escape.how))
+
+    def _advice(self, how: str) -> str:
+        """What to do about weights that leave: a method's callers may want them under a flag alone.
+
+        Their flag cannot guard the method's lines, for subclasses and other files may call it, too.
+        """
+        owner, name = self.flow.owner, self.flow.function.name
+        callers = [
+            f"{method.name} in line {node.lineno}"
+            for method in (owner.own_methods.values() if owner is not None and how == "returned" else ())
+            for node in ast.walk(method)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{name}"
+        ]
+        if not callers:
+            return "where nobody reads them, leave them out of what is returned or stored"
+        return (
+            f"called by {', '.join(callers)}: give it the flag under which they are wanted there, and return "
+            "them under that flag alone; others may call it too, so this is not done unasked"
+        )
 
     def _rewritten(self, found: Attention) -> Site:
         twice = next((use for use in uses(self.flow.module) if use.certain), None)
