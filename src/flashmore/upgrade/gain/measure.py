@@ -64,7 +64,7 @@ class SiteGain:
         """What a person reads of one place."""
         if self.attention is None:
             return ["gain not measured: the run gave too little to this place"]
-        lines = [f"attention alone, {self.calls} calls a step: {self.attention}"]
+        lines = [f"attention alone, {self.calls} call{'s' * (self.calls != 1)} a step: {self.attention}"]
         if self.kernel is not None:
             lines.append(f"kernel that runs now: {self.kernel}")
         return [*lines, *(f"not {reason}" for reason in self.why_not_faster)]

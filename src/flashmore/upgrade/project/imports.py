@@ -13,8 +13,8 @@ from pathlib import Path
 from flashmore.upgrade.source.module import Function
 
 INIT = "__init__.py"
-MOST_FOLLOWED = 500
-"""So many files are read for their imports: where penalties are near, a few dozen are enough."""
+MOST_FOLLOWED = 250
+"""So many files are read for their imports in one go: where penalties are near, a few dozen are enough."""
 Parts = tuple[str, ...]
 Definition = tuple[Path, str | None]
 """A file, and a name of its top level; None for the file as a module."""
@@ -123,6 +123,7 @@ class Imports:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = set(files)
+        self.allowed = MOST_FOLLOWED
         self.cut_off = False
         """Whether there were more files to follow than are followed."""
         self.outlines: dict[Path, Outline] = {}
@@ -150,10 +151,20 @@ class Imports:
                 found.setdefault(package.name, []).append(package.parent)
         return found
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further file is read until `follow_more`."""
+        return len(self.outlines) >= self.allowed
+
+    def follow_more(self) -> None:
+        """From now on so many further files are read."""
+        self.allowed = len(self.outlines) + MOST_FOLLOWED
+        self.found.clear()
+
     def outline(self, path: Path) -> Outline:
         """What a file imports and defines; nothing where it cannot be read."""
         if path not in self.outlines:
-            if len(self.outlines) >= MOST_FOLLOWED:
+            if self.exhausted:
                 self.cut_off = True
                 return Outline()
             try:

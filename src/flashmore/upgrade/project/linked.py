@@ -93,7 +93,7 @@ class Project:
                 linked.setdefault(path, []).append(link)
         if imports.cut_off:
             self.limits.append(
-                f"no import beyond the first {MOST_FOLLOWED:,} files leads to gradients of gradients"
+                f"no import beyond the nearest {MOST_FOLLOWED:,} files leads to gradients of gradients"
             )
         return linked
 
@@ -116,7 +116,8 @@ def _uses(files: Iterable[Path]) -> Iterator[tuple[Path, Use]]:
 def _reached(found: Iterable[tuple[Path, Use]], imports: Imports) -> dict[Path, Link]:
     """The files that any of the uses may differentiate through, each with the first link that was found."""
     reached = _callers(found, imports)
-    ahead = [*reached]
+    imports.follow_more()
+    ahead = [*reached]  # the files of the uses first: they are read whatever else there is
     while ahead:
         path = ahead.pop(0)
         for other in sorted(imports.imported(path)):
@@ -137,7 +138,8 @@ def _callers(found: Iterable[tuple[Path, Use]], imports: Imports) -> dict[Path, 
             known[path, use.within] = link
     words: set[str] = set()
     new_words = {name for _, name in known if name is not None}
-    while new_words and not imports.cut_off:
+    imports.follow_more()
+    while new_words and not imports.exhausted:
         words |= new_words
         sought = {name.encode() for name in new_words}
         mentioning = [path for path in sorted(imports.files) if _mentions(_bytes(path), sought)]
