@@ -140,19 +140,36 @@ def test_git_applies_the_patch_and_a_second_run_changes_nothing(
     assert (again.returncode, again.stdout) == (0, "")
 
 
-def test_a_patch_keeps_the_encoding_of_each_file(folder: Path) -> None:
-    latin = ("# -*- coding: latin-1 -*-\r\n" + MODEL.replace("the scores", "é").replace("\n", "\r\n")).encode(
-        "latin-1"
+ENCODED = {
+    "latin-1, CRLF": ("# -*- coding: latin-1 -*-\r\n", "latin-1", "é", "\r\n"),
+    "byte order mark": ("", "utf-8-sig", "é", "\n"),
+    "byte order mark, CRLF": ("", "utf-8-sig", "é", "\r\n"),
+    "shift-jis": ("# coding: shift_jis\n", "shift_jis", "テ", "\n"),
+    "not even ASCII is itself": ("# coding: utf-7\n", "utf-7", "é", "\n"),
+}
+
+
+@pytest.mark.parametrize("case", ENCODED)
+@pytest.mark.parametrize("name", ["model.py", "mo dèl.py"])
+def test_a_patch_keeps_the_encoding_of_each_file(folder: Path, case: str, name: str) -> None:
+    head, encoding, character, line = ENCODED[case]
+    (folder / "model.py").unlink()
+    short = "\n".join(MODEL.split("\n")[4:7]) + MODEL[MODEL.index("def fused") :].replace(
+        "F.scaled_dot_product_attention(q, k, v)", "F.softmax(q @ k.mT, -1) @ v  # the scores"
     )
-    (folder / "model.py").write_bytes(latin)
-    words = [sys.executable, "-m", "flashmore.cli.main", "upgrade", "model.py", "--diff"]
+    text = head + short.replace("the scores", character).replace("\n", line)
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    words = [sys.executable, "-m", "flashmore.cli.main", "upgrade", name, "--diff"]
     done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode == 1
     (folder / "p.patch").write_bytes(done.stdout)
     subprocess.run(["git", "apply", "p.patch"], check=True)
-    changed = (folder / "model.py").read_bytes()
-    assert b"scaled_dot_product_attention(\r\n" in changed
-    assert b"\n" not in changed.replace(b"\r\n", b"")
-    ast.parse(changed)
+    after = path.read_bytes().decode(encoding)
+    assert "F.scaled_dot_product_attention(q, k, v, scale=1.0)" in after
+    assert after.replace("\r\n", "\n").count("\n") == after.count(line)
+    assert after.encode(encoding) == path.read_bytes()
+    ast.parse(path.read_bytes())
 
 
 def test_write_proves_writes_and_has_nothing_left(folder: Path, call: Call) -> None:
@@ -258,6 +275,8 @@ def test_odd_files_are_named_and_the_others_go_on(folder: Path, call: Call) -> N
         "bytes.py": b"x = '\xff'\n",
         "null.py": b"x = 1\0\n",
         "python2.py": b"print 'x'\n",
+        "wide.py": "# coding: utf-16\nx = 1\n".encode("utf-16"),
+        "again.py": b"# coding: utf-16\nx = 1\n\n",
         "deep.py": b"x = " + b"(" * 5000 + b")" * 5000,
     }
     for name, raw in odd.items():
@@ -266,9 +285,18 @@ def test_odd_files_are_named_and_the_others_go_on(folder: Path, call: Call) -> N
     (folder / "empty.py").write_bytes(b"")
     (folder / "loop").symlink_to(folder)
     (folder / "nowhere.py").symlink_to(folder / "missing.py")
+    (folder / "round.py").symlink_to(folder / "circle.py")
+    (folder / "circle.py").symlink_to(folder / "round.py")
     os.mkfifo(folder / "pipe.py")
     document = json.loads(call("upgrade", ".", "--json").stdout)
-    assert {one["path"] for one in document["not_parsed"]} >= {*odd, "large.py"}
+    assert {one["path"] for one in document["not_parsed"]} == {
+        *odd,
+        "large.py",
+        "nowhere.py",
+        "round.py",
+        "circle.py",
+        "pipe.py",
+    }
     assert [one["path"] for one in document["sites"] if one["verdict"] == "rewritten"] == ["model.py"]
 
 

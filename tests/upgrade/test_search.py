@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.project.files import python_files
 from flashmore.upgrade.rewrite import apply, diff
-from flashmore.upgrade.search import MANY, python_files, search, search_file
+from flashmore.upgrade.search import MANY, search, search_file
 from flashmore.upgrade.site import NotParsed, Searched
 
 ATTENTION = """import torch.nn.functional as F
@@ -143,6 +144,28 @@ def test_statements_that_share_a_line_are_left_alone() -> None:
     source = "def attend(q, k, v):\n    s = q @ k.mT; w = s.softmax(-1)\n    return w @ v\n"
     (site,) = find_sites(source)
     assert (site.verdict, site.reason) == ("refused", "several statements share a line")
+
+
+HELPER = """
+class Attention:
+    def _attend(self, q, k, v{parameter}):
+        weights = (q @ k.transpose(-2, -1)).softmax(-1)
+        out = weights @ v
+        return out, {weights}
+
+    def forward(self, q, k, v, wanted=False):
+        out, weights = self._attend(q, k, v{argument})
+        return (out, weights) if wanted else out
+"""
+
+
+def test_weights_that_a_helper_returns_are_left_and_the_advice_leads_to_a_rewriting() -> None:
+    (site,) = find_sites(HELPER.format(parameter="", argument="", weights="weights"))
+    assert site.verdict == "refused"
+    assert "called by forward in line 9" in site.advice
+    followed = HELPER.format(parameter=", wanted", argument=", wanted", weights="weights if wanted else None")
+    (site,) = find_sites(followed)
+    assert (site.verdict, site.guard) == ("rewritten", "not wanted")
 
 
 def installed(limit: int) -> list[Path]:

@@ -63,6 +63,26 @@ def dies():
     os.kill(os.getpid(), 9)
 
 
+def leaves():
+    import os
+    os._exit(0)
+
+
+def speechless():
+    class Odd(Exception):
+        def __str__(self):
+            raise ValueError
+
+    raise Odd
+
+
+def wants(x):
+    return made()
+
+
+constant = 5
+
+
 def number():
     return 7
 
@@ -192,7 +212,10 @@ WRONG = {
     "number": "returned a int",
     "no_model": "a function as the model",
     "no_inputs": "a int as the inputs",
-    "missing": "AttributeError",
+    "missing": "no such name in it; wanted a function without arguments",
+    "constant": "a int of this name in it; wanted a function without arguments",
+    "wants": "a function of this name in it; wanted a function without arguments",
+    "speechless": "Odd: no message",
     "raises": "LookupError: no weights here",
     "exits": "SystemExit: 5",
 }
@@ -209,7 +232,12 @@ def test_an_example_that_returns_no_model_is_told(
     assert WRONG[function] in str(failed.value)
 
 
-PROBLEMS = {"dies": "signal 9", "wrong_input": "RuntimeError", "hangs": "longer than 7 s"}
+PROBLEMS = {
+    "dies": "signal 9",
+    "wrong_input": "model.py, line 14)",
+    "leaves": "without an error",
+    "hangs": "longer than 7 s",
+}
 
 
 @pytest.mark.parametrize("function", PROBLEMS)

@@ -14,7 +14,7 @@ from flashmore.cli.parse import parse
 from flashmore.cli.show import say, show_json
 from flashmore.cli.waiting import Waiting
 from flashmore.errors import FlashmoreError, UsageError
-from flashmore.upgrade.report import FileReport, Report, SiteReport, patch
+from flashmore.upgrade.report import FileReport, Report, SiteReport
 from flashmore.upgrade.site import NotParsed
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _search(command: Upgrade) -> Report:
 
 def _file_report(file: FileReport) -> FileReport:
     for report in file.rewritten:
-        report.diff = patch(file.source, file.rewriting([report]), file.path)
+        report.diff = file.patch([report])
     return file
 
 
@@ -219,12 +219,11 @@ def _write(command: Upgrade, file: FileReport) -> None:
 
 
 def _show_patch(report: Report) -> None:
-    """In bytes: a patch holds each file's lines in the file's own encoding."""
+    """In bytes, whatever the terminal's encoding is."""
     out: Callable[[bytes], object] = sys.stdout.buffer.write
     for file in report.files:
         chosen: list[SiteReport] = [one for one in file.rewritten if one.proved is not False]
-        text = patch(file.source, file.rewriting(chosen), file.path)
-        out(text.encode(file.encoding.removesuffix("-sig"), errors="surrogateescape"))
+        out(file.patch_bytes(chosen))
     sys.stdout.buffer.flush()
 
 

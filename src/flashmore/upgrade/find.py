@@ -12,6 +12,7 @@ from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax
 from flashmore.upgrade.plan import Attention, attention, candidates
+from flashmore.upgrade.project.twice import ADVICE, reason, uses
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
@@ -30,8 +31,6 @@ _FUSED = {
 _WORTH = re.compile(
     r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
 )
-
-_TWICE = re.compile(r"\bcreate_graph\s*=\s*True\b")
 
 
 def find_sites(source: str, path: str = "<string>") -> list[Site]:
@@ -199,15 +198,32 @@ class Search:
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
             where = f" in line {line}" if line else ""
-            advice = "where nobody reads them, leave them out of what is returned or stored"
-            return self._refusal(softmax, final, f"scores or weights are {escape.how}{where}", advice)
+            reason = f"scores or weights are {escape.how}{where}"
+            return self._refusal(softmax, final, reason, self._advice(escape.how))
+
+    def _advice(self, how: str) -> str:
+        """What to do about weights that leave: a method's callers may want them under a flag alone.
+
+        Their flag cannot guard the method's lines, for subclasses and other files may call it, too.
+        """
+        owner, name = self.flow.owner, self.flow.function.name
+        callers = [
+            f"{method.name} in line {node.lineno}"
+            for method in (owner.own_methods.values() if owner is not None and how == "returned" else ())
+            for node in ast.walk(method)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{name}"
+        ]
+        if not callers:
+            return "where nobody reads them, leave them out of what is returned or stored"
+        return (
+            f"called by {', '.join(callers)}: give it the flag under which they are wanted there, and return "
+            "them under that flag alone; others may call it too, so this is not done unasked"
+        )
 
     def _rewritten(self, found: Attention) -> Site:
-        if _TWICE.search(self.text.source):
-            raise Refuse(
-                "this file takes gradients of gradients, which the fused kernels do not have",
-                "leave it, or choose the MATH kernel around the place that needs them",
-            )
+        twice = next((use for use in uses(self.flow.module) if use.certain), None)
+        if twice is not None:
+            raise Refuse(reason(f"this file, line {twice.line} ({twice.what})"), ADVICE)
         words = Words(self.text)
         emission = Emitter(found, words, self.blocks).emit()
         rewriting = Rewriting(found, emission, words, self.blocks)

@@ -127,6 +127,19 @@ class FileReport:
         """The source with some of the rewrites."""
         return apply(self.source, [report.site for report in reports])
 
+    def patch(self, reports: Sequence[SiteReport]) -> str:
+        """Some of the rewrites as a patch; a byte order mark is a character of the first line there."""
+        mark = "\ufeff" if self.encoding == "utf-8-sig" else ""
+        return patch(mark + self.source, mark + self.rewriting(reports), self.path)
+
+    def patch_bytes(self, reports: Sequence[SiteReport]) -> bytes:
+        """The same for `git apply`: the file's lines as its bytes are, names as the system has them."""
+        changed = self.as_read().encoded(self.rewriting(reports))
+        # In latin-1 each byte is one character, whatever it means in the file.
+        text = patch(self.data.decode("latin-1"), changed.decode("latin-1"), self.path)
+        *names, rest = text.split("\n", 2)
+        return b"\n".join([*map(os.fsencode, names), rest.encode("latin-1")])
+
 
 @dataclass
 class Report:

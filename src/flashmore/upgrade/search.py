@@ -12,71 +12,22 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.project.files import LARGEST, python_files
+from flashmore.upgrade.project.linked import Project
 from flashmore.upgrade.site import NotParsed, Searched
 
-LARGEST = 10 * 1024 * 1024
-"""Bytes of the largest file that is read: more is data or generated."""
 MANY = 64
 """Fewer files are searched in this process: starting another takes longer."""
-_SKIPPED = {
-    ".git",
-    ".hg",
-    ".svn",
-    "__pycache__",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".pytest_cache",
-    ".tox",
-    ".nox",
-}
 _WORTH = re.compile(
     rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn|flex_att"
 )
-
-
-def python_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Every Python file of the paths, each once: folders are walked, links that lead round in a circle are
-    not."""
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        for each in _walk(path, set()) if path.is_dir() else [path]:
-            found.setdefault(_real(each), each)
-    return list(found.values())
-
-
-def _real(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):
-        return path.absolute()
-
-
-def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
-    real = _real(folder)
-    if real in above:
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        path = folder / entry.name
-        try:
-            is_folder = entry.is_dir()
-        except OSError:
-            continue
-        if is_folder:
-            if entry.name not in _SKIPPED:
-                yield from _walk(path, {*above, real})
-        elif entry.name.endswith(".py"):
-            yield path
 
 
 def read(path: Path) -> tuple[bytes, str, str] | NotParsed:
     """A file's bytes, its text with its line ends, and the encoding that its first lines name (PEP 263)."""
     try:
         if not path.is_file():
-            return NotParsed(str(path), "it is not a file")
+            return NotParsed(str(path), _no_file(path))
         size = path.stat().st_size
         if size > LARGEST:
             return NotParsed(
@@ -87,9 +38,18 @@ def read(path: Path) -> tuple[bytes, str, str] | NotParsed:
         return NotParsed(str(path), f"it cannot be read: {error.strerror or error}")
     try:
         encoding, _ = tokenize.detect_encoding(BytesIO(data).readline)
-        return data, data.decode(encoding), encoding
-    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+        source = data.decode(encoding)
+        if source.encode(encoding) != data:
+            return NotParsed(str(path), f"its text does not give its bytes again, as {encoding}")
+    except (SyntaxError, UnicodeError, LookupError) as error:
         return NotParsed(str(path), f"its encoding is unclear: {error}")
+    return data, source, encoding
+
+
+def _no_file(path: Path) -> str:
+    if path.is_symlink():
+        return "it is a link that leads to no file"
+    return "it is a folder that cannot be read" if path.is_dir() else "it is not a file"
 
 
 def search_file(path: Path) -> Searched | NotParsed:
@@ -120,16 +80,20 @@ def search(
 ) -> Iterator[Searched | NotParsed]:
     """Every Python file of the paths, in order, with what was found in it.
 
+    Places that the project around them differentiates twice are refused; see `project/linked.py`.
+
     Args:
         paths: files and folders.
         processes: how many processes share a large number of files.
         progress: called with how many files are done, and of how many.
     """
-    files = python_files(paths)
+    given = [Path(path) for path in paths]
+    files = python_files(given)
+    project = Project(given, files)
     for done, result in enumerate(_results(files, processes), start=1):
         if progress is not None:
             progress(done, len(files))
-        yield result
+        yield result if isinstance(result, NotParsed) else project.judged(result)
 
 
 def _results(files: Sequence[Path], processes: int) -> Iterator[Searched | NotParsed]:

@@ -16,7 +16,7 @@ from flashmore.upgrade.gain.child import RESULT
 from flashmore.upgrade.gain.further import Further, worth_trying
 from flashmore.upgrade.prove.child import fragment_to_json
 from flashmore.upgrade.site import Site
-from flashmore.upgrade.trace.tracer import SECONDS, Source, run_child, watch, watched_site
+from flashmore.upgrade.trace.tracer import ENDED_ITSELF, SECONDS, Source, run_child, watch, watched_site
 
 FASTER_KERNELS = {"cpu": ("flash",), "cuda": ("flash", "cudnn", "efficient")}
 """On each device, the kernels that never write the (T, S) matrix."""
@@ -64,7 +64,7 @@ class SiteGain:
         """What a person reads of one place."""
         if self.attention is None:
             return ["gain not measured: the run gave too little to this place"]
-        lines = [f"attention alone, {self.calls} calls a step: {self.attention}"]
+        lines = [f"attention alone, {self.calls} call{'s' * (self.calls != 1)} a step: {self.attention}"]
         if self.kernel is not None:
             lines.append(f"kernel that runs now: {self.kernel}")
         return [*lines, *(f"not {reason}" for reason in self.why_not_faster)]
@@ -132,11 +132,11 @@ def measure_gain(
         if source.example is None:
             status = watch(sites, source, folder, seconds)
             request["calls"] = status["calls"] or [1] * len(sites)
-        said = run_child("flashmore.upgrade.gain.child", request, folder, seconds, str(source))
+        said = run_child("flashmore.upgrade.gain.child", request, folder, seconds)
         try:
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         except OSError:
-            result = {"problem": said}
+            result = {"problem": said or ENDED_ITSELF}
     return gain_of(result, len(sites))
 
 

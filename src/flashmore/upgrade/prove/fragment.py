@@ -85,7 +85,9 @@ def _names(fragment: Fragment) -> dict[str, Any]:
         try:
             einops = importlib.import_module("einops")
         except ImportError:
-            raise NotAllowed("einops is not installed here: python -m pip install einops") from None
+            raise NotAllowed(
+                "needs einops, which is not installed here: python -m pip install einops"
+            ) from None
         space |= {"einops": einops} | {word: getattr(einops, word) for word in OF_EINOPS}
     return space
 

@@ -24,6 +24,8 @@ from flashmore.upgrade.trace.child import STATUS
 SECONDS = 300.0
 """How long an example or a script may take."""
 
+ENDED_ITSELF = "the run ended its process before it was done, without an error"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -125,11 +127,12 @@ def watch(
         "folder": str(folder),
         "rewritten": {str(path.resolve()): text for path, text in (rewritten or {}).items()},
     }
-    said = run_child("flashmore.upgrade.trace.child", request, folder, seconds, str(source))
+    said = run_child("flashmore.upgrade.trace.child", request, folder, seconds)
     try:
         status: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except OSError:
-        status = {"problem": said, "why_not": [], "calls": [], "whole": None}
+        problem = said or ENDED_ITSELF
+        status = {"problem": problem, "why_not": [], "calls": [], "whole": None}
     return status
 
 
@@ -144,7 +147,7 @@ def watched_site(site: Site) -> dict[str, Any]:
     }
 
 
-def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float, name: str) -> str | None:
+def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float) -> str | None:
     """Run one of our modules in a process of its own, with all that it starts, for so long at most.
 
     Args:
@@ -152,7 +155,6 @@ def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float
         request: plain JSON values.
         folder: for the request and for what the process prints.
         seconds: how long it may take.
-        name: what the user calls it, for messages.
 
     Returns:
         What went wrong, or None.
@@ -170,14 +172,14 @@ def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return f"{name} took longer than {seconds:g} s"
+            return f"the run took longer than {seconds:g} s"
         finally:
             _end_with_all_it_started(process)
         if code == 0:
             return None
         output.seek(0)
         last = (output.read().strip().splitlines() or ["nothing was said"])[-1][:300]
-    return f"{name} ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {last}"
+    return f"the run ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {last}"
 
 
 def _end_with_all_it_started(process: "subprocess.Popen[bytes]") -> None:

@@ -1,9 +1,10 @@
 """Run what the user named: the model that a function returns, or a script with its own arguments."""
 
-import contextlib
 import importlib
+import inspect
 import runpy
 import sys
+import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 VALID = "a torch.nn.Module, and its inputs: a tensor, a tuple of positional or a dict of named arguments"
+
+_HERE = str(Path(__file__).resolve().parents[2])
+_OTHERS = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
+"""Where code lies that is not the user's."""
 
 
 class UserCodeFailed(Exception):
@@ -44,8 +49,15 @@ def load_example(name: str) -> Example:
     module_name, _, function_name = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function: Any = getattr(importlib.import_module(module_name), function_name, None)
+        if not _takes_nothing(function):
+            found = f"{_what(function)} of this name" if function is not None else "no such name"
+            raise UserCodeFailed(
+                f"{name}: {found} in it; wanted a function without arguments that returns {VALID}"
+            )
         returned = function()
+    except UserCodeFailed:
+        raise
     except BaseException as error:  # noqa: BLE001 - someone else's code may raise anything, SystemExit too
         raise UserCodeFailed(told(error)) from None
     if not isinstance(returned, (tuple, list)) or len(returned) != 2:
@@ -84,13 +96,27 @@ def run_script(words: Sequence[str]) -> None:
         raise UserCodeFailed(told(error)) from None
 
 
+def _takes_nothing(function: Any) -> bool:
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # a builtin does not tell
+        return True
+    return True
+
+
 def told(error: BaseException) -> str:
     """Type, message and the last line of the user's that an error passed."""
-    where = ""
-    with contextlib.suppress(IndexError):
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f" ({last.filename}, line {last.lineno})"
-    message = (str(error).splitlines() or ["no message"])[0][:300]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((_HERE, *_OTHERS, "<"))]
+    where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    try:
+        message = (str(error).splitlines() or ["no message"])[0][:300]
+    except Exception:  # noqa: BLE001 - a message of the user's that raises is none
+        message = "no message"
     return f"{type(error).__name__}: {message}{where}"
 
 

@@ -1,0 +1,197 @@
+"""Whether a project differentiates twice through the attention of one of its files.
+
+A file is linked with a place that takes gradients of gradients where it is the file of that place, or one
+that calls it (`train.py`, which calls the penalty in `losses.py`), or where one of these imports it, directly
+or through others: a penalty in `train.py` goes through the discriminator's attention, one in another program
+of the same repository does not.
+"""
+
+import ast
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flashmore.upgrade.project.files import LARGEST, MOST_FILES, project_files, real
+from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
+from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
+from flashmore.upgrade.site import Searched, Site
+from flashmore.upgrade.source.module import Module
+
+FEW = 40
+"""So many names are looked for one by one; more of them faster among all words."""
+_WORD = re.compile(rb"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Link:
+    """Why a file's attention may be differentiated twice."""
+
+    use: Use
+    file: Path
+    """Where the use stands."""
+    through: Path
+    """The file that calls it, or the same one."""
+
+
+class Project:
+    """The files around those that are searched, read where a rewriting asks for them and no sooner.
+
+    Args:
+        given: the paths that are searched.
+        files: the Python files in them.
+    """
+
+    def __init__(self, given: Sequence[Path], files: Sequence[Path]) -> None:
+        self.given = given
+        self.files = files
+        self.links: dict[Path, list[Link]] | None = None
+        self.limits: list[str] = []
+        """What was not looked at, as assumptions."""
+
+    def judged(self, found: Searched) -> Searched:
+        """What was found, with every rewriting refused that the project would differentiate twice."""
+        if not any(site.verdict == "rewritten" for site in found.sites):
+            return found
+        if self.links is None:
+            self.links = self._links()
+        links = self.links.get(real(Path(found.path)), [])
+        if not links and not self.limits:
+            return found
+        return replace(found, sites=tuple(self._judged(site, links) for site in found.sites))
+
+    def _judged(self, site: Site, links: Sequence[Link]) -> Site:
+        if site.verdict != "rewritten":
+            return site
+        certain = next((link for link in links if link.use.certain), None)
+        if certain is not None:
+            return Site(
+                site.path, site.line, site.end_line, site.symbol, "refused", reason(_said(certain)), ADVICE
+            )
+        assumed = [f"nobody asks for gradients of gradients in {_said(link)}" for link in links]
+        return replace(site, assumptions=(*site.assumptions, *assumed, *self.limits))
+
+    def _links(self) -> dict[Path, list[Link]]:
+        files = dict.fromkeys(map(real, self.files))
+        for folder in dict.fromkeys(
+            real(path) if path.is_dir() else real(path).parent for path in self.given
+        ):
+            more, cut_off = project_files(folder)
+            if cut_off is not None:
+                self.limits.append(
+                    f"no file of {cut_off} beyond the first {MOST_FILES:,} takes gradients of gradients"
+                )
+            files |= dict.fromkeys(map(real, more))
+        imports = Imports(files)
+        found = list(_uses(files))
+        linked: dict[Path, list[Link]] = {}
+        for certain in (True, False):
+            some = [(path, use) for path, use in found if use.certain is certain]
+            for path, link in _reached(some, imports).items():
+                linked.setdefault(path, []).append(link)
+        if imports.cut_off:
+            self.limits.append(
+                f"no import beyond the nearest {MOST_FOLLOWED:,} files leads to gradients of gradients"
+            )
+        return linked
+
+
+def _uses(files: Iterable[Path]) -> Iterator[tuple[Path, Use]]:
+    """The places of all files; of those in one function the first certain one, else the first."""
+    for path in files:
+        if not HINT.search(_bytes(path)):
+            continue
+        try:
+            module = Module(_parsed(path))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        first: dict[str | None, Use] = {}
+        for use in sorted(uses(module), key=lambda use: (not use.certain, use.line)):
+            first.setdefault(use.within, use)
+        yield from ((path, use) for use in first.values())
+
+
+def _reached(found: Iterable[tuple[Path, Use]], imports: Imports) -> dict[Path, Link]:
+    """The files that any of the uses may differentiate through, each with the first link that was found."""
+    reached = _callers(found, imports)
+    imports.follow_more()
+    ahead = [*reached]  # the files of the uses first: they are read whatever else there is
+    while ahead:
+        path = ahead.pop(0)
+        for other in sorted(imports.imported(path)):
+            if other not in reached:
+                reached[other] = reached[path]
+                ahead.append(other)
+    return reached
+
+
+def _callers(found: Iterable[tuple[Path, Use]], imports: Imports) -> dict[Path, Link]:
+    """The files of the uses, and every file that calls what one stands in, directly or through others."""
+    known: dict[Definition, Link] = {}
+    callers: dict[Path, Link] = {}
+    for path, use in found:
+        link = Link(use, path, path)
+        callers.setdefault(path, link)
+        if use.within is not None:
+            known[path, use.within] = link
+    words: set[str] = set()
+    new_words = {name for _, name in known if name is not None}
+    imports.follow_more()
+    while new_words and not imports.exhausted:
+        words |= new_words
+        sought = {name.encode() for name in new_words}
+        mentioning = [path for path in sorted(imports.files) if _mentions(_bytes(path), sought)]
+        new = {one: link for path in mentioning for one, link in _calling(path, known, imports)}
+        for (path, name), link in new.items():
+            callers.setdefault(path, replace(link, through=path))
+            known.setdefault((path, name), link)
+        named = {name for _, name in new if name is not None}
+        new_words = named | {name for path in mentioning for name in imports.aliases(path, known.keys())}
+        new_words -= words
+    return callers
+
+
+def _mentions(data: bytes, names: Set[bytes]) -> bool:
+    if len(names) <= FEW:
+        return any(name in data for name in names)
+    return not names.isdisjoint(_WORD.findall(data))
+
+
+def _calling(
+    path: Path, known: Mapping[Definition, Link], imports: Imports
+) -> Iterator[tuple[Definition, Link]]:
+    """The definitions of a file in which one of those that are known is called, or named at all."""
+    for within, names in imports.outline(path).mentions.items():
+        if (path, within) in known:
+            continue
+        own = {(path, name.partition(".")[0]) for name in names}
+        called = next((one for one in (*own, *imports.taken(path, names)) if one in known), None)
+        if called is not None:
+            yield (path, within), known[called]
+
+
+def _said(link: Link) -> str:
+    text = f"{_shown(link.file)}, line {link.use.line} ({link.use.what})"
+    return text if link.through == link.file else f"{text}, called from {_shown(link.through)}"
+
+
+def _shown(path: Path) -> str:
+    """As seen from the working directory, where it is below it."""
+    here = real(Path.cwd())
+    return os.fspath(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _parsed(path: Path) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Python warns of in someone's source is no part of the answer
+        return ast.parse(path.read_bytes())
+
+
+def _bytes(path: Path) -> bytes:
+    """A file that is small enough to be a program; nothing where it cannot be read."""
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= LARGEST else b""
+    except OSError:
+        return b""

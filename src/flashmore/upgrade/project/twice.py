@@ -1,0 +1,130 @@
+"""Where a file takes gradients of gradients, or forward-mode derivatives: the fused kernels have neither.
+
+PyTorch: https://docs.pytorch.org/docs/stable/generated/torch.autograd.grad.html (`create_graph`),
+https://docs.pytorch.org/docs/stable/func.api.html, https://docs.pytorch.org/docs/stable/autograd.html.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flashmore.upgrade.source.module import Function, Module
+
+HINT = re.compile(
+    rb"create_graph|gradgradcheck|hessian|\bhvp\b|\bvhp\b|\bjvp\b|jacfwd|jacrev|linearize|forward_ad"
+    rb"|gradient_penalty|torch\.func|functorch"
+)
+"""A file without any of these words takes none; looked for in its bytes, so that few files are parsed."""
+_CALLS = re.compile(
+    r"(torch\.func|functorch(\.\w+)*)\.(hessian|jvp|jacfwd|linearize)"
+    r"|torch\.autograd\.functional\.(hessian|hvp|vhp|jvp)"
+    r"|torch\.autograd(\.gradcheck)?\.gradgradcheck"
+    r"|torch\.autograd\.forward_ad\.\w+"
+)
+_ONCE = re.compile(r"(torch\.func|functorch(\.\w+)*)\.(grad|grad_and_value|jacrev|vjp)")
+"""One derivative each; one of them inside another is two."""
+_POSITION = {"grad": 4, "backward": 2}
+"""Where `create_graph` stands without its name: `grad(outputs, inputs, …)` and `tensor.backward(…)`."""
+
+
+ADVICE = "leave it, or choose the MATH kernel around the place that needs them"
+"""What somebody can do whose attention is differentiated twice."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A place that takes gradients of gradients."""
+
+    line: int
+    what: str
+    """As it is written, such as `create_graph=True`."""
+    within: str | None
+    """The function or class of the file's top level that it stands in; None outside of all."""
+    certain: bool = True
+    """Whether it always does so: `create_graph=flag` does where somebody sets the flag."""
+
+
+def reason(where: str) -> str:
+    """Why a place is refused."""
+    return f"gradients of gradients are taken of it, which the fused kernels do not have: {where}"
+
+
+def uses(module: Module) -> list[Use]:
+    """Every such place of a file, in order of its lines."""
+    found = []
+    for statement in module.tree.body:
+        defines = isinstance(statement, (Function, ast.ClassDef))
+        name = statement.name if isinstance(statement, (Function, ast.ClassDef)) else None
+        for node in ast.walk(statement):
+            for what, certain in _of(node, module):
+                found.append(Use(getattr(node, "lineno", 0), what, name if defines else None, certain))
+    return sorted(found, key=lambda use: use.line)
+
+
+def _of(node: ast.AST, module: Module) -> Iterator[tuple[str, bool]]:
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "create_graph":
+                yield from _asked(value, module)
+    if not isinstance(node, ast.Call):
+        return
+    for keyword in node.keywords:
+        if keyword.arg == "create_graph":
+            yield from _asked(keyword.value, module)
+    name = _last(node.func)
+    at = _POSITION.get(name, len(node.args))
+    if at < len(node.args):
+        yield from _asked(node.args[at], module, only_constant=True)
+    full = module.qualified(node.func)
+    if _CALLS.fullmatch(full):
+        yield f"{full}()", True
+    elif _ONCE.fullmatch(full) and any(_is_derivative(each, module) for each in node.args):
+        yield f"{full}() of a derivative", True
+    elif "gradient_penalty" in name and not _defines(module, name):
+        yield f"{name}()", True
+
+
+def _asked(value: ast.expr, module: Module, *, only_constant: bool = False) -> Iterator[tuple[str, bool]]:
+    """What is given as `create_graph`."""
+    if isinstance(value, ast.Constant):
+        if value.value is True:
+            yield "create_graph=True", True
+    elif not only_constant:
+        certain = isinstance(value, ast.Name) and value.id in _true_by_default(module)
+        yield f"create_graph={ast.unparse(value)[:60]}", certain
+
+
+def _true_by_default(module: Module) -> set[str]:
+    """Parameters and names of the top level that are True where nobody says otherwise."""
+    found = {name for name, value in module.constants.items() if _is_true(value)}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.arguments):
+            positional = [*node.posonlyargs, *node.args]
+            last = positional[len(positional) - len(node.defaults) :]
+            pairs = [*zip(last, node.defaults, strict=True)]
+            pairs += [(a, d) for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True) if d is not None]
+            found |= {argument.arg for argument, default in pairs if _is_true(default)}
+    return found
+
+
+def _is_true(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is True
+
+
+def _is_derivative(argument: ast.expr, module: Module) -> bool:
+    return any(
+        isinstance(node, ast.Call) and _ONCE.fullmatch(module.qualified(node.func))
+        for node in ast.walk(argument)
+    )
+
+
+def _defines(module: Module, name: str) -> bool:
+    """Whether the file has a function or method of this name, whose own lines then say what it does."""
+    return any(isinstance(node, Function) and node.name == name for node in ast.walk(module.tree))
+
+
+def _last(function: ast.expr) -> str:
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""

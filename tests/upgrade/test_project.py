@@ -1,0 +1,210 @@
+"""Double backward in the project: who is refused for whose penalty, and what is not."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.project.files import project_files, python_files
+from flashmore.upgrade.project.twice import uses
+from flashmore.upgrade.search import search
+from flashmore.upgrade.site import Searched, Site
+from flashmore.upgrade.source.module import Module
+
+ATTENTION = """
+class {name}:
+    def forward(self, q, k, v):
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+"""
+PENALTY = """import torch
+
+def penalty(out, x):
+    (gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    return gradient.norm()
+"""
+
+
+def tree(folder: Path, files: dict[str, str]) -> Path:
+    for name, source in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+    return folder
+
+
+def sites(*paths: Path) -> dict[str, Site]:
+    """The one site of each file, by the file's name."""
+    return {
+        Path(found.path).name: found.sites[0]
+        for found in search(paths)
+        if isinstance(found, Searched) and found.sites
+    }
+
+
+def refused(*paths: Path) -> set[str]:
+    return {name for name, site in sites(*paths).items() if site.verdict == "refused"}
+
+
+def made(*names: str) -> dict[str, str]:
+    return {f"{name}.py": ATTENTION.format(name=name.title()) for name in names}
+
+
+TRAIN = "from disc import Disc\n" + PENALTY
+LINKED = {
+    "the trainer imports it": {"train.py": TRAIN},
+    "through another file": {"train.py": "import nets\n" + PENALTY, "nets.py": "from disc import Disc\n"},
+    "a third file brings both together": {
+        "losses.py": PENALTY,
+        "train.py": "import losses\nfrom disc import Disc\n\ndef main():\n    losses.penalty(Disc(), 1)\n",
+    },
+    "under another name": {
+        "lib/__init__.py": "from .losses import penalty as gp\n",
+        "lib/losses.py": PENALTY,
+        "train.py": "from lib import gp\nfrom disc import Disc\nloss = gp(Disc(), 1)\n",
+    },
+    "through a caller of the caller": {
+        "losses.py": PENALTY
+        + "\nclass Loss:\n    def __call__(self, d, x):\n        return penalty(d(x), x)\n",
+        "loop.py": "from losses import Loss\n\ndef step(d, x, loss=Loss()):\n    return loss(d, x)\n",
+        "main.py": "from loop import step\nfrom disc import Disc\nstep(Disc(), 1)\n",
+    },
+    "it is a test of its derivatives": {
+        "test_disc.py": "from torch.autograd import gradgradcheck\nfrom disc import Disc\n\ndef test_it():\n"
+        "    gradgradcheck(Disc().forward, ())\n",
+    },
+}
+APART = {
+    "another program": {"other.py": PENALTY},
+    "a test of something else": {"tests/test_other.py": "import other\n" + PENALTY, "other.py": "x = 1\n"},
+    "only once": {"train.py": TRAIN.replace("create_graph=True", "create_graph=False")},
+    "in a comment": {"train.py": "from disc import Disc\n# create_graph=True\n"},
+    "the attention's file is imported by nobody's caller": {
+        "losses.py": PENALTY,
+        "train.py": "import losses\nfrom disc import Disc\nDisc()\n",
+    },
+}
+
+
+@pytest.mark.parametrize("case", LINKED)
+def test_attention_that_is_differentiated_twice_elsewhere_is_refused(tmp_path: Path, case: str) -> None:
+    tree(tmp_path, made("disc") | LINKED[case])
+    assert refused(tmp_path) == {"disc.py"}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_a_penalty_without_a_link_condemns_nothing(tmp_path: Path, case: str) -> None:
+    tree(tmp_path, made("disc") | APART[case])
+    assert refused(tmp_path) == set()
+
+
+def test_the_reason_names_file_line_and_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, made("disc") | LINKED["a third file brings both together"])
+    monkeypatch.chdir(tmp_path)
+    (site,) = sites(Path("disc.py")).values()
+    assert site.reason.endswith(": losses.py, line 4 (create_graph=True), called from train.py")
+    assert site.edits == ()
+
+
+def test_a_package_that_imports_everything_does_not_tie_everything_together(tmp_path: Path) -> None:
+    package = {f"nets/{name}": source for name, source in made("disc", "words").items()}
+    package["nets/__init__.py"] = (
+        "from .disc import Disc\nfrom .words import Words\nfrom . import disc, words\n"
+    )
+    for line in (
+        "from nets import Disc",
+        "from nets import disc",
+        "import nets\nnets.Disc()",
+        "import nets.disc",
+    ):
+        use = "\nnets.disc.Disc()\n" if line == "import nets.disc" else "\n"
+        tree(tmp_path, package | {"train.py": line + use + PENALTY})
+        assert refused(tmp_path) == {"disc.py"}, line
+    tree(tmp_path, {"train.py": "from nets import *\n" + PENALTY})
+    assert refused(tmp_path) == {"disc.py", "words.py"}
+
+
+def test_one_file_is_judged_by_the_project_that_it_belongs_to(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        {"src/pkg/__init__.py": "", "src/pkg/disc.py": made("disc")["disc.py"], "pyproject.toml": ""},
+    )
+    tree(tmp_path, {"scripts/train.py": "from pkg.disc import Disc\n" + PENALTY})
+    assert refused(tmp_path / "src/pkg/disc.py") == {"disc.py"}
+    (tmp_path / "pyproject.toml").unlink()
+    assert refused(tmp_path / "src/pkg/disc.py") == set()
+    tree(tmp_path, {"src/train.py": "from pkg.disc import Disc\n" + PENALTY})
+    assert refused(tmp_path / "src/pkg/disc.py") == {"disc.py"}
+
+
+def test_a_flag_that_somebody_may_set_is_an_assumption(tmp_path: Path) -> None:
+    tree(tmp_path, made("disc") | {"train.py": TRAIN.replace("=True", "=second_order")})
+    (site,) = sites(tmp_path).values()
+    assert site.verdict == "rewritten"
+    (assumed,) = [each for each in site.assumptions if "gradients of gradients" in each]
+    assert "train.py, line 5 (create_graph=second_order)" in assumed
+
+
+def test_a_project_beyond_the_limit_is_told(tmp_path: Path) -> None:
+    tree(tmp_path, made("a", "b", "c") | {"pyproject.toml": ""})
+    found, cut_off = project_files(tmp_path / "a.py", most=2)
+    assert (len(found), cut_off) == (2, tmp_path.resolve())
+    assert project_files(tmp_path / "a.py", most=9)[1] is None
+
+
+def test_an_environment_inside_the_project_is_other_peoples(tmp_path: Path) -> None:
+    tree(tmp_path, made("disc") | {".venv/pyvenv.cfg": "", ".venv/lib/torch/x.py": PENALTY})
+    assert python_files([tmp_path]) == [tmp_path / "disc.py"]
+    assert python_files([tmp_path / ".venv"]) == [tmp_path / ".venv/lib/torch/x.py"]
+
+
+def test_files_that_cannot_be_parsed_or_read_hinder_nothing(tmp_path: Path) -> None:
+    tree(tmp_path, made("disc") | {"train.py": TRAIN, "broken.py": "create_graph=True penalty (\n"})
+    (tmp_path / "bytes.py").write_bytes(b"\xff create_graph=True penalty\0")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "nowhere.py").symlink_to(tmp_path / "missing.py")
+    assert refused(tmp_path) == {"disc.py"}
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("torch.autograd.grad(y, x, create_graph=True)", "create_graph=True"),
+        ("torch.autograd.grad(y, x, None, True, True)", "create_graph=True"),
+        ("y.backward(None, True, True)", "create_graph=True"),
+        ("optimizer.step(**{'create_graph': True})", "create_graph=True"),
+        ("def f(create_graph=True): y.backward(create_graph=create_graph)", "create_graph=create_graph"),
+        ("torch.func.hessian(f)(x)", "torch.func.hessian()"),
+        ("hessian(f, x)", "torch.autograd.functional.hessian()"),
+        ("torch.func.jacfwd(torch.func.jacrev(f))(x)", "torch.func.jacfwd()"),
+        ("torch.func.grad(torch.func.grad(f))(x)", "torch.func.grad() of a derivative"),
+        ("fw.dual_level()", "torch.autograd.forward_ad.dual_level()"),
+        ("regularizers.gradient_penalty(d, x)", "gradient_penalty()"),
+        ("torch.func.grad(f)(x)", None),
+        ("torch.autograd.grad(y, x)", None),
+        ("grad(y, x, None, True, False)", None),
+        ("self.hessian(x)", None),
+        ("y.backward(create_graph=False)", None),
+    ],
+)
+def test_every_way_to_take_gradients_of_gradients(line: str, what: str | None) -> None:
+    import ast
+
+    head = "import torch, regularizers\nimport torch.autograd.forward_ad as fw\n"
+    head += "from torch.autograd.functional import hessian\n"
+    found = uses(Module(ast.parse(f"{head}{line}\n")))
+    assert [use.what for use in found if use.certain] == ([] if what is None else [what])
+
+
+def test_a_comment_in_the_same_file_condemns_nothing() -> None:
+    source = "# no create_graph=True here\n" + made("disc")["disc.py"]
+    assert [site.verdict for site in find_sites(source)] == ["rewritten"]
+
+
+def test_the_search_of_this_project_needs_no_git(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    tree(
+        tmp_path,
+        {"deep/disc.py": made("disc")["disc.py"], "train.py": "from deep.disc import Disc\n" + PENALTY},
+    )
+    assert refused(tmp_path / "deep" / "disc.py") == {"disc.py"}
