@@ -22,7 +22,7 @@ from flashmore.measuring.environment import environment
 
 SCHEMA = "flashmore/record"
 VERSION = 1
-NUMBERS = re.compile(r"\[\s+([-+.,\de\s]+?)\s+\]")
+NUMBERS = re.compile(r"\[\n([-+.,\de\s]+?)\n\s*\]")
 Kind = Literal["step", "attention", "choose", "ladder"]
 
 
