@@ -173,7 +173,7 @@ def _profile(plan: Plan, data: Sequences | Windows) -> dict[str, float]:
     trainer = plan.trainer(data)
     for _ in range(PROFILED):
         trainer.advance().item()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         for _ in range(PROFILED):
             trainer.advance().item()
     groups = dict.fromkeys((*GROUPS, "other"), 0.0)

@@ -44,7 +44,9 @@ class Reality:
     def chosen(self, call: Any) -> str | None:
         """The kernel that the profiler saw when PyTorch chose; None where the call failed."""
         tensors = self.tensors(call)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True
+        ) as profile:
             survived = self._survives("sdpa", call, tensors)
         seen = {PROFILED[event.name] for event in profile.events() if event.name in PROFILED}
         if not survived:

@@ -54,7 +54,9 @@ def _peak_on_cuda(work: Callable[[], object], device: torch.device) -> int:
 
 def _changes_on_cpu(work: Callable[[], object]) -> list[int]:
     """Every allocation (above 0) and release (below 0) of CPU memory in the order of time, in bytes."""
-    with _silent_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    # acc_events: without it, torch 2.11 warns that events of several cycles would be lost; there is one.
+    cpu = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+    with _silent_profiler(), cpu as profiled:
         work()
     # FunctionEvents add up what an operator allocated within itself; the single events are only here.
     kineto = profiled.profiler.kineto_results

@@ -226,7 +226,9 @@ def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
     That of a product with one-hot rows is a matrix product: the same sum, and the same each time.
     """
     if torch.compiler.is_compiling() and table.device.type == "cpu" and len(table) <= MOST_ONE_HOT:
-        return F.one_hot(ids, len(table)).to(table.dtype) @ table
+        # Not F.one_hot: up to torch 2.11 it looks at the ids' values, which a graph cannot.
+        one_hot = ids[..., None] == torch.arange(len(table), device=ids.device)
+        return one_hot.to(table.dtype) @ table
     return F.embedding(ids, table)
 
 
