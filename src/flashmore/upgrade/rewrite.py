@@ -109,6 +109,10 @@ class Rewriting:
             statement = guard.statement
             if isinstance(statement, ast.If) and not statement.orelse and self._between(guard):
                 gone.add(statement)
+            elif isinstance(statement, ast.If) and self._between(guard):
+                live = _live(statement, guard)
+                if live is not None and all(each in gone for each in live):
+                    gone.add(statement)
         changed = True
         while changed:
             changed = False
@@ -255,6 +259,14 @@ class Rewriting:
             if text not in tests:
                 tests.append(text)
         return " and ".join(tests)
+
+
+def _live(statement: ast.If, guard: Condition) -> list[ast.stmt] | None:
+    """The branch of an `if` that runs under a guard which is its test."""
+    test, holds = statement.test, guard.holds
+    while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test, holds = test.operand, not holds
+    return None if test is not guard.node else statement.body if holds else statement.orelse
 
 
 def _edited(source: str, edits: Sequence[Edit], start: int, end: int) -> str:

@@ -63,6 +63,9 @@ class Arguments(Writer):
             raise Refuse("some masks are filled with -inf and some with a finite number")
         value = fills[0].term.other
         assert value is not None
+        if self.found.zeroed:
+            kept = self._lifted_mask(kept, value)
+            return q, kept if when is None else f"{kept} if {when} else None"
         if found == {FINITE}:
             return self._rows(kept, when, q, value)
         self.result.assumptions.append("rows whose keys are all hidden are NaN today, and may become zeros")

@@ -19,6 +19,8 @@ class Replay(Writer):
 
     def _replay(self) -> Emission:
         self.result.rule = "bias"
+        if self.found.zeroed:
+            raise Refuse("weights are set to zero after the softmax, and masks are no argument of their own")
         scale = self.pieces.scale()
         q = self._query(scale)
         self._check_replay()

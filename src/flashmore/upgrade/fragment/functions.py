@@ -81,8 +81,12 @@ class _Cut:
             self._cut_fill(term)
         elif term.kind == "dropout":
             self.inputs.dropout(term)
+        elif term.kind == "zeroed":
+            self._cut_zeros(term)
         elif term.kind == "softmax":
             self._cut_softmax(term)
+        elif term.value.op == "identity":
+            self._cut_identity(term)
         elif term.kind == "reshape":
             self.inputs.view(term)
         elif term.kind == "cast":
@@ -140,6 +144,25 @@ class _Cut:
                 self.names[node] = "torch.tensor(-1e9)"
         if kind == INFINITE and node is not None and isinstance(node, ast.UnaryOp):
             self.names[node] = 'float("-inf")'
+
+    def _cut_identity(self, term: Term) -> None:
+        """`nn.Identity` gives back what it gets."""
+        node = term.value.node
+        base = operand(self.flow, node, term.value.args[0])
+        if base is None or node is None or term.value.inner:
+            raise Refuse("an identity that cannot be cut out")
+        self.names[node] = atom(Words(self.text, self.names).of(base))
+
+    def _cut_zeros(self, term: Term) -> None:
+        """The mask of the weights is that of the scores."""
+        fill = next(each for each in self.found.scores.walk() if each.kind == "fill")
+        assert fill.other is not None
+        assert term.other is not None
+        first = operand(self.flow, fill.value.node, fill.other)
+        again = operand(self.flow, term.value.node, term.other)
+        if first is None or again is None:
+            raise Refuse("a mask that cannot be cut out")
+        self.names[again] = atom(Words(self.text, self.names).of(first))
 
     def _cut_softmax(self, term: Term) -> None:
         node = term.value.node

@@ -110,11 +110,23 @@ class Flow(Expressions):
                 self._rest(statement)
         return False
 
+    def _sized(self, test: Value, op: str) -> None:
+        """`assert x.size() == (b, l, s)`, and `if x.shape != (b, l, s): raise`."""
+        if test.op != op or len(test.args) != 2:
+            return
+        for one, two in (test.args, test.args[::-1]):
+            while one.op in ("py:list", "py:tuple", "call") and len(one.args) == 1:
+                one = one.args[0]
+            if one.op in ("size", "attr:shape") and len(one.args) == 1 and two.op == "tuple":
+                self.sized.append((one.args[0], two))
+
     def _rest(self, statement: ast.stmt) -> None:
         """Any other statement: what it mentions is used by something unknown."""
         used = [
             self.expression(each) for each in ast.iter_child_nodes(statement) if isinstance(each, ast.expr)
         ]
+        if isinstance(statement, ast.Assert):
+            self._sized(used[0], "eq")
         op = "assert" if isinstance(statement, (ast.Assert, ast.Raise)) else "statement"
         if isinstance(statement, ast.Delete):
             return
@@ -140,6 +152,8 @@ class Flow(Expressions):
         other_ended = self.block(statement.orelse)
         self.conditions.pop()
         otherwise = dict(self.env)
+        if statement.body and isinstance(statement.body[-1], ast.Raise):
+            self._sized(test, "ne")
         if ended and other_ended:
             return True
         if ended or other_ended:

@@ -25,6 +25,10 @@ class Condition:
         """Whether both are one test with one answer."""
         return self.node is not None and self.node is other.node and self.holds == other.holds
 
+    def opposite(self) -> "Condition":
+        """The same test with the other answer."""
+        return Condition(self.node, not self.holds, self.statement)
+
 
 @dataclass(eq=False)
 class Value:
