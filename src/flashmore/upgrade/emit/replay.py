@@ -6,11 +6,11 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
 from flashmore.upgrade.emit.writer import Emission, Writer
-from flashmore.upgrade.patterns.masks import FINITE
+from flashmore.upgrade.patterns.masks import FINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.site import Edit
-from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.graph import Condition, Value, key
 from flashmore.upgrade.source.nodes import operand
 
 
@@ -24,7 +24,10 @@ class Replay(Writer):
         scale = self.pieces.scale()
         q = self._query(scale)
         self._check_replay()
-        q = self._rows_of_replay(q)
+        try:
+            q, empty = self._rows_of_replay(q), None
+        except Refuse:
+            empty = self._fill_of_rows()
         self._clamp_added()
         self._zero_product()
         removed = self._unwrap()
@@ -33,6 +36,10 @@ class Replay(Writer):
             raise Refuse("the weights cannot be told apart in the source")
         bias = self._with_edits(weights, removed)
         bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
+        if empty is not None:
+            q, bias = self._rows_of_bias(q, bias, empty)
+        if self._may_overflow():
+            bias = self.lowest(bias)
         if MORE not in self.found.batch and len(self.found.batch) < 2:
             bias = self.pieces.lifted(bias)
         self._write_call(q, [f"attn_mask={bias}"], scale)
@@ -105,6 +112,51 @@ class Replay(Writer):
             lines = [f"{query} = {q}", f"if {when}:", f"    {lines[0]}"]
         self.result.setup.append((self.pieces.at, lines))
         return query
+
+    def _may_overflow(self) -> bool:
+        """Whether the lowest number of float32 may stand in the bias, which autocast would make -inf."""
+        terms = list(self.found.scores.walk())
+        lowest = any(
+            term.kind == "fill" and isinstance(term.detail[1], Value) and is_lowest(term.detail[1])
+            for term in terms
+        )
+        return lowest and any(term.kind in ("add", "cast") for term in terms)
+
+    def _fill_of_rows(self) -> str:
+        """The one value that all finite fills write, where it is still there in the end: "" for the lowest."""
+        terms = list(self.found.scores.walk())
+        fills = [term for term in terms if term.kind == "fill"]
+        between = any(
+            term.kind not in ("fill", "phi", "same") and any(each in fills for each in term.walk())
+            for term in terms
+        )
+        values = [term.detail[1] for term in fills if isinstance(term.detail[1], Value)]
+        one = len({key(each) for each in values}) == 1 and all(term.detail[0] == FINITE for term in fills)
+        if between or not one:
+            raise Refuse(
+                "finite fills in several places: rows that keep no key would change", "fill with -inf"
+            )
+        node = operand(self.flow, fills[0].value.node, values[0])
+        if node is not None and self.pieces.stability.holds(node, self.pieces.at):
+            return self.words.flat(node)
+        if is_lowest(values[0]):
+            return ""
+        raise Refuse("what hides keys changes its meaning before the values are multiplied")
+
+    def _rows_of_bias(self, q: str, bias: str, fill: str) -> tuple[str, str]:
+        """Rows that hold nothing but the fill, told from the bias itself."""
+        name, query = fresh("bias", self.taken), fresh("query", self.taken)
+        torch = "torch" if self.extracted else self.flow.module.spelling("torch")
+        if not fill and torch is None:
+            raise Refuse("torch has no name in this file", "import torch")
+        lowest = fill or f"{torch}.finfo({name}.dtype).min"
+        hidden = f"({name} == {lowest}).all(dim=-1, keepdim=True)"
+        lines = [
+            f"{name} = {bias}",
+            f"{query} = {atom(q)}.masked_fill({hidden}, 0)  # a row that keeps no key is even",
+        ]
+        self.result.setup.append((self.pieces.at, lines))
+        return query, name
 
     def _unwrap(self) -> set[ast.stmt]:
         """Softmax, dropout, casts and transpositions of the weights give back what they were given."""

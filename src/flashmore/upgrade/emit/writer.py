@@ -62,8 +62,10 @@ class Writer:
 
     def clamped(self, text: str, value: Value) -> str:
         """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
-        if not from_caller(value):
-            return text
+        return self.lowest(text) if from_caller(value) else text
+
+    def lowest(self, text: str) -> str:
+        """A bias whose lowest number bfloat16 has too."""
         torch = "torch" if self.extracted else self.flow.module.spelling("torch")
         lowest = f"{torch}.finfo({torch}.bfloat16).min" if torch else "-3.3895313892515355e38"
         return f"{atom(text)}.clamp(min={lowest})"

@@ -115,8 +115,8 @@ class Flow(Expressions):
         if test.op != op or len(test.args) != 2:
             return
         for one, two in (test.args, test.args[::-1]):
-            while one.op in ("py:list", "py:tuple", "call") and len(one.args) == 1:
-                one = one.args[0]
+            if one.op == "call" and one.detail in ("list", "tuple") and len(one.args) == 2:
+                one = one.args[1]
             if one.op in ("size", "attr:shape") and len(one.args) == 1 and two.op == "tuple":
                 self.sized.append((one.args[0], two))
 
