@@ -283,8 +283,12 @@ def _deeper(text: str) -> str:
 
 def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
     """Whether a string has lines of its own, which indenting would change."""
+    notes = {
+        id(node.value) for each in statements for node in ast.walk(each) if isinstance(node, ast.Expr)
+    }  # a text that nobody reads may be indented
     return any(
         isinstance(node, (ast.Constant, ast.JoinedStr))
+        and id(node) not in notes
         and node.lineno != node.end_lineno
         and any(mark in text.of(node) for mark in ('"' * 3, "'" * 3, "\\\n", "\\\r"))
         for statement in statements

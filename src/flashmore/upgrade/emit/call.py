@@ -215,9 +215,14 @@ class Pieces:
         return self._functional_dropout(value)
 
     def _functional_dropout(self, value: Value) -> str | None:
-        if value.inner or not isinstance(value.node, ast.Call):
-            raise Refuse("dropout runs inside a helper", "write it into this function")
         p, training = value.get(1, "p"), value.get(2, "training") or value.named.get("train")
+        given = [each for each in (p, training) if each is not None and each.op != "const"]
+        if not isinstance(value.node, ast.Call) or (
+            value.inner and any(operand(self.flow, value.node, each) is None for each in given)
+        ):
+            raise Refuse("dropout runs inside a helper", "write it into this function")
+        if value.inner and p is not None and p.op == "const":
+            raise Refuse("dropout runs inside a helper", "write it into this function")
         p_text = "0.5" if p is None else self.read(operand(self.flow, value.node, p), "the dropout rate")
         if training is None or (training.op == "const" and training.detail is True):
             return p_text

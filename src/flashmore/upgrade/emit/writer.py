@@ -53,6 +53,16 @@ class Writer:
         self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
         self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
 
+    def _check_random(self) -> None:
+        """Dropout must draw its numbers where it did: a context may give it a generator of its own."""
+        around = set(self.blocks.ancestors(self.pieces.at))
+        for term in self.found.weights.walk():
+            if term.kind != "dropout" or term.value.op == "identity" or term.value.statement is None:
+                continue
+            for each in self.blocks.ancestors(term.value.statement):
+                if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
+                    raise Refuse("dropout runs inside a `with` that the values' product is not part of")
+
     def _query(self, scale: Scale) -> str:
         q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
         for how, text in scale.learned:

@@ -104,31 +104,39 @@ class _Cut:
             self.names[statement.iter] = f"({one}, {two})"
             return
         if term.value.inner:
-            self._inner(term)
+            self._helper(term)
             return
         node = operand(self.flow, term.value.node, term.other)
         if node is None:
             raise Refuse("a bias that cannot be cut out")
         self.names[node] = self.inputs.added(term, node, "bias")
 
-    def _inner(self, term: Term) -> None:
-        """What a helper adds: its call becomes a sum."""
+    def _helper(self, term: Term) -> None:
+        """What a helper adds and hides: its call becomes a sum, and a fill."""
         node = term.value.node
         assert node is not None
-        bottom = term
-        while bottom.inner and bottom.inner[0].value.inner and bottom.inner[0].value.node is node:
-            bottom = bottom.inner[0]
-        base = operand(self.flow, node, bottom.inner[0].value)
-        if base is None or node in self.names:
-            if base is None:
-                raise Refuse("a helper that cannot be cut out")
+        if node in self.names:
             return
-        name = self.inputs.added(Term("add", term.value, (bottom.inner[0],), term.other), None, "bias")
-        self.names[node] = f"({self.text.of(base)} + {name})"
+        tree = next(each for each in (self.found.scores, self.found.weights) if term in set(each.walk()))
+        own = [each for each in tree.walk() if each.value.inner and each.value.node is node]
+        below = {inner for each in own for inner in each.inner} - set(own)
+        base = operand(self.flow, node, next(iter(below)).value) if len(below) == 1 else None
+        if base is None or any(each.kind not in ("add", "fill", "phi", "same", "cast") for each in own):
+            raise Refuse("a helper that cannot be cut out")
+        made = self.text.of(base)
+        for each in reversed(own):
+            if each.kind == "add":
+                made = f"({made} + {self.inputs.added(each, None, 'bias')})"
+            elif each.kind == "fill" and each.detail[0] == INFINITE:
+                made = f'{atom(made)}.masked_fill({self.inputs.hidden(each)}, float("-inf"))'
+            elif each.kind == "fill":
+                raise Refuse("a helper that cannot be cut out")
+        self.names[node] = made
 
     def _cut_fill(self, term: Term) -> None:
         if term.value.inner:
-            raise Refuse("a helper that cannot be cut out")
+            self._helper(term)
+            return
         self.inputs.mask(term)
         kind, fill = term.detail[:2]
         assert isinstance(fill, Value)
@@ -178,7 +186,12 @@ class _Cut:
         base = operand(self.flow, node, term.value.args[0])
         if base is None or dim_value is None:
             raise Refuse("a softmax that cannot be cut out")
-        self.only_old[node] = f"F.softmax({Words(self.text, self.names).of(base)}, dim={dim_value})"
+        made = f"F.softmax({Words(self.text, self.names).of(base)}, dim={dim_value})"
+        for each in self.found.weights.walk():
+            if each.kind == "dropout" and each.value.node is node and each.value.inner:
+                self.inputs.dropout(each)
+                made = self.inputs.dropped(each, made)
+        self.only_old[node] = made
 
     def _cut_cast(self, term: Term) -> None:
         """`.to(x.dtype)`: of what is not here, q's dtype stands for it."""
@@ -191,8 +204,9 @@ class _Cut:
                 root = root.value
             value = self.flow.seen.get(root)
             elsewhere = value is not None and value.op != "global" and value not in self.found.chain
-            if isinstance(root, ast.Name) and elsewhere:
-                self.names[root] = self.inputs.query
+            if isinstance(root, ast.Name) and elsewhere and value is not None:
+                dtype = root is argument and value.op == "attr:dtype"
+                self.names[root] = f"{self.inputs.query}.dtype" if dtype else self.inputs.query
 
     def _cut_rearrange(self, term: Term) -> None:
         """einops' rearrange that only moves axes, as a permutation: a proof need not have einops."""
