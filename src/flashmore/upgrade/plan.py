@@ -13,13 +13,13 @@ from flashmore.upgrade.axes import (
     softmax_letter,
     value_letters,
 )
-from flashmore.upgrade.patterns.products import MORE, Product, product_of
-from flashmore.upgrade.patterns.scores import Scores
+from flashmore.upgrade.patterns.products import MORE, Product, position, product_of
+from flashmore.upgrade.patterns.scores import Scores, shift_of
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.weights import Weights
 from flashmore.upgrade.source.escape import escapes, fact
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.graph import Condition, Value, key
+from flashmore.upgrade.source.graph import Condition, Value, key, number
 from flashmore.upgrade.source.shapes import Shapes
 
 
@@ -129,6 +129,7 @@ def attention(
     scores, weights = (specialised(tree, guards) for tree in (scores, weights))
     products = {each.value: each for each in scores.products()}
     layout = _same_layout(scores, product, shapes)
+    _refuse_other_shifts(scores, product, softmaxes, shapes)
     found = _axes(flow, shapes, product, scores, weights, layout, softmaxes, final, side)
     found.guards = guards
     found.products = tuple(products.values())
@@ -231,6 +232,22 @@ def _axes(
         batch=renamed(batch, rename), out=renamed(out, rename), layout=renamed(layout, rename),
         softmaxes=softmaxes,
     )  # fmt: skip
+
+
+def _refuse_other_shifts(
+    scores: Term, product: Product, softmaxes: tuple[Value, ...], shapes: Shapes
+) -> None:
+    """Only what is the same for all keys of a query may be subtracted: the maximum over the softmax's axis."""
+    for term in scores.walk():
+        if term.kind != "shift" or term.other is None:
+            continue
+        found, base = shift_of(term.other), layouts(term.inner[0], product.out, shapes)
+        dim = found.get(1, "dim") if found is not None else None
+        if found is None or dim is None:
+            continue  # one number for all
+        at = position(base, number(dim)) if base is not None else None
+        if base is None or at is None or base[at] != softmax_letter(base, softmaxes):
+            raise Refuse("what is subtracted from the scores is not the same for every key")
 
 
 def _refuse_other_zeros(found: Attention) -> None:

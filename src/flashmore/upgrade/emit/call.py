@@ -11,6 +11,7 @@ from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Operand
 from flashmore.upgrade.source.attributes import Attribute, Kind
 from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import number as number_of
 from flashmore.upgrade.source.nodes import Stability, operand
 
 SDPA = "torch.nn.functional.scaled_dot_product_attention"
@@ -145,9 +146,12 @@ class Pieces:
             return
         self._scale(term.inner[0], result)
         if term.kind == "scale":
+            assert term.other is not None
+            if term.value.inner and (known := number_of(term.other)) is not None:
+                result.numbers.append((str(term.detail[1]), repr(known)))
+                return
             if term.value.inner:
                 raise Refuse("the scores are scaled inside a helper", "write the scale into this function")
-            assert term.other is not None
             text = self.read(operand(self.flow, term.value.node, term.other), "the scale")
             kind, how = term.detail
             (result.numbers if kind == "number" else result.learned).append((str(how), text))
@@ -236,12 +240,23 @@ class Pieces:
 def number(scale: Scale) -> str:
     """Several factors as one number."""
     text = ""
-    for how, each in scale.numbers:
+    for how, each in uncancelled(scale.numbers):
         if not text:
             text = each if how == "mul" else f"1.0 / {factor(each)}"
         else:
             text = f"{text} {'*' if how == 'mul' else '/'} {factor(each)}"
     return text or "1.0"
+
+
+def uncancelled(factors: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Factors without those that are divided by and multiplied with again."""
+    left = list(factors)
+    for how, each in factors:
+        other = ("mul" if how == "div" else "div", each)
+        if (how, each) in left and other in left:
+            left.remove((how, each))
+            left.remove(other)
+    return left
 
 
 def _before(value: Value, letters: Letters) -> Letters | None:

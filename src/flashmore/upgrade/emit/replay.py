@@ -3,6 +3,7 @@
 import ast
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit.call import uncancelled
 from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
 from flashmore.upgrade.emit.writer import Emission, Writer
@@ -10,7 +11,7 @@ from flashmore.upgrade.patterns.masks import FINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.site import Edit
-from flashmore.upgrade.source.graph import Condition, Value, key
+from flashmore.upgrade.source.graph import Condition, Value, key, number
 from flashmore.upgrade.source.nodes import operand
 
 
@@ -60,10 +61,16 @@ class Replay(Writer):
                 "make one boolean mask of both",
             )
         by_call: dict[ast.AST, set[str]] = {}
+        factors: dict[ast.AST, list[tuple[str, str]]] = {}
         for term in (*terms, *self.found.weights.walk()):
             if term.value.inner and term.value.node is not None and term.kind not in ("phi", "same"):
                 by_call.setdefault(term.value.node, set()).add(term.kind)
-        for found in by_call.values():
+                if term.kind == "scale":
+                    how = (str(term.detail[1]), str(number(term.other)))
+                    factors.setdefault(term.value.node, []).append(how)
+        for node, found in by_call.items():
+            if not uncancelled(factors.get(node, [])):
+                found.discard("scale")
             if found & {"softmax", "dropout", "product"} and found & {
                 "scale",
                 "add",
@@ -195,7 +202,11 @@ class Replay(Writer):
         while term.kind != "softmax" and term.inner and term.inner[0].value.node is term.value.node:
             term = term.inner[0]
         if term.kind == "softmax":
-            return term.value.args[0]
+            made = {each.value: each for each in self.found.scores.walk()}
+            value = term.value.args[0]
+            while value.inner and value.node is term.value.node and value in made and made[value].inner:
+                value = made[value].inner[0].value
+            return value
         return term.inner[0].value
 
     def _is_inside_final(self, node: ast.AST) -> bool:

@@ -17,7 +17,7 @@ from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit, Fragment
-from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import Blocks, operand
 from flashmore.upgrade.source.sizes import pattern_axes
 from flashmore.upgrade.text import Text
@@ -74,7 +74,8 @@ class _Cut:
 
     def _cut(self, term: Term) -> None:
         if term.kind == "scale":
-            self.inputs.scale(term)
+            if not term.value.inner or number(term.other) is None:
+                self.inputs.scale(term)
         elif term.kind == "add":
             self._cut_add(term)
         elif term.kind == "fill":
@@ -183,15 +184,31 @@ class _Cut:
         own = self.flow.seen.get(node)
         if own is term.value and not term.value.inner and term.value.detail in (None, "method"):
             return
-        base = operand(self.flow, node, term.value.args[0])
-        if base is None or dim_value is None:
+        scaled = self._scaled_in(term)
+        if scaled is None or dim_value is None:
             raise Refuse("a softmax that cannot be cut out")
-        made = f"F.softmax({Words(self.text, self.names).of(base)}, dim={dim_value})"
+        made = f"F.softmax({scaled}, dim={dim_value})"
         for each in self.found.weights.walk():
             if each.kind == "dropout" and each.value.node is node and each.value.inner:
                 self.inputs.dropout(each)
                 made = self.inputs.dropped(each, made)
         self.only_old[node] = made
+
+    def _scaled_in(self, term: Term) -> str | None:
+        """What goes into the helper of a softmax, with the numbers that it multiplies there."""
+        node, values = term.value.node, {each.value: each for each in self.found.scores.walk()}
+        value, after = term.value.args[0], ""
+        while (base := operand(self.flow, node, value)) is None:
+            inner = values.get(value)
+            if inner is None or not value.inner or value.node is not node or len(inner.inner) != 1:
+                return None
+            if inner.kind == "scale":
+                after = f" {'/' if inner.detail[1] == 'div' else '*'} {number(inner.other)}{after}"
+            elif inner.kind not in ("shift", "cast", "same"):
+                return None
+            value = inner.inner[0].value
+        text = Words(self.text, self.names).of(base)
+        return f"{atom(text)}{after}" if after else text
 
     def _cut_cast(self, term: Term) -> None:
         """`.to(x.dtype)`: of what is not here, q's dtype stands for it."""

@@ -95,6 +95,10 @@ def number(value: Value | None) -> int | float | None:
     if value.op == "neg":
         inner = number(value.args[0])
         return None if inner is None else -inner
+    if value.op == "pow" and len(value.args) == 2:
+        base, power = number(value.args[0]), number(value.args[1])
+        small = base is not None and power is not None and 0 < base <= 1e4 and abs(power) <= 9
+        return base**power if small else None  # type: ignore[operator, no-any-return]
     return None
 
 
