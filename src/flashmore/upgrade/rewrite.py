@@ -72,7 +72,10 @@ class Rewriting:
             or guard.statement not in self.blocks.places
         ):
             return False
-        return first.lineno <= guard.statement.lineno <= last.lineno
+        if guard.statement in self.blocks.ancestors(last):
+            return False
+        end = guard.statement.end_lineno or guard.statement.lineno
+        return first.lineno <= end and guard.statement.lineno <= last.lineno
 
     def region(self) -> tuple[list[ast.stmt], int, int]:
         """The block and the places in it that the rewriting spans."""

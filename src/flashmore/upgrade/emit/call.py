@@ -197,7 +197,7 @@ class Pieces:
                 return f"{first} if {test} and {rest}"
             return f"({inner or '0.0'}) if {test} else ({other or '0.0'})"
         if term.kind == "dropout" and term.value.op != "identity":
-            if inner is not None:
+            if inner not in (None, "0.0"):
                 raise Refuse("dropout runs twice on the weights")
             return self._one_dropout(term)
         return inner
@@ -225,9 +225,10 @@ class Pieces:
             value.inner and any(operand(self.flow, value.node, each) is None for each in given)
         ):
             raise Refuse("dropout runs inside a helper", "write it into this function")
-        if value.inner and p is not None and p.op == "const":
-            raise Refuse("dropout runs inside a helper", "write it into this function")
-        p_text = "0.5" if p is None else self.read(operand(self.flow, value.node, p), "the dropout rate")
+        if p is None or (value.inner and p.op == "const"):
+            p_text = "0.5" if p is None else repr(p.detail)
+        else:
+            p_text = self.read(operand(self.flow, value.node, p), "the dropout rate")
         if training is None or (training.op == "const" and training.detail is True):
             return p_text
         if training.op == "const":

@@ -263,7 +263,11 @@ class _Cut:
         for statement in self.kept:
             for node in ast.walk(statement):
                 value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
-                if value is None or value.op != "global" or node in self.names:
+                if value is None or node in self.names:
+                    continue
+                if isinstance(node, ast.JoinedStr) and value.op == "const":
+                    self.names[node] = repr(value.detail)
+                if value.op != "global":
                     continue
                 full = str(value.detail)
                 for prefix, name in _LIBRARIES.items():

@@ -41,7 +41,7 @@ def escapes(
         Escape: something always is.
     """
     guards = list(known)
-    for value in sorted(chain, key=lambda each: len(each.users)):
+    for value in sorted(chain, key=_place):
         for user, conditions in _uses(value, chain, final):
             own = [each for each in conditions if not any(each.same(other) for other in softmax.conditions)]
             opposite = [each.opposite() for each in own if each.node is not None]
@@ -67,6 +67,11 @@ def fact(condition: Condition, tests: dict[int, Value]) -> tuple[str, bool]:
             op = "is" if value.op == "is not" else "eq"
             return f"{op}({','.join(key(each) for each in value.args)};;)", not holds
     return (key(value) if value is not None else f"#{id(condition.node)}"), holds
+
+
+def _place(value: Value) -> tuple[int, int, int]:
+    """An order that is the same every time: rare values first, then as the source has them."""
+    return len(value.users), getattr(value.node, "lineno", 0), getattr(value.node, "col_offset", 0)
 
 
 def _uses(value: Value, chain: set[Value], final: Value) -> list[tuple[Value, tuple[Condition, ...]]]:
