@@ -121,7 +121,10 @@ def attention(
     if any(each.inner for each in products):
         raise Refuse("the product of queries and keys is made inside a helper", "write it into this function")
     product = _ranks(product, final, side, shapes)
-    guards = [*chosen, *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards)]
+    guards = [
+        *chosen,
+        *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards),
+    ]
     facts = {fact(each, flow.tests) for each, _ in guards}
     if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
         raise Refuse(guards[0][1])
@@ -237,7 +240,7 @@ def _axes(
 def _refuse_other_shifts(
     scores: Term, product: Product, softmaxes: tuple[Value, ...], shapes: Shapes
 ) -> None:
-    """Only what is the same for all keys of a query may be subtracted: the maximum over the softmax's axis."""
+    """Only what is the same for all keys of a query may be subtracted: a maximum over the keys."""
     for term in scores.walk():
         if term.kind != "shift" or term.other is None:
             continue

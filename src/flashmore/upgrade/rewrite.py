@@ -92,7 +92,9 @@ class Rewriting:
                 each for each in result if not (removal.start <= each.start and each.end <= removal.end)
             ]
             result.append(removal)
-        for statement, lines in self.emission.setup:
+        gone = self._gone()
+        for inner, lines in self.emission.setup:
+            statement = next((each for each in self.blocks.ancestors(inner) if each in gone), inner)
             start = self.text.whole_lines(statement)[0]
             self._own_lines(statement)
             indent = self.text.indent(statement)

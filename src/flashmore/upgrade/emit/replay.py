@@ -130,7 +130,7 @@ class Replay(Writer):
         return lowest and any(term.kind in ("add", "cast") for term in terms)
 
     def _fill_of_rows(self) -> str:
-        """The one value that all finite fills write, where it is still there in the end: "" for the lowest."""
+        """The one value that all finite fills write, if it is there in the end: "" for the lowest."""
         terms = list(self.found.scores.walk())
         fills = [term for term in terms if term.kind == "fill"]
         between = any(

@@ -307,7 +307,7 @@ class _Cut:
     ) -> list[str]:
         """The text of one statement, without what is not kept."""
         if emission is not None and self._is_gone(statement, edits):
-            return [line for s, lines in emission.setup if s is statement for line in lines]
+            return [line for s, lines in emission.setup if self._within(s, statement) for line in lines]
         if not any(self._within(each, statement) for each in self.kept):
             return []
         if isinstance(statement, ast.If):

@@ -15,7 +15,18 @@ _NUMBER_NAMES = (
     "scale", "scaling", "temper", "temp", "norm_fact", "alpha", "sqrt", "dim", "d_k", "dk", "d_model", "head",
     "size", "width", "channels", "factor", "tau", "depth", "embed", "hidden", "n_state", "ch", "idx", "beta",
 )  # fmt: skip
-_HOLDS_A_NUMBER = ("full", "tensor", "as_tensor", "FloatTensor", "Tensor", "to", "type_as", "type", "float", "cuda")
+_HOLDS_A_NUMBER = (
+    "full",
+    "tensor",
+    "as_tensor",
+    "FloatTensor",
+    "Tensor",
+    "to",
+    "type_as",
+    "type",
+    "float",
+    "cuda",
+)
 NUMBER, LEARNED, TENSOR = "number", "learned", "tensor"
 
 

@@ -122,14 +122,16 @@ class Flow(Expressions):
 
     def _rest(self, statement: ast.stmt) -> None:
         """Any other statement: what it mentions is used by something unknown."""
+        if isinstance(statement, ast.Delete):
+            for name in (each.id for target in statement.targets for each in _names(target)):
+                self.env.pop(name, None)
+            return
         used = [
             self.expression(each) for each in ast.iter_child_nodes(statement) if isinstance(each, ast.expr)
         ]
         if isinstance(statement, ast.Assert):
             self._sized(used[0], "eq")
         op = "assert" if isinstance(statement, (ast.Assert, ast.Raise)) else "statement"
-        if isinstance(statement, ast.Delete):
-            return
         self.make(op, tuple(used), node=statement)
 
     def _return(self, node: ast.expr | None) -> None:
@@ -222,6 +224,13 @@ class Flow(Expressions):
 
 def _leaves(body: Sequence[ast.stmt]) -> bool:
     return bool(body) and isinstance(body[-1], (ast.Return, ast.Raise, ast.Continue, ast.Break))
+
+
+def _names(target: ast.expr) -> list[ast.Name]:
+    """The names that `del a, (b, c)` forgets."""
+    if isinstance(target, (ast.Tuple, ast.List)):
+        return [name for each in target.elts for name in _names(each)]
+    return [target] if isinstance(target, ast.Name) else []
 
 
 def _assigned(statement: ast.stmt) -> set[str]:
