@@ -95,7 +95,7 @@ def programs(draw: st.DrawFn) -> Program:
     lines = [f"{name} = {PRODUCTS[layout][index]}"]
     steps = [draw(st.sampled_from(SCALES)), draw(st.sampled_from(MASKS))]
     lines += [each.format(s=name, dim=dim) for each in draw(st.permutations(steps)) if each]
-    lines += draw(st.sampled_from(([], ["del q, k"])))
+    lines += draw(st.sampled_from(([], [], [], ["del q, k"])))
     lines.append(f"{weights} = {draw(st.sampled_from(SOFTMAX)).format(s=name, dim=dim)}")
     dropout = draw(st.sampled_from(DROPOUTS)).format(w=weights)
     lines += [dropout] if dropout else []

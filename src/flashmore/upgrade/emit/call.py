@@ -4,7 +4,7 @@ import ast
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Letters, Refuse
-from flashmore.upgrade.emit.words import Words, atom, factor, reordered
+from flashmore.upgrade.emit.words import Words, atom, factor, fresh, reordered
 from flashmore.upgrade.patterns.products import MORE, moved
 from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term
@@ -35,6 +35,8 @@ class Pieces:
         self.stability = Stability(found.flow)
         self.at = _statement(found.final)
         self.hoisted: list[tuple[str, ast.expr]] = []
+        self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
+        self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
         self.emitted: list[ast.expr] = []
 
     def read(self, node: ast.expr | None, what: str) -> str:
@@ -75,13 +77,12 @@ class Pieces:
         self.emitted.append(node)
         if self.stability.holds(node, self.at):
             return self.words.flat(node)
-        name = {id(self.found.q): "query", id(self.found.k): "key"}.get(id(which), "value")
-        taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
-        taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
-        while name in taken:
-            name = f"{name}_"
-        if (name, node) not in self.hoisted:
-            self.hoisted.append((name, node))
+        known = next((name for name, other in self.hoisted if other is node), None)
+        if known is not None:
+            return known
+        name = fresh({id(self.found.q): "query", id(self.found.k): "key"}.get(id(which), "value"), self.taken)
+        self.taken.add(name)
+        self.hoisted.append((name, node))
         return name
 
     def _lacks_heads(self, letters: Letters, target: Letters) -> bool:

@@ -50,8 +50,11 @@ class Writer:
         self.flow = found.flow
         self.result = Emission()
         self.donors: list[ast.Name] = []
-        self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
-        self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
+
+    @property
+    def taken(self) -> set[str]:
+        """Names that mean something in the function already."""
+        return self.pieces.taken
 
     def _check_random(self) -> None:
         """Dropout must draw its numbers where it did: a context may give it a generator of its own."""
