@@ -122,9 +122,13 @@ class _Cut:
         own = [each for each in tree.walk() if each.value.inner and each.value.node is node]
         below = {inner for each in own for inner in each.inner} - set(own)
         base = operand(self.flow, node, next(iter(below)).value) if len(below) == 1 else None
-        if base is None or any(each.kind not in ("add", "fill", "phi", "same", "cast") for each in own):
+        kinds = [each.kind for each in own if each.kind not in ("phi", "same", "cast")]
+        if base is None or not (set(kinds) <= {"add", "reshape"} or set(kinds) <= {"add", "fill"}):
             raise Refuse("a helper that cannot be cut out")
         made = self.text.of(base)
+        if "reshape" in kinds:  # what it adds between its reshapes, as one bias of the scores' own shape
+            whole = Term("add", term.value, (next(iter(below)),), term.other)
+            own, made = [], f"({made} + {self.inputs.added(whole, None, 'bias')})"
         for each in reversed(own):
             if each.kind == "add":
                 made = f"({made} + {self.inputs.added(each, None, 'bias')})"
