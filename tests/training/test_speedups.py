@@ -147,9 +147,9 @@ def after_one_step(trainer: Trainer) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
-def must_train_alike(make: Make, names: tuple[str, ...]) -> None:
+def must_train_alike(make: Make, names: tuple[str, ...], **changes: Any) -> None:
     """In float64, where only a wrong formula shows: weights after one update, and losses over ten."""
-    plain, other = make(double=True), make(*names, double=True)
+    plain, other = make(double=True), make(*names, double=True, **changes)
     assert plain.model is not other.model
     first, second = after_one_step(plain), after_one_step(other)
     for name, weights in first.items():
@@ -179,7 +179,11 @@ def test_compiled_gradients_are_those_of_the_plain_loop(name: str, make: Make, r
     if not works_here("compile", recipe):
         pytest.skip("no compiler here")
     together = tuple(n for n in exact(slow=False) if n != "trim" and works_here(n, recipe))
-    must_train_alike(make, (*together, "compile") if name == "all and compile" else with_needs(name))
+    # Compiled by torch 2.11, the CPU's flash kernel takes no float64.
+    changes = {"attention": "math"} if torch.__version__.startswith("2.11") else {}
+    must_train_alike(
+        make, (*together, "compile") if name == "all and compile" else with_needs(name), **changes
+    )
 
 
 @pytest.mark.parametrize("name", [n for n, entry in CATALOGUE.items() if entry.exactness == NUMERICS])

@@ -51,11 +51,25 @@ MASKS = ("", "{s} = {s}.masked_fill(mask, float('-inf'))", "{s} = {s}.masked_fil
          "{s} = torch.where(~mask, {s}, torch.finfo({s}.dtype).min)", "{s}.masked_fill_(mask, -torch.inf)",
          "{s} = {s} + bias", "{s} += bias",
          "if mask is not None:\n        {s} = {s}.masked_fill(mask == 1, -1e9)",
-         "{s} = {s} - {s}.amax(dim={dim}, keepdim=True)",
+         "{s} = {s} - {s}.amax(dim={dim}, keepdim=True)", "{s} = {s} - {s}.max()",
+         "{s} = {s}.masked_fill(mask, -1e9)\n    {s}.masked_fill_(mask.flip(0), -1e9)",
+         "{s} = {s} + bias\n    {s} = {s}.masked_fill(mask, -1e9)",
          "{s} = {s} + bias\n    {s} = {s}.masked_fill(mask, float('-inf'))")  # fmt: skip
 SOFTMAX = ("F.softmax({s}, dim={dim})", "{s}.softmax({dim})",
            "torch.softmax({s}, dim={dim}, dtype=torch.float64)",
-           "nn.Softmax(dim={dim})({s})", "{s}.float().softmax(dim={dim}).type_as({s})")  # fmt: skip
+           "nn.Softmax(dim={dim})({s})", "soft({s}, {dim}, 0.0, True)", "stable({s}, dim={dim})",
+           "(torch.softmax if drop.training else stable)({s}, dim={dim})",
+           "{s}.float().softmax(dim={dim}).type_as({s})")  # fmt: skip
+HELPERS = """
+def soft(x, dim, p, training):
+    return F.dropout(F.softmax(x, dim=dim), p, training)
+
+
+def stable(x, dim, alpha=8**2):
+    x = x / alpha
+    x = x - x.amax(dim=dim, keepdim=True).detach()
+    return (x * alpha).softmax(dim=dim)
+"""
 DROPOUTS = ("", "{w} = F.dropout({w}, 0.0)", "{w} = F.dropout({w}, p=0.5, training=False)", "{w} = drop({w})")
 
 
@@ -81,6 +95,7 @@ def programs(draw: st.DrawFn) -> Program:
     lines = [f"{name} = {PRODUCTS[layout][index]}"]
     steps = [draw(st.sampled_from(SCALES)), draw(st.sampled_from(MASKS))]
     lines += [each.format(s=name, dim=dim) for each in draw(st.permutations(steps)) if each]
+    lines += draw(st.sampled_from(([], [], [], ["del q, k"])))
     lines.append(f"{weights} = {draw(st.sampled_from(SOFTMAX)).format(s=name, dim=dim)}")
     dropout = draw(st.sampled_from(DROPOUTS)).format(w=weights)
     lines += [dropout] if dropout else []
@@ -88,7 +103,7 @@ def programs(draw: st.DrawFn) -> Program:
     lines += draw(st.sampled_from(([f"return {result}"], [f"out = {result}", "return out"])))
     body = "\n    ".join(lines)
     head = "import math\nimport torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n"
-    source = f"{head}\n\ndef attend(q, k, v, mask, bias, temperature, drop):\n    {body}\n"
+    source = f"{head}\n{HELPERS}\n\ndef attend(q, k, v, mask, bias, temperature, drop):\n    {body}\n"
     shapes = {"bhld": (B, H, L, S), "bld": (B, L, S), "ld": (L, S), "bcl": (B, L, S), "mqa": (B, H, L, S)}
     scores = shapes.get(layout, (B, H, L, S) if last else (L, S, B, H))
     return Program(layout, source, scores)

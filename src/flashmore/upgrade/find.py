@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.emission import Emitter
@@ -11,7 +12,7 @@ from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax
-from flashmore.upgrade.plan import Attention, attention, candidates
+from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.project.twice import ADVICE, reason, uses
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Site, Verdict
@@ -88,7 +89,7 @@ def _in_function(
     except (TooDeep, RecursionError):
         return []
     softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
-    fused = [value for value in flow.values if not value.inner and _fused_name(value) in _FUSED]
+    fused = list({id(each.node): each for each in flow.values if _fused_name(each) in _FUSED}.values())
     if not softmaxes and not fused:
         return []
     search = Search(text, flow, name, path, fused)
@@ -188,12 +189,11 @@ class Search:
         try:
             found = attention(self.flow, self.shapes, final, side, chain)
             start = found.product.value
-            if self.fused:
-                return self._site(
-                    start, final, "already fused", "another branch of this function is fused already"
-                )
-            return self._rewritten(found)
+            return self._understood(found)
         except Refuse as refusal:
+            for choice in choices(self.flow, self.shapes, chain):
+                with suppress(Refuse, Escape):
+                    return self._understood(attention(self.flow, self.shapes, final, side, chain, (choice,)))
             return self._refusal(start, final, refusal.reason, refusal.advice)
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
@@ -219,6 +219,12 @@ class Search:
             f"called by {', '.join(callers)}: give it the flag under which they are wanted there, and return "
             "them under that flag alone; others may call it too, so this is not done unasked"
         )
+
+    def _understood(self, found: Attention) -> Site:
+        if self.fused:
+            reason = "another branch of this function is fused already"
+            return self._site(found.product.value, found.final, "already fused", reason)
+        return self._rewritten(found)
 
     def _rewritten(self, found: Attention) -> Site:
         twice = next((use for use in uses(self.flow.module) if use.certain), None)

@@ -13,13 +13,13 @@ from flashmore.upgrade.axes import (
     softmax_letter,
     value_letters,
 )
-from flashmore.upgrade.patterns.products import MORE, Product, product_of
-from flashmore.upgrade.patterns.scores import Scores
+from flashmore.upgrade.patterns.products import MORE, Product, position, product_of
+from flashmore.upgrade.patterns.scores import Scores, shift_of
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.weights import Weights
-from flashmore.upgrade.source.escape import escapes
+from flashmore.upgrade.source.escape import escapes, fact
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.graph import Condition, Value, key, number
 from flashmore.upgrade.source.shapes import Shapes
 
 
@@ -54,6 +54,8 @@ class Attention:
     softmaxes: tuple[Value, ...]
     guards: list[tuple[Condition, str]] = field(default_factory=list)
     products: tuple[Product, ...] = ()
+    zeroed: bool = False
+    """Whether rows whose keys are all hidden are set to zero after the softmax."""
 
     @property
     def chain(self) -> set[Value]:
@@ -74,16 +76,41 @@ def candidates(flow: Flow, shapes: Shapes) -> Iterator[tuple[Value, int, Term | 
                 yield value, side, chain
 
 
-def attention(flow: Flow, shapes: Shapes, final: Value, side: int, weights: Term) -> Attention:
-    """What a value product computes.
+def choices(flow: Flow, shapes: Shapes, weights: Term) -> list[tuple[Condition, str]]:
+    """The branches to which a rewriting may be limited, where it cannot be one for all of them.
+
+    First those that decide about the product or the softmax, and of each test the answer no.
+    """
+    scores = _scores(Scores(flow.module, shapes), weights)
+    trees = [weights, scores] if isinstance(scores, Term) else [weights]
+    found: list[tuple[bool, Condition]] = []
+    for term in (each for tree in trees for each in tree.walk()):
+        condition = term.condition
+        if term.kind != "phi" or condition is None or condition.node is None:
+            continue
+        roots = [{t.value for t in side.walk() if t.kind in ("product", "softmax")} for side in term.inner]
+        for each in (condition, condition.opposite()):
+            if not any(each.same(other) for _, other in found):
+                found.append((roots[0] == roots[1], each))
+    found.sort(key=lambda each: (each[0], each[1].holds))
+    return [(condition, "the attention is another one") for _, condition in found]
+
+
+def attention(
+    flow: Flow, shapes: Shapes, final: Value, side: int, weights: Term,
+    chosen: tuple[tuple[Condition, str], ...] = (),
+) -> Attention:  # fmt: skip
+    """What a value product computes, under the conditions that are chosen.
 
     Raises:
         Refuse: it is no attention, or one that must be left alone.
     """
+    weights = specialised(weights, list(chosen))
     softmaxes = tuple(term.value for term in weights.walk() if term.kind == "softmax")
     scores = _scores(Scores(flow.module, shapes), weights)
     if isinstance(scores, Unfit):
         raise Refuse(scores.reason)
+    scores = specialised(scores, list(chosen))
     products = {product.value: product for product in scores.products()}
     product = next(iter(products.values()))
     if any(
@@ -94,15 +121,23 @@ def attention(flow: Flow, shapes: Shapes, final: Value, side: int, weights: Term
     if any(each.inner for each in products):
         raise Refuse("the product of queries and keys is made inside a helper", "write it into this function")
     product = _ranks(product, final, side, shapes)
-    guards = [guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards]
-    guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards)
+    guards = [
+        *chosen,
+        *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards),
+    ]
+    facts = {fact(each, flow.tests) for each, _ in guards}
+    if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
+        raise Refuse(guards[0][1])
+    guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards, flow.tests)
     scores, weights = (specialised(tree, guards) for tree in (scores, weights))
     products = {each.value: each for each in scores.products()}
     layout = _same_layout(scores, product, shapes)
+    _refuse_other_shifts(scores, product, softmaxes, shapes)
     found = _axes(flow, shapes, product, scores, weights, layout, softmaxes, final, side)
     found.guards = guards
     found.products = tuple(products.values())
     _refuse_channels(found)
+    _refuse_other_zeros(found)
     return found
 
 
@@ -200,6 +235,37 @@ def _axes(
         batch=renamed(batch, rename), out=renamed(out, rename), layout=renamed(layout, rename),
         softmaxes=softmaxes,
     )  # fmt: skip
+
+
+def _refuse_other_shifts(
+    scores: Term, product: Product, softmaxes: tuple[Value, ...], shapes: Shapes
+) -> None:
+    """Only what is the same for all keys of a query may be subtracted: a maximum over the keys."""
+    for term in scores.walk():
+        if term.kind != "shift" or term.other is None:
+            continue
+        found, base = shift_of(term.other), layouts(term.inner[0], product.out, shapes)
+        dim = found.get(1, "dim") if found is not None else None
+        if found is None or dim is None:
+            continue  # one number for all
+        at = position(base, number(dim)) if base is not None else None
+        if base is None or at is None or base[at] != softmax_letter(base, softmaxes):
+            raise Refuse("what is subtracted from the scores is not the same for every key")
+
+
+def _refuse_other_zeros(found: Attention) -> None:
+    """Weights may be set to zero where the scores were hidden, since that is what they are there."""
+    zeros = [term for term in found.weights.walk() if term.kind == "zeroed"]
+    fills = [term for term in found.scores.walk() if term.kind == "fill"]
+    tests = found.flow.tests
+
+    def where(term: Term) -> tuple[str, set[tuple[str, bool]]]:
+        assert term.other is not None
+        return key(term.other), {fact(each, tests) for each in term.value.conditions}
+
+    if zeros and (len(fills) != 1 or fills[0].detail[2] or any(where(e) != where(fills[0]) for e in zeros)):
+        raise Refuse("weights are hidden after the softmax, which does not renormalise them")
+    found.zeroed = bool(zeros)
 
 
 def _refuse_channels(found: Attention) -> None:

@@ -72,7 +72,10 @@ class Rewriting:
             or guard.statement not in self.blocks.places
         ):
             return False
-        return first.lineno <= guard.statement.lineno <= last.lineno
+        if guard.statement in self.blocks.ancestors(last):
+            return False
+        end = guard.statement.end_lineno or guard.statement.lineno
+        return first.lineno <= end and guard.statement.lineno <= last.lineno
 
     def region(self) -> tuple[list[ast.stmt], int, int]:
         """The block and the places in it that the rewriting spans."""
@@ -89,7 +92,9 @@ class Rewriting:
                 each for each in result if not (removal.start <= each.start and each.end <= removal.end)
             ]
             result.append(removal)
-        for statement, lines in self.emission.setup:
+        gone = self._gone()
+        for inner, lines in self.emission.setup:
+            statement = next((each for each in self.blocks.ancestors(inner) if each in gone), inner)
             start = self.text.whole_lines(statement)[0]
             self._own_lines(statement)
             indent = self.text.indent(statement)
@@ -109,6 +114,10 @@ class Rewriting:
             statement = guard.statement
             if isinstance(statement, ast.If) and not statement.orelse and self._between(guard):
                 gone.add(statement)
+            elif isinstance(statement, ast.If) and self._between(guard):
+                live = _live(statement, guard)
+                if live is not None and all(each in gone for each in live):
+                    gone.add(statement)
         changed = True
         while changed:
             changed = False
@@ -257,6 +266,14 @@ class Rewriting:
         return " and ".join(tests)
 
 
+def _live(statement: ast.If, guard: Condition) -> list[ast.stmt] | None:
+    """The branch of an `if` that runs under a guard which is its test."""
+    test, holds = statement.test, guard.holds
+    while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test, holds = test.operand, not holds
+    return None if test is not guard.node else statement.body if holds else statement.orelse
+
+
 def _edited(source: str, edits: Sequence[Edit], start: int, end: int) -> str:
     result, at = [], start
     for edit in edits:
@@ -271,8 +288,12 @@ def _deeper(text: str) -> str:
 
 def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
     """Whether a string has lines of its own, which indenting would change."""
+    notes = {
+        id(node.value) for each in statements for node in ast.walk(each) if isinstance(node, ast.Expr)
+    }  # a text that nobody reads may be indented
     return any(
         isinstance(node, (ast.Constant, ast.JoinedStr))
+        and id(node) not in notes
         and node.lineno != node.end_lineno
         and any(mark in text.of(node) for mark in ('"' * 3, "'" * 3, "\\\n", "\\\r"))
         for statement in statements

@@ -53,6 +53,11 @@ class Arguments(Writer):
 
     def _hidden(self, fills: list[Step], q: str) -> tuple[str, str]:
         keeps = [keep(each, self.pieces) for each in fills]
+        self.result.assumptions += [
+            f"`{each.text.removesuffix(' != 0')}` holds zeros and ones, and needs no gradient"
+            for each, step in zip(keeps, fills, strict=True)
+            if "0/1" in step.term.detail
+        ]
         tests = [test(each, self.pieces) for each in fills]
         if len(set(tests)) != 1:
             return self._several(list(zip(keeps, tests, strict=True)), kinds(fills), q)
@@ -63,6 +68,9 @@ class Arguments(Writer):
             raise Refuse("some masks are filled with -inf and some with a finite number")
         value = fills[0].term.other
         assert value is not None
+        if self.found.zeroed:
+            kept = self._lifted_mask(kept, value)
+            return q, kept if when is None else f"{kept} if {when} else None"
         if found == {FINITE}:
             return self._rows(kept, when, q, value)
         self.result.assumptions.append("rows whose keys are all hidden are NaN today, and may become zeros")

@@ -4,13 +4,14 @@ import ast
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Letters, Refuse
-from flashmore.upgrade.emit.words import Words, atom, factor, reordered
+from flashmore.upgrade.emit.words import Words, atom, factor, fresh, reordered
 from flashmore.upgrade.patterns.products import MORE, moved
 from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention, Operand
 from flashmore.upgrade.source.attributes import Attribute, Kind
 from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import number as number_of
 from flashmore.upgrade.source.nodes import Stability, operand
 
 SDPA = "torch.nn.functional.scaled_dot_product_attention"
@@ -34,6 +35,8 @@ class Pieces:
         self.stability = Stability(found.flow)
         self.at = _statement(found.final)
         self.hoisted: list[tuple[str, ast.expr]] = []
+        self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
+        self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
         self.emitted: list[ast.expr] = []
 
     def read(self, node: ast.expr | None, what: str) -> str:
@@ -74,13 +77,12 @@ class Pieces:
         self.emitted.append(node)
         if self.stability.holds(node, self.at):
             return self.words.flat(node)
-        name = {id(self.found.q): "query", id(self.found.k): "key"}.get(id(which), "value")
-        taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
-        taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
-        while name in taken:
-            name = f"{name}_"
-        if (name, node) not in self.hoisted:
-            self.hoisted.append((name, node))
+        known = next((name for name, other in self.hoisted if other is node), None)
+        if known is not None:
+            return known
+        name = fresh({id(self.found.q): "query", id(self.found.k): "key"}.get(id(which), "value"), self.taken)
+        self.taken.add(name)
+        self.hoisted.append((name, node))
         return name
 
     def _lacks_heads(self, letters: Letters, target: Letters) -> bool:
@@ -145,9 +147,12 @@ class Pieces:
             return
         self._scale(term.inner[0], result)
         if term.kind == "scale":
+            assert term.other is not None
+            if term.value.inner and (known := number_of(term.other)) is not None:
+                result.numbers.append((str(term.detail[1]), repr(known)))
+                return
             if term.value.inner:
                 raise Refuse("the scores are scaled inside a helper", "write the scale into this function")
-            assert term.other is not None
             text = self.read(operand(self.flow, term.value.node, term.other), "the scale")
             kind, how = term.detail
             (result.numbers if kind == "number" else result.learned).append((str(how), text))
@@ -193,7 +198,7 @@ class Pieces:
                 return f"{first} if {test} and {rest}"
             return f"({inner or '0.0'}) if {test} else ({other or '0.0'})"
         if term.kind == "dropout" and term.value.op != "identity":
-            if inner is not None:
+            if inner not in (None, "0.0"):
                 raise Refuse("dropout runs twice on the weights")
             return self._one_dropout(term)
         return inner
@@ -215,10 +220,16 @@ class Pieces:
         return self._functional_dropout(value)
 
     def _functional_dropout(self, value: Value) -> str | None:
-        if value.inner or not isinstance(value.node, ast.Call):
-            raise Refuse("dropout runs inside a helper", "write it into this function")
         p, training = value.get(1, "p"), value.get(2, "training") or value.named.get("train")
-        p_text = "0.5" if p is None else self.read(operand(self.flow, value.node, p), "the dropout rate")
+        given = [each for each in (p, training) if each is not None and each.op != "const"]
+        if not isinstance(value.node, ast.Call) or (
+            value.inner and any(operand(self.flow, value.node, each) is None for each in given)
+        ):
+            raise Refuse("dropout runs inside a helper", "write it into this function")
+        if p is None or (value.inner and p.op == "const"):
+            p_text = "0.5" if p is None else repr(p.detail)
+        else:
+            p_text = self.read(operand(self.flow, value.node, p), "the dropout rate")
         if training is None or (training.op == "const" and training.detail is True):
             return p_text
         if training.op == "const":
@@ -231,12 +242,23 @@ class Pieces:
 def number(scale: Scale) -> str:
     """Several factors as one number."""
     text = ""
-    for how, each in scale.numbers:
+    for how, each in uncancelled(scale.numbers):
         if not text:
             text = each if how == "mul" else f"1.0 / {factor(each)}"
         else:
             text = f"{text} {'*' if how == 'mul' else '/'} {factor(each)}"
     return text or "1.0"
+
+
+def uncancelled(factors: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Factors without those that are divided by and multiplied with again."""
+    left = list(factors)
+    for how, each in factors:
+        other = ("mul" if how == "div" else "div", each)
+        if (how, each) in left and other in left:
+            left.remove((how, each))
+            left.remove(other)
+    return left
 
 
 def _before(value: Value, letters: Letters) -> Letters | None:

@@ -25,6 +25,7 @@ class Emitter(Arguments, Replay):
         Raises:
             Refuse: there is no safe way to write it.
         """
+        self._check_random()
         simple = steps(self.found.scores)
         if simple is not None and (not simple or self.found.layout == (*self.found.batch, "l", "s")):
             try:

@@ -29,7 +29,7 @@ def steps(term: Term) -> list[Step] | None:
         return None if term.product.added is not None else []
     if term.kind == "phi":
         return _branches(term)
-    if term.kind in ("loop", "carried", "reshape", "shift", "move"):
+    if term.kind in ("loop", "carried", "reshape", "move"):
         return None
     inner = steps(term.inner[0])
     if inner is None:

@@ -3,14 +3,15 @@
 import ast
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.emit.call import uncancelled
 from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
 from flashmore.upgrade.emit.writer import Emission, Writer
-from flashmore.upgrade.patterns.masks import FINITE
+from flashmore.upgrade.patterns.masks import FINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.site import Edit
-from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.graph import Condition, Value, key, number
 from flashmore.upgrade.source.nodes import operand
 
 
@@ -19,10 +20,15 @@ class Replay(Writer):
 
     def _replay(self) -> Emission:
         self.result.rule = "bias"
+        if self.found.zeroed:
+            raise Refuse("weights are set to zero after the softmax, and masks are no argument of their own")
         scale = self.pieces.scale()
         q = self._query(scale)
         self._check_replay()
-        q = self._rows_of_replay(q)
+        try:
+            q, empty = self._rows_of_replay(q), None
+        except Refuse:
+            empty = self._fill_of_rows()
         self._clamp_added()
         self._zero_product()
         removed = self._unwrap()
@@ -31,6 +37,10 @@ class Replay(Writer):
             raise Refuse("the weights cannot be told apart in the source")
         bias = self._with_edits(weights, removed)
         bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
+        if empty is not None:
+            q, bias = self._rows_of_bias(q, bias, empty)
+        if self._may_overflow():
+            bias = self.lowest(bias)
         if MORE not in self.found.batch and len(self.found.batch) < 2:
             bias = self.pieces.lifted(bias)
         self._write_call(q, [f"attn_mask={bias}"], scale)
@@ -51,10 +61,16 @@ class Replay(Writer):
                 "make one boolean mask of both",
             )
         by_call: dict[ast.AST, set[str]] = {}
+        factors: dict[ast.AST, list[tuple[str, str]]] = {}
         for term in (*terms, *self.found.weights.walk()):
             if term.value.inner and term.value.node is not None and term.kind not in ("phi", "same"):
                 by_call.setdefault(term.value.node, set()).add(term.kind)
-        for found in by_call.values():
+                if term.kind == "scale":
+                    how = (str(term.detail[1]), str(number(term.other)))
+                    factors.setdefault(term.value.node, []).append(how)
+        for node, found in by_call.items():
+            if not uncancelled(factors.get(node, [])):
+                found.discard("scale")
             if found & {"softmax", "dropout", "product"} and found & {
                 "scale",
                 "add",
@@ -104,6 +120,51 @@ class Replay(Writer):
         self.result.setup.append((self.pieces.at, lines))
         return query
 
+    def _may_overflow(self) -> bool:
+        """Whether the lowest number of float32 may stand in the bias, which autocast would make -inf."""
+        terms = list(self.found.scores.walk())
+        lowest = any(
+            term.kind == "fill" and isinstance(term.detail[1], Value) and is_lowest(term.detail[1])
+            for term in terms
+        )
+        return lowest and any(term.kind in ("add", "cast") for term in terms)
+
+    def _fill_of_rows(self) -> str:
+        """The one value that all finite fills write, if it is there in the end: "" for the lowest."""
+        terms = list(self.found.scores.walk())
+        fills = [term for term in terms if term.kind == "fill"]
+        between = any(
+            term.kind not in ("fill", "phi", "same") and any(each in fills for each in term.walk())
+            for term in terms
+        )
+        values = [term.detail[1] for term in fills if isinstance(term.detail[1], Value)]
+        one = len({key(each) for each in values}) == 1 and all(term.detail[0] == FINITE for term in fills)
+        if between or not one:
+            raise Refuse(
+                "finite fills in several places: rows that keep no key would change", "fill with -inf"
+            )
+        node = operand(self.flow, fills[0].value.node, values[0])
+        if node is not None and self.pieces.stability.holds(node, self.pieces.at):
+            return self.words.flat(node)
+        if is_lowest(values[0]):
+            return ""
+        raise Refuse("what hides keys changes its meaning before the values are multiplied")
+
+    def _rows_of_bias(self, q: str, bias: str, fill: str) -> tuple[str, str]:
+        """Rows that hold nothing but the fill, told from the bias itself."""
+        name, query = fresh("bias", self.taken), fresh("query", self.taken)
+        torch = "torch" if self.extracted else self.flow.module.spelling("torch")
+        if not fill and torch is None:
+            raise Refuse("torch has no name in this file", "import torch")
+        lowest = fill or f"{torch}.finfo({name}.dtype).min"
+        hidden = f"({name} == {lowest}).all(dim=-1, keepdim=True)"
+        lines = [
+            f"{name} = {bias}",
+            f"{query} = {atom(q)}.masked_fill({hidden}, 0)  # a row that keeps no key is even",
+        ]
+        self.result.setup.append((self.pieces.at, lines))
+        return query, name
+
     def _unwrap(self) -> set[ast.stmt]:
         """Softmax, dropout, casts and transpositions of the weights give back what they were given."""
         removed: set[ast.stmt] = set()
@@ -141,7 +202,11 @@ class Replay(Writer):
         while term.kind != "softmax" and term.inner and term.inner[0].value.node is term.value.node:
             term = term.inner[0]
         if term.kind == "softmax":
-            return term.value.args[0]
+            made = {each.value: each for each in self.found.scores.walk()}
+            value = term.value.args[0]
+            while value.inner and value.node is term.value.node and value in made and made[value].inner:
+                value = made[value].inner[0].value
+            return value
         return term.inner[0].value
 
     def _is_inside_final(self, node: ast.AST) -> bool:

@@ -50,8 +50,21 @@ class Writer:
         self.flow = found.flow
         self.result = Emission()
         self.donors: list[ast.Name] = []
-        self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
-        self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
+
+    @property
+    def taken(self) -> set[str]:
+        """Names that mean something in the function already."""
+        return self.pieces.taken
+
+    def _check_random(self) -> None:
+        """Dropout must draw its numbers where it did: a context may give it a generator of its own."""
+        around = set(self.blocks.ancestors(self.pieces.at))
+        for term in self.found.weights.walk():
+            if term.kind != "dropout" or term.value.op == "identity" or term.value.statement is None:
+                continue
+            for each in self.blocks.ancestors(term.value.statement):
+                if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
+                    raise Refuse("dropout runs inside a `with` that the values' product is not part of")
 
     def _query(self, scale: Scale) -> str:
         q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
@@ -62,8 +75,10 @@ class Writer:
 
     def clamped(self, text: str, value: Value) -> str:
         """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
-        if not from_caller(value):
-            return text
+        return self.lowest(text) if from_caller(value) else text
+
+    def lowest(self, text: str) -> str:
+        """A bias whose lowest number bfloat16 has too."""
         torch = "torch" if self.extracted else self.flow.module.spelling("torch")
         lowest = f"{torch}.finfo({torch}.bfloat16).min" if torch else "-3.3895313892515355e38"
         return f"{atom(text)}.clamp(min={lowest})"

@@ -9,17 +9,13 @@ import builtins
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.emission import Emitter
-from flashmore.upgrade.emit.words import Words, atom
+from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
-from flashmore.upgrade.fragment.inputs import Inputs
-from flashmore.upgrade.patterns.masks import FINITE, INFINITE
-from flashmore.upgrade.patterns.terms import Term
+from flashmore.upgrade.fragment.cuts import Cuts
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit, Fragment
-from flashmore.upgrade.source.graph import Value
-from flashmore.upgrade.source.nodes import Blocks, operand
-from flashmore.upgrade.source.sizes import pattern_axes
+from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.text import Text
 
 _LIBRARIES = {
@@ -36,22 +32,13 @@ def fragment(found: Attention, text: Text, blocks: Blocks) -> Fragment | None:
         return None
 
 
-class _Cut:
-    def __init__(self, found: Attention, text: Text, blocks: Blocks) -> None:
-        self.found = found
-        self.text = text
-        self.blocks = blocks
-        self.flow = found.flow
-        self.inputs = Inputs(found, text)
-        self.names = self.inputs.names
-        self.only_old: dict[ast.AST, str] = {}
-
+class _Cut(Cuts):
     def fragment(self) -> Fragment | None:
         self.kept = self._kept()
         self.inputs.products()
         for tree in (self.found.scores, self.found.weights):
             for term in tree.walk():
-                self._cut(term)
+                self.cut(term)
         self._tests()
         self._libraries()
         old = self._render(Words(self.text, {**self.names, **self.only_old}), None)
@@ -71,117 +58,6 @@ class _Cut:
         values = [self.found.final, *(value for value in self.found.chain if value.node is not None)]
         found = {value.statement for value in values}
         return [each for each in found if each is not None]
-
-    def _cut(self, term: Term) -> None:
-        if term.kind == "scale":
-            self.inputs.scale(term)
-        elif term.kind == "add":
-            self._cut_add(term)
-        elif term.kind == "fill":
-            self._cut_fill(term)
-        elif term.kind == "dropout":
-            self.inputs.dropout(term)
-        elif term.kind == "softmax":
-            self._cut_softmax(term)
-        elif term.kind == "reshape":
-            self.inputs.view(term)
-        elif term.kind == "cast":
-            self._cut_cast(term)
-        elif term.kind == "move" and term.value.op == "rearrange":
-            self._cut_rearrange(term)
-
-    def _cut_add(self, term: Term) -> None:
-        assert term.other is not None
-        if term.other.op == "element":
-            statement = term.value.conditions[-1].statement if term.value.conditions else None
-            if not isinstance(statement, ast.For):
-                raise Refuse("a loop that cannot be cut out")
-            one, two = (self.inputs.added(term, None, f"bias{index}") for index in (1, 2))
-            self.names[statement.iter] = f"({one}, {two})"
-            return
-        if term.value.inner:
-            self._inner(term)
-            return
-        node = operand(self.flow, term.value.node, term.other)
-        if node is None:
-            raise Refuse("a bias that cannot be cut out")
-        self.names[node] = self.inputs.added(term, node, "bias")
-
-    def _inner(self, term: Term) -> None:
-        """What a helper adds: its call becomes a sum."""
-        node = term.value.node
-        assert node is not None
-        bottom = term
-        while bottom.inner and bottom.inner[0].value.inner and bottom.inner[0].value.node is node:
-            bottom = bottom.inner[0]
-        base = operand(self.flow, node, bottom.inner[0].value)
-        if base is None or node in self.names:
-            if base is None:
-                raise Refuse("a helper that cannot be cut out")
-            return
-        name = self.inputs.added(Term("add", term.value, (bottom.inner[0],), term.other), None, "bias")
-        self.names[node] = f"({self.text.of(base)} + {name})"
-
-    def _cut_fill(self, term: Term) -> None:
-        if term.value.inner:
-            raise Refuse("a helper that cannot be cut out")
-        self.inputs.mask(term)
-        kind, fill = term.detail[:2]
-        assert isinstance(fill, Value)
-        node = operand(self.flow, term.value.node, fill)
-        if "0/1" in term.detail:
-            return
-        if node is None and term.value.op == "setitem":
-            statement = term.value.statement
-            node = statement.value if isinstance(statement, ast.Assign) else None
-        if node is not None and not isinstance(node, (ast.Constant, ast.UnaryOp)):
-            self.names[node] = 'float("-inf")' if kind == INFINITE else "-1e9"
-            if kind == FINITE and term.value.op == "where":
-                self.names[node] = "torch.tensor(-1e9)"
-        if kind == INFINITE and node is not None and isinstance(node, ast.UnaryOp):
-            self.names[node] = 'float("-inf")'
-
-    def _cut_softmax(self, term: Term) -> None:
-        node = term.value.node
-        if not isinstance(node, ast.Call):
-            raise Refuse("a softmax that cannot be cut out")
-        dim = term.value.get(1, "dim")
-        dim_value = dim.detail if dim is not None and dim.op == "const" else None
-        if dim is not None and dim.op == "neg":
-            dim_value = -int(str(dim.args[0].detail))
-        own = self.flow.seen.get(node)
-        if own is term.value and not term.value.inner and term.value.detail in (None, "method"):
-            return
-        base = operand(self.flow, node, term.value.args[0])
-        if base is None or dim_value is None:
-            raise Refuse("a softmax that cannot be cut out")
-        self.only_old[node] = f"F.softmax({Words(self.text, self.names).of(base)}, dim={dim_value})"
-
-    def _cut_cast(self, term: Term) -> None:
-        """`.to(x.dtype)`: of what is not here, q's dtype stands for it."""
-        node = term.value.node
-        if term.value.inner or not isinstance(node, ast.Call):
-            return
-        for argument in [*node.args, *(each.value for each in node.keywords)]:
-            root = argument
-            while isinstance(root, ast.Attribute):
-                root = root.value
-            value = self.flow.seen.get(root)
-            elsewhere = value is not None and value.op != "global" and value not in self.found.chain
-            if isinstance(root, ast.Name) and elsewhere:
-                self.names[root] = self.inputs.query
-
-    def _cut_rearrange(self, term: Term) -> None:
-        """einops' rearrange that only moves axes, as a permutation: a proof need not have einops."""
-        node, pattern = term.value.node, term.value.args[1].detail
-        base = operand(self.flow, node, term.value.args[0])
-        if base is None or node is None or term.value.inner or not isinstance(pattern, str):
-            raise Refuse("a rearrangement that cannot be cut out")
-        left, right = (pattern_axes(side) for side in pattern.split("->"))
-        order = ", ".join(str(left.index(each)) for each in right)
-        weights = any(each is term for each in self.found.weights.walk())
-        names = self.only_old if weights else self.names
-        names[node] = f"{atom(Words(self.text, self.names).of(base))}.permute({order})"
 
     def _tests(self) -> None:
         """Tests become flags, those of the guard constants."""
@@ -209,7 +85,11 @@ class _Cut:
         for statement in self.kept:
             for node in ast.walk(statement):
                 value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
-                if value is None or value.op != "global" or node in self.names:
+                if value is None or node in self.names:
+                    continue
+                if isinstance(node, ast.JoinedStr) and value.op == "const":
+                    self.names[node] = repr(value.detail)
+                if value.op != "global":
                     continue
                 full = str(value.detail)
                 for prefix, name in _LIBRARIES.items():
@@ -249,7 +129,7 @@ class _Cut:
     ) -> list[str]:
         """The text of one statement, without what is not kept."""
         if emission is not None and self._is_gone(statement, edits):
-            return [line for s, lines in emission.setup if s is statement for line in lines]
+            return [line for s, lines in emission.setup if self._within(s, statement) for line in lines]
         if not any(self._within(each, statement) for each in self.kept):
             return []
         if isinstance(statement, ast.If):

@@ -261,7 +261,7 @@ class Inputs:
             node = term.value.node.slice
         if node is None:
             raise Refuse("a mask that cannot be cut out")
-        dtype: Literal["bool", "float"] = "bool"
+        dtype: Literal["bool", "float", "int"] = "bool"
         value, note = term.other, "True keeps" if term.detail[2] else "True hides"
         axes = self._broadcast(term, value)
         match node:
@@ -271,7 +271,7 @@ class Inputs:
                 node, value = inner, self.flow.seen[inner]
                 note = "True hides" if note == "True keeps" else "True keeps"
         if "0/1" in term.detail:
-            dtype, note = "float", "0/1"
+            dtype, note = "int", "0/1"
         triangle = is_lower_triangle(value, self.flow.module, self.all.shapes)
         if triangle is not None:
             note = "lower triangular" if triangle else "upper triangular"
@@ -299,6 +299,25 @@ class Inputs:
                 source = self.text.of(found)
                 made = Input(self.fresh(role), source, role, None)  # type: ignore[arg-type]
                 self.names[found] = self.add(None, made)
+
+    def dropped(self, term: Term, text: str) -> str:
+        """The dropout of a helper whose rate and mode the caller gives."""
+        words = Words(self.text, self.names)
+        parts = [text]
+        for index, name in ((1, "p"), (2, "training")):
+            given = term.value.get(index, name)
+            if given is None:
+                continue
+            node = operand(self.flow, term.value.node, given)
+            if node is None and given.op != "const":
+                raise Refuse("a dropout that cannot be cut out")
+            parts.append(f"{name}={words.of(node) if node is not None else given.detail}")
+        return f"F.dropout({', '.join(parts)})"
+
+    def hidden(self, term: Term) -> str:
+        """What a helper hides."""
+        axes = self._broadcast(term, None)
+        return self.add(None, Input(self.fresh("mask"), "", "mask", axes, "bool", "True hides"))
 
     def flag(self, node: ast.expr) -> str:
         """A test."""

@@ -10,7 +10,7 @@ from flashmore.upgrade.source.sizes import integers
 
 INFINITE, FINITE, OTHER = "infinite", "finite", "other"
 _THROUGH = (
-    "to", "type_as", "type", "full", "full_like", "tensor", "as_tensor", "py:float", "float",
+    "to", "type_as", "type", "full_like", "tensor", "as_tensor", "py:float", "float",
     "expand_as", "expand", "clone", "masked_value", "float32", "new_tensor",
 )  # fmt: skip
 
@@ -43,6 +43,15 @@ def fill_kind(value: Value, module: Module, depth: int = 0) -> str:
         kinds = {fill_kind(each, module, depth + 1) for each in value.args}
         return FINITE if FINITE in kinds else OTHER
     return OTHER
+
+
+def is_lowest(value: Value) -> bool:
+    """Whether a fill is the lowest number of a dtype."""
+    while value.op in _THROUGH and value.args:
+        value = value.args[0]
+    if value.op == "full" and len(value.args) > 1:
+        return is_lowest(value.args[1])
+    return value.op == "attr:min" or (value.op == "neg" and value.args[0].op == "attr:max")
 
 
 def _negated(value: Value, module: Module, depth: int) -> str:

@@ -15,6 +15,18 @@ _NUMBER_NAMES = (
     "scale", "scaling", "temper", "temp", "norm_fact", "alpha", "sqrt", "dim", "d_k", "dk", "d_model", "head",
     "size", "width", "channels", "factor", "tau", "depth", "embed", "hidden", "n_state", "ch", "idx", "beta",
 )  # fmt: skip
+_HOLDS_A_NUMBER = (
+    "full",
+    "tensor",
+    "as_tensor",
+    "FloatTensor",
+    "Tensor",
+    "to",
+    "type_as",
+    "type",
+    "float",
+    "cuda",
+)
 NUMBER, LEARNED, TENSOR = "number", "learned", "tensor"
 
 
@@ -40,7 +52,7 @@ def classify(value: Value, module: Module, depth: int = 0) -> str:
         value.op == "index" and _ends_in_none(value)
     ):
         return LEARNED
-    if value.op in ("full", "tensor", "as_tensor", "to", "type_as", "type") and value.args:
+    if value.op in _HOLDS_A_NUMBER and value.args:
         return _constant_tensor(value, module, depth)
     inner = [classify(each, module, depth + 1) for each in value.inputs() if each.op != "missing"]
     if value.op in _ARITHMETIC or value.op == "phi":

@@ -145,7 +145,7 @@ class Scores:
             inner, other = two, value.args[0]
         bottom = {product.value for product in inner.products()}
         if depends(other, bottom):
-            if value.op != "add" and _is_shift(other):
+            if value.op != "add" and shift_of(other) is not None:
                 return Term("shift", value, (inner,), other)
             return Unfit("what is added to the scores depends on the scores", value, product=True)
         return Term("add", value, (inner,), other, ("-" if value.op != "add" else "+",))
@@ -274,8 +274,8 @@ METADATA = {
 }  # fmt: skip
 
 
-def _is_shift(value: Value) -> bool:
-    """`x.max(-1, keepdim=True).values`, `x.amax(-1, keepdim=True)`: the same for every key."""
-    while value.op in ("detach", "item", "index", "attr:values"):
+def shift_of(value: Value) -> Value | None:
+    """The maximum in `x.max(-1, keepdim=True).values`, `x.amax(-1).unsqueeze(-1)`, `x.max()`."""
+    while value.op in ("detach", "item", "index", "attr:values", "unsqueeze"):
         value = value.args[0]
-    return value.op in ("max", "amax", "logsumexp") and (len(value.args) > 1 or "dim" in value.named)
+    return value if value.op in ("max", "amax", "logsumexp") else None

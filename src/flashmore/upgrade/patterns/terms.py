@@ -27,7 +27,7 @@ class Term:
 
     Args:
         kind: "product", "scale", "add", "fill", "cast", "move", "reshape", "shift", "same", "softmax",
-            "dropout", "phi", "loop", "carried".
+            "dropout", "zeroed", "phi", "loop", "carried".
         value: what it makes.
         inner: what it is applied to; of "phi" both sides, of "loop" the start and one round.
         other: the scale, what is added, the mask.

@@ -3,7 +3,7 @@
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of
-from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 
 _FATAL = {
@@ -61,6 +61,11 @@ class Weights:
             if op in ops and value.args:
                 inner = self.walk(value.args[0])
                 return Term(kind, value, (inner,)) if isinstance(inner, Term) else inner
+        if op == "masked_fill" and number(value.get(2, "value")) == 0 and value.get(1, "mask") is not None:
+            inner = self.walk(value.args[0])
+            if isinstance(inner, Term):
+                return Term("zeroed", value, (inner,), value.get(1, "mask"))
+            return inner
         return self._unknown(value)
 
     def _is_dropout_call(self, value: Value) -> bool:

@@ -114,9 +114,21 @@ class Calls(State):
                 "softmax", args[:1], {"dim": dim} if dim is not None else {}, node, detail="made"
             )
         if callee.op == "phi" and all(each.op in ("global", "closure") for each in callee.args):
-            results = [self.apply(each, args, named, node) for each in callee.args]
-            return self.make("phi", results, detail=callee.detail, node=node)
+            return self._call_either(callee, args, named, node)
         return self.make("call", (callee, *args), named, node)
+
+    def _call_either(
+        self, callee: Value, args: list[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value:
+        """Calls one of two functions: what either does happens under its condition alone."""
+        condition = callee.detail
+        assert isinstance(condition, Condition)
+        results = []
+        for each, holds in zip(callee.args, (condition, condition.opposite()), strict=True):
+            self.conditions.append(holds)
+            results.append(self.apply(each, args, named, node))
+            self.conditions.pop()
+        return self.make("phi", results, detail=condition, node=node)
 
     def _call_global(
         self, full: str, callee: Value, args: list[Value], named: dict[str, Value], node: ast.AST | None

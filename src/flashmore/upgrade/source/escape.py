@@ -1,7 +1,7 @@
 """Whether scores or weights are used by anything but the attention itself, on any branch."""
 
 from flashmore.upgrade.patterns.scores import METADATA
-from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.graph import Condition, Value, key
 
 _PASSED_ON = {"phi", "tuple", "item", "loop", "carried", "star"}
 _LIKE = {"type_as", "to", "view_as", "expand_as", "type", "masked_fill", "isinstance", "py:isinstance"}
@@ -32,25 +32,46 @@ class Escape(Exception):
 
 
 def escapes(
-    chain: set[Value], final: Value, softmax: Value, known: list[tuple[Condition, str]]
-) -> list[tuple[Condition, str]]:
+    chain: set[Value], final: Value, softmax: Value, known: list[tuple[Condition, str]],
+    tests: dict[int, Value],
+) -> list[tuple[Condition, str]]:  # fmt: skip
     """The conditions under which nothing of the chain is used elsewhere, after those that are `known`.
 
     Raises:
         Escape: something always is.
     """
     guards = list(known)
-    for value in sorted(chain, key=lambda each: len(each.users)):
+    for value in sorted(chain, key=_place):
         for user, conditions in _uses(value, chain, final):
             own = [each for each in conditions if not any(each.same(other) for other in softmax.conditions)]
-            usable = [each for each in own if each.node is not None]
+            opposite = [each.opposite() for each in own if each.node is not None]
             how = _HOW.get(user.op, f"used by `{_name(user)}`")
+            facts = {fact(each, tests) for each, _ in guards}
+            if any(fact(each, tests) in facts for each in opposite):
+                continue
+            held = facts | {fact(each, tests) for each in softmax.conditions if each.node is not None}
+            usable = [each for each in opposite if fact(each.opposite(), tests) not in held]
             if not usable:
                 raise Escape(how, user)
-            opposite = [Condition(each.node, not each.holds, each.statement) for each in usable]
-            if not any(one.same(two) for one in opposite for two, _ in guards):
-                guards.append((opposite[0], f"the scores or weights are {how}"))
+            guards.append((usable[0], f"the scores or weights are {how}"))
     return guards
+
+
+def fact(condition: Condition, tests: dict[int, Value]) -> tuple[str, bool]:
+    """A test by its meaning, so that `x is None` here and `x is not None` there are one test."""
+    value, holds = tests.get(id(condition.node)), condition.holds
+    while value is not None and value.op in ("not", "is not", "ne"):
+        if value.op == "not":
+            value, holds = value.args[0], not holds
+        else:
+            op = "is" if value.op == "is not" else "eq"
+            return f"{op}({','.join(key(each) for each in value.args)};;)", not holds
+    return (key(value) if value is not None else f"#{id(condition.node)}"), holds
+
+
+def _place(value: Value) -> tuple[int, int, int]:
+    """An order that is the same every time: rare values first, then as the source has them."""
+    return len(value.users), getattr(value.node, "lineno", 0), getattr(value.node, "col_offset", 0)
 
 
 def _uses(value: Value, chain: set[Value], final: Value) -> list[tuple[Value, tuple[Condition, ...]]]:
@@ -80,6 +101,8 @@ def _choice(source: Value, user: Value) -> tuple[Condition, ...]:
 
 
 def _only_metadata(source: Value, user: Value) -> bool:
+    if user.op == "type" and len(user.args) == 1 and not user.named:
+        return True
     if user.op in METADATA or user.op in ("is", "is not", "py:isinstance", "finfo", "assert"):
         return True
     return user.op in _LIKE and bool(user.args) and user.args[0] is not source

@@ -32,6 +32,8 @@ class Expressions(Calls):
                 return self.lookup(name)
             case ast.Constant(value=value):
                 return self.make("const", detail=value, node=node)
+            case ast.JoinedStr(values=parts):
+                return self._text(node, parts)
             case ast.Attribute():
                 return self._attribute(node)
             case ast.Call():
@@ -67,6 +69,14 @@ class Expressions(Calls):
             case ast.DictComp():
                 return self.make("opaque", (self.expression(node.generators[0].iter),), node=node)
         return self._opaque(node)
+
+    def _text(self, node: ast.JoinedStr, parts: Sequence[ast.expr]) -> Value:
+        """An f-string: a constant where all that is put into it is one."""
+        values = [self.expression(e.value if isinstance(e, ast.FormattedValue) else e) for e in parts]
+        plain = all(not isinstance(e, ast.FormattedValue) or e.format_spec is None for e in parts)
+        if plain and all(each.op == "const" and isinstance(each.detail, str) for each in values):
+            return self.make("const", detail="".join(str(each.detail) for each in values), node=node)
+        return self.make("opaque", values, node=node)
 
     def _opaque(self, node: ast.expr) -> Value:
         children = [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr)]

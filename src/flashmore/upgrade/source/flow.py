@@ -110,14 +110,28 @@ class Flow(Expressions):
                 self._rest(statement)
         return False
 
+    def _sized(self, test: Value, op: str) -> None:
+        """`assert x.size() == (b, l, s)`, and `if x.shape != (b, l, s): raise`."""
+        if test.op != op or len(test.args) != 2:
+            return
+        for one, two in (test.args, test.args[::-1]):
+            if one.op == "call" and one.detail in ("list", "tuple") and len(one.args) == 2:
+                one = one.args[1]
+            if one.op in ("size", "attr:shape") and len(one.args) == 1 and two.op == "tuple":
+                self.sized.append((one.args[0], two))
+
     def _rest(self, statement: ast.stmt) -> None:
         """Any other statement: what it mentions is used by something unknown."""
+        if isinstance(statement, ast.Delete):
+            for name in (each.id for target in statement.targets for each in _names(target)):
+                self.env.pop(name, None)
+            return
         used = [
             self.expression(each) for each in ast.iter_child_nodes(statement) if isinstance(each, ast.expr)
         ]
+        if isinstance(statement, ast.Assert):
+            self._sized(used[0], "eq")
         op = "assert" if isinstance(statement, (ast.Assert, ast.Raise)) else "statement"
-        if isinstance(statement, ast.Delete):
-            return
         self.make(op, tuple(used), node=statement)
 
     def _return(self, node: ast.expr | None) -> None:
@@ -140,6 +154,8 @@ class Flow(Expressions):
         other_ended = self.block(statement.orelse)
         self.conditions.pop()
         otherwise = dict(self.env)
+        if statement.body and isinstance(statement.body[-1], ast.Raise):
+            self._sized(test, "ne")
         if ended and other_ended:
             return True
         if ended or other_ended:
@@ -208,6 +224,13 @@ class Flow(Expressions):
 
 def _leaves(body: Sequence[ast.stmt]) -> bool:
     return bool(body) and isinstance(body[-1], (ast.Return, ast.Raise, ast.Continue, ast.Break))
+
+
+def _names(target: ast.expr) -> list[ast.Name]:
+    """The names that `del a, (b, c)` forgets."""
+    if isinstance(target, (ast.Tuple, ast.List)):
+        return [name for each in target.elts for name in _names(each)]
+    return [target] if isinstance(target, ast.Name) else []
 
 
 def _assigned(statement: ast.stmt) -> set[str]:

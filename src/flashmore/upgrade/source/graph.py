@@ -25,6 +25,10 @@ class Condition:
         """Whether both are one test with one answer."""
         return self.node is not None and self.node is other.node and self.holds == other.holds
 
+    def opposite(self) -> "Condition":
+        """The same test with the other answer."""
+        return Condition(self.node, not self.holds, self.statement)
+
 
 @dataclass(eq=False)
 class Value:
@@ -91,6 +95,10 @@ def number(value: Value | None) -> int | float | None:
     if value.op == "neg":
         inner = number(value.args[0])
         return None if inner is None else -inner
+    if value.op == "pow" and len(value.args) == 2:
+        base, power = number(value.args[0]), number(value.args[1])
+        small = base is not None and power is not None and 0 < base <= 1e4 and abs(power) <= 9
+        return base**power if small else None  # type: ignore[operator]
     return None
 
 

@@ -25,6 +25,7 @@ class Shapes(MovedShapes):
     def __init__(self, state: State) -> None:
         self.known: dict[Value, Dims | None] = {}
         self.ranks = dict(state.ranks)
+        self.sized = dict(state.sized)
         self.positions: set[str] = set()
         """Sizes that are surely numbers of positions: a linear layer left them in the middle."""
         for value in state.values:
@@ -75,7 +76,7 @@ class Shapes(MovedShapes):
         """The dimensions of a tensor, None where even their number is unknown."""
         if value not in self.known:
             self.known[value] = None  # for what is defined by itself, round a loop
-            dims = self._dims(value)
+            dims = self.sizes(self.sized[value]) if value in self.sized else self._dims(value)
             rank = self.ranks.get(value)
             if dims is None and rank is not None:
                 dims = [self._unknown(value, index, rank) for index in range(rank)]

@@ -20,6 +20,8 @@ class State:
         self.seen: dict[ast.expr, Value] = {}
         self.tests: dict[int, Value] = {}
         self.ranks: dict[Value, int] = {}
+        self.sized: list[tuple[Value, Value]] = []
+        """Tensors whose sizes are asserted, and the tuples that say them."""
         self.stored: set[str] = set()
         self.statement: ast.stmt | None = None
         self.calling: list[ast.AST] = []
