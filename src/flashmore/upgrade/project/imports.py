@@ -5,6 +5,7 @@ package which imports all of its files does not tie all of them together.
 """
 
 import ast
+import warnings
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -168,7 +169,7 @@ class Imports:
                 self.cut_off = True
                 return Outline()
             try:
-                self.outlines[path] = outline(ast.parse(path.read_bytes()))
+                self.outlines[path] = outline(parsed(path))
             except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
                 self.outlines[path] = Outline()
         return self.outlines[path]
@@ -282,3 +283,14 @@ class Imports:
     def aliases(self, path: Path, known: Set[Definition]) -> set[str]:
         """The names under which a file imports one of some definitions, for itself or for others."""
         return {name for name in self.outline(path).imports if not known.isdisjoint(self.sources(path, name))}
+
+
+def parsed(path: Path) -> ast.Module:
+    """A file's syntax tree, in silence.
+
+    Raises:
+        OSError, SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` and reading raise them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Python warns of in someone's source is no part of the answer
+        return ast.parse(path.read_bytes())

@@ -6,16 +6,14 @@ or through others: a penalty in `train.py` goes through the discriminator's atte
 of the same repository does not.
 """
 
-import ast
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashmore.upgrade.project.files import LARGEST, MOST_FILES, project_files, real
-from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
+from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
@@ -104,7 +102,7 @@ def _uses(files: Iterable[Path]) -> Iterator[tuple[Path, Use]]:
         if not HINT.search(_bytes(path)):
             continue
         try:
-            module = Module(_parsed(path))
+            module = Module(parsed(path))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         first: dict[str | None, Use] = {}
@@ -181,12 +179,6 @@ def _shown(path: Path) -> str:
     """As seen from the working directory, where it is below it."""
     here = real(Path.cwd())
     return os.fspath(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _parsed(path: Path) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Python warns of in someone's source is no part of the answer
-        return ast.parse(path.read_bytes())
 
 
 def _bytes(path: Path) -> bytes:
