@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,15 @@ def test_a_choice_by_a_smaller_problem_says_so(cache: Path, monkeypatch: pytest.
     assert found.why.startswith("the fastest here at B, T = 32, 8, measured in ")
     again = choose("auto", Problem((32, 2, 8, 4), torch.float32, torch.device("cpu")))
     assert again.why.startswith("the fastest here, as measured before")
+
+
+def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled(cache: Path) -> None:
+    """Each must be right as it is compiled, and the answer is another one than that for single calls."""
+    alone = Problem((4, 2, 8, 8), torch.float32, torch.device("cpu"))
+    first = choose("auto", alone)
+    found = choose("auto", replace(alone, compiled=True))
+    assert {candidate.name for candidate in found.candidates} == {"manual", first.backend}
+    assert all(candidate.time_ms is not None for candidate in found.candidates)
+    assert found.why.startswith("the fastest here, compiled, measured in ")
+    assert len(list(cache.glob("*.json"))) == 2
+    assert choose("auto", alone).candidates == tuple(replace(c, samples_ms=()) for c in first.candidates)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flashmore.upgrade.edits import apply, diff
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.rewrite import apply, diff
 
 CASES = Path(__file__).parent / "cases"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

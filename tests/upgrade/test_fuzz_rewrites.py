@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.rewrite import apply
 
 B, H, L, S, D, E = 2, 3, 5, 7, 4, 6
 NAMES = ("att", "scores", "w", "dots", "sim")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from flashmore.upgrade.edits import apply, diff
 from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.project.files import python_files
-from flashmore.upgrade.rewrite import apply, diff
 from flashmore.upgrade.search import MANY, search, search_file
 from flashmore.upgrade.site import NotParsed, Searched
 
@@ -194,3 +194,22 @@ def test_installed_files_never_crash_the_search() -> None:
 def test_no_installed_file_crashes_the_search() -> None:
     for path in python_files([sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")]):
         round_trip(path)
+
+
+NESTED = """
+import torch
+
+def forward(a, b, c, q, v):
+    return torch.softmax(q @ (torch.softmax(a @ b.transpose(-2, -1), -1) @ c).transpose(-2, -1), -1) @ v
+"""
+
+
+def test_of_two_attentions_within_each_other_one_is_rewritten_at_a_time() -> None:
+    sites = find_sites(NESTED, "nested.py")
+    assert sorted(site.verdict for site in sites) == ["refused", "rewritten"]
+    (refused,) = (site for site in sites if site.verdict == "refused")
+    assert "another attention of this function" in refused.reason
+    assert not refused.edits
+    changed = apply(NESTED, sites)
+    ast.parse(changed)
+    assert changed.count("scaled_dot_product_attention(") == 1

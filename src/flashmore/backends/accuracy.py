@@ -1,5 +1,7 @@
 """A backend's answer and gradients, held against `manual` in float64."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ def attention_accuracy(
     mask: Tensor | None = None,
     scale: float | None = None,
     part: tuple[int, int] | None = None,
+    attend: Callable[..., Tensor] = attention,
 ) -> tuple[Judgement, ...]:
     """Judge the output and all three gradients of one backend on these inputs.
 
@@ -26,6 +29,7 @@ def attention_accuracy(
         causal, mask, scale: as in `flashmore.backends.contract.attention`; no mask together with `part`.
         part: hold only the last so many batch items and heads against float64, where its (T, S) matrices for
             all of them would not fit. The backend still computes everything; None compares everything.
+        attend: what is judged: `attention`, or the same compiled.
 
     Returns:
         A judgement each for `out`, `dq`, `dk` and `dv`.
@@ -44,15 +48,19 @@ def attention_accuracy(
         return tensor[-B:, -H:]
 
     def run(
-        name: str, dtype: torch.dtype, inputs: tuple[Tensor, ...], cotangent: Tensor
+        name: str,
+        dtype: torch.dtype,
+        inputs: tuple[Tensor, ...],
+        cotangent: Tensor,
+        attend: Callable[..., Tensor] = attention,
     ) -> dict[str, Tensor]:
         leaves = [t.detach().to(dtype).requires_grad_() for t in inputs]
         bias = mask.to(dtype) if mask is not None and mask.dtype != torch.bool else mask
-        out = attention(*leaves, backend=name, causal=causal, mask=bias, scale=scale)
+        out = attend(*leaves, backend=name, causal=causal, mask=bias, scale=scale)
         grads = torch.autograd.grad(out, leaves, cotangent.to(out))
         return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *grads), strict=True))
 
-    whole = run(backend, q.dtype, (q, k, v), cotangent)
+    whole = run(backend, q.dtype, (q, k, v), cotangent, attend)
     answers = {name: last(tensor) for name, tensor in whole.items()}
     inputs = last(q), last(k), last(v)
     plain = run("manual", q.dtype, inputs, last(cotangent))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention
@@ -35,7 +36,7 @@ MOST_REPEATS = 50
 BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
 """What the (T, T) matrices of a pass by hand, four of them, may take: above the first there are fewer
 sequences, above the second they are shorter. More is neither waited for nor held."""
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Problem:
     device: torch.device
     dropout_p: float = 0.0
     """On the weights, in training."""
+    compiled: bool = False
+    """Inside a graph of torch.compile, which makes few kernels of attention by hand: another one may win."""
 
     @property
     def measurable(self) -> "Problem":
@@ -72,6 +75,7 @@ class Problem:
             "dtype": str(self.dtype).removeprefix("torch."),
             "shape": list(self.shape),
             "dropout_p": self.dropout_p,
+            "compiled": self.compiled,
         }
 
 
@@ -116,7 +120,9 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
         _try(name, replace(problem.measurable, shape=(1, *problem.measurable.shape[1:])))
         return Choice(name, "asked for by name")
     asked, problem = problem, problem.measurable
-    where = "here" if problem == asked else f"here at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
+    where = "here, compiled" if problem.compiled else "here"
+    if problem != asked:
+        where += f" at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
     path = cache_folder() / f"{_digest(problem)}.json"
     candidates = None if fresh else _recall(path, problem)
     if candidates is not None:
@@ -134,7 +140,7 @@ def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
     """Check every backend, then time those that are right, in turn."""
     reasons: dict[str, str | None] = {}
     runs: dict[str, Callable[[], object]] = {}
-    for name in BACKENDS:
+    for name in _considered(problem):
         reasons[name] = _why_not(name, problem)
         if reasons[name] is None:
             runs[name] = one_pass(name, problem)
@@ -145,8 +151,8 @@ def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
     return tuple(
         Candidate(name, spread(samples[name]), None, tuple(map(tuple, samples[name])))
         if name in samples
-        else Candidate(name, None, reasons[name])
-        for name in BACKENDS
+        else Candidate(name, None, reason)
+        for name, reason in reasons.items()
     )
 
 
@@ -164,15 +170,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashmore"
 
 
+def _considered(problem: Problem) -> tuple[str, ...]:
+    """All backends; of compiled ones, which take seconds each, by hand and the one that wins uncompiled."""
+    if not problem.compiled:
+        return BACKENDS
+    return tuple(dict.fromkeys(("manual", choose("auto", replace(problem, compiled=False)).backend)))
+
+
 def _why_not(name: str, problem: Problem) -> str | None:
     """Why a backend has no time: it cannot run, or its answer misses the error budget; None if it has one."""
     generator = torch.Generator().manual_seed(0)
     # The kernels treat batch entries alike, so one is enough to judge, and float64 stays affordable.
-    shape = (1, *problem.shape[1:])
+    H = problem.shape[1]
+    shape = problem.shape if problem.compiled else (1, *problem.shape[1:])
     q, k, v = (torch.randn(shape, generator=generator).to(problem.device, problem.dtype) for _ in range(3))
     try:
         _try(name, problem)
-        verdicts = attention_accuracy(name, q, k, v, causal=True)
+        verdicts = attention_accuracy(
+            name, q, k, v, causal=True, part=(1, H), attend=_attend(problem.compiled)
+        )
     except BackendUnavailable as error:
         return "; ".join(error.reasons)
     except RuntimeError as error:
@@ -189,6 +205,10 @@ def _try(name: str, problem: Problem) -> None:
         one_pass(name, problem)()
 
 
+def _attend(compiled: bool) -> Callable[..., Tensor]:
+    return torch.compile(attention, fullgraph=True, dynamic=False) if compiled else attention
+
+
 def one_pass(name: str, problem: Problem) -> Callable[[], object]:
     """Make what is timed: forward and backward, finished when it returns."""
     generator = torch.Generator().manual_seed(0)
@@ -196,9 +216,10 @@ def one_pass(name: str, problem: Problem) -> Callable[[], object]:
         torch.randn(problem.shape, generator=generator).to(problem.device, problem.dtype) for _ in range(4)
     )
     leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    attend = _attend(problem.compiled)
 
     def run() -> None:
-        out = attention(q, k, v, backend=name, causal=True, dropout_p=problem.dropout_p)
+        out = attend(q, k, v, backend=name, causal=True, dropout_p=problem.dropout_p)
         torch.autograd.grad(out, leaves, cotangent)
         if problem.device.type == "cuda":
             torch.cuda.synchronize(problem.device)

@@ -6,6 +6,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+MIB = 2**20
 SETTING = ("B", "H", "D", "dtype", "causal")
 """All that an attention row is about but T."""
 SEED_EXPERIMENT_MS = {"manual": 6.77, "flash": 5.81}
@@ -109,13 +110,43 @@ def seed_experiment_sentence() -> str:
     )
 
 
-def break_even_text(rung: Row) -> str:
-    """After how many steps a rung of a ladder has paid for its first step."""
+LADDER_NUMBERS = (
+    "ms a step", "quartiles", "characters/s", "none / this", "95 % interval", "peak MiB", "first step, s",
+    "pays after steps",
+)  # fmt: skip
+"""Columns of `rung_cells` with numbers; `before` and `verdict` are about the rung it is compared with."""
+
+
+def rung_cells(rung: Row, *, added: bool) -> dict[str, str]:
+    """A rung of a ladder in words, by column.
+
+    Args:
+        rung: one that has a number.
+        added: whether it was added to the rung before; one that is left out alone pays for nothing.
+    """
+    step, peak, ratio, before = (rung[name] for name in ("step_ms", "peak_bytes", "ratio", "ratio_before"))
+    return {
+        "name": rung["name"],
+        "ms a step": digits(step["median"]),
+        "quartiles": f"{digits(step['low'])} – {digits(step['high'])}",
+        "characters/s": f"{rung['characters_per_s']:,.0f}",
+        "none / this": "" if ratio is None else f"{ratio['value']:.3f}",
+        "95 % interval": "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
+        "before": "" if before is None else f"{before['value']:.3f}",
+        "verdict": "" if before is None else before["verdict"],
+        "peak MiB": "" if peak is None else digits(peak / MIB),
+        "first step, s": digits(rung["first_step_seconds"]),
+        "pays after steps": _break_even(rung) if added and before is not None else "",
+        "answers": _likeness(rung),
+    }
+
+
+def _break_even(rung: Row) -> str:
     steps = rung["break_even_steps"]
     return "never" if steps is None else "at once" if steps == 0 else f"{steps:,}"
 
 
-def loss_text(rung: Row) -> str:
+def _likeness(rung: Row) -> str:
     """How near a rung's answers are to the plain loop's."""
     if rung["budget_used"] is not None:
         return f"exact, {100 * rung['budget_used']:.0f} % of the error budget"

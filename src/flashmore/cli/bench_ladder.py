@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 
-from flashmore.benchmark.wording import break_even_text, loss_text, machine
+from flashmore.benchmark.wording import LADDER_NUMBERS, machine, rung_cells
 from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
 from flashmore.cli.parse import parse
 from flashmore.cli.show import say, stdout, table
@@ -18,7 +18,6 @@ BLOCKS = 20
 SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
 VARIED = ("attention", "dtype", "optimizer", "schedule")
 """Fields of the recipe that the ladder itself decides, rung by rung."""
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -106,30 +105,11 @@ def show(record: Found) -> None:
 
 
 def _table_of(rungs: Sequence[Found], first: str, before: str) -> Any:
-    numbers = (
-        "ms a step", "quartiles", "characters/s", "none / this", "95 %", before, "peak MiB",
-        "first step, s", "pays after steps",
-    )  # fmt: skip
+    numbers = (*LADDER_NUMBERS[:5], before, *LADDER_NUMBERS[5:])
     made = table(first, *numbers, "verdict", "answers", numbers=numbers)
     made.box = SIMPLE_HEAD
-    for rung in rungs:
-        if not rung["ok"]:
-            continue
-        step, peak, ratio, against = (
-            rung[name] for name in ("step_ms", "peak_bytes", "ratio", "ratio_before")
-        )
-        made.add_row(
-            rung["name"],
-            f"{step['median']:.2f}",
-            f"{step['low']:.2f} – {step['high']:.2f}",
-            f"{rung['characters_per_s']:,.0f}",
-            "" if ratio is None else f"{ratio['value']:.3f}",
-            "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
-            "" if against is None else f"{against['value']:.3f}",
-            "" if peak is None else f"{peak / MIB:,.1f}",
-            f"{rung['first_step_seconds']:.2f}",
-            "" if against is None or first != "added" else break_even_text(rung),
-            "" if against is None else against["verdict"],
-            loss_text(rung),
-        )
+    for rung in (rung for rung in rungs if rung["ok"]):
+        cells = rung_cells(rung, added=first == "added")
+        cells[before] = cells["before"]
+        made.add_row(*(cells[name] for name in ("name", *numbers, "verdict", "answers")))
     return made

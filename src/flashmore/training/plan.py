@@ -61,7 +61,7 @@ def settle_speed(
     """
 
     def plan(settled: Recipe, speedups: Speedups, notes: tuple[str, ...] = ()) -> Plan:
-        choice = settle_attention(settled.attention, settled, config, device)
+        choice = settle_attention(settled.attention, settled, config, device, compiled=speedups.compile)
         chosen = config if choice is None else replace(config, attention=choice.backend)
         if speedups.vocabulary:
             chosen = replace(chosen, vocabulary_multiple=VOCABULARY_MULTIPLE)

@@ -59,8 +59,13 @@ def model_config(recipe: Recipe, vocabulary_size: int, context: int) -> ModelCon
     )
 
 
-def settle_attention(name: str, recipe: Recipe, config: ModelConfig, device: torch.device) -> Choice | None:
+def settle_attention(
+    name: str, recipe: Recipe, config: ModelConfig, device: torch.device, *, compiled: bool = False
+) -> Choice | None:
     """Which backend trains this model here; None for a model without attention.
+
+    Args:
+        compiled: whether the step is compiled as a whole.
 
     Raises:
         BackendUnavailable: the backend called `name` cannot run here.
@@ -68,7 +73,8 @@ def settle_attention(name: str, recipe: Recipe, config: ModelConfig, device: tor
     if config.model != "transformer":
         return None
     shape = (recipe.batch, config.heads, config.context, config.channels // config.heads)
-    return choose(name, Problem(shape, getattr(torch, recipe.precision), device, recipe.attention_dropout))
+    dtype = getattr(torch, recipe.precision)
+    return choose(name, Problem(shape, dtype, device, recipe.attention_dropout, compiled))
 
 
 def device_named(name: str) -> torch.device:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.edits import apart
 from flashmore.upgrade.emit.emission import Emitter
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
@@ -94,7 +95,7 @@ def _in_function(
         return []
     search = Search(text, flow, name, path, fused)
     try:
-        return [*search.already(), *search.sites(softmaxes)]
+        return [*search.already(), *apart(search.sites(softmaxes))]
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         reason = f"it could not be understood ({type(error).__name__}: {error})"
         return [Site(path, function.lineno, function.end_lineno or function.lineno, name, "refused", reason)]

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashmore.upgrade.edits import apply
 from flashmore.upgrade.prove.result import Proof
-from flashmore.upgrade.rewrite import apply
 from flashmore.upgrade.site import NotParsed, Searched, Site
 from flashmore.upgrade.write import SourceFile
 

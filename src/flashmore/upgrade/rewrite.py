@@ -1,43 +1,19 @@
-"""From an emission to edits of the file: removed statements, new lines, a guard; and a diff."""
+"""From an emission to edits of the file: removed statements, new lines, a guard."""
 
 import ast
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.site import Edit, Site
+from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.text import Text, comments
 
 _ANY_END = re.compile(r"\r\n|\r|\n")
-
-
-def apply(source: str, sites: Iterable[Site]) -> str:
-    """The source with the edits of the rewritten sites made."""
-    edits = sorted(
-        {edit for site in sites if site.verdict == "rewritten" for edit in site.edits},
-        key=lambda edit: (edit.start, edit.end),
-    )
-    result, at = [], 0
-    for edit in edits:
-        if edit.start < at:
-            continue
-        result += [source[at : edit.start], edit.text]
-        at = edit.end
-    return "".join([*result, source[at:]])
-
-
-def diff(source: str, changed: str, path: str) -> str:
-    """A unified diff that `git apply` takes, empty where nothing changed."""
-    name = path.replace("\\", "/").removeprefix("./")
-    lines = list(difflib.unified_diff(Text(source).lines, Text(changed).lines, f"a/{name}", f"b/{name}"))
-    ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
-    return "".join(ended)
 
 
 class Rewriting:

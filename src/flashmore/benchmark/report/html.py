@@ -7,25 +7,15 @@ from importlib.metadata import version
 from itertools import count
 from string import Template
 
-from flashmore.benchmark.report.parts import (
-    Cell,
-    Command,
-    Heading,
-    Notice,
-    Paragraph,
-    Part,
-    Picture,
-    Points,
-    Report,
-    Table,
-)
+from flashmore.benchmark.report import parts
+from flashmore.benchmark.report.parts import Cell, Part, Report
 from flashmore.benchmark.report.pictures import svg_element
 
 
 def html_page(report: Report) -> str:
     """Write a report as a page; everything that comes from a record is escaped."""
     template = resources.files("flashmore.benchmark.report").joinpath("page.html").read_text(encoding="utf-8")
-    titles = [part.text for part in report.parts if isinstance(part, Heading) and part.level == 2]
+    titles = [part.text for part in report.parts if isinstance(part, parts.Heading) and part.level == 2]
     contents = "\n".join(
         f'<li><a href="#section-{number}">{escape(title)}</a></li>' for number, title in enumerate(titles, 1)
     )
@@ -37,11 +27,11 @@ def html_page(report: Report) -> str:
     )
 
 
-def _sections(parts: tuple[Part, ...]) -> Iterator[str]:
+def _sections(body: tuple[Part, ...]) -> Iterator[str]:
     numbers = count(1)
     open_one = False
-    for part in parts:
-        if isinstance(part, Heading) and part.level == 2:
+    for part in body:
+        if isinstance(part, parts.Heading) and part.level == 2:
             if open_one:
                 yield "</section>"
             number = next(numbers)
@@ -56,19 +46,19 @@ def _sections(parts: tuple[Part, ...]) -> Iterator[str]:
 
 def _html(part: Part) -> str:
     match part:
-        case Heading(text, level):
+        case parts.Heading(text, level):
             return f"<h{level}>{escape(text)}</h{level}>"
-        case Paragraph(text, strong):
+        case parts.Paragraph(text, strong):
             return f'<p class="finding">{escape(text)}</p>' if strong else f"<p>{escape(text)}</p>"
-        case Points(items):
+        case parts.Points(items):
             return "<ul>\n" + "\n".join(f"<li>{escape(item)}</li>" for item in items) + "\n</ul>"
-        case Notice(title, text):
+        case parts.Notice(title, text):
             return f'<p class="notice"><strong>{escape(title)}.</strong> {escape(text)}</p>'
-        case Command(line):
+        case parts.Command(line):
             return _frame("Command", f"<pre><code>{escape(line)}</code></pre>")
-        case Table():
+        case parts.Table():
             return _frame(f"Table: {part.caption}", _table(part))
-        case Picture():
+        case parts.Picture():
             plot = _frame(f"Plot: {part.title}", svg_element(part))
             caption = f"{escape(part.title)}. {escape(part.description)}"
             return f"<figure>\n{plot}\n<figcaption>{caption}</figcaption>\n</figure>"
@@ -79,7 +69,7 @@ def _frame(label: str, content: str) -> str:
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">\n{content}\n</div>'
 
 
-def _table(table: Table) -> str:
+def _table(table: parts.Table) -> str:
     kinds = ['class="number"' if column in table.numbers else "" for column in table.columns]
     head = "".join(
         f"<th scope='col' {kind}>{escape(column)}</th>" if column else "<td></td>"

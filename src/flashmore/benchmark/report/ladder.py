@@ -14,18 +14,7 @@ from flashmore.benchmark.report.parts import (
     Table,
 )
 from flashmore.benchmark.report.pictures import drawable
-from flashmore.benchmark.wording import break_even_text, digits, loss_text, machine, ratio_text
-
-MIB = 2**20
-NUMBERS = (
-    "ms a step",
-    "quartiles",
-    "characters/s",
-    "none / this",
-    "95 % interval",
-    "peak MiB",
-    "first step, s",
-)
+from flashmore.benchmark.wording import LADDER_NUMBERS, digits, machine, ratio_text, rung_cells
 
 
 def findings(record: Record) -> list[str]:
@@ -89,29 +78,13 @@ def parts(record: Record, number: int) -> Iterator[Part]:
 
 
 def _table(rungs: Sequence[Record], caption: str, first: str, before: str) -> Table:
+    numbers, alike = LADDER_NUMBERS[:5], LADDER_NUMBERS[5:]
     rows = []
-    for rung in rungs:
-        if not rung["ok"]:
-            continue
-        step, peak, ratio, against = (
-            rung[name] for name in ("step_ms", "peak_bytes", "ratio", "ratio_before")
-        )
-        rows.append(
-            (
-                rung["name"],
-                digits(step["median"]),
-                f"{digits(step['low'])} – {digits(step['high'])}",
-                f"{rung['characters_per_s']:,.0f}",
-                "" if ratio is None else f"{ratio['value']:.3f}",
-                "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
-                "" if against is None else f"{against['value']:.3f}",
-                "" if against is None else Cell(against["verdict"], against["verdict"]),
-                "–" if peak is None else digits(peak / MIB),
-                digits(rung["first_step_seconds"]),
-                "" if against is None or first != "added" else break_even_text(rung),
-                loss_text(rung),
-            )
-        )
-    *numbers, peak_column, first_step = NUMBERS
-    columns = (first, *numbers, before, "verdict", peak_column, first_step, "pays after steps", "answers")
-    return Table(caption, columns, tuple(rows), (*NUMBERS, before, "pays after steps"))
+    for rung in (rung for rung in rungs if rung["ok"]):
+        cells = rung_cells(rung, added=first == "added")
+        before_it = rung["ratio_before"]
+        verdict = "" if before_it is None else Cell(cells["verdict"], before_it["verdict"])
+        told = [cells[name] for name in ("name", *numbers, "before")]
+        rows.append((*told, verdict, *(cells[name] for name in (*alike, "answers"))))
+    columns = (first, *numbers, before, "verdict", *alike, "answers")
+    return Table(caption, columns, tuple(rows), (*LADDER_NUMBERS, before))

@@ -2,18 +2,8 @@
 
 import re
 
-from flashmore.benchmark.report.parts import (
-    Cell,
-    Command,
-    Heading,
-    Notice,
-    Paragraph,
-    Part,
-    Picture,
-    Points,
-    Report,
-    Table,
-)
+from flashmore.benchmark.report import parts
+from flashmore.benchmark.report.parts import Cell, Part, Report
 from flashmore.benchmark.report.pictures import svg_file
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>&|#~$])")
@@ -29,32 +19,32 @@ def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:
     Returns:
         The text, and the pictures by the names that it gives them.
     """
-    pictures = {_file(part, stem): svg_file(part) for part in report.parts if isinstance(part, Picture)}
+    pictures = {_file(part, stem): svg_file(part) for part in report.parts if isinstance(part, parts.Picture)}
     body = "\n\n".join(_markdown(part, stem) for part in report.parts)
     return f"# {_escaped(report.title)}\n\n{body}\n", pictures
 
 
 def _markdown(part: Part, stem: str) -> str:
     match part:
-        case Heading(text, level):
+        case parts.Heading(text, level):
             return f"{'#' * level} {_escaped(text)}"
-        case Paragraph(text, strong):
+        case parts.Paragraph(text, strong):
             return f"**{_escaped(text)}**" if strong else _escaped(text)
-        case Points(items):
+        case parts.Points(items):
             return "\n".join(f"- {_escaped(item)}" for item in items)
-        case Notice(title, text):
+        case parts.Notice(title, text):
             return f"> **{_escaped(title)}.** {_escaped(text)}"
-        case Command(line):
+        case parts.Command(line):
             longest = max(map(len, re.findall("`+", line)), default=0)
             fence = "`" * max(3, longest + 1)
             return f"{fence}sh\n{line}\n{fence}"
-        case Table():
+        case parts.Table():
             return _table(part)
-        case Picture():
+        case parts.Picture():
             return f"![{_escaped(part.title)}](<{_file(part, stem)}>)\n\n{_escaped(part.description)}"
 
 
-def _table(table: Table) -> str:
+def _table(table: parts.Table) -> str:
     marks = ["---:" if column in table.numbers else "---" for column in table.columns]
     lines = [
         list(map(_escaped, table.columns)),
@@ -70,7 +60,7 @@ def _cell(cell: str | Cell) -> str:
     return f"**{_escaped(cell.text)}**"
 
 
-def _file(picture: Picture, stem: str) -> str:
+def _file(picture: parts.Picture, stem: str) -> str:
     return f"{stem}-{picture.name}.svg"
 
 

@@ -45,9 +45,9 @@ class _Cut(Cuts):
         words = Words(self.text, self.names)
         emission = Emitter(self.found, words, self.blocks, extracted=True).emit()
         new = self._render(words, emission)
-        free = sorted(self._free(old) | self._free(new))
-        if not self.inputs.sizes(free):
+        if self._free(old) | self._free(new):
             return None
+        self.inputs.take_apart()
         parameters = ", ".join(each.name for each in self.inputs.found)
         return Fragment(
             tuple(self.inputs.found), f"def old({parameters}):\n{old}", f"def new({parameters}):\n{new}"

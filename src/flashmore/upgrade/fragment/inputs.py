@@ -1,23 +1,21 @@
 """The inputs of the extracted lines: what stands for each expression of the user's, and its axes."""
 
 import ast
+from dataclasses import replace
 from typing import Literal
 
-from flashmore.upgrade.axes import Letters, Refuse, layouts
+from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.hiding import from_caller, may_hide
 from flashmore.upgrade.emit.words import Words
+from flashmore.upgrade.fragment.axes import Axes
 from flashmore.upgrade.patterns.masks import FINITE, is_lower_triangle
-from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Input
-from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import operand
 from flashmore.upgrade.text import Text
-
-_BATCH = ("B", "H", "G", "P", "Q", "R")
 
 
 class Inputs:
@@ -38,26 +36,7 @@ class Inputs:
         self.taken: set[str] = {
             each.id for each in ast.walk(found.flow.function) if isinstance(each, ast.Name)
         }
-        batch = [each for each in found.batch if each != MORE]
-        self.letter = {each: _BATCH[index] for index, each in enumerate(batch)}
-        self.letter |= {"l": "L", "s": "L" if self._square() else "S", "d": "D", "e": "E"}
-        self.split: dict[str, str] = {}
-
-    def _square(self) -> bool:
-        """Whether there are as many keys as queries, by the shapes."""
-        q, k = self.all.shapes.of(self.all.q.value), self.all.shapes.of(self.all.k.value)
-        if self.all.q.value is self.all.k.value:
-            return True
-        if q is None or k is None or len(q) != len(self.all.q.letters) or len(k) != len(self.all.k.letters):
-            return False
-        return q[self.all.q.letters.index("l")] == k[self.all.k.letters.index("s")]
-
-    def axes(self, letters: Letters) -> tuple[str, ...]:
-        """Letters of the plan as axes of a proof."""
-        result: list[str] = []
-        for each in letters:
-            result.extend(["B", "H"] if each == MORE else [self.letter[each]])
-        return tuple(result)
+        self.axes = Axes(found)
 
     def add(self, node: ast.expr | None, made: Input) -> str:
         """Takes note of an input; the same expression is the same input."""
@@ -90,7 +69,7 @@ class Inputs:
         ]
         key, value = (self.flow.seen.get(node) for _, _, node, _ in parts[1:])
         if key is value:
-            self.letter["e"] = "D"
+            self.axes.letter["e"] = "D"
         known: dict[Value | None, str] = {}
         for which, wanted, node, letters in parts:
             seen = self.flow.seen.get(node)
@@ -101,7 +80,7 @@ class Inputs:
                 node.id if isinstance(node, ast.Name) and not self._stored_later(node) else self.fresh(wanted)
             )
             source = self.text.of(node)
-            name = self.add(node, Input(name, source, "tensor", self.axes(letters)))
+            name = self.add(node, Input(name, source, "tensor", self.axes.of(letters)))
             self.names[node] = known[seen] = name
             if which is self.all.q:
                 self.query = name
@@ -126,21 +105,8 @@ class Inputs:
         if number(term.other) is not None:
             return
         learned = term.detail[0] == "learned"
-        axes = self._learned_axes(term.other) if learned else None
+        axes = self.axes.of_learned(term.other) if learned else None
         self.names[node] = self.add(None, Input(self.fresh("scale"), self.text.of(node), "scale", axes))
-
-    def _learned_axes(self, value: Value) -> tuple[str, ...]:
-        """`(H, 1, 1)` where a parameter is stored so, a single number otherwise."""
-        stack, text = [value], ""
-        while stack:
-            each = stack.pop()
-            if each.op == "selfattr" and isinstance(each.detail, Attribute):
-                kind = kind_of(each.detail, self.flow.module)
-                text += ast.unparse(kind.expression) if kind.expression is not None else ""
-            stack.extend(each.inputs())
-        if "1, 1" in text and "H" in self.letter.values() and self.all.q.letters != ():
-            return ("H", "1", "1")
-        return ()
 
     def added(self, term: Term, node: ast.expr | None, wanted: str) -> str:
         """A bias or an additive mask."""
@@ -148,7 +114,7 @@ class Inputs:
         outside = from_caller(term.other)
         if node is not None and any(each.detail[:1] == (FINITE,) for each in self.all.scores.walk()):
             outside = may_hide(term.other, self.text.of(node))
-        axes = self._broadcast(term, None if node is None else term.other)
+        axes = self.axes.broadcast(term, None if node is None else term.other)
         source = self.text.of(node) if node is not None else wanted
         note = "additive" if outside else ""
         made = Input(
@@ -161,78 +127,11 @@ class Inputs:
         )
         return self.add(None, made)
 
-    def _broadcast(self, term: Term, other: Value | None) -> tuple[str, ...]:
-        """The axes of what is combined with the scores: as many as it has, from the right."""
-        inner = term.inner[0]
-        seen = self._viewed(inner)
-        full = seen if seen is not None else self.axes(self._layout(inner))
-        dims = self.all.shapes.of(other) if other is not None else None
-        if dims is None or len(dims) > len(full):
-            return full
-        own = full[len(full) - len(dims) :] if dims else ()
-        return tuple("1" if size == "1" else axis for axis, size in zip(own, dims, strict=True))
-
-    def _layout(self, term: Term) -> Letters:
-        rename = {"s": "s"}
-        del rename
-        found = layouts(term, self._out(), self.all.shapes)
-        if found is None:
-            raise Refuse("axes that cannot be followed")
-        return found
-
-    def _out(self) -> Letters:
-        """The letters of the product's result, in the plan's names."""
-        raw = self.all.product.out
-        q, k = self.all.q.letters, self.all.k.letters
-        sides = self.all.product.letters
-        names: dict[str, str] = {}
-        for side, letters in zip(
-            sides, (q, k) if self.all.product.operands[0] is self.all.q.value else (k, q), strict=True
-        ):
-            if len(side) != len(letters):
-                raise Refuse("axes that cannot be followed")
-            for one, two in zip(side, letters, strict=True):
-                names.setdefault(one, two)
-        return tuple(names[each] for each in raw)
-
-    def _viewed(self, term: Term) -> tuple[str, ...] | None:
-        """The axes of scores that were reshaped."""
-        while term.inner:
-            if term.kind == "reshape" and term.value in self.views:
-                return self.views[term.value]
-            if term.kind in ("reshape", "move"):
-                return None
-            term = term.inner[0]
-        return None
-
-    @property
-    def views(self) -> dict[Value, tuple[str, ...]]:
-        """The axes of every reshape that is understood."""
-        return {
-            term.value: axes for term in self.all.scores.walk() if (axes := self._view_axes(term)) is not None
-        }
-
-    def _view_axes(self, term: Term) -> tuple[str, ...] | None:
-        """`view(B // W, W, H, N, N)` of (B, H, N, N): the batch is a product of two letters."""
-        if term.kind != "reshape" or term.value.inner:
-            return None
-        shapes = self.all.shapes
-        dims, base = shapes.of(term.value), shapes.of(self.all.product.value)
-        out = self.axes(self._out())
-        if dims is None or base is None or len(base) != len(out):
-            return None
-        if len(dims) == len(base):
-            return tuple(self.split.get(axis, axis) for axis in out)
-        if len(dims) != len(base) + 1:
-            return None
-        self.split[out[0]] = "V*W"
-        return ("V", "W", *out[1:])
-
     def view(self, term: Term) -> None:
         """The sizes that a reshape is given."""
         if term.value.inner:
             return
-        axes = self._view_axes(term)
+        axes = self.axes.of_view(term)
         node = term.value.node
         if axes is None or not isinstance(node, ast.Call):
             raise Refuse("a reshape that cannot be cut out")
@@ -263,7 +162,7 @@ class Inputs:
             raise Refuse("a mask that cannot be cut out")
         dtype: Literal["bool", "float", "int"] = "bool"
         value, note = term.other, "True keeps" if term.detail[2] else "True hides"
-        axes = self._broadcast(term, value)
+        axes = self.axes.broadcast(term, value)
         match node:
             case ast.Compare(left=left, ops=[_], comparators=[ast.Constant()]) if left in self.flow.seen:
                 node, value, dtype, note = left, self.flow.seen[left], "float", "0/1"
@@ -316,22 +215,18 @@ class Inputs:
 
     def hidden(self, term: Term) -> str:
         """What a helper hides."""
-        axes = self._broadcast(term, None)
+        axes = self.axes.broadcast(term, None)
         return self.add(None, Input(self.fresh("mask"), "", "mask", axes, "bool", "True hides"))
 
     def flag(self, node: ast.expr) -> str:
         """A test."""
         return self.add(None, Input(self.fresh("flag"), self.text.of(node), "flag", None, "bool"))
 
-    def sizes(self, free: list[str]) -> bool:
-        """Applies the split of a batch to all inputs; says whether no name is left unexplained."""
-        if self.split:
+    def take_apart(self) -> None:
+        """Give every input the axes that a reshape took apart."""
+        split = self.axes.split
+        if split:
             self.found = [
-                Input(
-                    each.name, each.source, each.role,
-                    None if each.axes is None else tuple(self.split.get(axis, axis) for axis in each.axes),
-                    each.dtype, each.note,
-                )
-                for each in self.found
-            ]  # fmt: skip
-        return not free
+                replace(made, axes=made.axes and tuple(split.get(axis, axis) for axis in made.axes))
+                for made in self.found
+            ]

@@ -1,19 +1,18 @@
-"""Calls: which operation a call means, and what a helper of the same file computes."""
+"""Calls: which operation a call means, whatever it is called through."""
 
 import ast
-from collections.abc import Sequence
 
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.inlining import Inlining
 from flashmore.upgrade.source.module import FUNCTIONAL
-from flashmore.upgrade.source.state import State
 
-_DEPTH = 5
 _EINOPS = {
     "einops.rearrange": "rearrange",
     "einops.repeat": "einops.repeat",
     "einops.einsum": "einops.einsum",
 }
+_PYTHON = ("int", "float", "len", "max", "min", "abs", "range", "bool", "sum", "print", "isinstance")
 _SELF_NAMES = ("input", "self", "x", "tensor")
 
 
@@ -32,20 +31,8 @@ def operation(full: str) -> str | None:
     return None
 
 
-class Calls(State):
+class Calls(Inlining):
     """Reads calls."""
-
-    def expression(self, node: ast.expr) -> Value:
-        """The value of an expression."""
-        raise NotImplementedError
-
-    def block(self, body: Sequence[ast.stmt]) -> bool:
-        """Reads statements."""
-        raise NotImplementedError
-
-    def assign(self, target: ast.expr, value: Value) -> None:
-        """Stores a value."""
-        raise NotImplementedError
 
     def call(self, node: ast.Call) -> Value:
         """The value of a call."""
@@ -142,7 +129,7 @@ class Calls(State):
         if isinstance(constant, (ast.Lambda, ast.Attribute)) or (
             isinstance(constant, ast.Call) and self.module.qualified(constant.func) == "functools.partial"
         ):
-            return self.apply(self._outside(constant), args, named, node)
+            return self.apply(self.outside(constant), args, named, node)
         if full in ("functools.partial", "partial") and args:
             return self._partial(args, named, node)
         if full == "map" and len(args) == 2 and (elements := self.elements(self._as_tuple(args[1]))):
@@ -152,19 +139,7 @@ class Calls(State):
             return self.make("tuple", [self.make("tuple", row) for row in rows], node=node)
         if full in ("tuple", "list") and len(args) == 1 and args[0].op == "tuple":
             return args[0]
-        if full in (
-            "int",
-            "float",
-            "len",
-            "max",
-            "min",
-            "abs",
-            "range",
-            "bool",
-            "sum",
-            "print",
-            "isinstance",
-        ):
+        if full in _PYTHON:
             return self.make(f"py:{full}", args, named, node)
         op = operation(full)
         if op is None:
@@ -194,16 +169,6 @@ class Calls(State):
                 return self.make("tuple", [self.make("item", (value,), detail=i) for i in range(count)])
         return value
 
-    def _outside(self, expression: ast.expr) -> Value:
-        """An expression of the module or of another method, read with no local names."""
-        self.scopes.append({})
-        self.calling.append(expression)
-        try:
-            return self.expression(expression)
-        finally:
-            self.scopes.pop()
-            self.calling.pop()
-
     def _partial(self, args: list[Value], named: dict[str, Value], node: ast.AST | None) -> Value:
         first, *given = args
         closure = first.detail
@@ -225,7 +190,7 @@ class Calls(State):
             dim = (
                 made.args[0] if made.args else next((e.value for e in made.keywords if e.arg == "dim"), None)
             )
-            extra = {"dim": self._outside(dim)} if dim is not None else {}
+            extra = {"dim": self.outside(dim)} if dim is not None else {}
             return self.make("softmax", args[:1], extra, node, detail=attribute)
         if kind.name in ("dropout", "identity") and args:
             return self.make(kind.name, args[:1], {}, node, detail=(attribute, kind))
@@ -247,67 +212,7 @@ class Calls(State):
         self, expression: ast.expr, args: list[Value], named: dict[str, Value], node: ast.AST | None
     ) -> Value:
         if isinstance(expression, ast.Call) and expression.args:
-            extra = {each.arg: self._outside(each.value) for each in expression.keywords if each.arg}
-            first = self._outside(expression.args[0])
+            extra = {each.arg: self.outside(each.value) for each in expression.keywords if each.arg}
+            first = self.outside(expression.args[0])
             return self.apply(first, args, {**extra, **named}, node)
-        return self.apply(self._outside(expression), args, named, node)
-
-    def inline(
-        self, closure: Closure, args: Sequence[Value], named: dict[str, Value], node: ast.AST | None
-    ) -> Value | None:
-        """What a function of the same file returns: None where that cannot be said."""
-        if closure.node in self.active or len(self.active) >= _DEPTH:
-            return None
-        names = self._parameters(closure, [*closure.given, *args], {**dict(closure.given_named), **named})
-        if names is None:
-            return None
-        self.active.append(closure.node)
-        self.scopes.append({**closure.names, **names})
-        self.calling.append(node or closure.node)
-        self.returned.append([])
-        outer = len(self.conditions)
-        try:
-            if isinstance(closure.node, ast.Lambda):
-                return self.expression(closure.node.body)
-            self.block(closure.node.body)
-            return self._folded(self.returned[-1], outer)
-        finally:
-            self.active.pop()
-            self.scopes.pop()
-            self.calling.pop()
-            self.returned.pop()
-
-    def _parameters(
-        self, closure: Closure, args: list[Value], named: dict[str, Value]
-    ) -> dict[str, Value] | None:
-        spec = closure.node.args
-        positional = [each.arg for each in (*spec.posonlyargs, *spec.args)]
-        if closure.bound is not None:
-            args = [closure.bound, *args]
-        if any(each.op == "star" for each in args) or spec.vararg or spec.kwarg:
-            return None
-        if len(args) > len(positional):
-            return None
-        names = dict(zip(positional, args, strict=False))
-        allowed = {*positional, *(each.arg for each in spec.kwonlyargs)}
-        if not set(named) <= allowed:
-            return None
-        names.update(named)
-        defaults = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
-        defaults.update({a.arg: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d})
-        for name, default in defaults.items():
-            if name not in names:
-                names[name] = self._outside(default)
-        return names if allowed <= set(names) else None
-
-    def _folded(self, returned: list[tuple[tuple[Condition, ...], Value]], outer: int) -> Value | None:
-        """Several returns as one value that depends on their conditions."""
-        if not returned:
-            return self.make("const", detail=None)
-        result = returned[-1][1]
-        for conditions, value in reversed(returned[:-1]):
-            inner = conditions[outer:]
-            if value is not result:
-                condition = inner[-1] if inner else Condition(None, True)
-                result = self.make("phi", (value, result), detail=condition)
-        return result
+        return self.apply(self.outside(expression), args, named, node)

@@ -1,0 +1,50 @@
+"""Edits of a source text: put in, shown as a diff, and kept out of each other's way."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import replace
+
+from flashmore.upgrade.site import Edit, Site
+from flashmore.upgrade.text import Text
+
+ADVICE = "store what the inner one gives under a name, in a statement of its own"
+
+
+def apply(source: str, sites: Iterable[Site]) -> str:
+    """The source with the edits of the rewritten sites made.
+
+    Sites may share an edit, such as an import; other edits do not overlap (`apart`).
+    """
+    edits = {edit for site in sites if site.verdict == "rewritten" for edit in site.edits}
+    result, at = [], 0
+    for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
+        result += [source[at : edit.start], edit.text]
+        at = edit.end
+    return "".join([*result, source[at:]])
+
+
+def apart(sites: Iterable[Site]) -> list[Site]:
+    """The sites, of which one that would change the lines of another before it is refused."""
+    found: list[Site] = []
+    made: set[Edit] = set()
+    for site in sites:
+        if any(_overlap(one, other) for one in site.edits for other in made):
+            reason = "its lines hold, or lie in, another attention of this function that is rewritten"
+            refused = replace(site, verdict="refused", reason=reason, advice=ADVICE)
+            found.append(replace(refused, edits=(), guard=None, fragment=None, assumptions=()))
+        else:
+            found.append(site)
+            made.update(site.edits)
+    return found
+
+
+def _overlap(one: Edit, other: Edit) -> bool:
+    return one != other and one.start < other.end and other.start < one.end
+
+
+def diff(source: str, changed: str, path: str) -> str:
+    """A unified diff that `git apply` takes, empty where nothing changed."""
+    name = path.replace("\\", "/").removeprefix("./")
+    lines = list(difflib.unified_diff(Text(source).lines, Text(changed).lines, f"a/{name}", f"b/{name}"))
+    ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
+    return "".join(ended)

@@ -1,0 +1,95 @@
+"""Helpers of the same file: what a call of one computes, its arguments in place of its parameters."""
+
+import ast
+from collections.abc import Sequence
+
+from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.state import State
+
+_DEPTH = 5
+
+
+class Inlining(State):
+    """Reads functions where they are called."""
+
+    def expression(self, node: ast.expr) -> Value:
+        """The value of an expression."""
+        raise NotImplementedError
+
+    def block(self, body: Sequence[ast.stmt]) -> bool:
+        """Reads statements."""
+        raise NotImplementedError
+
+    def assign(self, target: ast.expr, value: Value) -> None:
+        """Stores a value."""
+        raise NotImplementedError
+
+    def outside(self, expression: ast.expr) -> Value:
+        """An expression of the module or of another method, read with no local names."""
+        self.scopes.append({})
+        self.calling.append(expression)
+        try:
+            return self.expression(expression)
+        finally:
+            self.scopes.pop()
+            self.calling.pop()
+
+    def inline(
+        self, closure: Closure, args: Sequence[Value], named: dict[str, Value], node: ast.AST | None
+    ) -> Value | None:
+        """What a function of the same file returns: None where that cannot be said."""
+        if closure.node in self.active or len(self.active) >= _DEPTH:
+            return None
+        names = self._parameters(closure, [*closure.given, *args], {**dict(closure.given_named), **named})
+        if names is None:
+            return None
+        self.active.append(closure.node)
+        self.scopes.append({**closure.names, **names})
+        self.calling.append(node or closure.node)
+        self.returned.append([])
+        outer = len(self.conditions)
+        try:
+            if isinstance(closure.node, ast.Lambda):
+                return self.expression(closure.node.body)
+            self.block(closure.node.body)
+            return self._folded(self.returned[-1], outer)
+        finally:
+            self.active.pop()
+            self.scopes.pop()
+            self.calling.pop()
+            self.returned.pop()
+
+    def _parameters(
+        self, closure: Closure, args: list[Value], named: dict[str, Value]
+    ) -> dict[str, Value] | None:
+        spec = closure.node.args
+        positional = [each.arg for each in (*spec.posonlyargs, *spec.args)]
+        if closure.bound is not None:
+            args = [closure.bound, *args]
+        if any(each.op == "star" for each in args) or spec.vararg or spec.kwarg:
+            return None
+        if len(args) > len(positional):
+            return None
+        names = dict(zip(positional, args, strict=False))
+        allowed = {*positional, *(each.arg for each in spec.kwonlyargs)}
+        if not set(named) <= allowed:
+            return None
+        names.update(named)
+        defaults = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
+        defaults.update({a.arg: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d})
+        for name, default in defaults.items():
+            if name not in names:
+                names[name] = self.outside(default)
+        return names if allowed <= set(names) else None
+
+    def _folded(self, returned: list[tuple[tuple[Condition, ...], Value]], outer: int) -> Value | None:
+        """Several returns as one value that depends on their conditions."""
+        if not returned:
+            return self.make("const", detail=None)
+        result = returned[-1][1]
+        for conditions, value in reversed(returned[:-1]):
+            inner = conditions[outer:]
+            if value is not result:
+                condition = inner[-1] if inner else Condition(None, True)
+                result = self.make("phi", (value, result), detail=condition)
+        return result
