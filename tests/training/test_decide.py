@@ -225,6 +225,15 @@ def test_auto_takes_a_cuda_graph_where_it_measures_faster(
     assert note in found.notes
 
 
+@pytest.mark.parametrize("name", ["pack", "trim"])
+def test_what_is_named_beside_auto_is_not_taken_away(name: str) -> None:
+    recipe = replace(Recipe(), speedups=("auto", name), steps=100_000)
+    on_cuda = decide(recipe, CONFIG, CUDA, timed(0.5, 1.0)).speedups
+    assert on_cuda.has(name)
+    assert not on_cuda.cuda_graph
+    assert decide(recipe, CONFIG, CPU, timed(0.5, 10.0)).speedups.has(name)
+
+
 def test_exact_on_cuda_has_the_graph_in_place_of_packing() -> None:
     found = decided("exact", device=CUDA)
     assert found.speedups.cuda_graph

@@ -75,10 +75,12 @@ def decide(
         elif "auto" not in recipe.speedups:
             notes.append(f"left out {name}: {why}")
     chosen |= {name for name, on in explicit.items() if on and why_not(name, recipe, config, device) is None}
-    if "auto" in recipe.speedups and device.type == "cuda" and not {"cuda-graph", "compile"} & chosen:
+    # What was named stays: a graph takes no packed or trimmed batches, compiling no trimmed ones.
+    weighs_graph = device.type == "cuda" and not {"cuda-graph", "compile"} & chosen
+    if "auto" in recipe.speedups and weighs_graph and not {"pack", "trim"} & named:
         chosen, note = _with_cuda_graph(recipe, config, device, chosen, step_ms)
         notes.append(note)
-    if "auto" in recipe.speedups and "compile" not in chosen:
+    if "auto" in recipe.speedups and "compile" not in chosen and "trim" not in named:
         pays, note = _compiling_pays(recipe, config, device, Speedups.of(chosen), step_ms)
         notes.append(note)
         if pays:
