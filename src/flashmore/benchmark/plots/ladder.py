@@ -69,7 +69,5 @@ def _draw_rungs(axes: "Axes", rungs: list[Record]) -> None:
     axes.set_ylim(len(rungs) - 0.4, -0.6)
     axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
     if seen:
-        axes.legend(
-            frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8
-        )
+        axes.legend(frameon=False, labelcolor=INK, loc="lower right", fontsize=8)
     dress(axes)
