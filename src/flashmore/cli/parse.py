@@ -1,9 +1,12 @@
 """Words of the command line into a typed command, by tyro; flat option names everywhere."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import tyro
+
+from flashmore.terminal import one_line
 
 Command = TypeVar("Command")
 
@@ -26,14 +29,33 @@ def parse(command: type[Command], verb: str, argv: Sequence[str], default: Comma
     Raises:
         SystemExit: 0 after --help, 2 for words that do not fit; both have been printed.
     """
-    if default is None:
-        return tyro.cli(command, prog=f"flashmore {verb}", args=argv, config=STYLE)
-    return tyro.cli(command, prog=f"flashmore {verb}", args=argv, default=default, config=STYLE)
+    given = {} if default is None else {"default": default}
+    parsed: Command = _tyro(command, verb, argv, **given)
+    return parsed
 
 
 def parse_known(command: type[Command], verb: str, argv: Sequence[str]) -> tuple[Command, list[str]]:
     """Parse as `parse` does, and hand back the words that do not fit."""
-    return tyro.cli(command, prog=f"flashmore {verb}", args=argv, config=STYLE, return_unknown_args=True)
+    parsed: tuple[Command, list[str]] = _tyro(command, verb, argv, return_unknown_args=True)
+    return parsed
+
+
+def _tyro(command: type[Command], verb: str, argv: Sequence[str], **options: Any) -> Any:
+    """Run tyro. It prints its messages itself, so it reads words that need an escape twice to print one."""
+    run = partial(tyro.cli, command, prog=f"flashmore {verb}", config=STYLE, **options)
+    shown = [one_line(word) for word in argv]
+    if shown == [*argv]:
+        return run(args=argv)
+    try:
+        return run(args=argv, console_outputs=False)
+    except SystemExit:
+        run(args=shown)
+        raise
+
+
+def options_in(argv: Sequence[str]) -> set[str]:
+    """The options among the words, as the help spells them."""
+    return {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
 
 
 def value_of(option: str, argv: Sequence[str]) -> str | None:

@@ -5,8 +5,9 @@ from threading import Lock, Timer
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flashmore.terminal import Terminal, say
 
 PATIENCE_SECONDS = 2.0
 COLUMNS = (
@@ -65,10 +66,9 @@ class Waiting:
             if self.over:
                 return
             if not sys.stderr.isatty():
-                sys.stderr.write(f"{self.what}: {self._counted()}\n" if self.of else f"{self.what} …\n")
+                say(f"{self.what}: {self._counted()}" if self.of else f"{self.what} …")
                 return
-            console = Console(stderr=True, highlight=False, emoji=False)
-            self.progress = Progress(*COLUMNS, console=console, transient=True)
+            self.progress = Progress(*COLUMNS, console=Terminal(stderr=True), transient=True)
             self.task = self.progress.add_task(
                 self.what, total=self.total, completed=self.done, counted=self._counted()
             )

@@ -3,9 +3,9 @@
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flashmore.terminal import Terminal
 from flashmore.training.session import Session
 
 COLUMNS = (
@@ -24,8 +24,7 @@ class ProgressLine:
     """
 
     def __init__(self) -> None:
-        # A path may look like markup or like an :emoji: code.
-        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.console = Terminal(stderr=True)
         self.progress = Progress(*COLUMNS, console=self.console, transient=False)
         self.figures = ""
 

@@ -1,0 +1,186 @@
+"""All output goes through this module, which escapes untrusted text and leaves our own styles alone.
+
+File names, vocabularies, sources and the messages of exceptions may hold characters that move the cursor,
+recolour or retitle a terminal, or change the order in which a line is read (CVE-2021-42574). They are shown
+as Python escapes such as `\\x1b` and `\\u202e`. No other module writes to stdout or stderr.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
+from typing import Any, TextIO, cast
+from unicodedata import category
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+_HIDDEN = re.compile(
+    "(?P<variation>[\ufe00-\ufe0f\U000e0100-\U000e01ef])"
+    "|(?P<joiner>[\u180e\u200b-\u200d])"
+    "|\r(?!\n)"
+    "|["
+    "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 without \t and \n, DEL, C1
+    "\u2028\u2029\ud800-\udfff"  # line and paragraph separators; surrogates stand for bytes that are no UTF-8
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # the controls of the bidirectional algorithm
+    "\xad\u2060-\u2065\u206a-\u206f\ufeff\ufff0-\ufffb"  # invisible, and needed by no script
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"  # tags, and what Unicode reserves around them
+    "]"
+)
+
+
+def printable(text: str) -> str:
+    """Text of one or several lines, where whatever acts on a terminal or hides from a reader is escaped.
+
+    Tabs, line feeds and carriage returns before a line feed stay, and so does ordinary text of every script:
+    a joiner or zero-width space after a letter, mark or symbol outside ASCII, one variation selector after a
+    visible character.
+    """
+    return _HIDDEN.sub(_escaped, text)
+
+
+def one_line(text: str) -> str:
+    """The same for a file's name, a value, a message: a line feed in it cannot begin a line of its own."""
+    return printable(text).replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    before = found.string[max(found.start() - 1, 0) : found.start()]
+    kind = category(before)[0] if before else "C"
+    if found["joiner"]:
+        needed = before > "\x7f" and kind in "LMS"
+    elif found["variation"]:
+        again = _HIDDEN.match(before)
+        needed = kind not in "CZ" and not (again and again["variation"])
+    else:
+        needed = False
+    return found[0] if needed else ascii(found[0])[1:-1]
+
+
+def write(text: str) -> None:
+    """Text on stdout as it is, line ends included, but for what `printable` escapes."""
+    sys.stdout.write(printable(text))
+
+
+def write_lines(lines: Iterable[str], stream: TextIO | None = None) -> None:
+    """Each on a line of its own, whatever it holds.
+
+    Args:
+        lines: without line ends.
+        stream: stdout if None.
+    """
+    (stream or sys.stdout).write("".join(f"{one_line(line)}\n" for line in lines))
+
+
+def say(*lines: str) -> None:
+    """Remarks on stderr, apart from the results, each on a line of its own."""
+    write_lines(lines, sys.stderr)
+
+
+def write_patch(patch: bytes, encoding: str) -> None:
+    """A patch on stdout: byte for byte into a file or a pipe, escaped on a terminal.
+
+    Args:
+        patch: its lines, in the encodings that the files have.
+        encoding: in which a terminal is to show them.
+    """
+    if sys.stdout.isatty():
+        write(patch.decode(encoding, "surrogateescape"))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(patch)
+
+
+def write_json(document: Any) -> None:
+    """One JSON document on stdout; what is hidden, or what stdout cannot encode, as \\uXXXX escapes."""
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(document, indent=2, ensure_ascii=ascii_only)
+    sys.stdout.write(_HIDDEN.sub(_escaped_in_json, text) + "\n")
+
+
+def _escaped_in_json(found: re.Match[str]) -> str:
+    """The same character in a JSON string: above U+FFFF it takes two escapes."""
+    if _escaped(found) == found[0]:
+        return found[0]
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+class _BestEffort:
+    """A stream that may have no reader: where it cannot be written, nothing is, and the program goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, or give up."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or give up."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # Python and libraries would meet the same error again, at the latest when the process ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def best_effort_stderr() -> Iterator[None]:
+    """Within the context, remarks and progress on stderr that cannot be written stop nothing."""
+    stream = cast(TextIO, _BestEffort(sys.stderr))
+    with redirect_stderr(stream):
+        yield
+
+
+class Terminal(Console):
+    """rich's console, with everything escaped that is printed through it.
+
+    A string is one line. Neither markup nor :emoji: codes are read: names and paths may look like both.
+    """
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=soft_wrap, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does, each object on a line of its own."""
+        lines = (one_line(each) if isinstance(each, str) else each for each in objects)
+        super().print(*lines, **{"sep": "\n"} | options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does; text is escaped, rich's own control codes are kept."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+class Cells(Table):
+    """rich's table, with its cells escaped before they are measured: each is one line, in one style."""
+
+    def add_column(self, header: RenderableType = "", *others: Any, **options: Any) -> None:
+        """Add a column as rich does."""
+        super().add_column(_cell(header), *others, **options)
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row as rich does."""
+        super().add_row(*map(_cell, cells), **options)
+
+
+def _cell(content: Any) -> Any:
+    if isinstance(content, Text):  # with one style for all of it
+        return Text(one_line(content.plain), content.style)
+    return one_line(content) if isinstance(content, str) else content
