@@ -45,7 +45,7 @@ def main() -> None:
             print(f"interrupted: {interrupted.found}")
         print(f"resumed, and done after step {resume(cut).steps}")
 
-        never, once = (Run.open(path).load_checkpoint("last").weights for path in (whole, cut))
+        never, once = (Run.open(path).load_weights("last") for path in (whole, cut))
         same = [name for name in never if torch.equal(never[name], once[name])]
         print(f"{len(same)} of {len(never)} weight tensors are equal bit for bit")
 

@@ -39,7 +39,7 @@ def with_weights(q, k, v):
 def run(folder: Path, *words: str) -> None:
     """Run a command as a user does, and print what it prints and its exit code."""
     print("$ flashmore", *words)
-    command = [sys.executable, "-m", "flashmore.cli.main", *words]
+    command = [sys.executable, "-m", "flashmore", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     print(f"{done.stdout}exit code {done.returncode}\n")
 

@@ -1,7 +1,6 @@
 """Several runs side by side: losses, sizes, time and names, as rows, and as a picture."""
 
 import io
-import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmore.errors import RunError
+from flashmore.files import disk_errors, replace_file
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
 from flashmore.runs import Run
-from flashmore.runs.storage import disk_errors, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +48,7 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
             raise RunError(
                 f"a finished run in {run.path}",
                 "one that was interrupted, with no result yet",
-                f"first: flashmore train --resume {shlex.quote(str(run.path))}",
+                f"first: {run.resume_command()}",
             )
         rows.append(Row(result | {"run": str(run.path)}, tuple(generate(run, options).names)))
     return rows

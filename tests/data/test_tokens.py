@@ -1,8 +1,11 @@
 """Ids on disk: whole or absent, checked when they are opened, made again where they are damaged."""
 
+import hashlib
 import json
+import os
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,10 @@ import pytest
 
 from flashmore.data import text as text_module
 from flashmore.data.long_text import LongText, read_long_text
-from flashmore.data.tokens import Ids, encode_text, obtain, random_tokens, scan_text, scan_tokens
+from flashmore.data.tokens import Ids, encode_text, random_tokens, scan_text, scan_tokens, write_store
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.errors import DataError, RecipeError
+from flashmore.errors import DataError, RecipeError, RunError
+from flashmore.runs import records
 
 TEXT = "the cat sat on the mat.\nthe Žižek café 日本 …\n" * 40
 
@@ -28,22 +32,26 @@ def ids_of(run: Path, text: LongText, vocabulary: Vocabulary) -> list[int]:
     return [int(number) for number in text.ids(run, vocabulary)]
 
 
+def store(path: Path, folder: Path) -> tuple[LongText, Vocabulary]:
+    """A text with its store in a folder."""
+    text, vocabulary, _ = read_long_text(path, "utf-8", "80/10/10", 16, None)
+    return text.stored(folder, vocabulary), vocabulary
+
+
 def test_ids_spell_the_text(source: Path, tmp_path: Path) -> None:
     text, vocabulary, size = read_long_text(source, "utf-8", "80/10/10", 16, None)
     assert vocabulary.characters == tuple(sorted(set(TEXT)))
     assert (text.kind, text.count, size) == ("characters", len(TEXT), len(set(TEXT)))
-    ids = text.ids(tmp_path, vocabulary)
+    ids = text.stored(tmp_path, vocabulary).ids(tmp_path, vocabulary)
     assert "".join(vocabulary.characters[number] for number in ids) == TEXT
     assert ids.dtype == np.uint16
     assert not ids.flags.writeable
 
 
 def test_the_store_is_what_numpy_reads_as_little_endian_16_bit_numbers(source: Path, tmp_path: Path) -> None:
-    text, vocabulary, _ = read_long_text(source, "utf-8", "80/10/10", 16, None)
-    ids = ids_of(tmp_path, text, vocabulary)
-    assert np.fromfile(tmp_path / "tokens.bin", dtype="<u2").tolist() == ids
-    header = json.loads((tmp_path / "tokens.json").read_text())
-    assert (header["format"], header["dtype"], header["count"]) == (1, "<u2", len(TEXT))
+    text, vocabulary = store(source, tmp_path)
+    assert np.fromfile(tmp_path / "tokens.bin", dtype="<u2").tolist() == ids_of(tmp_path, text, vocabulary)
+    assert text.store_sha256 == hashlib.sha256((tmp_path / "tokens.bin").read_bytes()).hexdigest()
 
 
 def test_small_pieces_give_the_same_store(
@@ -67,7 +75,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     tracemalloc.start()
     text, vocabulary, _ = read_long_text(path, "utf-8", "80/10/10", 64, None)
-    ids = text.ids(tmp_path / "run", vocabulary)
+    ids = text.stored(tmp_path / "run", vocabulary).ids(tmp_path / "run", vocabulary)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(ids) == size
@@ -81,30 +89,26 @@ def flip(path: Path) -> None:
 
 
 def test_a_damaged_or_foreign_store_is_made_again(source: Path, tmp_path: Path) -> None:
-    text, vocabulary, _ = read_long_text(source, "utf-8", "80/10/10", 16, None)
+    text, vocabulary = store(source, tmp_path)
     right = ids_of(tmp_path, text, vocabulary)
-    store, header = tmp_path / "tokens.bin", tmp_path / "tokens.json"
-    untouched = store.stat().st_mtime_ns
+    path = tmp_path / "tokens.bin"
+    untouched = path.stat().st_mtime_ns
     assert ids_of(tmp_path, text, vocabulary) == right
-    assert store.stat().st_mtime_ns == untouched, "an intact store is only read"
+    assert path.stat().st_mtime_ns == untouched, "an intact store is only read"
     for damage in (
-        lambda: flip(store),
-        lambda: store.write_bytes(store.read_bytes()[:-1]),
-        lambda: store.write_bytes(b""),
-        store.unlink,
-        header.unlink,
-        lambda: header.write_text("{"),
-        lambda: header.write_text("[]"),
-        lambda: header.write_text(header.read_text().replace(text.origin, "0" * 64)),
-        lambda: header.write_text(header.read_text().replace('"format": 1', '"format": 2')),
+        lambda: flip(path),
+        lambda: path.write_bytes(path.read_bytes()[:-1]),
+        lambda: path.write_bytes(path.read_bytes() + b"12"),
+        lambda: path.write_bytes(b""),
+        path.unlink,
     ):
         damage()
         assert ids_of(tmp_path, text, vocabulary) == right
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "tokens.bin", "tokens.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "tokens.bin"]
 
 
 def test_a_damaged_store_of_a_text_that_changed_is_refused(source: Path, tmp_path: Path) -> None:
-    text, vocabulary, _ = read_long_text(source, "utf-8", "80/10/10", 16, None)
+    text, vocabulary = store(source, tmp_path)
     right = ids_of(tmp_path, text, vocabulary)
     source.write_text(TEXT.replace("cat", "tac"), encoding="utf-8")
     assert ids_of(tmp_path, text, vocabulary) == right, "an intact store needs its text no more"
@@ -116,14 +120,35 @@ def test_a_damaged_store_of_a_text_that_changed_is_refused(source: Path, tmp_pat
         text.ids(tmp_path, vocabulary)
 
 
+def test_a_store_that_is_a_link_is_refused(source: Path, tmp_path: Path) -> None:
+    text, vocabulary = store(source, tmp_path)
+    (tmp_path / "tokens.bin").rename(tmp_path / "elsewhere")
+    (tmp_path / "tokens.bin").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="a symbolic link"):
+        text.ids(tmp_path, vocabulary)
+
+
 def test_a_store_that_could_not_be_finished_leaves_nothing(tmp_path: Path) -> None:
     def half() -> Iterator[Ids]:
         yield np.zeros(10, dtype=np.uint16)
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        obtain(tmp_path / "tokens.bin", "origin", half)
+        write_store(tmp_path / "tokens.bin", half())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes with a name, and devices")
+def test_a_text_is_read_twice_so_it_is_no_pipe_and_no_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.bin")
+    for path, found in (
+        (tmp_path / "pipe", "a pipe, which can be read only once"),
+        (tmp_path / "pipe.bin", "a pipe, which can be read only once"),
+        (Path("/dev/zero"), "a device"),
+    ):
+        with pytest.raises(DataError, match=found):
+            read_long_text(path, "utf-8", "80/10/10", 16, None)
 
 
 def test_a_bin_file_is_used_where_it_is(tmp_path: Path) -> None:
@@ -156,7 +181,7 @@ def test_bin_files_that_hold_no_ids_are_refused(tmp_path: Path) -> None:
 def test_random_ids_repeat_and_stay_below_gpt2s_vocabulary(tmp_path: Path) -> None:
     text, vocabulary, size = read_long_text(None, "utf-8", "90/10/0", 16, 50_304)
     assert size == 50_304
-    ids = text.ids(tmp_path, vocabulary)
+    ids = text.stored(tmp_path, vocabulary).ids(tmp_path, vocabulary)
     assert len(ids) == text.count
     assert ids.max() == 50_256
     again = np.concatenate(list(random_tokens(text.count, 50_257, seed=0)))
@@ -172,4 +197,4 @@ def test_a_text_takes_no_vocabulary_size(source: Path) -> None:
 
 def test_a_long_text_survives_json(source: Path) -> None:
     text, _, _ = read_long_text(source, "utf-8", "80/10/10", 16, None)
-    assert LongText.from_json(json.loads(json.dumps(text.to_json()))) == text
+    assert records.convert(json.loads(json.dumps(asdict(text))), LongText, "a text") == text

@@ -9,7 +9,7 @@ from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
-from flashmore.runs import Checkpoint, Run
+from flashmore.runs import Checkpoint, Run, Settings, State
 
 NO_ITEMS = Split(train=(), validation=(), test=(), leak_share=None)
 
@@ -24,8 +24,9 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         made += 1
         vocabulary = Vocabulary.from_items(characters)
         config = ModelConfig(model, vocabulary.size, context, **sizes)  # type: ignore[arg-type]
-        run = Run.create(tmp_path / f"run {made}", {}, config, vocabulary, split)
-        run.save_checkpoint("last", Checkpoint(build(config, seed=1).state_dict(), {}, {"step": 0}))
+        settings = Settings({}, {}, config, vocabulary, split, None, {})
+        with Run.create(tmp_path / f"run {made}", settings) as run:
+            run.begin(Checkpoint(build(config, seed=1).state_dict(), {}, State(0, 10)))
         return run
 
     return make
@@ -38,7 +39,7 @@ def make_bigram(make_run: Callable[..., Run]) -> Callable[..., Run]:
     def make(rows: list[list[float]], characters: str, context: int, split: Split = NO_ITEMS) -> Run:
         run = make_run("bigram", characters, context, split)
         logits: Tensor = torch.tensor(rows).clamp_min(1e-30).log()
-        run.save_checkpoint("last", Checkpoint({"logits": logits}, {}, {"step": 0}))
+        run.save_checkpoint("last", Checkpoint({"logits": logits}, {}, State(0, 10)))
         return run
 
     return make

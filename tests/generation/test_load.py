@@ -6,14 +6,15 @@ import torch
 from flashmore.errors import RecipeError, RunError
 from flashmore.generation.load import largest_batch, load_model
 from flashmore.models.config import ModelConfig
-from flashmore.runs import Checkpoint, Run
+from flashmore.runs import Checkpoint, Run, State
 
 
 def test_best_comes_before_last(make_bigram: Callable[..., Run]) -> None:
     run = make_bigram([[0.5, 0.5], [0.5, 0.5]], "a", 4)
-    run.save_checkpoint("last", Checkpoint({"logits": torch.full((2, 2), 1.0)}, {}, {}))
+    run.save_checkpoint("last", Checkpoint({"logits": torch.full((2, 2), 1.0)}, {}, State(4, 10)))
     assert load_model(run, "cpu").state_dict()["logits"].unique().tolist() == [1.0]
-    run.save_checkpoint("best", Checkpoint({"logits": torch.full((2, 2), 2.0)}, {}, {}))
+    run.save_checkpoint("best", Checkpoint({"logits": torch.full((2, 2), 2.0)}, {}, State(3, 10, 2.5, 3)))
+    run.save_checkpoint("last", Checkpoint({"logits": torch.full((2, 2), 1.0)}, {}, State(4, 10, 2.5, 3)))
     assert load_model(run, "cpu").state_dict()["logits"].unique().tolist() == [2.0]
 
 
@@ -41,22 +42,22 @@ def test_loading_leaves_the_random_numbers_alone(make_run: Callable[..., Run]) -
 
 def test_a_run_without_a_checkpoint_is_named(make_run: Callable[..., Run]) -> None:
     run = make_run("bigram", "ab", 4)
-    (run.path / "last").rename(run.path / "elsewhere")
-    with pytest.raises(RunError, match="there is none"):
+    (run.path / "last.safetensors").unlink()
+    with pytest.raises(RunError, match="it is missing"):
         load_model(run, "cpu")
 
 
 def test_weights_of_another_model_are_named(make_run: Callable[..., Run]) -> None:
     run = make_run("bigram", "ab", 4)
-    run.save_checkpoint("best", Checkpoint({"logits": torch.zeros(4, 4)}, {}, {}))
-    with pytest.raises(RunError, match=r"logits of shape \(4, 4\) instead of \(3, 3\)"):
+    run.save_checkpoint("last", Checkpoint({"logits": torch.zeros(4, 4)}, {}, State(1, 10)))
+    with pytest.raises(RunError, match=r"logits of shape \(4, 4\) and torch.float32 instead of \(3, 3\)"):
         load_model(run, "cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_weights_that_are_no_numbers_are_named(make_run: Callable[..., Run], value: float) -> None:
     run = make_run("bigram", "ab", 4)
-    run.save_checkpoint("best", Checkpoint({"logits": torch.full((3, 3), value)}, {}, {}))
+    run.save_checkpoint("last", Checkpoint({"logits": torch.full((3, 3), value)}, {}, State(1, 10)))
     with pytest.raises(RunError, match="logits"):
         load_model(run, "cpu")
 

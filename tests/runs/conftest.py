@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,47 +10,75 @@ import torch
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
-from flashmore.runs import Checkpoint, Run
+from flashmore.models.registry import layout
+from flashmore.runs import Checkpoint, Run, Settings, State, locked
 
-MakeRun = Callable[[Path], Run]
+MakeRun = Callable[..., Run]
 MakeCheckpoint = Callable[..., Checkpoint]
 
 SPLIT = Split(train=("anna", "zoë", "ab cd"), validation=("ben",), test=("anna",), leak_share=1.0)
+VOCABULARY = Vocabulary.from_items(SPLIT.train + SPLIT.validation)
+RECIPE = {"steps": 10, "lr": 5e-4, "file": None, "betas": (0.9, 0.99)}
 
 
-@pytest.fixture(scope="session")
-def make_run() -> MakeRun:
-    """Makes a run in a folder."""
-    vocabulary = Vocabulary.from_items(SPLIT.train + SPLIT.validation)
-    model = ModelConfig(model="bigram", vocabulary_size=vocabulary.size, context=8, dropout=0.5)
-    recipe = {"steps": 10, "lr": 5e-4, "file": None, "betas": (0.9, 0.99)}
-    return lambda path: Run.create(path, recipe, model, vocabulary, SPLIT)
+def settings_of(channels: int) -> Settings:
+    model = ModelConfig(
+        model="bow", vocabulary_size=VOCABULARY.size, context=8, channels=channels, dropout=0.5
+    )
+    versions = {"flashmore": "0", "torch": str(torch.__version__)}
+    return Settings(RECIPE, RECIPE, model, VOCABULARY, SPLIT, None, versions)
+
+
+def checkpoint_of(step: int, channels: int = 4) -> Checkpoint:
+    """A checkpoint that holds its step in each of its parts."""
+    sizes = layout(settings_of(channels).model)
+    weights = {name: torch.full(shape, float(step), dtype=dtype) for name, (shape, dtype) in sizes.items()}
+    return Checkpoint(weights, {"exp_avg": torch.full((channels,), float(step))}, State(step, 10**6))
 
 
 @pytest.fixture(scope="session")
 def make_checkpoint() -> MakeCheckpoint:
-    """Makes a checkpoint that holds its step in each of its parts."""
+    return checkpoint_of
 
-    def make(step: int, size: int = 4) -> Checkpoint:
-        values = torch.full((size,), float(step))
-        optimizer = {"state": {0: {"exp_avg": values}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-        return Checkpoint({"values": values}, optimizer, {"step": step, "best": None})
+
+@pytest.fixture(scope="session")
+def make_run() -> MakeRun:
+    """Makes a run of step 0 in a folder."""
+
+    def make(path: Path, channels: int = 4) -> Run:
+        with locked(path), Run.create(path, settings_of(channels)) as run:
+            run.begin(checkpoint_of(0, channels))
+        return Run.open(path)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def step_of() -> Callable[[Checkpoint], int]:
-    """Reads the step from every part of a checkpoint, which must agree."""
+def step_of() -> Callable[[Run], int]:
+    """Reads the step of `last` from every part of it, which must agree."""
 
-    def read(checkpoint: Checkpoint) -> int:
-        step = checkpoint.state["step"]
-        assert set(checkpoint.weights["values"].tolist()) == {step}
-        assert set(checkpoint.optimizer["state"][0]["exp_avg"].tolist()) == {step}
-        assert isinstance(step, int)
+    def read(run: Run) -> int:
+        shape = (run.model.channels,)
+        checkpoint = run.load_checkpoint({"exp_avg": (shape, torch.float32)})
+        step = checkpoint.state.step
+        for tensors in (checkpoint.weights, checkpoint.optimizer):
+            assert {value for tensor in tensors.values() for value in tensor.flatten().tolist()} == {step}
         return step
 
     return read
+
+
+@pytest.fixture
+def run(make_run: MakeRun, tmp_path: Path) -> Run:
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Every file of a folder, to see that nothing was lost or left."""
+    return lambda folder: {
+        entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name != "run.lock"
+    }
 
 
 @pytest.fixture
@@ -67,3 +96,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}

@@ -1,81 +1,98 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flashmore.errors import RunError
-from flashmore.runs import Run
+from flashmore.runs import Checkpoint, Run
 
-MakeRun = Callable[[Path], Run]
-
-
-@pytest.fixture
-def run(make_run: MakeRun, tmp_path: Path) -> Run:
-    return make_run(tmp_path / "run")
+MakeCheckpoint = Callable[..., Checkpoint]
 
 
 def steps(run: Run) -> list[int]:
     return [line["step"] for line in run.read_metrics()]
 
 
+@pytest.fixture
+def metrics(run: Run) -> Path:
+    return run.path / "metrics.jsonl"
+
+
+def log(run: Run, make_checkpoint: MakeCheckpoint, *steps: int, saved: int) -> None:
+    """Log steps as a training process does, and save a checkpoint after one of them."""
+    with run.log_metrics(run.load_state("last")) as lines:
+        for step in steps:
+            lines.append({"step": step, "loss": 1 / 3})
+            if step == saved:
+                length, sha256 = lines.saved()
+                made = make_checkpoint(step)
+                state = replace(made.state, metrics_bytes=length, metrics_sha256=sha256)
+                run.save_checkpoint("last", replace(made, state=state))
+
+
 def test_lines_come_back_in_order(run: Run) -> None:
     assert run.read_metrics() == []
     lines = [{"step": 1, "loss": 3.3000000000000003}, {"step": 2, "loss": 3.1, "val_loss": 3.2}]
-    for line in lines:
-        run.append_metrics(line)
+    with run.log_metrics(run.load_state("last")) as opened:
+        for line in lines:
+            opened.append(line)
     assert Run.open(run.path).read_metrics() == lines
-    assert (run.path / "metrics.jsonl").read_text().count("\n") == 2
 
 
-def test_a_last_line_cut_anywhere_is_dropped(run: Run) -> None:
-    run.append_metrics({"step": 1, "loss": 3.3})
-    first = (run.path / "metrics.jsonl").read_bytes()
-    run.append_metrics({"step": 2, "loss": 3.1})
-    whole = (run.path / "metrics.jsonl").read_bytes()
-    for length in range(len(first), len(whole)):
-        (run.path / "metrics.jsonl").write_bytes(whole[:length])
+def test_a_last_line_cut_anywhere_is_dropped(
+    run: Run, metrics: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    log(run, make_checkpoint, 1, 2, saved=1)
+    whole = metrics.read_bytes()
+    first = whole.index(b"\n") + 1
+    for length in range(first, len(whole)):
+        metrics.write_bytes(whole[:length])
         assert steps(run) == [1]
 
 
-def test_appending_after_a_cut_line_does_not_join_the_two(run: Run) -> None:
-    run.append_metrics({"step": 1, "loss": 3.3})
-    with (run.path / "metrics.jsonl").open("ab") as file:
-        file.write(b'{"step": 2, "lo')
-    run.append_metrics({"step": 2, "loss": 3.1})
-    assert run.read_metrics() == [{"step": 1, "loss": 3.3}, {"step": 2, "loss": 3.1}]
+def test_going_on_drops_what_was_logged_after_the_checkpoint(
+    run: Run, metrics: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    log(run, make_checkpoint, 1, 2, 3, saved=2)
+    with metrics.open("ab") as file:
+        file.write(b'{"step": 4, "lo')
+    assert steps(run) == [1, 2, 3]
+    with run.log_metrics(run.load_state("last")) as lines:
+        lines.append({"step": 3, "loss": 9.0})
+    assert run.read_metrics()[1:] == [{"step": 2, "loss": 1 / 3}, {"step": 3, "loss": 9.0}]
 
 
-def test_appending_to_nothing_but_a_cut_line(run: Run) -> None:
-    (run.path / "metrics.jsonl").write_bytes(b'{"step": 1')
-    run.append_metrics({"step": 1, "loss": 3.1})
-    assert steps(run) == [1]
-
-
-def test_truncating_removes_later_steps_and_a_cut_line(run: Run) -> None:
-    run.truncate_metrics(5)
-    assert not (run.path / "metrics.jsonl").exists()
-    for step in (1, 2, 2, 3, 10):
-        run.append_metrics({"step": step, "loss": 1 / 3})
-    kept = (run.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:3]
-    with (run.path / "metrics.jsonl").open("ab") as file:
-        file.write(b'{"step": 1')
-    run.truncate_metrics(2)
-    assert (run.path / "metrics.jsonl").read_bytes() == b"".join(kept)
-    assert sorted(entry.suffix for entry in run.path.iterdir()) == [".json", ".json", ".json", ".jsonl"]
-    run.truncate_metrics(0)
-    assert run.read_metrics() == []
+@pytest.mark.parametrize("damage", ["shorter", "other", "gone"])
+def test_a_log_that_is_not_the_checkpoints_is_refused_and_left_alone(
+    run: Run, metrics: Path, make_checkpoint: MakeCheckpoint, damage: str
+) -> None:
+    log(run, make_checkpoint, 1, 2, saved=2)
+    whole = metrics.read_bytes()
+    if damage == "gone":
+        metrics.unlink()
+    else:
+        metrics.write_bytes(whole[:-1] if damage == "shorter" else whole.replace(b"0.3", b"0.2"))
+    before = metrics.read_bytes() if damage != "gone" else b""
+    for read in (run.read_metrics, lambda: run.log_metrics(run.load_state("last"))):
+        with pytest.raises(RunError, match="at step 2") as caught:
+            read()
+        assert str(metrics) in caught.value.wanted
+        assert (metrics.read_bytes() if metrics.exists() else b"") == before
 
 
 @pytest.mark.parametrize(
-    "line", [b"{]", b"3", b'{"loss": 2.0}', b'{"step": "2"}', b'{"step": true}', b"\xff", b""]
+    "line",
+    [b"{]", b"3", b'{"loss": 2.0}', b'{"step": "2"}', b'{"step": true}', b"\xff", b"", b'{"step": 1e999}'],
 )
-def test_an_altered_line_is_named(run: Run, line: bytes) -> None:
-    run.append_metrics({"step": 1, "loss": 3.3})
-    before = (run.path / "metrics.jsonl").read_bytes()
-    (run.path / "metrics.jsonl").write_bytes(before + line + b"\n")
+def test_an_altered_line_after_the_checkpoint_is_named(run: Run, metrics: Path, line: bytes) -> None:
+    metrics.write_bytes(b'{"step": 1}\n' + line + b"\n")
     with pytest.raises(RunError, match="line 2") as caught:
         run.read_metrics()
-    assert str(run.path / "metrics.jsonl") in caught.value.wanted
-    with pytest.raises(RunError, match="line 2"):
-        run.truncate_metrics(0)
-    assert (run.path / "metrics.jsonl").read_bytes() == before + line + b"\n"
+    assert str(metrics) in caught.value.wanted
+
+
+def test_a_number_that_json_does_not_know_is_refused(run: Run) -> None:
+    with run.log_metrics(run.load_state("last")) as lines, pytest.raises(ValueError, match="JSON"):
+        lines.append({"step": 1, "loss": float("inf")})
+    assert run.read_metrics() == []

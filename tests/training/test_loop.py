@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flashmore.errors import Interrupted, RecipeError, RunError, TrainingFailed
-from flashmore.runs import Run
+from flashmore.runs import Checkpoint, Run
+from flashmore.training import loop
 from flashmore.training.loop import Silent, resume, train
 from flashmore.training.recipe import Recipe, recipe_for
 from flashmore.training.session import Session
@@ -37,8 +41,13 @@ class PressCtrlC(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return Run.open(run).load_checkpoint(name).weights  # type: ignore[arg-type]
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return Run.open(run).load_weights("last")
+
+
+def tensors(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    """Weights, optimizer and random numbers."""
+    return load_file(run / f"{name}.safetensors")
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
@@ -68,7 +77,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     resumed = resume(tmp_path / "cut")
 
     for name in ("last", "best"):
-        assert same(weights(tmp_path / "whole", name), weights(tmp_path / "cut", name))
+        assert same(tensors(tmp_path / "whole", name), tensors(tmp_path / "cut", name))
     assert resumed.test_loss == whole.test_loss
     left, right = (
         [
@@ -78,17 +87,11 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
         for run in ("whole", "cut")
     )
     assert left == right
-    optimizers = [
-        Run.open(tmp_path / run).load_checkpoint("last").optimizer["step"]["optimizers"][0]
-        for run in ("whole", "cut")
-    ]
-    for index, state in optimizers[0]["state"].items():
-        assert same(state, optimizers[1]["state"][index])
 
 
 def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
     train(SMALL, tmp_path / "whole")
-    command = [sys.executable, "-m", "flashmore.cli.main", "train", "--out", str(tmp_path / "cut")]
+    command = [sys.executable, "-m", "flashmore", "train", "--out", str(tmp_path / "cut")]
     options = {
         "channels": 16,
         "heads": 2,
@@ -132,7 +135,8 @@ def test_the_best_weights_are_those_with_the_lowest_validation_loss(tmp_path: Pa
     result = train(recipe, tmp_path / "run")
     lines = [line for line in Run.open(tmp_path / "run").read_metrics() if "val_loss" in line]
     best = min(lines, key=lambda line: line["val_loss"])
-    assert Run.open(tmp_path / "run").load_checkpoint("best").state["step"] == best["step"] < 120
+    state = Run.open(tmp_path / "run").load_state("last")
+    assert state.best_step == Run.open(tmp_path / "run").load_state("best").step == best["step"] < 120
     assert result.val_loss == pytest.approx(best["val_loss"], rel=1e-6)
 
 
@@ -172,16 +176,23 @@ def test_makemores_split_reports_its_leak_and_keeps_the_last_weights(tmp_path: P
     assert result.leak_share is not None
     assert 0 < result.leak_share <= 1
     assert result.val_loss is None
-    assert not Run.open(tmp_path / "run").has_checkpoint("best")
+    assert Run.open(tmp_path / "run").load_state("last").best_step is None
     assert {"leak_share", "test_loss_unleaked"} <= result.to_json().keys()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    recipe = replace(SMALL, steps=400, lr=1e18, clip=0.0, warmup=0, schedule="constant")
-    with pytest.raises(TrainingFailed, match="--lr"):
+def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
+    # The learning rate grows with every step of the warm-up, so that the first steps still save checkpoints.
+    recipe = replace(
+        SMALL, steps=400, eval_every=1, lr=1e9, clip=0.0, warmup=399, split="100/0/0", speedups=("none",)
+    )
+    with pytest.raises(TrainingFailed, match="--lr") as caught:
         train(recipe, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     assert all(math.isfinite(line["loss"]) for line in run.read_metrics())
+    step = run.load_state("last").step
+    assert f"its last checkpoint is of step {step}" in caught.value.found
+    assert step > 0
+    assert all(value.isfinite().all() for value in tensors(tmp_path / "run").values())
 
 
 def test_nothing_is_written_when_the_recipe_cannot_be_trained(tmp_path: Path) -> None:
@@ -192,10 +203,95 @@ def test_nothing_is_written_when_the_recipe_cannot_be_trained(tmp_path: Path) ->
 
 def test_another_runs_folder_is_never_overwritten(tmp_path: Path) -> None:
     train(SMALL, tmp_path / "run")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="--resume"):
-        train(SMALL, tmp_path / "run")
-    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != "run.lock"}
+    with pytest.raises(RunError, match="--resume") as caught:
+        train(replace(SMALL, lr=1.0, batch=4), tmp_path / "run")
+    assert "batch 8 instead of 4" in caught.value.found
+    assert "lr 0.006 instead of 1.0" in caught.value.found
+    after = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != "run.lock"}
+    assert before == after
+
+
+def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("anna\nben\ncleo\ndora\n")
+    recipe = replace(SMALL, file=names, steps=2)
+    train(recipe, tmp_path / "run")
+    names.write_text("anna\nben\ncleo\nemma\n")
+    with pytest.raises(RunError, match="other data"):
+        train(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize("stop_at", [1, 6, 12])
+def test_the_same_call_goes_on_with_its_own_run(tmp_path: Path, stop_at: int) -> None:
+    whole = train(SMALL, tmp_path / "whole")
+    with pytest.raises(Interrupted) if stop_at < 12 else nullcontext():
+        train(SMALL, tmp_path / "cut", PressCtrlC(stop_at))
+    again = train(SMALL, tmp_path / "cut")
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+    assert (again.steps, again.test_loss) == (whole.steps, whole.test_loss)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "dtype"), [("adamw", "float32"), ("muon", "bfloat16"), ("adamw", "float16")]
+)
+def test_every_optimizer_goes_on_bit_for_bit(tmp_path: Path, optimizer: str, dtype: str) -> None:
+    recipe = replace(SMALL, optimizer=optimizer, dtype=dtype, dropout=0.1)  # type: ignore[arg-type]
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "cut", PressCtrlC(5))
+    train(recipe, tmp_path / "cut")
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+    states = [Run.open(tmp_path / name).load_state("last") for name in ("whole", "cut")]
+    assert states[0].loss_scale == states[1].loss_scale
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None:
+    class TrainTwice(Silent):
+        def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+            with pytest.raises(RunError, match="it is being written by process"):
+                resume(tmp_path / "run")
+            with pytest.raises(RunError, match="it is being written by process"):
+                train(SMALL, tmp_path / "run")
+
+    result = train(SMALL, tmp_path / "run", TrainTwice())
+    assert result.steps == 12
+    assert [line["step"] for line in Run.open(tmp_path / "run").read_metrics()] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_scheduler_that_ends_a_run_has_it_saved(tmp_path: Path, name: str) -> None:
+    class Send(Silent):
+        def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+            if step == 5:
+                os.kill(os.getpid(), getattr(signal, name))
+
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(Interrupted, match=f"{name} after 5"):
+        train(SMALL, tmp_path / "run", Send())
+    assert Run.open(tmp_path / "run").load_state("last").step == 5
+    assert signal.getsignal(getattr(signal, name)) == before
+
+
+def test_work_is_saved_by_time_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # every step would go beyond it
+    recipe = replace(SMALL, eval_every=12, log_every=12)
+    seen = []
+
+    class Look(Silent):
+        def started(self, session: Session) -> None:
+            save = session.run.save_checkpoint
+
+            def look(name: Any, checkpoint: Checkpoint) -> None:
+                save(name, checkpoint)
+                seen.append(Run.open(tmp_path / "run").load_state("last").step)
+
+            object.__setattr__(session.run, "save_checkpoint", look)
+
+    train(recipe, tmp_path / "run", Look())
+    assert seen[:11] == list(range(1, 12))
+    train(recipe, tmp_path / "whole")
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

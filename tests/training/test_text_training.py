@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flashmore.errors import DataError, Interrupted, RecipeError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.text import continue_text
 from flashmore.models.config import MODEL_NAMES, ModelConfig
 from flashmore.models.registry import build, count_parameters
-from flashmore.runs import Run
+from flashmore.runs import Run, Settings
 from flashmore.training.loop import Silent, resume, train
 from flashmore.training.recipe import Model, Recipe, recipe_for
-from flashmore.training.session import start
+from flashmore.training.session import begun
 from flashmore.training.text import settle_text
 
 PATTERN = "abcdefgh"
@@ -73,10 +75,11 @@ def test_training_and_resuming_end_bit_for_bit_alike(recipe: Recipe, trained: Pa
     with pytest.raises(Interrupted):
         train(dropping, tmp_path / "halves", PressCtrlC(30))
     resume(tmp_path / "halves")
-    whole, halves = (Run.open(tmp_path / name).load_checkpoint("last") for name in ("whole", "halves"))
-    assert whole.weights.keys() == halves.weights.keys()
-    assert all(torch.equal(whole.weights[name], halves.weights[name]) for name in whole.weights)
-    assert whole.state["best_loss"] == halves.state["best_loss"]
+    whole, halves = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "halves"))
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    states = [Run.open(tmp_path / name).load_state("last") for name in ("whole", "halves")]
+    assert states[0].best_loss == states[1].best_loss
 
 
 def test_a_run_resumes_after_its_store_was_damaged(recipe: Recipe, tmp_path: Path) -> None:
@@ -85,8 +88,8 @@ def test_a_run_resumes_after_its_store_was_damaged(recipe: Recipe, tmp_path: Pat
     (tmp_path / "run" / "tokens.bin").write_bytes(b"other ids")
     resume(tmp_path / "run")
     train(recipe, tmp_path / "whole")
-    ended, whole = (Run.open(tmp_path / name).load_checkpoint("last") for name in ("run", "whole"))
-    assert all(torch.equal(whole.weights[name], ended.weights[name]) for name in whole.weights)
+    ended, whole = (Run.open(tmp_path / name).load_weights("last") for name in ("run", "whole"))
+    assert all(torch.equal(whole[name], ended[name]) for name in whole)
 
 
 def test_the_loss_of_a_part_is_that_of_every_id_in_it(trained: Path) -> None:
@@ -95,7 +98,7 @@ def test_the_loss_of_a_part_is_that_of_every_id_in_it(trained: Path) -> None:
     assert run.text is not None
     assert result is not None
     model = build(run.model, 0).eval()
-    run.restore(model, run.load_checkpoint("best"))
+    run.restore(model, run.load_weights("best"))
     for part, said in (("validation", result["val_loss"]), ("test", result["test_loss"])):
         begin, stop = getattr(run.text.parts, part)
         ids = torch.from_numpy(run.text.ids(trained, run.vocabulary)[begin:stop].astype(np.int64))
@@ -133,9 +136,9 @@ def test_a_text_that_changes_under_the_first_pass_leaves_no_run(
     path.write_text(PATTERN * 300, encoding="utf-8")
     create = Run.create
 
-    def create_late(*given: object, **named: object) -> Run:
+    def create_late(folder: Path, made_from: Settings) -> AbstractContextManager[Run]:
         path.write_text(PATTERN[::-1] * 300, encoding="utf-8")
-        return create(*given, **named)  # type: ignore[arg-type]
+        return create(folder, made_from)
 
     monkeypatch.setattr(Run, "create", create_late)
     with pytest.raises(DataError, match="another one"):
@@ -208,21 +211,21 @@ def test_the_code_path_of_gpt2_124m_runs_small(tmp_path: Path) -> None:
         preset, vocabulary=257, layers=1, heads=1, channels=8, context=32, batch=2, steps=2, split="98/2/0",
         device="cpu", attention="manual",
     )  # fmt: skip
-    session = start(small, tmp_path / "run")
-    assert session.trainer.advance().dtype == torch.float32
-    assert session.run.text is not None
-    assert session.run.text.kind == "random"
+    with begun(small, tmp_path / "run") as session:
+        assert session.trainer.advance().dtype == torch.float32
+        assert session.run.text is not None
+        assert session.run.text.kind == "random"
 
 
 def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
     train(replace(recipe, tied=True, bias=False, activation="relu_squared", steps=5), tmp_path / "run")
     run = Run.open(tmp_path / "run")
     model = build(run.model, 1)
-    run.restore(model, run.load_checkpoint("last"))
+    run.restore(model, run.load_weights("last"))
     weights = dict(model.named_parameters(remove_duplicate=False))
     assert weights["wte.weight"] is weights["lm_head.weight"]
     assert not any(name.endswith("bias") for name in weights)
-    assert torch.equal(run.load_checkpoint("last").weights["lm_head.weight"], weights["wte.weight"])
+    assert torch.equal(run.load_weights("last")["lm_head.weight"], weights["wte.weight"])
 
 
 def test_other_models_have_no_choice_of_bias_or_activation() -> None:

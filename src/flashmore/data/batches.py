@@ -32,7 +32,11 @@ class Sequences:
     @property
     def mean_length(self) -> float:
         """Positions with a target in an item."""
-        return self.lengths.double().mean().item()
+        return self.lengths.cpu().double().mean().item()
+
+    def to(self, device: torch.device | str) -> "Sequences":
+        """The same on another device."""
+        return Sequences(self.ids.to(device), self.targets.to(device), self.lengths.to(device))
 
 
 def encode_items(
@@ -59,7 +63,7 @@ def encode_items(
     targets[:, :-1][mask] = flat
     targets[np.arange(len(items)), lengths] = STOP
     arrays = (ids, targets, lengths + 1)
-    return Sequences(*(torch.from_numpy(array).to(device) for array in arrays))
+    return Sequences(*map(torch.from_numpy, arrays)).to(device)
 
 
 def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:

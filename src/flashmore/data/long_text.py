@@ -1,19 +1,20 @@
 """One long text as a run knows it: where it came from, how long it is, and which part lies where."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from flashmore.data.tokens import (
+    MOST_IDS,
     Ids,
-    digest_of,
     encode_text,
-    obtain,
+    is_intact,
     open_tokens,
     random_tokens,
     scan_text,
     scan_tokens,
+    write_store,
 )
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.data.windows import Parts, cut_parts
@@ -21,7 +22,7 @@ from flashmore.errors import DataError, RecipeError
 
 Kind = Literal["characters", "tokens", "random"]
 STORE = "tokens.bin"
-"""The store's name in a run's folder; its header is tokens.json."""
+"""The store's name in a run's folder."""
 RANDOM_COUNT = 2**18
 REAL_GPT2_IDS = 50_257
 """GPT-2's vocabulary; a model with 50,304 ids has 47 that no text holds."""
@@ -44,6 +45,35 @@ class LongText:
     origin: str
     """SHA-256 of the text (in UTF-8, as it was read) or of the `.bin` file; a name for random ids."""
     parts: Parts
+    store_sha256: str | None = None
+    """SHA-256 of the store in the run's folder; None before it is written, and for a `.bin` file."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no text is: values of a run's folder come through here.
+
+        Raises:
+            ValueError: parts that do not lie one after the other in the text, or a file where there is none.
+        """
+        bounds = [bound for part in vars(self.parts).values() for bound in part]
+        if bounds != sorted(bounds) or bounds[0] < 0 or bounds[-1] > self.count:
+            raise ValueError(f"parts at {bounds} of {self.count} ids")
+        if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
+            raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
+
+    def stored(self, folder: Path, vocabulary: Vocabulary) -> "LongText":
+        """Write the ids into a run's folder, unless they are used where they are.
+
+        Args:
+            folder: the run's folder.
+            vocabulary: the run's characters.
+
+        Raises:
+            DataError: the text is gone, or no longer the same.
+            OSError: the disk refused the store.
+        """
+        if self.kind == "tokens":
+            return self
+        return replace(self, store_sha256=write_store(folder / STORE, self._make(vocabulary)))
 
     def ids(self, folder: Path, vocabulary: Vocabulary) -> Ids:
         """Map the ids: (count,) uint16. A store in the run's folder that is missing or damaged is made again.
@@ -58,33 +88,24 @@ class LongText:
         """
         if self.kind == "tokens":
             path = Path(self.path or "")
-            if digest_of(path) != self.origin:
+            if scan_tokens(path, self.count) != (self.count, self.largest, self.origin):
                 raise DataError(
                     f"the tokens that {path} held when the run began", "others", "that file again"
                 )
             return open_tokens(path)
-        return obtain(folder / STORE, self.origin, lambda: self._make(vocabulary))
+        store, sha256 = folder / STORE, self.store_sha256 or ""
+        if (
+            not is_intact(store, self.count, sha256)
+            and self.stored(folder, vocabulary).store_sha256 != sha256
+        ):
+            found = "another one, or one that is encoded differently"
+            raise DataError(f"the text that {self.path} held when the run began", found, "that text again")
+        return open_tokens(store)
 
     def _make(self, vocabulary: Vocabulary) -> Iterable[Ids]:
         if self.kind == "random":
             return random_tokens(self.count, self.largest + 1, seed=0)
         return encode_text(Path(self.path or ""), self.encoding, vocabulary, self.origin)
-
-    def to_json(self) -> dict[str, Any]:
-        """Give it as a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "LongText":
-        """The inverse of `to_json`.
-
-        Raises:
-            LookupError, TypeError, ValueError: it is not what `to_json` gives.
-        """
-        bounds = {name: (int(start), int(stop)) for name, (start, stop) in values["parts"].items()}
-        if values["kind"] not in get_args(Kind):
-            raise ValueError(f"kind = {values['kind']!r}")
-        return cls(**{**values, "parts": Parts(**bounds)})
 
 
 def read_long_text(

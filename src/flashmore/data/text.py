@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flashmore.data.words import ENCODINGS, LINE_END, NOT_TEXT, normalize, other_signs, require_encoding
 from flashmore.errors import DataError
+from flashmore.files import open_input
 
 PIECE_BYTES = 1 << 18
 """Bytes that are read at once."""
@@ -59,29 +60,20 @@ def _last_boundary(text: str) -> int:
 
 def _decode_pieces(path: Path, encoding: str, piece_bytes: int) -> Iterator[tuple[str, bool]]:
     """Decoded pieces, each with whether it is the last."""
-    wanted = f"a text file at {path}"
-    valid = "the path of a file that you may read"
     decoder = codecs.getincrementaldecoder(encoding)()
     line, half = 1, ""
-    try:
-        if path.is_dir():  # Windows reports a folder as "permission denied"
-            raise DataError(wanted, "a folder", valid)
-        with path.open("rb") as file:
-            while True:
-                data = file.read(piece_bytes)
-                text = _decode(decoder, data, encoding, path, line, half)
-                yield text, not data
-                if not data:
-                    return
-                # A CR at the end may be half of a CRLF: it counts with what follows.
-                lines, half = half + text, ""
-                if lines.endswith("\r"):
-                    lines, half = lines[:-1], "\r"
-                line += len(LINE_END.findall(lines))
-    except OSError as error:
-        raise DataError(wanted, error.strerror or str(error), valid) from None
-    except ValueError as error:  # a NUL character in the path
-        raise DataError(wanted, str(error), valid) from None
+    with open_input(path, f"a text file at {path}", again=True) as file:
+        while True:
+            data = file.read(piece_bytes)
+            text = _decode(decoder, data, encoding, path, line, half)
+            yield text, not data
+            if not data:
+                return
+            # A CR at the end may be half of a CRLF: it counts with what follows.
+            lines, half = half + text, ""
+            if lines.endswith("\r"):
+                lines, half = lines[:-1], "\r"
+            line += len(LINE_END.findall(lines))
 
 
 def _decode(

@@ -1,15 +1,12 @@
 """Ids of a long text on disk, read through memory mapping: files larger than memory work.
 
 The layout is that of nanoGPT's `.bin` files: one unsigned 16-bit number a token, little-endian, nothing else.
-A store that flashmore wrote has a JSON header beside it, NAME.json, with `format`, `dtype`, `count`, the
-SHA-256 of the file and that of what it was made from. Without its header a store was not finished.
+A store that flashmore wrote appears whole, and the run that it belongs to knows its SHA-256.
 """
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +16,10 @@ import numpy.typing as npt
 from flashmore.data.text import PIECE_BYTES, read_text
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import DataError
+from flashmore.files import open_input, open_regular, replacing, write_all
 
 Ids = npt.NDArray[np.uint16]
 
-FORMAT = 1
 DTYPE = np.dtype("<u2")
 MOST_IDS = 2**16
 """Different ids that 16 bits can tell apart."""
@@ -76,8 +73,12 @@ def encode_text(path: Path, encoding: str, vocabulary: Vocabulary, sha256: str) 
         raise DataError(f"the text that {path} held when the run began", "another one", "that text again")
 
 
-def scan_tokens(path: Path) -> tuple[int, int, str]:
+def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:
     """Count the tokens of a `.bin` file, in pieces: (tokens, largest id, SHA-256 of the file).
+
+    Args:
+        path: the file.
+        count: how many tokens to look at, and one more that must not be there; None means all.
 
     Raises:
         DataError: the file is missing, unreadable, empty, or no whole number of 16-bit ids.
@@ -90,6 +91,8 @@ def scan_tokens(path: Path) -> tuple[int, int, str]:
         digest.update(data)
         ids = np.frombuffer(data, DTYPE)
         tokens, largest = tokens + len(ids), max(largest, int(ids.max()))
+        if count is not None and tokens > count:
+            break
     if not tokens:
         raise DataError(f"16-bit ids in {path}", "an empty file", "a .bin file of unsigned 16-bit ids")
     return tokens, largest, digest.hexdigest()
@@ -102,21 +105,35 @@ def random_tokens(count: int, ids: int, seed: int) -> Iterator[Ids]:
         yield generator.integers(ids, size=min(PIECE_BYTES, count - start), dtype=DTYPE)
 
 
-def obtain(store: Path, origin: str, make: Callable[[], Iterable[Ids]]) -> Ids:
-    """Map a store that flashmore keeps; make it where it is missing, damaged, or of another text.
-
-    Args:
-        store: the `.bin` file.
-        origin: SHA-256, or another name, of what the ids are made from.
-        make: gives the ids in pieces.
+def write_store(store: Path, pieces: Iterable[Ids]) -> str:
+    """Write ids to a store, which appears when it is whole; returns its SHA-256.
 
     Raises:
-        DataError: from `make`.
-        OSError: the disk refused; nothing half-written is left.
+        DataError: from `pieces`.
+        OSError: the disk refused; what was at `store` is still there.
     """
-    if not _is_intact(store, origin):
-        _write(store, origin, make())
-    return open_tokens(store)
+    digest = hashlib.sha256()
+    with replacing(store) as file:
+        for ids in pieces:
+            data = ids.astype(DTYPE).tobytes()
+            write_all(file, data)
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def is_intact(store: Path, count: int, sha256: str) -> bool:
+    """Say whether a store holds the ids that it was written with; its size is looked at first.
+
+    Raises:
+        RunError: it is a link, a pipe or a device.
+    """
+    try:
+        with open_regular(store) as file:
+            if os.fstat(file.fileno()).st_size != count * DTYPE.itemsize:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def open_tokens(path: Path) -> Ids:
@@ -124,64 +141,7 @@ def open_tokens(path: Path) -> Ids:
     return np.memmap(path, dtype=DTYPE, mode="r")
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, read in pieces.
-
-    Raises:
-        DataError: the file is missing or unreadable.
-    """
-    digest = hashlib.sha256()
-    for data in _read_pieces(path):
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def _is_intact(store: Path, origin: str) -> bool:
-    try:
-        header = json.loads(_header(store).read_bytes())
-        about = (header["format"], header["dtype"], header["origin"])
-        return about == (FORMAT, DTYPE.str, origin) and header["sha256"] == digest_of(store)
-    except (OSError, ValueError, LookupError, TypeError, DataError):
-        return False
-
-
-def _write(store: Path, origin: str, pieces: Iterable[Ids]) -> None:
-    """Write the store, then its header, each under another name until it is whole."""
-    new, new_header = (path.with_name(path.name + ".new") for path in (store, _header(store)))
-    digest, written = hashlib.sha256(), 0
-    try:
-        # First of all: a new file must never be met with an old header.
-        _header(store).unlink(missing_ok=True)
-        with new.open("wb") as file:
-            for ids in pieces:
-                data = ids.astype(DTYPE).tobytes()
-                file.write(data)
-                digest.update(data)
-                written += len(ids)
-            file.flush()
-            os.fsync(file.fileno())
-        header = {"format": FORMAT, "dtype": DTYPE.str, "count": written, "origin": origin}
-        new_header.write_text(json.dumps(header | {"sha256": digest.hexdigest()}, indent=2) + "\n", "utf-8")
-        new.replace(store)
-        new_header.replace(_header(store))
-    except BaseException:
-        for path in (new, new_header):
-            with suppress(OSError):
-                path.unlink()
-        raise
-
-
-def _header(store: Path) -> Path:
-    return store.with_suffix(".json")
-
-
 def _read_pieces(path: Path) -> Iterator[bytes]:
-    try:
-        if path.is_dir():
-            raise DataError(f"a file at {path}", "a folder", "the path of a file that you may read")
-        with path.open("rb") as file:
-            while data := file.read(PIECE_BYTES):
-                yield data
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise DataError(f"a file at {path}", found, "the path of a file that you may read") from None
+    with open_input(path, f"16-bit ids in {path}", again=True) as file:
+        while data := file.read(PIECE_BYTES):
+            yield data

@@ -8,9 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 from flashmore.errors import DataError
+from flashmore.files import open_input
 
 MAX_LENGTH = 1000
 """Longest item in characters."""
+LARGEST_FILE = 2**29
+"""Bytes of a file of items, which is read whole."""
 
 BUILT_IN = "built-in names"
 """The source of `Words` that come from the package itself (see NAMES.md)."""
@@ -90,14 +93,11 @@ def require_encoding(encoding: str) -> None:
 def _read_bytes(path: Path) -> bytes:
     wanted = f"a text file with one item a line at {path}"
     valid = "the path of a file that you may read, or no file for the built-in names"
-    try:
-        if path.is_dir():  # Windows reports a folder as "permission denied"
-            raise DataError(wanted, "a folder", valid)
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(wanted, error.strerror or str(error), valid) from None
-    except ValueError as error:  # a NUL character in the path
-        raise DataError(wanted, str(error), valid) from None
+    with open_input(path, wanted, valid) as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", "a smaller file, or --mode text")
+    return data
 
 
 def _decode(data: bytes, encoding: str, source: str) -> str:

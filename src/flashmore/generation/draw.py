@@ -83,7 +83,23 @@ def draw(
         else:
             draws, rows, chosen, parents = _share(draws, rows, chosen, scores.size(1))
             logits = decoder.extend(chosen.to(device), parents.to(device)).to(host)
-    return _end(ids, log_probs)
+    drawn = _end(ids, log_probs)
+    require_finite(drawn.log_probs)
+    return drawn
+
+
+def require_finite(numbers: Tensor) -> None:
+    """Refuse what a model gives whose weights have diverged, or were altered.
+
+    Raises:
+        RunError: a number is NaN or infinite.
+    """
+    if not numbers.isfinite().all():
+        raise RunError(
+            "a model that gives finite numbers",
+            "NaN or infinities",
+            "a run whose loss stayed finite; a lower --lr helps",
+        )
 
 
 def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
@@ -98,7 +114,8 @@ def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
     """
     sums = probabilities.cumsum(-1)[rows]  # (R, V) -> (B, V)
     # What has probability 0 raises no sum, so no number finds it; scaled, none lies above a rounded last sum.
-    return torch.searchsorted(sums, (numbers * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
+    found = torch.searchsorted(sums, (numbers * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
+    return found.clamp(max=sums.size(1) - 1)  # where probabilities are NaN, none is found
 
 
 def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
@@ -116,12 +133,6 @@ def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
 
 def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> tuple[Tensor, Tensor]:
     """Ids and log-probabilities (T, B) that hold the prefix, given the logits (T, V) that lead to it."""
-    if not logits.isfinite().all():
-        raise RunError(
-            "a model that gives finite numbers",
-            "NaN or infinities as logits",
-            "a run whose loss stayed finite; a lower --lr helps",
-        )
     ids = torch.full((context, count), STOP, device=logits.device)
     log_probs = torch.zeros(context, count, dtype=torch.float64, device=logits.device)
     known = torch.tensor(prefix, dtype=torch.int64, device=logits.device).unsqueeze(1)  # (T, 1)

@@ -3,12 +3,12 @@
 import dataclasses
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flashmore.errors import RecipeError, RunError
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
-from flashmore.runs import Checkpoint, Run
+from flashmore.runs import Run
 
 _LARGEST_TENSOR = 2**24
 
@@ -23,10 +23,10 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
         RunError: the run has no checkpoint, a damaged one, or one whose weights are not finite.
         RecipeError: the device cannot be used here.
     """
-    checkpoint = run.load_checkpoint("best" if run.has_checkpoint("best") else "last", optimizer=False)
-    _require_finite(run, checkpoint)
+    weights = run.load_weights()
+    _require_finite(run, weights)
     model = build(dataclasses.replace(run.model, attention="sdpa"), seed=0)
-    run.restore(model, checkpoint)
+    run.restore(model, weights)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -44,8 +44,8 @@ def largest_batch(config: ModelConfig) -> int:
     return max(1, _LARGEST_TENSOR // (config.context * widest))
 
 
-def _require_finite(run: Run, checkpoint: Checkpoint) -> None:
-    bad = [name for name, value in checkpoint.weights.items() if not value.isfinite().all()]
+def _require_finite(run: Run, weights: dict[str, Tensor]) -> None:
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
     if bad:
         raise RunError(
             f"weights in {run.path} that are finite numbers",

@@ -14,6 +14,7 @@ from torch import nn
 from flashmore.data.batches import IGNORE, encode_items
 from flashmore.data.words import normalize
 from flashmore.errors import DataError
+from flashmore.generation.draw import require_finite
 from flashmore.generation.load import largest_batch, load_model
 from flashmore.runs import Run
 
@@ -73,7 +74,9 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
         losses = F.cross_entropy(
             logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none"
         )  # (B, T)
-        values += losses.cpu().double().sum(1).neg().tolist()
+        sums = losses.cpu().double().sum(1).neg()
+        require_finite(sums)
+        values += sums.tolist()
     return values
 
 

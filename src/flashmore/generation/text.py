@@ -10,7 +10,7 @@ import torch
 
 from flashmore.data.words import normalize
 from flashmore.errors import RecipeError, RunError
-from flashmore.generation.draw import next_probabilities
+from flashmore.generation.draw import next_probabilities, require_finite
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
 from flashmore.runs import Run
@@ -64,7 +64,8 @@ def continue_text(
     drawn: list[int] = []
     window = ids[-run.model.context :]
     for _ in range(length):
-        logits = model(torch.tensor([window], device=device))[:, -1]  # (1, T) -> (1, V)
+        logits = model(torch.tensor([window], device=device))[:, -1].cpu()  # (1, T) -> (1, V)
+        require_finite(logits)
         chosen = int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator))
         drawn.append(chosen)
         window = [*window, chosen][-run.model.context :]

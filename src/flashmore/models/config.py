@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flashmore.backends.names import BACKENDS
 from flashmore.errors import RecipeError
 
 MODEL_NAMES: tuple[str, ...] = ("bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer")
@@ -13,6 +14,10 @@ STARTS: tuple[str, ...] = ("torch", "gpt2", "zero_residual")
 to the residual stream."""
 LARGEST_SIZE = 1_000_000
 """Far beyond any model here; above it torch's own size arithmetic overflows in ways it has no message for."""
+LARGEST_MULTIPLE = 4096
+"""Columns that the output layer is padded to a multiple of; more only cost memory."""
+LARGEST_DEPTH = 1000
+"""Layers: each of them takes time and memory before its first weight."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,22 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.model not in MODEL_NAMES:
             raise RecipeError("a model of flashmore", f"'{self.model}'", f"one of {', '.join(MODEL_NAMES)}")
-        for name, known in (("activation", ACTIVATIONS), ("start", STARTS)):
+        choices = {"activation": ACTIVATIONS, "start": STARTS, "attention": BACKENDS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 found = f"'{getattr(self, name)}'"
                 raise RecipeError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
         for name in ("vocabulary_size", "context", "layers", "heads", "channels"):
-            value = getattr(self, name)
-            if not 1 <= value <= LARGEST_SIZE:
+            value, largest = getattr(self, name), LARGEST_DEPTH if name == "layers" else LARGEST_SIZE
+            if not 1 <= value <= largest:
                 raise RecipeError(
-                    f"{name} of at least 1 and at most {LARGEST_SIZE:,}",
+                    f"{name} of at least 1 and at most {largest:,}",
                     f"{name} = {value}",
-                    f"any whole number from 1 to {LARGEST_SIZE:,}",
+                    f"any whole number from 1 to {largest:,}",
                 )
+        if not 1 <= self.vocabulary_multiple <= LARGEST_MULTIPLE:
+            found = f"vocabulary_multiple = {self.vocabulary_multiple}"
+            raise RecipeError("a sensible vocabulary_multiple", found, f"from 1 to {LARGEST_MULTIPLE:,}")
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if not 0 <= value < 1:

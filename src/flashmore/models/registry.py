@@ -9,9 +9,11 @@ Every model is an `nn.Module` made from a `ModelConfig` and keeps one contract:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from flashmore.errors import RecipeError
 from flashmore.models.bigram import Bigram
@@ -54,6 +56,27 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
                 f"{config.layers} layers of {config.channels} channels, context {config.context}",
                 "fewer channels, fewer layers, or shorter items",
             ) from error
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Tensors are made on the meta device, and nothing is written into them: that would import PyTorch's
+    decompositions, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name: str = getattr(func, "__name__", "")
+        given = kwargs or {}
+        if name.endswith("_") and not name.endswith("__"):  # in place, by PyTorch's convention
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor of a model's `state_dict()`, without making any."""
+    with torch.device("meta"), _WithoutValues():
+        tensors = MODELS[config.model](config).state_dict()
+    return {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,6 +1,8 @@
-"""A run's folder: settings, metrics, and whole checkpoints with checksums."""
+"""A run's folder: settings, metrics, and checkpoints that are replaced whole."""
 
-from flashmore.runs.checkpoint import Checkpoint
+from flashmore.runs.checkpoint import Checkpoint, LossScale, State
 from flashmore.runs.folder import Run
+from flashmore.runs.lock import locked
+from flashmore.runs.settings import Settings
 
-__all__ = ["Checkpoint", "Run"]
+__all__ = ["Checkpoint", "LossScale", "Run", "Settings", "State", "locked"]

@@ -1,31 +1,75 @@
-"""Weights, optimizer and state of one step, saved as one folder that is whole or absent.
+"""Weights, optimizer and state of one step in one safetensors file, which is replaced whole.
 
-A checkpoint NAME is written as the folder NAME.new, then NAME is renamed to NAME.old, NAME.new to NAME, and
-NAME.old is deleted. A process can die between any two of these; whatever it leaves behind still holds one
-whole checkpoint, and `find` knows which. Reading changes nothing, so a run can be read while it trains.
+The file's metadata hold a sealed JSON object: the state, SHA-256 of the weights and of the optimizer's
+tensors, and the run that the checkpoint belongs to. Reading maps no code, and looks at names, dtypes and
+shapes before any tensor.
 """
 
-import io
-import shutil
-import warnings
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from flashmore.errors import RunError
+from flashmore.files import INTACT, open_regular, reading, replace_file
 from flashmore.runs import records
-from flashmore.runs.storage import disk_errors, sync_folder, write_file
 
 Name = Literal["last", "best"]
+Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and dtype of every tensor, by name."""
 
-WEIGHTS = "weights.safetensors"
-OPTIMIZER = "optimizer.pt"
-STATE = "state.json"
+_WEIGHTS, _OPTIMIZER = "weights.", "optimizer."
+_METADATA = "checkpoint"
+_LARGEST_HEADER = 2**24
+_DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16,
+           "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """What float16's gradients are multiplied by, and how many steps it has held."""
+
+    scale: float
+    growth_tracker: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What training needs beside tensors.
+
+    Raises:
+        RecipeError: numbers that no training run has.
+    """
+
+    step: int
+    """Updates made."""
+    max_steps: int
+    """Updates of the whole run."""
+    best_loss: float | None = None
+    """Lowest validation loss so far, in nats a character."""
+    best_step: int | None = None
+    """The step of the checkpoint `best`."""
+    train_seconds: float = 0.0
+    """Time spent training; evaluation and saving do not count."""
+    loss_scale: LossScale | None = None
+    """Of a run in float16."""
+    metrics_bytes: int = 0
+    """Length of metrics.jsonl when the checkpoint was saved."""
+    metrics_sha256: str = hashlib.sha256().hexdigest()
+    """SHA-256 of those bytes."""
+
+    def __post_init__(self) -> None:
+        counts = (self.step, self.max_steps - self.step, self.metrics_bytes, self.train_seconds)
+        if min(counts) < 0 or self.max_steps > 10**15:
+            raise ValueError(f"step {self.step} of {self.max_steps}")
+        if self.best_step is not None and not 0 <= self.best_step <= self.step:
+            raise ValueError(f"best step {self.best_step} at step {self.step}")
 
 
 @dataclass(frozen=True)
@@ -34,168 +78,198 @@ class Checkpoint:
 
     weights: dict[str, Tensor]
     """The model's `state_dict()`; on the CPU when loaded."""
-    optimizer: dict[str, Any]
-    """Tensors, numbers, strings and containers of them (`torch.load` with `weights_only=True` reads no more);
-    on the CPU when loaded, and empty when it was not asked for."""
-    state: dict[str, Any]
-    """The rest, as JSON values: the step, the best loss so far, and so on. NaN and infinities are refused."""
+    optimizer: dict[str, Tensor]
+    """The optimizer's tensors and the random number generators' states, by name; on the CPU when loaded."""
+    state: State
 
 
-def find(home: Path, name: Name) -> Path | None:
-    """Find the folder that holds checkpoint `name`, whatever moment its last writer died at."""
-    whole, new, old = _folders(home, name)
-    if whole.is_dir():
-        return whole
-    if _is_whole(new):
-        return new
-    if old.is_dir():
-        return old
-    # A writer that lives may have renamed the new folder between the first question and the second.
-    return whole if whole.is_dir() else None
+@dataclass(frozen=True)
+class _Header:
+    """The metadata of a checkpoint file."""
+
+    name: str
+    run: str
+    """SHA-256 of the run's configuration: a checkpoint of another run is none of this one."""
+    weights: str
+    optimizer: str
+    """SHA-256 of the tensors' names, dtypes, shapes and bytes."""
+    state: State
 
 
-def save(home: Path, name: Name, checkpoint: Checkpoint) -> None:
-    """Replace checkpoint `name` in the run's folder `home`.
-
-    Raises:
-        StorageError: the disk refused; the previous checkpoint is still there.
-        ValueError, TypeError: the state holds what JSON does not know.
-    """
-    files = _encode(checkpoint)
-    whole, new, old = _folders(home, name)
-    with disk_errors(f"to save the checkpoint {whole}", home):
-        _settle(home, name)
-        try:
-            new.mkdir()
-            for file, data in files.items():
-                write_file(new / file, data)
-            sync_folder(new)
-            if whole.exists():
-                whole.rename(old)
-            new.rename(whole)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-        sync_folder(home)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def load(home: Path, name: Name, optimizer: bool = True) -> Checkpoint:
-    """Read checkpoint `name`, all of one step even while another process replaces it.
+class CheckpointFile:
+    """The file of a checkpoint.
 
     Args:
         home: the run's folder.
         name: which checkpoint.
-        optimizer: False leaves the optimizer's file unread.
-
-    Raises:
-        RunError: there is none, or a file of it is missing, cut off or altered.
-        StorageError: a file cannot be read.
+        run: SHA-256 of the run's configuration.
     """
-    while True:
-        before = _stamp(home, name)
+
+    def __init__(self, home: Path, name: Name, run: str) -> None:
+        self.path = home / f"{name}.safetensors"
+        self._name = name
+        self._run = run
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            StorageError: the disk refused; the previous checkpoint is still there.
+        """
+        weights, optimizer = _on_cpu(checkpoint.weights), _on_cpu(checkpoint.optimizer)
+        header = _Header(self._name, self._run, _digest(weights), _digest(optimizer), checkpoint.state)
+        tensors = {_WEIGHTS + name: value for name, value in weights.items()}
+        tensors |= {_OPTIMIZER + name: value for name, value in optimizer.items()}
+        sealed = records.encode(records.seal(asdict(header)), indent=None).decode()
+        replace_file(self.path, save(tensors, {_METADATA: sealed}))
+
+    def load_state(self) -> State:
+        """Read the state alone; no tensor is looked at.
+
+        Raises:
+            RunError: there is no such checkpoint, it is of another run, or its metadata were altered.
+            StorageError: the file cannot be read.
+        """
+        with self._open() as file:
+            return self._header(file.metadata()).state
+
+    def load_weights(self, layout: Layout) -> tuple[dict[str, Tensor], State]:
+        """Read the weights and the state; the optimizer's tensors are not read.
+
+        Args:
+            layout: what the model has; anything else is refused before a tensor is read.
+
+        Raises:
+            RunError: there is no such checkpoint, it is of another run or model, or it was altered.
+            StorageError: the file cannot be read.
+        """
+        with self._open() as file:
+            header = self._header(file.metadata())
+            return self._tensors(file, _WEIGHTS, layout, header.weights), header.state
+
+    def load(self, weights: Layout, optimizer: Layout) -> Checkpoint:
+        """Read the whole checkpoint.
+
+        Args:
+            weights: what the model has.
+            optimizer: what the optimizer of this run has.
+
+        Raises:
+            RunError, StorageError: as `load_weights`.
+        """
+        with self._open() as file:
+            header = self._header(file.metadata())
+            return Checkpoint(
+                self._tensors(file, _WEIGHTS, weights, header.weights),
+                self._tensors(file, _OPTIMIZER, optimizer, header.optimizer),
+                header.state,
+            )
+
+    def _open(self) -> "_Opened":
+        return _Opened(self.path)
+
+    def _header(self, metadata: Mapping[str, str] | None) -> _Header:
+        wanted = f"the state of a checkpoint in {self.path}"
+        record = records.decode((metadata or {}).get(_METADATA, "").encode(), self.path)
+        records.check_seal(record, self.path)
+        del record[records.SEAL]
+        header = records.convert(record, _Header, wanted)
+        if header.run != self._run:
+            raise RunError(f"a checkpoint of this run in {self.path}", "one of another run", INTACT)
+        if header.name != self._name:
+            raise RunError(f"the checkpoint '{self._name}' in {self.path}", f"'{header.name}'", INTACT)
+        return header
+
+    def _tensors(self, file: "_Opened", prefix: str, layout: Layout, digest: str) -> dict[str, Tensor]:
+        found = file.layout(prefix)
+        if found != dict(layout):
+            wanted = f"{prefix.rstrip('.')} that fit this run's model in {self.path}"
+            raise RunError(wanted, differences(layout, found), INTACT)
+        tensors = {name: file.tensor(prefix + name) for name in layout}
+        if _digest(tensors) != digest:
+            raise RunError(f"{self.path} with the tensors that its checksum describes", "others", INTACT)
+        return tensors
+
+
+class _Opened:
+    """A safetensors file that is no link; what is wrong with it is a RunError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # safetensors opens by name, so what is there is looked at first.
+        with reading(path):
+            with open_regular(path) as file:
+                header = int.from_bytes(file.read(8), "little")
+            if header > _LARGEST_HEADER:
+                raise RunError(f"a checkpoint in {path}", f"a header of {header:,} bytes", INTACT)
+            try:
+                self._file: Any = safe_open(path, framework="pt")
+            except SafetensorError as error:
+                raise self._damaged(error) from None
+
+    def __enter__(self) -> "_Opened":
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.__exit__(*error)
+
+    def metadata(self) -> Mapping[str, str] | None:
+        """The text beside the tensors."""
+        metadata: Mapping[str, str] | None = self._file.metadata()
+        return metadata
+
+    def layout(self, prefix: str) -> dict[str, tuple[tuple[int, ...], torch.dtype | str]]:
+        """Shapes and dtypes of the tensors whose names begin with `prefix`, without it."""
+        names = [name for name in self._file.offset_keys() if name.startswith(prefix)]
+        slices = {name: self._file.get_slice(name) for name in names}
+        return {
+            name.removeprefix(prefix): (
+                tuple(part.get_shape()),
+                _DTYPES.get(part.get_dtype(), part.get_dtype()),
+            )
+            for name, part in slices.items()
+        }
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of its own memory: the file may go away."""
         try:
-            return _read(_require(home, name), optimizer)
-        except RunError:
-            if _stamp(home, name) == before:
-                raise
+            tensor: Tensor = self._file.get_tensor(name).clone()
+        except SafetensorError as error:
+            raise self._damaged(error) from None
+        return tensor
+
+    def _damaged(self, error: Exception) -> RunError:
+        return RunError(f"tensors in safetensors form in {self.path}", str(error), INTACT)
 
 
-def _folders(home: Path, name: Name) -> tuple[Path, Path, Path]:
-    return home / name, home / f"{name}.new", home / f"{name}.old"
+def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
+    """Shapes and dtypes of tensors."""
+    return {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
-def _settle(home: Path, name: Name) -> None:
-    """Give the checkpoint its own name again and drop what a dead writer left beside it."""
-    whole, new, old = _folders(home, name)
-    found = find(home, name)
-    if found is not None and found != whole:
-        found.rename(whole)
-    for left in (new, old):
-        if left.exists():
-            shutil.rmtree(left)
+def differences(wanted: Layout, found: Mapping[str, tuple[tuple[int, ...], torch.dtype | str]]) -> str:
+    """What is missing, unknown, or of another shape or dtype."""
+    missing = [f"missing: {name}" for name in wanted if name not in found]
+    unknown = [f"unknown: {name}" for name in found if name not in wanted]
+    other = [
+        f"{name} of shape {found[name][0]} and {found[name][1]} instead of {shape} and {dtype}"
+        for name, (shape, dtype) in wanted.items()
+        if name in found and found[name] != (shape, dtype)
+    ]
+    listed = missing + unknown + other
+    return "; ".join(listed[:8]) + (f"; and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
-def _encode(checkpoint: Checkpoint) -> dict[str, bytes]:
-    # Copies on the CPU: safetensors takes neither views that share memory nor strides.
-    weights = {
-        key: value.detach().to("cpu", copy=True).contiguous() for key, value in checkpoint.weights.items()
-    }
-    optimizer = io.BytesIO()
-    torch.save(checkpoint.optimizer, optimizer)
-    files = {WEIGHTS: save_safetensors(weights), OPTIMIZER: optimizer.getvalue()}
-    digests = {name: records.digest(data) for name, data in files.items()}
-    state = records.seal({"files": digests, "state": checkpoint.state})
-    return {**files, STATE: records.encode(state)}
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies: safetensors takes neither views that share memory nor strides."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
-def _require(home: Path, name: Name) -> Path:
-    found = find(home, name)
-    if found is None:
-        raise RunError(
-            f"the checkpoint '{name}' in {home}",
-            "there is none",
-            "a run that reached its first evaluation; one that died before holds nothing, so train anew"
-            if name == "last"
-            else "the checkpoint 'last'",
-        )
-    return found
-
-
-def _read(folder: Path, optimizer: bool) -> Checkpoint:
-    digests, state = _read_state(folder)
-    data = records.read_file(folder / WEIGHTS)
-    records.check_digest(data, digests.get(WEIGHTS), folder / WEIGHTS)
-    weights = _decode_weights(data, folder / WEIGHTS)
-    if not optimizer:
-        return Checkpoint(weights, {}, state)
-    data = records.read_file(folder / OPTIMIZER)
-    records.check_digest(data, digests.get(OPTIMIZER), folder / OPTIMIZER)
-    return Checkpoint(weights, _decode_optimizer(data, folder / OPTIMIZER), state)
-
-
-def _read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    path = folder / STATE
-    record = records.decode(records.read_file(path), path)
-    records.check_seal(record, path)
-    digests, state = record.get("files"), record.get("state")
-    if not isinstance(digests, dict) or not isinstance(state, dict):
-        raise RunError(f"the objects 'files' and 'state' in {path}", ", ".join(record), records.INTACT)
-    return digests, state
-
-
-def _decode_weights(data: bytes, path: Path) -> dict[str, Tensor]:
-    try:
-        return load_safetensors(data)
-    except Exception as error:  # besides SafetensorError, what torch says of odd shapes and dtypes
-        raise RunError(f"weights in safetensors form in {path}", str(error), records.INTACT) from error
-
-
-def _decode_optimizer(data: bytes, path: Path) -> dict[str, Any]:
-    wanted = f"tensors and plain values in {path}, which can be read without running code"
-    try:
-        # Of odd pickles torch also warns; the error says what there is to say.
-        with warnings.catch_warnings(action="ignore"):
-            value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # odd bytes bring the restricted unpickler down in ways that share no name
-        first = str(error).strip().partition("\n")[0]
-        raise RunError(wanted, f"something else: {first}", records.INTACT) from error
-    if not isinstance(value, dict):
-        raise RunError(wanted, type(value).__name__, records.INTACT)
-    return value
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        _read(folder, optimizer=True)
-    except RunError:
-        return False
-    return True
-
-
-def _stamp(home: Path, name: Name) -> bytes | None:
-    """Something that differs whenever another checkpoint has taken the name."""
-    try:
-        return (home / name / STATE).read_bytes()
-    except OSError:
-        return None
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,92 +1,135 @@
 """A run's folder: what was asked for, what training began with, how it went, and where it stands."""
 
-from dataclasses import dataclass
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from flashmore.data.long_text import LongText
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
+from flashmore.files import INTACT, TEMPORARY, disk_errors, read_regular, replace_file, sync_folder
 from flashmore.models.config import ModelConfig
-from flashmore.runs import checkpoint as checkpoints
+from flashmore.models.registry import layout
 from flashmore.runs import metrics, records, settings
-from flashmore.runs.checkpoint import Checkpoint, Name
-from flashmore.runs.storage import replace_file, write_folder
+from flashmore.runs.checkpoint import Checkpoint, CheckpointFile, Layout, Name, State, differences, layout_of
+from flashmore.runs.lock import LOCK
+from flashmore.runs.metrics import MetricsLog
+from flashmore.runs.settings import Settings
 
-Shapes = dict[str, tuple[int, ...]]
+LARGEST_RESULT = 2**20
 
 
 @dataclass(frozen=True)
 class Run:
     """The folder of a run, opened. Nothing else is needed to go on, to generate or to label.
 
-        config.json      format, versions, recipe, model; SHA-256 of the next two and of itself
-        vocabulary.json  the characters
-        split.json       the items of each part; of a long text, where each part lies
-        tokens.bin       of a long text: its characters as 16-bit ids; tokens.json is its header
-        metrics.jsonl    one line a logged step
-        last/, best/     checkpoints: weights.safetensors, optimizer.pt, state.json
-        result.json      written once at the end
+        config.json       format, versions, recipe, model; SHA-256 of the next two and of itself
+        vocabulary.json   the characters
+        split.json        the items of each part; of a long text, where each part lies
+        tokens.bin        of a long text: its characters as 16-bit ids
+        last.safetensors  the latest checkpoint: weights, optimizer, state
+        best.safetensors  the weights with the lowest validation loss so far
+        metrics.jsonl     one line a logged step
+        result.json       written once at the end
+        run.lock          held by the process that trains
 
-    Opening and reading change nothing in the folder and never run code from it. `create` or `open` one.
+    Opening and reading change nothing in the folder, run no code from it and follow no link in it. `create`
+    or `open` one.
     """
 
     path: Path
-    recipe: dict[str, Any]
-    """What was asked for, as JSON values."""
-    model: ModelConfig
-    vocabulary: Vocabulary
-    split: Split
-    """The items of each part; all empty for a run on a long text."""
-    versions: dict[str, str]
-    """Of `flashmore` and `torch` when the run was made."""
-    text: LongText | None = None
-    """The long text that was learned from; None for a run on items."""
+    settings: Settings
+    digest: str
+    """SHA-256 of config.json, which the checkpoints and the result name."""
 
     @classmethod
-    def create(
-        cls,
-        path: Path | str,
-        recipe: dict[str, Any],
-        model: ModelConfig,
-        vocabulary: Vocabulary,
-        split: Split,
-        text: LongText | None = None,
-    ) -> "Run":
-        """Make the folder of a new run, whole or not at all.
+    @contextmanager
+    def create(cls, path: Path, made_from: Settings) -> Iterator["Run"]:
+        """Make the folder of a new run; it becomes a run with its first checkpoint.
+
+        Within the context the run has everything but config.json and checkpoints: call `begin` with the first
+        checkpoint. Where that does not happen, everything is removed again. Hold the lock meanwhile
+        (`locked`).
 
         Args:
-            path: a folder that does not exist or is empty.
-            recipe: JSON values; NaN and infinities are refused.
-            model: the model's sizes.
-            vocabulary: the characters; as many as the model's sizes say.
-            split: the items of each part.
-            text: the long text, where the run is on one.
+            path: a folder that does not exist or is empty, or that a creation which was killed left behind.
+            made_from: what the run is made from; a long text is stored in the folder.
 
         Raises:
             RunError: `path` is a file, or a folder that holds something.
+            DataError: a long text has changed meanwhile; or more items than a run's folder holds.
             StorageError: the disk refused; nothing is left of the new folder.
         """
-        path = Path(path)
-        settings.require_free(path)
-        write_folder(path, settings.encode(recipe, model, vocabulary, split, text))
-        return cls.open(path)
+        if settings.is_run(path):
+            raise RunError(f"a new or empty folder at {path}", "a run", "another folder")
+        with disk_errors(f"to make the run {path}", path):
+            path.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(path)
+            try:
+                if made_from.text is not None:
+                    stored = made_from.text.stored(path, made_from.vocabulary)
+                    made_from = replace(made_from, text=stored)
+                files = settings.encode(made_from)
+                for name in (settings.VOCABULARY, settings.SPLIT):
+                    replace_file(path / name, files[name])
+                yield cls(path, made_from, records.digest(files[settings.CONFIG]))
+            finally:
+                if not (path / settings.CONFIG).exists():
+                    remove_unfinished(path)
+
+    def begin(self, first: Checkpoint) -> None:
+        """Save the first checkpoint, then config.json: from here on the folder is a run.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        self.save_checkpoint("last", first)
+        replace_file(self.path / settings.CONFIG, settings.encode(self.settings)[settings.CONFIG])
+        sync_folder(self.path.parent)
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
         """Open the folder of a run.
 
         Raises:
-            RunError: there is no such folder, it is no run, it is of an unknown format, or its
-                configuration, vocabulary or split is missing, cut off or altered.
-            StorageError: the disk does not give the files.
+            RunError: there is no such folder, it is no run, it is of an unknown format, it holds something
+                else than regular files, or its configuration, vocabulary or split is missing, cut off or
+            altered. StorageError: the disk does not give the files.
         """
         path = Path(path)
-        found = settings.read(path)
-        return cls(path, found.recipe, found.model, found.vocabulary, found.split, found.versions, found.text)
+        return cls(path, *settings.read(path))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe with nothing left open, as JSON values."""
+        return self.settings.recipe
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model's sizes."""
+        return self.settings.model
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The characters."""
+        return self.settings.vocabulary
+
+    @property
+    def split(self) -> Split:
+        """The items of each part; all empty for a run on a long text."""
+        return self.settings.split
+
+    @property
+    def text(self) -> LongText | None:
+        """The long text that was learned from; None for a run on items."""
+        return self.settings.text
 
     def require_items(self, wanted: str) -> None:
         """Refuse what makes sense for items alone, where the run is on one long text.
@@ -104,72 +147,82 @@ class Run:
                 f"a run of --mode items; this one's losses are in {self._result}",
             )
 
-    def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl.
-
-        Args:
-            line: JSON values, with `step` as a whole number; NaN and infinities are refused.
+    def log_metrics(self, state: State) -> MetricsLog:
+        """Open metrics.jsonl to go on from a checkpoint; lines that were written after it are dropped.
 
         Raises:
-            StorageError: the disk refused; the earlier lines are whole.
+            RunError: the file no longer begins with what it held at the checkpoint.
+            StorageError: the disk refused.
         """
-        metrics.append(self._metrics, line)
+        return MetricsLog(self._metrics, state)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read the lines of metrics.jsonl, without a last one that was cut off.
 
         Raises:
-            RunError: a line was altered.
+            RunError: the file was cut off or altered.
             StorageError: the file cannot be read.
         """
-        return metrics.read(self._metrics)
-
-    def truncate_metrics(self, step: int) -> None:
-        """Remove the lines of steps after `step`, and a last line that was cut off.
-
-        Raises:
-            RunError: a line was altered.
-            StorageError: the disk refused; the file is as it was.
-        """
-        metrics.truncate(self._metrics, step)
+        return metrics.read(self._metrics, self.load_state("last"))
 
     def save_checkpoint(self, name: Name, checkpoint: Checkpoint) -> None:
         """Replace a checkpoint. Whatever moment the process dies at, a whole one stays.
 
         Raises:
             StorageError: the disk refused; the previous checkpoint is still there.
-            ValueError, TypeError: the checkpoint's state holds what JSON does not know.
         """
-        checkpoints.save(self.path, name, checkpoint)
+        self._file(name).save(checkpoint)
 
-    def load_checkpoint(self, name: Name, optimizer: bool = True) -> Checkpoint:
-        """Read a checkpoint; `optimizer=False` leaves the optimizer's file unread.
+    def load_state(self, name: Name) -> State:
+        """Read the state of a checkpoint, and none of its tensors.
 
         Raises:
-            RunError: there is none, or a file of it is missing, cut off or altered.
+            RunError: there is none, it is of another run, or it was altered.
+            StorageError: it cannot be read.
+        """
+        return self._file(name).load_state()
+
+    def load_checkpoint(self, optimizer: Layout) -> Checkpoint:
+        """Read the checkpoint `last` with its optimizer.
+
+        Args:
+            optimizer: the tensors that the optimizer of this run has.
+
+        Raises:
+            RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit it.
             StorageError: a file cannot be read.
         """
-        return checkpoints.load(self.path, name, optimizer)
+        checkpoint = self._file("last").load(layout(self.model), optimizer)
+        self._best(checkpoint.state)
+        return checkpoint
 
-    def has_checkpoint(self, name: Name) -> bool:
-        """Say whether the run has this checkpoint."""
-        return checkpoints.find(self.path, name) is not None
+    def load_weights(self, name: Name | None = None) -> dict[str, Tensor]:
+        """Read the weights of a checkpoint; the optimizer's tensors are not read.
 
-    def restore(self, model: nn.Module, checkpoint: Checkpoint) -> None:
-        """Copy the weights of a checkpoint into a model.
+        Args:
+            name: which checkpoint; None means the best one, or the last of a run that has no validation part.
 
         Raises:
-            RunError: names or shapes are not the model's; all of them are named, and the model is as it was.
+            RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit
+            `last`. StorageError: a file cannot be read.
         """
-        wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in checkpoint.weights.items()}
+        chosen = name or self._best(self.load_state("last"))
+        return self._file(chosen).load_weights(layout(self.model))[0]
+
+    def restore(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        """Copy weights into a model.
+
+        Raises:
+            RunError: names, shapes or dtypes are not the model's; the model is as it was.
+        """
+        wanted, found = layout_of(model.state_dict()), layout_of(weights)
         if wanted != found:
             raise RunError(
                 f"weights that fit the {self.model.model} of {self.path}",
-                _differences(wanted, found),
-                f"the version of flashmore that made this run: {self.versions.get('flashmore')}",
+                differences(wanted, found),
+                f"the version of flashmore that made this run: {self.settings.versions.get('flashmore')}",
             )
-        model.load_state_dict(checkpoint.weights)
+        model.load_state_dict(weights)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json.
@@ -178,18 +231,41 @@ class Run:
             StorageError: the disk refused; an earlier result is still there.
             ValueError, TypeError: the result holds what JSON does not know.
         """
-        replace_file(self._result, records.encode(result))
+        replace_file(self._result, records.encode(records.seal(result | {"config_sha256": self.digest})))
 
     def read_result(self) -> dict[str, Any] | None:
         """Read result.json; None while there is none.
 
         Raises:
-            RunError: the file was cut off or altered.
+            RunError: the file was cut off or altered, or is of another run.
             StorageError: the file cannot be read.
         """
-        return (
-            records.decode(records.read_file(self._result), self._result) if self._result.exists() else None
-        )
+        if not self._result.exists():
+            return None
+        result = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
+        records.check_seal(result, self._result)
+        del result[records.SEAL]
+        if result.pop("config_sha256", None) != self.digest:
+            raise RunError(f"the result of this run in {self._result}", "that of another run", INTACT)
+        return result
+
+    def resume_command(self) -> str:
+        """The command that goes on with this run."""
+        return f"flashmore train --resume {shlex.quote(str(self.path))}"
+
+    def _file(self, name: Name) -> CheckpointFile:
+        return CheckpointFile(self.path, name, self.digest)
+
+    def _best(self, last: State) -> Name:
+        """Where the best weights are: `last` is saved before `best`, so right after an evaluation they are
+        both."""
+        if last.best_step in (None, last.step):
+            return "last"
+        step = self.load_state("best").step
+        if step != last.best_step:
+            wanted = f"the checkpoint of step {last.best_step} in {self._file('best').path}"
+            raise RunError(wanted, f"one of step {step}", INTACT)
+        return "best"
 
     @property
     def _metrics(self) -> Path:
@@ -200,12 +276,12 @@ class Run:
         return self.path / "result.json"
 
 
-def _differences(wanted: Shapes, found: Shapes) -> str:
-    missing = [f"missing: {name}" for name in wanted if name not in found]
-    unknown = [f"unknown: {name}" for name in found if name not in wanted]
-    misshapen = [
-        f"{name} of shape {found[name]} instead of {shape}"
-        for name, shape in wanted.items()
-        if name in found and found[name] != shape
-    ]
-    return "; ".join(missing + unknown + misshapen)
+def remove_unfinished(path: Path) -> None:
+    """Remove what is only there until a file or a run is whole; the lock stays, for it is held meanwhile."""
+    with suppress(OSError):
+        is_run = (path / settings.CONFIG).exists()
+        for entry in list(os.scandir(path)):
+            unfinished = not is_run and entry.name in settings.UNFINISHED - {LOCK}
+            temporary = entry.name.startswith(".") and entry.name.endswith(TEMPORARY)
+            if (unfinished or temporary) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink()

@@ -4,16 +4,24 @@ A sealed record carries `sha256`, the SHA-256 of its other content in a canonica
 was altered is found although the file is still JSON.
 """
 
+import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from flashmore.errors import RunError
-from flashmore.runs.storage import disk_errors
+import msgspec
 
-INTACT = "the run as flashmore wrote it: copy it again from where it is intact, or train anew"
-_SEAL = "sha256"
+from flashmore.errors import DataError, RecipeError, RunError
+from flashmore.files import INTACT
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+SEAL = "sha256"
+"""The field that holds a sealed record's checksum."""
 
 
 def digest(data: bytes) -> str:
@@ -38,23 +46,7 @@ def seal(content: dict[str, Any]) -> dict[str, Any]:
         ValueError, TypeError: as `encode` does.
     """
     plain = json.loads(encode(content))
-    return {**plain, _SEAL: _checksum(plain)}
-
-
-def read_file(path: Path) -> bytes:
-    """Read a file of a run.
-
-    Raises:
-        RunError: it is missing, or no file.
-        StorageError: it cannot be read.
-    """
-    with disk_errors(f"to read {path}", path):
-        try:
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"the file {path}", "it is missing", INTACT) from None
-        except IsADirectoryError:
-            raise RunError(f"the file {path}", "a folder", INTACT) from None
+    return {**plain, SEAL: _checksum(plain)}
 
 
 def decode(data: bytes, path: Path) -> dict[str, Any]:
@@ -64,12 +56,51 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
         RunError: the bytes are no JSON object, as when the end is cut off.
     """
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        value = json.loads(data, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise RunError(f"JSON in {path}", f"cut off or altered: {error}", INTACT) from None
     if not isinstance(value, dict):
         raise RunError(f"a JSON object in {path}", type(value).__name__, INTACT)
     return value
+
+
+def convert(value: object, kind: type[T], wanted: str) -> T:
+    """Turn JSON values into a typed value; every field must be there, of its type, and none beside them.
+
+    Args:
+        value: what JSON held.
+        kind: a dataclass. What its `__post_init__` refuses is refused.
+        wanted: what a message calls it, such as `the state of a checkpoint in FILE`.
+
+    Raises:
+        RunError: it is something else; the field is named.
+    """
+    try:
+        made = msgspec.convert(value, kind, dec_hook=_decode_path)
+    except (DataError, RecipeError) as error:
+        raise RunError(wanted, error.found, INTACT) from None
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise RunError(wanted, str(error), INTACT) from None
+    odd = _different_fields(value, dataclasses.asdict(made))
+    if odd:
+        raise RunError(wanted, f"missing or unknown fields: {', '.join(odd[:8])}", INTACT)
+    return made
+
+
+def _different_fields(value: object, plain: object) -> list[str]:
+    """Fields that msgspec filled in or passed over, in an object or the objects in it."""
+    if not isinstance(value, dict) or not isinstance(plain, dict):
+        return []
+    inner = [
+        name for key in value.keys() & plain.keys() for name in _different_fields(value[key], plain[key])
+    ]
+    return sorted(map(str, value.keys() ^ plain.keys())) + inner
+
+
+def _decode_path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise msgspec.ValidationError(f"a value of type {type(value).__name__}")
 
 
 def check_seal(record: dict[str, Any], path: Path) -> None:
@@ -78,8 +109,8 @@ def check_seal(record: dict[str, Any], path: Path) -> None:
     Raises:
         RunError: they differ.
     """
-    content = {key: value for key, value in record.items() if key != _SEAL}
-    if record.get(_SEAL) != _checksum(content):
+    content = {key: value for key, value in record.items() if key != SEAL}
+    if record.get(SEAL) != _checksum(content):
         raise RunError(f"{path} with the content that its checksum describes", "it was altered", INTACT)
 
 
@@ -101,5 +132,8 @@ def _checksum(plain: dict[str, Any]) -> str:
     return digest(json.dumps(plain, sort_keys=True).encode())
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value

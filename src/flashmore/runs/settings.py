@@ -1,9 +1,11 @@
 """config.json, vocabulary.json and split.json: what a run was made from, written once.
 
-config.json is sealed and holds the SHA-256 of the other two, so that the three belong together.
+config.json is sealed and holds the SHA-256 of the other two, so that the three belong together. Its own
+SHA-256 identifies the run in every file that is written later.
 """
 
 import dataclasses
+import os
 import shlex
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,18 +14,23 @@ from typing import Any
 
 import torch
 
-from flashmore.data.long_text import LongText
+from flashmore.data.long_text import STORE, LongText
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.errors import DataError, RecipeError, RunError
+from flashmore.errors import DataError, RunError
+from flashmore.files import INTACT, TEMPORARY, disk_errors, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
 from flashmore.runs import records
-from flashmore.runs.storage import disk_errors
+from flashmore.runs.lock import LOCK
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout; it grows with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
+LARGEST_CONFIG, LARGEST_PART = 2**20, 2**29
+"""Bytes of config.json, and of each of the other two."""
+UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
+"""What a run's folder holds while it is made: config.json, which makes it a run, comes last."""
 _A_RUN = "the folder of a run, made by `flashmore train --out FOLDER`"
 
 
@@ -31,148 +38,232 @@ _A_RUN = "the folder of a run, made by `flashmore train --out FOLDER`"
 class Settings:
     """What a run was made from."""
 
+    requested: dict[str, Any]
+    """The recipe that was asked for, as JSON values."""
     recipe: dict[str, Any]
+    """The same with nothing left open."""
     model: ModelConfig
     vocabulary: Vocabulary
     split: Split
+    text: LongText | None
     versions: dict[str, str]
+    """Of `flashmore` and `torch` when the run was made."""
+
+
+@dataclass(frozen=True)
+class _Config:
+    """config.json without its checksum."""
+
+    format: int
+    versions: dict[str, str]
+    requested: dict[str, Any]
+    recipe: dict[str, Any]
+    model: ModelConfig
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """split.json."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    leak_share: float | None
     text: LongText | None
 
 
-def encode(
-    recipe: dict[str, Any],
-    model: ModelConfig,
-    vocabulary: Vocabulary,
-    split: Split,
-    text: LongText | None = None,
-) -> dict[str, bytes]:
-    """Give the files by name. config.json, which makes a folder a run, comes last.
+@dataclass(frozen=True)
+class _Characters:
+    """vocabulary.json."""
+
+    characters: tuple[str, ...]
+
+
+def encode(settings: Settings) -> dict[str, bytes]:
+    """Give the files by name; config.json, which makes a folder a run, comes last.
 
     Raises:
         ValueError, TypeError: the recipe holds what JSON does not know.
+        DataError: more items than a run's folder holds.
     """
+    parts = _Parts(**dataclasses.asdict(settings.split), text=settings.text)
     files = {
-        VOCABULARY: records.encode(vocabulary.to_json(), indent=None),
-        SPLIT: records.encode(dataclasses.asdict(split) | _text_to_json(text), indent=None),
+        VOCABULARY: records.encode(settings.vocabulary.to_json(), indent=None),
+        SPLIT: records.encode(dataclasses.asdict(parts), indent=None),
     }
+    if len(files[SPLIT]) > LARGEST_PART:
+        found = f"{len(files[SPLIT]):,} bytes"
+        raise DataError(f"items of at most {LARGEST_PART:,} bytes", found, "fewer items, or --mode text")
     config = {
         "format": FORMAT,
-        "versions": {"flashmore": version("flashmore"), "torch": str(torch.__version__)},
-        "recipe": recipe,
-        "model": dataclasses.asdict(model),
+        "versions": settings.versions,
+        "requested": settings.requested,
+        "recipe": settings.recipe,
+        "model": dataclasses.asdict(settings.model),
         "files": {name: records.digest(data) for name, data in files.items()},
     }
     return {**files, CONFIG: records.encode(records.seal(config))}
 
 
-def read(folder: Path) -> Settings:
-    """Read and check the three files.
+def versions_here() -> dict[str, str]:
+    """Versions of `flashmore` and `torch`."""
+    return {"flashmore": version("flashmore"), "torch": str(torch.__version__)}
+
+
+def read(folder: Path) -> tuple[Settings, str]:
+    """Read and check the three files: the settings, and SHA-256 of config.json.
 
     Raises:
-        RunError: the folder is no run or of an unknown format, or a file is missing, cut off or altered.
+        RunError: the folder is no run or of an unknown format, or a file is missing, cut off, altered, or no
+            regular file.
         StorageError: the disk does not give the files.
     """
-    _require_run(folder)
-    config = _read_config(folder / CONFIG)
+    require_run(folder)
+    data = read_regular(folder / CONFIG, LARGEST_CONFIG)
+    config = _decode_config(data, folder / CONFIG)
+    parts = records.convert(_read_part(folder / SPLIT, config), _Parts, f"the parts in {folder / SPLIT}")
+    characters = _read_part(folder / VOCABULARY, config)
+    wanted = f"the vocabulary in {folder / VOCABULARY}"
     try:
-        model = _decode_model(config["model"])
-        vocabulary = Vocabulary.from_json(_read_part(folder / VOCABULARY, config))
-        parts = _read_part(folder / SPLIT, config)
-        text = LongText.from_json(parts["text"]) if "text" in parts else None
-        split = _decode_split(parts)
-        settings = Settings(dict(config["recipe"]), model, vocabulary, split, dict(config["versions"]), text)
-    # The checksums are right, so these are settings that somebody wrote by hand.
-    except (DataError, RecipeError) as error:
-        raise RunError(f"the settings of a run in {folder}", error.found, records.INTACT) from None
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"the settings of a run in {folder}", repr(error), records.INTACT) from None
-    wanted = _ids_needed(vocabulary, text)
-    if wanted is not None and wanted != model.vocabulary_size:
-        raise RunError(
-            f"a model for the {wanted} ids of {folder / VOCABULARY}",
-            f"one for {model.vocabulary_size} ids",
-            records.INTACT,
-        )
-    return settings
+        vocabulary = Vocabulary(records.convert(characters, _Characters, wanted).characters)
+    except DataError as error:
+        raise RunError(wanted, error.found, INTACT) from None
+    split = Split(parts.train, parts.validation, parts.test, parts.leak_share)
+    settings = Settings(
+        config.requested, config.recipe, config.model, vocabulary, split, parts.text, config.versions
+    )
+    _require_fit(settings, folder)
+    return settings, records.digest(data)
 
 
-def require_free(path: Path) -> None:
-    """Refuse a path at which something stands that a new run could harm.
+def is_run(path: Path) -> bool:
+    """Say whether a run is at `path`; refuse anything that a new run could harm.
+
+    Returns:
+        False where there is nothing, an empty folder, or what a creation that was killed left behind.
 
     Raises:
-        RunError: it is a file, or a folder that holds something.
+        RunError: it is a file, or a folder that holds something else.
         StorageError: the disk does not say.
     """
     wanted = f"a new or empty folder at {path}"
     with disk_errors(wanted, path):
-        if path.is_dir():
-            names = sorted(entry.name for entry in path.iterdir())
-            if CONFIG in names:
-                raise RunError(
-                    wanted,
-                    "a run",
-                    f"another folder; to go on with this one: --resume {shlex.quote(str(path))}",
-                )
-            if names:
-                shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-                raise RunError(wanted, f"a folder that holds {shown}", "another folder, or this one emptied")
-        elif path.exists():
-            raise RunError(wanted, "a file", "another path")
+        if not path.is_dir():
+            if path.exists():
+                raise RunError(wanted, "a file", "another path")
+            return False
+        names = sorted(entry.name for entry in path.iterdir())
+    if CONFIG in names:
+        return True
+    foreign = [name for name in names if name not in UNFINISHED and not name.endswith(TEMPORARY)]
+    if foreign or (names and LOCK not in names):
+        listed = foreign or names
+        shown = ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
+        raise RunError(wanted, f"a folder that holds {shown}", "another folder, or this one emptied")
+    return False
 
 
-def _require_run(folder: Path) -> None:
+def require_same(run: Settings, asked: Settings, path: Path) -> None:
+    """Refuse to go on with a run that another command began.
+
+    Raises:
+        RunError: the options or the data differ; they are named.
+    """
+    odd = [
+        name
+        for name in asked.requested
+        if name != "file" and asked.requested[name] != run.requested.get(name)
+    ]
+    found = ", ".join(
+        f"{name} {run.requested.get(name)!r} instead of {asked.requested[name]!r}" for name in odd
+    )
+    if not odd and (run.split, run.vocabulary, _as_read(run.text)) != (
+        asked.split,
+        asked.vocabulary,
+        asked.text,
+    ):
+        found = "other data: the file has changed, or is another one"
+    if found:
+        raise RunError(
+            f"a new or empty folder at {path}, or a run that the same command began",
+            f"a run with {found}",
+            f"another folder; to go on with this run: flashmore train --resume {shlex.quote(str(path))}",
+        )
+
+
+def _as_read(text: LongText | None) -> LongText | None:
+    """The text before its store was written."""
+    return None if text is None else dataclasses.replace(text, store_sha256=None)
+
+
+def require_run(folder: Path) -> None:
+    """Refuse a folder that is no run, or in which anything but regular files lies.
+
+    Raises:
+        RunError: what is there instead is named.
+        StorageError: the disk does not say.
+    """
     wanted = f"a run at {folder}"
     with disk_errors(wanted, folder):
         if not folder.exists():
             raise RunError(wanted, "no such folder", _A_RUN)
         if not folder.is_dir():
             raise RunError(wanted, "a file", _A_RUN)
-        if not (folder / CONFIG).exists():
-            raise RunError(wanted, f"a folder without {CONFIG}", _A_RUN)
+        entries = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)}
+    if CONFIG not in entries:
+        raise RunError(wanted, f"a folder without {CONFIG}", _A_RUN)
+    for name, status in entries.items():
+        found = why_not_regular(status)
+        if found not in (None, "a folder"):
+            raise RunError(f"regular files in the run {folder}", f"{name}, {found}", INTACT)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    config = records.decode(records.read_file(path), path)
-    if config.get("format") != FORMAT:
+def _decode_config(data: bytes, path: Path) -> _Config:
+    record = records.decode(data, path)
+    if record.get("format") != FORMAT:
         raise RunError(
             f"format {FORMAT} in {path}",
-            f"format {config.get('format')!r}, which this version of flashmore does not know",
+            f"format {str(record.get('format'))[:20]}, which this version of flashmore does not know",
             "a run of this version, or the version of flashmore that made it",
         )
-    records.check_seal(config, path)
-    return config
+    records.check_seal(record, path)
+    del record[records.SEAL]
+    return records.convert(record, _Config, f"the settings of a run in {path}")
 
 
-def _read_part(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    data = records.read_file(path)
-    records.check_digest(data, config["files"][path.name], path)
+def _read_part(path: Path, config: _Config) -> dict[str, Any]:
+    data = read_regular(path, LARGEST_PART)
+    records.check_digest(data, config.files.get(path.name), path)
     return records.decode(data, path)
 
 
-def _decode_model(values: dict[str, Any]) -> ModelConfig:
-    for field in dataclasses.fields(ModelConfig):
-        kinds = (int, float) if field.type is float else (field.type,)
-        if type(values[field.name]) not in kinds:
-            raise TypeError(f"{field.name} = {values[field.name]!r}")
-    return ModelConfig(**values)
+def _require_fit(settings: Settings, folder: Path) -> None:
+    """The checksums are right, so what does not fit was written by hand.
 
+    Raises:
+        RunError: the model, the vocabulary and the data are not of one run.
+    """
 
-def _text_to_json(text: LongText | None) -> dict[str, Any]:
-    return {} if text is None else {"text": text.to_json()}
+    def require(holds: bool, wanted: str, found: str) -> None:
+        if not holds:
+            raise RunError(f"{wanted} in {folder}", found, INTACT)
 
-
-def _ids_needed(vocabulary: Vocabulary, text: LongText | None) -> int | None:
-    """A long text has no START and STOP; ids that were given have no characters to count."""
-    if text is None:
-        return vocabulary.size
-    return len(vocabulary.characters) if text.kind == "characters" else None
-
-
-def _decode_split(values: dict[str, Any]) -> Split:
-    parts = {name: tuple(values[name]) for name in ("train", "validation", "test")}
-    if not all(isinstance(item, str) for part in parts.values() for item in part):
-        raise TypeError("an item that is no text")
-    leak_share = values["leak_share"]
-    if not isinstance(leak_share, float | None):
-        raise TypeError(f"leak_share = {leak_share!r}")
-    return Split(**parts, leak_share=leak_share)
+    model, vocabulary, text = settings.model, settings.vocabulary, settings.text
+    ids = vocabulary.size if text is None else len(vocabulary.characters)
+    if text is None or text.kind == "characters":
+        require(
+            ids == model.vocabulary_size, f"a model for {ids} ids", f"one for {model.vocabulary_size} ids"
+        )
+    items = settings.split.train + settings.split.validation + settings.split.test
+    if text is not None:
+        require(not items, "a run on one long text", f"{len(items)} items beside it")
+        require(text.largest < model.vocabulary_size, "ids that the model has", f"the id {text.largest}")
+        sizes = [stop - start for start, stop in vars(text.parts).values()]
+        short = any(0 < size <= model.context for size in sizes) or not sizes[0]
+        require(not short, f"parts of more than {model.context} ids", f"parts of {sizes} ids")
+        return
+    odd = sorted({len(item) for item in items if not 0 < len(item) < model.context})
+    require(not odd, f"items of 1 to {model.context - 1} characters", f"lengths {odd[:3]}")
+    unknown = set("".join(items)) - set(vocabulary.characters)
+    require(not unknown, "items of the vocabulary's characters", f"{len(unknown)} others")

@@ -7,13 +7,13 @@ A small model's kernels end sooner than the CPU can launch the next one. A graph
 always reads the same memory: batches are copied there before a replay, so their sizes must never change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from flashmore.runs import LossScale
 from flashmore.training.batch import Batch
 from flashmore.training.graph import FlatStep
 
@@ -93,10 +93,13 @@ class CapturedStep:
         torch.cuda.set_rng_state(random, rates.device)
         return Recording(graph, kept, rates, losses[-1])
 
-    def state_dict(self) -> dict[str, Any]:
-        """What decides the next update apart from the weights."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
         return self.step.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where `state_dict` was taken."""
-        self.step.load_state_dict(state)
+        self.step.load_state_dict(tensors)
+
+    loss_scale: LossScale | None = None
+    """float16, whose loss is scaled, has no place here."""

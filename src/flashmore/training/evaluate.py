@@ -30,7 +30,7 @@ def evaluate(model: nn.Module, data: Sequences | Windows, precision: Precision) 
         real = int((targets != IGNORE).sum())
         with precision():
             loss = mean_loss(model(ids), targets)
-        total += loss.double().cpu() * real
+        total += loss.cpu().double() * real  # not every device has float64
         characters += real
     model.train(was_training)
     return (total / characters).item()

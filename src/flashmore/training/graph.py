@@ -11,7 +11,7 @@ device or decides by a value, so that it can be recorded as a CUDA graph (`captu
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.optim.adamw import adamw
 
+from flashmore.runs import LossScale
 from flashmore.training.batch import Batch
 from flashmore.training.loss import mean_loss
 from flashmore.training.muon import MatrixGroups, muon_matrices
-from flashmore.training.optimizers import EPS, MUON_MOMENTUM, is_decayed
+from flashmore.training.optimizers import ADAMW_MOMENTS, EPS, MUON_MOMENTS, MUON_MOMENTUM, is_decayed
 from flashmore.training.recipe import Recipe
 from flashmore.training.step import precision_of
 
@@ -53,6 +54,7 @@ class FlatStep:
         matrices = muon_matrices(model) if recipe.optimizer == "muon" else {}
         parameters = {name: p for name, p in model.named_parameters() if name not in matrices} | matrices
         self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self._muon = len(matrices)
         self._adamw = sum(p.numel() for name, p in parameters.items() if name not in matrices)
         self.flat = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
         for parameter, view in zip(parameters.values(), self.views(self.flat).values(), strict=True):
@@ -132,15 +134,32 @@ class FlatStep:
         """Everything that an update changes: the weights and the optimizer's state."""
         return self.flat, self._mean, self._square, self._updates
 
-    def state_dict(self) -> dict[str, Any]:
-        """What decides the next update apart from the weights."""
-        return {"mean": self._mean, "square": self._square, "updates": self._updates}
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
+        return {"step": self._updates, **self._moments()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where `state_dict` was taken."""
-        self._mean.copy_(state["mean"])
-        self._square.copy_(state["square"])
-        self._updates.copy_(state["updates"])
+        for name, kept in self.state_dict().items():
+            kept.copy_(tensors[name])
+
+    loss_scale: LossScale | None = None
+    """float16, whose loss is scaled, has no place here."""
+
+    def _moments(self) -> dict[str, Tensor]:
+        first = self.views(self._mean)
+        names = list(self._shapes)[: len(self._shapes) - self._muon]
+        squares = torch.split(self._square, [self._shapes[name].numel() for name in names])
+        mean, square = ADAMW_MOMENTS
+        (momentum,) = MUON_MOMENTS
+        return (
+            {f"{mean}.{name}": first[name] for name in names}
+            | {
+                f"{square}.{name}": part.view(self._shapes[name])
+                for name, part in zip(names, squares, strict=True)
+            }
+            | {f"{momentum}.{name}": value for name, value in first.items() if name not in names}
+        )
 
 
 def _own(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shlex
 import signal
 import statistics
 import threading
@@ -15,17 +14,21 @@ from typing import Any, Protocol
 
 from flashmore.data.batches import Sequences
 from flashmore.data.windows import Windows
-from flashmore.errors import Interrupted, TrainingFailed, is_out_of_memory
+from flashmore.errors import Interrupted, is_out_of_memory
 from flashmore.models.registry import count_parameters
 from flashmore.runs import Run
 from flashmore.training.evaluate import evaluate
 from flashmore.training.events import EventWriter
 from flashmore.training.recipe import Recipe
-from flashmore.training.room import out_of_room, require_room
-from flashmore.training.session import Session, reopen, start
+from flashmore.training.room import out_of_room
+from flashmore.training.session import Session, begun, resumed
 
 RECENT = 20
 """Stretches of which the progress line shows the median."""
+SAVE_SECONDS = 60.0
+"""Training time that is lost at most when a process is killed: a checkpoint is saved before the step that
+would go beyond it."""
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def train(
 
     Args:
         recipe: what to train; None means a Transformer on the built-in names.
-        out: the run's folder, new or empty; None takes the first unused of runs/MODEL, runs/MODEL-2, …
+        out: the run's folder, new or empty, or one that the same recipe began and did not finish: training
+            goes on with it. None takes the first unused of runs/MODEL, runs/MODEL-2, …
         observer: is told how it goes; None means silence.
 
     Raises:
@@ -102,7 +106,8 @@ def train(
         Interrupted: Ctrl-C; the run is saved, and `resume` goes on with it.
         StorageError: the disk refused a file; the checkpoint before it stands.
     """
-    return run_to_the_end(start(recipe or Recipe(), out), observer or Silent())
+    with begun(recipe or Recipe(), out) as session:
+        return _run_to_the_end(session, observer or Silent())
 
 
 def resume(path: Path, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
@@ -118,13 +123,13 @@ def resume(path: Path, steps: int | None = None, observer: Observer | None = Non
         RunError: not a run, or a damaged one.
         RecipeError: fewer steps than are done. Otherwise as for `train`.
     """
-    return run_to_the_end(reopen(path, steps), observer or Silent())
+    with resumed(path, steps) as session:
+        return _run_to_the_end(session, observer or Silent())
 
 
-def run_to_the_end(session: Session, observer: Observer) -> TrainResult:
+def _run_to_the_end(session: Session, observer: Observer) -> TrainResult:
     """Train what remains, evaluate the test part once, write the result."""
     observer.started(session)
-    require_room(session.trainer)
     steps_ms = _train_what_remains(session, observer)
     result = _conclude(session, steps_ms)
     session.run.write_result(result.to_json())
@@ -137,9 +142,11 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     characters = trainer.data.mean_length * recipe.batch
     validation = session.part("validation")
     stretches_ms: list[float] = []
-    with EventWriter(run.path, trainer.done) as events, _ctrl_c() as interrupted:
-        while trainer.done < recipe.steps and not interrupted():
-            loss, step_ms = _one_stretch(session, interrupted)
+    if session.best_step == trainer.done:  # a process may have ended between saving `last` and `best`
+        session.save()
+    with EventWriter(run.path, trainer.done) as events, _stop_signals() as stopped_by:
+        while trainer.done < recipe.steps and not stopped_by():
+            loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
             observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
@@ -147,74 +154,72 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             pauses = trainer.done % recipe.eval_every == 0 or trainer.done == recipe.steps
             if pauses and validation is not None:
                 line["val_loss"] = _evaluate(session, validation, observer)
-            run.append_metrics(line)
+            session.metrics.append(line)
             events.write(line)
-            if pauses or interrupted():
-                run.save_checkpoint("last", session.checkpoint())
+            if pauses or stopped_by():
+                session.save()
         if trainer.done < recipe.steps:
             raise Interrupted(
                 f"{recipe.steps} steps",
-                f"Ctrl-C after {trainer.done}; everything is saved",
-                f"to go on: flashmore train --resume {shlex.quote(str(run.path))}",
+                f"{stopped_by()} after {trainer.done}; everything is saved",
+                f"to go on: {run.resume_command()}",
             )
     return stretches_ms
 
 
-def _one_stretch(session: Session, interrupted: Callable[[], bool]) -> tuple[float, float]:
+def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tuple[float, float]:
     """Steps up to the next line of the log, with no word to the device in between: (last loss, ms a step)."""
     recipe, trainer = session.recipe, session.trainer
     first, began = trainer.done, time.perf_counter()
     pauses = (recipe.log_every, recipe.eval_every, recipe.steps)
     while True:
+        step_began = time.monotonic()
         try:
             loss = trainer.advance(min(pause - first % pause for pause in pauses) - (trainer.done - first))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise out_of_room(trainer, error) from None
-        if any(trainer.done % pause == 0 for pause in pauses) or interrupted():
+        if any(trainer.done % pause == 0 for pause in pauses) or stopped_by():
             break
+        now = time.monotonic()
+        if now - session.saved_at + (now - step_began) > SAVE_SECONDS:
+            _require_finite(loss.item(), "training loss", session)
+            saving = time.perf_counter()
+            session.save()
+            began += time.perf_counter() - saving
     value = loss.item()  # waits for the device, so the clock is read after it
     seconds = time.perf_counter() - began
     session.train_seconds += seconds
-    _require_finite(value, "training", session)
+    _require_finite(value, "training loss", session)
     return value, 1000 * seconds / (trainer.done - first)
 
 
-def _require_finite(loss: float, part: str, session: Session) -> None:
-    """Stop where the weights have gone astray.
+def _require_finite(loss: float, what: str, session: Session) -> None:
+    """Stop where the weights have diverged.
 
     Raises:
         TrainingFailed: the loss is infinite or not a number; it says which checkpoint is left.
     """
-    if math.isfinite(loss):
-        return
-    run, recipe = session.run, session.recipe
-    kept = "its checkpoint `last` stands" if run.has_checkpoint("last") else "nothing was saved yet"
-    raise TrainingFailed(
-        f"a finite loss in {part}",
-        f"{loss} at step {session.trainer.done} of {run.path}; {kept}",
-        f"a lower --lr than {recipe.lr:g}, a longer --warmup, --clip 1, or --dtype float32",
-    )
+    if not math.isfinite(loss):
+        raise session.diverged(what, str(loss))
 
 
 def _evaluate(session: Session, validation: Sequences | Windows, observer: Observer) -> float:
-    """Evaluate; keep the weights as `best` if none before were better on validation."""
+    """Evaluate; remember the step if none before was better on validation."""
     trainer = session.trainer
     val_loss = evaluate(trainer.model, validation, trainer.step.precision)
-    _require_finite(val_loss, "validation", session)
+    _require_finite(val_loss, "validation loss", session)
     is_best = session.best_loss is None or val_loss < session.best_loss
     if is_best:
-        session.best_loss = val_loss
-        session.run.save_checkpoint("best", session.checkpoint())
+        session.best_loss, session.best_step = val_loss, trainer.done
     observer.evaluated(trainer.done, val_loss, is_best)
     return val_loss
 
 
 def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     run, model = session.run, session.trainer.model
-    if run.has_checkpoint("best"):
-        run.restore(model, run.load_checkpoint("best", optimizer=False))
+    run.restore(model, run.load_weights())
 
     def loss_of(data: Sequences | Windows | None) -> float | None:
         if data is None:
@@ -248,23 +253,29 @@ def _logged_step_ms(run: Run) -> list[float]:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a question to ask between steps; a second one acts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    pressed = threading.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+def _stop_signals() -> Iterator[Callable[[], str | None]]:
+    """Turn the first signal to stop into a question to ask between steps: its name, or None.
 
-    def press(number: int, _: object) -> None:
-        pressed.set()
+    A second one does what it did before. A scheduler that takes the machine away sends SIGTERM or SIGUSR1, a
+    terminal that closes SIGHUP.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    received: list[str] = []
+    numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
+    # What is ignored stays ignored: nohup does that with SIGHUP.
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
+
+    def receive(number: int, _: object) -> None:
+        received.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
         signal.signal(number, before[signal.Signals(number)])
 
-    for number in signals:
-        signal.signal(number, press)
+    for number in handled:
+        signal.signal(number, receive)
     try:
-        yield pressed.is_set
+        yield lambda: received[0] if received else None
     finally:
-        for number in signals:
+        for number in handled:
             signal.signal(number, before[number])

@@ -12,6 +12,9 @@ from flashmore.training.recipe import Recipe
 EPS = 1e-8
 """What AdamW adds to the root of the mean square."""
 MUON_MOMENTUM = 0.95
+ADAMW_MOMENTS, MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
+"""What the optimizers keep for every parameter, by PyTorch's names. A checkpoint holds `MOMENT.PARAMETER`
+for each, whatever kind of step made the updates, and `step`, the number of AdamW's updates."""
 
 
 def optimizers_of(model: nn.Module, recipe: Recipe, *, fused: bool) -> list[torch.optim.Optimizer]:

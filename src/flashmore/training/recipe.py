@@ -3,7 +3,6 @@
 It imports no torch, so that `flashmore train --help` answers at once.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,8 @@ Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 LARGEST = 10**15
 """Of any count: beyond it somebody's finger rested on a key."""
 MOST_THREADS = 4096
+LARGEST_FACTOR = 1e38
+"""Of what the optimizer multiplies float32 numbers by."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,14 @@ class Recipe:
         self._require("warmup", 0 <= self.warmup <= LARGEST, f"a whole number from 0 to {LARGEST:,}")
         self._require("threads", 0 <= self.threads <= MOST_THREADS, f"from 0 to {MOST_THREADS:,}")
         for name in ("clip", "weight_decay"):
-            self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more, and finite")
+            self._require(name, 0 <= getattr(self, name) <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
         for name in ("dropout", "attention_dropout", "beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("seed", "split_seed"):
             self._require(name, 0 <= getattr(self, name) < 2**63, "a whole number from 0 to 2⁶³ − 1")
         for name in ("lr", "muon_lr"):
-            self._require(name, 0 < getattr(self, name) < float("inf"), "above 0, for example 1e-3")
+            valid = f"above 0 and at most {LARGEST_FACTOR:g}, for example 1e-3"
+            self._require(name, 0 < getattr(self, name) <= LARGEST_FACTOR, valid)
         if self.optimizer == "muon" and self.model != "transformer":
             raise RecipeError(
                 "a transformer for --optimizer muon", f"--model {self.model}", "--optimizer adamw"
@@ -142,6 +144,9 @@ class Recipe:
             )
             if value is not None and self.mode == "items":
                 raise RecipeError(f"--mode text beside --{name}", "--mode items", "one of the two options")
+        if "none" in self.speedups and len(self.speedups) > 1:
+            found = " ".join(self.speedups)
+            raise RecipeError("--speedups none alone, or others", found, "none, or the others without it")
         chosen = (self.activation, self.bias, self.tied, self.start)
         if self.model != "transformer" and chosen != ("gelu_tanh", True, False, "torch"):
             wanted = "a transformer for --activation, --no-bias, --tied and --start"
@@ -163,20 +168,6 @@ class Recipe:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         file = None if self.file is None else str(self.file)
         return values | {"file": file, "speedups": list(self.speedups)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The inverse of `to_json`.
-
-        Raises:
-            RecipeError: a field is missing or unknown, or a value is out of range.
-        """
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            odd = ", ".join(sorted(set(values) ^ known))
-            raise RecipeError("a recipe of this version", f"other fields: {odd}", ", ".join(sorted(known)))
-        file = None if values["file"] is None else Path(values["file"])
-        return cls(**{**values, "file": file, "speedups": tuple(values["speedups"])})
 
 
 NANOGPT = Recipe(

@@ -35,10 +35,14 @@ def out_of_room(trainer: Trainer, error: Exception) -> TrainingFailed:
     return TrainingFailed(f"memory for {sizes}", found, valid)
 
 
-def require_room(trainer: Trainer) -> None:
+def require_room(trainer: Trainer, *, advise: bool = True) -> None:
     """Refuse a step on a CPU that would need far more memory than there is.
 
     Systems promise memory that they do not have, and end the process when it is used: no error could be told.
+
+    Args:
+        trainer: what is to make the steps.
+        advise: whether to try which sizes would fit; a run that goes on cannot change them.
 
     Raises:
         TrainingFailed: half of what the step needs by an estimate is more than is free; it names what fits.
@@ -47,6 +51,9 @@ def require_room(trainer: Trainer) -> None:
     needed, free = _estimated_bytes(trainer, recipe.batch, context), _free_bytes(trainer)
     if trainer.device.type == "cpu" and needed / 2 > free:
         found = f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free"
+        if not advise:
+            sizes = f"a batch of {recipe.batch:,} of {context:,} positions"
+            raise TrainingFailed(f"memory for {sizes}", found, "a machine with more memory")
         raise out_of_room(trainer, MemoryError(found))
 
 

@@ -1,19 +1,31 @@
 """A trainer and the folder it saves to: made from a recipe, or brought back from the folder."""
 
-import shutil
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from flashmore.backends.choose import Choice
 from flashmore.data.batches import Sequences, encode_items
 from flashmore.data.split import Split
 from flashmore.data.windows import Windows
-from flashmore.errors import RecipeError
-from flashmore.runs import Checkpoint, Run
-from flashmore.training.plan import settle_speed
+from flashmore.errors import RecipeError, RunError, TrainingFailed
+from flashmore.files import INTACT
+from flashmore.runs import Checkpoint, Run, Settings, State, locked
+from flashmore.runs.checkpoint import layout_of
+from flashmore.runs.folder import remove_unfinished
+from flashmore.runs.metrics import MetricsLog
+from flashmore.runs.records import convert
+from flashmore.runs.settings import is_run, require_run, require_same, versions_here
+from flashmore.training.plan import Plan, settle_speed
 from flashmore.training.recipe import Recipe
-from flashmore.training.setting import device_named, settle
+from flashmore.training.room import require_room
+from flashmore.training.setting import device_named, model_config, settle
 from flashmore.training.text import open_text, random_windows, settle_text, windows_of
 from flashmore.training.trainer import Trainer
 
@@ -28,25 +40,61 @@ class Session:
     """Why this attention backend; None for a model without attention."""
     notes: tuple[str, ...]
     """What is done about speed, and why."""
+    metrics: MetricsLog
     best_loss: float | None = None
     """Lowest validation loss so far, in nats a character."""
+    best_step: int | None = None
+    """The step that it was measured at."""
     train_seconds: float = 0.0
-    """Time spent training, evaluation and saving apart."""
+    """Time spent training; evaluation and saving do not count."""
+    saved_at: float = field(default_factory=time.monotonic)
+    """When the last checkpoint was saved, on `time.monotonic`'s clock, in seconds."""
+    saved_step: int = 0
+    """The step of the last checkpoint."""
+
+    def __post_init__(self) -> None:
+        self.saved_step = self.trainer.done
 
     @property
     def recipe(self) -> Recipe:
         """What is being trained."""
         return self.trainer.recipe
 
-    def checkpoint(self) -> Checkpoint:
-        """A snapshot from which `reopen` goes on bit for bit."""
-        state = {
-            "step": self.trainer.done,
-            "steps": self.recipe.steps,
-            "best_loss": self.best_loss,
-            "train_seconds": self.train_seconds,
-        }
-        return Checkpoint(dict(self.trainer.model.state_dict()), self.trainer.optimizer_state(), state)
+    def save(self) -> None:
+        """Save the checkpoint `last`, from which `resumed` goes on bit for bit, and `best` where it is the
+        best.
+
+        Raises:
+            TrainingFailed: a weight is not a finite number; the checkpoints before are still there.
+            StorageError: the disk refused; the checkpoints before are still there.
+        """
+        weights = dict(self.trainer.model.state_dict())
+        if not all(value.isfinite().all() for value in weights.values()):
+            raise self.diverged("weights", "NaN or infinities")
+        metrics_bytes, metrics_sha256 = self.metrics.saved()
+        state = State(
+            step=self.trainer.done,
+            max_steps=self.recipe.steps,
+            best_loss=self.best_loss,
+            best_step=self.best_step,
+            train_seconds=self.train_seconds,
+            loss_scale=self.trainer.step.loss_scale,
+            metrics_bytes=metrics_bytes,
+            metrics_sha256=metrics_sha256,
+        )
+        self.run.save_checkpoint("last", Checkpoint(weights, self.trainer.optimizer_state(), state))
+        if self.best_step == state.step:
+            self.run.save_checkpoint("best", Checkpoint(weights, {}, state))
+        self.saved_at, self.saved_step = time.monotonic(), state.step
+
+    def diverged(self, what: str, found: str) -> TrainingFailed:
+        """The message for numbers that are no longer finite."""
+        step = f"{found} at step {self.trainer.done} of {self.run.path}"
+        return TrainingFailed(
+            f"finite {what}",
+            f"{step}; its last checkpoint is of step {self.saved_step}",
+            f"a lower --lr than {self.recipe.lr:g}, a longer --warmup, --clip 1, or --dtype float32",
+        )
 
     def part(self, name: Literal["train", "validation", "test"]) -> Sequences | Windows | None:
         """One part of the data for this model and device; None where it holds nothing."""
@@ -62,71 +110,151 @@ class Session:
         return encode_items(items, self.run.vocabulary, self.run.model.context, self.trainer.device)
 
 
-def start(recipe: Recipe, out: Path | None) -> Session:
-    """Settle what the recipe leaves open, then make the run's folder: nothing is written before all fits.
+@contextmanager
+def begun(recipe: Recipe, out: Path | None) -> Iterator[Session]:
+    """Resolve what the recipe leaves open and make the run's folder; or go on with the run that the same
+    command began.
+
+    Nothing is written before everything fits, and the folder is locked until the context ends.
+
+    Args:
+        recipe: what to train.
+        out: the run's folder; None takes the first unused of runs/MODEL, runs/MODEL-2, …
 
     Raises:
         DataError, RecipeError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
-    if recipe.mode == "text":
-        return _start_on_text(recipe, out)
-    setting = settle(recipe)
-    data = encode_items(setting.split.train, setting.vocabulary, setting.config.context, setting.device)
-    plan = settle_speed(recipe, setting.config, setting.device, data)
-    trainer = plan.trainer(data)
-    folder = out or unused_folder(recipe.model, Path("runs"))
-    run = Run.create(folder, plan.recipe.to_json(), plan.config, setting.vocabulary, setting.split)
-    return Session(run, trainer, plan.choice, plan.notes)
+    goes_on = out is not None and is_run(out)
+    device, asked = _settings(recipe)
+    if out is not None and goes_on:
+        require_same(Run.open(out).settings, asked, out)
+        with resumed(out, None) as session:
+            yield session
+        return
+    plan = settle_speed(recipe, asked.model, device, _example(asked, device))
+    with ExitStack() as lock:
+        folder = _lock_new(lock, recipe.model, out)
+        made_from = replace(asked, recipe=plan.recipe.to_json(), model=plan.config)
+        with Run.create(folder, made_from) as run:
+            trainer = plan.trainer(_training_data(run, device))
+            require_room(trainer)
+            weights = dict(trainer.model.state_dict())
+            first = State(step=0, max_steps=recipe.steps, loss_scale=trainer.step.loss_scale)
+            run.begin(Checkpoint(weights, trainer.optimizer_state(), first))
+        with run.log_metrics(first) as metrics:
+            yield Session(run, trainer, plan.choice, plan.notes, metrics)
 
 
-def _start_on_text(recipe: Recipe, out: Path | None) -> Session:
-    """The same for one long text, whose ids are written into the run's folder."""
-    setting = settle_text(recipe)
-    example = random_windows(setting.config, setting.device)
-    plan = settle_speed(recipe, setting.config, setting.device, example)
-    folder = out or unused_folder(recipe.model, Path("runs"))
-    split = Split((), (), (), None)
-    run = Run.create(folder, plan.recipe.to_json(), plan.config, setting.vocabulary, split, setting.text)
-    try:
-        trainer = plan.trainer(open_text(run, setting.device))
-    except BaseException:  # a full disk, Ctrl-C: a run without its ids is none
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    return Session(run, trainer, plan.choice, plan.notes)
+@contextmanager
+def resumed(path: Path, steps: int | None) -> Iterator[Session]:
+    """Bring a run back from its checkpoint `last`; only the number of steps may change.
 
-
-def reopen(path: Path, steps: int | None) -> Session:
-    """Bring a run back from its `last` checkpoint; only the number of steps may change.
+    The folder is locked until the context ends.
 
     Raises:
-        RunError: no run, or a damaged one.
+        RunError: no run, a damaged one, or one that another process trains.
         RecipeError: `steps` is below the number of steps that are done.
     """
-    run = Run.open(path)
-    checkpoint = run.load_checkpoint("last")
-    state = checkpoint.state
-    done = state["step"]
-    if steps is not None and steps < done:
-        raise RecipeError("--steps to go on to", f"{steps}, and {done} steps are done", f"{done} or more")
-    recipe = replace(Recipe.from_json(run.recipe), steps=steps or state["steps"])
-    device = device_named(recipe.device)
-    data = (
-        encode_items(run.split.train, run.vocabulary, run.model.context, device)
-        if run.text is None
-        else open_text(run, device)
-    )
-    recipe = recipe if run.model.model != "transformer" else replace(recipe, attention=run.model.attention)  # type: ignore[arg-type]
-    plan = settle_speed(recipe, run.model, device, data)
-    trainer = plan.trainer(data)
-    run.restore(trainer.model, checkpoint)
-    trainer.load_optimizer_state(checkpoint.optimizer, done)
-    run.truncate_metrics(done)
-    return Session(run, trainer, plan.choice, plan.notes, state["best_loss"], state["train_seconds"])
+    require_run(path)
+    with locked(path):
+        remove_unfinished(path)
+        run = Run.open(path)
+        state = run.load_state("last")
+        if steps is not None and steps < state.step:
+            found = f"{steps}, and {state.step} steps are done"
+            raise RecipeError("--steps to go on to", found, f"{state.step} or more")
+        plan, trainer = _restored(run, steps or state.max_steps)
+        with run.log_metrics(state) as metrics:
+            yield Session(
+                run,
+                trainer,
+                plan.choice,
+                plan.notes,
+                metrics,
+                state.best_loss,
+                state.best_step,
+                state.train_seconds,
+            )
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The recipe of a run, with nothing left open.
+
+    Raises:
+        RunError: it is none of this version of flashmore, or a value is out of range.
+    """
+    return convert(run.recipe, Recipe, f"the recipe of the run {run.path}")
 
 
 def unused_folder(model: str, parent: Path) -> Path:
-    """The first of PARENT/MODEL, PARENT/MODEL-2, … that does not exist."""
-    number = 1
-    while (path := parent / (model if number == 1 else f"{model}-{number}")).exists():
-        number += 1
-    return path
+    """The first of PARENT/MODEL, PARENT/MODEL-2, … that holds neither a run nor anything else."""
+    return next(_unused_folders(model, parent))
+
+
+def _unused_folders(model: str, parent: Path) -> Iterator[Path]:
+    for number in count(1):
+        path = parent / (model if number == 1 else f"{model}-{number}")
+        try:
+            if not is_run(path):
+                yield path
+        except RunError:  # something else is there
+            continue
+
+
+def _lock_new(lock: ExitStack, model: str, out: Path | None) -> Path:
+    """Lock the folder of a new run; where it may be chosen, one in which no other process is making a run."""
+    for path in [out] if out is not None else _unused_folders(model, Path("runs")):
+        try:
+            lock.enter_context(locked(path))
+        except RunError:
+            if out is not None:
+                raise
+        else:
+            return path
+    raise AssertionError("there are endlessly many folders")
+
+
+def _settings(recipe: Recipe) -> tuple[torch.device, Settings]:
+    """Read the data: the device, and what a run is made from, with the speed-ups and the attention still
+    open."""
+    asked, versions = recipe.to_json(), versions_here()
+    if recipe.mode == "text":
+        text = settle_text(recipe)
+        empty = Split((), (), (), None)
+        return text.device, Settings(asked, {}, text.config, text.vocabulary, empty, text.text, versions)
+    items = settle(recipe)
+    return items.device, Settings(asked, {}, items.config, items.vocabulary, items.split, None, versions)
+
+
+def _example(asked: Settings, device: torch.device) -> Sequences | Windows:
+    """Data that steps may be timed on before the run's folder is there."""
+    if asked.text is not None:
+        return random_windows(asked.model, device)
+    return encode_items(asked.split.train, asked.vocabulary, asked.model.context, device)
+
+
+def _training_data(run: Run, device: torch.device) -> Sequences | Windows:
+    if run.text is not None:
+        return open_text(run, device)
+    if not run.split.train:
+        raise RunError(f"items to train on in {run.path}", "none", INTACT)
+    return encode_items(run.split.train, run.vocabulary, run.model.context, device)
+
+
+def _restored(run: Run, steps: int) -> tuple[Plan, Trainer]:
+    recipe = replace(recipe_of(run), steps=steps)
+    sizes = model_config(recipe, run.model.vocabulary_size, run.model.context)
+    chosen = replace(sizes, attention=run.model.attention, vocabulary_multiple=run.model.vocabulary_multiple)
+    if chosen != run.model or (recipe.mode == "text") != (run.text is not None):
+        raise RunError(f"the recipe of the run {run.path}", "other sizes than its model has", INTACT)
+    if run.model.model == "transformer":
+        recipe = replace(recipe, attention=run.model.attention)  # type: ignore[arg-type]
+    device = device_named(recipe.device)
+    data = _training_data(run, device)
+    plan = settle_speed(recipe, run.model, device, data)
+    trainer = plan.trainer(data)
+    require_room(trainer, advise=False)
+    checkpoint = run.load_checkpoint(layout_of(trainer.optimizer_state()))
+    run.restore(trainer.model, checkpoint.weights)
+    trainer.restore(checkpoint)
+    return plan, trainer

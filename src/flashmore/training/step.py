@@ -1,16 +1,16 @@
 """How one training step is built: forward, backward, clip, update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flashmore.runs import LossScale
 from flashmore.training.batch import Batch
 from flashmore.training.loss import mean_loss
-from flashmore.training.optimizers import optimizers_of
+from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, optimizers_of
 from flashmore.training.recipe import Recipe
 
 Precision = Callable[[], AbstractContextManager[object]]
@@ -72,13 +72,48 @@ class Step:
         self.scaler.update()
         return loss.detach()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What decides the next update apart from the weights."""
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        return {"optimizers": optimizers, "scaler": self.scaler.state_dict()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
+        tensors = {"step": torch.zeros(())}
+        for optimizer, moments in self._with_moments():
+            for name, parameter in self._parameters_of(optimizer):
+                state = optimizer.state.get(parameter, {})
+                tensors |= {
+                    f"{moment}.{name}": state.get(moment, torch.zeros_like(parameter)) for moment in moments
+                }
+                tensors["step"] = state.get("step", tensors["step"])
+        return tensors
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where `state_dict` was taken."""
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        self.scaler.load_state_dict(state["scaler"])
+        for optimizer, moments in self._with_moments():
+            for name, parameter in self._parameters_of(optimizer):
+                state = {
+                    moment: tensors[f"{moment}.{name}"].clone().to(parameter.device) for moment in moments
+                }
+                if isinstance(optimizer, torch.optim.AdamW):
+                    device = parameter.device if optimizer.defaults["fused"] else "cpu"
+                    state["step"] = tensors["step"].clone().to(device)
+                optimizer.state[parameter] = state
+
+    @property
+    def loss_scale(self) -> LossScale | None:
+        """Of float16; None where the loss is not scaled."""
+        if not self.scaler.is_enabled():
+            return None
+        state = self.scaler.state_dict()
+        return LossScale(state["scale"], state["_growth_tracker"])
+
+    @loss_scale.setter
+    def loss_scale(self, value: LossScale | None) -> None:
+        if value is not None and self.scaler.is_enabled():
+            state = {"scale": value.scale, "_growth_tracker": value.growth_tracker}
+            self.scaler.load_state_dict(self.scaler.state_dict() | state)
+
+    def _with_moments(self) -> Iterator[tuple[torch.optim.Optimizer, tuple[str, ...]]]:
+        return zip(self.optimizers, (ADAMW_MOMENTS, MUON_MOMENTS), strict=False)
+
+    def _parameters_of(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        for group in optimizer.param_groups:
+            yield from ((names[parameter], parameter) for parameter in group["params"])

@@ -10,9 +10,9 @@ from flashmore.data.tokens import Ids
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.data.windows import Windows
 from flashmore.errors import RecipeError, RunError
+from flashmore.files import disk_errors
 from flashmore.models.config import ModelConfig
 from flashmore.runs import Run
-from flashmore.runs.storage import disk_errors
 from flashmore.training.recipe import Recipe
 from flashmore.training.setting import device_named, model_config
 

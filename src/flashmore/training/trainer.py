@@ -1,14 +1,19 @@
 """A model with its optimizer and its data, that can make one step after the other."""
 
-from typing import Any, Protocol
+import struct
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from flashmore.data.batches import BatchOrder, Sequences
 from flashmore.data.windows import Windows
+from flashmore.errors import RecipeError
+from flashmore.files import INTACT
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
+from flashmore.runs import Checkpoint, LossScale
 from flashmore.speedups import Speedups
 from flashmore.training.batch import Batch, packed, padded, trimmed
 from flashmore.training.capture import CapturedStep
@@ -33,11 +38,14 @@ class AnyStep(Protocol):
         """Update the weights once; the loss before."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """What decides the next update apart from the weights."""
+    loss_scale: LossScale | None
+    """Of float16; None where the loss is not scaled."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where `state_dict` was taken."""
         ...
 
@@ -118,20 +126,44 @@ class Trainer:
         share = learning_rate_share(step, self.recipe)
         return share * self.recipe.lr, share * self.recipe.muon_lr
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """All that decides the next steps apart from the weights: optimizer, loss scale, random numbers."""
-        state: dict[str, Any] = {"step": self.step.state_dict(), "rng": torch.get_rng_state()}
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The tensors that decide the next steps apart from the weights: optimizer and random numbers."""
+        state = self.step.state_dict() | {"rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+            state["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
-    def load_optimizer_state(self, state: dict[str, Any], done: int) -> None:
-        """Go back to where `optimizer_state` was taken, after `done` updates."""
-        self.step.load_state_dict(state["step"])
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to where a checkpoint was taken; its weights are in the model already.
+
+        Raises:
+            RecipeError: more updates of the optimizer than steps, or random numbers that no generator of
+                PyTorch's made.
+        """
+        updates, done = checkpoint.optimizer["step"].item(), checkpoint.state.step
+        if not 0 <= updates <= done:
+            raise RecipeError(f"0 to {done} updates of the optimizer", str(updates), INTACT)
+        self.step.load_state_dict(checkpoint.optimizer)
+        self.step.loss_scale = checkpoint.state.loss_scale
         self.done = done
+        try:
+            _require_generator_state(checkpoint.optimizer["rng.cpu"])
+            torch.set_rng_state(checkpoint.optimizer["rng.cpu"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(checkpoint.optimizer["rng.cuda"], self.device)
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError("the state of a random number generator", str(error), INTACT) from None
+
+
+def _require_generator_state(state: Tensor) -> None:
+    """Refuse counters with which PyTorch's Mersenne Twister reads beyond its 624 words; it checks each alone.
+
+    Raises:
+        ValueError: the counters do not belong together.
+    """
+    left, _, position = struct.unpack_from("<iiQ", state.numpy().tobytes(), 8)
+    if left + position != 625 and (left, position) != (1, 0):
+        raise ValueError(f"{left} words left at word {position}")
 
 
 def _step_of(model: nn.Module, recipe: Recipe, device: torch.device, speedups: Speedups) -> AnyStep:
