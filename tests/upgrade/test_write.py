@@ -97,9 +97,9 @@ def test_what_would_not_parse_is_refused(tmp_path: Path) -> None:
 def test_what_git_shows_as_modified_is_refused_unless_forced(repository: Path) -> None:
     path = repository / "model.py"
     path.write_text("x = 3\n")
-    assert "modified" in refused(read_source(path), "x = 4\n").found
+    assert "last added or committed" in refused(read_source(path), "x = 4\n").found
     git(repository, "add", ".")
-    assert "modified" in refused(read_source(path), "x = 4\n").found
+    assert "last added or committed" in refused(read_source(path), "x = 4\n").found
     write_source(read_source(path), "x = 4\n", force=True)
     assert path.read_text() == "x = 4\n"
 
@@ -112,13 +112,46 @@ def test_what_git_has_committed_or_does_not_know_is_written(repository: Path) ->
     assert new.read_text() == "x = 5\n"
 
 
-def test_a_repository_cannot_make_git_run_its_programs(repository: Path) -> None:
-    trap = repository / "trap.sh"
-    trap.write_text("#!/bin/sh\ntouch caught\n")
-    trap.chmod(0o755)
-    git(repository, "config", "core.fsmonitor", str(trap))
-    write_source(read_source(repository / "model.py"), "x = 4\n")
-    assert not (repository / "caught").exists()
+def test_extended_attributes_and_the_owner_stay(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text("x = 1\n")
+    os.setxattr(path, "user.note", b"kept")
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 54321)
+    path.chmod(0o2750)
+    before = path.stat()
+    write_source(read_source(path), "x = 2\n")
+    after = path.stat()
+    assert path.read_text() == "x = 2\n"
+    assert os.getxattr(path, "user.note") == b"kept"
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+
+
+def test_a_file_with_several_names_is_refused(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.py", tmp_path / "other.py"
+    path.write_text("x = 1\n")
+    other.hardlink_to(path)
+    for force in (False, True):
+        assert "2 hard links" in refused(read_source(path), "x = 2\n", force=force).found
+    assert path.samefile(other)
+
+
+def test_a_file_that_was_replaced_by_an_equal_one_while_it_was_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.py"
+    path.write_text("x = 1\n")
+    source = read_source(path)
+    sync = os.fsync
+
+    def exchange(descriptor: int) -> None:
+        sync(descriptor)
+        other = tmp_path / "other.py"
+        other.write_text("x = 1\n")
+        other.replace(path)
+
+    monkeypatch.setattr(os, "fsync", exchange)
+    assert "changed" in refused(source, "x = 2\n").found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

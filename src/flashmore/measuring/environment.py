@@ -2,12 +2,13 @@
 
 import os
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from flashmore.git import Checkout, Unreadable
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -72,18 +73,14 @@ def others_cpu_seconds() -> float | None:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `+` where files differ; None elsewhere."""
-    here = Path(__file__).parent
+    """The commit of the checkout that this code runs from, with `+` where it differs; None elsewhere."""
+    package = Path(__file__).resolve().parents[1]
     try:
-        head, changes = (
-            subprocess.run(
-                ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-            for words in (
-                ("rev-parse", "--short=12", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no"),
-            )
-        )
-    except (OSError, subprocess.SubprocessError):
+        checkout = Checkout(package / "__init__.py")
+        head = checkout.commit()
+        stored = {checkout.stores(path, path.read_bytes()) for path in package.rglob("*.py")}
+    except (OSError, Unreadable):
         return None
-    return head + ("+" if changes else "")
+    if head is None or not stored & {True, False}:  # the package is installed in somebody else's repository
+        return None
+    return head[:12] + ("" if stored == {True} else "+")

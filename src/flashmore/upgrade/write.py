@@ -5,10 +5,13 @@ Outside the edits every byte stays: encoding, byte order mark, line endings, a m
 
 import ast
 import codecs
+import errno
 import io
 import os
-import subprocess
+import stat
+import sys
 import tokenize
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +19,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from flashmore.errors import StorageError, UsageError
-
-GIT_SECONDS = 20
-NO_REPOSITORY = "not a git repository"
+from flashmore.git import Checkout, Unreadable
+from flashmore.upgrade.project import files
+from flashmore.upgrade.project.files import content
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,30 @@ def read_source(path: Path) -> SourceFile:
 
 
 def write_source(source: SourceFile, text: str, *, force: bool = False) -> None:
-    """Replace a file by a changed text, in one step, with its permissions.
+    """Replace a file by a changed text, in one step, with its permissions, owner and extended attributes.
 
     Args:
-        source: the file as it was read; a link is followed, and stays a link.
+        source: the file as it was read; a symbolic link is followed, and stays a link.
         text: the whole new text.
-        force: write even what git shows as modified.
+        force: write even what differs from what git has committed.
 
     Raises:
-        UsageError: the file has changed since it was read, is read-only, is shown as modified by git, or the
-            new text is no Python.
+        UsageError: the file has changed since it was read, is read-only, has several names, differs from what
+            git has committed, belongs to somebody else, or the new text is no Python.
         StorageError: the disk refused.
     """
     target = source.path.resolve()
     new = source.encoded(text)
     _require_python(new, source.path)
     try:
-        _require_unchanged(target, source)
+        found = _require_unchanged(target, source)
         if not force:
-            _require_committed(target)
+            _require_stored(target, source)
         with _beside(target) as temporary:
             temporary.write_bytes(new)
+            _keep_attributes(target, found, temporary, source.path)
             _sync(temporary)
-            temporary.chmod(target.stat().st_mode & 0o7777)
-            _require_unchanged(target, source)
+            _require_unchanged(target, source, found)
             temporary.replace(target)
     except OSError as error:
         raise StorageError(
@@ -89,46 +92,85 @@ def write_source(source: SourceFile, text: str, *, force: bool = False) -> None:
 
 def _require_python(new: bytes, path: Path) -> None:
     try:
-        ast.parse(new)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about someone's source, not about the rewrite
+            ast.parse(new)
     except (SyntaxError, ValueError) as error:
         found = f"it would not parse: {error}"
         raise UsageError(f"a rewritten {path} that is Python", found, "the file is left as it is") from None
 
 
-def _require_unchanged(target: Path, source: SourceFile) -> None:
-    if not target.stat().st_mode & 0o222 or not os.access(target, os.W_OK):
-        raise UsageError(
-            f"to write {source.path}", "it is read-only", f"chmod u+w {source.path}, then the same command"
-        )
-    if target.read_bytes() != source.raw:
-        raise UsageError(
-            f"{source.path} as it was read", "it has changed meanwhile", "the same command once more"
-        )
-
-
-def _require_committed(target: Path) -> None:
-    """Refuse a file with changes that git would not give back."""
-    # A repository's own configuration may name programs to run: none is.
-    command = ["git", "-c", "core.fsmonitor=false", "-C", str(target.parent), "status", "--porcelain"]
-    command += ["--untracked-files=no", "--ignore-submodules=all", "--", target.name]
-    environment = os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1"}
+def _require_unchanged(
+    target: Path, source: SourceFile, before: os.stat_result | None = None
+) -> os.stat_result:
+    """Refuse a file that is not the one that was read, or cannot be replaced as it is."""
+    path = source.path
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=GIT_SECONDS, check=False
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):  # no git here, or one that waits: nothing to ask
-        return
-    if done.returncode != 0:
-        if NO_REPOSITORY in done.stderr:
-            return
-        found = f"git says: {done.stderr.strip().partition(chr(10))[0]}"
-        raise UsageError(f"{target.name} as git knows it", found, "--force to write without asking git")
-    if done.stdout.strip():
+        data, found = content(target), target.lstat()
+    except (files.Unreadable, OSError):
         raise UsageError(
-            f"{target.name} without uncommitted changes",
-            "git shows it as modified",
+            f"{path} as it was read", "it cannot be read any more", "the same command once more"
+        ) from None
+    if data != source.raw or (before is not None and not os.path.samestat(before, found)):
+        raise UsageError(f"{path} as it was read", "it has changed meanwhile", "the same command once more")
+    if not found.st_mode & 0o222 or not os.access(target, os.W_OK):
+        raise UsageError(f"to write {path}", "it is read-only", f"chmod u+w {path}, then the same command")
+    if found.st_nlink > 1:
+        # Another name may belong to another project, or to a package manager's store.
+        valid = "a copy of its own: the rewrite would leave the other names with the old file"
+        raise UsageError(f"{path} with one name", f"{found.st_nlink} hard links to it", valid)
+    return found
+
+
+def _require_stored(target: Path, source: SourceFile) -> None:
+    """Refuse a file with changes that git would not give back."""
+    try:
+        stored = Checkout(target).stores(target, source.raw)
+    except Unreadable as error:
+        found = f"its repository cannot be read: {error}"
+        raise UsageError(
+            f"{target.name} as git knows it", found, "--force to write without looking at git"
+        ) from None
+    if stored is False:
+        raise UsageError(
+            f"{target.name} without changes that git has not stored",
+            "it differs from what was last added or committed",
             "commit it first, so that the rewrite can be seen apart, or --force",
         )
+
+
+def _keep_attributes(target: Path, found: os.stat_result, temporary: Path, path: Path) -> None:
+    """Give a new file the old one's owner, group, permissions and extended attributes (ACLs among them)."""
+    own = temporary.stat()
+    if (own.st_uid, own.st_gid) != (found.st_uid, found.st_gid):
+        try:
+            os.chown(temporary, found.st_uid, found.st_gid)
+        except PermissionError:
+            owner = f"it belongs to user {found.st_uid} and group {found.st_gid}"
+            raise UsageError(f"to write {path} and keep its owner", owner, "a file of your own") from None
+    temporary.chmod(stat.S_IMODE(found.st_mode))
+    given = _extended_attributes(temporary)
+    for name, value in _extended_attributes(target).items():
+        if given.get(name) == value:
+            continue
+        try:
+            os.setxattr(temporary, name, value)
+        except OSError as error:
+            why = f"{name}: {error.strerror}"
+            valid = "a file without it, or a user who may set it"
+            raise UsageError(f"to write {path} with its extended attributes", why, valid) from None
+
+
+def _extended_attributes(path: Path) -> dict[str, bytes]:
+    """Nothing where the system or the file system has none (Python reads them on Linux alone)."""
+    if sys.platform != "linux":
+        return {}
+    try:
+        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
 
 
 @contextmanager

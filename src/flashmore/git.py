@@ -1,0 +1,144 @@
+"""What git has stored, told by reading its files with dulwich.
+
+git itself runs programs that a repository's configuration names (filters, hooks, a file system monitor), and
+a cloned repository can bring such a configuration along. Here none is read, and nothing is run.
+"""
+
+import hashlib
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashmore.errors import RunError, StorageError
+from flashmore.files import read_regular
+
+if TYPE_CHECKING:
+    from dulwich.object_format import ObjectFormat
+
+LARGEST_INDEX, LARGEST_NAMES = 2**26, 2**28
+"""Bytes of an index, and of all names in it together."""
+_LARGEST_LINK = 2**16
+"""Bytes of a `.git` that is a file: it names the folder."""
+
+
+class Unreadable(Exception):
+    """A repository that is damaged, or of a format that is not known; the message says why."""
+
+
+class Checkout:
+    """The working tree of a repository.
+
+    Args:
+        path: a file in it, absolute, with links resolved.
+
+    Raises:
+        Unreadable: the repository around the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._top, self.folder = _around(path)
+        self._ids: dict[bytes, bytes] = {}
+        if self.folder is not None and os.path.lexists(self.folder / "index"):
+            self._ids = _ids_in(_read(self.folder / "index", LARGEST_INDEX))
+
+    def stores(self, path: Path, data: bytes) -> bool | None:
+        """Say whether git could give back a file's content: it is committed, or was added.
+
+        Args:
+            path: the file, absolute, with links resolved.
+            data: its bytes; line ends may differ, as `core.autocrlf` makes them.
+
+        Returns:
+            None where git does not know the file, or there is no repository.
+        """
+        found = self._ids.get(os.fsencode(path.relative_to(self._top).as_posix()))
+        if found is None:
+            return None
+        return any(_blob_id(each, len(found)) == found for each in (data, data.replace(b"\r\n", b"\n")))
+
+    def commit(self) -> str | None:
+        """The commit that is checked out, as 40 hexadecimal digits; None where there is none."""
+        from dulwich.refs import HEADREF, DiskRefsContainer
+
+        if self.folder is None:
+            return None
+        try:
+            return DiskRefsContainer(self._common(), self.folder)[HEADREF].decode()
+        except KeyError:
+            return None
+        except Exception as error:  # noqa: BLE001 - dulwich meets damage in ways that share no name
+            raise Unreadable(f"its HEAD: {error}") from None
+
+    def _common(self) -> Path:
+        """Where all working trees of a repository have their references."""
+        assert self.folder is not None
+        shared = self.folder / "commondir"
+        return self.folder / os.fsdecode(shared.read_bytes().strip()) if shared.exists() else self.folder
+
+
+def _around(path: Path) -> tuple[Path, Path | None]:
+    """The nearest folder above that has a `.git`, and where that leads.
+
+    A bare repository is never taken: a clone may bring one along as a folder, but never a `.git`.
+    """
+    for top in path.parents:
+        git = top / ".git"
+        if git.is_dir():
+            return top, git
+        if os.path.lexists(git):
+            words = _read(git, _LARGEST_LINK)
+            if not words.startswith(b"gitdir: "):
+                raise Unreadable(".git is neither a repository nor the name of one")
+            return top, top / os.fsdecode(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
+    return path.parent, None
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        return read_regular(path, limit)
+    except (RunError, StorageError) as error:
+        raise Unreadable(f"{path.name}: {error.found}") from None
+
+
+def _ids_in(index: bytes) -> dict[bytes, bytes]:
+    """The id of each file's content in an index, in hexadecimal digits."""
+    from dulwich.index import Stage, read_cache_entry, read_index_header
+
+    kind, stream, ids, name, length = _object_format(index), BytesIO(index), {}, b"", 0
+    try:
+        version, count = read_index_header(stream)
+        for _ in range(count):
+            entry = read_cache_entry(stream, version, name, kind)
+            name = entry.name
+            length += len(name)
+            if length > LARGEST_NAMES:  # version 4 can spell long names in a few bytes
+                raise Unreadable("its index: the names in it are too long")
+            # A conflict has several contents; none of them is the file's.
+            ids[name] = entry.sha if entry.stage() == Stage.NORMAL else b""
+    except Unreadable:
+        raise
+    except Exception as error:  # noqa: BLE001 - dulwich meets damage in ways that share no name
+        raise Unreadable(f"its index: {error}") from None
+    # Extensions in capitals may be passed over; one in small letters changes what the entries mean.
+    while stream.tell() < len(index) - kind.oid_length:
+        if not stream.read(4).isupper():
+            raise Unreadable("its index is split, sparse, or of another kind that is not known")
+        stream.seek(int.from_bytes(stream.read(4), "big"), os.SEEK_CUR)
+    return ids
+
+
+def _object_format(index: bytes) -> "ObjectFormat":
+    """Which hash a repository uses, by the checksum that its index ends with; zeros where it has none."""
+    from dulwich.object_format import SHA1, SHA256
+
+    for kind, hashed in ((SHA256, hashlib.sha256), (SHA1, hashlib.sha1)):
+        checksum = index[-kind.oid_length :]
+        if checksum in (hashed(index[: -kind.oid_length]).digest(), bytes(kind.oid_length)):
+            return kind
+    raise Unreadable("its index is cut off or altered")
+
+
+def _blob_id(data: bytes, digits: int) -> bytes:
+    hashed = hashlib.sha256 if digits == 64 else hashlib.sha1
+    return hashed(b"blob %d\0" % len(data) + data).hexdigest().encode()

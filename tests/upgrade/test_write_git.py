@@ -1,0 +1,326 @@
+"""What git has committed is told by reading: as git tells it, without running anything of a repository."""
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flashmore.errors import UsageError
+from flashmore.git import Checkout, Unreadable
+from flashmore.upgrade.write import read_source, write_source
+
+IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-c", "gc.auto=0")
+ATTENTION = """\
+import torch
+def attend(q, k, v):
+    return torch.softmax(q @ k.transpose(-2, -1), dim=-1) @ v
+"""
+
+
+NAMES = ("model.py", "a/deep/er/model.py", "a/other.py", "é é.py")
+
+
+def git(folder: Path, *words: str, check: bool = True) -> str:
+    command = ["git", "-C", str(folder), *IDENTITY, "-c", "protocol.file.allow=always", *words]
+    return subprocess.run(command, check=check, capture_output=True, encoding="utf-8").stdout
+
+
+def started(folder: Path, *options: str) -> Path:
+    """A repository with some commits of some files in folders."""
+    folder.mkdir()
+    git(folder, "init", "-q", *options)
+    for number in range(4):
+        for name in (
+            "model.py",
+            "a/deep/er/model.py",
+            "a/other.py",
+            "é é.py",
+            *(f"z{n}.py" for n in range(40)),
+        ):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"# {name}\n" * 30 + f"x = {number}\n", encoding="utf-8")
+        git(folder, "add", "-A")
+        git(folder, "commit", "-qm", f"number {number}")
+    return folder
+
+
+def state(path: Path) -> str:
+    path = path.resolve()
+    stored = Checkout(path).stores(path, path.read_bytes())
+    return {None: "untracked", True: "stored", False: "modified"}[stored]
+
+
+def shown_by_git(path: Path) -> str:
+    """The same from git itself."""
+    line = git(path.parent, "status", "--porcelain", "--ignored", "--", path.name)[:2]
+    if line in ("??", "!!"):
+        return "untracked"
+    return "modified" if line[1:] == "M" else "stored"
+
+
+def plain(folder: Path) -> Path:
+    return started(folder / "plain")
+
+
+def packed(folder: Path) -> Path:
+    top = started(folder / "packed")
+    git(top, "gc", "--aggressive", "--prune=now", "-q")
+    git(top, "pack-refs", "--all")
+    assert "chain" in git(top, "verify-pack", "-sv", *map(str, top.glob(".git/objects/pack/*.idx")))
+    return top
+
+
+def delta_by_id(folder: Path) -> Path:
+    top = started(folder / "by-id")
+    git(top, "-c", "repack.useDeltaBaseOffset=false", "repack", "-adfq", "--depth=50")
+    return top
+
+
+def sha256(folder: Path) -> Path:
+    top = started(folder / "sha256", "--object-format=sha256")
+    git(top, "repack", "-adq")
+    return top
+
+
+def index_4(folder: Path) -> Path:
+    top = started(folder / "index-4")
+    git(top, "update-index", "--index-version=4")
+    return top
+
+
+def index_3(folder: Path) -> Path:
+    top = started(folder / "index-3")
+    git(top, "update-index", "--skip-worktree", "a/other.py")
+    return top
+
+
+def worktree(folder: Path) -> Path:
+    git(started(folder / "main"), "worktree", "add", "-q", "-b", "side", str(folder / "side"))
+    return folder / "side"
+
+
+def submodule(folder: Path) -> Path:
+    started(folder / "inner")
+    outer = started(folder / "outer")
+    git(outer, "submodule", "--quiet", "add", str(folder / "inner"), "sub")
+    return outer / "sub"
+
+
+def borrowed(folder: Path) -> Path:
+    git(folder, "clone", "-q", "--shared", str(started(folder / "lender")), "borrower")
+    return folder / "borrower"
+
+
+def detached(folder: Path) -> Path:
+    top = started(folder / "detached")
+    git(top, "checkout", "-q", "--detach", "HEAD~1")
+    return top
+
+
+LAYOUTS = [plain, packed, delta_by_id, sha256, index_4, index_3, worktree, submodule, borrowed, detached]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_the_answer_is_that_of_git(layout: Callable[[Path], Path], tmp_path: Path) -> None:
+    top = layout(tmp_path)
+    names = (*NAMES, "z0.py", "z39.py")
+    for name in names:
+        assert state(top / name) == shown_by_git(top / name) == "stored", name
+    (top / "model.py").write_text("x = 99\n")
+    (top / "z0.py").write_text("x = 98\n")
+    (top / "a" / "added.py").write_text("x = 97\n")
+    (top / "a" / "new.py").write_text("x = 96\n")
+    (top / "ignored.py").write_text("x = 95\n")
+    (top / ".gitignore").write_text("ignored.py\n")
+    git(top, "add", "z0.py", "a/added.py")
+    for name in (*names, "a/added.py", "a/new.py", "ignored.py"):
+        assert state(top / name) == shown_by_git(top / name), name
+    assert state(top / "a" / "added.py") == "stored"
+    assert state(top / "ignored.py") == "untracked"
+
+
+def test_before_the_first_commit_only_what_was_added_counts(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    (tmp_path / "model.py").write_text("x = 1\n")
+    assert state(tmp_path / "model.py") == "untracked"
+    git(tmp_path, "add", ".")
+    assert state(tmp_path / "model.py") == "stored"
+
+
+def test_a_file_without_a_repository_is_untracked(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("x = 1\n")
+    assert state(tmp_path / "model.py") == "untracked"
+
+
+@pytest.mark.parametrize("setting", ["core.autocrlf=true", "core.eol=crlf"])
+def test_a_checkout_with_other_line_ends_is_committed(tmp_path: Path, setting: str) -> None:
+    top = started(tmp_path / "lf")
+    (top / ".gitattributes").write_text("*.py text=auto\n")
+    git(top, "add", "-A")
+    git(top, "commit", "-qm", "attributes")
+    git(top, "config", *setting.split("="))
+    (top / "model.py").unlink()
+    git(top, "checkout", "--", "model.py")
+    assert b"\r\n" in (top / "model.py").read_bytes()
+    assert state(top / "model.py") == "stored"
+    (top / "model.py").write_bytes((top / "model.py").read_bytes() + b"y = 1\r\n")
+    assert state(top / "model.py") == "modified"
+
+
+def test_git_need_not_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = started(tmp_path / "plain")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (top / "model.py").write_text("x = 99\n")
+    with pytest.raises(UsageError, match="git has not stored"):
+        write_source(read_source(top / "model.py"), "x = 4\n")
+
+
+def damaged(top: Path, name: str, content: bytes) -> None:
+    path = top / ".git" / name
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
+def a_fifo(top: Path, name: str) -> None:
+    (top / ".git" / name).unlink(missing_ok=True)
+    os.mkfifo(top / ".git" / name)
+
+
+def a_link(top: Path, name: str, to: str) -> None:
+    (top / ".git" / name).unlink()
+    (top / ".git" / name).symlink_to(to)
+
+
+def a_bomb(top: Path) -> None:
+    """Names that share all but a byte with the one before take little room in version 4 of an index."""
+    name = os.urandom(4000).replace(b"\0", b"x")
+    entry = bytes(60) + b"\x0f\xff"
+    body = b"DIRC" + (4).to_bytes(4, "big") + (300_001).to_bytes(4, "big")
+    body += entry + b"\0" + name + b"\0" + (entry + b"\0z\0") * 300_000
+    (top / ".git" / "index").write_bytes(body + hashlib.sha1(body).digest())
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda top: damaged(top, "index", b"DIRC\0\0\0\2\0\0\0\x09" + bytes(30)),
+    "something else": lambda top: damaged(top, "index", b"PK" + bytes(100)),
+    "empty": lambda top: damaged(top, "index", b""),
+    "altered": lambda top: damaged(top, "index", (top / ".git/index").read_bytes().replace(b"z1.", b"z0.")),
+    "huge": lambda top: os.truncate(top / ".git/index", 2**40),
+    "a FIFO": lambda top: a_fifo(top, "index"),
+    "a device": lambda top: a_link(top, "index", "/dev/zero"),
+    "a link": lambda top: a_link(top, "index", "HEAD"),
+    "a bomb": a_bomb,
+    "split": lambda top: git(top, "update-index", "--split-index"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    top = started(tmp_path / "plain")
+    DAMAGES[damage](top)
+    new = top / "new.py"  # of which the index has to be asked
+    new.write_text("x = 1\n")
+    with pytest.raises(Unreadable):
+        state(new)
+    with pytest.raises(UsageError, match="cannot be read"):
+        write_source(read_source(new), "x = 2\n")
+    write_source(read_source(new), "x = 2\n", force=True)
+
+
+def test_a_git_file_that_points_elsewhere_gives_no_more_than_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("x = 1\n")
+    for words in ("gitdir: /dev\n", "gitdir: /nowhere\n"):
+        (tmp_path / ".git").write_text(words)
+        assert state(tmp_path / "model.py") == "untracked"
+    (tmp_path / ".git").write_text("something else\n")
+    with pytest.raises(Unreadable):
+        state(tmp_path / "model.py")
+    (tmp_path / ".git").unlink()
+    (tmp_path / ".git").symlink_to("/dev/zero")
+    with pytest.raises(Unreadable):
+        state(tmp_path / "model.py")
+
+
+PAYLOADS = {
+    "a filter": '[filter "x"]\n\tclean = {trap}\n\tsmudge = {trap}\n\tprocess = {trap}\n',
+    "fsmonitor": "[core]\n\tfsmonitor = {trap}\n",
+    "hooks": "[core]\n\thooksPath = {folder}/hooks\n",
+    "ssh": '[core]\n\tsshCommand = {trap}\n[remote "origin"]\n\turl = ssh://x/y\n\tpromisor = true\n'
+    "[extensions]\n\tpartialClone = origin\n",
+    "diff and pager": '[diff]\n\texternal = {trap}\n[diff "x"]\n\ttextconv = {trap}\n\tcommand = {trap}\n'
+    "[core]\n\tpager = {trap}\n\teditor = {trap}\n\talternateRefsCommand = {trap}\n\taskPass = {trap}\n",
+}
+
+
+def trap_in(folder: Path) -> Path:
+    """A program that leaves a trace when it is run."""
+    trap = folder / "trap.sh"
+    trap.write_text(f"#!/bin/sh\ntouch {folder}/canary\ncat\n")
+    trap.chmod(0o755)
+    for name in ("post-index-change", "pre-commit", "fsmonitor-watchman", "reference-transaction"):
+        (folder / "hooks").mkdir(exist_ok=True)
+        shutil.copy2(trap, folder / "hooks" / name)
+    return trap
+
+
+def upgraded(path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flashmore", "upgrade", str(path), "--write"]
+    return subprocess.run(command, cwd=path.parent, capture_output=True, encoding="utf-8", timeout=300)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_repository_inside_a_cloned_one_runs_nothing(tmp_path: Path, payload: str) -> None:
+    trap = trap_in(tmp_path)
+    author = tmp_path / "author"
+    author.mkdir()
+    git(author, "init", "-q")
+    inner = author / "pkg"
+    inner.mkdir()
+    (inner / "model.py").write_text(ATTENTION)
+    (inner / ".gitattributes").write_text("*.py filter=x diff=x\n")
+    git(inner, "init", "-q")
+    git(inner, "add", "-A")
+    git(inner, "commit", "-qm", "inner")
+    for entry in ("HEAD", "objects", "refs", "index"):  # the parts of `.git`, one folder up
+        (inner / ".git" / entry).rename(inner / entry)
+    shutil.rmtree(inner / ".git")
+    for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+        (inner / folder).mkdir(parents=True, exist_ok=True)
+        (inner / folder / "keep").touch()
+    config = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n\tworktree = .\n"
+    (inner / "config").write_text(config + PAYLOADS[payload].format(trap=trap, folder=tmp_path))
+    git(author, "add", "-A", "-f")
+    git(author, "commit", "-qm", "outer")
+    git(tmp_path, "clone", "-q", str(author), "clone")
+    model = tmp_path / "clone" / "pkg" / "model.py"
+    os.utime(model)  # git would have to look at the content
+    done = upgraded(model)
+    assert not (tmp_path / "canary").exists(), "a program of the repository was run"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "scaled_dot_product_attention" in model.read_text()
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_repository_with_a_hostile_configuration_runs_nothing(tmp_path: Path, payload: str) -> None:
+    trap = trap_in(tmp_path)
+    top = started(tmp_path / "unpacked")
+    model = top / "model.py"
+    model.write_text(ATTENTION)
+    (top / ".gitattributes").write_text("*.py filter=x diff=x\n")
+    git(top, "add", "-A")
+    git(top, "commit", "-qm", "model")
+    with (top / ".git" / "config").open("a") as config:
+        config.write(PAYLOADS[payload].format(trap=trap, folder=tmp_path))
+    shutil.copytree(tmp_path / "hooks", top / ".git" / "hooks", dirs_exist_ok=True)
+    os.utime(model, (1, 1))
+    done = upgraded(model)
+    assert not (tmp_path / "canary").exists(), "a program of the repository was run"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stat.S_ISREG(model.lstat().st_mode)
