@@ -262,7 +262,7 @@ def run_nanogpt(options: Options, folder: Path, words: list[str]) -> str:
 def run_flashmore(words: list[str], options: Options, folder: Path) -> list[dict[str, Any]]:
     """Train in a process of its own; the lines of its metrics."""
     run = folder / "run"
-    run_python(["-m", "flashmore.cli.main", "train", *words, "--out", str(run)], options.threads, folder)
+    run_python(["-m", "flashmore", "train", *words, "--out", str(run)], options.threads, folder)
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

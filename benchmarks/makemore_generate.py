@@ -28,7 +28,7 @@ def compare_generation(options: Options) -> dict[str, Any]:
     documents: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        words = ["-m", "flashmore.cli.main", "train", str(options.names)]
+        words = ["-m", "flashmore", "train", str(options.names)]
         words += ["--out", str(folder / "run"), "--split", "makemore", "--device", "cpu"]
         words += ["--activation", "gelu_tanh"]  # makemore's
         run_python([*words, "--steps", str(options.steps)], options.threads, cwd=folder)

@@ -93,7 +93,7 @@ def _printed_steps_ms(script: list[str], folder: Path, options: Options) -> list
 def flashmore_steps_ms(folder: Path, options: Options) -> list[float]:
     """The step times in the metrics of a run with makemore's split and training parameters."""
     run = folder / "run"
-    words = ["-m", "flashmore.cli.main", "train", str(options.names), "--out", str(run)]
+    words = ["-m", "flashmore", "train", str(options.names), "--out", str(run)]
     words += ["--preset", "makemore", "--split", "makemore", "--speedups", "exact"]
     words += ["--device", options.device, "--steps", str(options.steps)]
     run_python(words, options.threads, cwd=folder)

@@ -42,7 +42,7 @@ class Options:
 def run(options: Options, seed: int) -> dict[str, Any]:
     """Train with one seed to the end; what the run says of itself."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["-m", "flashmore.cli.main", "train", str(options.data.resolve()), "--preset", options.preset]
+        words = ["-m", "flashmore", "train", str(options.data.resolve()), "--preset", options.preset]
         words += ["--split", "makemore", "--device", "cpu", "--seed", str(seed), "--out", f"{folder}/run"]
         result = json.loads(run_python([*words, "--json"], options.threads, Path(folder)))
     found = {"seed": seed} | {name: result[name] for name in TOLD}

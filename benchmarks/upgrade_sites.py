@@ -157,12 +157,12 @@ def run(options: Options) -> dict[str, Any]:
     if missing:
         raise DataError("a checkout of every repository", f"none at {missing[0]}", "folders named owner+name")
     searched: dict[Path, Searched] = {}
-    not_parsed = []
+    not_read = []
     for found in search(folders, processes=options.processes):
         if isinstance(found, Searched):
             searched[Path(found.path).resolve()] = found
         else:
-            not_parsed.append({"path": found.path, "reason": found.reason})
+            not_read.append({"path": found.path, "reason": found.reason})
     with Prover() as prover:
         judgements = [
             judged(
@@ -176,7 +176,7 @@ def run(options: Options) -> dict[str, Any]:
         **summary(judgements),
         "sites": judgements,
         "other_files": others(searched, rows, options.checkouts),
-        "not_parsed": not_parsed,
+        "not_read": not_read,
     }
 
 
@@ -191,7 +191,7 @@ def show(answer: dict[str, Any]) -> None:
         found, right, proved = (count[each] for each in ("found", "right", "proved"))
         print(f"{name:9} {count['sites']} sites, {found} found, {right} right, {proved} proved")
     rest = answer["other_files"]
-    print(f"other files: {rest['files']}, {rest['verdicts']}; not parsed: {len(answer['not_parsed'])}")
+    print(f"other files: {rest['files']}, {rest['verdicts']}; not read: {len(answer['not_read'])}")
 
 
 def main() -> int:

@@ -94,7 +94,7 @@ def test_an_example_tells_its_story_and_leaves_nothing_behind(name: str, tmp_pat
 
 def test_a_run_goes_where_it_is_told(tmp_path: Path) -> None:
     run_example("python_api", "mine", folder=tmp_path)
-    assert {"config.json", "metrics.jsonl", "result.json", "best"} <= {
+    assert {"config.json", "metrics.jsonl", "result.json", "best.safetensors"} <= {
         path.name for path in (tmp_path / "mine").iterdir()
     }
 

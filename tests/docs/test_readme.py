@@ -43,7 +43,7 @@ def test_the_readme_shows_commands() -> None:
 
 @pytest.mark.parametrize(("command", "output"), commands(), ids=lambda value: value.split("\n")[0][:60])
 def test_a_command_of_the_readme_works(command: str, output: str, folder: Path) -> None:
-    words = [sys.executable, "-m", "flashmore.cli.main", *command.split()[1:]]
+    words = [sys.executable, "-m", "flashmore", *command.split()[1:]]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     refused = output.startswith("wanted:")
     assert done.returncode == (2 if refused else 0), done.stderr
@@ -52,7 +52,7 @@ def test_a_command_of_the_readme_works(command: str, output: str, folder: Path) 
 
 def test_the_pictures_and_runs_of_the_readme_are_there(folder: Path) -> None:
     assert (folder / "models.png").stat().st_size > 1000
-    assert (folder / "runs" / "brands" / "best").is_dir()
+    assert (folder / "runs" / "brands" / "best.safetensors").is_file()
 
 
 def test_the_python_of_the_readme_works(folder: Path) -> None:

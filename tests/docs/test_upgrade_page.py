@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 from flashmore.cli.upgrade import Upgrade
+from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS
 from flashmore.upgrade.gain.child import DROPPED_STEPS
 from flashmore.upgrade.gain.measure import FEWEST_STEPS
+from flashmore.upgrade.project.files import LARGEST
 from flashmore.upgrade.prove.dropout import DRAWS
 from flashmore.upgrade.prove.family import FILLS, MASKS, SHAPES
-from flashmore.upgrade.prove.prover import BYTES, SECONDS
+from flashmore.upgrade.prove.prover import BYTES, FILE_SECONDS, SECONDS
 from flashmore.upgrade.trace.capture import MOST_SEEN
 
 PAGE = (Path(__file__).parents[2] / "docs" / "upgrade.md").read_text(encoding="utf-8")
@@ -17,6 +19,9 @@ WORDS = {3: "three", 6: "six"}
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"{SECONDS:.0f} s a place" in PAGE
+    assert f"All proofs of one file may take {FILE_SECONDS:.0f} s" in PAGE
+    assert f"a function may take {FUNCTION_STEPS:,} of them, a file {FILE_STEPS:,}" in PAGE
+    assert f"more than {LARGEST / 2**20:g} MiB" in PAGE
     assert f"memory ({BYTES // 2**30} GiB)" in PAGE
     assert f"variance over {DRAWS} draws" in PAGE
     assert f"up to {WORDS[MOST_SEEN]} different" in PAGE

@@ -1,5 +1,6 @@
 """Generated attention, in random spellings: what is rewritten computes the same, forward and backward."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from flashmore.measuring.accuracy import judge
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.prove.prover import prove
+from flashmore.upgrade.site import Site
 
 B, H, L, S, D, E = 2, 3, 5, 7, 4, 6
 NAMES = ("att", "scores", "w", "dots", "sim")
@@ -80,6 +84,13 @@ class Program:
     layout: str
     source: str
     scores: tuple[int, ...]
+    dtype: torch.dtype
+    autocast: torch.dtype | None
+    """Under CPU autocast to it, or as it is."""
+
+
+DTYPES = (torch.float64, torch.float64, torch.float32, torch.float16, torch.bfloat16)
+AUTOCASTS = (None, None, torch.float16, torch.bfloat16)
 
 
 @st.composite
@@ -106,17 +117,21 @@ def programs(draw: st.DrawFn) -> Program:
     source = f"{head}\n{HELPERS}\n\ndef attend(q, k, v, mask, bias, temperature, drop):\n    {body}\n"
     shapes = {"bhld": (B, H, L, S), "bld": (B, L, S), "ld": (L, S), "bcl": (B, L, S), "mqa": (B, H, L, S)}
     scores = shapes.get(layout, (B, H, L, S) if last else (L, S, B, H))
-    return Program(layout, source, scores)
+    return Program(layout, source, scores, draw(st.sampled_from(DTYPES)), draw(st.sampled_from(AUTOCASTS)))
 
 
-def run(source: str, program: Program) -> list[torch.Tensor]:
-    """The output and the gradients of everything that goes in."""
+def run(source: str, program: Program, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The output and the gradients of everything that goes in; float64 is never under autocast.
+
+    Every dtype is given the same numbers: those that float64 and the drawn dtype both have.
+    """
     names: dict[str, Any] = {}
     exec(compile(source, "<generated>", "exec"), names)
     generator = torch.Generator().manual_seed(0)
 
     def draw(shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        numbers = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return numbers.to(program.dtype).to(dtype).requires_grad_()
 
     q, k, v = (draw(shape) for shape in SHAPES[program.layout])
     bias, temperature = draw(program.scores), draw(())
@@ -125,10 +140,14 @@ def run(source: str, program: Program) -> list[torch.Tensor]:
     mask.select(keys, 0).fill_(False)
     inputs = (q, k, v, bias, temperature)
     drop = torch.nn.Dropout(0.5).eval()
-    out = names["attend"](q.clone(), k.clone(), v.clone(), mask, bias, temperature, drop)
-    cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    autocast = program.autocast if dtype is not torch.float64 else None
+    with torch.autocast("cpu", dtype=autocast) if autocast else nullcontext():
+        out = names["attend"](q.clone(), k.clone(), v.clone(), mask, bias, temperature, drop)
+    cotangent = (
+        torch.randn(out.shape, generator=generator, dtype=torch.float64).to(program.dtype).to(out.dtype)
+    )
     gradients = torch.autograd.grad(out, inputs, cotangent, allow_unused=True)
-    return [out, *(torch.zeros(()) if each is None else each for each in gradients)]
+    return [out.detach(), *(torch.zeros(()) if each is None else each for each in gradients)]
 
 
 def check(program: Program) -> None:
@@ -138,12 +157,52 @@ def check(program: Program) -> None:
         return
     after = apply(program.source, sites)
     assert {site.verdict for site in find_sites(after)} == {"already fused"}
-    for old, new in zip(run(program.source, program), run(after, program), strict=True):
+    if program.dtype is torch.float64:
+        close(program, after)
+    else:
+        as_accurate(program, sites[0], after)
+
+
+def close(program: Program, after: str) -> None:
+    """In float64 both are the same but for rounding."""
+    for old, new in zip(
+        *(run(each, program, torch.float64) for each in (program.source, after)), strict=True
+    ):
         assert old.shape == new.shape
         finite = ~old.isnan()  # a product with -inf has no gradient by hand
         old, new = old[finite], new[finite]
         close = 1e-4 if ".float()" in program.source else 1e-9
         torch.testing.assert_close(new, old, rtol=close, atol=close, msg=lambda text: f"{text}\n{after}")
+
+
+def as_accurate(program: Program, site: Site, after: str) -> None:
+    """Where the old lines take the dtype, the new ones do and are as accurate, or no proof holds."""
+    try:
+        old = run(program.source, program, program.dtype)
+    except (RuntimeError, TypeError):
+        return
+    if (wrong := _wrong(program, after, old)) and site.fragment is not None:
+        assert not prove(site).proved, f"{wrong}\n{program}\n{after}"
+
+
+def _wrong(program: Program, after: str, old: list[torch.Tensor]) -> str:
+    try:
+        new = run(after, program, program.dtype)
+    except (RuntimeError, TypeError) as error:
+        return str(error)
+    right = run(program.source, program, torch.float64)
+    finite = [one.isfinite() & two.isfinite() for one, two in zip(old, right, strict=True)]
+    largest = max(float(one[kept].abs().max()) for one, kept in zip(right, finite, strict=True) if kept.any())
+    dtypes = [dtype for dtype in (program.dtype, program.autocast) if dtype is not None]
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes)
+    for got, near, exact, kept in zip(new, old, right, finite, strict=True):
+        if got.dtype != near.dtype:
+            return f"{got.dtype} instead of {near.dtype}"
+        if kept.any():
+            found = judge("", got[kept], near[kept], exact[kept].double(), largest_of_all=largest, eps=eps)
+            if not found.good:
+                return str(found)
+    return ""
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

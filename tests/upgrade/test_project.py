@@ -12,7 +12,8 @@ from flashmore.upgrade.search import search
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 
-ATTENTION = """
+ATTENTION = """import torch
+
 class {name}:
     def forward(self, q, k, v):
         return (q @ k.transpose(-2, -1)).softmax(-1) @ v

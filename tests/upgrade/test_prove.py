@@ -1,10 +1,13 @@
 """A proof holds for right rewrites in every family of cases, and fails for each known wrong one."""
 
+from collections.abc import Iterator
+from itertools import count
+
 import pytest
 
-from flashmore.upgrade.prove.fragment import prove_fragment
+from flashmore.upgrade.prove.prover import Prover
 from flashmore.upgrade.prove.result import Proof
-from flashmore.upgrade.site import Fragment, Input
+from flashmore.upgrade.site import Fragment, Input, Site
 
 Q = Input("q", "q", "tensor", ("B", "H", "L", "D"))
 K = Input("k", "k", "tensor", ("B", "H", "L", "D"))
@@ -15,6 +18,7 @@ TRIL = Input("tril", "self.tril", "mask", ("M", "M"), "float", "lower triangular
 DROP = Input("drop", "self.drop", "dropout", None)
 BOOL = Input("mask", "mask", "mask", ("B", "1", "1", "S"), "bool")
 ADDED = Input("mask", "mask", "mask", ("B", "1", "L", "S"), "float", "0/-inf additive")
+ADDITIVE = Input("mask", "mask", "mask", ("B", "1", "1", "S"), "float", "additive")
 KEPT = Input("mask", "mask", "mask", ("B", "1", "1", "S"), "bool", "True hides, every row keeps a key")
 
 SCORES = "s = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))"
@@ -32,8 +36,20 @@ def fragment(inputs: tuple[Input, ...], old: tuple[str, ...], new: tuple[str, ..
     return Fragment(inputs, source("old", old), source("new", new))
 
 
+PROVER = Prover()
+NUMBER = count()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def judge() -> Iterator[None]:
+    with PROVER:
+        yield
+
+
 def proof(inputs: tuple[Input, ...], old: tuple[str, ...], *new: str) -> Proof:
-    return prove_fragment(fragment(inputs, old, new))
+    made = fragment(inputs, old, new)
+    path = f"{next(NUMBER)}.py"  # the proofs of one file have a limit together
+    return PROVER.prove(Site(path, 1, 3, "f", "rewritten", "", fragment=made))
 
 
 RIGHT = {
@@ -74,6 +90,16 @@ RIGHT = {
         (Q, KS, VS, Input("t", "self.temperature", "scale", ())),
         ("s = (q @ k.mT) * t.exp()", SOFTMAX, "return w @ v"),
         ("return F.scaled_dot_product_attention(q * t.exp(), k, v, scale=1.0)",),
+    ),
+    "additive mask of any dtype, guarded against float16 autocast": (
+        (Q, KS, VS, ADDITIVE),
+        (SCORES, "s = s + mask", SOFTMAX, "return w @ v"),
+        (
+            "if not torch.is_autocast_enabled('cpu') or torch.get_autocast_dtype('cpu') != torch.float16:",
+            "    low = max(torch.finfo(q.dtype).min, torch.finfo(torch.bfloat16).min)",
+            f"    {SDPA}, attn_mask=mask.to(q.dtype).clamp(min=low))",
+            SCORES, "s = s + mask", SOFTMAX, "return w @ v",
+        ),
     ),
     "softmax in float32 and back": (
         (Q, KS, VS),
@@ -150,6 +176,25 @@ WRONG = {
         (SCORES, "s = s + mask", SOFTMAX, "return w @ v"),
         f"{SDPA}, attn_mask=mask)",
     ),
+    "a bound of bfloat16's for a float16 mask": (
+        (Q, KS, VS, Input("mask", "mask", "mask", ("B", "1", "1", "S"), "float", "0/-inf additive")),
+        (SCORES, "s = s + mask", SOFTMAX, "return w @ v"),
+        f"{SDPA}, attn_mask=mask.clamp(min=torch.finfo(torch.bfloat16).min))",
+    ),
+    "a row fully masked by float32's lowest number, under float16 autocast": (
+        (Q, KS, VS, ADDITIVE),
+        (SCORES, "s = s + mask", SOFTMAX, "return w @ v"),
+        f"low = max(torch.finfo(q.dtype).min, torch.finfo(torch.bfloat16).min)\n"
+        f"    {SDPA}, attn_mask=mask.to(q.dtype).clamp(min=low))",
+    ),
+    "values in float32 beside queries in 16 bits": (
+        (Q, KS, VS), (SCORES, "w = F.softmax(s.float(), dim=-1)", "return (w @ v).to(q.dtype)"),
+        f"{SDPA}).to(q.dtype)",
+    ),
+    "a mask in float64": (
+        (Q, KS, VS, ADDED), (SCORES, "s = s + mask", "return F.softmax(s, dim=-1).type_as(v) @ v"),
+        f"{SDPA}, attn_mask=mask)",
+    ),
     "a mask that blocks no gradient any more": (
         (Q, KS, VS, Input("bias", "self.bias", "bias", ("1", "H", "L", "S"))),
         (SCORES, "s = torch.where(bias > 0, s, bias.clamp(max=0) * 0 - 1.5)", SOFTMAX, "return w @ v"),
@@ -206,6 +251,27 @@ def test_a_wrong_rewrite_is_not_proved(name: str) -> None:
     found = proof(inputs, old, new)
     assert not found.proved
     assert any(case.result == "differs" for case in found.cases), found.why_not
+
+
+PRECISIONS = {
+    f"{dtype}{autocast}"
+    for dtype in ("float32", "float16", "bfloat16")
+    for autocast in ("", " under float16 autocast", " under bfloat16 autocast")
+} - {f"{dtype} under {dtype} autocast" for dtype in ("float16", "bfloat16")}
+
+
+def test_every_dtype_is_tried_with_and_without_autocast() -> None:
+    inputs, old, new = RIGHT["no mask, cross attention"]
+    tried = {case.name.split(", ")[1] for case in proof(inputs, old, *new).cases if case.result == "equal"}
+    assert tried >= PRECISIONS | {"float16 under autocast", "bfloat16 under autocast"}
+
+
+def test_a_dtype_that_the_original_refuses_demands_nothing_and_is_named() -> None:
+    lines = (SCORES, "s = s.masked_fill(mask, -1e9)", SOFTMAX, "return w @ v")
+    found = proof((Q, KS, VS, KEPT), lines, f"{SDPA}, attn_mask=~mask)")
+    assert found.proved
+    assert "not tried in float16, which the original does not take" in found.assumptions
+    assert "not tried in bfloat16, which the original does not take" not in found.assumptions
 
 
 def test_the_case_that_differs_is_named() -> None:

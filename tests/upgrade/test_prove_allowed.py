@@ -3,7 +3,7 @@
 import pytest
 
 from flashmore.upgrade.prove.allowed import NotAllowed, compiled
-from flashmore.upgrade.prove.fragment import functions_of
+from flashmore.upgrade.prove.functions import functions_of
 from flashmore.upgrade.site import Fragment, Input
 
 X = Input("x", "x", "tensor", ("B", "D"))
@@ -19,6 +19,30 @@ REFUSED = (
     "torch.cuda.memory._snapshot()", "x.apply_(abs)", "raise ValueError", "F = x",
     "with open('f') as f: pass", "getattr(x, 'p')", "getattr(torch, 'p', 0)", "getattr(x, 'p', open('f'))",
 )  # fmt: skip
+STORES = (
+    "{} = x", "{}, y = x, x", "[y, {}] = x, x", "y, *{} = x, x", "(y, (z, {})) = x, x", "{} += x",
+    "y = {} = x", "for {} in (x,): pass", "for y, ({}, z) in (x,): pass", "y = [0 for {} in (x,)]",
+    "y = list(0 for {} in (x,))", "y = [0 for y in (x,) for {} in (y,)]", "y = [0 for y, *{} in (x,)]",
+    "with torch.no_grad() as {}: pass", "del {}", "{}: int = 1",
+)  # fmt: skip
+TARGETS = (
+    "torch.Tensor.max", "torch.inf", "x.data", "x.T", "F.softmax", "nn.Dropout.p", "math.pi", "x[0].data",
+    "torch.tensor(1)[0]", "x.data[0]", "(lambda: x).T", "torch", "math", "F",
+)  # fmt: skip
+CHANGES = (
+    "torch.Tensor.mul_(x, 2)", "torch.Tensor.copy_", "map(torch.Tensor.zero_, (x,))", "float.append(x)",
+    "einsum.fill_(0)", "torch.pi.mul_(2)", "torch.manual_seed(0)", "torch.set_default_dtype(x)", "x.set_(x)",
+    "torch.set_grad_enabled(False)", "torch.use_deterministic_algorithms(True)", "x.requires_grad_()",
+    "setattr(x, 'data', x)", "x.__setattr__('data', x)", "x.resize_(1)", "x.random_()",
+    "x.register_buffer('a', x)",
+    "x.__setitem__(0, x)", "torch.default_generator", "torch.random.fork_rng()", "x.load_state_dict({})",
+    "torch.autocast('cpu').__enter__()", "torch.set_num_threads(2)", "(y := x)", "[(F := 1) for y in (x,)]",
+    "nn.Dropout.train(x)", "x.train()", "torch.Tensor.append(x, 1)", "x.share_memory_()",
+    "with torch.no_grad: pass", "with x: pass", "with F.dropout(x): pass", "with (lambda: x)(): pass",
+    "match x:\n        case torch.Tensor(max=y): pass", "import torch as y", "from torch import *",
+    "try: pass\n    except x as y: pass", "async def f(): pass", "nonlocal x", "y = {a for a in (x,)}",
+    "y = {a: a for a in (x,)}", "y = [a async for a in x]", "def f(a=open('f')): pass",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("line", REFUSED)
@@ -26,6 +50,26 @@ def test_a_line_that_reaches_outside_is_refused(line: str) -> None:
     fragment = Fragment((X,), f"def old(x):\n    {line}\n    return x\n", FINE)
     with pytest.raises(NotAllowed):
         compiled(fragment)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("store", STORES)
+def test_a_store_to_anything_but_a_name_of_its_own_is_refused(store: str, target: str) -> None:
+    fragment = Fragment((X,), f"def old(x):\n    y = z = x\n    {store.format(target)}\n    return x\n", FINE)
+    with pytest.raises(NotAllowed):
+        compiled(fragment)
+
+
+@pytest.mark.parametrize("line", CHANGES)
+def test_a_call_that_changes_what_the_lines_did_not_make_is_refused(line: str) -> None:
+    with pytest.raises(NotAllowed):
+        compiled(Fragment((X,), f"def old(x):\n    {line}\n    return x\n", FINE))
+
+
+def test_lines_that_are_nested_too_deeply_are_refused() -> None:
+    deep = "def old(x):\n    return " + "-" * 5000 + "x\n"
+    with pytest.raises(NotAllowed):
+        compiled(Fragment((X,), deep, FINE))
 
 
 def test_a_builtin_that_is_bound_elsewhere_is_not_there() -> None:
@@ -69,6 +113,14 @@ def test_only_one_plain_function_of_the_inputs_is_taken(source: str) -> None:
         "x *= math.sqrt(x.size(-1)) ** -0.5 if x.dim() > 2 else np.sqrt(2)",
         "x[:, :, ..., None]",
         "p = getattr(x, 'p', 0.0)",
+        "x[:, x[0] > 0] = -torch.inf",
+        "y = x.clone()\n    y[0][1], (y[2], *z) = 1.0, (2.0, 3.0)",
+        "x[0] += 1",
+        "x.mul_(2).add_(1)",
+        "(x @ x.mT).masked_fill_(x > 0, 0)",
+        "y = []\n    y.append(x)",
+        "y = [a + b for a, (b, *c) in zip(x, x) if a]",
+        "with torch.cuda.amp.autocast(enabled=False), torch.no_grad(): x = x.float()",
     ],
 )
 def test_what_attention_is_written_with_passes(line: str) -> None:

@@ -1,6 +1,7 @@
 """Proofs run in a process of their own: crashes, hangs, no memory are named, and the others go on."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,53 @@ def test_one_that_fails_leaves_the_others_proved() -> None:
     assert told == [1, 2, 3, 4, 5]
 
 
-def test_a_proof_that_takes_too_long_is_ended() -> None:
-    endless = replace(
-        site(),
-        fragment=Fragment(INPUTS, OLD.replace("return", "x = 7 ** 7 ** 12\n    return"), NEW.format("pass")),
-    )
-    proof = prove(endless, seconds=3)
-    assert not proof.proved
-    assert "longer than 3 s" in str(proof.why_not)
+ENDLESS = {
+    "a loop over a range": "x = [number for number in range(10**12) if number < 0]",
+    "a huge power": "x = 7 ** 7 ** 12",
+    "a huge tensor": "x = [torch.ones(2**20).sum() for number in range(10**9) if number > 10**8]",
+    "a long einsum": "x = [torch.einsum('abcd,efgh->', q, q) for number in range(10**9)]",
+    "a long product": "x = [q @ k.mT @ q @ k.mT @ q for number in range(10**9) if q.sum() > 1e9]",
+}
+
+
+def endless(name: str, side: str) -> Site:
+    line = ENDLESS[name]
+    if side == "new":
+        return replace(site(line), path=f"{name} {side}")
+    old = OLD.replace("return", f"{line}\n    return")
+    return replace(site(), path=f"{name} {side}", fragment=Fragment(INPUTS, old, NEW.format("pass")))
+
+
+def test_lines_that_do_not_end_end_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmore.upgrade.prove.prover.FILE_SECONDS", 1.5)
+    with Prover() as prover:
+        for name, side in product(ENDLESS, ("old", "new")):
+            proof = prover.prove(endless(name, side))
+            assert not proof.proved
+            assert "longer than 0.5 s of processor time" in str(proof.why_not), (name, side)
+            assert proof.seconds < 1.5
+        assert not any(prover.spent[f"{name} old"] < 0.5 for name in ENDLESS)
+
+
+def test_the_proofs_of_one_file_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmore.upgrade.prove.prover.FILE_SECONDS", 3.0)
+    with Prover() as prover:
+        hang = endless("a huge power", "old")
+        proofs = [prover.prove(replace(hang, path="a.py")) for _ in range(12)]
+        other = prover.prove(replace(site(), path="b.py"))
+        assert prover.spent["a.py"] < 3.0
+    assert not any(proof.proved for proof in proofs)
+    assert "of processor time" in str(proofs[0].why_not)
+    assert "the proofs of this file have taken the 3 s" in str(proofs[-1].why_not)
+    assert other.proved
+
+
+def test_the_same_lines_are_proved_once() -> None:
+    with Prover() as prover:
+        first = prover.prove(replace(site(), path="a.py"))
+        assert first.proved
+        assert prover.prove(replace(site(), path="b.py")) is first
+        assert not prover.prove(replace(site("q = q * 2"), path="b.py")).proved
 
 
 def test_a_child_that_dies_is_told_and_replaced() -> None:
@@ -51,7 +91,7 @@ def test_a_child_that_dies_is_told_and_replaced() -> None:
         assert prover.child is not None
         prover.child.kill()
         prover.child.wait()
-        died = prover.prove(site())
+        died = prover.prove(site("q = q + 0"))
         assert not died.proved
         assert "signal 9" in str(died.why_not)
         assert prover.prove(site()).proved

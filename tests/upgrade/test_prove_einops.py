@@ -1,16 +1,20 @@
-"""Lines that call einops: proved where it is importable, and said to need it where it is not."""
+"""Lines that call einops: proved with the installed one, and said to need it where there is none."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.prove.allowed import NotAllowed
+from flashmore.upgrade.prove.functions import functions_of
 from flashmore.upgrade.prove.prover import prove
 from flashmore.upgrade.site import Site
 
 SOURCE = """
 import einops
+import torch
 
 from einops import {name} as {alias}
 
@@ -41,12 +45,32 @@ def test_lines_that_call_einops_are_proved(case: str) -> None:
     assert proof.proved, proof.why_not
 
 
-def test_without_einops_the_reason_says_that_it_is_needed(
+def shadow(folder: Path) -> Path:
+    """A file that would be imported as einops, and the file that it would leave behind."""
+    canary = folder / "imported"
+    (folder / "einops.py").write_text(f"open({str(canary)!r}, 'w')\n", encoding="utf-8")
+    return canary
+
+
+def test_a_file_of_the_users_is_never_imported_as_einops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "einops.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    canary = shadow(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", str(tmp_path)]))
+    monkeypatch.chdir(tmp_path)
     proof = prove(site("einops.einsum"))
-    assert not proof.proved
-    assert "needs einops" in str(proof.why_not)
-    assert "not proved: needs einops" in proof.summary()
+    assert proof.proved, proof.why_not
+    assert not canary.exists()
+
+
+def test_einops_of_no_installed_distribution_is_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = shadow(tmp_path)
+    monkeypatch.delitem(sys.modules, "einops", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    fragment = site("einops.einsum").fragment
+    assert fragment is not None
+    with pytest.raises(NotAllowed, match="needs einops"):
+        functions_of(fragment)
+    assert not canary.exists()

@@ -255,3 +255,21 @@ def test_the_users_modules_are_imported_by_a_run_alone(sites: tuple[Site, Site],
     code = "import sys; from flashmore.upgrade.trace import tracer; sys.exit('model' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.parametrize("source", [Source(example="model:made"), Source(run=("train.py", "--steps", "1"))])
+def test_pythonpath_is_the_programs_and_not_ours(
+    source: Source, sites: tuple[Site, Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    # Nothing in the program imports these; the process that watches it does.
+    for name in ("json", "inspect", "runpy", "safetensors"):
+        (theirs / f"{name}.py").write_text("raise SystemExit('a module of the user was imported')\n")
+    (theirs / "of_mine.py").write_text("steps = 1\n")
+    model = tmp_path / "model.py"
+    model.write_text(f"{MODEL}\nimport of_mine\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", "theirs")
+    traced = prove_traced(sites[:1], source)
+    assert traced.problem is None
+    assert traced.proofs[0].proved, traced.proofs[0].why_not

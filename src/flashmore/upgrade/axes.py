@@ -26,25 +26,33 @@ class Refuse(Exception):
 
 def layouts(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
     """The letters of a chain's result, given those of its product: None where they cannot be said."""
-    if term.kind == "product":
+    return _layouts(term, "product", base, shapes, {})
+
+
+def _layouts(
+    term: Term, start: str, base: Letters, shapes: Shapes, known: dict[Term, Letters | None]
+) -> Letters | None:
+    """The letters of a chain's result, given those of the operation that it starts from, by its kind."""
+    if term.kind == start:
         return base
-    inner = layouts(term.inner[0], base, shapes)
-    if term.kind == "phi":
-        return inner if inner == layouts(term.inner[1], base, shapes) else None
-    if term.kind == "move":
-        return moved(inner, term.value) if inner is not None else None
-    if term.kind == "reshape":
-        return _reshaped(term, inner, base, shapes)
-    return inner
+    if term not in known:
+        inner = [_layouts(each, start, base, shapes, known) for each in term.inner]
+        known[term] = inner[0]
+        if term.kind == "phi":
+            known[term] = inner[0] if inner[0] == inner[1] else None
+        elif term.kind == "move":
+            known[term] = moved(inner[0], term.value) if inner[0] is not None else None
+        elif term.kind == "reshape":
+            known[term] = _reshaped(term, start, base, shapes)
+    return known[term]
 
 
-def _reshaped(term: Term, inner: Letters | None, base: Letters, shapes: Shapes) -> Letters | None:
-    """A reshape that comes back to the product's shape, or that only folds leading axes."""
-    product = next(each for each in term.walk() if each.product is not None)
+def _reshaped(term: Term, start: str, base: Letters, shapes: Shapes) -> Letters | None:
+    """A reshape that comes back to the shape at the start, or that only folds leading axes."""
+    first = next(each for each in term.walk() if each.kind == start)
     if any(each.kind == "move" for each in term.walk()):
         return None
-    del inner
-    return _back(shapes.of(product.value), shapes.of(term.value), base)
+    return _back(shapes.of(first.value), shapes.of(term.value), base)
 
 
 def _back(start: list[str] | None, end: list[str] | None, base: Letters) -> Letters | None:
@@ -62,19 +70,7 @@ def _back(start: list[str] | None, end: list[str] | None, base: Letters) -> Lett
 
 def layouts_of_weights(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
     """The letters of the weights that go into the second product."""
-    if term.kind == "softmax":
-        return base
-    inner = layouts_of_weights(term.inner[0], base, shapes)
-    if term.kind == "reshape":
-        softmax = next(each for each in term.walk() if each.kind == "softmax")
-        if any(each.kind == "move" for each in term.walk()):
-            return None
-        return _back(shapes.of(softmax.value), shapes.of(term.value), base)
-    if inner is None:
-        return None
-    if term.kind == "phi":
-        return inner if layouts_of_weights(term.inner[1], base, shapes) == inner else None
-    return moved(inner, term.value) if term.kind == "move" else inner
+    return _layouts(term, "softmax", base, shapes, {})
 
 
 def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:

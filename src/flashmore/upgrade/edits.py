@@ -15,7 +15,11 @@ def apply(source: str, sites: Iterable[Site]) -> str:
 
     Sites may share an edit, such as an import; other edits do not overlap (`apart`).
     """
-    edits = {edit for site in sites if site.verdict == "rewritten" for edit in site.edits}
+    return edited(source, {edit for site in sites if site.verdict == "rewritten" for edit in site.edits})
+
+
+def edited(source: str, edits: Iterable[Edit]) -> str:
+    """The source with some edits made, none of which overlap."""
     result, at = [], 0
     for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
         result += [source[at : edit.start], edit.text]

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.edits import apart
+from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step, walk
+from flashmore.upgrade.checks.effects import check_effects
+from flashmore.upgrade.checks.names import check_names
+from flashmore.upgrade.edits import apart, edited
 from flashmore.upgrade.emit.emission import Emitter
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
@@ -19,7 +22,9 @@ from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.graph import TooDeep, Value
+from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
+from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import Class, Function, Module
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.shapes import Shapes
@@ -33,6 +38,9 @@ _FUSED = {
 _WORTH = re.compile(
     r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
 )
+"""A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
+_ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
+"""A function that cannot be read is reported where it looks like attention."""
 
 
 def find_sites(source: str, path: str = "<string>") -> list[Site]:
@@ -49,9 +57,10 @@ def find_sites(source: str, path: str = "<string>") -> list[Site]:
     tree = ast.parse(source)
     module = Module(tree)
     text = Text(source)
+    budget = Budget(FILE_STEPS)
     sites: list[Site] = []
     for owner, function, name in _functions(tree, module):
-        sites += _in_function(text, module, owner, function, name, path)
+        sites += _in_function(text, module, owner, function, name, path, budget)
     return sorted(sites, key=lambda site: (site.line, site.end_line))
 
 
@@ -74,31 +83,49 @@ def _functions(tree: ast.Module, module: Module) -> Iterator[tuple[Class | None,
     yield from inside(tree.body, None, "")
 
 
-def _mentions(function: Function, text: Text) -> bool:
-    """Whether a function could hold attention at all: it multiplies, or calls a fused kernel."""
+def _mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
+    """Whether any of the words stands in a function."""
     last = function.end_lineno or function.lineno
-    return any(_WORTH.search(line) for line in text.lines[function.lineno - 1 : last])
+    return any(words.search(line) for line in text.lines[function.lineno - 1 : last])
 
 
 def _in_function(
-    text: Text, module: Module, owner: Class | None, function: Function, name: str, path: str
+    text: Text,
+    module: Module,
+    owner: Class | None,
+    function: Function,
+    name: str,
+    path: str,
+    budget: Budget,
 ) -> list[Site]:
-    if not _mentions(function, text):
+    """The sites of a function; where it is too much for the search, the function itself, refused."""
+    if not _mentions(function, text, _WORTH):
         return []
     try:
-        flow = Flow(module, owner, function).run()
-    except (TooDeep, RecursionError):
+        with limited(budget):
+            return _sites_of(text, module, owner, function, name, path)
+    except Exceeded as exceeded:
+        reason, advice = str(exceeded), "make functions of its parts"
+    except RecursionError:
+        reason, advice = "it is nested too deeply", ""
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason, advice = f"it could not be understood ({type(error).__name__}: {error})", ""
+    if not _mentions(function, text, _ATTENTION):
         return []
+    end = function.end_lineno or function.lineno
+    return [Site(path, function.lineno, end, name, "refused", reason, advice)]
+
+
+def _sites_of(
+    text: Text, module: Module, owner: Class | None, function: Function, name: str, path: str
+) -> list[Site]:
+    flow = Flow(module, owner, function).run()
     softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
     fused = list({id(each.node): each for each in flow.values if _fused_name(each) in _FUSED}.values())
     if not softmaxes and not fused:
         return []
     search = Search(text, flow, name, path, fused)
-    try:
-        return [*search.already(), *apart(search.sites(softmaxes))]
-    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        reason = f"it could not be understood ({type(error).__name__}: {error})"
-        return [Site(path, function.lineno, function.end_lineno or function.lineno, name, "refused", reason)]
+    return [*search.already(), *apart(search.sites(softmaxes))]
 
 
 def _is_softmax(value: Value) -> bool:
@@ -211,7 +238,7 @@ class Search:
         callers = [
             f"{method.name} in line {node.lineno}"
             for method in (owner.own_methods.values() if owner is not None and how == "returned" else ())
-            for node in ast.walk(method)
+            for node in walk(method)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{name}"
         ]
         if not callers:
@@ -231,10 +258,20 @@ class Search:
         twice = next((use for use in uses(self.flow.module) if use.certain), None)
         if twice is not None:
             raise Refuse(reason(f"this file, line {twice.line} ({twice.what})"), ADVICE)
+        step(len(self.text.source) // 50)  # its diff is made from the whole file
         words = Words(self.text)
         emission = Emitter(found, words, self.blocks).emit()
         rewriting = Rewriting(found, emission, words, self.blocks)
         edits, guard = rewriting.guarded()
+        made = [found.final, *(product.value for product in found.products), *found.softmaxes]
+        other = not_torchs(
+            self.flow.module.tree, self.flow.owner, self.flow.function, [value.node for value in made]
+        )
+        if other is not None:
+            raise Refuse(other, IMPORT_TORCH)
+        unguarded = rewriting.edits()
+        check_names(rewriting, unguarded)
+        check_effects(rewriting, edited(self.text.source, unguarded))
         block, first, last = rewriting.region()
         return Site(
             self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,

@@ -13,13 +13,14 @@ from flashmore.upgrade.axes import (
     softmax_letter,
     value_letters,
 )
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.products import MORE, Product, position, product_of
 from flashmore.upgrade.patterns.scores import Scores, shift_of
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.weights import Weights
 from flashmore.upgrade.source.escape import escapes, fact
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.graph import Condition, Value, key, number
+from flashmore.upgrade.source.graph import Condition, Value, number
 from flashmore.upgrade.source.shapes import Shapes
 
 
@@ -143,14 +144,25 @@ def attention(
 
 def specialised(term: Term, guards: list[tuple[Condition, str]]) -> Term:
     """A chain as it is under its guards: branches that they rule out fall away."""
-    if term.kind == "phi" and term.condition is not None:
-        condition = term.condition
+    return _specialised(term, guards, {})
+
+
+def _specialised(term: Term, guards: list[tuple[Condition, str]], known: dict[Term, Term]) -> Term:
+    if term in known:
+        return known[term]
+    known[term] = term
+    condition = term.condition
+    if term.kind == "phi" and condition is not None:
         for guard, _ in guards:
+            step()
             if guard.node is not None and guard.node is condition.node:
                 side = term.inner[0 if guard.holds == condition.holds else 1]
-                return Term("same", term.value, (specialised(side, guards),))
-    inner = tuple(specialised(each, guards) for each in term.inner)
-    return term if all(a is b for a, b in zip(inner, term.inner, strict=True)) else replace(term, inner=inner)
+                known[term] = Term("same", term.value, (_specialised(side, guards, known),))
+                return known[term]
+    inner = tuple(_specialised(each, guards, known) for each in term.inner)
+    if any(a is not b for a, b in zip(inner, term.inner, strict=True)):
+        known[term] = replace(term, inner=inner)
+    return known[term]
 
 
 def chain_of(scores: Term, weights: Term) -> set[Value]:
@@ -183,14 +195,18 @@ def _ranks(product: Product, final: Value, side: int, shapes: Shapes) -> Product
 
 def _scores(walker: Scores, weights: Term) -> Term | Unfit:
     """The chain of scores beneath all softmaxes of a chain of weights."""
+    return _scores_beneath(walker, weights, {})
+
+
+def _scores_beneath(walker: Scores, weights: Term, known: dict[Term, Term | Unfit]) -> Term | Unfit:
     if weights.kind == "softmax":
         return walker.walk(weights.value.args[0])
-    if weights.kind != "phi":
-        return _scores(walker, weights.inner[0])
-    one, two = (_scores(walker, each) for each in weights.inner)
-    if isinstance(one, Term) and one is two:
-        return one
-    return joined(weights.value, one, two)
+    if weights not in known:
+        inner = [_scores_beneath(walker, each, known) for each in weights.inner]
+        known[weights] = inner[0]
+        if weights.kind == "phi" and not (isinstance(inner[0], Term) and inner[0] is inner[1]):
+            known[weights] = joined(weights.value, *inner)
+    return known[weights]
 
 
 def _same_layout(scores: Term, product: Product, shapes: Shapes) -> Letters:
@@ -261,7 +277,7 @@ def _refuse_other_zeros(found: Attention) -> None:
 
     def where(term: Term) -> tuple[str, set[tuple[str, bool]]]:
         assert term.other is not None
-        return key(term.other), {fact(each, tests) for each in term.value.conditions}
+        return term.other.key, {fact(each, tests) for each in term.value.conditions}
 
     if zeros and (len(fills) != 1 or fills[0].detail[2] or any(where(e) != where(fills[0]) for e in zeros)):
         raise Refuse("weights are hidden after the softmax, which does not renormalise them")

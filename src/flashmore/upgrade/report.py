@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.prove.result import Proof
-from flashmore.upgrade.site import NotParsed, Searched, Site
+from flashmore.upgrade.site import NotRead, Searched, Site
 from flashmore.upgrade.write import SourceFile
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Report:
     searched: int = 0
     """Files that were read."""
     files: list[FileReport] = field(default_factory=list)
-    not_parsed: list[NotParsed] = field(default_factory=list)
+    not_read: list[NotRead] = field(default_factory=list)
     problem: str | None = None
     """What went wrong in the user's example or script."""
     gain: "Gain | None" = None
@@ -169,7 +169,7 @@ class Report:
             "problem": self.problem,
             "gain": None if self.gain is None else self.gain.to_json(),
             "sites": [report.to_json() for report in self.sites],
-            "not_parsed": [{"path": one.path, "reason": one.reason} for one in self.not_parsed],
+            "not_read": [{"path": one.path, "reason": one.reason} for one in self.not_read],
             "written": [str(file.path) for file in self.files if file.written],
             "not_written": [
                 {"path": str(file.path), "reason": file.why_not_written}
@@ -178,9 +178,9 @@ class Report:
             ],
         }
 
-    def to_text(self) -> str:
-        """Grouped by file, with a summary in the last line."""
-        return "\n".join([*self._lines(), self.summary()]) + "\n"
+    def lines(self) -> list[str]:
+        """For people: grouped by file, with a summary in the last line. They may hold what a source holds."""
+        return [*self._lines(), self.summary()]
 
     def summary(self) -> str:
         """One line: how many files and places, how many of which verdict, how many proved and written."""
@@ -189,8 +189,8 @@ class Report:
         if asked:
             parts[0] += f" ({sum(report.proved is True for report in asked)} proved)"
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
-        if self.not_parsed:
-            parts.append(f"{_counted(len(self.not_parsed), 'file')} not parsed")
+        if self.not_read:
+            parts.append(f"{_counted(len(self.not_read), 'file')} not read")
         if written := sum(file.written for file in self.files):
             parts.append(f"{_counted(written, 'file')} written")
         return f"{_counted(self.searched, 'file')} searched: {', '.join(parts)}"
@@ -205,9 +205,9 @@ class Report:
             if file.why_not_written is not None:
                 yield f"  not written: {file.why_not_written}"
             yield ""
-        for one in self.not_parsed:
-            yield f"{one.path}: not parsed: {one.reason}"
-        if self.not_parsed:
+        for one in self.not_read:
+            yield f"{one.path}: not read: {one.reason}"
+        if self.not_read:
             yield ""
         if self.gain is not None:
             yield from (*self.gain.lines(), "")
@@ -227,7 +227,7 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
         yield f"    assumes that {assumption}"
     if report.gain is not None:
         yield from (f"    {line}" for line in report.gain.lines())
-    yield from (f"    {line}" for line in report.diff.split("\n")[2:-1])
+    yield from (f"    {line}" for line in report.diff.replace("\r\n", "\n").split("\n")[2:-1])
 
 
 def patch(before: str, after: str, path: Path) -> str:

@@ -3,16 +3,21 @@
 import ast
 import re
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.text import Text, comments
 
+_NOT_SCRIPTED = re.compile(r"\bfinfo\(")
 _ANY_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -26,6 +31,7 @@ class Rewriting:
         self.text = words.text
         self.blocks = blocks
         self.guards = [condition for condition, _ in found.guards]
+        self.is_guarded = bool(self.guards or emission.half.needed)
 
     def statements(self) -> list[ast.stmt]:
         """Every statement that the rewriting touches, and the condition's own."""
@@ -37,6 +43,20 @@ class Rewriting:
             if each is not None and each not in unique:
                 unique.append(each)
         return unique
+
+    @cached_property
+    def ruled_out(self) -> set[int]:
+        """The ids of all nodes in branches that run only where the old lines do."""
+        flow = self.found.flow
+        old = {fact(each.opposite(), flow.tests) for each in self.guards}
+        found: set[int] = set()
+        for node in ast.walk(flow.function):
+            if isinstance(node, (ast.If, ast.IfExp)):
+                for branch, holds in ((node.body, True), (node.orelse, False)):
+                    if fact(flow.condition(node.test, holds), flow.tests) in old:
+                        parts = branch if isinstance(branch, list) else [branch]
+                        found |= {id(inner) for part in parts for inner in ast.walk(part)}
+        return found
 
     def _between(self, guard: Condition) -> bool:
         """Whether a guard's `if` stands between the two products."""
@@ -122,7 +142,7 @@ class Rewriting:
 
     def _removal(self, start: int, end: int, text: str) -> Edit:
         """One span that falls away; its comments stay, unless an old branch keeps them."""
-        kept = [] if self.guards else comments(self.text.source[start:end])
+        kept = [] if self.is_guarded else comments(self.text.source[start:end])
         if kept:
             indent = self.text.indent_at(start)
             return Edit(start, end, "".join(f"{indent}{each}{self.text.newline}" for each in kept) + text)
@@ -177,7 +197,11 @@ class Rewriting:
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
         edits, extra = self.edits(), self._import()
-        if not self.guards:
+        if _is_scripted(self.found.flow.module) and any(_NOT_SCRIPTED.search(each.text) for each in edits):
+            raise Refuse(
+                "TorchScript compiles this file, and not the bounds of a dtype", "leave it unscripted"
+            )
+        if not self.is_guarded:
             return self._with_line_ends((*extra, *edits)), None
         block, first, last = self.region()
         test = self._guard(block[first])
@@ -239,6 +263,9 @@ class Rewriting:
                 text = f"({text})"
             if text not in tests:
                 tests.append(text)
+        half = self.emission.half.guard(lambda node: stability.holds(node, first))
+        if half is not None:
+            tests.append(half)
         return " and ".join(tests)
 
 
@@ -265,7 +292,7 @@ def _deeper(text: str) -> str:
 def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
     """Whether a string has lines of its own, which indenting would change."""
     notes = {
-        id(node.value) for each in statements for node in ast.walk(each) if isinstance(node, ast.Expr)
+        id(node.value) for each in statements for node in walk(each) if isinstance(node, ast.Expr)
     }  # a text that nobody reads may be indented
     return any(
         isinstance(node, (ast.Constant, ast.JoinedStr))
@@ -273,5 +300,11 @@ def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
         and node.lineno != node.end_lineno
         and any(mark in text.of(node) for mark in ('"' * 3, "'" * 3, "\\\n", "\\\r"))
         for statement in statements
-        for node in ast.walk(statement)
+        for node in walk(statement)
     )
+
+
+@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+def _is_scripted(module: Module) -> bool:
+    names = (node for node in ast.walk(module.tree) if isinstance(node, (ast.Name, ast.Attribute)))
+    return any(module.qualified(node).startswith("torch.jit.script") for node in names)

@@ -83,7 +83,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class NotParsed:
+class NotRead:
     """A file that could not be searched, and why."""
 
     path: str

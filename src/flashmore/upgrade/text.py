@@ -11,6 +11,8 @@ import tokenize
 from bisect import bisect_right
 from io import StringIO
 
+from flashmore.upgrade.budget import step
+
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as Python counts lines: str.splitlines() finds more
 _COORDINATES = ("lineno", "col_offset", "end_lineno", "end_col_offset")
 
@@ -30,6 +32,7 @@ class Text:
         text = self.lines[line - 1] if line <= len(self.lines) else ""
         if text.isascii():
             return self.starts[line - 1] + column
+        step(1 + len(text) // 100)
         return self.starts[line - 1] + len(text.encode()[:column].decode(errors="ignore"))
 
     def span(self, node: ast.AST) -> tuple[int, int]:
@@ -68,6 +71,7 @@ class Text:
 
 def comments(lines: str) -> list[str]:
     """The comments of some lines."""
+    step(1 + len(lines) // 5)
     found = []
     try:
         for token in tokenize.generate_tokens(StringIO(textwrap.dedent(lines)).readline):

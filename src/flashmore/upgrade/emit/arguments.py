@@ -3,7 +3,8 @@
 import ast
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.emit.hiding import Keep, Step, is_causal, keep, kinds, test
+from flashmore.upgrade.budget import walk
+from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, is_causal, keep, kinds, test
 from flashmore.upgrade.emit.words import atom, fresh
 from flashmore.upgrade.emit.writer import Emission, Writer
 from flashmore.upgrade.patterns.masks import FINITE
@@ -143,6 +144,8 @@ class Arguments(Writer):
             text = f"-{atom(text)}"
         when = test(step, self.pieces)
         clamped = self._lifted_mask(self.clamped(text, term.other), term.other)
+        if from_caller(term.other):
+            self.adds_a_callers()
         if when is None:
             return clamped
         return f"{clamped} if {when} else None"
@@ -195,10 +198,9 @@ class Arguments(Writer):
 
     def _is_all_chain(self, statement: ast.stmt, chain: set[Value]) -> bool:
         match statement:
-            case (
-                ast.Assign(targets=[ast.Name()], value=value)
-                | ast.AnnAssign(target=ast.Name(), value=ast.expr() as value)
-            ):
+            case ast.Assign(targets=targets, value=value) if all(isinstance(e, ast.Name) for e in targets):
+                return self.flow.seen.get(value) in chain
+            case ast.AnnAssign(target=ast.Name(), value=ast.expr() as value):
                 return self.flow.seen.get(value) in chain
             case ast.AugAssign(target=ast.Name()):
                 return True
@@ -244,4 +246,4 @@ class Arguments(Writer):
 
 
 def _names(node: ast.expr) -> list[ast.Name]:
-    return [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+    return [each for each in walk(node) if isinstance(each, ast.Name)]

@@ -4,6 +4,7 @@ import ast
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Letters, Refuse
+from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.words import Words, atom, factor, fresh, reordered
 from flashmore.upgrade.patterns.products import MORE, moved
 from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify
@@ -15,6 +16,9 @@ from flashmore.upgrade.source.graph import number as number_of
 from flashmore.upgrade.source.nodes import Stability, operand
 
 SDPA = "torch.nn.functional.scaled_dot_product_attention"
+
+_LONGEST = 1000
+"""Characters of a scale or a dropout rate: one that differs from branch to branch doubles with each."""
 
 
 @dataclass
@@ -35,8 +39,8 @@ class Pieces:
         self.stability = Stability(found.flow)
         self.at = _statement(found.final)
         self.hoisted: list[tuple[str, ast.expr]] = []
-        self.taken = {each.id for each in ast.walk(self.flow.function) if isinstance(each, ast.Name)}
-        self.taken |= {each.arg for each in ast.walk(self.flow.function) if isinstance(each, ast.arg)}
+        self.taken = {each.id for each in walk(self.flow.function) if isinstance(each, ast.Name)}
+        self.taken |= {each.arg for each in walk(self.flow.function) if isinstance(each, ast.arg)}
         self.emitted: list[ast.expr] = []
 
     def read(self, node: ast.expr | None, what: str) -> str:
@@ -75,7 +79,8 @@ class Pieces:
 
     def _stable(self, node: ast.expr, which: Operand) -> str:
         self.emitted.append(node)
-        if self.stability.holds(node, self.at):
+        owner = self.found.final if which is self.found.v else self.found.product.value
+        if owner.statement is self.at or self.stability.holds(node, self.at):
             return self.words.flat(node)
         known = next((name for name, other in self.hoisted if other is node), None)
         if known is not None:
@@ -118,8 +123,8 @@ class Pieces:
 
     def scale(self) -> Scale:
         """Everything that multiplies the product."""
-        result = Scale()
-        self._scale(self.found.scores, result)
+        found = self._scale(self.found.scores, {})
+        result = Scale([*found.numbers], [*found.learned])
         if (added := self.found.product.value).op == "baddbmm":
             self._alpha(added, result)
         return result
@@ -134,56 +139,64 @@ class Pieces:
             raise Refuse("the scores are multiplied by a tensor")
         (result.numbers if kind == NUMBER else result.learned).append(("mul", text))
 
-    def _scale(self, term: Term, result: Scale) -> None:
-        if term.kind == "product":
-            return
-        if term.kind == "loop":
-            if any(each.kind == "scale" for each in term.inner[1].walk()):
-                raise Refuse("the scores are scaled inside a loop")
-            self._scale(term.inner[0], result)
-            return
-        if term.kind == "phi":
-            self._scale_of_branches(term, result)
-            return
-        self._scale(term.inner[0], result)
-        if term.kind == "scale":
-            assert term.other is not None
-            if term.value.inner and (known := number_of(term.other)) is not None:
-                result.numbers.append((str(term.detail[1]), repr(known)))
-                return
-            if term.value.inner:
-                raise Refuse("the scores are scaled inside a helper", "write the scale into this function")
-            text = self.read(operand(self.flow, term.value.node, term.other), "the scale")
-            kind, how = term.detail
-            (result.numbers if kind == "number" else result.learned).append((str(how), text))
+    def _scale(self, term: Term, known: dict[Term, Scale]) -> Scale:
+        if term not in known:
+            known[term] = self._last_scale(term, known)
+        return known[term]
 
-    def _scale_of_branches(self, term: Term, result: Scale) -> None:
-        one, two = Scale(), Scale()
-        self._scale(term.inner[0], one)
-        self._scale(term.inner[1], two)
+    def _last_scale(self, term: Term, known: dict[Term, Scale]) -> Scale:
+        if term.kind == "product":
+            return Scale()
+        if term.kind == "loop" and any(each.kind == "scale" for each in term.inner[1].walk()):
+            raise Refuse("the scores are scaled inside a loop")
+        if term.kind == "phi":
+            return self._scale_of_branches(term, known)
+        inner = self._scale(term.inner[0], known)
+        if term.kind != "scale":
+            return inner
+        assert term.other is not None
+        kind, how = map(str, term.detail)
+        if term.value.inner and (constant := number_of(term.other)) is not None:
+            return Scale([*inner.numbers, (how, repr(constant))], inner.learned)
+        if term.value.inner:
+            raise Refuse("the scores are scaled inside a helper", "write the scale into this function")
+        text = self.read(operand(self.flow, term.value.node, term.other), "the scale")
+        if kind == "number":
+            return Scale([*inner.numbers, (how, text)], inner.learned)
+        return Scale(inner.numbers, [*inner.learned, (how, text)])
+
+    def _scale_of_branches(self, term: Term, known: dict[Term, Scale]) -> Scale:
+        one, two = (self._scale(each, known) for each in term.inner)
         if one == two:
-            result.numbers += one.numbers
-            result.learned += one.learned
-            return
+            return one
         if one.learned != two.learned or term.condition is None:
             raise Refuse("a learned scale is used on one branch only")
         if term.condition.node is None or not self.stability.holds(term.condition.node, self.at):
             raise Refuse("what decides about the scale changes its meaning before the values are multiplied")
         test = self.words.condition(term.condition)
-        result.learned += one.learned
-        result.numbers.append(("mul", f"({number(one)} if {test} else {number(two)})"))
+        text = f"({number(one)} if {test} else {number(two)})"
+        if len(text) > _LONGEST:
+            raise Refuse("the scale is another one on too many branches")
+        return Scale([("mul", text)], one.learned)
 
     def dropout(self) -> str | None:
         """The text of `dropout_p`, None where there is no dropout."""
-        text = self._dropout(self.found.weights)
+        text = self._dropout(self.found.weights, {})
         return None if text in (None, "0.0") else text
 
-    def _dropout(self, term: Term) -> str | None:
+    def _dropout(self, term: Term, known: dict[Term, str | None]) -> str | None:
+        if term not in known:
+            known[term] = self._last_dropout(term, known)
+            if len(known[term] or "") > _LONGEST:
+                raise Refuse("dropout is another one on too many branches")
+        return known[term]
+
+    def _last_dropout(self, term: Term, known: dict[Term, str | None]) -> str | None:
         if term.kind == "softmax":
             return None
-        inner = self._dropout(term.inner[0])
+        inner = self._dropout(term.inner[0], known)
         if term.kind == "phi":
-            other = self._dropout(term.inner[1])
+            other = self._dropout(term.inner[1], known)
             if inner == other:
                 return inner
             if term.condition is None or term.condition.node is None:

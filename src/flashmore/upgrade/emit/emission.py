@@ -26,6 +26,11 @@ class Emitter(Arguments, Replay):
             Refuse: there is no safe way to write it.
         """
         self._check_random()
+        made = self._made()
+        made.read = self.pieces.emitted
+        return made
+
+    def _made(self) -> Emission:
         simple = steps(self.found.scores)
         if simple is not None and (not simple or self.found.layout == (*self.found.batch, "l", "s")):
             try:

@@ -4,6 +4,7 @@ import ast
 from dataclasses import dataclass
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.words import factor, is_atom
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lower_triangle
@@ -24,14 +25,24 @@ class Step:
 
 def steps(term: Term) -> list[Step] | None:
     """All masks and biases in order; None where they are not simply one after the other."""
+    return _steps(term, {})
+
+
+def _steps(term: Term, known: dict[Term, list[Step] | None]) -> list[Step] | None:
+    if term not in known:
+        known[term] = _last_steps(term, known)
+    return known[term]
+
+
+def _last_steps(term: Term, known: dict[Term, list[Step] | None]) -> list[Step] | None:
     if term.kind == "product":
         assert term.product is not None
         return None if term.product.added is not None else []
     if term.kind == "phi":
-        return _branches(term)
+        return _branches(term, known)
     if term.kind in ("loop", "carried", "reshape", "move"):
         return None
-    inner = steps(term.inner[0])
+    inner = _steps(term.inner[0], known)
     if inner is None:
         return None
     if term.kind == "scale":
@@ -41,8 +52,8 @@ def steps(term: Term) -> list[Step] | None:
     return inner
 
 
-def _branches(term: Term) -> list[Step] | None:
-    one, two = (steps(each) for each in term.inner)
+def _branches(term: Term, known: dict[Term, list[Step] | None]) -> list[Step] | None:
+    one, two = (_steps(each, known) for each in term.inner)
     if one is None or two is None or term.condition is None or term.condition.node is None:
         return None
     condition = term.condition
@@ -125,7 +136,7 @@ def _still_given(condition: Condition, pieces: Pieces) -> bool:
         return False
     names = [
         each
-        for each in ast.walk(node)
+        for each in walk(node)
         if isinstance(each, ast.Name) and pieces.flow.seen.get(each) is value.args[0]
     ]
     if len(names) != 1:
@@ -175,6 +186,7 @@ _SUMS = {
 def from_caller(value: Value, depth: int = 0) -> bool:
     """Whether what is added may hold a caller's finfo.min: arguments and unknown calls, through views and
     sums."""
+    step()
     if value.op in ("param", "call"):
         return True
     if depth > 12 or value.op not in _SUMS | CASTS | MOVES | RESHAPES:

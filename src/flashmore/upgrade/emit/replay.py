@@ -3,6 +3,7 @@
 import ast
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.call import uncancelled
 from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
@@ -11,7 +12,7 @@ from flashmore.upgrade.patterns.masks import FINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.site import Edit
-from flashmore.upgrade.source.graph import Condition, Value, key, number
+from flashmore.upgrade.source.graph import Condition, Value, number
 from flashmore.upgrade.source.nodes import operand
 
 
@@ -39,8 +40,7 @@ class Replay(Writer):
         bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
         if empty is not None:
             q, bias = self._rows_of_bias(q, bias, empty)
-        if self._may_overflow():
-            bias = self.lowest(bias)
+        bias = self.lowest(bias) if self._may_overflow() else self.like_queries(bias)
         if MORE not in self.found.batch and len(self.found.batch) < 2:
             bias = self.pieces.lifted(bias)
         self._write_call(q, [f"attn_mask={bias}"], scale)
@@ -138,7 +138,7 @@ class Replay(Writer):
             for term in terms
         )
         values = [term.detail[1] for term in fills if isinstance(term.detail[1], Value)]
-        one = len({key(each) for each in values}) == 1 and all(term.detail[0] == FINITE for term in fills)
+        one = len({each.key for each in values}) == 1 and all(term.detail[0] == FINITE for term in fills)
         if between or not one:
             raise Refuse(
                 "finite fills in several places: rows that keep no key would change", "fill with -inf"
@@ -211,7 +211,7 @@ class Replay(Writer):
 
     def _is_inside_final(self, node: ast.AST) -> bool:
         final = self.found.final.node
-        return final is not None and any(each is node for each in ast.walk(final))
+        return final is not None and any(each is node for each in walk(final))
 
     def _becomes_nothing(self, statement: ast.stmt, weights: set[ast.AST]) -> bool:
         """`att = softmax(att)` says nothing once the softmax is gone."""
@@ -268,6 +268,7 @@ class Replay(Writer):
                 raise Refuse("a bias cannot be told apart in the source")
             text = self.words.of(node)
             self._replace(node, self.clamped(text, term.other))
+            self.adds_a_callers()
 
 
 def _conditions(term: Term) -> dict[Term, Condition | None] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.call import SDPA, Pieces, Scale, number
+from flashmore.upgrade.emit.half import Half
 from flashmore.upgrade.emit.hiding import from_caller
 from flashmore.upgrade.emit.words import Words, atom, call, factor, is_atom
 from flashmore.upgrade.patterns.products import Product
@@ -28,6 +29,9 @@ class Emission:
     rule: str = ""
     call: str = ""
     imported: str | None = None
+    half: Half = field(default_factory=Half)
+    read: list[ast.expr] = field(default_factory=list)
+    """The user's expressions that the call reads, where it stands."""
 
 
 class Writer:
@@ -75,13 +79,71 @@ class Writer:
 
     def clamped(self, text: str, value: Value) -> str:
         """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
-        return self.lowest(text) if from_caller(value) else text
+        return self.lowest(text) if from_caller(value) else self.like_queries(text)
 
     def lowest(self, text: str) -> str:
-        """A bias whose lowest number bfloat16 has too."""
-        torch = "torch" if self.extracted else self.flow.module.spelling("torch")
-        lowest = f"{torch}.finfo({torch}.bfloat16).min" if torch else "-3.3895313892515355e38"
-        return f"{atom(text)}.clamp(min={lowest})"
+        """A bias in the queries' dtype, whose lowest number bfloat16 has too."""
+        torch, query = self._torch(), self._named_operand()
+        lowest = f"max({torch}.finfo({query}.dtype).min, {torch}.finfo({torch}.bfloat16).min)"
+        return f"{atom(text)}.to({query}.dtype).clamp(min={lowest})"
+
+    def like_queries(self, text: str) -> str:
+        """A bias in the queries' dtype, where the old lines take one of another dtype."""
+        return f"{atom(text)}.to({self._named_operand()}.dtype)" if self._casts() else text
+
+    def _casts(self) -> bool:
+        """Whether a mask of another dtype fits the old lines: they cast, or add in place."""
+        terms = (*self.found.scores.walk(), *self.found.weights.walk())
+        return any(
+            each.kind == "cast" or "dtype" in each.value.named or (each.kind == "add" and each.value.inplace)
+            for each in terms
+        )
+
+    def adds_a_callers(self) -> None:
+        """Take note that a caller adds something, which may hold float16's lowest number."""
+        self.result.half = Half(self._torch(), self._named_operands(), needed=True)
+
+    def _named_operands(self) -> list[tuple[ast.expr, str]]:
+        """Those of q, k and v that are names, with their texts."""
+        owners = (self.found.product.value, self.found.product.value, self.found.final)
+        operands = zip((self.found.q, self.found.k, self.found.v), owners, strict=True)
+        nodes = [self.pieces.peeled(which, owner)[0] for which, owner in operands]
+        return [
+            (each, self.words.of(each))
+            for each in nodes
+            if isinstance(each, ast.Name) or each in self.words.names
+        ]
+
+    def _named_operand(self) -> str:
+        """The text of the first of them that the call can read: their dtype is the attention's."""
+        for node, text in self._named_operands():
+            if self.pieces.stability.holds(node, self.pieces.at):
+                return text
+        raise Refuse(
+            "what is added to the scores must get the dtype of queries and keys, which have no names here",
+            "store queries and keys under names of their own",
+        )
+
+    def _torch(self) -> str:
+        """The name of torch, imported where the file has none for it."""
+        name = "torch" if self.extracted else self.flow.module.spelling("torch")
+        if name is not None and name not in self.flow.before.get(self.pieces.at, {}):
+            return name
+        if "torch" in self.flow.module.names:
+            raise Refuse("`torch` means something else here", "import torch under a name of its own")
+        self._needs("import torch")
+        return "torch"
+
+    def _needs(self, line: str) -> None:
+        lines = {line, *(self.result.imported or line).split("\n")}
+        self.result.imported = "\n".join(sorted(lines))
+
+    def _is_guarded(self) -> bool:
+        """Whether the old lines stay in another branch."""
+        return bool(self.found.guards) or any(
+            term.kind == "add" and not term.value.inner and term.other is not None and from_caller(term.other)
+            for term in self.found.scores.walk()
+        )
 
     def _zero_product(self) -> None:
         for product in self.found.products:
@@ -127,7 +189,7 @@ class Writer:
         final = self._after(self.pieces.lowered(self.result.call))
         start, end = self._without_parentheses(node)
         self.result.edits.append(Edit(start, end, final))
-        inside = [] if self.found.guards else comments(self.text.of(node))
+        inside = [] if self._is_guarded() else comments(self.text.of(node))
         if inside:
             self.result.setup.insert(0, (self.pieces.at, inside))
 
@@ -148,7 +210,7 @@ class Writer:
         name = "F" if "F" not in self.flow.module.names and "F" not in local else "torch.nn.functional"
         if name != "F" and ("torch" in local or "torch" in self.flow.module.names):
             raise Refuse("`torch` and `F` mean something else here", "import torch under a name of its own")
-        self.result.imported = f"import torch.nn.functional{' as F' if name == 'F' else ''}"
+        self._needs(f"import torch.nn.functional{' as F' if name == 'F' else ''}")
         return f"{name}.scaled_dot_product_attention"
 
     def _without_parentheses(self, node: ast.AST) -> tuple[int, int]:
@@ -167,7 +229,7 @@ class Writer:
     def _after(self, text: str) -> str:
         """What follows the product may be `.view`, which SDPA's output need not allow."""
         for user in self.found.final.users:
-            if user.op == "view" and (user.inner or self.found.guards):
+            if user.op == "view" and (user.inner or self._is_guarded()):
                 return f"{text}.contiguous()"
             if (
                 user.op == "view"

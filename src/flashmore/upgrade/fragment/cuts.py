@@ -5,7 +5,7 @@ import ast
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.words import Words, atom
 from flashmore.upgrade.fragment.inputs import Inputs
-from flashmore.upgrade.patterns.masks import FINITE, INFINITE
+from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lowest
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.graph import Value, number
@@ -113,9 +113,11 @@ class Cuts:
             statement = term.value.statement
             node = statement.value if isinstance(statement, ast.Assign) else None
         if node is not None and not isinstance(node, (ast.Constant, ast.UnaryOp)):
-            self.names[node] = 'float("-inf")' if kind == INFINITE else "-1e9"
+            query = self.inputs.query
+            finite = f"torch.finfo({query}.dtype).min" if is_lowest(fill) else "-1e9"
+            self.names[node] = 'float("-inf")' if kind == INFINITE else finite
             if kind == FINITE and term.value.op == "where":
-                self.names[node] = "torch.tensor(-1e9)"
+                self.names[node] = f"torch.tensor({finite}, dtype={query}.dtype)"
         if kind == INFINITE and node is not None and isinstance(node, ast.UnaryOp):
             self.names[node] = 'float("-inf")'
 

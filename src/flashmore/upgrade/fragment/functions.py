@@ -8,6 +8,7 @@ import ast
 import builtins
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.emit.emission import Emitter
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
@@ -45,6 +46,9 @@ class _Cut(Cuts):
         words = Words(self.text, self.names)
         emission = Emitter(self.found, words, self.blocks, extracted=True).emit()
         new = self._render(words, emission)
+        half = emission.half.guard(lambda node: node in self.names)
+        if half is not None:
+            new = "".join((f"    if {half}:\n", *(f"    {line}\n" for line in new.splitlines()), old))
         if self._free(old) | self._free(new):
             return None
         self.inputs.take_apart()
@@ -83,7 +87,7 @@ class _Cut(Cuts):
     def _libraries(self) -> None:
         """`th.einsum` and `from torch import einsum` under the names that a proof knows."""
         for statement in self.kept:
-            for node in ast.walk(statement):
+            for node in walk(statement):
                 value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
                 if value is None or node in self.names:
                     continue
@@ -118,7 +122,8 @@ class _Cut(Cuts):
         for statement in block[first : last + 1]:
             if final.statement in (statement,):
                 body += [before] if before else []
-                body.append(f"out = {_dedented(made)}")
+                broken = emission is None and ("\n" in made or "\r" in made)
+                body.append(f"out = {_dedented(f'({made})' if broken else made)}")
                 continue
             body += self._statement(statement, words, edits, emission)
         body.append("return out")
@@ -185,9 +190,10 @@ class _Cut(Cuts):
         return result + words.between(at, end)
 
     def _free(self, body: str) -> set[str]:
+        step(1 + len(body) // 10)
         tree = ast.parse(f"def f():\n{body}")
-        stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        loaded = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        stored = {n.id for n in walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        loaded = {n.id for n in walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         known = {each.name for each in self.inputs.found}
         return loaded - stored - known - _FREE
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.hiding import from_caller, may_hide
 from flashmore.upgrade.emit.words import Words
@@ -33,9 +34,7 @@ class Inputs:
         self.found: list[Input] = []
         self.names: dict[ast.AST, str] = {}
         self.query = "q"
-        self.taken: set[str] = {
-            each.id for each in ast.walk(found.flow.function) if isinstance(each, ast.Name)
-        }
+        self.taken: set[str] = {each.id for each in walk(found.flow.function) if isinstance(each, ast.Name)}
         self.axes = Axes(found)
 
     def add(self, node: ast.expr | None, made: Input) -> str:
@@ -178,7 +177,7 @@ class Inputs:
             note = "diagonal"
         wanted = Input(self.fresh("mask"), self.text.of(node), "mask", axes, dtype, note)
         self.names[node] = self.add(None, wanted)
-        for each in ast.walk(term.value.node) if term.value.node is not None else ():
+        for each in walk(term.value.node) if term.value.node is not None else ():
             if isinstance(each, ast.Name) and self.flow.seen.get(each) is value:
                 self.names[each] = self.names[node]
 

@@ -15,7 +15,7 @@ from flashmore.backends.explain import explain
 from flashmore.errors import FlashmoreError
 from flashmore.upgrade.prove.captured import arguments_of
 from flashmore.upgrade.prove.child import fragment_from_json
-from flashmore.upgrade.prove.fragment import functions_of
+from flashmore.upgrade.prove.functions import functions_of
 from flashmore.upgrade.trace.capture import Watched
 
 

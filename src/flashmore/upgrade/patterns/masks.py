@@ -2,8 +2,9 @@
 
 import ast
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.attributes import Attribute, kind_of
-from flashmore.upgrade.source.graph import Value, key, number
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.source.sizes import integers
@@ -17,6 +18,7 @@ _THROUGH = (
 
 def fill_kind(value: Value, module: Module, depth: int = 0) -> str:
     """What a fill is: -inf, a large finite number (at most -1e4, or finfo.min), or something else."""
+    step()
     if depth > 8:
         return OTHER
     found = number(value)
@@ -121,6 +123,7 @@ def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | No
 
     True: it is; False: it is its negation (true exactly above the diagonal); None: neither is proved.
     """
+    step()
     op, args = value.op, value.args
     if op in ("eq", "ne", "gt", "lt", "ge", "le") and len(args) == 2:
         bound = number(args[1]) if args[1].op != "const" or args[1].detail not in (True, False) else None
@@ -180,7 +183,7 @@ def _triangle(value: Value) -> bool | None:
         ones = base.op in ("ones", "new_ones")
     if len(shape) == 1 and shape[0].op == "tuple":
         shape = shape[0].args
-    if not ones or len(shape) < 2 or key(shape[-1]) != key(shape[-2]):
+    if not ones or len(shape) < 2 or shape[-1].key != shape[-2].key:
         return None
     if value.op == "tril":
         return True if shift == 0 else None
@@ -189,8 +192,16 @@ def _triangle(value: Value) -> bool | None:
 
 def _reshaped(value: Value, module: Module, shapes: Shapes) -> bool | None:
     """Leading dimensions of 1, and slices `[..., :T, :T]` with one T."""
+    if value.op == "unsqueeze":
+        dim, rank = number(value.get(1, "dim")), shapes.rank(value.args[0])
+        in_front = dim == 0 or (
+            rank is not None and isinstance(dim, int) and -rank - 1 <= dim % (rank + 1) <= rank - 2
+        )
+        return is_lower_triangle(value.args[0], module, shapes) if in_front else None
     if value.op == "index":
         index = value.args[1]
+        if not _only_in_front(index, shapes.rank(value.args[0])):
+            return None
         parts = list(index.args if index.op == "tuple" else (index,))
         slices = [each for each in parts if each.op == "slice"]
         full = [each for each in slices if all(p.op == "const" and p.detail is None for p in each.args)]
@@ -202,9 +213,29 @@ def _reshaped(value: Value, module: Module, shapes: Shapes) -> bool | None:
             return None
     if value.op in ("view", "reshape"):
         sizes = value.args[1].args if len(value.args) == 2 and value.args[1].op == "tuple" else value.args[1:]
-        if len(sizes) < 2 or key(sizes[-1]) != key(sizes[-2]) or integers(sizes[:-2]) is None:
+        if len(sizes) < 2 or sizes[-1].key != sizes[-2].key or integers(sizes[:-2]) is None:
             return None
     return is_lower_triangle(value.args[0], module, shapes)
+
+
+def _only_in_front(index: Value, rank: int | None) -> bool:
+    """Whether an index puts new dimensions in front of the last two alone, and takes none of these away."""
+    parts = list(index.args if index.op == "tuple" else (index,))
+    before = 0
+    for part in parts:
+        if part.op == "const" and part.detail is None:
+            if before > (0 if rank is None else rank - 2):
+                return False
+        elif part.op == "const" and part.detail is Ellipsis:
+            return part is parts[-1] or all(each.op == "slice" for each in parts[parts.index(part) + 1 :])
+        elif part.op == "slice":
+            before += 1
+        else:  # a number or a tensor takes a dimension away, or picks rows
+            before += 1
+            left = len(parts) - parts.index(part) - 1
+            if left < 2 and (rank is None or before > rank - 2):
+                return False
+    return True
 
 
 def _from_zero(part: Value) -> bool:

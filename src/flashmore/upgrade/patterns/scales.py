@@ -1,7 +1,9 @@
 """What multiplies the scores: a Python number, a learned scale, or something that SDPA cannot take."""
 
 import ast
+import re
 
+from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
@@ -11,10 +13,13 @@ _ARITHMETIC = {
     "float", "py:max", "py:min", "py:abs", "py:len", "log", "log2", "exp", "math.sqrt", "isqrt", "float32",
     "float64", "py:or", "py:and", "power",
 }  # fmt: skip
-_NUMBER_NAMES = (
-    "scale", "scaling", "temper", "temp", "norm_fact", "alpha", "sqrt", "dim", "d_k", "dk", "d_model", "head",
-    "size", "width", "channels", "factor", "tau", "depth", "embed", "hidden", "n_state", "ch", "idx", "beta",
-)  # fmt: skip
+_NUMBER_WORD = re.compile(
+    r"(\w*?(scale|scaling|temper|temperature|sqrt|dims?|heads?|sizes?|width|channels|factor|depth)"
+    r"|temp|norm_fact|alpha|beta|tau|d_?k|d_?q|d_?model|d_?head|embed|hidden|n_state|ch|idx)\d*"
+)
+"""A name one of whose words says that it is a number: `head_dim` and `qkdim`, and not `patch_weights`."""
+_SETTINGS = re.compile(r"\w*(config|cfg|conf|args|opts?|options|hparams|hps?|params|settings|spec|self)")
+"""Arguments whose attributes are numbers, where their names say so."""
 _HOLDS_A_NUMBER = (
     "full",
     "tensor",
@@ -30,10 +35,21 @@ _HOLDS_A_NUMBER = (
 NUMBER, LEARNED, TENSOR = "number", "learned", "tensor"
 
 
-def classify(value: Value, module: Module, depth: int = 0) -> str:
+def classify(value: Value, module: Module) -> str:
     """ "number", "learned" (a parameter with no axis over the keys) or "tensor" (anything else)."""
+    return _classified(value, module, {}, 0)
+
+
+def _classified(value: Value, module: Module, known: dict[Value, str], depth: int) -> str:
     if depth > 20:
         return TENSOR
+    if value not in known:
+        known[value] = _kind_of_scale(value, module, known, depth)
+    return known[value]
+
+
+def _kind_of_scale(value: Value, module: Module, known: dict[Value, str], depth: int) -> str:
+    step()
     if number(value) is not None or (value.op == "item" and value.args[0].op in ("attr:shape", "size")):
         return NUMBER
     if (value.op == "size" and len(value.args) == 2) or value.op in ("attr:ndim", "dim"):
@@ -43,7 +59,8 @@ def classify(value: Value, module: Module, depth: int = 0) -> str:
     if value.op in ("py:len", "py:int", "py:float") or (
         value.op.startswith("attr:") and value.op != "attr:data"
     ):
-        return NUMBER if value.op.startswith("py:") or _named_like_a_number(value.op[5:]) else TENSOR
+        named = _named_like_a_number(value.op[5:])
+        return NUMBER if value.op.startswith("py:") or (named and _is_setting(value)) else TENSOR
     if value.op == "item" and value.detail == "method" and len(value.args) == 1:
         return NUMBER
     if value.op in ("selfattr", "param", "global"):
@@ -53,8 +70,8 @@ def classify(value: Value, module: Module, depth: int = 0) -> str:
     ):
         return LEARNED
     if value.op in _HOLDS_A_NUMBER and value.args:
-        return _constant_tensor(value, module, depth)
-    inner = [classify(each, module, depth + 1) for each in value.inputs() if each.op != "missing"]
+        return _constant_tensor(value, module, known, depth)
+    inner = [_classified(each, module, known, depth + 1) for each in value.inputs() if each.op != "missing"]
     if value.op in _ARITHMETIC or value.op == "phi":
         if all(each == NUMBER for each in inner):
             return NUMBER
@@ -76,19 +93,35 @@ def _ends_in_none(value: Value) -> bool:
     return len(parts) >= 3 and all(each.op == "const" and each.detail is None for each in parts[-2:])
 
 
-def _constant_tensor(value: Value, module: Module, depth: int) -> str:
+def _constant_tensor(value: Value, module: Module, known: dict[Value, str], depth: int) -> str:
     """`torch.full([], d ** 0.5, ...)` and `torch.tensor(0.01)`: a number in a tensor."""
     if value.op == "full":
         shape, fill = value.args[0], value.args[1] if len(value.args) > 1 else value.named.get("fill_value")
         if shape.op == "tuple" and not shape.args and fill is not None:
-            return LEARNED if classify(fill, module, depth + 1) == NUMBER else TENSOR
+            return LEARNED if _classified(fill, module, known, depth + 1) == NUMBER else TENSOR
         return TENSOR
-    inner = classify(value.args[0], module, depth + 1)
+    inner = _classified(value.args[0], module, known, depth + 1)
     return LEARNED if inner in (NUMBER, LEARNED) else TENSOR
 
 
 def _named_like_a_number(name: str) -> bool:
-    return any(each in name.lower() for each in _NUMBER_NAMES)
+    """Whether a word of a name, and the words that follow it, say so."""
+    words = name.lower().strip("_").split("_")
+    spans = (
+        "_".join(words[start:end])
+        for end in range(len(words) + 1)
+        for start in (end - 1, end - 2)
+        if start >= 0
+    )
+    return any(_NUMBER_WORD.fullmatch(each) for each in spans)
+
+
+def _is_setting(value: Value) -> bool:
+    """`config.scale`, `self.config.scale`: an attribute of what holds numbers."""
+    base = value.args[0]
+    return base.op == "selfattr" or (
+        base.op == "param" and bool(_SETTINGS.fullmatch(str(base.detail).lower()))
+    )
 
 
 def _named(value: Value, module: Module) -> str:
@@ -125,7 +158,7 @@ def _is_tensor(expressions: list[ast.expr], module: Module) -> bool:
     return any(
         isinstance(each, ast.Call) and module.qualified(each.func).startswith("torch")
         for expression in expressions
-        for each in ast.walk(expression)
+        for each in walk(expression)
     )
 
 

@@ -1,5 +1,6 @@
 """From a softmax back to the product of queries and keys: only affine steps and casts."""
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, OTHER, fill_kind
 from flashmore.upgrade.patterns.products import product_of
 from flashmore.upgrade.patterns.scales import TENSOR, classify
@@ -49,6 +50,7 @@ class Scores:
 
     def walk(self, value: Value) -> Term | Unfit:
         """The chain that makes a value out of a product."""
+        step()
         if value not in self.seen:
             self.seen[value] = Unfit("the scores depend on themselves", value)
             self.seen[value] = self._walk(value)
@@ -195,7 +197,9 @@ class Scores:
         return self._filled(value, inner, mask, fill, keeps)
 
     def _where(self, value: Value) -> Term | Unfit:
-        mask, one, two = value.args
+        one, mask, two = value.args
+        if value.detail != "method":
+            mask, one = one, mask
         first, second = self.walk(one), self.walk(two)
         if isinstance(first, Term) and isinstance(second, Unfit):
             return self._filled(value, first, mask, two, True)
@@ -255,6 +259,7 @@ def depends(value: Value, bottom: set[Value]) -> bool:
     seen: set[Value] = set()
     stack = [value]
     while stack:
+        step()
         each = stack.pop()
         if each in bottom:
             return True

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.products import Product
 from flashmore.upgrade.source.graph import Condition, Value
 
@@ -53,6 +54,7 @@ class Term:
         stack = [self]
         while stack:
             term = stack.pop()
+            step()
             if id(term) not in seen:
                 seen.add(id(term))
                 yield term

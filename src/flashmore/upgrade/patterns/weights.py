@@ -1,5 +1,8 @@
 """From a product with the values back to the softmax: only dropout, casts and transpositions."""
 
+import re
+
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of
@@ -27,6 +30,12 @@ _REASONS = {
 }
 
 
+_DROPOUT = re.compile(
+    r"(\w+_)?(drop|dropout)(_(layer|module|op|fn|attn|att|attention|weights|scores|probs))?"
+)
+"""Arguments that are dropout: drop path, drop block and the like are something else."""
+
+
 def is_named_softmax(value: Value) -> bool:
     """A call of something that is called softmax, and is defined elsewhere."""
     return value.op == "call" and "softmax" in str(value.detail).rsplit(".", 1)[-1].lower()
@@ -41,6 +50,7 @@ class Weights:
 
     def walk(self, value: Value) -> Term | Unfit | None:
         """The chain from a softmax to a value: None where there is no softmax near."""
+        step()
         if value not in self.seen:
             self.seen[value] = None
             self.seen[value] = self._walk(value)
@@ -72,7 +82,7 @@ class Weights:
         """A dropout that came in as an argument: `dropout(p_attn)`."""
         if value.op != "call" or len(value.args) != 2 or value.args[0].op != "param":
             return False
-        return "drop" in str(value.args[0].detail)
+        return _DROPOUT.fullmatch(str(value.args[0].detail)) is not None
 
     def _phi(self, value: Value) -> Term | Unfit | None:
         one, two = (self.walk(each) for each in value.args)

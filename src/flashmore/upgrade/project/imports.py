@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from flashmore.upgrade.project.files import Unreadable, content, decoded
 from flashmore.upgrade.source.module import Function
 
 INIT = "__init__.py"
@@ -170,7 +171,7 @@ class Imports:
                 return Outline()
             try:
                 self.outlines[path] = outline(parsed(path))
-            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+            except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
                 self.outlines[path] = Outline()
         return self.outlines[path]
 
@@ -225,16 +226,20 @@ class Imports:
         return set() if start is None else self._defining(start, names, set(), only_defined)
 
     def _defining(
-        self, module: Path, names: list[str], seen: set[Path], only_defined: bool
+        self, module: Path, names: list[str], seen: set[tuple[Path, Parts, bool]], only_defined: bool
     ) -> set[Definition]:
-        """Follow names into a module: submodules, what it imports from elsewhere, what it defines."""
-        if module in seen:
+        """Follow names into a module: submodules, what it imports from elsewhere, what it defines.
+
+        What was `seen` on any way led to nothing, or is being followed.
+        """
+        here = (module, tuple(names), only_defined)
+        if here in seen:
             return set()
+        seen.add(here)
         is_file = module in self.files
         if not names:
             return {(module, None)} if is_file and not only_defined else set()
         first, *rest = names
-        seen = {*seen, module}
         folder = module.parent if module.name == INIT else module
         own = self.outline(module) if is_file else Outline()
         if first in own.imports:
@@ -289,8 +294,9 @@ def parsed(path: Path) -> ast.Module:
     """A file's syntax tree, in silence.
 
     Raises:
-        OSError, SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` and reading raise them.
+        Unreadable: it is no file that can be read.
+        SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` raises them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Python warns of in someone's source is no part of the answer
-        return ast.parse(path.read_bytes())
+        return ast.parse(decoded(content(path))[0])

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flashmore.upgrade.project.files import LARGEST, MOST_FILES, project_files, real
+from flashmore.upgrade.project.files import MOST_FILES, Unreadable, content, is_folder, project_files, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
 from flashmore.upgrade.site import Searched, Site
@@ -54,7 +54,11 @@ class Project:
         if not any(site.verdict == "rewritten" for site in found.sites):
             return found
         if self.links is None:
-            self.links = self._links()
+            try:
+                self.links = self._links()
+            except RecursionError:
+                self.links = {}
+                self.limits.append("no import that is followed too deeply leads to gradients of gradients")
         links = self.links.get(real(Path(found.path)), [])
         if not links and not self.limits:
             return found
@@ -74,7 +78,7 @@ class Project:
     def _links(self) -> dict[Path, list[Link]]:
         files = dict.fromkeys(map(real, self.files))
         for folder in dict.fromkeys(
-            real(path) if path.is_dir() else real(path).parent for path in self.given
+            real(path) if is_folder(path) else real(path).parent for path in self.given
         ):
             more, cut_off = project_files(folder)
             if cut_off is not None:
@@ -102,11 +106,11 @@ def _uses(files: Iterable[Path]) -> Iterator[tuple[Path, Use]]:
         if not HINT.search(_bytes(path)):
             continue
         try:
-            module = Module(parsed(path))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            found = uses(Module(parsed(path)))
+        except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         first: dict[str | None, Use] = {}
-        for use in sorted(uses(module), key=lambda use: (not use.certain, use.line)):
+        for use in sorted(found, key=lambda use: (not use.certain, use.line)):
             first.setdefault(use.within, use)
         yield from ((path, use) for use in first.values())
 
@@ -182,8 +186,8 @@ def _shown(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """A file that is small enough to be a program; nothing where it cannot be read."""
+    """What a file holds; nothing where it cannot be read."""
     try:
-        return path.read_bytes() if path.is_file() and path.stat().st_size <= LARGEST else b""
-    except OSError:
+        return content(path)
+    except Unreadable:
         return b""

@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flashmore.upgrade.source.module import Function, Module
 
@@ -50,7 +51,8 @@ def reason(where: str) -> str:
     return f"gradients of gradients are taken of it, which the fused kernels do not have: {where}"
 
 
-def uses(module: Module) -> list[Use]:
+@lru_cache(maxsize=1)  # asked once for every place of a file
+def uses(module: Module) -> tuple[Use, ...]:
     """Every such place of a file, in order of its lines."""
     found = []
     for statement in module.tree.body:
@@ -59,7 +61,7 @@ def uses(module: Module) -> list[Use]:
         for node in ast.walk(statement):
             for what, certain in _of(node, module):
                 found.append(Use(getattr(node, "lineno", 0), what, name if defines else None, certain))
-    return sorted(found, key=lambda use: use.line)
+    return tuple(sorted(found, key=lambda use: use.line))
 
 
 def _of(node: ast.AST, module: Module) -> Iterator[tuple[str, bool]]:
@@ -81,7 +83,7 @@ def _of(node: ast.AST, module: Module) -> Iterator[tuple[str, bool]]:
         yield f"{full}()", True
     elif _ONCE.fullmatch(full) and any(_is_derivative(each, module) for each in node.args):
         yield f"{full}() of a derivative", True
-    elif "gradient_penalty" in name and not _defines(module, name):
+    elif "gradient_penalty" in name and name not in _defined(module):
         yield f"{name}()", True
 
 
@@ -95,6 +97,7 @@ def _asked(value: ast.expr, module: Module, *, only_constant: bool = False) -> I
         yield f"create_graph={ast.unparse(value)[:60]}", certain
 
 
+@lru_cache(maxsize=1)
 def _true_by_default(module: Module) -> set[str]:
     """Parameters and names of the top level that are True where nobody says otherwise."""
     found = {name for name, value in module.constants.items() if _is_true(value)}
@@ -119,9 +122,10 @@ def _is_derivative(argument: ast.expr, module: Module) -> bool:
     )
 
 
-def _defines(module: Module, name: str) -> bool:
-    """Whether the file has a function or method of this name, whose own lines then say what it does."""
-    return any(isinstance(node, Function) and node.name == name for node in ast.walk(module.tree))
+@lru_cache(maxsize=1)
+def _defined(module: Module) -> set[str]:
+    """The names of the file's functions and methods, whose own lines say what they do."""
+    return {node.name for node in ast.walk(module.tree) if isinstance(node, Function)}
 
 
 def _last(function: ast.expr) -> str:

@@ -1,25 +1,24 @@
 """What the extracted lines may consist of: arithmetic and tensor operations, nothing that reaches outside.
 
 The lines come from a file that nobody has vouched for, so they are read before they are run: only these
-statements, only these names, only these methods. What is left can compute too long or ask for too much
-memory; the child process that runs it has limits of both.
+statements, only these names, only these methods. They store to names of their own and to items of tensors
+that have one, and to nothing else; methods that change their object are called on such names and on what the
+lines have just computed. What is left can compute too long or ask for too much memory; the process that runs
+it has limits of both.
 """
 
 import ast
+from collections.abc import Sequence, Set
 from types import CodeType
 
 from flashmore.upgrade.site import Fragment
 
-STATEMENTS = (
-    ast.Assign, ast.AugAssign, ast.Return, ast.If, ast.For, ast.With, ast.withitem, ast.Expr,
-    ast.Pass, ast.Assert, ast.arguments, ast.arg,
-)  # fmt: skip
 EXPRESSIONS = (
-    ast.Name, ast.Load, ast.Store, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
-    ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.Starred,
-    ast.ListComp, ast.GeneratorExp, ast.comprehension, ast.Lambda, ast.operator, ast.unaryop, ast.boolop,
-    ast.cmpop,
+    ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword,
+    ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.Starred, ast.ListComp, ast.GeneratorExp, ast.Lambda,
+    ast.arguments, ast.arg, ast.Load, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )  # fmt: skip
+"""Expressions whose parts are read one by one. None of them stores: `ast.Store` is not on the list."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -76,12 +75,15 @@ DOTTED = frozenset(
     ]
     + [f"np.{name}" for name in ("sqrt", "inf", "exp", "log", "power")]
     + [f"einops.{name}" for name in ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")]
-    + [
-        f"torch.{name}"
-        for name in ("autocast", "amp.autocast", "cuda.amp.autocast", "no_grad", "enable_grad")
-    ]
+    + [f"torch.{name}" for name in ("is_autocast_enabled", "get_autocast_dtype")]
 )
+CONTEXTS = frozenset(
+    f"torch.{name}" for name in ("autocast", "amp.autocast", "cuda.amp.autocast", "no_grad", "enable_grad")
+)
+"""What `with` may enter; each leaves the process as it was."""
 ATTRIBUTES = _METHODS | _FUNCTIONS
+CHANGING = frozenset(name for name in ATTRIBUTES if name.endswith("_")) | {"append"}
+"""Methods that change their object."""
 
 
 class NotAllowed(Exception):
@@ -98,13 +100,16 @@ def compiled(fragment: Fragment) -> tuple[CodeType, CodeType]:
         NotAllowed: either is not one plain function of the inputs made of allowed operations.
     """
     inputs = [given.name for given in fragment.inputs]
-    return _compiled(fragment.old, "old", inputs), _compiled(fragment.new, "new", inputs)
+    try:
+        return _compiled(fragment.old, "old", inputs), _compiled(fragment.new, "new", inputs)
+    except RecursionError:
+        raise NotAllowed("the extracted lines are nested too deeply") from None
 
 
 def _compiled(source: str, name: str, inputs: list[str]) -> CodeType:
     try:
         module = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError) as error:
         raise NotAllowed(f"the extracted lines do not parse: {error}") from None
     match module.body:
         case [ast.FunctionDef(decorator_list=[], returns=None, args=arguments) as function] if (
@@ -115,9 +120,7 @@ def _compiled(source: str, name: str, inputs: list[str]) -> CodeType:
             raise NotAllowed(f"the extracted lines are not one plain function '{name}'")
     if [argument.arg for argument in arguments.args] != inputs or _more_than_names(arguments):
         raise NotAllowed(f"'{name}' does not take the inputs {', '.join(inputs)}")
-    known = _bound(function) | BUILTINS | BARE
-    for statement in function.body:
-        _check(statement, known)
+    _Reader(_bound(function)).statements(function.body)
     if not any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(function)):
         raise NotAllowed(f"'{name}' returns nothing")
     return compile(module, f"<{name}>", "exec")
@@ -136,13 +139,112 @@ def _bound(function: ast.FunctionDef) -> set[str]:
     return stored | {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
 
 
-def _check(node: ast.AST, known: set[str]) -> None:
-    """Refuse the first thing that is not on the lists; children are checked in turn."""
-    if not isinstance(node, STATEMENTS + EXPRESSIONS):
-        raise NotAllowed(f"{type(node).__name__} is not run in a proof: {_text(node)}")
-    if isinstance(node, ast.Name):
-        _check_name(node, known)
-    if isinstance(node, ast.Attribute):
+class _Reader:
+    """Refuses the first thing that is not on the lists.
+
+    Args:
+        own: the names that the lines are given or store to.
+    """
+
+    def __init__(self, own: Set[str]) -> None:
+        self.own = own
+
+    def statements(self, body: Sequence[ast.stmt]) -> None:
+        for statement in body:
+            self.statement(statement)
+
+    def statement(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.Pass():
+                pass
+            case ast.Expr(value=value) | ast.Return(value=ast.expr() as value):
+                self.expression(value)
+            case ast.Assign(targets=targets, value=value):
+                for target in targets:
+                    self.stores(target)
+                self.expression(value)
+            case ast.AugAssign(target=target, value=value):
+                self.stores(target)
+                self.expression(value)
+            case ast.If(test=test, body=body, orelse=otherwise):
+                self.expression(test)
+                self.statements([*body, *otherwise])
+            case ast.For(target=target, iter=source, body=body, orelse=otherwise):
+                self.stores_names(target)
+                self.expression(source)
+                self.statements([*body, *otherwise])
+            case ast.With(items=items, body=body):
+                for item in items:
+                    self.enters(item)
+                self.statements(body)
+            case ast.Assert(test=test, msg=None | ast.Constant()):
+                self.expression(test)
+            case _:
+                raise NotAllowed(f"{type(statement).__name__} is not run in a proof: {_text(statement)}")
+
+    def stores(self, target: ast.expr) -> None:
+        """A name, an item of what a name means, or several of both."""
+        if isinstance(target, ast.Subscript) and self._is_item_of_own(target.value):
+            self.expression(target.slice)
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            for each in target.elts:
+                self.stores(each)
+        elif isinstance(target, ast.Starred):
+            self.stores(target.value)
+        else:
+            self.stores_names(target)
+
+    def stores_names(self, target: ast.expr) -> None:
+        """A name, or several: what a loop and a comprehension may store to."""
+        match target:
+            case ast.Name(id=name):
+                self._check_name(name)
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                for each in elements:
+                    self.stores_names(each)
+            case ast.Starred(value=value):
+                self.stores_names(value)
+            case _:
+                raise NotAllowed(f"it stores to something else than a name of its own: {_text(target)}")
+
+    def _is_item_of_own(self, node: ast.expr) -> bool:
+        while isinstance(node, ast.Subscript):
+            self.expression(node.slice)
+            node = node.value
+        return isinstance(node, ast.Name) and node.id in self.own
+
+    def enters(self, item: ast.withitem) -> None:
+        """A context of `CONTEXTS`, which is given no name."""
+        match item:
+            case ast.withitem(context_expr=ast.Call(func=func) as call, optional_vars=None) if (
+                ".".join(_dotted(func) or ()) in CONTEXTS
+            ):
+                for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
+                    self.expression(argument)
+            case _:
+                raise NotAllowed(f"with is not run in a proof for {_text(item.context_expr)}")
+
+    def expression(self, node: ast.AST) -> None:
+        """An expression of `EXPRESSIONS`, whose parts are read in turn."""
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                self._check_name(name)
+                return
+            case ast.Attribute(ctx=ast.Load()):
+                self._attribute(node)
+                return
+            case ast.comprehension(target=target, is_async=0):
+                self.stores_names(target)
+                for each in (node.iter, *node.ifs):
+                    self.expression(each)
+                return
+        if not isinstance(node, EXPRESSIONS):
+            raise NotAllowed(f"{type(node).__name__} is not run in a proof: {_text(node)}")
+        if not _asks_a_module(node):
+            for child in ast.iter_child_nodes(node):
+                self.expression(child)
+
+    def _attribute(self, node: ast.Attribute) -> None:
         parts = _dotted(node)
         if parts is not None and parts[0] in MODULES:
             if ".".join(parts) not in DOTTED and not _is_value_of_dotted(parts):
@@ -150,10 +252,23 @@ def _check(node: ast.AST, known: set[str]) -> None:
             return
         if node.attr not in ATTRIBUTES:
             raise NotAllowed(f".{node.attr} is not on the list of tensor operations")
-    if _asks_a_module(node):
-        return
-    for child in ast.iter_child_nodes(node):
-        _check(child, known)
+        if node.attr in CHANGING and not self._is_own(node.value):
+            raise NotAllowed(f".{node.attr} changes what the lines did not make: {_text(node)}")
+        self.expression(node.value)
+
+    def _is_own(self, node: ast.expr) -> bool:
+        """Whether it starts from a name of the lines' own, or from what they compute there and then."""
+        while isinstance(node, (ast.Attribute, ast.Subscript)):
+            node = node.value
+        if isinstance(node, ast.Name):
+            return node.id in self.own
+        return isinstance(node, (ast.Call, ast.BinOp, ast.UnaryOp))
+
+    def _check_name(self, name: str) -> None:
+        if name in MODULES:
+            raise NotAllowed(f"'{name}' stands alone or is assigned to")
+        if name not in self.own | BUILTINS | BARE or name.startswith("__") or name == "getattr":
+            raise NotAllowed(f"the name {name} is neither an input nor on the list")
 
 
 def _asks_a_module(node: ast.AST) -> bool:
@@ -168,16 +283,9 @@ def _asks_a_module(node: ast.AST) -> bool:
     return False
 
 
-def _check_name(node: ast.Name, known: set[str]) -> None:
-    if node.id in MODULES:
-        raise NotAllowed(f"'{node.id}' stands alone or is assigned to")
-    if node.id not in known or node.id.startswith("__") or node.id == "getattr":
-        raise NotAllowed(f"the name {node.id} is neither an input nor on the list")
-
-
 def _is_value_of_dotted(parts: list[str]) -> bool:
-    """`torch.float32.is_floating_point`-like tails: an allowed name and one allowed attribute."""
-    return ".".join(parts[:-1]) in DOTTED and parts[-1] in ATTRIBUTES
+    """`torch.float32.is_floating_point`-like tails: an allowed name and an attribute that is only read."""
+    return ".".join(parts[:-1]) in DOTTED and parts[-1] in ATTRIBUTES - CHANGING
 
 
 def _dotted(node: ast.expr) -> list[str] | None:

@@ -1,6 +1,7 @@
 """The proof of one fragment on what a run of the user's own code really gave to it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.upgrade.prove.allowed import NotAllowed
-from flashmore.upgrade.prove.case import Setting, run_case
-from flashmore.upgrade.prove.fragment import concluded, functions_of
+from flashmore.upgrade.prove.case import Setting, run_cases
+from flashmore.upgrade.prove.fragment import concluded
+from flashmore.upgrade.prove.lines import Limits
 from flashmore.upgrade.prove.result import CaseResult, Proof, not_proved
+from flashmore.upgrade.prove.runner import runners
 from flashmore.upgrade.prove.tensors import Argument
 from flashmore.upgrade.site import Fragment, Input
 
@@ -19,7 +22,9 @@ Captured = dict[str, Any]
 """The values of a fragment's inputs by name: tensors, numbers, None, and modules as `{"module": …}`."""
 
 
-def prove_captured(fragment: Fragment, assumptions: Sequence[str], path: Path, on: str) -> Proof:
+def prove_captured(
+    fragment: Fragment, assumptions: Sequence[str], path: Path, on: str, limits: Limits
+) -> Proof:
     """Replay a fragment on captured inputs: as they were, and forced to the MATH kernel.
 
     Args:
@@ -27,21 +32,25 @@ def prove_captured(fragment: Fragment, assumptions: Sequence[str], path: Path, o
         assumptions: what the rewriting took for granted.
         path: a file that `flashmore.upgrade.trace` wrote for this site; loading it runs no code.
         on: what the report says it ran on.
+        limits: of the processes that run the lines.
+
+    Raises:
+        RunnerEnded: one of them ended, or took too long.
     """
     failed = partial(not_proved, on=on, assumptions=tuple(assumptions))
+    cases: list[CaseResult] = []
     try:
-        functions = functions_of(fragment)
+        with runners(fragment, limits) as (old, new):
+            for seen in torch.load(path, weights_only=True):
+                make = partial(arguments_of, seen["inputs"], fragment.inputs)
+                autocast = seen["autocast"] or None
+                eps = torch.finfo(getattr(torch, autocast)).eps if autocast else None
+                name = said(seen)
+                setting = Setting(autocast=autocast, eps=eps)
+                settings = {name: setting, f"{name}, MATH kernel": replace(setting, math_kernel=True)}
+                cases += run_cases(settings, old, new, _made(make))
     except NotAllowed as error:
         return failed(str(error))
-    cases: list[CaseResult] = []
-    for seen in torch.load(path, weights_only=True):
-        make = partial(arguments_of, seen["inputs"], fragment.inputs)
-        sixteen = seen["autocast"] == "bfloat16"
-        name = said(seen)
-        for math_kernel in (False, True):
-            setting = Setting(sixteen=sixteen, math_kernel=math_kernel)
-            full = f"{name}, MATH kernel" if math_kernel else name
-            cases.append(run_case(full, functions.old, functions.new, _made(make), setting))
     if not cases:
         return failed("no run came by these lines")
     return concluded(cases, fragment, assumptions, on)

@@ -1,9 +1,9 @@
 """One case of a proof: the old lines in float64 and in the case's precision, the new ones, the judgement."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,31 @@ WHERE_FINITE = "equal where the original is finite"
 SMALL_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class OldRefuses(Exception):
-    """The original lines do not take these inputs; the message is theirs."""
+class LinesRaised(Exception):
+    """The lines raised.
+
+    Args:
+        kind: the name of the exception's class.
+        message: the first line of its message.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class Runs(Protocol):
+    """Lines that can be run, in this process (`Here`) or in another (`flashmore.upgrade.prove.runner`)."""
+
+    def run(
+        self, arguments: Sequence[Argument], setting: "Setting", *, double: bool = False
+    ) -> dict[str, Tensor]:
+        """The outputs, `out` or `out 0` and so on, and the gradients, `d` and an argument's name; detached.
+
+        Raises:
+            LinesRaised: they do not take these arguments.
+        """
 
 
 class WithoutDropout(TorchFunctionMode):
@@ -63,15 +86,16 @@ def _wide(value: Any) -> Any:
 class Setting:
     """Under what a case runs."""
 
-    sixteen: bool = False
-    """bfloat16 under autocast."""
+    autocast: Literal["float16", "bfloat16"] | None = None
+    eps: float | None = None
+    """One rounding of the smallest dtype that takes part; None where that is each result's own."""
     math_kernel: bool = False
     exact: bool = True
     """Every dropout is off, in training too."""
     backward: bool = True
 
 
-def run_case(name: str, old: Lines, new: Lines, make: MakeArguments, setting: Setting) -> CaseResult:
+def run_case(name: str, old: Runs, new: Runs, make: MakeArguments, setting: Setting) -> CaseResult:
     """Run both and judge the output and the gradient of every tensor that goes in.
 
     Args:
@@ -81,19 +105,34 @@ def run_case(name: str, old: Lines, new: Lines, make: MakeArguments, setting: Se
         make: fresh arguments for each run.
         setting: precision, kernel, dropout, and whether gradients are compared.
     """
-    plain_setting = Setting(setting.sixteen, False, setting.exact, setting.backward)
+    (result,) = run_cases({name: setting}, old, new, make)
+    return result
+
+
+def run_cases(
+    settings: Mapping[str, Setting], old: Runs, new: Runs, make: MakeArguments
+) -> Iterator[CaseResult]:
+    """`run_case` for settings by name that differ in the kernel alone.
+
+    The old lines call no fused kernel, so what they compute is the same for all, and is computed once.
+    """
+    setting = replace(next(iter(settings.values())), math_kernel=False)
     try:
-        reference = _run(old, make(True), Setting(False, False, setting.exact, setting.backward), double=True)
-        plain = _run(old, make(False), plain_setting)
-    except NameError as error:
-        return CaseResult(name, "differs", f"the extracted lines lack something: {error}")
-    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError) as error:
-        return CaseResult(name, "skipped", f"the original does not take it: {_first_line(error)}")
-    try:
-        answer = _run(new, make(False), setting)
-    except Exception as error:  # noqa: BLE001 - whatever the rewrite raises where the original runs speaks against it
-        return CaseResult(name, "differs", f"the rewrite raises {type(error).__name__}: {_first_line(error)}")
-    return _judged(name, answer, plain, reference, setting)
+        reference = old.run(make(True), replace(setting, autocast=None, eps=None), double=True)
+        plain = old.run(make(False), setting)
+    except LinesRaised as error:
+        missing = error.kind == "NameError"
+        why = "the extracted lines lack something" if missing else "the original does not take it"
+        for name in settings:
+            yield CaseResult(name, "differs" if missing else "skipped", f"{why}: {error.message}")
+        return
+    for name, each in settings.items():
+        try:
+            answer = new.run(make(False), each)
+        except LinesRaised as error:
+            yield CaseResult(name, "differs", f"the rewrite raises {error.kind}: {error.message}")
+        else:
+            yield _judged(name, answer, plain, reference, each)
 
 
 def _judged(
@@ -123,57 +162,104 @@ def _verdicts(
     setting: Setting,
 ) -> Iterator[TensorVerdict]:
     finite = {name: plain[name].isfinite() & reference[name].isfinite() for name in plain}
-    sizes = {name: _largest(reference[name][finite[name]]) for name in reference}
+    whole = {name: bool(kept.all()) for name, kept in finite.items()}
+    sizes = {
+        name: _largest(right if whole[name] else right[finite[name]]) for name, right in reference.items()
+    }
     # Gradients may be small differences of large terms; outputs are not, so only outputs count for them.
     outs = max((size for name, size in sizes.items() if name.startswith("out")), default=0.0)
     largest = max(sizes.values(), default=0.0)
-    eps = torch.finfo(torch.bfloat16).eps if setting.sixteen else None
     for name, right in reference.items():
         got, near, kept = answer[name], plain[name], finite[name]
         if got.shape != near.shape:
             yield TensorVerdict(name, f"differs: shape {tuple(got.shape)} instead of {tuple(near.shape)}")
         elif got.dtype != near.dtype:
             yield TensorVerdict(name, f"differs: {got.dtype} instead of {near.dtype}")
-        elif not kept.any():
+        elif not kept.numel() or not (whole[name] or kept.any()):
             yield TensorVerdict(name, NAN if kept.numel() else "equal")
         else:
             most = outs if name.startswith("out") else largest
-            found = judge(name, got[kept], near[kept], right[kept].double(), largest_of_all=most, eps=eps)
+            if not whole[name]:
+                got, near, right = got[kept], near[kept], right[kept]
+            found = judge(name, got, near, right.double(), largest_of_all=most, eps=setting.eps)
             if found.good:
-                word = "equal" if kept.all() else WHERE_FINITE
+                word = "equal" if whole[name] else WHERE_FINITE
             else:
                 word = f"differs: its error is {found.error:.2g}, and its budget {found.budget:.2g}"
             error = found.error if found.error < float("inf") else None
             yield TensorVerdict(name, word, error, found.budget)
 
 
-def _run(
-    lines: Lines, arguments: list[Argument], setting: Setting, *, double: bool = False
+@dataclass(frozen=True)
+class Here:
+    """Lines that are run in this process."""
+
+    lines: Lines
+
+    def run(
+        self, arguments: Sequence[Argument], setting: Setting, *, double: bool = False
+    ) -> dict[str, Tensor]:
+        """See `Runs`."""
+        with raised():
+            outs = forward(self.lines, arguments, setting, double=double)
+            leaves = {f"d {each.name}": each.leaf for each in arguments if each.leaf is not None}
+            found = {name: out.detach() for name, out in outs.items()}
+            differentiable = {name: out for name, out in outs.items() if out.requires_grad}
+            if not setting.backward or not leaves or not differentiable:
+                return found
+            starts = cotangents({name: out.shape for name, out in differentiable.items()})
+            gradients = backward(differentiable, list(leaves.values()), starts)
+            return found | dict(zip(leaves, gradients, strict=True))
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Whatever the lines raise becomes `LinesRaised`; a lack of Python's own memory stays what it is."""
+    try:
+        yield
+    except (MemoryError, LinesRaised):
+        raise
+    except Exception as error:  # noqa: BLE001 - lines may raise anything
+        raise LinesRaised(type(error).__name__, _first_line(error)) from None
+
+
+def forward(
+    lines: Lines, arguments: Sequence[Argument], setting: Setting, *, double: bool = False
 ) -> dict[str, Tensor]:
-    """The outputs and the gradients by name, detached."""
+    """The outputs by name, `out` or `out 0` and so on, attached to the graph."""
     with torch.set_grad_enabled(setting.backward), surroundings(setting, double):
         result = lines(*(argument.value for argument in arguments))
-    outs = {"out": result} if isinstance(result, Tensor) else {f"out {i}": t for i, t in enumerate(result)}
-    found = {name: out.detach() for name, out in outs.items()}
-    leaves = {f"d {a.name}": a.leaf for a in arguments if a.leaf is not None}
-    if not setting.backward or not leaves or not any(out.requires_grad for out in outs.values()):
-        return found
-    differentiable = [out for out in outs.values() if out.requires_grad]
+    return {"out": result} if isinstance(result, Tensor) else {f"out {i}": t for i, t in enumerate(result)}
+
+
+def cotangents(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """What the gradients of some outputs start from, in float64.
+
+    Laid out alike for every run, whatever the layout of its output is.
+    """
     generator = torch.Generator().manual_seed(1)
-    # Laid out alike for every run, whatever the layout of its output is.
-    cotangents = [
-        torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in differentiable
-    ]
-    gradients = torch.autograd.grad(
-        differentiable, list(leaves.values()), cotangents, allow_unused=True, materialize_grads=True
+    return {
+        name: torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+
+
+def backward(
+    outs: Mapping[str, Tensor], leaves: Sequence[Tensor], starts: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """The gradient of each leaf; zeros where nothing leads to it."""
+    given = [starts[name].to(out) for name, out in outs.items()]
+    return torch.autograd.grad(
+        list(outs.values()), list(leaves), given, allow_unused=True, materialize_grads=True
     )
-    return found | dict(zip(leaves, gradients, strict=True))
 
 
 @contextmanager
 def surroundings(setting: Setting, double: bool = False) -> Iterator[None]:
     """Autocast, one kernel alone, no dropout, float64: what a run is made under."""
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16) if setting.sixteen else nullcontext()
+    autocast = (
+        torch.autocast("cpu", dtype=getattr(torch, setting.autocast)) if setting.autocast else nullcontext()
+    )
     kernel = sdpa_kernel([SDPBackend.MATH]) if setting.math_kernel else nullcontext()
     dropout = WithoutDropout() if setting.exact else nullcontext()
     with autocast, kernel, dropout, InFloat64() if double else nullcontext():

@@ -1,20 +1,24 @@
-"""The process that a proof runs in: fragments come in on stdin, proofs go out on stdout, one JSON line each.
+"""The process that judges proofs: fragments come in on stdin, proofs go out on stdout, one JSON line each.
 
-It gives up what it does not need: files cannot be written, and memory beyond a limit cannot be had.
+It makes the inputs, compares, and says the verdict. The lines run in processes of their own, which it starts
+for each fragment; see `runner`.
 """
 
 import json
+import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from flashmore.upgrade.prove.result import Proof, not_proved
 from flashmore.upgrade.site import Fragment, Input
 
 READY = "ready"
+MESSAGE_BYTES = 2**24
+"""Of what lines answer to synthetic inputs, the largest of which has 2,240 numbers."""
 
 
 def fragment_to_json(fragment: Fragment) -> dict[str, Any]:
@@ -31,8 +35,13 @@ def fragment_from_json(document: Mapping[str, Any]) -> Fragment:
     return Fragment(inputs, document["old"], document["new"])
 
 
+def processor_seconds() -> float:
+    """Processor time of this process, and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
 def limit_memory(more_bytes: int) -> None:
-    """Let this process have so many bytes more than it has now, and write no file.
+    """Let this process, and each that it starts, have so many bytes more than it has now, and dump none.
 
     Where the system has no such limits (Windows), nothing happens: the limit of time is left.
     """
@@ -44,7 +53,6 @@ def limit_memory(more_bytes: int) -> None:
     if pages:
         limit = pages * resource.getpagesize() + more_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -52,7 +60,10 @@ def main(argv: list[str]) -> int:
     """Prove what comes in until nothing more comes.
 
     Args:
-        argv: one word, the bytes that a proof may take.
+        argv: two words: the bytes that a proof may take, and the seconds.
+
+    The requests, one JSON document each, have a fragment, its assumptions, what the report says it ran on,
+    the path of captured inputs or None, and the processor time that each process may take or None.
     """
     import warnings
 
@@ -60,26 +71,42 @@ def main(argv: list[str]) -> int:
 
     from flashmore.upgrade.prove.captured import prove_captured
     from flashmore.upgrade.prove.fragment import prove_fragment
+    from flashmore.upgrade.prove.lines import Limits, limit_time, warm_up
+    from flashmore.upgrade.prove.runner import RunnerEnded
 
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # what torch warns of in someone's lines is no part of the answer
-    limit_memory(int(argv[0]))
+    torch.set_num_threads(1)
+    warm_up()
+    most_bytes, seconds = int(argv[0]), float(argv[1])
+    limit_memory(most_bytes)
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
     for line in sys.stdin:
         request = json.loads(line)
-        began = perf_counter()
+        began = processor_seconds()
+        limits = Limits(
+            until=time.monotonic() + seconds,
+            seconds=seconds,
+            processor_seconds=request["processor_seconds"] or seconds,
+            message_bytes=MESSAGE_BYTES if request["captured"] is None else most_bytes,
+        )
+        limit_time(limits.processor_seconds)
         fragment, assumptions = fragment_from_json(request["fragment"]), tuple(request["assumptions"])
         try:
             if request["captured"] is None:
-                proof = prove_fragment(fragment, assumptions)
+                proof = prove_fragment(fragment, assumptions, limits)
             else:
-                proof = prove_captured(fragment, assumptions, Path(request["captured"]), request["on"])
+                path = Path(request["captured"])
+                proof = prove_captured(fragment, assumptions, path, request["on"], limits)
+        except RunnerEnded as ended:
+            proof = not_proved(str(ended), on=request["on"], assumptions=assumptions)
         except MemoryError:
-            proof = not_proved("the proof ran out of its memory", assumptions=assumptions)
+            proof = not_proved("the proof ran out of its memory", on=request["on"], assumptions=assumptions)
         except RuntimeError as error:
-            proof = not_proved(f"torch says: {str(error).partition(chr(10))[0]}", assumptions=assumptions)
-        answer = {**proof.to_json(), "seconds": perf_counter() - began}
+            why = f"torch says: {str(error).partition(chr(10))[0]}"
+            proof = not_proved(why, on=request["on"], assumptions=assumptions)
+        limit_time(0)
+        answer = {**proof.to_json(), "seconds": processor_seconds() - began}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     return 0

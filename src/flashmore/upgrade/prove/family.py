@@ -11,11 +11,15 @@ from typing import Literal
 
 from flashmore.upgrade.site import Input
 
-Precision = Literal["float32", "bfloat16 under autocast"]
+Dtype = Literal["float64", "float32", "float16", "bfloat16"]
+Sixteen = Literal["float16", "bfloat16"]
+SIXTEEN: tuple[Sixteen, ...] = ("bfloat16", "float16")
 Layout = Literal["contiguous", "transposed", "sliced", "last stride 2"]
 Fill = Literal["-inf", "-1e4", "finfo.min"]
 Choice = str | bool | tuple[str, ...] | None
 """What one open question about an input is answered with: a mask's shape or values, a flag, None."""
+Choices = Mapping[str, Choice]
+"""The answers to all of them."""
 
 SQUARE = {"B": 2, "H": 3, "L": 5, "S": 5, "D": 8, "E": 10}
 SHAPES: dict[str, dict[str, int]] = {
@@ -46,6 +50,65 @@ UNKNOWN_SHAPES: tuple[tuple[str, ...], ...] = (
 
 
 @dataclass(frozen=True)
+class Precision:
+    """The dtypes of one call."""
+
+    tensors: Dtype = "float32"
+    """Of q, k, v, and of what else comes out of layers."""
+    rest: Dtype = "float32"
+    """Of masks, biases and learned scales."""
+    autocast: Sixteen | None = None
+    apart: str | None = None
+    """The one tensor that is float32 where the others have 16 bits."""
+
+    def of(self, given: Input) -> Dtype:
+        """The dtype of one floating-point input."""
+        if given.name == self.apart:
+            return "float32"
+        return self.tensors if given.role == "tensor" else self.rest
+
+    @property
+    def coarsest(self) -> Dtype:
+        """The dtype that takes part and rounds most."""
+        parts = {self.tensors, self.rest, self.autocast}
+        return "bfloat16" if "bfloat16" in parts else "float16" if "float16" in parts else "float32"
+
+    def __str__(self) -> str:
+        """What a report calls it."""
+        text: str = self.tensors
+        if self.apart is not None:
+            text += f" but {self.apart} in float32"
+        if self.rest != self.tensors and not self.autocast:
+            text += f" with masks and biases in {self.rest}"
+        if self.autocast == self.tensors:
+            return f"{text} under autocast" if self.rest == "float32" else f"all {text} under autocast"
+        return f"{text} under {self.autocast} autocast" if self.autocast else text
+
+
+FLOAT32 = Precision()
+LAYERS: tuple[Precision, ...] = tuple(Precision(each, "float32", each) for each in SIXTEEN)
+"""Under autocast q, k and v come out of layers in 16 bits; what is learned or given stays in 32."""
+WHOLE: tuple[Precision, ...] = tuple(Precision(each, each) for each in SIXTEEN)
+"""A model in 16 bits."""
+COMMON = (FLOAT32, *LAYERS, *WHOLE)
+"""What models are run in; tried with every mask and kernel."""
+FURTHER: tuple[Precision, ...] = (
+    *(Precision("float32", "float32", each) for each in SIXTEEN),
+    *(Precision(each, each, autocast) for each in SIXTEEN for autocast in SIXTEEN),
+)
+
+
+def precisions(inputs: Sequence[Input]) -> list[Precision]:
+    """Float32, float16 and bfloat16, each as it is and under either autocast, and dtypes that are mixed."""
+    floats = [given for given in inputs if given.dtype == "float" and (given.axes or given.role == "mask")]
+    rest = any(given.role != "tensor" for given in floats)
+    tensors = [given.name for given in floats if given.role == "tensor"]
+    mixed = [Precision(each, "float32") for each in SIXTEEN] + [Precision("float32", "float64")]
+    apart = [Precision(each, each, None, name) for each in SIXTEEN for name in tensors]
+    return [*LAYERS, *WHOLE, *FURTHER, *(mixed if rest else []), *(apart if len(tensors) > 1 else [])]
+
+
+@dataclass(frozen=True)
 class Case:
     """One way to call the extracted lines."""
 
@@ -53,7 +116,7 @@ class Case:
     mask: str = "random mask"
     hides: bool = False
     """A True in a bool mask hides its key, instead of keeping it."""
-    precision: Precision = "float32"
+    precision: Precision = FLOAT32
     math_kernel: bool = False
     training: bool = True
     module_training: bool = True
@@ -63,7 +126,7 @@ class Case:
     """Numbers in a mask need a gradient too."""
     fill: Fill = "-inf"
     """What is added to the scores of hidden keys, where an additive mask's note does not tell."""
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    choices: Choices = field(default_factory=dict, hash=False)
 
     def name(self, has_mask: bool) -> str:
         """What a report calls it."""
@@ -71,7 +134,7 @@ class Case:
         if has_mask:
             fill = "" if self.fill == "-inf" else f" of {self.fill}"
             parts.append(self.mask + fill + (" (True hides)" if self.hides else ""))
-        parts.append(self.precision)
+        parts.append(str(self.precision))
         if not (self.training and self.module_training):
             modes = {(False, False): "eval", (True, False): "dropout in eval", (False, True): "model in eval"}
             parts.append(modes[self.training, self.module_training])
@@ -117,9 +180,9 @@ def is_mask(given: Input) -> bool:
     return given.role == "mask" and not any(form in given.note for form in FIXED_MASKS)
 
 
-def all_choices(inputs: Sequence[Input]) -> Iterator[dict[str, Choice]]:
-    """Every answer to what is not known of the inputs: the shape or values of a mask, a flag, None or not."""
-    open_questions: dict[str, list[Choice]] = {}
+def questions_of(inputs: Sequence[Input]) -> dict[str, list[Choice]]:
+    """What is not known of the inputs, and the answers: the shape of a mask, a flag's value, None or not."""
+    questions: dict[str, list[Choice]] = {}
     for given in inputs:
         answers: list[Choice] = []
         if given.role in ("mask", "bias") and given.axes is None:
@@ -129,20 +192,20 @@ def all_choices(inputs: Sequence[Input]) -> Iterator[dict[str, Choice]]:
         if "optional" in given.note:
             answers = [None, *(answers or ["given"])]
         if answers:
-            open_questions[given.name] = answers
-    return (dict(zip(open_questions, answers, strict=True)) for answers in product(*open_questions.values()))
+            questions[given.name] = answers
+    return questions
 
 
-def base_of(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> Case:
+def base_of(inputs: Sequence[Input], choices: Choices) -> Case:
     """The plainest case, from which the others differ in one thing or two."""
     return Case(choices=choices, hides=_polarities(_masked(inputs, choices))[0])
 
 
-def _masked(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> list[Input]:
+def _masked(inputs: Sequence[Input], choices: Choices) -> list[Input]:
     return [given for given in inputs if is_mask(given) and choices.get(given.name, "") is not None]
 
 
-def family(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> Iterator[Case]:
+def family(inputs: Sequence[Input], choices: Choices) -> Iterator[Case]:
     """All cases for one answer to the open questions, the plainest first."""
     base = base_of(inputs, choices)
     masked = _masked(inputs, choices)
@@ -151,15 +214,17 @@ def family(inputs: Sequence[Input], choices: Mapping[str, Choice]) -> Iterator[C
         shapes.remove("T = 1")  # its one key is hidden, or kept: nothing says which
     for shape, math_kernel in product(shapes, (False, True)):
         yield replace(base, shape=shape, math_kernel=math_kernel)
-    for shape in ("square", "L < S") if "L < S" in shapes else ("square",):
-        yield replace(base, shape=shape, precision="bfloat16 under autocast")
-        yield replace(base, shape=shape, precision="bfloat16 under autocast", math_kernel=True)
+    shape = "L < S" if "L < S" in shapes else "square"
+    for precision in precisions(inputs):
+        yield replace(base, shape=shape, precision=precision)
+        if precision in COMMON:
+            yield replace(base, shape=shape, precision=precision, math_kernel=True)
     for training, module_training in modes_of(inputs)[1:]:
         yield replace(base, training=training, module_training=module_training)
     for layout in ("transposed", "sliced", "last stride 2"):
         yield replace(base, layout=layout)
     if masked:
-        yield from (case for case in _masks(base, masked) if not swallows_a_bias(case, inputs))
+        yield from (case for case in _masks(base, masked, inputs) if not swallows_a_bias(case, inputs))
 
 
 def swallows_a_bias(case: Case, inputs: Sequence[Input]) -> bool:
@@ -169,8 +234,12 @@ def swallows_a_bias(case: Case, inputs: Sequence[Input]) -> bool:
     hand the two are added in float32. No rewrite can do better, so the case is assumed away, not tried.
     """
     finite = case.fill == "-1e4" or any("-1e" in given.note for given in inputs if is_mask(given))
-    sixteen = case.precision != "float32"
-    return finite and sixteen and case.mask == MASKS[-1] and any(given.role == "bias" for given in inputs)
+    return (
+        finite
+        and case.precision.coarsest in SIXTEEN
+        and case.mask == MASKS[-1]
+        and any(given.role == "bias" for given in inputs)
+    )
 
 
 def modes_of(inputs: Sequence[Input]) -> list[tuple[bool, bool]]:
@@ -184,25 +253,31 @@ def modes_of(inputs: Sequence[Input]) -> list[tuple[bool, bool]]:
     ]
 
 
-def _masks(base: Case, masked: Sequence[Input]) -> Iterator[Case]:
+def _masks(base: Case, masked: Sequence[Input], inputs: Sequence[Input]) -> Iterator[Case]:
     numbers = any(given.dtype == "float" for given in masked)
     polarities = _polarities(masked)
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16 under autocast")
+    every = (FLOAT32, *precisions(inputs))
     kinds = MASKS if not _keeps_a_key(masked) else MASKS[:-1] if len(polarities) == 1 else UNLIKE_BOTH_WAYS
-    for mask, hides, precision, math_kernel in product(kinds, polarities, precisions, (False, True)):
+    for mask, hides, precision, math_kernel in product(kinds, polarities, COMMON, (False, True)):
         case = replace(base, mask=mask, hides=hides, precision=precision, math_kernel=math_kernel)
         if (mask, hides) != (base.mask, base.hides):
             yield case
+    for precision, hides in product(every, polarities):
+        if precision not in COMMON:
+            yield replace(base, mask=kinds[-1], hides=hides, precision=precision)
     for hides in polarities if MASKS[-1] in kinds else ():
         yield replace(base, mask="one row fully masked", hides=hides, training=False, module_training=False)
     if numbers:
         yield replace(base, mask_grad=True)
-        yield replace(base, mask_grad=True, mask="padding right", precision="bfloat16 under autocast")
+        for precision in (*LAYERS, *WHOLE):
+            yield replace(base, mask_grad=True, mask="padding right", precision=precision)
     if any(
         given.dtype == "float" and given.note in ("", "additive", "additive, optional") for given in masked
     ):
-        for fill, mask, precision in product(FILLS, kinds[-2:], precisions):
-            yield replace(base, fill=fill, mask=mask, precision=precision)
+        for fill, precision in product(FILLS, every):
+            yield replace(base, fill=fill, mask=kinds[-1], precision=precision)
+            if precision in COMMON:
+                yield replace(base, fill=fill, mask=kinds[-2], precision=precision)
 
 
 def _keeps_a_key(masked: Sequence[Input]) -> bool:

@@ -1,95 +1,47 @@
-"""The proof of one fragment inside the child process: every case of the family, and what it comes to."""
+"""The proof of one fragment: every case of the family, and what it comes to. The lines run elsewhere."""
 
 import ast
-import importlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from types import CodeType
-from typing import Any
+from itertools import groupby
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from flashmore.upgrade.prove.allowed import AT_HAND, NotAllowed, compiled
-from flashmore.upgrade.prove.case import Lines, MakeArguments, Setting, run_case
+from flashmore.upgrade.prove import coverage
+from flashmore.upgrade.prove.allowed import NotAllowed
+from flashmore.upgrade.prove.case import LinesRaised, MakeArguments, Setting, run_cases
 from flashmore.upgrade.prove.dropout import compare_draws, compare_zeros, is_random
 from flashmore.upgrade.prove.family import (
+    LAYERS,
     MASKS,
+    WHOLE,
     Case,
-    Choice,
+    Choices,
     Fill,
-    all_choices,
     base_of,
-    family,
     has_two_lengths,
     is_mask,
     modes_of,
+    questions_of,
     swallows_a_bias,
 )
+from flashmore.upgrade.prove.lines import Limits
 from flashmore.upgrade.prove.result import CaseResult, Proof, not_proved
+from flashmore.upgrade.prove.runner import Runner, runners
 from flashmore.upgrade.prove.tensors import DROPOUT, NotMade, Values
 from flashmore.upgrade.site import Fragment, Input
-
-OF_EINOPS = ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")
-MOST_ACCEPTED = 32
-"""Answers to open questions, such as shapes of a mask or flags, for which the whole family is run."""
-MOST_ASKED = 256
-"""Answers that are tried at all."""
-REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class Functions:
-    """Both functions of a fragment, ready to be called."""
+    """Both functions of a fragment, each in its own process, and what they are given."""
 
-    old: Lines
-    new: Lines
+    old: Runner
+    new: Runner
     inputs: tuple[Input, ...]
     probabilities: frozenset[str]
     """Inputs that are given to dropout as its p."""
-    draws_in_eval: bool = False
-    """The original drops out in evaluation too."""
-
-
-def functions_of(fragment: Fragment) -> Functions:
-    """Compile a fragment after it was read.
-
-    Raises:
-        NotAllowed: it holds something that a proof does not run, or needs a package that is not here.
-    """
-    old_code, new_code = compiled(fragment)
-    space = _names(fragment)
-    old, new = (_function(code, name, space) for code, name in ((old_code, "old"), (new_code, "new")))
-    return Functions(old, new, fragment.inputs, _probabilities(fragment))
-
-
-def _function(code: CodeType, name: str, space: Mapping[str, Any]) -> Lines:
-    defined = dict(space)
-    exec(code, defined)  # `compiled` has read it
-    function: Lines = defined[name]
-    return function
-
-
-def _names(fragment: Fragment) -> dict[str, Any]:
-    """The modules that the lines may use, einops only where they do."""
-    builtins = importlib.import_module("builtins")
-    space: dict[str, Any] = {"__builtins__": {word: getattr(builtins, word) for word in AT_HAND}}
-    space |= {"torch": torch, "F": F, "nn": nn, "math": math, "np": np}
-    nodes = (node for source in (fragment.old, fragment.new) for node in ast.walk(ast.parse(source)))
-    if {node.id for node in nodes if isinstance(node, ast.Name)} & {"einops", *OF_EINOPS}:
-        try:
-            einops = importlib.import_module("einops")
-        except ImportError:
-            raise NotAllowed(
-                "needs einops, which is not installed here: python -m pip install einops"
-            ) from None
-        space |= {"einops": einops} | {word: getattr(einops, word) for word in OF_EINOPS}
-    return space
 
 
 def _probabilities(fragment: Fragment) -> frozenset[str]:
@@ -105,46 +57,52 @@ def _probabilities(fragment: Fragment) -> frozenset[str]:
     return frozenset(found & names)
 
 
-def prove_fragment(fragment: Fragment, assumptions: Sequence[str] = ()) -> Proof:
+def prove_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limits) -> Proof:
     """Try a fragment on synthetic tensors.
 
     Args:
         fragment: what the search extracted.
         assumptions: what the rewriting took for granted, kept in the proof.
+        limits: of the processes that run the lines.
 
     Returns:
         The proof. It holds only if something was compared, nothing differs, and the plain case was finite.
+
+    Raises:
+        RunnerEnded: a process that runs the lines ended, or took too long.
     """
     failed = partial(not_proved, assumptions=tuple(assumptions))
     try:
-        functions = functions_of(fragment)
-        accepted, refusal = _accepted(functions)
+        with runners(fragment, limits) as (old, new):
+            functions = Functions(old, new, fragment.inputs, _probabilities(fragment))
+            refusals: list[str] = []
+            takes = partial(_takes, functions, refusals)
+            accepted = coverage.accepted(questions_of(fragment.inputs), takes)
+            if not accepted.combinations:
+                return failed(f"the original takes none of the synthetic inputs: {refusals[-1]}")
+            everything = design = coverage.whole(fragment.inputs, accepted.combinations)
+            if coverage.size(everything) > coverage.MOST_CASES:
+                design = coverage.thinned(everything)
+            cases: list[CaseResult] = []
+            for choices, tried in design:
+                cases += _cases(functions, choices, tried)
+                if len(tried) > 1 and all(case.result != "differs" for case in cases):
+                    cases += _dropout(functions, choices)
     except (NotAllowed, NotMade) as error:
         return failed(str(error))
-    if not accepted:
-        return failed(f"the original takes none of the synthetic inputs: {refusal}")
-    cases: list[CaseResult] = []
-    if len(accepted) > MOST_ACCEPTED:
-        assumptions = (*assumptions, f"{MOST_ACCEPTED} of its {len(accepted)} branches stand for the others")
-    for choices in accepted[:MOST_ACCEPTED]:
-        cases += _cases(functions, choices)
-        if all(case.result != "differs" for case in cases):
-            cases += _dropout(functions, choices)
-    return concluded(cases, fragment, assumptions)
+    left_out = coverage.said(accepted, design, everything)
+    return concluded(cases, fragment, (*assumptions, *left_out))
 
 
-def _accepted(functions: Functions) -> tuple[list[dict[str, Choice]], str]:
-    """The answers to open questions with which the original runs, and why it refuses the last other."""
-    accepted, refusal = [], ""
-    for choices in islice(all_choices(functions.inputs), MOST_ASKED):
-        make = _maker(functions, base_of(functions.inputs, choices))
-        try:
-            with torch.no_grad():
-                functions.old(*(argument.value for argument in make(False)))
-            accepted.append(choices)
-        except REFUSALS as error:
-            refusal = (str(error).splitlines() or [type(error).__name__])[0]
-    return accepted, refusal
+def _takes(functions: Functions, refusals: list[str], choices: Choices) -> bool:
+    """Whether the original runs with these answers to the open questions; else why not is added."""
+    make = _maker(functions, base_of(functions.inputs, choices))
+    try:
+        functions.old.run(make(False), Setting(exact=False, backward=False))
+    except LinesRaised as error:
+        refusals.append(error.message)
+        return False
+    return True
 
 
 def _maker(functions: Functions, case: Case) -> MakeArguments:
@@ -152,28 +110,36 @@ def _maker(functions: Functions, case: Case) -> MakeArguments:
     return lambda double: values.arguments(double=double, dropout_p=DROPOUT)
 
 
-def _cases(functions: Functions, choices: Mapping[str, Choice]) -> Iterator[CaseResult]:
+def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Iterator[CaseResult]:
     has_mask = any(is_mask(given) for given in functions.inputs)
-    evaluation = replace(base_of(functions.inputs, choices), training=False, module_training=False)
-    try:
-        draws_in_eval = is_random(functions.old, _maker(functions, evaluation), Setting(exact=False))
-    except REFUSALS:
-        draws_in_eval = False
-    for case in family(functions.inputs, choices):
+    draws_in_eval = any(not case.training for case in tried) and _draws_in_evaluation(functions, choices)
+    for _, alike in groupby(tried, key=lambda case: replace(case, math_kernel=False)):
+        kernels = list(alike)
+        case = kernels[0]
         setting = Setting(
-            sixteen=case.precision != "float32",
-            math_kernel=case.math_kernel,
+            autocast=case.precision.autocast,
+            eps=torch.finfo(getattr(torch, case.precision.coarsest)).eps,
             exact=case.training or case.module_training or draws_in_eval,
         )
+        settings = {each.name(has_mask): replace(setting, math_kernel=each.math_kernel) for each in kernels}
         make = _maker(functions, case)
-        yield run_case(case.name(has_mask), functions.old, functions.new, make, setting)
+        yield from run_cases(settings, functions.old, functions.new, make)
         if not case.training:
-            forward = replace(setting, backward=False)
-            name = f"{case.name(has_mask)}, no gradients"
-            yield run_case(name, functions.old, functions.new, make, forward)
+            forward = {
+                f"{name}, no gradients": replace(each, backward=False) for name, each in settings.items()
+            }
+            yield from run_cases(forward, functions.old, functions.new, make)
 
 
-def _dropout(functions: Functions, choices: Mapping[str, Choice]) -> Iterator[CaseResult]:
+def _draws_in_evaluation(functions: Functions, choices: Choices) -> bool:
+    case = replace(base_of(functions.inputs, choices), training=False, module_training=False)
+    try:
+        return is_random(functions.old, _maker(functions, case), Setting(exact=False))
+    except LinesRaised:
+        return False
+
+
+def _dropout(functions: Functions, choices: Choices) -> Iterator[CaseResult]:
     """The statistics of every mode in which either side draws random numbers."""
     has_mask = any(is_mask(given) for given in functions.inputs)
     setting = Setting(exact=False, backward=False)
@@ -182,11 +148,11 @@ def _dropout(functions: Functions, choices: Mapping[str, Choice]) -> Iterator[Ca
         make = _maker(functions, case)
         try:
             draws = is_random(functions.old, make, setting)
-        except REFUSALS:
+        except LinesRaised:
             continue
         try:
             draws = draws or is_random(functions.new, make, setting)
-        except Exception:  # noqa: BLE001 - a rewrite that raises is told of by comparing
+        except LinesRaised:  # told of by comparing
             draws = True
         if draws:
             name = f"{case.name(has_mask)}, dropout"
@@ -217,7 +183,7 @@ def _assumes_a_bias_away(fragment: Fragment) -> bool:
     inputs = fragment.inputs
     plain = any(given.note.startswith("additive") or not given.note for given in inputs if is_mask(given))
     fill: Fill = "-1e4" if plain else "-inf"
-    case = Case(mask=MASKS[-1], precision="bfloat16 under autocast", fill=fill)
+    case = Case(mask=MASKS[-1], precision=LAYERS[0], fill=fill)
     floats = any(given.dtype == "float" for given in inputs if is_mask(given))
     return floats and swallows_a_bias(case, inputs)
 
@@ -240,6 +206,7 @@ def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
             yield f"no hook listens to {given.source}, which is no longer called"
     if any("dropout" in case.name and "draws" in case.detail for case in cases):
         yield "other weights are dropped for the same seed than before, with the same probability"
-    sixteen = [case for case in cases if "bfloat16" in case.name]
-    if sixteen and all(case.result == "skipped" for case in sixteen):
-        yield "not tried under bfloat16 autocast, which the original does not take"
+    for what in (*map(str, WHOLE), *map(str, LAYERS)):
+        tried = [case for case in cases if what in case.name.split(", ")]
+        if tried and all(case.result == "skipped" for case in tried):
+            yield f"not tried in {what}, which the original does not take"

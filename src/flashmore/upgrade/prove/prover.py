@@ -1,32 +1,46 @@
-"""Prove rewrites: the old and the new lines run in a child process with limits of time and memory.
+"""Prove rewrites: one process judges them, others run the lines, with limits of time and memory.
 
-Nothing of the user's is imported here: only the extracted lines run, after `allowed` has read them.
-What the proof tries is `family`'s, how it judges is `case`'s.
+Nothing of the user's is imported in any of them: only the extracted lines run, after `allowed` has read them.
+What the proof tries is `family`'s, how it judges is `case`'s, where the lines run is `runner`'s.
 """
 
 import json
 import os
 import queue
+import signal
 import subprocess
-import sys
 import tempfile
 import threading
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from flashmore.upgrade.prove.child import READY, fragment_to_json, proof_from_line
+from flashmore.upgrade.isolated import command, environment
+from flashmore.upgrade.prove.child import READY, fragment_to_json, processor_seconds, proof_from_line
 from flashmore.upgrade.prove.result import CaseResult, Proof, TensorVerdict, not_proved
 from flashmore.upgrade.site import Site
 
 __all__ = ["CaseResult", "Proof", "TensorVerdict", "prove", "prove_all"]
 
-SECONDS = 60.0
-"""A proof takes one to three seconds; lines that loop or compute huge powers do not end."""
+SECONDS = 300.0
+"""How long one proof may take by the clock, where its processes wait instead of computing."""
 BYTES = 4 * 2**30
+FILE_SECONDS = 9.0
+"""Processor time of all proofs of one file; a file may hold any number of places whose lines do not end.
+
+A proof takes a third of a second to two seconds. The same lines are proved once, however often they occur.
+"""
+PROCESSES = 3
+"""Of a proof: the judge, the old lines, the new lines; each may take the same share of what is left."""
+LEAST_SECONDS = 0.05
+"""Processor time with which no proof is begun any more."""
 START_SECONDS = 120.0
 """Importing torch takes two seconds, and far more from a slow disk."""
+JUDGING_SECONDS = 30.0
+"""What the judge may take beyond the lines' own time before it is given up."""
+LONGEST_LINE = 4096
 
 
 class _Ended(Exception):
@@ -34,7 +48,7 @@ class _Ended(Exception):
 
 
 class Prover:
-    """A child process that proves one fragment after the other; use it as a context.
+    """A process that judges one fragment after the other; use it as a context.
 
     Args:
         seconds: how long one proof may take.
@@ -45,6 +59,8 @@ class Prover:
         self.seconds = seconds
         self.memory_bytes = memory_bytes
         self.child: subprocess.Popen[str] | None = None
+        self.spent: dict[str, float] = defaultdict(float)
+        self.known: dict[str, Proof] = {}
 
     def prove(self, site: Site, captured: Path | None = None, on: str = "synthetic tensors") -> Proof:
         """Prove one site; a child that crashes, hangs or runs out of memory is a proof that failed.
@@ -63,10 +79,33 @@ class Prover:
             "on": on,
         }
         try:
-            return self._ask(json.dumps(request))
+            if captured is not None:  # of a program that the user has chosen to run
+                return self._ask(json.dumps({**request, "processor_seconds": None}))
+            return self._prove_on_synthetic(site.path, request)
         except _Ended as ended:
             self._end()
             return not_proved(str(ended), on=on, assumptions=site.assumptions)
+
+    def _prove_on_synthetic(self, path: str, request: dict[str, Any]) -> Proof:
+        """A proof within what its file has left, or the same one as before."""
+        key = json.dumps(request)
+        if key in self.known:
+            return self.known[key]
+        share = (FILE_SECONDS - self.spent[path]) / PROCESSES
+        if share < LEAST_SECONDS:
+            why = f"the proofs of this file have taken the {FILE_SECONDS:g} s of processor time that they may"
+            return not_proved(why, on=request["on"], assumptions=tuple(request["assumptions"]))
+        began = processor_seconds()
+        try:
+            proof = self._ask(json.dumps({**request, "processor_seconds": share}))
+            self.spent[path] += proof.seconds
+        except _Ended:
+            self._end()
+            self.spent[path] += processor_seconds() - began
+            raise
+        if proof.cases:
+            self.known[key] = proof
+        return proof
 
     def _ask(self, request: str) -> Proof:
         if self.child is None:
@@ -78,20 +117,23 @@ class Prover:
             self.child.stdin.flush()
         except OSError:
             raise _Ended(self._how_it_ended()) from None
-        return proof_from_line(self._line(self.seconds, f"the proof took longer than {self.seconds:g} s"))
+        too_late = f"the proof took longer than {self.seconds:g} s"
+        return proof_from_line(self._line(self.seconds + JUDGING_SECONDS, too_late))
 
     def _start(self) -> None:
-        # No folder of the user's is searched for modules (-P), and no GPU is held: proofs run on the CPU.
-        command = [sys.executable, "-P", "-m", "flashmore.upgrade.prove.child", str(self.memory_bytes)]
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
-        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.folder = tempfile.TemporaryDirectory(prefix="flashmore-")
         self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, encoding="utf-8",
-            env=environment,
+            command("flashmore.upgrade.prove.child", str(self.memory_bytes), str(self.seconds)),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace", env=environment(), cwd=self.folder.name, start_new_session=True,
         )  # fmt: skip
         assert self.child.stdout is not None
+        assert self.child.stderr is not None
         self.lines: queue.Queue[str] = queue.Queue()
+        self.said: deque[str] = deque(maxlen=1)
         threading.Thread(target=_pass_on, args=(self.child.stdout, self.lines), daemon=True).start()
+        self.listener = threading.Thread(target=_keep_last, args=(self.child.stderr, self.said), daemon=True)
+        self.listener.start()
         if self._line(START_SECONDS, "the process for proofs did not start").strip() != READY:
             raise _Ended("the process for proofs did not start")
 
@@ -107,21 +149,22 @@ class Prover:
     def _how_it_ended(self) -> str:
         assert self.child is not None
         code = self.child.wait()
-        self.errors.seek(0)
-        last = (self.errors.read().strip().splitlines() or ["nothing was said"])[-1][:200]
+        self.listener.join(JUDGING_SECONDS)
+        if code == -getattr(signal, "SIGPROF", 0):
+            return "comparing took longer than what the proofs of this file had left of their processor time"
         how = f"signal {-code}" if code < 0 else f"exit {code}"
-        return f"the process that ran the lines ended ({how}): {last}"
+        return f"the process that judges ended ({how}): {(self.said or ['nothing was said'])[0][:200]}"
 
     def _end(self) -> None:
         if self.child is None:
             return
-        self.child.kill()
-        self.child.wait()
-        for pipe in (self.child.stdin, self.child.stdout):
+        end_with_all_it_started(self.child)
+        self.listener.join(JUDGING_SECONDS)
+        for pipe in (self.child.stdin, self.child.stdout, self.child.stderr):
             with suppress(OSError):  # what was not yet written has no reader any more
                 assert pipe is not None
                 pipe.close()
-        self.errors.close()
+        self.folder.cleanup()
         self.child = None
 
     def __enter__(self) -> "Prover":
@@ -165,6 +208,15 @@ def prove_all(
         return [_told(prover.prove(site), done, after_each) for done, site in enumerate(sites, 1)]
 
 
+def end_with_all_it_started(process: "subprocess.Popen[Any]") -> None:
+    """Kill a process that was started in a session of its own, and all that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
 def _told(proof: Proof, done: int, after_each: Callable[[int], None]) -> Proof:
     after_each(done)
     return proof
@@ -178,3 +230,11 @@ def _pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
     except ValueError:  # the pipe was closed under us: nobody listens any more
         pass
     lines.put("")
+
+
+def _keep_last(stream: IO[str], said: "deque[str]") -> None:
+    """Keep the last line that is not empty, or the end of it."""
+    with suppress(ValueError):
+        while line := stream.readline(LONGEST_LINE):
+            if line.strip():
+                said.append(line.strip())

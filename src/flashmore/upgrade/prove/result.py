@@ -53,6 +53,7 @@ class Proof:
     why_not: str | None = None
     """The first thing that speaks against it; None for a proof."""
     seconds: float = 0.0
+    """Processor time of the processes that made it."""
 
     @property
     def refuted(self) -> bool:

@@ -78,9 +78,7 @@ class Values:
             return Argument(given.source, None, dropout_p)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return Argument(given.source, None, value)
-        # Under autocast, q, k and v come out of layers in 16 bits; what is learned or given stays in 32.
-        sixteen = self.case.precision != "float32" and given.role == "tensor"
-        rounded = value.to(torch.bfloat16) if sixteen else value.float()
+        rounded = value.to(getattr(torch, self.case.precision.of(given)))
         leaf = rounded.double() if double else rounded
         if given.role == "mask" and not self.case.mask_grad:
             return Argument(given.source, None, leaf.clone())
@@ -137,7 +135,9 @@ class Values:
         if given.dtype != "float" or "0/1" in given.note:
             return _in_dtype(keep ^ self.case.hides, given.dtype)
         if not given.note or "additive" in given.note:
-            return torch.where(keep, 0.0, _fill(given.note, self.case.fill)).double()
+            lowest = torch.finfo(getattr(torch, self.case.precision.of(given))).min
+            fill = _fill(given.note, self.case.fill, lowest)
+            return torch.zeros(shape, dtype=torch.float64).masked_fill(~keep, fill)
         return _in_dtype(keep ^ self.case.hides, given.dtype)
 
     def _keep(self, axes: Sequence[str], shape: tuple[int, ...]) -> Tensor:
@@ -184,13 +184,13 @@ def _in_dtype(mask: Tensor, dtype: str) -> Tensor:
     return {"bool": mask, "int": mask.long(), "float": mask.double()}[dtype]
 
 
-def _fill(note: str, otherwise: str) -> float:
-    """The number that hides a key: what the note says, or the case's."""
+def _fill(note: str, otherwise: str, lowest: float) -> float:
+    """The number that hides a key: what the note says, or the case's; `lowest` is the dtype's."""
     number = FILL.search(note)
     word = (
         "finfo.min" if "finfo" in note else "-inf" if "-inf" in note else number[0] if number else otherwise
     )
-    return torch.finfo(torch.float32).min if word == "finfo.min" else float(word)
+    return lowest if word == "finfo.min" else float(word)
 
 
 def _ones(shape: tuple[int, ...]) -> Tensor:

@@ -48,13 +48,17 @@ class Attribute:
 
 def kind_of(attribute: Attribute, module: Module) -> Kind:
     """What an attribute is, where all that is stored there agrees."""
-    if attribute.owner is None:
+    if attribute.owner is None or module.is_replaced(attribute.name):
         return UNKNOWN
-    found = [
-        kind
-        for expression in attribute.owner.assignments(attribute.name)
-        for kind in _kinds(expression, module)
+    expressions = [
+        *attribute.owner.assignments(attribute.name),
+        *(
+            each
+            for below in module.below(attribute.owner)
+            for each in below.own_assignments.get(attribute.name, ())
+        ),
     ]
+    found = [kind for expression in expressions for kind in _kinds(expression, module)]
     if not found:
         return UNKNOWN
     rest = {kind.name for kind in found} - {"none", "identity"}

@@ -1,7 +1,8 @@
 """Whether scores or weights are used by anything but the attention itself, on any branch."""
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.scores import METADATA
-from flashmore.upgrade.source.graph import Condition, Value, key
+from flashmore.upgrade.source.graph import Condition, Value, key_of
 
 _PASSED_ON = {"phi", "tuple", "item", "loop", "carried", "star"}
 _LIKE = {"type_as", "to", "view_as", "expand_as", "type", "masked_fill", "isinstance", "py:isinstance"}
@@ -65,8 +66,8 @@ def fact(condition: Condition, tests: dict[int, Value]) -> tuple[str, bool]:
             value, holds = value.args[0], not holds
         else:
             op = "is" if value.op == "is not" else "eq"
-            return f"{op}({','.join(key(each) for each in value.args)};;)", not holds
-    return (key(value) if value is not None else f"#{id(condition.node)}"), holds
+            return key_of(op, value.args), not holds
+    return (value.key if value is not None else f"#{id(condition.node)}"), holds
 
 
 def _place(value: Value) -> tuple[int, int, int]:
@@ -79,6 +80,7 @@ def _uses(value: Value, chain: set[Value], final: Value) -> list[tuple[Value, tu
     stack: list[tuple[Value, Value, tuple[Condition, ...]]] = [(value, user, ()) for user in value.users]
     seen: set[Value] = set()
     while stack:
+        step()
         source, user, before = stack.pop()
         conditions = (*before, *_choice(source, user), *user.conditions)
         if user in chain or user is final or user in seen or _only_metadata(source, user):

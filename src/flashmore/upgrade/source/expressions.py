@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Sequence
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.calls import Calls
 from flashmore.upgrade.source.graph import Closure, Condition, Value
@@ -21,6 +22,7 @@ class Expressions(Calls):
 
     def expression(self, node: ast.expr) -> Value:
         """The value of an expression."""
+        step()
         value = self._expression(node)
         if not self.inner:
             self.seen[node] = value
@@ -114,6 +116,8 @@ class Expressions(Calls):
             return stored
         owner = self.owners.get(str(base.detail))
         method = owner.method(name) if owner else None
+        if owner is not None and any(name in each.own_methods for each in self.module.below(owner)):
+            method = None
         if method is not None:
             closure = Closure(method, {}, bound=None if _static(method) else base)
             value = self.make("closure", detail=closure, node=node)

@@ -3,11 +3,10 @@
 import ast
 from collections.abc import Sequence
 
+from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.expressions import Expressions
-from flashmore.upgrade.source.graph import Closure, Condition, TooDeep, Value
+from flashmore.upgrade.source.graph import Closure, Condition, Value
 from flashmore.upgrade.source.module import Class, Function, Module
-
-_LIMIT = 6000  # values in one function; more is generated code
 
 
 class Flow(Expressions):
@@ -26,11 +25,7 @@ class Flow(Expressions):
         self.after: dict[ast.stmt, dict[str, Value]] = {}
 
     def run(self) -> "Flow":
-        """Reads the function.
-
-        Raises:
-            TooDeep: it is too large to be understood.
-        """
+        """Reads the function."""
         arguments = self.function.args
         for index, each in enumerate([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]):
             if index == 0 and self.owner is not None and each.arg == "self":
@@ -47,8 +42,7 @@ class Flow(Expressions):
         """Reads statements in order; says whether the block is left for good."""
         added = 0
         for statement in body:
-            if len(self.values) > _LIMIT:
-                raise TooDeep
+            step(len(self.env))
             if not self.inner:
                 self.statement = statement
                 self.before[statement] = dict(self.env)
@@ -236,7 +230,7 @@ def _names(target: ast.expr) -> list[ast.Name]:
 def _assigned(statement: ast.stmt) -> set[str]:
     """The names that a loop's body may change, in-place methods included."""
     found = set()
-    for each in ast.walk(statement):
+    for each in walk(statement):
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
             found.add(each.id)
         elif isinstance(each, (ast.Attribute, ast.Subscript)) and isinstance(each.value, ast.Name):

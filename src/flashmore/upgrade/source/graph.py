@@ -1,12 +1,9 @@
 """A function as a graph of values: what was computed from what, under which conditions."""
 
 import ast
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-
-
-class TooDeep(Exception):
-    """A function that is too large, or too nested, to be understood."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +53,13 @@ class Value:
     inner: bool = False
     inplace: bool = False
     users: list["Value"] = field(default_factory=list)
+    key: str = field(init=False)
+    """A text that is equal for values computed in the same way from the same things."""
 
     def __post_init__(self) -> None:
         for value in self.inputs():
             value.users.append(self)
+        self.key = _key(self)
 
     def inputs(self) -> Iterator["Value"]:
         """Everything that it is computed from."""
@@ -102,14 +102,34 @@ def number(value: Value | None) -> int | float | None:
     return None
 
 
-def key(value: Value, depth: int = 0) -> str:
-    """A text that is equal for values computed in the same way from the same things."""
+_THEMSELVES = ("param", "phi", "loop", "carried", "call", "closure", "opaque")
+"""Values that are equal to no other."""
+_LONGEST_KEY = 200
+
+
+def _key(value: Value) -> str:
+    """Made from the keys of what it is computed from, which have bounded lengths."""
     if value.op == "const":
-        return repr(value.detail)
-    if value.op in ("param", "phi", "loop", "carried", "call", "closure", "opaque") or depth > 12:
+        huge = isinstance(value.detail, int) and abs(value.detail) >= 10**100
+        text = hex(value.detail) if huge else repr(value.detail)  # type: ignore[arg-type]
+    elif value.op in _THEMSELVES:
         return f"{value.op}#{id(value)}"
-    if value.op in ("global", "selfattr"):
-        return f"{value.op}:{value.detail}"
-    inner = ",".join(key(each, depth + 1) for each in value.args)
-    named = ",".join(f"{name}={key(each, depth + 1)}" for name, each in sorted(value.named.items()))
-    return f"{value.op}({inner};{named};{value.detail if isinstance(value.detail, (str, int)) else ''})"
+    elif value.op in ("global", "selfattr"):
+        text = f"{value.op}:{value.detail}"
+    else:
+        named = ",".join(f"{name}={each.key}" for name, each in sorted(value.named.items()))
+        return key_of(
+            value.op, value.args, named, value.detail if isinstance(value.detail, (str, int)) else ""
+        )
+    return _short(value.op, text)
+
+
+def key_of(op: str, args: Sequence[Value], named: str = "", detail: str | int = "") -> str:
+    """The key of a value that is made so."""
+    return _short(op, f"{op}({','.join(each.key for each in args)};{named};{detail})")
+
+
+def _short(op: str, text: str) -> str:
+    if len(text) <= _LONGEST_KEY:
+        return text
+    return f"{op}#{hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"

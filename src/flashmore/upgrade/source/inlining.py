@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Sequence
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Closure, Condition, Value
 from flashmore.upgrade.source.state import State
 
@@ -43,6 +44,7 @@ class Inlining(State):
         names = self._parameters(closure, [*closure.given, *args], {**dict(closure.given_named), **named})
         if names is None:
             return None
+        step(len(closure.names))
         self.active.append(closure.node)
         self.scopes.append({**closure.names, **names})
         self.calling.append(node or closure.node)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from flashmore.upgrade.budget import walk
+
 FUNCTIONAL = "torch.nn.functional"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -22,11 +24,17 @@ class Class:
         """The methods that stand in its own body."""
         return {each.name: each for each in self.node.body if isinstance(each, Function)}
 
+    @cached_property
+    def line(self) -> list["Class"]:
+        """The class itself and all that it inherits from, each once, in the order in which they are asked."""
+        found = {id(self): self}
+        for base in self.bases:
+            found |= {id(each): each for each in base.line if id(each) not in found}
+        return list(found.values())
+
     def method(self, name: str) -> Function | None:
         """A method, looked up in the class and its bases."""
-        if name in self.own_methods:
-            return self.own_methods[name]
-        return next((found for base in self.bases if (found := base.method(name))), None)
+        return next((each.own_methods[name] for each in self.line if name in each.own_methods), None)
 
     @cached_property
     def own_assignments(self) -> dict[str, list[ast.expr]]:
@@ -38,9 +46,8 @@ class Class:
 
     def assignments(self, name: str) -> list[ast.expr]:
         """Every expression that is stored under `self.name` in this class, else in the nearest base."""
-        if name in self.own_assignments:
-            return self.own_assignments[name]
-        return next((found for base in self.bases if (found := base.assignments(name))), [])
+        found = (each.own_assignments[name] for each in self.line if name in each.own_assignments)
+        return next(found, [])
 
 
 def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
@@ -100,11 +107,57 @@ class Module:
         self.constants: dict[str, ast.expr] = {}
         for statement in _top_level(tree.body):
             self._see(statement)
-        for each in ast.walk(tree):
+        for name in _bound_again(tree):
+            self.functions.pop(name, None)
+            self.classes.pop(name, None)
+            self.constants.pop(name, None)
+        for each in walk(tree):
             if isinstance(each, (ast.Import, ast.ImportFrom)):
                 self._see_import(each)
         for found in self.classes.values():
             self._resolve_bases(found)
+
+    def below(self, found: Class) -> Iterator[Class]:
+        """The classes of this file that inherit from one, directly or through others."""
+        for each in self.classes.values():
+            if found in each.bases:
+                yield each
+                yield from self.below(each)
+
+    def is_replaced(self, name: str) -> bool:
+        """Whether an attribute of some object may be another than its class says."""
+        return any(
+            each is None or each == name or (each.endswith("*") and name.startswith(each[:-1]))
+            for each in self.replaced
+        )
+
+    @cached_property
+    def replaced(self) -> set[str | None]:
+        """Attributes that are stored on something else than `self`, or by name.
+
+        A name with a star at its end stands for all names that begin so; None for all names.
+        """
+        found: set[str | None] = set()
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Attribute(value=value, attr=name, ctx=ast.Store() | ast.Del()):
+                    on_self = isinstance(value, ast.Name) and value.id == "self"
+                    found |= set() if on_self and isinstance(node.ctx, ast.Store) else {name}
+                case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[_, attribute, *_]):
+                    found.add(_beginning(attribute))
+                case ast.Call(
+                    func=ast.Attribute(attr="__setattr__" | "__delattr__", value=ast.Name(id="object"))
+                ):
+                    found.add(None)
+                case ast.Subscript(
+                    value=ast.Attribute(attr="_modules" | "__dict__"), ctx=ast.Store() | ast.Del()
+                ):
+                    found.add(None)
+                case ast.Call(
+                    func=ast.Attribute(attr="update", value=ast.Attribute(attr="_modules" | "__dict__"))
+                ):
+                    found.add(None)
+        return found
 
     def _see(self, statement: ast.stmt) -> None:
         if isinstance(statement, Function):
@@ -138,17 +191,21 @@ class Module:
 
     def qualified(self, node: ast.expr) -> str:
         """The full name of `F.softmax`, `nn.Linear`, ...: empty where it is not an imported name."""
-        if isinstance(node, ast.Name):
+        tail, aliases = "", set()
+        while True:
+            if isinstance(node, ast.Attribute):
+                tail = f".{node.attr}{tail}"
+                node = node.value
+                continue
+            if not isinstance(node, ast.Name) or node.id in aliases:
+                return ""
             if node.id in self.imports:
-                return self.imports[node.id]
+                return self.imports[node.id] + tail
+            aliases.add(node.id)
             alias = self.constants.get(node.id)
-            if isinstance(alias, (ast.Attribute, ast.Name)) and not (
-                isinstance(alias, ast.Name) and alias.id == node.id
-            ):
-                return self.qualified(alias)
-        if isinstance(node, ast.Attribute) and (owner := self.qualified(node.value)):
-            return f"{owner}.{node.attr}"
-        return ""
+            if not isinstance(alias, (ast.Attribute, ast.Name)):
+                return ""
+            node = alias
 
     @cached_property
     def names(self) -> set[str]:
@@ -169,6 +226,37 @@ class Module:
             if full == meaning or full.startswith(meaning + "."):
                 return name + full[len(meaning) :]
         return None
+
+
+def _beginning(name: ast.expr) -> str | None:
+    """The attribute that `setattr` is given; for `f"token_{i}"` how it begins, with a star."""
+    match name:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
+            return f"{text}*"
+    return None
+
+
+def _bound_again(tree: ast.Module) -> set[str]:
+    """Names of the module with more than one meaning: bound twice, or by a function that says `global`."""
+    counts: dict[str, int] = {}
+    shared: set[str] = set()
+    ahead: list[ast.AST] = [tree]
+    while ahead:
+        node = ahead.pop()
+        name = ""
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            name = node.id
+        elif isinstance(node, Function | ast.ClassDef):
+            name = node.name
+        counts[name] = counts.get(name, 0) + 1
+        if node is tree or not isinstance(node, Function | ast.ClassDef | ast.Lambda):
+            ahead.extend(ast.iter_child_nodes(node))
+    for node in walk(tree):
+        if isinstance(node, ast.Global):
+            shared.update(node.names)
+    return {name for name, count in counts.items() if count > 1} | shared
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

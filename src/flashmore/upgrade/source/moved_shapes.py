@@ -1,6 +1,6 @@
 """The shapes of what is viewed, moved, cut, joined or multiplied."""
 
-from flashmore.upgrade.source.graph import Value, key, number
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.sizes import Dims, axis_size, integers, pattern_axes, product
 
 
@@ -31,7 +31,7 @@ class MovedShapes:
                 return (
                     None
                     if known is None
-                    else [f"rest:{key(value)}" if each == "-1" else each for each in known]
+                    else [f"rest:{value.key}" if each == "-1" else each for each in known]
                 )
             sizes = sizes[0].args
         sizes = tuple(
@@ -41,7 +41,7 @@ class MovedShapes:
         )
         if any(each.op == "star" for each in sizes) or not sizes:
             return None
-        return [f"rest:{key(value)}" if number(each) == -1 else self.size(each) for each in sizes]
+        return [f"rest:{value.key}" if number(each) == -1 else self.size(each) for each in sizes]
 
     _reshape = _view
 
@@ -106,7 +106,7 @@ class MovedShapes:
         start, stop, step = part.args
         if number(start) in (None, 0) and start.op == "const" and number(step) is None:
             return self.size(stop)
-        return f"sliced:{key(part)}:{size}"
+        return f"sliced:{part.key}:{size}"
 
     def _item(self, value: Value) -> Dims | None:
         """One of the pieces of chunk, split or unbind."""
@@ -124,7 +124,7 @@ class MovedShapes:
             if not -len(dims) <= at < len(dims):
                 return None
             dims = list(dims)
-            dims[at] = f"part:{key(whole)}"
+            dims[at] = f"part:{whole.key}"
             return dims
         if whole.op in ("view", "reshape", "permute", "transpose", "rearrange"):
             inner = self.of(whole)
@@ -140,7 +140,7 @@ class MovedShapes:
         names = {name: self.size(size) for name, size in value.named.items()}
         if dims is not None and len(dims) == len(left):
             names.update({a: d for a, d in zip(left, dims, strict=True) if not a.startswith("(")})
-        own = key(value.args[0])
+        own = value.args[0].key
         return [axis_size(each, names, own) for each in right]
 
     _einops_repeat = _rearrange
@@ -157,9 +157,9 @@ class MovedShapes:
     def _matmul(self, value: Value) -> Dims | None:
         left, right = (self.of(each) for each in value.args[:2])
         if left is not None and right is None and len(left) > 2:
-            right = [*left[:-2], left[-1], f"{key(value.args[1])}#last"]
+            right = [*left[:-2], left[-1], f"{value.args[1].key}#last"]
         elif right is not None and left is None and len(right) > 2:
-            left = [*right[:-2], f"{key(value.args[0])}#rows", right[-2]]
+            left = [*right[:-2], f"{value.args[0].key}#rows", right[-2]]
         if left is None or right is None or len(left) < 2 or len(right) < 2:
             return None
         batch = max(left[:-2], right[:-2], key=len)
@@ -179,4 +179,4 @@ class MovedShapes:
         if first is None:
             return None
         at = at if isinstance(at, int) else 0
-        return [f"cat:{key(value)}" if i == at % len(first) else each for i, each in enumerate(first)]
+        return [f"cat:{value.key}" if i == at % len(first) else each for i, each in enumerate(first)]

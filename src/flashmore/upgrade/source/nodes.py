@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
 from flashmore.upgrade.source.module import Function
@@ -37,6 +38,7 @@ def children(node: ast.AST) -> list[ast.expr]:
 
 def operand(flow: Flow, node: ast.AST | None, value: Value) -> ast.expr | None:
     """The expression of an operation whose value is given."""
+    step()
     if node is None:
         return None
     direct = next((each for each in children(node) if flow.seen.get(each) is value), None)
@@ -117,7 +119,7 @@ class Stability:
                 same.
         """
         env = self.flow.before.get(at, {})
-        for each in ast.walk(node):
+        for each in walk(node):
             if isinstance(each, (ast.Lambda, ast.NamedExpr, ast.Await, ast.ListComp, ast.GeneratorExp)):
                 return False
             if isinstance(each, ast.Name) and not self._same(each, env, condition):

@@ -1,6 +1,7 @@
 """Shapes as far as the source tells them: one text a dimension, equal texts for equal sizes."""
 
-from flashmore.upgrade.source.graph import Value, key, number
+from flashmore.upgrade.budget import step
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.moved_shapes import MovedShapes
 from flashmore.upgrade.source.sizes import Dims, integers, pattern_axes, product, quotient
 from flashmore.upgrade.source.state import State
@@ -15,6 +16,7 @@ _SAME = {
     "layer:LeakyReLU", "layer:ELU", "layer:PReLU", "layer:Softplus", "zeros_like", "ones_like",
 }  # fmt: skip
 _ELEMENTWISE = {"add", "sub", "mul", "div", "pow", "where", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"}
+_LONGEST_SIZE = 1000
 _RANKS = {"mm": 2, "bmm": 3}
 _RANK_OF_CONV = {"layer:Conv1d": 3, "layer:Conv2d": 4, "layer:Conv3d": 5}
 
@@ -24,6 +26,7 @@ class Shapes(MovedShapes):
 
     def __init__(self, state: State) -> None:
         self.known: dict[Value, Dims | None] = {}
+        self.texts: dict[Value, str] = {}
         self.ranks = dict(state.ranks)
         self.sized = dict(state.sized)
         self.positions: set[str] = set()
@@ -66,6 +69,7 @@ class Shapes(MovedShapes):
         """Takes note of a tensor's rank."""
         self.ranks[value] = rank
         self.known.pop(value, None)
+        self.texts.clear()
 
     def rank(self, value: Value) -> int | None:
         """How many dimensions a tensor has."""
@@ -74,6 +78,7 @@ class Shapes(MovedShapes):
 
     def of(self, value: Value) -> Dims | None:
         """The dimensions of a tensor, None where even their number is unknown."""
+        step()
         if value not in self.known:
             self.known[value] = None  # for what is defined by itself, round a loop
             dims = self.sizes(self.sized[value]) if value in self.sized else self._dims(value)
@@ -85,6 +90,13 @@ class Shapes(MovedShapes):
 
     def size(self, value: Value) -> str:
         """The text of a size."""
+        if value not in self.texts:
+            text = self._text(value)
+            self.texts[value] = text if len(text) <= _LONGEST_SIZE else value.key
+        return self.texts[value]
+
+    def _text(self, value: Value) -> str:
+        step()
         if value.op == "const":
             return str(value.detail)
         base, index = self._size_of(value)
@@ -92,13 +104,13 @@ class Shapes(MovedShapes):
             dims = self.of(base)
             if dims is not None and -len(dims) <= index < len(dims):
                 return dims[index]
-            return f"{key(base)}#{index}"
+            return f"{base.key}#{index}"
         if value.op in ("mul", "floordiv") and len(value.args) == 2:
             one, two = (self.size(each) for each in value.args)
             return product([one, two]) if value.op == "mul" else quotient(one, two)
         if value.op in ("py:int", "int") and value.args:
             return self.size(value.args[0])
-        return key(value)
+        return value.key
 
     def sizes(self, value: Value) -> Dims | None:
         """The sizes that a tuple holds: a shape, a part of one, sums of both."""
@@ -144,14 +156,14 @@ class Shapes(MovedShapes):
             return self.of(args[0])
         if op in ("layer:Linear", "linear", "layer:Embedding") and args:
             dims = self.of(args[0])
-            own = [f"features:{key(value)}"]
+            own = [f"features:{value.key}"]
             self.positions.update(dims[1:-1] if dims is not None and op != "layer:Embedding" else [])
             return None if dims is None else (dims if op == "layer:Embedding" else dims[:-1]) + own
         if op in _RANK_OF_CONV:
             dims = self.of(args[0]) if args else None
-            first = [dims[0]] if dims else [f"{key(value)}#0"]
-            rest = [f"positions:{key(args[0]) if args else ''}#{i}" for i in range(2, _RANK_OF_CONV[op])]
-            return [*first, f"features:{key(value)}", *rest]
+            first = [dims[0]] if dims else [f"{value.key}#0"]
+            rest = [f"positions:{args[0].key if args else ''}#{i}" for i in range(2, _RANK_OF_CONV[op])]
+            return [*first, f"features:{value.key}", *rest]
         method = getattr(self, "_" + op.replace(":", "_").replace(".", "_"), None)
         return method(value) if method is not None and args else None
 
@@ -171,7 +183,7 @@ class Shapes(MovedShapes):
                 value = whole.args[0]
             else:
                 break
-        name = f"{key(value)}#{index}"
+        name = f"{value.key}#{index}"
         if linear:
             self.positions.add(name)
         return name
@@ -186,5 +198,5 @@ class Shapes(MovedShapes):
             return None
         names = [set(sizes) for sizes in zip(*known, strict=True)]
         if len(known) < len(shapes):
-            return [f"{key(value)}#{index}" for index in range(len(names))]
-        return [each.pop() if len(each) == 1 else f"{key(value)}#{index}" for index, each in enumerate(names)]
+            return [f"{value.key}#{index}" for index in range(len(names))]
+        return [each.pop() if len(each) == 1 else f"{value.key}#{index}" for index, each in enumerate(names)]

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Sequence
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Condition, Value
 from flashmore.upgrade.source.module import Class, Module
 
@@ -48,6 +49,7 @@ class State:
         inplace: bool = False,
     ) -> Value:
         """A new value, with the place and the conditions of this moment."""
+        step(1 + len(args))
         if self.inner:
             node = self.calling[0]
         value = Value(
@@ -69,6 +71,7 @@ class State:
 
     def rebind(self, old: Value, new: Value) -> None:
         """A value was changed in place: every name for it means the new one."""
+        step(sum(map(len, self.scopes)))
         for scope in self.scopes:
             for name, value in scope.items():
                 if value is old:

@@ -5,18 +5,15 @@ goes wrong there is told; what was seen before is kept.
 """
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flashmore.upgrade.prove.prover import Prover
+from flashmore.upgrade.isolated import command
+from flashmore.upgrade.prove.prover import Prover, end_with_all_it_started
 from flashmore.upgrade.prove.result import CaseResult, Proof, TensorVerdict, not_proved
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.child import STATUS
@@ -163,7 +160,7 @@ def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float
     asked.write_text(json.dumps(request), encoding="utf-8")
     with (folder / "output").open("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(asked)],
+            command(module, str(asked)),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -174,17 +171,9 @@ def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float
         except subprocess.TimeoutExpired:
             return f"the run took longer than {seconds:g} s"
         finally:
-            _end_with_all_it_started(process)
+            end_with_all_it_started(process)
         if code == 0:
             return None
         output.seek(0)
         last = (output.read().strip().splitlines() or ["nothing was said"])[-1][:300]
     return f"the run ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {last}"
-
-
-def _end_with_all_it_started(process: "subprocess.Popen[bytes]") -> None:
-    if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()

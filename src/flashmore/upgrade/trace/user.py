@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import runpy
 import sys
 import sysconfig
@@ -47,7 +48,7 @@ def load_example(name: str) -> Example:
         UserCodeFailed: there is no such function, it raises, or it returns something else.
     """
     module_name, _, function_name = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    _search_modules_in(Path.cwd())
     try:
         function: Any = getattr(importlib.import_module(module_name), function_name, None)
         if not _takes_nothing(function):
@@ -83,17 +84,27 @@ def run_script(words: Sequence[str]) -> None:
     try:
         if words[0] == "-m":
             sys.argv = list(words[1:])
-            sys.path.insert(0, str(Path.cwd()))
+            _search_modules_in(Path.cwd())
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = list(words)
-            sys.path.insert(0, str(Path(words[0]).resolve().parent))
+            _search_modules_in(Path(words[0]).resolve().parent)
             runpy.run_path(words[0], run_name="__main__")
     except SystemExit as stop:
         if stop.code not in (None, 0):
             raise UserCodeFailed(f"the script ended with exit code {stop.code}") from None
     except BaseException as error:  # noqa: BLE001 - someone else's code may raise anything
         raise UserCodeFailed(told(error)) from None
+
+
+def _search_modules_in(folder: Path) -> None:
+    """From here on modules are found as in the user's own Python: there first, and then in `PYTHONPATH`.
+
+    This process started without either, so that what we import ourselves is what is installed.
+    """
+    given = os.environ.get("PYTHONPATH")
+    more = [str(Path.cwd() / each) for each in given.split(os.pathsep)] if given else []
+    sys.path[:0] = [str(folder), *more]
 
 
 def _takes_nothing(function: Any) -> bool:

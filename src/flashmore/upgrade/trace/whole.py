@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from flashmore.upgrade.gain.swap import NotSwapped, Versions
-from flashmore.upgrade.prove.case import Setting, run_case
+from flashmore.upgrade.prove.case import Here, Setting, run_case
 from flashmore.upgrade.prove.result import WHOLE, CaseResult
 from flashmore.upgrade.prove.tensors import Argument
 from flashmore.upgrade.trace.user import Example
@@ -52,7 +52,7 @@ def compare_whole(example: Example, rewritten: Mapping[str, str]) -> CaseResult:
         return lines
 
     try:
-        return run_case(WHOLE, version(versions.before), version(versions.after), make, Setting())
+        return run_case(WHOLE, Here(version(versions.before)), Here(version(versions.after)), make, Setting())
     finally:
         versions.before()
 

@@ -1,0 +1,269 @@
+"""Effects around an attention: they happen as often as before, in the same order, and change no later read.
+
+Calls that are not known to be pure, stores into objects, changes in place, assertions: their sequence in the
+function must be the same before and after the edits. What is read later than before must not have changed.
+"""
+
+import ast
+import builtins
+from collections.abc import Iterator
+from functools import lru_cache
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import walk
+from flashmore.upgrade.checks.pure import is_inplace_name, is_pure
+from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
+from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.module import Function, Module
+from flashmore.upgrade.source.reaching import bound_by, own_nodes
+
+_VIEWS = CASTS | MOVES | RESHAPES | {
+    "phi", "loop", "carried", "tuple", "item", "index", "chunk", "split", "rearrange", "identity", "detach",
+    "unbind", "narrow", "select", "diagonal", "dropout", "element",
+}  # fmt: skip
+"""Operations whose result may be, or be a part of, the memory of what they are given."""
+_MAY_WORK_IN_PLACE = {
+    "ReLU", "ReLU6", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid", "ELU", "CELU", "LeakyReLU", "RReLU",
+    "Threshold", "Hardtanh", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout",
+}  # fmt: skip
+"""Layers of torch that take `inplace`, by position too."""
+_METADATA = {"shape", "dtype", "device", "ndim", "training", "p", "requires_grad", "layout"}
+_HEARS_NOTHING = {"print", "warn", "info", "debug", "warning", "error", "log"}
+
+
+def check_effects(rewriting: Rewriting, changed: str) -> None:
+    """Whether a function's effects stay what they were.
+
+    Args:
+        rewriting: the rewriting.
+        changed: the source with its edits made, without a guard around them.
+
+    Raises:
+        Refuse: an effect falls away, is repeated, or changes places with another or with a read.
+    """
+    found, flow = rewriting.found, rewriting.found.flow
+    mine = {id(value.node) for value in (*found.chain, found.final) if value.node is not None}
+    mine |= rewriting.ruled_out
+    tree = ast.parse(changed)
+    old, new = flow.function, _same_function(flow.module.tree, flow.function, tree)
+    _compare(_effects(old, flow.module), _effects(new, Module(tree)), mine)
+    for guard in rewriting.guards:
+        if guard.node is not None and (effect := next(_effects(guard.node, flow.module), None)):
+            raise Refuse(
+                f"the test in line {guard.node.lineno} would run twice, and `{effect[0]}` is no plain test"
+            )
+    _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
+    _check_between(rewriting, mine)
+    _check_output(found.final, flow.module)
+
+
+def _same_function(tree: ast.Module, function: Function, changed: ast.Module) -> Function:
+    """The function of the edited source, found by its place among all functions."""
+    return [each for each in walk(changed) if isinstance(each, Function)][_functions(tree).index(function)]
+
+
+@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+def _functions(tree: ast.Module) -> list[Function]:
+    return [each for each in ast.walk(tree) if isinstance(each, Function)]
+
+
+Effect = tuple[str, ast.AST]
+
+
+def _effects(node: ast.AST, module: Module) -> Iterator[Effect]:
+    """Every effect in the order of evaluation, with its node."""
+    order: list[object] = list(ast.iter_child_nodes(node))
+    if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
+        order = [node.value, *(node.targets if isinstance(node, ast.Assign) else [node.target])]
+    elif isinstance(node, Function):
+        order = list(node.body)
+    for child in order:
+        if isinstance(child, ast.AST):
+            yield from _effects(child, module)
+    if is_pure(node, module) or _is_size_check(node):
+        return
+    yield _said(node), node
+
+
+def _said(node: ast.AST) -> str:
+    if isinstance(node, ast.Call):
+        return f"{ast.unparse(node.func)}()"
+    return ast.unparse(node.target if isinstance(node, ast.AugAssign) else node).partition("\n")[0]
+
+
+def _is_size_check(node: ast.AST) -> bool:
+    """`assert x.size() == (b, h, l, s)`: what the product makes so anyway."""
+    match node:
+        case ast.Assert(test=ast.Compare(left=left, ops=[ast.Eq()], comparators=[right])):
+            sides = (left, right)
+        case ast.Raise() | _:
+            return False
+    listed = any(isinstance(each, (ast.Tuple, ast.List)) for each in sides)
+    return listed and any(
+        isinstance(inner, ast.Attribute) and inner.attr in ("size", "shape")
+        for each in sides
+        for inner in ast.walk(each)
+    )
+
+
+def _compare(old: Iterator[Effect], new: Iterator[Effect], mine: set[int]) -> None:
+    """Of the old effects only the attention's own may be missing."""
+    after = [said for said, _ in new]
+    for said, node in old:
+        if after and after[0] == said:
+            del after[0]
+        elif id(node) not in mine:
+            line = getattr(node, "lineno", 0)
+            raise Refuse(
+                f"`{said}` in line {line} would run at another time, or not at all",
+                "do it in a statement of its own, before the product or after the values",
+            )
+    if after:
+        raise Refuse(f"`{after[0]}` would run at another time, or more often than now")
+
+
+def _check_helpers(flow: Flow, calls: set[int], chain: set[Value]) -> None:
+    """A helper whose call falls away does nothing but its part of the attention."""
+    for value in flow.values:
+        if value.inner and id(value.node) in calls and value not in chain:
+            does = value.op in ("store", "setitem", "statement", "assert") or (
+                value.op not in ("const",) and is_inplace_name(value.op)
+            )
+            if does or value.op in ("append", "extend", "update", "py:print"):
+                line = getattr(value.node, "lineno", 0)
+                raise Refuse(
+                    f"a helper that is called in line {line} does more than its part of the attention"
+                )
+
+
+def _check_between(rewriting: Rewriting, mine: set[int]) -> None:
+    """Whether anything changes between where an operand was read and where it is read now."""
+    found, flow, text = rewriting.found, rewriting.found.flow, rewriting.text
+    if found.final.node is None:
+        return
+    block, first, _ = rewriting.region()
+    start, end = text.span(block[first])[0], text.span(found.final.node)[0]
+    moved = [each for each in rewriting.emission.read if text.span(each)[1] <= end]
+    moved += [guard.node for guard in rewriting.guards if guard.node is not None]
+    start = min([start, *(text.span(each)[0] for each in moved)])
+    own = {id(inner) for each in moved for inner in ast.walk(each)}
+    drawn = next((each for each in moved if next(_effects(each, flow.module), None) is not None), None)
+    for said, node in _effects(flow.function, flow.module):
+        if id(node) in mine or id(node) in own or not start <= text.span(node)[1] <= end:
+            continue
+        where = f"`{said}` in line {getattr(node, 'lineno', 0)}"
+        if drawn is not None:
+            raise Refuse(f"{where} would run before `{ast.unparse(drawn)}`")
+        if moved and (what := _disturbs(node, moved, flow)):
+            raise Refuse(f"{where} {what}, and stands before the values")
+
+
+def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow) -> str:
+    """What an effect may do to something that is read after it now, and was read before it."""
+    if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
+        return "lets other code run"
+    if isinstance(node, ast.Attribute):
+        stored = any(
+            isinstance(each, ast.Attribute) and each.attr == node.attr for e in moved for each in ast.walk(e)
+        )
+        return f"changes what `{node.attr}` means" if stored else ""
+    if isinstance(node, (ast.AugAssign, ast.Subscript)):
+        return "changes memory that queries, keys or masks may share"
+    if not isinstance(node, ast.Call):
+        return ""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    if is_inplace_name(name) or any(each.arg == "out" for each in node.keywords):
+        return "changes memory that queries, keys or masks may share"
+    roots = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)} - {""}
+    heard = {_root(each) for each in (*node.args, *(each.value for each in node.keywords))}
+    if isinstance(node.func, ast.Attribute) and not _is_layer(node.func, flow):
+        heard.add(_root(node.func.value))
+    if name in _HEARS_NOTHING or (isinstance(node.func, ast.Name) and node.func.id in _HEARS_NOTHING):
+        return ""
+    if roots & heard:
+        return f"may change `{min(roots & heard)}`"
+    shared = sorted(_variables_of_module(moved, flow))
+    return f"may change the module's `{shared[0]}`" if shared else ""
+
+
+def _variables_of_module(moved: list[ast.expr], flow: Flow) -> set[str]:
+    """Names that are neither the function's own nor imported, defined or built in."""
+    module = flow.module
+    names = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
+    own = {each.arg for each in ast.walk(flow.function.args) if isinstance(each, ast.arg)}
+    shared = {name for each in ast.walk(flow.function) if isinstance(each, ast.Global) for name in each.names}
+    own |= {name for each in own_nodes(flow.function) for name in bound_by(each)} - shared
+    return names - own - {*module.imports, *module.functions, *module.classes, *dir(builtins)}
+
+
+def _reads_state(node: ast.AST) -> bool:
+    """Whether an expression reads what another object may change: an attribute or an element."""
+    if isinstance(node, ast.Attribute):
+        return node.attr not in _METADATA
+    return isinstance(node, ast.Subscript)
+
+
+def _root(node: ast.expr | ast.AST) -> str:
+    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_layer(node: ast.Attribute, flow: Flow) -> bool:
+    """Whether `self.x` is something that the class stores, such as a layer, and no method."""
+    if not (isinstance(node.value, ast.Name) and node.value.id == "self") or flow.owner is None:
+        return False
+    attribute = Attribute(f"self.{node.attr}", flow.owner, node.attr)
+    return bool(flow.owner.assignments(node.attr)) or kind_of(attribute, flow.module).name != "unknown"
+
+
+def _check_output(final: Value, module: Module) -> None:
+    """The fused kernels keep their output for the gradients: nobody may change it in place."""
+    seen: set[Value] = set()
+    ahead = [final]
+    while ahead:
+        value = ahead.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        for user in value.users:
+            given = user.args[1:] if user.op == "call" else user.args  # the callee comes first
+            first = bool(given) and given[0] is value
+            if (first and (user.inplace or _is_inplace_layer(user, module))) or user.named.get(
+                "out"
+            ) is value:
+                line = getattr(user.node, "lineno", 0)
+                raise Refuse(
+                    f"the output is changed in place in line {line}; the kernels keep it for the gradients",
+                    "add or multiply it into a new tensor there",
+                )
+            if user.op in _VIEWS and (first or user.op in ("phi", "loop", "tuple")):
+                ahead.append(user)
+
+
+def _is_inplace_layer(user: Value, module: Module) -> bool:
+    """`F.dropout(x, inplace=True)`, or a layer that was made with `inplace=True`."""
+    flag = user.named.get("inplace")
+    if flag is not None and not (flag.op == "const" and flag.detail is False):
+        return True
+    if user.op == "dropout" and len(user.args) > 3:
+        return True
+    attribute = user.detail[0] if isinstance(user.detail, tuple) else user.detail
+    made = kind_of(attribute, module).expression if isinstance(attribute, Attribute) else user.detail
+    if user.op == "call" and isinstance(user.node, ast.Call) and isinstance(user.node.func, ast.Call):
+        made = user.node.func  # nn.ReLU(inplace=True)(x)
+    if not isinstance(made, ast.Call):
+        return False
+    given = [each.value for each in made.keywords if each.arg == "inplace"]
+    if _class_of(made) in _MAY_WORK_IN_PLACE:
+        given += [
+            each for each in made.args if isinstance(each, ast.Constant) and isinstance(each.value, bool)
+        ]
+    return any(not (isinstance(each, ast.Constant) and each.value is False) for each in given)
+
+
+def _class_of(made: ast.Call) -> str:
+    return made.func.attr if isinstance(made.func, ast.Attribute) else getattr(made.func, "id", "")

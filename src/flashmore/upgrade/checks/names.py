@@ -1,0 +1,162 @@
+"""Names that were bound before an edit and are not afterwards, or have another value: nobody may use them."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.plan import Attention
+from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.escape import fact
+from flashmore.upgrade.source.graph import Condition
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.reaching import Binding, Reaching, Use
+
+ADVICE = "where nobody needs it, remove that use"
+_ALWAYS = {"locals", "eval", "exec", "globals"}
+_WITHOUT_ARGUMENTS = {"vars", "dir"}
+_FRAMES = {"_getframe", "_current_frames", "currentframe", "f_locals", "f_back", "tb_frame"}
+_STACKS = {"stack", "trace", "getouterframes", "getinnerframes"}
+_FOLLOWED = (ast.Name, ast.arg, ast.FunctionDef, ast.AsyncFunctionDef)
+"""Bindings that the graph of values knows, where it knows their statement."""
+
+
+def check_names(rewriting: Rewriting, edits: Iterable[Edit]) -> None:
+    """Whether what is left of a function still finds every name with the value that it had.
+
+    Args:
+        rewriting: the rewriting.
+        edits: its edits, without a guard around them.
+
+    Raises:
+        Refuse: something uses a name that falls away, or may look at all names.
+    """
+    found = rewriting.found
+    _refuse_onlookers(found)
+    names = _Names(rewriting, [edit for edit in edits if edit.end > edit.start])
+    for use in names.uses:
+        names.check(use)
+
+
+class _Names:
+    def __init__(self, rewriting: Rewriting, edits: list[Edit]) -> None:
+        self.found = rewriting.found
+        self.flow = rewriting.found.flow
+        self.text = rewriting.text
+        self.edits = edits
+        self.ruled_out = rewriting.ruled_out
+        declared = [
+            each for each in ast.walk(self.flow.function) if isinstance(each, (ast.Nonlocal, ast.Global))
+        ]
+        self.shared = {name: each.lineno for each in declared for name in each.names}
+        self.uses = Reaching(self.flow.function).uses
+        final = self.found.final.statement
+        touched = {value.statement for value in self.found.chain if _is_written(value.node, value.op)}
+        self.touched = {each for each in touched | rewriting.emission.removed if each not in (None, final)}
+        self.inside = {id(node) for each in self.touched if each is not None for node in ast.walk(each)}
+        opposite = [condition.opposite() for condition in rewriting.guards]
+        self.kept = {fact(each, self.flow.tests) for each in opposite}
+        self.followed = {id(node) for statement in self.flow.before for node in _own(statement)}
+
+    def check(self, use: Use) -> None:
+        """Refuse a use that does not see what it saw."""
+        touched = id(use.node) in self.inside or self._is_edited(use.node)
+        if touched and use.how == "read":
+            if use.name in self.shared:
+                line = self.shared[use.name]
+                raise Refuse(f"`{use.name}` may be changed by any call: line {line} shares it between scopes")
+            strange = next((each for each in use.bindings if not self._is_followed(each)), None)
+            if strange is not None:
+                line = getattr(strange, "lineno", 0)
+                raise Refuse(f"`{use.name}` may be changed in line {line}, in a way that is not followed")
+            return
+        if self._only_in_old_lines(use):
+            return
+        line = getattr(use.node, "lineno", 0)
+        seen = use.how == "read" and use.node in self.flow.seen
+        lost = [each for each in use.bindings if id(each) not in self.ruled_out]
+        if any(not self._remains(each, use.name, seen) for each in lost):
+            raise Refuse(f"`{use.name}` falls away, and is {use.how} in line {line}", ADVICE)
+        if not seen and use.how != "deleted" and any(id(each) in self.inside for each in use.bindings):
+            raise Refuse(f"`{use.name}` gets another value, and is {use.how} in line {line}", ADVICE)
+
+    def _remains(
+        self, binding: Binding, name: str, seen: bool, before: frozenset[Binding] = frozenset()
+    ) -> bool:
+        """Whether a use finds the name bound: where only `x = f(x)` falls away, by what x was before.
+
+        The graph of values has told whether the other value will do, which it can for what it has `seen`.
+        """
+        if not self._is_edited(binding):
+            return True
+        if not seen or binding in before:
+            return seen
+        statement = next(
+            (each for each in self.touched if each and any(n is binding for n in _own(each))), None
+        )
+        inside = {id(node) for node in _own(statement)} if statement is not None else set()
+        earlier = [use for use in self.uses if use.name == name and id(use.node) in inside]
+        return bool(earlier) and all(
+            self._remains(each, name, seen, before | {binding}) for use in earlier for each in use.bindings
+        )
+
+    def _is_edited(self, node: ast.AST) -> bool:
+        if not hasattr(node, "end_lineno"):
+            return False
+        start, end = self.text.span(node)
+        return any(edit.start <= start and end <= edit.end for edit in self.edits)
+
+    def _is_followed(self, binding: Binding) -> bool:
+        return isinstance(binding, _FOLLOWED) and (
+            isinstance(binding, ast.arg) or id(binding) in self.followed
+        )
+
+    def _only_in_old_lines(self, use: Use) -> bool:
+        """Whether a use runs under a test alone under which the old lines run."""
+        conditions: Iterator[Condition] = (self.flow.condition(test, holds) for test, holds in use.tests)
+        return any(fact(each, self.flow.tests) in self.kept for each in conditions)
+
+
+def _is_written(node: ast.AST | None, op: str) -> bool:
+    return node is not None and op not in ("phi", "loop", "carried", "missing")
+
+
+def _own(statement: ast.stmt) -> Iterator[ast.AST]:
+    """A statement and what is in it, but not the statements of its blocks."""
+    ahead: list[ast.AST] = [statement]
+    while ahead:
+        node = ahead.pop()
+        yield node
+        ahead += [
+            each
+            for each in ast.iter_child_nodes(node)
+            if not isinstance(each, (ast.stmt, ast.match_case, ast.ExceptHandler))
+        ]
+
+
+def _refuse_onlookers(found: Attention) -> None:
+    """Refuse what may look at every name of the function, whichever they are."""
+    harmless: set[ast.expr] = set()
+    """`vars(x)` and `dir(x)` tell of x alone; a call is seen before its name."""
+    for node in ast.walk(found.flow.function):
+        match node:
+            case ast.Call(func=ast.Name(id=name), args=[_, *_]) if name in _WITHOUT_ARGUMENTS:
+                harmless.add(node.func)
+            case ast.Name(id=name) if name in _ALWAYS | _WITHOUT_ARGUMENTS and node not in harmless:
+                raise Refuse(f"`{name}` in line {node.lineno} may see the names that fall away", ADVICE)
+    if (of_frames := _reads_frames(found.flow.module)) is not None:
+        name, line = of_frames
+        raise Refuse(f"`{name}` in line {line} may look at the names of a running function", ADVICE)
+
+
+@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+def _reads_frames(module: Module) -> tuple[str, int] | None:
+    """A name of the file that leads to the frames of running functions, and its line."""
+    stacks = {f"inspect.{each}" for each in _STACKS}
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.Attribute, ast.Name)):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            if name in _FRAMES or module.qualified(node) in stacks:
+                return name, node.lineno
+    return None

@@ -1,0 +1,46 @@
+"""How the upgrade starts Python processes of its own: what they import is installed, and nothing else.
+
+`-I` keeps the working directory, `PYTHONPATH` and the other `PYTHON…` variables out. It hides the user's own
+site-packages too, which may be where torch is installed: there `-E -P` does the same without hiding them.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import site
+import sys
+from pathlib import Path
+from types import ModuleType
+
+_NEEDED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "HOME", "TEMP", "TMP", "TMPDIR")
+"""Variables without which Python or torch's shared libraries are not found."""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """A command that runs one of our modules with the packages that are installed."""
+    flags = ["-EP"] if site.ENABLE_USER_SITE else ["-I"]
+    return [sys.executable, *flags, "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process that runs nothing of the user's: one thread, no GPU, no settings."""
+    kept = {name: os.environ[name] for name in _NEEDED if name in os.environ}
+    # Threads that a library starts while it is imported do not survive a fork.
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return kept | one | {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def installed(name: str) -> ModuleType:
+    """Import a package that belongs to an installed distribution of the same name.
+
+    Raises:
+        ImportError: no such distribution is installed, or the name leads to a file of somebody else.
+    """
+    spec = importlib.util.find_spec(name)
+    try:
+        own = Path(str(importlib.metadata.distribution(name).locate_file(f"{name}/__init__.py")))
+    except importlib.metadata.PackageNotFoundError:
+        raise ImportError(f"{name} is not installed") from None
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != own.resolve():
+        raise ImportError(f"{name} is not that of the installed distribution")
+    return importlib.import_module(name)

@@ -1,0 +1,64 @@
+"""A fragment's two functions, compiled after they were read, with the names that they may use."""
+
+import ast
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flashmore.upgrade.isolated import installed
+from flashmore.upgrade.prove.allowed import AT_HAND, NotAllowed, compiled
+from flashmore.upgrade.prove.case import Lines
+from flashmore.upgrade.site import Fragment
+
+OF_EINOPS = ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Both functions of a fragment, ready to be called."""
+
+    old: Lines
+    new: Lines
+
+
+def functions_of(fragment: Fragment) -> Functions:
+    """Compile a fragment after it was read.
+
+    Raises:
+        NotAllowed: it holds something that a proof does not run, or needs a package that is not here.
+    """
+    old_code, new_code = compiled(fragment)
+    space = _names(fragment)
+    return Functions(_function(old_code, "old", space), _function(new_code, "new", space))
+
+
+def _function(code: CodeType, name: str, space: Mapping[str, Any]) -> Lines:
+    defined = dict(space)
+    exec(code, defined)  # `compiled` has read it
+    function: Lines = defined[name]
+    return function
+
+
+def _names(fragment: Fragment) -> dict[str, Any]:
+    """The modules that the lines may use, einops only where they do."""
+    builtins = importlib.import_module("builtins")
+    space: dict[str, Any] = {"__builtins__": {word: getattr(builtins, word) for word in AT_HAND}}
+    space |= {"torch": torch, "F": F, "nn": nn, "math": math, "np": np}
+    nodes = (node for source in (fragment.old, fragment.new) for node in ast.walk(ast.parse(source)))
+    if {node.id for node in nodes if isinstance(node, ast.Name)} & {"einops", *OF_EINOPS}:
+        try:
+            einops = installed("einops")
+        except ImportError:
+            raise NotAllowed(
+                "needs einops, which is not installed here: python -m pip install einops"
+            ) from None
+        space |= {"einops": einops} | {word: getattr(einops, word) for word in OF_EINOPS}
+    return space

@@ -1,0 +1,274 @@
+"""Reaching definitions of one function, by Python's own scopes: which bindings each use of a name may see.
+
+Read from the syntax alone, with every kind of statement, and apart from the graph of values: what that graph
+does not model shows here. Where the order is not certain (loops, handlers), every binding may be seen.
+"""
+
+import ast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flashmore.upgrade.source.module import Function
+
+Binding = ast.AST
+State = dict[str, frozenset[Binding]]
+Scope = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+Comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A name that is read, deleted, captured by a nested scope, or declared global.
+
+    Args:
+        node: where.
+        name: which.
+        bindings: what it may see.
+        tests: the tests that hold there, with their answers.
+        how: "read", "deleted", "captured by a nested function" or "declared global".
+    """
+
+    node: ast.AST
+    name: str
+    bindings: frozenset[Binding]
+    tests: tuple[tuple[ast.expr, bool], ...]
+    how: str = "read"
+
+
+class Reaching:
+    """Every use of a local name in a function.
+
+    Args:
+        function: the function; its nested functions count as captures.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.uses: list[Use] = []
+        self.tests: list[tuple[ast.expr, bool]] = []
+        self.captures: list[tuple[ast.AST, str]] = []
+        self.bound: dict[str, set[Binding]] = {}
+        state: State = {}
+        for argument in ast.walk(function.args):
+            if isinstance(argument, ast.arg):
+                self._bind(argument.arg, argument, state)
+        self._block(function.body, state)
+        for node, name in self.captures:
+            found = frozenset(self.bound.get(name, ()))
+            self.uses.append(Use(node, name, found, (), "captured by a nested function"))
+        for node in own_nodes(function):
+            if isinstance(node, ast.Global):
+                for name in node.names:
+                    found = frozenset(self.bound.get(name, ()))
+                    self.uses.append(Use(node, name, found, (), "declared global"))
+
+    def _bind(self, name: str, node: Binding, state: State) -> None:
+        state[name] = frozenset((node,))
+        self.bound.setdefault(name, set()).add(node)
+
+    def _block(self, body: Sequence[ast.stmt], state: State) -> State | None:
+        """The state after some statements; None where they leave the block."""
+        now: State | None = state
+        depth = len(self.tests)
+        for statement in body:
+            if now is None:
+                break
+            now = self._statement(statement, now)
+        del self.tests[depth:]
+        return now
+
+    def _statement(self, statement: ast.stmt, state: State) -> State | None:
+        match statement:
+            case ast.If(test=test, body=body, orelse=orelse):
+                return self._if(test, body, orelse, state)
+            case ast.For() | ast.AsyncFor() | ast.While():
+                return self._loop(statement, state)
+            case ast.Try() | ast.TryStar():
+                return self._try(statement, state)
+            case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
+                self._visit(items, state)
+                return self._block(body, state)
+            case ast.Match(subject=subject, cases=cases):
+                self._visit(subject, state)
+                ends = [dict(state)]
+                for case in cases:
+                    inner = dict(state)
+                    self._visit((case.pattern, case.guard), inner)
+                    ends.append(self._block(case.body, inner) or {})
+                return _merged(ends)
+            case ast.Return() | ast.Raise() | ast.Break() | ast.Continue():
+                self._visit(list(ast.iter_child_nodes(statement)), state)
+                return None
+        self._visit(statement, state)
+        return state
+
+    def _if(
+        self, test: ast.expr, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt], state: State
+    ) -> State | None:
+        self._visit(test, state)
+        ends = []
+        for block, holds in ((body, True), (orelse, False)):
+            self.tests.append((test, holds))
+            ends.append(self._block(block, dict(state)))
+            self.tests.pop()
+        one, two = ends
+        if one is None or two is None:
+            self.tests.append((test, one is not None))  # for what follows in the block
+            return two if one is None else one
+        return _merged([one, two])
+
+    def _anything_of(self, nodes: Iterable[ast.AST], state: State) -> State:
+        """The state with every binding of some statements added: any of them may have run."""
+        found: dict[str, set[Binding]] = {}
+        for outer in nodes:
+            for node in own_nodes(outer):
+                for name in bound_by(node):
+                    found.setdefault(name, set()).add(node)
+        names = {*state, *found}
+        return {name: state.get(name, frozenset()) | frozenset(found.get(name, ())) for name in names}
+
+    def _loop(self, statement: ast.For | ast.AsyncFor | ast.While, state: State) -> State:
+        if not isinstance(statement, ast.While):
+            self._visit(statement.iter, state)
+        start = self._anything_of([statement], state)
+        inner = dict(start)
+        self._visit(statement.test if isinstance(statement, ast.While) else statement.target, inner)
+        self._block(statement.body, inner)
+        end = self._anything_of([statement], state)
+        self._block(statement.orelse, dict(end))
+        return self._anything_of(statement.orelse, end)
+
+    def _try(self, statement: ast.Try | ast.TryStar, state: State) -> State | None:
+        ends = [self._block([*statement.body, *statement.orelse], dict(state))]
+        broken = self._anything_of(statement.body, state)
+        for handler in statement.handlers:
+            inner = dict(broken)
+            self._visit(handler.type, inner)
+            if handler.name:
+                self._bind(handler.name, handler, inner)
+            ends.append(self._block(handler.body, inner))
+        self._block(statement.finalbody, self._anything_of([statement], state))
+        alive = [each for each in ends if each is not None]
+        return self._anything_of(statement.finalbody, _merged(alive)) if alive else None
+
+    def _visit(self, node: object, state: State) -> None:
+        """Uses and bindings of an expression or a simple statement, in the order of evaluation."""
+        if isinstance(node, (list, tuple)):
+            for each in node:
+                self._visit(each, state)
+        elif isinstance(node, ast.Name):
+            self._name(node, state)
+        elif isinstance(node, (*Scope, ast.ClassDef)):
+            self._scope(node, state)
+        elif isinstance(node, Comprehension):
+            self._comprehension(node, state)
+        elif isinstance(node, ast.AugAssign):
+            if isinstance(node.target, ast.Name):
+                self._read(node.target, state, "read")
+            self._visit((node.value, node.target), state)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)):
+            targets = node.targets if isinstance(node, ast.Assign) else node.target
+            has_value = not isinstance(node, ast.AnnAssign) or node.value is not None
+            self._visit((node.value, targets if has_value else None), state)
+        elif isinstance(node, (ast.IfExp, ast.BoolOp)):
+            self._choice(node, state)
+        elif isinstance(node, ast.AST):
+            self._visit(list(ast.iter_child_nodes(node)), state)
+            for name in bound_by(node):
+                self._bind(name, node, state)
+
+    def _name(self, node: ast.Name, state: State) -> None:
+        if isinstance(node.ctx, ast.Store):
+            self._bind(node.id, node, state)
+            return
+        self._read(node, state, "deleted" if isinstance(node.ctx, ast.Del) else "read")
+        if isinstance(node.ctx, ast.Del):
+            state.pop(node.id, None)
+
+    def _read(self, node: ast.Name, state: State, how: str) -> None:
+        if node.id in state:
+            self.uses.append(Use(node, node.id, state[node.id], tuple(self.tests), how))
+
+    def _choice(self, node: ast.IfExp | ast.BoolOp, state: State) -> None:
+        if isinstance(node, ast.IfExp):
+            self._visit(node.test, state)
+            branches: list[tuple[ast.expr, bool, ast.expr]] = [
+                (node.test, True, node.body), (node.test, False, node.orelse)
+            ]  # fmt: skip
+        else:
+            self._visit(node.values[0], state)
+            holds = isinstance(node.op, ast.And)
+            branches = [(node.values[0], holds, each) for each in node.values[1:]]
+        start = dict(state)
+        for test, holds, branch in branches:
+            inner = dict(start)
+            self.tests.append((test, holds))
+            self._visit(branch, inner)
+            self.tests.pop()
+            state.update(_merged([state, inner]))
+
+    def _scope(self, node: ast.AST, state: State) -> None:
+        """A nested function is run later, a class at once."""
+        if isinstance(node, ast.ClassDef):
+            self._visit((node.decorator_list, node.bases, node.keywords), state)
+            self._block(node.body, dict(state))
+            self._bind(node.name, node, state)
+            return
+        assert isinstance(node, Scope)
+        self._visit((node.args.defaults, node.args.kw_defaults), state)
+        if not isinstance(node, ast.Lambda):
+            annotations = [each.annotation for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+            self._visit((node.decorator_list, annotations, node.returns), state)
+        body = node.body if isinstance(node.body, list) else [node.body]
+        inside = [each for statement in body for each in ast.walk(statement)]
+        shared = {
+            name for each in inside if isinstance(each, (ast.Nonlocal, ast.Global)) for name in each.names
+        }
+        own = {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
+        own |= {n for statement in body for each in own_nodes(statement) for n in bound_by(each)} - shared
+        names = {each.id for each in inside if isinstance(each, ast.Name)} | shared
+        self.captures += [(node, name) for name in sorted(names - own)]
+        if not isinstance(node, ast.Lambda):
+            self._bind(node.name, node, state)
+
+    def _comprehension(self, node: ast.AST, state: State) -> None:
+        inner = dict(state)
+        assert isinstance(node, Comprehension)
+        targets = {n for g in node.generators for each in ast.walk(g.target) for n in bound_by(each)}
+        for generator in node.generators:
+            self._visit((generator.iter, generator.target, generator.ifs), inner)
+        self._visit((node.key, node.value) if isinstance(node, ast.DictComp) else node.elt, inner)
+        state.update({name: found for name, found in inner.items() if name not in targets})
+
+
+def _merged(states: Sequence[State]) -> State:
+    names = {name for state in states for name in state}
+    return {name: frozenset().union(*(state.get(name, frozenset()) for state in states)) for name in names}
+
+
+def bound_by(node: ast.AST) -> list[str]:
+    """The names that a node itself binds."""
+    match node:
+        case ast.Name(ctx=ast.Store(), id=name):
+            return [name]
+        case ast.alias(name=name, asname=asname):
+            return [asname or name.split(".")[0]]
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return [name]
+        case (
+            ast.MatchAs(name=str(name))
+            | ast.MatchStar(name=str(name))
+            | ast.MatchMapping(rest=str(name))
+            | ast.ExceptHandler(name=str(name))
+        ):
+            return [name]
+    return []
+
+
+def own_nodes(node: ast.AST) -> Iterable[ast.AST]:
+    """A node and all beneath it but the insides of nested functions, classes and lambdas."""
+    ahead = [node]
+    while ahead:
+        each = ahead.pop()
+        yield each
+        if each is node or not isinstance(each, (*Scope, ast.ClassDef)):
+            ahead.extend(ast.iter_child_nodes(each))

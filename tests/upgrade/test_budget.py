@@ -1,0 +1,113 @@
+"""The search takes a bounded number of steps: what doubles is followed once, or said to be too much."""
+
+import pytest
+
+from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS, Budget, Exceeded, limited, step
+from flashmore.upgrade.find import find_sites
+
+HEAD = "import torch\nimport torch.nn.functional as F\n\n\ndef f(q, k, v, c):\n"
+TAIL = "    return w @ v\n"
+SCORES = "    s = q @ k.mT\n"
+SOFTMAX = "    w = s.softmax(-1)\n"
+ROWS = {
+    "nested max": (
+        "    n = q.size(-1)\n", "    n = max(n, n, n)\n", "    s = q @ k.mT / n\n" + SOFTMAX
+    ),
+    "squares": ("    n = q.size(-1)\n", "    n = n * n\n", "    s = (q @ k.mT).view(n, n)\n" + SOFTMAX),
+    "conditional biases": (SCORES, "    if c[{0}] is not None:\n        s = s + c[{0}]\n", SOFTMAX),
+    "conditional masks": (
+        SCORES, "    if c[{0}] is not None:\n        s = s.masked_fill(c[{0}], float('-inf'))\n", SOFTMAX
+    ),
+    "conditional scales": (SCORES, "    s = s * 2 if c[{0}] else s * 3\n", SOFTMAX),
+    "conditional views": (SCORES, "    if c[{0}]:\n        s = s.view(s.shape)\n", SOFTMAX),
+    "conditional transpositions": (SCORES + SOFTMAX, "    if c[{0}]:\n        w = w.mT.mT\n", ""),
+    "conditional dropouts": (SCORES + SOFTMAX, "    if c[{0}]:\n        w = F.dropout(w, 0.1)\n", ""),
+    "masks of masks": (
+        "    m = c\n", "    m = (m & m) | ~m\n",
+        "    s = (q @ k.mT).masked_fill(m, float('-inf'))\n" + SOFTMAX,
+    ),
+    "masks in views": (
+        "    m = torch.ones(c, c).tril()\n", "    m = m.view(m.size(0), m.size(1))\n",
+        "    s = (q @ k.mT).masked_fill(m == 0, float('-inf'))\n" + SOFTMAX,
+    ),
+    "sums": (SCORES, "    s = s + s\n", SOFTMAX),
+}  # fmt: skip
+HELPERS = "".join(
+    f"def h{level}(x):\n    return {' + '.join([f'h{level + 1}(x)'] * 20)}\n\n\n" for level in range(5)
+)
+HELPED = "def h5(x):\n    return x\n\n\ndef g(q, k, v):\n    return h0(q @ k.mT).softmax(-1) @ v\n"
+TOO_MUCH = HELPERS + HELPED
+PLAIN = f"{HEAD}{SCORES}{SOFTMAX}{TAIL}"
+
+
+def row(name: str, count: int) -> str:
+    before, line, after = ROWS[name]
+    return HEAD + before + "".join(line.format(number) for number in range(count)) + after + TAIL
+
+
+def steps_of(source: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    budgets: list[Budget] = []
+
+    def made(steps: int) -> Budget:
+        budgets.append(Budget(steps))
+        return budgets[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("flashmore.upgrade.find.Budget", made)
+        find_sites(source)
+    (budget,) = budgets
+    return FILE_STEPS - budget.left
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_of_lines_is_read_in_a_number_of_steps_that_does_not_double(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = (steps_of(row(name, count), monkeypatch) for count in (15, 30))
+    assert 0 < many < 16 * few
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_without_end_ends(name: str) -> None:
+    (site,) = find_sites(row(name, 500))
+    assert site.verdict in ("refused", "rewritten")
+
+
+def test_what_is_too_much_is_said_and_the_other_functions_go_on() -> None:
+    sites = find_sites(f"{TOO_MUCH}\n\n{PLAIN}\n\n{PLAIN.replace('def f', 'def h')}")
+    assert [(site.symbol, site.verdict) for site in sites] == [
+        ("g", "refused"), ("f", "rewritten"), ("h", "rewritten")
+    ]  # fmt: skip
+    assert sites[0].reason == f"the search budget of {FUNCTION_STEPS:,} steps was exceeded"
+
+
+def test_a_file_has_a_budget_too() -> None:
+    many = "".join(HELPED.replace("def g", f"def g{number}") for number in range(5))
+    sites = find_sites(f"{PLAIN}\n\n{HELPERS}{many}")
+    reasons = [site.reason for site in sites if site.symbol.startswith("g")]
+    exceeded = [FUNCTION_STEPS, *[FILE_STEPS] * 4]  # the second one finds less than its own budget left
+    assert reasons == [f"the search budget of {steps:,} steps was exceeded" for steps in exceeded]
+    assert next(site for site in sites if site.symbol == "f").verdict == "rewritten"
+
+
+def test_the_same_source_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len({steps_of(row(name, 9), monkeypatch) for name in ["sums"] * 3}) == 1
+
+
+def test_what_is_nested_too_deeply_is_said() -> None:
+    deep = f"{HEAD}{SCORES}    x = {'-' * 500}c\n{SOFTMAX}{TAIL}"
+    (site,) = find_sites(deep.replace("def f", "def deep"))
+    assert site.verdict == "refused"
+    assert "nested too deeply" in site.reason
+
+
+def test_steps_are_counted_inside_of_a_budget_alone() -> None:
+    step(10**9)
+    budget = Budget(10)
+    with limited(budget, 7):
+        step(7)
+        with pytest.raises(Exceeded, match="of 7 steps"):
+            step()
+    with pytest.raises(Exceeded, match="of 10 steps"), limited(budget, 7):
+        step(4)
+    step()
