@@ -47,7 +47,7 @@ def process(environment: dict[str, str]) -> Callable[..., CompletedProcess[str]]
     """Run a command as a process of its own: stdout, stderr and exit code apart."""
 
     def run(*words: object, **changes: str) -> CompletedProcess[str]:
-        command = [sys.executable, "-m", "flashmore.cli.main", *map(str, words)]
+        command = [sys.executable, "-m", "flashmore", *map(str, words)]
         return subprocess.run(
             command,
             env=environment | changes,
@@ -155,5 +155,7 @@ def quick(names_file: Path) -> tuple[object, ...]:
 def contents() -> Callable[[Path], dict[str, bytes]]:
     """Every file below a folder, to see that nothing was lost or left."""
     return lambda folder: {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "run.lock"
     }

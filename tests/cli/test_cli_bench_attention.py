@@ -127,7 +127,7 @@ def test_a_device_that_is_not_here_is_refused(call: Call, refusal: Callable[...,
 
 def test_ctrl_c_keeps_the_shapes_that_were_finished(environment: dict[str, str], tmp_path: Path) -> None:
     words = [*TINY[:2], "--lengths", 16, 64, 256, 512, 1024, *TINY[5:], "--json"]
-    command = [sys.executable, "-m", "flashmore.cli.main", *map(str, words)]
+    command = [sys.executable, "-m", "flashmore", *map(str, words)]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as running:

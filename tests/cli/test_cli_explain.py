@@ -17,7 +17,7 @@ from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RecipeError, RunError
 from flashmore.models.config import ModelConfig
-from flashmore.runs import Run
+from flashmore.runs import Checkpoint, Run, Settings, State
 from flashmore.training.recipe import Recipe
 
 MAKEMORE = AttentionCall((32, 4, 16, 16), (32, 4, 16, 16), (32, 4, 16, 16))
@@ -109,7 +109,9 @@ def make_run(path: Path, model: str, **recipe: Any) -> Path:
     vocabulary = Vocabulary.from_items(["abc"])
     config = ModelConfig(model, vocabulary.size, context=9, heads=2, channels=24, attention_dropout=0.5)
     made = Recipe(model=model, attention_dropout=0.5, **recipe)  # type: ignore[arg-type]
-    Run.create(path, made.to_json(), config, vocabulary, Split((), (), (), None))
+    settings = Settings(made.to_json(), made.to_json(), config, vocabulary, Split((), (), (), None), None, {})
+    with Run.create(path, settings) as run:
+        run.begin(Checkpoint({}, {}, State(0, 1)))
     return path
 
 

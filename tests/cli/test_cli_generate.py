@@ -127,7 +127,7 @@ def test_what_cannot_be_had_is_said_with_what_there_is(
 def test_the_best_weights_are_used_and_the_last_where_there_are_none(
     unfinished: Path, call: Call, document: Document
 ) -> None:
-    assert not Run.open(unfinished).has_checkpoint("best")
+    assert Run.open(unfinished).load_state("last").best_step is None
     assert len(document("generate", unfinished, "--count", 5)) == 5
 
 
@@ -171,7 +171,7 @@ def test_a_reader_that_left_gets_no_traceback(full: Path, environment: dict[str,
     words = ("generate", str(full), "--count", "3000", "--repeats", "--seed", "1", "--json")
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-m", "flashmore.cli.main", *words],
+        [sys.executable, "-m", "flashmore", *words],
         env=environment,
         stdout=pipe,
         stderr=pipe,
@@ -192,7 +192,7 @@ def test_an_output_that_takes_nothing_is_told(
     words = ("generate", str(trained), "--seed", "1", "--json")
     with Path("/dev/full").open("w") as stdout:
         done = subprocess.run(
-            [sys.executable, "-m", "flashmore.cli.main", *words],
+            [sys.executable, "-m", "flashmore", *words],
             env=environment,
             stdout=stdout,
             stderr=subprocess.PIPE,

@@ -19,7 +19,7 @@ SLOW = {"torch", "matplotlib", "tensorboard", "safetensors"}
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
 def test_help_answers_without_importing_torch(words: list[str], environment: dict[str, str]) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "flashmore.cli.main", *words]
+    command = [sys.executable, "-X", "importtime", "-m", "flashmore", *words]
     done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
     imported = set(IMPORTED.findall(done.stderr))
     assert done.returncode == 0
@@ -89,7 +89,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones(
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]], ids=" ".join)
 def test_a_reader_that_left_gets_no_traceback(words: list[str], environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "flashmore.cli.main", *words]
+    command = [sys.executable, "-m", "flashmore", *words]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as running:

@@ -35,7 +35,7 @@ def test_the_log_probability_is_that_of_every_character_and_stop(
     """The Bigram is a table of logits, so that a name can be looked up by hand."""
     assert call(*quick, "--lr", 1, "--warmup", 0, "--out", tmp_path / "run").returncode == 0
     run = Run.open(tmp_path / "run")
-    (table,) = run.load_checkpoint("best").weights.values()
+    (table,) = run.load_weights().values()
     rows = table.double().log_softmax(-1)
     ids = [0, *run.vocabulary.encode("sara"), 0]
     by_hand = [rows[a, b].item() for a, b in itertools.pairwise(ids)]

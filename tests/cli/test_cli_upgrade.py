@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -55,6 +57,7 @@ def raises():
 """
 TRAIN = """\
 import sys
+import tempfile
 import torch
 from model import Attention
 model = Attention()
@@ -110,7 +113,7 @@ def test_the_document_holds_what_is_promised(folder: Path, call: Call) -> None:
     assert rewritten["guard"] is None
     assert rewritten["proved"] is None
     assert site(document, "refused")["diff"] == ""
-    ((path, reason),) = [(one["path"], one["reason"]) for one in document["not_parsed"]]
+    ((path, reason),) = [(one["path"], one["reason"]) for one in document["not_read"]]
     assert (path, bool(reason)) == ("broken.py", True)
 
 
@@ -160,7 +163,7 @@ def test_a_patch_keeps_the_encoding_of_each_file(folder: Path, case: str, name: 
     text = head + short.replace("the scores", character).replace("\n", line)
     path = folder / name
     path.write_bytes(text.encode(encoding))
-    words = [sys.executable, "-m", "flashmore.cli.main", "upgrade", name, "--diff"]
+    words = [sys.executable, "-m", "flashmore", "upgrade", name, "--diff"]
     done = subprocess.run(words, capture_output=True, check=False)
     assert done.returncode == 1
     (folder / "p.patch").write_bytes(done.stdout)
@@ -195,12 +198,14 @@ def test_one_file_that_cannot_be_written_leaves_the_others(folder: Path, call: C
     assert (folder / "model.py").read_text(encoding="utf-8") != MODEL
 
 
-def test_what_git_shows_as_modified_is_written_by_force_alone(folder: Path, call: Call) -> None:
+def test_what_git_has_not_stored_is_written_by_force_alone(folder: Path, call: Call) -> None:
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run(["git", "add", "model.py"], check=True)
+    with (folder / "model.py").open("a", encoding="utf-8") as model:
+        model.write("\n# not stored\n")
     done = call("upgrade", "model.py", "--write")
     assert done.returncode == 1
-    assert "git shows it as modified" in done.stdout
+    assert "last added or committed" in done.stdout
     assert call("upgrade", "model.py", "--write", "--force").returncode == 0
 
 
@@ -289,7 +294,7 @@ def test_odd_files_are_named_and_the_others_go_on(folder: Path, call: Call) -> N
     (folder / "circle.py").symlink_to(folder / "round.py")
     os.mkfifo(folder / "pipe.py")
     document = json.loads(call("upgrade", ".", "--json").stdout)
-    assert {one["path"] for one in document["not_parsed"]} == {
+    assert {one["path"] for one in document["not_read"]} == {
         *odd,
         "large.py",
         "nowhere.py",
@@ -304,4 +309,102 @@ def test_one_file_that_is_no_python_is_2(folder: Path, call: Call) -> None:
     (folder / "broken.py").write_text("def f(:\n", encoding="utf-8")
     done = call("upgrade", "broken.py")
     assert done.returncode == 2
-    assert "broken.py: not parsed" in done.stdout
+    assert "broken.py: not read" in done.stdout
+
+
+NOTEBOOK = json.dumps(
+    {
+        "cells": [{"cell_type": "code", "source": MODEL.splitlines(keepends=True), "outputs": []}],
+        "nbformat": 4,
+    }
+)
+
+
+def test_a_notebook_in_a_folder_is_not_read_and_said_so(folder: Path, call: Call) -> None:
+    (folder / "a.ipynb").write_text(NOTEBOOK, encoding="utf-8")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "a-checkpoint.ipynb").write_text(NOTEBOOK, encoding="utf-8")
+    done = call("upgrade", ".")
+    assert done.returncode == 1
+    assert "a.ipynb: not read: it is a notebook" in done.stdout
+    assert done.stdout.endswith(
+        "1 file searched: 1 can be rewritten, 1 refused, 1 already fused, 1 file not read\n"
+    )
+    document = json.loads(call("upgrade", ".", "--json").stdout)
+    assert document["searched"] == 1
+    ((path, reason),) = [(one["path"], one["reason"]) for one in document["not_read"]]
+    assert path == "a.ipynb"
+    assert "nbconvert" in reason
+    patch = call("upgrade", ".", "--diff")
+    assert patch.stderr == f"a.ipynb: not read: {reason}\n"
+
+
+@pytest.mark.parametrize("name", ["a.ipynb", "A.IPYNB", "data.json", "module.pyx", "module.pyc", "page.md"])
+def test_what_is_no_python_file_is_not_searched_if_given(folder: Path, call: Call, name: str) -> None:
+    (folder / name).write_text("[1]" if name == "data.json" else NOTEBOOK, encoding="utf-8")
+    done = call("upgrade", name)
+    assert done.returncode == 2
+    assert f"{name}: not read: it" in done.stdout
+    assert done.stdout.endswith(
+        "0 files searched: 0 can be rewritten, 0 refused, 0 already fused, 1 file not read\n"
+    )
+
+
+def test_a_script_without_a_suffix_is_searched(folder: Path, call: Call) -> None:
+    (folder / "model.py").rename(folder / "train")
+    assert "train\n" in call("upgrade", "train").stdout
+    (folder / "train").rename(folder / "train.in")
+    (folder / "train.in").write_text("#!/usr/bin/env python3\n" + MODEL, encoding="utf-8")
+    assert call("upgrade", "train.in").returncode == 1
+
+
+def test_a_path_that_cannot_be_looked_at_is_named_and_the_others_go_on(folder: Path, call: Call) -> None:
+    long = "x" * 300 + ".py"  # no file system has such a name
+    done = call("upgrade", "model.py", long)
+    assert done.returncode == 2
+    assert f"{long}: not read: it cannot be read: File name too long" in done.stdout
+    assert "1 can be rewritten" in done.stdout
+    assert "disk" not in done.stderr
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Not as the superuser, who may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_2_if_given_and_named_in_a_folder(
+    folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("upgrade", "model.py")  # all that is imported for it, while it may be read
+    with tempfile.TemporaryDirectory() as name:  # of pytest's own folders, another user can see none
+        open_folder = Path(name)
+        open_folder.chmod(0o755)
+        monkeypatch.chdir(open_folder)
+        (open_folder / "closed").mkdir()
+        for path in ("model.py", "secret.py", "closed/model.py"):
+            (open_folder / path).write_text(MODEL, encoding="utf-8")
+        (open_folder / "secret.py").chmod(0)
+        (open_folder / "closed").chmod(0)
+        try:
+            with without_rights():
+                given = {path: call("upgrade", path) for path in ("secret.py", "closed", "closed/model.py")}
+                found = call("upgrade", ".")
+        finally:
+            (open_folder / "closed").chmod(0o755)
+            monkeypatch.chdir(folder)
+    for path, done in given.items():
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert f"{path}: not read: it" in done.stdout
+        assert "disk" not in done.stderr
+    assert found.returncode == 1
+    assert "secret.py: not read: it cannot be read: Permission denied" in found.stdout
+    assert "closed: not read: it is a folder that cannot be read" in found.stdout
+    assert "1 file searched: 1 can be rewritten" in found.stdout

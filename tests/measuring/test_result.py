@@ -1,6 +1,7 @@
 """Records: written whole, read back, and refused in three parts where they are none."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,31 @@ def test_a_disk_that_refuses_leaves_what_stood_there(record: dict[str, Any], tmp
         write_record(record, path)
     assert [child.name for child in tmp_path.iterdir()] == ["record.json"]
     assert json.dumps((path / "kept").read_text(encoding="utf-8")) == '"kept"'
+
+
+def test_a_link_that_lies_beside_a_record_is_not_written_through(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine", encoding="utf-8")
+    (tmp_path / "record.json.new").symlink_to(outside)
+    write_record(record, tmp_path / "record.json")
+    assert outside.read_text(encoding="utf-8") == "mine"
+    assert read_record(tmp_path / "record.json") == record
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes with a name, and devices")
+def test_what_could_be_read_without_end_is_no_record(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "huge.json").touch()
+    os.truncate(tmp_path / "huge.json", 2**40)
+    for path, found in (
+        (tmp_path / "pipe.json", "a pipe"),
+        (Path("/dev/zero"), "a device"),
+        (tmp_path / "huge.json", "more than"),
+    ):
+        with pytest.raises(RecordError, match=found):
+            read_record(path)
 
 
 def test_a_document_as_text_is_itself_with_lists_of_numbers_on_one_line() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flashmore.backends.contract import attention
-from flashmore.measuring.accuracy import Judgement, judge_all
+from flashmore.measuring.accuracy import Judgement, float64_device, judge_all
 
 
 def attention_accuracy(
@@ -55,13 +55,16 @@ def attention_accuracy(
         attend: Callable[..., Tensor] = attention,
     ) -> dict[str, Tensor]:
         leaves = [t.detach().to(dtype).requires_grad_() for t in inputs]
-        bias = mask.to(dtype) if mask is not None and mask.dtype != torch.bool else mask
+        bias = None
+        if mask is not None:
+            bias = mask.to(leaves[0].device).to(mask.dtype if mask.dtype == torch.bool else dtype)
         out = attend(*leaves, backend=name, causal=causal, mask=bias, scale=scale)
-        grads = torch.autograd.grad(out, leaves, cotangent.to(out))
+        grads = torch.autograd.grad(out, leaves, cotangent.to(out.dtype).to(out.device))
         return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *grads), strict=True))
 
     whole = run(backend, q.dtype, (q, k, v), cotangent, attend)
     answers = {name: last(tensor) for name, tensor in whole.items()}
-    inputs = last(q), last(k), last(v)
+    inputs: tuple[Tensor, ...] = (last(q), last(k), last(v))
     plain = run("manual", q.dtype, inputs, last(cotangent))
+    inputs = tuple(each.to(float64_device(q.device)) for each in inputs)
     return judge_all(answers, plain, run("manual", torch.float64, inputs, last(cotangent)))

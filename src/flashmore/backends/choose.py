@@ -23,7 +23,8 @@ from torch import Tensor
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention
 from flashmore.backends.names import BACKENDS
-from flashmore.errors import BackendUnavailable, is_out_of_memory
+from flashmore.errors import BackendUnavailable, StorageError, is_out_of_memory
+from flashmore.files import replace_file
 from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import alternate
 from flashmore.measuring.statistics import Spread, spread
@@ -269,13 +270,10 @@ def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
 def _remember(path: Path, problem: Problem, candidates: tuple[Candidate, ...]) -> str:
     """Keep an answer, whole or not at all; returns a remark where the disk refused."""
     answers = [asdict(replace(candidate, samples_ms=())) for candidate in candidates]
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    document = json.dumps({"key": problem.key(), "candidates": answers}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(
-            json.dumps({"key": problem.key(), "candidates": answers}, indent=1), encoding="utf-8"
-        )
-        beside.replace(path)
-    except OSError as error:
-        return f" (not remembered: {error.strerror})"
+        replace_file(path, document.encode())
+    except (OSError, StorageError) as error:
+        return f" (not remembered: {error.found if isinstance(error, StorageError) else error.strerror})"
     return ""

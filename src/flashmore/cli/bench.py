@@ -1,10 +1,10 @@
 """`flashmore bench WHAT …`: find what is to be measured, and hand the rest to its own file."""
 
 import importlib
-import sys
 from collections.abc import Sequence
 
 from flashmore.errors import UsageError
+from flashmore.terminal import write
 
 WHAT = {
     "step": "whole training steps of one model under two or more attention backends",
@@ -16,7 +16,7 @@ WHAT = {
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench`."""
     if not argv or argv[0] in ("-h", "--help"):
-        sys.stdout.write(_help())
+        write(_help())
         return 0 if argv else 2
     what, *rest = argv
     if what not in WHAT:

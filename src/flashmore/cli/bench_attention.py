@@ -10,7 +10,8 @@ from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.benchmark.wording import crossover_sentence, digits, left_out, same_setting, setting_title
 from flashmore.cli.bench_outputs import Outputs, give
 from flashmore.cli.parse import parse
-from flashmore.cli.show import say, stdout, table
+from flashmore.cli.show import stdout, table
+from flashmore.terminal import say
 
 Row = Mapping[str, Any]
 CAPTION = "medians; error as a share of its budget; the ratio of both passes with its 95 % interval"
@@ -46,9 +47,9 @@ def show(record: Row) -> None:
         console.print(_table_of(f"Attention: {setting_title(found)}", rows, ratios))
         for line in left_out(rows):
             console.print(line)
-        console.print(crossover_sentence(found["T"], ratios) + "\n")
+        console.print(crossover_sentence(found["T"], ratios), "")
     for doubt in record["warnings"]:
-        console.print(f"warning: {doubt['code']}: {doubt['message']}\n  {doubt['advice']}")
+        console.print(f"warning: {doubt['code']}: {doubt['message']}", f"  {doubt['advice']}")
 
 
 def _table_of(title: str, rows: Sequence[Row], ratios: Sequence[Row]) -> Any:

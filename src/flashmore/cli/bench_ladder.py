@@ -8,9 +8,11 @@ from rich.box import SIMPLE_HEAD
 
 from flashmore.benchmark.wording import LADDER_NUMBERS, machine, rung_cells
 from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
+from flashmore.cli.ineffective import refuse_ineffective
 from flashmore.cli.parse import parse
-from flashmore.cli.show import say, stdout, table
+from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.terminal import say
 from flashmore.training.recipe import Preset, Recipe
 
 Found = Mapping[str, Any]
@@ -49,6 +51,7 @@ class BenchLadder(Outputs):
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench ladder`."""
     command = parse(BenchLadder, "bench ladder", argv, _defaults(argv))
+    refuse_ineffective(command.recipe, argv, ("--eval-every", "--log-every"))
     start = _defaults(argv).recipe
     for name in VARIED:
         if getattr(command.recipe, name) != getattr(start, name):
@@ -89,7 +92,7 @@ def show(record: Found) -> None:
     sizes = f"{recipe['layers']} layers, {recipe['heads']} heads, {recipe['channels']} channels"
     shape = f"context {record['context']:,}, batch {record['batch']}, {recipe['model']}"
     console.print(
-        f"\nSpeed-ups added one after the other: {shape}, {sizes}; {machine(record['environment'])}"
+        "", f"Speed-ups added one after the other: {shape}, {sizes}; {machine(record['environment'])}"
     )
     console.print(_table_of(record["rungs"], "added", "the one before / this"))
     if any(rung["ok"] for rung in record["left_out_alone"]):
@@ -101,7 +104,7 @@ def show(record: Found) -> None:
     for left_out in record["left_out"]:
         console.print(f"left out: {left_out['name']}: {left_out['why']}")
     for warning in record["warnings"]:
-        console.print(f"warning: {warning['code']}: {warning['message']}\n  {warning['advice']}")
+        console.print(f"warning: {warning['code']}: {warning['message']}", f"  {warning['advice']}")
 
 
 def _table_of(rungs: Sequence[Found], first: str, before: str) -> Any:

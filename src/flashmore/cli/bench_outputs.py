@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import value_of
-from flashmore.cli.show import say, show_json
 from flashmore.errors import Interrupted, RecipeError
+from flashmore.terminal import Terminal, say, write_json
 from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Outputs:
     def __post_init__(self) -> None:
         if self.picture is not None and self.picture.suffix.lower() not in FORMS:
             raise RecipeError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
+        require_writable("--out", self.out)
+        require_writable("--picture", self.picture)
 
 
 def preset_recipe(argv: Sequence[str]) -> Recipe:
@@ -66,7 +68,7 @@ def give(
     from flashmore.measuring.result import write_record
 
     if outputs.json:
-        show_json(record)
+        write_json(record)
     else:
         show(record)
     if outputs.out is not None:
@@ -91,11 +93,11 @@ class BlockBar:
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeRemainingColumn(compact=True),
-            console=Console(stderr=True, highlight=False),
+            console=Terminal(stderr=True),
             transient=True,
         )
         self.task = self.progress.add_task("", total=blocks, start=False)

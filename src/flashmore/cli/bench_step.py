@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 
 from flashmore.benchmark.wording import (
     SEED_EXPERIMENT_MS,
@@ -14,9 +13,11 @@ from flashmore.benchmark.wording import (
     share_sentence,
 )
 from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
+from flashmore.cli.ineffective import refuse_ineffective
 from flashmore.cli.parse import parse, value_of
-from flashmore.cli.show import say, stdout, table
+from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.terminal import Terminal, say
 from flashmore.training.recipe import Attention, Preset, Recipe
 
 Found = Mapping[str, Any]
@@ -47,6 +48,8 @@ class BenchStep(Outputs):
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench step`."""
     command = parse(BenchStep, "bench step", argv, BenchStep(preset_recipe(argv)))
+    if command.recipe.model == "transformer":  # the others are refused as such
+        refuse_ineffective(command.recipe, argv, ("--speedups", "--eval-every", "--log-every"))
     if command.recipe.attention != "auto":
         option = f"--attention {command.recipe.attention}"
         raise RecipeError("attention backends to compare", option, "--variants manual flash")
@@ -78,16 +81,16 @@ def show(record: Found) -> None:
     for number, found in enumerate((record, *record["further_contexts"])):
         show_context(found, record, console, beside_seed_experiment=number == 0)
     for warning in record["warnings"]:
-        console.print(f"warning: {warning['code']}: {warning['message']}\n  {warning['advice']}")
+        console.print(f"warning: {warning['code']}: {warning['message']}", f"  {warning['advice']}")
 
 
-def show_context(found: Found, record: Found, console: Console, *, beside_seed_experiment: bool) -> None:
+def show_context(found: Found, record: Found, console: Terminal, *, beside_seed_experiment: bool) -> None:
     """Print one context's table and what it says about attention's share."""
     environment, recipe = record["environment"], record["recipe"]
     where = machine(environment)
     sizes = f"{recipe['layers']} layers, {recipe['heads']} heads, {recipe['channels']} channels"
     shape = f"context {found['context']:,}, batch {found['batch']}"
-    console.print(f"\nOne training step: {shape}, {sizes}, {recipe['dtype']}; {where}")
+    console.print("", f"One training step: {shape}, {sizes}, {recipe['dtype']}; {where}")
     console.print(_table_of(found, beside_seed_experiment=beside_seed_experiment))
     for variant in found["variants"]:
         if not variant["ok"]:

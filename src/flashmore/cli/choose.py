@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
-from flashmore.cli.show import say, show_json, stdout, table
+from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.terminal import say, write_json
 
 if TYPE_CHECKING:
     from flashmore.backends.choose import Choice, Problem
@@ -56,6 +58,7 @@ class Choose:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore choose`."""
     command = parse(Choose, "choose", argv)
+    require_writable("--out", command.out)
 
     import torch
 
@@ -73,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     if command.out is not None:
         write_record(record, command.out)
     if command.json:
-        show_json(record)
+        write_json(record)
     else:
         _show(choice)
     return 0

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 from tyro.conf import Positional
 
+from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
-from flashmore.cli.show import NOVELTY_STYLE, say, show_json, stdout, table
+from flashmore.cli.show import NOVELTY_STYLE, stdout, table
 from flashmore.errors import RecipeError
 from flashmore.generation.options import GenerateOptions
+from flashmore.terminal import say, write_json
 from flashmore.training.recipe import Model, recipe_for
 
 if TYPE_CHECKING:
@@ -74,6 +76,9 @@ def main(argv: Sequence[str]) -> int:
     options = GenerateOptions(count=command.count, seed=command.seed)
     if command.picture is not None:
         require_png(command.picture)
+        require_writable("--picture", command.picture)
+    if command.models:
+        require_writable("--out", command.out, folder=True)
 
     from flashmore.comparison import compare, same_test_items
     from flashmore.runs import Run
@@ -85,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     if not same_test_items(runs + trained):
         say("these runs were tested on different names: their test losses cannot be compared")
     if command.json:
-        show_json([row.to_json() for row in rows])
+        write_json([row.to_json() for row in rows])
     else:
         show(rows)
     if command.picture is not None:  # last, so that a disk which refuses it takes nothing else along

@@ -8,6 +8,7 @@ from typing import Literal
 from flashmore.cli import bench_step
 from flashmore.cli import compare as compare_command
 from flashmore.cli.bench_outputs import BlockBar
+from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
 from flashmore.cli.show import stdout
 from flashmore.errors import Interrupted
@@ -32,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
     """Run `flashmore demo`."""
     command = parse(Demo, "demo", argv)
     compare_command.require_png(command.picture)
+    require_writable("--picture", command.picture)
+    require_writable("--out", command.out, folder=True)
 
     from flashmore.comparison import compare
     from flashmore.runs import Run
@@ -65,10 +68,11 @@ def _time_attention(recipe: Recipe) -> None:
 
 def _what_next(run: Path) -> None:
     stdout().print(
-        "\nWhat to try next:\n"
-        f"  flashmore generate {run} --prefix ma --new-only\n"
-        f"  flashmore score {run} emma xqzw\n"
-        "  flashmore train YOUR_FILE.txt           # brands, places, words: one a line\n"
-        "  flashmore compare --models bigram mlp gru transformer --picture models.png\n"
-        "  docs/attention.md                       # why fused attention can be faster"
+        "",
+        "What to try next:",
+        f"  flashmore generate {run} --prefix ma --new-only",
+        f"  flashmore score {run} emma xqzw",
+        "  flashmore train YOUR_FILE.txt           # brands, places, words: one a line",
+        "  flashmore compare --models bigram mlp gru transformer --picture models.png",
+        "  docs/attention.md                       # why fused attention can be faster",
     )

@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rich.console import Group
+
 from flashmore.backends.call import AttentionCall, Dtype, Shape
-from flashmore.cli.parse import parse, value_of
-from flashmore.cli.show import show_json, stdout, table
+from flashmore.cli.parse import options_in, parse, value_of
+from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.terminal import write_json
 
 if TYPE_CHECKING:
     from flashmore.backends.explain import Answer, Explanation
@@ -75,6 +78,11 @@ def main(argv: Sequence[str]) -> int:
     run = value_of("--run", argv)
     command = parse(Explain, "explain", argv, _of_run(Path(run)) if run else None)
     call = call_of(command)
+    if command.mask == "none" and "--mask-dims" in options_in(argv):
+        raise RecipeError("a mask for --mask-dims", "--mask none", "--mask bool, or another mask")
+    if command.capability is not None and command.device != "cuda":
+        found = f"--device {command.device}"
+        raise RecipeError("--device cuda beside --capability", found, "--device cuda, or no --capability")
 
     from flashmore.backends.explain import explain
     from flashmore.backends.probe import is_present
@@ -85,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
         raise RecipeError("--capability only for a GPU that is not here", command.capability, "leave it out")
     explanation = explain(call)
     if command.json:
-        show_json(explanation.to_json())
+        write_json(explanation.to_json())
     else:
         _show(explanation)
     return 0
@@ -93,14 +101,13 @@ def main(argv: Sequence[str]) -> int:
 
 def _of_run(path: Path) -> Explain:
     from flashmore.runs import Run
-    from flashmore.training.recipe import Recipe
+    from flashmore.training.session import recipe_of
 
     run = Run.open(path)
     if run.model.model != "transformer":
         raise RecipeError("a run of a model with attention", f"a {run.model.model}", "a run of a transformer")
-    recipe = Recipe.from_json(run.recipe)
+    recipe = recipe_of(run)
     return Explain(
-        run=path,
         batch=recipe.batch,
         heads=run.model.heads,
         length=run.model.context,
@@ -176,13 +183,13 @@ def _show(explanation: "Explanation") -> None:
     chosen = explanation.how if default is None else f"{default} ({about}), {explanation.how}"
     console.print(f"PyTorch's own choice: {chosen}")
     if explanation.line is not None:
-        console.print(f"\nto have one kernel and no other:\n{explanation.line}")
+        console.print("", "to have one kernel and no other:", *explanation.line.split("\n"))
 
 
-def _words(answer: "Answer") -> str:
+def _words(answer: "Answer") -> Group:
     if answer.usable:
-        return "\n".join((answer.about, *(f"note: {caution}" for caution in answer.cautions)))
-    return "\n".join(answer.reasons)
+        return Group(answer.about, *(f"note: {caution}" for caution in answer.cautions))
+    return Group(*answer.reasons)
 
 
 def _title(call: AttentionCall) -> str:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse
-from flashmore.cli.show import NOVELTY_STYLE, say, show_json, stdout, table
-from flashmore.errors import RecipeError
+from flashmore.cli.parse import options_in, parse
+from flashmore.cli.show import NOVELTY_STYLE, stdout, table
+from flashmore.errors import FlashmoreError, RecipeError
 from flashmore.generation.options import GenerateOptions
+from flashmore.terminal import say, write, write_json
 
 if TYPE_CHECKING:
     from flashmore.runs import Run
+
+
+LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Generate:
     run: Positional[Path]
     """The run's folder, as `flashmore train` leaves it."""
     sampling: GenerateOptions
-    length: int = 500
-    """For a run on one long text: characters to generate, after --prefix."""
+    length: int | None = None
+    """For a run on one long text: characters to generate, after --prefix; none means 500."""
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
 
@@ -42,10 +46,13 @@ def main(argv: Sequence[str]) -> int:
 
     run = Run.open(command.run)
     if run.text is not None:
-        return _continue_text(run, command)
+        return _continue_text(run, command, options_in(argv))
+    if command.length is not None:
+        found = f"{command.run}, a run on items, each of which ends by itself"
+        raise RecipeError("a run on one long text, for --length", found, "--count for the number of items")
     made = generate(run, command.sampling)
     if command.json:
-        show_json([asdict(name) for name in made.names])
+        write_json([asdict(name) for name in made.names])
     else:
         rows = table("name", "novelty", "log-probability", numbers=("log-probability",))
         for name in made.names:
@@ -55,34 +62,29 @@ def main(argv: Sequence[str]) -> int:
     if command.sampling.seed is None:
         say(f"the same names again: --seed {made.seed}")
     if not made.complete:
-        say(
-            f"wanted: {command.sampling.count} names\n"
-            f" found: {len(made.names)} after {made.draws:,} draws\n"
-            " valid: a smaller --count, a higher --temperature, another --prefix, or --repeats"
+        raise FlashmoreError(
+            f"{command.sampling.count} names",
+            f"{len(made.names)} after {made.draws:,} draws",
+            "a smaller --count, a higher --temperature, another --prefix, or --repeats",
         )
-        return 1
     return 0
 
 
-def _continue_text(run: "Run", command: Generate) -> int:
+def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
     from flashmore.generation.text import continue_text
 
     options = command.sampling
-    for option, given in (
-        ("--count", options.count != GenerateOptions.count),
-        ("--new-only", options.new_only),
-        ("--repeats", options.repeats),
-    ):
-        if given:
+    for option in ("--count", "--new-only", "--repeats"):
+        if option in given:
             found = f"{command.run}, a run on one long text"
             raise RecipeError(
                 f"a run on items, for {option}", found, "--length, --prefix and what decides a draw"
             )
-    made = continue_text(run, options, command.length)
+    made = continue_text(run, options, LENGTH if command.length is None else command.length)
     if command.json:
-        show_json(asdict(made))
+        write_json(asdict(made))
         return 0
-    stdout().print(made.prefix + made.text)
+    write(f"{made.prefix}{made.text}\n")
     if options.seed is None:
         say(f"the same text again: --seed {made.seed}")
     return 0

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from flashmore.cli.process import INTERRUPTED
+from flashmore.cli.show import complain
 from flashmore.errors import FlashmoreError, UsageError, is_out_of_memory
+from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
     "train": "learn from a file of names; leaves a run's folder",
@@ -22,8 +25,6 @@ VERBS = {
     "report": "records of measurements as a web page and as Markdown",
     "demo": "the whole story on the built-in names, in three minutes",
 }
-INTERRUPTED = 130
-MORE_ROOM = "room on the disk and in memory (a smaller --batch or model needs less), then the same command"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,34 +39,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that stdout's encoding lacks is no reason to fail
+    with best_effort_stderr():
+        return _report(words)
+
+
+def _report(words: list[str]) -> int:
     try:
         code = _run(words)
         sys.stdout.flush()  # a full disk or a reader that left shows here, where it can still be told
         return code
     except FlashmoreError as error:
-        sys.stderr.write(f"{error}\n")
+        complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output left (`| head`)
         _drop_unwritten()
         return 1
-    except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+    except OSError as error:
+        found = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        valid = "a disk with free space and an output that can be written, then the same command"
+        complain(FlashmoreError("to finish the command", found, valid))
+        _drop_unwritten()
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         found = str(error).partition("\n")[0] or "no memory left"
-        sys.stderr.write(f"{FlashmoreError('to finish the command', found, MORE_ROOM)}\n")
-        _drop_unwritten()
+        complain(FlashmoreError("memory to finish the command", found, "more free memory, or smaller sizes"))
         return 1
 
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(_help())
+        write(_help())
         return 0 if words else 2
     if words[0] == "--version":
-        sys.stdout.write(f"flashmore {version('flashmore')}\n")
+        write(f"flashmore {version('flashmore')}\n")
         return 0
     verb, *rest = words
     if verb not in VERBS:
@@ -104,7 +115,3 @@ def _help() -> str:
         f"{verbs}\n\n"
         "flashmore COMMAND --help tells a command's options; flashmore --version the version.\n"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,15 +1,17 @@
 """`flashmore report`: records as a page that opens anywhere, or as Markdown."""
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
+from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
-from flashmore.errors import StorageError, UsageError
+from flashmore.errors import UsageError
+from flashmore.files import disk_errors, replacing, write_all
+from flashmore.terminal import write_lines
 
 DEFAULT_PAGE = Path("report.html")
 
@@ -37,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("at least one record", "none", "files that `flashmore bench … --out FILE` wrote")
     _require_ending("--out", page, (".html", ".htm"))
     _require_ending("--markdown", command.markdown, (".md", ".markdown"))
+    require_writable("--out", page)
+    require_writable("--markdown", command.markdown)
 
     from flashmore.benchmark.report.compose import report_on
     from flashmore.benchmark.report.html import html_page
@@ -51,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         text, pictures = markdown(report, command.markdown.stem)
         files |= {command.markdown.with_name(name): picture for name, picture in pictures.items()}
         files[command.markdown] = text.encode()
-    write_all(files)
+    write_files(files)
     return 0
 
 
@@ -60,23 +64,15 @@ def _require_ending(option: str, path: Path | None, endings: tuple[str, ...]) ->
         raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
 
 
-def write_all(files: Mapping[Path, bytes]) -> None:
+def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write every file whole or not at all, none before all could be written; their names go to stdout.
 
     Raises:
         StorageError: the disk refused; nothing half-written is left.
     """
-    beside = {path: path.with_name(f"{path.name}.{os.getpid()}") for path in files}
-    try:
-        for path, content in files.items():
+    with ExitStack() as written:
+        for path, content in contents.items():
+            written.enter_context(disk_errors(f"to write the report {path}", path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside[path].write_bytes(content)
-        for path, written in beside.items():
-            written.replace(path)
-    except OSError as error:
-        found = f"{path}: {error.strerror}"
-        raise StorageError("to write the report", found, "another --out or --markdown FILE") from error
-    finally:
-        for written in beside.values():
-            written.unlink(missing_ok=True)
-    sys.stdout.write("".join(f"{path}\n" for path in files))
+            write_all(written.enter_context(replacing(path)), content)
+    write_lines(map(str, contents))

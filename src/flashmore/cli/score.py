@@ -8,8 +8,9 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.cli.parse import parse
-from flashmore.cli.show import NOVELTY_STYLE, show_json, stdout, table
+from flashmore.cli.show import NOVELTY_STYLE, stdout, table
 from flashmore.errors import RecipeError
+from flashmore.terminal import write_json
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
     scored = score(Run.open(command.run), command.names)
     if command.json:
-        show_json([asdict(name) for name in scored])
+        write_json([asdict(name) for name in scored])
         return 0
     numbers = ("log-probability", "a character")
     rows = table("name", "novelty", *numbers, numbers=numbers)

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from flashmore.cli.parse import parse
-from flashmore.cli.show import show_json, stdout, table
+from flashmore.cli.show import stdout, table
 from flashmore.speedups import CATALOGUE
+from flashmore.terminal import write_json
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(ListSpeedups, "speedups", argv)
     reasons = _reasons(command.device)
     if command.json:
-        show_json([_as_json(name, reasons[name]) for name in CATALOGUE])
+        write_json([_as_json(name, reasons[name]) for name in CATALOGUE])
         return 0
     rows = table("name", "what", "devices", "exactness", "costs", "works here", "page")
     for name, entry in CATALOGUE.items():

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from flashmore.cli.ineffective import refuse_ineffective
 from flashmore.cli.parse import parse, parse_known, value_of
-from flashmore.cli.show import show_json, stdout, table
+from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.terminal import write_json
 from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
                 f"flashmore train --resume {shlex.quote(str(command.resume))} [--steps N] [--json]",
             )  # fmt: skip
         return _resume(command)
-    return _train(parse(Train, "train", argv, _defaults(argv)))
+    train = parse(Train, "train", argv, _defaults(argv))
+    refuse_ineffective(train.recipe, argv)
+    return _train(train)
 
 
 def _defaults(argv: Sequence[str]) -> Train:
@@ -95,7 +99,7 @@ def _resume(command: Resume) -> int:
 
 def _report(result: "TrainResult", as_json: bool) -> int:
     if as_json:
-        show_json(result.to_json())
+        write_json(result.to_json())
         return 0
     rows = table("", "")
     rows.show_header = False

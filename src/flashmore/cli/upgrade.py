@@ -2,20 +2,19 @@
 
 import os
 import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from flashmore.cli.parse import parse
-from flashmore.cli.show import say, show_json
+from flashmore.cli.parse import options_in, parse
 from flashmore.cli.waiting import Waiting
 from flashmore.errors import FlashmoreError, UsageError
+from flashmore.terminal import say, write_json, write_lines, write_patch
 from flashmore.upgrade.report import FileReport, Report, SiteReport
-from flashmore.upgrade.site import NotParsed
+from flashmore.upgrade.site import NotRead
 
 if TYPE_CHECKING:
     from flashmore.upgrade.trace.tracer import Source
@@ -26,7 +25,8 @@ class Upgrade:
     """Find hand-written attention in Python files and show how PyTorch's fused attention would replace it.
 
     Reads only, by default: nothing of yours is run, and nothing is written. Exit code 0 where nothing is
-    to be rewritten, 1 where something could be, 2 for an error; with --write, 0 if all of it was written.
+    to be rewritten, 1 where something could be, 2 for an error or a path that cannot be read; with --write, 0
+    if all of it was written.
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
@@ -42,7 +42,7 @@ class Upgrade:
     write: bool = False
     """Write what is proved, each file whole or not at all."""
     force: bool = False
-    """Write files that git shows as modified, too."""
+    """Write files that differ from what git has committed, too."""
     even_if_slower: bool = False
     """Write rewrites that --gain found to be slower, too."""
     diff: bool = False
@@ -56,7 +56,7 @@ class Upgrade:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore upgrade`."""
     command = parse(Upgrade, "upgrade", argv)
-    _check(command)
+    _check(command, options_in(argv))
     report = _search(command)
     if command.prove or command.write or command.example or command.run:
         _prove(command, report)
@@ -68,18 +68,18 @@ def main(argv: Sequence[str]) -> int:
     if command.diff:
         _show_patch(report)
     elif command.json:
-        show_json(report.to_json())
+        write_json(report.to_json())
     else:
-        sys.stdout.write(report.to_text())
+        write_lines(report.lines())
     return _exit_code(command, report)
 
 
-def _check(command: Upgrade) -> None:
+def _check(command: Upgrade, given: set[str]) -> None:
     """Refuse what cannot be before anything is read."""
     if not command.paths:
         raise UsageError("files or folders", "none", "flashmore upgrade model.py, or a folder")
     for path in command.paths:
-        if not path.exists():
+        if _is_missing(path):
             raise UsageError("files or folders that are there", str(path), "a path that exists")
     _refuse_both(command.diff and command.json, "--diff or --json", "one of them")
     _refuse_both(bool(command.example and command.run), "--example or --run", "one at a time")
@@ -87,6 +87,12 @@ def _check(command: Upgrade) -> None:
         raise UsageError("a program to measure", "--gain alone", "--gain with --example or --run")
     if command.force and not command.write:
         raise UsageError("--force together with --write", "--force alone", "--write --force")
+    if command.even_if_slower and not (command.write and command.gain):
+        raise UsageError(
+            "--even-if-slower with a gain to go by", "no --write --gain", "--write --gain beside it"
+        )
+    if "--seconds" in given and not (command.example or command.run):
+        raise UsageError("a program for --seconds to limit", "none", "--seconds with --example or --run")
     if command.seconds <= 0:
         raise UsageError("--seconds above 0", f"{command.seconds:g}", "300")
     if command.example is not None:
@@ -95,6 +101,16 @@ def _check(command: Upgrade) -> None:
             raise UsageError("--example module:function", f"'{command.example}'", "package.module:make_model")
     if command.run is not None:
         _script(command.run)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it cannot be looked at: the search says why
+        return False
+    return False
 
 
 def _refuse_both(both: bool, wanted: str, valid: str) -> None:
@@ -134,8 +150,8 @@ def _search(command: Upgrade) -> Report:
     report = Report()
     with Waiting("searching", "files") as waiting:
         for found in search(command.paths, processes=os.cpu_count() or 1, progress=waiting.reach):
-            if isinstance(found, NotParsed):
-                report.not_parsed.append(found)
+            if isinstance(found, NotRead):
+                report.not_read.append(found)
                 continue
             report.searched += 1
             if found.sites:
@@ -219,16 +235,14 @@ def _write(command: Upgrade, file: FileReport) -> None:
 
 
 def _show_patch(report: Report) -> None:
-    """In bytes, whatever the terminal's encoding is."""
-    out: Callable[[bytes], object] = sys.stdout.buffer.write
     for file in report.files:
         chosen: list[SiteReport] = [one for one in file.rewritten if one.proved is not False]
-        out(file.patch_bytes(chosen))
-    sys.stdout.buffer.flush()
+        write_patch(file.patch_bytes(chosen), file.encoding)
+    say(*(f"{one.path}: not read: {one.reason}" for one in report.not_read))
 
 
 def _exit_code(command: Upgrade, report: Report) -> int:
-    if report.not_parsed and not report.searched:
+    if any(Path(one.path) in command.paths for one in report.not_read):
         return 2
     left = [
         one for one in report.sites if one.site.verdict == "rewritten" and not (command.write and one.written)

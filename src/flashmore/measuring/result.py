@@ -17,11 +17,14 @@ from typing import Any, Literal
 
 import torch
 
-from flashmore.errors import StorageError, UsageError
+from flashmore.errors import DataError, UsageError
+from flashmore.files import disk_errors, open_input, replace_file
 from flashmore.measuring.environment import environment
 
 SCHEMA = "flashmore/record"
 VERSION = 1
+LARGEST = 2**26
+"""Bytes of a record that are read at most; the largest in this repository has less than one hundredth."""
 NUMBERS = re.compile(r"\[\n([-+.,\de\s]+?)\n\s*\]")
 Kind = Literal["step", "attention", "choose", "ladder"]
 
@@ -65,14 +68,9 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
     Raises:
         StorageError: the disk refused; what stood at `path` before still stands.
     """
-    beside = path.with_name(path.name + ".new")
-    try:
+    with disk_errors(f"to write the record {path}", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(as_text(record), encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise StorageError(f"to write the record {path}", str(error), "another --out FILE") from error
+    replace_file(path, as_text(record).encode())
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -85,10 +83,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
     wanted, valid = f"a record in {path}", "a file that `flashmore bench … --out FILE` wrote"
     try:
-        text = path.read_text(encoding="utf-8")
-        record = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except OSError as error:
-        raise RecordError(wanted, error.strerror or str(error), valid) from error
+        with open_input(path, wanted, valid, again=True) as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise RecordError(wanted, f"more than {LARGEST:,} bytes", valid)
+        record = json.loads(data, parse_constant=_finite, parse_float=_finite)
+    except DataError as error:
+        raise RecordError(wanted, error.found, valid) from None
     except (ValueError, RecursionError) as error:
         raise RecordError(
             wanted, f"no whole JSON document ({error}); it may have been cut off", valid

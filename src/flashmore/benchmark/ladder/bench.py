@@ -122,7 +122,7 @@ class _Climb:
         self.alone: list[Rung] = []
         self.steps: dict[str, Callable[[], object]] = {}
         self.per_sample = ON_A_GPU if setting.device.type == "cuda" else 1
-        self.gate = LadderGate(self._base(), self._trainer)
+        self.gate = LadderGate(self._base(), self._trainer, self.setting.device)
         self.compiling = COMPILING
         self.preparing = 0.0
         self.notes: list[str] = []
@@ -214,11 +214,12 @@ class _Climb:
         """Nothing chosen: a rung's names alone decide."""
         return replace(self.recipe, speedups=("none",))
 
-    def _trainer(self, recipe: Recipe, names: tuple[str, ...]) -> Trainer:
+    def _trainer(self, recipe: Recipe, names: tuple[str, ...], device: torch.device) -> Trainer:
         setting = self.setting
         config = replace(setting.config, dropout=recipe.dropout, attention_dropout=recipe.attention_dropout)
         asked = replace(recipe, speedups=names or ("none",))
-        return settle_speed(asked, config, setting.device, self.data).trainer(self.data)
+        data = self.data.to(device)
+        return settle_speed(asked, config, device, data).trainer(data)
 
     def _ready(self, rung: Rung) -> None:
         """Make a rung's step a call that waits for the device, if its answers are right."""
@@ -228,7 +229,7 @@ class _Climb:
         torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
-            trainer = self._trainer(self._base(), rung.speedups)
+            trainer = self._trainer(self._base(), rung.speedups, self.setting.device)
             first_loss = trainer.advance().item()
             rung.first_step_seconds = time.perf_counter() - began
             if "compile" in rung.speedups:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flashmore.benchmark.ladder.rung import Rung
 from flashmore.errors import RecipeError
-from flashmore.measuring.accuracy import judge
+from flashmore.measuring.accuracy import float64_device, judge
 from flashmore.speedups import EXACT
 from flashmore.training.recipe import Recipe
 from flashmore.training.trainer import Trainer
@@ -23,7 +23,7 @@ from flashmore.training.trainer import Trainer
 STEPS = 20
 AT_THE_END = 5
 """Last losses whose mean is compared where a set is not exact."""
-Build = Callable[[Recipe, tuple[str, ...]], Trainer]
+Build = Callable[[Recipe, tuple[str, ...], torch.device], Trainer]
 
 
 class LadderGate:
@@ -31,12 +31,14 @@ class LadderGate:
 
     Args:
         recipe: with no speed-up.
-        build: makes a trainer of a recipe and names of speed-ups.
+        build: makes a trainer of a recipe, names of speed-ups and a device.
+        device: where the rungs train.
     """
 
-    def __init__(self, recipe: Recipe, build: Build) -> None:
+    def __init__(self, recipe: Recipe, build: Build, device: torch.device) -> None:
         self.recipe = replace(recipe, dropout=0.0, attention_dropout=0.0)
         self.build = build
+        self.device = device
         self.has_dropout = self.recipe != recipe
         self.notes = ["answers were checked without dropout"] if self.has_dropout else []
 
@@ -57,7 +59,7 @@ class LadderGate:
             first_loss: of that step.
         """
         if self.has_dropout:
-            losses = losses_of(self.build(self.recipe, rung.speedups))
+            losses = losses_of(self.build(self.recipe, rung.speedups, self.device))
         else:
             losses = losses_of(trainer, [first_loss])
         if rung.exactness != EXACT:
@@ -75,11 +77,11 @@ class LadderGate:
 
     @cached_property
     def _plain(self) -> Tensor:
-        return losses_of(self.build(self.recipe, ())).float()
+        return losses_of(self.build(self.recipe, (), self.device)).float()
 
     @cached_property
     def _oracle(self) -> Tensor:
-        trainer = self.build(self.recipe, ())
+        trainer = self.build(self.recipe, (), float64_device(self.device))
         trainer.model.double()
         losses = losses_of(trainer)
         if not losses.isfinite().all():

@@ -25,7 +25,7 @@ from flashmore.backends.accuracy import attention_accuracy
 from flashmore.benchmark.step.data import Task
 from flashmore.data.batches import IGNORE, Sequences
 from flashmore.errors import RecipeError
-from flashmore.measuring.accuracy import Judgement, judge, judge_all
+from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
 from flashmore.training.loss import mean_loss
 from flashmore.training.trainer import Trainer
 
@@ -83,8 +83,6 @@ class Gate:
 
     def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
         device, config = self.task.device, self.task.config
-        if device.type == "mps":  # which has no float64
-            return ()
         B, T, D = self.task.recipe.batch, self.task.data.ids.size(1), config.channels // config.heads
         generator = torch.Generator().manual_seed(0)
         q, k, v = torch.randn(3, B, config.heads, T, D, generator=generator).to(device, dtype)
@@ -112,9 +110,8 @@ class Gate:
         recipe, device, data = task.recipe, task.device, task.data
         if double:
             recipe = replace(recipe, dtype="float32")
-            if device.type == "mps":
-                device = torch.device("cpu")
-                data = Sequences(*(tensor.cpu() for tensor in (data.ids, data.targets, data.lengths)))
+            device = float64_device(device)
+            data = data.to(device)
         trainer = Trainer(recipe, replace(task.config, attention=backend), data, device)
         if double:
             trainer.model.double()

@@ -1,0 +1,52 @@
+"""What can be refused before any work: a file that could not be written."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from flashmore.errors import StorageError
+
+LONGEST_ENDING = 22
+"""Characters that a name gets while its file is being written."""
+
+
+def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:
+    """Refuse a path that could not be written later; nothing is left of the attempt.
+
+    Args:
+        option: that named the path.
+        path: may be there, or not yet, with its folders.
+        folder: whether it is to be a folder.
+
+    Raises:
+        StorageError: why it could not be written.
+    """
+    if path is None:
+        return
+    why = _why_not(path.absolute(), folder=folder)
+    if why is not None:
+        kind = "folder" if folder else "file"
+        raise StorageError(
+            f"a {kind} for {option} that can be written", f"{path}: {why}", f"another {option}"
+        )
+
+
+def _why_not(path: Path, *, folder: bool) -> str | None:
+    try:
+        if not folder and path.is_dir():
+            return "it is a folder"
+        there = path if folder and path.is_dir() else path.parent
+        missing = [path.name]
+        while not os.path.lexists(there):
+            missing.append(there.name)
+            there = there.parent
+        if not there.is_dir():
+            return f"{there} is no folder"
+        with tempfile.TemporaryFile(dir=there):  # permissions do not tell of a read-only disk
+            pass
+        longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        if max(len(os.fsencode(name)) for name in missing) + LONGEST_ENDING > longest:
+            return "its name is too long"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

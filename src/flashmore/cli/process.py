@@ -1,0 +1,81 @@
+"""The process of a command: what Ctrl-C does to it, and what it does without a terminal to write to.
+
+It imports nothing slow, so that Ctrl-C is in good hands before anything else happens.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 130
+_pressed = False
+
+
+def entry() -> NoReturn:
+    """Run the command that the process was started with, and end the process with its exit code."""
+    _open_missing_streams()
+    # A shell starts what runs in the background with Ctrl-C ignored, and so it stays.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _report_unraisable
+    try:
+        from flashmore.cli.main import main
+
+        code = main()
+    except BaseException as error:
+        # An interrupted import or C function may raise anything.
+        if not _pressed or isinstance(error, SystemExit):
+            raise
+        _end_at_once()
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is Python's own shutdown
+    sys.exit(code)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt once; a second Ctrl-C ends the process, whatever it is in the middle of."""
+    global _pressed
+    if _pressed:
+        _end_at_once()
+    _pressed = True
+    raise KeyboardInterrupt
+
+
+def _end_at_once() -> NoReturn:
+    helpers = sys.modules.get("multiprocessing")
+    for child in helpers.active_children() if helpers else ():
+        child.kill()
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(INTERRUPTED)
+
+
+def _report_unraisable(failure: "sys.UnraisableHookArgs") -> None:
+    """A Ctrl-C that fell into a destructor or callback, where it cannot be raised, still ends the process."""
+    if issubclass(failure.exc_type, KeyboardInterrupt):
+        _end_at_once()
+    sys.__unraisablehook__(failure)
+
+
+def _open_missing_streams() -> None:
+    """Put something in the place of a closed stdin, stdout or stderr.
+
+    Without that, the next file to be opened would take its number, and receive what is printed.
+    """
+    for number, flags in enumerate(
+        (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)
+    ):  # stdout then refuses to be written
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
