@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long format clean
+.PHONY: demo test test-long test-faults format clean
 
 ## The whole story on the built-in names, about three minutes after installation.
 demo: $(VENV)/installed
@@ -15,7 +15,11 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+## Every hostile file, damaged run and killed process.
+test-faults: $(VENV)/installed-dev
+	$(BIN)/pytest -m faults --numprocesses auto
 
 ## The checks that take minutes (makemore's losses, the demo), and new random examples for the property tests.
 test-long: $(VENV)/installed-dev

@@ -1,0 +1,99 @@
+"""A run whose process is killed at any moment goes on with the same command, to the same weights."""
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import split
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from forks import Forks, Job, Outcome
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
+NAMES = "\n".join(
+    first + second for first in ("an", "be", "cor", "dal") for second in ("na", "lo", "mi", "ra")
+)
+TRAIN = split(
+    "train names.txt --out run --device cpu --dropout 0.1 --model mlp --channels 8 --batch 4 --log-every 1 "
+    "--speedups none"
+)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as started:
+        yield started
+
+
+def folder_at(path: Path) -> Path:
+    path.mkdir()
+    (path / "names.txt").write_text(NAMES)
+    return path
+
+
+def train(forks: Forks, folder: Path, *words: str, **kill: float | int) -> Outcome:
+    return forks.run(Job(((*TRAIN, *words),), str(folder), **kill))  # type: ignore[arg-type]
+
+
+def require_same_end(forks: Forks, folder: Path, whole: Path, *words: str) -> None:
+    """The same command goes on, to the same tensors, and leaves nothing of the one that was killed."""
+    again = train(forks, folder, *words)
+    assert (again.codes, again.signal) == ((0,), 0), again.text
+    for name in ("last", "best"):
+        wanted, found = (load_file(path / "run" / f"{name}.safetensors") for path in (whole, folder))
+        assert wanted.keys() == found.keys()
+        assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+    lines = [path.joinpath("run", "metrics.jsonl").read_text().count("\n") for path in (whole, folder)]
+    assert lines[0] == lines[1]
+    left = {path.name for path in (folder / "run").iterdir() if not path.name.startswith("events.")}
+    assert left == {path.name for path in (whole / "run").iterdir() if not path.name.startswith("events.")}
+
+
+def kill_at_operations(forks: Forks, tmp_path: Path, every: int) -> int:
+    words = ("--steps", "4", "--eval-every", "2")
+    whole = folder_at(tmp_path / "whole")
+    operations = train(forks, whole, *words).operations
+    assert operations > 100
+    for number in range(0, operations, every):
+        folder = folder_at(tmp_path / "cut")
+        killed = train(forks, folder, *words, kill_at=number)
+        assert killed.signal == 9, f"operation {number}: {killed.text}"
+        require_same_end(forks, folder, whole, *words)
+        shutil.rmtree(folder)
+    return operations
+
+
+def kill_at_random(forks: Forks, tmp_path: Path, times: int) -> None:
+    words = ("--steps", "60", "--eval-every", "7")
+    whole = folder_at(tmp_path / "whole")
+    seconds = train(forks, whole, *words).cpu_s
+    chance, killed = random.Random(1), 0
+    for number in range(times):
+        folder = folder_at(tmp_path / f"cut {number}")
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            killed += train(forks, folder, *words, kill_after_s=chance.uniform(0, seconds)).signal == 9
+        require_same_end(forks, folder, whole, *words)
+        shutil.rmtree(folder)
+    assert killed >= times / 2, "most of them must have been killed before they ended"
+
+
+def test_a_run_killed_at_some_file_operations_goes_on(forks: Forks, tmp_path: Path) -> None:
+    kill_at_operations(forks, tmp_path, every=31)
+
+
+@pytest.mark.faults
+def test_a_run_killed_at_every_file_operation_goes_on(forks: Forks, tmp_path: Path) -> None:
+    assert kill_at_operations(forks, tmp_path, every=1) > 100
+
+
+def test_a_run_killed_at_random_moments_goes_on(forks: Forks, tmp_path: Path) -> None:
+    kill_at_random(forks, tmp_path, times=5)
+
+
+@pytest.mark.faults
+def test_a_run_killed_at_200_random_moments_goes_on(forks: Forks, tmp_path: Path) -> None:
+    kill_at_random(forks, tmp_path, times=200)
