@@ -260,6 +260,8 @@ class Run:
         """Where the best weights are: `last` is saved before `best`, so right after an evaluation they are
         both."""
         if last.best_step in (None, last.step):
+            if (self.path / "best.safetensors").exists():  # of an earlier step, but of this run
+                self.load_state("best")
             return "last"
         step = self.load_state("best").step
         if step != last.best_step:
