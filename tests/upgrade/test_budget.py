@@ -111,3 +111,11 @@ def test_steps_are_counted_inside_of_a_budget_alone() -> None:
     with pytest.raises(Exceeded, match="of 10 steps"), limited(budget, 7):
         step(4)
     step()
+
+
+def test_the_checks_of_many_rewritings_count_too() -> None:
+    functions = "\n\n".join(f"def f{n}(q, k, v):\n{SCORES}{SOFTMAX}{TAIL}" for n in range(120))
+    sites = find_sites("import torch\n\n\n" + functions)
+    assert len(sites) == 120
+    assert [site.verdict for site in sites[:10]] == ["rewritten"] * 10
+    assert "search budget" in sites[-1].reason
