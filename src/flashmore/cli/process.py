@@ -16,6 +16,9 @@ _pressed = False
 def entry() -> NoReturn:
     """Run the command that the process was started with, and end the process with its exit code."""
     _open_missing_streams()
+    if sys.argv[1:2] != ["upgrade"]:  # whose --run starts a program that may need its own folder
+        # PyTorch's compiler starts Python with -c, which would import from the working directory.
+        os.environ["PYTHONSAFEPATH"] = "1"
     # A shell starts what runs in the background with Ctrl-C ignored, and so it stays.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)

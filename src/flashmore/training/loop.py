@@ -144,7 +144,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     stretches_ms: list[float] = []
     if session.best_step == trainer.done:  # a process may have ended between saving `last` and `best`
         session.save()
-    with EventWriter(run.path, trainer.done) as events, _stop_signals() as stopped_by:
+    with _stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
         while trainer.done < recipe.steps and not stopped_by():
             loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
@@ -256,7 +256,8 @@ def _logged_step_ms(run: Run) -> list[float]:
 def _stop_signals() -> Iterator[Callable[[], str | None]]:
     """Turn the first signal to stop into a question to ask between steps: its name, or None.
 
-    A second one does what it did before. A scheduler that takes the machine away sends SIGTERM or SIGUSR1, a
+    A second Ctrl-C does what it did before; the others are ignored until the run is saved. A scheduler that
+    takes the machine away sends SIGTERM or SIGUSR1, a
     terminal that closes SIGHUP.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -270,7 +271,8 @@ def _stop_signals() -> Iterator[Callable[[], str | None]]:
 
     def receive(number: int, _: object) -> None:
         received.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
-        signal.signal(number, before[signal.Signals(number)])
+        again = before[signal.Signals(number)] if number == signal.SIGINT else signal.SIG_IGN
+        signal.signal(number, again)
 
     for number in handled:
         signal.signal(number, receive)

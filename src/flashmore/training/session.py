@@ -163,7 +163,7 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         if steps is not None and steps < state.step:
             found = f"{steps}, and {state.step} steps are done"
             raise RecipeError("--steps to go on to", found, f"{state.step} or more")
-        plan, trainer = _restored(run, steps or state.max_steps)
+        plan, trainer = _restored(run, state.max_steps if steps is None else steps)
         with run.log_metrics(state) as metrics:
             yield Session(
                 run,
