@@ -23,7 +23,7 @@ from flashmore.errors import DataError, RecipeError
 Kind = Literal["characters", "tokens", "random"]
 STORE = "tokens.bin"
 """The store's name in a run's folder."""
-RANDOM_COUNT = 2**18
+RANDOM_COUNT, LARGEST_RANDOM = 2**18, 2**27
 REAL_GPT2_IDS = 50_257
 """GPT-2's vocabulary; a model with 50,304 ids has 47 that no text holds."""
 
@@ -57,6 +57,8 @@ class LongText:
         bounds = [bound for part in vars(self.parts).values() for bound in part]
         if bounds != sorted(bounds) or bounds[0] < 0 or bounds[-1] > self.count:
             raise ValueError(f"parts at {bounds} of {self.count} ids")
+        if self.kind == "random" and self.count > LARGEST_RANDOM:
+            raise ValueError(f"{self.count} random ids")
         if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
 
@@ -88,6 +90,11 @@ class LongText:
         """
         if self.kind == "tokens":
             path = Path(self.path or "")
+            size = path.stat().st_size if path.exists() else 0
+            inside = path.resolve().parent == folder.resolve()  # such a file changes while the run trains
+            if path.exists() and (inside or size != 2 * self.count):
+                found = "a file of the run itself" if inside else f"a file of {size:,} bytes"
+                raise DataError(f"{self.count:,} tokens in {path}", found, "that file again")
             if scan_tokens(path, self.count) != (self.count, self.largest, self.origin):
                 raise DataError(
                     f"the tokens that {path} held when the run began", "others", "that file again"

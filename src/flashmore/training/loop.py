@@ -257,8 +257,7 @@ def _stop_signals() -> Iterator[Callable[[], str | None]]:
     """Turn the first signal to stop into a question to ask between steps: its name, or None.
 
     A second Ctrl-C does what it did before; the others are ignored until the run is saved. A scheduler that
-    takes the machine away sends SIGTERM or SIGUSR1, a
-    terminal that closes SIGHUP.
+    takes the machine away sends SIGTERM or SIGUSR1, a terminal that closes SIGHUP.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
