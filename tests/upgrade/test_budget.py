@@ -119,3 +119,21 @@ def test_the_checks_of_many_rewritings_count_too() -> None:
     assert len(sites) == 120
     assert [site.verdict for site in sites[:10]] == ["rewritten"] * 10
     assert "search budget" in sites[-1].reason
+
+
+def test_classes_that_are_inherited_in_many_ways_are_looked_at_once() -> None:
+    pairs = "".join(
+        f"class A{n}(A{n - 1}, B{n - 1}):\n    pass\nclass B{n}(A{n - 1}, B{n - 1}):\n    pass\n"
+        for n in range(1, 60)
+    )
+    heads = (
+        "import torch\nfrom torch import nn\nclass A0(nn.Module):\n    pass\nclass B0(nn.Module):\n    pass\n"
+    )
+    method = "".join(
+        f"    {line}\n" for line in f"def forward(self, q, k, v):\n{SCORES}{SOFTMAX}{TAIL}".splitlines()
+    )
+    body = method.replace("q @ k.mT", "q @ k.mT * self.scale")
+    first = heads.replace("class A0(nn.Module):\n    pass\n", f"class A0(nn.Module):\n{body}")
+    assert [site.symbol for site in find_sites(first + pairs)] == ["A0.forward"]
+    last = f"class M(A59, B59):\n{body}"
+    assert [site.symbol for site in find_sites(heads + pairs + last)] == ["M.forward"]

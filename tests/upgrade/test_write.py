@@ -98,10 +98,17 @@ def test_what_git_shows_as_modified_is_refused_unless_forced(repository: Path) -
     path = repository / "model.py"
     path.write_text("x = 3\n")
     assert "last added or committed" in refused(read_source(path), "x = 4\n").found
-    git(repository, "add", ".")
-    assert "last added or committed" in refused(read_source(path), "x = 4\n").found
     write_source(read_source(path), "x = 4\n", force=True)
     assert path.read_text() == "x = 4\n"
+
+
+def test_what_was_added_and_not_committed_is_written_for_git_has_stored_it(repository: Path) -> None:
+    path = repository / "model.py"
+    path.write_text("x = 3\n")
+    git(repository, "add", ".")
+    write_source(read_source(path), "x = 4\n")
+    assert path.read_text() == "x = 4\n"
+    assert "last added or committed" in refused(read_source(path), "x = 5\n").found
 
 
 def test_what_git_has_committed_or_does_not_know_is_written(repository: Path) -> None:

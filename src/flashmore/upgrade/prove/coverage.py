@@ -48,9 +48,7 @@ def accepted(questions: Questions, takes: Callable[[Choices], bool]) -> Accepted
         {**plainest, name: answer} for name, answers in questions.items() for answer in answers
     ]
     taken = [choices for choices in singles if takes(choices)]
-    possible = {
-        name: list(dict.fromkeys(choices[name] for choices in taken)) for name in questions
-    }  # fmt: skip
+    possible = {name: list(dict.fromkeys(choices[name] for choices in taken)) for name in questions}
     taken += [choices for choices in _mixture(possible) if takes(choices)]
     unique: list[Choices] = [choices for at, choices in enumerate(taken) if choices not in taken[:at]]
     return Accepted(unique, math.prod(map(len, possible.values())))

@@ -89,10 +89,8 @@ def _mentioned(owner: Class | None, function: Function) -> Iterator[tuple[str, i
 
 
 def _bases(owner: Class | None) -> Iterator[ast.expr]:
-    if owner is not None:
-        yield from owner.node.bases
-        for each in owner.bases:
-            yield from _bases(each)
+    for each in owner.line if owner is not None else ():
+        yield from each.node.bases
 
 
 def _says_torch(roots: dict[str, set[tuple[str, int]]], owner: Class | None, function: Function) -> bool:
