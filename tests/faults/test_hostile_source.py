@@ -254,7 +254,7 @@ def listen(world: World, *commands: tuple[str, ...]) -> None:
     """Every command says something, and no control character."""
     for words in commands:
         done = world.run(*words)
-        assert "softmax" in done.stdout
+        assert "searched" in done.stdout
         assert not CONTROL.search(done.stdout + done.stderr)
 
 

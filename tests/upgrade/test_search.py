@@ -61,7 +61,7 @@ def test_a_byte_order_mark_is_no_part_of_the_source(tmp_path: Path) -> None:
         (b"# coding: martian\nsoftmax = 1\n", "encoding is unclear"),
         (b"softmax = 1\0\n", "null bytes"),
         (b"softmax = " + b"(" * 5000 + b")" * 5000, "nested|parse|parenthes"),
-        (b"#" * (3 * 2**19 + 1), "1.6 MB"),
+        (b"#" * (2**20 + 1), "1.0 MB"),
     ],
     ids=["syntax", "bytes", "encoding", "null", "nested", "large"],
 )

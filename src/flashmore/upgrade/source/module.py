@@ -1,11 +1,12 @@
 """The names of one file: imports, functions, classes, and what `self.x` was made from."""
 
 import ast
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.budget import step
 
 FUNCTIONAL = "torch.nn.functional"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -107,15 +108,34 @@ class Module:
         self.constants: dict[str, ast.expr] = {}
         for statement in _top_level(tree.body):
             self._see(statement)
-        for name in _bound_again(tree):
+        for name in self._see_all():
             self.functions.pop(name, None)
             self.classes.pop(name, None)
             self.constants.pop(name, None)
-        for each in walk(tree):
-            if isinstance(each, (ast.Import, ast.ImportFrom)):
-                self._see_import(each)
         for found in self.classes.values():
             self._resolve_bases(found)
+
+    def _see_all(self) -> set[str]:
+        """See every import; gives the names that the module binds twice, or a function declares `global`.
+
+        One walk, level by level as `ast.walk`, for the walk is most of what a large file takes.
+        """
+        counts: dict[str, int] = {}
+        shared: set[str] = set()
+        ahead: deque[tuple[ast.AST, bool]] = deque([(self.tree, True)])
+        while ahead:
+            node, of_module = ahead.popleft()
+            step()
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                self._see_import(node)
+            elif isinstance(node, ast.Global):
+                shared.update(node.names)
+            if of_module:
+                name = _bound(node)
+                counts[name] = counts.get(name, 0) + 1
+                of_module = node is self.tree or not isinstance(node, Function | ast.ClassDef | ast.Lambda)
+            ahead.extend((child, of_module) for child in ast.iter_child_nodes(node))
+        return {name for name, count in counts.items() if count > 1} | shared
 
     def below(self, found: Class) -> Iterator[Class]:
         """The classes of this file that inherit from one, directly or through others."""
@@ -238,25 +258,11 @@ def _beginning(name: ast.expr) -> str | None:
     return None
 
 
-def _bound_again(tree: ast.Module) -> set[str]:
-    """Names of the module with more than one meaning: bound twice, or by a function that says `global`."""
-    counts: dict[str, int] = {}
-    shared: set[str] = set()
-    ahead: list[ast.AST] = [tree]
-    while ahead:
-        node = ahead.pop()
-        name = ""
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            name = node.id
-        elif isinstance(node, Function | ast.ClassDef):
-            name = node.name
-        counts[name] = counts.get(name, 0) + 1
-        if node is tree or not isinstance(node, Function | ast.ClassDef | ast.Lambda):
-            ahead.extend(ast.iter_child_nodes(node))
-    for node in walk(tree):
-        if isinstance(node, ast.Global):
-            shared.update(node.names)
-    return {name for name, count in counts.items() if count > 1} | shared
+def _bound(node: ast.AST) -> str:
+    """The name that a node binds; empty for none."""
+    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        return node.id
+    return node.name if isinstance(node, Function | ast.ClassDef) else ""
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
