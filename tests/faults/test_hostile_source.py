@@ -187,7 +187,8 @@ def test_a_sample_runs_nothing_and_writes_nothing_else(world: World) -> None:
     assert verdicts["calls_of_calls.py"] == ["refused"]
 
 
-def test_what_is_no_file_is_not_waited_for(world: World) -> None:
+@pytest.mark.parametrize("write", [False, pytest.param(True, marks=pytest.mark.faults)])
+def test_what_is_no_file_is_not_waited_for(write: bool, world: World) -> None:
     outside = world.root / "outside.py"
     world.fill([("fine.py", FINE)])
     outside.write_bytes(FINE)
@@ -215,7 +216,7 @@ def test_what_is_no_file_is_not_waited_for(world: World) -> None:
         os.chdir(old)
         server.close()
     before = world.inventory()
-    done = world.run(".", "--write", "--json")
+    done = world.run(".", "--json", *(["--write"] if write else []))
     document = json.loads(done.stdout)
     unread = {Path(each["path"]).name for each in document["not_read"]}
     assert {"pipe.py", "zero.py", "loop.py", "dangling.py", "outlet.py"} <= unread
@@ -223,7 +224,9 @@ def test_what_is_no_file_is_not_waited_for(world: World) -> None:
     changed = {path for path in before if after[path] != before[path]}
     assert changed == {str(folder / path) for path in document["written"]}
     assert after.keys() == before.keys()
-    assert {"fine.py", "folder.py/inside.py"} <= {str(Path(path)) for path in document["written"]}
+    found = document["written"] if write else [site["path"] for site in document["sites"]]
+    assert {"fine.py", "folder.py/inside.py"} <= {str(Path(path)) for path in found}
+    assert write or not changed
     for name in ("pipe.py", "zero.py"):
         assert world.run(name).returncode == 2
 
