@@ -2,11 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.settings import Settings
 
 LARGEST_RESULT = 2**20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,13 @@ class Run:
             RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit it.
             StorageError: a file cannot be read.
         """
-        checkpoint = self._file("last").load(layout(self.model), optimizer)
-        self._best(checkpoint.state)
-        return checkpoint
+
+        def read() -> Checkpoint:
+            checkpoint = self._file("last").load(layout(self.model), optimizer)
+            self._best(checkpoint.state)
+            return checkpoint
+
+        return self._unchanged(read)
 
     def load_weights(self, name: Name | None = None) -> dict[str, Tensor]:
         """Read the weights of a checkpoint; the optimizer's tensors are not read.
@@ -206,8 +211,12 @@ class Run:
             RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit
             `last`. StorageError: a file cannot be read.
         """
-        chosen = name or self._best(self.load_state("last"))
-        return self._file(chosen).load_weights(layout(self.model))[0]
+
+        def read() -> dict[str, Tensor]:
+            chosen = name or self._best(self.load_state("last"))
+            return self._file(chosen).load_weights(layout(self.model))[0]
+
+        return self._unchanged(read)
 
     def restore(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
         """Copy weights into a model.
@@ -255,6 +264,28 @@ class Run:
 
     def _file(self, name: Name) -> CheckpointFile:
         return CheckpointFile(self.path, name, self.digest)
+
+    def _unchanged(self, read: Callable[[], T]) -> T:
+        """Read once more where the process that trains has replaced a checkpoint meanwhile: safetensors opens a
+        file for its header and again for its tensors."""
+        while True:
+            before = self._identities()
+            try:
+                return read()
+            except RunError:
+                if self._identities() == before:
+                    raise
+
+    def _identities(self) -> list[tuple[int, int] | None]:
+        """What tells a checkpoint's file from the one that replaces it; None where there is none."""
+        identities: list[tuple[int, int] | None] = []
+        for name in ("last", "best"):
+            try:
+                status = (self.path / f"{name}.safetensors").lstat()
+                identities.append((status.st_ino, status.st_mtime_ns))
+            except FileNotFoundError:
+                identities.append(None)
+        return identities
 
     def _best(self, last: State) -> Name:
         """Where the best weights are: `last` is saved before `best`, so right after an evaluation they are

@@ -5,8 +5,8 @@ SHA-256 identifies the run in every file that is written later.
 """
 
 import dataclasses
-import os
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -210,7 +210,10 @@ def require_run(folder: Path) -> None:
             raise RunError(wanted, "no such folder", _A_RUN)
         if not folder.is_dir():
             raise RunError(wanted, "a file", _A_RUN)
-        entries = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)}
+        entries = {}
+        for path in list(folder.iterdir()):
+            with suppress(FileNotFoundError):  # the process that trains has renamed a file meanwhile
+                entries[path.name] = path.lstat()
     if CONFIG not in entries:
         raise RunError(wanted, f"a folder without {CONFIG}", _A_RUN)
     for name, status in entries.items():
