@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from flashmore.files import disk_errors, replace_file
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
 from flashmore.runs import Run
+from flashmore.terminal import one_line
+from flashmore.training.result import TrainResult, result_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,12 +28,12 @@ NEW, KNOWN = "#1b4f9c", "#8a8f98"
 class Row:
     """One run: its result as `flashmore train --json` prints it, and names that it made."""
 
-    result: dict[str, Any]
+    result: TrainResult
     names: tuple[Name, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The result's fields, and `names` as `flashmore generate --json` prints them."""
-        return self.result | {"names": [asdict(name) for name in self.names]}
+        return self.result.to_json() | {"names": [asdict(name) for name in self.names]}
 
 
 def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
@@ -43,14 +45,14 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
     rows = []
     for run in runs:
         run.require_items("to compare with others")
-        result = run.read_result()
+        result = result_of(run)
         if result is None:
             raise RunError(
                 f"a finished run in {run.path}",
                 "one that was interrupted, with no result yet",
                 f"first: {run.resume_command()}",
             )
-        rows.append(Row(result | {"run": str(run.path)}, tuple(generate(run, options).names)))
+        rows.append(Row(replace(result, run=str(run.path)), tuple(generate(run, options).names)))
     return rows
 
 
@@ -68,11 +70,12 @@ def draw(rows: Sequence[Row], path: Path) -> int:
     Raises:
         StorageError: the disk refused the picture; what stood at `path` is as it was.
     """
-    figure = _figure(rows)
+    import matplotlib as mpl
+
     picture = io.BytesIO()
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, mpl.rc_context(dict(mpl.rcParamsDefault)):
         warnings.filterwarnings("always", "Glyph ")
-        figure.savefig(picture, format="png", facecolor="white")
+        _figure(rows).savefig(picture, format="png", facecolor="white")
     with disk_errors(f"to make the folder {path.parent}", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, picture.getvalue())
@@ -96,7 +99,7 @@ def _figure(rows: Sequence[Row]) -> "Figure":
 
 
 def _draw_losses(axes: "Axes", rows: Sequence[Row]) -> None:
-    losses = [row.result["test_loss"] for row in rows]
+    losses = [row.result.test_loss for row in rows]
     bars = axes.barh(range(len(rows)), [loss or 0.0 for loss in losses], color=NEW, height=0.6)
     labels = ["no test part" if loss is None else f"{loss:.3f}" for loss in losses]
     axes.bar_label(bars, labels, padding=4)
@@ -108,11 +111,10 @@ def _draw_losses(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
-    result = row.result
     axes.set_axis_off()
     axes.set_ylim(longest + 1, -1)
     axes.set_title(_label(row), loc="left", fontweight="bold", parse_math=False)
-    facts = f"{result['parameters']:,} parameters, {result['train_seconds']:.0f} s"
+    facts = f"{row.result.parameters:,} parameters, {row.result.train_seconds:.0f} s"
     axes.text(0, -0.7, facts, fontsize=8, color=KNOWN)
     for line, name in enumerate(row.names):
         color = NEW if name.novelty == "new" else KNOWN
@@ -124,10 +126,11 @@ def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
 
 def _label(row: Row) -> str:
     """The model, and the run's folder where that says more."""
-    folder = Path(row.result["run"]).resolve().name
-    model: str = row.result["model"]
+    folder = Path(row.result.run).resolve().name
+    model = row.result.model
     return model if folder == model else f"{model} ({_shorten(folder)})"
 
 
 def _shorten(text: str) -> str:
+    text = one_line(text)
     return text if len(text) <= COLUMN_CHARACTERS else text[: COLUMN_CHARACTERS - 1] + "…"

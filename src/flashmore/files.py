@@ -20,7 +20,9 @@ INTACT = "the run as flashmore wrote it: copy it again from where it is intact, 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written; `replace_file` renames it when it is whole."""
 
-_PIECE = 2**24
+_LARGE = 2**28
+"""Bytes from which on a file that is nearly all holes is refused: reading it takes long, and making it cost
+nothing. Filesystems that compress leave holes too, but not so many."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _KINDS = (
@@ -76,7 +78,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
         The file, unbuffered.
 
     Raises:
-        RunError: something else is at `path`.
+        RunError: something else is at `path`, or a large file that is nearly all holes.
         OSError: there is nothing, or the disk refused.
     """
     wanted = f"a regular file at {path}"
@@ -89,7 +91,9 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
             raise RunError(wanted, "a symbolic link", INTACT) from None
         raise
     try:
-        _require_regular(wanted, os.fstat(descriptor))
+        status = os.fstat(descriptor)
+        _require_regular(wanted, status)
+        _require_stored(wanted, descriptor, status)
     except BaseException:
         os.close(descriptor)
         raise
@@ -122,16 +126,10 @@ def read_regular(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise RunError(f"at most {limit:,} bytes in {path}", f"{size:,} bytes", INTACT)
-        return read_exactly(file, size)
-
-
-def read_exactly(file: FileIO, size: int) -> bytes:
-    """Read `size` bytes from where the file stands, or what there is; an unbuffered file may give less at
-    once."""
-    data = bytearray()
-    while len(data) < size and (piece := file.read(min(size - len(data), _PIECE))):
-        data += piece
-    return bytes(data)
+        data = bytearray()
+        while len(data) < size and (piece := file.read(size - len(data))):  # it may give less at once
+            data += piece
+        return bytes(data)
 
 
 @contextmanager
@@ -208,6 +206,21 @@ def sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _require_stored(wanted: str, descriptor: int, status: os.stat_result) -> None:
+    """Refuse a large file of which the disk holds less than a sixteenth."""
+    if status.st_size <= _LARGE or not hasattr(status, "st_blocks") or not hasattr(os, "SEEK_HOLE"):
+        return
+    stored = 512 * status.st_blocks
+    if 16 * stored >= status.st_size:
+        return
+    # Some network filesystems tell no blocks, and then no holes either.
+    first_hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    if first_hole < status.st_size:
+        found = f"{status.st_size:,} bytes, of which the disk holds {stored:,}: a sparse file"
+        raise RunError(wanted, found, INTACT)
 
 
 def _require_regular(wanted: str, status: os.stat_result) -> None:

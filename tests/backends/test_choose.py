@@ -1,10 +1,12 @@
 """The measured choice: right before fast, remembered, and never lost to a damaged cache."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,9 +63,34 @@ def test_a_damaged_cache_is_rebuilt(damage: bytes, cache: Path) -> None:
 def test_a_cache_whose_backends_are_damaged_is_rebuilt(cache: Path) -> None:
     choose("auto", PROBLEM)
     (file,) = cache.glob("*.json")
-    for candidates in ([{"name": "flash"}], [{"name": "flash", "time_ms": None, "why_not": None}], {"a": 1}):
+    timed = json.loads(file.read_text())["candidates"]
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    for candidates in (
+        [{"name": "flash"}],
+        [{"name": "flash", "time_ms": None, "why_not": None}],
+        {"a": 1},
+        [],
+        deep,
+        [candidate | {"name": "fast"} for candidate in timed],
+        [candidate | {"time_ms": {"median": 1, "low": "no", "high": 2}} for candidate in timed],
+        [candidate | {"why_not": 10**400} for candidate in timed],
+    ):
         file.write_text(json.dumps({"key": PROBLEM.key(), "candidates": candidates}))
         assert choose("auto", PROBLEM).seconds > 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes and devices")
+def test_what_could_be_read_without_end_is_no_answer(cache: Path) -> None:
+    choose("auto", PROBLEM)
+    (file,) = cache.glob("*.json")
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        file.unlink()
+        make(file)
+        assert choose("auto", PROBLEM).seconds > 0
+    assert file.is_file()
+    assert not file.is_symlink()
 
 
 def test_a_process_killed_while_it_writes_leaves_no_damage(cache: Path) -> None:

@@ -167,6 +167,14 @@ def test_what_could_be_read_without_end_is_no_record(tmp_path: Path) -> None:
             read_record(path)
 
 
+@pytest.mark.parametrize("value", ["9" * 400, "1e999", "[" * 900 + "]" * 900])
+def test_what_no_record_holds_is_refused(value: str, record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record | {"attention_share": "odd"}).replace('"odd"', value), encoding="utf-8")
+    with pytest.raises(RecordError, match="record"):
+        read_record(path)
+
+
 def test_a_document_as_text_is_itself_with_lists_of_numbers_on_one_line() -> None:
     document = {
         "samples_ms": [[1.5, 2e-07, -3], []],

@@ -13,11 +13,13 @@ from safetensors.torch import save
 from flashmore.errors import RunError
 from flashmore.models.registry import layout
 from flashmore.runs import Checkpoint, LossScale, Run, State, records
+from flashmore.runs.checkpoint import Layout
 
 MakeRun = Callable[..., Run]
 MakeCheckpoint = Callable[..., Checkpoint]
 StepOf = Callable[[Run], int]
-OPTIMIZER = {"exp_avg": ((4,), torch.float32)}
+OPTIMIZER: Layout = {"exp_avg": ((4,), torch.float32)}
+RNG_OF_A_GPU: Layout = {"rng.cuda": ((16,), torch.uint8)}
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +80,24 @@ def test_the_optimizer_is_not_read_for_its_weights(run: Run) -> None:
         run.load_checkpoint(OPTIMIZER)
 
 
+@pytest.mark.parametrize(
+    ("trained", "here"),
+    [(OPTIMIZER, {**RNG_OF_A_GPU, **OPTIMIZER}), ({**RNG_OF_A_GPU, **OPTIMIZER}, OPTIMIZER)],
+)
+def test_another_kind_of_device_is_named(
+    run: Run, make_checkpoint: MakeCheckpoint, trained: Layout, here: Layout
+) -> None:
+    optimizer = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in trained.items()}
+    run.save_checkpoint("last", replace(make_checkpoint(3), optimizer=optimizer))
+    with pytest.raises(RunError, match="was trained on") as caught:
+        run.load_checkpoint(here)
+    assert "a machine with" in caught.value.valid
+
+
 def test_best_must_be_the_one_that_last_knows(run: Run, make_checkpoint: MakeCheckpoint) -> None:
     def save(name: str, step: int, best_step: int | None) -> None:
         made = make_checkpoint(step)
-        state = replace(made.state, best_step=best_step)
+        state = replace(made.state, best_step=best_step, best_loss=None if best_step is None else 1.0)
         run.save_checkpoint(name, replace(made, state=state))  # type: ignore[arg-type]
 
     def loaded() -> float:
@@ -210,6 +226,10 @@ def test_tensors_with_a_wrong_checksum_are_refused(run: Run) -> None:
         {"max_steps": 10**16}, {"best_loss": "low"}, {"best_step": 2}, {"best_step": -1},
         {"train_seconds": -1}, {"train_seconds": []}, {"loss_scale": 1.0},
         {"loss_scale": {"scale": "x", "growth_tracker": 0}},
+        {"loss_scale": {"scale": 0.0, "growth_tracker": 1}},
+        {"loss_scale": {"scale": 1e39, "growth_tracker": 1}},
+        {"loss_scale": {"scale": 2.0, "growth_tracker": 2**31}},
+        {"best_loss": 1.0}, {"best_step": 0}, {"best_loss": 1.0, "best_step": 2},
         {"metrics_bytes": -1}, {"metrics_sha256": 3}, {"surprise": 1},
     ],
 )  # fmt: skip
@@ -218,7 +238,7 @@ def test_a_sealed_state_with_wrong_values_is_refused(run: Run, change: dict[str,
     state = header_of(path)["state"]
     assert isinstance(state, dict)
     seal_again(path, tensors_of(run), state=state | change)
-    with pytest.raises(RunError, match=r"state of a checkpoint|surprise"):
+    with pytest.raises(RunError, match=r"state of a checkpoint|surprise|64 bits"):
         run.load_state("last")
 
 
@@ -238,6 +258,8 @@ def test_a_state_that_json_does_not_know_loses_nothing(
 ) -> None:
     made = make_checkpoint(1)
     with pytest.raises(ValueError, match="JSON"):
-        run.save_checkpoint("last", replace(made, state=replace(made.state, best_loss=float("inf"))))
+        run.save_checkpoint(
+            "last", replace(made, state=replace(made.state, best_loss=float("inf"), best_step=1))
+        )
     assert step_of(run) == 0
     assert not list(run.path.glob("*.tmp"))

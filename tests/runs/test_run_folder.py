@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flashmore.errors import FlashmoreError, RunError, StorageError
+from flashmore.files import open_regular
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.runs import Checkpoint, Run, locked, records
@@ -23,6 +24,9 @@ MakeCheckpoint = Callable[..., Checkpoint]
 Contents = Callable[[Path], dict[str, bytes]]
 
 SETTINGS = ("config.json", "vocabulary.json", "split.json")
+NESTED: list[Any] = []
+for _ in range(900):  # deep enough for functions that call themselves, and json.dumps still takes it
+    NESTED = [NESTED]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def rewrite_config(path: Path, change: Callable[[dict[str, Any]], object]) -> No
 def test_open_gives_what_create_wrote(run: Run) -> None:
     opened = Run.open(str(run.path))
     assert opened == run
-    assert opened.recipe == {"steps": 10, "lr": 5e-4, "file": None, "betas": [0.9, 0.99]}
+    assert opened.recipe == {"steps": 10, "lr": 5e-4, "file": None, "speedups": ["none"]}
     assert opened.split.novelty("zoë") == "train"
     assert opened.split.leak_share == 1.0
     assert opened.model == ModelConfig(
@@ -213,6 +217,24 @@ def test_a_huge_file_is_refused_by_its_size(run: Run) -> None:
         (run.path / name).write_bytes(kept)
 
 
+@pytest.mark.skipif(not hasattr(os, "SEEK_HOLE"), reason="needs files with holes")
+def test_a_large_file_that_is_nearly_all_holes_is_not_read(run: Run) -> None:
+    path = run.path / "last.safetensors"
+    os.truncate(path, 2**40)
+    with pytest.raises(RunError, match="sparse") as caught:
+        run.load_weights()
+    assert str(path) in caught.value.wanted
+
+
+def test_a_file_that_the_disk_holds_is_read_whatever_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        for _ in range(17):
+            file.write(bytes(2**24))
+    with open_regular(path) as opened:
+        assert opened.read(4) == bytes(4)
+
+
 def test_open_refuses_a_folder_for_a_file(run: Run) -> None:
     (run.path / "split.json").unlink()
     (run.path / "split.json").mkdir()
@@ -227,7 +249,7 @@ def test_open_refuses_the_vocabulary_of_another_run(run: Run, tmp_path: Path) ->
         Run.open(tmp_path / "other")
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None, 10**30])
+@pytest.mark.parametrize("version", [1, 3, "2", None, 10**15])
 def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
     rewrite_config(run.path, lambda config: config.update(format=version))
     with pytest.raises(RunError, match="does not know") as caught:
@@ -243,6 +265,9 @@ def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
         lambda config: config.pop("recipe"),
         lambda config: config.update(recipe=3),
         lambda config: config.update(requested=[]),
+        lambda config: config["requested"].update(speedups=[["none"]]),
+        lambda config: config["requested"].update(steps=NESTED),
+        lambda config: config["recipe"].update(steps=10**30),
         lambda config: config.update(files=[]),
         lambda config: config.update(versions={"torch": 2}),
         lambda config: config.update(surprise=1),

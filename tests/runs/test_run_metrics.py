@@ -7,6 +7,7 @@ import pytest
 from flashmore.errors import RunError
 from flashmore.runs import Checkpoint, Run
 
+LINE = b'{"step": 1, "loss": 2.0, "step_ms": 2.0}'
 MakeCheckpoint = Callable[..., Checkpoint]
 
 
@@ -23,7 +24,7 @@ def log(run: Run, make_checkpoint: MakeCheckpoint, *steps: int, saved: int) -> N
     """Log steps as a training process does, and save a checkpoint after one of them."""
     with run.log_metrics(run.load_state("last")) as lines:
         for step in steps:
-            lines.append({"step": step, "loss": 1 / 3})
+            lines.append({"step": step, "loss": 1 / 3, "step_ms": 2.5})
             if step == saved:
                 length, sha256 = lines.saved()
                 made = make_checkpoint(step)
@@ -33,7 +34,10 @@ def log(run: Run, make_checkpoint: MakeCheckpoint, *steps: int, saved: int) -> N
 
 def test_lines_come_back_in_order(run: Run) -> None:
     assert run.read_metrics() == []
-    lines = [{"step": 1, "loss": 3.3000000000000003}, {"step": 2, "loss": 3.1, "val_loss": 3.2}]
+    lines = [
+        {"step": 1, "loss": 3.3000000000000003, "step_ms": 2.5},
+        {"step": 2, "loss": 3.1, "step_ms": 2.0, "val_loss": 3.2},
+    ]
     with run.log_metrics(run.load_state("last")) as opened:
         for line in lines:
             opened.append(line)
@@ -59,8 +63,8 @@ def test_going_on_drops_what_was_logged_after_the_checkpoint(
         file.write(b'{"step": 4, "lo')
     assert steps(run) == [1, 2, 3]
     with run.log_metrics(run.load_state("last")) as lines:
-        lines.append({"step": 3, "loss": 9.0})
-    assert run.read_metrics()[1:] == [{"step": 2, "loss": 1 / 3}, {"step": 3, "loss": 9.0}]
+        lines.append({"step": 3, "loss": 9.0, "step_ms": 2.5})
+    assert [(line["step"], line["loss"]) for line in run.read_metrics()[1:]] == [(2, 1 / 3), (3, 9.0)]
 
 
 @pytest.mark.parametrize("damage", ["shorter", "other", "gone"])
@@ -83,10 +87,24 @@ def test_a_log_that_is_not_the_checkpoints_is_refused_and_left_alone(
 
 @pytest.mark.parametrize(
     "line",
-    [b"{]", b"3", b'{"loss": 2.0}', b'{"step": "2"}', b'{"step": true}', b"\xff", b"", b'{"step": 1e999}'],
+    [
+        b"{]",
+        b"3",
+        b"\xff",
+        b"",
+        b'{"step": 2}',
+        b'{"loss": 2.0, "step_ms": 2.0}',
+        LINE.replace(b"1", b'"1"'),
+        LINE.replace(b"1", b"true"),
+        LINE.replace(b"1", b"9" * 400),
+        LINE.replace(b"2.0", b"1e999"),
+        LINE.replace(b"2.0", b"[" * 5000 + b"]" * 5000),
+        LINE.replace(b"}", b', "val_loss": []}'),
+        LINE.replace(b"}", b', "surprise": 1}'),
+    ],
 )
 def test_an_altered_line_after_the_checkpoint_is_named(run: Run, metrics: Path, line: bytes) -> None:
-    metrics.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    metrics.write_bytes(LINE + b"\n" + line + b"\n")
     with pytest.raises(RunError, match="line 2") as caught:
         run.read_metrics()
     assert str(metrics) in caught.value.wanted

@@ -17,14 +17,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention
 from flashmore.backends.names import BACKENDS
-from flashmore.errors import BackendUnavailable, StorageError, is_out_of_memory
-from flashmore.files import replace_file
+from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
+from flashmore.files import read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import alternate
 from flashmore.measuring.statistics import Spread, spread
@@ -38,6 +39,8 @@ BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
 """What the (T, T) matrices of a pass by hand, four of them, may take: above the first there are fewer
 sequences, above the second they are shorter. More is neither waited for nor held."""
 CACHE_VERSION = 2
+LARGEST_ANSWER = 2**20
+"""Bytes of a file of the cache; ours have some 2,000."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,14 @@ class Candidate:
     why_not: str | None
     samples_ms: tuple[tuple[float, ...], ...] = ()
     """Blocks; empty for an answer from the cache."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A file of the cache."""
+
+    key: dict[str, Any]
+    candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True)
@@ -250,21 +261,13 @@ def _digest(problem: Problem) -> str:
 def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
     """An answer from the cache; a file that is missing, damaged or about something else is no answer."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] != problem.key():
-            return None
-        candidates = tuple(
-            Candidate(
-                str(item["name"]),
-                None if item["time_ms"] is None else Spread(**item["time_ms"]),
-                item["why_not"],
-            )
-            for item in kept["candidates"]
-        )
-        fastest(candidates)
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = msgspec.json.decode(read_regular(path, LARGEST_ANSWER), type=_Answer)
+    except (FlashmoreError, msgspec.DecodeError, RecursionError):
         return None
-    return candidates
+    names = [candidate.name for candidate in kept.candidates if candidate.time_ms is not None]
+    if kept.key != problem.key() or not names or not set(names) <= set(BACKENDS):
+        return None
+    return kept.candidates
 
 
 def _remember(path: Path, problem: Problem, candidates: tuple[Candidate, ...]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from tyro.conf import Positional
@@ -19,21 +19,22 @@ from flashmore.training.recipe import Model, recipe_for
 if TYPE_CHECKING:
     from flashmore.comparison import Row
     from flashmore.runs import Run
+    from flashmore.training.result import TrainResult
 
 
 def _nats(loss: float | None) -> str:
     return "–" if loss is None else f"{loss:.4f}"
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "run": lambda result: result["run"],
-    "attention": lambda result: result["attention"] or "none",
-    "parameters": lambda result: f"{result['parameters']:,}",
-    "steps": lambda result: f"{result['steps']:,}",
-    "training": lambda result: f"{result['train_seconds']:.1f} s",
-    "a step": lambda result: f"{result['step_ms']:.2f} ms",
-    "validation loss": lambda result: _nats(result["val_loss"]),
-    "test loss": lambda result: _nats(result["test_loss"]),
+FIGURES: "dict[str, Callable[[TrainResult], str]]" = {
+    "run": lambda result: result.run,
+    "attention": lambda result: result.attention or "none",
+    "parameters": lambda result: f"{result.parameters:,}",
+    "steps": lambda result: f"{result.steps:,}",
+    "training": lambda result: f"{result.train_seconds:.1f} s",
+    "a step": lambda result: f"{result.step_ms:.2f} ms",
+    "validation loss": lambda result: _nats(result.val_loss),
+    "test loss": lambda result: _nats(result.test_loss),
 }
 
 
@@ -135,7 +136,7 @@ def train_for_comparison(model: Model, command: Compare) -> "Run":
 
 def show(rows: "Sequence[Row]") -> None:
     """Print a table with a column for each run: figures above, names below."""
-    shown = table("", *(row.result["model"] for row in rows))
+    shown = table("", *(row.result.model for row in rows))
     for title, figure in FIGURES.items():
         shown.add_row(title, *(figure(row.result) for row in rows))
     shown.add_section()

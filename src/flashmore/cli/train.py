@@ -14,7 +14,7 @@ from flashmore.terminal import write_json
 from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
-    from flashmore.training.loop import TrainResult
+    from flashmore.training.result import TrainResult
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ A record keeps the raw samples, the environment and the command, has its units i
 """
 
 import json
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import torch
 from flashmore.errors import DataError, UsageError
 from flashmore.files import disk_errors, open_input, replace_file
 from flashmore.measuring.environment import environment
+from flashmore.strict_json import loads
 
 SCHEMA = "flashmore/record"
 VERSION = 1
@@ -87,10 +87,10 @@ def read_record(path: Path) -> dict[str, Any]:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise RecordError(wanted, f"more than {LARGEST:,} bytes", valid)
-        record = json.loads(data, parse_constant=_finite, parse_float=_finite)
+        record = loads(data)
     except DataError as error:
         raise RecordError(wanted, error.found, valid) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RecordError(
             wanted, f"no whole JSON document ({error}); it may have been cut off", valid
         ) from error
@@ -104,14 +104,6 @@ def read_record(path: Path) -> dict[str, Any]:
         where = "/".join(map(str, problem.absolute_path)) or "the top"
         raise RecordError(wanted, f"at {where}: {problem.message[:200]}", valid)
     return record
-
-
-def _finite(text: str) -> float:
-    """JSON has no NaN and no infinity, and nothing that was measured is one."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
 
 
 @cache

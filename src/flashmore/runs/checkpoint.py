@@ -33,10 +33,18 @@ _DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "
 
 @dataclass(frozen=True)
 class LossScale:
-    """What float16's gradients are multiplied by, and how many steps it has held."""
+    """What float16's gradients are multiplied by, and how many steps it has held.
+
+    Raises:
+        ValueError: numbers that `torch.amp.GradScaler` never has.
+    """
 
     scale: float
     growth_tracker: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale <= torch.finfo(torch.float32).max and 0 <= self.growth_tracker < 2**31):
+            raise ValueError(f"a scale of {self.scale:g} for {self.growth_tracker} steps")
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class State:
     """What training needs beside tensors.
 
     Raises:
-        RecipeError: numbers that no training run has.
+        ValueError: numbers that no training run has.
     """
 
     step: int
@@ -68,6 +76,8 @@ class State:
         counts = (self.step, self.max_steps - self.step, self.metrics_bytes, self.train_seconds)
         if min(counts) < 0 or self.max_steps > 10**15:
             raise ValueError(f"step {self.step} of {self.max_steps}")
+        if (self.best_step is None) != (self.best_loss is None):
+            raise ValueError(f"a best loss {self.best_loss} at step {self.best_step}")
         if self.best_step is not None and not 0 <= self.best_step <= self.step:
             raise ValueError(f"best step {self.best_step} at step {self.step}")
 
@@ -184,6 +194,10 @@ class CheckpointFile:
         found = file.layout(prefix)
         if found != dict(layout):
             wanted = f"{prefix.rstrip('.')} that fit this run's model in {self.path}"
+            if found.keys() ^ layout.keys() == {"rng.cuda"}:
+                trained, here = ("the CPU", "a GPU") if "rng.cuda" in layout else ("a GPU", "the CPU")
+                valid = f"a machine with {trained}; CUDA_VISIBLE_DEVICES= hides a GPU"
+                raise RunError(f"{trained}, which the run of {self.path} was trained on", here, valid)
             raise RunError(wanted, differences(layout, found), INTACT)
         tensors = {name: file.tensor(prefix + name) for name in layout}
         if _digest(tensors) != digest:

@@ -102,7 +102,8 @@ class Run:
         Raises:
             RunError: there is no such folder, it is no run, it is of an unknown format, it holds something
                 else than regular files, or its configuration, vocabulary or split is missing, cut off or
-            altered. StorageError: the disk does not give the files.
+                altered.
+            StorageError: the disk does not give the files.
         """
         path = Path(path)
         return cls(path, *settings.read(path))
@@ -209,7 +210,8 @@ class Run:
 
         Raises:
             RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit
-            `last`. StorageError: a file cannot be read.
+                `last`.
+            StorageError: a file cannot be read.
         """
 
         def read() -> dict[str, Tensor]:
@@ -266,8 +268,10 @@ class Run:
         return CheckpointFile(self.path, name, self.digest)
 
     def _unchanged(self, read: Callable[[], T]) -> T:
-        """Read once more where the process that trains has replaced a checkpoint meanwhile: safetensors opens a
-        file for its header and again for its tensors."""
+        """Read once more where the process that trains has replaced a checkpoint meanwhile.
+
+        safetensors opens a file for its header and again for its tensors.
+        """
         while True:
             before = self._identities()
             try:

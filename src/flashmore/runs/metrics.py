@@ -7,17 +7,29 @@ with its own.
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from flashmore.errors import RunError
-from flashmore.files import INTACT, disk_errors, open_regular, read_exactly, read_regular, write_all
+from flashmore.files import INTACT, disk_errors, open_regular, read_regular, write_all
 from flashmore.runs import records
 from flashmore.runs.checkpoint import State
 
-LARGEST = 2**30
-"""Bytes that are read at most: some ten million lines."""
+LARGEST = 2**26
+"""Bytes that are read at most: some 600,000 lines."""
+_PIECE = 2**20
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line holds; `val_loss` where the validation part was evaluated."""
+
+    step: int
+    loss: float
+    step_ms: float
+    val_loss: float | None
 
 
 class MetricsLog:
@@ -37,15 +49,16 @@ class MetricsLog:
         with disk_errors(f"to write {path}", path):
             self._file = open_regular(path, os.O_RDWR | os.O_CREAT)
             try:
-                kept = read_exactly(self._file, min(state.metrics_bytes, LARGEST))
-                _check(kept, state, path)
-                self._file.truncate(len(kept))
-                self._file.seek(len(kept))
+                self._digest, self._bytes = hashlib.sha256(), 0
+                while piece := self._file.read(min(state.metrics_bytes - self._bytes, _PIECE)):
+                    self._digest.update(piece)
+                    self._bytes += len(piece)
+                _check(self._bytes, self._digest.hexdigest(), state, path)
+                self._file.truncate(self._bytes)
+                self._file.seek(self._bytes)
             except BaseException:
                 self._file.close()
                 raise
-        self._digest = hashlib.sha256(kept)
-        self._bytes = len(kept)
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line, whole or not at all.
@@ -99,15 +112,16 @@ def read(path: Path, state: State) -> list[dict[str, Any]]:
         StorageError: the file cannot be read.
     """
     data = read_regular(path, LARGEST) if path.is_symlink() or path.exists() else b""
-    _check(data[: state.metrics_bytes], state, path)
+    kept = data[: state.metrics_bytes]
+    _check(len(kept), records.digest(kept), state, path)
     lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
     return [_decode(line, number, path) for number, line in enumerate(lines, start=1)]
 
 
-def _check(kept: bytes, state: State, path: Path) -> None:
-    if len(kept) != state.metrics_bytes or records.digest(kept) != state.metrics_sha256:
+def _check(length: int, sha256: str, state: State, path: Path) -> None:
+    if (length, sha256) != (state.metrics_bytes, state.metrics_sha256):
         wanted = f"{path} as it was at step {state.step}: {state.metrics_bytes:,} bytes"
-        raise RunError(wanted, f"{len(kept):,} bytes, cut off or altered", INTACT)
+        raise RunError(wanted, f"{length:,} bytes, cut off or altered", INTACT)
 
 
 def _decode(data: bytes, number: int, path: Path) -> dict[str, Any]:
@@ -115,6 +129,5 @@ def _decode(data: bytes, number: int, path: Path) -> dict[str, Any]:
         record = records.decode(data, path)
     except RunError as error:
         raise RunError(f"JSON in line {number} of {path}", error.found, error.valid) from None
-    if type(record.get("step")) is not int:
-        raise RunError(f"a whole number as 'step' in line {number} of {path}", "none", INTACT)
+    records.convert({"val_loss": None} | record, _Line, f"a logged step in line {number} of {path}")
     return record

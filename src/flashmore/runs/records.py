@@ -7,7 +7,6 @@ was altered is found although the file is still JSON.
 import dataclasses
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +14,7 @@ import msgspec
 
 from flashmore.errors import DataError, RecipeError, RunError
 from flashmore.files import INTACT
+from flashmore.strict_json import loads
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,8 +56,8 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
         RunError: the bytes are no JSON object, as when the end is cut off.
     """
     try:
-        value = json.loads(data, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
+        value = loads(data)
+    except ValueError as error:
         raise RunError(f"JSON in {path}", f"cut off or altered: {error}", INTACT) from None
     if not isinstance(value, dict):
         raise RunError(f"a JSON object in {path}", type(value).__name__, INTACT)
@@ -130,10 +130,3 @@ def check_digest(data: bytes, expected: object, path: Path) -> None:
 
 def _checksum(plain: dict[str, Any]) -> str:
     return digest(json.dumps(plain, sort_keys=True).encode())
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value

@@ -27,8 +27,10 @@ FORMAT = 2
 """Version of the folder's layout; it grows with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
-LARGEST_CONFIG, LARGEST_PART = 2**20, 2**29
-"""Bytes of config.json, and of each of the other two."""
+LARGEST_CONFIG, LARGEST_PART = 2**20, 2**26
+"""Bytes of config.json, and of each of the other two: some five million names."""
+Value = bool | int | float | str | list[str] | None
+"""Of an option in a recipe."""
 UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
 """What a run's folder holds while it is made: config.json, which makes it a run, comes last."""
 _A_RUN = "the folder of a run, made by `flashmore train --out FOLDER`"
@@ -56,8 +58,8 @@ class _Config:
 
     format: int
     versions: dict[str, str]
-    requested: dict[str, Any]
-    recipe: dict[str, Any]
+    requested: dict[str, Value]
+    recipe: dict[str, Value]
     model: ModelConfig
     files: dict[str, str]
 

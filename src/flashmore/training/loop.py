@@ -1,6 +1,5 @@
 """The training loop: steps, evaluation, checkpoints, and a result at the end."""
 
-import dataclasses
 import math
 import signal
 import statistics
@@ -8,18 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from flashmore.data.batches import Sequences
 from flashmore.data.windows import Windows
 from flashmore.errors import Interrupted, is_out_of_memory
 from flashmore.models.registry import count_parameters
-from flashmore.runs import Run
 from flashmore.training.evaluate import evaluate
 from flashmore.training.events import EventWriter
 from flashmore.training.recipe import Recipe
+from flashmore.training.result import TrainResult, result_of
 from flashmore.training.room import out_of_room
 from flashmore.training.session import Session, begun, resumed
 
@@ -29,38 +27,6 @@ SAVE_SECONDS = 60.0
 """Training time that is lost at most when a process is killed: a checkpoint is saved before the step that
 would go beyond it."""
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run says of itself; losses are in nats a character, STOP included."""
-
-    run: str
-    """The run's folder."""
-    model: str
-    attention: str | None
-    """The backend that ran; None for a model without attention."""
-    parameters: int
-    steps: int
-    train_seconds: float
-    """Evaluation and saving apart."""
-    step_ms: float
-    """Median over the stretches between two lines of the log."""
-    val_loss: float | None
-    """Of the weights that the test loss is of; None without a validation part."""
-    test_loss: float | None
-    """Of the best weights by validation, or of the last ones without a validation part."""
-    leak_share: float | None = None
-    """With makemore's split: the share of test items that stand in the training part too."""
-    test_loss_unleaked: float | None = None
-    """With makemore's split: the test loss over the items that do not."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; the two fields of makemore's split only where they mean something."""
-        values = dataclasses.asdict(self)
-        if self.leak_share is None:
-            del values["leak_share"], values["test_loss_unleaked"]
-        return values
 
 
 class Observer(Protocol):
@@ -170,7 +136,14 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
 def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tuple[float, float]:
     """Steps up to the next line of the log, with no word to the device in between: (last loss, ms a step)."""
     recipe, trainer = session.recipe, session.trainer
-    first, began = trainer.done, time.perf_counter()
+    first, began, seconds = trainer.done, time.perf_counter(), 0.0
+
+    def stop_the_clock() -> None:
+        nonlocal seconds
+        passed = time.perf_counter() - began
+        session.train_seconds += passed
+        seconds += passed
+
     pauses = (recipe.log_every, recipe.eval_every, recipe.steps)
     while True:
         step_began = time.monotonic()
@@ -185,12 +158,11 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
         now = time.monotonic()
         if now - session.saved_at + (now - step_began) > SAVE_SECONDS:
             _require_finite(loss.item(), "training loss", session)
-            saving = time.perf_counter()
+            stop_the_clock()
             session.save()
-            began += time.perf_counter() - saving
+            began = time.perf_counter()
     value = loss.item()  # waits for the device, so the clock is read after it
-    seconds = time.perf_counter() - began
-    session.train_seconds += seconds
+    stop_the_clock()
     _require_finite(value, "training loss", session)
     return value, 1000 * seconds / (trainer.done - first)
 
@@ -239,7 +211,7 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         parameters=count_parameters(model),
         steps=session.trainer.done,
         train_seconds=session.train_seconds,
-        step_ms=statistics.median(stretches_ms or _logged_step_ms(run)),
+        step_ms=_step_ms(session, stretches_ms),
         val_loss=loss_of(session.part("validation")),
         test_loss=loss_of(session.part("test")),
         leak_share=run.split.leak_share,
@@ -247,9 +219,12 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     )
 
 
-def _logged_step_ms(run: Run) -> list[float]:
-    """For a run that was already complete when it was resumed."""
-    return [line["step_ms"] for line in run.read_metrics()]
+def _step_ms(session: Session, stretches_ms: list[float]) -> float:
+    """The median of the stretches; of a run that was complete already, what it said, or else the mean."""
+    if stretches_ms:
+        return statistics.median(stretches_ms)
+    earlier = result_of(session.run)
+    return earlier.step_ms if earlier else 1000 * session.train_seconds / session.trainer.done
 
 
 @contextmanager

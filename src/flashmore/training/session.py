@@ -181,9 +181,17 @@ def recipe_of(run: Run) -> Recipe:
     """The recipe of a run, with nothing left open.
 
     Raises:
-        RunError: it is none of this version of flashmore, or a value is out of range.
+        RunError: it is none of this version of flashmore, a value is out of range, or it is another recipe
+            than was asked for.
     """
-    return convert(run.recipe, Recipe, f"the recipe of the run {run.path}")
+    wanted = f"the recipe of the run {run.path}"
+    recipe = convert(run.recipe, Recipe, wanted)
+    asked = run.settings.requested
+    settled = [name for name, value in run.recipe.items() if asked.get(name) != value]
+    odd = [name for name in settled if name != "speedups" and asked.get(name) != "auto"]
+    if odd:
+        raise RunError(wanted, f"another {', '.join(odd)} than was asked for", INTACT)
+    return recipe
 
 
 def unused_folder(model: str, parent: Path) -> Path:
