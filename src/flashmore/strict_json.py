@@ -5,26 +5,30 @@ import math
 
 DEEPEST = 16
 """Objects and lists inside one another; the deepest document that flashmore writes, a record, has nine."""
+MOST_VALUES = 6_000_000
 
 
 def loads(data: bytes) -> object:
     """Read a JSON document.
 
     Raises:
-        ValueError: no whole document; NaN, an infinity or a number that needs more than 64 bits; or more than
-            `DEEPEST` levels, which functions that call themselves could not walk through.
+        ValueError: no whole document; NaN, an infinity or a number that needs more than 64 bits; more than
+            `DEEPEST` levels, which functions that call themselves could not walk through; or more than
+            `MOST_VALUES` strings, lists and objects, each of which takes many times its bytes in memory.
     """
+    if data.count(b'"') // 2 + data.count(b"[") + data.count(b"{") > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
     try:
         value: object = json.loads(data, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels") from None
-    level = [value]
-    for _ in range(DEEPEST + 1):
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEEPEST):
         level = [
             inner
             for outer in level
-            if isinstance(outer, (dict, list))
             for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
         ]
     if level:
         raise ValueError(f"more than {DEEPEST} levels")

@@ -81,20 +81,19 @@ def convert(value: object, kind: type[T], wanted: str) -> T:
         raise RunError(wanted, error.found, INTACT) from None
     except (msgspec.ValidationError, OverflowError) as error:
         raise RunError(wanted, str(error), INTACT) from None
-    odd = _different_fields(value, dataclasses.asdict(made))
+    odd = _different_fields(value, made)
     if odd:
         raise RunError(wanted, f"missing or unknown fields: {', '.join(odd[:8])}", INTACT)
     return made
 
 
-def _different_fields(value: object, plain: object) -> list[str]:
-    """Fields that msgspec filled in or passed over, in an object or the objects in it."""
-    if not isinstance(value, dict) or not isinstance(plain, dict):
+def _different_fields(value: object, made: object) -> list[str]:
+    """Fields that msgspec filled in or passed over, in a dataclass or those in it."""
+    if not isinstance(value, dict) or not dataclasses.is_dataclass(made):
         return []
-    inner = [
-        name for key in value.keys() & plain.keys() for name in _different_fields(value[key], plain[key])
-    ]
-    return sorted(map(str, value.keys() ^ plain.keys())) + inner
+    fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+    inner = [name for key in value.keys() & fields for name in _different_fields(value[key], fields[key])]
+    return sorted(value.keys() ^ fields) + inner
 
 
 def _decode_path(kind: type, value: object) -> object:
