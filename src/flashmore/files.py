@@ -17,9 +17,8 @@ from typing import BinaryIO
 from flashmore.errors import DataError, RunError, StorageError
 
 INTACT = "the run as flashmore wrote it: copy it again from where it is intact, or train anew"
-TEMPORARY = ".tmp"
-"""Suffix of a file that is being written; `replace_file` renames it when it is whole."""
 
+_TEMPORARY = ".tmp"
 _LARGE = 2**28
 """Bytes from which on a file that is nearly all holes is refused: reading it takes long, and making it cost
 nothing. Filesystems that compress leave holes too, but not so many."""
@@ -35,6 +34,19 @@ _KINDS = (
 )
 # Windows has neither flag, and needs O_BINARY to leave line ends alone.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
+
+def cache_folder() -> Path:
+    """Where flashmore keeps what it may make again: $FLASHMORE_CACHE, or `flashmore` in the user's caches."""
+    named = os.environ.get("FLASHMORE_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashmore"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name was being written when a process died; see `replacing`."""
+    return name.startswith(".") and name.endswith(_TEMPORARY)
 
 
 @contextmanager
@@ -178,7 +190,7 @@ def replacing(path: Path) -> Iterator[FileIO]:
     Raises:
         OSError: the disk refused; what was at `path` is still there.
     """
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
     try:
         with open_regular(new, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
             yield file

@@ -74,7 +74,9 @@ class Checkout:
         """Where all working trees of a repository have their references."""
         assert self.folder is not None
         shared = self.folder / "commondir"
-        return self.folder / os.fsdecode(shared.read_bytes().strip()) if shared.exists() else self.folder
+        if not os.path.lexists(shared):
+            return self.folder
+        return self.folder / os.fsdecode(_read(shared, _LARGEST_LINK).strip())
 
 
 def _around(path: Path) -> tuple[Path, Path | None]:

@@ -137,7 +137,11 @@ class _BestEffort:
     def _give_up(self) -> None:
         # Python and libraries would meet the same error again, at the latest when the process ends.
         with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nothing, self._stream.fileno())
+            finally:
+                os.close(nothing)
 
 
 @contextmanager

@@ -37,8 +37,10 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Pop
 
 
 def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 300
     while not holds():
         assert process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "nothing happens"
         time.sleep(0.005)
 
 

@@ -9,7 +9,6 @@ another program on the machine only ever adds time, and with one beside it a med
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention
 from flashmore.backends.names import BACKENDS
 from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
-from flashmore.files import read_regular, replace_file
+from flashmore.files import cache_folder, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import alternate
 from flashmore.measuring.statistics import Spread, spread
@@ -172,14 +171,6 @@ def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
     """The candidate with the lowest first quartile; `manual` always has one."""
     timed = [candidate for candidate in candidates if candidate.time_ms is not None]
     return min(timed, key=lambda candidate: candidate.time_ms.low if candidate.time_ms else 0.0)
-
-
-def cache_folder() -> Path:
-    """Where answers are kept: $FLASHMORE_CACHE, or `flashmore` in the user's cache folder."""
-    named = os.environ.get("FLASHMORE_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashmore"
 
 
 def _considered(problem: Problem) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from flashmore.files import cache_folder
+
 INTERRUPTED = 130
 _pressed = False
 
@@ -19,6 +21,8 @@ def entry() -> NoReturn:
     if sys.argv[1:2] != ["upgrade"]:  # whose --run starts a program that may need its own folder
         # PyTorch's compiler starts Python with -c, which would import from the working directory.
         os.environ["PYTHONSAFEPATH"] = "1"
+    # PyTorch's own choice lies in the folder for temporary files, where another user may make it first.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     # A shell starts what runs in the background with Ctrl-C ignored, and so it stays.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)

@@ -12,7 +12,7 @@ from flashmore.files import open_input
 
 MAX_LENGTH = 1000
 """Longest item in characters."""
-LARGEST_FILE = 2**29
+LARGEST_FILE = 2**27
 """Bytes of a file of items, which is read whole."""
 
 BUILT_IN = "built-in names"

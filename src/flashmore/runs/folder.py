@@ -14,7 +14,7 @@ from flashmore.data.long_text import LongText
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
-from flashmore.files import INTACT, TEMPORARY, disk_errors, read_regular, replace_file, sync_folder
+from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, replace_file, sync_folder
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout
 from flashmore.runs import metrics, records, settings
@@ -319,6 +319,5 @@ def remove_unfinished(path: Path) -> None:
         is_run = (path / settings.CONFIG).exists()
         for entry in list(os.scandir(path)):
             unfinished = not is_run and entry.name in settings.UNFINISHED - {LOCK}
-            temporary = entry.name.startswith(".") and entry.name.endswith(TEMPORARY)
-            if (unfinished or temporary) and entry.is_file(follow_symlinks=False):
+            if (unfinished or is_temporary(entry.name)) and entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink()

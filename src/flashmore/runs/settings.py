@@ -18,7 +18,7 @@ from flashmore.data.long_text import STORE, LongText
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import DataError, RunError
-from flashmore.files import INTACT, TEMPORARY, disk_errors, read_regular, why_not_regular
+from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
 from flashmore.runs import records
 from flashmore.runs.lock import LOCK
@@ -162,7 +162,7 @@ def is_run(path: Path) -> bool:
         names = sorted(entry.name for entry in path.iterdir())
     if CONFIG in names:
         return True
-    foreign = [name for name in names if name not in UNFINISHED and not name.endswith(TEMPORARY)]
+    foreign = [name for name in names if name not in UNFINISHED and not is_temporary(name)]
     if foreign or (names and LOCK not in names):
         listed = foreign or names
         shown = ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
