@@ -21,6 +21,7 @@ TEMPORARY = ".tmp"
 """Suffix of a file that is being written; `replace_file` renames it when it is whole."""
 
 _PIECE = 2**24
+_SPARSE_FROM, _MOST_SHRUNK = 2**30, 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _KINDS = (
@@ -62,6 +63,23 @@ def why_not_regular(status: os.stat_result) -> str | None:
             return name
     if status.st_nlink > 1:
         return f"a file with {status.st_nlink} hard links, which may be another file too"
+    return None
+
+
+def why_not_content(status: os.stat_result) -> str | None:
+    """Why a regular file is not read, such as `an empty file`; None for one that may be.
+
+    Files that the kernel makes up, as under /proc, have a size of 0 and may block when they are read. A file
+    with holes can have any size although nothing is stored, and reading it takes as long as if there were. A
+    file system that compresses needs fewer blocks than bytes as well, so only large files with less than a
+    sixteenth of their bytes on the disk are taken to be sparse.
+    """
+    size = status.st_size
+    if size == 0:
+        return "an empty file"
+    stored = status.st_blocks * 512 if hasattr(status, "st_blocks") else size  # Windows does not tell
+    if size > _SPARSE_FROM and stored * _MOST_SHRUNK < size:
+        return f"a sparse file of {size:,} bytes, of which the disk holds {stored:,}"
     return None
 
 
@@ -144,13 +162,18 @@ def open_input(
         path: the file; a pipe such as the shell's `<(...)` is read once.
         wanted: what a message says was expected.
         valid: what it says would be accepted.
-        again: whether the file is read more than once, so that a pipe cannot be taken.
+        again: whether the file is read more than once, now or when a run that names it is opened, so that a
+            pipe cannot be taken, and nothing that has no content of its own.
 
     Raises:
-        DataError: it is missing, a folder, a device, unreadable, or a pipe that would be read again.
+        DataError: it is missing, a folder, a device or unreadable; or, where it would be read again, a pipe,
+            empty or sparse.
     """
     try:
-        found = next((name for is_kind, name in _KINDS if is_kind(path.stat().st_mode)), None)
+        status = path.stat()
+        found = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), None)
+        if found is None and again:
+            found = why_not_content(status)
         if found is not None and (again or found != "a named pipe"):
             raise DataError(wanted, found.replace("named pipe", "pipe, which can be read only once"), valid)
         with path.open("rb") as file:
