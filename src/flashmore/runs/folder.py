@@ -266,8 +266,8 @@ class Run:
         return CheckpointFile(self.path, name, self.digest)
 
     def _unchanged(self, read: Callable[[], T]) -> T:
-        """Read once more where the process that trains has replaced a checkpoint meanwhile: safetensors opens a
-        file for its header and again for its tensors."""
+        """Read once more where the process that trains has replaced a checkpoint meanwhile: safetensors opens
+        a file for its header and again for its tensors."""
         while True:
             before = self._identities()
             try:
