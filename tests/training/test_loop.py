@@ -230,6 +230,19 @@ def test_a_new_run_is_never_made_through_a_link_that_it_was_not_told_of(
     assert train(recipe, Path("runs/bigram-2")).run == str(Path("runs/bigram-2"))  # the user's own link
 
 
+def test_a_run_takes_no_more_threads_than_the_machine_has(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        train(replace(SMALL, threads=4096, steps=4), tmp_path / "run")
+        assert torch.get_num_threads() == os.cpu_count()
+        assert Run.open(tmp_path / "run").recipe["threads"] == 4096
+        torch.set_num_threads(before)
+        resume(tmp_path / "run", 6)
+        assert torch.get_num_threads() == os.cpu_count()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("anna\nben\ncleo\ndora\n")
