@@ -19,9 +19,7 @@ from flashmore.errors import DataError, RunError, StorageError
 INTACT = "the run as flashmore wrote it: copy it again from where it is intact, or train anew"
 
 _TEMPORARY = ".tmp"
-_LARGE = 2**28
-"""Bytes from which on a file that is nearly all holes is refused: reading it takes long, and making it cost
-nothing. Filesystems that compress leave holes too, but not so many."""
+_SPARSE_FROM, _MOST_SHRUNK = 2**28, 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _KINDS = (
@@ -103,9 +101,9 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
             raise RunError(wanted, "a symbolic link", INTACT) from None
         raise
     try:
-        status = os.fstat(descriptor)
-        _require_regular(wanted, status)
-        _require_stored(wanted, descriptor, status)
+        _require_regular(wanted, os.fstat(descriptor))
+        if sparse := _why_sparse(descriptor):
+            raise RunError(wanted, sparse, INTACT)
     except BaseException:
         os.close(descriptor)
         raise
@@ -154,16 +152,23 @@ def open_input(
         path: the file; a pipe such as the shell's `<(...)` is read once.
         wanted: what a message says was expected.
         valid: what it says would be accepted.
-        again: whether the file is read more than once, so that a pipe cannot be taken.
+        again: whether the file is read more than once, now or when a run that names it is opened, so that a
+            pipe cannot be taken, and nothing that has no content of its own.
 
     Raises:
-        DataError: it is missing, a folder, a device, unreadable, or a pipe that would be read again.
+        DataError: it is missing, a folder, a device or unreadable; or, where it would be read again, a pipe,
+            empty or sparse.
     """
     try:
-        found = next((name for is_kind, name in _KINDS if is_kind(path.stat().st_mode)), None)
+        status = path.stat()
+        found = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), None)
+        if found is None and again and status.st_size == 0:  # files that the kernel makes up, too
+            found = "an empty file"
         if found is not None and (again or found != "a named pipe"):
             raise DataError(wanted, found.replace("named pipe", "pipe, which can be read only once"), valid)
         with path.open("rb") as file:
+            if again and (sparse := _why_sparse(file.fileno())):
+                raise DataError(wanted, sparse, valid)
             yield file
     except OSError as error:
         raise DataError(wanted, error.strerror or str(error), valid) from None
@@ -220,19 +225,21 @@ def sync_folder(path: Path) -> None:
             os.close(folder)
 
 
-def _require_stored(wanted: str, descriptor: int, status: os.stat_result) -> None:
-    """Refuse a large file of which the disk holds less than a sixteenth."""
-    if status.st_size <= _LARGE or not hasattr(status, "st_blocks") or not hasattr(os, "SEEK_HOLE"):
-        return
-    stored = 512 * status.st_blocks
-    if 16 * stored >= status.st_size:
-        return
+def _why_sparse(descriptor: int) -> str | None:
+    """Why a large file is not read: it is nearly all holes, which cost nothing to make and long to read.
+
+    A filesystem that compresses needs fewer blocks than bytes too, but not so few.
+    """
+    status = os.fstat(descriptor)
+    size, blocks = status.st_size, getattr(status, "st_blocks", None)  # Windows does not tell
+    if blocks is None or size <= _SPARSE_FROM or _MOST_SHRUNK * 512 * blocks >= size:
+        return None
     # Some network filesystems tell no blocks, and then no holes either.
-    first_hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
+    first_hole = os.lseek(descriptor, 0, os.SEEK_HOLE) if hasattr(os, "SEEK_HOLE") else 0
     os.lseek(descriptor, 0, os.SEEK_SET)
-    if first_hole < status.st_size:
-        found = f"{status.st_size:,} bytes, of which the disk holds {stored:,}: a sparse file"
-        raise RunError(wanted, found, INTACT)
+    if first_hole == size:
+        return None
+    return f"a sparse file of {size:,} bytes, of which the disk holds {512 * blocks:,}"
 
 
 def _require_regular(wanted: str, status: os.stat_result) -> None:

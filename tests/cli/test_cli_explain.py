@@ -109,7 +109,8 @@ def make_run(path: Path, model: str, **recipe: Any) -> Path:
     vocabulary = Vocabulary.from_items(["abc"])
     config = ModelConfig(model, vocabulary.size, context=9, heads=2, channels=24, attention_dropout=0.5)
     made = Recipe(model=model, attention_dropout=0.5, **recipe)  # type: ignore[arg-type]
-    settings = Settings(made.to_json(), made.to_json(), config, vocabulary, Split((), (), (), None), None, {})
+    split = Split(("abcabcab",), (), (), None)
+    settings = Settings(made.to_json(), made.to_json(), config, vocabulary, split, None, {})
     with Run.create(path, settings) as run:
         run.begin(Checkpoint({}, {}, State(0, 1)))
     return path

@@ -1,6 +1,7 @@
 """`flashmore train FILE --mode text` and what the other commands make of its run."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -73,6 +74,7 @@ def test_generate_gives_text(
         (("train", "FILE", "--context", 8), "--mode items"),
         (("train", "FILE", "--mode", "text", "--context", 0), "0"),
         (("train", "--preset", "shakespeare"), "no FILE"),
+        (("train", "--mode", "text", "--vocabulary", 50, "--context", 10**7), "context = 10000000"),
         (("train", "FILE", "--preset", "gpt2-124m"), "whose characters are the vocabulary"),
     ],
 )
@@ -113,3 +115,30 @@ def test_bench_step_takes_items_alone(
 ) -> None:
     done = call("bench", "step", file, "--mode", "text")
     assert "found: --mode text" in refusal(done, 2, after_progress=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names that are bytes")
+def test_a_working_directory_that_is_not_utf_8(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    process: Callable[..., CompletedProcess[str]],
+    refusal: Callable[..., str],
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    (folder / "text.txt").write_bytes(file.read_bytes())
+    (folder / "names.txt").write_text("anna\nben\ncleo\ndora\nemma\nfritz\n", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    words = ("--model", "bigram", "--device", "cpu", "--steps", 4, "--out", "run")
+    message = refusal(process("train", "text.txt", "--mode", "text", "--context", 8, *words), 2)
+    assert r"\udcff" in message
+    assert not (folder / "run").exists()
+    done = process("train", "names.txt", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "run"
+    done = process("train", "--resume", "run", "--steps", 6)
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """Reading one long text in pieces gives what reading it whole gives; bad input is named with its place."""
 
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from flashmore.errors import DataError
 
 # What may join its neighbour: accents, CRLF, Hangul jamo, Indic vowel signs, kana marks, byte-order marks.
 JOINING = "ae\u0301\u0323\u030a\u1100\u1161\u11a8가\u09c7\u09beか\u3099\ufeff\r\n \u0345\u03b1Å\uf900x"
-texts = st.text(st.sampled_from(JOINING) | st.characters(min_codepoint=32, exclude_categories=["Cs"]))
+texts = st.one_of(
+    st.text(st.sampled_from(JOINING) | st.characters(min_codepoint=32, exclude_categories=["Cs"])),
+    # No place for a cut, or a rare one: what is held grows over many pieces.
+    st.text("\u0643\u062a\u0627\u0628\u0e44\u0e17\u0e22\u0301\u0323\u0653\u0654\u09c7\u09be\r", min_size=8),
+    st.text("\u0643\u0627\u0627\u0627\u0653\u0654\u0654\r\r\na", min_size=8),
+)
 
 
 def as_whole(text: str) -> str:
@@ -49,6 +55,28 @@ def test_every_composing_pair_survives_a_cut_between_its_characters(tmp_path: Pa
     text = "".join(sorted(pair for pair in pairs if len(pair) > 1))
     path = write(tmp_path, text.encode("utf-32-le"))
     assert "".join(read_text(path, "utf-32-le", 4)) == unicodedata.normalize("NFC", text)
+
+
+def test_the_search_for_a_cut_is_linear_where_there_is_none(tmp_path: Path) -> None:
+    def calls(characters: int) -> int:
+        """Calls of built-in functions while a text without ASCII and wide characters is read."""
+        path = write(tmp_path, ("\u0643\u062a\u0627\u0628" * (characters // 4)).encode())
+        count = 0
+
+        def profile(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event == "c_call"
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            pieces = list(read_text(path, piece_bytes=64))
+        finally:
+            sys.setprofile(before)
+        assert len(pieces) == 1
+        return count
+
+    assert calls(16_000) < 2.5 * calls(8_000)
 
 
 def test_only_line_ends_marks_and_unicode_form_change(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +198,93 @@ def test_a_text_takes_no_vocabulary_size(source: Path) -> None:
 def test_a_long_text_survives_json(source: Path) -> None:
     text, _, _ = read_long_text(source, "utf-8", "80/10/10", 16, None)
     assert records.convert(json.loads(json.dumps(asdict(text))), LongText, "a text") == text
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs files that the kernel makes up")
+def test_a_text_that_the_kernel_makes_up_is_never_read(source: Path, tmp_path: Path) -> None:
+    # /proc/kmsg is such a file too: who reads it waits for the kernel's next message.
+    text, vocabulary = store(source, tmp_path)
+    (tmp_path / "tokens.bin").unlink()
+    with pytest.raises(DataError, match="an empty file"):
+        replace(text, path="/proc/version").ids(tmp_path, vocabulary)
+    with pytest.raises(DataError, match="an empty file"):
+        replace(text, kind="tokens", path="/proc/version").ids(tmp_path, vocabulary)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_a_text_may_be_a_link_but_not_one_to_itself(source: Path, tmp_path: Path) -> None:
+    text, vocabulary = store(source, tmp_path)
+    right = ids_of(tmp_path, text, vocabulary)
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "tokens.bin").unlink()
+    assert ids_of(tmp_path, replace(text, path=str(tmp_path / "link")), vocabulary) == right
+    (tmp_path / "tokens.bin").unlink()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for altered in (replace(text, path=str(tmp_path / "loop")), replace(text, path="a\0b")):
+        for kind in ("characters", "tokens"):
+            with pytest.raises(DataError, match="what the run was trained on"):
+                replace(altered, kind=kind).ids(tmp_path, vocabulary)
+
+
+def test_a_file_much_larger_than_the_text_was_is_not_read(source: Path, tmp_path: Path) -> None:
+    text, vocabulary = store(source, tmp_path)
+    (tmp_path / "tokens.bin").unlink()
+    source.write_bytes(b"\0" * (32 * text.count + 33))  # the first byte would be refused if it were read
+    with pytest.raises(DataError, match="56,353 bytes") as caught:
+        text.ids(tmp_path, vocabulary)
+    assert "at most" in caught.value.wanted
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-7", "utf-16"])
+def test_a_text_that_shrinks_most_when_it_is_kept_is_made_again(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(("\u03c9\u0313\u0342\u0345" * 500).encode(encoding))  # NFC makes one of each four
+    text, vocabulary, _ = read_long_text(path, encoding, "80/10/10", 16, None)
+    assert text.count == 500
+    text = text.stored(tmp_path, vocabulary)
+    (tmp_path / "tokens.bin").unlink()
+    assert ids_of(tmp_path, text, vocabulary) == [0] * 500
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs files with holes")
+def test_sparse_ids_are_refused_before_they_are_read(source: Path, tmp_path: Path) -> None:
+    text, vocabulary = store(source, tmp_path)
+    huge = replace(text, count=2**39)
+    for name in ("tokens.bin", "given.bin"):
+        (tmp_path / name).write_bytes(b"12")
+        os.truncate(tmp_path / name, 2**40)
+    with pytest.raises(RunError, match=r"a sparse file of 1,099,511,627,776 bytes"):
+        huge.ids(tmp_path, vocabulary)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(DataError, match="a sparse file"):
+        replace(huge, kind="tokens", path=str(tmp_path / "given.bin")).ids(tmp_path / "run", vocabulary)
+    with pytest.raises(DataError, match="a sparse file"):
+        read_long_text(tmp_path / "given.bin", "utf-8", "80/10/10", 16, None)
+
+
+def test_a_store_with_ids_beyond_the_largest_is_refused_although_its_checksum_fits(
+    source: Path, tmp_path: Path
+) -> None:
+    text, vocabulary = store(source, tmp_path)
+    ids = text.ids(tmp_path, vocabulary).copy()
+    ids[7] = text.largest + 1
+    crafted = replace(text, store_sha256=write_store(tmp_path / "tokens.bin", [ids]))
+    with pytest.raises(DataError, match="another one"):
+        crafted.ids(tmp_path, vocabulary)
+    # The text itself, with a vocabulary that lacks its last character.
+    fewer = Vocabulary(vocabulary.characters[:-1])
+    with pytest.raises(DataError, match="another one"):
+        replace(text, largest=text.largest - 1).ids(tmp_path, fewer)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names that are bytes")
+def test_a_path_that_a_run_cannot_keep_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_long_text(folder / "text.txt", "utf-8", "80/10/10", 16, None)
+    assert "\\udcff" in caught.value.found

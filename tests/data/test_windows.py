@@ -1,5 +1,6 @@
 """Windows stay in their part, cover it, and depend on the seed and the step alone."""
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -76,6 +77,19 @@ def test_of_a_huge_part_the_same_windows_are_evaluated_every_time(monkeypatch: p
     assert len(first) == len(set(first.tolist())) == 10
     assert (first % 10 == 0).all()
     assert first.max() > 2500 > first.min()
+
+
+def test_choosing_windows_of_a_huge_part_takes_no_more_memory_than_they_do() -> None:
+    count = 2**36
+    ids = np.broadcast_to(np.uint16(7), (count,))  # one number, read at every place
+    tracemalloc.start()
+    starts = Windows(ids, (0, count), 64, CPU).covering
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(np.unique(starts)) == len(starts) == windows_module.MOST_EVALUATED // 64
+    assert 0 <= starts.min() < starts.max() < count - 1
+    assert not (starts % 64).any()
+    assert peak < 2**25
 
 
 @given(

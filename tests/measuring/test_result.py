@@ -66,7 +66,7 @@ def test_a_record_that_was_cut_off_anywhere_is_refused(record: dict[str, Any], t
     path = tmp_path / "record.json"
     write_record(record, path)
     whole = path.read_bytes()
-    for length in range(0, len(whole.rstrip()), 97):
+    for length in range(1, len(whole.rstrip()), 97):
         path.write_bytes(whole[:length])
         with pytest.raises(RecordError, match="cut off"):
             read_record(path)
@@ -85,10 +85,12 @@ def test_another_json_document_is_refused(text: str, tmp_path: Path) -> None:
         read_record(tmp_path / "record.json")
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x89PNG\r\n", b""])
-def test_a_file_that_is_no_text_is_refused(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"\xff\xfe\x00", "JSON"), (b"\x89PNG\r\n", "JSON"), (b"", "an empty file")]
+)
+def test_a_file_that_is_no_text_is_refused(content: bytes, found: str, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_bytes(content)
-    with pytest.raises(RecordError, match="JSON"):
+    with pytest.raises(RecordError, match=found):
         read_record(tmp_path / "record.json")
 
 
@@ -161,7 +163,7 @@ def test_what_could_be_read_without_end_is_no_record(tmp_path: Path) -> None:
     for path, found in (
         (tmp_path / "pipe.json", "a pipe"),
         (Path("/dev/zero"), "a device"),
-        (tmp_path / "huge.json", "more than"),
+        (tmp_path / "huge.json", "a sparse file"),
     ):
         with pytest.raises(RecordError, match=found):
             read_record(path)

@@ -23,7 +23,7 @@ RECIPE = {"steps": 10, "lr": 5e-4, "file": None, "speedups": ["none"]}
 
 def settings_of(channels: int) -> Settings:
     model = ModelConfig(
-        model="bow", vocabulary_size=VOCABULARY.size, context=8, channels=channels, dropout=0.5
+        model="bow", vocabulary_size=VOCABULARY.size, context=6, channels=channels, dropout=0.5
     )
     versions = {"flashmore": "0", "torch": str(torch.__version__)}
     return Settings(RECIPE, RECIPE, model, VOCABULARY, SPLIT, None, versions)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from flashmore.data.long_text import random_facts
 from flashmore.errors import FlashmoreError, RunError, StorageError
 from flashmore.files import open_regular
 from flashmore.models.config import ModelConfig
@@ -49,7 +50,7 @@ def test_open_gives_what_create_wrote(run: Run) -> None:
     assert opened.split.novelty("zoë") == "train"
     assert opened.split.leak_share == 1.0
     assert opened.model == ModelConfig(
-        model="bow", vocabulary_size=run.vocabulary.size, context=8, channels=4, dropout=0.5
+        model="bow", vocabulary_size=run.vocabulary.size, context=6, channels=4, dropout=0.5
     )
     assert opened.settings.versions["torch"] == torch.__version__
     names = (*SETTINGS, "last.safetensors", "run.lock")
@@ -282,6 +283,8 @@ def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
         lambda config: config["model"].update(attention="auto"),
         lambda config: config["model"].update(vocabulary_size=3),
         lambda config: config["model"].update(context=3),
+        lambda config: config["model"].update(context=7),
+        lambda config: config["model"].update(context=10**6),
     ],
 )
 def test_open_refuses_settings_that_make_no_model(
@@ -328,6 +331,59 @@ def test_open_refuses_parts_that_make_no_sense(run: Run, name: str, content: dic
     rewrite_config(run.path, lambda config: config["files"].update({name: records.digest(data)}))
     with pytest.raises(RunError):
         Run.open(run.path)
+
+
+def rewrite(run: Run, name: str, content: dict[str, Any], **sizes: int) -> None:
+    """Alter a file of a run and the sizes of its model, with checksums that fit."""
+    data = (json.dumps(content) + "\n").encode()
+    (run.path / name).write_bytes(data)
+
+    def change(config: dict[str, Any]) -> None:
+        config["files"][name] = records.digest(data)
+        config["model"].update(sizes)
+
+    rewrite_config(run.path, change)
+
+
+@pytest.mark.parametrize("length", [1, 5, 1000, 1001])
+def test_the_context_is_that_of_the_items_and_items_are_not_endless(run: Run, length: int) -> None:
+    items = ITEMS | {"train": ["a" * length]}
+    rewrite(run, "split.json", items, context=length + 1)
+    if length <= 1000:
+        assert Run.open(run.path).model.context == length + 1
+        rewrite(run, "split.json", items, context=length + 2)
+    with pytest.raises(RunError, match="a context of the longest and one"):
+        Run.open(run.path)
+
+
+def test_a_run_without_items_to_train_on_is_refused(run: Run) -> None:
+    rewrite(run, "split.json", ITEMS | {"train": [], "test": ["anna"]}, context=5)
+    with pytest.raises(RunError, match="items to train on"):
+        Run.open(run.path)
+
+
+@pytest.mark.parametrize("stray", ["\0", "\x1b", "\x7f", "\ud800"])
+def test_a_vocabulary_of_what_no_text_holds_is_refused(run: Run, stray: str) -> None:
+    characters = sorted({*run.vocabulary.characters, stray})
+    rewrite(run, "vocabulary.json", {"characters": characters}, vocabulary_size=len(characters) + 1)
+    with pytest.raises(RunError, match="a text may hold") as caught:
+        Run.open(run.path)
+    assert caught.value.found == f"U+{ord(stray):04X}"
+
+
+def test_random_ids_are_those_that_training_makes(run: Run) -> None:
+    count, largest, origin = random_facts(run.model.context, run.model.vocabulary_size)
+    parts = {"train": [0, count // 2], "validation": [count // 2, count], "test": [count, count]}
+    right = TEXT | {"kind": "random", "path": None, "parts": parts}
+    right |= {"count": count, "largest": largest, "origin": origin}
+    rewrite(run, "split.json", ITEMS | {"train": [], "text": right})
+    opened = Run.open(run.path).text
+    assert opened is not None
+    assert opened.count == count
+    for wrong in ({"count": 2**40}, {"largest": largest - 1}, {"origin": "random"}):
+        rewrite(run, "split.json", ITEMS | {"train": [], "text": right | wrong})
+        with pytest.raises(RunError, match="random ids as"):
+            Run.open(run.path)
 
 
 def test_restore_gives_the_model_the_saved_weights(run: Run) -> None:

@@ -212,6 +212,37 @@ def test_another_runs_folder_is_never_overwritten(tmp_path: Path) -> None:
     assert before == after
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_a_new_run_is_never_made_through_a_link_that_it_was_not_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("elsewhere").mkdir()
+    Path("runs/bigram").symlink_to("nowhere")
+    Path("runs/bigram-2").symlink_to(tmp_path / "elsewhere")
+    recipe = replace(SMALL, model="bigram", activation="gelu_tanh", steps=2)
+    assert train(recipe).run == str(Path("runs/bigram-3"))
+    assert list(Path("elsewhere").iterdir()) == []
+    with pytest.raises(RunError, match="a link that leads nowhere"):
+        train(recipe, Path("runs/bigram"))
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["bigram", "bigram-2", "bigram-3"]
+    assert train(recipe, Path("runs/bigram-2")).run == str(Path("runs/bigram-2"))  # the user's own link
+
+
+def test_a_run_takes_no_more_threads_than_the_machine_has(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        train(replace(SMALL, threads=4096, steps=4), tmp_path / "run")
+        assert torch.get_num_threads() == os.cpu_count()
+        assert Run.open(tmp_path / "run").recipe["threads"] == 4096
+        torch.set_num_threads(before)
+        resume(tmp_path / "run", 6)
+        assert torch.get_num_threads() == os.cpu_count()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("anna\nben\ncleo\ndora\n")

@@ -1,5 +1,6 @@
 """One long text as a run knows it: where it came from, how long it is, and which part lies where."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +20,18 @@ from flashmore.data.tokens import (
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.data.windows import Parts, cut_parts
 from flashmore.errors import DataError, RecipeError
+from flashmore.files import open_input
 
 Kind = Literal["characters", "tokens", "random"]
 STORE = "tokens.bin"
 """The store's name in a run's folder."""
-RANDOM_COUNT, LARGEST_RANDOM = 2**18, 2**27
+RANDOM_COUNT = 2**18
+"""Random ids at least: see `random_facts`."""
 REAL_GPT2_IDS = 50_257
 """GPT-2's vocabulary; a model with 50,304 ids has 47 that no text holds."""
+MOST_BYTES = 32
+"""Bytes of a file for each character that is kept of it, at most: NFC makes one of up to four, a line end is
+one of two, and UTF-7 spells a character in up to eight bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,6 @@ class LongText:
         bounds = [bound for part in vars(self.parts).values() for bound in part]
         if bounds != sorted(bounds) or bounds[0] < 0 or bounds[-1] > self.count:
             raise ValueError(f"parts at {bounds} of {self.count} ids")
-        if self.kind == "random" and self.count > LARGEST_RANDOM:
-            raise ValueError(f"{self.count} random ids")
         if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
 
@@ -89,30 +93,46 @@ class LongText:
             OSError: the disk refused the store.
         """
         if self.kind == "tokens":
-            path = Path(self.path or "")
-            size = path.stat().st_size if path.exists() else 0
-            inside = path.resolve().parent == folder.resolve()  # such a file changes while the run trains
-            if path.exists() and (inside or size != 2 * self.count):
-                found = "a file of the run itself" if inside else f"a file of {size:,} bytes"
-                raise DataError(f"{self.count:,} tokens in {path}", found, "that file again")
-            if scan_tokens(path, self.count) != (self.count, self.largest, self.origin):
-                raise DataError(
-                    f"the tokens that {path} held when the run began", "others", "that file again"
-                )
-            return open_tokens(path)
-        store, sha256 = folder / STORE, self.store_sha256 or ""
-        if (
-            not is_intact(store, self.count, sha256)
-            and self.stored(folder, vocabulary).store_sha256 != sha256
-        ):
-            found = "another one, or one that is encoded differently"
-            raise DataError(f"the text that {self.path} held when the run began", found, "that text again")
+            return self._ids_in_place(folder)
+        store = folder / STORE
+        facts = self.count, self.largest, self.store_sha256 or ""
+        if not is_intact(store, *facts):
+            self.stored(folder, vocabulary)
+            if not is_intact(store, *facts):
+                wanted = f"the text that {self.path or self.origin} held when the run began"
+                found = "another one, or one that is encoded differently"
+                raise DataError(wanted, found, "that text again")
         return open_tokens(store)
+
+    def _ids_in_place(self, folder: Path) -> Ids:
+        path = Path(self.path or "")
+        size = self._size(path)
+        inside = path.resolve().parent == folder.resolve()  # such a file changes while the run trains
+        if inside or size != 2 * self.count:
+            found = "a file of the run itself" if inside else f"a file of {size:,} bytes"
+            raise DataError(f"{self.count:,} tokens in {path}", found, "that file again")
+        if scan_tokens(path, self.count) != (self.count, self.largest, self.origin):
+            raise DataError(f"the tokens that {path} held when the run began", "others", "that file again")
+        return open_tokens(path)
 
     def _make(self, vocabulary: Vocabulary) -> Iterable[Ids]:
         if self.kind == "random":
             return random_tokens(self.count, self.largest + 1, seed=0)
-        return encode_text(Path(self.path or ""), self.encoding, vocabulary, self.origin)
+        path = Path(self.path or "")
+        size, most = self._size(path), MOST_BYTES * (self.count + 1)
+        if size > most:  # whoever made the run may name any file of the user: it is not read for nothing
+            wanted = f"a text of {self.count:,} characters in {path}: at most {most:,} bytes"
+            raise DataError(wanted, f"{size:,} bytes", "the text that it held when the run began")
+        return encode_text(path, self.encoding, vocabulary, self.origin)
+
+    def _size(self, path: Path) -> int:
+        """Bytes of a file that the run names.
+
+        Raises:
+            DataError: it is missing, unreadable, or nothing that can be read again; see `open_input`.
+        """
+        with open_input(path, f"what the run was trained on in {path}", again=True) as file:
+            return os.fstat(file.fileno()).st_size
 
 
 def read_long_text(
@@ -131,11 +151,14 @@ def read_long_text(
         The text, its characters (none for ids), and the number of ids V that a model of it needs.
 
     Raises:
-        DataError: see `read_text`, `scan_tokens` and `cut_parts`; or ids beyond the vocabulary.
+        DataError: see `read_text`, `scan_tokens` and `cut_parts`; ids beyond the vocabulary; or a path that a
+            run cannot keep, because it is not UTF-8.
         RecipeError: shares that are none, or neither file nor vocabulary size.
     """
     source = "the random ids" if file is None else str(file)
     path = None if file is None else str(file.absolute())
+    if path is not None:
+        _require_unicode(path)
     empty = Vocabulary(())
     if file is not None and file.suffix.lower() != ".bin":
         _refuse_vocabulary_size(file, vocabulary_size)
@@ -163,14 +186,27 @@ def read_long_text(
             "no FILE",
             "a text file, a .bin file of ids, or --vocabulary for random ids",
         )
+    count, largest, origin = random_facts(context, vocabulary_size)
+    parts = cut_parts(count, shares, context, source)
+    return LongText("random", None, encoding, count, largest, origin, parts), empty, vocabulary_size
+
+
+def random_facts(context: int, vocabulary_size: int) -> tuple[int, int, str]:
+    """Count, largest id and origin of the random ids that a model of this context and vocabulary learns."""
     count = max(RANDOM_COUNT, 100 * (context + 1))
     ids = min(vocabulary_size, REAL_GPT2_IDS)
-    parts = cut_parts(count, shares, context, source)
-    return (
-        LongText("random", None, encoding, count, ids - 1, f"random {ids} {count}", parts),
-        empty,
-        vocabulary_size,
-    )
+    return count, ids - 1, f"random {ids} {count}"
+
+
+def _require_unicode(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            "a path in UTF-8, for the run to find its text again",
+            ascii(path),
+            "the text in a folder whose path is UTF-8",
+        ) from None
 
 
 def _refuse_vocabulary_size(file: Path, vocabulary_size: int | None) -> None:

@@ -31,15 +31,22 @@ def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTE
             line and the byte; or the encoding is unknown.
     """
     require_encoding(encoding)
-    held = ""  # what the next piece may still change: half of a CRLF, a letter whose accent follows
+    # What the next piece may still change: half of a CRLF, a letter whose accent follows.
+    held: list[str] = []
     empty = True
     for decoded, last in _decode_pieces(path, encoding, piece_bytes):
-        held += decoded
-        cut = len(held) if last else _last_boundary(held)
-        piece, held = normalize(LINE_END.sub("\n", held[:cut])), held[cut:]
-        if piece:
-            empty = False
-            yield piece
+        # No place in what is held is a boundary, so only what is new is searched: a long text without any
+        # boundary would otherwise be searched as a whole for every piece.
+        before = held[-1][-1] if held else ""
+        cut = len(decoded) if last else _last_boundary(before + decoded) - len(before)
+        if last or cut >= 0:
+            piece = normalize(LINE_END.sub("\n", "".join((*held, decoded[:cut]))))
+            held, decoded = [], decoded[cut:]
+            if piece:
+                empty = False
+                yield piece
+        if decoded:
+            held.append(decoded)
     if empty:
         raise DataError(f"a text in {path}", "an empty file", "a text file with something to learn from")
 

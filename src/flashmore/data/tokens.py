@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,12 @@ import numpy.typing as npt
 from flashmore.data.text import PIECE_BYTES, read_text
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import DataError
-from flashmore.files import open_input, open_regular, replacing, write_all
+from flashmore.files import (
+    open_input,
+    open_regular,
+    replacing,
+    write_all,
+)
 
 Ids = npt.NDArray[np.uint16]
 
@@ -83,18 +89,23 @@ def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:
     Raises:
         DataError: the file is missing, unreadable, empty, or no whole number of 16-bit ids.
     """
+    wanted = f"16-bit ids in {path}"
+    with open_input(path, wanted, "a .bin file of unsigned 16-bit ids", again=True) as file:
+        return _scan(iter(lambda: file.read(PIECE_BYTES), b""), wanted, count)
+
+
+def _scan(pieces: Iterable[bytes], wanted: str, count: int | None) -> tuple[int, int, str]:
+    """As `scan_tokens`, of what a file holds; only the last piece may be an odd number of bytes."""
     digest, tokens, largest = hashlib.sha256(), 0, 0
-    for data in _read_pieces(path):
+    for data in pieces:
         if len(data) % DTYPE.itemsize:
             found = f"{tokens * DTYPE.itemsize + len(data):,} bytes, an odd number"
-            raise DataError(f"16-bit ids in {path}", found, "a .bin file of unsigned 16-bit ids, whole")
+            raise DataError(wanted, found, "a .bin file of unsigned 16-bit ids, whole")
         digest.update(data)
         ids = np.frombuffer(data, DTYPE)
         tokens, largest = tokens + len(ids), max(largest, int(ids.max()))
         if count is not None and tokens > count:
             break
-    if not tokens:
-        raise DataError(f"16-bit ids in {path}", "an empty file", "a .bin file of unsigned 16-bit ids")
     return tokens, largest, digest.hexdigest()
 
 
@@ -121,17 +132,26 @@ def write_store(store: Path, pieces: Iterable[Ids]) -> str:
     return digest.hexdigest()
 
 
-def is_intact(store: Path, count: int, sha256: str) -> bool:
+def is_intact(store: Path, count: int, largest: int, sha256: str) -> bool:
     """Say whether a store holds the ids that it was written with; its size is looked at first.
 
+    Args:
+        store: the file.
+        count: how many ids it must hold.
+        largest: none of them may be above it.
+        sha256: of the file.
+
     Raises:
-        RunError: it is a link, a pipe or a device.
+        RunError: it is a link, a pipe, a device or a sparse file.
     """
     try:
         with open_regular(store) as file:
             if os.fstat(file.fileno()).st_size != count * DTYPE.itemsize:
                 return False
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            buffered = BufferedReader(file)  # which gives whole pieces
+            pieces = iter(lambda: buffered.read(PIECE_BYTES), b"")
+            tokens, highest, digest = _scan(pieces, f"{count:,} ids in {store}", count)
+            return tokens == count and highest <= largest and digest == sha256
     except OSError:
         return False
 
@@ -139,9 +159,3 @@ def is_intact(store: Path, count: int, sha256: str) -> bool:
 def open_tokens(path: Path) -> Ids:
     """Map a file of 16-bit ids, read-only."""
     return np.memmap(path, dtype=DTYPE, mode="r")
-
-
-def _read_pieces(path: Path) -> Iterator[bytes]:
-    with open_input(path, f"16-bit ids in {path}", again=True) as file:
-        while data := file.read(PIECE_BYTES):
-            yield data

@@ -120,9 +120,11 @@ class Windows:
         Every id but the part's first is predicted once. Of a part with more than `MOST_EVALUATED` positions
         so many windows are drawn, once for all.
         """
-        starts = np.arange(self.start, self.stop - 1, self.context)
+        count = len(range(self.start, self.stop - 1, self.context))
         most = max(1, MOST_EVALUATED // self.context)
-        if len(starts) > most:
-            chosen = np.random.default_rng((0, _EVALUATION)).choice(len(starts), size=most, replace=False)
-            starts = starts[np.sort(chosen)]
-        return starts
+        if count > most:  # a list of all would grow with the part
+            drawn = np.random.default_rng((0, _EVALUATION)).choice(count, size=most, replace=False)
+            chosen = np.sort(drawn)
+        else:
+            chosen = np.arange(count)
+        return self.start + self.context * chosen

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from flashmore.data.long_text import STORE, LongText
+from flashmore.data.long_text import STORE, LongText, random_facts
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
+from flashmore.data.words import MAX_LENGTH, NOT_TEXT
 from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
@@ -259,6 +260,8 @@ def _require_fit(settings: Settings, folder: Path) -> None:
             raise RunError(f"{wanted} in {folder}", found, INTACT)
 
     model, vocabulary, text = settings.model, settings.vocabulary, settings.text
+    stray = NOT_TEXT.findall("".join(vocabulary.characters))
+    require(not stray, "characters that a text may hold", ", ".join(f"U+{ord(c):04X}" for c in stray[:3]))
     ids = vocabulary.size if text is None else len(vocabulary.characters)
     if text is None or text.kind == "characters":
         require(
@@ -271,8 +274,18 @@ def _require_fit(settings: Settings, folder: Path) -> None:
         sizes = [stop - start for start, stop in vars(text.parts).values()]
         short = any(0 < size <= model.context for size in sizes) or not sizes[0]
         require(not short, f"parts of more than {model.context} ids", f"parts of {sizes} ids")
+        if text.kind == "random":
+            facts = random_facts(model.context, model.vocabulary_size)
+            found = (text.count, text.largest, text.origin)
+            require(found == facts, f"random ids as {facts}", f"{found}")
         return
-    odd = sorted({len(item) for item in items if not 0 < len(item) < model.context})
-    require(not odd, f"items of 1 to {model.context - 1} characters", f"lengths {odd[:3]}")
+    require(bool(settings.split.train), "items to train on", "none")
+    lengths = {len(item) for item in items}
+    fit = min(lengths) > 0 and max(lengths) == model.context - 1 <= MAX_LENGTH
+    require(
+        fit,
+        f"items of 1 to {MAX_LENGTH} characters, and a context of the longest and one",
+        f"{min(lengths)} to {max(lengths)} characters, and a context of {model.context}",
+    )
     unknown = set("".join(items)) - set(vocabulary.characters)
     require(not unknown, "items of the vocabulary's characters", f"{len(unknown)} others")

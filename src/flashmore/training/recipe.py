@@ -3,6 +3,7 @@
 It imports no torch, so that `flashmore train --help` answers at once.
 """
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +112,7 @@ class Recipe:
     """What to do about speed: `auto` (what pays here, for a run of this length), `none`, `exact` (the same
     gradients), `all`, or names that `flashmore speedups` lists. An option of its own, --attention, wins."""
     threads: int = 0
-    """CPU threads; 0 leaves PyTorch's choice."""
+    """CPU threads, at most as many as the machine has CPUs; 0 leaves PyTorch's choice."""
 
     eval_every: int = 250
     """Steps between evaluations on validation; each also saves a checkpoint."""
@@ -162,6 +163,15 @@ class Recipe:
     def precision(self) -> Literal["float32", "bfloat16", "float16"]:
         """The dtype of the matrix products."""
         return "float32" if self.dtype == "auto" else self.dtype
+
+    @property
+    def threads_here(self) -> int:
+        """`threads` on this machine, whose CPUs they do not exceed: a run may come from a larger one.
+
+        The number counts all CPUs, not those that this process may use now, so that it is the same whenever
+        a run goes on.
+        """
+        return min(self.threads, os.cpu_count() or 1)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON values, for a run's config.json."""

@@ -124,7 +124,7 @@ def begun(recipe: Recipe, out: Path | None) -> Iterator[Session]:
     Raises:
         DataError, RecipeError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
-    goes_on = out is not None and is_run(out)
+    goes_on = out is not None and _is_run(out)
     device, asked = _settings(recipe)
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
@@ -203,10 +203,18 @@ def _unused_folders(model: str, parent: Path) -> Iterator[Path]:
     for number in count(1):
         path = parent / (model if number == 1 else f"{model}-{number}")
         try:
-            if not is_run(path):
+            if not is_run(path) and not path.is_symlink():
                 yield path
         except RunError:  # something else is there
             continue
+
+
+def _is_run(path: Path) -> bool:
+    """As `is_run`; a link that leads nowhere is no new folder either."""
+    found = is_run(path)
+    if not found and path.is_symlink() and not path.exists():
+        raise RunError(f"a new or empty folder at {path}", "a link that leads nowhere", "another path")
+    return found
 
 
 def _lock_new(lock: ExitStack, model: str, out: Path | None) -> Path:

@@ -70,8 +70,8 @@ class Trainer:
         device: torch.device,
         speedups: Speedups = USUAL,
     ) -> None:
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
+        if recipe.threads_here:
+            torch.set_num_threads(recipe.threads_here)
         if speedups.tf32:
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)  # dropout; the initial weights have a generator of their own

@@ -106,8 +106,8 @@ class _Climb:
     """One ladder as it goes along."""
 
     def __init__(self, recipe: Recipe, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
+        if recipe.threads_here:
+            torch.set_num_threads(recipe.threads_here)
         self.began = time.perf_counter()
         self.recipe, self.blocks, self.seconds, self.say = recipe, blocks, seconds, say
         self.setting = settle(recipe)

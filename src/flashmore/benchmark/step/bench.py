@@ -128,8 +128,8 @@ class _Bench:
     """One comparison as it goes along."""
 
     def __init__(self, task: Task, say: Callable[[str], None]) -> None:
-        if task.recipe.threads:
-            torch.set_num_threads(task.recipe.threads)
+        if task.recipe.threads_here:
+            torch.set_num_threads(task.recipe.threads_here)
         self.task, self.say = task, say
         self.gate = Gate(task)
         self.notes = list(task.notes)
