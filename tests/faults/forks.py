@@ -175,10 +175,19 @@ def _wait(child: int, kill_after_s: float | None) -> tuple[int | None, resource.
             return (None if hung else status), usage
         elapsed = time.monotonic() - began
         hung = hung or elapsed > WALL_SECONDS
-        if not killed and (hung or (kill_after_s is not None and elapsed > kill_after_s)):
+        over = hung or (kill_after_s is not None and elapsed > kill_after_s)
+        if not killed and (over or _resident_mib(child) > 2 * LARGEST_MIB):
             os.kill(child, signal.SIGKILL)
             killed = True
         time.sleep(0.001)
+
+
+def _resident_mib(process: int) -> float:
+    """Its resident set; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _act(job: Job, report: Path, output: Path) -> None:

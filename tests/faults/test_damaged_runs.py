@@ -69,17 +69,17 @@ class Trial:
         generate = ["generate", "run", "--seed", "1", "--json"]
         compare = ["compare", "run", "--count", "2"]
         resume = ["train", "--resume", "run", "--steps", "6"]
-        if name.startswith("requested"):  # what the command that began a run compares itself with
+        if name.startswith("requested: "):  # what the command that began a run compares itself with
             words = TEXT if self.kind == "text" else ITEMS
             data = str(self.material / words[0])
             resume = ["train", data, *words[1:], *TRAIN, "--seed", "1", "--out", "run"]
         if self.kind == "text":
             commands = [[*generate, "--length", "5"], ["explain", "--run", "run"], resume]
-        elif name.startswith("metrics"):  # from which training may make a result
+        elif name.startswith("metrics, "):  # from which training may make a result
             commands = [generate, ["score", "run", "anna"], resume, compare]
         else:
             # Pictures take long, and show names and what is in the result.
-            shown = ["--picture", "run/names.png"] if name.startswith("result") else ["--json"]
+            shown = ["--picture", "run/names.png"] if name.startswith("result[") else ["--json"]
             commands = [generate, ["score", "run", "anna"], [*compare, *shown], resume]
         commands.append(["library", "run"])
         return self.forks.run(Job(tuple(map(tuple, commands)), str(home.folder)))
