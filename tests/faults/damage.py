@@ -7,7 +7,9 @@ import random
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from flashmore.runs.checkpoint import _digest
 OUTSIDE = "mine, and nobody else's\n"
 """Content of the file outside the run that links lead to."""
 CONFIG, VOCABULARY, SPLIT, RESULT = "config.json", "vocabulary.json", "split.json", "result.json"
+METRICS, STORE, LAST = "metrics.jsonl", "tokens.bin", "last.safetensors"
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ class Parts:
     config: dict[str, Any]
     vocabulary: dict[str, Any]
     split: dict[str, Any]
-    result: dict[str, Any]
+    result: dict[str, Any] | None
+    """None to leave none."""
     last: dict[str, Any]
     """The sealed metadata of the checkpoint."""
     tensors: dict[str, torch.Tensor]
@@ -171,7 +175,7 @@ class Parts:
     @classmethod
     def of(cls, run: Path) -> "Parts":
         """Read an intact run."""
-        with safe_open(run / "last.safetensors", framework="pt") as file:
+        with safe_open(run / LAST, framework="pt") as file:
             last = json.loads(file.metadata()["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         config, vocabulary, split, result = (
@@ -187,13 +191,15 @@ class Parts:
                 self.config["files"][name] = records.digest(_json(part))
         (run / CONFIG).write_bytes(_json(_sealed(self.config)))
         digest = records.digest((run / CONFIG).read_bytes())
-        (run / RESULT).write_bytes(_json(_sealed(self.result | {"config_sha256": digest})))
+        if self.result is None:
+            _remove(run / RESULT)
+        else:
+            (run / RESULT).write_bytes(_json(_sealed(self.result | {"config_sha256": digest})))
         for group in ("weights", "optimizer"):
             own = {n.partition(".")[2]: value for n, value in self.tensors.items() if n.startswith(group)}
             self.last[group] = _digest(own)
-        best = self.last | {"run": self.last.get("run", digest)}
         for name in ("last", "best"):
-            header = _json(_sealed({"name": name, **best, "run": digest} | self.header_changes)).decode()
+            header = _json(_sealed(self.last | {"name": name, "run": digest} | self.header_changes)).decode()
             kept = {n: v for n, v in self.tensors.items() if name == "last" or n.startswith("weights.")}
             (run / f"{name}.safetensors").write_bytes(save(kept, {"checkpoint": header}))
 
@@ -204,20 +210,31 @@ class Parts:
         return changed
 
 
+NESTED = {"<list>": "[" * 5000 + "]" * 5000, "<object>": '{"x": ' * 900 + "0" + "}" * 900}
+"""JSON that json.dumps would have to recurse for, and what stands for it in a document."""
+
+
+def text_of(value: Any, *, sort_keys: bool = False) -> str:
+    """As json.dumps writes it, infinities and all: they are what is tried."""
+    text = json.dumps(value, sort_keys=sort_keys)
+    for name, nested in NESTED.items():
+        text = text.replace(json.dumps(name), nested)
+    return text
+
+
 def _json(value: Any) -> bytes:
-    """As json.dumps does it, infinities and all: they are what is tried."""
-    return (json.dumps(value) + "\n").encode()
+    return (text_of(value) + "\n").encode()
 
 
 def _sealed(content: dict[str, Any]) -> dict[str, Any]:
     content = {name: value for name, value in content.items() if name not in ("sha256", "changes")}
-    checksum = records.digest(json.dumps(content, sort_keys=True).encode())
-    return {**content, "sha256": checksum}
+    return {**content, "sha256": records.digest(text_of(content, sort_keys=True).encode())}
 
 
 VALUES: tuple[Any, ...] = (
     None, -1, 0, 0.5, 10**9, 10**30, 1e308, float("inf"), True, "x", "../../outside.txt", [], {},
     "\x1b]0;owned\x07\u202e", ["__import__('os').system('touch new.txt')"],
+    10**400, "\ud800", "\x00", "/proc/kmsg", "/dev/zero", "x" * 10**6, *NESTED,
 )  # fmt: skip
 """What is put in the place of every value."""
 
@@ -244,30 +261,160 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     return document
 
 
+Change = Callable[[Home, Parts], object]
+"""Alters the parts of a run, and perhaps what lies beside them, before they are written with checksums that
+fit."""
+
+
 def crafted(run: Path) -> Iterator[tuple[str, Callable[[Home], None]]]:
     """Every crafted damage: a name, and what makes it."""
     intact = Parts.of(run)
     for part in ("config", "vocabulary", "split", "result", "last"):
         for path in leaves(getattr(intact, part)):
             if path[-1:] != ("sha256",) and path[:1] not in (("weights",), ("optimizer",), ("files",)):
-                for number, value in enumerate(VALUES):
-                    yield f"{part}{list(path)} = {value!r:.40}", _value_at(part, path, number)
+                for value in VALUES:
+                    yield f"{part}{list(path)} = {value!r:.40}", written(_value_at(part, path, value))
     for name in intact.tensors:
         for change in TENSORS:
-            yield f"{change.__name__} {name}", _tensor_at(name, change)
-    for name in ("last.safetensors", "best.safetensors", "tokens.bin", CONFIG, "metrics.jsonl"):
+            yield f"{change.__name__} {name}", written(_tensor_at(name, change))
+    for stage in STAGES:
+        for name, lines in _metrics():
+            yield f"metrics, {stage}: {name}", written(partial(_with_metrics, stage, lines))
+    for side in ("requested", "recipe"):
+        for name, value in OTHER_RECIPES:
+            yield f"{side}: {name} = {value!r}", written(_value_at("config", (side, name), value))
+    for scale, tracker in LOSS_SCALES:
+        value = {"scale": scale, "growth_tracker": tracker}
+        yield f"loss scale {value!r:.60}", written(_value_at("last", ("state", "loss_scale"), value))
+    for name in (*sorted(intact.tensors)[:1], *sorted(intact.tensors)[-1:], "weights.x", "optimizer.x", "x"):
+        yield f"a hole of 1 TiB for {name}", partial(_tensor_in_a_hole, name=name)
+    yield "a header in a hole", _header_in_a_hole
+    yield "result of the twin, sealed anew", written(_result_of_the_twin)
+    yield "metrics of the twin, sealed anew", written(_metrics_of_the_twin)
+    if intact.split["text"] is not None:
+        for store in (_store_of_unknown_ids, _store_in_a_hole, _tokens_in_a_hole):
+            yield store.__name__, written(store)
+        for kind in ("characters", "tokens"):
+            for name in SOURCES:
+                yield f"{kind} of {name}", written(partial(_ids_of, kind, name))
+    for name in (LAST, "best.safetensors", STORE, CONFIG, METRICS):
         yield f"pickle in {name}", _pickle_in(name)
 
 
-def _value_at(part: str, path: tuple[Any, ...], number: int) -> Callable[[Home], None]:
+def written(change: Change) -> Callable[[Home], None]:
+    """Change the parts of a run and write them again."""
+
     def make(home: Home) -> None:
         parts = Parts.of(home.run)
-        setattr(parts, part, put(getattr(parts, part), path, VALUES[number]))
-        if part == "last" and path[:1] in (("name",), ("run",)):
-            parts.last["changes"] = {path[0]: VALUES[number]}
+        change(home, parts)
         parts.write(home.run)
 
     return make
+
+
+def _value_at(part: str, path: tuple[Any, ...], value: Any) -> Change:
+    def change(_: Home, parts: Parts) -> None:
+        setattr(parts, part, put(getattr(parts, part), path, deepcopy(value)))
+        if part == "last" and path[:1] in (("name",), ("run",)):
+            parts.last["changes"] = {path[0]: value}
+
+    return change
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "complete": {}, "interrupted": {}, "ended": {"step": 6, "max_steps": 6, "best_step": 6}
+}  # fmt: skip
+"""With its result; without; and without, although every step is made. The state of the last checkpoint."""
+LINE = {"step": 1, "loss": 2.0, "step_ms": 3.0}
+
+
+def _metrics() -> Iterator[tuple[str, bytes]]:
+    yield "no line", b""
+    yield "no line end", _json(LINE)[:-1]
+    yield "no objects", b"[]\n" * 5
+    yield "100,000 empty objects", b"{}\n" * 10**5
+    for key in LINE:
+        yield f"no {key}", _json({name: value for name, value in LINE.items() if name != key})
+        for value in (*VALUES, float("nan")) if key != "loss" else ():  # which nothing reads
+            yield f"{key} = {value!r:.40}", _json(LINE | {key: value})
+
+
+def _with_metrics(stage: str, lines: bytes, home: Home, parts: Parts) -> None:
+    if stage != "complete":
+        parts.result = None
+    (home.run / METRICS).write_bytes(lines)
+    fitting = {"metrics_bytes": len(lines), "metrics_sha256": records.digest(lines)}
+    parts.last["state"] |= fitting | STAGES[stage]
+
+
+def _metrics_of_the_twin(home: Home, parts: Parts) -> None:
+    _with_metrics("complete", (home.twin / METRICS).read_bytes(), home, parts)
+
+
+def _result_of_the_twin(home: Home, parts: Parts) -> None:
+    parts.result = json.loads((home.twin / RESULT).read_bytes())
+
+
+OTHER_RECIPES: tuple[tuple[str, Any], ...] = (
+    ("model", "bigram"), ("model", "transformer"), ("mode", "items"), ("mode", "text"), ("seed", 7),
+    ("dropout", 0.9), ("dtype", "float16"), ("dtype", "bfloat16"), ("file", "/proc/kmsg"), ("unknown", 1),
+    ("steps", 10**12), ("steps", 1), ("speedups", ["bf16"]), ("device", "cuda"), ("attention", "flash"),
+    ("optimizer", "muon"), ("threads", 4096), ("batch", 10**9), ("channels", 16), ("context", 2**20),
+)  # fmt: skip
+"""Values that a recipe may have, and that this one does not have."""
+LOSS_SCALES = (
+    (0.0, 0), (-1.0, 0), (float("inf"), 0), (float("nan"), 0), (1e308, 0), (1e-320, 0), (10**400, 0),
+    (65536.0, -1), (65536.0, 2**31), (65536.0, 2**62), (65536.0, 10**30), (65536.0, 10**400), (65536.0, 0),
+)  # fmt: skip
+"""Scale and growth tracker of a checkpoint."""
+SOURCES = ("/proc/kmsg", "/dev/zero", "pipe", "folder", "missing", "outside.txt")
+"""What a text's path leads to, beside the run where it is relative."""
+
+
+def _store_of_unknown_ids(home: Home, parts: Parts) -> None:
+    data = b"\xff" * (2 * parts.split["text"]["count"])
+    (home.run / STORE).write_bytes(data)
+    parts.split["text"]["store_sha256"] = records.digest(data)
+
+
+def _store_in_a_hole(home: Home, parts: Parts) -> None:
+    os.truncate(home.run / STORE, 2**42)
+    parts.split["text"]["count"] = 2**41
+
+
+def _tokens_in_a_hole(home: Home, parts: Parts) -> None:
+    _ids_of("tokens", "huge.bin", home, parts)
+    parts.split["text"]["count"] = 2**41
+    (home.folder / "huge.bin").touch()
+    os.truncate(home.folder / "huge.bin", 2**42)
+
+
+def _ids_of(kind: str, name: str, home: Home, parts: Parts) -> None:
+    path = home.folder / name
+    if name == "pipe":
+        os.mkfifo(path)
+    if name == "folder":
+        path.mkdir()
+    text = parts.split["text"]
+    text |= {"kind": kind, "path": str(path)} | ({"store_sha256": None} if kind == "tokens" else {})
+    _remove(home.run / STORE)
+
+
+def _tensor_in_a_hole(home: Home, name: str) -> None:
+    with safe_open(home.run / LAST, framework="pt") as file:
+        kept = {other: file.get_tensor(other) for other in file.offset_keys() if other != name}
+        data = save(kept, file.metadata())
+    size = int.from_bytes(data[:8], "little")
+    header, end = json.loads(data[8 : 8 + size]), len(data) - 8 - size
+    header[name] = {"dtype": "F32", "shape": [2**38], "data_offsets": [end, end + 2**40]}
+    text = json.dumps(header).encode()
+    (home.run / LAST).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    os.truncate(home.run / LAST, 8 + len(text) + end + 2**40)
+
+
+def _header_in_a_hole(home: Home) -> None:
+    (home.run / LAST).write_bytes((2**24).to_bytes(8, "little"))
+    os.truncate(home.run / LAST, 2**40)
 
 
 def to_half(value: torch.Tensor) -> torch.Tensor:
@@ -305,13 +452,11 @@ def extreme(value: torch.Tensor) -> torch.Tensor:
 TENSORS = (to_half, to_integers, without_an_element, empty, as_scalar, many, not_finite, extreme)
 
 
-def _tensor_at(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Home], None]:
-    def make(home: Home) -> None:
-        parts = Parts.of(home.run)
-        parts.tensors[name] = change(parts.tensors[name])
-        parts.write(home.run)
+def _tensor_at(name: str, alter: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    def change(_: Home, parts: Parts) -> None:
+        parts.tensors[name] = alter(parts.tensors[name])
 
-    return make
+    return change
 
 
 class _Payload:

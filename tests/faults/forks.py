@@ -6,6 +6,7 @@ This file is a program too: `python forks.py` reads one JSON job a line and answ
 import gc
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +25,11 @@ FILE_OPERATIONS = frozenset(
     ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "truncate", "close")
 )
 """Built-in functions before each of which a process may be killed."""
-WALL_SECONDS = 300.0
+WALL_SECONDS = 60.0
 """A child that takes longer hangs, however loaded the machine is."""
+LARGEST_MIB, LARGEST_CPU_S = 1024, 10
+"""What commands on a hostile file may take together."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class Job:
         folder: its working directory.
         kill_at: it is killed before its file operation of this number, counted from 0.
         kill_after_s: it is killed after so many seconds.
+        cache: its folder of measured choices; None for one that all share.
     """
 
     commands: tuple[tuple[str, ...], ...]
     folder: str
     kill_at: int | None = None
     kill_after_s: float | None = None
+    cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,18 @@ class Outcome:
     """Processor time, which another load on the machine does not change."""
     operations: int
     """File operations that were counted."""
+
+    def require_harmless(self, commands: int, case: str) -> None:
+        """Every command ended with what was asked for, or with a message, and took no more than it may."""
+        case = f"{case}: {replace(self, text=self.text[-700:], texts=())}"
+        assert self.signal == 0, case
+        assert len(self.codes) == commands, case
+        assert set(self.codes) <= {0, 1, 2}, case
+        assert self.text.count("wanted: ") >= sum(code != 0 for code in self.codes), case
+        assert "Traceback" not in self.text, case
+        assert not CONTROL.search(self.text), case
+        assert self.peak_mib < LARGEST_MIB, case
+        assert self.cpu_s < LARGEST_CPU_S, case
 
 
 class Forks:
@@ -95,8 +113,14 @@ class Forks:
 
 
 def _serve() -> None:
-    _import_everything()
-    gc.freeze()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["FLASHMORE_CACHE"] = cache
+        _import_everything()
+        gc.freeze()
+        _answer()
+
+
+def _answer() -> None:
     for line in sys.stdin:
         given = json.loads(line)
         job = Job(**{**given, "commands": tuple(map(tuple, given["commands"]))})
@@ -115,8 +139,12 @@ def _import_everything() -> None:
             out = str(Path(folder, run))
             main(["train", str(names), *words, "--steps", "2", "--device", "cpu", "--out", out])
             main(["generate", out, "--json"])
-        main(["score", str(Path(folder, "items")), "anna"])
+        items, record = str(Path(folder, "items")), str(Path(folder, "record.json"))
+        main(["score", items, "anna"])
+        main(["compare", items, "--picture", str(Path(folder, "names.png"))])
         main(["explain", "--run", out])
+        main(["choose", "--length", "2", "--device", "cpu", "--out", record])
+        main(["report", record, "--out", str(Path(folder, "report.html"))])
 
 
 def _fork(job: Job) -> Outcome:
@@ -147,10 +175,19 @@ def _wait(child: int, kill_after_s: float | None) -> tuple[int | None, resource.
             return (None if hung else status), usage
         elapsed = time.monotonic() - began
         hung = hung or elapsed > WALL_SECONDS
-        if not killed and (hung or (kill_after_s is not None and elapsed > kill_after_s)):
+        over = hung or (kill_after_s is not None and elapsed > kill_after_s)
+        if not killed and (over or _resident_mib(child) > 2 * LARGEST_MIB):
             os.kill(child, signal.SIGKILL)
             killed = True
         time.sleep(0.001)
+
+
+def _resident_mib(process: int) -> float:
+    """Its resident set; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _act(job: Job, report: Path, output: Path) -> None:
@@ -160,6 +197,10 @@ def _act(job: Job, report: Path, output: Path) -> None:
         os.dup2(written, number)
     told = report.open("w")
     os.chdir(job.folder)
+    # A command that never ends is stopped here, after more than it may take.
+    resource.setrlimit(resource.RLIMIT_CPU, (2 * LARGEST_CPU_S, 3 * LARGEST_CPU_S))
+    if job.cache is not None:
+        os.environ["FLASHMORE_CACHE"] = job.cache
     counted = 0
 
     def count(frame: object, event: str, function: Any) -> None:
@@ -204,7 +245,7 @@ def _library(run: str) -> int:
     except FlashmoreError as error:
         sys.stdout.write(ascii(f"wanted: {error}"))
         return error.exit_code
-    told = repr((read[0], [line["loss"] for line in read[1]], weights))
+    told = repr((read[0], [line.get("loss") for line in read[1]], weights))
     sys.stdout.write(hashlib.sha256(told.encode()).hexdigest())
     return 0
 

@@ -1,11 +1,10 @@
 """A damaged run is refused with a message, or works as if it were intact; a hostile one does no harm."""
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
+from itertools import combinations_with_replacement
 from pathlib import Path
 from shlex import split
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from damage import OUTSIDE, Home, copy_of, crafted, damage_at_random
+from damage import OUTSIDE, Home, copy_of, crafted, damage_at_random, written
 from forks import Forks, Job, Outcome
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and the kinds of files that Unix has")
@@ -23,8 +22,6 @@ NAMES = "\n".join(
 TRAIN = split("--device cpu --dropout 0.1 --batch 4 --steps 4 --eval-every 2 --log-every 1 --speedups none")
 ITEMS = split("names.txt --model mlp --channels 8")
 TEXT = split("names.txt --mode text --context 4 --model transformer --layers 1 --heads 1 --channels 8")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-LARGEST_MIB, LARGEST_CPU_S = 1024, 10
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +32,11 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="module")
 def material(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Intact runs: `items` and `text`, each with a twin of the same sizes and another seed."""
+    """Intact runs: `items`, `text` and `half` (in float16), each with a twin of the same sizes and another
+    seed."""
     folder = tmp_path_factory.mktemp("material")
     (folder / "names.txt").write_text(NAMES * 3)
-    for name, words in (("items", ITEMS), ("text", TEXT)):
+    for name, words in (("items", ITEMS), ("text", TEXT), ("half", [*ITEMS, "--dtype", "float16"])):
         for run, seed in ((name, "1"), (f"{name}-twin", "2")):
             trained = forks.run(Job((("train", *words, *TRAIN, "--seed", seed, "--out", run),), str(folder)))
             assert trained.codes == (0,), trained.text
@@ -55,7 +53,7 @@ class Trial:
         self.forks, self.material, self.kind, self.folder = forks, material, kind, folder
         home = copy_of(material / kind, material / f"{kind}-twin", folder / "intact")
         self.intact = self.run(home)
-        assert self.intact.codes == (0,) * 4, self.intact.text
+        assert set(self.intact.codes) == {0}, self.intact.text
         self.weights = load_file(home.run / "last.safetensors")
         shutil.rmtree(home.folder)
         twin = copy_of(material / f"{kind}-twin", material / kind, folder / "twin")
@@ -66,41 +64,46 @@ class Trial:
         self.weights_of_the_twin = load_file(twin.run / "last.safetensors")
         shutil.rmtree(twin.folder)
 
-    def run(self, home: Home) -> Outcome:
+    def run(self, home: Home, name: str = "") -> Outcome:
         """What is done to a run: everything that reads it, then training that goes on with it."""
-        length = () if self.kind == "items" else ("--length", "5")
-        commands = (
-            ("generate", "run", "--seed", "1", "--json", *length),
-            ("score", "run", "anna") if self.kind == "items" else ("explain", "--run", "run"),
-            ("train", "--resume", "run", "--steps", "6"),
-            ("library", "run"),
-        )
-        return self.forks.run(Job(commands, str(home.folder)))
+        generate = ["generate", "run", "--seed", "1", "--json"]
+        compare = ["compare", "run", "--count", "2"]
+        resume = ["train", "--resume", "run", "--steps", "6"]
+        if name.startswith("requested: "):  # what the command that began a run compares itself with
+            words = TEXT if self.kind == "text" else ITEMS
+            data = str(self.material / words[0])
+            resume = ["train", data, *words[1:], *TRAIN, "--seed", "1", "--out", "run"]
+        if self.kind == "text":
+            commands = [[*generate, "--length", "5"], ["explain", "--run", "run"], resume]
+        elif name.startswith("metrics, "):  # from which training may make a result
+            commands = [generate, ["score", "run", "anna"], resume, compare]
+        else:
+            # Pictures take long, and show names and what is in the result.
+            shown = ["--picture", "run/names.png"] if name.startswith("result[") else ["--json"]
+            commands = [generate, ["score", "run", "anna"], [*compare, *shown], resume]
+        commands.append(["library", "run"])
+        return self.forks.run(Job(tuple(map(tuple, commands)), str(home.folder)))
 
-    def check(self, name: str, damage: Damage, *, must_be_right: bool) -> None:
+    def check(self, name: str, damage: Damage, *, must_be_right: bool) -> Outcome:
         """Damage a copy, and look at what became of it and of what lies around it."""
         home = copy_of(self.material / self.kind, self.material / f"{self.kind}-twin", self.folder / "copy")
         told = damage(home)
-        outcome = self.run(home)
-        case = f"{name} ({told}): {replace(outcome, text=outcome.text[-700:], texts=())}"
-        assert outcome.signal == 0, case
-        assert len(outcome.codes) == 4, case
-        assert set(outcome.codes) <= {0, 1, 2}, case
-        assert outcome.text.count("wanted: ") >= sum(code != 0 for code in outcome.codes), case
-        assert "Traceback" not in outcome.text, case
-        assert not CONTROL.search(outcome.text), case
-        assert outcome.peak_mib < LARGEST_MIB, case
-        assert outcome.cpu_s < LARGEST_CPU_S, case
+        around = sorted(home.folder.iterdir())
+        outcome = self.run(home, name)
+        case = f"{name} ({told})"
+        outcome.require_harmless(len(self.intact.codes), case)
         assert home.outside.read_text() == OUTSIDE, case
-        assert sorted(path.name for path in home.folder.iterdir()) == ["outside.txt", "run"], case
+        assert sorted(home.folder.iterdir()) == around, case
         if must_be_right:
-            self.require_right(home, outcome, case)
+            self.require_right(home, outcome, f"{case}: {outcome.text[-700:]}")
         shutil.rmtree(home.folder)
+        return outcome
 
     def require_right(self, home: Home, outcome: Outcome, case: str) -> None:
         """What was not refused is what an intact run gives."""
-        went_on = outcome.codes[2] == 0
-        for command in (0, 1, 3) if went_on else (0, 1):
+        *readers, resumed, library = range(len(outcome.codes))
+        went_on = outcome.codes[resumed] == 0
+        for command in (*readers, library) if went_on else readers:
             if outcome.codes[command] == 0:
                 assert outcome.texts[command] in self.right[command], case
         if went_on:
@@ -146,6 +149,34 @@ def test_five_thousand_damaged_runs(trial: Trial) -> None:
     assert check_all(trial, at_random(range(1000, 6000)), must_be_right=True) == 5000
 
 
+def of_the_twin(run: Path) -> Iterator[tuple[str, Damage]]:
+    """One or two files of the twin as they are."""
+    names = [path.name for path in sorted(run.iterdir()) if not path.name.startswith("events.")]
+    for both in combinations_with_replacement(names, 2):
+        yield f"{' and '.join(both)} of the twin", partial(take_from, names=both)
+
+
+def take_from(home: Home, names: tuple[str, ...]) -> None:
+    for name in names:
+        shutil.copy(home.twin / name, home.run / name)
+
+
+def test_files_of_the_twin(trial: Trial) -> None:
+    every = list(of_the_twin(trial.material / trial.kind))
+    assert check_all(trial, every[::6], must_be_right=True) > 5
+
+
+@pytest.mark.faults
+def test_all_files_of_the_twin(trial: Trial) -> None:
+    every = of_the_twin(trial.material / trial.kind)
+    assert check_all(trial, every, must_be_right=True) > 30
+
+
+def test_a_run_that_is_written_again_is_intact(trial: Trial) -> None:
+    outcome = trial.check("nothing", written(lambda home, parts: None), must_be_right=True)
+    assert outcome.codes == trial.intact.codes, outcome.text
+
+
 def test_crafted_runs(trial: Trial) -> None:
     every = list(crafted(trial.material / trial.kind))
     assert check_all(trial, every[::120], must_be_right=False) > 5
@@ -155,3 +186,15 @@ def test_crafted_runs(trial: Trial) -> None:
 def test_every_crafted_run(trial: Trial) -> None:
     every = crafted(trial.material / trial.kind)
     assert check_all(trial, every, must_be_right=False) > 300
+
+
+@pytest.fixture(scope="module")
+def half(forks: Forks, material: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(forks, material, "half", tmp_path_factory.mktemp("copies"))
+
+
+def test_loss_scales_of_a_run_in_float16(half: Trial) -> None:
+    outcome = half.check("nothing", written(lambda home, parts: None), must_be_right=True)
+    assert outcome.codes == half.intact.codes, outcome.text
+    every = [case for case in crafted(half.material / "half") if case[0].startswith("loss scale")]
+    assert check_all(half, every, must_be_right=False) > 10

@@ -1,0 +1,126 @@
+"""Records and remembered choices that a stranger prepared are refused or passed over."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from shlex import split
+from typing import Any
+
+import pytest
+
+from damage import NESTED, VALUES, leaves, put, text_of
+from flashmore.backends.names import BACKENDS
+from forks import Forks, Job, Outcome
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and the kinds of files that Unix has")
+RECORD = Path(__file__).parents[1] / "golden" / "records" / "choose-cpu.json"
+CHOOSE = split("choose --batch 1 --heads 1 --length 4 --head-dim 4 --device cpu --json")
+Prepare = Callable[[Path], object]
+
+
+def _hole(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+def _holding(text: str | bytes) -> Prepare:
+    data = text if isinstance(text, bytes) else text.encode()
+    return lambda path: path.write_bytes(data)
+
+
+KINDS: dict[str, Prepare] = {
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
+    "a link to /proc/kmsg": lambda path: path.symlink_to("/proc/kmsg"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a hole": _hole,
+    "nothing": _holding(""),
+    "no UTF-8": _holding(b'{"\xff": 1}'),
+    "a list": _holding("[1]"),
+    "open brackets": _holding("[" * 10**6),
+    "digits": _holding("1" * 10**6),
+    **{f"nested {name}": _holding(text) for name, text in NESTED.items()},
+}
+
+
+def prepared(document: dict[str, Any]) -> Iterator[tuple[str, Prepare]]:
+    """Files of other kinds, then the document with every value replaced; of a list only the first item."""
+    yield from KINDS.items()
+    for place in leaves(document):
+        for value in VALUES if 1 not in place else ():
+            changed = put(deepcopy(document), place, value)
+            yield f"{list(place)} = {value!r:.40}", _holding(text_of(changed))
+
+
+def check_all(
+    cases: list[tuple[str, Prepare]],
+    folder: Path,
+    name: str,
+    run: Callable[[str], Outcome],
+    written: set[str],
+) -> None:
+    """Prepare the file `name` anew, run, and look at what else is in the folder afterwards."""
+    wrong = []
+    for number, (case, prepare) in enumerate(cases):
+        home = folder / str(number)
+        (home / name).parent.mkdir(parents=True)
+        prepare(home / name)
+        try:
+            outcome = run(str(home))
+            outcome.require_harmless(1, case)
+            left = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+            assert left - {name} <= written, f"{case}: {left}"
+            require_known_backend(outcome, case)
+        except AssertionError as error:
+            wrong.append(str(error)[:2000])
+    assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:20])
+
+
+def require_known_backend(outcome: Outcome, case: str) -> None:
+    """What was chosen, if anything, is a backend."""
+    if outcome.codes == (0,) and outcome.text.startswith("{"):
+        assert json.loads(outcome.text)["chosen"] in BACKENDS, case
+
+
+def check_records(forks: Forks, folder: Path, every: int) -> None:
+    cases = list(prepared(json.loads(RECORD.read_bytes())))[::every]
+    words = ("report", "record.json", "--out", "page.html")
+    check_all(cases, folder, "record.json", lambda home: forks.run(Job((words,), home)), {"page.html"})
+
+
+def check_choices(forks: Forks, folder: Path, every: int) -> None:
+    def run(home: str) -> Outcome:
+        return forks.run(Job((tuple(CHOOSE),), home, cache="cache"))
+
+    assert run(str(folder)).codes == (0,)
+    (remembered,) = (folder / "cache").iterdir()
+    intact = json.loads(remembered.read_bytes())
+    cases = [case for case in prepared(intact) if not case[0].startswith("['key', ")][::every]
+    check_all(cases, folder, f"cache/{remembered.name}", run, set())
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as started:
+        yield started
+
+
+def test_records(forks: Forks, tmp_path: Path) -> None:
+    check_records(forks, tmp_path, every=60)
+
+
+def test_remembered_choices(forks: Forks, tmp_path: Path) -> None:
+    check_choices(forks, tmp_path, every=40)
+
+
+@pytest.mark.faults
+def test_every_record(forks: Forks, tmp_path: Path) -> None:
+    check_records(forks, tmp_path, every=1)
+
+
+@pytest.mark.faults
+def test_every_remembered_choice(forks: Forks, tmp_path: Path) -> None:
+    check_choices(forks, tmp_path, every=1)
