@@ -31,8 +31,11 @@ def test_what_json_writes_comes_back(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"{}{}", b"\xff", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"9" * 19,
-     b"9" * 5000, b"-" + b"9" * 19, b"[" * 10**6, nested(DEEPEST + 1), b'{"a":' * 900 + b"1" + b"}" * 900],
+    [
+        b"", b"{", b"{}{}", b"\xff", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"9" * 19,
+        b"9" * 5000, b"-" + b"9" * 19, b'"\\ud800"', b'{"\\udfff": 1}', b"[" * 10**6, nested(DEEPEST + 1),
+        b'{"a":' * 900 + b"1" + b"}" * 900,
+    ],
 )  # fmt: skip
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):

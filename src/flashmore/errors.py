@@ -14,6 +14,9 @@ Every message has three parts, so that the reader never has to guess the next mo
 what was found, and what would be valid.
 """
 
+LONGEST = 2000
+"""Characters of a part of a message: a value in it may be as long as the file that it is from."""
+
 
 class FlashmoreError(Exception):
     """A failure with a message in three parts.
@@ -28,9 +31,7 @@ class FlashmoreError(Exception):
 
     def __init__(self, wanted: str, found: str, valid: str) -> None:
         super().__init__(wanted, found, valid)
-        self.wanted = wanted
-        self.found = found
-        self.valid = valid
+        self.wanted, self.found, self.valid = map(_shortened, (wanted, found, valid))
 
     def __str__(self) -> str:
         return f"wanted: {self.wanted}\n found: {self.found}\n valid: {self.valid}"
@@ -88,8 +89,17 @@ class BackendUnavailable(UsageError):
         )
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether Python or torch ran out of memory: on the CPU torch has no exception of its own for this."""
     text = str(error)
     from_torch = isinstance(error, RuntimeError) and ("allocate" in text or "out of memory" in text)
     return from_torch or isinstance(error, MemoryError)
+
+
+def is_of_the_compiler(error: Exception) -> bool:
+    """Whether torch.compile failed: its exceptions have no base in common but the packages they are from."""
+    return type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))

@@ -12,9 +12,10 @@ def loads(data: bytes) -> object:
     """Read a JSON document.
 
     Raises:
-        ValueError: no whole document; NaN, an infinity or a number that needs more than 64 bits; more than
-            `DEEPEST` levels, which functions that call themselves could not walk through; or more than
-            `MOST_VALUES` strings, lists and objects, each of which takes many times its bytes in memory.
+        ValueError: no whole document; NaN, an infinity or a number that needs more than 64 bits; half of a
+            surrogate pair; more than `DEEPEST` levels, which functions that call themselves could not walk
+            through; or more than `MOST_VALUES` strings, lists and objects, each of which takes many times
+            its bytes in memory.
     """
     if data.count(b'"') // 2 + data.count(b"[") + data.count(b"{") > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES:,} values")
@@ -32,6 +33,8 @@ def loads(data: bytes) -> object:
         ]
     if level:
         raise ValueError(f"more than {DEEPEST} levels")
+    if b"\\u" in data:  # half of a surrogate pair is no character, and cannot be written again
+        json.dumps(value, ensure_ascii=False).encode()
     return value
 
 

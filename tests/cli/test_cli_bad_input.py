@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -273,3 +274,18 @@ def test_a_batch_that_no_memory_holds_is_told(
     message = refusal(call(*words, "--batch", 10**12, "--out", tmp_path / "run"), 1, after_progress=True)
     assert re.search(r"about [\d,]+ GiB needed, [\d,.]+ GiB free", message)
     assert re.search(r"--batch \d+, which was tried and fits", message)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a script in the place of the compiler")
+def test_a_compiler_that_does_not_work_is_told(
+    process: Callable[..., CompletedProcess[str]], refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    words = shlex.split(
+        "train --speedups compile --steps 1 --batch 4 --channels 8 --layers 1 --heads 1 --device cpu"
+    )
+    done = process(*words, "--out", tmp_path / "run", CXX=str(compiler), FLASHMORE_CACHE=str(tmp_path))
+    assert "PyTorch's compiler" in refusal(done, 1)
+    assert not (tmp_path / "run").exists()

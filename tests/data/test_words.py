@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flashmore.data.text import read_text
 from flashmore.data.words import MAX_LENGTH, Words, normalize, read_words
 from flashmore.errors import DataError
 
@@ -34,6 +35,18 @@ def refusal(data: bytes, encoding: str = "utf-8") -> DataError:
     assert caught.value.found
     assert caught.value.valid
     return caught.value
+
+
+def test_more_marks_on_a_letter_than_writing_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    alternating = "\u0301\u0323"  # whose order depends on all the others: normalising takes the square
+    path.write_text(f"a{alternating * 50}\nb\n", encoding="utf-8")
+    assert len(read_words(path).items) == 2
+    path.write_text(f"anna\nben{alternating * 100_000}\n", encoding="utf-8")
+    for read in (read_words, lambda path: list(read_text(path))):
+        with pytest.raises(DataError, match="100 combining marks") as caught:
+            read(path)
+        assert caught.value.found.endswith("n'")
 
 
 def test_items_and_duplicates_keep_the_order_of_the_file(tmp_path: Path) -> None:

@@ -362,7 +362,7 @@ def test_a_run_without_items_to_train_on_is_refused(run: Run) -> None:
         Run.open(run.path)
 
 
-@pytest.mark.parametrize("stray", ["\0", "\x1b", "\x7f", "\ud800"])
+@pytest.mark.parametrize("stray", ["\0", "\x1b", "\x7f"])
 def test_a_vocabulary_of_what_no_text_holds_is_refused(run: Run, stray: str) -> None:
     characters = sorted({*run.vocabulary.characters, stray})
     rewrite(run, "vocabulary.json", {"characters": characters}, vocabulary_size=len(characters) + 1)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from flashmore.cli.process import INTERRUPTED
 from flashmore.cli.show import complain
-from flashmore.errors import FlashmoreError, UsageError, is_out_of_memory
+from flashmore.errors import FlashmoreError, UsageError, is_of_the_compiler, is_out_of_memory
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
@@ -64,10 +64,15 @@ def _report(words: list[str]) -> int:
         _drop_unwritten()
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        found = str(error).strip().partition("\n")[0]
+        if is_out_of_memory(error):
+            wanted, valid = "memory to finish the command", "more free memory, or smaller sizes"
+        elif is_of_the_compiler(error):
+            wanted = "PyTorch's compiler to take this"
+            valid = "a C++ compiler that works; or --speedups without compile and max-autotune"
+        else:
             raise
-        found = str(error).partition("\n")[0] or "no memory left"
-        complain(FlashmoreError("memory to finish the command", found, "more free memory, or smaller sizes"))
+        complain(FlashmoreError(wanted, found or type(error).__name__, valid))
         return 1
 
 

@@ -5,7 +5,15 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from flashmore.data.words import ENCODINGS, LINE_END, NOT_TEXT, normalize, other_signs, require_encoding
+from flashmore.data.words import (
+    ENCODINGS,
+    LINE_END,
+    NOT_TEXT,
+    normalize,
+    other_signs,
+    require_encoding,
+    require_few_marks,
+)
 from flashmore.errors import DataError
 from flashmore.files import open_input
 
@@ -40,7 +48,9 @@ def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTE
         before = held[-1][-1] if held else ""
         cut = len(decoded) if last else _last_boundary(before + decoded) - len(before)
         if last or cut >= 0:
-            piece = normalize(LINE_END.sub("\n", "".join((*held, decoded[:cut]))))
+            whole = LINE_END.sub("\n", "".join((*held, decoded[:cut])))
+            require_few_marks(whole, str(path))
+            piece = normalize(whole)
             held, decoded = [], decoded[cut:]
             if piece:
                 empty = False

@@ -2,8 +2,10 @@
 
 import codecs
 import re
+import sys
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +25,9 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 """What ends a line."""
 NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 """Control characters that no text needs, and halves of surrogate pairs, which cannot be written as UTF-8."""
+MOST_MARKS = 100
+"""Combining marks in a row: Unicode's Stream-Safe Text Format (UAX 15) has at most 30. Normalising takes the
+square of their number."""
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
 """What to try where the bytes are not in the encoding that was named."""
@@ -75,6 +80,26 @@ def normalize(text: str) -> str:
     """
     # A mark inside the text is what joining files leaves; as a character, Unicode has retired it.
     return unicodedata.normalize("NFC", text.replace("\ufeff", ""))
+
+
+def require_few_marks(text: str, source: str) -> None:
+    """Refuse text that takes long to normalise.
+
+    Raises:
+        DataError: more than `MOST_MARKS` combining marks in a row.
+    """
+    if not text.isascii() and (found := _many_marks().search(text)):
+        raise DataError(
+            f"at most {MOST_MARKS} combining marks in a row in {source}",
+            f"more of them after {text[max(found.start() - 10, 0) : found.start()]!r}",
+            "text without them",
+        )
+
+
+@cache
+def _many_marks() -> re.Pattern[str]:
+    marks = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(char))
+    return re.compile(f"[{marks}]{{{MOST_MARKS + 1}}}")
 
 
 def require_encoding(encoding: str) -> None:
@@ -136,6 +161,7 @@ def _clean_lines(text: str, source: str) -> tuple[str, ...]:
     valid = "a text file with one item a line"
     if not text:
         raise DataError(wanted, "an empty file", valid)
+    require_few_marks(text, source)
     lines = [line.strip() for line in LINE_END.split(normalize(text))]
     for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LENGTH:
