@@ -14,7 +14,7 @@ from flashmore.strict_json import DEEPEST, loads
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text()
-    | st.floats(allow_nan=False, allow_infinity=False),
+    | st.floats(-1e100, 1e100),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
@@ -32,7 +32,7 @@ def test_what_json_writes_comes_back(value: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"{", b"{}{}", b"\xff", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"9" * 19,
+        b"", b"{", b"{}{}", b"\xff", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e101", b"9" * 19,
         b"9" * 5000, b"-" + b"9" * 19, b'"\\ud800"', b'{"\\udfff": 1}', b"[" * 10**6, nested(DEEPEST + 1),
         b'{"a":' * 900 + b"1" + b"}" * 900,
     ],
@@ -48,7 +48,7 @@ def test_the_deepest_document_and_the_largest_number_are_taken() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs limits of memory")
-@pytest.mark.parametrize("piece", [b'"ab",', b"[],", b"{},"])
+@pytest.mark.parametrize("piece", [b'"ab",', b"[],", b"{},", b"9e9,"])
 def test_many_small_values_take_no_memory(piece: bytes) -> None:
     script = (
         "import resource\n"

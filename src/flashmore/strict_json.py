@@ -1,24 +1,29 @@
-"""JSON from files that others may have prepared: finite numbers of 64 bits, and few levels."""
+"""JSON from files that others may have prepared: sensible numbers, few levels, not too many values."""
 
 import json
-import math
 
 DEEPEST = 16
 """Objects and lists inside one another; the deepest document that flashmore writes, a record, has nine."""
 MOST_VALUES = 6_000_000
+LARGEST_FLOAT = 1e100
+"""Beyond all of float32, and sums and products of a few stay finite."""
 
 
-def loads(data: bytes) -> object:
+def count_values(data: bytes) -> int:
+    """A bound on the values of a JSON document, each of which takes many times its bytes in memory."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
+
+
+def loads(data: bytes, most_values: int = MOST_VALUES) -> object:
     """Read a JSON document.
 
     Raises:
-        ValueError: no whole document; NaN, an infinity or a number that needs more than 64 bits; half of a
-            surrogate pair; more than `DEEPEST` levels, which functions that call themselves could not walk
-            through; or more than `MOST_VALUES` strings, lists and objects, each of which takes many times
-            its bytes in memory.
+        ValueError: no whole document; NaN, a number above `LARGEST_FLOAT` or one that needs more than 64
+            bits; half of a surrogate pair; more than `DEEPEST` levels, which functions that call themselves
+            could not walk through; or more than `most_values` by `count_values`.
     """
-    if data.count(b'"') // 2 + data.count(b"[") + data.count(b"{") > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES:,} values")
+    if count_values(data) > most_values:
+        raise ValueError(f"more than {most_values:,} values")
     try:
         value: object = json.loads(data, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except RecursionError:
@@ -47,6 +52,6 @@ def _whole(text: str) -> int:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+    if not abs(value) <= LARGEST_FLOAT:
+        raise ValueError(f"{text[:20]} is no number up to {LARGEST_FLOAT:g}")
     return value

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashmore.data.text import read_text
-from flashmore.data.words import MAX_LENGTH, Words, normalize, read_words
+from flashmore.data.words import MAX_LENGTH, MOST_LINES, Words, normalize, read_words
 from flashmore.errors import DataError
 
 NOT_TEXT = "".join(map(chr, [*range(9), *range(14, 28), 127]))
@@ -37,11 +37,22 @@ def refusal(data: bytes, encoding: str = "utf-8") -> DataError:
     return caught.value
 
 
+def test_a_file_of_lines_without_end_is_refused_before_it_is_split(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("\n" * (MOST_LINES + 1))
+    with pytest.raises(DataError, match="6,000,000 lines"):
+        read_words(path)
+
+
 def test_more_marks_on_a_letter_than_writing_has_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     alternating = "\u0301\u0323"  # whose order depends on all the others: normalising takes the square
     path.write_text(f"a{alternating * 50}\nb\n", encoding="utf-8")
     assert len(read_words(path).items) == 2
+    decomposing = "\u0f73"  # a mark that is no combining character itself
+    path.write_text(f"anna\nben{decomposing * 100_000}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="100 combining marks"):
+        read_words(path)
     path.write_text(f"anna\nben{alternating * 100_000}\n", encoding="utf-8")
     for read in (read_words, lambda path: list(read_text(path))):
         with pytest.raises(DataError, match="100 combining marks") as caught:

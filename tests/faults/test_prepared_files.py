@@ -15,7 +15,8 @@ from flashmore.backends.names import BACKENDS
 from forks import Forks, Job, Outcome
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and the kinds of files that Unix has")
-RECORD = Path(__file__).parents[1] / "golden" / "records" / "choose-cpu.json"
+RECORDS = Path(__file__).parents[1] / "golden" / "records"
+KINDS_OF_RECORDS = ("attention", "choose", "step")
 CHOOSE = split("choose --batch 1 --heads 1 --length 4 --head-dim 4 --device cpu --json")
 Prepare = Callable[[Path], object]
 
@@ -85,8 +86,9 @@ def require_known_backend(outcome: Outcome, case: str) -> None:
         assert json.loads(outcome.text)["chosen"] in BACKENDS, case
 
 
-def check_records(forks: Forks, folder: Path, every: int) -> None:
-    cases = list(prepared(json.loads(RECORD.read_bytes())))[::every]
+def check_records(forks: Forks, folder: Path, kind: str, every: int) -> None:
+    record = json.loads((RECORDS / f"{kind}-cpu.json").read_bytes())
+    cases = list(prepared(record))[::every]
     words = ("report", "record.json", "--out", "page.html")
     check_all(cases, folder, "record.json", lambda home: forks.run(Job((words,), home)), {"page.html"})
 
@@ -108,8 +110,9 @@ def forks() -> Iterator[Forks]:
         yield started
 
 
-def test_records(forks: Forks, tmp_path: Path) -> None:
-    check_records(forks, tmp_path, every=60)
+@pytest.mark.parametrize("kind", KINDS_OF_RECORDS)
+def test_records(kind: str, forks: Forks, tmp_path: Path) -> None:
+    check_records(forks, tmp_path, kind, every=200)
 
 
 def test_remembered_choices(forks: Forks, tmp_path: Path) -> None:
@@ -117,8 +120,10 @@ def test_remembered_choices(forks: Forks, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_every_record(forks: Forks, tmp_path: Path) -> None:
-    check_records(forks, tmp_path, every=1)
+@pytest.mark.parametrize("kind", KINDS_OF_RECORDS)
+def test_every_record(kind: str, forks: Forks, tmp_path: Path) -> None:
+    # Those with pictures take a second each.
+    check_records(forks, tmp_path, kind, every=1 if kind == "choose" else 6)
 
 
 @pytest.mark.faults

@@ -6,6 +6,7 @@ import pytest
 
 from flashmore.errors import RunError
 from flashmore.runs import Checkpoint, Run
+from flashmore.runs.metrics import MOST_LINES
 
 LINE = b'{"step": 1, "loss": 2.0, "step_ms": 2.0}'
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -108,6 +109,12 @@ def test_an_altered_line_after_the_checkpoint_is_named(run: Run, metrics: Path, 
     with pytest.raises(RunError, match="line 2") as caught:
         run.read_metrics()
     assert str(metrics) in caught.value.wanted
+
+
+def test_more_lines_than_a_log_has_are_not_read(run: Run, metrics: Path) -> None:
+    metrics.write_bytes(b"{}\n" * (MOST_LINES + 1))
+    with pytest.raises(RunError, match="1,048,576 lines"):
+        run.read_metrics()
 
 
 def test_a_number_that_json_does_not_know_is_refused(run: Run) -> None:

@@ -12,7 +12,7 @@ from flashmore.runs import Run
 from flashmore.training.loop import resume, train
 from flashmore.training.recipe import recipe_for
 from flashmore.training.result import TrainResult, result_of
-from flashmore.training.session import recipe_of
+from flashmore.training.session import recipe_of, resumed
 
 SMALL = replace(recipe_for("bigram"), steps=4, log_every=1, eval_every=2, device="cpu", speedups=("none",))
 
@@ -40,7 +40,8 @@ def test_with_makemores_split_it_has_two_more_fields(tmp_path: Path) -> None:
     [
         {"model": "mlp"}, {"model": 3}, {"attention": "flash"}, {"steps": 5}, {"steps": 0}, {"steps": 2**62},
         {"step_ms": -1.0}, {"step_ms": None}, {"val_loss": "low"}, {"test_loss": -1.0}, {"parameters": 1.5},
-        {"leak_share": 0.5}, {"train_seconds": [1.0]}, {"surprise": 1}, {"run": None}, {"run": [[[[]]]]},
+        {"leak_share": 0.5}, {"train_seconds": [1.0]}, {"test_loss": 1e101}, {"surprise": 1},
+        {"run": None}, {"run": [[[[]]]]},
     ],
 )  # fmt: skip
 def test_what_the_run_cannot_have_given_is_refused(
@@ -53,6 +54,18 @@ def test_what_the_run_cannot_have_given_is_refused(
             result_of(run)
     finally:
         run.write_result(result.to_json())
+
+
+def test_a_run_that_has_gone_on_since_has_no_result(tmp_path: Path) -> None:
+    train(SMALL, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert result_of(run) is not None
+    with resumed(run.path, 8) as session:
+        session.trainer.advance()
+        session.save()
+    assert result_of(run) is None
+    assert resume(run.path).steps == 8
+    assert result_of(run) is not None
 
 
 def test_a_run_that_was_complete_already_gives_its_result_again(finished: tuple[Run, TrainResult]) -> None:

@@ -20,7 +20,7 @@ from flashmore.data.tokens import (
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.data.windows import Parts, cut_parts
 from flashmore.errors import DataError, RecipeError
-from flashmore.files import open_input
+from flashmore.files import INTACT, open_input
 
 Kind = Literal["characters", "tokens", "random"]
 STORE = "tokens.bin"
@@ -99,9 +99,12 @@ class LongText:
         if not is_intact(store, *facts):
             self.stored(folder, vocabulary)
             if not is_intact(store, *facts):
-                wanted = f"the text that {self.path or self.origin} held when the run began"
-                found = "another one, or one that is encoded differently"
-                raise DataError(wanted, found, "that text again")
+                store.unlink()
+                what = f"text that {self.path} held" if self.path else "sequence of random ids that there was"
+                valid = "the same again" if self.path else INTACT
+                raise DataError(
+                    f"the {what} when the run began", "another one, or one that is encoded differently", valid
+                )
         return open_tokens(store)
 
     def _ids_in_place(self, folder: Path) -> Ids:

@@ -17,6 +17,8 @@ MAX_LENGTH = 1000
 LARGEST_FILE = 2**27
 """Bytes of a file of items, which is read whole."""
 
+MOST_LINES = 6_000_000
+
 BUILT_IN = "built-in names"
 """The source of `Words` that come from the package itself (see NAMES.md)."""
 
@@ -98,7 +100,9 @@ def require_few_marks(text: str, source: str) -> None:
 
 @cache
 def _many_marks() -> re.Pattern[str]:
-    marks = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(char))
+    # What decomposes into marks counts as one, too.
+    every = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(char for char in every if unicodedata.combining(unicodedata.normalize("NFD", char)[0]))
     return re.compile(f"[{marks}]{{{MOST_MARKS + 1}}}")
 
 
@@ -162,6 +166,10 @@ def _clean_lines(text: str, source: str) -> tuple[str, ...]:
     if not text:
         raise DataError(wanted, "an empty file", valid)
     require_few_marks(text, source)
+    count = text.count("\n") + text.count("\r") - text.count("\r\n")
+    if count > MOST_LINES:
+        allowed = f"at most {MOST_LINES:,} lines in {source}"
+        raise DataError(allowed, f"{count:,}", "a smaller file, or --mode text")
     lines = [line.strip() for line in LINE_END.split(normalize(text))]
     for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LENGTH:

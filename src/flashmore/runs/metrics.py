@@ -7,29 +7,35 @@ with its own.
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+import msgspec
 
 from flashmore.errors import RunError
 from flashmore.files import INTACT, disk_errors, open_regular, read_regular, write_all
 from flashmore.runs import records
 from flashmore.runs.checkpoint import State
+from flashmore.strict_json import LARGEST_FLOAT
 
-LARGEST = 2**26
-"""Bytes that are read at most: some 600,000 lines."""
+LARGEST, MOST_LINES = 2**27, 2**20
+"""Bytes and lines that are read at most."""
 _PIECE = 2**20
+_Step = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Number = Annotated[float, msgspec.Meta(ge=-LARGEST_FLOAT, le=LARGEST_FLOAT)]
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What a line holds; `val_loss` where the validation part was evaluated."""
 
-    step: int
-    loss: float
-    step_ms: float
-    val_loss: float | None
+    step: _Step
+    loss: _Number
+    step_ms: _Number
+    val_loss: _Number | None = None
+
+
+_LINES = msgspec.json.Decoder(_Line)
 
 
 class MetricsLog:
@@ -114,7 +120,10 @@ def read(path: Path, state: State) -> list[dict[str, Any]]:
     data = read_regular(path, LARGEST) if path.is_symlink() or path.exists() else b""
     kept = data[: state.metrics_bytes]
     _check(len(kept), records.digest(kept), state, path)
-    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+    count = data.count(b"\n")
+    if count > MOST_LINES:
+        raise RunError(f"at most {MOST_LINES:,} lines in {path}", f"{count:,}", INTACT)
+    lines = data.split(b"\n")[:-1]
     return [_decode(line, number, path) for number, line in enumerate(lines, start=1)]
 
 
@@ -126,8 +135,7 @@ def _check(length: int, sha256: str, state: State, path: Path) -> None:
 
 def _decode(data: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
-        record = records.decode(data, path)
-    except RunError as error:
-        raise RunError(f"JSON in line {number} of {path}", error.found, error.valid) from None
-    records.convert({"val_loss": None} | record, _Line, f"a logged step in line {number} of {path}")
-    return record
+        line: dict[str, Any] = msgspec.to_builtins(_LINES.decode(data))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RunError(f"a logged step in line {number} of {path}", str(error), INTACT) from None
+    return line

@@ -23,7 +23,7 @@ from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why
 from flashmore.models.config import ModelConfig
 from flashmore.runs import records
 from flashmore.runs.lock import LOCK
-from flashmore.strict_json import MOST_VALUES
+from flashmore.strict_json import MOST_VALUES, count_values
 
 FORMAT = 2
 """Version of the folder's layout; it grows with every change that an older flashmore cannot read."""
@@ -31,7 +31,6 @@ FORMAT = 2
 CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
 """Bytes of config.json, and of each of the other two."""
-MOST_ITEMS = MOST_VALUES - 1000
 Value = bool | int | float | str | list[str] | None
 """Of an option in a recipe."""
 UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
@@ -97,10 +96,10 @@ def encode(settings: Settings) -> dict[str, bytes]:
         VOCABULARY: records.encode(settings.vocabulary.to_json(), indent=None),
         SPLIT: records.encode(dataclasses.asdict(parts), indent=None),
     }
-    items = sum(map(len, (parts.train, parts.validation, parts.test)))
-    if len(files[SPLIT]) > LARGEST_PART or items > MOST_ITEMS:
-        wanted = f"at most {MOST_ITEMS:,} items of {LARGEST_PART:,} bytes together"
-        found = f"{items:,} items of {len(files[SPLIT]):,} bytes"
+    items = count_values(files[SPLIT])
+    if len(files[SPLIT]) > LARGEST_PART or items > MOST_VALUES:
+        wanted = f"at most {MOST_VALUES:,} items and commas in them, of {LARGEST_PART:,} bytes together"
+        found = f"{items:,} of {len(files[SPLIT]):,} bytes"
         raise DataError(wanted, found, "fewer items, or --mode text")
     config = {
         "format": FORMAT,

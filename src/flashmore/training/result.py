@@ -51,7 +51,7 @@ class TrainResult:
 
 
 def result_of(run: Run) -> TrainResult | None:
-    """Read the result of a run; None while there is none.
+    """Read the result of a run; None while there is none, and when the run has gone on since.
 
     Raises:
         RunError: it was altered, or is none of this run.
@@ -66,6 +66,7 @@ def result_of(run: Run) -> TrainResult | None:
     attention = run.model.attention if run.model.model == "transformer" else None
     facts = {"model": run.model.model, "attention": attention, "leak_share": run.split.leak_share}
     odd = [name for name, value in facts.items() if getattr(result, name) != value]
-    if odd or not 1 <= result.steps <= run.load_state("last").step:
+    done = run.load_state("last").step
+    if odd or not 1 <= result.steps <= done:
         raise RunError(wanted, f"another {', '.join(odd) or 'number of steps'} than the run has", INTACT)
-    return result
+    return result if result.steps == done else None

@@ -6,7 +6,7 @@ import os
 import torch
 from torch import Tensor
 
-from flashmore.errors import TrainingFailed, is_out_of_memory
+from flashmore.errors import DataError, TrainingFailed, is_out_of_memory
 from flashmore.training.batch import Batch
 from flashmore.training.loss import mean_loss
 from flashmore.training.trainer import Trainer
@@ -48,7 +48,7 @@ def require_room(trainer: Trainer, *, advise: bool = True) -> None:
         TrainingFailed: half of what the step needs by an estimate is more than is free; it names what fits.
     """
     recipe, context = trainer.recipe, trainer.config.context
-    needed, free = _estimated_bytes(trainer, recipe.batch, context), _free_bytes(trainer)
+    needed, free = _estimated_bytes(trainer, recipe.batch, context), _free_bytes(trainer.device)
     if trainer.device.type == "cpu" and needed / 2 > free:
         found = f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free"
         if not advise:
@@ -57,8 +57,23 @@ def require_room(trainer: Trainer, *, advise: bool = True) -> None:
         raise out_of_room(trainer, MemoryError(found))
 
 
+def require_room_for_items(count: int, context: int) -> None:
+    """Refuse items that would take more memory than is free: a row of `context` positions for each.
+
+    Raises:
+        DataError: half of what they need is more than is free.
+    """
+    needed, free = 2 * 8 * count * context, _free_bytes(torch.device("cpu"))
+    if needed / 2 > free:
+        raise DataError(
+            f"memory for {count:,} items in rows of {context:,} positions",
+            f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free",
+            "the file without its longest items, because the longest decides the length of all rows",
+        )
+
+
 def _fits(trainer: Trainer, rows: int, positions: int) -> bool:
-    if _estimated_bytes(trainer, rows, positions) > _free_bytes(trainer) / 4:
+    if _estimated_bytes(trainer, rows, positions) > _free_bytes(trainer.device) / 4:
         return False
     gc.collect()
     if trainer.device.type == "cuda":
@@ -91,10 +106,10 @@ def _estimated_bytes(trainer: Trainer, rows: int, positions: int) -> float:
     return 4.0 * rows * positions * (width + scores)
 
 
-def _free_bytes(trainer: Trainer) -> float:
+def _free_bytes(device: torch.device) -> float:
     """Memory that nothing uses; a CPU's is overcommitted, so that trying more could end the process."""
-    if trainer.device.type == "cuda":
-        return float(torch.cuda.mem_get_info(trainer.device)[0])
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
     try:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):  # systems that do not tell

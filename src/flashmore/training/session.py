@@ -24,7 +24,7 @@ from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
 from flashmore.training.plan import Plan, settle_speed
 from flashmore.training.recipe import Recipe
-from flashmore.training.room import require_room
+from flashmore.training.room import require_room, require_room_for_items
 from flashmore.training.setting import device_named, model_config, settle
 from flashmore.training.text import open_text, random_windows, settle_text, windows_of
 from flashmore.training.trainer import Trainer
@@ -246,6 +246,7 @@ def _example(asked: Settings, device: torch.device) -> Sequences | Windows:
     """Data that steps may be timed on before the run's folder is there."""
     if asked.text is not None:
         return random_windows(asked.model, device)
+    require_room_for_items(len(asked.split.train), asked.model.context)
     return encode_items(asked.split.train, asked.vocabulary, asked.model.context, device)
 
 
@@ -254,6 +255,7 @@ def _training_data(run: Run, device: torch.device) -> Sequences | Windows:
         return open_text(run, device)
     if not run.split.train:
         raise RunError(f"items to train on in {run.path}", "none", INTACT)
+    require_room_for_items(len(run.split.train), run.model.context)
     return encode_items(run.split.train, run.vocabulary, run.model.context, device)
 
 
