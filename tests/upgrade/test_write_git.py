@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import flashmore.git
 from flashmore.errors import UsageError
+from flashmore.files import read_regular
 from flashmore.git import Checkout, Indices, Unreadable
 from flashmore.upgrade.write import read_source, write_source
 
@@ -179,10 +179,12 @@ def test_a_checkout_with_other_line_ends_is_committed(tmp_path: Path, setting: s
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files of repositories that are read."""
     found: list[Path] = []
-    read = flashmore.git.read_regular
-    monkeypatch.setattr(
-        "flashmore.git.read_regular", lambda path, limit: (found.append(path), read(path, limit))[1]
-    )
+
+    def noted(path: Path, limit: int) -> bytes:
+        found.append(path)
+        return read_regular(path, limit)
+
+    monkeypatch.setattr("flashmore.git.read_regular", noted)
     return found
 
 
