@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.text import Text
 
 from flashmore.cli.show import stdout, table
@@ -17,11 +19,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "flashmore"
 PIPES = {"upgrade/prove/child.py"}
 """Their stdout is a pipe to the process that started them."""
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-IN_SCRIPTS = (
-    "\u0600-\u0605 \u06dd \u070f \u0890-\u0891 \u08e2 \U000110bd \U000110cd \U00013430-\U0001343f"
-    " \U0001bca0-\U0001bca3 \U0001d173-\U0001d17a"
-)
-"""Format characters of the category Cf that show, or lay out the signs of a script."""
+VISIBLE = "\u0600-\u0605 \u06dd \u070f \u0890-\u0891 \u08e2 \U000110bd \U000110cd"
+"""Format characters of the category Cf that show: signs around numbers, and an abbreviation mark."""
+INVISIBLE = "\u034f \u115f-\u1160 \u17b4-\u17b5 \u180b-\u180f \u2800 \u3164 \uffa0 \U00013430-\U0001345f"
+"""Letters, marks and symbols that do not show, or lay out the signs of one script."""
 ORDINARY = (
     "naïve café, Straße, ẞ; e\u0301 (combining)",
     "Ελληνικά, Кириллица, Հայերեն, ქართული",
@@ -29,15 +30,21 @@ ORDINARY = (
     "हिन्दी: क्\u200dष, क्\u200cष; தமிழ்; ไทย; ភាសា\u200bខ្មែរ; မြန်မာ",
     "日本語、中文、한국어、葛\U000e0100; ｆｕｌｌ　ｗｉｄｔｈ",
     "\u1820\u180e\u1821 Mongolian; \U00013000\U00013430\U00013001 hieroglyphs; \u0600123",
+    "\u1820\u180b\u1821\u180f\u180e Mongolian; \u05d0\u05b7\u034f\u05b8 Hebrew; \u2813\u2800\u2811 Braille",
+    "\u115f\u1161 \u1100\u1160\u11a8 \u1112\u119e\u11ab Hangul; \U0001bc06\U0001bca0\U0001bc02 Duployan",
+    "\U00013000\U00013430\U00013437\U00013001 \U00013000\U00013440 hieroglyphs",
     "❤\ufe0f 👩🏽\u200d💻 👨\u200d👩\u200d👧 🏳\ufe0f\u200d🌈 1\ufe0f\u20e3 🇩🇪",
     "a\tb\nc\r\nd\n",
     r"\x1b C:\new <b>[bold]x[/] :smile: 100 %",
 )
 
 
-def in_scripts() -> set[str]:
+JOINERS = "\ufe0f\U000e0100\u200b\u200c\u200d\u2801\U0001bc02\U0001bca0\U00013000"
+
+
+def in_ranges(ranges: str) -> set[str]:
     found = set()
-    for entry in IN_SCRIPTS.split():
+    for entry in ranges.split():
         first, last = entry[0], entry[-1]
         found |= {chr(code) for code in range(ord(first), ord(last) + 1)}
     return found
@@ -54,11 +61,12 @@ def test_ordinary_text_of_every_script_is_printed_as_it_is(text: str) -> None:
 
 
 def test_every_character_of_unicode_that_acts_or_hides_is_escaped_and_no_other() -> None:
-    kept = in_scripts()
+    visible, invisible = in_ranges(VISIBLE), in_ranges(INVISIBLE)
     for code in range(sys.maxunicode + 1):
         character = chr(code)
         kind = unicodedata.category(character)
-        hidden = kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in kept)
+        hidden = kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in visible)
+        hidden |= character in invisible
         shown = printable(f"a{character}b")
         if character in "\t\n":
             assert shown == f"a{character}b"
@@ -83,6 +91,17 @@ def test_bidirectional_controls_are_escaped_in_right_to_left_text_too(character:
         ("\ufe0f", "\\ufe0f"),
         ("a\r", "a\\r"),
         ("50 %\r100 %", "50 %\\r100 %"),
+        ("\u05d0\u034f\u034f", "\u05d0\u034f\\u034f"),
+        ("\u1820\u180b\u180b", "\u1820\u180b\\u180b"),
+        ("a\u180b\u180e", "a\\u180b\\u180e"),
+        ("\ufe0f\u200d", "\\ufe0f\\u200d"),
+        ("\u115f\u1160\u3164\ufe0f", "\\u115f\\u1160\\u3164\\ufe0f"),
+        ("가\uffa0", "가\\uffa0"),
+        ("\u2800", "\\u2800"),
+        ("\u1780\u17b4", "\u1780\\u17b4"),
+        ("\U0001d15f\U0001d173", "\U0001d15f\\U0001d173"),
+        ("\U0001bca0", "\\U0001bca0"),
+        ("\U00013000" + "\U00013430" * 3, "\U00013000" + "\U00013430" * 2 + "\\U00013430"),
         ("🏴\U000e0067\U000e007f", "🏴\\U000e0067\\U000e007f"),
     ],
 )
@@ -93,6 +112,17 @@ def test_joiners_and_selectors_stay_only_where_something_needs_them(text: str, s
 def test_what_is_escaped_once_stays_as_it_is() -> None:
     every = "".join(map(chr, range(sys.maxunicode + 1)))
     assert printable(printable(every)) == printable(every)
+
+
+@given(
+    st.text(
+        st.sampled_from(
+            ["a", "\u05d0", "\u1820", "\u1100", "\u1161", *sorted(in_ranges(INVISIBLE)), *JOINERS]
+        )
+    )
+)
+def test_of_invisible_characters_in_any_order_what_is_escaped_once_stays(text: str) -> None:
+    assert printable(printable(text)) == printable(text)
 
 
 def test_a_line_feed_in_a_value_begins_no_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ a cloned repository can bring such a configuration along. Here none is read, and
 
 import hashlib
 import os
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 LARGEST_INDEX, LARGEST_NAMES = 2**26, 2**28
 """Bytes of an index, and of all names in it together."""
+MOST_ENTRIES = 500_000
+"""Files in an index: so many take about two seconds to read, and few repositories have more than 400,000."""
 _LARGEST_LINK = 2**16
 """Bytes of a `.git` that is a file: it names the folder."""
 
@@ -26,33 +29,76 @@ class Unreadable(Exception):
     """A repository that is damaged, or of a format that is not known; the message says why."""
 
 
+class Indices:
+    """What the indices of repositories say of some files; each is read once, and again if it has changed.
+
+    Args:
+        paths: the files, absolute, with links resolved. Of others nothing is kept, however many there are.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = set(paths)
+        self._read: dict[tuple[Path, Path], tuple[tuple[int, ...], dict[bytes, bytes] | Unreadable]] = {}
+
+    def ids(self, top: Path, folder: Path) -> dict[bytes, bytes]:
+        """The id of each file's content, by its name in the working tree.
+
+        The user's git may change an index at any time. It writes a new file and renames it, so that another
+        inode or time tells of it: what is kept is only used where reading would give the same. The file's
+        state is taken before the content, so a change in between is noticed the next time.
+
+        Raises:
+            Unreadable: the index cannot be read.
+        """
+        try:
+            state = _state(folder / "index")
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise Unreadable(f"index: {error.strerror or error}") from None
+        if (top, folder) not in self._read or self._read[top, folder][0] != state:
+            names = {_name(path, top) for path in self._paths if path.is_relative_to(top)}
+            found: dict[bytes, bytes] | Unreadable
+            try:
+                found = _ids_in(_read(folder / "index", LARGEST_INDEX), names)
+            except Unreadable as error:
+                found = error
+            self._read[top, folder] = state, found
+        ids = self._read[top, folder][1]
+        if isinstance(ids, Unreadable):
+            raise ids
+        return ids
+
+
 class Checkout:
     """The working tree of a repository.
 
     Args:
         path: a file in it, absolute, with links resolved.
+        indices: of the files that are asked for; of this one if None.
 
     Raises:
         Unreadable: the repository around the file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, indices: Indices | None = None) -> None:
+        # Looked for anew for each file: a repository may have come into being meanwhile.
         self._top, self.folder = _around(path)
         self._ids: dict[bytes, bytes] = {}
-        if self.folder is not None and os.path.lexists(self.folder / "index"):
-            self._ids = _ids_in(_read(self.folder / "index", LARGEST_INDEX))
+        if self.folder is not None:
+            self._ids = (indices or Indices([path])).ids(self._top, self.folder)
 
     def stores(self, path: Path, data: bytes) -> bool | None:
         """Say whether git could give back a file's content: it is committed, or was added.
 
         Args:
-            path: the file, absolute, with links resolved.
+            path: one of the files that the index was read for.
             data: its bytes; line ends may differ, as `core.autocrlf` makes them.
 
         Returns:
             None where git does not know the file, or there is no repository.
         """
-        found = self._ids.get(os.fsencode(path.relative_to(self._top).as_posix()))
+        found = self._ids.get(_name(path, self._top))
         if found is None:
             return None
         return any(_blob_id(each, len(found)) == found for each in (data, data.replace(b"\r\n", b"\n")))
@@ -103,13 +149,25 @@ def _read(path: Path, limit: int) -> bytes:
         raise Unreadable(f"{path.name}: {error.found}") from None
 
 
-def _ids_in(index: bytes) -> dict[bytes, bytes]:
-    """The id of each file's content in an index, in hexadecimal digits."""
+def _state(path: Path) -> tuple[int, ...]:
+    """What differs after a file was replaced or written."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _name(path: Path, top: Path) -> bytes:
+    return os.fsencode(path.relative_to(top).as_posix())
+
+
+def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
+    """The id of each wanted file's content in an index, in hexadecimal digits."""
     from dulwich.index import Stage, read_cache_entry, read_index_header
 
     kind, stream, ids, name, length = _object_format(index), BytesIO(index), {}, b"", 0
     try:
         version, count = read_index_header(stream)
+        if count > MOST_ENTRIES:
+            raise Unreadable(f"its index: it has {count:,} files, and at most {MOST_ENTRIES:,} are looked at")
         for _ in range(count):
             entry = read_cache_entry(stream, version, name, kind)
             name = entry.name
@@ -117,7 +175,8 @@ def _ids_in(index: bytes) -> dict[bytes, bytes]:
             if length > LARGEST_NAMES:  # version 4 can spell long names in a few bytes
                 raise Unreadable("its index: the names in it are too long")
             # A conflict has several contents; none of them is the file's.
-            ids[name] = entry.sha if entry.stage() == Stage.NORMAL else b""
+            if name in wanted:
+                ids[name] = entry.sha if entry.stage() == Stage.NORMAL else b""
     except Unreadable:
         raise
     except Exception as error:  # noqa: BLE001 - dulwich meets damage in ways that share no name

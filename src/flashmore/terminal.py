@@ -19,15 +19,28 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+_MONGOLIAN = "\u1800-\u180a\u1810-\u18aa"
+_HANGUL_FIRST = "\u1100-\u115e\ua960-\ua97c"
+_HANGUL_NEXT = "\u1161-\u11ff\ud7b0-\ud7fb"  # vowels and last consonants
+_DUPLOYAN = "\U0001bc00-\U0001bc9f"
+_HIEROGLYPHS, _OF_HIEROGLYPHS = "\U00013000-\U0001342f\U00013460-\U000143ff", "\U00013430-\U0001345f"
 _HIDDEN = re.compile(
     "(?P<variation>[\ufe00-\ufe0f\U000e0100-\U000e01ef])"
-    "|(?P<joiner>[\u180e\u200b-\u200d])"
+    "|(?P<joiner>[\u034f\u180e\u200b-\u200d])"
     "|\r(?!\n)"
+    # What one script needs, where it is not beside that script: selectors, fillers and blanks, layout.
+    f"|(?<![{_MONGOLIAN}])[\u180b-\u180d\u180f]"
+    f"|\u115f(?![{_HANGUL_NEXT}])"
+    f"|(?<![{_HANGUL_FIRST}])\u1160"
+    "|(?<![\u2801-\u28ff])\u2800"  # the blank of Braille
+    f"|(?<![{_DUPLOYAN}])[\U0001bca0-\U0001bca3]"
+    f"|(?<![{_HIEROGLYPHS}])(?<![{_HIEROGLYPHS}][{_OF_HIEROGLYPHS}])[{_OF_HIEROGLYPHS}]"
     "|["
     "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 without \t and \n, DEL, C1
     "\u2028\u2029\ud800-\udfff"  # line and paragraph separators; surrogates stand for bytes that are no UTF-8
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # the controls of the bidirectional algorithm
     "\xad\u2060-\u2065\u206a-\u206f\ufeff\ufff0-\ufffb"  # invisible, and needed by no script
+    "\u17b4\u17b5\u3164\uffa0\U0001d173-\U0001d17a"  # of Khmer, Hangul and music; not shown either
     "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"  # tags, and what Unicode reserves around them
     "]"
 )
@@ -38,7 +51,7 @@ def printable(text: str) -> str:
 
     Tabs, line feeds and carriage returns before a line feed stay, and so does ordinary text of every script:
     a joiner or zero-width space after a letter, mark or symbol outside ASCII, one variation selector after a
-    visible character.
+    visible character, and beside its own script what one script alone needs.
     """
     return _HIDDEN.sub(_escaped, text)
 
@@ -49,16 +62,20 @@ def one_line(text: str) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    before = found.string[max(found.start() - 1, 0) : found.start()]
-    kind = category(before)[0] if before else "C"
-    if found["joiner"]:
-        needed = before > "\x7f" and kind in "LMS"
-    elif found["variation"]:
-        again = _HIDDEN.match(before)
-        needed = kind not in "CZ" and not (again and again["variation"])
-    else:
-        needed = False
-    return found[0] if needed else ascii(found[0])[1:-1]
+    return found[0] if _is_needed(found) else ascii(found[0])[1:-1]
+
+
+def _is_needed(found: re.Match[str]) -> bool:
+    start = found.start()
+    if not start or not (found["joiner"] or found["variation"]):
+        return False
+    before = found.string[start - 1]
+    kind = category(before)[0]
+    hidden = _HIDDEN.match(found.string, start - 1)  # what stands before, unless its own script needs it
+    if found["variation"]:
+        return kind not in "CZ" and hidden is None
+    seen = hidden is None or bool(hidden["variation"] and _is_needed(hidden))
+    return before > "\x7f" and kind in "LMS" and seen
 
 
 def write(text: str) -> None:

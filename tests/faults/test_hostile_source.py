@@ -106,7 +106,9 @@ class World:
         return dict(self._entries(self.root))
 
     def _entries(self, folder: Path) -> Iterator[tuple[str, tuple[int, int, str]]]:
-        for path in sorted(folder.iterdir()):
+        ahead = sorted(folder.iterdir(), reverse=True)
+        while ahead:
+            path = ahead.pop()
             info = path.lstat()
             what = ""
             if stat.S_ISREG(info.st_mode):
@@ -115,7 +117,7 @@ class World:
                 what = str(path.readlink())
             yield str(path), (info.st_mode, info.st_nlink if not path.is_dir() else 0, what)
             if stat.S_ISDIR(info.st_mode):
-                yield from self._entries(path)
+                ahead += sorted(path.iterdir(), reverse=True)
 
 
 def processor_seconds_of_children() -> float:
@@ -229,6 +231,34 @@ def test_what_is_no_file_is_not_waited_for(write: bool, world: World) -> None:
     assert write or not changed
     for name in ("pipe.py", "zero.py"):
         assert world.run(name).returncode == 2
+
+
+def test_links_and_folders_of_a_cloned_repository_lead_nowhere(world: World) -> None:
+    outside = world.root / "outside"
+    world.fill([("fine.py", FINE)])
+    (outside / "pkg").mkdir(parents=True)
+    for name in ("attn.py", "pkg/attn.py"):
+        (outside / name).write_bytes(FINE)
+    folder = world.target
+    for name, target in {"link.py": "../outside/attn.py", "sub": "../outside/pkg", "disk": "/"}.items():
+        (folder / name).symlink_to(target)
+    for number in range(26):
+        (folder / f"d{number}").mkdir()
+        for way in "xy":
+            (folder / f"d{number}" / way).symlink_to(f"../d{(number + 1) % 26}")
+    subprocess.run(["mkdir", "-p", "/".join("n" * 1500)], cwd=folder, check=True)
+    try:
+        before = world.inventory()
+        document = json.loads(world.run(".", "--write", "--json").stdout)
+        after = world.inventory()
+    finally:  # Python's own way to remove folders calls itself for each
+        subprocess.run(["rm", "-r", "n"], cwd=folder, check=True)
+    assert document["written"] == ["fine.py"]
+    unread = {each["path"] for each in document["not_read"]}
+    assert unread == {"link.py", "sub", "disk", "/".join("n" * 101)}
+    assert {path for path in before if after[path] != before[path]} == {str(folder / "fine.py")}
+    assert after.keys() == before.keys()
+    assert max(world.seconds) <= FILE_SECONDS
 
 
 NAMES = (

@@ -148,15 +148,16 @@ def test_a_flag_that_somebody_may_set_is_an_assumption(tmp_path: Path) -> None:
 
 def test_a_project_beyond_the_limit_is_told(tmp_path: Path) -> None:
     tree(tmp_path, made("a", "b", "c") | {"pyproject.toml": ""})
-    found, cut_off = project_files(tmp_path / "a.py", most=2)
-    assert (len(found), cut_off) == (2, tmp_path.resolve())
-    assert project_files(tmp_path / "a.py", most=9)[1] is None
+    found, (left_out,) = project_files(tmp_path / "a.py", most=2)
+    assert (len(found), left_out.path) == (2, str(tmp_path.resolve()))
+    assert "more than 2 files" in left_out.reason
+    assert project_files(tmp_path / "a.py", most=3)[1] == []
 
 
 def test_an_environment_inside_the_project_is_other_peoples(tmp_path: Path) -> None:
     tree(tmp_path, made("disc") | {".venv/pyvenv.cfg": "", ".venv/lib/torch/x.py": PENALTY})
-    assert python_files([tmp_path]) == [tmp_path / "disc.py"]
-    assert python_files([tmp_path / ".venv"]) == [tmp_path / ".venv/lib/torch/x.py"]
+    assert python_files([tmp_path])[0] == [tmp_path / "disc.py"]
+    assert python_files([tmp_path / ".venv"])[0] == [tmp_path / ".venv/lib/torch/x.py"]
 
 
 def test_files_that_cannot_be_parsed_or_read_hinder_nothing(tmp_path: Path) -> None:
@@ -165,6 +166,23 @@ def test_files_that_cannot_be_parsed_or_read_hinder_nothing(tmp_path: Path) -> N
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "nowhere.py").symlink_to(tmp_path / "missing.py")
     assert refused(tmp_path) == {"disc.py"}
+
+
+@pytest.mark.parametrize("marker", ["pyproject.toml", "__init__.py", None])
+def test_the_project_ends_where_a_link_leads_out_of_it(tmp_path: Path, marker: str | None) -> None:
+    outside = tree(tmp_path / "outside", {"pkg/train.py": "from disc import Disc\n" + PENALTY})
+    project = tree(tmp_path / "project", made("disc") | ({marker: ""} if marker else {}))
+    (project / "link.py").symlink_to(outside / "pkg" / "train.py")
+    (project / "sub").symlink_to(outside / "pkg")
+    found, left_out = project_files(project / "disc.py")
+    assert all(path.resolve().is_relative_to(project) for path in found)
+    # Without a marker, only files beside are looked at.
+    assert {Path(one.path).name for one in left_out} == {"link.py", *(["sub"] if marker else [])}
+    site = sites(project / "disc.py")["disc.py"]
+    assert site.verdict == "rewritten"
+    (assumed,) = [each for each in site.assumptions if "gradients of gradients" in each]
+    assert "is not read" in assumed
+    assert str(outside / "pkg" / "train.py") in assumed
 
 
 @pytest.mark.parametrize(

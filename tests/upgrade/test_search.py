@@ -12,7 +12,7 @@ import pytest
 
 from flashmore.upgrade.edits import apply, diff
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.project.files import python_files
+from flashmore.upgrade.project.files import DEEPEST, python_files
 from flashmore.upgrade.search import MANY, search, search_file
 from flashmore.upgrade.site import NotRead, Searched
 
@@ -83,11 +83,118 @@ def test_links_that_lead_round_in_a_circle_end(tmp_path: Path) -> None:
     (inner / "round").symlink_to(tmp_path / "package")
     (tmp_path / "package" / "again.py").symlink_to(inner / "model.py")
     (tmp_path / "package" / "nowhere.py").symlink_to(tmp_path / "missing.py")
-    found = python_files([tmp_path, inner])
+    found, not_read = python_files([tmp_path, inner])
+    assert not_read == []
     assert len(found) == len({path.resolve() for path in found}) == 2
     results = {Path(each.path).name: type(each) for each in search([tmp_path])}
     assert NotRead in results.values()
     assert Searched in results.values()
+
+
+def named(folder: Path, *paths: Path) -> tuple[set[str], dict[str, str]]:
+    """What is searched below the folder, and what is not read with the reason."""
+    results = list(search(paths or [folder]))
+    unread = {
+        os.path.relpath(each.path, folder): each.reason for each in results if isinstance(each, NotRead)
+    }
+    return {os.path.relpath(each.path, folder) for each in results if isinstance(each, Searched)}, unread
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A project with links out of it: a file's, a folder's, one through another, and to nothing."""
+    for folder in ("outside/pkg", "project/inner/.venv"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("outside/attn.py", "outside/pkg/attn.py", "project/own.py", "project/inner/.venv/other.py"):
+        (tmp_path / name).write_text(ATTENTION, encoding="utf-8")
+    (tmp_path / "project/inner/.venv/pyvenv.cfg").touch()
+    (tmp_path / "project/inner/text").write_text(ATTENTION, encoding="utf-8")
+    for name, target in {
+        "link.py": "../outside/attn.py",
+        "sub": "../outside/pkg",
+        "up": "..",
+        "notes.ipynb": "../outside/nowhere.ipynb",
+        "data": "../outside/attn.py",
+        "twice.py": "link.py",
+        "own_too.py": "own.py",
+        "inner/text.py": "text",
+        "environment.py": "inner/.venv/other.py",
+    }.items():
+        (tmp_path / "project" / name).symlink_to(target)
+    return tmp_path
+
+
+def test_links_that_lead_out_of_the_folder_are_named_and_not_followed(linked: Path) -> None:
+    searched, unread = named(linked / "project")
+    assert searched == {"own.py", "inner/text.py"}
+    assert unread.pop("environment.py").startswith("it is a link to ")
+    assert unread.keys() == {"link.py", "sub", "up", "notes.ipynb", "twice.py"}
+    for name, reason in unread.items():
+        target = (linked / "project" / name).resolve()
+        assert reason == (
+            f"it is a link that leads out of what is searched, to {target}; name that to search it"
+        )
+
+
+def test_a_path_on_the_command_line_may_be_a_link(linked: Path) -> None:
+    project = linked / "project"
+    assert named(linked, project / "link.py") == ({"project/link.py"}, {})
+    assert named(linked, project / "sub") == ({"project/sub/attn.py"}, {})
+    both, unread = named(linked, project, linked / "outside")
+    assert both == {"project/own.py", "project/inner/text.py", "outside/attn.py", "outside/pkg/attn.py"}
+    assert unread.keys() == {"project/environment.py", "project/up", "project/notes.ipynb"}
+
+
+@pytest.mark.parametrize("option", ["--write", "--diff"])
+def test_nothing_is_written_through_a_link_that_leads_out(linked: Path, option: str) -> None:
+    command = [sys.executable, "-m", "flashmore", "upgrade", "project", option]
+    done = subprocess.run(command, cwd=linked, capture_output=True, encoding="utf-8", timeout=300)
+    assert "link.py: not read: it is a link" in done.stdout + done.stderr
+    assert "outside" not in "".join(line for line in done.stdout.splitlines() if line.startswith("+++"))
+    for name in ("outside/attn.py", "outside/pkg/attn.py"):
+        assert (linked / name).read_text(encoding="utf-8") == ATTENTION
+    assert ((linked / "project/own.py").read_text(encoding="utf-8") != ATTENTION) is (option == "--write")
+
+
+def test_folders_that_many_ways_lead_to_are_walked_once(tmp_path: Path) -> None:
+    for number in range(26):
+        (tmp_path / f"d{number}").mkdir()
+    for number in range(25):
+        for way in "xy":
+            (tmp_path / f"d{number}" / way).symlink_to(f"../d{number + 1}")
+    (tmp_path / "d25" / "model.py").write_text(ATTENTION, encoding="utf-8")
+    assert named(tmp_path) == ({"d25/model.py"}, {})
+
+
+def test_a_link_to_the_root_does_not_walk_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk").symlink_to("/")
+    (tmp_path / "model.py").write_text(ATTENTION, encoding="utf-8")
+    searched, unread = named(tmp_path)
+    assert (searched, set(unread)) == ({"model.py"}, {"disk"})
+
+
+def test_folders_that_are_nested_too_deeply_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path
+    for _ in range(DEEPEST + 50):
+        folder /= "d"
+        folder.mkdir()
+        (folder / "model.py").write_text("softmax = 1\n")
+    (tmp_path / "z.py").write_text(ATTENTION, encoding="utf-8")
+    searched, unread = named(tmp_path)
+    assert searched == {"z.py", *("d/" * depth + "model.py" for depth in range(1, DEEPEST + 1))}
+    assert [*unread.values()] == [f"it lies more than {DEEPEST} folders deep; name it to search it"]
+
+
+def test_more_names_than_are_looked_at_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmore.upgrade.project.files.MOST_ENTRIES", 6)
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.py").write_text(ATTENTION, encoding="utf-8")
+        (tmp_path / folder / "picture").touch()
+    searched, unread = named(tmp_path)
+    assert searched == {"a/model.py"}
+    assert unread.keys() == {"."}
+    assert f"{tmp_path / 'b'} and what follows are not searched" in unread["."]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -172,7 +279,7 @@ def test_weights_that_a_helper_returns_are_left_and_the_advice_leads_to_a_rewrit
 
 def installed(limit: int) -> list[Path]:
     """Files of this environment that mention a softmax, and as many that do not."""
-    files = python_files([sysconfig.get_path("purelib")])
+    files, _ = python_files([sysconfig.get_path("purelib")])
     files.sort(key=lambda path: (b"oftmax" not in path.read_bytes(), str(path)))
     return files[:limit]
 
@@ -193,7 +300,7 @@ def test_installed_files_never_crash_the_search() -> None:
 
 @pytest.mark.long
 def test_no_installed_file_crashes_the_search() -> None:
-    for path in python_files([sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")]):
+    for path in python_files([sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")])[0]:
         round_trip(path)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from flashmore.errors import UsageError
-from flashmore.git import Checkout, Unreadable
+from flashmore.files import read_regular
+from flashmore.git import Checkout, Indices, Unreadable
 from flashmore.upgrade.write import read_source, write_source
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-c", "gc.auto=0")
@@ -172,6 +173,66 @@ def test_a_checkout_with_other_line_ends_is_committed(tmp_path: Path, setting: s
     assert state(top / "model.py") == "stored"
     (top / "model.py").write_bytes((top / "model.py").read_bytes() + b"y = 1\r\n")
     assert state(top / "model.py") == "modified"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files of repositories that are read."""
+    found: list[Path] = []
+
+    def noted(path: Path, limit: int) -> bytes:
+        found.append(path)
+        return read_regular(path, limit)
+
+    monkeypatch.setattr("flashmore.git.read_regular", noted)
+    return found
+
+
+def test_an_index_is_read_once_for_all_files_of_a_command(tmp_path: Path, reads: list[Path]) -> None:
+    top = started(tmp_path / "plain").resolve()
+    (top / "new.py").write_text("x = 1\n")
+    paths = [*(top / f"z{number}.py" for number in range(40)), top / "new.py"]
+    indices = Indices(paths)
+    for path in paths:
+        write_source(read_source(path), "x = 99\n", indices=indices)
+    assert reads == [top / ".git" / "index"]
+
+
+def test_an_index_that_changes_meanwhile_is_asked_anew(tmp_path: Path) -> None:
+    top = started(tmp_path / "plain").resolve()
+    new, known = top / "new.py", top / "model.py"
+    new.write_text("x = 1\n")
+    indices = Indices([new, known])
+    assert Checkout(new, indices).stores(new, new.read_bytes()) is None
+    git(top, "add", "new.py")
+    new.write_text("x = 2\n")
+    with pytest.raises(UsageError, match="git has not stored"):
+        write_source(read_source(new), "x = 3\n", indices=indices)
+    known.write_text("x = 98\n")
+    with pytest.raises(UsageError, match="git has not stored"):
+        write_source(read_source(known), "x = 3\n", indices=indices)
+    git(top, "add", "model.py")
+    write_source(read_source(known), "x = 3\n", indices=indices)
+    (top / ".git" / "index").unlink()
+    write_source(read_source(new), "x = 3\n", indices=indices)
+
+
+def test_a_repository_that_comes_into_being_meanwhile_is_seen(tmp_path: Path) -> None:
+    new = tmp_path.resolve() / "new.py"
+    new.write_text("x = 1\n")
+    indices = Indices([new])
+    assert Checkout(new, indices).stores(new, new.read_bytes()) is None
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "new.py")
+    new.write_text("x = 2\n")
+    assert Checkout(new, indices).stores(new, new.read_bytes()) is False
+
+
+def test_an_index_of_too_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = started(tmp_path / "plain")
+    monkeypatch.setattr("flashmore.git.MOST_ENTRIES", 43)
+    with pytest.raises(UsageError, match="44 files, and at most 43"):
+        write_source(read_source(top / "model.py"), "x = 4\n")
 
 
 def test_git_need_not_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import tyro
 from flashmore.cli.parse import options_in, parse
 from flashmore.cli.waiting import Waiting
 from flashmore.errors import FlashmoreError, UsageError
+from flashmore.git import Indices
 from flashmore.terminal import say, write_json, write_lines, write_patch
 from flashmore.upgrade.report import FileReport, Report, SiteReport
 from flashmore.upgrade.site import NotRead
@@ -63,8 +64,9 @@ def main(argv: Sequence[str]) -> int:
     if command.gain:
         _measure(command, report)
     if command.write:
+        indices = Indices(file.path.resolve() for file in report.files)
         for file in report.files:
-            _write(command, file)
+            _write(command, file, indices)
     if command.diff:
         _show_patch(report)
     elif command.json:
@@ -218,7 +220,7 @@ def _measure(command: Upgrade, report: Report) -> None:
         one.gain = gain
 
 
-def _write(command: Upgrade, file: FileReport) -> None:
+def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
     """The proved places of one file; what speaks against it is told, and the other files go on."""
     chosen = file.choose(even_if_slower=command.even_if_slower)
     if not chosen:
@@ -226,7 +228,7 @@ def _write(command: Upgrade, file: FileReport) -> None:
     from flashmore.upgrade.write import write_source
 
     try:
-        write_source(file.as_read(), file.rewriting(chosen), force=command.force)
+        write_source(file.as_read(), file.rewriting(chosen), force=command.force, indices=indices)
     except FlashmoreError as error:
         file.why_not_written = f"{error.found} (valid: {error.valid})"
     else:

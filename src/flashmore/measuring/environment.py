@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flashmore.git import Checkout, Unreadable
+from flashmore.git import Checkout, Indices, Unreadable
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -76,9 +76,10 @@ def commit() -> str | None:
     """The commit of the checkout that this code runs from, with `+` where it differs; None elsewhere."""
     package = Path(__file__).resolve().parents[1]
     try:
-        checkout = Checkout(package / "__init__.py")
+        sources = list(package.rglob("*.py"))
+        checkout = Checkout(package / "__init__.py", Indices(sources))
         head = checkout.commit()
-        stored = {checkout.stores(path, path.read_bytes()) for path in package.rglob("*.py")}
+        stored = {checkout.stores(path, path.read_bytes()) for path in sources}
     except (OSError, Unreadable):
         return None
     if head is None or not stored & {True, False}:  # the package is installed in somebody else's repository

@@ -75,7 +75,9 @@ def search(
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Searched | NotRead]:
-    """Every Python file of the paths, in order, with what was found in it; a notebook is named and not read.
+    """Every Python file of the paths, in order, with what was found in it; at last, what is not walked.
+
+    A notebook is named and not read.
 
     Places that the project around them differentiates twice are refused; see `project/linked.py`.
 
@@ -85,12 +87,13 @@ def search(
         progress: called with how many files are done, and of how many.
     """
     given = [Path(path) for path in paths]
-    files = python_files(given, suffixes=(".py", NOTEBOOK))
+    files, not_read = python_files(given, suffixes=(".py", NOTEBOOK))
     project = Project(given, [path for path in files if path.suffix != NOTEBOOK])
     for done, result in enumerate(_results(files, processes), start=1):
         if progress is not None:
             progress(done, len(files))
         yield result if isinstance(result, NotRead) else project.judged(result)
+    yield from not_read
 
 
 def _results(files: Sequence[Path], processes: int) -> Iterator[Searched | NotRead]:

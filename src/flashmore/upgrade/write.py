@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from flashmore.errors import StorageError, UsageError
-from flashmore.git import Checkout, Unreadable
+from flashmore.git import Checkout, Indices, Unreadable
 from flashmore.upgrade.project import files
 from flashmore.upgrade.project.files import content
 
@@ -58,13 +58,16 @@ def read_source(path: Path) -> SourceFile:
     return source
 
 
-def write_source(source: SourceFile, text: str, *, force: bool = False) -> None:
+def write_source(
+    source: SourceFile, text: str, *, force: bool = False, indices: Indices | None = None
+) -> None:
     """Replace a file by a changed text, in one step, with its permissions, owner and extended attributes.
 
     Args:
         source: the file as it was read; a symbolic link is followed, and stays a link.
         text: the whole new text.
         force: write even what differs from what git has committed.
+        indices: of all files that are to be written, so that one index is read once for them.
 
     Raises:
         UsageError: the file has changed since it was read, is read-only, has several names, differs from what
@@ -77,7 +80,7 @@ def write_source(source: SourceFile, text: str, *, force: bool = False) -> None:
     try:
         found = _require_unchanged(target, source)
         if not force:
-            _require_stored(target, source)
+            _require_stored(target, source, indices)
         with _beside(target) as temporary:
             temporary.write_bytes(new)
             _keep_attributes(target, found, temporary, source.path)
@@ -122,10 +125,10 @@ def _require_unchanged(
     return found
 
 
-def _require_stored(target: Path, source: SourceFile) -> None:
+def _require_stored(target: Path, source: SourceFile, indices: Indices | None) -> None:
     """Refuse a file with changes that git would not give back."""
     try:
-        stored = Checkout(target).stores(target, source.raw)
+        stored = Checkout(target, indices).stores(target, source.raw)
     except Unreadable as error:
         found = f"its repository cannot be read: {error}"
         raise UsageError(

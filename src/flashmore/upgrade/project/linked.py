@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flashmore.upgrade.project.files import MOST_FILES, Unreadable, content, is_folder, project_files, real
+from flashmore.upgrade.project.files import Unreadable, content, is_folder, project_files, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
 from flashmore.upgrade.site import Searched, Site
@@ -80,11 +80,11 @@ class Project:
         for folder in dict.fromkeys(
             real(path) if is_folder(path) else real(path).parent for path in self.given
         ):
-            more, cut_off = project_files(folder)
-            if cut_off is not None:
-                self.limits.append(
-                    f"no file of {cut_off} beyond the first {MOST_FILES:,} takes gradients of gradients"
-                )
+            more, not_read = project_files(folder)
+            if not_read:
+                one, others = not_read[0], len(not_read) - 1
+                named = f"{_shown(Path(one.path))}: {one.reason}{f'; and {others:,} more' if others else ''}"
+                self.limits.append(f"nothing that is not read takes gradients of gradients ({named})")
             files |= dict.fromkeys(map(real, more))
         imports = Imports(files)
         found = list(_uses(files))
