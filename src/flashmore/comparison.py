@@ -11,6 +11,7 @@ from flashmore.errors import RunError
 from flashmore.files import disk_errors, replace_file
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
+from flashmore.plotting import matplotlib
 from flashmore.runs import Run
 from flashmore.terminal import one_line
 from flashmore.training.result import TrainResult, result_of
@@ -70,8 +71,7 @@ def draw(rows: Sequence[Row], path: Path) -> int:
     Raises:
         StorageError: the disk refused the picture; what stood at `path` is as it was.
     """
-    import matplotlib as mpl
-
+    mpl = matplotlib()
     picture = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught, mpl.rc_context(dict(mpl.rcParamsDefault)):
         warnings.filterwarnings("always", "Glyph ")

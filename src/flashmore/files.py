@@ -34,12 +34,19 @@ _KINDS = (
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
-def cache_folder() -> Path:
-    """Where flashmore keeps what it may make again: $FLASHMORE_CACHE, or `flashmore` in the user's caches."""
-    named = os.environ.get("FLASHMORE_CACHE")
+def cache_folder() -> Path | None:
+    """Where flashmore keeps what it may make again: $FLASHMORE_CACHE, or `flashmore` in the user's caches.
+
+    None for a user without a home.
+    """
+    named, caches = os.environ.get("FLASHMORE_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashmore"
+    if caches:
+        return Path(caches) / "flashmore"
+    with suppress(RuntimeError):
+        return Path.home() / ".cache" / "flashmore"
+    return None
 
 
 def is_temporary(name: str) -> bool:

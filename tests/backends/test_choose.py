@@ -114,6 +114,16 @@ def test_a_cache_that_cannot_be_written_is_said_and_not_fatal(
     assert "not remembered" in choose("auto", PROBLEM).why
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FLASHMORE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert "no home folder" in choose("auto", PROBLEM).why
+
+
 def test_a_backend_that_answers_wrongly_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = contract.TABLE["flash"]
 

@@ -1,9 +1,13 @@
 """A folder with modules of other people's in it runs none of them when a command is started there."""
 
+import os
 import subprocess
 import sys
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import split
+from typing import Any
 
 import pytest
 
@@ -20,6 +24,59 @@ MODULES = (
 )
 
 
+COMMAND = str(Path(sys.executable).with_name("flashmore"))
+RECORD = Path(__file__).parents[1] / "golden" / "records" / "choose-cpu.json"
+
+
+def run(*words: str, folder: Path, **options: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([COMMAND, *words], cwd=folder, capture_output=True, text=True, **options)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    words = split("train --model bigram --steps 2 --device cpu --speedups none --out run")
+    assert run(*words, folder=tmp_path).returncode == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"text.usetex: True\n", b"no.such.setting: 1\n"])
+def test_pictures_are_drawn_without_settings_from_the_working_directory(
+    trained: Path, content: bytes
+) -> None:
+    (trained / "matplotlibrc").write_bytes(content)
+    for words in (
+        ("compare", "run", "--picture", "names.png"),
+        ("report", str(RECORD), "--out", "page.html"),
+    ):
+        done = run(*words, folder=trained)
+        assert done.returncode == 0, done.stderr
+        assert "matplotlib" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a working directory can be removed on Unix alone")
+def test_a_working_directory_that_was_removed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = (
+        f"import os; os.chdir('gone'); os.rmdir('../gone'); os.execv({COMMAND!r}, ['flashmore', 'choose'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "it was deleted" in done.stderr
+
+
+@pytest.mark.skipif(not find_spec("tensorboard"), reason="needs TensorBoard")
+def test_events_that_cannot_be_written_stop_no_training(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    (tmp_path / "names.txt").write_text("\n".join(first + second for first in "abcde" for second in "no"))
+    words = split("train names.txt --model bigram --steps 90 --log-every 1 --device cpu --speedups none")
+    largest = 7500  # bytes: more than everything but the events
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
+    done = run(*words, "--out", "run", folder=tmp_path, preexec_fn=limit)
+    assert done.returncode == 0, done.stderr
+    assert "TensorBoard's events are no longer written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.faults
 def test_the_compilers_processes_import_nothing_from_the_working_directory(tmp_path: Path) -> None:
     for name in MODULES:
@@ -27,7 +84,6 @@ def test_the_compilers_processes_import_nothing_from_the_working_directory(tmp_p
     words = split(
         "train --speedups compile --steps 2 --batch 4 --channels 8 --layers 1 --heads 1 --device cpu"
     )
-    command = Path(sys.executable).with_name("flashmore")
-    done = subprocess.run([command, *words], cwd=tmp_path, capture_output=True, text=True)
+    done = run(*words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.glob("*.ran"))

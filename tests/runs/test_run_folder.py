@@ -243,6 +243,23 @@ def test_open_refuses_a_folder_for_a_file(run: Run) -> None:
         Run.open(run.path)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "run.lock", "best.safetensors"])
+def test_open_refuses_a_folder_where_a_file_will_be_written(run: Run, name: str) -> None:
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).mkdir()
+    with pytest.raises(RunError, match="a folder") as caught:
+        Run.open(run.path)
+    assert name in caught.value.found
+
+
+def test_open_refuses_a_folder_of_endless_files(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run.path / "mine").mkdir()
+    Run.open(run.path)
+    monkeypatch.setattr("flashmore.runs.settings.MOST_FILES", 5)
+    with pytest.raises(RunError, match="more than 5 files"):
+        Run.open(run.path)
+
+
 def test_open_refuses_the_vocabulary_of_another_run(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "other")
     (tmp_path / "other" / "vocabulary.json").write_text('{"characters": ["a", "b"]}\n')

@@ -134,15 +134,16 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
     where = "here, compiled" if problem.compiled else "here"
     if problem != asked:
         where += f" at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
-    path = cache_folder() / f"{_digest(problem)}.json"
-    candidates = None if fresh else _recall(path, problem)
+    cache = cache_folder()
+    path = None if cache is None else cache / f"{_digest(problem)}.json"
+    candidates = None if fresh or path is None else _recall(path, problem)
     if candidates is not None:
         best = fastest(candidates)
         return Choice(best.name, f"the fastest {where}, as measured before: {_times(candidates)}", candidates)
     began = time.perf_counter()
     candidates = measure_candidates(problem)
     seconds = time.perf_counter() - began
-    kept = _remember(path, problem, candidates)
+    kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
     why = f"the fastest {where}, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
     return Choice(fastest(candidates).name, why, candidates, seconds)
 

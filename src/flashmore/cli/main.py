@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from flashmore.cli.process import INTERRUPTED
 from flashmore.cli.show import complain
@@ -83,6 +84,10 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         write(f"flashmore {version('flashmore')}\n")
         return 0
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("a working directory", "it was deleted", "cd to a folder that is there") from None
     verb, *rest = words
     if verb not in VERBS:
         raise UsageError("a command", f"'{verb}'", ", ".join(VERBS))

@@ -22,7 +22,8 @@ def entry() -> NoReturn:
         # PyTorch's compiler starts Python with -c, which would import from the working directory.
         os.environ["PYTHONSAFEPATH"] = "1"
     # PyTorch's own choice lies in the folder for temporary files, where another user may make it first.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+    if (cache := cache_folder()) is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "torchinductor"))
     # A shell starts what runs in the background with Ctrl-C ignored, and so it stays.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)

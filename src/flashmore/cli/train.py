@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
                 f"flashmore train --resume {shlex.quote(str(command.resume))} [--steps N] [--json]",
             )  # fmt: skip
         return _resume(command)
+    if value_of("--out", argv) == "":
+        raise RecipeError("a folder for --out", "an empty name", "for example --out runs/names")
     train = parse(Train, "train", argv, _defaults(argv))
     refuse_ineffective(train.recipe, argv)
     return _train(train)

@@ -33,6 +33,20 @@ LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
 """Bytes of config.json, and of each of the other two."""
 Value = bool | int | float | str | list[str] | None
 """Of an option in a recipe."""
+FILES = {
+    CONFIG,
+    VOCABULARY,
+    SPLIT,
+    STORE,
+    LOCK,
+    "last.safetensors",
+    "best.safetensors",
+    "metrics.jsonl",
+    "result.json",
+}
+"""What flashmore itself puts into a run's folder, TensorBoard's events apart."""
+MOST_FILES = 10_000
+"""In a run's folder; each time that training goes on, TensorBoard adds one."""
 UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
 """What a run's folder holds while it is made: config.json, which makes it a run, comes last."""
 _A_RUN = "the folder of a run, made by `flashmore train --out FOLDER`"
@@ -217,14 +231,16 @@ def require_run(folder: Path) -> None:
         if not folder.is_dir():
             raise RunError(wanted, "a file", _A_RUN)
         entries = {}
-        for path in list(folder.iterdir()):
+        for path in folder.iterdir():
             with suppress(FileNotFoundError):  # the process that trains has renamed a file meanwhile
                 entries[path.name] = path.lstat()
+            if len(entries) > MOST_FILES:
+                raise RunError(wanted, f"a folder of more than {MOST_FILES:,} files", _A_RUN)
     if CONFIG not in entries:
         raise RunError(wanted, f"a folder without {CONFIG}", _A_RUN)
     for name, status in entries.items():
         found = why_not_regular(status)
-        if found not in (None, "a folder"):
+        if found is not None and (found != "a folder" or name in FILES):
             raise RunError(f"regular files in the run {folder}", f"{name}, {found}", INTACT)
 
 

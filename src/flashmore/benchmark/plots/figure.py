@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmore.errors import StorageError
+from flashmore.plotting import matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +51,7 @@ def save_picture(figure: "Figure", path: Path) -> None:
 
 def new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]) -> "Figure":
     """Make a figure of so many panels' size with a transparent ground, and draw into it."""
+    matplotlib()
     from matplotlib.figure import Figure
 
     width, height = PANEL_INCHES

@@ -8,6 +8,7 @@ from typing import Any
 
 from flashmore.benchmark.plots.figure import INK
 from flashmore.benchmark.report.parts import Picture
+from flashmore.plotting import matplotlib
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -31,8 +32,7 @@ def drawable(value: Any) -> Any:
 
 def svg_file(picture: Picture) -> bytes:
     """A picture as an SVG file of its own; the same bytes every time."""
-    import matplotlib as mpl
-
+    mpl = matplotlib()
     buffer = io.BytesIO()
     with warnings.catch_warnings(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flashmore"}):
         # The reader's browser has more letters than matplotlib's font, and draws them.
