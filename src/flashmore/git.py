@@ -113,6 +113,8 @@ class Checkout:
             return DiskRefsContainer(self._common(), self.folder)[HEADREF].decode()
         except KeyError:
             return None
+        except Unreadable:
+            raise
         except Exception as error:  # noqa: BLE001 - dulwich meets damage in ways that share no name
             raise Unreadable(f"its HEAD: {error}") from None
 
@@ -122,7 +124,7 @@ class Checkout:
         shared = self.folder / "commondir"
         if not os.path.lexists(shared):
             return self.folder
-        return self.folder / os.fsdecode(_read(shared, _LARGEST_LINK).strip())
+        return _named(_read(shared, _LARGEST_LINK).strip(), shared)
 
 
 def _around(path: Path) -> tuple[Path, Path | None]:
@@ -138,8 +140,15 @@ def _around(path: Path) -> tuple[Path, Path | None]:
             words = _read(git, _LARGEST_LINK)
             if not words.startswith(b"gitdir: "):
                 raise Unreadable(".git is neither a repository nor the name of one")
-            return top, top / os.fsdecode(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
+            return top, _named(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"), git)
     return path.parent, None
+
+
+def _named(words: bytes, file: Path) -> Path:
+    """The folder that a file of a repository names, as seen from the folder that the file lies in."""
+    if b"\0" in words:
+        raise Unreadable(f"{file.name} has a NUL in the path that it names")
+    return file.parent / os.fsdecode(words)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -309,6 +309,19 @@ def test_a_git_file_that_points_elsewhere_gives_no_more_than_an_answer(tmp_path:
         state(tmp_path / "model.py")
 
 
+def test_a_path_with_a_nul_is_refused_by_name(tmp_path: Path) -> None:
+    top = started(tmp_path / "plain")
+    (top / ".git" / "commondir").write_bytes(b"a\0b\n")
+    with pytest.raises(Unreadable, match="commondir has a NUL"):
+        Checkout(top.resolve() / "model.py").commit()
+    named = tmp_path / "named"
+    named.mkdir()
+    (named / ".git").write_bytes(b"gitdir: a\0b\n")
+    (named / "model.py").write_text("x = 1\n")
+    with pytest.raises(UsageError, match="its repository cannot be read: .git has a NUL"):
+        write_source(read_source(named / "model.py"), "x = 2\n")
+
+
 PAYLOADS = {
     "a filter": '[filter "x"]\n\tclean = {trap}\n\tsmudge = {trap}\n\tprocess = {trap}\n',
     "fsmonitor": "[core]\n\tfsmonitor = {trap}\n",
