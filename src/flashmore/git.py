@@ -6,6 +6,7 @@ a cloned repository can bring such a configuration along. Here none is read, and
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -110,36 +111,59 @@ class Checkout:
         if self.folder is None:
             return None
         try:
-            return DiskRefsContainer(self._common(), self.folder)[HEADREF].decode()
+            return DiskRefsContainer(_common(self.folder), self.folder)[HEADREF].decode()
         except KeyError:
             return None
+        except Unreadable:
+            raise
         except Exception as error:  # noqa: BLE001 - dulwich meets damage in ways that share no name
             raise Unreadable(f"its HEAD: {error}") from None
-
-    def _common(self) -> Path:
-        """Where all working trees of a repository have their references."""
-        assert self.folder is not None
-        shared = self.folder / "commondir"
-        if not os.path.lexists(shared):
-            return self.folder
-        return self.folder / os.fsdecode(_read(shared, _LARGEST_LINK).strip())
 
 
 def _around(path: Path) -> tuple[Path, Path | None]:
     """The nearest folder above that has a `.git`, and where that leads.
 
-    A bare repository is never taken: a clone may bring one along as a folder, but never a `.git`.
+    As git does, it passes over a folder `.git` that is no repository, such as an empty one. A bare repository
+    is never taken: a clone may bring one along as a folder, but never a `.git`.
     """
     for top in path.parents:
         git = top / ".git"
         if git.is_dir():
-            return top, git
-        if os.path.lexists(git):
+            if _is_repository(git):
+                return top, git
+        elif os.path.lexists(git):
             words = _read(git, _LARGEST_LINK)
             if not words.startswith(b"gitdir: "):
                 raise Unreadable(".git is neither a repository nor the name of one")
-            return top, top / os.fsdecode(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
+            return top, _named(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"), git)
     return path.parent, None
+
+
+def _is_repository(folder: Path) -> bool:
+    """Whether git takes a folder as a repository, by the same three names that git looks at."""
+    head, common = folder / "HEAD", _common(folder)
+    if not all(os.access(common / name, os.X_OK) for name in ("objects", "refs")):
+        return False
+    if head.is_symlink():
+        return head.readlink().as_posix().startswith("refs/")
+    return os.path.lexists(head) and bool(
+        re.match(rb"ref:\s*refs/|[0-9a-fA-F]{40}", _read(head, _LARGEST_LINK))
+    )
+
+
+def _common(folder: Path) -> Path:
+    """Where all working trees of a repository have their objects and references."""
+    shared = folder / "commondir"
+    if not os.path.lexists(shared):
+        return folder
+    return _named(_read(shared, _LARGEST_LINK).strip(), shared)
+
+
+def _named(words: bytes, file: Path) -> Path:
+    """The folder that a file of a repository names, as seen from the folder that the file lies in."""
+    if b"\0" in words:
+        raise Unreadable(f"{file.name} has a NUL in the path that it names")
+    return file.parent / os.fsdecode(words)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -197,6 +197,24 @@ def test_more_names_than_are_looked_at_are_told(tmp_path: Path, monkeypatch: pyt
     assert f"{tmp_path / 'b'} and what follows are not searched" in unread["."]
 
 
+def test_more_links_than_are_looked_at_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashmore.upgrade.project.files.MOST_LINKS", 3)
+    for folder in ("one", "two"):
+        for name in ("a", "b"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            (tmp_path / folder / name / "model.py").write_text(ATTENTION, encoding="utf-8")
+            for link in ("x.py", "y.py", "z.py"):
+                (tmp_path / folder / name / link).symlink_to("nowhere.py")
+    models = {f"{folder}/{name}/model.py" for folder in ("one", "two") for name in ("a", "b")}
+    searched, unread = named(tmp_path)
+    assert searched == models
+    assert unread.keys() == {"one/a/x.py", "one/b/x.py"}
+    assert unread["one/b/x.py"].startswith("it is a link after 3 others")
+    searched, unread = named(tmp_path, tmp_path / "one", tmp_path / "two")  # of each path so many
+    assert searched == models
+    assert unread.keys() == {"one/a/x.py", "one/b/x.py", "two/a/x.py", "two/b/x.py"}
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     found = only(tmp_path / "missing.py")
     assert isinstance(found, NotRead)

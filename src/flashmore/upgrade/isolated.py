@@ -7,6 +7,7 @@ site-packages too, which may be where torch is installed: there `-E -P` does the
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import site
 import sys
 from pathlib import Path
@@ -20,6 +21,24 @@ def command(module: str, *arguments: str) -> list[str]:
     """A command that runs one of our modules with the packages that are installed."""
     flags = ["-EP"] if site.ENABLE_USER_SITE else ["-I"]
     return [sys.executable, *flags, "-m", module, *arguments]
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the system kill this process when the one that started it has ended, however that came about.
+
+    What ends by SIGKILL cannot end its children. Only Linux offers this; elsewhere nothing happens.
+
+    Args:
+        parent: the process that started this one.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+    ctypes.CDLL(None).prctl(set_parent_death_signal, ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != parent:  # it ended before that was set
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def environment() -> dict[str, str]:

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flashmore.upgrade.isolated import end_with_parent
+
 RESULT = "gain.json"
 BLOCKS = 20
 BLOCK_SECONDS = 0.05
@@ -20,13 +22,14 @@ def main(argv: list[str]) -> int:
     """Measure an example or a script.
 
     Args:
-        argv: one word, a JSON file with `sites`, `rewritten` (paths to new sources), `example`, `run` and
-            `folder`. The result is written to `folder/gain.json`.
+        argv: the process to end with, and a JSON file with `sites`, `rewritten` (paths to new sources),
+            `example`, `run` and `folder`. The result is written to `folder/gain.json`.
     """
+    end_with_parent(int(argv[0]))
     from flashmore.upgrade.gain.swap import NotSwapped
     from flashmore.upgrade.trace.user import UserCodeFailed, told
 
-    request = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    request = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
     try:
         result = _of_example(request) if request["example"] is not None else _of_run(request)
     except (UserCodeFailed, NotSwapped) as failed:

@@ -22,6 +22,8 @@ MOST_FILES = 20_000
 """So many files of a project are looked at around those that are searched."""
 MOST_ENTRIES = 2_000_000
 """So many names in the folders below a path are looked at; a large set of images has 1.3 million."""
+MOST_LINKS = 10_000
+"""So many links below a path are looked at: to tell where these lead takes half a second."""
 DEEPEST = 100
 """So many folders below a path may lie in each other."""
 _MARKERS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
@@ -170,6 +172,7 @@ class _Walk:
         self._walked: set[Path] = set()
         self._links: list[tuple[Path, Path]] = []
         self._entries_left = 0
+        self._links_left = 0
 
     def files(self) -> list[Path]:
         """Every file that was found, and after them what links lead to beside them."""
@@ -187,7 +190,7 @@ class _Walk:
 
     def folder(self, top: Path, *, below: bool = True) -> None:
         """Look for files in a folder, and in those below it."""
-        self._entries_left = MOST_ENTRIES
+        self._entries_left, self._links_left = MOST_ENTRIES, MOST_LINKS
         ahead = [(top, real(top), 0, True)]
         while ahead:
             path, at, depth, walk = ahead.pop()
@@ -232,6 +235,12 @@ class _Walk:
             return []
         self._walked.add(at)
         for name in sorted(links):
+            self._links_left -= 1
+            if self._links_left < 0:
+                if self._links_left == -1:  # told once for all that follow
+                    found = f"it is a link after {MOST_LINKS:,} others, and from here on none is looked at"
+                    self._leave(folder / name, f"{found}; name what they lead to to search it")
+                break
             path, target = folder / name, real(at / name)
             if (below and name not in _SKIPPED) if is_folder(path) else name.endswith(self._suffixes):
                 self._see_link(path, target)

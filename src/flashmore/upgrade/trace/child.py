@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flashmore.upgrade.isolated import end_with_parent
+
 STATUS = "status.json"
 
 
@@ -13,17 +15,18 @@ def main(argv: list[str]) -> int:
     """Watch an example or a script.
 
     Args:
-        argv: one word, a JSON file with `sites`, `rewritten` (paths to new sources), `example`, `run` and
-            `folder`. What is seen of site n is written to `folder/n.pt` as soon as it is seen;
-            `folder/status.json` comes last.
+        argv: the process to end with, and a JSON file with `sites`, `rewritten` (paths to new sources),
+            `example`, `run` and `folder`. What is seen of site n is written to `folder/n.pt` as soon as it is
+            seen; `folder/status.json` comes last.
     """
+    end_with_parent(int(argv[0]))
     import torch
 
     from flashmore.upgrade.trace.capture import Catcher, Watched
     from flashmore.upgrade.trace.user import UserCodeFailed, load_example, run_script, told
     from flashmore.upgrade.trace.whole import compare_whole
 
-    request = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    request = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
     folder = Path(request["folder"])
     watched = [Watched(**site) for site in request["sites"]]
 

@@ -5,9 +5,14 @@ goes wrong there is told; what was seen before is kept.
 """
 
 import json
+import os
+import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,8 @@ from flashmore.upgrade.trace.child import STATUS
 
 SECONDS = 300.0
 """How long an example or a script may take."""
+SECONDS_TO_NOTICE = 0.2
+"""After so long a signal to end is noticed at the latest."""
 
 ENDED_ITSELF = "the run ended its process before it was done, without an error"
 
@@ -148,32 +155,71 @@ def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float
     """Run one of our modules in a process of its own, with all that it starts, for so long at most.
 
     Args:
-        module: of ours; it is given one word, the request's file.
+        module: of ours; it is given this process, to end with it, and the request's file.
         request: plain JSON values.
         folder: for the request and for what the process prints.
         seconds: how long it may take.
 
     Returns:
         What went wrong, or None.
+
+    Raises:
+        SystemExit: SIGTERM or SIGHUP asked this process to end. What it started has ended before it.
     """
     asked = folder / "request.json"
     asked.write_text(json.dumps(request), encoding="utf-8")
-    with (folder / "output").open("w+", encoding="utf-8", errors="replace") as output:
+    with (
+        _asked_to_end() as asked_to_end,
+        (folder / "output").open("w+", encoding="utf-8", errors="replace") as output,
+    ):
         process = subprocess.Popen(
-            command(module, str(asked)),
+            command(module, str(os.getpid()), str(asked)),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return f"the run took longer than {seconds:g} s"
+            code = _wait(process, seconds, asked_to_end)
         finally:
             end_with_all_it_started(process)
+        if asked_to_end:
+            raise SystemExit(128 + asked_to_end[0])
+        if code is None:
+            return f"the run took longer than {seconds:g} s"
         if code == 0:
             return None
         output.seek(0)
         last = (output.read().strip().splitlines() or ["nothing was said"])[-1][:300]
     return f"the run ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {last}"
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float, asked_to_end: Sequence[int]) -> int | None:
+    """The exit code of a process; None where it goes on, for the time is over or a signal has come."""
+    until = time.monotonic() + seconds
+    while not asked_to_end and (left := until - time.monotonic()) > 0:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(min(left, SECONDS_TO_NOTICE))
+    return process.poll()
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[list[int]]:
+    """Keep the signals that ask this process to end, instead of ending at once and leaving a child behind.
+
+    What is ignored stays ignored: nohup does that with SIGHUP.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = [number for number in numbers if before[number] is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
