@@ -19,7 +19,7 @@ test: $(VENV)/installed-dev
 
 ## Every hostile file, damaged run and killed process.
 test-faults: $(VENV)/installed-dev
-	$(BIN)/pytest -m faults --numprocesses auto
+	$(BIN)/pytest -m faults --numprocesses auto --dist worksteal
 
 ## The checks that take minutes (makemore's losses, the demo), and new random examples for the property tests.
 test-long: $(VENV)/installed-dev

@@ -214,8 +214,8 @@ def nanogpt_gpt2_ms(options: Options, folder: Path, tokens: Path) -> list[float]
 
 def flashmore_gpt2_ms(options: Options, folder: Path, tokens: Path) -> list[float]:
     """Step times of our preset, from its metrics."""
-    words = [str(tokens), "--preset", "gpt2-124m", "--device", "cuda", "--batch", str(BATCH)]
-    lines = run_flashmore([*words, "--steps", str(STEPS), "--split", "99/1/0"], options, folder)
+    words = [str(tokens), "--preset", "gpt2-124m", "--device", "cuda", "--batch-size", str(BATCH)]
+    lines = run_flashmore([*words, "--max-steps", str(STEPS), "--split", "99/1/0"], options, folder)
     return [line["step_ms"] for line in lines if line["step"] > SETTLED]
 
 

@@ -2,7 +2,7 @@
 
 Names end early only where the weights are trained: one model is trained by ours on makemore's split, and its
 weights are given to makemore's Transformer under makemore's names for them; its logits are checked before
-anything is timed. makemore is called as its `print_samples` calls it: START alone, max_new_tokens one less
+anything is timed. makemore is called as its `print_samples` calls it: BOS alone, max_new_tokens one less
 than its block size, do_sample, no top-k. Both sides give ids; neither is timed at turning them into text.
 """
 
@@ -31,7 +31,7 @@ def compare_generation(options: Options) -> dict[str, Any]:
         words = ["-m", "flashmore", "train", str(options.names)]
         words += ["--out", str(folder / "run"), "--split", "makemore", "--device", "cpu"]
         words += ["--activation", "gelu_tanh"]  # makemore's
-        run_python([*words, "--steps", str(options.steps)], options.threads, cwd=folder)
+        run_python([*words, "--max-steps", str(options.steps)], options.threads, cwd=folder)
         for done in range(options.runs):
             for side in SIDES:
                 words = [str(SIDE), side, str(script), str(folder / "run")]

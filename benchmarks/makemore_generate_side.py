@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashmore.data.vocabulary import STOP
+from flashmore.data.vocabulary import EOS
 from flashmore.generation.draw import draw
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -30,7 +30,7 @@ def main() -> None:
     side, script, folder, batch = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     run = Run.open(folder)
     ours = load_model(run, "cpu")
-    context = run.model.context
+    context = run.model.block_size
     generator = torch.Generator().manual_seed(1)
     if side == "makemore":
         module = import_makemore(script)
@@ -55,7 +55,7 @@ def main() -> None:
 @torch.inference_mode()
 def check_logits(ours: nn.Module, theirs: Any, run: Run) -> None:
     """Both models give the same logits for random ids; without that there is no number."""
-    ids = torch.randint(run.model.vocabulary_size, (50, run.model.context))
+    ids = torch.randint(run.model.vocab_size, (50, run.model.block_size))
     difference = float((ours(ids) - theirs(ids)[0]).abs().max())
     if difference > TOLERANCE:
         raise SystemExit(f"logits differ by {difference}: not the same model")
@@ -75,8 +75,8 @@ def call_ms(call: Callable[[], Tensor], calls: int) -> list[float]:
 
 
 def different_prefixes(ids: Tensor) -> int:
-    """How many different sequences, START and beginnings of names, need logits to draw these names (B, T)."""
-    rows = [row[: row.index(STOP) + 1 if STOP in row else len(row)] for row in ids.tolist()]
+    """How many different sequences, BOS and beginnings of names, need logits to draw these names (B, T)."""
+    rows = [row[: row.index(EOS) + 1 if EOS in row else len(row)] for row in ids.tolist()]
     return len({tuple(row[:length]) for row in rows for length in range(len(row))})
 
 

@@ -30,7 +30,7 @@ def main() -> None:
     recipe = replace(recipe_for("transformer", "makemore"), file=names, split="makemore", device="cpu")
     recipe = replace(recipe, speedups=("exact",))
     setting = settle(recipe)
-    data = encode_items(setting.split.train, setting.vocabulary, setting.config.context, setting.device)
+    data = encode_items(setting.split.train, setting.vocabulary, setting.config.block_size, setting.device)
     plan = settle_speed(recipe, setting.config, setting.device, data)
     trainer = plan.trainer(data)
     step = trainer.step

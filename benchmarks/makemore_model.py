@@ -31,11 +31,11 @@ def their_name(name: str) -> str:
 def their_model(module: Any, ours: nn.Module, sizes: ModelConfig) -> Any:
     """makemore's Transformer of these sizes with our weights."""
     config = module.ModelConfig(
-        block_size=sizes.context,
-        vocab_size=sizes.vocabulary_size,
-        n_layer=sizes.layers,
-        n_embd=sizes.channels,
-        n_head=sizes.heads,
+        block_size=sizes.block_size,
+        vocab_size=sizes.vocab_size,
+        n_layer=sizes.n_layer,
+        n_embd=sizes.n_embd,
+        n_head=sizes.n_head,
     )
     model = module.Transformer(config).eval()
     weights = {their_name(name): value.detach().clone() for name, value in ours.state_dict().items()}

@@ -95,7 +95,7 @@ def flashmore_steps_ms(folder: Path, options: Options) -> list[float]:
     run = folder / "run"
     words = ["-m", "flashmore", "train", str(options.names), "--out", str(run)]
     words += ["--preset", "makemore", "--split", "makemore", "--speedups", "exact"]
-    words += ["--device", options.device, "--steps", str(options.steps)]
+    words += ["--device", options.device, "--max-steps", str(options.steps)]
     run_python(words, options.threads, cwd=folder)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["step_ms"] for line in lines if line["step"] > SETTLED]

@@ -73,7 +73,7 @@ def train_flashmore(options: Options, folder: Path, seed: int) -> dict[str, Any]
     """Run our default recipe; its test losses, its steps and the seconds of all of them."""
     words = ["-m", "flashmore", "train", str(options.names), "--json"]
     words += ["--split", "makemore", "--device", "cpu"]
-    words += ["--seed", str(seed), "--steps", str(options.our_steps)]
+    words += ["--seed", str(seed), "--max-steps", str(options.our_steps)]
     output = run_python([*words, "--out", str(folder / "run")], options.threads, cwd=folder)
     result = json.loads(output)
     names = ("test_loss", "test_loss_unleaked", "steps", "step_ms", "parameters")

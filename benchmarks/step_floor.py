@@ -114,12 +114,12 @@ def _plan(options: Options) -> tuple[Plan, Sequences | Windows, ModelConfig]:
     recipe = replace(recipe, device="cpu", speedups=options.speedups, threads=options.threads)
     data: Sequences | Windows
     if recipe.mode == "text":
-        text = settle_text(replace(recipe, vocabulary=recipe.vocabulary or 65))
+        text = settle_text(replace(recipe, vocab_size=recipe.vocab_size or 65))
         config, device, data = text.config, text.device, random_windows(text.config, text.device)
     else:
         setting = settle(replace(recipe, file=options.data, split=options.split))
         config, device = setting.config, setting.device
-        data = encode_items(setting.split.train, setting.vocabulary, config.context, device)
+        data = encode_items(setting.split.train, setting.vocabulary, config.block_size, device)
     return settle_speed(recipe, config, device, data), data, config
 
 
@@ -153,9 +153,9 @@ def _attention_gflop(trainer: Trainer, config: ModelConfig) -> float:
     lengths = (
         [batch.ids.size(1)] * len(batch.ids) if segments is None else segments.cu_seqlens.diff().tolist()
     )
-    D = config.channels // config.heads
-    one = (attention_flops(1, config.heads, T, T, D, causal=True, which="both") for T in lengths)
-    return config.layers * sum(one) / 1e9
+    D = config.n_embd // config.n_head
+    one = (attention_flops(1, config.n_head, T, T, D, causal=True, which="both") for T in lengths)
+    return config.n_layer * sum(one) / 1e9
 
 
 def _times_ms(run: Callable[[], object], count: int) -> list[float]:

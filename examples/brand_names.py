@@ -26,7 +26,14 @@ def main() -> None:
         file = Path(folder, "brands.txt")
         file.write_text("\n".join(BRANDS.split()), encoding="utf-8")
         recipe = Recipe(
-            file, layers=2, channels=32, dropout=0.1, steps=200, eval_every=25, warmup=20, device="cpu"
+            file,
+            n_layer=2,
+            n_embd=32,
+            dropout=0.1,
+            max_steps=200,
+            eval_interval=25,
+            warmup_steps=20,
+            device="cpu",
         )
         result = train(recipe, Path(folder, "run"))
         made = generate(

@@ -9,8 +9,8 @@ attention written by hand in its own precision. A backend that cannot run here s
 import torch
 
 from flashmore import FlashmoreError, attention
+from flashmore.specs import backends
 
-BACKENDS = ("manual", "sdpa", "math", "flash", "efficient", "cudnn")
 B, H, T, D = 2, 4, 256, 32
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         rounded = [tensor.to(dtype) for tensor in (q, k, v)]
         exact = attention(*(tensor.double() for tensor in rounded), backend="manual", causal=True)
-        for backend in BACKENDS:
+        for backend in backends():
             try:
                 out = attention(*rounded, backend=backend, causal=True)
             except FlashmoreError as refused:

@@ -15,7 +15,7 @@ from flashmore import FlashmoreError, GenerateOptions, Run, generate, recipe_for
 
 def tell(folder: Path) -> None:
     """The built-in names, learned by a small WaveNet in a few seconds."""
-    recipe = replace(recipe_for("wavenet"), channels=32, steps=100, eval_every=50)
+    recipe = replace(recipe_for("wavenet"), n_embd=32, max_steps=100, eval_interval=50)
     result = train(recipe, folder)
     print(
         f"{result.model}: {result.parameters:,} parameters, test loss {result.test_loss:.2f} nats a character"

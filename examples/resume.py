@@ -14,7 +14,7 @@ import torch
 from flashmore import FlashmoreError, Recipe, Run, resume, train
 
 RECIPE = Recipe(
-    layers=1, channels=32, dropout=0.1, steps=40, warmup=5, eval_every=20, log_every=10, device="cpu"
+    n_layer=1, n_embd=32, dropout=0.1, max_steps=40, warmup_steps=5, eval_interval=20, device="cpu"
 )
 
 

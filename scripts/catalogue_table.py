@@ -6,7 +6,7 @@ HEAD = "| name | what | where the time goes without it | devices | exactness | c
 
 
 def table() -> str:
-    """Every entry, in the order in which the ladder adds them."""
+    """Every entry, in the order in which the ablation adds them."""
     rows = [HEAD, "|" + " --- |" * (HEAD.count("|") - 1)]
     return "\n".join(rows + [_row(name, entry) for name, entry in CATALOGUE.items()]) + "\n"
 

@@ -7,13 +7,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashmore.backends.call import AttentionCall
     from flashmore.backends.contract import attention, describe_call
     from flashmore.backends.explain import explain
     from flashmore.errors import FlashmoreError
     from flashmore.generation.options import GenerateOptions
     from flashmore.generation.sample import generate
     from flashmore.generation.score import score
+    from flashmore.rules.call import AttentionCall
     from flashmore.runs import Run
     from flashmore.training.loop import resume, train
     from flashmore.training.recipe import Recipe, recipe_for
@@ -41,7 +41,7 @@ _HOMES = {
     "GenerateOptions": "flashmore.generation.options",
     "Recipe": "flashmore.training.recipe",
     "Run": "flashmore.runs",
-    "AttentionCall": "flashmore.backends.call",
+    "AttentionCall": "flashmore.rules.call",
     "attention": "flashmore.backends.contract",
     "describe_call": "flashmore.backends.contract",
     "explain": "flashmore.backends.explain",

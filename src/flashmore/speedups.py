@@ -1,6 +1,6 @@
 """The catalogue: every documented speed-up once, with its page, its devices, its exactness and its price.
 
-A speed-up is one field of `Speedups`; the trainer applies what the fields say, `flashmore bench ladder`
+A speed-up is one field of `Speedups`; the trainer applies what the fields say, `flashmore bench ablation`
 switches the same fields on and off, `flashmore speedups` and docs/speedups.md print the same entries.
 """
 
@@ -28,7 +28,7 @@ class Speedups:
     attention: bool = False
     trim: bool = False
     pack: bool = False
-    vocabulary: bool = False
+    pad_vocab: bool = False
     compile: bool = False
     max_autotune: bool = False
     cuda_graph: bool = False
@@ -134,7 +134,7 @@ CATALOGUE: dict[str, Entry] = {
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         excludes=("trim", "cuda-graph", "replay"),
     ),
-    "vocabulary": Entry(
+    "pad-vocab": Entry(
         "The vocabulary padded to a multiple of 64",
         "https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/index.html",
         ("cuda",), EXACT,
@@ -219,7 +219,7 @@ CATALOGUE: dict[str, Entry] = {
         "tests/training/test_optimizers.py::test_muon_is_the_one_of_pytorch",
     ),
 }  # fmt: skip
-"""By name, in the order in which the ladder adds them."""
+"""By name, in the order in which the ablation adds them."""
 
 GROUPS = ("auto", "none", "exact", "all")
 """What `--speedups` takes beside names: what pays here, nothing, all exact ones, all."""

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flashmore.backends.call import DTYPES, AttentionCall
 from flashmore.backends.contract import attention
 from flashmore.errors import FlashmoreError
+from flashmore.rules.call import DTYPES, AttentionCall
 
 KERNELS = {
     "math": SDPBackend.MATH,

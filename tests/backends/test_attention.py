@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention, describe_call
-from flashmore.backends.names import BACKENDS
-from flashmore.backends.rules import reasons_against
 from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.rules.call import AttentionCall
+from flashmore.specs import backend_spec, backends, usable
 
-HERE = ("manual", "sdpa", "math", "flash")
+HERE = usable(AttentionCall((1, 1, 2, 8), (1, 1, 2, 8), (1, 1, 2, 8)))
 """The backends that every CPU has."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -162,7 +162,7 @@ def test_mixed_dtypes_are_refused() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", tuple(backends()))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cuda_backends_are_within_the_budget_or_refused_with_a_reason(
     backend: str, dtype: torch.dtype
@@ -171,6 +171,6 @@ def test_cuda_backends_are_within_the_budget_or_refused_with_a_reason(
     try:
         verdicts = attention_accuracy(backend, q, k, v, causal=True)
     except BackendUnavailable:
-        assert reasons_against(backend, describe_call(q, k, v, causal=True))
+        assert backend_spec(backend).reasons_against(describe_call(q, k, v, causal=True))
     else:
         assert all(verdict.good for verdict in verdicts), verdicts

@@ -125,12 +125,12 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_backend_that_answers_wrongly_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = contract.TABLE["flash"]
+    right = contract.load_backend("flash")
 
     def wrong(q: Tensor, k: Tensor, v: Tensor, **keywords: object) -> Tensor:
         return right(q, k, v, **{**keywords, "scale": 1.0})  # type: ignore[arg-type]
 
-    monkeypatch.setitem(contract.TABLE, "flash", wrong)
+    monkeypatch.setitem(contract.LOADED, "flash", wrong)
     choice = choose("auto", PROBLEM, fresh=True)
     flash = next(candidate for candidate in choice.candidates if candidate.name == "flash")
     assert flash.time_ms is None

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashmore.backends.call import AttentionCall
 from flashmore.backends.contract import attention, describe_call
 from flashmore.backends.explain import Answer, Explanation, explain
-from flashmore.backends.names import BACKENDS
-from flashmore.backends.rule import Rule, everywhere, on
-from flashmore.backends.rules import RULES, reasons_against
 from flashmore.errors import BackendUnavailable
+from flashmore.rules.call import AttentionCall
+from flashmore.rules.rule import Rule, everywhere, on
+from flashmore.rules.sdpa import RULES
+from flashmore.specs import backend_spec, backends
 
 HERE = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 Calls = Callable[[str], list[AttentionCall]]
@@ -102,7 +102,7 @@ def test_an_absent_device_is_answered_by_the_rules_alone() -> None:
     if absent == "cuda":
         assert "capability 9.0" in explanation.how
     for said in explanation.backends:
-        assert said.reasons == tuple(map(str, reasons_against(said.name, call)))
+        assert said.reasons == tuple(map(str, backend_spec(said.name).reasons_against(call)))
 
 
 def test_the_line_to_paste_forces_the_default() -> None:
@@ -138,8 +138,14 @@ def test_all_reasons_are_told_at_once() -> None:
         assert sum(words in reason for reason in reasons) == 1
 
 
+def with_rules_of_flash(rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = dict(backends()) | {"flash": replace(backend_spec("flash"), rules=rules)}
+    monkeypatch.setattr("flashmore.backends.explain.backends", lambda: changed)
+    monkeypatch.setattr("flashmore.backends.probe.backends", lambda: changed)
+
+
 def test_torch_is_believed_more_than_a_rule_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.backends.rules.RULES", ())
+    with_rules_of_flash((), monkeypatch)
     said = answer(explain(replace(MAKEMORE, dropout_p=0.5)), "flash")
     assert not said.usable
     assert torch.__version__ in said.reasons[0]
@@ -147,7 +153,7 @@ def test_torch_is_believed_more_than_a_rule_that_is_missing(monkeypatch: pytest.
 
 def test_torch_is_believed_more_than_a_rule_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = Rule(on("cpu", "flash"), lambda call: call.causal, "it is causal", "do not be")
-    monkeypatch.setattr("flashmore.backends.rules.RULES", (*RULES, wrong))
+    with_rules_of_flash((*backend_spec("flash").rules, wrong), monkeypatch)
     said = answer(explain(MAKEMORE), "flash")
     assert said.usable
     assert "it is causal" in said.cautions[0]
@@ -169,7 +175,7 @@ def test_explaining_leaves_no_trace() -> None:
 def test_an_explanation_is_plain_json(specials_of: Calls) -> None:
     for call in specials_of("cpu")[::20]:
         document = json.loads(json.dumps(explain(call).to_json()))
-        assert [backend["name"] for backend in document["backends"]] == list(BACKENDS)
+        assert [backend["name"] for backend in document["backends"]] == list(backends())
         assert {"call", "device_present", "default", "line"} <= set(document)
 
 
@@ -237,5 +243,5 @@ def test_what_is_usable_without_a_caution_is_right_forward_and_backward(
 
 
 def test_rules_are_about_kernels_that_explain_knows() -> None:
-    known = set(everywhere(*BACKENDS))
+    known = set(everywhere(*tuple(backends())))
     assert {kernel for rule in RULES for kernel in rule.kernels} <= known

@@ -1,4 +1,4 @@
-"""One query against the oracle: attention over the same keys, all queries at once."""
+"""One query against the reference: attention over the same keys, all queries at once."""
 
 import pytest
 import torch

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.backends.call import DTYPES, MASK_DTYPES, AttentionCall
-from flashmore.backends.names import BACKENDS
-from flashmore.backends.rules import RULES, Rule, reasons_against, usable
 from flashmore.errors import RecipeError
+from flashmore.rules.call import DTYPES, MASK_DTYPES, AttentionCall
+from flashmore.rules.rule import Rule
+from flashmore.rules.sdpa import RULES
+from flashmore.specs import backend_spec, backends, usable
 
 HERE = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 Calls = Callable[[str], list[AttentionCall]]
@@ -20,9 +21,9 @@ Calls = Callable[[str], list[AttentionCall]]
 
 def disagreements(reality: Any, call: AttentionCall) -> list[str]:
     return [
-        f"{backend}: {[str(reason) for reason in reasons_against(backend, call)]}, {call}"
-        for backend in BACKENDS
-        if reality.runs(backend, call) == bool(reasons_against(backend, call))
+        f"{backend}: {[str(reason) for reason in backend_spec(backend).reasons_against(call)]}, {call}"
+        for backend in backends()
+        if reality.runs(backend, call) == bool(backend_spec(backend).reasons_against(call))
     ]
 
 
@@ -101,7 +102,7 @@ def test_every_rule_for_the_cpu_is_needed(product_of: Calls, specials_of: Calls)
     alone = {
         (backend, id(rules[0]))
         for call in calls
-        for backend in BACKENDS
+        for backend in backends()
         if len(rules := broken(backend, call)) == 1
     }
     needless = [
@@ -165,7 +166,7 @@ BEYOND_CPU: list[tuple[dict[str, Any], dict[str, str]]] = [
 def test_reasons_on_devices_that_need_not_be_here(changes: dict[str, Any], against: dict[str, str]) -> None:
     call = replace(ON_CUDA, **changes)
     for backend, words in against.items():
-        (reason,) = reasons_against(backend, call)
+        (reason,) = backend_spec(backend).reasons_against(call)
         assert words in str(reason)
         assert reason.change
 
@@ -173,14 +174,14 @@ def test_reasons_on_devices_that_need_not_be_here(changes: dict[str, Any], again
 def test_every_other_rule_is_broken_alone_above() -> None:
     calls = [replace(ON_CUDA, **changes) for changes, _ in BEYOND_CPU]
     alone = {
-        id(rules[0]) for call in calls for backend in BACKENDS if len(rules := broken(backend, call)) == 1
+        id(rules[0]) for call in calls for backend in backends() if len(rules := broken(backend, call)) == 1
     }
     others = [rule for rule in RULES if any(device != "cpu" for device, _ in rule.kernels)]
     assert [rule.reason for rule in others if id(rule) not in alone] == []
 
 
 def test_everything_runs_on_cuda_for_a_common_call() -> None:
-    assert usable(ON_CUDA) == BACKENDS
+    assert usable(ON_CUDA) == tuple(backends())
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_everything_runs_on_cuda_for_a_common_call() -> None:
     ids=str,
 )
 def test_what_cuda_takes_is_not_refused(changes: dict[str, Any], runs: str) -> None:
-    assert reasons_against(runs, replace(ON_CUDA, **changes)) == ()
+    assert backend_spec(runs).reasons_against(replace(ON_CUDA, **changes)) == ()
 
 
 @pytest.mark.parametrize(

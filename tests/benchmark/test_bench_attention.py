@@ -13,17 +13,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.contract import TABLE
+from flashmore.backends.contract import LOADED, load_backend
 from flashmore.benchmark.attention.bench import bench_attention
-from flashmore.benchmark.attention.budget import TimeBudget, free_bytes, left_in_group
+from flashmore.benchmark.attention.budget import TimeBudget
 from flashmore.benchmark.attention.flops import check_bytes, inputs_bytes, peak_estimate
 from flashmore.benchmark.attention.passes import Inputs
 from flashmore.benchmark.attention.plan import AttentionPlan, Shape
 from flashmore.measuring.environment import memory_bytes
 from flashmore.measuring.result import read_record, write_record
+from flashmore.memory import free_bytes, left_in_group
 
 CPU = torch.device("cpu")
-SMALL = AttentionPlan(lengths=(16, 32), batch=(2,), heads=(2,), head_dim=(8,), device="cpu", seconds=60.0)
+SMALL = AttentionPlan(
+    lengths=(16, 32), batch_size=(2,), n_head=(2,), head_dim=(8,), device="cpu", seconds=60.0
+)
 UNHURRIED = replace(SMALL, seconds=1000.0)
 """For clocks that tick at every reading."""
 Record = dict[str, Any]
@@ -86,8 +89,8 @@ def test_what_exceeds_the_memory_is_left_out_by_name_and_the_rest_runs(tmp_path:
     assert enough < peak_estimate("manual", shape, device="cpu", threads=1)
     plan = AttentionPlan(
         lengths=(16, 64),
-        batch=(8,),
-        heads=(4,),
+        batch_size=(8,),
+        n_head=(4,),
         head_dim=(4,),
         device="cpu",
         seconds=60,
@@ -105,7 +108,9 @@ def test_what_exceeds_the_memory_is_left_out_by_name_and_the_rest_runs(tmp_path:
 
 
 def test_what_would_take_too_long_is_left_out_by_name(tmp_path: Path) -> None:
-    plan = AttentionPlan(lengths=(16, 4096), batch=(1,), heads=(1,), head_dim=(8,), device="cpu", seconds=60)
+    plan = AttentionPlan(
+        lengths=(16, 4096), batch_size=(1,), n_head=(1,), head_dim=(8,), device="cpu", seconds=60
+    )
     record = fits_the_schema(bench_attention(plan, clock=Ticking()), tmp_path)
     for backend in ("manual", "math", "flash"):
         rows = whole_rows(record, backend)
@@ -120,7 +125,9 @@ def test_math_is_the_first_that_is_left_out_for_time() -> None:
         if said.startswith("T 32"):
             clock.now = 60 - 3.0  # forward and backward take 0.02 s at T = 16: each needs at least 1.1 s
 
-    plan = AttentionPlan(lengths=(16, 32), batch=(1,), heads=(1,), head_dim=(8,), device="cpu", seconds=60)
+    plan = AttentionPlan(
+        lengths=(16, 32), batch_size=(1,), n_head=(1,), head_dim=(8,), device="cpu", seconds=60
+    )
     record = bench_attention(plan, clock=clock, say=hurry)
     ran = {name: whole_rows(record, name)[32]["ok"] for name in ("manual", "math", "flash")}
     assert ran == {"manual": True, "math": False, "flash": True}
@@ -182,12 +189,12 @@ def test_equal_times_have_no_crossover() -> None:
 
 
 def test_a_backend_that_is_wrong_has_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    right = TABLE["flash"]
+    right = load_backend("flash")
 
     def wrong(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
         return right(q, k, v, **how) + 1e-3 * v  # the output and dv are off, dq and dk are not
 
-    monkeypatch.setitem(TABLE, "flash", wrong)
+    monkeypatch.setitem(LOADED, "flash", wrong)
     record = fits_the_schema(bench_attention(SMALL), tmp_path)
     row = whole_rows(record, "flash")[32]
     assert not row["ok"]
@@ -202,7 +209,7 @@ def test_a_backend_that_is_wrong_has_no_number(monkeypatch: pytest.MonkeyPatch, 
 @settings(max_examples=20)
 def test_a_part_of_the_matrices_is_the_last_part(B: int, H: int, where: tuple[int, int]) -> None:
     """A backend that is wrong for one head is caught when that head is among those that are checked."""
-    right = TABLE["flash"]
+    right = load_backend("flash")
 
     def wrong(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
         off = torch.zeros(3, 3, 1, 1)
@@ -212,7 +219,7 @@ def test_a_part_of_the_matrices_is_the_last_part(B: int, H: int, where: tuple[in
     shape = Shape(B=3, H=3, T=8, D=4, dtype="float32", causal=True)
     inputs = Inputs.random(shape, CPU)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TABLE, "flash", wrong)
+        patch.setitem(LOADED, "flash", wrong)
         judged = attention_accuracy("flash", inputs.q, inputs.k, inputs.v, causal=True, part=(B, H))
     checked = where[0] >= 3 - B and where[1] >= 3 - H
     assert judged[0].good != checked
@@ -271,7 +278,9 @@ def test_memory_that_runs_out_while_timing_is_a_reason_and_not_the_end(tmp_path:
 
 @pytest.mark.cuda
 def test_on_cuda_events_time_what_runs_there(tmp_path: Path) -> None:
-    plan = AttentionPlan(lengths=(64, 256), batch=(2,), heads=(4,), head_dim=(64,), device="cuda", seconds=20)
+    plan = AttentionPlan(
+        lengths=(64, 256), batch_size=(2,), n_head=(4,), head_dim=(64,), device="cuda", seconds=20
+    )
     record = fits_the_schema(bench_attention(plan), tmp_path)
     for backend in ("manual", "math", "flash", "efficient"):
         row = whole_rows(record, backend)[256]

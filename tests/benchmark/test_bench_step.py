@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashmore.backends.contract import TABLE
+from flashmore.backends.contract import LOADED
 from flashmore.backends.manual import manual
-from flashmore.backends.names import Backend
 from flashmore.benchmark.step import bench as step_module
 from flashmore.benchmark.step.attention import attention_alone
 from flashmore.benchmark.step.bench import StepComparison, compare_steps
@@ -26,6 +25,7 @@ from flashmore.errors import DataError, RecipeError, UsageError
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.result import read_record, write_record
 from flashmore.measuring.statistics import Ratio, ratio
+from flashmore.specs import Backend
 from flashmore.training.recipe import Recipe, recipe_for
 from flashmore.training.setting import settle
 from flashmore.training.trainer import Trainer
@@ -41,7 +41,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
     start = recipe_for("transformer", "makemore")
-    return replace(start, file=path, device="cpu", layers=2, channels=16, heads=2, batch=8)
+    return replace(start, file=path, device="cpu", n_layer=2, n_embd=16, n_head=2, batch_size=8)
 
 
 @pytest.fixture(autouse=True)
@@ -75,21 +75,21 @@ def test_a_stream_holds_every_name_once_and_no_padding(recipe: Recipe, context: 
     assert targets.flatten().tolist() == text[: targets.numel()]
     assert ids.flatten().tolist() == [0, *text][: ids.numel()]
     assert task.data.lengths.tolist() == [context] * len(ids)
-    assert task.config.context == context
+    assert task.config.block_size == context
 
 
 @pytest.mark.parametrize(("context", "batch"), [(5, 8), (10, 4), (20, 2), (64, 1), (1, 40)])
 def test_a_longer_context_takes_fewer_rows_and_says_so(recipe: Recipe, context: int, batch: int) -> None:
     task = task_at(recipe, context, shrink_batch=True)
-    assert task.recipe.batch == batch
-    assert bool(task.notes) == (batch != recipe.batch)
+    assert task.recipe.batch_size == batch
+    assert bool(task.notes) == (batch != recipe.batch_size)
     kept = task_at(recipe, context, shrink_batch=False)
-    assert (kept.recipe.batch, kept.notes) == (recipe.batch, ())
+    assert (kept.recipe.batch_size, kept.notes) == (recipe.batch_size, ())
 
 
 @pytest.mark.parametrize("context", [0, -1, 10**6])
 def test_a_context_that_the_data_cannot_fill_is_refused(recipe: Recipe, context: int) -> None:
-    with pytest.raises(RecipeError, match="--context"):
+    with pytest.raises(RecipeError, match="--block-size"):
         task_at(recipe, context, shrink_batch=True)
 
 
@@ -108,11 +108,11 @@ def test_a_model_without_attention_or_without_data_is_refused(recipe: Recipe, tm
 @pytest.mark.parametrize(
     ("sizes", "context"),
     [
-        ({"batch": 32, "channels": 64, "heads": 4, "layers": 4}, 16),
-        ({"batch": 2, "channels": 64, "heads": 4, "layers": 4}, 256),
-        ({"batch": 1, "channels": 32, "heads": 4, "layers": 2, "attention_dropout": 0.1}, 400),
-        ({"batch": 1, "channels": 64, "heads": 4, "layers": 4, "dtype": "bfloat16"}, 512),
-        ({"batch": 64, "channels": 96, "heads": 2, "layers": 1, "dropout": 0.1}, 32),
+        ({"batch_size": 32, "n_embd": 64, "n_head": 4, "n_layer": 4}, 16),
+        ({"batch_size": 2, "n_embd": 64, "n_head": 4, "n_layer": 4}, 256),
+        ({"batch_size": 1, "n_embd": 32, "n_head": 4, "n_layer": 2, "attention_dropout": 0.1}, 400),
+        ({"batch_size": 1, "n_embd": 64, "n_head": 4, "n_layer": 4, "dtype": "bfloat16"}, 512),
+        ({"batch_size": 64, "n_embd": 96, "n_head": 2, "n_layer": 1, "dropout": 0.1}, 32),
     ],
     ids=["seed experiment", "T = 256", "dropout on the weights", "bfloat16", "wide"],
 )
@@ -185,7 +185,7 @@ def gives_nan(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
 def test_a_wrong_backend_gets_no_number(
     wrong: Attend, dtype: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TABLE, "flash", wrong)
+    monkeypatch.setitem(LOADED, "flash", wrong)
     found = compare(replace(recipe, dtype=dtype), "manual", "flash", "math")
     right, refused, also_right = found.variants
     assert not refused.ok
@@ -211,11 +211,11 @@ def test_every_backend_of_the_cpu_is_right(
 
 def test_the_oracle_makes_the_steps_of_training_in_float64(recipe: Recipe) -> None:
     gate = Gate(task_at(recipe, None, shrink_batch=True))
-    oracle, plain = gate._oracle, gate._plain
-    assert oracle.losses.dtype == torch.float64
-    assert plain.losses.shape == oracle.losses.shape == (STEPS,)
-    assert oracle.losses[-5:].mean() < oracle.losses[:5].mean(), "it learns"
-    assert 0 < (plain.losses - oracle.losses).abs().max() < 1e-5
+    reference, plain = gate._reference, gate._plain
+    assert reference.losses.dtype == torch.float64
+    assert plain.losses.shape == reference.losses.shape == (STEPS,)
+    assert reference.losses[-5:].mean() < reference.losses[:5].mean(), "it learns"
+    assert 0 < (plain.losses - reference.losses).abs().max() < 1e-5
     task = task_at(recipe, None, shrink_batch=True)
     trainer = Trainer(recipe, replace(task.config, attention="manual"), task.data, CPU)
     assert [trainer.advance().item() for _ in range(STEPS)] == plain.losses.tolist()
@@ -229,8 +229,8 @@ def test_dropout_is_timed_and_not_judged(recipe: Recipe) -> None:
 
 
 def test_training_that_fails_even_in_float64_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(RecipeError, match="lower --lr"):
-        compare(replace(recipe, lr=1e38))
+    with pytest.raises(RecipeError, match="lower --learning-rate"):
+        compare(replace(recipe, learning_rate=1e38))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_training_that_fails_even_in_float64_is_refused(recipe: Recipe) -> None:
     [(32, 4, 16, 32, 16), (1, 4, 1024, 1, 1024), (32, 4, 1024, 1, 1024), (4, 4, 2048, 1, 1024)],
 )
 def test_long_rows_are_checked_in_part(batch: int, heads: int, context: int, rows: int, length: int) -> None:
-    recipe = Recipe(device="cpu", batch=batch, heads=heads)
+    recipe = Recipe(device="cpu", batch_size=batch, n_head=heads)
     task = task_at(recipe, context, shrink_batch=False)
     assert affordable(task) == (rows, length)
     gate = Gate(task)
@@ -304,14 +304,14 @@ def test_attention_alone_runs_every_layer_forward_and_backward(
         shapes.append((tuple(q.shape), q.stride(), q.dtype, call["causal"]))
         return manual(q, k, v, **call)
 
-    monkeypatch.setitem(TABLE, "math", counting)
+    monkeypatch.setitem(LOADED, "math", counting)
     task = task_at(replace(recipe, dtype="bfloat16"), None, shrink_batch=True)
     attention_alone("math", task)()
     alone = list(shapes)
     shapes.clear()
     Trainer(task.recipe, replace(task.config, attention="math"), task.data, CPU).advance()
     assert alone == shapes, "as the model calls it: sizes, strides, dtype, mask"
-    assert len(alone) == task.config.layers
+    assert len(alone) == task.config.n_layer
 
 
 def test_the_batch_that_is_timed_is_the_one_of_the_context(recipe: Recipe) -> None:
@@ -421,7 +421,7 @@ def test_ctrl_c_before_anything_was_timed_leaves_a_record_without_numbers(
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_gpu_every_variant_that_runs_is_right(recipe: Recipe, dtype: Any) -> None:
-    on_gpu = replace(recipe, device="cuda", dtype=dtype, channels=32)
+    on_gpu = replace(recipe, device="cuda", dtype=dtype, n_embd=32)
     found = compare(on_gpu)
     assert all(variant.ok for variant in found.variants), found.variants
     assert all(variant.peak_bytes for variant in found.variants)

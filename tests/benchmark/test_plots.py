@@ -25,7 +25,7 @@ LENGTHS = (16, 32, 64)
 @pytest.fixture(scope="module")
 def attention() -> Record:
     plan = AttentionPlan(
-        lengths=LENGTHS, batch=(1,), heads=(2,), head_dim=(8,), causal=True, full=True, device="cpu"
+        lengths=LENGTHS, batch_size=(1,), n_head=(2,), head_dim=(8,), causal=True, full=True, device="cpu"
     )
     return bench_attention(plan)
 

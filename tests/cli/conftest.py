@@ -119,7 +119,14 @@ def names_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def recipe(names_file: Path) -> Recipe:
     return Recipe(
-        file=names_file, model="mlp", channels=16, lr=2e-2, warmup=5, steps=60, eval_every=20, device="cpu"
+        file=names_file,
+        model="mlp",
+        n_embd=16,
+        learning_rate=2e-2,
+        warmup_steps=5,
+        max_steps=60,
+        eval_interval=20,
+        device="cpu",
     )
 
 
@@ -148,7 +155,7 @@ def unfinished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def quick(names_file: Path) -> tuple[object, ...]:
     """The words of the quickest training there is."""
-    return ("train", names_file, "--model", "bigram", "--steps", 4, "--device", "cpu")
+    return ("train", names_file, "--model", "bigram", "--max-steps", 4, "--device", "cpu")
 
 
 @pytest.fixture

@@ -82,36 +82,36 @@ REFUSED = [
     ("{here}/one.txt --split makemore", 2, ("at least 10 lines",)),
     ("{here}/long.txt", 2, ("line 2", "10,000 characters", "1,000")),
     # sizes and numbers
-    ("{names} --model transformer --heads 3", 2, ("3 heads and 64 channels", "1, 2, 4, 8")),
-    ("{names} --steps 0", 2, ("--steps", "0", "from 1")),
-    ("{names} --steps -5", 2, ("--steps", "-5")),
-    ("{names} --batch 0", 2, ("--batch",)),
-    ("{names} --batch -1", 2, ("--batch", "-1")),
-    ("{names} --layers 0", 2, ("--layers",)),
-    ("{names} --channels -64", 2, ("--channels", "-64")),
-    ("{names} --model mlp --channels 100000000000", 2, ("100000000000", "1,000,000")),
-    ("{names} --heads 0", 2, ("--heads",)),
-    ("{names} --eval-every 0", 2, ("--eval-every",)),
-    ("{names} --log-every -1", 2, ("--log-every",)),
-    ("{names} --lr 0", 2, ("--lr", "above 0")),
-    ("{names} --lr nan", 2, ("--lr", "nan")),
-    ("{names} --lr inf", 2, ("--lr", "inf")),
-    ("{names} --lr -1e-3", 2, ("--lr", "-0.001")),
+    ("{names} --model transformer --n-head 3", 2, ("3 heads and 64 channels", "1, 2, 4, 8")),
+    ("{names} --max-steps 0", 2, ("--max-steps", "0", "from 1")),
+    ("{names} --max-steps -5", 2, ("--max-steps", "-5")),
+    ("{names} --batch-size 0", 2, ("--batch-size",)),
+    ("{names} --batch-size -1", 2, ("--batch-size", "-1")),
+    ("{names} --n-layer 0", 2, ("--n-layer",)),
+    ("{names} --n-embd -64", 2, ("--n-embd", "-64")),
+    ("{names} --model mlp --n-embd 100000000000", 2, ("100000000000", "1,000,000")),
+    ("{names} --n-head 0", 2, ("--n-head",)),
+    ("{names} --eval-interval 0", 2, ("--eval-interval",)),
+    ("{names} --log-interval -1", 2, ("--log-interval",)),
+    ("{names} --learning-rate 0", 2, ("--learning-rate", "above 0")),
+    ("{names} --learning-rate nan", 2, ("--learning-rate", "nan")),
+    ("{names} --learning-rate inf", 2, ("--learning-rate", "inf")),
+    ("{names} --learning-rate -1e-3", 2, ("--learning-rate", "-0.001")),
     ("{names} --dropout nan", 2, ("--dropout", "nan")),
     ("{names} --dropout 1", 2, ("--dropout", "below 1")),
     ("{names} --attention-dropout 1.5", 2, ("--attention-dropout",)),
     ("{names} --beta2 1", 2, ("--beta2",)),
-    ("{names} --clip nan", 2, ("--clip", "nan")),
-    ("{names} --clip -1", 2, ("--clip", "-1")),
+    ("{names} --grad-clip nan", 2, ("--grad-clip", "nan")),
+    ("{names} --grad-clip -1", 2, ("--grad-clip", "-1")),
     ("{names} --weight-decay nan", 2, ("--weight-decay", "nan")),
-    ("{names} --warmup -1", 2, ("--warmup", "-1")),
+    ("{names} --warmup-steps -1", 2, ("--warmup-steps", "-1")),
     ("{names} --threads -1", 2, ("--threads", "-1")),
     ("{names} --seed -1", 2, ("--seed", "-1")),
     ("{names} --split-seed 99999999999999999999", 2, ("--split-seed",)),
     ("{names} --weight-decay inf", 2, ("--weight-decay",)),
-    ("{names} --clip inf", 2, ("--clip",)),
+    ("{names} --grad-clip inf", 2, ("--grad-clip",)),
     ("{names} --threads 99999999999", 2, ("--threads",)),
-    ("{names} --model transformer --attention manual --batch 99999999999999999999", 2, ("--batch",)),
+    ("{names} --model transformer --attention manual --batch-size 9999999999999999999", 2, ("--batch-size",)),
     # shares
     ("{names} --split nonsense", 2, ("'nonsense'", "80/10/10", "makemore")),
     ("{names} --split 80/10/5", 2, ("80/10/5", "add up to 100")),
@@ -146,8 +146,8 @@ REFUSED = [
     ("score {here} anna", 2, ("without config.json",)),
     ("compare {here}", 2, ("without config.json",)),
     ("train --resume {here}", 2, ("without config.json",)),
-    ("train --resume nowhere --steps 9", 2, ("no such folder",)),
-    ("train --resume {here}/run --steps 59", 2, ("59", "60 or more")),
+    ("train --resume nowhere --max-steps 9", 2, ("no such folder",)),
+    ("train --resume {here}/run --max-steps 59", 2, ("59", "60 or more")),
     # damaged ones
     *(
         (f"{words} {{here}}/{run}{more}", 2, (run, told))
@@ -248,19 +248,41 @@ def test_a_folder_without_write_permission_is_told(
 def test_training_that_goes_astray_stops_with_a_reason(
     names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    astray = ("--lr", 1e38, "--warmup", 0, "--clip", 0, "--schedule", "constant", "--device", "cpu")
-    words = ("train", names_file, "--model", "mlp", "--steps", 40, *astray, "--out", tmp_path / "run")
+    astray = (
+        "--learning-rate",
+        1e38,
+        "--warmup-steps",
+        0,
+        "--grad-clip",
+        0,
+        "--lr-schedule",
+        "constant",
+        "--device",
+        "cpu",
+    )
+    words = ("train", names_file, "--model", "mlp", "--max-steps", 40, *astray, "--out", tmp_path / "run")
     message = refusal(call(*words), 1, after_progress=True)
     assert "wanted: finite" in message
-    assert "--lr" in message
+    assert "--learning-rate" in message
 
 
 @pytest.mark.parametrize("split", ["80/10/10", "90/0/10"])
 def test_weights_that_go_astray_in_the_last_step_are_told(
     split: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    astray = ("--lr", 1e38, "--warmup", 0, "--clip", 0, "--schedule", "constant", "--device", "cpu")
-    words = ("train", names_file, "--model", "mlp", "--steps", 1, *astray, "--split", split)
+    astray = (
+        "--learning-rate",
+        1e38,
+        "--warmup-steps",
+        0,
+        "--grad-clip",
+        0,
+        "--lr-schedule",
+        "constant",
+        "--device",
+        "cpu",
+    )
+    words = ("train", names_file, "--model", "mlp", "--max-steps", 1, *astray, "--split", split)
     refusal(call(*words, "--out", tmp_path / "run"), 1, after_progress=True)
 
 
@@ -270,10 +292,21 @@ def test_weights_that_go_astray_in_the_last_step_are_told(
 def test_a_batch_that_no_memory_holds_is_told(
     model: str, attention: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    words = ("train", names_file, "--model", model, "--attention", attention, "--device", "cpu", "--steps", 1)
-    message = refusal(call(*words, "--batch", 10**12, "--out", tmp_path / "run"), 1, after_progress=True)
+    words = (
+        "train",
+        names_file,
+        "--model",
+        model,
+        "--attention",
+        attention,
+        "--device",
+        "cpu",
+        "--max-steps",
+        1,
+    )
+    message = refusal(call(*words, "--batch-size", 10**12, "--out", tmp_path / "run"), 1, after_progress=True)
     assert re.search(r"about [\d,]+ GiB needed, [\d,.]+ GiB free", message)
-    assert re.search(r"--batch \d+, which was tried and fits", message)
+    assert re.search(r"--batch-size \d+, which was tried and fits", message)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a script in the place of the compiler")
@@ -284,7 +317,7 @@ def test_a_compiler_that_does_not_work_is_told(
     compiler.write_text("#!/bin/sh\nexit 1\n")
     compiler.chmod(0o755)
     words = shlex.split(
-        "train --speedups compile --steps 1 --batch 4 --channels 8 --layers 1 --heads 1 --device cpu"
+        "train --speedups compile --max-steps 1 --batch-size 4 --n-embd 8 --n-layer 1 --n-head 1 --device cpu"
     )
     done = process(*words, "--out", tmp_path / "run", CXX=str(compiler), FLASHMORE_CACHE=str(tmp_path))
     assert "PyTorch's compiler" in refusal(done, 1)

@@ -17,7 +17,8 @@ from flashmore.measuring.result import read_record
 
 Call = Callable[..., CompletedProcess[str]]
 TINY = (
-    "bench", "attention", "--lengths", 16, 32, "--batch", 2, "--heads", 2, "--head-dim", 8, "--device", "cpu",
+    "bench", "attention", "--lengths", 16, 32, "--batch-size", 2, "--n-head", 2, "--head-dim", 8,
+    "--device", "cpu",
 )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_json_is_the_record_and_nothing_else(process: Call, tmp_path: Path) -> N
 
 def test_what_exceeds_the_memory_is_named_and_the_rest_is_shown(call: Call) -> None:
     done = call(
-        "bench", "attention", "--lengths", 16, 64, "--batch", 8, "--heads", 4, "--head-dim", 4,
+        "bench", "attention", "--lengths", 16, 64, "--batch-size", 8, "--n-head", 4, "--head-dim", 4,
         "--device", "cpu", "--memory", 0.001,
     )  # fmt: skip
     assert done.returncode == 0
@@ -101,8 +102,8 @@ def test_more_memory_than_there_is_is_no_crash(call: Call) -> None:
     "wrong",
     [
         ("--lengths", 16, 0),
-        ("--batch", -3),
-        ("--heads", 10**9),
+        ("--batch-size", -3),
+        ("--n-head", 10**9),
         ("--head-dim", 0),
         ("--seconds", 0),
         ("--memory", 0),

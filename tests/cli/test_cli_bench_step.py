@@ -23,7 +23,7 @@ OPTION = re.compile(r"--[a-z][a-z.-]*")
 @pytest.fixture
 def small(names_file: Path) -> tuple[object, ...]:
     """The words of a comparison that takes a second or two."""
-    sizes = ("--layers", 1, "--heads", 2, "--channels", 16, "--batch", 8, "--device", "cpu")
+    sizes = ("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--batch-size", 8, "--device", "cpu")
     return ("bench", "step", names_file, *sizes, "--blocks", 2)
 
 
@@ -72,13 +72,13 @@ def test_json_is_the_record_and_nothing_else_and_out_is_the_same(
 def test_every_context_has_its_table_and_a_smaller_batch_is_said(
     call: Call, small: tuple[object, ...]
 ) -> None:
-    words = [word for word in small if word not in ("--batch", 8)]
-    done = call(*words, "--context", 8, 160)
+    words = [word for word in small if word not in ("--batch-size", 8)]
+    done = call(*words, "--block-size", 8, 160)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("One training step: ") == 2
     assert "context 160, batch 1," in done.stdout
     assert "note: batch 1, not 32, at context 160" in done.stderr
-    kept = call(*small, "--context", 160)
+    kept = call(*small, "--block-size", 160)
     assert "context 160, batch 8," in kept.stdout
     assert "note" not in kept.stderr
 
@@ -99,12 +99,12 @@ def test_a_stand_in_for_flash_is_said(call: Call, small: tuple[object, ...]) -> 
         ("--attention flash", "attention backends to compare"),
         ("--model gru", "a model with attention"),
         ("--variants cudnn", "at least one variant that can be timed"),
-        ("--batch 100000000000", "at least one variant that can be timed"),
-        ("--context 0", "--context"),
-        ("--context 100000000", "--context"),
+        ("--batch-size 100000000000", "at least one variant that can be timed"),
+        ("--block-size 0", "--block-size"),
+        ("--block-size 100000000", "--block-size"),
         ("--blocks 0", "--blocks"),
-        ("--lr 1e38", "a training to hold backends against"),
-        ("--heads 3", "heads that divide the channels"),
+        ("--learning-rate 1e38", "a training to hold backends against"),
+        ("--n-head 3", "heads that divide the channels"),
         ("--variants", "--variants to compare"),
     ],
 )
@@ -114,7 +114,7 @@ def test_what_cannot_be_measured_is_refused_in_three_parts(
     assert wanted in refusal(call(*small, *words.split()), 2, after_progress=True)
 
 
-@pytest.mark.parametrize("words", [("--variants", "flush"), ("--context", "long"), ("--dtype", "int8")])
+@pytest.mark.parametrize("words", [("--variants", "flush"), ("--block-size", "long"), ("--dtype", "int8")])
 def test_a_wrong_word_is_told_by_the_parser(
     words: tuple[str, str], small: tuple[object, ...], call: Call
 ) -> None:
@@ -128,11 +128,12 @@ def test_the_options_are_flat_and_the_defaults_those_of_makemore(call: Call) -> 
     done = call("bench", "step", "--help")
     told = set(OPTION.findall(done.stdout))
     wanted = (
-        "variants context blocks out json model batch dtype device threads dropout seed layers heads channels"
+        "variants block-size blocks out json model batch-size dtype device threads dropout seed n-layer "
+        "n-head n-embd"
     )
     assert {f"--{name}" for name in wanted.split()} <= told
     assert not [name for name in told if "." in name]
-    assert "Highest learning rate. (default: 0.0005)" in done.stdout
+    assert "Peak learning rate. (default: 0.0005)" in done.stdout
 
 
 def test_bench_tells_what_it_can_measure(call: Call, refusal: Callable[..., str]) -> None:
@@ -150,7 +151,7 @@ def test_help_needs_no_torch() -> None:
 def test_ctrl_c_keeps_what_was_measured_and_says_that_it_is_incomplete(
     names_file: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    sizes = ("--layers", "1", "--heads", "2", "--channels", "16", "--batch", "8", "--device", "cpu")
+    sizes = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--batch-size", "8", "--device", "cpu")
     out = tmp_path / "record.json"
     words = ["bench", "step", str(names_file), *sizes, "--blocks", "1000", "--json", "--out", str(out)]
     command = [sys.executable, "-m", "flashmore", *words]

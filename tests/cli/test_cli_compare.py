@@ -30,7 +30,7 @@ def make(recipe: Recipe, tmp_path: Path) -> Make:
         if items is not None:
             changes["file"] = tmp_path / f"{name}.txt"
             changes["file"].write_text("\n".join(items), encoding="utf-8")
-        train(replace(recipe, model="bigram", steps=4, eval_every=4, **changes), tmp_path / name)
+        train(replace(recipe, model="bigram", max_steps=4, eval_interval=4, **changes), tmp_path / name)
         return tmp_path / name
 
     return run
@@ -50,7 +50,7 @@ def size_of(picture: Path) -> tuple[int, int]:
 def test_models_are_trained_and_laid_side_by_side(
     process: Call, names_file: Path, plain: Callable[[str], bool], tmp_path: Path
 ) -> None:
-    words = ("--models", "bigram", "mlp", "--file", names_file, "--steps", 20, "--out", tmp_path / "out")
+    words = ("--models", "bigram", "mlp", "--file", names_file, "--max-steps", 20, "--out", tmp_path / "out")
     done = process("compare", *words, "--count", 3, "--picture", tmp_path / "new" / "names.png")
     assert done.returncode == 0, done.stderr
     assert min(size_of(tmp_path / "new" / "names.png")) > 300
@@ -97,7 +97,7 @@ def test_a_run_that_was_moved_is_named_where_it_is(trained: Path, document: Docu
 def test_an_unfinished_run_is_refused_before_anything_is_trained(
     trained: Path, unfinished: Path, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    words = ("--models", "bigram", "--file", names_file, "--steps", 4, "--out", tmp_path / "out")
+    words = ("--models", "bigram", "--file", names_file, "--max-steps", 4, "--out", tmp_path / "out")
     message = refusal(call("compare", trained, unfinished, *words), 2)
     assert f"flashmore train --resume {unfinished}" in message
     assert not (tmp_path / "out").exists()
@@ -125,7 +125,7 @@ def test_different_test_names_are_told(trained: Path, make: Make, call: Call) ->
 def test_any_names_can_be_drawn_without_a_warning(
     items: list[str], boxes: bool, trained: Path, make: Make, call: Call, tmp_path: Path
 ) -> None:
-    odd = make("odd", items, split="100/0/0", lr=1.0, warmup=0)
+    odd = make("odd", items, split="100/0/0", learning_rate=1.0, warmup_steps=0)
     picture = tmp_path / "names.png"
     plain_width, _ = size_of_comparison(call, trained, trained, picture=picture)
     done = call("compare", trained, odd, "--picture", picture, "--count", 6)
@@ -202,7 +202,7 @@ def test_another_kind_of_picture_is_refused_before_anything_is_done(
         ("{names}", "a file"),
         ("{run} --count 0", "--count"),
         ("{run} --seed -1", "--seed"),
-        ("--models bigram --steps 0 --file {names}", "--steps"),
+        ("--models bigram --max-steps 0 --file {names}", "--max-steps"),
         ("--models bigram --file nowhere.txt", "nowhere.txt"),
         ("--models bigram --count 0 --file {names}", "--count"),
     ],

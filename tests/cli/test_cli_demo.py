@@ -13,7 +13,8 @@ from flashmore.cli import bench_step, demo
 from flashmore.cli.parse import parse
 from flashmore.cli.train import Train
 from flashmore.runs import Run
-from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+from flashmore.specs import Model
+from flashmore.training.recipe import Preset, Recipe, recipe_for
 
 Call = Callable[..., CompletedProcess[str]]
 
@@ -47,7 +48,7 @@ def test_the_story_is_told_and_its_next_steps_work(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def shorter(model: Model = "transformer", preset: Preset = "names") -> Recipe:
-        return replace(recipe_for(model, preset), steps=8, layers=1, channels=16, batch=4)
+        return replace(recipe_for(model, preset), max_steps=8, n_layer=1, n_embd=16, batch_size=4)
 
     monkeypatch.setattr(bench_step, "BLOCKS", 2)
     monkeypatch.setattr(demo, "recipe_for", shorter)

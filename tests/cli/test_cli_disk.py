@@ -55,7 +55,7 @@ def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_no_part_of_itself(
     recipe: Recipe, process: Call, refusal: Callable[..., str], small_disk: Path
 ) -> None:
     words = ("train", recipe.file, "--model", "transformer", "--attention", "manual", "--device", "cpu")
-    done = process(*words, "--steps", 6, "--eval-every", 3, "--out", small_disk / "run")
+    done = process(*words, "--max-steps", 6, "--eval-interval", 3, "--out", small_disk / "run")
     assert "No space left" in refusal(done, 1, after_progress=True)
     assert done.stdout == ""
     assert not [path for path in small_disk.rglob("*") if path.suffix == ".tmp"]
@@ -71,21 +71,21 @@ def test_a_disk_that_fills_up_costs_neither_checkpoint_nor_log_and_room_lets_it_
     tmp_path: Path,
 ) -> None:
     run = small_disk / "run"
-    recipe = replace(recipe, model="bigram", steps=10, eval_every=5, log_every=1)
+    recipe = replace(recipe, model="bigram", max_steps=10, eval_interval=5, log_interval=1)
     train(recipe, run)
     before = {name: data for name, data in contents(run).items() if not name.startswith("events.")}
     fill(small_disk)
     # Metrics may still fit into the last block of their file; a checkpoint of new files never does.
-    message = refusal(call("train", "--resume", run, "--steps", 200), 1, after_progress=True)
+    message = refusal(call("train", "--resume", run, "--max-steps", 200), 1, after_progress=True)
     assert "free space" in message
     for name, data in before.items():
         assert (run / name).read_bytes().startswith(data)
     assert all(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
 
     (small_disk / "filler").unlink()
-    document("train", "--resume", run, "--steps", 200)
+    document("train", "--resume", run, "--max-steps", 200)
     train(recipe, tmp_path / "whole")
-    document("train", "--resume", tmp_path / "whole", "--steps", 200)
+    document("train", "--resume", tmp_path / "whole", "--max-steps", 200)
     first, second = (load_file(home / "last.safetensors") for home in (run, tmp_path / "whole"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from flashmore.backends.call import AttentionCall
-from flashmore.backends.names import BACKENDS
 from flashmore.cli.explain import main
 from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RecipeError, RunError
 from flashmore.models.config import ModelConfig
+from flashmore.rules.call import AttentionCall
 from flashmore.runs import Checkpoint, Run, Settings, State
+from flashmore.specs import backends
 from flashmore.training.recipe import Recipe
 
 MAKEMORE = AttentionCall((32, 4, 16, 16), (32, 4, 16, 16), (32, 4, 16, 16))
@@ -36,10 +36,10 @@ def explained(words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     [
         ("", {}),
         (
-            "--batch 2 --heads 6 --length 5 --head-dim 7",
+            "--batch-size 2 --n-head 6 --length 5 --head-dim 7",
             dict.fromkeys(("query", "key", "value"), (2, 6, 5, 7)),
         ),
-        ("--kv-heads 2 --gqa", {"key": (32, 2, 16, 16), "value": (32, 2, 16, 16), "gqa": True}),
+        ("--n-kv-head 2 --gqa", {"key": (32, 2, 16, 16), "value": (32, 2, 16, 16), "gqa": True}),
         ("--source-length 9 --value-dim 3", {"key": (32, 4, 9, 16), "value": (32, 4, 9, 3)}),
         ("--dims 2", dict.fromkeys(("query", "key", "value"), (16, 16))),
         ("--dims 3", dict.fromkeys(("query", "key", "value"), (4, 16, 16))),
@@ -69,13 +69,13 @@ def test_options_become_the_call(
 
 def test_the_document_tells_backends_default_and_line(capsys: pytest.CaptureFixture[str]) -> None:
     document = explained("--dropout 0.1 --causal", capsys)
-    backends = {backend["name"]: backend for backend in document["backends"]}
-    assert list(backends) == list(BACKENDS)
-    assert backends["math"] | {"about": ""} == {
+    told = {backend["name"]: backend for backend in document["backends"]}
+    assert list(told) == list(backends())
+    assert told["math"] | {"about": ""} == {
         "name": "math", "usable": True, "reasons": [], "cautions": [], "about": "",
     }  # fmt: skip
-    assert not backends["flash"]["usable"]
-    assert "dropout_p = 0.1" in backends["flash"]["reasons"][0]
+    assert not told["flash"]["usable"]
+    assert "dropout_p = 0.1" in told["flash"]["reasons"][0]
     assert document["default"] == "math"
     assert document["device_present"] is True
     assert "with sdpa_kernel([SDPBackend.MATH]):" in document["line"]
@@ -84,7 +84,7 @@ def test_the_document_tells_backends_default_and_line(capsys: pytest.CaptureFixt
 def test_people_read_names_reasons_and_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", "cpu", "--causal"]) == 0
     printed = capsys.readouterr().out
-    assert all(backend in printed for backend in BACKENDS)
+    assert all(backend in printed for backend in backends())
     assert "PyTorch's own choice: flash (a CPU kernel of that name" in printed
     assert "PyTorch has no CPU kernel of this name (use flash" in printed
     assert printed.endswith(
@@ -107,8 +107,8 @@ def test_a_device_that_is_not_here_is_answered_by_the_rules(capsys: pytest.Captu
 
 def make_run(path: Path, model: str, **recipe: Any) -> Path:
     vocabulary = Vocabulary.from_items(["abc"])
-    config = ModelConfig(model, vocabulary.size, context=9, heads=2, channels=24, attention_dropout=0.5)
-    made = Recipe(model=model, attention_dropout=0.5, **recipe)  # type: ignore[arg-type]
+    config = ModelConfig(model, vocabulary.size, block_size=9, n_head=2, n_embd=24, attention_dropout=0.5)
+    made = Recipe(model=model, attention_dropout=0.5, **recipe)
     split = Split(("abcabcab",), (), (), None)
     settings = Settings(made.to_json(), made.to_json(), config, vocabulary, split, None, {})
     with Run.create(path, settings) as run:
@@ -117,7 +117,7 @@ def make_run(path: Path, model: str, **recipe: Any) -> Path:
 
 
 def test_a_run_gives_its_shape_dtype_and_dropout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make_run(tmp_path / "run", "transformer", batch=8, dtype="bfloat16", device="cpu")
+    run = make_run(tmp_path / "run", "transformer", batch_size=8, dtype="bfloat16", device="cpu")
     assert main(["--run", str(run), "--json"]) == 0
     call = json.loads(capsys.readouterr().out)["call"]
     assert (call["query"], call["dtype"], call["device"]) == ([8, 2, 9, 12], "bfloat16", "cpu")
@@ -144,13 +144,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "--batch 0",
+        "--batch-size 0",
         "--length -3",
         "--head-dim 0",
         "--dropout 1.5",
         "--dropout nan",
-        "--kv-heads 3",
-        "--kv-heads 3 --gqa",
+        "--n-kv-head 3",
+        "--n-kv-head 3 --gqa",
         "--dims 2 --gqa",
         "--mask bool --mask-dims 5",
         "--mask bool --mask-dims 4 --dims 3",

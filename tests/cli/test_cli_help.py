@@ -38,12 +38,12 @@ def test_the_help_names_every_command(call: Call) -> None:
 @pytest.mark.parametrize(
     ("verb", "options"),
     {
-        "train": "model attention preset split steps batch lr seed device dtype log-every out json resume "
-        "encoding split-seed layers heads channels dropout attention-dropout schedule warmup beta1 beta2 "
-        "weight-decay clip threads eval-every",
+        "train": "model attention preset split max-steps batch-size learning-rate seed device dtype out json "
+        "resume log-interval encoding split-seed n-layer n-head n-embd dropout attention-dropout lr-schedule "
+        "warmup-steps beta1 beta2 weight-decay grad-clip threads eval-interval",
         "generate": "count prefix temperature top-k top-p seed new-only repeats json",
         "score": "json",
-        "compare": "models file steps out count seed picture json",
+        "compare": "models file max-steps out count seed picture json",
         "demo": "out picture",
         "upgrade": "prove example run gain write force even-if-slower diff seconds json",
     }.items(),
@@ -56,7 +56,7 @@ def test_options_have_flat_names_that_the_help_tells(verb: str, options: str, ca
 
 def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
     told = set(OPTION.findall(call("train", "--resume", "runs/mlp", "--help").stdout))
-    assert told == {"--resume", "--steps", "--json", "--help"}
+    assert told == {"--resume", "--max-steps", "--json", "--help"}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
     [("", "0.006"), ("--model bigram", "0.05"), ("--preset makemore", "0.0005"), ("--model=bigram", "0.05")],
 )
 def test_the_help_tells_the_defaults_that_hold(words: str, lr: str, call: Call) -> None:
-    assert f"Highest learning rate. (default: {lr})" in call("train", *words.split(), "--help").stdout
+    assert f"Peak learning rate. (default: {lr})" in call("train", *words.split(), "--help").stdout
 
 
 def test_no_command_is_wrong_use_and_shows_the_help(call: Call) -> None:

@@ -34,8 +34,8 @@ class Ended(NamedTuple):
 @pytest.fixture(scope="module")
 def command(names_file: Path) -> list[str]:
     """Long enough to be interrupted, with dropout, whose random numbers must go on too."""
-    sizes = ("--model", "mlp", "--channels", 16, "--dropout", 0.1, "--device", "cpu")
-    pace = ("--steps", STEPS, "--eval-every", 400, "--log-every", 1)
+    sizes = ("--model", "mlp", "--n-embd", 16, "--dropout", 0.1, "--device", "cpu")
+    pace = ("--max-steps", STEPS, "--eval-interval", 400, "--log-interval", 1)
     words = ("train", names_file, *sizes, *pace, "--json", "--out")
     return [sys.executable, "-m", "flashmore", *map(str, words)]
 

@@ -33,7 +33,7 @@ def test_the_log_probability_is_that_of_every_character_and_stop(
     quick: tuple[object, ...], call: Call, document: Document, tmp_path: Path
 ) -> None:
     """The Bigram is a table of logits, so that a name can be looked up by hand."""
-    assert call(*quick, "--lr", 1, "--warmup", 0, "--out", tmp_path / "run").returncode == 0
+    assert call(*quick, "--learning-rate", 1, "--warmup-steps", 0, "--out", tmp_path / "run").returncode == 0
     run = Run.open(tmp_path / "run")
     (table,) = run.load_weights().values()
     rows = table.double().log_softmax(-1)

@@ -16,7 +16,18 @@ from flashmore.runs import Run
 
 pty = pytest.importorskip("pty", reason="needs the terminals and signals of Unix")
 
-LONG = ("--model", "mlp", "--channels", "16", "--steps", "1000000", "--log-every", "1", "--device", "cpu")
+LONG = (
+    "--model",
+    "mlp",
+    "--n-embd",
+    "16",
+    "--max-steps",
+    "1000000",
+    "--log-interval",
+    "1",
+    "--device",
+    "cpu",
+)
 
 
 @pytest.fixture
@@ -132,8 +143,8 @@ def test_what_ignores_the_end_of_its_terminal_goes_on(
 COMMANDS = {
     "train": ("train", "{names}", *LONG, "--out", "{folder}/run"),
     "generate": ("generate", "{trained}", "--count", "100000", "--repeats"),
-    "bench step": ("bench", "step", "--context", "8"),
-    "choose": ("choose", "--length", "512", "--batch", "32"),
+    "bench step": ("bench", "step", "--block-size", "8"),
+    "choose": ("choose", "--length", "512", "--batch-size", "32"),
 }
 
 

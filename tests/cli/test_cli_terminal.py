@@ -146,7 +146,18 @@ def run(process: Process, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text("\n".join(names), encoding="utf-8")
     run = folder / f"run{EVIL}{LINE.replace('/', '')}"
     done = process(
-        "train", file, "--model", "bigram", "--steps", 30, "--device", "cpu", "--batch", 8, "--out", run
+        "train",
+        file,
+        "--model",
+        "bigram",
+        "--max-steps",
+        30,
+        "--device",
+        "cpu",
+        "--batch-size",
+        8,
+        "--out",
+        run,
     )
     check(done, 0)
     assert "\\x1b]0;owned" in done.stdout
@@ -190,7 +201,7 @@ def test_a_terminal_shows_hostile_names_escaped_and_in_their_style(
         (f"--no-such-option{EVIL}",),
         (f"{EVIL}{LINE}",),
         (f"--device={EVIL}{LINE}",),
-        (f"--steps={EVIL}", "--help"),
+        (f"--max-steps={EVIL}", "--help"),
     ],
     ids=["option", "word", "value", "help"],
 )
@@ -226,7 +237,7 @@ def test_messages_about_paths_escape_them(process: Process, run: Path, tmp_path:
 
 def test_a_report_names_hostile_files_escaped(process: Process, tmp_path: Path) -> None:
     record = tmp_path / f"record{EVIL}.json"
-    done = process("choose", "--device", "cpu", "--batch", 1, "--length", 4, "--out", record)
+    done = process("choose", "--device", "cpu", "--batch-size", 1, "--length", 4, "--out", record)
     check(done, 0)
     page = tmp_path / f"page{EVIL}{LINE.replace('/', '')}.html"
     done = process("report", record, "--out", page)

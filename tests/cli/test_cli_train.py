@@ -30,7 +30,7 @@ RESULT = {
     "val_loss": float,
     "test_loss": float,
 }
-TRANSFORMER = ("--layers", 1, "--heads", 2, "--channels", 16, "--attention", "manual", "--device", "cpu")
+TRANSFORMER = ("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--attention", "manual", "--device", "cpu")
 
 
 def types_of(document: dict[str, Any]) -> dict[str, type]:
@@ -50,7 +50,7 @@ class Trained(NamedTuple):
 def by_process(process: Call, names_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A Transformer, trained by a process of its own with --json."""
     run = tmp_path_factory.mktemp("train") / "run"
-    words = ("train", names_file, *TRANSFORMER, "--steps", 25, "--log-every", 5, "--eval-every", 10)
+    words = ("train", names_file, *TRANSFORMER, "--max-steps", 25, "--log-interval", 5, "--eval-interval", 10)
     return Trained(process(*words, "--out", run, "--json"), run)
 
 
@@ -126,25 +126,34 @@ def test_the_table_holds_the_figures_and_says_how_to_go_on(
         ("--model gru --model bigram", recipe_for("bigram")),
         ("--preset makemore --model mlp", recipe_for("mlp", "makemore")),
         ("--preset=makemore --model bigram", recipe_for("bigram", "makemore")),
-        ("--preset makemore --lr 0.1 --model mlp", replace(recipe_for("mlp", "makemore"), lr=0.1)),
-        ("--batch 8 --model mlp --preset makemore", replace(recipe_for("mlp", "makemore"), batch=8)),
+        (
+            "--preset makemore --learning-rate 0.1 --model mlp",
+            replace(recipe_for("mlp", "makemore"), learning_rate=0.1),
+        ),
+        (
+            "--batch-size 8 --model mlp --preset makemore",
+            replace(recipe_for("mlp", "makemore"), batch_size=8),
+        ),
         ("--weight-decay 0.5 --model bigram", replace(recipe_for("bigram"), weight_decay=0.5)),
-        ("--model bow --log-every 1 --split 90/5/5", replace(recipe_for("bow"), log_every=1, split="90/5/5")),
+        (
+            "--model bow --log-interval 1 --split 90/5/5",
+            replace(recipe_for("bow"), log_interval=1, split="90/5/5"),
+        ),
     ],
 )
 def test_defaults_come_from_preset_and_model_and_options_win(
     words: str, expected: Recipe, names_file: Path, call: Call, tmp_path: Path
 ) -> None:
-    given = ("--steps", 2, "--device", "cpu", "--out", tmp_path / "run")
+    given = ("--max-steps", 2, "--device", "cpu", "--out", tmp_path / "run")
     assert call("train", names_file, *words.split(), *given).returncode == 0
     kept = recipe_of(Run.open(tmp_path / "run"))
     # What `auto` came to is kept with the run.
     settled = {name: getattr(kept, name) for name in ("speedups", "dtype")}
-    for name in ("optimizer", "schedule"):
+    for name in ("optimizer", "lr_schedule"):
         if getattr(expected, name) == "auto":
             settled[name] = getattr(kept, name)
     assert "auto" not in settled.values()
-    assert kept == replace(expected, file=names_file, steps=2, device="cpu", **settled)
+    assert kept == replace(expected, file=names_file, max_steps=2, device="cpu", **settled)
 
 
 def test_runs_are_numbered_where_none_is_named(
@@ -170,7 +179,15 @@ def test_a_second_run_in_the_same_folder_is_refused_and_nothing_is_lost(
 
 @pytest.mark.parametrize(
     "words",
-    ["--lr 1", "--lr=1", "--model mlp", "--preset makemore", "--out x", "names.txt", "--steps 70 --seed 1"],
+    [
+        "--learning-rate 1",
+        "--learning-rate=1",
+        "--model mlp",
+        "--preset makemore",
+        "--out x",
+        "names.txt",
+        "--max-steps 70 --seed 1",
+    ],
 )
 def test_resume_takes_no_option_but_steps_and_json(
     words: str,
@@ -181,8 +198,8 @@ def test_resume_takes_no_option_but_steps_and_json(
 ) -> None:
     before = contents(trained)
     message = refusal(call("train", "--resume", trained, *words.split()), 2)
-    assert words.removeprefix("--steps 70 ") in message
-    assert "[--steps N] [--json]" in message
+    assert words.removeprefix("--max-steps 70 ") in message
+    assert "[--max-steps N] [--json]" in message
     assert contents(trained) == before
 
 
@@ -190,8 +207,8 @@ def test_resume_goes_on_to_more_steps_and_never_to_fewer(
     trained: Path, call: Call, document: Document, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    assert "60 or more" in refusal(call("train", "--resume", run, "--steps", 59), 2)
-    result = document("train", f"--resume={run}", "--steps", 80)
+    assert "60 or more" in refusal(call("train", "--resume", run, "--max-steps", 59), 2)
+    result = document("train", f"--resume={run}", "--max-steps", 80)
     assert result["steps"] == 80
     assert types_of(result) == RESULT | {"attention": type(None)}
     again = document("train", "--resume", run)
@@ -223,7 +240,7 @@ def test_any_text_trains_and_gives_names_of_its_own_characters(
 ) -> None:
     (tmp_path / "items.txt").write_bytes(data)
     run = tmp_path / "run"
-    words = ("--model", "bigram", "--steps", 4, "--device", "cpu", "--out", run)
+    words = ("--model", "bigram", "--max-steps", 4, "--device", "cpu", "--out", run)
     assert call("train", tmp_path / "items.txt", *options.split(), *words).returncode == 0
 
     split = Run.open(run).split

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 PATTERN = "abcdefgh\n"
-SMALL = ("--mode", "text", "--context", 8, "--layers", 1, "--heads", 1, "--channels", 8, "--steps", 4)
+SMALL = ("--mode", "text", "--block-size", 8, "--n-layer", 1, "--n-head", 1, "--n-embd", 8, "--max-steps", 4)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_run_tells_its_losses(file: Path, tmp_path: Path, document: Callable[.
 def test_resume_changes_the_number_of_steps(file: Path, tmp_path: Path, document: Callable[..., Any]) -> None:
     path = tmp_path / "run"
     document("train", file, *SMALL, "--device", "cpu", "--attention", "sdpa", "--out", path)
-    assert document("train", "--resume", path, "--steps", 6)["steps"] == 6
+    assert document("train", "--resume", path, "--max-steps", 6)["steps"] == 6
 
 
 def test_generate_gives_text(
@@ -68,13 +68,13 @@ def test_generate_gives_text(
         (("generate", "RUN", "--new-only"), "a run on one long text"),
         (("score", "RUN", "abc"), "a run on one long text"),
         (("compare", "RUN"), "a run on one long text"),
-        (("train", "FILE", "--mode", "text", "--context", 1000), "900 in all"),
-        (("train", "FILE", "--mode", "text", "--vocabulary", 100), "whose characters are the vocabulary"),
+        (("train", "FILE", "--mode", "text", "--block-size", 1000), "900 in all"),
+        (("train", "FILE", "--mode", "text", "--vocab-size", 100), "whose characters are the vocabulary"),
         (("train", "FILE", "--mode", "text", "--encoding", "klingon"), "'klingon'"),
-        (("train", "FILE", "--context", 8), "--mode items"),
-        (("train", "FILE", "--mode", "text", "--context", 0), "0"),
+        (("train", "FILE", "--block-size", 8), "--mode items"),
+        (("train", "FILE", "--mode", "text", "--block-size", 0), "0"),
         (("train", "--preset", "shakespeare"), "no FILE"),
-        (("train", "--mode", "text", "--vocabulary", 50, "--context", 10**7), "context = 10000000"),
+        (("train", "--mode", "text", "--vocab-size", 50, "--block-size", 10**7), "block_size = 10000000"),
         (("train", "FILE", "--preset", "gpt2-124m"), "whose characters are the vocabulary"),
     ],
 )
@@ -103,10 +103,10 @@ def test_a_bin_file_trains_and_has_no_characters_to_generate(
 ) -> None:
     tokens = tmp_path / "tokens.bin"
     (np.arange(900, dtype="<u2") % 9).tofile(tokens)
-    words = ("train", tokens, *SMALL, "--vocabulary", 16, "--device", "cpu", "--attention", "sdpa")
+    words = ("train", tokens, *SMALL, "--vocab-size", 16, "--device", "cpu", "--attention", "sdpa")
     document(*words, "--out", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    assert config["model"]["vocabulary_size"] == 16
+    assert config["model"]["vocab_size"] == 16
     assert "characters it does not know" in refusal(call("generate", tmp_path / "run"), 2)
 
 
@@ -133,12 +133,12 @@ def test_a_working_directory_that_is_not_utf_8(
     (folder / "text.txt").write_bytes(file.read_bytes())
     (folder / "names.txt").write_text("anna\nben\ncleo\ndora\nemma\nfritz\n", encoding="utf-8")
     monkeypatch.chdir(folder)
-    words = ("--model", "bigram", "--device", "cpu", "--steps", 4, "--out", "run")
-    message = refusal(process("train", "text.txt", "--mode", "text", "--context", 8, *words), 2)
+    words = ("--model", "bigram", "--device", "cpu", "--max-steps", 4, "--out", "run")
+    message = refusal(process("train", "text.txt", "--mode", "text", "--block-size", 8, *words), 2)
     assert r"\udcff" in message
     assert not (folder / "run").exists()
     done = process("train", "names.txt", *words, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == "run"
-    done = process("train", "--resume", "run", "--steps", 6)
+    done = process("train", "--resume", "run", "--max-steps", 6)
     assert done.returncode == 0, done.stderr

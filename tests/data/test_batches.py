@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flashmore.data.batches import IGNORE, BatchOrder, encode_items, take
-from flashmore.data.vocabulary import STOP, Vocabulary
+from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import DataError, RecipeError
 
 ITEMS = st.lists(st.text(st.characters(), min_size=1, max_size=9), max_size=12)
@@ -25,8 +25,8 @@ def test_targets_are_the_ids_shifted_and_ignore_is_padding(items: list[str], roo
     for row, item in enumerate(items):
         characters = vocabulary.encode(item)
         padding = context - len(item) - 1
-        assert sequences.ids[row].tolist() == [STOP, *characters, *[0] * padding]
-        assert sequences.targets[row].tolist() == [*characters, STOP, *[IGNORE] * padding]
+        assert sequences.ids[row].tolist() == [EOS, *characters, *[0] * padding]
+        assert sequences.targets[row].tolist() == [*characters, EOS, *[IGNORE] * padding]
         assert sequences.lengths[row] == len(item) + 1
         assert vocabulary.decode(sequences.targets[row].tolist()) == item
 

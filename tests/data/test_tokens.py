@@ -191,7 +191,7 @@ def test_random_ids_repeat_and_stay_below_gpt2s_vocabulary(tmp_path: Path) -> No
 
 
 def test_a_text_takes_no_vocabulary_size(source: Path) -> None:
-    with pytest.raises(RecipeError, match="without --vocabulary"):
+    with pytest.raises(RecipeError, match="without --vocab-size"):
         read_long_text(source, "utf-8", "80/10/10", 16, 100)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.data.vocabulary import STOP, Vocabulary
+from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import DataError
 
 ITEMS = st.lists(
@@ -31,8 +31,8 @@ def test_combining_characters_are_characters() -> None:
 
 def test_decoding_stops_before_the_first_stop() -> None:
     vocabulary = Vocabulary.from_items(["abc"])
-    assert vocabulary.decode([1, 2, STOP, 3, -1, 99]) == "ab"
-    assert vocabulary.decode([STOP]) == ""
+    assert vocabulary.decode([1, 2, EOS, 3, -1, 99]) == "ab"
+    assert vocabulary.decode([EOS]) == ""
     assert vocabulary.decode(iter([3])) == "c"
 
 
@@ -66,8 +66,8 @@ def test_every_item_comes_back(items: list[str]) -> None:
     for item in items:
         ids = vocabulary.encode(item)
         assert len(ids) == len(item)
-        assert all(STOP < number < vocabulary.size for number in ids)
-        assert vocabulary.decode([*ids, STOP, *ids]) == item
+        assert all(EOS < number < vocabulary.size for number in ids)
+        assert vocabulary.decode([*ids, EOS, *ids]) == item
 
 
 @given(ITEMS)

@@ -127,9 +127,9 @@ def test_a_text_that_is_too_short_says_what_would_fit() -> None:
     with pytest.raises(DataError) as caught:
         cut_parts(100, "80/10/10", 16, "poem.txt")
     assert str(caught.value) == (
-        "wanted: at least 17 characters in each part of poem.txt, for --context 16\n"
+        "wanted: at least 17 characters in each part of poem.txt, for --block-size 16\n"
         " found: 100 in all: 10 for validation, 10 for test\n"
-        " valid: --context 9 or less, a longer text, or a --split with fewer parts such as 90/10/0"
+        " valid: --block-size 9 or less, a longer text, or a --split with fewer parts such as 90/10/0"
     )
     assert cut_parts(100, "80/10/10", 9, "poem.txt").test == (90, 100)
 

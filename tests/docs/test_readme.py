@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 BRANDS = """Acme Acorn Actis Adobe Agfa Aldi Alfa Amway Apple Arco Argos Asics Aston Atari Audi Avia Avis Avon
 Bayer Bosch Canon Casio Chanel Cisco Citroen Dacia Danone Dell Duracell Epson Ericsson Esso Fanta Fiat Fila
-Garmin Gucci Haribo Honda Ikea Intel Jaguar Kodak Lego Lexus Mazda Milka Nestle Nikon Nissan Nokia Oracle
+Garmin Gucci Haribo Honda Ikea Intel Jaguar Kodak Lego Lexus Mazda Milka Nestle Nikon Nissan Nokia Reference
 Pepsi Philips Puma Renault Rolex Samsung Seat Sharp Shell Siemens Skoda Sony Suzuki Tesla Toyota Visa Volvo
 Xerox Yamaha Zara"""
 
@@ -71,6 +71,6 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
 
 def test_the_tree_of_the_readme_is_the_tree() -> None:
     source = ROOT / "src" / "flashmore"
-    rooms = {path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith("_")}
-    assert rooms == set(re.findall(r"^  (\w+)/ ", README, re.MULTILINE))
+    packages = {path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert packages == set(re.findall(r"^  (\w+)/ ", README, re.MULTILINE))
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

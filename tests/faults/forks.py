@@ -135,9 +135,9 @@ def _import_everything() -> None:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         names = Path(folder, "names.txt")
         names.write_text("anna\nben\ncleo\ndora\n" * 20)
-        for run, words in (("items", ["--model", "mlp"]), ("text", ["--mode", "text", "--context", "4"])):
+        for run, words in (("items", ["--model", "mlp"]), ("text", ["--mode", "text", "--block-size", "4"])):
             out = str(Path(folder, run))
-            main(["train", str(names), *words, "--steps", "2", "--device", "cpu", "--out", out])
+            main(["train", str(names), *words, "--max-steps", "2", "--device", "cpu", "--out", out])
             main(["generate", out, "--json"])
         items, record = str(Path(folder, "items")), str(Path(folder, "record.json"))
         main(["score", items, "anna"])

@@ -19,9 +19,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and the k
 NAMES = "\n".join(
     first + second for first in ("an", "be", "cor", "dal") for second in ("na", "lo", "mi", "ra")
 )
-TRAIN = split("--device cpu --dropout 0.1 --batch 4 --steps 4 --eval-every 2 --log-every 1 --speedups none")
-ITEMS = split("names.txt --model mlp --channels 8")
-TEXT = split("names.txt --mode text --context 4 --model transformer --layers 1 --heads 1 --channels 8")
+TRAIN = split(
+    "--device cpu --dropout 0.1 --batch-size 4 --max-steps 4 --eval-interval 2 --log-interval 1 "
+    "--speedups none"
+)
+ITEMS = split("names.txt --model mlp --n-embd 8")
+TEXT = split("names.txt --mode text --block-size 4 --model transformer --n-layer 1 --n-head 1 --n-embd 8")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ class Trial:
         """What is done to a run: everything that reads it, then training that goes on with it."""
         generate = ["generate", "run", "--seed", "1", "--json"]
         compare = ["compare", "run", "--count", "2"]
-        resume = ["train", "--resume", "run", "--steps", "6"]
+        resume = ["train", "--resume", "run", "--max-steps", "6"]
         if name.startswith("requested: "):  # what the command that began a run compares itself with
             words = TEXT if self.kind == "text" else ITEMS
             data = str(self.material / words[0])

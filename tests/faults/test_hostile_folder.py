@@ -34,7 +34,7 @@ def run(*words: str, folder: Path, **options: Any) -> "subprocess.CompletedProce
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    words = split("train --model bigram --steps 2 --device cpu --speedups none --out run")
+    words = split("train --model bigram --max-steps 2 --device cpu --speedups none --out run")
     assert run(*words, folder=tmp_path).returncode == 0
     return tmp_path
 
@@ -68,7 +68,9 @@ def test_a_working_directory_that_was_removed_is_told(tmp_path: Path) -> None:
 def test_events_that_cannot_be_written_stop_no_training(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     (tmp_path / "names.txt").write_text("\n".join(first + second for first in "abcde" for second in "no"))
-    words = split("train names.txt --model bigram --steps 90 --log-every 1 --device cpu --speedups none")
+    words = split(
+        "train names.txt --model bigram --max-steps 90 --log-interval 1 --device cpu --speedups none"
+    )
     largest = 7500  # bytes: more than everything but the events
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
     done = run(*words, "--out", "run", folder=tmp_path, preexec_fn=limit)
@@ -82,7 +84,7 @@ def test_the_compilers_processes_import_nothing_from_the_working_directory(tmp_p
     for name in MODULES:
         (tmp_path / f"{name}.py").write_text(f"open('{name}.ran', 'w')\n")
     words = split(
-        "train --speedups compile --steps 2 --batch 4 --channels 8 --layers 1 --heads 1 --device cpu"
+        "train --speedups compile --max-steps 2 --batch-size 4 --n-embd 8 --n-layer 1 --n-head 1 --device cpu"
     )
     done = run(*words, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -18,8 +18,8 @@ NAMES = "\n".join(
     first + second for first in ("an", "be", "cor", "dal") for second in ("na", "lo", "mi", "ra")
 )
 TRAIN = split(
-    "train names.txt --out run --device cpu --dropout 0.1 --model mlp --channels 8 --batch 4 --log-every 1 "
-    "--speedups none"
+    "train names.txt --out run --device cpu --dropout 0.1 --model mlp --n-embd 8 --batch-size 4 "
+    "--log-interval 1 --speedups none"
 )
 
 
@@ -54,7 +54,7 @@ def require_same_end(forks: Forks, folder: Path, whole: Path, *words: str) -> No
 
 
 def kill_at_operations(forks: Forks, tmp_path: Path, every: int) -> int:
-    words = ("--steps", "4", "--eval-every", "2")
+    words = ("--max-steps", "4", "--eval-interval", "2")
     whole = folder_at(tmp_path / "whole")
     operations = train(forks, whole, *words).operations
     assert operations > 100
@@ -68,7 +68,7 @@ def kill_at_operations(forks: Forks, tmp_path: Path, every: int) -> int:
 
 
 def kill_at_random(forks: Forks, tmp_path: Path, times: int) -> None:
-    words = ("--steps", "60", "--eval-every", "7")
+    words = ("--max-steps", "60", "--eval-interval", "7")
     whole = folder_at(tmp_path / "whole")
     seconds = train(forks, whole, *words).cpu_s
     chance, killed = random.Random(1), 0

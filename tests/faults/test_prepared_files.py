@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from damage import NESTED, VALUES, leaves, put, text_of
-from flashmore.backends.names import BACKENDS
+from flashmore.specs import backends
 from forks import Forks, Job, Outcome
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and the kinds of files that Unix has")
 RECORDS = Path(__file__).parents[1] / "golden" / "records"
 KINDS_OF_RECORDS = ("attention", "choose", "step")
-CHOOSE = split("choose --batch 1 --heads 1 --length 4 --head-dim 4 --device cpu --json")
+CHOOSE = split("choose --batch-size 1 --n-head 1 --length 4 --head-dim 4 --device cpu --json")
 Prepare = Callable[[Path], object]
 
 
@@ -83,7 +83,7 @@ def check_all(
 def require_known_backend(outcome: Outcome, case: str) -> None:
     """What was chosen, if anything, is a backend."""
     if outcome.codes == (0,) and outcome.text.startswith("{"):
-        assert json.loads(outcome.text)["chosen"] in BACKENDS, case
+        assert json.loads(outcome.text)["chosen"] in backends(), case
 
 
 def check_records(forks: Forks, folder: Path, kind: str, every: int) -> None:

@@ -34,7 +34,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def make_bigram(make_run: Callable[..., Run]) -> Callable[..., Run]:
-    """Makes a run of a Bigram with given probabilities: a row for START, then one for each character."""
+    """Makes a run of a Bigram with given probabilities: a row for BOS, then one for each character."""
 
     def make(rows: list[list[float]], characters: str, context: int, split: Split = NO_ITEMS) -> Run:
         run = make_run("bigram", characters, context, split)

@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flashmore.generation.cache import CachedDecoder, Decoder, PlainDecoder, decoder_for
-from flashmore.models.config import MODEL_NAMES, ModelConfig
+from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.models.transformer import Transformer
+from flashmore.specs import models
 
 V, CONTEXT = 7, 9
 
 
 def model_named(name: str) -> nn.Module:
-    config = ModelConfig(name, V, CONTEXT, layers=2, heads=2, channels=8, dropout=0.3)
+    config = ModelConfig(name, V, CONTEXT, n_layer=2, n_head=2, n_embd=8, dropout=0.3)
     model = build(config, seed=3).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -23,14 +24,14 @@ def model_named(name: str) -> nn.Module:
     return model
 
 
-MODELS = {name: model_named(name) for name in MODEL_NAMES}
+MODELS = {name: model_named(name) for name in models()}
 
 
 def check(model: nn.Module, ids: Tensor, logits: Tensor) -> None:
     torch.testing.assert_close(logits, model(ids)[:, -1], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", tuple(models()))
 @settings(max_examples=25)
 @given(data=st.data())
 @torch.inference_mode()
@@ -63,7 +64,7 @@ def test_logits_are_those_of_the_whole_sequences_to_the_edge_of_the_context(
 
 
 def test_the_transformer_alone_is_cached() -> None:
-    kinds: dict[str, type[Decoder]] = {name: type(decoder_for(MODELS[name], 1)) for name in MODEL_NAMES}
+    kinds: dict[str, type[Decoder]] = {name: type(decoder_for(MODELS[name], 1)) for name in models()}
     assert {name for name, kind in kinds.items() if kind is CachedDecoder} == {"transformer"}
     assert {kind for name, kind in kinds.items() if name != "transformer"} == {PlainDecoder}
 

@@ -13,8 +13,9 @@ from flashmore.errors import RunError
 from flashmore.generation import draw as drawing
 from flashmore.generation.draw import Drawn, draw, next_probabilities, pick
 from flashmore.generation.options import GenerateOptions
-from flashmore.models.config import MODEL_NAMES, ModelConfig
+from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
+from flashmore.specs import models
 
 V, CONTEXT = 5, 6
 OPTIONS = [
@@ -26,7 +27,7 @@ OPTIONS = [
 
 def model_named(name: str, spread: float = 0.5) -> nn.Module:
     """In float64, so that batches of every size give the same logits but for the last bits."""
-    model = build(ModelConfig(name, V, CONTEXT, layers=2, heads=2, channels=8), seed=3).double().eval()
+    model = build(ModelConfig(name, V, CONTEXT, n_layer=2, n_head=2, n_embd=8), seed=3).double().eval()
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -34,7 +35,7 @@ def model_named(name: str, spread: float = 0.5) -> nn.Module:
     return model
 
 
-MODELS = {name: model_named(name) for name in MODEL_NAMES}
+MODELS = {name: model_named(name) for name in models()}
 
 
 def seeded(model: nn.Module, count: int, options: GenerateOptions, prefix: tuple[int, ...] = ()) -> Drawn:
@@ -84,7 +85,7 @@ def test_a_draw_is_what_it_would_be_alone(
         assert log_prob == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", tuple(models()))
 def test_more_draws_begin_with_the_same(name: str) -> None:
     few, many = (seeded(MODELS[name], count, GenerateOptions()) for count in (9, 300))
     assert torch.equal(few.ids, many.ids[:9])
@@ -105,7 +106,7 @@ def test_the_transformers_sequences_come_as_often_as_their_log_prob_says() -> No
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", tuple(models()))
 def test_a_gpu_draws_the_same(name: str) -> None:
     here = seeded(MODELS[name], 200, GenerateOptions())
     there = seeded(model_named(name).cuda(), 200, GenerateOptions())

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from flashmore.errors import RecipeError, RunError
-from flashmore.generation.load import largest_batch, load_model
+from flashmore.generation.load import load_model
+from flashmore.memory import largest_batch
 from flashmore.models.config import ModelConfig
 from flashmore.runs import Checkpoint, Run, State
 
@@ -69,11 +70,11 @@ def test_a_device_that_is_not_here_is_named(make_run: Callable[..., Run], device
 
 
 def test_batches_are_bounded() -> None:
-    config = ModelConfig("transformer", vocabulary_size=27, context=16, channels=64)
-    assert largest_batch(config) * 16 * 256 * 4 <= 64 * 2**20
-    assert largest_batch(config) > 1000
-    deep = ModelConfig("transformer", vocabulary_size=27, context=16, channels=64, layers=100)
-    assert largest_batch(deep) * 16 * (2 * 100 * 64) * 4 <= 64 * 2**20
-    assert largest_batch(ModelConfig("bigram", vocabulary_size=10**6, context=1001)) == 1
-    mlp = ModelConfig("mlp", vocabulary_size=27, context=500, channels=64)
-    assert largest_batch(mlp) * 500 * (500 * 64) * 4 <= 64 * 2**20
+    config = ModelConfig("transformer", vocab_size=27, block_size=16, n_embd=64)
+    assert largest_batch(config, config.block_size) * 16 * 256 * 4 <= 64 * 2**20
+    assert largest_batch(config, config.block_size) > 1000
+    deep = ModelConfig("transformer", vocab_size=27, block_size=16, n_embd=64, n_layer=100)
+    assert largest_batch(deep, deep.block_size) * 16 * (2 * 100 * 64) * 4 <= 64 * 2**20
+    assert largest_batch(ModelConfig("bigram", vocab_size=10**6, block_size=1001), 1001) == 1
+    mlp = ModelConfig("mlp", vocab_size=27, block_size=500, n_embd=64)
+    assert largest_batch(mlp, mlp.block_size) * 500 * (500 * 64) * 4 <= 64 * 2**20

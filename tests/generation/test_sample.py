@@ -9,14 +9,14 @@ import torch
 
 from flashmore.data.split import Split
 from flashmore.errors import DataError, RecipeError
-from flashmore.generation.load import largest_batch
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import generate
 from flashmore.generation.score import score
-from flashmore.models.registry import MODELS
+from flashmore.memory import largest_batch
 from flashmore.runs import Run
+from flashmore.specs import models
 
-ROWS = [[0.1, 0.6, 0.3], [0.3, 0.2, 0.5], [0.5, 0.35, 0.15]]  # START, a, b: to STOP, a, b
+ROWS = [[0.1, 0.6, 0.3], [0.3, 0.2, 0.5], [0.5, 0.35, 0.15]]  # BOS, a, b: to EOS, a, b
 
 
 def filtered(row: list[float], options: GenerateOptions) -> list[float]:
@@ -75,13 +75,13 @@ def test_names_come_as_often_as_their_probability_says(
     statistic = sum((counts[text] - mean) ** 2 / mean for text, mean in likely.items())
     degrees = len(likely)
     assert statistic < degrees + 4 * math.sqrt(2 * degrees) + 8  # beyond the 1 − 10⁻⁴ quantile of χ²
-    # Draws without STOP, or that gave the empty name, count too.
+    # Draws without EOS, or that gave the empty name, count too.
     assert generated.draws == pytest.approx(
         count / accepted, abs=5 * math.sqrt(count * (1 - accepted)) / accepted + 1
     )
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", tuple(models()))
 def test_log_probs_are_those_of_score(make_run: Callable[..., Run], model: str) -> None:
     run = make_run(model, "abcd", 9, dropout=0.5)
     options = GenerateOptions(count=30, seed=2, temperature=1.3, top_k=4, top_p=0.9, prefix="ab")
@@ -188,7 +188,7 @@ def test_unknown_characters_of_a_prefix_are_named(make_bigram: Callable[..., Run
 
 
 def test_more_names_than_a_batch_holds(make_run: Callable[..., Run]) -> None:
-    run = make_run("bow", "abcdefgh", 401, channels=1024)
-    assert largest_batch(run.model) == 10
+    run = make_run("bow", "abcdefgh", 401, n_embd=1024)
+    assert largest_batch(run.model, run.model.block_size) == 10
     generated = generate(run, GenerateOptions(count=20, seed=12, temperature=0.9))
     assert len({name.text for name in generated.names}) == 20

@@ -6,12 +6,13 @@ import pytest
 
 from flashmore.data.split import Split
 from flashmore.errors import DataError
-from flashmore.generation.load import largest_batch, load_model
+from flashmore.generation.load import load_model
 from flashmore.generation.score import log_probs, score
-from flashmore.models.registry import MODELS
+from flashmore.memory import largest_batch
 from flashmore.runs import Run
+from flashmore.specs import models
 
-ROWS = [[0.125, 0.5, 0.375], [0.25, 0.25, 0.5], [0.5, 0.125, 0.375]]  # START, a, b: to STOP, a, b
+ROWS = [[0.125, 0.5, 0.375], [0.25, 0.25, 0.5], [0.5, 0.125, 0.375]]  # BOS, a, b: to EOS, a, b
 
 
 def test_a_score_by_hand(make_bigram: Callable[..., Run]) -> None:
@@ -32,7 +33,7 @@ def test_a_score_by_hand(make_bigram: Callable[..., Run]) -> None:
         assert item.log_prob_per_char == pytest.approx(item.log_prob / (len(item.text) + 1), abs=1e-12)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", tuple(models()))
 def test_probabilities_of_all_strings_add_up_to_at_most_one(make_run: Callable[..., Run], model: str) -> None:
     context = 5
     run = make_run(model, "ab", context, dropout=0.5)
@@ -42,7 +43,7 @@ def test_probabilities_of_all_strings_add_up_to_at_most_one(make_run: Callable[.
     assert 0.5 < total <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", tuple(models()))
 def test_a_score_does_not_depend_on_its_neighbours(make_run: Callable[..., Run], model: str) -> None:
     run = make_run(model, "abc", 12)
     names = ["a", "abcabc", "cc", "bb", "cab", "b", "c" * 11, "aa", "ba"]
@@ -51,8 +52,8 @@ def test_a_score_does_not_depend_on_its_neighbours(make_run: Callable[..., Run],
 
 
 def test_more_names_than_a_batch_holds_are_scored(make_run: Callable[..., Run]) -> None:
-    run = make_run("wavenet", "abc", 1001, channels=1024, layers=1)
-    assert largest_batch(run.model) == 4
+    run = make_run("wavenet", "abc", 1001, n_embd=1024, n_layer=1)
+    assert largest_batch(run.model, run.model.block_size) == 4
     names = ["a", "abcabc", "cc", "bb", "cab", "b", "c" * 20, "aa", "ba"]
     together = [item.log_prob for item in score(run, names)]
     assert together == pytest.approx([score(run, [name])[0].log_prob for name in names], abs=1e-4)

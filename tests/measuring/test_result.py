@@ -53,7 +53,7 @@ def record() -> dict[str, Any]:
 
 def test_the_schema_is_a_schema_and_describes_itself() -> None:
     Draft202012Validator.check_schema(schema())
-    assert schema()["properties"]["version"]["const"] == 1
+    assert schema()["properties"]["version"]["const"] == 2
 
 
 def test_what_was_written_is_read_back(record: dict[str, Any], tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_a_record_that_was_cut_off_anywhere_is_refused(record: dict[str, Any], t
 
 
 def test_another_version_is_refused_with_its_number(record: dict[str, Any], tmp_path: Path) -> None:
-    write_record(record | {"version": 2}, tmp_path / "record.json")
-    with pytest.raises(RecordError, match="schema version 2"):
+    write_record(record | {"version": 3}, tmp_path / "record.json")
+    with pytest.raises(RecordError, match="schema version 3"):
         read_record(tmp_path / "record.json")
 
 

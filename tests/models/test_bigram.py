@@ -23,7 +23,7 @@ def sequences() -> tuple[Tensor, Tensor]:
 
 
 def bigram() -> Bigram:
-    return Bigram(ModelConfig(model="bigram", vocabulary_size=4, context=8))
+    return Bigram(ModelConfig(model="bigram", vocab_size=4, block_size=8))
 
 
 def test_log_counts_give_the_entropy_of_the_counts() -> None:

@@ -8,7 +8,7 @@ from flashmore.models.registry import build
 
 
 def test_every_position_averages_what_it_has_seen() -> None:
-    model = build(ModelConfig(model="bow", vocabulary_size=7, context=6, channels=5), seed=0).double()
+    model = build(ModelConfig(model="bow", vocab_size=7, block_size=6, n_embd=5), seed=0).double()
     w = model.state_dict()
     ids = torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(1))
     logits = model(ids)
@@ -24,7 +24,7 @@ def test_every_position_averages_what_it_has_seen() -> None:
 
 def test_dropout_acts_on_embeddings_average_and_mlp() -> None:
     """The same random numbers in the same order give the same logits only with the same three places."""
-    model = build(ModelConfig(model="bow", vocabulary_size=7, context=6, channels=5, dropout=0.5), seed=0)
+    model = build(ModelConfig(model="bow", vocab_size=7, block_size=6, n_embd=5, dropout=0.5), seed=0)
     w = model.state_dict()
     ids = torch.tensor([[0, 3, 6, 1, 2]])
     torch.manual_seed(4)

@@ -5,7 +5,7 @@ import torch
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build, count_parameters
 
-CONFIG = ModelConfig(model="mlp", vocabulary_size=7, context=5, channels=6)
+CONFIG = ModelConfig(model="mlp", vocab_size=7, block_size=5, n_embd=6)
 
 
 def test_every_position_is_a_window_of_embeddings_with_blanks_before_the_start() -> None:
@@ -23,12 +23,12 @@ def test_every_position_is_a_window_of_embeddings_with_blanks_before_the_start()
 
 
 def test_the_blank_is_no_character() -> None:
-    """START is id 0 and a blank is not: a window of START ids must differ from one of blanks."""
+    """BOS is id 0 and a blank is not: a window of BOS ids must differ from one of blanks."""
     model = build(CONFIG, seed=0)
     logits = model(torch.zeros(1, 5, dtype=torch.int64))
     assert not torch.allclose(logits[0, 0], logits[0, 4])
 
 
 def test_parameters_at_makemores_sizes() -> None:
-    model = build(ModelConfig(model="mlp", vocabulary_size=27, context=16), seed=0)
+    model = build(ModelConfig(model="mlp", vocab_size=27, block_size=16), seed=0)
     assert count_parameters(model) == 28 * 64 + (16 * 64 + 1) * 64 + (64 + 1) * 27

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flashmore.backends.contract import attention
-from flashmore.backends.names import BACKENDS
 from flashmore.errors import BackendUnavailable, RecipeError
-from flashmore.models.config import LARGEST_SIZE, MODEL_NAMES, ModelConfig
-from flashmore.models.registry import MODELS, build, count_parameters
+from flashmore.models.config import LARGEST_SIZE, ModelConfig
+from flashmore.models.registry import build, count_parameters
+from flashmore.specs import backends, models
 
-every_model = pytest.mark.parametrize("name", MODEL_NAMES)
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_model = pytest.mark.parametrize("name", tuple(models()))
+every_backend = pytest.mark.parametrize("backend", tuple(backends()))
 
-SMALL = {"vocabulary_size": 11, "context": 8, "layers": 2, "heads": 2, "channels": 16}
+SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
 
 
 def small(name: str, **changes: object) -> ModelConfig:
@@ -28,7 +28,7 @@ def small(name: str, **changes: object) -> ModelConfig:
 
 def some_ids(config: ModelConfig, batch: int, positions: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(config.vocabulary_size, (batch, positions), generator=generator)
+    return torch.randint(config.vocab_size, (batch, positions), generator=generator)
 
 
 def trained_looking(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -48,18 +48,14 @@ def skip_unless_it_runs(backend: str) -> None:
         pytest.skip(f"{backend}: {'; '.join(error.reasons)}")
 
 
-def test_the_names_are_the_keys_in_the_same_order() -> None:
-    assert tuple(MODELS) == MODEL_NAMES
-
-
 def test_an_unknown_model_is_refused_with_the_valid_names() -> None:
     with pytest.raises(RecipeError) as caught:
         small("tranformer")
     assert "tranformer" in caught.value.found
-    assert all(name in caught.value.valid for name in MODEL_NAMES)
+    assert all(name in caught.value.valid for name in models())
 
 
-@pytest.mark.parametrize("size", ["vocabulary_size", "context", "layers", "heads", "channels"])
+@pytest.mark.parametrize("size", ["vocab_size", "block_size", "n_layer", "n_head", "n_embd"])
 @pytest.mark.parametrize("value", [0, -3, LARGEST_SIZE + 1, 10**30])
 def test_a_size_out_of_range_is_refused_by_name(size: str, value: int) -> None:
     with pytest.raises(RecipeError, match=f"{size} = {value}"):
@@ -75,15 +71,15 @@ def test_a_dropout_that_is_no_probability_is_refused(rate: str, value: float) ->
 
 def test_heads_that_do_not_divide_are_refused_with_those_that_do() -> None:
     with pytest.raises(RecipeError) as caught:
-        small("transformer", channels=12, heads=5)
+        small("transformer", n_embd=12, n_head=5)
     assert "1, 2, 3, 4, 6, 12 heads" in caught.value.valid
-    small("lstm", channels=12, heads=5)  # heads mean nothing here, so they refuse nothing
+    small("lstm", n_embd=12, n_head=5)  # heads mean nothing here, so they refuse nothing
 
 
 @pytest.mark.parametrize("name", ["transformer", "mlp"])
 def test_weights_beyond_any_memory_are_refused_in_words(name: str) -> None:
     with pytest.raises(RecipeError, match="fit in memory"):
-        build(small(name, channels=LARGEST_SIZE, context=LARGEST_SIZE), seed=0)
+        build(small(name, n_embd=LARGEST_SIZE, block_size=LARGEST_SIZE), seed=0)
 
 
 @every_model
@@ -94,7 +90,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name: str)
 
 
 def test_the_same_seed_gives_the_same_weights_for_every_backend() -> None:
-    states = [build(small("transformer", attention=backend), seed=5).state_dict() for backend in BACKENDS]
+    states = [build(small("transformer", attention=backend), seed=5).state_dict() for backend in backends()]
     for state in states[1:]:
         assert state.keys() == states[0].keys()
         assert all(torch.equal(state[key], states[0][key]) for key in state)
@@ -128,7 +124,7 @@ def test_ids_become_logits_of_the_promised_shape(name: str, data: st.DataObject)
     vocabulary, context = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20))
     batch, positions = data.draw(st.integers(1, 5)), data.draw(st.integers(1, context))
     layers = data.draw(st.integers(1, 6))
-    config = small(name, vocabulary_size=vocabulary, context=context, layers=layers)
+    config = small(name, vocab_size=vocabulary, block_size=context, n_layer=layers)
     logits = build(config, seed=0)(some_ids(config, batch, positions))
     assert logits.shape == (batch, positions, vocabulary)
     assert logits.dtype == torch.float32
@@ -139,9 +135,9 @@ def test_ids_become_logits_of_the_promised_shape(name: str, data: st.DataObject)
 def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
     config = small(name)
     model = build(config, seed=0)
-    model(some_ids(config, 2, config.context))
+    model(some_ids(config, 2, config.block_size))
     with pytest.raises(RecipeError) as caught:
-        model(some_ids(config, 2, config.context + 1))
+        model(some_ids(config, 2, config.block_size + 1))
     assert "context of 8" in caught.value.wanted
     assert "9 positions" in caught.value.found
     assert "1 to 8" in caught.value.valid
@@ -168,7 +164,7 @@ def test_changing_the_future_changes_no_past_logit(name: str, seen: int, seed: i
 @every_backend
 def test_changing_the_future_changes_no_past_logit_for_any_backend(backend: str) -> None:
     skip_unless_it_runs(backend)
-    config = small("transformer", context=16, attention=backend)
+    config = small("transformer", block_size=16, attention=backend)
     model = trained_looking(build(config, seed=0)).eval()
     for seen in range(1, 17):
         assert_causal(model, some_ids(config, 3, 16), some_ids(config, 3, 16, seed=1), seen)
@@ -222,7 +218,7 @@ def test_dropout_acts_in_training_alone(name: str) -> None:
     assert torch.equal(dropped(ids), dropped(ids)) == (name == "bigram")
 
 
-@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if name != "bigram"])
+@pytest.mark.parametrize("name", [name for name in models() if name != "bigram"])
 def test_with_all_embeddings_dropped_the_ids_no_longer_matter(name: str) -> None:
     config = small(name, dropout=1 - 1e-12)
     model = trained_looking(build(config, seed=0))
@@ -261,7 +257,7 @@ def test_a_step_under_autocast_stays_near_the_step_in_float32(name: str, dtype: 
 
 @every_model
 def test_four_words_are_learned_as_far_as_the_model_can_see(name: str) -> None:
-    """Words axb, cxd, exf, gxh: START leads to four letters, and only what stood before x tells what follows.
+    """Words axb, cxd, exf, gxh: BOS leads to four letters, and only what stood before x tells what follows.
 
     So the least loss a position is ln 4 / 4 for a model with a memory and 2 ln 4 / 4 for the Bigram, and no
     model may fall below it: that one would have seen the future.
@@ -270,7 +266,7 @@ def test_four_words_are_learned_as_far_as_the_model_can_see(name: str) -> None:
     ids = F.pad(targets[:, :-1], (1, 0))
     least = math.log(4) / 4 * (2 if name == "bigram" else 1)
 
-    model = build(small(name, context=4, vocabulary_size=10), seed=0)
+    model = build(small(name, block_size=4, vocab_size=10), seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.2 if name == "bigram" else 0.02, weight_decay=0.0)
     for _ in range(150):
         loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())

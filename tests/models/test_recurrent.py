@@ -41,7 +41,7 @@ def lstm_step(w: Weights, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tens
 
 @pytest.mark.parametrize(("name", "step"), [("rnn", rnn_step), ("gru", gru_step), ("lstm", lstm_step)])
 def test_the_recurrence_step_by_step(name: str, step: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    model = build(ModelConfig(model=name, vocabulary_size=7, context=6, channels=5), seed=0).double()
+    model = build(ModelConfig(model=name, vocab_size=7, block_size=6, n_embd=5), seed=0).double()
     with torch.no_grad():  # starts that are not zero, or a start that is ignored would go unseen
         for key, parameter in model.named_parameters():
             if key.startswith("start"):
@@ -60,7 +60,7 @@ def test_the_recurrence_step_by_step(name: str, step: Callable[..., tuple[Tensor
 
 @pytest.mark.parametrize(("name", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
 def test_one_layer_whatever_layers_says(name: str, gates: int) -> None:
-    model = build(ModelConfig(model=name, vocabulary_size=27, context=16, layers=3), seed=0)
+    model = build(ModelConfig(model=name, vocab_size=27, block_size=16, n_layer=3), seed=0)
     core = {key: tuple(value.shape) for key, value in model.state_dict().items() if key.startswith("core.")}
     assert core == {
         "core.weight_ih_l0": (gates * 64, 64),

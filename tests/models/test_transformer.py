@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashmore.backends.names import BACKENDS
 from flashmore.errors import BackendUnavailable
 from flashmore.models.config import ACTIVATIONS, ModelConfig
 from flashmore.models.registry import build, count_parameters
 from flashmore.models.transformer import ACTIVATE, Transformer
+from flashmore.specs import backends
 
-MAKEMORE = ModelConfig(model="transformer", vocabulary_size=27, context=16)
+MAKEMORE = ModelConfig(model="transformer", vocab_size=27, block_size=16)
 
 
 def words() -> tuple[Tensor, Tensor]:
@@ -73,10 +73,11 @@ def loss_by_hand(w: dict[str, Tensor], ids: Tensor, targets: Tensor, layers: int
     return total / characters
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", tuple(backends()))
 def test_loss_and_gradients_are_those_of_the_equations(backend: str) -> None:
     model = build(
-        ModelConfig("transformer", 27, context=16, layers=3, heads=4, channels=20, attention=backend), seed=0
+        ModelConfig("transformer", 27, block_size=16, n_layer=3, n_head=4, n_embd=20, attention=backend),
+        seed=0,
     ).double()
     with (
         torch.no_grad()
@@ -130,7 +131,7 @@ def test_the_output_layer_is_not_the_embedding() -> None:
 
 
 def test_with_all_embeddings_and_branches_dropped_only_the_last_bias_is_left() -> None:
-    config = ModelConfig(model="transformer", vocabulary_size=27, context=16, dropout=1 - 1e-12)
+    config = ModelConfig(model="transformer", vocab_size=27, block_size=16, dropout=1 - 1e-12)
     model = build(config, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -154,7 +155,7 @@ def test_the_activation_is_the_one_of_its_name(activation: str) -> None:
 
 
 def test_a_start_is_gpt2s() -> None:
-    tied = ModelConfig("transformer", 65, context=64, layers=8, channels=128, tied=True, start="gpt2")
+    tied = ModelConfig("transformer", 65, block_size=64, n_layer=8, n_embd=128, tie_weights=True, init="gpt2")
     weights = dict(build(tied, 0).named_parameters())
     assert "lm_head.weight" not in weights
     for name, weight in weights.items():
@@ -167,12 +168,12 @@ def test_a_start_is_gpt2s() -> None:
 
 
 def test_without_bias_there_is_none() -> None:
-    plain = build(ModelConfig("transformer", 65, context=64, bias=False), 0)
+    plain = build(ModelConfig("transformer", 65, block_size=64, bias=False), 0)
     assert not [name for name, _ in plain.named_parameters() if name.endswith("bias")]
 
 
 def test_blocks_that_start_from_zero_residuals_do_nothing() -> None:
-    config = ModelConfig("transformer", 65, context=64, channels=64, tied=True, start="zero_residual")
+    config = ModelConfig("transformer", 65, block_size=64, n_embd=64, tie_weights=True, init="zero_residual")
     model = build(config, 0)
     assert isinstance(model, Transformer)
     ids = torch.randint(65, (2, 64))

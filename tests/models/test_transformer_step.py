@@ -13,7 +13,7 @@ L, H, C, V, CONTEXT = 3, 2, 12, 11, 16
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    config = ModelConfig("transformer", V, CONTEXT, layers=L, heads=H, channels=C, dropout=0.5)
+    config = ModelConfig("transformer", V, CONTEXT, n_layer=L, n_head=H, n_embd=C, dropout=0.5)
     built = build(config, seed=0).double().eval()
     assert isinstance(built, Transformer)
     generator = torch.Generator().manual_seed(1)

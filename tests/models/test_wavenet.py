@@ -10,7 +10,7 @@ from flashmore.models.registry import build
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_a_position_sees_two_to_the_layers_positions(layers: int) -> None:
     context, sees = 20, 2**layers
-    config = ModelConfig(model="wavenet", vocabulary_size=7, context=context, layers=layers, channels=8)
+    config = ModelConfig(model="wavenet", vocab_size=7, block_size=context, n_layer=layers, n_embd=8)
     model = build(config, seed=0).double()
     ids = torch.randint(7, (1, context), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -22,7 +22,7 @@ def test_a_position_sees_two_to_the_layers_positions(layers: int) -> None:
 
 
 def test_the_equations_tap_by_tap() -> None:
-    config = ModelConfig(model="wavenet", vocabulary_size=7, context=6, layers=3, channels=4)
+    config = ModelConfig(model="wavenet", vocab_size=7, block_size=6, n_layer=3, n_embd=4)
     model = build(config, seed=0).double()
     w: dict[str, torch.Tensor] = model.state_dict()
     ids = torch.randint(7, (2, 6), generator=torch.Generator().manual_seed(1))
@@ -53,7 +53,7 @@ def test_the_equations_tap_by_tap() -> None:
 
 def test_dilations_beyond_the_sequence_see_only_zeros() -> None:
     """40 layers mean a dilation of 2^39 positions: it must cost nothing and change no shape."""
-    config = ModelConfig(model="wavenet", vocabulary_size=7, context=3, layers=40, channels=4)
+    config = ModelConfig(model="wavenet", vocab_size=7, block_size=3, n_layer=40, n_embd=4)
     logits = build(config, seed=0)(torch.tensor([[0, 1, 2]]))
     assert logits.shape == (1, 3, 7)
     assert logits.isfinite().all()
@@ -61,6 +61,6 @@ def test_dilations_beyond_the_sequence_see_only_zeros() -> None:
 
 def test_with_all_embeddings_and_residuals_dropped_no_position_differs_from_another() -> None:
     """A residual that stayed would be there at every position but not in the padding before the start."""
-    config = ModelConfig(model="wavenet", vocabulary_size=7, context=8, layers=3, dropout=1 - 1e-12)
+    config = ModelConfig(model="wavenet", vocab_size=7, block_size=8, n_layer=3, dropout=1 - 1e-12)
     logits = build(config, seed=0)(torch.zeros(1, 8, dtype=torch.int64))
     assert torch.equal(logits[0], logits[0, :1].expand(8, 7))

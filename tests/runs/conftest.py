@@ -18,13 +18,11 @@ MakeCheckpoint = Callable[..., Checkpoint]
 
 SPLIT = Split(train=("anna", "zoë", "ab cd"), validation=("ben",), test=("anna",), leak_share=1.0)
 VOCABULARY = Vocabulary.from_items(SPLIT.train + SPLIT.validation)
-RECIPE = {"steps": 10, "lr": 5e-4, "file": None, "speedups": ["none"]}
+RECIPE = {"max_steps": 10, "learning_rate": 5e-4, "file": None, "speedups": ["none"]}
 
 
 def settings_of(channels: int) -> Settings:
-    model = ModelConfig(
-        model="bow", vocabulary_size=VOCABULARY.size, context=6, channels=channels, dropout=0.5
-    )
+    model = ModelConfig(model="bow", vocab_size=VOCABULARY.size, block_size=6, n_embd=channels, dropout=0.5)
     versions = {"flashmore": "0", "torch": str(torch.__version__)}
     return Settings(RECIPE, RECIPE, model, VOCABULARY, SPLIT, None, versions)
 
@@ -58,7 +56,7 @@ def step_of() -> Callable[[Run], int]:
     """Reads the step of `last` from every part of it, which must agree."""
 
     def read(run: Run) -> int:
-        shape = (run.model.channels,)
+        shape = (run.model.n_embd,)
         checkpoint = run.load_checkpoint({"exp_avg": (shape, torch.float32)})
         step = checkpoint.state.step
         for tensors in (checkpoint.weights, checkpoint.optimizer):

@@ -46,11 +46,11 @@ def rewrite_config(path: Path, change: Callable[[dict[str, Any]], object]) -> No
 def test_open_gives_what_create_wrote(run: Run) -> None:
     opened = Run.open(str(run.path))
     assert opened == run
-    assert opened.recipe == {"steps": 10, "lr": 5e-4, "file": None, "speedups": ["none"]}
+    assert opened.recipe == {"max_steps": 10, "learning_rate": 5e-4, "file": None, "speedups": ["none"]}
     assert opened.split.novelty("zoë") == "train"
     assert opened.split.leak_share == 1.0
     assert opened.model == ModelConfig(
-        model="bow", vocabulary_size=run.vocabulary.size, context=6, channels=4, dropout=0.5
+        model="bow", vocab_size=run.vocabulary.size, block_size=6, n_embd=4, dropout=0.5
     )
     assert opened.settings.versions["torch"] == torch.__version__
     names = (*SETTINGS, "last.safetensors", "run.lock")
@@ -267,7 +267,7 @@ def test_open_refuses_the_vocabulary_of_another_run(run: Run, tmp_path: Path) ->
         Run.open(tmp_path / "other")
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None, 10**15])
+@pytest.mark.parametrize("version", [1, 2, 4, "3", None, 10**15])
 def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
     rewrite_config(run.path, lambda config: config.update(format=version))
     with pytest.raises(RunError, match="does not know") as caught:
@@ -284,24 +284,24 @@ def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
         lambda config: config.update(recipe=3),
         lambda config: config.update(requested=[]),
         lambda config: config["requested"].update(speedups=[["none"]]),
-        lambda config: config["requested"].update(steps=NESTED),
-        lambda config: config["recipe"].update(steps=10**30),
+        lambda config: config["requested"].update(max_steps=NESTED),
+        lambda config: config["recipe"].update(max_steps=10**30),
         lambda config: config.update(files=[]),
         lambda config: config.update(versions={"torch": 2}),
         lambda config: config.update(surprise=1),
-        lambda config: config["model"].pop("heads"),
+        lambda config: config["model"].pop("n_head"),
         lambda config: config["model"].update(surprise=1),
-        lambda config: config["model"].update(heads="four"),
-        lambda config: config["model"].update(layers=2.5),
-        lambda config: config["model"].update(layers=10**6),
+        lambda config: config["model"].update(n_head="four"),
+        lambda config: config["model"].update(n_layer=2.5),
+        lambda config: config["model"].update(n_layer=10**6),
         lambda config: config["model"].update(bias=1),
         lambda config: config["model"].update(dropout=10**400),
-        lambda config: config["model"].update(model="oracle"),
+        lambda config: config["model"].update(model="reference"),
         lambda config: config["model"].update(attention="auto"),
-        lambda config: config["model"].update(vocabulary_size=3),
-        lambda config: config["model"].update(context=3),
-        lambda config: config["model"].update(context=7),
-        lambda config: config["model"].update(context=10**6),
+        lambda config: config["model"].update(vocab_size=3),
+        lambda config: config["model"].update(block_size=3),
+        lambda config: config["model"].update(block_size=7),
+        lambda config: config["model"].update(block_size=10**6),
     ],
 )
 def test_open_refuses_settings_that_make_no_model(
@@ -365,16 +365,16 @@ def rewrite(run: Run, name: str, content: dict[str, Any], **sizes: int) -> None:
 @pytest.mark.parametrize("length", [1, 5, 1000, 1001])
 def test_the_context_is_that_of_the_items_and_items_are_not_endless(run: Run, length: int) -> None:
     items = ITEMS | {"train": ["a" * length]}
-    rewrite(run, "split.json", items, context=length + 1)
+    rewrite(run, "split.json", items, block_size=length + 1)
     if length <= 1000:
-        assert Run.open(run.path).model.context == length + 1
-        rewrite(run, "split.json", items, context=length + 2)
+        assert Run.open(run.path).model.block_size == length + 1
+        rewrite(run, "split.json", items, block_size=length + 2)
     with pytest.raises(RunError, match="a context of the longest and one"):
         Run.open(run.path)
 
 
 def test_a_run_without_items_to_train_on_is_refused(run: Run) -> None:
-    rewrite(run, "split.json", ITEMS | {"train": [], "test": ["anna"]}, context=5)
+    rewrite(run, "split.json", ITEMS | {"train": [], "test": ["anna"]}, block_size=5)
     with pytest.raises(RunError, match="items to train on"):
         Run.open(run.path)
 
@@ -382,14 +382,14 @@ def test_a_run_without_items_to_train_on_is_refused(run: Run) -> None:
 @pytest.mark.parametrize("stray", ["\0", "\x1b", "\x7f"])
 def test_a_vocabulary_of_what_no_text_holds_is_refused(run: Run, stray: str) -> None:
     characters = sorted({*run.vocabulary.characters, stray})
-    rewrite(run, "vocabulary.json", {"characters": characters}, vocabulary_size=len(characters) + 1)
+    rewrite(run, "vocabulary.json", {"characters": characters}, vocab_size=len(characters) + 1)
     with pytest.raises(RunError, match="a text may hold") as caught:
         Run.open(run.path)
     assert caught.value.found == f"U+{ord(stray):04X}"
 
 
 def test_random_ids_are_those_that_training_makes(run: Run) -> None:
-    count, largest, origin = random_facts(run.model.context, run.model.vocabulary_size)
+    count, largest, origin = random_facts(run.model.block_size, run.model.vocab_size)
     parts = {"train": [0, count // 2], "validation": [count // 2, count], "test": [count, count]}
     right = TEXT | {"kind": "random", "path": None, "parts": parts}
     right |= {"count": count, "largest": largest, "origin": origin}

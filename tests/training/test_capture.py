@@ -31,10 +31,21 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     path.write_text("\n".join(NAMES), encoding="utf-8")
 
     def build(device: Literal["cpu", "cuda"], *names: str, **changes: Any) -> Trainer:
-        recipe = Recipe(file=path, device="cpu", layers=1, channels=16, heads=2, batch=8, steps=100, warmup=2)
+        recipe = Recipe(
+            file=path,
+            device="cpu",
+            n_layer=1,
+            n_embd=16,
+            n_head=2,
+            batch_size=8,
+            max_steps=100,
+            warmup_steps=2,
+        )
         recipe = replace(recipe, device=device, speedups=names or ("none",), attention="manual", **changes)
         setting = settle(recipe)
-        data = encode_items(setting.split.train, setting.vocabulary, setting.config.context, setting.device)
+        data = encode_items(
+            setting.split.train, setting.vocabulary, setting.config.block_size, setting.device
+        )
         return settle_speed(recipe, setting.config, setting.device, data).trainer(data)
 
     return build
@@ -54,7 +65,7 @@ def test_the_function_that_is_recorded_trains_as_the_plain_loop(
     optimizer: str, clip: float, make: Make
 ) -> None:
     """On the CPU too: one flat buffer, a gradient by torch.func, one kernel for AdamW."""
-    plain, flat = (make("cpu", "resident", optimizer=optimizer, clip=clip) for _ in range(2))
+    plain, flat = (make("cpu", "resident", optimizer=optimizer, grad_clip=clip) for _ in range(2))
     flat.step = FlatStep(flat.model, flat.recipe, flat.device, mode=None)
     tolerance = 1e-4 if optimizer == "adamw" else 5e-3  # PyTorch's own Muon multiplies in bfloat16
     assert losses(flat, 20) == pytest.approx(losses(plain, 20), rel=tolerance)
@@ -96,7 +107,7 @@ def test_recording_changes_neither_weights_nor_random_numbers(make: Make) -> Non
 
 @pytest.mark.cuda
 def test_dropout_differs_from_replay_to_replay(make: Make) -> None:
-    trainer = make("cuda", "resident", "cuda-graph", dropout=0.5, lr=0.0, schedule="constant")
+    trainer = make("cuda", "resident", "cuda-graph", dropout=0.5, learning_rate=0.0, lr_schedule="constant")
     batch = trainer.batch(0)
     assert len({trainer.step(batch, 0.0).item() for _ in range(8)}) > 1
 
@@ -104,10 +115,12 @@ def test_dropout_differs_from_replay_to_replay(make: Make) -> None:
 @pytest.mark.cuda
 def test_a_run_ends_at_its_last_step_and_can_be_resumed(make: Make, tmp_path: Path) -> None:
     recipe = make("cuda", "resident").recipe
-    recipe = replace(recipe, speedups=("cuda-graph", "replay"), steps=27, log_every=10, eval_every=25)
+    recipe = replace(
+        recipe, speedups=("cuda-graph", "replay"), max_steps=27, log_interval=10, eval_interval=25
+    )
     whole = train(recipe, tmp_path / "whole")
     assert [line["step"] for line in Run.open(tmp_path / "whole").read_metrics()] == [10, 20, 25, 27]
-    train(replace(recipe, steps=11), tmp_path / "cut")
+    train(replace(recipe, max_steps=11), tmp_path / "cut")
     resumed = resume(tmp_path / "cut", steps=27)
     assert resumed.steps == 27
     assert resumed.test_loss == pytest.approx(whole.test_loss, rel=1e-3)

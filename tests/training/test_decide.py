@@ -15,7 +15,7 @@ from flashmore.training.decide import Decision, decide, why_not
 from flashmore.training.recipe import Recipe
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-CONFIG = ModelConfig("transformer", vocabulary_size=27, context=16)
+CONFIG = ModelConfig("transformer", vocab_size=27, block_size=16)
 Given = Callable[..., Decision]
 
 
@@ -42,7 +42,7 @@ def test_none_is_none() -> None:
     found = decided("none")
     assert found.speedups == Speedups()
     assert found.notes == ("speed-ups: none",)
-    assert (found.recipe.attention, found.recipe.optimizer, found.recipe.schedule, found.recipe.dtype) == (
+    assert (found.recipe.attention, found.recipe.optimizer, found.recipe.lr_schedule, found.recipe.dtype) == (
         "manual", "adamw", "constant", "float32",
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def test_none_is_none() -> None:
 def test_exact_is_everything_exact_that_works_here_and_says_what_is_left_out() -> None:
     found = decided("exact")
     names = set(found.speedups.names)
-    left_out = {"trim", "cuda-graph", "replay", "vocabulary"}
+    left_out = {"trim", "cuda-graph", "replay", "pad-vocab"}
     assert names == {name for name, entry in CATALOGUE.items() if entry.exactness == EXACT} - left_out
     for name in left_out:
         assert any(note.startswith(f"left out {name}: ") for note in found.notes)
@@ -59,7 +59,7 @@ def test_exact_is_everything_exact_that_works_here_and_says_what_is_left_out() -
 def test_all_adds_what_changes_numerics_and_algorithm() -> None:
     found = decided("all")
     assert set(decided("exact").speedups.names) | {"bf16", "schedule", "muon"} == set(found.speedups.names)
-    assert (found.recipe.dtype, found.recipe.optimizer, found.recipe.schedule) == (
+    assert (found.recipe.dtype, found.recipe.optimizer, found.recipe.lr_schedule) == (
         "bfloat16", "muon", "cosine",
     )  # fmt: skip
 
@@ -84,8 +84,8 @@ def test_a_group_and_names_add_up() -> None:
         ({"dtype": "bfloat16"}, "bf16", True),
         ({"optimizer": "adamw"}, "muon", False),
         ({"optimizer": "muon"}, "muon", True),
-        ({"schedule": "constant"}, "schedule", False),
-        ({"schedule": "cosine"}, "schedule", True),
+        ({"lr_schedule": "constant"}, "schedule", False),
+        ({"lr_schedule": "cosine"}, "schedule", True),
     ],
     ids=str,
 )
@@ -107,14 +107,14 @@ def test_a_settled_recipe_decides_the_same_again() -> None:
 
 
 def test_compiling_pays_for_a_long_run_and_not_for_a_short_one() -> None:
-    short = decided("auto", steps=200)
+    short = decided("auto", max_steps=200)
     assert not short.speedups.compile
     assert "left out compile: 200 steps are over before it has paid" in short.notes
-    long = decided("auto", steps=100_000, step_ms=10.0)
+    long = decided("auto", max_steps=100_000, step_ms=10.0)
     assert long.speedups.compile
     assert not long.speedups.trim
     assert any(note.startswith("compile pays, from about 7,500 steps on") for note in long.notes)
-    middle = decided("auto", steps=5_000, step_ms=10.0)
+    middle = decided("auto", max_steps=5_000, step_ms=10.0)
     assert not middle.speedups.compile
     assert any("pays from about 7,500 steps on" in note for note in middle.notes)
 
@@ -123,14 +123,14 @@ def test_compiling_pays_for_a_long_run_and_not_for_a_short_one() -> None:
 def test_small_batches_are_trimmed_and_large_ones_packed_where_nothing_is_compiled(
     batch: int, form: str
 ) -> None:
-    found = decided("auto", steps=200, batch=batch)
+    found = decided("auto", max_steps=200, batch_size=batch)
     assert {"pack", "trim"} & set(found.speedups.names) == {form}
-    assert decided("auto", steps=100_000, step_ms=10.0, batch=batch).speedups.pack
-    assert decided("auto", "pack", steps=200, batch=batch).speedups.pack
+    assert decided("auto", max_steps=100_000, step_ms=10.0, batch_size=batch).speedups.pack
+    assert decided("auto", "pack", max_steps=200, batch_size=batch).speedups.pack
 
 
 def test_auto_takes_nothing_that_costs_digits() -> None:
-    found = decided("auto", steps=200, batch=128)
+    found = decided("auto", max_steps=200, batch_size=128)
     assert {"resident", "fused-adamw", "no-sync", "attention", "pack"} <= set(found.speedups.names)
     assert not found.speedups.bf16
     assert not found.speedups.tf32
@@ -175,7 +175,7 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = why_not("compile", Recipe(), CONFIG, CPU)
     assert reason is not None
     assert "C++ compiler" in reason
-    assert not decided("auto", steps=100_000).speedups.compile
+    assert not decided("auto", max_steps=100_000).speedups.compile
     with pytest.raises(RecipeError, match="apt install"):
         decided("compile")
 
@@ -183,7 +183,7 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_max_autotune_alone_is_refused() -> None:
     for names in (("max-autotune",), ("auto", "max-autotune")):
         with pytest.raises(RecipeError, match="part of compile"):
-            decided(*names, steps=200)
+            decided(*names, max_steps=200)
     assert decided("exact", "max-autotune").speedups.max_autotune
 
 
@@ -219,7 +219,7 @@ def timed(with_graph: float | Exception, without: float) -> Callable[..., float]
 def test_auto_takes_a_cuda_graph_where_it_measures_faster(
     with_graph: float | Exception, steps: int, on: bool, note: str
 ) -> None:
-    recipe = replace(Recipe(), speedups=("auto",), steps=steps)
+    recipe = replace(Recipe(), speedups=("auto",), max_steps=steps)
     found = decide(recipe, CONFIG, CUDA, timed(with_graph, 1.0))
     assert (found.speedups.cuda_graph, found.speedups.replay, found.speedups.pack) == (on, on, not on)
     assert note in found.notes
@@ -227,7 +227,7 @@ def test_auto_takes_a_cuda_graph_where_it_measures_faster(
 
 @pytest.mark.parametrize("name", ["pack", "trim"])
 def test_what_is_named_beside_auto_is_not_taken_away(name: str) -> None:
-    recipe = replace(Recipe(), speedups=("auto", name), steps=100_000)
+    recipe = replace(Recipe(), speedups=("auto", name), max_steps=100_000)
     on_cuda = decide(recipe, CONFIG, CUDA, timed(0.5, 1.0)).speedups
     assert on_cuda.has(name)
     assert not on_cuda.cuda_graph

@@ -16,8 +16,8 @@ from flashmore.generation.text import continue_text
 from flashmore.runs import Run
 from float32_device import DEVICE, DeviceTensor, float32_device
 
-SIZES = ("--channels", "16", "--layers", "1", "--heads", "2")
-SMALL = ("--steps", "4", "--batch", "8", "--eval-every", "2")
+SIZES = ("--n-embd", "16", "--n-layer", "1", "--n-head", "2")
+SMALL = ("--max-steps", "4", "--batch-size", "8", "--eval-interval", "2")
 NAMES = [a + b + c for a in "bdmnrst" for b in "aeio" for c in ("n", "ra", "la")]
 
 
@@ -62,7 +62,7 @@ def test_a_run_on_items_trains_evaluates_resumes_and_generates(
 ) -> None:
     run = trained("names.txt", *SIZES, "--attention", attention)
     assert "; mps; into run" in capsys.readouterr().err, "auto takes the device"
-    assert main(["train", "--resume", "run", "--steps", "6"]) == 0
+    assert main(["train", "--resume", "run", "--max-steps", "6"]) == 0
     result = run.read_result()
     assert result is not None
     assert result["steps"] == 6
@@ -84,7 +84,7 @@ def test_half_precision_trains(dtype: str) -> None:
 
 
 def test_a_run_on_text_trains_evaluates_and_generates() -> None:
-    run = trained("text.txt", "--mode", "text", "--context", "8", *SIZES)
+    run = trained("text.txt", "--mode", "text", "--block-size", "8", *SIZES)
     made = continue_text(run, GenerateOptions(prefix="to be", seed=1), 20, "mps")
     assert made.text == continue_text(run, GenerateOptions(prefix="to be", seed=1), 20, "cpu").text
 
@@ -99,9 +99,9 @@ def test_attention_is_chosen_and_explained() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("step", "names.txt", "--variants", "manual", "sdpa", "--batch", "8", *SIZES),
-        ("ladder", "names.txt", "--speedups", "fused-adamw", "schedule", "--batch", "8", *SIZES),
-        ("attention", "--lengths", "16", "--batch", "1", "--heads", "1", "--head-dim", "8"),
+        ("step", "names.txt", "--variants", "manual", "sdpa", "--batch-size", "8", *SIZES),
+        ("ablation", "names.txt", "--speedups", "fused-adamw", "schedule", "--batch-size", "8", *SIZES),
+        ("attention", "--lengths", "16", "--batch-size", "1", "--n-head", "1", "--head-dim", "8"),
     ],
     ids=lambda words: words[0],
 )
@@ -110,5 +110,5 @@ def test_every_bench_measures(words: tuple[str, ...]) -> None:
     assert main(["bench", *words, *few, "--out", "record.json"]) == 0
     record = json.loads(Path("record.json").read_text())
     assert record["environment"]["device"] == "mps"
-    measured = record["rungs"] if words[0] == "ladder" else record.get("variants", record.get("rows"))
+    measured = record["variants"] if words[0] == "ablation" else record.get("variants", record.get("rows"))
     assert any(one["ok"] for one in measured)

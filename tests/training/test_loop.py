@@ -20,13 +20,22 @@ from safetensors.torch import load_file
 
 from flashmore.errors import Interrupted, RecipeError, RunError, TrainingFailed
 from flashmore.runs import Checkpoint, Run
+from flashmore.specs import models
 from flashmore.training import loop
 from flashmore.training.loop import Silent, resume, train
 from flashmore.training.recipe import Recipe, recipe_for
 from flashmore.training.session import Session
 
 SMALL = replace(
-    recipe_for(), channels=16, heads=2, layers=2, steps=12, eval_every=4, log_every=1, batch=8, device="cpu"
+    recipe_for(),
+    n_embd=16,
+    n_head=2,
+    n_layer=2,
+    max_steps=12,
+    eval_interval=4,
+    log_interval=1,
+    batch_size=8,
+    device="cpu",
 )
 
 
@@ -54,9 +63,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("model", ["bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer"])
+@pytest.mark.parametrize("model", models())
 def test_every_model_learns(model: str, tmp_path: Path) -> None:
-    recipe = replace(recipe_for(model), steps=60, eval_every=60, log_every=1, warmup=5)  # type: ignore[arg-type]
+    recipe = replace(recipe_for(model), max_steps=60, eval_interval=60, log_interval=1, warmup_steps=5)
     result = train(recipe, tmp_path / "run")
     first = Run.open(tmp_path / "run").read_metrics()[0]["loss"]
     assert result.test_loss is not None
@@ -93,13 +102,13 @@ def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path) -> 
     train(SMALL, tmp_path / "whole")
     command = [sys.executable, "-m", "flashmore", "train", "--out", str(tmp_path / "cut")]
     options = {
-        "channels": 16,
-        "heads": 2,
-        "layers": 2,
-        "steps": 12,
-        "eval-every": 4,
-        "log-every": 1,
-        "batch": 8,
+        "n-embd": 16,
+        "n-head": 2,
+        "n-layer": 2,
+        "max-steps": 12,
+        "eval-interval": 4,
+        "log-interval": 1,
+        "batch-size": 8,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     metrics = tmp_path / "cut" / "metrics.jsonl"
@@ -116,8 +125,8 @@ def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path) -> 
 
 
 def test_steps_may_grow_and_never_shrink(tmp_path: Path) -> None:
-    train(replace(SMALL, schedule="constant"), tmp_path / "whole")
-    train(replace(SMALL, schedule="constant", steps=8), tmp_path / "short")
+    train(replace(SMALL, lr_schedule="constant"), tmp_path / "whole")
+    train(replace(SMALL, lr_schedule="constant", max_steps=8), tmp_path / "short")
     with pytest.raises(RecipeError, match="8 steps are done"):
         resume(tmp_path / "short", steps=7)
     resume(tmp_path / "short", steps=12)
@@ -130,7 +139,12 @@ def test_the_best_weights_are_those_with_the_lowest_validation_loss(tmp_path: Pa
     names = ["".join(letters.choices("abcdefgh", k=5)) for _ in range(60)]
     (tmp_path / "names.txt").write_text("\n".join(names))
     recipe = replace(
-        SMALL, file=tmp_path / "names.txt", lr=3e-2, schedule="constant", steps=120, eval_every=5
+        SMALL,
+        file=tmp_path / "names.txt",
+        learning_rate=3e-2,
+        lr_schedule="constant",
+        max_steps=120,
+        eval_interval=5,
     )
     result = train(recipe, tmp_path / "run")
     lines = [line for line in Run.open(tmp_path / "run").read_metrics() if "val_loss" in line]
@@ -144,7 +158,7 @@ def test_the_backends_train_alike(tmp_path: Path) -> None:
     """Same seed, 200 steps: the loss curves of manual and flash agree to 1e-4 relative in float32."""
     curves = []
     for backend in ("manual", "flash"):
-        recipe = Recipe(attention=backend, steps=200, eval_every=200, log_every=1, device="cpu")
+        recipe = Recipe(attention=backend, max_steps=200, eval_interval=200, log_interval=1, device="cpu")
         train(recipe, tmp_path / backend)
         curves.append([line["loss"] for line in Run.open(tmp_path / backend).read_metrics()])
     assert len(curves[0]) == 200
@@ -183,9 +197,16 @@ def test_makemores_split_reports_its_leak_and_keeps_the_last_weights(tmp_path: P
 def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
     # The learning rate grows with every step of the warm-up, so that the first steps still save checkpoints.
     recipe = replace(
-        SMALL, steps=400, eval_every=1, lr=1e9, clip=0.0, warmup=399, split="100/0/0", speedups=("none",)
+        SMALL,
+        max_steps=400,
+        eval_interval=1,
+        learning_rate=1e9,
+        grad_clip=0.0,
+        warmup_steps=399,
+        split="100/0/0",
+        speedups=("none",),
     )
-    with pytest.raises(TrainingFailed, match="--lr") as caught:
+    with pytest.raises(TrainingFailed, match="--learning-rate") as caught:
         train(recipe, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     assert all(math.isfinite(line["loss"]) for line in run.read_metrics())
@@ -197,7 +218,7 @@ def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tm
 
 def test_nothing_is_written_when_the_recipe_cannot_be_trained(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="divide"):
-        train(replace(SMALL, heads=3), tmp_path / "run")
+        train(replace(SMALL, n_head=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -205,9 +226,9 @@ def test_another_runs_folder_is_never_overwritten(tmp_path: Path) -> None:
     train(SMALL, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != "run.lock"}
     with pytest.raises(RunError, match="--resume") as caught:
-        train(replace(SMALL, lr=1.0, batch=4), tmp_path / "run")
-    assert "batch 8 instead of 4" in caught.value.found
-    assert "lr 0.006 instead of 1.0" in caught.value.found
+        train(replace(SMALL, learning_rate=1.0, batch_size=4), tmp_path / "run")
+    assert "batch_size 8 instead of 4" in caught.value.found
+    assert "learning_rate 0.006 instead of 1.0" in caught.value.found
     after = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.name != "run.lock"}
     assert before == after
 
@@ -221,7 +242,7 @@ def test_a_new_run_is_never_made_through_a_link_that_it_was_not_told_of(
     Path("elsewhere").mkdir()
     Path("runs/bigram").symlink_to("nowhere")
     Path("runs/bigram-2").symlink_to(tmp_path / "elsewhere")
-    recipe = replace(SMALL, model="bigram", activation="gelu_tanh", steps=2)
+    recipe = replace(SMALL, model="bigram", activation="gelu_tanh", max_steps=2)
     assert train(recipe).run == str(Path("runs/bigram-3"))
     assert list(Path("elsewhere").iterdir()) == []
     with pytest.raises(RunError, match="a link that leads nowhere"):
@@ -233,7 +254,7 @@ def test_a_new_run_is_never_made_through_a_link_that_it_was_not_told_of(
 def test_a_run_takes_no_more_threads_than_the_machine_has(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
-        train(replace(SMALL, threads=4096, steps=4), tmp_path / "run")
+        train(replace(SMALL, threads=4096, max_steps=4), tmp_path / "run")
         assert torch.get_num_threads() == os.cpu_count()
         assert Run.open(tmp_path / "run").recipe["threads"] == 4096
         torch.set_num_threads(before)
@@ -246,7 +267,7 @@ def test_a_run_takes_no_more_threads_than_the_machine_has(tmp_path: Path) -> Non
 def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("anna\nben\ncleo\ndora\n")
-    recipe = replace(SMALL, file=names, steps=2)
+    recipe = replace(SMALL, file=names, max_steps=2)
     train(recipe, tmp_path / "run")
     names.write_text("anna\nben\ncleo\nemma\n")
     with pytest.raises(RunError, match="other data"):
@@ -306,7 +327,7 @@ def test_a_scheduler_that_ends_a_run_has_it_saved(tmp_path: Path, name: str) -> 
 
 def test_work_is_saved_by_time_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # every step would go beyond it
-    recipe = replace(SMALL, eval_every=12, log_every=12)
+    recipe = replace(SMALL, eval_interval=12, log_interval=12)
     seen = []
 
     class Look(Silent):
@@ -328,7 +349,7 @@ def test_work_is_saved_by_time_as_well(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_sixteen_bit_training_stays_near_float32(dtype: str, tmp_path: Path) -> None:
     losses = {
-        name: train(replace(SMALL, steps=40, dtype=name), tmp_path / name).test_loss  # type: ignore[arg-type]
+        name: train(replace(SMALL, max_steps=40, dtype=name), tmp_path / name).test_loss  # type: ignore[arg-type]
         for name in ("float32", dtype)
     }
     assert losses[dtype] == pytest.approx(losses["float32"], rel=0.02)
@@ -369,7 +390,7 @@ def test_makemores_own_training_reaches_makemores_losses(
         recipe_for("transformer", "makemore"),
         file=comparison_data / "makemore-names.txt",
         split="makemore",
-        steps=steps,
+        max_steps=steps,
     )
     result = train(recipe, tmp_path / "run")
     assert result.test_loss is not None

@@ -42,7 +42,9 @@ Make = Callable[..., Trainer]
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
-    return Recipe(file=path, device="cpu", layers=1, channels=16, heads=2, batch=8, steps=STEPS, warmup=2)
+    return Recipe(
+        file=path, device="cpu", n_layer=1, n_embd=16, n_head=2, batch_size=8, max_steps=STEPS, warmup_steps=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def make(recipe: Recipe) -> Make:
     def build(*names: str, double: bool = False, **changes: Any) -> Trainer:
         asked = replace(recipe, speedups=names or ("none",), **changes)
         config = replace(setting.config, dropout=asked.dropout)
-        data = encode_items(setting.split.train, setting.vocabulary, config.context, CPU)
+        data = encode_items(setting.split.train, setting.vocabulary, config.block_size, CPU)
         was = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64 if double else torch.float32)
         try:
@@ -191,7 +193,7 @@ def test_compiled_gradients_are_those_of_the_plain_loop(name: str, make: Make, r
 def test_numerics_stay_close(name: str, make: Make, recipe: Recipe) -> None:
     if not works_here(name, recipe):
         pytest.skip(f"{name} does not work here")
-    plain, other = make("resident", steps=40), make("resident", name, steps=40)
+    plain, other = make("resident", max_steps=40), make("resident", name, max_steps=40)
     expected, found = losses(plain, 40), losses(other, 40)
     assert found == pytest.approx(expected, rel=0.02)
     assert found != expected, "nothing was changed"
@@ -213,7 +215,7 @@ def test_math_in_16_bit_can_be_compiled(make: Make, recipe: Recipe) -> None:
 @pytest.mark.long
 def test_every_compiled_step_has_its_own_graph(make: Make) -> None:
     """The second one must not run the first one's, which has other constants in it."""
-    for changes in ({}, {"clip": 0.05, "beta2": 0.8}, {"weight_decay": 0.5}):
+    for changes in ({}, {"grad_clip": 0.05, "beta2": 0.8}, {"weight_decay": 0.5}):
         plain, compiled = make("resident", **changes), make("resident", "compile", **changes)
         assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
@@ -255,7 +257,7 @@ class Stop(Silent):
 def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(
     names: tuple[str, ...], recipe: Recipe, tmp_path: Path
 ) -> None:
-    chosen = replace(recipe, speedups=names, dropout=0.1, log_every=1, eval_every=5, attention="flash")
+    chosen = replace(recipe, speedups=names, dropout=0.1, log_interval=1, eval_interval=5, attention="flash")
     whole = train(chosen, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(chosen, tmp_path / "cut", Stop(3))

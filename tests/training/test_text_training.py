@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from flashmore.errors import DataError, Interrupted, RecipeError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.text import continue_text
-from flashmore.models.config import MODEL_NAMES, ModelConfig
+from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build, count_parameters
 from flashmore.runs import Run, Settings
+from flashmore.specs import Model, models
 from flashmore.training.loop import Silent, resume, train
-from flashmore.training.recipe import Model, Recipe, recipe_for
+from flashmore.training.recipe import Recipe, recipe_for
 from flashmore.training.session import begun
 from flashmore.training.text import settle_text
 
@@ -38,8 +39,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipe(file: Path) -> Recipe:
     return Recipe(
-        file=file, mode="text", context=12, layers=1, heads=2, channels=16, batch=8, steps=60, lr=2e-2,
-        warmup=5, eval_every=20, device="cpu", attention="sdpa",
+        file=file, mode="text", block_size=12, n_layer=1, n_head=2, n_embd=16, batch_size=8, max_steps=60,
+        learning_rate=2e-2,
+        warmup_steps=5, eval_interval=20, device="cpu", attention="sdpa",
     )  # fmt: skip
 
 
@@ -61,9 +63,11 @@ class PressCtrlC(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("model", tuple(models()))
 def test_every_model_learns_what_is_certain(recipe: Recipe, tmp_path: Path, model: Model) -> None:
-    result = train(replace(recipe, model=model, layers=3, steps=200, lr=3e-2), tmp_path / "run")
+    result = train(
+        replace(recipe, model=model, n_layer=3, max_steps=200, learning_rate=3e-2), tmp_path / "run"
+    )
     assert result.val_loss is not None
     assert result.val_loss < 0.2 < np.log(len(PATTERN))
     assert result.test_loss == pytest.approx(result.val_loss, abs=0.05)
@@ -115,13 +119,13 @@ def test_nothing_is_written_for_a_text_that_cannot_be_learned(recipe: Recipe, tm
     binary = tmp_path / "binary.txt"
     binary.write_bytes(b"text\n\x00")
     cases = [
-        (replace(recipe, context=1000), DataError, "each part"),
+        (replace(recipe, block_size=1000), DataError, "each part"),
         (replace(recipe, file=binary), DataError, "line 2"),
         (replace(recipe, file=tmp_path / "absent"), DataError, "No such file"),
         (replace(recipe, file=None), RecipeError, "no FILE"),
         (replace(recipe, split="makemore"), RecipeError, "shares"),
-        (replace(recipe, heads=3), RecipeError, "heads"),
-        (replace(recipe, model="mlp", context=200, channels=512), RecipeError, "mlp"),
+        (replace(recipe, n_head=3), RecipeError, "heads"),
+        (replace(recipe, model="mlp", block_size=200, n_embd=512), RecipeError, "mlp"),
     ]
     for wrong, error, found in cases:
         with pytest.raises(error, match=found):
@@ -150,7 +154,8 @@ def test_a_context_of_4096_trains(file: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text(PATTERN * 6000, encoding="utf-8")
     long = Recipe(
-        file=path, mode="text", context=4096, layers=1, heads=1, channels=8, batch=1, steps=2, device="cpu",
+        file=path, mode="text", block_size=4096, n_layer=1, n_head=1, n_embd=8, batch_size=1, max_steps=2,
+        device="cpu",
         attention="sdpa",
     )  # fmt: skip
     result = train(long, tmp_path / "run")
@@ -186,8 +191,8 @@ def test_only_the_last_window_of_a_prefix_counts(trained: Path) -> None:
 def test_the_shakespeare_preset_has_nanogpts_size() -> None:
     preset = recipe_for("transformer", "shakespeare")
     config = ModelConfig(
-        model="transformer", vocabulary_size=65, context=64, layers=4, heads=4, channels=128,
-        bias=preset.bias, tied=preset.tied, activation=preset.activation,
+        model="transformer", vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128,
+        bias=preset.bias, tie_weights=preset.tie_weights, activation=preset.activation,
     )  # fmt: skip
     layer = 128 * 384 + 128 * 128 + 2 * 128 * 512 + 2 * 128  # attention, feed-forward, two normalisations
     assert count_parameters(build(config, 0)) == 65 * 128 + 64 * 128 + 4 * layer + 128
@@ -200,7 +205,7 @@ def test_gpt2_124m_has_its_name_in_parameters() -> None:
         from flashmore.models.transformer import Transformer
 
         parameters = count_parameters(Transformer(setting.config))
-    assert (setting.config.vocabulary_size, setting.config.context) == (50_304, 1024)
+    assert (setting.config.vocab_size, setting.config.block_size) == (50_304, 1024)
     layer = 768 * (3 * 768 + 768 + 2 * 4 * 768) + 2 * 768
     assert parameters == 50_304 * 768 + 1024 * 768 + 12 * layer + 768 == 124_373_760
 
@@ -208,7 +213,8 @@ def test_gpt2_124m_has_its_name_in_parameters() -> None:
 def test_the_code_path_of_gpt2_124m_runs_small(tmp_path: Path) -> None:
     preset = recipe_for("transformer", "gpt2-124m")
     small = replace(
-        preset, vocabulary=257, layers=1, heads=1, channels=8, context=32, batch=2, steps=2, split="98/2/0",
+        preset, vocab_size=257, n_layer=1, n_head=1, n_embd=8, block_size=32, batch_size=2, max_steps=2,
+        split="98/2/0",
         device="cpu", attention="manual",
     )  # fmt: skip
     with begun(small, tmp_path / "run") as session:
@@ -218,7 +224,10 @@ def test_the_code_path_of_gpt2_124m_runs_small(tmp_path: Path) -> None:
 
 
 def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
-    train(replace(recipe, tied=True, bias=False, activation="relu_squared", steps=5), tmp_path / "run")
+    train(
+        replace(recipe, tie_weights=True, bias=False, activation="relu_squared", max_steps=5),
+        tmp_path / "run",
+    )
     run = Run.open(tmp_path / "run")
     model = build(run.model, 1)
     run.restore(model, run.load_weights("last"))
@@ -229,14 +238,14 @@ def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(recipe: Recip
 
 
 def test_other_models_have_no_choice_of_bias_or_activation() -> None:
-    assert recipe_for("gru", "shakespeare").context == 64
+    assert recipe_for("gru", "shakespeare").block_size == 64
     for refused in (
-        partial(Recipe, model="gru", tied=True),
+        partial(Recipe, model="gru", tie_weights=True),
         partial(Recipe, model="gru", bias=False),
         partial(Recipe, model="gru", activation="gelu"),
     ):
         with pytest.raises(RecipeError, match="transformer"):
             refused()
-    for refused in (partial(Recipe, context=16), partial(Recipe, vocabulary=100)):
+    for refused in (partial(Recipe, block_size=16), partial(Recipe, vocab_size=100)):
         with pytest.raises(RecipeError, match="--mode text"):
             refused()

@@ -14,7 +14,9 @@ from flashmore.training.recipe import recipe_for
 from flashmore.training.result import TrainResult, result_of
 from flashmore.training.session import recipe_of, resumed
 
-SMALL = replace(recipe_for("bigram"), steps=4, log_every=1, eval_every=2, device="cpu", speedups=("none",))
+SMALL = replace(
+    recipe_for("bigram"), max_steps=4, log_interval=1, eval_interval=2, device="cpu", speedups=("none",)
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_a_run_that_was_saved_before_its_first_logged_step_can_end_there(
     run = tmp_path / "run"
     stop_at_the_third_save(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train(replace(SMALL, log_every=10, eval_every=10), run)
+        train(replace(SMALL, log_interval=10, eval_interval=10), run)
     monkeypatch.undo()
     done = Run.open(run).load_state("last")
     assert (done.step, done.metrics_bytes) == (2, 0)
@@ -105,7 +107,7 @@ def test_a_recipe_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> N
     train(SMALL, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     recipe_of(run)
-    for name, value in (("lr", 1e-3), ("seed", 5), ("dtype", "bfloat16"), ("file", "other.txt")):
+    for name, value in (("learning_rate", 1e-3), ("seed", 5), ("dtype", "bfloat16"), ("file", "other.txt")):
         other = replace(run, settings=replace(run.settings, requested=SMALL.to_json() | {name: value}))
         with pytest.raises(RunError, match=name):
             recipe_of(other)

@@ -1,1 +1,1 @@
-"""Ways of computing attention: one contract, one oracle, one file per way."""
+"""Ways of computing attention: one contract, one reference, one file per way."""

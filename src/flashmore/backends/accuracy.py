@@ -24,7 +24,7 @@ def attention_accuracy(
     """Judge the output and all three gradients of one backend on these inputs.
 
     Args:
-        backend: a name in `flashmore.backends.names.BACKENDS`.
+        backend: a name in `flashmore.specs.backends()`.
         q: (B, H, T, D), in the precision under test; likewise k and v, (B, H, S, D).
         causal, mask, scale: as in `flashmore.backends.contract.attention`; no mask together with `part`.
         part: hold only the last so many batch items and heads against float64, where its (T, S) matrices for

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.contract import attention
-from flashmore.backends.names import BACKENDS
+from flashmore.backends.contract import attention, load_backend
 from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
 from flashmore.files import cache_folder, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import alternate
 from flashmore.measuring.statistics import Spread, spread
+from flashmore.specs import backends
 
 BLOCKS, FEWEST_BLOCKS = 15, 5
 ALL_SECONDS = 2.0
@@ -37,7 +37,7 @@ MOST_REPEATS = 50
 BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
 """What the (T, T) matrices of a pass by hand, four of them, may take: above the first there are fewer
 sequences, above the second they are shorter. More is neither waited for nor held."""
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 LARGEST_ANSWER = 2**20
 """Bytes of a file of the cache; ours have some 2,000."""
 
@@ -79,6 +79,7 @@ class Problem:
             "shape": list(self.shape),
             "dropout_p": self.dropout_p,
             "compiled": self.compiled,
+            "backends": list(backends()),
         }
 
 
@@ -177,7 +178,7 @@ def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
 def _considered(problem: Problem) -> tuple[str, ...]:
     """All backends; of compiled ones, which take seconds each, by hand and the one that wins uncompiled."""
     if not problem.compiled:
-        return BACKENDS
+        return tuple(backends())
     return tuple(dict.fromkeys(("manual", choose("auto", replace(problem, compiled=False)).backend)))
 
 
@@ -220,6 +221,7 @@ def one_pass(name: str, problem: Problem) -> Callable[[], object]:
         torch.randn(problem.shape, generator=generator).to(problem.device, problem.dtype) for _ in range(4)
     )
     leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    load_backend(name)
     attend = _attend(problem.compiled)
 
     def run() -> None:
@@ -257,7 +259,7 @@ def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
     except (FlashmoreError, msgspec.DecodeError, RecursionError):
         return None
     names = [candidate.name for candidate in kept.candidates if candidate.time_ms is not None]
-    if kept.key != problem.key() or not names or not set(names) <= set(BACKENDS):
+    if kept.key != problem.key() or not names or not set(names) <= backends().keys():
         return None
     return kept.candidates
 

@@ -1,21 +1,17 @@
-"""What `attention(q, k, v)` means, and the table of the ways to compute it.
+"""What `attention(q, k, v)` means.
 
 Shapes: B batch, H heads, T queries, S keys, D channels a head. q is (B, H, T, D), k and v are (B, H, S, D).
 `manual` in float64 is what right means; `flashmore.backends.accuracy` says how far from it one may be.
 """
 
-from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from flashmore.backends.call import AttentionCall
-from flashmore.backends.manual import manual
-from flashmore.backends.names import BACKENDS, Backend
-from flashmore.backends.rules import reasons_against, usable
-from flashmore.backends.sdpa import KERNELS, chosen_by_pytorch, forced
 from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.rules.call import AttentionCall
+from flashmore.specs import backend_spec, usable
 
 
 class Compute(Protocol):
@@ -36,14 +32,18 @@ class Compute(Protocol):
         ...
 
 
-TABLE: dict[Backend, Compute] = {
-    "manual": manual,
-    "sdpa": chosen_by_pytorch,
-    "math": partial(forced, KERNELS["math"]),
-    "flash": partial(forced, KERNELS["flash"]),
-    "efficient": partial(forced, KERNELS["efficient"]),
-    "cudnn": partial(forced, KERNELS["cudnn"]),
-}
+LOADED: dict[str, Compute] = {}
+
+
+def load_backend(name: str) -> Compute:
+    """The function that computes attention; call it before compiling `attention`, which imports nothing then.
+
+    Raises:
+        RecipeError: there is no backend of this name.
+    """
+    if name not in LOADED:
+        LOADED[name] = backend_spec(name).load()
+    return LOADED[name]
 
 
 def attention(
@@ -63,7 +63,8 @@ def attention(
         q: queries, (B, H, T, D), floating point.
         k: keys, (B, H, S, D), of q's dtype and device.
         v: values, (B, H, S, D_v), likewise; D_v is usually D.
-        backend: a name in `BACKENDS`; there is no default, so that a result always says what made it.
+        backend: a name of `flashmore.specs.backends`; there is no default, so that a result always says
+            what made it.
         causal: query t sees keys 0 … t (aligned top-left, so meant for T = S).
         mask: (T, S) or (B, H, T, S), 1 where it repeats: bool, True where a query may look, or a number
             that is added to the scores. Never together with `causal`.
@@ -80,14 +81,16 @@ def attention(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
     """
-    _check(q, k, v, backend, causal, mask)
+    compute = load_backend(backend)
+    _check(q, k, v, causal, mask)
     try:
-        return TABLE[backend](q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)  # type: ignore[index]
+        return compute(q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)
     except (RuntimeError, IndexError) as error:
         # torch's texts change between releases: the reasons come from our rules
         call = describe_call(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p)
-        reasons = tuple(str(reason) for reason in reasons_against(backend, call))
-        if not reasons and backend not in KERNELS:
+        spec = backend_spec(backend)
+        reasons = tuple(map(str, spec.reasons_against(call)))
+        if not reasons and spec.sdp_backend is None:
             raise
         names = tuple(name for name in usable(call) if name != backend)
         raise BackendUnavailable(backend, reasons or (f"torch says: {error}",), names) from error
@@ -134,9 +137,7 @@ def describe_call(
     )
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, backend: str, causal: bool, mask: Tensor | None) -> None:
-    if backend not in TABLE:
-        raise RecipeError("an attention backend", f"'{backend}'", ", ".join(BACKENDS))
+def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> None:
     if causal and mask is not None:
         raise RecipeError("causal or a mask", "both", "one mask that says both, or causal=True alone")
     fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)

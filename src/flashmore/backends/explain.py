@@ -9,32 +9,16 @@ from typing import Any
 
 import torch
 
-from flashmore.backends.call import AttentionCall
-from flashmore.backends.cautions import cautions_about
-from flashmore.backends.names import BACKENDS, Backend
 from flashmore.backends.probe import affordable, default_of, failure_of, is_present
-from flashmore.backends.rules import reasons_against
-from flashmore.backends.sdpa import KERNELS
-
-PASTE_FIRST: tuple[Backend, ...] = ("flash", "cudnn", "efficient", "math")
-"""Which kernel the line to paste names where PyTorch's own choice is not known: the fewest cautions first."""
-
-ABOUT: dict[str, str] = {
-    "manual": "flashmore's four steps by hand; the whole (L, S) matrix is written to memory",
-    "sdpa": "whichever of the following PyTorch picks",
-    "math": "PyTorch's own four steps; 16-bit inputs are computed in float32",
-    "flash": "FlashAttention-2, in tiles",
-    "efficient": "memory-efficient attention, in tiles",
-    "cudnn": "cuDNN's fused attention, in tiles",
-    "flash on cpu": "a CPU kernel of that name: in tiles too, but not the GPU's FlashAttention",
-}
+from flashmore.rules.call import AttentionCall
+from flashmore.specs import BackendSpec, backend_spec, backends
 
 
 @dataclass(frozen=True)
 class Answer:
     """What is to be said about one backend."""
 
-    name: Backend
+    name: str
     usable: bool
     reasons: tuple[str, ...]
     """Everything that speaks against it, each with what to change; empty if it is usable."""
@@ -50,7 +34,7 @@ class Explanation:
     call: AttentionCall
     device_present: bool
     backends: tuple[Answer, ...]
-    default: Backend | None
+    default: str | None
     """The kernel that ran when PyTorch chose; None where nothing could be run."""
     how: str
     """What shows the default, or why there is none."""
@@ -78,7 +62,7 @@ def explain(call: AttentionCall) -> Explanation:
             from tensors. Its compute capability counts only where no GPU is present.
 
     Returns:
-        An answer for each of `BACKENDS`, and the default.
+        An answer for each of `flashmore.specs.backends`, and the default.
 
     Raises:
         RecipeError: from `AttentionCall`, for a call that no kernel takes.
@@ -87,17 +71,17 @@ def explain(call: AttentionCall) -> Explanation:
     if present and call.device == "cuda":
         call = replace(call, capability=torch.cuda.get_device_capability())
     ran = affordable(call) if present else None
-    answers = tuple(_answer(backend, call, ran) for backend in BACKENDS)
+    answers = tuple(_answer(spec, call, ran) for spec in backends().values())
     default, how = _default(call, present, ran)
     return Explanation(call, present, answers, default, how, ran, _line(default, answers), torch.__version__)
 
 
-def _answer(backend: Backend, call: AttentionCall, ran: AttentionCall | None) -> Answer:
-    reasons = tuple(map(str, reasons_against(backend, call)))
-    cautions = tuple(map(str, cautions_about(backend, call)))
-    about = ABOUT.get(f"{backend} on {call.device}", ABOUT[backend])
+def _answer(spec: BackendSpec, call: AttentionCall, ran: AttentionCall | None) -> Answer:
+    reasons = tuple(map(str, spec.reasons_against(call)))
+    cautions = tuple(map(str, spec.cautions_about(call)))
+    about = spec.on_device.get(call.device, spec.summary)
     if ran is not None:
-        failure = failure_of(backend, ran)
+        failure = failure_of(spec.name, ran)
         if failure is None and reasons:
             wrong = (f"it ran, though our rules for torch 2.11 to 2.13 say: {why}" for why in reasons)
             reasons, cautions = (), (*wrong, *cautions)
@@ -105,10 +89,10 @@ def _answer(backend: Backend, call: AttentionCall, ran: AttentionCall | None) ->
             reasons = (
                 f"torch {torch.__version__} refuses it, and no rule of ours knows why: {_first(failure)}",
             )
-    return Answer(backend, not reasons, reasons, () if reasons else cautions, about)
+    return Answer(spec.name, not reasons, reasons, () if reasons else cautions, about)
 
 
-def _default(call: AttentionCall, present: bool, ran: AttentionCall | None) -> tuple[Backend | None, str]:
+def _default(call: AttentionCall, present: bool, ran: AttentionCall | None) -> tuple[str | None, str]:
     if not present:
         assumed = ".".join(map(str, call.capability))
         assuming = f"; the rules assume compute capability {assumed}" if call.device == "cuda" else ""
@@ -118,22 +102,25 @@ def _default(call: AttentionCall, present: bool, ran: AttentionCall | None) -> t
     try:
         default, seen = default_of(ran)
     except (RuntimeError, IndexError) as error:
-        against = reasons_against("sdpa", ran)
+        against = backend_spec("sdpa").reasons_against(ran)
         return None, "none: the call fails: " + (str(against[0]) if against else _first(error))
     if ran == call:
         return default, f"seen by running it: {seen}"
     return default, f"seen by running a smaller one that every rule treats alike, q {ran.query}: {seen}"
 
 
-def _line(default: Backend | None, answers: tuple[Answer, ...]) -> str | None:
-    can_run = {answer.name: len(answer.cautions) for answer in answers if answer.usable}
-    first = sorted((name for name in PASTE_FIRST if name in can_run), key=can_run.__getitem__)
-    kernel = default or next(iter(first), None)
-    if kernel is None:
+def _line(default: str | None, answers: tuple[Answer, ...]) -> str | None:
+    """Force the kernel that PyTorch chose; where that is not known, a fused one with the fewest cautions."""
+    ranks = {}
+    for answer in answers:
+        spec = backend_spec(answer.name)
+        if answer.usable and spec.sdp_backend:
+            ranks[spec.sdp_backend] = (answer.name != default, len(answer.cautions), not spec.fused)
+    if not ranks:
         return None
     return (
         "from torch.nn.attention import SDPBackend, sdpa_kernel\n"
-        f"with sdpa_kernel([SDPBackend.{KERNELS[kernel].name}]):"
+        f"with sdpa_kernel([SDPBackend.{min(ranks, key=ranks.__getitem__)}]):"
     )
 
 

@@ -1,4 +1,4 @@
-"""Attention by hand, in the four steps of the paper: the oracle that every other backend is held against.
+"""Attention by hand, in the four steps of the paper: the reference that every other backend is held against.
 
 Attention Is All You Need (Vaswani et al. 2017), equation 1: softmax(Q Kᵀ / √D) V.
 

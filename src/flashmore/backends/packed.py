@@ -21,11 +21,11 @@ from torch import Tensor
 
 from flashmore.backends.contract import attention
 from flashmore.backends.manual import manual
-from flashmore.backends.names import BACKENDS
-from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.errors import BackendUnavailable
+from flashmore.specs import backends
 
-PACKED_BACKENDS: tuple[str, ...] = ("segments", *BACKENDS, "varlen")
-"""`segments` goes from one to the next and is the oracle; `varlen` is for CUDA; the others use rows."""
+PACKED_BACKENDS: tuple[str, ...] = ("segments", *backends(), "varlen")
+"""`segments` goes from one to the next and is the reference; `varlen` is for CUDA; the others use rows."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,6 @@ def packed_attention(
         return _one_by_one(q, k, v, segments, dropout_p)
     if backend == "varlen":
         return _varlen(q, k, v, segments, dropout_p)
-    if backend not in BACKENDS:
-        raise RecipeError("a packed attention backend", f"'{backend}'", ", ".join(PACKED_BACKENDS))
     H, D = q.shape[1:]
     qkv = torch.stack((q, k, v), dim=1).flatten(1)  # 3 × (N, H, D) -> (N, 3·H·D)
     rows = to_places(qkv, segments).view(segments.rows, segments.longest, 3, H, D)  # (B, T, 3, H, D)

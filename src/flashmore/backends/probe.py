@@ -11,14 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flashmore.backends.call import AttentionCall, Shape
 from flashmore.backends.contract import attention
-from flashmore.backends.names import Backend
-from flashmore.backends.rules import RULES
-from flashmore.backends.sdpa import KERNELS
 from flashmore.errors import FlashmoreError
+from flashmore.rules.call import AttentionCall, Shape
+from flashmore.specs import backend_spec, backends
 
 LARGEST_SCORES = 2**24
 """Entries of the (…, L, S) matrix that a probe may make: 64 MiB in float32."""
@@ -26,13 +25,6 @@ LARGEST_PRODUCT = 2**29
 """Multiplications of q @ kᵀ that a probe may cost: well below a second."""
 LARGEST_INPUT = 2**24
 """Numbers in q, k and v together."""
-
-IN_THE_NAME: dict[str, Backend] = {
-    "flashattention": "flash",
-    "efficientattention": "efficient",
-    "cudnnattention": "cudnn",
-}
-"""How torch's names of operators and of their backward nodes tell the kernel."""
 
 
 def is_present(device: str) -> bool:
@@ -47,7 +39,8 @@ def affordable(call: AttentionCall) -> AttentionCall | None:
     if _is_small(call):
         return call
     smaller = _smaller(call)
-    here = [rule for rule in RULES if any(device == call.device for device, _ in rule.kernels)]
+    rules = (rule for spec in backends().values() for rule in spec.rules)
+    here = [rule for rule in rules if any(device == call.device for device, _ in rule.kernels)]
     alike = all(rule.breaks(call) == rule.breaks(smaller) for rule in here)
     return smaller if alike and _is_small(smaller) else None
 
@@ -66,7 +59,7 @@ def failure_of(backend: str, call: AttentionCall) -> Exception | None:
     return None
 
 
-def default_of(call: AttentionCall) -> tuple[Backend, str]:
+def default_of(call: AttentionCall) -> tuple[str, str]:
     """Let PyTorch choose, and read which kernel ran.
 
     Returns:
@@ -100,11 +93,11 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _kernel_among(names: list[str], else_math: str) -> tuple[Backend, str]:
+def _kernel_among(names: list[str], else_math: str) -> tuple[str, str]:
     for name in names:
-        for part, kernel in IN_THE_NAME.items():
-            if part in name.lower().replace("_", ""):
-                return kernel, name
+        for spec in backends().values():
+            if spec.operator and spec.operator in name.lower().replace("_", ""):
+                return spec.name, name
     return "math", else_math
 
 
@@ -123,10 +116,11 @@ def _nodes(node: Any) -> list[str]:
 def _compute(backend: str, call: AttentionCall) -> Tensor:
     q, k, v = (_operand(shape, call) for shape in (call.query, call.key, call.value))
     mask = None if call.mask is None else _mask(call.mask, call)
-    if backend == "manual":
+    spec = backend_spec(backend)
+    if spec.kernel and spec.sdp_backend is None:
         return attention(q, k, v, backend=backend, causal=call.causal, mask=mask, dropout_p=call.dropout_p)
-    kernel = KERNELS.get(backend)
-    with nullcontext() if kernel is None else torch.nn.attention.sdpa_kernel([kernel]):
+    kernels = [getattr(SDPBackend, spec.sdp_backend)] if spec.sdp_backend else []
+    with sdpa_kernel(kernels) if kernels else nullcontext():
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=call.dropout_p, is_causal=call.causal, enable_gqa=call.gqa
         )

@@ -5,18 +5,12 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.attention.sdpa_kernel.ht
 """
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-KERNELS: dict[str, SDPBackend] = {
-    "math": SDPBackend.MATH,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-}
 
 
 def chosen_by_pytorch(
@@ -62,3 +56,9 @@ def forced(
     apart = torch.autocast(q.device.type, enabled=False) if single else nullcontext()
     with sdpa_kernel([kernel]), apart:
         return chosen_by_pytorch(q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)
+
+
+math = partial(forced, SDPBackend.MATH)
+flash = partial(forced, SDPBackend.FLASH_ATTENTION)
+efficient = partial(forced, SDPBackend.EFFICIENT_ATTENTION)
+cudnn = partial(forced, SDPBackend.CUDNN_ATTENTION)

@@ -114,42 +114,42 @@ LADDER_NUMBERS = (
     "ms a step", "quartiles", "characters/s", "none / this", "95 % interval", "peak MiB", "first step, s",
     "pays after steps",
 )  # fmt: skip
-"""Columns of `rung_cells` with numbers; `before` and `verdict` are about the rung it is compared with."""
+"""Columns of `variant_cells` with numbers; `before` and `verdict` are about what it is compared with."""
 
 
-def rung_cells(rung: Row, *, added: bool) -> dict[str, str]:
-    """A rung of a ladder in words, by column.
+def variant_cells(variant: Row, *, added: bool) -> dict[str, str]:
+    """A variant of an ablation in words, by column.
 
     Args:
-        rung: one that has a number.
-        added: whether it was added to the rung before; one that is left out alone pays for nothing.
+        variant: one that has a number.
+        added: whether it was added to the variant before; one that is left out alone pays for nothing.
     """
-    step, peak, ratio, before = (rung[name] for name in ("step_ms", "peak_bytes", "ratio", "ratio_before"))
+    step, peak, ratio, before = (variant[name] for name in ("step_ms", "peak_bytes", "ratio", "ratio_before"))
     return {
-        "name": rung["name"],
+        "name": variant["name"],
         "ms a step": digits(step["median"]),
         "quartiles": f"{digits(step['low'])} – {digits(step['high'])}",
-        "characters/s": f"{rung['characters_per_s']:,.0f}",
+        "characters/s": f"{variant['characters_per_s']:,.0f}",
         "none / this": "" if ratio is None else f"{ratio['value']:.3f}",
         "95 % interval": "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
         "before": "" if before is None else f"{before['value']:.3f}",
         "verdict": "" if before is None else before["verdict"],
         "peak MiB": "" if peak is None else digits(peak / MIB),
-        "first step, s": digits(rung["first_step_seconds"]),
-        "pays after steps": _break_even(rung) if added and before is not None else "",
-        "answers": _likeness(rung),
+        "first step, s": digits(variant["first_step_seconds"]),
+        "pays after steps": _break_even(variant) if added and before is not None else "",
+        "answers": _likeness(variant),
     }
 
 
-def _break_even(rung: Row) -> str:
-    steps = rung["break_even_steps"]
+def _break_even(variant: Row) -> str:
+    steps = variant["break_even_steps"]
     return "never" if steps is None else "at once" if steps == 0 else f"{steps:,}"
 
 
-def _likeness(rung: Row) -> str:
-    """How near a rung's answers are to the plain loop's."""
-    if rung["budget_used"] is not None:
-        return f"exact, {100 * rung['budget_used']:.0f} % of the error budget"
-    if rung["loss_difference"] is not None:
-        return f"{rung['exactness']}: loss {rung['loss_difference']:+.4f}"
+def _likeness(variant: Row) -> str:
+    """How near a variant's answers are to the plain loop's."""
+    if variant["budget_used"] is not None:
+        return f"exact, {100 * variant['budget_used']:.0f} % of the error budget"
+    if variant["loss_difference"] is not None:
+        return f"{variant['exactness']}: loss {variant['loss_difference']:+.4f}"
     return "–"

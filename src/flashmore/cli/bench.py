@@ -8,7 +8,7 @@ from flashmore.terminal import write
 
 WHAT = {
     "step": "whole training steps of one model under two or more attention backends",
-    "ladder": "training steps with the documented speed-ups added one after the other",
+    "ablation": "training steps with the documented speed-ups added one after the other",
     "attention": "the kernels alone: time, memory and error against T",
 }
 

@@ -10,8 +10,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import value_of
 from flashmore.errors import Interrupted, RecipeError
+from flashmore.specs import models
 from flashmore.terminal import Terminal, say, write_json
-from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+from flashmore.training.recipe import Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ def preset_recipe(argv: Sequence[str]) -> Recipe:
     """The defaults of --preset (or makemore's) and --model; a wrong name is left for the parser to refuse."""
     model, preset = value_of("--model", argv), value_of("--preset", argv)
     return recipe_for(
-        model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
+        model if model and model in models() else "transformer",
         preset if preset in get_args(Preset) else "makemore",  # type: ignore[arg-type]
     )
 

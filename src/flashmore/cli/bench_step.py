@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 
@@ -17,8 +17,9 @@ from flashmore.cli.ineffective import refuse_ineffective
 from flashmore.cli.parse import parse, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.specs import Attention, backends, model_spec
 from flashmore.terminal import Terminal, say
-from flashmore.training.recipe import Attention, Preset, Recipe
+from flashmore.training.recipe import Preset, Recipe
 
 Found = Mapping[str, Any]
 BLOCKS = 30
@@ -39,7 +40,7 @@ class BenchStep(Outputs):
     """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
     variants: tuple[Attention, ...] = ("manual", "flash")
     """Attention backends, the first of which the others are compared with; a name may come twice."""
-    context: tuple[int, ...] = ()
+    block_size: tuple[int, ...] = ()
     """Lengths T of rows cut from all names in one stream; none means padded names, as in training."""
     blocks: int = BLOCKS
     """Blocks of each variant; fewer than 20 say little."""
@@ -48,13 +49,13 @@ class BenchStep(Outputs):
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench step`."""
     command = parse(BenchStep, "bench step", argv, BenchStep(preset_recipe(argv)))
-    if command.recipe.model == "transformer":  # the others are refused as such
-        refuse_ineffective(command.recipe, argv, ("--speedups", "--eval-every", "--log-every"))
+    if model_spec(command.recipe.model).attends:  # the others are refused as such
+        refuse_ineffective(command.recipe, argv, ("--speedups", "--eval-interval", "--log-interval"))
     if command.recipe.attention != "auto":
         option = f"--attention {command.recipe.attention}"
         raise RecipeError("attention backends to compare", option, "--variants manual flash")
     if not command.variants:
-        raise RecipeError("--variants to compare", "none", ", ".join(get_args(Attention)))
+        raise RecipeError("--variants to compare", "none", ", ".join(("auto", *backends())))
 
     from flashmore.benchmark.plots.step import step_plot
     from flashmore.benchmark.step.record import bench_steps
@@ -63,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
         record = bench_steps(
             command.recipe,
             command.variants if value_of("--variants", argv) is not None else None,
-            command.context,
-            shrink_batch=value_of("--batch", argv) is None,
+            command.block_size,
+            shrink_batch=value_of("--batch-size", argv) is None,
             blocks=command.blocks,
             say=bar.say,
             after_block=bar.after_block,
@@ -88,7 +89,7 @@ def show_context(found: Found, record: Found, console: Terminal, *, beside_seed_
     """Print one context's table and what it says about attention's share."""
     environment, recipe = record["environment"], record["recipe"]
     where = machine(environment)
-    sizes = f"{recipe['layers']} layers, {recipe['heads']} heads, {recipe['channels']} channels"
+    sizes = f"{recipe['n_layer']} layers, {recipe['n_head']} heads, {recipe['n_embd']} channels"
     shape = f"context {found['context']:,}, batch {found['batch']}"
     console.print("", f"One training step: {shape}, {sizes}, {recipe['dtype']}; {where}")
     console.print(_table_of(found, beside_seed_experiment=beside_seed_experiment))

@@ -23,9 +23,9 @@ class Choose:
     dtype, shape and dropout, in $FLASHMORE_CACHE or the user's cache folder.
     """
 
-    batch: int = 32
+    batch_size: int = 32
     """Sequences."""
-    heads: int = 4
+    n_head: int = 4
     """Attention heads."""
     length: int = 16
     """Positions in a sequence."""
@@ -47,7 +47,7 @@ class Choose:
     """Print the record, one JSON document, on stdout and nothing else."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "heads", "length", "head_dim"):
+        for name in ("batch_size", "n_head", "length", "head_dim"):
             if getattr(self, name) < 1:
                 option = "--" + name.replace("_", "-")
                 raise RecipeError(f"a sensible {option}", str(getattr(self, name)), "a whole number from 1")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
     if command.threads:
         torch.set_num_threads(command.threads)
-    shape = (command.batch, command.heads, command.length, command.head_dim)
+    shape = (command.batch_size, command.n_head, command.length, command.head_dim)
     device = device_named(command.device)
     problem = Problem(shape, getattr(torch, command.dtype), device, command.dropout)
     choice = choose("auto", problem, fresh=command.fresh or command.out is not None)

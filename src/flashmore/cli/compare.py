@@ -13,8 +13,9 @@ from flashmore.cli.parse import parse
 from flashmore.cli.show import NOVELTY_STYLE, stdout, table
 from flashmore.errors import RecipeError
 from flashmore.generation.options import GenerateOptions
+from flashmore.specs import Model
 from flashmore.terminal import say, write_json
-from flashmore.training.recipe import Model, recipe_for
+from flashmore.training.recipe import recipe_for
 
 if TYPE_CHECKING:
     from flashmore.comparison import Row
@@ -48,7 +49,7 @@ class Compare:
     """Models to train first, each with its own defaults, instead of or beside the runs."""
     file: Path | None = None
     """With --models: the text file to train on; none means the built-in names."""
-    steps: int | None = None
+    max_steps: int | None = None
     """With --models: optimiser steps for each; none means the default."""
     out: Path = Path("runs")
     """With --models: the folder that takes their runs."""
@@ -67,9 +68,9 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Compare, "compare", argv)
     if len(command.runs) + len(command.models) < 1:
         raise RecipeError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
-    if not command.models and (command.file, command.steps, command.out) != (None, None, Compare.out):
+    if not command.models and (command.file, command.max_steps, command.out) != (None, None, Compare.out):
         raise RecipeError(
-            "--file, --steps and --out with models to train",
+            "--file, --max-steps and --out with models to train",
             "runs that are finished, and no --models",
             "the runs alone, or --models bigram transformer beside them",
         )
@@ -127,8 +128,8 @@ def train_for_comparison(model: Model, command: Compare) -> "Run":
     from flashmore.training.session import unused_folder
 
     recipe = replace(recipe_for(model), file=command.file)
-    if command.steps is not None:
-        recipe = replace(recipe, steps=command.steps)
+    if command.max_steps is not None:
+        recipe = replace(recipe, max_steps=command.max_steps)
     with ProgressLine() as line:
         result = train(recipe, unused_folder(model, command.out), line)
     return Run.open(result.run)

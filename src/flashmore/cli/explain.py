@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Group
 
-from flashmore.backends.call import AttentionCall, Dtype, Shape
 from flashmore.cli.parse import options_in, parse, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.rules.call import AttentionCall, Dtype, Shape
+from flashmore.specs import model_spec
 from flashmore.terminal import write_json
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ class Explain:
 
     run: Path | None = None
     """A run's folder: its shape, dtype, device and dropout, causal, become the defaults of the rest."""
-    batch: int = 32
+    batch_size: int = 32
     """B, the sequences."""
-    heads: int = 4
+    n_head: int = 4
     """H, the heads of the queries."""
-    kv_heads: int | None = None
+    n_kv_head: int | None = None
     """H_kv, the heads of keys and values; none means H."""
     length: int = 16
     """L, the queries in a sequence."""
@@ -104,14 +105,14 @@ def _of_run(path: Path) -> Explain:
     from flashmore.training.session import recipe_of
 
     run = Run.open(path)
-    if run.model.model != "transformer":
+    if not model_spec(run.model.model).attends:
         raise RecipeError("a run of a model with attention", f"a {run.model.model}", "a run of a transformer")
     recipe = recipe_of(run)
     return Explain(
-        batch=recipe.batch,
-        heads=run.model.heads,
-        length=run.model.context,
-        head_dim=run.model.channels // run.model.heads,
+        batch_size=recipe.batch_size,
+        n_head=run.model.n_head,
+        length=run.model.block_size,
+        head_dim=run.model.n_embd // run.model.n_head,
         dtype=recipe.precision,
         device=recipe.device,
         dropout=run.model.attention_dropout,
@@ -127,8 +128,8 @@ def call_of(command: Explain) -> AttentionCall:
     """
     if command.training and command.inference:
         raise RecipeError("--training or --inference", "both", "one of them, or none for training")
-    B, H, L, D = command.batch, command.heads, command.length, command.head_dim
-    H_kv, S, D_v = _or(command.kv_heads, H), _or(command.source_length, L), _or(command.value_dim, D)
+    B, H, L, D = command.batch_size, command.n_head, command.length, command.head_dim
+    H_kv, S, D_v = _or(command.n_kv_head, H), _or(command.source_length, L), _or(command.value_dim, D)
 
     def shape(heads: int, length: int, channels: int, dims: int = command.dims) -> Shape:
         return (1, B, heads, length, channels)[-dims:]

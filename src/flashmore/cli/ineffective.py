@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 
 from flashmore.cli.parse import options_in
 from flashmore.errors import RecipeError
+from flashmore.specs import model_spec, models
 from flashmore.training.recipe import Recipe
 
 
-def _attends(recipe: Recipe) -> bool:
-    return recipe.model == "transformer"
+def _acts(option: str) -> tuple[Callable[[Recipe], bool], str]:
+    able = [name for name, spec in models().items() if option in spec.options]
+    return (lambda recipe: recipe.model in able), f"--model {' or '.join(able)}"
 
 
 def _may_use(recipe: Recipe, name: str) -> bool:
@@ -17,23 +19,23 @@ def _may_use(recipe: Recipe, name: str) -> bool:
 
 def _muon(recipe: Recipe) -> bool:
     by_speedups = recipe.optimizer == "auto" and _may_use(recipe, "muon")
-    return recipe.model == "transformer" and (recipe.optimizer == "muon" or by_speedups)
+    return model_spec(recipe.model).muon and (recipe.optimizer == "muon" or by_speedups)
 
 
 def _cosine(recipe: Recipe) -> bool:
     by_speedups = "auto" in recipe.speedups or _may_use(recipe, "schedule")
-    return recipe.schedule == "cosine" or (recipe.schedule == "auto" and by_speedups)
+    return recipe.lr_schedule == "cosine" or (recipe.lr_schedule == "auto" and by_speedups)
 
 
 RULES: dict[str, tuple[Callable[[Recipe], bool], str]] = {
-    "--attention": (lambda r: _attends(r) or r.attention == "auto", "--model transformer"),
-    "--attention-dropout": (_attends, "--model transformer"),
-    "--heads": (_attends, "--model transformer"),
-    "--layers": (lambda r: r.model in ("transformer", "wavenet"), "--model transformer or wavenet"),
-    "--channels": (lambda r: r.model != "bigram", "a model other than bigram"),
-    "--dropout": (lambda r: r.model != "bigram", "a model other than bigram"),
-    "--muon-lr": (_muon, "--model transformer with --optimizer muon"),
-    "--lr-end": (_cosine, "--schedule cosine"),
+    "--attention": (lambda r: r.attention == "auto" or _acts("attention")[0](r), _acts("attention")[1]),
+    "--attention-dropout": _acts("attention_dropout"),
+    "--n-head": _acts("n_head"),
+    "--n-layer": _acts("n_layer"),
+    "--n-embd": _acts("n_embd"),
+    "--dropout": _acts("dropout"),
+    "--muon-learning-rate": (_muon, "--model transformer with --optimizer muon"),
+    "--min-lr-ratio": (_cosine, "--lr-schedule cosine"),
     "--split-seed": (
         lambda r: r.mode == "items" and r.split != "makemore",
         "shares of items, such as 80/10/10",
@@ -69,8 +71,8 @@ def _said(recipe: Recipe, option: str) -> str:
         return "the built-in names"
     if option == "--split-seed":
         return "--mode text" if recipe.mode == "text" else f"--split {recipe.split}"
-    if option == "--lr-end":
-        return f"--schedule {recipe.schedule} and --speedups {' '.join(recipe.speedups)}"
-    if option == "--muon-lr" and recipe.model == "transformer":
+    if option == "--min-lr-ratio":
+        return f"--lr-schedule {recipe.lr_schedule} and --speedups {' '.join(recipe.speedups)}"
+    if option == "--muon-learning-rate" and model_spec(recipe.model).muon:
         return f"--optimizer {recipe.optimizer} and --speedups {' '.join(recipe.speedups)}"
     return f"--model {recipe.model}"

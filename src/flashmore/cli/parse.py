@@ -11,7 +11,7 @@ from flashmore.terminal import one_line
 Command = TypeVar("Command")
 
 STYLE = (
-    tyro.conf.OmitArgPrefixes,  # --steps, never --recipe.steps
+    tyro.conf.OmitArgPrefixes,  # --max-steps, never --recipe.steps
     tyro.conf.FlagCreatePairsOff,  # --json, without --no-json
     tyro.conf.OmitSubcommandPrefixes,
 )

@@ -15,7 +15,7 @@ from flashmore.terminal import write_json
 
 @dataclass(frozen=True)
 class Score:
-    """Print the log-probability of names under a run's best weights, whole and a character, with STOP."""
+    """Print the log-probability of names under a run's best weights, whole and a character, with EOS."""
 
     run: Positional[Path]
     """The run's folder, as `flashmore train` leaves it."""

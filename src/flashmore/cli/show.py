@@ -22,7 +22,7 @@ def complain(error: FlashmoreError) -> None:
 
 
 def table(*headers: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Cells:
-    """An empty table in the house's style; columns named in `numbers` are right-aligned."""
+    """An empty table in our style; columns named in `numbers` are right-aligned."""
     made = Cells(
         title=None if title is None else one_line(title),
         title_justify="left",

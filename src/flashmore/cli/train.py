@@ -10,8 +10,9 @@ from flashmore.cli.ineffective import refuse_ineffective
 from flashmore.cli.parse import parse, parse_known, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.errors import RecipeError
+from flashmore.specs import models
 from flashmore.terminal import write_json
-from flashmore.training.recipe import Model, Preset, Recipe, recipe_for
+from flashmore.training.recipe import Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
     from flashmore.training.result import TrainResult
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 class Train:
     """Learn from a file of names, one a line (none means the built-in names), and leave a run's folder.
 
-    With --mode text the file is one long text, learned in windows of --context characters.
+    With --mode text the file is one long text, learned in windows of --block-size characters.
 
-    `flashmore train --resume RUN` goes on with an interrupted run, with no options but --steps and --json.
+    `flashmore train --resume RUN` goes on with an interrupted run, with no options but --max-steps and
+    --json.
     """
 
     recipe: Recipe
     preset: Preset = "names"
     """Where the other options' defaults come from; `makemore` repeats makemore's training parameters,
     `shakespeare` and `gpt2-124m` nanoGPT's for one long text, `shakespeare-fast` gets there sooner."""
-    context: int | None = None
+    block_size: int | None = None
     """With --mode text: characters that a window holds; none means the preset's, or 256."""
     out: Path | None = None
     """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
@@ -40,11 +42,11 @@ class Train:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with an interrupted run as if it had never stopped; only --steps may change."""
+    """Go on with an interrupted run as if it had never stopped; only --max-steps may change."""
 
     resume: Path
     """The run's folder."""
-    steps: int | None = None
+    max_steps: int | None = None
     """A new number of steps in total; none keeps the run's own."""
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
@@ -56,8 +58,8 @@ def main(argv: Sequence[str]) -> int:
         command, others = parse_known(Resume, "train", argv)
         if others:
             raise RecipeError(
-                "only --steps and --json beside --resume: a run goes on as it began", " ".join(others),
-                f"flashmore train --resume {shlex.quote(str(command.resume))} [--steps N] [--json]",
+                "only --max-steps and --json beside --resume: a run goes on as it began", " ".join(others),
+                f"flashmore train --resume {shlex.quote(str(command.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
         return _resume(command)
     if value_of("--out", argv) == "":
@@ -72,7 +74,7 @@ def _defaults(argv: Sequence[str]) -> Train:
     model, preset = value_of("--model", argv), value_of("--preset", argv)
     return Train(
         recipe_for(
-            model if model in get_args(Model) else "transformer",  # type: ignore[arg-type]
+            model if model and model in models() else "transformer",
             preset if preset in get_args(Preset) else "names",  # type: ignore[arg-type]
         )
     )
@@ -83,8 +85,8 @@ def _train(command: Train) -> int:
     from flashmore.training.progress import ProgressLine
 
     recipe = command.recipe
-    if command.context is not None:
-        recipe = replace(recipe, context=command.context)
+    if command.block_size is not None:
+        recipe = replace(recipe, block_size=command.block_size)
     with ProgressLine() as line:
         result = train(recipe, command.out, line)
     return _report(result, command.json)
@@ -95,7 +97,7 @@ def _resume(command: Resume) -> int:
     from flashmore.training.progress import ProgressLine
 
     with ProgressLine() as line:
-        result = resume(command.resume, command.steps, line)
+        result = resume(command.resume, command.max_steps, line)
     return _report(result, command.json)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flashmore.data.vocabulary import STOP, Vocabulary
+from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import DataError, RecipeError
 
 IGNORE = -1
@@ -23,11 +23,11 @@ class Sequences:
     """A whole part of a split on the device, made once."""
 
     ids: Tensor
-    """(N, T) int64: START, the characters, padding 0."""
+    """(N, T) int64: BOS, the characters, padding 0."""
     targets: Tensor
-    """(N, T) int64: the characters, STOP, then IGNORE: what comes after each of `ids`."""
+    """(N, T) int64: the characters, EOS, then IGNORE: what comes after each of `ids`."""
     lengths: Tensor
-    """(N,) int64: number of positions with a target, STOP included."""
+    """(N,) int64: number of positions with a target, EOS included."""
 
     @property
     def mean_length(self) -> float:
@@ -57,11 +57,11 @@ def encode_items(
     flat = _encode_together("".join(items), vocabulary)  # (sum of the items' characters,)
     # Row by row, the True places of the mask are the characters of the items in their order.
     mask = np.arange(context - 1) < lengths[:, None]  # (N, T - 1)
-    ids = np.full((len(items), context), STOP, dtype=np.int64)
+    ids = np.full((len(items), context), EOS, dtype=np.int64)
     ids[:, 1:][mask] = flat
     targets = np.full((len(items), context), IGNORE, dtype=np.int64)
     targets[:, :-1][mask] = flat
-    targets[np.arange(len(items)), lengths] = STOP
+    targets[np.arange(len(items)), lengths] = EOS
     arrays = (ids, targets, lengths + 1)
     return Sequences(*map(torch.from_numpy, arrays)).to(device)
 

@@ -175,9 +175,9 @@ def read_long_text(
         size = vocabulary_size or largest + 1
         if largest >= size:
             raise DataError(
-                f"ids below --vocabulary {size:,} in {file}",
+                f"ids below --vocab-size {size:,} in {file}",
                 f"the id {largest:,}",
-                f"--vocabulary {largest + 1}",
+                f"--vocab-size {largest + 1}",
             )
         text = LongText(
             "tokens", path, encoding, count, largest, origin, cut_parts(count, shares, context, source)
@@ -187,7 +187,7 @@ def read_long_text(
         raise RecipeError(
             "a text for --mode text",
             "no FILE",
-            "a text file, a .bin file of ids, or --vocabulary for random ids",
+            "a text file, a .bin file of ids, or --vocab-size for random ids",
         )
     count, largest, origin = random_facts(context, vocabulary_size)
     parts = cut_parts(count, shares, context, source)
@@ -215,7 +215,7 @@ def _require_unicode(path: str) -> None:
 def _refuse_vocabulary_size(file: Path, vocabulary_size: int | None) -> None:
     if vocabulary_size is not None:
         raise RecipeError(
-            "--vocabulary for a .bin file of ids or for random ids",
+            "--vocab-size for a .bin file of ids or for random ids",
             f"the text {file}, whose characters are the vocabulary",
-            "the same without --vocabulary (a preset that sets it wants ids)",
+            "the same without --vocab-size (a preset that sets it wants ids)",
         )

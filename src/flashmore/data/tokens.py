@@ -36,7 +36,7 @@ class TextFacts:
     """What one pass over a text finds."""
 
     vocabulary: Vocabulary
-    """Its characters; the id of one in a store is its place here, from 0: a long text has no START."""
+    """Its characters; the id of one in a store is its place here, from 0: a long text has no BOS."""
     count: int
     """Characters."""
     sha256: str

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from flashmore.errors import DataError
 
-STOP = 0
-"""The id that begins every sequence as START and ends it as STOP."""
+EOS = 0
+"""The id that begins every sequence as BOS and ends it as EOS."""
 
 # A message stays readable: alphabets are shown whole, thousands of Chinese characters are not.
 _SHOWN = 200
@@ -18,7 +18,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The characters that a model knows: id 0 is START and STOP, `characters[i]` has id i + 1.
+    """The characters that a model knows: id 0 is BOS and EOS, `characters[i]` has id i + 1.
 
     Raises:
         DataError: not single characters, each once, sorted by code point.
@@ -42,7 +42,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of ids V: the characters and one for START and STOP."""
+        """Number of ids V: the characters and one for BOS and EOS."""
         return len(self.characters) + 1
 
     @cached_property
@@ -50,7 +50,7 @@ class Vocabulary:
         return {character: number for number, character in enumerate(self.characters, start=1)}
 
     def encode(self, text: str) -> list[int]:
-        """Turn text into ids from 1, without START and STOP.
+        """Turn text into ids from 1, without BOS and EOS.
 
         Raises:
             DataError: naming every character of the text that the vocabulary lacks.
@@ -66,14 +66,14 @@ class Vocabulary:
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn ids into text, up to the first STOP or the end.
+        """Turn ids into text, up to the first EOS or the end.
 
         Raises:
-            DataError: an id before STOP that no character has.
+            DataError: an id before EOS that no character has.
         """
         characters = []
         for number in ids:
-            if number == STOP:
+            if number == EOS:
                 break
             if not 0 < number < self.size:
                 raise DataError("ids of this vocabulary", str(number), f"0 to {self.size - 1}")
@@ -81,13 +81,13 @@ class Vocabulary:
         return "".join(characters)
 
     def decode_rows(self, ids: npt.NDArray[np.int64]) -> list[str]:
-        """Turn rows of ids (B, T) into texts, each up to its first STOP or the end, all of them together.
+        """Turn rows of ids (B, T) into texts, each up to its first EOS or the end, all of them together.
 
         Raises:
-            DataError: an id before STOP that no character has.
+            DataError: an id before EOS that no character has.
         """
-        stopped = np.logical_or.accumulate(ids == STOP, axis=1)  # (B, T)
-        kept = np.ascontiguousarray(np.where(stopped, STOP, ids))
+        stopped = np.logical_or.accumulate(ids == EOS, axis=1)  # (B, T)
+        kept = np.ascontiguousarray(np.where(stopped, EOS, ids))
         if kept.size == 0 or kept.min() < 0 or kept.max() >= self.size:
             return [self.decode(row) for row in ids.tolist()]  # raises the error that names the id
         points = np.array([0, *map(ord, self.characters)], dtype=np.uint32)[kept]  # (B, T)

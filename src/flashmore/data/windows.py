@@ -55,9 +55,9 @@ def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
     if short:
         found = f"{count:,} in all: " + ", ".join(f"{size:,} for {name}" for name, size in short.items())
         longest = min(size for size, share in zip(sizes.values(), parts, strict=True) if share) - 1
-        shorter = f"--context {longest} or less, " if longest >= 1 else ""
+        shorter = f"--block-size {longest} or less, " if longest >= 1 else ""
         raise DataError(
-            f"at least {context + 1:,} characters in each part of {source}, for --context {context}",
+            f"at least {context + 1:,} characters in each part of {source}, for --block-size {context}",
             found,
             f"{shorter}a longer text, or a --split with fewer parts such as 90/10/0",
         )

@@ -3,12 +3,13 @@
 Shape letters: B batch, T positions, C channels, V vocabulary, L layers.
 """
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from flashmore.models.transformer import Transformer
+from flashmore.models.config import ModelConfig
+from flashmore.specs import model_spec
 
 
 class Decoder(Protocol):
@@ -28,8 +29,22 @@ class Decoder(Protocol):
         ...
 
 
+class CachingModel(Protocol):
+    """A model that keeps keys and values, as `ModelSpec.kv_cache` promises; `Transformer` is one."""
+
+    config: ModelConfig
+
+    def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+        """Ids (B, T) to logits (B, T, V), and what `step` needs of them into the cache."""
+        ...
+
+    def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+        """The last ids alone, (B,), to logits (B, V)."""
+        ...
+
+
 class CachedDecoder:
-    """The Transformer with the keys and values of all earlier positions: a KV cache.
+    """A model with the keys and values of all earlier positions: a KV cache.
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
     (https://arxiv.org/abs/1911.02150), section 2.4.1. What a position leaves is written once and stays where
@@ -41,11 +56,12 @@ class CachedDecoder:
         most: the largest batch B to come.
     """
 
-    def __init__(self, model: Transformer, most: int) -> None:
+    def __init__(self, model: CachingModel, most: int) -> None:
         self._model = model
         config = model.config
-        sizes = (config.layers, most * config.context, 2 * config.channels)
-        self._cache = model.wte.weight.new_empty(sizes)  # (L, N, 2C)
+        sizes = (config.n_layer, most * config.block_size, 2 * config.n_embd)
+        parameter = next(cast(nn.Module, model).parameters())
+        self._cache = parameter.new_empty(sizes)  # (L, N, 2C)
         self._places = torch.empty(0)  # (T, B) int64, where each position of each sequence stands
         self._used = 0  # places in use
 
@@ -95,4 +111,7 @@ def decoder_for(model: nn.Module, most: int) -> Decoder:
         model: ids (B, T) to logits (B, T, V).
         most: the largest batch B to come.
     """
-    return CachedDecoder(model, most) if isinstance(model, Transformer) else PlainDecoder(model)
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig) and model_spec(config.model).kv_cache:
+        return CachedDecoder(cast(CachingModel, model), most)
+    return PlainDecoder(model)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flashmore.data.vocabulary import STOP
+from flashmore.data.vocabulary import EOS
 from flashmore.errors import RunError
 from flashmore.generation.cache import decoder_for
 from flashmore.generation.filters import apply_temperature, keep_top_k, keep_top_p
@@ -18,18 +18,18 @@ from flashmore.generation.options import GenerateOptions
 _KEPT_APART = ("cuda",)
 """Devices on which each draw keeps its own row to the end, so that the host need not wait for any result."""
 _CHECKED_EVERY = 8
-"""Characters between two looks there whether all have met STOP."""
+"""Characters between two looks there whether all have met EOS."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sequences after START."""
+    """Sequences after BOS."""
 
     ids: Tensor
-    """(B, T) int64 on the CPU, T the context: the prefix, what was drawn, and STOP to the end. A row that has
-    not met STOP holds none."""
+    """(B, T) int64 on the CPU, T the context: the prefix, what was drawn, and EOS to the end. A row that has
+    not met EOS holds none."""
     log_probs: Tensor
-    """(B,) float64 on the CPU: natural logarithm of the probability of the row up to its first STOP, prefix
+    """(B,) float64 on the CPU: natural logarithm of the probability of the row up to its first EOS, prefix
     included, at temperature 1 and without top-k or top-p."""
 
 
@@ -42,14 +42,14 @@ def draw(
     options: GenerateOptions,
     generator: torch.Generator,
 ) -> Drawn:
-    """Draw sequences until all have met STOP or the context is full.
+    """Draw sequences until all have met EOS or the context is full.
 
-    Draws that are equal so far share a row, so that a prefix is computed once, and a draw that met STOP
+    Draws that are equal so far share a row, so that a prefix is computed once, and a draw that met EOS
     leaves the batch; except on CUDA, where the host would wait for that at every character.
 
     Args:
         model: in evaluation mode; ids (B, T) to logits (B, T, V).
-        prefix: ids that follow START in every sequence, fewer than the context.
+        prefix: ids that follow BOS in every sequence, fewer than the context.
         count: number of sequences B.
         context: the model's longest sequence T.
         options: temperature, top-k and top-p.
@@ -63,7 +63,7 @@ def draw(
     apart = device.type in _KEPT_APART
     host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
     numbers = torch.rand(count, context - len(prefix), dtype=torch.float64, generator=generator)  # (B, T)
-    start = torch.tensor([[STOP, *prefix]], device=device).expand(count if apart else 1, -1)  # (R, T)
+    start = torch.tensor([[EOS, *prefix]], device=device).expand(count if apart else 1, -1)  # (R, T)
     decoder = decoder_for(model, count)
     logits = decoder.start(start).to(host)  # (R, T, V)
     ids, log_probs = _begin(logits[0], prefix, count, context)  # (T, B) each
@@ -98,7 +98,7 @@ def require_finite(numbers: Tensor) -> None:
         raise RunError(
             "a model that gives finite numbers",
             "NaN or infinities",
-            "a run whose loss stayed finite; a lower --lr helps",
+            "a run whose loss stayed finite; a lower --learning-rate helps",
         )
 
 
@@ -133,7 +133,7 @@ def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
 
 def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> tuple[Tensor, Tensor]:
     """Ids and log-probabilities (T, B) that hold the prefix, given the logits (T, V) that lead to it."""
-    ids = torch.full((context, count), STOP, device=logits.device)
+    ids = torch.full((context, count), EOS, device=logits.device)
     log_probs = torch.zeros(context, count, dtype=torch.float64, device=logits.device)
     known = torch.tensor(prefix, dtype=torch.int64, device=logits.device).unsqueeze(1)  # (T, 1)
     ids[: len(prefix)] = known
@@ -142,24 +142,24 @@ def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> t
 
 
 def _share(draws: Tensor, rows: Tensor, chosen: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Let go of the draws that met STOP, and give those that are equal so far one row.
+    """Let go of the draws that met EOS, and give those that are equal so far one row.
 
     Returns:
         The draws that go on and the row of each, (B,); of each row, its last id and the row that it goes on
         from, (R,).
     """
-    going = chosen != STOP
+    going = chosen != EOS
     codes, shared = torch.unique((rows * size + chosen)[going], return_inverse=True)
     return draws[going], shared, codes % size, codes // size
 
 
 def _all_stopped(ids: Tensor) -> bool:
-    return bool((ids == STOP).any(0).all())
+    return bool((ids == EOS).any(0).all())
 
 
 def _end(ids: Tensor, log_probs: Tensor) -> Drawn:
-    """Cut what a draw that was not let go of drew after its first STOP; (T, B) each."""
-    stops = ids == STOP
+    """Cut what a draw that was not let go of drew after its first EOS; (T, B) each."""
+    stops = ids == EOS
     after = stops.cumsum(0) > stops.long()
-    ids, log_probs = ids.masked_fill(after, STOP), log_probs.masked_fill(after, 0)
+    ids, log_probs = ids.masked_fill(after, EOS), log_probs.masked_fill(after, 0)
     return Drawn(ids.T.cpu(), log_probs.sum(0).cpu())

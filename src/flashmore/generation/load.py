@@ -6,11 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.errors import RecipeError, RunError
-from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.runs import Run
-
-_LARGEST_TENSOR = 2**24
 
 
 def load_model(run: Run, device: torch.device | str) -> nn.Module:
@@ -34,21 +31,11 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
         raise RecipeError(f"to compute on '{device}'", cause, "cpu, or the name of a device here") from None
 
 
-def largest_batch(config: ModelConfig) -> int:
-    """Give how many sequences a model takes at once, so that its widest tensor stays within 64 MiB."""
-    widest = max(config.vocabulary_size, 4 * config.channels)
-    if config.model == "transformer":  # generation keeps every layer's keys and values
-        widest = max(widest, 2 * config.layers * config.channels)
-    if config.model == "mlp":  # it lays the embeddings of its whole window side by side, at every position
-        widest = max(widest, config.context * config.channels)
-    return max(1, _LARGEST_TENSOR // (config.context * widest))
-
-
 def _require_finite(run: Run, weights: dict[str, Tensor]) -> None:
     bad = [name for name, value in weights.items() if not value.isfinite().all()]
     if bad:
         raise RunError(
             f"weights in {run.path} that are finite numbers",
             f"NaN or infinities in {', '.join(bad)}: training went astray",
-            "a run whose loss stayed finite; a lower --lr helps",
+            "a run whose loss stayed finite; a lower --learning-rate helps",
         )

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from flashmore.data.vocabulary import STOP
+from flashmore.data.vocabulary import EOS
 from flashmore.data.words import normalize
 from flashmore.errors import RecipeError
 from flashmore.generation.draw import Drawn, draw
-from flashmore.generation.load import largest_batch, load_model
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.score import Novelty
+from flashmore.memory import largest_batch
 from flashmore.runs import Run
 
 DRAWS_PER_NAME = 100
@@ -30,7 +31,7 @@ class Name:
     novelty: Novelty
     """The first part of the data that holds the name: train, validation, test; else new."""
     log_prob: float
-    """Natural logarithm of the probability of the whole name, prefix and STOP included, at temperature 1
+    """Natural logarithm of the probability of the whole name, prefix and EOS included, at temperature 1
     and without top-k or top-p: what `score` gives."""
 
 
@@ -51,7 +52,7 @@ class Generated:
 def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
     """Draw names from the best weights of a run, or the last where there are no best.
 
-    A draw gives no name where it has not met STOP when the context is full (so that every log-probability is
+    A draw gives no name where it has not met EOS when the context is full (so that every log-probability is
     that of a whole name), where the data could not hold it (empty, with spaces around it, or not in NFC),
     where it was drawn before (unless `repeats`), and where the data holds it (if `new_only`).
 
@@ -71,7 +72,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
 def _encode_prefix(run: Run, prefix: str) -> list[int]:
     text = normalize(prefix).lstrip()  # as the data is kept, where no item begins with a space
     ids = run.vocabulary.encode(text)
-    limit = run.model.context - 1
+    limit = run.model.block_size - 1
     if len(ids) > limit:
         raise RecipeError(
             "a prefix that the model's context can hold",
@@ -92,8 +93,8 @@ def _collect(
     while len(names) < options.count and draws < limit:
         # A small batch takes as long as a single draw.
         batch = max(options.count - len(names), _FEWEST_DRAWS)
-        batch = min(batch, limit - draws, largest_batch(run.model))
-        drawn = draw(model, prefix, batch, run.model.context, options, generator)
+        batch = min(batch, limit - draws, largest_batch(run.model, run.model.block_size))
+        drawn = draw(model, prefix, batch, run.model.block_size, options, generator)
         for text, log_prob in _read_names(run, drawn):
             draws += 1
             if text and (options.repeats or text not in seen):
@@ -109,6 +110,6 @@ def _collect(
 def _read_names(run: Run, drawn: Drawn) -> Iterator[tuple[str, float]]:
     """Give each row's name, empty where there is none that the data could hold, and its log-probability."""
     texts = run.vocabulary.decode_rows(drawn.ids.numpy())
-    finished = (drawn.ids[:, -1] == STOP).tolist()
+    finished = (drawn.ids[:, -1] == EOS).tolist()
     for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
         yield text if ended and text == normalize(text).strip() else "", log_prob

@@ -15,7 +15,8 @@ from flashmore.data.batches import IGNORE, encode_items
 from flashmore.data.words import normalize
 from flashmore.errors import DataError
 from flashmore.generation.draw import require_finite
-from flashmore.generation.load import largest_batch, load_model
+from flashmore.generation.load import load_model
+from flashmore.memory import largest_batch
 from flashmore.runs import Run
 
 Novelty = Literal["train", "validation", "test", "new"]
@@ -30,9 +31,9 @@ class Scored:
     novelty: Novelty
     """The first part of the data that holds the name: train, validation, test; else new."""
     log_prob: float
-    """Natural logarithm of its probability, STOP included, at temperature 1."""
+    """Natural logarithm of its probability, EOS included, at temperature 1."""
     log_prob_per_char: float
-    """`log_prob` divided by the number of characters plus one, since STOP counts: minus the name's loss."""
+    """`log_prob` divided by the number of characters plus one, since EOS counts: minus the name's loss."""
 
 
 def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") -> list[Scored]:
@@ -56,7 +57,7 @@ def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") ->
 
 @torch.inference_mode()
 def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.device | str) -> list[float]:
-    """Give the natural logarithm of the probability of each whole text, STOP included.
+    """Give the natural logarithm of the probability of each whole text, EOS included.
 
     Args:
         run: whose vocabulary and context the model has.
@@ -64,10 +65,10 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
         texts: in NFC, shorter than the context, of the vocabulary's characters.
         device: where the model is.
     """
-    size = largest_batch(run.model)
+    size = largest_batch(run.model, run.model.block_size)
     values: list[float] = []
     for start in range(0, len(texts), size):
-        sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.context, device)
+        sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.block_size, device)
         longest = int(sequences.lengths.max())
         ids, targets = sequences.ids[:, :longest], sequences.targets[:, :longest]  # (B, T)
         logits = model(ids)  # (B, T, V)
@@ -81,7 +82,7 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
 
 
 def _require_scorable(run: Run, texts: Sequence[str]) -> None:
-    limit = run.model.context - 1
+    limit = run.model.block_size - 1
     characters = f"any of the {run.vocabulary.size - 1} characters of the run's vocabulary"
     problems = []
     for text in texts:

@@ -62,19 +62,19 @@ def continue_text(
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     generator = torch.Generator().manual_seed(seed)
     drawn: list[int] = []
-    window = ids[-run.model.context :]
+    window = ids[-run.model.block_size :]
     for _ in range(length):
         logits = model(torch.tensor([window], device=device))[:, -1].cpu()  # (1, T) -> (1, V)
         require_finite(logits)
         chosen = int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator))
         drawn.append(chosen)
-        window = [*window, chosen][-run.model.context :]
+        window = [*window, chosen][-run.model.block_size :]
     text = "".join(run.vocabulary.characters[number] for number in drawn)
     return TextSample(prefix, text, seed)
 
 
 def _encode(run: Run, text: str) -> list[int]:
-    """Ids of a long text begin at 0: it has no START."""
+    """Ids of a long text begin at 0: it has no BOS."""
     return [number - 1 for number in run.vocabulary.encode(text)]
 
 

@@ -22,12 +22,12 @@ from flashmore.measuring.environment import environment
 from flashmore.strict_json import loads
 
 SCHEMA = "flashmore/record"
-VERSION = 1
+VERSION = 2
 LARGEST, MOST_VALUES = 2**26, 1_000_000
 """Bytes and values of a record that are read at most; the largest in this repository has some 700,000 bytes.
 Validating takes microseconds a value."""
 NUMBERS = re.compile(r"\[\n([-+.,\de\s]+?)\n\s*\]")
-Kind = Literal["step", "attention", "choose", "ladder"]
+Kind = Literal["step", "attention", "choose", "ablation"]
 
 
 class RecordError(UsageError):

@@ -21,7 +21,7 @@ class Bigram(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.logits = nn.Parameter(torch.zeros(config.vocabulary_size, config.vocabulary_size))
+        self.logits = nn.Parameter(torch.zeros(config.vocab_size, config.vocab_size))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V).

@@ -20,9 +20,9 @@ class BoW(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        V, C = config.vocabulary_size, config.channels
+        V, C = config.vocab_size, config.n_embd
         self.wte = nn.Embedding(V, C)
-        self.wpe = nn.Embedding(config.context, C)
+        self.wpe = nn.Embedding(config.block_size, C)
         self.dropout = nn.Dropout(config.dropout)
         self.c_fc = nn.Linear(C, C)
         self.c_proj = nn.Linear(C, C)

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-from flashmore.backends.names import BACKENDS
 from flashmore.errors import RecipeError
+from flashmore.specs import backend_spec, model_spec
 
-MODEL_NAMES: tuple[str, ...] = ("bigram", "mlp", "bow", "rnn", "gru", "lstm", "wavenet", "transformer")
-"""Every model that `flashmore.models.registry.build` can make, the simplest first."""
 ACTIVATIONS: tuple[str, ...] = ("gelu_tanh", "gelu", "relu_squared")
 """makemore's tanh approximation; the exact GELU; the square of ReLU."""
-STARTS: tuple[str, ...] = ("torch", "gpt2", "zero_residual")
+INITS: tuple[str, ...] = ("torch", "gpt2", "zero_residual")
 """PyTorch's own, as makemore leaves it; GPT-2's; PyTorch's own, but small embeddings, and zero for what adds
 to the residual stream."""
 LARGEST_SIZE = 1_000_000
@@ -30,16 +28,16 @@ class ModelConfig:
     """
 
     model: str
-    """One of `MODEL_NAMES`."""
-    vocabulary_size: int
-    """Number of ids V; id 0 is both START and STOP."""
-    context: int
-    """Longest sequence T: the longest item plus one for START."""
-    layers: int = 4
+    """A name of `flashmore.specs.models`."""
+    vocab_size: int
+    """Number of ids V; id 0 is both BOS and EOS."""
+    block_size: int
+    """Longest sequence T: the longest item plus one for BOS."""
+    n_layer: int = 4
     """Blocks of the Transformer, dilated convolutions of the WaveNet; the other models have a fixed depth."""
-    heads: int = 4
+    n_head: int = 4
     """Attention heads of the Transformer; they share the channels evenly."""
-    channels: int = 64
+    n_embd: int = 64
     """Width C of embeddings and hidden layers."""
     dropout: float = 0.0
     """Probability on embeddings and residuals, in training only."""
@@ -51,42 +49,42 @@ class ModelConfig:
     """One of `ACTIVATIONS`: what stands between the two layers of the Transformer's feed-forward."""
     bias: bool = True
     """Whether the Transformer's linear layers and normalisations add a bias."""
-    tied: bool = False
+    tie_weights: bool = False
     """Whether the Transformer reads and writes ids with one matrix."""
-    vocabulary_multiple: int = 1
+    padding_multiple: int = 1
     """The Transformer's output layer computes a multiple of so many columns; those beyond V are cut off."""
-    start: str = "torch"
-    """One of `STARTS`: what the Transformer's weights are before training."""
+    init: str = "torch"
+    """One of `INITS`: what the Transformer's weights are before training."""
 
     def __post_init__(self) -> None:
-        if self.model not in MODEL_NAMES:
-            raise RecipeError("a model of flashmore", f"'{self.model}'", f"one of {', '.join(MODEL_NAMES)}")
-        choices = {"activation": ACTIVATIONS, "start": STARTS, "attention": BACKENDS}
+        spec = model_spec(self.model)
+        backend_spec(self.attention)
+        choices = {"activation": ACTIVATIONS, "init": INITS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 found = f"'{getattr(self, name)}'"
                 raise RecipeError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
-        for name in ("vocabulary_size", "context", "layers", "heads", "channels"):
-            value, largest = getattr(self, name), LARGEST_DEPTH if name == "layers" else LARGEST_SIZE
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            value, largest = getattr(self, name), LARGEST_DEPTH if name == "n_layer" else LARGEST_SIZE
             if not 1 <= value <= largest:
                 raise RecipeError(
                     f"{name} of at least 1 and at most {largest:,}",
                     f"{name} = {value}",
                     f"any whole number from 1 to {largest:,}",
                 )
-        if not 1 <= self.vocabulary_multiple <= LARGEST_MULTIPLE:
-            found = f"vocabulary_multiple = {self.vocabulary_multiple}"
-            raise RecipeError("a sensible vocabulary_multiple", found, f"from 1 to {LARGEST_MULTIPLE:,}")
+        if not 1 <= self.padding_multiple <= LARGEST_MULTIPLE:
+            found = f"padding_multiple = {self.padding_multiple}"
+            raise RecipeError("a sensible padding_multiple", found, f"from 1 to {LARGEST_MULTIPLE:,}")
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise RecipeError(f"{name} in [0, 1)", f"{name} = {value}", "0 for none, 0.1 for a little")
-        if self.model == "transformer" and self.channels % self.heads:
-            divisors = [str(n) for n in range(1, self.channels + 1) if self.channels % n == 0]
+        if spec.attends and self.n_embd % self.n_head:
+            divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             raise RecipeError(
                 "heads that divide the channels",
-                f"{self.heads} heads and {self.channels} channels",
-                f"for {self.channels} channels: {', '.join(divisors)} heads",
+                f"{self.n_head} heads and {self.n_embd} channels",
+                f"for {self.n_embd} channels: {', '.join(divisors)} heads",
             )
 
     def check_length(self, positions: int) -> None:
@@ -95,9 +93,9 @@ class ModelConfig:
         Raises:
             RecipeError: `positions` is greater than `context`.
         """
-        if positions > self.context:
+        if positions > self.block_size:
             raise RecipeError(
-                f"a sequence within the model's context of {self.context}",
+                f"a sequence within the model's context of {self.block_size}",
                 f"{positions} positions",
-                f"1 to {self.context} positions, START included, or a model with a longer context",
+                f"1 to {self.block_size} positions, BOS included, or a model with a longer context",
             )

@@ -23,7 +23,7 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        V, N, C = config.vocabulary_size, config.context, config.channels
+        V, N, C = config.vocab_size, config.block_size, config.n_embd
         self.blank = V
         self.wte = nn.Embedding(V + 1, C)
         self.dropout = nn.Dropout(config.dropout)
@@ -37,7 +37,7 @@ class MLP(nn.Module):
             RecipeError: T is greater than the context.
         """
         self.config.check_length(ids.size(1))
-        N = self.config.context
+        N = self.config.block_size
         padded = F.pad(ids, (N - 1, 0), value=self.blank)  # (B, N - 1 + T)
         windows = padded.unfold(1, N, 1)  # (B, T, N), oldest id first
         x = self.dropout(self.wte(windows)).flatten(2)  # (B, T, N, C) -> (B, T, N * C)

@@ -19,7 +19,7 @@ class Recurrent(nn.Module):
     def __init__(self, config: ModelConfig, core: type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]) -> None:
         super().__init__()
         self.config = config
-        V, C = config.vocabulary_size, config.channels
+        V, C = config.vocab_size, config.n_embd
         self.start = nn.Parameter(torch.zeros(1, 1, C))
         self.wte = nn.Embedding(V, C)
         self.dropout = nn.Dropout(config.dropout)
@@ -77,7 +77,7 @@ class LSTM(Recurrent):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, nn.LSTM)
-        self.start_cell = nn.Parameter(torch.zeros(1, 1, config.channels))
+        self.start_cell = nn.Parameter(torch.zeros(1, 1, config.n_embd))
 
     def start_state(self, batch: int) -> tuple[Tensor, Tensor]:
         """Return output and memory cell before the first id, (1, B, C) each."""

@@ -1,4 +1,4 @@
-"""The models by name, and how one is built.
+"""How a model is built.
 
 Every model is an `nn.Module` made from a `ModelConfig` and keeps one contract:
 
@@ -16,24 +16,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from flashmore.errors import RecipeError
-from flashmore.models.bigram import Bigram
-from flashmore.models.bow import BoW
 from flashmore.models.config import ModelConfig
-from flashmore.models.mlp import MLP
-from flashmore.models.recurrent import GRU, LSTM, RNN
-from flashmore.models.transformer import Transformer
-from flashmore.models.wavenet import WaveNet
-
-MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "bigram": Bigram,
-    "mlp": MLP,
-    "bow": BoW,
-    "rnn": RNN,
-    "gru": GRU,
-    "lstm": LSTM,
-    "wavenet": WaveNet,
-    "transformer": Transformer,
-}
+from flashmore.specs import model_spec
 
 
 def build(config: ModelConfig, seed: int) -> nn.Module:
@@ -49,13 +33,18 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
         # torch.manual_seed would seed the accelerators too, and fork_rng restores only what it is told of
         torch.default_generator.manual_seed(seed)
         try:
-            return MODELS[config.model](config)
+            return _make(config)
         except RuntimeError as error:
             raise RecipeError(
                 "a model whose weights fit in memory",
-                f"{config.layers} layers of {config.channels} channels, context {config.context}",
+                f"{config.n_layer} layers of {config.n_embd} channels, context {config.block_size}",
                 "fewer channels, fewer layers, or shorter items",
             ) from error
+
+
+def _make(config: ModelConfig) -> nn.Module:
+    made: nn.Module = model_spec(config.model).load()(config)
+    return made
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -75,7 +64,7 @@ class _WithoutValues(TorchFunctionMode):
 def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every tensor of a model's `state_dict()`, without making any."""
     with torch.device("meta"), _WithoutValues():
-        tensors = MODELS[config.model](config).state_dict()
+        tensors = _make(config).state_dict()
     return {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flashmore.backends.contract import attention
+from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.one_query import attend_last
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
@@ -29,11 +29,12 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.n_head = config.n_head
         self.backend = config.attention
+        load_backend(self.backend)
         self.dropout_p = config.attention_dropout
-        self.c_attn = nn.Linear(config.channels, 3 * config.channels, bias=config.bias)
-        self.c_proj = nn.Linear(config.channels, config.channels, bias=config.bias)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C).
@@ -47,7 +48,7 @@ class CausalSelfAttention(nn.Module):
 
     def _rows(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
-        H, D = self.heads, C // self.heads
+        H, D = self.n_head, C // self.n_head
         q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, 3C) -> 3 × (B, T, C)
         q = q.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
         k = k.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
@@ -58,7 +59,7 @@ class CausalSelfAttention(nn.Module):
 
     def _packed(self, x: Tensor, segments: Segments) -> Tensor:
         N, C = x.shape
-        q, k, v = self.c_attn(x).view(N, 3, self.heads, C // self.heads).unbind(1)  # 3 × (N, H, D)
+        q, k, v = self.c_attn(x).view(N, 3, self.n_head, C // self.n_head).unbind(1)  # 3 × (N, H, D)
         dropout_p = self.dropout_p if self.training else 0.0
         y = packed_attention(q, k, v, segments, backend=self.backend, dropout_p=dropout_p)
         return y.reshape(N, C)  # (N, H, D) -> (N, C)
@@ -78,7 +79,7 @@ class CausalSelfAttention(nn.Module):
             kept: (N, 2C), keys and values side by side; those of the last position are written here.
             places: (T, B) int64, where in `kept` each position of each sequence stands.
         """
-        heads = (self.heads, x.size(1) // self.heads)  # (H, D)
+        heads = (self.n_head, x.size(1) // self.n_head)  # (H, D)
         q = self.remember(x, kept, places[-1])  # (B, C)
         k, v = F.embedding(places, kept).chunk(2, dim=2)  # (T, B, 2C) -> 2 × (T, B, C)
         q, k, v = (part.view(*part.shape[:-1], *heads) for part in (q, k, v))  # C -> H, D
@@ -103,8 +104,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activate = ACTIVATE[config.activation]
-        self.c_fc = nn.Linear(config.channels, 4 * config.channels, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.channels, config.channels, bias=config.bias)
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, C) to (…, C)."""
@@ -117,9 +118,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.channels, bias=config.bias)
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attention = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.channels, bias=config.bias)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = FeedForward(config)
         self.dropout = Dropout(config.dropout)
 
@@ -148,18 +149,18 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        V, C = config.vocabulary_size, config.channels
+        V, C = config.vocab_size, config.n_embd
         self.wte = nn.Embedding(V, C)
-        self.wpe = nn.Embedding(config.context, C)
+        self.wpe = nn.Embedding(config.block_size, C)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(C, bias=config.bias)
         self.lm_head = nn.Linear(C, V, bias=False)
-        if config.tied:
+        if config.tie_weights:
             self.lm_head.weight = self.wte.weight
-        if config.start == "gpt2":
-            start_like_gpt2(self, config.layers)
-        elif config.start == "zero_residual":
+        if config.init == "gpt2":
+            start_like_gpt2(self, config.n_layer)
+        elif config.init == "zero_residual":
             start_from_zero_residuals(self)
 
     def forward(self, ids: Tensor, segments: Segments | None = None) -> Tensor:
@@ -175,7 +176,7 @@ class Transformer(nn.Module):
         x = self.dropout(_rows_of(self.wte.weight, ids) + positions)  # (…, C)
         for block in self.blocks:
             x = block(x, segments)  # (…, C)
-        V, multiple = self.config.vocabulary_size, self.config.vocabulary_multiple
+        V, multiple = self.config.vocab_size, self.config.padding_multiple
         if V % multiple == 0:
             logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)
             return logits

@@ -43,7 +43,7 @@ class WaveNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        V, C, L = config.vocabulary_size, config.channels, config.layers
+        V, C, L = config.vocab_size, config.n_embd, config.n_layer
         self.wte = nn.Embedding(V, C)
         self.dropout = nn.Dropout(config.dropout)
         self.convolutions = nn.ModuleList(GatedConvolution(C, 2**layer) for layer in range(L))

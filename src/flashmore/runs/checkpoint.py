@@ -157,12 +157,13 @@ class CheckpointFile:
             header = self._header(file.metadata())
             return self._tensors(file, _WEIGHTS, layout, header.weights), header.state
 
-    def load(self, weights: Layout, optimizer: Layout) -> Checkpoint:
+    def load(self, weights: Layout, optimizer: Layout, optional: Layout) -> Checkpoint:
         """Read the whole checkpoint.
 
         Args:
             weights: what the model has.
             optimizer: what the optimizer of this run has.
+            optional: what may be among the optimizer's tensors too.
 
         Raises:
             RunError, StorageError: as `load_weights`.
@@ -171,7 +172,7 @@ class CheckpointFile:
             header = self._header(file.metadata())
             return Checkpoint(
                 self._tensors(file, _WEIGHTS, weights, header.weights),
-                self._tensors(file, _OPTIMIZER, optimizer, header.optimizer),
+                self._tensors(file, _OPTIMIZER, optimizer, header.optimizer, optional),
                 header.state,
             )
 
@@ -190,14 +191,14 @@ class CheckpointFile:
             raise RunError(f"the checkpoint '{self._name}' in {self.path}", f"'{header.name}'", INTACT)
         return header
 
-    def _tensors(self, file: "_Opened", prefix: str, layout: Layout, digest: str) -> dict[str, Tensor]:
+    def _tensors(
+        self, file: "_Opened", prefix: str, layout: Layout, digest: str, optional: Layout | None = None
+    ) -> dict[str, Tensor]:
         found = file.layout(prefix)
-        if found != dict(layout):
+        there = {name: form for name, form in (optional or {}).items() if name in found}
+        layout = {**layout, **there}
+        if found != layout:
             wanted = f"{prefix.rstrip('.')} that fit this run's model in {self.path}"
-            if found.keys() ^ layout.keys() == {"rng.cuda"}:
-                trained, here = ("the CPU", "a GPU") if "rng.cuda" in layout else ("a GPU", "the CPU")
-                valid = f"a machine with {trained}; CUDA_VISIBLE_DEVICES= hides a GPU"
-                raise RunError(f"{trained}, which the run of {self.path} was trained on", here, valid)
             raise RunError(wanted, differences(layout, found), INTACT)
         tensors = {name: file.tensor(prefix + name) for name in layout}
         if _digest(tensors) != digest:

@@ -184,11 +184,12 @@ class Run:
         """
         return self._file(name).load_state()
 
-    def load_checkpoint(self, optimizer: Layout) -> Checkpoint:
+    def load_checkpoint(self, optimizer: Layout, optional: Layout | None = None) -> Checkpoint:
         """Read the checkpoint `last` with its optimizer.
 
         Args:
             optimizer: the tensors that the optimizer of this run has.
+            optional: tensors that may be there too.
 
         Raises:
             RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit it.
@@ -196,7 +197,7 @@ class Run:
         """
 
         def read() -> Checkpoint:
-            checkpoint = self._file("last").load(layout(self.model), optimizer)
+            checkpoint = self._file("last").load(layout(self.model), optimizer, optional or {})
             self._best(checkpoint.state)
             return checkpoint
 

@@ -25,7 +25,7 @@ from flashmore.runs import records
 from flashmore.runs.lock import LOCK
 from flashmore.strict_json import MOST_VALUES, count_values
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout; it grows with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
@@ -279,28 +279,26 @@ def _require_fit(settings: Settings, folder: Path) -> None:
     require(not stray, "characters that a text may hold", ", ".join(f"U+{ord(c):04X}" for c in stray[:3]))
     ids = vocabulary.size if text is None else len(vocabulary.characters)
     if text is None or text.kind == "characters":
-        require(
-            ids == model.vocabulary_size, f"a model for {ids} ids", f"one for {model.vocabulary_size} ids"
-        )
+        require(ids == model.vocab_size, f"a model for {ids} ids", f"one for {model.vocab_size} ids")
     items = settings.split.train + settings.split.validation + settings.split.test
     if text is not None:
         require(not items, "a run on one long text", f"{len(items)} items beside it")
-        require(text.largest < model.vocabulary_size, "ids that the model has", f"the id {text.largest}")
+        require(text.largest < model.vocab_size, "ids that the model has", f"the id {text.largest}")
         sizes = [stop - start for start, stop in vars(text.parts).values()]
-        short = any(0 < size <= model.context for size in sizes) or not sizes[0]
-        require(not short, f"parts of more than {model.context} ids", f"parts of {sizes} ids")
+        short = any(0 < size <= model.block_size for size in sizes) or not sizes[0]
+        require(not short, f"parts of more than {model.block_size} ids", f"parts of {sizes} ids")
         if text.kind == "random":
-            facts = random_facts(model.context, model.vocabulary_size)
+            facts = random_facts(model.block_size, model.vocab_size)
             found = (text.count, text.largest, text.origin)
             require(found == facts, f"random ids as {facts}", f"{found}")
         return
     require(bool(settings.split.train), "items to train on", "none")
     lengths = {len(item) for item in items}
-    fit = min(lengths) > 0 and max(lengths) == model.context - 1 <= MAX_LENGTH
+    fit = min(lengths) > 0 and max(lengths) == model.block_size - 1 <= MAX_LENGTH
     require(
         fit,
         f"items of 1 to {MAX_LENGTH} characters, and a context of the longest and one",
-        f"{min(lengths)} to {max(lengths)} characters, and a context of {model.context}",
+        f"{min(lengths)} to {max(lengths)} characters, and a context of {model.block_size}",
     )
     unknown = set("".join(items)) - set(vocabulary.characters)
     require(not unknown, "items of the vocabulary's characters", f"{len(unknown)} others")

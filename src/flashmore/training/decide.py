@@ -10,6 +10,7 @@ import torch
 
 from flashmore.errors import RecipeError, TrainingFailed
 from flashmore.models.config import ModelConfig
+from flashmore.specs import model_spec
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, Speedups
 from flashmore.training.recipe import Recipe
 
@@ -24,7 +25,6 @@ COMPILE_SAVES = 0.4
 """Share of an eager packed step that compiling saves there."""
 FEWEST_MEASURED = 500
 """Below this many steps `auto` does not even measure whether compiling or a CUDA graph pays."""
-RECURRENT = ("rnn", "gru", "lstm")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def decide(
         notes.append(note)
         if pays:
             chosen = (chosen - {"trim"}) | {"compile"}
-        elif device.type == "cpu" and "pack" in chosen - named and recipe.batch < FEWEST_PACKED:
+        elif device.type == "cpu" and "pack" in chosen - named and recipe.batch_size < FEWEST_PACKED:
             chosen = (chosen - {"pack"}) | {"trim"}
     speedups = Speedups.of(chosen)
     return Decision(_settled(recipe, speedups), speedups, (f"speed-ups: {_list(speedups.names)}", *notes))
@@ -96,7 +96,7 @@ def _explicit(recipe: Recipe) -> dict[str, bool]:
     values = {
         "attention": None if recipe.attention == "auto" else recipe.attention != "manual",
         "bf16": None if recipe.dtype == "auto" else recipe.dtype == "bfloat16",
-        "schedule": None if recipe.schedule == "auto" else recipe.schedule == "cosine",
+        "schedule": None if recipe.lr_schedule == "auto" else recipe.lr_schedule == "cosine",
         "muon": None if recipe.optimizer == "auto" else recipe.optimizer == "muon",
     }
     return {name: on for name, on in values.items() if on is not None}
@@ -124,13 +124,13 @@ def _missing(name: str, chosen: set[str]) -> str | None:
 
 
 def _settled(recipe: Recipe, speedups: Speedups) -> Recipe:
-    by_hand = recipe.attention == "auto" and recipe.model == "transformer" and not speedups.attention
+    by_hand = recipe.attention == "auto" and model_spec(recipe.model).attends and not speedups.attention
     return replace(
         recipe,
         speedups=speedups.names or ("none",),
         dtype=recipe.dtype if recipe.dtype != "auto" else "bfloat16" if speedups.bf16 else "float32",
         optimizer="muon" if speedups.muon else "adamw",
-        schedule="cosine" if speedups.schedule else "constant",
+        lr_schedule="cosine" if speedups.schedule else "constant",
         attention="manual" if by_hand else recipe.attention,
     )
 
@@ -140,14 +140,20 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
     entry = CATALOGUE[name]
     if device.type not in entry.devices:
         return f"it works on {_list(entry.devices)}, and this run is on {device.type}"
-    if name in ("cuda-graph", "replay") and config.model in RECURRENT:
+    spec = model_spec(config.model)
+    if name in ("cuda-graph", "replay") and spec.recurrent_kernel:
         return f"{config.model} runs PyTorch's own recurrent kernel, whose weights have a place of their own"
     if name in ("cuda-graph", "replay", "compile") and recipe.precision == "float16":
         return "float16 needs its loss scaled, which decides in every step whether to update"
-    is_transformer = config.model == "transformer"
-    if name in ("attention", "vocabulary", "kv-cache", "muon") and not is_transformer:
+    needed = {
+        "attention": spec.attends,
+        "pad-vocab": "padding_multiple" in spec.options,
+        "kv-cache": spec.kv_cache,
+        "muon": spec.muon,
+    }
+    if not needed.get(name, True):
         return f"it is for the transformer, and this model is {config.model}"
-    if name == "pack" and not is_transformer:
+    if name == "pack" and not spec.packed:
         return f"{config.model} reads rows: only the transformer knows where a packed item ends"
     if name in ("pack", "trim", "resident") and recipe.mode == "text":
         return "the windows of a long text have no padding, and come from its memory map"
@@ -159,7 +165,7 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
 
 
 def _why_not_compile(config: ModelConfig, device: torch.device) -> str | None:
-    if config.model in RECURRENT:
+    if model_spec(config.model).recurrent_kernel:
         return f"{config.model} runs PyTorch's own recurrent kernel, into which the compiler does not see"
     if config.attention_dropout:
         return "dropout on attention weights is not in the graph"
@@ -188,8 +194,8 @@ def _with_cuda_graph(
     why = why_not("cuda-graph", recipe, config, device)
     if why is not None:
         return chosen, f"left out cuda-graph: {why}"
-    if recipe.steps < FEWEST_MEASURED:
-        return chosen, f"left out cuda-graph: {recipe.steps:,} steps are over before it has paid"
+    if recipe.max_steps < FEWEST_MEASURED:
+        return chosen, f"left out cuda-graph: {recipe.max_steps:,} steps are over before it has paid"
     without = Speedups.of(chosen)
     captured = (chosen - {"pack", "trim"}) | {"cuda-graph", "replay"}
     with_it = Speedups.of(captured)
@@ -213,12 +219,12 @@ def _compiling_pays(
     why = why_not("compile", recipe, config, device)
     if why is not None:
         return False, f"left out compile: {why}"
-    if recipe.steps < FEWEST_MEASURED:
-        return False, f"left out compile: {recipe.steps:,} steps are over before it has paid"
+    if recipe.max_steps < FEWEST_MEASURED:
+        return False, f"left out compile: {recipe.max_steps:,} steps are over before it has paid"
     step_ms = time_step(_settled(recipe, without), without)
     break_even = 1000 * COMPILE_SECONDS / (COMPILE_SAVES * step_ms)
     figures = f"about {COMPILE_SECONDS:.0f} s once against {COMPILE_SAVES:.0%} of {step_ms:.1f} ms a step"
-    if recipe.steps < break_even:
+    if recipe.max_steps < break_even:
         return False, f"left out compile: it pays from about {break_even:,.0f} steps on ({figures})"
     return True, f"compile pays, from about {break_even:,.0f} steps on ({figures})"
 

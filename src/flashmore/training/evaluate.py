@@ -7,13 +7,10 @@ from torch import Tensor, nn
 
 from flashmore.data.batches import IGNORE, Sequences, take
 from flashmore.data.windows import Windows
+from flashmore.memory import largest_batch
 from flashmore.models.config import ModelConfig
 from flashmore.training.loss import mean_loss
 from flashmore.training.step import Precision
-
-ITEMS_AT_ONCE = 1024
-LARGEST_TENSOR = 2**24
-"""Numbers in the logits of the windows that are evaluated at once: 64 MiB of float32."""
 
 
 @torch.no_grad()
@@ -37,14 +34,24 @@ def evaluate(model: nn.Module, data: Sequences | Windows, precision: Precision) 
 
 
 def _batches(data: Sequences | Windows, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """Everything once: ids (B, T) and targets (B, T)."""
+    """Everything once: ids (B, T) and targets (B, T), within the memory that `largest_batch` allows.
+
+    Items come sorted by their lengths and cut to the longest of their batch, which has none of less than half
+    of that: one long item among many short ones costs one long row.
+    """
+    config = model.config
+    assert isinstance(config, ModelConfig)
     if isinstance(data, Windows):
-        config = model.config
-        assert isinstance(config, ModelConfig)
-        widest = max(config.vocabulary_size, 4 * config.channels)
-        at_once = max(1, LARGEST_TENSOR // (data.context * widest))
+        at_once = largest_batch(config, data.context)
         for start in range(0, len(data.covering), at_once):
             yield data.at(data.covering[start : start + at_once])
         return
-    for indices in torch.split(torch.arange(len(data.ids)), ITEMS_AT_ONCE):
-        yield take(data, indices)
+    lengths, order = data.lengths.cpu().sort(descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        longest = int(lengths[start])
+        at_least_half = int((2 * lengths >= longest).sum())
+        stop = min(at_least_half, start + largest_batch(config, longest))
+        ids, targets = take(data, order[start:stop])
+        yield ids[:, :longest], targets[:, :longest]
+        start = stop

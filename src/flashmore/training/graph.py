@@ -106,9 +106,9 @@ class FlatStep:
 
         gradient, loss = grad_and_value(loss_of)(self.flat)
         recipe, end = self.recipe, self._adamw
-        if recipe.clip:
+        if recipe.grad_clip:
             norm = torch.linalg.vector_norm(gradient)
-            gradient = gradient * torch.clamp(recipe.clip / (norm + 1e-6), max=1.0)
+            gradient = gradient * torch.clamp(recipe.grad_clip / (norm + 1e-6), max=1.0)
         rate = torch.cat((rates[0].expand(end), rates[1].expand(len(gradient) - end)))
         self.flat.mul_(1 - rate * self._decay)
         adamw(

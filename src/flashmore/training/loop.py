@@ -16,9 +16,9 @@ from flashmore.errors import Interrupted, is_out_of_memory
 from flashmore.models.registry import count_parameters
 from flashmore.training.evaluate import evaluate
 from flashmore.training.events import EventWriter
+from flashmore.training.memory import out_of_memory
 from flashmore.training.recipe import Recipe
 from flashmore.training.result import TrainResult, result_of
-from flashmore.training.room import out_of_room
 from flashmore.training.session import Session, begun, resumed
 
 RECENT = 20
@@ -105,28 +105,28 @@ def _run_to_the_end(session: Session, observer: Observer) -> TrainResult:
 def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     """Make the remaining steps; returns ms a step for each stretch between two log lines."""
     recipe, run, trainer = session.recipe, session.run, session.trainer
-    characters = trainer.data.mean_length * recipe.batch
+    characters = trainer.data.mean_length * recipe.batch_size
     validation = session.part("validation")
     stretches_ms: list[float] = []
     if session.best_step == trainer.done:  # a process may have ended between saving `last` and `best`
         session.save()
     with _stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
-        while trainer.done < recipe.steps and not stopped_by():
+        while trainer.done < recipe.max_steps and not stopped_by():
             loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
             observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
             line = {"step": trainer.done, "loss": loss, "step_ms": step_ms}
-            pauses = trainer.done % recipe.eval_every == 0 or trainer.done == recipe.steps
+            pauses = trainer.done % recipe.eval_interval == 0 or trainer.done == recipe.max_steps
             if pauses and validation is not None:
                 line["val_loss"] = _evaluate(session, validation, observer)
             session.metrics.append(line)
             events.write(line)
             if pauses or stopped_by():
                 session.save()
-        if trainer.done < recipe.steps:
+        if trainer.done < recipe.max_steps:
             raise Interrupted(
-                f"{recipe.steps} steps",
+                f"{recipe.max_steps} steps",
                 f"{stopped_by()} after {trainer.done}; everything is saved",
                 f"to go on: {run.resume_command()}",
             )
@@ -144,7 +144,7 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
         session.train_seconds += passed
         seconds += passed
 
-    pauses = (recipe.log_every, recipe.eval_every, recipe.steps)
+    pauses = (recipe.log_interval, recipe.eval_interval, recipe.max_steps)
     while True:
         step_began = time.monotonic()
         try:
@@ -152,7 +152,7 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise out_of_room(trainer, error) from None
+            raise out_of_memory(trainer, error) from None
         if any(trainer.done % pause == 0 for pause in pauses) or stopped_by():
             break
         now = time.monotonic()

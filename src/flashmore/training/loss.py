@@ -8,7 +8,7 @@ from flashmore.data.batches import IGNORE
 
 
 def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over real characters, STOP included.
+    """Mean cross-entropy in nats over real characters, EOS included.
 
     Args:
         logits: (B, T, V), or (N, V) of a packed batch.

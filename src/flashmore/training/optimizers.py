@@ -33,7 +33,7 @@ def optimizers_of(model: nn.Module, recipe: Recipe, *, fused: bool) -> list[torc
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(
         groups,
-        lr=recipe.lr,
+        lr=recipe.learning_rate,
         betas=(recipe.beta1, recipe.beta2),
         eps=EPS,
         weight_decay=recipe.weight_decay,
@@ -43,14 +43,17 @@ def optimizers_of(model: nn.Module, recipe: Recipe, *, fused: bool) -> list[torc
     if not matrices:
         return [adamw]
     muon = torch.optim.Muon(
-        matrices.values(), lr=recipe.muon_lr, weight_decay=recipe.weight_decay, momentum=MUON_MOMENTUM
+        matrices.values(),
+        lr=recipe.muon_learning_rate,
+        weight_decay=recipe.weight_decay,
+        momentum=MUON_MOMENTUM,
     )
     return [adamw, muon]
 
 
 def is_decayed(parameter: nn.Parameter, recipe: Recipe) -> bool:
     """Whether weight decay acts on a parameter."""
-    return recipe.decay == "all" or parameter.ndim > 1
+    return recipe.decay_on == "all" or parameter.ndim > 1
 
 
 def learning_rate_share(step: int, recipe: Recipe) -> float:
@@ -58,9 +61,9 @@ def learning_rate_share(step: int, recipe: Recipe) -> float:
 
     The cosine is that of Loshchilov & Hutter 2017 (SGDR), without restarts.
     """
-    if step < recipe.warmup:
-        return (step + 1) / (recipe.warmup + 1)
-    if recipe.schedule == "constant":
+    if step < recipe.warmup_steps:
+        return (step + 1) / (recipe.warmup_steps + 1)
+    if recipe.lr_schedule == "constant":
         return 1.0
-    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.lr_end + (1 - recipe.lr_end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    progress = (step - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps)
+    return recipe.min_lr_ratio + (1 - recipe.min_lr_ratio) * (1 + math.cos(math.pi * min(1.0, progress))) / 2

@@ -8,17 +8,18 @@ import torch
 from flashmore.backends.choose import Choice
 from flashmore.data.batches import Sequences
 from flashmore.data.windows import Windows
-from flashmore.errors import is_out_of_memory
+from flashmore.errors import BackendUnavailable, is_out_of_memory
 from flashmore.models.config import ModelConfig
-from flashmore.speedups import Speedups
-from flashmore.training.decide import decide
+from flashmore.specs import model_spec
+from flashmore.speedups import ALGORITHM, CATALOGUE, Speedups
+from flashmore.training.decide import decide, why_not
+from flashmore.training.memory import out_of_memory, require_memory
 from flashmore.training.recipe import Recipe
-from flashmore.training.room import out_of_room, require_room
 from flashmore.training.setting import settle_attention
 from flashmore.training.trainer import REPLAYED, Trainer
 
-VOCABULARY_MULTIPLE = 64
-"""Columns in which matrix kernels like their work."""
+PADDING_MULTIPLE = 64
+"""Pad the vocabulary to a multiple of this for matmul efficiency."""
 WARM_UP, TIMED = 3, 8
 """Steps that show how long one takes without compiling."""
 
@@ -60,25 +61,65 @@ def settle_speed(
         TrainingFailed: a step does not fit into memory.
     """
 
+    if recipe.threads_here:  # before anything is measured
+        torch.set_num_threads(recipe.threads_here)
+
     def plan(settled: Recipe, speedups: Speedups, notes: tuple[str, ...] = ()) -> Plan:
         choice = settle_attention(settled.attention, settled, config, device, compiled=speedups.compile)
         chosen = config if choice is None else replace(config, attention=choice.backend)
-        if speedups.vocabulary:
-            chosen = replace(chosen, vocabulary_multiple=VOCABULARY_MULTIPLE)
+        if speedups.pad_vocab:
+            chosen = replace(chosen, padding_multiple=PADDING_MULTIPLE)
         return Plan(settled, chosen, device, speedups, choice, notes)
 
     def step_ms(settled: Recipe, speedups: Speedups) -> float:
         trainer = plan(settled, speedups).trainer(data)
-        require_room(trainer)
+        require_memory(trainer)
         try:
             return _step_ms(trainer)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise out_of_room(trainer, error) from None
+            raise out_of_memory(trainer, error) from None
 
     decision = decide(recipe, config, device, step_ms)
     return plan(decision.recipe, decision.speedups, decision.notes)
+
+
+def what_works_here(
+    recipe: Recipe, config: ModelConfig, device: torch.device
+) -> tuple[Recipe, tuple[str, ...]]:
+    """What a run goes on with on another machine: its speed-ups and its attention, as far as they work here.
+
+    Only how a step is computed may change. What decides the result of a step, such as the optimizer, is left
+    for `settle_speed` to refuse.
+
+    Args:
+        recipe: of the run, with nothing left open.
+        config: the run's model.
+        device: where it goes on.
+
+    Returns:
+        The recipe to go on with, and notes on what was left out.
+    """
+    names, notes = recipe.speedups, []
+    for name in names:
+        entry = CATALOGUE.get(name)
+        if entry is None or entry.exactness == ALGORITHM:
+            continue
+        missing = [other for other in entry.needs if other not in names]
+        why = f"it is a part of {missing[0]}" if missing else why_not(name, recipe, config, device)
+        if why is not None:
+            names = tuple(other for other in names if other != name)
+            notes.append(f"left out {name}, which this run had: {why}")
+    recipe = replace(recipe, speedups=names or ("none",))
+    if model_spec(config.model).attends:
+        recipe = replace(recipe, attention=config.attention)
+        try:
+            settle_attention(recipe.attention, recipe, config, device, compiled="compile" in names)
+        except BackendUnavailable as error:
+            notes.append(f"{config.attention} attention, which this run had, is left out: {error.found}")
+            recipe = replace(recipe, attention="auto")
+    return recipe, tuple(notes)
 
 
 def _step_ms(trainer: Trainer) -> float:

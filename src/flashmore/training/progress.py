@@ -36,7 +36,7 @@ class ProgressLine:
             sizes = {name: stop - start for name, (start, stop) in vars(run.text.parts).items()}
         parts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
         if run.text is not None:
-            parts += f" characters in windows of {run.model.context:,}"
+            parts += f" characters in windows of {run.model.block_size:,}"
         self.console.print(
             f"{run.model.model} on {parts}; {session.trainer.device}; into {run.path}", soft_wrap=True
         )
@@ -45,7 +45,7 @@ class ProgressLine:
         for note in session.notes:
             self.console.print(note, soft_wrap=True)
         self.task = self.progress.add_task(
-            run.model.model, total=session.recipe.steps, completed=session.trainer.done, figures=""
+            run.model.model, total=session.recipe.max_steps, completed=session.trainer.done, figures=""
         )
         if self.console.is_terminal:
             self.progress.start()

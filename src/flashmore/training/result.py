@@ -7,11 +7,12 @@ from flashmore.errors import RunError
 from flashmore.files import INTACT
 from flashmore.runs import Run
 from flashmore.runs.records import convert
+from flashmore.specs import backends, model_spec
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Sizes, time and losses of a finished run; losses are in nats a character, STOP included.
+    """Sizes, time and losses of a finished run; losses are in nats a character, EOS included.
 
     Raises:
         ValueError: numbers that no training run has.
@@ -63,9 +64,10 @@ def result_of(run: Run) -> TrainResult | None:
     wanted = f"the result of the run {run.path}"
     complete = {"leak_share": None, "test_loss_unleaked": None} | record
     result = convert(complete, TrainResult, wanted)
-    attention = run.model.attention if run.model.model == "transformer" else None
-    facts = {"model": run.model.model, "attention": attention, "leak_share": run.split.leak_share}
+    facts = {"model": run.model.model, "leak_share": run.split.leak_share}
     odd = [name for name, value in facts.items() if getattr(result, name) != value]
+    if (result.attention in backends()) != model_spec(run.model.model).attends:
+        odd.append("attention")
     done = run.load_state("last").step
     if odd or not 1 <= result.steps <= done:
         raise RunError(wanted, f"another {', '.join(odd) or 'number of steps'} than the run has", INTACT)

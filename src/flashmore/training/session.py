@@ -22,12 +22,12 @@ from flashmore.runs.folder import remove_unfinished
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
-from flashmore.training.plan import Plan, settle_speed
+from flashmore.training.memory import require_memory, require_memory_for_items
+from flashmore.training.plan import Plan, settle_speed, what_works_here
 from flashmore.training.recipe import Recipe
-from flashmore.training.room import require_room, require_room_for_items
 from flashmore.training.setting import device_named, model_config, settle
 from flashmore.training.text import open_text, random_windows, settle_text, windows_of
-from flashmore.training.trainer import Trainer
+from flashmore.training.trainer import CUDA_GENERATOR, Trainer
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Session:
         metrics_bytes, metrics_sha256 = self.metrics.saved()
         state = State(
             step=self.trainer.done,
-            max_steps=self.recipe.steps,
+            max_steps=self.recipe.max_steps,
             best_loss=self.best_loss,
             best_step=self.best_step,
             train_seconds=self.train_seconds,
@@ -93,7 +93,8 @@ class Session:
         return TrainingFailed(
             f"finite {what}",
             f"{step}; its last checkpoint is of step {self.saved_step}",
-            f"a lower --lr than {self.recipe.lr:g}, a longer --warmup, --clip 1, or --dtype float32",
+            f"a lower --learning-rate than {self.recipe.learning_rate:g}, a longer --warmup-steps, "
+            "--grad-clip 1, or --dtype float32",
         )
 
     def part(self, name: Literal["train", "validation", "test"]) -> Sequences | Windows | None:
@@ -107,7 +108,7 @@ class Session:
         """Items for this model and device; None where there are none."""
         if not items:
             return None
-        return encode_items(items, self.run.vocabulary, self.run.model.context, self.trainer.device)
+        return encode_items(items, self.run.vocabulary, self.run.model.block_size, self.trainer.device)
 
 
 @contextmanager
@@ -137,9 +138,9 @@ def begun(recipe: Recipe, out: Path | None) -> Iterator[Session]:
         made_from = replace(asked, recipe=plan.recipe.to_json(), model=plan.config)
         with Run.create(folder, made_from) as run:
             trainer = plan.trainer(_training_data(run, device))
-            require_room(trainer)
+            require_memory(trainer)
             weights = dict(trainer.model.state_dict())
-            first = State(step=0, max_steps=recipe.steps, loss_scale=trainer.step.loss_scale)
+            first = State(step=0, max_steps=recipe.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(weights, trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
             yield Session(run, trainer, plan.choice, plan.notes, metrics)
@@ -162,7 +163,7 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         state = run.load_state("last")
         if steps is not None and steps < state.step:
             found = f"{steps}, and {state.step} steps are done"
-            raise RecipeError("--steps to go on to", found, f"{state.step} or more")
+            raise RecipeError("--max-steps to go on to", found, f"{state.step} or more")
         plan, trainer = _restored(run, state.max_steps if steps is None else steps)
         with run.log_metrics(state) as metrics:
             yield Session(
@@ -246,8 +247,8 @@ def _example(asked: Settings, device: torch.device) -> Sequences | Windows:
     """Data that steps may be timed on before the run's folder is there."""
     if asked.text is not None:
         return random_windows(asked.model, device)
-    require_room_for_items(len(asked.split.train), asked.model.context)
-    return encode_items(asked.split.train, asked.vocabulary, asked.model.context, device)
+    require_memory_for_items(len(asked.split.train), asked.model.block_size)
+    return encode_items(asked.split.train, asked.vocabulary, asked.model.block_size, device)
 
 
 def _training_data(run: Run, device: torch.device) -> Sequences | Windows:
@@ -255,24 +256,35 @@ def _training_data(run: Run, device: torch.device) -> Sequences | Windows:
         return open_text(run, device)
     if not run.split.train:
         raise RunError(f"items to train on in {run.path}", "none", INTACT)
-    require_room_for_items(len(run.split.train), run.model.context)
-    return encode_items(run.split.train, run.vocabulary, run.model.context, device)
+    require_memory_for_items(len(run.split.train), run.model.block_size)
+    return encode_items(run.split.train, run.vocabulary, run.model.block_size, device)
+
+
+def _device_here(recipe: Recipe) -> tuple[torch.device, tuple[str, ...]]:
+    """The device that the recipe names, or what is here in its place, with a note."""
+    try:
+        return device_named(recipe.device), ()
+    except RecipeError as error:
+        device = device_named("auto")
+        return device, (f"on {device} instead of {recipe.device}: {error.found}",)
 
 
 def _restored(run: Run, steps: int) -> tuple[Plan, Trainer]:
-    recipe = replace(recipe_of(run), steps=steps)
-    sizes = model_config(recipe, run.model.vocabulary_size, run.model.context)
-    chosen = replace(sizes, attention=run.model.attention, vocabulary_multiple=run.model.vocabulary_multiple)
+    recipe = replace(recipe_of(run), max_steps=steps)
+    device, notes = _device_here(recipe)
+    sizes = model_config(recipe, run.model.vocab_size, run.model.block_size)
+    chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
     if chosen != run.model or (recipe.mode == "text") != (run.text is not None):
         raise RunError(f"the recipe of the run {run.path}", "other sizes than its model has", INTACT)
-    if run.model.model == "transformer":
-        recipe = replace(recipe, attention=run.model.attention)  # type: ignore[arg-type]
-    device = device_named(recipe.device)
+    recipe, left_out = what_works_here(recipe, run.model, device)
     data = _training_data(run, device)
     plan = settle_speed(recipe, run.model, device, data)
+    plan = replace(plan, notes=(*notes, *left_out, *plan.notes))
     trainer = plan.trainer(data)
-    require_room(trainer, advise=False)
-    checkpoint = run.load_checkpoint(layout_of(trainer.optimizer_state()))
+    require_memory(trainer, advise=False)
+    wanted = dict(layout_of(trainer.optimizer_state()))
+    wanted.pop(CUDA_GENERATOR, None)
+    checkpoint = run.load_checkpoint(wanted, {CUDA_GENERATOR: ((16,), torch.uint8)})
     run.restore(trainer.model, checkpoint.weights)
     trainer.restore(checkpoint)
     return plan, trainer

@@ -11,6 +11,7 @@ from flashmore.data.vocabulary import Vocabulary
 from flashmore.data.words import read_words
 from flashmore.errors import RecipeError
 from flashmore.models.config import ModelConfig
+from flashmore.specs import model_spec
 from flashmore.training.recipe import Recipe
 
 
@@ -45,17 +46,17 @@ def model_config(recipe: Recipe, vocabulary_size: int, context: int) -> ModelCon
     """The sizes of the recipe's model on data with this vocabulary and context; its `attention` is open."""
     return ModelConfig(
         model=recipe.model,
-        vocabulary_size=vocabulary_size,
-        context=context,
-        layers=recipe.layers,
-        heads=recipe.heads,
-        channels=recipe.channels,
+        vocab_size=vocabulary_size,
+        block_size=context,
+        n_layer=recipe.n_layer,
+        n_head=recipe.n_head,
+        n_embd=recipe.n_embd,
         dropout=recipe.dropout,
         attention_dropout=recipe.attention_dropout,
         activation=recipe.activation,
         bias=recipe.bias,
-        tied=recipe.tied,
-        start=recipe.start,
+        tie_weights=recipe.tie_weights,
+        init=recipe.init,
     )
 
 
@@ -70,9 +71,9 @@ def settle_attention(
     Raises:
         BackendUnavailable: the backend called `name` cannot run here.
     """
-    if config.model != "transformer":
+    if not model_spec(config.model).attends:
         return None
-    shape = (recipe.batch, config.heads, config.context, config.channels // config.heads)
+    shape = (recipe.batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
     dtype = getattr(torch, recipe.precision)
     return choose(name, Problem(shape, dtype, device, recipe.attention_dropout, compiled))
 

@@ -40,7 +40,7 @@ class Step:
     def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device, *, fused: bool) -> None:
         self.model = model
         self.optimizers = optimizers_of(model, recipe, fused=fused)
-        self.clip = recipe.clip
+        self.grad_clip = recipe.grad_clip
         self.precision = precision_of(recipe, device)
         # float16's gradients underflow without scaling; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
@@ -63,10 +63,10 @@ class Step:
         for optimizer, rate in zip(self.optimizers, (lr, muon_lr), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            if self.clip:
+            if self.grad_clip:
                 self.scaler.unscale_(optimizer)
-        if self.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

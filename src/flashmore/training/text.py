@@ -1,6 +1,6 @@
 """Training on one long text: what a recipe comes to, and the ids of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from flashmore.errors import RecipeError, RunError
 from flashmore.files import disk_errors
 from flashmore.models.config import ModelConfig
 from flashmore.runs import Run
+from flashmore.specs import model_spec
 from flashmore.training.recipe import Recipe
 from flashmore.training.setting import device_named, model_config
 
 CONTEXT = 256
 """Of a recipe that names none."""
-LARGEST_MLP_WINDOW = 2**16
-"""Numbers that the MLP lays side by side at every position."""
+LARGEST_WIDTH = 2**16
+"""Numbers of the widest activation at a position."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TextSetting:
     device: torch.device
     text: LongText
     vocabulary: Vocabulary
-    """The text's characters; their ids begin at 0, for a long text has no START and STOP."""
+    """The text's characters; their ids begin at 0, for a long text has no BOS and EOS."""
     config: ModelConfig
     """Its `attention` is not settled: see `flashmore.training.setting.settle_attention`."""
 
@@ -41,17 +42,20 @@ def settle_text(recipe: Recipe) -> TextSetting:
         DataError, RecipeError, BackendUnavailable: see their docstrings.
     """
     device = device_named(recipe.device)
-    context = recipe.context or CONTEXT
-    if recipe.model == "mlp" and context * recipe.channels > LARGEST_MLP_WINDOW:
-        raise RecipeError(
-            f"an mlp whose window has at most {LARGEST_MLP_WINDOW:,} numbers: context × channels",
-            f"{context:,} × {recipe.channels:,}",
-            "a shorter --context, fewer --channels, or --model transformer",
-        )
+    context = recipe.block_size or CONTEXT
     text, vocabulary, size = read_long_text(
-        recipe.file, recipe.encoding, recipe.split, context, recipe.vocabulary
+        recipe.file, recipe.encoding, recipe.split, context, recipe.vocab_size
     )
-    return TextSetting(device, text, vocabulary, model_config(recipe, size, context))
+    config = model_config(recipe, size, context)
+    width = model_spec(recipe.model).widest
+    widest = width(config)
+    if widest > LARGEST_WIDTH and widest > width(replace(config, block_size=1)):
+        raise RecipeError(
+            f"at most {LARGEST_WIDTH:,} numbers a position in an activation",
+            f"{widest:,} in the {recipe.model} with --block-size {context:,} and --n-embd {recipe.n_embd:,}",
+            "a shorter --block-size, fewer --n-embd, or another --model",
+        )
+    return TextSetting(device, text, vocabulary, config)
 
 
 def open_text(run: Run, device: torch.device) -> Windows:
@@ -74,11 +78,11 @@ def windows_of(run: Run, ids: Ids, part: str, device: torch.device) -> Windows |
     """The windows of one part of a run's text; None for an empty part."""
     assert run.text is not None
     start, stop = getattr(run.text.parts, part)
-    return Windows(ids, (start, stop), run.model.context, device) if stop > start else None
+    return Windows(ids, (start, stop), run.model.block_size, device) if stop > start else None
 
 
 def random_windows(config: ModelConfig, device: torch.device) -> Windows:
     """Windows of random ids: what steps are timed on before the text's own ids are written."""
-    size = 16 * (config.context + 1)
-    ids = np.random.default_rng(0).integers(0, config.vocabulary_size, size=size).astype(np.uint16)
-    return Windows(ids, (0, size), config.context, device)
+    size = 16 * (config.block_size + 1)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, size=size).astype(np.uint16)
+    return Windows(ids, (0, size), config.block_size, device)

@@ -25,6 +25,8 @@ from flashmore.training.step import Precision, Step
 
 USUAL = Speedups(resident=True, fused_adamw=True, no_sync=True, attention=True)
 """What a comparison of attention alone stands on: rows as the model gets them, nothing slow around them."""
+CUDA_GENERATOR = "rng.cuda"
+"""Name of the random numbers' state on CUDA, which a run that was saved on a CPU has not."""
 REPLAYED = 8
 """Updates in one replay of a CUDA graph."""
 
@@ -84,7 +86,7 @@ class Trainer:
         self.step = _step_of(self.model, recipe, device, speedups)
         self.data = data
         self._order = (
-            BatchOrder(len(data.ids), recipe.batch, recipe.seed) if isinstance(data, Sequences) else None
+            BatchOrder(len(data.ids), recipe.batch_size, recipe.seed) if isinstance(data, Sequences) else None
         )
         # What a DataLoader is given is in the machine's memory, and made an item at a time.
         self._items = Items(data) if isinstance(data, Sequences) and not speedups.resident else None
@@ -94,7 +96,7 @@ class Trainer:
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0, on the device."""
         if isinstance(self.data, Windows):
-            return Batch(*self.data.random(step, self.recipe.batch, self.recipe.seed))
+            return Batch(*self.data.random(step, self.recipe.batch_size, self.recipe.seed))
         assert self._order is not None
         indices = self._order.indices(step)
         if self._items is not None:
@@ -124,13 +126,13 @@ class Trainer:
     def _rates(self, step: int) -> tuple[float, float]:
         """The learning rates of AdamW and of Muon in the update that follows so many."""
         share = learning_rate_share(step, self.recipe)
-        return share * self.recipe.lr, share * self.recipe.muon_lr
+        return share * self.recipe.learning_rate, share * self.recipe.muon_learning_rate
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The tensors that decide the next steps apart from the weights: optimizer and random numbers."""
         state = self.step.state_dict() | {"rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            state["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+            state[CUDA_GENERATOR] = torch.cuda.get_rng_state(self.device)
         return state
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -149,8 +151,8 @@ class Trainer:
         try:
             _require_generator_state(checkpoint.optimizer["rng.cpu"])
             torch.set_rng_state(checkpoint.optimizer["rng.cpu"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(checkpoint.optimizer["rng.cuda"], self.device)
+            if self.device.type == "cuda" and CUDA_GENERATOR in checkpoint.optimizer:
+                torch.cuda.set_rng_state(checkpoint.optimizer[CUDA_GENERATOR], self.device)
         except (RuntimeError, ValueError) as error:
             raise RecipeError("the state of a random number generator", str(error), INTACT) from None
 

@@ -15,16 +15,14 @@ from typing import Any
 import torch
 
 from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.names import FUSED
-from flashmore.backends.rules import AttentionCall, reasons_against
-from flashmore.benchmark.attention.budget import SHARE_OF_FREE, TimeBudget, free_bytes
+from flashmore.benchmark.attention.budget import SHARE_OF_FREE, TimeBudget
 from flashmore.benchmark.attention.flops import (
     check_bytes,
     inputs_bytes,
     peak_estimate,
 )
 from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch, WallStopwatch
-from flashmore.benchmark.attention.plan import AttentionPlan, Kernel, Shape
+from flashmore.benchmark.attention.plan import AttentionPlan, Shape
 from flashmore.benchmark.attention.rows import Outcome, crossover, rows_of, sizes, warning_over
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.environment import others_cpu_seconds
@@ -32,6 +30,9 @@ from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import Ratio, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, warnings_about
+from flashmore.memory import free_bytes
+from flashmore.rules.call import AttentionCall
+from flashmore.specs import backend_spec
 from flashmore.training.setting import device_named
 
 BLOCKS = 30
@@ -97,7 +98,7 @@ class _Bench:
         self.doubts: dict[str, dict[int, MeasurementWarning]] = {}
         """By code and length; of several settings at one length, the last."""
         self.wins: dict[Shape, dict[int, Ratio]] = {shape.setting: {} for shape in self.shapes}
-        self.pace: dict[tuple[Kernel, Shape], tuple[int, float]] = {}
+        self.pace: dict[tuple[str, Shape], tuple[int, float]] = {}
         """By backend and setting: a length, and the seconds of one forward and backward there."""
         self.check_seconds: dict[Shape, tuple[int, float]] = {}
         """By setting: a number of scores held against float64, and the seconds it took."""
@@ -151,14 +152,14 @@ class _Bench:
             return pairs // shape.H * shape.H
         return pairs
 
-    def _refusal(self, backend: Kernel, shape: Shape, checked: int) -> str | None:
+    def _refusal(self, backend: str, shape: Shape, checked: int) -> str | None:
         size = (shape.B, shape.H, shape.T, shape.D)
         on_cuda = self.device.type == "cuda"
         call = AttentionCall(
             query=size, key=size, value=size, dtype=shape.dtype, device=self.device.type, causal=shape.causal,
             capability=torch.cuda.get_device_capability(self.device) if on_cuda else (8, 0),
         )  # fmt: skip
-        reasons = reasons_against(backend, call)
+        reasons = backend_spec(backend).reasons_against(call)
         if reasons:
             return "; ".join(map(str, reasons))
         own = peak_estimate(backend, shape, device=self.device.type, threads=torch.get_num_threads())
@@ -180,7 +181,7 @@ class _Bench:
                 of = f"{left:,.1f} s of {self.plan.seconds:g} s are left for all"
                 outcome.why_not = f"it would take about {needed:,.1f} s, and {of}"
 
-    def _seconds(self, backend: Kernel, shape: Shape, checked: int) -> float:
+    def _seconds(self, backend: str, shape: Shape, checked: int) -> float:
         """Predict the least that measuring one backend takes, from shorter lengths: work grows with T²."""
         if (backend, shape.setting) not in self.pace:
             self._probe(backend, shape)
@@ -189,7 +190,7 @@ class _Bench:
         growth = max(1.0, checked * shape.T**2 / scores)
         return call * max(1.0, (shape.T / T) ** 2) * (MIN_BLOCKS + OTHER_CALLS) + check * growth
 
-    def _probe(self, backend: Kernel, shape: Shape) -> None:
+    def _probe(self, backend: str, shape: Shape) -> None:
         small = replace(shape, T=min(shape.T, PROBED_T))
         passes = Passes(backend, shape.causal, Inputs.random(small, self.device), self.wall)
         try:
@@ -255,7 +256,7 @@ class _Bench:
         return fastest / 1000
 
     def _note_doubts(
-        self, every: Mapping[Kernel, Passes], T: int, seconds: float, others_before: float | None
+        self, every: Mapping[str, Passes], T: int, seconds: float, others_before: float | None
     ) -> None:
         after = others_cpu_seconds()
         busy = None if others_before is None or after is None else (after - others_before) / seconds
@@ -270,7 +271,7 @@ class _Bench:
     def _compare(self, outcomes: list[Outcome], shape: Shape) -> None:
         timed = [(o.backend, o.passes) for o in outcomes if o.why_not is None and o.passes]
         both = {backend: passes.samples_ms("both") for backend, passes in timed if passes.blocks}
-        fused = [backend for backend in FUSED if backend in both]
+        fused = [backend for backend in both if backend_spec(backend).fused]
         if "manual" not in both or not fused:
             return
         ratios = {backend: ratio(both["manual"], both[backend]) for backend in fused}

@@ -5,7 +5,8 @@ Let N = B·H·T² be the number of scores and E = B·H·T·D the number of eleme
 
 from typing import Literal
 
-from flashmore.benchmark.attention.plan import ITEM_BYTES, Kernel, Shape
+from flashmore.benchmark.attention.plan import ITEM_BYTES, Shape
+from flashmore.specs import backend_spec
 
 Pass = Literal["forward", "backward", "both"]
 PASSES: tuple[Pass, ...] = ("forward", "backward", "both")
@@ -28,7 +29,7 @@ def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, whi
     return forward * {"forward": 1.0, "backward": 2.5, "both": 3.5}[which]
 
 
-def peak_estimate(backend: Kernel, shape: Shape, *, device: str, threads: int) -> int:
+def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> int:
     """Estimate the peak bytes of forward and backward together, beyond q, k and v.
 
     - `manual` holds three (T, T) matrices a head at once (in the backward pass: the weights, their gradient,
@@ -45,12 +46,12 @@ def peak_estimate(backend: Kernel, shape: Shape, *, device: str, threads: int) -
     """
     item = ITEM_BYTES[shape.dtype]
     scores, elements = shape.pairs * shape.T**2, shape.pairs * shape.T * shape.D
-    if backend == "manual":
-        return (3 * scores + 3 * elements) * item + shape.T**2 * shape.causal
     if backend == "math":
         lifted = 3 * elements * 4 if item < 4 else 0
         forward = scores * (2 * 4 + 1) + shape.T**2 * 4 * shape.causal + 2 * elements * 4
         return max(forward, 3 * scores * 4 + 4 * elements * 4) + lifted
+    if backend_spec(backend).materializes_scores:
+        return (3 * scores + 3 * elements) * item + shape.T**2 * shape.causal
     rows = 8 * shape.pairs * shape.T
     if device == "cpu":
         return 5 * elements * item + rows + threads * 2 * _tile_bytes(shape.T)

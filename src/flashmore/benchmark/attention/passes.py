@@ -12,14 +12,15 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flashmore.backends.contract import TABLE, attention
-from flashmore.backends.sdpa import KERNELS, chosen_by_pytorch
+from flashmore.backends.contract import attention, load_backend
+from flashmore.backends.sdpa import chosen_by_pytorch
 from flashmore.benchmark.attention.flops import Pass
-from flashmore.benchmark.attention.plan import Kernel, Shape
+from flashmore.benchmark.attention.plan import Shape
 from flashmore.measuring.measure import Clock
 from flashmore.measuring.memory import peak_bytes
+from flashmore.specs import backend_spec
 
 Result = TypeVar("Result")
 FLUSHED_BYTES = 256 * 2**20
@@ -93,7 +94,7 @@ class EventStopwatch:
 class Passes:
     """One backend on one shape; every call runs both passes once and keeps their times."""
 
-    def __init__(self, backend: Kernel, causal: bool, inputs: Inputs, stopwatch: Stopwatch) -> None:
+    def __init__(self, backend: str, causal: bool, inputs: Inputs, stopwatch: Stopwatch) -> None:
         self.backend = backend
         self.causal = causal
         self.inputs = inputs
@@ -150,10 +151,12 @@ class Passes:
         return {"forward": forward, "backward": backward, "both": both}
 
     def _this_kernel_only(self) -> AbstractContextManager[None]:
-        return sdpa_kernel([KERNELS[self.backend]]) if self.backend in KERNELS else nullcontext()
+        kernel = backend_spec(self.backend).sdp_backend
+        return sdpa_kernel([getattr(SDPBackend, kernel)]) if kernel else nullcontext()
 
     def _forward(self) -> Tensor:
-        compute = chosen_by_pytorch if self.backend in KERNELS else TABLE[self.backend]
+        forced = backend_spec(self.backend).sdp_backend is not None
+        compute = chosen_by_pytorch if forced else load_backend(self.backend)
         return compute(
             self.inputs.q,
             self.inputs.k,

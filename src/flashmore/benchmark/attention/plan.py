@@ -7,11 +7,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from flashmore.backends.names import BACKENDS
 from flashmore.errors import RecipeError
+from flashmore.specs import Kernel, backends
 
-Kernel = Literal["manual", "math", "flash", "efficient", "cudnn"]
-"""`sdpa` is none: it is the door behind which PyTorch picks one of these."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 ITEM_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 Value = TypeVar("Value")
@@ -51,9 +49,9 @@ class AttentionPlan:
 
     lengths: tuple[int, ...] = ()
     """Sequence lengths T; none means the powers of 2 from 16 to 4096, on a GPU to 16384."""
-    batch: tuple[int, ...] = ()
+    batch_size: tuple[int, ...] = ()
     """Batch sizes B, the same at every T; none means 2, on a GPU 4."""
-    heads: tuple[int, ...] = ()
+    n_head: tuple[int, ...] = ()
     """Attention heads H; none means 4, on a GPU 16."""
     head_dim: tuple[int, ...] = ()
     """Channels a head, D; none means 64, on a GPU 128."""
@@ -63,7 +61,7 @@ class AttentionPlan:
     """A query sees the keys up to its own place; this is measured unless --full stands alone."""
     full: bool = False
     """A query sees every key; with --causal both are measured."""
-    backends: tuple[Kernel, ...] = ("manual", "math", "flash", "efficient", "cudnn")
+    backends: tuple[Kernel, ...] = tuple(name for name, spec in backends().items() if spec.kernel)
     """Ways of computing attention; one that cannot run is listed with the reasons."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; `auto` takes a GPU if there is one."""
@@ -73,11 +71,11 @@ class AttentionPlan:
     """Memory budget in GiB; none means four fifths of what is free now."""
 
     def __post_init__(self) -> None:
-        for name in ("lengths", "batch", "heads", "head_dim"):
+        for name in ("lengths", "batch_size", "n_head", "head_dim"):
             for size in getattr(self, name):
                 _require(name, size, 1 <= size <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
         for backend in self.backends:
-            kernels = [known for known in BACKENDS if known != "sdpa"]
+            kernels = [name for name, spec in backends().items() if spec.kernel]
             _require("backends", backend, backend in kernels, ", ".join(kernels))
         _require("backends", "none", bool(self.backends), "at least one name")
         for dtype in self.dtype:
@@ -99,8 +97,8 @@ class AttentionPlan:
         return [
             Shape(B, H, T, D, dtype, causal)
             for T in sorted(_once(self.lengths or powers))
-            for B in _once(self.batch or ((4,) if on_gpu else (2,)))
-            for H in _once(self.heads or ((16,) if on_gpu else (4,)))
+            for B in _once(self.batch_size or ((4,) if on_gpu else (2,)))
+            for H in _once(self.n_head or ((16,) if on_gpu else (4,)))
             for D in _once(self.head_dim or ((128,) if on_gpu else (64,)))
             for dtype in _once(self.dtype or (("bfloat16",) if on_gpu else ("float32",)))
             for causal in masks

@@ -6,7 +6,7 @@ from typing import Any
 
 from flashmore.benchmark.attention.flops import PASSES, Pass, attention_flops
 from flashmore.benchmark.attention.passes import Passes
-from flashmore.benchmark.attention.plan import Kernel, Shape
+from flashmore.benchmark.attention.plan import Shape
 from flashmore.measuring.accuracy import Judgement
 from flashmore.measuring.statistics import Ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning
@@ -24,7 +24,7 @@ INTERRUPTED = "interrupted before it was timed"
 class Outcome:
     """What became of one backend on one shape."""
 
-    backend: Kernel
+    backend: str
     why_not: str | None = None
     judgements: tuple[Judgement, ...] = ()
     cold_ms: dict[Pass, float] = field(default_factory=dict)

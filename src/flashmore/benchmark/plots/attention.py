@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flashmore.benchmark.plots.figure import INK, LOOK, OTHER_LOOK, Record, Row, dress, new_figure
+from flashmore.benchmark.plots.figure import INK, Record, Row, dress, look, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,7 +127,7 @@ def _draw_lines(axes: "Axes", lines: Mapping[str, Sequence[tuple[float, ...]]]) 
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     for backend, points in lines.items():
-        color, marker = LOOK.get(backend, OTHER_LOOK)
+        color, marker = look(backend)
         T, middle, low, high = zip(*points, strict=True)
         axes.plot(T, middle, color=color, marker=marker, markersize=4.5, linewidth=1.8, label=backend)
         axes.fill_between(T, low, high, color=color, alpha=0.2, linewidth=0)

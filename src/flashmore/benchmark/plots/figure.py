@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashmore.errors import StorageError
 from flashmore.plotting import matplotlib
+from flashmore.specs import BackendSpec, backends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,20 +21,17 @@ Record = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 INK = "#737882"
-LOOK = {  # colour, marker: told apart without colours too
-    "manual": ("#d1495b", "o"),
-    "math": ("#c27c0e", "s"),
-    "flash": ("#2f7ed8", "^"),
-    "efficient": ("#0f9b8e", "D"),
-    "cudnn": ("#9468d6", "v"),
-    "sdpa": ("#6b8e23", "P"),
-}
-OTHER_LOOK = ("#8a6d5a", "X")
 PANEL_INCHES = (5.2, 4.0)
 NAME = 24
 """Letters of a name that fit beside its panel."""
 WHY_NOT = 60
 """Letters of a reason that fit into its panel; the table has the whole."""
+
+
+def look(name: str) -> tuple[str, str]:
+    """Colour and marker of a backend, told apart without colours too; one look for all unknown ones."""
+    spec = backends().get(name)
+    return (spec.color, spec.marker) if spec else (BackendSpec.color, BackendSpec.marker)
 
 
 def save_picture(figure: "Figure", path: Path) -> None:

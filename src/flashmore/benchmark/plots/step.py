@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from flashmore.benchmark.plots.figure import (
     INK,
-    LOOK,
     NAME,
-    OTHER_LOOK,
     PANEL_INCHES,
     WHY_NOT,
     Record,
     Row,
     dress,
+    look,
     new_figure,
 )
 
@@ -46,7 +45,7 @@ def _draw_steps(axes: "Axes", context: Row) -> None:
     variants = context["variants"]
     jitter = np.random.default_rng(0)
     for place, variant in enumerate(variants):
-        color, _ = LOOK.get(variant["name"], OTHER_LOOK)
+        color, _ = look(variant["name"])
         if not variant["ok"]:
             why_not = textwrap.shorten(variant["why_not"], WHY_NOT, placeholder=" …")
             axes.text(0.02, place, why_not, transform=axes.get_yaxis_transform(), color=INK, va="center")

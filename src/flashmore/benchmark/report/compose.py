@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flashmore.benchmark.report import attention, choose, ladder, step
+from flashmore.benchmark.report import ablation, attention, choose, step
 from flashmore.benchmark.report.parts import (
     Cell,
     Command,
@@ -28,7 +28,7 @@ QUESTIONS = {
     "step": "training step",
     "attention": "attention alone",
     "choose": "choice of a backend",
-    "ladder": "ladder of speed-ups",
+    "ablation": "ablation of speed-ups",
 }
 ENVIRONMENT = {
     "device": "computes on",
@@ -138,7 +138,7 @@ def _findings(source: Source) -> Sequence[str]:
         case "choose":
             return choose.findings(source.record) + remarks
         case _:
-            return ladder.findings(source.record) + remarks
+            return ablation.findings(source.record) + remarks
 
 
 def _machines(sources: Sequence[Source]) -> Iterator[Part]:
@@ -186,7 +186,7 @@ def _side_by_side(sources: Sequence[Source]) -> Iterator[Part]:
     tables: list[Part] = []
     for kind, tables_of, what in (
         ("step", step.comparable, "Training steps"),
-        ("ladder", ladder.comparable, "Ladder of speed-ups"),
+        ("ablation", ablation.comparable, "Ablation of speed-ups"),
         ("attention", attention.comparable, "Attention alone, forward and backward"),
     ):
         alike = [source for source in sources if source.record["kind"] == kind]
@@ -199,7 +199,7 @@ def _side_by_side(sources: Sequence[Source]) -> Iterator[Part]:
             tables.append(Table(caption, columns, rows, columns[1:]))
         if not found:
             tables.append(Paragraph(f"{what}: no two of these records measured the same shape."))
-        elif kind in ("step", "ladder"):
+        elif kind in ("step", "ablation"):
             tables += step.differences([(source.column, source.record) for source in alike])
     if tables:
         yield Heading("Side by side", 2)
@@ -231,7 +231,7 @@ def _one(source: Source) -> Iterator[Part]:
             yield from attention.parts(record, source.number)
         case "choose":
             yield from choose.parts(record)
-        case "ladder":
-            yield from ladder.parts(record, source.number)
+        case "ablation":
+            yield from ablation.parts(record, source.number)
     yield Heading("The command that measured this")
     yield Command(shlex.join(record["command"]))

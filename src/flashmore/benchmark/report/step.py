@@ -108,7 +108,7 @@ def parts(record: Record, number: int) -> Iterator[Part]:
         yield Points(tuple(remarks))
 
 
-_SIZES = ("model", "layers", "heads", "channels", "dtype")
+_SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
 
 
 def _timed(found: Record) -> list[Any]:

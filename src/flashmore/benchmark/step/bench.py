@@ -1,7 +1,7 @@
 """What a whole training step costs under one attention backend and another: same model, data and seed.
 
 Each variant is refused with a reason, or checked (`gate`), measured for memory, and then timed with the
-others in alternating blocks. Attention alone is timed in the same rounds: its share of the step says how much
+others in alternating blocks. str alone is timed in the same rounds: its share of the step says how much
 even a perfect kernel could gain (Amdahl 1967).
 """
 
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from flashmore.backends.names import Backend
-from flashmore.benchmark.attention.budget import SHARE_OF_FREE, free_bytes
+from flashmore.benchmark.attention.budget import SHARE_OF_FREE
 from flashmore.benchmark.step.attention import attention_alone
 from flashmore.benchmark.step.data import Task, task_at
 from flashmore.benchmark.step.gate import Gate
@@ -24,15 +23,16 @@ from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import Ratio, RatioBetween, Spread, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, warnings_about
-from flashmore.training.recipe import Attention, Recipe
+from flashmore.memory import free_bytes
+from flashmore.training.recipe import Recipe
 from flashmore.training.setting import settle_attention
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 30
 BLOCK_SECONDS = 0.2
 WARMUP = 5
-DEFAULT: tuple[Backend, ...] = ("manual", "flash")
-INSTEAD_OF_FLASH: tuple[Backend, ...] = ("efficient", "cudnn", "sdpa")
+DEFAULT: tuple[str, ...] = ("manual", "flash")
+INSTEAD_OF_FLASH: tuple[str, ...] = ("efficient", "cudnn", "sdpa")
 ATTENTION_ALONE = "attention alone"
 INTERRUPTED = "interrupted before it was timed"
 SHORT = 256
@@ -85,7 +85,7 @@ class StepComparison:
 
 def compare_steps(
     recipe: Recipe,
-    variants: Sequence[Attention] | None = None,
+    variants: Sequence[str] | None = None,
     *,
     context: int | None = None,
     shrink_batch: bool = True,
@@ -140,11 +140,11 @@ class _Bench:
         self.warnings: tuple[MeasurementWarning, ...] = ()
         self.complete = True
 
-    def prepare(self, names: Sequence[Attention] | None) -> None:
+    def prepare(self, names: Sequence[str] | None) -> None:
         """Refuse, check and measure for memory every variant."""
         self.variants = [StepVariant(self._settled(name)) for name in names or self._default()]
         for number, variant in enumerate(self.variants):
-            self.say(f"checking {variant.name} at context {self.task.config.context:,}")
+            self.say(f"checking {variant.name} at context {self.task.config.block_size:,}")
             twin = next((v for v in self.variants[:number] if v.name == variant.name), None)
             try:
                 if twin is not None:
@@ -205,8 +205,8 @@ class _Bench:
         timed = [variant for variant in self.variants if variant.ok]
         alone = self.samples.get(ATTENTION_ALONE, [])
         return StepComparison(
-            context=task.config.context,
-            batch=task.recipe.batch,
+            context=task.config.block_size,
+            batch=task.recipe.batch_size,
             variants=tuple(self.variants),
             ratios=tuple(
                 RatioBetween(timed[0].name, other.name, ratio(timed[0].samples_ms, other.samples_ms))
@@ -225,7 +225,7 @@ class _Bench:
         times = sum(variant.name == name for variant in self.variants[: number + 1])
         return name if times == 1 else f"{name} ({times})"
 
-    def _default(self) -> tuple[Backend, ...]:
+    def _default(self) -> tuple[str, ...]:
         """By hand and fused: flash, or the first that runs here in its place."""
         try:
             self._try("flash")
@@ -240,7 +240,7 @@ class _Bench:
                 return (DEFAULT[0], name)
         return DEFAULT
 
-    def _settled(self, name: Attention) -> str:
+    def _settled(self, name: str) -> str:
         """The backend that a name means: `auto` is settled here, apart from the timing, and said."""
         if name != "auto":
             return name
@@ -254,8 +254,8 @@ class _Bench:
     def _try(self, name: str) -> None:
         task = self.task
         # One short row is enough to know, and takes no memory that was not estimated.
-        config = replace(task.config, context=min(task.config.context, SHORT))
-        settle_attention(name, replace(task.recipe, batch=1), config, task.device)
+        config = replace(task.config, block_size=min(task.config.block_size, SHORT))
+        settle_attention(name, replace(task.recipe, batch_size=1), config, task.device)
 
     def _refusal(self, name: str) -> str | None:
         """Why a backend cannot even be tried: its memory, or that it does not run here."""

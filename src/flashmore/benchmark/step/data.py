@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from flashmore.data.batches import Sequences, encode_items
-from flashmore.data.vocabulary import STOP
+from flashmore.data.vocabulary import EOS
 from flashmore.errors import RecipeError
 from flashmore.models.config import ModelConfig
+from flashmore.specs import model_spec
 from flashmore.training.recipe import Recipe
 from flashmore.training.setting import Setting, settle
 
@@ -39,27 +40,32 @@ def task_at(recipe: Recipe, context: int | None, *, shrink_batch: bool) -> Task:
         DataError: see `flashmore.training.setting.settle`.
         RecipeError: a model without attention, a context below 1 or longer than the stream.
     """
-    if recipe.model != "transformer":
+    if not model_spec(recipe.model).attends:
         raise RecipeError("a model with attention", recipe.model, "--model transformer")
     setting = settle(recipe)
     if context is None:
-        data = encode_items(setting.split.train, setting.vocabulary, setting.config.context, setting.device)
+        data = encode_items(
+            setting.split.train, setting.vocabulary, setting.config.block_size, setting.device
+        )
         return Task(recipe, setting.config, data, setting.device)
     data = stream(setting, context)
-    config = replace(setting.config, context=context)
-    batch = recipe.batch
+    config = replace(setting.config, block_size=context)
+    batch = recipe.batch_size
     notes: tuple[str, ...] = ()
     if shrink_batch:
-        positions = recipe.batch * setting.config.context
+        positions = recipe.batch_size * setting.config.block_size
         batch = max(1, round(positions / context))
-        if batch != recipe.batch:
+        if batch != recipe.batch_size:
             size = f"{batch * context:,} positions a step, against {positions:,}"
-            notes = (f"batch {batch}, not {recipe.batch}, at context {context:,}: {size} (--batch sets it)",)
-    return Task(replace(recipe, batch=batch), config, data, setting.device, notes)
+            notes = (
+                f"batch {batch}, not {recipe.batch_size}, at context {context:,}: {size} "
+                "(--batch-size sets it)",
+            )
+    return Task(replace(recipe, batch_size=batch), config, data, setting.device, notes)
 
 
 def stream(setting: Setting, context: int) -> Sequences:
-    """All names of the training part, one after the other with STOP between them, cut into rows of T.
+    """All names of the training part, one after the other with EOS between them, cut into rows of T.
 
     Every position is real: what comes after a row's last character is the next row's first.
 
@@ -70,11 +76,11 @@ def stream(setting: Setting, context: int) -> Sequences:
     length = sum(map(len, names)) + len(names)
     if not 1 <= context <= length:
         valid = f"1 to {length:,}, the length of all names of the training part one after the other"
-        raise RecipeError("a --context that the data can fill", f"{context:,}", valid)
-    ids = [STOP]
+        raise RecipeError("a --block-size that the data can fill", f"{context:,}", valid)
+    ids = [EOS]
     for name in names:
         ids += setting.vocabulary.encode(name)
-        ids.append(STOP)
+        ids.append(EOS)
     flat = torch.tensor(ids, device=setting.device)  # (length + 1,)
     rows = length // context
     return Sequences(

@@ -45,7 +45,7 @@ class _Outcome:
 
 
 class Gate:
-    """Judges backends on one task, against an oracle that runs once.
+    """Judges backends on one task, against a reference that runs once.
 
     Args:
         task: model, data and batch; both are cut where float64 would take too long.
@@ -53,11 +53,11 @@ class Gate:
 
     def __init__(self, task: Task) -> None:
         B, T = affordable(task)
-        rows, length = task.recipe.batch, task.config.context
+        rows, length = task.recipe.batch_size, task.config.block_size
         ids, targets = task.data.ids[:, :T], task.data.targets[:, :T]
         self.task = replace(
             task,
-            recipe=replace(task.recipe, batch=B, dropout=0.0, attention_dropout=0.0),
+            recipe=replace(task.recipe, batch_size=B, dropout=0.0, attention_dropout=0.0),
             config=replace(task.config, dropout=0.0, attention_dropout=0.0),
             data=Sequences(ids, targets, task.data.lengths.clamp(max=T)),
         )
@@ -72,28 +72,30 @@ class Gate:
             BackendUnavailable: the backend cannot run here.
             RecipeError: training fails in float64, so that there is nothing to hold a backend against.
         """
-        oracle, plain = self._oracle, self._plain
+        reference, plain = self._reference, self._plain
         answer = plain if backend == "manual" else self._run(backend)
         dtype = getattr(torch, self.task.recipe.precision)
         eps = torch.finfo(dtype).eps
-        gradients = judge_all(answer.gradients, plain.gradients, oracle.gradients, eps=eps)
+        gradients = judge_all(answer.gradients, plain.gradients, reference.gradients, eps=eps)
         eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(self._characters))
-        losses = judge("losses", answer.losses, plain.losses, oracle.losses, eps=eps_of_mean)
+        losses = judge("losses", answer.losses, plain.losses, reference.losses, eps=eps_of_mean)
         return [*self._attention_alone(backend, dtype), *gradients, losses]
 
     def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
         device, config = self.task.device, self.task.config
-        B, T, D = self.task.recipe.batch, self.task.data.ids.size(1), config.channels // config.heads
+        B, T, D = self.task.recipe.batch_size, self.task.data.ids.size(1), config.n_embd // config.n_head
         generator = torch.Generator().manual_seed(0)
-        q, k, v = torch.randn(3, B, config.heads, T, D, generator=generator).to(device, dtype)
+        q, k, v = torch.randn(3, B, config.n_head, T, D, generator=generator).to(device, dtype)
         return attention_accuracy(backend, q, k, v, causal=True)
 
     @cached_property
-    def _oracle(self) -> _Outcome:
+    def _reference(self) -> _Outcome:
         outcome = self._run("manual", double=True)
         if not outcome.losses.isfinite().all():
             found = f"a loss that is not finite within {STEPS} steps, in float64"
-            raise RecipeError("a training to hold backends against", found, "a lower --lr, or a --warmup")
+            raise RecipeError(
+                "a training to hold backends against", found, "a lower --learning-rate, or a --warmup-steps"
+            )
         return outcome
 
     @cached_property
@@ -137,8 +139,8 @@ def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 def affordable(task: Task) -> tuple[int, int]:
     """How many rows of how many positions are worth holding against float64."""
-    B, T = task.recipe.batch, task.config.context
-    most = SCORES[task.device.type] // task.config.heads
+    B, T = task.recipe.batch_size, task.config.block_size
+    most = SCORES[task.device.type] // task.config.n_head
     while B > 1 and most < B * T * T:
         B //= 2
     while T > 1 and most < B * T * T:

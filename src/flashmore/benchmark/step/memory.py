@@ -4,10 +4,9 @@ Counted are the large things: what the forward pass keeps for the backward pass,
 beside it at the worst moment. Tests hold the estimate against measured peaks.
 """
 
-from flashmore.backends.call import AttentionCall
-from flashmore.backends.names import FUSED
-from flashmore.backends.rules import usable
 from flashmore.models.config import ModelConfig
+from flashmore.rules.call import AttentionCall
+from flashmore.specs import backends, usable
 from flashmore.training.recipe import Recipe
 
 KEPT_CHANNELS = 20
@@ -23,8 +22,8 @@ TILE_BYTES = 2**20
 
 def weights_bytes(config: ModelConfig) -> int:
     """Weights, gradients and AdamW's two moments."""
-    C, V = config.channels, config.vocabulary_size
-    parameters = config.layers * (12 * C * C + 13 * C) + (2 * V + config.context + 2) * C
+    C, V = config.n_embd, config.vocab_size
+    parameters = config.n_layer * (12 * C * C + 13 * C) + (2 * V + config.block_size + 2) * C
     return 4 * 4 * parameters
 
 
@@ -41,13 +40,14 @@ def activation_bytes(
         threads: CPU threads.
         item: bytes of a number in float32; 8 for the same step in float64.
     """
-    B, H, T, C = recipe.batch, config.heads, config.context, config.channels
+    B, H, T, C = recipe.batch_size, config.n_head, config.block_size, config.n_embd
     positions = B * T
-    total = positions * C * (config.layers * KEPT_CHANNELS + WORKING_CHANNELS) * item
-    total += 3 * positions * config.vocabulary_size * item  # logits, their softmax, their gradient
+    total = positions * C * (config.n_layer * KEPT_CHANNELS + WORKING_CHANNELS) * item
+    total += 3 * positions * config.vocab_size * item  # logits, their softmax, their gradient
     size = (B, H, T, C // H)
     call = AttentionCall(size, size, size, recipe.precision, device, dropout_p=recipe.attention_dropout)
-    if backend in FUSED or (backend == "sdpa" and any(name in FUSED for name in usable(call))):
+    fused = [name for name, spec in backends().items() if spec.fused]
+    if backend in fused or (backend == "sdpa" and any(name in fused for name in usable(call))):
         return total + threads * TILE_BYTES
     kept = working = item
     if backend == "manual" and recipe.precision != "float32":
@@ -55,5 +55,5 @@ def activation_bytes(
         kept, working = (2, 2) if device == "cpu" else (item + 2, item)
     if recipe.attention_dropout:
         kept += working + 1  # what is left of the weights, and which ones are
-    scores = B * H * T * T * (config.layers * kept + WORKING_SCORES * working)
-    return total + scores + config.layers * T * T
+    scores = B * H * T * T * (config.n_layer * kept + WORKING_SCORES * working)
+    return total + scores + config.n_layer * T * T

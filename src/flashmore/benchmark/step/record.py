@@ -7,13 +7,13 @@ from typing import Any
 from flashmore.benchmark.step.bench import BLOCKS, StepComparison, StepVariant, compare_steps
 from flashmore.errors import UsageError
 from flashmore.measuring.result import make_record
-from flashmore.training.recipe import Attention, Recipe
+from flashmore.training.recipe import Recipe
 from flashmore.training.setting import device_named
 
 
 def bench_steps(
     recipe: Recipe,
-    variants: Sequence[Attention] | None = None,
+    variants: Sequence[str] | None = None,
     contexts: Sequence[int] = (),
     *,
     shrink_batch: bool = True,
@@ -47,7 +47,7 @@ def bench_steps(
     complete = found[-1].complete
     if complete and not any(variant.ok for comparison in found for variant in comparison.variants):
         why = {f"{v.name}: {v.why_not}" for comparison in found for v in comparison.variants}
-        valid = "other --variants, a smaller --batch or --context"
+        valid = "other --variants, a smaller --batch-size or --block-size"
         raise UsageError("at least one variant that can be timed", "; ".join(sorted(why)), valid)
     return make_record("step", device_named(recipe.device), _body(recipe, found), complete=complete)
 

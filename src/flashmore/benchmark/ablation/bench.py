@@ -1,6 +1,6 @@
 """What each speed-up of the catalogue brings: added one after the other, and left out of all of them alone.
 
-Every rung is built, timed at its first step, held against the plain loop (`gate`), measured for
+Every variant is built, timed at its first step, held against the plain loop (`gate`), measured for
 memory, and then timed with all the others in alternating blocks.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flashmore.benchmark.ladder.gate import LadderGate
-from flashmore.benchmark.ladder.rung import Rung, compare
-from flashmore.benchmark.ladder.sets import START, LeftOut, added, without
+from flashmore.benchmark.ablation.gate import AblationGate
+from flashmore.benchmark.ablation.sets import START, LeftOut, added, without
+from flashmore.benchmark.ablation.variant import Variant, compare
 from flashmore.benchmark.step.bench import INTERRUPTED, WARMUP
 from flashmore.data.batches import Sequences, encode_items
 from flashmore.errors import BackendUnavailable, RecipeError
@@ -42,8 +42,8 @@ able to show it."""
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """All rungs, the first one without any speed-up."""
+class Ablation:
+    """All variants, the first one without any speed-up."""
 
     setting: Setting
     recipe: Recipe
@@ -51,16 +51,16 @@ class Ladder:
     """About how long all was allowed to take."""
     characters: float
     """Real characters a step, on average."""
-    rungs: tuple[Rung, ...]
-    left_out_alone: tuple[Rung, ...]
+    variants: tuple[Variant, ...]
+    left_out_alone: tuple[Variant, ...]
     left_out: tuple[LeftOut, ...]
-    """Speed-ups that are in no rung."""
+    """Speed-ups that are in no variant."""
     notes: tuple[str, ...]
     warnings: tuple[MeasurementWarning, ...]
     complete: bool
 
 
-def climb(
+def ablate(
     recipe: Recipe,
     *,
     leave_one_out: bool = False,
@@ -68,21 +68,21 @@ def climb(
     seconds: float = SECONDS,
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
-) -> Ladder:
-    """Add the speed-ups one after the other, in the catalogue's order, and time all rungs in turn.
+) -> Ablation:
+    """Add the speed-ups one after the other, in the catalogue's order, and time all variants in turn.
 
     Args:
         recipe: data, model and training parameters. `speedups` says which to add (`auto` means all); what
-            the ladder varies must be `auto`: attention, dtype, optimizer and schedule.
-        leave_one_out: also leave each one alone out of the last rung's.
-        blocks: of each rung.
-        seconds: about how long all may take; a rung that would not fit is left out, with this reason.
+            the ablation varies must be `auto`: attention, dtype, optimizer and schedule.
+        leave_one_out: also leave each one alone out of the last variant's.
+        blocks: of each variant.
+        seconds: about how long all may take; a variant that would not fit is left out, with this reason.
         say: is told what happens before the timing.
         after_block: is told how many rounds are done.
 
     Returns:
-        Every rung with its numbers or the reason why it has none. After Ctrl-C those of the whole rounds so
-        far, and not `complete`.
+        Every variant with its numbers or the reason why it has none. After Ctrl-C those of the whole rounds
+        so far, and not `complete`.
 
     Raises:
         DataError, RecipeError: see `flashmore.training.setting.settle`; a speed-up named in the recipe that
@@ -103,7 +103,7 @@ def climb(
 
 
 class _Climb:
-    """One ladder as it goes along."""
+    """One ablation as it goes along."""
 
     def __init__(self, recipe: Recipe, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
         if recipe.threads_here:
@@ -113,16 +113,16 @@ class _Climb:
         self.setting = settle(recipe)
         setting = self.setting
         self.data: Sequences = encode_items(
-            setting.split.train, setting.vocabulary, setting.config.context, setting.device
+            setting.split.train, setting.vocabulary, setting.config.block_size, setting.device
         )
         self.names, self.left_out = added(
             recipe.speedups, lambda name: why_not(name, self._base(), setting.config, setting.device)
         )
-        self.rungs: list[Rung] = []
-        self.alone: list[Rung] = []
+        self.variants: list[Variant] = []
+        self.alone: list[Variant] = []
         self.steps: dict[str, Callable[[], object]] = {}
         self.per_sample = ON_A_GPU if setting.device.type == "cuda" else 1
-        self.gate = LadderGate(self._base(), self._trainer, self.setting.device)
+        self.gate = AblationGate(self._base(), self._trainer, self.setting.device)
         self.compiling = COMPILING
         self.preparing = 0.0
         self.notes: list[str] = []
@@ -130,11 +130,11 @@ class _Climb:
         self.complete = True
 
     def prepare(self, *, leave_one_out: bool) -> None:
-        """Build, check and measure for memory every rung."""
+        """Build, check and measure for memory every variant."""
         self.say("training the plain loop in float64")
-        self.gate.prepare()  # first: what a process loads only once is not the first rung's
-        self.rungs.append(Rung(START, ()))
-        self._ready(self.rungs[0])
+        self.gate.prepare()  # first: what a process loads only once is not the first variant's
+        self.variants.append(Variant(START, ()))
+        self._ready(self.variants[0])
         now: tuple[str, ...] = ()
         for name in self.names:
             missing = [other for other in CATALOGUE[name].needs if other not in now]
@@ -142,20 +142,20 @@ class _Climb:
                 self.left_out.append(LeftOut(name, f"it is a part of {', '.join(missing)}"))
                 continue
             dropped = [other for other in now if other in CATALOGUE[name].excludes]
-            rung = Rung(name, Speedups.of((set(now) - set(dropped)) | {name}).names)
-            if self._would_not_fit(rung):
+            variant = Variant(name, Speedups.of((set(now) - set(dropped)) | {name}).names)
+            if self._would_not_fit(variant):
                 continue
-            self.rungs.append(rung)
-            self._ready(rung)
-            if rung.ok:
-                now = rung.speedups
+            self.variants.append(variant)
+            self._ready(variant)
+            if variant.ok:
+                now = variant.speedups
                 if dropped:
                     self.notes.append(f"{name} stands in place of {', '.join(dropped)}")
         for name in now if leave_one_out else ():
-            rung = Rung(f"without {name}", without(name, now))
-            if not self._would_not_fit(rung):
-                self.alone.append(rung)
-                self._ready(rung)
+            variant = Variant(f"without {name}", without(name, now))
+            if not self._would_not_fit(variant):
+                self.alone.append(variant)
+                self._ready(variant)
 
     def time(self, after_block: Callable[[int], None]) -> None:
         """Time everything that is left in turn."""
@@ -185,24 +185,24 @@ class _Climb:
             cpus=os.cpu_count() or 1,
             threads=torch.get_num_threads() if self.setting.device.type == "cpu" else 1,
         )
-        for rung in (*self.rungs, *self.alone):
-            blocks = samples.get(rung.name, [])
-            rung.samples_ms = [[sample / self.per_sample for sample in block] for block in blocks]
+        for variant in (*self.variants, *self.alone):
+            blocks = samples.get(variant.name, [])
+            variant.samples_ms = [[sample / self.per_sample for sample in block] for block in blocks]
 
-    def result(self) -> Ladder:
+    def result(self) -> Ablation:
         """What was found so far."""
-        for rung in (*self.rungs, *self.alone):
-            if rung.samples_ms:
-                rung.step_ms = spread(rung.samples_ms)
-            elif rung.ok:
-                rung.why_not = INTERRUPTED
-        compare(self.rungs, self.alone)
-        return Ladder(
+        for variant in (*self.variants, *self.alone):
+            if variant.samples_ms:
+                variant.step_ms = spread(variant.samples_ms)
+            elif variant.ok:
+                variant.why_not = INTERRUPTED
+        compare(self.variants, self.alone)
+        return Ablation(
             setting=self.setting,
             recipe=self.recipe,
             seconds=self.seconds,
-            characters=self.data.mean_length * self.recipe.batch,
-            rungs=tuple(self.rungs),
+            characters=self.data.mean_length * self.recipe.batch_size,
+            variants=tuple(self.variants),
             left_out_alone=tuple(self.alone),
             left_out=tuple(self.left_out),
             notes=(*self.notes, *self.gate.notes),
@@ -211,7 +211,7 @@ class _Climb:
         )
 
     def _base(self) -> Recipe:
-        """Nothing chosen: a rung's names alone decide."""
+        """Nothing chosen: a variant's names alone decide."""
         return replace(self.recipe, speedups=("none",))
 
     def _trainer(self, recipe: Recipe, names: tuple[str, ...], device: torch.device) -> Trainer:
@@ -221,21 +221,21 @@ class _Climb:
         data = self.data.to(device)
         return settle_speed(asked, config, device, data).trainer(data)
 
-    def _ready(self, rung: Rung) -> None:
-        """Make a rung's step a call that waits for the device, if its answers are right."""
-        self.say(f"preparing {rung.name}")
-        # One switch for the whole process: a rung without TF32 must not be timed with that of another.
-        precision = "high" if "tf32" in rung.speedups else "highest"
+    def _ready(self, variant: Variant) -> None:
+        """Make a variant's step a call that waits for the device, if its answers are right."""
+        self.say(f"preparing {variant.name}")
+        # One switch for the whole process: a variant without TF32 must not be timed with that of another.
+        precision = "high" if "tf32" in variant.speedups else "highest"
         torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
-            trainer = self._trainer(self._base(), rung.speedups, self.setting.device)
+            trainer = self._trainer(self._base(), variant.speedups, self.setting.device)
             first_loss = trainer.advance().item()
-            rung.first_step_seconds = time.perf_counter() - began
-            if "compile" in rung.speedups:
-                self.compiling = rung.first_step_seconds
-            self.gate.judge(rung, trainer, first_loss)
-            if not rung.ok:
+            variant.first_step_seconds = time.perf_counter() - began
+            if "compile" in variant.speedups:
+                self.compiling = variant.first_step_seconds
+            self.gate.judge(variant, trainer, first_loss)
+            if not variant.ok:
                 return
 
             def step() -> float:
@@ -248,27 +248,27 @@ class _Climb:
             for _ in range(WARMUP):
                 step()
             trainer.model.zero_grad(set_to_none=True)  # so that the gradients count as the step's own
-            rung.peak_bytes = peak_bytes(lambda: trainer.advance().item(), self.setting.device)
-            self.steps[rung.name] = step
+            variant.peak_bytes = peak_bytes(lambda: trainer.advance().item(), self.setting.device)
+            self.steps[variant.name] = step
         except BackendUnavailable as error:
-            rung.why_not = "; ".join(error.reasons)
+            variant.why_not = "; ".join(error.reasons)
         except (RuntimeError, MemoryError) as error:  # torch: out of memory, or nothing that it can compile
-            rung.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
+            variant.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
         finally:
-            if "compile" not in rung.speedups:
+            if "compile" not in variant.speedups:
                 self.preparing = time.perf_counter() - began
 
-    def _would_not_fit(self, rung: Rung) -> bool:
+    def _would_not_fit(self, variant: Variant) -> bool:
         """Leave out what would take more time than is left, and say so."""
         left = self.seconds - (time.perf_counter() - self.began)
         left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
         needed = self.preparing
-        if "compile" in rung.speedups:
+        if "compile" in variant.speedups:
             needed += self.compiling
-        if rung.name == "max-autotune":
+        if variant.name == "max-autotune":
             needed = AUTOTUNING * max(COMPILING, needed)
         if needed <= left:
             return False
         why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left (--seconds)"
-        self.left_out.append(LeftOut(rung.name, why))
+        self.left_out.append(LeftOut(variant.name, why))
         return True

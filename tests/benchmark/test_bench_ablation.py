@@ -1,4 +1,4 @@
-"""The ladder: which rungs, in which order, right before fast, when one pays, and what Ctrl-C leaves."""
+"""The ablation: which variants, in which order, right before fast, when one pays, and what Ctrl-C leaves."""
 
 import json
 from dataclasses import replace
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmore.benchmark.ladder import bench as ladder_module
-from flashmore.benchmark.ladder.bench import Ladder, climb
-from flashmore.benchmark.ladder.record import ladder_record
-from flashmore.benchmark.ladder.rung import Rung, break_even
-from flashmore.benchmark.ladder.sets import added, without
-from flashmore.benchmark.plots.ladder import ladder_plot
+from flashmore.benchmark.ablation import bench as ablation_module
+from flashmore.benchmark.ablation.bench import Ablation, ablate
+from flashmore.benchmark.ablation.record import ablation_record
+from flashmore.benchmark.ablation.sets import added, without
+from flashmore.benchmark.ablation.variant import Variant, break_even
+from flashmore.benchmark.plots.ablation import ablation_plot
 from flashmore.benchmark.report.compose import report_on
 from flashmore.benchmark.report.html import html_page
 from flashmore.benchmark.report.markdown import markdown
@@ -36,26 +36,34 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
     return Recipe(
-        file=path, device="cpu", layers=1, channels=16, heads=2, batch=8, speedups=QUICK, warmup=2, steps=100
+        file=path,
+        device="cpu",
+        n_layer=1,
+        n_embd=16,
+        n_head=2,
+        batch_size=8,
+        speedups=QUICK,
+        warmup_steps=2,
+        max_steps=100,
     )
 
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ladder_module, "BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
 
 
-def climbed(recipe: Recipe, **options: Any) -> Ladder:
-    return climb(recipe, blocks=2, **options)
+def climbed(recipe: Recipe, **options: Any) -> Ablation:
+    return ablate(recipe, blocks=2, **options)
 
 
-# Which rungs.
+# Which variants.
 
 
-def test_rungs_stand_in_the_catalogues_order_and_pack_takes_trims_place(recipe: Recipe) -> None:
+def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(recipe: Recipe) -> None:
     found = climbed(replace(recipe, speedups=tuple(reversed(QUICK))))
-    assert [rung.name for rung in found.rungs] == ["none", *QUICK]
-    assert [rung.speedups for rung in found.rungs] == [
+    assert [variant.name for variant in found.variants] == ["none", *QUICK]
+    assert [variant.speedups for variant in found.variants] == [
         (),
         ("resident",),
         ("resident", "fused-adamw"),
@@ -69,13 +77,13 @@ def test_rungs_stand_in_the_catalogues_order_and_pack_takes_trims_place(recipe: 
 
 def test_each_is_left_out_alone_of_all_together(recipe: Recipe) -> None:
     found = climbed(recipe, leave_one_out=True)
-    full = found.rungs[-1].speedups
-    assert [rung.name for rung in found.left_out_alone] == [f"without {name}" for name in full]
-    for name, rung in zip(full, found.left_out_alone, strict=True):
-        assert set(rung.speedups) == set(full) - {name}
-        assert rung.ratio_before is not None
-        assert rung.ratio_before.of == found.rungs[-1].name
-        assert rung.break_even_steps is None
+    full = found.variants[-1].speedups
+    assert [variant.name for variant in found.left_out_alone] == [f"without {name}" for name in full]
+    for name, variant in zip(full, found.left_out_alone, strict=True):
+        assert set(variant.speedups) == set(full) - {name}
+        assert variant.ratio_before is not None
+        assert variant.ratio_before.of == found.variants[-1].name
+        assert variant.break_even_steps is None
 
 
 def test_without_a_speedup_its_parts_go_too() -> None:
@@ -101,11 +109,11 @@ def test_what_cannot_be_added_is_an_error_by_name(asked: tuple[str, ...]) -> Non
 def test_what_would_take_too_long_is_left_out_and_said(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ladder_module, "COMPILING", 1e6)
+    monkeypatch.setattr(ablation_module, "COMPILING", 1e6)
     chosen = replace(recipe, speedups=("resident", "compile", "max-autotune", "muon"))
-    monkeypatch.setattr(ladder_module, "why_not", lambda *_: None)
+    monkeypatch.setattr(ablation_module, "why_not", lambda *_: None)
     found = climbed(chosen, seconds=60)
-    assert [rung.name for rung in found.rungs] == ["none", "resident", "muon"]
+    assert [variant.name for variant in found.variants] == ["none", "resident", "muon"]
     reasons = {one.name: one.why for one in found.left_out}
     assert "--seconds" in reasons["compile"]
     assert reasons["max-autotune"] == "it is a part of compile"
@@ -114,20 +122,20 @@ def test_what_would_take_too_long_is_left_out_and_said(
 # Right before fast.
 
 
-def test_exact_rungs_use_a_part_of_their_budget_and_others_tell_their_loss(recipe: Recipe) -> None:
-    for rung in climbed(recipe).rungs:
-        assert rung.ok, rung.why_not
-        if rung.name == "muon":
-            assert rung.budget_used is None
-            assert rung.loss_difference is not None
-            assert rung.loss_difference != 0
+def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(recipe: Recipe) -> None:
+    for variant in climbed(recipe).variants:
+        assert variant.ok, variant.why_not
+        if variant.name == "muon":
+            assert variant.budget_used is None
+            assert variant.loss_difference is not None
+            assert variant.loss_difference != 0
         else:
-            assert rung.budget_used is not None
-            assert 0 <= rung.budget_used <= 1
-            assert rung.loss_difference is None
+            assert variant.budget_used is not None
+            assert 0 <= variant.budget_used <= 1
+            assert variant.loss_difference is None
 
 
-def test_a_rung_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
+def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A packing that loses the last item of each batch: faster, and wrong."""
@@ -142,7 +150,7 @@ def test_a_rung_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
         return batch
 
     monkeypatch.setattr(Trainer, "batch", wrong)
-    found = {rung.name: rung for rung in climbed(recipe).rungs}
+    found = {variant.name: variant for variant in climbed(recipe).variants}
     assert found["pack"].why_not is not None
     assert "not the plain loop" in found["pack"].why_not
     assert found["pack"].step_ms is None
@@ -153,13 +161,13 @@ def test_a_rung_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
 
 def test_dropout_is_off_for_the_check_alone(recipe: Recipe) -> None:
     found = climbed(replace(recipe, dropout=0.3, speedups=("resident", "pack")))
-    assert all(rung.ok for rung in found.rungs)
+    assert all(variant.ok for variant in found.variants)
     assert "answers were checked without dropout" in found.notes
 
 
 def test_a_loop_that_diverges_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(RecipeError, match="lower --lr"):
-        climbed(replace(recipe, lr=1e30, clip=0.0, warmup=0))
+    with pytest.raises(RecipeError, match="lower --learning-rate"):
+        climbed(replace(recipe, learning_rate=1e30, grad_clip=0.0, warmup_steps=0))
 
 
 @pytest.mark.parametrize(
@@ -168,28 +176,28 @@ def test_a_loop_that_diverges_is_refused(recipe: Recipe) -> None:
     ids=str,
 )
 def test_a_set_is_as_exact_as_its_least_exact_member(names: tuple[str, ...], kind: str) -> None:
-    assert Rung("x", names).exactness == kind
+    assert Variant("x", names).exactness == kind
 
 
 # When one pays.
 
 
-def rung(step_ms: float, first: float, *, low: float = 1.5) -> Rung:
-    made = Rung("x", (), first_step_seconds=first, step_ms=Spread(step_ms, step_ms, step_ms))
+def variant(step_ms: float, first: float, *, low: float = 1.5) -> Variant:
+    made = Variant("x", (), first_step_seconds=first, step_ms=Spread(step_ms, step_ms, step_ms))
     made.ratio_before = RatioBetween("before", "x", Ratio(2.0, low, 3.0, 20))
     return made
 
 
 def test_a_longer_first_step_is_earned_back() -> None:
-    assert break_even(rung(20, 1.0), rung(10, 31.0)) == 3000  # 30 s against 10 ms a step
-    assert break_even(rung(20, 1.0), rung(10, 0.5)) == 0
-    assert break_even(rung(20, 1.0), rung(20, 0.5)) is None
-    assert break_even(rung(20, 1.0), rung(10, 31.0, low=1.0)) is None  # perhaps no difference at all
+    assert break_even(variant(20, 1.0), variant(10, 31.0)) == 3000  # 30 s against 10 ms a step
+    assert break_even(variant(20, 1.0), variant(10, 0.5)) == 0
+    assert break_even(variant(20, 1.0), variant(20, 0.5)) is None
+    assert break_even(variant(20, 1.0), variant(10, 31.0, low=1.0)) is None  # perhaps no difference at all
 
 
 @given(st.floats(0.1, 100), st.floats(0.1, 100), st.floats(0, 100), st.floats(0, 100))
 def test_after_break_even_the_whole_run_is_no_longer(a: float, b: float, x: float, y: float) -> None:
-    before, after = rung(a, x), rung(b, y)
+    before, after = variant(a, x), variant(b, y)
     steps = break_even(before, after)
     if steps is None:
         assert b >= a
@@ -200,9 +208,9 @@ def test_after_break_even_the_whole_run_is_no_longer(a: float, b: float, x: floa
 # Numbers, records, interruption.
 
 
-def test_every_rung_has_its_samples_ratio_and_memory(recipe: Recipe) -> None:
+def test_every_variant_has_its_samples_ratio_and_memory(recipe: Recipe) -> None:
     found = climbed(recipe)
-    for number, one in enumerate(found.rungs):
+    for number, one in enumerate(found.variants):
         assert one.step_ms is not None
         assert len(one.samples_ms) == 2
         assert one.first_step_seconds is not None
@@ -211,7 +219,7 @@ def test_every_rung_has_its_samples_ratio_and_memory(recipe: Recipe) -> None:
         assert (one.ratio is None) == (number == 0)
         if one.ratio is not None and one.ratio_before is not None:
             assert (one.ratio.of, one.ratio.to) == ("none", one.name)
-            assert one.ratio_before.of == found.rungs[number - 1].name
+            assert one.ratio_before.of == found.variants[number - 1].name
 
 
 @pytest.mark.parametrize("when", ["preparing pack", "timing in turn"])
@@ -220,9 +228,9 @@ def test_ctrl_c_keeps_what_was_measured(recipe: Recipe, when: str, tmp_path: Pat
         if what == when:
             raise KeyboardInterrupt
 
-    record = ladder_record(climb(recipe, blocks=2, say=press))
+    record = ablation_record(ablate(recipe, blocks=2, say=press))
     assert not record["complete"]
-    assert all(one["why_not"] == INTERRUPTED for one in record["rungs"])
+    assert all(one["why_not"] == INTERRUPTED for one in record["variants"])
     write_record(record, tmp_path / "record.json")
     assert read_record(tmp_path / "record.json") == record
 
@@ -232,17 +240,17 @@ def test_ctrl_c_between_rounds_keeps_the_whole_ones(recipe: Recipe) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    record = ladder_record(climb(recipe, blocks=9, after_block=press))
+    record = ablation_record(ablate(recipe, blocks=9, after_block=press))
     assert not record["complete"]
-    assert all(len(one["samples_ms"]) == 3 for one in record["rungs"])
+    assert all(len(one["samples_ms"]) == 3 for one in record["variants"])
 
 
 @pytest.fixture(scope="module")
 def record(recipe: Recipe) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
-    patch.setattr(ladder_module, "BLOCK_SECONDS", 1e-3)
+    patch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
     try:
-        return ladder_record(climb(recipe, leave_one_out=True, blocks=2))
+        return ablation_record(ablate(recipe, leave_one_out=True, blocks=2))
     finally:
         patch.undo()
 
@@ -251,27 +259,27 @@ def test_the_record_fits_the_schema(record: dict[str, Any], tmp_path: Path) -> N
     path = tmp_path / "record.json"
     write_record(record, path)
     assert read_record(path) == record
-    for one in record["rungs"]:
+    for one in record["variants"]:
         median = one["step_ms"]["median"]
         assert one["characters_per_s"] == pytest.approx(1000 * record["characters_a_step"] / median)
 
 
-def test_the_report_tells_every_rung_and_every_reason(record: dict[str, Any]) -> None:
-    report = report_on([("ladder.json", record), ("again.json", record)])
+def test_the_report_tells_every_variant_and_every_reason(record: dict[str, Any]) -> None:
+    report = report_on([("ablation.json", record), ("again.json", record)])
     page, (text, _) = html_page(report), markdown(report, "report")
-    for one in (*record["rungs"], *record["left_out_alone"]):
+    for one in (*record["variants"], *record["left_out_alone"]):
         assert one["name"] in page
         assert one["name"] in text
     assert "pack stands in place of trim" in text
-    assert "Ladder of speed-ups" in page
+    assert "Ablation of speed-ups" in page
     assert "times as fast as the plain loop" in text
     assert page.count("<svg") == 2
 
 
-def test_the_picture_has_a_bar_a_rung_and_says_why_one_is_missing(record: dict[str, Any]) -> None:
+def test_the_picture_has_a_bar_a_variant_and_says_why_one_is_missing(record: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(record))
-    changed["rungs"][3] |= {"ok": False, "why_not": "out of luck", "step_ms": None, "samples_ms": []}
-    first, second = ladder_plot(changed).axes
-    assert len(first.patches) == len(record["rungs"]) - 1
+    changed["variants"][3] |= {"ok": False, "why_not": "out of luck", "step_ms": None, "samples_ms": []}
+    first, second = ablation_plot(changed).axes
+    assert len(first.patches) == len(record["variants"]) - 1
     assert len(second.patches) == len(record["left_out_alone"])
     assert "out of luck" in [text.get_text() for text in first.texts]

@@ -1,4 +1,4 @@
-"""Which speed-ups stand on a ladder, and what is left of all of them without one."""
+"""Which speed-ups stand on an ablation, and what is left of all of them without one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from flashmore.errors import RecipeError
 from flashmore.speedups import CATALOGUE, EXACT, GROUPS, Speedups
 
 START = "none"
-"""The first rung's name."""
+"""The first variant's name."""
 GENERATION = "it is about generation, and a training step has nothing of it"
 NOT_IN_A_STEP = {"kv-cache": GENERATION}
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A speed-up that has no rung."""
+    """A speed-up that has no variant."""
 
     name: str
     why: str
@@ -44,7 +44,7 @@ def added(
         if why is None:
             names.append(name)
         elif name in named:
-            raise RecipeError(f"the speed-up {name} on the ladder", why, "--speedups exact or all")
+            raise RecipeError(f"the speed-up {name} on the ablation", why, "--speedups exact or all")
         else:
             left_out.append(LeftOut(name, why))
     if not names:

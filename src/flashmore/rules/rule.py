@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flashmore.backends.call import DEVICES, AttentionCall, Device
-from flashmore.backends.names import Backend
+from flashmore.rules.call import DEVICES, AttentionCall, Device
 
-Kernels = tuple[tuple[Device, Backend], ...]
+Kernels = tuple[tuple[Device, str], ...]
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,14 @@ class Rule:
     change: str
     """What to change so that the rule no longer applies; likewise."""
 
+    def breaks_on(self, backend: str, call: AttentionCall) -> bool:
+        """Whether the rule is about this backend on the call's device, and the call breaks it."""
+        return (call.device, backend) in self.kernels and self.breaks(call)
+
+    def filled(self, call: AttentionCall) -> "Reason":
+        """The rule in words about this call."""
+        return Reason(self.reason.format(call=call), self.change.format(call=call))
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -33,11 +40,11 @@ class Reason:
         return f"{self.why} ({self.change})"
 
 
-def on(device: Device, *backends: Backend) -> Kernels:
+def on(device: Device, *backends: str) -> Kernels:
     """These backends on this device."""
     return tuple((device, backend) for backend in backends)
 
 
-def everywhere(*backends: Backend) -> Kernels:
+def everywhere(*backends: str) -> Kernels:
     """These backends on every device."""
     return tuple(kernel for device in DEVICES for kernel in on(device, *backends))

@@ -1,4 +1,4 @@
-"""`flashmore bench ladder` and `flashmore speedups` as a user gives them."""
+"""`flashmore bench ablation` and `flashmore speedups` as a user gives them."""
 
 import json
 from collections.abc import Callable
@@ -15,19 +15,19 @@ Call = Callable[..., CompletedProcess[str]]
 
 @pytest.fixture
 def small(names_file: Path) -> tuple[object, ...]:
-    sizes = ("--layers", 1, "--heads", 2, "--channels", 16, "--batch", 8, "--device", "cpu")
-    return ("bench", "ladder", names_file, *sizes, "--blocks", 2, "--speedups", "resident", "pack")
+    sizes = ("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--batch-size", 8, "--device", "cpu")
+    return ("bench", "ablation", names_file, *sizes, "--blocks", 2, "--speedups", "resident", "pack")
 
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.benchmark.ladder.bench.BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr("flashmore.benchmark.ablation.bench.BLOCK_SECONDS", 1e-3)
 
 
-def test_the_ladder_is_a_table_a_record_and_a_picture(
+def test_the_ablation_is_a_table_a_record_and_a_picture(
     call: Call, small: tuple[object, ...], tmp_path: Path, plain: Callable[[str], bool]
 ) -> None:
-    record, picture = tmp_path / "ladder.json", tmp_path / "ladder.png"
+    record, picture = tmp_path / "ablation.json", tmp_path / "ablation.png"
     done = call(*small, "--leave-one-out", "--out", record, "--picture", picture)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -36,7 +36,7 @@ def test_the_ladder_is_a_table_a_record_and_a_picture(
     assert "of the error budget" in done.stdout
     assert "warning: too few samples: 2 blocks" in done.stdout
     assert plain(done.stdout)
-    assert read_record(record)["kind"] == "ladder"
+    assert read_record(record)["kind"] == "ablation"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -44,9 +44,9 @@ def test_json_is_the_record_and_nothing_else(process: Call, small: tuple[object,
     done = process(*small, "--json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert [rung["name"] for rung in record["rungs"]] == ["none", "resident", "pack"]
+    assert [variant["name"] for variant in record["variants"]] == ["none", "resident", "pack"]
     wanted = {"name", "step_ms", "ratio", "first_step_seconds", "break_even_steps", "exactness"}
-    assert all(wanted <= rung.keys() for rung in record["rungs"])
+    assert all(wanted <= variant.keys() for variant in record["variants"])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_json_is_the_record_and_nothing_else(process: Call, small: tuple[object,
         (("--attention", "flash"), "--attention flash"),
         (("--dtype", "bfloat16"), "--dtype bfloat16"),
         (("--optimizer", "muon"), "--optimizer muon"),
-        (("--schedule", "cosine"), "--schedule cosine"),
+        (("--lr-schedule", "cosine"), "--lr-schedule cosine"),
         (("--blocks", "0"), "0"),
         (("--seconds", "0"), "0.0"),
         (("--speedups", "none"), "none"),

@@ -5,8 +5,8 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_pr
 PyTorch's own checks (ATen/native/transformers/cuda/sdp_utils.cpp), where releases differ in details.
 """
 
-from flashmore.backends.call import AttentionCall
-from flashmore.backends.rule import Rule, on
+from flashmore.rules.call import AttentionCall
+from flashmore.rules.rule import Rule, on
 
 
 def _alignment(call: AttentionCall) -> int:

@@ -1,4 +1,4 @@
-"""Before any timing: does a rung train as the plain loop does? An exact one that does not gets no number.
+"""Before any timing: does a variant train as the plain loop does? An exact one that does not gets no number.
 
 The losses of the first steps, as one vector, are held against the plain loop's in float64, by the error
 budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that
@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from flashmore.benchmark.ladder.rung import Rung
+from flashmore.benchmark.ablation.variant import Variant
 from flashmore.errors import RecipeError
 from flashmore.measuring.accuracy import float64_device, judge
 from flashmore.speedups import EXACT
@@ -26,13 +26,13 @@ AT_THE_END = 5
 Build = Callable[[Recipe, tuple[str, ...], torch.device], Trainer]
 
 
-class LadderGate:
-    """Judges rungs of one recipe.
+class AblationGate:
+    """Judges variants of one recipe.
 
     Args:
         recipe: with no speed-up.
         build: makes a trainer of a recipe, names of speed-ups and a device.
-        device: where the rungs train.
+        device: where the variants train.
     """
 
     def __init__(self, recipe: Recipe, build: Build, device: torch.device) -> None:
@@ -43,50 +43,54 @@ class LadderGate:
         self.notes = ["answers were checked without dropout"] if self.has_dropout else []
 
     def prepare(self) -> None:
-        """Train what rungs are held against.
+        """Train what variants are held against.
 
         Raises:
             RecipeError: the plain loop diverges in float64, so that there is nothing to be held against.
         """
-        assert self._oracle.shape == self._plain.shape
+        assert self._reference.shape == self._plain.shape
 
-    def judge(self, rung: Rung, trainer: Trainer, first_loss: float) -> None:
-        """Fill in what a rung used of its budget, or by how much its loss differs, or why it has no number.
+    def judge(self, variant: Variant, trainer: Trainer, first_loss: float) -> None:
+        """Fill in what a variant used of its budget, by how much its loss differs, or why it has no number.
 
         Args:
-            rung: what is judged.
+            variant: what is judged.
             trainer: its own, after the first step; it goes on from there where the recipe has no dropout.
             first_loss: of that step.
         """
         if self.has_dropout:
-            losses = losses_of(self.build(self.recipe, rung.speedups, self.device))
+            losses = losses_of(self.build(self.recipe, variant.speedups, self.device))
         else:
             losses = losses_of(trainer, [first_loss])
-        if rung.exactness != EXACT:
-            rung.loss_difference = (losses[-AT_THE_END:].mean() - self._oracle[-AT_THE_END:].mean()).item()
+        if variant.exactness != EXACT:
+            variant.loss_difference = (
+                losses[-AT_THE_END:].mean() - self._reference[-AT_THE_END:].mean()
+            ).item()
             if not losses.isfinite().all():
-                rung.loss_difference = None
-                rung.why_not = f"its loss is not finite within {STEPS} steps"
+                variant.loss_difference = None
+                variant.why_not = f"its loss is not finite within {STEPS} steps"
             return
-        found = judge("losses", losses.float(), self._plain, self._oracle)
+        found = judge("losses", losses.float(), self._plain, self._reference)
         if found.good:
-            rung.budget_used = found.error / found.budget
+            variant.budget_used = found.error / found.budget
         else:
             error = f"the error of its first {STEPS} losses is {found.error:.2g}"
-            rung.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
+            variant.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
 
     @cached_property
     def _plain(self) -> Tensor:
         return losses_of(self.build(self.recipe, (), self.device)).float()
 
     @cached_property
-    def _oracle(self) -> Tensor:
+    def _reference(self) -> Tensor:
         trainer = self.build(self.recipe, (), float64_device(self.device))
         trainer.model.double()
         losses = losses_of(trainer)
         if not losses.isfinite().all():
             found = f"a loss that is not finite within {STEPS} steps, in float64"
-            raise RecipeError("a training to hold rungs against", found, "a lower --lr, or a --warmup")
+            raise RecipeError(
+                "a training to hold variants against", found, "a lower --learning-rate, or a --warmup-steps"
+            )
         return losses
 
 

@@ -1,4 +1,4 @@
-"""One rung of a ladder, and how it stands to the others."""
+"""One variant of an ablation, and how it stands to the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS, Exactness
 
 
 @dataclass
-class Rung:
+class Variant:
     """One set of speed-ups: its numbers, or why it has none."""
 
     name: str
@@ -26,11 +26,11 @@ class Rung:
     step_ms: Spread | None = None
     samples_ms: list[list[float]] = field(default_factory=list)
     ratio: RatioBetween | None = None
-    """Against the first rung."""
+    """Against the first variant."""
     ratio_before: RatioBetween | None = None
-    """Against the rung before, or for one left out against all together."""
+    """Against the variant before, or for one left out against all together."""
     break_even_steps: int | None = None
-    """Steps after which its first step has paid for itself, against the rung before; None: never."""
+    """Steps after which its first step has paid for itself, against the variant before; None: never."""
 
     @property
     def ok(self) -> bool:
@@ -44,32 +44,32 @@ class Rung:
         return next((kind for kind in (ALGORITHM, NUMERICS) if kind in found), EXACT)
 
 
-def compare(rungs: Sequence[Rung], alone: Sequence[Rung]) -> None:
-    """Fill in the ratios, and when each rung has paid for itself."""
-    timed = [rung for rung in rungs if rung.ok]
-    for before, rung in pairwise(timed):
-        rung.ratio = _between(timed[0], rung)
-        rung.ratio_before = _between(before, rung)
-        rung.break_even_steps = break_even(before, rung)
-    for rung in alone:
-        if rung.ok and timed:
-            rung.ratio = _between(timed[0], rung)
-            rung.ratio_before = _between(timed[-1], rung)
+def compare(variants: Sequence[Variant], alone: Sequence[Variant]) -> None:
+    """Fill in the ratios, and when each variant has paid for itself."""
+    timed = [variant for variant in variants if variant.ok]
+    for before, variant in pairwise(timed):
+        variant.ratio = _between(timed[0], variant)
+        variant.ratio_before = _between(before, variant)
+        variant.break_even_steps = break_even(before, variant)
+    for variant in alone:
+        if variant.ok and timed:
+            variant.ratio = _between(timed[0], variant)
+            variant.ratio_before = _between(timed[-1], variant)
 
 
-def _between(of: Rung, to: Rung) -> RatioBetween:
+def _between(of: Variant, to: Variant) -> RatioBetween:
     return RatioBetween(of.name, to.name, ratio(of.samples_ms, to.samples_ms))
 
 
-def break_even(before: Rung, rung: Rung) -> int | None:
+def break_even(before: Variant, variant: Variant) -> int | None:
     """After how many steps a longer first step has been earned back; None where a step is not faster."""
     assert before.step_ms is not None
-    assert rung.step_ms is not None
-    assert rung.ratio_before is not None
+    assert variant.step_ms is not None
+    assert variant.ratio_before is not None
     assert before.first_step_seconds is not None
-    assert rung.first_step_seconds is not None
-    saved_ms = before.step_ms.median - rung.step_ms.median
-    if rung.ratio_before.ratio.verdict != "faster" or saved_ms <= 0:
+    assert variant.first_step_seconds is not None
+    saved_ms = before.step_ms.median - variant.step_ms.median
+    if variant.ratio_before.ratio.verdict != "faster" or saved_ms <= 0:
         return None
-    cost_ms = 1000 * (rung.first_step_seconds - before.first_step_seconds)
+    cost_ms = 1000 * (variant.first_step_seconds - before.first_step_seconds)
     return max(0, -int(-cost_ms // saved_ms))

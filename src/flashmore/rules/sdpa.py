@@ -7,13 +7,11 @@ CUDA where there is a GPU. The rows for CUDA and MPS were read, not probed; `exp
 where the device is present, and believes what it sees more than this table.
 """
 
-from flashmore.backends.call import AttentionCall
-from flashmore.backends.names import BACKENDS, FUSED, Backend
-from flashmore.backends.rule import Reason, Rule, everywhere, on
-from flashmore.backends.rules_cuda import CUDA
+from flashmore.rules.call import AttentionCall
+from flashmore.rules.cuda import CUDA
+from flashmore.rules.rule import Rule, everywhere, on
 
-__all__ = ["RULES", "AttentionCall", "Reason", "Rule", "reasons_against", "usable"]
-
+FUSED = ("flash", "efficient", "cudnn")
 FLASH = on("cpu", "flash") + on("cuda", "flash")
 EVERY_FUSED = on("cpu", "flash") + on("cuda", *FUSED)
 """The fused kernels that exist."""
@@ -33,7 +31,9 @@ GENERAL: tuple[Rule, ...] = (
     ),
     Rule(
         everywhere("sdpa"),
-        lambda call: call.mask is not None and call.causal and not _usable_of(FUSED, call),
+        lambda call: (
+            call.mask is not None and call.causal and not any(can_run(kernel, call) for kernel in FUSED)
+        ),
         "without a fused kernel PyTorch falls back to math, which takes no attn_mask with is_causal=True",
         "combine both into one mask",
     ),
@@ -135,19 +135,6 @@ MPS: tuple[Rule, ...] = (
 RULES: tuple[Rule, ...] = GENERAL + CPU + MPS + CUDA
 
 
-def reasons_against(backend: str, call: AttentionCall) -> tuple[Reason, ...]:
-    """Every reason for which `backend` cannot run `call`; empty if it can."""
-    return tuple(
-        Reason(rule.reason.format(call=call), rule.change.format(call=call))
-        for rule in RULES
-        if (call.device, backend) in rule.kernels and rule.breaks(call)
-    )
-
-
-def usable(call: AttentionCall) -> tuple[Backend, ...]:
-    """The backends that no rule speaks against, in the order of `BACKENDS`."""
-    return _usable_of(BACKENDS, call)
-
-
-def _usable_of(backends: tuple[Backend, ...], call: AttentionCall) -> tuple[Backend, ...]:
-    return tuple(backend for backend in backends if not reasons_against(backend, call))
+def can_run(kernel: str, call: AttentionCall) -> bool:
+    """Whether no row speaks against one of PyTorch's kernels."""
+    return not any(rule.breaks_on(kernel, call) for rule in RULES)

@@ -6,9 +6,9 @@ CUDA were reported by others, and not tried here: the issues are named.
 
 import math
 
-from flashmore.backends.call import AttentionCall
-from flashmore.backends.rule import Reason, Rule, everywhere, on
-from flashmore.backends.rules import reasons_against
+from flashmore.rules.call import AttentionCall
+from flashmore.rules.rule import Rule, everywhere, on
+from flashmore.rules.sdpa import can_run
 
 LARGE_GIB = 4
 """From here on the matrix of weights deserves a word."""
@@ -19,7 +19,7 @@ def _misread(call: AttentionCall) -> bool:
 
 
 def _by_flash(call: AttentionCall) -> bool:
-    return not reasons_against("flash", call)
+    return can_run("flash", call)
 
 
 def _matrix_gib(call: AttentionCall) -> float:
@@ -80,12 +80,3 @@ CAUTIONS: tuple[Rule, ...] = (
         "make the mask bool or {call.dtype}",
     ),
 )
-
-
-def cautions_about(backend: str, call: AttentionCall) -> tuple[Reason, ...]:
-    """What to know before using `backend` for `call`; empty if nothing is known."""
-    return tuple(
-        Reason(caution.reason.format(call=call), caution.change.format(call=call))
-        for caution in CAUTIONS
-        if (call.device, backend) in caution.kernels and caution.breaks(call)
-    )

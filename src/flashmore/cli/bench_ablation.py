@@ -1,4 +1,4 @@
-"""`flashmore bench ladder`: what each documented speed-up brings, one after the other."""
+"""`flashmore bench ablation`: what each documented speed-up brings, one after the other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 
-from flashmore.benchmark.wording import LADDER_NUMBERS, machine, rung_cells
+from flashmore.benchmark.wording import LADDER_NUMBERS, machine, variant_cells
 from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
 from flashmore.cli.ineffective import refuse_ineffective
 from flashmore.cli.parse import parse
@@ -18,16 +18,16 @@ from flashmore.training.recipe import Preset, Recipe
 Found = Mapping[str, Any]
 BLOCKS = 20
 SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
-VARIED = ("attention", "dtype", "optimizer", "schedule")
-"""Fields of the recipe that the ladder itself decides, rung by rung."""
+VARIED = ("attention", "dtype", "optimizer", "lr_schedule")
+"""Fields of the recipe that the ablation itself decides, variant by variant."""
 
 
 @dataclass(frozen=True)
-class BenchLadder(Outputs):
+class BenchAblation(Outputs):
     """Add the catalogue's speed-ups one after the other to the plain loop, and time what each one brings.
 
-    Exact ones are first held against the plain loop's losses; one that differs gets no number. The rungs then
-    take turns in short blocks, so that a drifting machine hurts all alike. --speedups says which to add:
+    Exact ones are first held against the plain loop's losses; one that differs gets no number. The variants
+    then take turns in short blocks, so that a drifting machine hurts all alike. --speedups says which to add:
     `auto` and `all` mean every one that works here.
     """
 
@@ -37,7 +37,7 @@ class BenchLadder(Outputs):
     leave_one_out: bool = False
     """Also leave each one alone out of all together."""
     blocks: int = BLOCKS
-    """Blocks of each rung; fewer than 20 say little."""
+    """Blocks of each variant; fewer than 20 say little."""
     seconds: float | None = None
     """About how long all may take; a speed-up whose compiling would not fit is left out, and said. None means
     180, or 1,200 with --leave-one-out, where nearly every one is compiled again."""
@@ -49,23 +49,26 @@ class BenchLadder(Outputs):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `flashmore bench ladder`."""
-    command = parse(BenchLadder, "bench ladder", argv, _defaults(argv))
-    refuse_ineffective(command.recipe, argv, ("--eval-every", "--log-every"))
+    """Run `flashmore bench ablation`."""
+    command = parse(BenchAblation, "bench ablation", argv, _defaults(argv))
+    refuse_ineffective(command.recipe, argv, ("--eval-interval", "--log-interval"))
     start = _defaults(argv).recipe
     for name in VARIED:
         if getattr(command.recipe, name) != getattr(start, name):
-            found = f"--{name} {getattr(command.recipe, name)}"
-            raise RecipeError(f"a ladder that decides --{name} itself, rung by rung", found, "without it")
+            option = "--" + name.replace("_", "-")
+            found = f"{option} {getattr(command.recipe, name)}"
+            raise RecipeError(
+                f"an ablation that decides --{name} itself, variant by variant", found, "without it"
+            )
 
-    from flashmore.benchmark.ladder.bench import climb
-    from flashmore.benchmark.ladder.record import ladder_record
-    from flashmore.benchmark.plots.ladder import ladder_plot
+    from flashmore.benchmark.ablation.bench import ablate
+    from flashmore.benchmark.ablation.record import ablation_record
+    from flashmore.benchmark.plots.ablation import ablation_plot
 
     usual = SECONDS_WITH_EACH_LEFT_OUT if command.leave_one_out else SECONDS
     seconds = usual if command.seconds is None else command.seconds
     with BlockBar(command.blocks) as bar:
-        ladder = climb(
+        ablation = ablate(
             command.recipe,
             leave_one_out=command.leave_one_out,
             blocks=command.blocks,
@@ -73,46 +76,48 @@ def main(argv: Sequence[str]) -> int:
             say=bar.say,
             after_block=bar.after_block,
         )
-    record = ladder_record(ladder)
+    record = ablation_record(ablation)
     for note in record["notes"]:
         say(f"note: {note}")
-    return give(record, command, show, ladder_plot)
+    return give(record, command, show, ablation_plot)
 
 
-def _defaults(argv: Sequence[str]) -> BenchLadder:
+def _defaults(argv: Sequence[str]) -> BenchAblation:
     """The preset's defaults with what is varied left open."""
     recipe = preset_recipe(argv)
-    return BenchLadder(replace(recipe, attention="auto", dtype="auto", optimizer="auto", schedule="auto"))
+    return BenchAblation(
+        replace(recipe, attention="auto", dtype="auto", optimizer="auto", lr_schedule="auto")
+    )
 
 
 def show(record: Found) -> None:
-    """Print the ladder, what was left out alone, what has no rung, and every warning."""
+    """Print the ablation, what was left out alone, what has no variant, and every warning."""
     console = stdout()
     recipe = record["recipe"]
-    sizes = f"{recipe['layers']} layers, {recipe['heads']} heads, {recipe['channels']} channels"
+    sizes = f"{recipe['n_layer']} layers, {recipe['n_head']} heads, {recipe['n_embd']} channels"
     shape = f"context {record['context']:,}, batch {record['batch']}, {recipe['model']}"
     console.print(
         "", f"Speed-ups added one after the other: {shape}, {sizes}; {machine(record['environment'])}"
     )
-    console.print(_table_of(record["rungs"], "added", "the one before / this"))
-    if any(rung["ok"] for rung in record["left_out_alone"]):
+    console.print(_table_of(record["variants"], "added", "the one before / this"))
+    if any(variant["ok"] for variant in record["left_out_alone"]):
         console.print("Each left out alone, against all together:")
         console.print(_table_of(record["left_out_alone"], "left out", "all / this"))
-    for rung in (*record["rungs"], *record["left_out_alone"]):
-        if not rung["ok"]:
-            console.print(f"no number: {rung['name']}: {rung['why_not']}")
+    for variant in (*record["variants"], *record["left_out_alone"]):
+        if not variant["ok"]:
+            console.print(f"no number: {variant['name']}: {variant['why_not']}")
     for left_out in record["left_out"]:
         console.print(f"left out: {left_out['name']}: {left_out['why']}")
     for warning in record["warnings"]:
         console.print(f"warning: {warning['code']}: {warning['message']}", f"  {warning['advice']}")
 
 
-def _table_of(rungs: Sequence[Found], first: str, before: str) -> Any:
+def _table_of(variants: Sequence[Found], first: str, before: str) -> Any:
     numbers = (*LADDER_NUMBERS[:5], before, *LADDER_NUMBERS[5:])
     made = table(first, *numbers, "verdict", "answers", numbers=numbers)
     made.box = SIMPLE_HEAD
-    for rung in (rung for rung in rungs if rung["ok"]):
-        cells = rung_cells(rung, added=first == "added")
+    for variant in (variant for variant in variants if variant["ok"]):
+        cells = variant_cells(variant, added=first == "added")
         cells[before] = cells["before"]
         made.add_row(*(cells[name] for name in ("name", *numbers, "verdict", "answers")))
     return made

@@ -1,4 +1,4 @@
-"""A ladder as a figure: a bar a rung, in milliseconds a step."""
+"""An ablation as a figure: a bar a variant, in milliseconds a step."""
 
 import textwrap
 from typing import TYPE_CHECKING
@@ -14,27 +14,30 @@ COLORS = {
     "changes the numerics": "#c27c0e",
     "changes the algorithm": "#9468d6",
 }
-"""By what a rung as a whole does to the answers."""
+"""By what a variant as a whole does to the answers."""
 ROOM_FOR_WORDS = 1.3
 """How far beyond the longest bar the axis goes, for the number at its end."""
 
 
-def ladder_plot(record: Record) -> "Figure":
-    """Draw the time of a step on every rung, with its quartiles and its ratio to the first.
+def ablation_plot(record: Record) -> "Figure":
+    """Draw the time of a step on every variant, with its quartiles and its ratio to the first.
 
     Args:
-        record: of kind `ladder`. What was left out alone is drawn below; a rung without a number says why.
+        record: of kind `ablation`. What was left out alone is drawn below; one without a number says why.
     """
-    panels = [record["rungs"]] + [record["left_out_alone"]] * bool(record["left_out_alone"])
-    heights = [0.9 + 0.4 * len(rungs) for rungs in panels]
-    slowest = max((rung["step_ms"]["high"] for rungs in panels for rung in rungs if rung["ok"]), default=1.0)
+    panels = [record["variants"]] + [record["left_out_alone"]] * bool(record["left_out_alone"])
+    heights = [0.9 + 0.4 * len(variants) for variants in panels]
+    slowest = max(
+        (variant["step_ms"]["high"] for variants in panels for variant in variants if variant["ok"]),
+        default=1.0,
+    )
 
     def draw(figure: "FigureBase") -> None:
         rows = {"height_ratios": heights}
         axes_of = figure.subplots(len(panels), 1, squeeze=False, sharex=True, gridspec_kw=rows)[:, 0]
         titles = ("added one after the other", "all together but one")
-        for axes, rungs, title in zip(axes_of, panels, titles, strict=False):
-            _draw_rungs(axes, rungs)
+        for axes, variants, title in zip(axes_of, panels, titles, strict=False):
+            _draw_variants(axes, variants)
             axes.set_title(title, loc="left", color=INK, fontsize=9)
             axes.set_xlim(0, slowest * ROOM_FOR_WORDS)
         axes_of[-1].set_xlabel("milliseconds a step: median and quartiles")
@@ -42,19 +45,19 @@ def ladder_plot(record: Record) -> "Figure":
     return new_figure(sum(heights) / PANEL_INCHES[1], 1.6, draw)
 
 
-def _draw_rungs(axes: "Axes", rungs: list[Record]) -> None:
+def _draw_variants(axes: "Axes", variants: list[Record]) -> None:
     seen: set[str] = set()
-    for place, rung in enumerate(rungs):
-        if not rung["ok"]:
-            why_not = textwrap.shorten(rung["why_not"], WHY_NOT, placeholder=" …")
+    for place, variant in enumerate(variants):
+        if not variant["ok"]:
+            why_not = textwrap.shorten(variant["why_not"], WHY_NOT, placeholder=" …")
             axes.text(0.02, place, why_not, transform=axes.get_yaxis_transform(), color=INK, va="center")
             continue
-        step, kind = rung["step_ms"], rung["exactness"]
+        step, kind = variant["step_ms"], variant["exactness"]
         label = None if kind in seen else kind
         seen.add(kind)
         axes.barh(place, step["median"], height=0.6, color=COLORS[kind], alpha=0.75, label=label)
         axes.plot((step["low"], step["high"]), (place, place), color=INK, linewidth=2)
-        ratio = rung["ratio"]
+        ratio = variant["ratio"]
         told = f"{step['median']:.2f} ms" + ("" if ratio is None else f", {ratio['value']:.2f} ×")
         axes.annotate(
             told,
@@ -65,8 +68,8 @@ def _draw_rungs(axes: "Axes", rungs: list[Record]) -> None:
             va="center",
             fontsize=9,
         )
-    axes.set_yticks(range(len(rungs)), [rung["name"][:NAME] for rung in rungs])
-    axes.set_ylim(len(rungs) - 0.4, -0.6)
+    axes.set_yticks(range(len(variants)), [variant["name"][:NAME] for variant in variants])
+    axes.set_ylim(len(variants) - 0.4, -0.6)
     axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
     if seen:
         axes.legend(frameon=False, labelcolor=INK, loc="lower right", fontsize=8)

@@ -1,0 +1,1 @@
+"""Which attention kernel can compute a call, told by tables that import no torch."""

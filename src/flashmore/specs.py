@@ -1,0 +1,372 @@
+"""The models and the attention backends: what each is called, where its code is, and what it can do.
+
+These two registries are the only ones. Choices on the command line, rules, tables, plots and estimates of
+memory come from them. Importing this module imports no torch; the code of a model or of a backend is loaded
+when it is used.
+
+Another package adds its own by entry points: see CONTRIBUTING.md.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Protocol, TypeVar
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from flashmore.errors import RecipeError
+from flashmore.rules.call import AttentionCall
+from flashmore.rules.cautions import CAUTIONS
+from flashmore.rules.rule import Reason, Rule
+from flashmore.rules.sdpa import RULES
+
+
+class Sizes(Protocol):
+    """What an estimate of memory needs of a `ModelConfig`."""
+
+    @property
+    def block_size(self) -> int:
+        """Longest sequence T."""
+
+    @property
+    def n_layer(self) -> int:
+        """Blocks."""
+
+    @property
+    def n_embd(self) -> int:
+        """Width C."""
+
+
+EVERY_OPTION = frozenset(
+    ("n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_weights", "init",
+     "padding_multiple",
+     "attention", "attention_dropout")
+)  # fmt: skip
+"""The options of a model that not every model has."""
+
+
+class _Spec:
+    target: str
+
+    def load(self) -> Any:
+        """Import the code.
+
+        Raises:
+            RecipeError: there is no such module or attribute.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RecipeError(f"the code at {self.target}", str(error), "an installed package") from error
+
+
+@dataclass(frozen=True)
+class ModelSpec(_Spec):
+    """One model."""
+
+    name: str
+    target: str
+    """`module:attribute` of what makes it: a callable from a `ModelConfig` to an `nn.Module`."""
+    summary: str
+    """A sentence for people."""
+    options: frozenset[str] = frozenset({"n_embd", "dropout"})
+    """Options of the model that change it; the others are refused."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of a training run that differ from those of `Recipe`."""
+    packed: bool = False
+    """`forward` takes `packed=`: items one after the other, with no padding between them."""
+    kv_cache: bool = False
+    """It has `prefill` and `step`, which keep keys and values in generation."""
+    muon: bool = False
+    """The matrices in its `blocks` may be updated by Muon."""
+    recurrent_kernel: bool = False
+    """It runs PyTorch's own recurrent kernel, which is neither compiled nor captured in a CUDA graph."""
+    widest: Callable[[Sizes], int] = lambda config: 4 * config.n_embd
+    """Numbers of its widest activation, for each position."""
+    kept: Callable[[Sizes], int] = lambda config: 30 * config.n_layer * config.n_embd
+    """Numbers that a training step keeps for the backward pass, for each position; roughly, logits apart."""
+
+    @property
+    def attends(self) -> bool:
+        """Whether it computes attention, by the backend that its config names."""
+        return "attention" in self.options
+
+
+@dataclass(frozen=True)
+class BackendSpec(_Spec):
+    """One way of computing attention."""
+
+    name: str
+    target: str
+    """`module:attribute` of a function as `flashmore.backends.contract.Compute` describes it."""
+    summary: str
+    """A sentence for people."""
+    on_device: Mapping[str, str] = field(default_factory=dict)
+    """The same for a device where it is something else."""
+    kernel: bool = True
+    """It is one way of computing, and not a choice among others."""
+    fused: bool = False
+    """It never writes the (T, S) matrix of weights to memory."""
+    sdp_backend: str | None = None
+    """The member of `torch.nn.attention.SDPBackend` that it forces."""
+    operator: str | None = None
+    """What torch's names of its operators and backward nodes have in common, in small letters without _."""
+    rules: tuple[Rule, ...] = ()
+    """Every reason for which it cannot run."""
+    cautions: tuple[Rule, ...] = ()
+    """What to know where it can run."""
+    color: str = "#8a6d5a"
+    marker: str = "X"
+    """In plots; both tell it from the others."""
+
+    @property
+    def materializes_scores(self) -> bool:
+        """Whether it writes the (T, S) matrix of weights to memory."""
+        return self.kernel and not self.fused
+
+    def reasons_against(self, call: AttentionCall) -> tuple[Reason, ...]:
+        """Every reason for which it cannot compute `call`; empty if it can."""
+        return _reasons(self.name, self.rules, call)
+
+    def cautions_about(self, call: AttentionCall) -> tuple[Reason, ...]:
+        """What to know before using it for `call`; empty if nothing is known."""
+        return _reasons(self.name, self.cautions, call)
+
+
+def _reasons(name: str, rules: tuple[Rule, ...], call: AttentionCall) -> tuple[Reason, ...]:
+    return tuple(rule.filled(call) for rule in rules if rule.breaks_on(name, call))
+
+
+_MODELS = (
+    ModelSpec(
+        "bigram",
+        "flashmore.models.bigram:Bigram",
+        "the next character from the last one: a table",
+        options=frozenset(),
+        training={"learning_rate": 5e-2, "weight_decay": 0.0},
+        kept=lambda _: 0,
+    ),
+    ModelSpec(
+        "mlp",
+        "flashmore.models.mlp:MLP",
+        "a window of embeddings through one hidden layer (Bengio et al. 2003)",
+        widest=lambda config: max(4, config.block_size) * config.n_embd,
+        kept=lambda config: (30 + 2 * config.block_size) * config.n_embd,
+    ),
+    ModelSpec(
+        "bow",
+        "flashmore.models.bow:BoW",
+        "the mean of everything so far: attention with equal weights",
+    ),
+    ModelSpec(
+        "rnn",
+        "flashmore.models.recurrent:RNN",
+        "a state that every character overwrites (Elman 1990)",
+        recurrent_kernel=True,
+    ),
+    ModelSpec(
+        "gru",
+        "flashmore.models.recurrent:GRU",
+        "a state behind gates (Cho et al. 2014)",
+        recurrent_kernel=True,
+    ),
+    ModelSpec(
+        "lstm",
+        "flashmore.models.recurrent:LSTM",
+        "a state and a memory behind gates (Hochreiter and Schmidhuber 1997)",
+        recurrent_kernel=True,
+    ),
+    ModelSpec(
+        "wavenet",
+        "flashmore.models.wavenet:WaveNet",
+        "dilated causal convolutions (van den Oord et al. 2016)",
+        options=frozenset({"n_layer", "n_embd", "dropout"}),
+    ),
+    ModelSpec(
+        "transformer",
+        "flashmore.models.transformer:Transformer",
+        "GPT-2's blocks of attention and feed-forward layers (Radford et al. 2019)",
+        options=EVERY_OPTION,
+        training={
+            "activation": "relu_squared",
+            "batch_size": 128,
+            "learning_rate": 6e-3,
+            "weight_decay": 0.1,
+            "max_steps": 1500,
+        },
+        packed=True,
+        kv_cache=True,
+        muon=True,
+        widest=lambda config: max(4, 2 * config.n_layer) * config.n_embd,
+    ),
+)
+
+
+def _about(table: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
+    """The rows of a table that are about one of PyTorch's kernels."""
+    return tuple(rule for rule in table if any(name == kernel for _, kernel in rule.kernels))
+
+
+_SDPA = "flashmore.backends.sdpa"
+_BACKENDS = (
+    BackendSpec(
+        "manual",
+        "flashmore.backends.manual:manual",
+        "flashmore's four steps by hand; the whole (L, S) matrix is written to memory",
+        color="#d1495b",
+        marker="o",
+        rules=_about(RULES, "manual"),
+        cautions=_about(CAUTIONS, "manual"),
+    ),
+    BackendSpec(
+        "sdpa",
+        f"{_SDPA}:chosen_by_pytorch",
+        "whichever of the following PyTorch picks",
+        kernel=False,
+        color="#6b8e23",
+        marker="P",
+        rules=_about(RULES, "sdpa"),
+        cautions=_about(CAUTIONS, "sdpa"),
+    ),
+    BackendSpec(
+        "math",
+        f"{_SDPA}:math",
+        "PyTorch's own four steps; 16-bit inputs are computed in float32",
+        sdp_backend="MATH",
+        color="#c27c0e",
+        marker="s",
+        rules=_about(RULES, "math"),
+        cautions=_about(CAUTIONS, "math"),
+    ),
+    BackendSpec(
+        "flash",
+        f"{_SDPA}:flash",
+        "FlashAttention-2, in tiles",
+        {"cpu": "a CPU kernel of that name: in tiles too, but not the GPU's FlashAttention"},
+        fused=True,
+        sdp_backend="FLASH_ATTENTION",
+        operator="flashattention",
+        color="#2f7ed8",
+        marker="^",
+        rules=_about(RULES, "flash"),
+        cautions=_about(CAUTIONS, "flash"),
+    ),
+    BackendSpec(
+        "efficient",
+        f"{_SDPA}:efficient",
+        "memory-efficient attention, in tiles",
+        fused=True,
+        sdp_backend="EFFICIENT_ATTENTION",
+        operator="efficientattention",
+        color="#0f9b8e",
+        marker="D",
+        rules=_about(RULES, "efficient"),
+        cautions=_about(CAUTIONS, "efficient"),
+    ),
+    BackendSpec(
+        "cudnn",
+        f"{_SDPA}:cudnn",
+        "cuDNN's fused attention, in tiles",
+        fused=True,
+        sdp_backend="CUDNN_ATTENTION",
+        operator="cudnnattention",
+        color="#9468d6",
+        marker="v",
+        rules=_about(RULES, "cudnn"),
+        cautions=_about(CAUTIONS, "cudnn"),
+    ),
+)
+
+Spec = TypeVar("Spec", ModelSpec, BackendSpec)
+
+
+@cache
+def models() -> Mapping[str, ModelSpec]:
+    """Every model by its name, the simplest first; those of other packages follow.
+
+    Raises:
+        RecipeError: a package registers something else, or a name twice.
+    """
+    return _registered(_MODELS, ModelSpec, "flashmore.models")
+
+
+@cache
+def backends() -> Mapping[str, BackendSpec]:
+    """Every attention backend by its name, `manual` first; those of other packages follow.
+
+    Raises:
+        RecipeError: a package registers something else, or a name twice.
+    """
+    return _registered(_BACKENDS, BackendSpec, "flashmore.backends")
+
+
+def model_spec(name: str) -> ModelSpec:
+    """Look up a model.
+
+    Raises:
+        RecipeError: there is none of this name.
+    """
+    return _named(name, models(), "a model of flashmore")
+
+
+def backend_spec(name: str) -> BackendSpec:
+    """Look up an attention backend.
+
+    Raises:
+        RecipeError: there is none of this name.
+    """
+    return _named(name, backends(), "an attention backend")
+
+
+def usable(call: AttentionCall) -> tuple[str, ...]:
+    """The backends that no rule speaks against, in the order of `backends`."""
+    return tuple(name for name, spec in backends().items() if not spec.reasons_against(call))
+
+
+def _registered(ours: tuple[Spec, ...], kind: type[Spec], group: str) -> dict[str, Spec]:
+    found = {spec.name: spec for spec in ours}
+    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        where = f"the entry point {entry.name} = {entry.value} of {group}"
+        try:
+            spec = entry.load()
+        except Exception as error:
+            raise RecipeError(
+                f"{where} to be imported", repr(error), "that package mended, or removed"
+            ) from error
+        if not isinstance(spec, kind) or spec.name in found:
+            raise RecipeError(
+                f"a new {kind.__name__} at {where}", repr(spec), "that package mended, or removed"
+            )
+        found[spec.name] = spec
+    return found
+
+
+def _named(name: str, known: Mapping[str, Spec], wanted: str) -> Spec:
+    if name not in known:
+        raise RecipeError(wanted, f"'{name}'", f"one of {', '.join(known)}")
+    return known[name]
+
+
+def _choices(names: tuple[str, ...]) -> PrimitiveConstructorSpec[str]:
+    """What the command line offers: the names that are known when the program starts."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(names) + "}",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+        choices=names,
+    )
+
+
+Model = Annotated[str, _choices(tuple(models()))]
+"""A name of `models`."""
+Backend = Annotated[str, _choices(tuple(backends()))]
+"""A name of `backends`."""
+Attention = Annotated[str, _choices(("auto", *backends()))]
+"""The same, or `auto`."""
+Kernel = Annotated[str, _choices(tuple(name for name, spec in backends().items() if spec.kernel))]
+"""A name of a backend that is one kernel."""

@@ -1,0 +1,134 @@
+"""A package of somebody else's adds a model and an attention backend, and everything works with them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+SPECS = """
+from flashmore.rules.rule import Rule, on
+from flashmore.specs import BackendSpec, ModelSpec
+
+MODEL = ModelSpec("ema", "extra_code:Ema", "an average of all characters, the last ones most")
+BACKEND = BackendSpec(
+    "rowwise", "extra_code:rowwise", "one query after the other",
+    rules=(
+        Rule(on("cpu", "rowwise"), lambda call: call.mask is not None, "rowwise takes no mask", "use manual"),
+    ),
+    color="#123456",
+)
+"""
+CODE = """
+import torch
+from torch import nn
+
+
+class Ema(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
+
+    def forward(self, ids):
+        self.config.check_length(ids.size(1))
+        x, state, states = self.dropout(self.wte(ids)), 0.0, []
+        for t in range(ids.size(1)):
+            state = 0.5 * state + 0.5 * x[:, t]
+            states.append(state)
+        return self.lm_head(torch.stack(states, dim=1))
+
+
+def rowwise(q, k, v, *, mask, causal, scale, dropout_p):
+    if mask is not None:
+        raise RuntimeError("no mask")
+    scale = q.size(-1) ** -0.5 if scale is None else scale
+    rows = []
+    for t in range(q.size(2)):
+        end = t + 1 if causal else k.size(2)
+        weights = (q[:, :, t : t + 1] @ k[:, :, :end].transpose(-2, -1) * scale).softmax(-1)
+        rows.append(nn.functional.dropout(weights, dropout_p).to(v.dtype) @ v[:, :, :end])
+    return torch.cat(rows, dim=2)
+"""
+ENTRY_POINTS = """
+[flashmore.models]
+ema = extra_specs:MODEL
+
+[flashmore.backends]
+rowwise = extra_specs:BACKEND
+"""
+SMALL = ("--max-steps", "4", "--eval-interval", "2", "--device", "cpu", "--speedups", "none")
+TINY = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def flashmore(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Run a command in a folder, with the other package installed."""
+    packages, folder = tmp_path_factory.mktemp("packages"), tmp_path_factory.mktemp("folder")
+    (packages / "extra_specs.py").write_text(SPECS)
+    (packages / "extra_code.py").write_text(CODE)
+    information = packages / "extra-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(ENTRY_POINTS)
+    before = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*before, str(packages)]),
+        "FLASHMORE_CACHE": str(folder / "cache"),
+    }
+
+    def run(*words: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "flashmore", *words]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
+
+
+def test_its_model_is_trained_resumed_and_used(flashmore: Callable[..., str]) -> None:
+    assert "ema" in flashmore("train", "--help")
+    flashmore("train", "--model", "ema", *SMALL, "--out", "run")
+    flashmore("train", "--resume", "run", "--max-steps", "6")
+    assert len(json.loads(flashmore("generate", "run", "--count", "3", "--json"))) == 3
+    assert flashmore("score", "run", "anna")
+    assert json.loads(flashmore("compare", "run", "--count", "1", "--json"))[0]["model"] == "ema"
+    assert "--n-head" in flashmore("train", "--model", "ema", "--n-head", "2", code=2)
+
+
+def test_its_backend_trains_a_transformer(flashmore: Callable[..., str]) -> None:
+    flashmore("train", *TINY, *SMALL[:-4], "--attention", "rowwise", "--out", "attended")
+    result = json.loads(flashmore("compare", "attended", "--count", "1", "--json"))[0]
+    assert result["attention"] == "rowwise"
+
+
+def test_its_rules_are_explained(flashmore: Callable[..., str]) -> None:
+    words = ("explain", "--device", "cpu", "--length", "8", "--json")
+    plain, masked = (json.loads(flashmore(*words, *more)) for more in ((), ("--mask", "bool")))
+    (plain,), (masked,) = (
+        [backend for backend in document["backends"] if backend["name"] == "rowwise"]
+        for document in (plain, masked)
+    )
+    assert plain["usable"]
+    assert masked["reasons"] == ["rowwise takes no mask (use manual)"]
+
+
+def test_its_backend_is_measured_and_reported(flashmore: Callable[..., str]) -> None:
+    chosen = json.loads(
+        flashmore("choose", "--length", "8", "--batch-size", "2", "--device", "cpu", "--json")
+    )
+    assert "rowwise" in json.dumps(chosen)
+    flashmore(
+        *("bench", "step", *TINY, "--batch-size", "4", "--variants", "manual", "rowwise", "--blocks", "3"),
+        *("--out", "step.json", "--picture", "step.svg"),
+    )
+    flashmore(
+        *("bench", "attention", "--lengths", "16", "--batch-size", "1", "--n-head", "2", "--head-dim", "8"),
+        *("--backends", "manual", "rowwise", "--seconds", "2", "--device", "cpu"),
+        *("--out", "attention.json", "--picture", "attention.svg"),
+    )
+    flashmore("report", "step.json", "attention.json", "--out", "report.html")

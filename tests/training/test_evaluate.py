@@ -1,0 +1,55 @@
+"""An evaluation is the mean over all characters, whatever the batches that it is made in."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flashmore.data.batches import encode_items
+from flashmore.data.vocabulary import Vocabulary
+from flashmore.memory import LARGEST_TENSOR
+from flashmore.models.config import ModelConfig
+from flashmore.models.registry import build
+from flashmore.specs import models
+from flashmore.training.evaluate import evaluate
+from flashmore.training.loss import mean_loss
+
+ITEMS = ["ab" * 499 + "a", *("abc"[: 1 + number % 3] for number in range(3000))]
+VOCABULARY = Vocabulary.from_items(ITEMS)
+
+
+def widest_rows(model: nn.Module) -> list[tuple[int, ...]]:
+    """The shapes of all inputs from now on."""
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
+    return shapes
+
+
+@pytest.mark.parametrize("name", models())
+def test_one_long_item_among_many_costs_one_long_row(name: str) -> None:
+    config = ModelConfig(
+        name, VOCABULARY.size, block_size=1000, n_layer=1, n_head=2, n_embd=32, attention="manual"
+    )
+    model = build(config, seed=1)
+    shapes = widest_rows(model)
+    data = encode_items(ITEMS, VOCABULARY, 1000, "cpu")
+    loss = evaluate(model, data, nullcontext)
+    assert sum(rows for rows, _ in shapes) == len(ITEMS)
+    assert all(rows == 1 or rows * positions * 32 * 4 <= LARGEST_TENSOR for rows, positions in shapes)
+    assert max(rows * positions for rows, positions in shapes) < 20_000
+    assert loss == pytest.approx(one_by_one(model, data.ids[:200], data.targets[:200], ITEMS), rel=1e-5)
+
+
+@torch.no_grad()
+def one_by_one(model: nn.Module, ids: Tensor, targets: Tensor, items: list[str]) -> float:
+    """The same from each different item alone, weighted by how often it comes."""
+    model.eval()
+    losses: dict[str, float] = {}
+    for item, row, target in zip(items, ids, targets, strict=False):
+        if item not in losses:
+            length = len(item) + 1
+            losses[item] = mean_loss(model(row[None, :length]), target[None, :length]).item()
+    characters = [len(item) + 1 for item in items]
+    total = sum(losses[item] * count for item, count in zip(items, characters, strict=True))
+    return total / sum(characters)

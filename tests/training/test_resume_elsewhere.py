@@ -1,0 +1,80 @@
+"""A run goes on where its device, its compiler or its attention kernel is missing."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashmore.models.config import ModelConfig
+from flashmore.runs import Run, locked
+from flashmore.training.loop import resume, train
+from flashmore.training.plan import what_works_here
+from flashmore.training.recipe import recipe_for
+from flashmore.training.session import resumed
+
+SMALL = replace(
+    recipe_for(),
+    n_embd=16,
+    n_head=2,
+    n_layer=1,
+    max_steps=4,
+    eval_interval=2,
+    log_interval=1,
+    batch_size=8,
+    device="cpu",
+)
+CPU = torch.device("cpu")
+
+
+def test_a_compiled_run_goes_on_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = tmp_path / "compiled"
+    train(replace(SMALL, speedups=("fused-adamw", "pack", "compile")), compiled)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with resumed(compiled, 8) as session:
+        assert any("left out compile" in note for note in session.notes)
+    result = resume(compiled, 8)
+    whole = train(replace(SMALL, max_steps=8, speedups=("fused-adamw", "pack")), tmp_path / "whole")
+    assert result.steps == 8
+    assert result.test_loss == pytest.approx(whole.test_loss, rel=0.05)
+
+
+def test_what_a_gpu_had_is_left_out_on_a_cpu_with_the_reasons() -> None:
+    names = ("fused-adamw", "attention", "pad-vocab", "cuda-graph", "replay", "tf32", "schedule")
+    recipe = replace(SMALL, speedups=names, dtype="float32", optimizer="adamw", lr_schedule="cosine")
+    config = ModelConfig("transformer", 27, 16, n_layer=1, n_head=2, n_embd=16, attention="cudnn")
+    here, notes = what_works_here(recipe, config, CPU)
+    assert here.speedups == ("fused-adamw", "attention", "schedule")
+    assert here.attention == "auto"
+    told = "\n".join(notes)
+    for name in ("pad-vocab", "cuda-graph", "replay", "tf32", "cudnn"):
+        assert f"{name}" in told
+    assert what_works_here(here, replace(config, attention="manual"), CPU)[1] == ()
+
+
+def test_what_decides_the_result_of_a_step_is_not_left_out() -> None:
+    recipe = replace(SMALL, speedups=("muon",), optimizer="muon")
+    config = ModelConfig("mlp", 27, 16, n_embd=16)
+    here, notes = what_works_here(replace(recipe, model="transformer"), config, CPU)
+    assert (here.speedups, notes) == (("muon",), ())
+
+
+def test_random_numbers_of_a_gpu_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    train(replace(SMALL, dropout=0.1, speedups=("none",)), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    with locked(run.path):
+        saved = run.load_checkpoint(
+            {name: (tuple(value.shape), value.dtype) for name, value in optimizer_of(run.path).items()}
+        )
+        more = {**saved.optimizer, "rng.cuda": torch.zeros(16, dtype=torch.uint8)}
+        run.save_checkpoint("last", replace(saved, optimizer=more))
+    assert math.isfinite(resume(run.path, 6).test_loss or math.nan)
+
+
+def optimizer_of(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    tensors = load_file(path / "last.safetensors")
+    return {n.removeprefix("optimizer."): value for n, value in tensors.items() if n.startswith("optimizer.")}
