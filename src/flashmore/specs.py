@@ -364,9 +364,7 @@ def _choices(names: tuple[str, ...]) -> PrimitiveConstructorSpec[str]:
 
 Model = Annotated[str, _choices(tuple(models()))]
 """A name of `models`."""
-Backend = Annotated[str, _choices(tuple(backends()))]
-"""A name of `backends`."""
 Attention = Annotated[str, _choices(("auto", *backends()))]
-"""The same, or `auto`."""
+"""A name of `backends`, or `auto`."""
 Kernel = Annotated[str, _choices(tuple(name for name, spec in backends().items() if spec.kernel))]
 """A name of a backend that is one kernel."""

@@ -25,7 +25,6 @@ from flashmore.errors import DataError, RecipeError, UsageError
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.result import read_record, write_record
 from flashmore.measuring.statistics import Ratio, ratio
-from flashmore.specs import Backend
 from flashmore.training.recipe import Recipe, recipe_for
 from flashmore.training.setting import settle
 from flashmore.training.trainer import Trainer
@@ -49,7 +48,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "BLOCK_SECONDS", 1e-3)
 
 
-def compare(recipe: Recipe, *names: Backend, blocks: int = 2, **options: Any) -> StepComparison:
+def compare(recipe: Recipe, *names: str, blocks: int = 2, **options: Any) -> StepComparison:
     return compare_steps(recipe, names or None, blocks=blocks, **options)
 
 
