@@ -135,7 +135,10 @@ def _around(path: Path) -> tuple[Path, Path | None]:
             words = _read(git, _LARGEST_LINK)
             if not words.startswith(b"gitdir: "):
                 raise Unreadable(".git is neither a repository nor the name of one")
-            return top, _named(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"), git)
+            folder = _named(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"), git)
+            if not _is_repository(folder):  # git stops here as well, and passes over no such file
+                raise Unreadable(".git names a folder that is no repository")
+            return top, folder
     return path.parent, None
 
 

@@ -265,6 +265,7 @@ def test_an_example_that_raises_is_told_and_the_rest_goes_on(folder: Path, call:
         (("model.py", "--run", "missing.py --steps 3"), "missing.py"),
         (("model.py", "--run", "'train.py"), "--run"),
         (("model.py", "--run", ""), "--run"),
+        (("model.py", "--run", "python -c 'print(1)'"), "python -m train"),
         (("model.py", "--seconds", "0"), "--seconds"),
     ],
 )

@@ -331,15 +331,20 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, damage: str) -> 
     write_source(read_source(new), "x = 2\n", force=True)
 
 
-def test_a_git_file_that_points_elsewhere_gives_no_more_than_an_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["gitdir: /dev\n", "gitdir: /nowhere\n", "gitdir: .\n", "something else\n"])
+def test_a_git_file_that_names_no_repository_is_refused_as_git_refuses_it(tmp_path: Path, words: str) -> None:
+    top = started(tmp_path / "plain")
+    (top / "a" / ".git").write_text(words)
+    changed = top / "a" / "other.py"
+    changed.write_text("x = 99\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        git(top / "a", "status")
+    with pytest.raises(UsageError, match=r"its repository cannot be read: \.git"):
+        write_source(read_source(changed), "x = 4\n")
+
+
+def test_a_git_that_is_a_link_to_a_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("x = 1\n")
-    for words in ("gitdir: /dev\n", "gitdir: /nowhere\n"):
-        (tmp_path / ".git").write_text(words)
-        assert state(tmp_path / "model.py") == "untracked"
-    (tmp_path / ".git").write_text("something else\n")
-    with pytest.raises(Unreadable):
-        state(tmp_path / "model.py")
-    (tmp_path / ".git").unlink()
     (tmp_path / ".git").symlink_to("/dev/zero")
     with pytest.raises(Unreadable):
         state(tmp_path / "model.py")

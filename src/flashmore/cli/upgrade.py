@@ -122,19 +122,21 @@ def _refuse_both(both: bool, wanted: str, valid: str) -> None:
 
 def _script(line: str) -> tuple[str, ...]:
     """The words of --run; a leading `python` may be there or not."""
+    expected, valid = (
+        "--run with a script or a module, and its arguments",
+        '"train.py --steps 3", "python -m train"',
+    )
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise UsageError(
-            "--run with a script and its arguments", f"{line!r}: {error}", '"train.py --steps 3"'
-        ) from None
+        raise UsageError(expected, f"{line!r}: {error}", valid) from None
     if words and Path(words[0]).name.startswith("python"):
         words = words[1:]
     if len(words) > 1 and words[0] == "-m":
         return tuple(words)
     if not words or not Path(words[0]).is_file():
         found = f"'{words[0]}' is no file" if words else "nothing"
-        raise UsageError("--run with a script and its arguments", found, '"train.py --steps 3"')
+        raise UsageError(expected, found, valid)
     return tuple(words)
 
 
