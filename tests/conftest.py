@@ -1,6 +1,7 @@
 """What tests need that this machine may not have: each is skipped with its name."""
 
 import os
+import signal
 from pathlib import Path
 
 # Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
@@ -15,6 +16,9 @@ from hypothesis import settings
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("new", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# A job in the background of a shell ignores Ctrl-C, and so would every process that a test starts and stops.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
