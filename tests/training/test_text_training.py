@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from flashmore.errors import DataError, Interrupted, RecipeError
+from flashmore.generation.draw import next_probabilities
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.text import continue_text
 from flashmore.models.config import ModelConfig
@@ -183,6 +186,41 @@ def test_only_the_last_window_of_a_prefix_counts(trained: Path) -> None:
     short = continue_text(run, replace(options, prefix=PATTERN + "abcd"), 20)
     long = continue_text(run, replace(options, prefix="hhh" + PATTERN + "abcd"), 20)
     assert short.text == long.text
+
+
+def text_by_whole_windows(run: Run, prefix: str, options: GenerateOptions, length: int) -> str:
+    """The same text without anything kept: the whole window for every character."""
+    characters = run.vocabulary.characters
+    ids = [characters.index(letter) for letter in prefix]
+    begun, model = len(ids), load_model(run, "cpu")
+    generator = torch.Generator().manual_seed(options.seed or 0)
+    with torch.inference_mode():
+        for _ in range(length):
+            logits = model(torch.tensor([ids[-run.model.block_size :]]))[:, -1]
+            chances = next_probabilities(logits, options)
+            ids.append(int(torch.multinomial(chances, 1, generator=generator)))
+    return "".join(characters[number] for number in ids[begun:])
+
+
+@pytest.mark.parametrize("model", ["transformer", "gru"])
+@pytest.mark.parametrize("prefix", ["c", PATTERN[:5], PATTERN + "abcd", PATTERN * 3])
+def test_text_is_that_of_whole_windows_before_and_after_they_slide(
+    recipe: Recipe, tmp_path: Path, model: Model, prefix: str
+) -> None:
+    train(replace(recipe, model=model, max_steps=5), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    options = GenerateOptions(prefix=prefix, seed=11, temperature=1.5)
+    assert continue_text(run, options, 60).text == text_by_whole_windows(run, prefix, options, 60)
+
+
+def test_within_the_context_a_character_costs_one_position(trained: Path) -> None:
+    run = Run.open(trained)
+    length, costs = run.model.block_size, []
+    for draw in (continue_text, lambda *given: text_by_whole_windows(run, "a", *given[1:])):
+        with FlopCounterMode(display=False) as counter:
+            draw(run, GenerateOptions(prefix="a", seed=1), length)
+        costs.append(counter.get_total_flops())
+    assert 0 < 4 * costs[0] < costs[1]
 
 
 # Presets.

@@ -10,6 +10,7 @@ import torch
 
 from flashmore.data.words import normalize
 from flashmore.errors import RecipeError, RunError
+from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import next_probabilities, require_finite
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -36,8 +37,9 @@ def continue_text(
 ) -> TextSample:
     """Draw text after a prefix from the best weights of a run, or the last where there are no best.
 
-    Each character is drawn from what the model says after the last T characters, T being its context: past
-    it the window slides. Without a prefix the model sees one line end first, or where the text has none its
+    Each character is drawn from what the model says after the last T characters, T being its context. Until
+    the context is full, a model with a KV cache computes one position a character; past it the window slides,
+    and every position is computed anew. Without a prefix the model sees one line end first, or where the text has none its
     first character in code point order, which is not part of the sample.
 
     Args:
@@ -57,19 +59,24 @@ def continue_text(
     if not 1 <= length <= LONGEST:
         raise RecipeError("a sensible --length", str(length), f"a whole number from 1 to {LONGEST:,}")
     prefix = normalize(options.prefix)
-    ids = _encode(run, prefix) or [_first_id(run)]
+    context = run.model.block_size
+    ids = (_encode(run, prefix) or [_first_id(run)])[-context:]
     model = load_model(run, device)
+    decoder = decoder_for(model, 1)
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     generator = torch.Generator().manual_seed(seed)
-    drawn: list[int] = []
-    window = ids[-run.model.block_size :]
-    for _ in range(length):
-        logits = model(torch.tensor([window], device=device))[:, -1].cpu()  # (1, T) -> (1, V)
+    begun = len(ids)
+    for known in range(begun, begun + length):
+        if known == begun:
+            logits = decoder.start(torch.tensor([ids], device=device))[:, -1]  # (1, T, V) -> (1, V)
+        elif known <= context:
+            logits = decoder.extend(torch.tensor(ids[-1:], device=device))
+        else:  # The window slides: every character has another position, so nothing that was kept holds.
+            logits = model(torch.tensor([ids[-context:]], device=device))[:, -1]
+        logits = logits.cpu()
         require_finite(logits)
-        chosen = int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator))
-        drawn.append(chosen)
-        window = [*window, chosen][-run.model.block_size :]
-    text = "".join(run.vocabulary.characters[number] for number in drawn)
+        ids.append(int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator)))
+    text = "".join(run.vocabulary.characters[number] for number in ids[begun:])
     return TextSample(prefix, text, seed)
 
 
