@@ -39,8 +39,8 @@ def continue_text(
 
     Each character is drawn from what the model says after the last T characters, T being its context. Until
     the context is full, a model with a KV cache computes one position a character; past it the window slides,
-    and every position is computed anew. Without a prefix the model sees one line end first, or where the text has none its
-    first character in code point order, which is not part of the sample.
+    and every position is computed anew. Without a prefix the model sees one line end first, or where the
+    text has none its first character in code point order, which is not part of the sample.
 
     Args:
         run: on a text of characters.
