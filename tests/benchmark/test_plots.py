@@ -138,6 +138,17 @@ def test_text_can_stay_text_and_the_ground_is_transparent(attention: Record, tmp
     assert all(mpl.colors.to_rgba(ground)[3] == 0 for ground in grounds)
 
 
+def test_dollar_signs_in_names_and_reasons_are_text_and_no_formula(
+    attention: Record, step: Record, tmp_path: Path
+) -> None:
+    for variant in step["variants"]:
+        variant["name"] = r"$\oops$"
+        variant["why_not"] = r"costs $1 and $\oops"
+    save_picture(step_plot(step), tmp_path / "step.png")
+    rows = [row | {"backend": r"$\oops$"} for row in attention["rows"]]
+    save_picture(attention_picture({"rows": rows}), tmp_path / "attention.png")
+
+
 @pytest.mark.parametrize("name", ["picture.docx", "file/below.png"])
 def test_a_picture_that_cannot_be_written_is_a_storage_error(
     attention: Record, tmp_path: Path, name: str

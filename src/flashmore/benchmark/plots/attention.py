@@ -132,11 +132,11 @@ def _draw_lines(axes: "Axes", lines: Mapping[str, Sequence[tuple[float, ...]]]) 
         axes.plot(T, middle, color=color, marker=marker, markersize=4.5, linewidth=1.8, label=backend)
         axes.fill_between(T, low, high, color=color, alpha=0.2, linewidth=0)
     every = [point for points in lines.values() for point in points]
+    lengths = sorted({int(point[0]) for point in every})
+    axes.set_xticks(lengths, [f"{T:,}" for T in lengths], fontsize=8)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     if every:
         needed = _draw_slopes(axes, every)
-        lengths = sorted({int(point[0]) for point in every})
-        axes.set_xticks(lengths, [f"{T:,}" for T in lengths], fontsize=8)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.legend(frameon=False, labelcolor="linecolor", loc="upper left", fontsize=9)
     else:
         _say_nothing_here(axes)

@@ -49,12 +49,13 @@ def save_picture(figure: "Figure", path: Path) -> None:
 
 def new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]) -> "Figure":
     """Make a figure of so many panels' size with a transparent ground, and draw into it."""
-    matplotlib()
+    mpl = matplotlib()
     from matplotlib.figure import Figure
 
     width, height = PANEL_INCHES
     figure = Figure((columns * width, rows * height), dpi=150, layout="constrained", facecolor="none")
-    draw(figure)
+    with mpl.rc_context({"text.parse_math": False}):  # names and reasons are text, dollar signs and all
+        draw(figure)
     return figure
 
 
