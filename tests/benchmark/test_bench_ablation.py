@@ -17,8 +17,7 @@ from flashmore.benchmark.ablation.sets import added, without
 from flashmore.benchmark.ablation.variant import Variant, break_even
 from flashmore.benchmark.plots.ablation import ablation_plot
 from flashmore.benchmark.report.compose import report_on
-from flashmore.benchmark.report.html import html_page
-from flashmore.benchmark.report.markdown import markdown
+from flashmore.benchmark.report.render import html_page, markdown
 from flashmore.benchmark.step.bench import INTERRUPTED
 from flashmore.errors import RecipeError
 from flashmore.measuring.result import read_record, write_record

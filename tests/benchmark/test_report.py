@@ -2,18 +2,19 @@
 
 import json
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from copy import deepcopy
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flashmore.benchmark.report.compose import report_on
-from flashmore.benchmark.report.html import html_page
-from flashmore.benchmark.report.markdown import markdown
-from flashmore.benchmark.report.parts import Cell, Picture, Table
+from flashmore.benchmark.report.compose import printable, report_on
+from flashmore.benchmark.report.render import html_page, markdown
+from flashmore.benchmark.report.values import Table
 from flashmore.benchmark.wording import crossover_sentence, digits, share_sentence
 from flashmore.measuring.result import read_record
 
@@ -46,6 +47,14 @@ def pages(*records: Record) -> tuple[str, str]:
     """The HTML page and the Markdown."""
     report = report_on([(f"{number}.json", record) for number, record in enumerate(records, 1)])
     return html_page(report), markdown(report, "report")[0]
+
+
+def tables_of(*records: Record) -> list[Table]:
+    """The table of machines, those of several records, and those of each record."""
+    report = report_on([(f"{number}.json", record) for number, record in enumerate(records, 1)])
+    own = [setting.table for section in report.sections for setting in section.told.settings]
+    beside = [table for table in report.side_by_side if isinstance(table, Table)]
+    return [report.machines, *beside, *own]
 
 
 def texts_of(page: str) -> str:
@@ -132,18 +141,43 @@ def test_every_median_and_reason_of_a_record_is_in_the_page_and_in_the_markdown(
 
 def test_ratios_stand_with_interval_and_verdict_in_the_row_of_their_variant() -> None:
     record = golden("step")
-    tables = [part for part in report_on([("a", record)]).parts if isinstance(part, Table)]
     ratio = record["ratios"][0]
     [row] = [
         row
-        for table in tables
+        for table in tables_of(record)
         if "verdict" in table.columns and f"T {record['context']}" in table.caption
         for row in table.rows
-        if row[0] == ratio["to"]
+        if row["attention"] == ratio["to"]
     ]
-    assert f"{ratio['value']:.3f}" in row
-    assert f"{ratio['low']:.3f} – {ratio['high']:.3f}" in row
-    assert Cell(ratio["verdict"], ratio["verdict"]) in row
+    assert row[f"{ratio['of']} / this"] == f"{ratio['value']:.3f}"
+    assert row["95 % interval"] == f"{ratio['low']:.3f} – {ratio['high']:.3f}"
+    assert row["verdict"] == ratio["verdict"]
+
+
+@pytest.mark.parametrize("verdict", ["faster", "slower", "no difference"])
+def test_a_verdict_stands_out_in_both_formats(verdict: str) -> None:
+    record = golden("step")
+    record["ratios"][0]["verdict"] = verdict
+    page, text = pages(record)
+    assert f'<span class="{verdict.replace(" ", "-")}">{verdict}</span></td>' in page
+    assert (f"| **{verdict}** |" if verdict != "no difference" else "| no difference |") in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_formats_have_the_same_cells(kind: str) -> None:
+    record = golden(kind)
+    page, text = pages(record, elsewhere(record))
+    body = re.sub(r"</t[hd]>", "\t", page.replace("<tr>", "\n<tr>"))
+    rows = [re.sub(r"<[^>]+>", "", line) for line in body.splitlines() if line.startswith("<tr>")]
+    html_rows = [[unescape(cell).strip() for cell in row.split("\t")[:-1]] for row in rows]
+    plain = re.sub(r"\*\*|\\", "", text)
+    markdown_rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in plain.splitlines()
+        if line.startswith("|") and "| ---" not in line
+    ]
+    assert len(html_rows) > 20
+    assert html_rows == markdown_rows
 
 
 def test_conclusions_stand_as_sentences() -> None:
@@ -160,18 +194,19 @@ def test_conclusions_stand_as_sentences() -> None:
 
 def test_two_machines_stand_side_by_side_and_only_what_differs_is_marked() -> None:
     record = golden("step")
-    tables = [
-        part for part in report_on([("a", record), ("b", elsewhere(record))]).parts if isinstance(part, Table)
-    ]
-    machines = tables[0]
+    machines, *tables = tables_of(record, elsewhere(record))
     assert len(machines.columns) == 3
     assert "Invented GPU" in machines.columns[2]
-    marked = [row[0].text for row in machines.rows if isinstance(row[0], Cell)]
-    assert marked == ["≠ computes on", "≠ device", "≠ compute capability"]
-    beside = [table for table in tables if table.columns == machines.columns][1:]
+    assert machines.differing == ["computes on", "device", "compute capability"]
+    beside = [table for table in tables if table.columns == machines.columns]
     assert len(beside) == 1 + len(record["further_contexts"])
     median = digits(record["variants"][0]["step_ms"]["median"])
-    assert (f"{record['variants'][0]['name']}, ms", median, median) in beside[0].rows
+    name = f"{record['variants'][0]['name']}, ms"
+    assert dict(zip(machines.columns, (name, median, median), strict=True)) in beside[0].rows
+    for page, marked in zip(
+        pages(record, elsewhere(record)), ('<span class="differs">≠ ', "**≠ "), strict=True
+    ):
+        assert page.count(marked) == 3
 
 
 def test_records_of_other_shapes_are_not_put_into_one_row() -> None:
@@ -231,25 +266,23 @@ def test_nothing_that_a_record_holds_becomes_markup(kind: str, tmp_path: Path) -
     parsed = Page.read(page)
     assert "script" not in {tag for tag, _ in parsed.tags}
     assert "<script>alert(1)</script>" in parsed.text
-    assert not re.search(r"(?<!\\)<script", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    assert not re.search(r"(?<!\\)<script", re.sub(r"^    .*$", "", text, flags=re.MULTILINE))
     for told in (page, text):
         assert not set(told) & {"\x00", "\x1b", "\u202e"}
         told.encode()
     rows = [line for line in text.splitlines() if line.startswith("|")]
     widths = {len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows}
-    assert widths <= {
-        len(part.columns) for part in report_on([("a", record)] * 2).parts if isinstance(part, Table)
-    }
+    assert widths <= {len(table.columns) for table in tables_of(record, record)}
 
 
 def test_a_command_cannot_leave_its_block() -> None:
     record = golden("choose")
     record["command"] = ["flashmore", "```\n# oops", "````"]
-    text = pages(record)[1]
-    fence = re.search(r"^(`+)sh\n(.+)\n(`+)$", text, re.MULTILINE)
-    assert fence
-    assert fence[1] == fence[3]
-    assert fence[1] not in fence[2]
+    lines = pages(record)[1].splitlines()
+    place = lines.index("### The command that measured this")
+    [line] = [line for line in lines[place:] if "oops" in line]
+    assert line == f"    {shlex.join(printable(record['command']))}"
+    assert lines[place + 1 : place + 4] == ["", line, ""]
 
 
 def test_ids_are_unique_references_resolve_and_nothing_is_loaded() -> None:
@@ -264,11 +297,14 @@ def test_ids_are_unique_references_resolve_and_nothing_is_loaded() -> None:
 
 def test_tables_have_captions_scopes_and_a_region_and_plots_a_name() -> None:
     page = Page.read(pages(golden("step"), golden("attention"))[0])
-    count = {tag: sum(found == tag for found, _ in page.tags) for tag in ("table", "caption", "svg", "desc")}
+    count = {
+        tag: sum(found == tag for found, _ in page.tags) for tag in ("table", "caption", "svg", "figcaption")
+    }
     assert count["table"] == count["caption"] > 0
-    assert count["svg"] == count["desc"] == 3
+    assert count["svg"] == count["figcaption"] == 3
     assert {attributes["scope"] for tag, attributes in page.tags if tag == "th"} == {"col", "row"}
-    assert all(attributes["role"] == "img" for tag, attributes in page.tags if tag == "svg")
+    plots = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
     regions = [attributes for _, attributes in page.tags if attributes.get("role") == "region"]
     assert len(regions) == count["table"] + count["svg"] + 2  # and the two commands
     assert all(region["tabindex"] == "0" and region["aria-label"] for region in regions)
@@ -284,6 +320,6 @@ def test_markdown_names_every_picture_that_it_comes_with() -> None:
     report = report_on([("a", golden("step")), ("b", golden("attention"))])
     text, pictures = markdown(report, "two machines")
     assert re.findall(r"\(<(.+?)>\)", text) == list(pictures)
-    assert len(pictures) == sum(isinstance(part, Picture) for part in report.parts) == 3
+    assert len(pictures) == 3
     for picture in pictures.values():
         assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"

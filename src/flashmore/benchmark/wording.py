@@ -19,9 +19,30 @@ def digits(value: float) -> str:
     return f"{value:,.{max(0, places)}f}"
 
 
+def quantity(value: float | None, unit: float = 1) -> str:
+    """A value in a unit, or a dash where there is none."""
+    return "–" if value is None else digits(value / unit)
+
+
+def quartiles(spread: Row) -> str:
+    """The quartiles of a median."""
+    return f"{digits(spread['low'])} – {digits(spread['high'])}"
+
+
 def ratio_text(ratio: Row) -> str:
     """A ratio with its 95 % interval."""
-    return f"{ratio['value']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
+    return f"{ratio['value']:.3f} ({interval(ratio)})"
+
+
+def interval(ratio: Row) -> str:
+    """The 95 % interval of a ratio."""
+    return f"{ratio['low']:.3f} – {ratio['high']:.3f}"
+
+
+def ratio_cells(ratio: Row | None, column: str) -> dict[str, str]:
+    """A ratio, its interval and its verdict, by column; empty where there is no ratio."""
+    found = ("", "", "") if ratio is None else (f"{ratio['value']:.3f}", interval(ratio), ratio["verdict"])
+    return dict(zip((column, "95 % interval", "verdict"), found, strict=True))
 
 
 def machine(environment: Row) -> str:
@@ -37,6 +58,11 @@ def setting_title(setting: Row) -> str:
     """B, H, D, dtype and mask of rows of `bench attention`."""
     mask = "causal" if setting["causal"] else "every query sees every key"
     return f"B {setting['B']}, H {setting['H']}, D {setting['D']}, {setting['dtype']}, {mask}"
+
+
+def context_title(found: Row) -> str:
+    """Context and batch of a training step."""
+    return f"T {found['context']:,}, batch {found['batch']}"
 
 
 def same_setting(one: Row, other: Row) -> bool:
@@ -128,10 +154,10 @@ def variant_cells(variant: Row, *, added: bool) -> dict[str, str]:
     return {
         "name": variant["name"],
         "ms a step": digits(step["median"]),
-        "quartiles": f"{digits(step['low'])} – {digits(step['high'])}",
+        "quartiles": quartiles(step),
         "characters/s": f"{variant['characters_per_s']:,.0f}",
         "none / this": "" if ratio is None else f"{ratio['value']:.3f}",
-        "95 % interval": "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
+        "95 % interval": "" if ratio is None else interval(ratio),
         "before": "" if before is None else f"{before['value']:.3f}",
         "verdict": "" if before is None else before["verdict"],
         "peak MiB": "" if peak is None else digits(peak / MIB),

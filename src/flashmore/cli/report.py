@@ -43,8 +43,7 @@ def main(argv: Sequence[str]) -> int:
     require_writable("--markdown", command.markdown)
 
     from flashmore.benchmark.report.compose import report_on
-    from flashmore.benchmark.report.html import html_page
-    from flashmore.benchmark.report.markdown import markdown
+    from flashmore.benchmark.report.render import html_page, markdown
     from flashmore.measuring.result import read_record
 
     report = report_on([(path.name, read_record(path)) for path in command.records])

@@ -1,64 +1,32 @@
-"""The parts of a report that tell a record of kind `attention`."""
+"""What a record of kind `attention` says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from flashmore.benchmark.plots.attention import memory_plot, time_plot
-from flashmore.benchmark.report.parts import (
-    Cell,
-    Comparable,
-    Heading,
-    Paragraph,
-    Part,
-    Picture,
-    Points,
-    Record,
-    Table,
-)
-from flashmore.benchmark.report.pictures import drawable
+from flashmore.benchmark.report.svg import plot_of
+from flashmore.benchmark.report.values import Plot, Record, Setting, Table, Told
 from flashmore.benchmark.wording import (
+    MIB,
     crossover_sentence,
     digits,
     left_out,
     machine,
+    quantity,
+    quartiles,
+    ratio_cells,
     ratio_text,
     same_setting,
     setting_title,
 )
 
-MIB = 2**20
-PASSES = ("forward", "backward", "both")
-COLUMNS = (
-    "T", "backend", "forward, ms", "backward, ms", "both, ms", "quartiles of both", "first call, ms",
-    "TFLOP/s", "peak MiB", "error / budget", "manual / this", "95 % interval", "verdict",
-)  # fmt: skip
 WORDS = ("backend", "verdict")
+BELOW = (
+    "A line for each backend, log–log, with dotted lines that grow like T and like T²; the tables have the "
+    "numbers."
+)
 
 
-def findings(record: Record) -> list[str]:
-    """The crossover of each setting."""
-    return [
-        f"{setting_title(found)}: {crossover_sentence(found['T'], _of_setting(record['ratios'], found))}"
-        for found in record["crossovers"]
-    ] or ["Nothing was measured."]
-
-
-def comparable(record: Record) -> Comparable:
-    """Medians of both passes and ratios of each setting, for tables of several records."""
-    tables: Comparable = {}
-    for row in record["rows"]:
-        if row["pass"] == "both" and row["ok"]:
-            told = tables.setdefault(setting_title(row), {})
-            told[f"T {row['T']:,}: {row['backend']}, ms"] = digits(row["time_ms"]["median"])
-    for ratio in record["ratios"]:
-        told = tables.setdefault(setting_title(ratio), {})
-        told[f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}"] = ratio_text(ratio)
-    for found in record["crossovers"]:
-        told = tables.setdefault(setting_title(found), {})
-        told["fused wins from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
-    return tables
-
-
-def parts(record: Record, number: int) -> Iterator[Part]:
+def tell(record: Record, number: int) -> Told:
     """The whole record.
 
     Args:
@@ -66,73 +34,67 @@ def parts(record: Record, number: int) -> Iterator[Part]:
         number: of the record in this report.
     """
     where = machine(record["environment"])
-    whole = [row for row in record["rows"] if row["pass"] == "both" and row["ok"]]
-    below = (
-        "A line for each backend, log–log, with dotted lines that grow like T and like T²; the tables have "
-        "the numbers."
-    )
-    if whole:
-        yield Picture(
-            f"record-{number}-time",
-            f"Time of forward and backward against T on {where}",
-            below,
-            lambda: time_plot(drawable(record)),
-        )
-    if any(row["peak_bytes"] for row in whole):
-        yield Picture(
-            f"record-{number}-memory",
-            f"Peak memory of forward and backward against T on {where}",
-            below,
-            lambda: memory_plot(drawable(record)),
-        )
-    for found in record["crossovers"]:
-        rows, ratios = _of_setting(record["rows"], found), _of_setting(record["ratios"], found)
-        yield Heading(setting_title(found))
-        if any(row["ok"] for row in rows):
-            yield _table(
-                rows, ratios, f"Attention alone on {where}: {setting_title(found)}; times are medians"
-            )
-        yield Paragraph(crossover_sentence(found["T"], ratios), strong=True)
-        missing = left_out(rows)
-        if missing:
-            yield Points(tuple(missing))
-    yield Paragraph(
+    settings = [_setting(record, found, where) for found in record["crossovers"]]
+    findings = [f"{setting.title}: {setting.conclusion}" for setting in settings] or ["Nothing was measured."]
+    note = (
         f"Budgets: {digits(record['memory_budget_bytes'] / 2**30)} GiB and {record['time_budget_s']:g} s. "
         "Memory is what a pass needs beyond its inputs. Errors are those of the output and of the gradients "
         "from float64, as a share of the error budget."
     )
+    return Told(findings, list(_plots(record, number, where)), settings, [note])
 
 
-def _of_setting(rows: list[Record], setting: Record) -> list[Record]:
-    return [row for row in rows if same_setting(row, setting)]
+def _whole(rows: Sequence[Record]) -> list[Record]:
+    """The rows of both passes together that have a number."""
+    return [row for row in rows if row["pass"] == "both" and row["ok"]]
 
 
-def _table(rows: list[Record], ratios: list[Record], caption: str) -> Table:
+def _plots(record: Record, number: int, where: str) -> Iterator[Plot]:
+    title = f"of forward and backward against T on {where}"
+    if _whole(record["rows"]):
+        yield plot_of(time_plot(record), f"record-{number}-time", f"Time {title}", BELOW)
+    if any(row["peak_bytes"] for row in _whole(record["rows"])):
+        yield plot_of(memory_plot(record), f"record-{number}-memory", f"Peak memory {title}", BELOW)
+
+
+def _setting(record: Record, found: Record, where: str) -> Setting:
+    rows, ratios = ([row for row in record[name] if same_setting(row, found)] for name in ("rows", "ratios"))
+    title = setting_title(found)
+    times = {
+        f"T {row['T']:,}: {row['backend']}, ms": digits(row["time_ms"]["median"]) for row in _whole(rows)
+    }
+    beside = {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": ratio_text(ratio) for ratio in ratios}
+    crossover = {"fused wins from T =": "–" if found["T"] is None else f"{found['T']:,}"}
+    return Setting(
+        title,
+        Table(f"Attention alone on {where}: {title}; times are medians", _cells(rows, ratios), WORDS),
+        crossover_sentence(found["T"], ratios),
+        left_out(rows),
+        times | beside | crossover,
+    )
+
+
+def _cells(rows: list[Record], ratios: list[Record]) -> list[dict[str, str]]:
     medians = {
         (row["T"], row["backend"], row["pass"]): digits(row["time_ms"]["median"]) for row in rows if row["ok"]
     }
     against = {(ratio["T"], ratio["to"]): ratio for ratio in ratios}
-    told = []
-    for row in rows:
-        if row["pass"] != "both" or not row["ok"]:
-            continue
-        T, backend, time, error = row["T"], row["backend"], row["time_ms"], row["error"]
-        ratio = against.get((T, backend))
-        cold, flops, peak = row.get("cold_ms"), row["tflop_per_s"], row["peak_bytes"]
-        told.append(
-            (
-                f"{T:,}",
-                backend,
-                *(medians.get((T, backend, which), "–") for which in PASSES),
-                f"{digits(time['low'])} – {digits(time['high'])}",
-                "–" if cold is None else digits(cold),
-                "–" if flops is None else digits(flops),
-                "–" if peak is None else digits(peak / MIB),
-                f"{error / row['error_budget']:.2f}" if error is not None and row["error_budget"] else "–",
-                "" if ratio is None else f"{ratio['value']:.3f}",
-                "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
-                "" if ratio is None else Cell(ratio["verdict"], ratio["verdict"]),
-            )
+    cells = []
+    for row in _whole(rows):
+        T, backend, error, budget = (row[name] for name in ("T", "backend", "error", "error_budget"))
+        cells.append(
+            {
+                "T": f"{T:,}",
+                "backend": backend,
+                "forward, ms": medians.get((T, backend, "forward"), "–"),
+                "backward, ms": medians.get((T, backend, "backward"), "–"),
+                "both, ms": medians[T, backend, "both"],
+                "quartiles of both": quartiles(row["time_ms"]),
+                "first call, ms": quantity(row.get("cold_ms")),
+                "TFLOP/s": quantity(row["tflop_per_s"]),
+                "peak MiB": quantity(row["peak_bytes"], MIB),
+                "error / budget": f"{error / budget:.2f}" if error is not None and budget else "–",
+                **ratio_cells(against.get((T, backend)), "manual / this"),
+            }
         )
-    numbers = tuple(column for column in COLUMNS if column not in WORDS)
-    return Table(caption, COLUMNS, tuple(told), numbers)
+    return cells

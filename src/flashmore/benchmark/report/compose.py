@@ -4,31 +4,29 @@ A report only formats: every number in it stands in a record, but for units.
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 from flashmore.benchmark.report import ablation, attention, choose, step
-from flashmore.benchmark.report.parts import (
-    Cell,
-    Command,
-    Comparable,
-    Heading,
-    Notice,
-    Paragraph,
-    Part,
-    Points,
-    Record,
-    Report,
-    Table,
-)
+from flashmore.benchmark.report.values import Record, Report, Section, Table, Told
 from flashmore.benchmark.wording import digits, machine
 
-QUESTIONS = {
-    "step": "training step",
-    "attention": "attention alone",
-    "choose": "choice of a backend",
-    "ablation": "ablation of speed-ups",
+
+class Kind(NamedTuple):
+    """How records of one kind are told."""
+
+    question: str
+    tell: Callable[[Record, int], Told]
+    beside: str = ""
+    """What tables of several records are about."""
+
+
+KINDS = {
+    "step": Kind("training step", step.tell, "Training steps"),
+    "ablation": Kind("ablation of speed-ups", ablation.tell, "Ablation of speed-ups"),
+    "attention": Kind("attention alone", attention.tell, "Attention alone, forward and backward"),
+    "choose": Kind("choice of a backend", choose.tell),
 }
 ENVIRONMENT = {
     "device": "computes on",
@@ -47,43 +45,6 @@ ENVIRONMENT = {
     "clock_resolution_s": "the clock's smallest step",
     "fuse_attention": "patterns that Inductor made SDPA",
 }
-INCOMPLETE = Notice(
-    "Incomplete", "The measuring was interrupted. What stands here was finished; the rest is missing."
-)
-HOW_TO_READ = (
-    "A time is the median of all samples; half of them lie between the quartiles. All variants of a record "
-    "ran in short alternating blocks on one machine.",
-    "manual / flash = 1.2 means that flash is 1.2 times as fast as manual. The interval holds the true ratio "
-    "in 95 of 100 such measurements. The verdict is faster or slower only where the whole interval lies "
-    "outside 0.99 – 1.01.",
-    "Compare variants within a record. Between two records, everything that the table of machines marks with "
-    "≠ differs too.",
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A record and what it is called."""
-
-    number: int
-    name: str
-    """Of its file."""
-    record: Record
-
-    @property
-    def title(self) -> str:
-        """Which record, which question, which machine."""
-        return f"Record {self.number}: {self.question} on {machine(self.record['environment'])}"
-
-    @property
-    def question(self) -> str:
-        """What was measured."""
-        return QUESTIONS[self.record["kind"]]
-
-    @property
-    def column(self) -> str:
-        """The heading of its column where records stand side by side."""
-        return f"{self.number}: {machine(self.record['environment'])}"
 
 
 def report_on(records: Sequence[tuple[str, Record]]) -> Report:
@@ -92,16 +53,14 @@ def report_on(records: Sequence[tuple[str, Record]]) -> Report:
     Args:
         records: the name of each record's file, and the record as `read_record` gives it.
     """
-    sources = [
-        Source(number, printable(name), printable(record))
+    sections = [
+        _section(number, printable(name), printable(record))
         for number, (name, record) in enumerate(records, start=1)
     ]
-    machines = dict.fromkeys(machine(source.record["environment"]) for source in sources)
-    parts: list[Part] = [*_at_a_glance(sources), *_machines(sources), *_side_by_side(sources)]
-    for source in sources:
-        parts += _one(source)
-    parts += [Heading("How to read this", 2), Points(HOW_TO_READ)]
-    return Report(f"flashmore: measured on {' and on '.join(machines)}", tuple(parts))
+    machines = dict.fromkeys(section.machine for section in sections)
+    title = f"flashmore: measured on {' and on '.join(machines)}"
+    beside = [table for kind in KINDS for table in _side_by_side(kind, sections)]
+    return Report(title, sections, _machines(sections), beside)
 
 
 def printable(value: Any) -> Any:
@@ -118,56 +77,32 @@ def printable(value: Any) -> Any:
     return value
 
 
-def _at_a_glance(sources: Sequence[Source]) -> Iterator[Part]:
-    yield Heading("At a glance", 2)
-    for source in sources:
-        yield Heading(source.title)
-        if not source.record["complete"]:
-            yield INCOMPLETE
-        yield Points(tuple(_findings(source)))
+def _section(number: int, name: str, record: Record) -> Section:
+    kind, where = KINDS[record["kind"]], machine(record["environment"])
+    command = shlex.join(record["command"])
+    return Section(number, name, kind.question, where, command, record, kind.tell(record, number))
 
 
-def _findings(source: Source) -> Sequence[str]:
-    doubts = [warning["code"] for warning in source.record["warnings"]]
-    remarks = [f"Warnings, explained below: {', '.join(dict.fromkeys(doubts))}."] if doubts else []
-    match source.record["kind"]:
-        case "step":
-            return step.findings(source.record) + remarks
-        case "attention":
-            return attention.findings(source.record) + remarks
-        case "choose":
-            return choose.findings(source.record) + remarks
-        case _:
-            return ablation.findings(source.record) + remarks
-
-
-def _machines(sources: Sequence[Source]) -> Iterator[Part]:
+def _machines(sections: Sequence[Section]) -> Table:
     """All that decides whether two numbers may be compared: a column a record, differing rows marked."""
-    yield Heading("Machines", 2)
-    columns = ("", *(source.column for source in sources))
-    rows: list[tuple[str | Cell, ...]] = [
-        ("file", *(source.name for source in sources)),
-        ("question", *(source.question for source in sources)),
-        (
-            "measured",
-            *(source.record["created"].replace("T", " ").replace("+00:00", " UTC") for source in sources),
-        ),
-        ("whole", *("yes" if source.record["complete"] else "no: interrupted" for source in sources)),
-    ]
-    known = dict(ENVIRONMENT)
-    for source in sources:  # a newer record may tell more
-        known |= {name: name for name in source.record["environment"] if name not in known}
-    for name, meaning in known.items():
-        found = [source.record["environment"].get(name) for source in sources]
-        if name == "fuse_attention" and not any(name in source.record["environment"] for source in sources):
-            continue
-        texts = [_environment_text(name, value) for value in found]
-        if len(set(texts)) > 1:
-            rows.append((Cell(f"≠ {meaning}", "differs"), *(Cell(text, "differs") for text in texts)))
-        else:
-            rows.append((meaning, *texts))
-    marks = " Rows marked ≠ differ." if len(sources) > 1 else ""
-    yield Table(f"What each record was measured on.{marks}", columns, tuple(rows))
+    records = [section.record for section in sections]
+    rows = {
+        "file": [section.name for section in sections],
+        "question": [section.question for section in sections],
+        "measured": [record["created"].replace("T", " ").replace("+00:00", " UTC") for record in records],
+        "whole": ["yes" if record["complete"] else "no: interrupted" for record in records],
+    }
+    told = {name for record in records for name in record["environment"]}
+    names = [name for name in ENVIRONMENT if name in told]
+    environment = {
+        ENVIRONMENT.get(name, name): [
+            _environment_text(name, record["environment"].get(name)) for record in records
+        ]
+        for name in [*names, *sorted(told - {*names})]  # a newer record may tell more
+    }
+    marks = " Rows marked ≠ differ." if len(sections) > 1 else ""
+    caption = f"What each record was measured on.{marks}"
+    return _columns(caption, sections, rows | environment, differing=_differing(environment))
 
 
 def _environment_text(name: str, value: Any) -> str:
@@ -182,56 +117,53 @@ def _environment_text(name: str, value: Any) -> str:
     return str(value)
 
 
-def _side_by_side(sources: Sequence[Source]) -> Iterator[Part]:
-    tables: list[Part] = []
-    for kind, tables_of, what in (
-        ("step", step.comparable, "Training steps"),
-        ("ablation", ablation.comparable, "Ablation of speed-ups"),
-        ("attention", attention.comparable, "Attention alone, forward and backward"),
-    ):
-        alike = [source for source in sources if source.record["kind"] == kind]
-        if len(alike) < 2:
-            continue
-        found = _shared([tables_of(source.record) for source in alike])
-        columns = ("", *(source.column for source in alike))
-        for title, rows in found.items():
-            caption = f"{what}, {title}: medians, and ratios with their 95 % intervals"
-            tables.append(Table(caption, columns, rows, columns[1:]))
-        if not found:
-            tables.append(Paragraph(f"{what}: no two of these records measured the same shape."))
-        elif kind in ("step", "ablation"):
-            tables += step.differences([(source.column, source.record) for source in alike])
-    if tables:
-        yield Heading("Side by side", 2)
-        yield from tables
+def _differing(rows: Mapping[str, Sequence[str]]) -> list[str]:
+    return [name for name, texts in rows.items() if len(set(texts)) > 1]
 
 
-def _shared(records: Sequence[Comparable]) -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Tables with a column for each record, of what more than one of them measured."""
+def _columns(
+    caption: str,
+    sections: Sequence[Section],
+    rows: Mapping[str, Sequence[str]],
+    *,
+    numbers: bool = False,
+    differing: Sequence[str] = (),
+) -> Table:
+    """A table with a column for each record."""
+    headings = ["", *(section.column for section in sections)]
+    cells = [dict(zip(headings, (name, *texts), strict=True)) for name, texts in rows.items()]
+    return Table(caption, cells, headings[:1] if numbers else headings, differing)
+
+
+def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
+    """What several records of one kind measured alike, and where their recipes differ."""
+    sections = [section for section in every if section.record["kind"] == kind]
+    what = KINDS[kind].beside
+    if len(sections) < 2 or not what:
+        return
+    shared = _shared(sections)
+    for title, rows in shared.items():
+        caption = f"{what}, {title}: medians, and ratios with their 95 % intervals"
+        yield _columns(caption, sections, rows, numbers=True)
+    if not shared:
+        yield f"{what}: no two of these records measured the same shape."
+        return
+    recipes = [section.record.get("recipe", {}) for section in sections]
+    rows = {
+        name: [str(recipe.get(name, "–")) for recipe in recipes] for name in dict.fromkeys(chain(*recipes))
+    }
+    if differing := _differing(rows):
+        rows = {name: rows[name] for name in differing}
+        yield _columns("Where the recipes of these records differ.", sections, rows, differing=differing)
+
+
+def _shared(sections: Sequence[Section]) -> dict[str, dict[str, list[str]]]:
+    """By setting and name, the values of every record; of settings that more than one of them measured."""
+    records = [{one.title: one.beside for one in section.told.settings if one.beside} for section in sections]
     tables = {}
-    for title in dict.fromkeys(title for record in records for title in record):
+    for title in dict.fromkeys(chain(*records)):
         found = [record.get(title, {}) for record in records]
         if sum(map(bool, found)) > 1:
-            names = dict.fromkeys(name for rows in found for name in rows)
-            tables[title] = tuple((name, *(rows.get(name, "–") for rows in found)) for name in names)
+            names = dict.fromkeys(chain(*found))
+            tables[title] = {name: [values.get(name, "–") for values in found] for name in names}
     return tables
-
-
-def _one(source: Source) -> Iterator[Part]:
-    record = source.record
-    yield Heading(source.title, 2)
-    if not record["complete"]:
-        yield INCOMPLETE
-    for warning in record["warnings"]:
-        yield Notice(f"Warning: {warning['code']}", f"{warning['message']}. Advice: {warning['advice']}.")
-    match record["kind"]:
-        case "step":
-            yield from step.parts(record, source.number)
-        case "attention":
-            yield from attention.parts(record, source.number)
-        case "choose":
-            yield from choose.parts(record)
-        case "ablation":
-            yield from ablation.parts(record, source.number)
-    yield Heading("The command that measured this")
-    yield Command(shlex.join(record["command"]))

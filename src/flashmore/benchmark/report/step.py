@@ -1,137 +1,83 @@
-"""The parts of a report that tell a record of kind `step`."""
-
-from collections.abc import Iterator, Sequence
-from typing import Any
+"""What a record of kind `step` says."""
 
 from flashmore.benchmark.plots.step import step_plot
-from flashmore.benchmark.report.parts import (
-    Cell,
-    Comparable,
-    Heading,
-    Paragraph,
-    Part,
-    Picture,
-    Points,
-    Record,
-    Table,
+from flashmore.benchmark.report.svg import plot_of
+from flashmore.benchmark.report.values import Record, Setting, Table, Told
+from flashmore.benchmark.wording import (
+    MIB,
+    context_title,
+    digits,
+    interval,
+    machine,
+    quantity,
+    quartiles,
+    ratio_cells,
+    ratio_text,
+    seed_experiment_sentence,
+    share_sentence,
 )
-from flashmore.benchmark.report.pictures import drawable
-from flashmore.benchmark.wording import digits, machine, ratio_text, seed_experiment_sentence, share_sentence
 
-MIB = 2**20
-NUMBERS = ("ms a step", "quartiles", "peak MiB", "95 % interval", "error / budget")
+SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
 
 
-def contexts(record: Record) -> list[Record]:
-    """Everything that was measured at one context, the first one first."""
-    return [record, *record["further_contexts"]]
-
-
-def findings(record: Record) -> list[str]:
-    """One sentence for each ratio, or that there is none."""
-    sentences = []
-    for found in contexts(record):
-        where = f"T {found['context']:,}, batch {found['batch']}"
-        sentences += [
-            f"{where}: {ratio['of']} / {ratio['to']} = {ratio['value']:.3f} "
-            f"(95 %: {ratio['low']:.3f} – {ratio['high']:.3f}): {_verdict(ratio)}"
-            for ratio in found["ratios"]
-        ] or [f"{where}: nothing to compare."]
-    return sentences
-
-
-def _verdict(ratio: Record) -> str:
-    if ratio["verdict"] == "no difference":
-        return "no difference."
-    return f"{ratio['to']} is {ratio['verdict']}."
-
-
-def comparable(record: Record) -> Comparable:
-    """Medians and ratios of each context, for tables of several records."""
-    tables: Comparable = {}
-    for found in contexts(record):
-        told = tables.setdefault(f"T {found['context']:,}, batch {found['batch']}", {})
-        for variant in _timed(found):
-            told.setdefault(f"{variant['name']}, ms", digits(variant["step_ms"]["median"]))
-        for ratio in found["ratios"]:
-            told.setdefault(f"{ratio['of']} / {ratio['to']}", ratio_text(ratio))
-        if found["attention_share"] is not None:
-            told.setdefault("attention's share", f"{100 * found['attention_share']:.0f} %")
-    return tables
-
-
-def differences(records: Sequence[tuple[str, Record]]) -> list[Part]:
-    """A table of what the recipes of several records do not share; nothing where they are the same."""
-    names = dict.fromkeys(name for _, record in records for name in record["recipe"])
-    rows = []
-    for name in names:
-        values = [str(record["recipe"].get(name, "–")) for _, record in records]
-        if len(set(values)) > 1:
-            rows.append((Cell(f"≠ {name}", "differs"), *(Cell(value, "differs") for value in values)))
-    if not rows:
-        return []
-    columns = ("", *(column for column, _ in records))
-    return [Table("Where the recipes of these records differ.", columns, tuple(rows))]
-
-
-def parts(record: Record, number: int) -> Iterator[Part]:
+def tell(record: Record, number: int) -> Told:
     """The whole record.
 
     Args:
         record: of kind `step`.
         number: of the record in this report.
     """
-    where = machine(record["environment"])
-    if any(_timed(found) for found in contexts(record)):
-        yield Picture(
-            f"record-{number}-steps",
-            f"Milliseconds a training step on {where}",
-            "Every sample as a dot, with median and quartiles; the tables below have the numbers.",
-            lambda: step_plot(drawable(record)),
-        )
-    recipe = record["recipe"]
-    sizes = ", ".join(f"{name} {recipe[name]}" for name in _SIZES if name in recipe)
-    for place, found in enumerate(contexts(record)):
-        title = f"T {found['context']:,}, batch {found['batch']}"
-        yield Heading(title)
-        if _timed(found):
-            yield _table(found, f"One training step at {title} on {where}; {sizes}")
-        yield Paragraph(share_sentence(found), strong=True)
-        remarks = [
-            f"left out: {variant['name']}: {variant['why_not']}"
-            for variant in found["variants"]
-            if not variant["ok"]
-        ]
-        remarks += found["notes"]
-        if place == 0:
-            remarks.append(seed_experiment_sentence())
-        yield Points(tuple(remarks))
+    where, recipe = machine(record["environment"]), record["recipe"]
+    contexts = [record, *record["further_contexts"]]
+    plots = []
+    if any(map(_timed, contexts)):
+        title = f"Milliseconds a training step on {where}"
+        below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
+        plots.append(plot_of(step_plot(record), f"record-{number}-steps", title, below))
+    sizes = ", ".join(f"{name} {recipe[name]}" for name in SIZES if name in recipe)
+    settings = [_setting(found, f"on {where}; {sizes}") for found in contexts]
+    findings = [finding for found in contexts for finding in _findings(found)]
+    return Told(findings, plots, settings, [seed_experiment_sentence()])
 
 
-_SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
-
-
-def _timed(found: Record) -> list[Any]:
+def _timed(found: Record) -> list[Record]:
     return [variant for variant in found["variants"] if variant["ok"]]
 
 
-def _table(found: Record, caption: str) -> Table:
-    timed = _timed(found)
-    against = f"{timed[0]['name']} / this"
-    rows = []
-    for variant, ratio in zip(timed, [None, *found["ratios"]], strict=False):
-        step, peak, used = variant["step_ms"], variant["peak_bytes"], variant["budget_used"]
-        rows.append(
-            (
-                variant["name"],
-                digits(step["median"]),
-                f"{digits(step['low'])} – {digits(step['high'])}",
-                "" if ratio is None else f"{ratio['value']:.3f}",
-                "" if ratio is None else f"{ratio['low']:.3f} – {ratio['high']:.3f}",
-                "" if ratio is None else Cell(ratio["verdict"], ratio["verdict"]),
-                "–" if peak is None else digits(peak / MIB),
-                "–" if used is None else f"{used:.2f}",
-            )
+def _findings(found: Record) -> list[str]:
+    """One sentence for each ratio, or that there is none."""
+    told = []
+    for ratio in found["ratios"]:
+        verdict = ratio["verdict"]
+        verdict = verdict if verdict == "no difference" else f"{ratio['to']} is {verdict}"
+        told.append(
+            f"{ratio['of']} / {ratio['to']} = {ratio['value']:.3f} (95 %: {interval(ratio)}): {verdict}"
         )
-    columns = ("attention", "ms a step", "quartiles", against, "95 % interval", "verdict", "peak MiB")
-    return Table(caption, (*columns, "error / budget"), tuple(rows), (*NUMBERS, against))
+    return [f"{context_title(found)}: {finding}." for finding in told or ["nothing to compare"]]
+
+
+def _setting(found: Record, where: str) -> Setting:
+    title, share = context_title(found), found["attention_share"]
+    missing = [variant for variant in found["variants"] if not variant["ok"]]
+    remarks = [f"left out: {variant['name']}: {variant['why_not']}" for variant in missing]
+    beside = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in _timed(found)}
+    beside |= {f"{ratio['of']} / {ratio['to']}": ratio_text(ratio) for ratio in found["ratios"]}
+    if share is not None:
+        beside["attention's share"] = f"{100 * share:.0f} %"
+    table = Table(f"One training step at {title} {where}", _cells(found), words=["attention", "verdict"])
+    return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], beside)
+
+
+def _cells(found: Record) -> list[dict[str, str]]:
+    timed = _timed(found)
+    return [
+        {
+            "attention": variant["name"],
+            "ms a step": digits(variant["step_ms"]["median"]),
+            "quartiles": quartiles(variant["step_ms"]),
+            **ratio_cells(ratio, f"{timed[0]['name']} / this"),
+            "peak MiB": quantity(variant["peak_bytes"], MIB),
+            "error / budget": "–" if variant["budget_used"] is None else f"{variant['budget_used']:.2f}",
+        }
+        for variant, ratio in zip(timed, [None, *found["ratios"]], strict=False)
+    ]

@@ -1,0 +1,61 @@
+"""A report as one HTML page that loads nothing, and as Markdown (GitHub's flavour) with plots beside it."""
+
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from flashmore.benchmark.report.svg import svg_element
+from flashmore.benchmark.report.values import Report
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>&|#~$])")
+HOW_TO_READ = (
+    "A time is the median of all samples; half of them lie between the quartiles. All variants of a record "
+    "ran in short alternating blocks on one machine.",
+    "manual / flash = 1.2 means that flash is 1.2 times as fast as manual. The interval holds the true ratio "
+    "in 95 of 100 such measurements. The verdict is faster or slower only where the whole interval lies "
+    "outside 0.99 – 1.01.",
+    "Compare variants within a record. Between two records, everything that the table of machines marks with "
+    "≠ differs too.",
+)
+
+
+def html_page(report: Report) -> str:
+    """Write a report as a page; everything that comes from a record is escaped."""
+    return _render("page.html", report, svg_element=svg_element, version=version("flashmore"))
+
+
+def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:
+    """Write a report as Markdown.
+
+    Args:
+        report: what to write.
+        stem: what the names of its pictures begin with.
+
+    Returns:
+        The text, and the pictures by the names that it gives them.
+    """
+    plots = [plot for section in report.sections for plot in section.told.plots]
+    pictures = {f"{stem}-{plot.name}.svg": plot.svg for plot in plots}
+    return _render("page.md", report, escaped_for_markdown, stem=stem), pictures
+
+
+def _render(name: str, report: Report, finalize: Callable[[Any], Markup] | None = None, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("flashmore.benchmark.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name).render(report=report, how_to_read=HOW_TO_READ, **values)
+
+
+def escaped_for_markdown(value: Any) -> Markup:
+    """Text that Markdown and the HTML in it leave as it is; called for every value of the template."""
+    return value if isinstance(value, Markup) else Markup(SPECIAL.sub(r"\\\1", str(value)))

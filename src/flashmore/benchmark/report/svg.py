@@ -1,0 +1,62 @@
+"""Figures as SVG that can stand in a page: text stays text, colours follow the page, ids never clash."""
+
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from flashmore.benchmark.plots.figure import INK
+from flashmore.benchmark.report.values import Plot
+from flashmore.plotting import matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+REFERENCE = re.compile(r'(?:url\(|href=")#([^)"]+)')
+FILL = re.compile(r"(fill: )(#\w+)")
+SMALLEST = 0.75
+"""A plot may shrink to this share of its size before its frame scrolls; below, its text cannot be read."""
+NO_METADATA: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+
+def plot_of(figure: "Figure", name: str, title: str, description: str) -> Plot:
+    """Save a figure as SVG; the same bytes every time."""
+    buffer = io.BytesIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "flashmore"}
+    with warnings.catch_warnings(), matplotlib().rc_context(settings):
+        # The reader's browser has more letters than matplotlib's font, and draws them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    return Plot(name, title, description, buffer.getvalue())
+
+
+def svg_element(plot: Plot) -> Markup:
+    """A plot as an `<svg>` element for a page."""
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    root = ET.fromstring(plot.svg)
+    referenced = set(REFERENCE.findall(plot.svg.decode()))
+    for element in root.iter():
+        if element.get("id") not in referenced:
+            element.attrib.pop("id", None)
+        element.attrib.update({key: _own(plot, element, key) for key in element.attrib})
+    del root.attrib["height"]  # it follows from the width and the viewBox
+    width = float(root.attrib["width"].removesuffix("pt"))
+    root.attrib |= {"role": "img", "aria-label": plot.title, "style": f"min-width: {SMALLEST * width:.0f}pt"}
+    return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def _own(plot: Plot, element: ET.Element, key: str) -> str:
+    """Give ids and references a prefix, and the plots' grey and its text the page's colours."""
+    value = element.attrib[key].replace("url(#", f"url(#{plot.name}-").replace(INK, "var(--plot-ink)")
+    if key == "id":
+        return f"{plot.name}-{value}"
+    if key == f"{{{XLINK}}}href":
+        return value.replace("#", f"#{plot.name}-", 1)
+    if element.tag == f"{{{SVG}}}text":  # a line may be paler than a word
+        return FILL.sub(r"\1color-mix(in srgb, \2 55%, var(--ink))", value)
+    return value
