@@ -1,9 +1,8 @@
 """An ablation as a figure: a bar a variant, in milliseconds a step."""
 
-import textwrap
 from typing import TYPE_CHECKING
 
-from flashmore.benchmark.plots.figure import INK, NAME, PANEL_INCHES, WHY_NOT, Record, dress, new_figure
+from flashmore.benchmark.plots.figure import INK, PANEL_INCHES, Record, dress_rows, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +48,6 @@ def _draw_variants(axes: "Axes", variants: list[Record]) -> None:
     seen: set[str] = set()
     for place, variant in enumerate(variants):
         if not variant["ok"]:
-            why_not = textwrap.shorten(variant["why_not"], WHY_NOT, placeholder=" …")
-            axes.text(0.02, place, why_not, transform=axes.get_yaxis_transform(), color=INK, va="center")
             continue
         step, kind = variant["step_ms"], variant["exactness"]
         label = None if kind in seen else kind
@@ -68,9 +65,6 @@ def _draw_variants(axes: "Axes", variants: list[Record]) -> None:
             va="center",
             fontsize=9,
         )
-    axes.set_yticks(range(len(variants)), [variant["name"][:NAME] for variant in variants])
-    axes.set_ylim(len(variants) - 0.4, -0.6)
-    axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
     if seen:
         axes.legend(frameon=False, labelcolor=INK, loc="lower right", fontsize=8)
-    dress(axes)
+    dress_rows(axes, variants)

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashmore.benchmark.plots.figure import INK, Record, Row, dress, look, new_figure
+from flashmore.benchmark.wording import MIB, SETTING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +18,23 @@ SLOPES_REACH = 16
 MARGIN = 1.5
 CLEARANCE = 1.7
 """Factor by which the reference slopes keep off the measured lines, where T is largest."""
-SETTING = ("B", "H", "D", "dtype", "causal")
+
+
+class Quantity(NamedTuple):
+    """What is drawn of a row."""
+
+    key: str
+    label: str
+    values: Callable[[Row], Sequence[float]]
+    """The line's value, and the ends of the band around it."""
+
+
+TIME = Quantity(
+    "time_ms",
+    "milliseconds, forward and backward",
+    lambda row: [row["time_ms"][name] for name in ("median", "low", "high")],
+)
+MEMORY = Quantity("peak_bytes", "peak MiB, forward and backward", lambda row: [row["peak_bytes"] / MIB] * 3)
 
 
 def time_plot(record: Record) -> "Figure":
@@ -26,7 +44,7 @@ def time_plot(record: Record) -> "Figure":
         record: of kind `attention`. A setting is a combination of B, H, D, dtype and causal or not; rows
             without a number are left out; bands are quartiles.
     """
-    return new_figure(*_grid_of(_settings(record)), lambda into: _draw_times(into, record))
+    return new_figure(*_grid_of(_settings(record)), partial(_draw_panels, record, TIME))
 
 
 def memory_plot(record: Record) -> "Figure":
@@ -35,7 +53,7 @@ def memory_plot(record: Record) -> "Figure":
     Args:
         record: of kind `attention`.
     """
-    return new_figure(*_grid_of(_settings(record)), lambda into: _draw_memory(into, record))
+    return new_figure(*_grid_of(_settings(record)), partial(_draw_panels, record, MEMORY))
 
 
 def attention_picture(record: Record) -> "Figure":
@@ -48,9 +66,9 @@ def attention_picture(record: Record) -> "Figure":
     beside = rows == columns == 1
 
     def draw(figure: "FigureBase") -> None:
-        times, memory = figure.subfigures(*((1, 2) if beside else (2, 1)), squeeze=False).flat
-        _draw_times(times, record)
-        _draw_memory(memory, record)
+        halves = figure.subfigures(*((1, 2) if beside else (2, 1)), squeeze=False).flat
+        for half, quantity in zip(halves, (TIME, MEMORY), strict=True):
+            _draw_panels(record, quantity, half)
 
     return new_figure(1 if beside else 2 * rows, 2 if beside else columns, draw)
 
@@ -65,60 +83,36 @@ def _grid_of(settings: Sequence[object]) -> tuple[int, int]:
     return -(-max(1, len(settings)) // columns), columns
 
 
-def _draw_times(figure: "FigureBase", record: Record) -> None:
-    def time(row: Row) -> tuple[float, float, float]:
-        return row["time_ms"]["median"], row["time_ms"]["low"], row["time_ms"]["high"]
-
-    _draw_panels(figure, record, time, "milliseconds, forward and backward")
-
-
-def _draw_memory(figure: "FigureBase", record: Record) -> None:
-    def mebibytes(row: Row) -> tuple[float, float, float]:
-        peak = row["peak_bytes"] / 2**20
-        return peak, peak, peak
-
-    _draw_panels(figure, record, mebibytes, "peak MiB, forward and backward", needs="peak_bytes")
-
-
-def _draw_panels(
-    figure: "FigureBase",
-    record: Record,
-    value: Callable[[Row], tuple[float, float, float]],
-    label: str,
-    needs: str = "time_ms",
-) -> None:
+def _draw_panels(record: Record, quantity: Quantity, figure: "FigureBase") -> None:
     settings = _settings(record)
-    rows, columns = _grid_of(settings)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    panels = figure.subplots(*_grid_of(settings), squeeze=False, sharey=True)
     lowest, highest = math.inf, 0.0
     for axes in panels.flat[len(settings) :]:
         axes.set_axis_off()
     if not settings:
         _say_nothing_here(panels[0, 0])
     for axes, setting in zip(panels.flat, settings, strict=False):
-        lines = {
-            backend: sorted((row["T"], *value(row)) for row in measured)
-            for backend, measured in _measured(record, setting, needs).items()
-        }
-        low, high = _draw_lines(axes, lines)
+        low, high = _draw_lines(axes, _measured(record, setting, quantity))
         lowest, highest = min(lowest, low), max(highest, high)
         B, H, D, dtype, causal = setting
         title = f"B {B} · H {H} · D {D} · {dtype} · {'causal' if causal else 'full'}"
         axes.set_title(title, loc="left", color=INK, fontsize=9)
     for axes in panels[:, 0]:
-        axes.set_ylabel(label)
+        axes.set_ylabel(quantity.label)
     if highest > 0:
         panels[0, 0].set_ylim(lowest / MARGIN, highest * MARGIN)
 
 
-def _measured(record: Record, setting: tuple[Any, ...], needs: str) -> dict[str, list[Row]]:
-    """The rows of one panel that have a number, by backend."""
-    found: dict[str, list[Row]] = {}
+def _measured(
+    record: Record, setting: tuple[Any, ...], quantity: Quantity
+) -> dict[str, list[tuple[float, ...]]]:
+    """The points of one panel by backend: T and the values, where there are any."""
+    found: dict[str, list[tuple[float, ...]]] = {}
     for row in record["rows"]:
         here = tuple(row[name] for name in SETTING) == setting
-        if here and row["pass"] == "both" and row["ok"] and row[needs]:
-            found.setdefault(row["backend"], []).append(row)
-    return found
+        if here and row["pass"] == "both" and row["ok"] and row[quantity.key]:
+            found.setdefault(row["backend"], []).append((row["T"], *quantity.values(row)))
+    return {backend: sorted(points) for backend, points in found.items()}
 
 
 def _draw_lines(axes: "Axes", lines: Mapping[str, Sequence[tuple[float, ...]]]) -> tuple[float, float]:

@@ -5,7 +5,8 @@ and in colours that can be read on white and on black, so that one figure serves
 text as text in an SVG, save under `matplotlib.rc_context({"svg.fonttype": "none"})`.
 """
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,18 @@ def new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]
     with mpl.rc_context({"text.parse_math": False}):  # names and reasons are text, dollar signs and all
         draw(figure)
     return figure
+
+
+def dress_rows(axes: "Axes", variants: Sequence[Row]) -> None:
+    """Give a panel a row for each variant from the top down, and say in it why one has no number."""
+    for place, variant in enumerate(variants):
+        if not variant["ok"]:
+            why_not = textwrap.shorten(variant["why_not"], WHY_NOT, placeholder=" …")
+            axes.text(0.02, place, why_not, transform=axes.get_yaxis_transform(), color=INK, va="center")
+    axes.set_yticks(range(len(variants)), [variant["name"][:NAME] for variant in variants])
+    axes.set_ylim(len(variants) - 0.5, -0.6)
+    axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
+    dress(axes)
 
 
 def dress(axes: "Axes") -> None:

@@ -1,20 +1,9 @@
 """A training step's time under each variant, every sample of it."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flashmore.benchmark.plots.figure import (
-    INK,
-    NAME,
-    PANEL_INCHES,
-    WHY_NOT,
-    Record,
-    Row,
-    dress,
-    look,
-    new_figure,
-)
+from flashmore.benchmark.plots.figure import INK, PANEL_INCHES, Record, Row, dress_rows, look, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,11 +34,9 @@ def _draw_steps(axes: "Axes", context: Row) -> None:
     variants = context["variants"]
     jitter = np.random.default_rng(0)
     for place, variant in enumerate(variants):
-        color, _ = look(variant["name"])
         if not variant["ok"]:
-            why_not = textwrap.shorten(variant["why_not"], WHY_NOT, placeholder=" …")
-            axes.text(0.02, place, why_not, transform=axes.get_yaxis_transform(), color=INK, va="center")
             continue
+        color, _ = look(variant["name"])
         samples = np.concatenate([np.asarray(block) for block in variant["samples_ms"]])
         heights = place + jitter.uniform(-0.22, 0.22, len(samples))
         axes.plot(samples, heights, ".", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
@@ -59,15 +46,12 @@ def _draw_steps(axes: "Axes", context: Row) -> None:
         axes.annotate(
             f"{step['median']:.2f} ms", (step["median"], place - 0.3), color=color, ha="center", fontsize=9
         )
-    axes.set_yticks(range(len(variants)), [variant["name"][:NAME] for variant in variants])
-    axes.set_ylim(len(variants) - 0.5, -0.6)
     title = f"T {context['context']:,} · batch {context['batch']}"
     axes.set_title(title, loc="left", color=INK, fontsize=9)
-    axes.grid(axis="x", color=INK, alpha=0.2, linewidth=0.6)
+    dress_rows(axes, variants)
     beyond = _show_the_bulk(axes, variants)
     cut_off = f" ({beyond} beyond)" if beyond else ""
     axes.set_xlabel(f"milliseconds a step, each sample a dot{cut_off}")
-    dress(axes)
 
 
 def _show_the_bulk(axes: "Axes", variants: Sequence[Row]) -> int:

@@ -8,20 +8,15 @@ from flashmore.benchmark.report.values import Record, Setting, Table, Told
 from flashmore.benchmark.wording import context_title, digits, machine, ratio_text, variant_cells
 
 
-def tell(record: Record, number: int) -> Told:
-    """The whole record.
-
-    Args:
-        record: of kind `ablation`.
-        number: of the record in this report.
-    """
+def tell(record: Record) -> Told:
+    """The whole record."""
     where, title = machine(record["environment"]), context_title(record)
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
     if variants:
         told = f"Milliseconds a training step on {where}, speed-up by speed-up"
         below = "A bar for each variant with its quartiles; the table below has the numbers."
-        plots.append(plot_of(ablation_plot(record), f"record-{number}-ablation", told, below))
+        plots.append(plot_of(ablation_plot(record), "ablation", told, below))
         caption = f"Speed-ups added one after the other: {title}, on {where}"
         settings.append(_setting(title, caption, variants, "added", "the one before / this"))
     if alone:

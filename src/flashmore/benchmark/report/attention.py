@@ -26,13 +26,8 @@ BELOW = (
 )
 
 
-def tell(record: Record, number: int) -> Told:
-    """The whole record.
-
-    Args:
-        record: of kind `attention`.
-        number: of the record in this report.
-    """
+def tell(record: Record) -> Told:
+    """The whole record."""
     where = machine(record["environment"])
     settings = [_setting(record, found, where) for found in record["crossovers"]]
     findings = [f"{setting.title}: {setting.conclusion}" for setting in settings] or ["Nothing was measured."]
@@ -41,7 +36,7 @@ def tell(record: Record, number: int) -> Told:
         "Memory is what a pass needs beyond its inputs. Errors are those of the output and of the gradients "
         "from float64, as a share of the error budget."
     )
-    return Told(findings, list(_plots(record, number, where)), settings, [note])
+    return Told(findings, list(_plots(record, where)), settings, [note])
 
 
 def _whole(rows: Sequence[Record]) -> list[Record]:
@@ -49,19 +44,20 @@ def _whole(rows: Sequence[Record]) -> list[Record]:
     return [row for row in rows if row["pass"] == "both" and row["ok"]]
 
 
-def _plots(record: Record, number: int, where: str) -> Iterator[Plot]:
+def _plots(record: Record, where: str) -> Iterator[Plot]:
     title = f"of forward and backward against T on {where}"
     if _whole(record["rows"]):
-        yield plot_of(time_plot(record), f"record-{number}-time", f"Time {title}", BELOW)
+        yield plot_of(time_plot(record), "time", f"Time {title}", BELOW)
     if any(row["peak_bytes"] for row in _whole(record["rows"])):
-        yield plot_of(memory_plot(record), f"record-{number}-memory", f"Peak memory {title}", BELOW)
+        yield plot_of(memory_plot(record), "memory", f"Peak memory {title}", BELOW)
 
 
 def _setting(record: Record, found: Record, where: str) -> Setting:
     rows, ratios = ([row for row in record[name] if same_setting(row, found)] for name in ("rows", "ratios"))
     title = setting_title(found)
     times = {
-        f"T {row['T']:,}: {row['backend']}, ms": digits(row["time_ms"]["median"]) for row in _whole(rows)
+        f"T {row['T']:,}: {row['backend']}, both passes, ms": digits(row["time_ms"]["median"])
+        for row in _whole(rows)
     }
     beside = {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": ratio_text(ratio) for ratio in ratios}
     crossover = {"fused wins from T =": "–" if found["T"] is None else f"{found['T']:,}"}

@@ -4,30 +4,21 @@ A report only formats: every number in it stands in a record, but for units.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from flashmore.benchmark.report import ablation, attention, choose, step
-from flashmore.benchmark.report.values import Record, Report, Section, Table, Told
+from flashmore.benchmark.report.values import Record, Report, Section, Table
 from flashmore.benchmark.wording import digits, machine
 
-
-class Kind(NamedTuple):
-    """How records of one kind are told."""
-
-    question: str
-    tell: Callable[[Record, int], Told]
-    beside: str = ""
-    """What tables of several records are about."""
-
-
 KINDS = {
-    "step": Kind("training step", step.tell, "Training steps"),
-    "ablation": Kind("ablation of speed-ups", ablation.tell, "Ablation of speed-ups"),
-    "attention": Kind("attention alone", attention.tell, "Attention alone, forward and backward"),
-    "choose": Kind("choice of a backend", choose.tell),
+    "step": ("training step", step.tell),
+    "ablation": ("ablation of speed-ups", ablation.tell),
+    "attention": ("attention alone", attention.tell),
+    "choose": ("choice of a backend", choose.tell),
 }
+"""What a record of a kind is about, and what reads it."""
 ENVIRONMENT = {
     "device": "computes on",
     "device_name": "device",
@@ -57,7 +48,7 @@ def report_on(records: Sequence[tuple[str, Record]]) -> Report:
         _section(number, printable(name), printable(record))
         for number, (name, record) in enumerate(records, start=1)
     ]
-    machines = dict.fromkeys(section.machine for section in sections)
+    machines = dict.fromkeys(machine(section.record["environment"]) for section in sections)
     title = f"flashmore: measured on {' and on '.join(machines)}"
     beside = [table for kind in KINDS for table in _side_by_side(kind, sections)]
     return Report(title, sections, _machines(sections), beside)
@@ -78,9 +69,9 @@ def printable(value: Any) -> Any:
 
 
 def _section(number: int, name: str, record: Record) -> Section:
-    kind, where = KINDS[record["kind"]], machine(record["environment"])
-    command = shlex.join(record["command"])
-    return Section(number, name, kind.question, where, command, record, kind.tell(record, number))
+    (question, tell), where = KINDS[record["kind"]], machine(record["environment"])
+    title, column = f"Record {number}: {question} on {where}", f"{number}: {where}"
+    return Section(number, name, question, title, column, shlex.join(record["command"]), record, tell(record))
 
 
 def _machines(sections: Sequence[Section]) -> Table:
@@ -138,9 +129,9 @@ def _columns(
 def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
     """What several records of one kind measured alike, and where their recipes differ."""
     sections = [section for section in every if section.record["kind"] == kind]
-    what = KINDS[kind].beside
-    if len(sections) < 2 or not what:
+    if len(sections) < 2:
         return
+    what = sections[0].question.capitalize()
     shared = _shared(sections)
     for title, rows in shared.items():
         caption = f"{what}, {title}: medians, and ratios with their 95 % intervals"

@@ -38,8 +38,11 @@ def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:
     Returns:
         The text, and the pictures by the names that it gives them.
     """
-    plots = [plot for section in report.sections for plot in section.told.plots]
-    pictures = {f"{stem}-{plot.name}.svg": plot.svg for plot in plots}
+    pictures = {
+        f"{stem}-record-{section.number}-{plot.name}.svg": plot.svg
+        for section in report.sections
+        for plot in section.told.plots
+    }
     return _render("page.md", report, escaped_for_markdown, stem=stem), pictures
 
 

@@ -20,20 +20,15 @@ from flashmore.benchmark.wording import (
 SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
 
 
-def tell(record: Record, number: int) -> Told:
-    """The whole record.
-
-    Args:
-        record: of kind `step`.
-        number: of the record in this report.
-    """
+def tell(record: Record) -> Told:
+    """The whole record."""
     where, recipe = machine(record["environment"]), record["recipe"]
     contexts = [record, *record["further_contexts"]]
     plots = []
     if any(map(_timed, contexts)):
         title = f"Milliseconds a training step on {where}"
         below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
-        plots.append(plot_of(step_plot(record), f"record-{number}-steps", title, below))
+        plots.append(plot_of(step_plot(record), "steps", title, below))
     sizes = ", ".join(f"{name} {recipe[name]}" for name in SIZES if name in recipe)
     settings = [_setting(found, f"on {where}; {sizes}") for found in contexts]
     findings = [finding for found in contexts for finding in _findings(found)]

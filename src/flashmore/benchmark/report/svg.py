@@ -34,8 +34,8 @@ def plot_of(figure: "Figure", name: str, title: str, description: str) -> Plot:
     return Plot(name, title, description, buffer.getvalue())
 
 
-def svg_element(plot: Plot) -> Markup:
-    """A plot as an `<svg>` element for a page."""
+def svg_element(plot: Plot, prefix: str) -> Markup:
+    """A plot as an `<svg>` element for a page, with ids that begin with a prefix."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(plot.svg)
@@ -43,20 +43,20 @@ def svg_element(plot: Plot) -> Markup:
     for element in root.iter():
         if element.get("id") not in referenced:
             element.attrib.pop("id", None)
-        element.attrib.update({key: _own(plot, element, key) for key in element.attrib})
+        element.attrib.update({key: _own(element, key, prefix) for key in element.attrib})
     del root.attrib["height"]  # it follows from the width and the viewBox
     width = float(root.attrib["width"].removesuffix("pt"))
     root.attrib |= {"role": "img", "aria-label": plot.title, "style": f"min-width: {SMALLEST * width:.0f}pt"}
     return Markup(ET.tostring(root, encoding="unicode"))
 
 
-def _own(plot: Plot, element: ET.Element, key: str) -> str:
+def _own(element: ET.Element, key: str, prefix: str) -> str:
     """Give ids and references a prefix, and the plots' grey and its text the page's colours."""
-    value = element.attrib[key].replace("url(#", f"url(#{plot.name}-").replace(INK, "var(--plot-ink)")
+    value = element.attrib[key].replace("url(#", f"url(#{prefix}").replace(INK, "var(--plot-ink)")
     if key == "id":
-        return f"{plot.name}-{value}"
+        return prefix + value
     if key == f"{{{XLINK}}}href":
-        return value.replace("#", f"#{plot.name}-", 1)
+        return value.replace("#", f"#{prefix}", 1)
     if element.tag == f"{{{SVG}}}text":  # a line may be paler than a word
         return FILL.sub(r"\1color-mix(in srgb, \2 55%, var(--ink))", value)
     return value

@@ -30,7 +30,7 @@ class Plot:
     """A plot in a form that both formats use."""
 
     name: str
-    """Letters and hyphens, different from that of every other plot of the report."""
+    """Letters, different from that of every other plot of the record."""
     title: str
     description: str
     svg: bytes
@@ -67,20 +67,12 @@ class Section:
     """Of its file."""
     question: str
     """What was measured."""
-    machine: str
+    title: str
+    column: str
+    """The heading of its column where records stand side by side."""
     command: str
     record: Record
     told: Told
-
-    @property
-    def title(self) -> str:
-        """Which record, which question, which machine."""
-        return f"Record {self.number}: {self.question} on {self.machine}"
-
-    @property
-    def column(self) -> str:
-        """The heading of its column where records stand side by side."""
-        return f"{self.number}: {self.machine}"
 
 
 @dataclass(frozen=True)
