@@ -212,6 +212,15 @@ def test_two_machines_stand_side_by_side_and_only_what_differs_is_marked() -> No
         assert page.count(marked) == 3
 
 
+def test_no_name_that_a_record_brings_hides_a_row_of_the_machines() -> None:
+    record = golden("step")
+    record["complete"] = False
+    record["environment"] |= {"whole": "yes", "system": "none"}
+    machines = tables_of(record)[0]
+    found = [(row[""], row[machines.columns[1]]) for row in machines.rows]
+    assert {("whole", "no: interrupted"), ("system", record["environment"]["os"])} <= set(found)
+
+
 def test_records_of_other_shapes_are_not_put_into_one_row() -> None:
     record = golden("step")
     other = elsewhere(record)

@@ -4,14 +4,16 @@ A report only formats: every number in it stands in a record, but for units.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from flashmore.benchmark.report import ablation, attention, choose, step
 from flashmore.benchmark.report.values import Record, Report, Section, Table
 from flashmore.benchmark.wording import digits, machine
 
+Row: TypeAlias = tuple[str, Sequence[str]]
+"""What a row is about, and the text of each record."""
 KINDS = {
     "step": ("training step", step.tell),
     "ablation": ("ablation of speed-ups", ablation.tell),
@@ -71,32 +73,35 @@ def printable(value: Any) -> Any:
 def _section(number: int, name: str, record: Record) -> Section:
     (question, tell), where = KINDS[record["kind"]], machine(record["environment"])
     title, column = f"Record {number}: {question} on {where}", f"{number}: {where}"
-    return Section(number, name, question, title, column, shlex.join(record["command"]), record, tell(record))
+    told, codes = tell(record), dict.fromkeys(warning["code"] for warning in record["warnings"])
+    glance = [*told.findings, *([f"Warnings, explained below: {', '.join(codes)}."] if codes else [])]
+    command = shlex.join(record["command"])
+    return Section(number, name, question, title, column, glance, command, record, told)
 
 
 def _machines(sections: Sequence[Section]) -> Table:
     """All that decides whether two numbers may be compared: a column a record, differing rows marked."""
     records = [section.record for section in sections]
-    rows = {
-        "file": [section.name for section in sections],
-        "question": [section.question for section in sections],
-        "measured": [record["created"].replace("T", " ").replace("+00:00", " UTC") for record in records],
-        "whole": ["yes" if record["complete"] else "no: interrupted" for record in records],
-    }
+    rows = [
+        ("file", [section.name for section in sections]),
+        ("question", [section.question for section in sections]),
+        ("measured", [record["created"].replace("T", " ").replace("+00:00", " UTC") for record in records]),
+        ("whole", ["yes" if record["complete"] else "no: interrupted" for record in records]),
+    ]
     told = {name for record in records for name in record["environment"]}
     names = [name for name in ENVIRONMENT if name in told]
-    environment = {
-        ENVIRONMENT.get(name, name): [
-            _environment_text(name, record["environment"].get(name)) for record in records
-        ]
+    environment = [
+        (ENVIRONMENT.get(name, name), [_text_of(name, record["environment"].get(name)) for record in records])
         for name in [*names, *sorted(told - {*names})]  # a newer record may tell more
-    }
+    ]
     marks = " Rows marked ≠ differ." if len(sections) > 1 else ""
-    caption = f"What each record was measured on.{marks}"
-    return _columns(caption, sections, rows | environment, differing=_differing(environment))
+    differing = [name for name, _ in _differing(environment)]
+    return _columns(
+        f"What each record was measured on.{marks}", sections, rows + environment, differing=differing
+    )
 
 
-def _environment_text(name: str, value: Any) -> str:
+def _text_of(name: str, value: Any) -> str:
     if value is None:
         return "–"
     if name == "memory_bytes":
@@ -108,21 +113,21 @@ def _environment_text(name: str, value: Any) -> str:
     return str(value)
 
 
-def _differing(rows: Mapping[str, Sequence[str]]) -> list[str]:
-    return [name for name, texts in rows.items() if len(set(texts)) > 1]
+def _differing(rows: Iterable[Row]) -> list[Row]:
+    return [(name, texts) for name, texts in rows if len(set(texts)) > 1]
 
 
 def _columns(
     caption: str,
     sections: Sequence[Section],
-    rows: Mapping[str, Sequence[str]],
+    rows: Iterable[Row],
     *,
     numbers: bool = False,
     differing: Sequence[str] = (),
 ) -> Table:
     """A table with a column for each record."""
     headings = ["", *(section.column for section in sections)]
-    cells = [dict(zip(headings, (name, *texts), strict=True)) for name, texts in rows.items()]
+    cells = [dict(zip(headings, (name, *texts), strict=True)) for name, texts in rows]
     return Table(caption, cells, headings[:1] if numbers else headings, differing)
 
 
@@ -135,17 +140,17 @@ def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
     shared = _shared(sections)
     for title, rows in shared.items():
         caption = f"{what}, {title}: medians, and ratios with their 95 % intervals"
-        yield _columns(caption, sections, rows, numbers=True)
+        yield _columns(caption, sections, rows.items(), numbers=True)
     if not shared:
         yield f"{what}: no two of these records measured the same shape."
         return
     recipes = [section.record.get("recipe", {}) for section in sections]
-    rows = {
-        name: [str(recipe.get(name, "–")) for recipe in recipes] for name in dict.fromkeys(chain(*recipes))
-    }
-    if differing := _differing(rows):
-        rows = {name: rows[name] for name in differing}
-        yield _columns("Where the recipes of these records differ.", sections, rows, differing=differing)
+    recipe_rows = [
+        (name, [str(recipe.get(name, "–")) for recipe in recipes]) for name in dict.fromkeys(chain(*recipes))
+    ]
+    if differing := _differing(recipe_rows):
+        caption = "Where the recipes of these records differ."
+        yield _columns(caption, sections, differing, differing=[name for name, _ in differing])
 
 
 def _shared(sections: Sequence[Section]) -> dict[str, dict[str, list[str]]]:

@@ -70,6 +70,8 @@ class Section:
     title: str
     column: str
     """The heading of its column where records stand side by side."""
+    glance: Sequence[str]
+    """What to know of it first."""
     command: str
     record: Record
     told: Told
