@@ -55,7 +55,7 @@ def pages(*records: Record) -> tuple[str, str]:
 def tables_of(*records: Record) -> list[Table]:
     """The table of machines, those of several records, and those of each record."""
     report = report_on([(f"{number}.json", record) for number, record in enumerate(records, 1)])
-    own = [setting.table for section in report.sections for setting in section.told.settings]
+    own = [setting.table for section in report.sections for setting in section.summary.settings]
     beside = [table for table in report.side_by_side if isinstance(table, Table)]
     return [report.machines, *beside, *own]
 

@@ -1,28 +1,28 @@
-"""What a record of kind `ablation` says."""
+"""The summary of a record of kind `ablation`."""
 
 from collections.abc import Sequence
 
 from flashmore.benchmark.plots.ablation import ablation_plot
 from flashmore.benchmark.report.svg import plot_of
-from flashmore.benchmark.report.values import Record, Setting, Table, Told
+from flashmore.benchmark.report.values import Record, Setting, Summary, Table
 from flashmore.benchmark.wording import context_title, digits, machine, ratio_text, variant_cells
 
 
-def tell(record: Record) -> Told:
-    """The whole record."""
+def summarize(record: Record) -> Summary:
+    """All that a report shows of the record."""
     where, title = machine(record["environment"]), context_title(record)
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
     if variants:
-        told = f"Milliseconds a training step on {where}, speed-up by speed-up"
+        heading = f"Milliseconds a training step on {where}, speed-up by speed-up"
         below = "A bar for each variant with its quartiles; the table below has the numbers."
-        plots.append(plot_of(ablation_plot(record), "ablation", told, below))
+        plots.append(plot_of(ablation_plot(record), "ablation", heading, below))
         caption = f"Speed-ups added one after the other: {title}, on {where}"
         settings.append(_setting(title, caption, variants, "added", "the one before / this"))
     if alone:
         caption = f"All together but one: {title}, on {where}"
         settings.append(_setting(f"{title}, each left out alone", caption, alone, "left out", "all / this"))
-    return Told(_findings(variants), plots, settings, _remarks(record))
+    return Summary(_findings(variants), plots, settings, _remarks(record))
 
 
 def _timed(variants: Sequence[Record]) -> list[Record]:
@@ -35,12 +35,12 @@ def _findings(timed: Sequence[Record]) -> list[str]:
         return ["Nothing to compare: fewer than two variants were timed."]
     last = timed[-1]
     together = f"{' + '.join(last['speedups'])}: {ratio_text(last['ratio'])} times as fast as the plain loop."
-    told = [together]
+    findings = [together]
     for variant in timed[1:]:
         ratio, exactness = variant["ratio_before"], variant["exactness"]
         verdict = f"{ratio_text(ratio)}: {ratio['verdict']}"
-        told.append(f"{variant['name']} after {ratio['of']}: {verdict}; {exactness}.")
-    return told
+        findings.append(f"{variant['name']} after {ratio['of']}: {verdict}; {exactness}.")
+    return findings
 
 
 def _remarks(record: Record) -> list[str]:
@@ -56,11 +56,11 @@ def _remarks(record: Record) -> list[str]:
 
 def _setting(title: str, caption: str, timed: Sequence[Record], first: str, before: str) -> Setting:
     names = {"name": first, "before": before}
-    rows, beside = [], {}
+    rows, comparable = [], {}
     for variant in timed:
         cells = variant_cells(variant, added=first == "added")
         rows.append({names.get(column, column): text for column, text in cells.items()})
-        beside[f"{variant['name']}, ms"] = digits(variant["step_ms"]["median"])
+        comparable[f"{variant['name']}, ms"] = digits(variant["step_ms"]["median"])
         if variant["ratio"] is not None:
-            beside[f"none / {variant['name']}"] = ratio_text(variant["ratio"])
-    return Setting(title, Table(caption, rows, words=[first, "verdict", "answers"]), beside=beside)
+            comparable[f"none / {variant['name']}"] = ratio_text(variant["ratio"])
+    return Setting(title, Table(caption, rows, words=[first, "verdict", "answers"]), comparable=comparable)

@@ -1,10 +1,10 @@
-"""What a record of kind `attention` says."""
+"""The summary of a record of kind `attention`."""
 
 from collections.abc import Iterator, Sequence
 
 from flashmore.benchmark.plots.attention import memory_plot, time_plot
 from flashmore.benchmark.report.svg import plot_of
-from flashmore.benchmark.report.values import Plot, Record, Setting, Table, Told
+from flashmore.benchmark.report.values import Plot, Record, Setting, Summary, Table
 from flashmore.benchmark.wording import (
     MIB,
     crossover_sentence,
@@ -26,8 +26,8 @@ BELOW = (
 )
 
 
-def tell(record: Record) -> Told:
-    """The whole record."""
+def summarize(record: Record) -> Summary:
+    """All that a report shows of the record."""
     where = machine(record["environment"])
     settings = [_setting(record, found, where) for found in record["crossovers"]]
     findings = [f"{setting.title}: {setting.conclusion}" for setting in settings] or ["Nothing was measured."]
@@ -36,7 +36,7 @@ def tell(record: Record) -> Told:
         "Memory is what a pass needs beyond its inputs. Errors are those of the output and of the gradients "
         "from float64, as a share of the error budget."
     )
-    return Told(findings, list(_plots(record, where)), settings, [note])
+    return Summary(findings, list(_plots(record, where)), settings, [note])
 
 
 def _whole(rows: Sequence[Record]) -> list[Record]:
@@ -59,14 +59,14 @@ def _setting(record: Record, found: Record, where: str) -> Setting:
         f"T {row['T']:,}: {row['backend']}, both passes, ms": digits(row["time_ms"]["median"])
         for row in _whole(rows)
     }
-    beside = {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": ratio_text(ratio) for ratio in ratios}
+    quotients = {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": ratio_text(ratio) for ratio in ratios}
     crossover = {"fused wins from T =": "–" if found["T"] is None else f"{found['T']:,}"}
     return Setting(
         title,
         Table(f"Attention alone on {where}: {title}; times are medians", _cells(rows, ratios), WORDS),
         crossover_sentence(found["T"], ratios),
         left_out(rows),
-        times | beside | crossover,
+        times | quotients | crossover,
     )
 
 

@@ -1,11 +1,11 @@
-"""What a record of kind `choose` says."""
+"""The summary of a record of kind `choose`."""
 
-from flashmore.benchmark.report.values import Record, Setting, Table, Told
+from flashmore.benchmark.report.values import Record, Setting, Summary, Table
 from flashmore.benchmark.wording import digits, machine, quartiles
 
 
-def tell(record: Record) -> Told:
-    """The whole record; it has no plot."""
+def summarize(record: Record) -> Summary:
+    """All that a report shows of the record; there is no plot."""
     B, H, T, D = record["problem"]["shape"]
     title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
@@ -18,6 +18,6 @@ def tell(record: Record) -> Told:
         else:
             rows.append({"backend": name, "ms": digits(time["median"]), "quartiles": quartiles(time)})
     caption = f"Forward and backward once on {machine(record['environment'])}: medians"
-    beside = {f"{row['backend']}, ms": row["ms"] for row in rows}
-    setting = Setting(title, Table(caption, rows, words=["backend"]), conclusion, missing, beside)
-    return Told([f"{title}: {conclusion}"], [], [setting])
+    comparable = {f"{row['backend']}, ms": row["ms"] for row in rows}
+    setting = Setting(title, Table(caption, rows, words=["backend"]), conclusion, missing, comparable)
+    return Summary([f"{title}: {conclusion}"], [], [setting])

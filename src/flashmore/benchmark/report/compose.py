@@ -15,12 +15,12 @@ from flashmore.benchmark.wording import digits, machine
 Row: TypeAlias = tuple[str, Sequence[str]]
 """What a row is about, and the text of each record."""
 KINDS = {
-    "step": ("training step", step.tell),
-    "ablation": ("ablation of speed-ups", ablation.tell),
-    "attention": ("attention alone", attention.tell),
-    "choose": ("choice of a backend", choose.tell),
+    "step": ("training step", step.summarize),
+    "ablation": ("ablation of speed-ups", ablation.summarize),
+    "attention": ("attention alone", attention.summarize),
+    "choose": ("choice of a backend", choose.summarize),
 }
-"""What a record of a kind is about, and what reads it."""
+"""By the kind of a record: what it answers, and the function that summarizes it."""
 ENVIRONMENT = {
     "device": "computes on",
     "device_name": "device",
@@ -52,8 +52,8 @@ def report_on(records: Sequence[tuple[str, Record]]) -> Report:
     ]
     machines = dict.fromkeys(machine(section.record["environment"]) for section in sections)
     title = f"flashmore: measured on {' and on '.join(machines)}"
-    beside = [table for kind in KINDS for table in _side_by_side(kind, sections)]
-    return Report(title, sections, _machines(sections), beside)
+    side_by_side = [table for kind in KINDS for table in _side_by_side(kind, sections)]
+    return Report(title, sections, _machines(sections), side_by_side)
 
 
 def printable(value: Any) -> Any:
@@ -71,12 +71,12 @@ def printable(value: Any) -> Any:
 
 
 def _section(number: int, name: str, record: Record) -> Section:
-    (question, tell), where = KINDS[record["kind"]], machine(record["environment"])
+    (question, summarize), where = KINDS[record["kind"]], machine(record["environment"])
     title, column = f"Record {number}: {question} on {where}", f"{number}: {where}"
-    told, codes = tell(record), dict.fromkeys(warning["code"] for warning in record["warnings"])
-    glance = [*told.findings, *([f"Warnings, explained below: {', '.join(codes)}."] if codes else [])]
+    summary, codes = summarize(record), dict.fromkeys(warning["code"] for warning in record["warnings"])
+    glance = [*summary.findings, *([f"Warnings, explained below: {', '.join(codes)}."] if codes else [])]
     command = shlex.join(record["command"])
-    return Section(number, name, question, title, column, glance, command, record, told)
+    return Section(number, name, question, title, column, glance, command, record, summary)
 
 
 def _machines(sections: Sequence[Section]) -> Table:
@@ -88,11 +88,11 @@ def _machines(sections: Sequence[Section]) -> Table:
         ("measured", [record["created"].replace("T", " ").replace("+00:00", " UTC") for record in records]),
         ("whole", ["yes" if record["complete"] else "no: interrupted" for record in records]),
     ]
-    told = {name for record in records for name in record["environment"]}
-    names = [name for name in ENVIRONMENT if name in told]
+    present = {name for record in records for name in record["environment"]}
+    names = [name for name in ENVIRONMENT if name in present]
     environment = [
         (ENVIRONMENT.get(name, name), [_text_of(name, record["environment"].get(name)) for record in records])
-        for name in [*names, *sorted(told - {*names})]  # a newer record may tell more
+        for name in [*names, *sorted(present - {*names})]  # a newer record may hold more
     ]
     marks = " Rows marked ≠ differ." if len(sections) > 1 else ""
     differing = [name for name, _ in _differing(environment)]
@@ -155,7 +155,10 @@ def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
 
 def _shared(sections: Sequence[Section]) -> dict[str, dict[str, list[str]]]:
     """By setting and name, the values of every record; of settings that more than one of them measured."""
-    records = [{one.title: one.beside for one in section.told.settings if one.beside} for section in sections]
+    records = [
+        {one.title: one.comparable for one in section.summary.settings if one.comparable}
+        for section in sections
+    ]
     tables = {}
     for title in dict.fromkeys(chain(*records)):
         found = [record.get(title, {}) for record in records]

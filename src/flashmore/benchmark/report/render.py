@@ -41,7 +41,7 @@ def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:
     pictures = {
         f"{stem}-record-{section.number}-{plot.name}.svg": plot.svg
         for section in report.sections
-        for plot in section.told.plots
+        for plot in section.summary.plots
     }
     return _render("page.md", report, escaped_for_markdown, stem=stem), pictures
 

@@ -1,8 +1,8 @@
-"""What a record of kind `step` says."""
+"""The summary of a record of kind `step`."""
 
 from flashmore.benchmark.plots.step import step_plot
 from flashmore.benchmark.report.svg import plot_of
-from flashmore.benchmark.report.values import Record, Setting, Table, Told
+from flashmore.benchmark.report.values import Record, Setting, Summary, Table
 from flashmore.benchmark.wording import (
     MIB,
     context_title,
@@ -20,8 +20,8 @@ from flashmore.benchmark.wording import (
 SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
 
 
-def tell(record: Record) -> Told:
-    """The whole record."""
+def summarize(record: Record) -> Summary:
+    """All that a report shows of the record."""
     where, recipe = machine(record["environment"]), record["recipe"]
     contexts = [record, *record["further_contexts"]]
     plots = []
@@ -32,7 +32,7 @@ def tell(record: Record) -> Told:
     sizes = ", ".join(f"{name} {recipe[name]}" for name in SIZES if name in recipe)
     settings = [_setting(found, f"on {where}; {sizes}") for found in contexts]
     findings = [finding for found in contexts for finding in _findings(found)]
-    return Told(findings, plots, settings, [seed_experiment_sentence()])
+    return Summary(findings, plots, settings, [seed_experiment_sentence()])
 
 
 def _timed(found: Record) -> list[Record]:
@@ -41,26 +41,26 @@ def _timed(found: Record) -> list[Record]:
 
 def _findings(found: Record) -> list[str]:
     """One sentence for each ratio, or that there is none."""
-    told = []
+    findings = []
     for ratio in found["ratios"]:
         verdict = ratio["verdict"]
         verdict = verdict if verdict == "no difference" else f"{ratio['to']} is {verdict}"
-        told.append(
+        findings.append(
             f"{ratio['of']} / {ratio['to']} = {ratio['value']:.3f} (95 %: {interval(ratio)}): {verdict}"
         )
-    return [f"{context_title(found)}: {finding}." for finding in told or ["nothing to compare"]]
+    return [f"{context_title(found)}: {finding}." for finding in findings or ["nothing to compare"]]
 
 
 def _setting(found: Record, where: str) -> Setting:
     title, share = context_title(found), found["attention_share"]
     missing = [variant for variant in found["variants"] if not variant["ok"]]
     remarks = [f"left out: {variant['name']}: {variant['why_not']}" for variant in missing]
-    beside = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in _timed(found)}
-    beside |= {f"{ratio['of']} / {ratio['to']}": ratio_text(ratio) for ratio in found["ratios"]}
+    comparable = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in _timed(found)}
+    comparable |= {f"{ratio['of']} / {ratio['to']}": ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
-        beside["attention's share"] = f"{100 * share:.0f} %"
+        comparable["attention's share"] = f"{100 * share:.0f} %"
     table = Table(f"One training step at {title} {where}", _cells(found), words=["attention", "verdict"])
-    return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], beside)
+    return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], comparable)
 
 
 def _cells(found: Record) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ REFERENCE = re.compile(r'(?:url\(|href=")#([^)"]+)')
 FILL = re.compile(r"(fill: )(#\w+)")
 SMALLEST = 0.75
 """A plot may shrink to this share of its size before its frame scrolls; below, its text cannot be read."""
+# They would change with the day and with matplotlib's version.
 NO_METADATA: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 

@@ -44,13 +44,13 @@ class Setting:
     table: Table
     conclusion: str = ""
     remarks: Sequence[str] = ()
-    beside: Mapping[str, str] = field(default_factory=dict)
+    comparable: Mapping[str, str] = field(default_factory=dict)
     """What of it can stand beside other records of the same setting, by name."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a record says, whatever its kind."""
+class Summary:
+    """What a report shows of a record, whatever its kind."""
 
     findings: Sequence[str]
     plots: Sequence[Plot]
@@ -74,7 +74,7 @@ class Section:
     """What to know of it first."""
     command: str
     record: Record
-    told: Told
+    summary: Summary
 
 
 @dataclass(frozen=True)
