@@ -14,40 +14,37 @@ from typing import Any
 
 from torch import Tensor
 
-from flashmore.data.batches import encode_items
-from flashmore.training.batch import Batch
-from flashmore.training.graph import FlatStep
-from flashmore.training.plan import settle_speed
-from flashmore.training.recipe import recipe_for
-from flashmore.training.setting import settle
-from flashmore.training.trainer import Trainer
+from flashmore.config import TrainConfig
+from flashmore.training.corpus import example_data, read_corpus
+from flashmore.training.dataset import Batch
+from flashmore.training.resolve import resolve, resolve_device
 from makemore_model import import_makemore, their_model, their_name
 
 
 def main() -> None:
     """Compare the first batch's gradients."""
     script, names = Path(sys.argv[1]), Path(sys.argv[2])
-    recipe = replace(recipe_for("transformer", "makemore"), file=names, split="makemore", device="cpu")
-    recipe = replace(recipe, speedups=("exact",))
-    setting = settle(recipe)
-    data = encode_items(setting.split.train, setting.vocabulary, setting.config.block_size, setting.device)
-    plan = settle_speed(recipe, setting.config, setting.device, data)
-    trainer = plan.trainer(data)
-    step = trainer.step
-    assert isinstance(step, FlatStep), plan.notes
-    theirs = their_model(import_makemore(script), trainer.model, plan.config)
+    config = replace(TrainConfig(preset="makemore"), file=names, split="makemore", device="cpu")
+    config = replace(config, speedups=("exact",))
+    corpus = read_corpus(config)
+    resolved = resolve(config, corpus, resolve_device(config.device))
+    data = example_data(corpus, config, resolved.model_config, resolved.device)
+    trainer = resolved.trainer(data)
+    theirs = their_model(import_makemore(script), trainer.model, resolved.model_config)
     # The same names as rows: what makemore is given.
-    rows = Trainer(plan.recipe, plan.config, data, plan.device).batch(0)
+    rows = data.batch(0)
     expected = their_gradients(theirs, rows)
-    trainer.advance()
-    ours = step.views(step.state_dict()["mean"] / (1 - recipe.beta1))
+    trainer.train_step()
+    moments = trainer.step.state_dict()
+    parameters = [name for name, _ in trainer.model.named_parameters()]
+    ours = {name: moments[f"exp_avg.{name}"] / (1 - config.beta1) for name in parameters}
     worst = {}
     for name, gradient in ours.items():
         theirs_too = expected[their_name(name)]
         worst[name] = float((gradient - theirs_too).abs().max() / theirs_too.abs().max())
     tensor = max(worst, key=lambda name: worst[name])
     document = {"worst": worst[tensor], "tensor": tensor, "tensors": len(worst)}
-    print(json.dumps(document | {"speedups": plan.speedups.names}))
+    print(json.dumps(document | {"speedups": resolved.speedups.names}))
 
 
 def their_gradients(model: Any, batch: Batch) -> dict[str, Tensor]:

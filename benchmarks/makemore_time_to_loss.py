@@ -2,7 +2,7 @@
 
 makemore trains `--their-steps` steps unchanged; its seconds are those of its steps up to the evaluation with
 its best test loss, as it prints them (every tenth step stands for ten), without evaluation and sampling. Ours
-trains the default recipe in `--our-steps` steps; its seconds are all of them, with compiling. If the test
+trains the default config in `--our-steps` steps; its seconds are all of them, with compiling. If the test
 loss of ours is not as good as makemore's best, there is no number. makemore prints a mean over batches
 of 100 names, ours is over all characters.
 """
@@ -70,7 +70,7 @@ def train_makemore(options: Options, folder: Path) -> dict[str, Any]:
 
 
 def train_flashmore(options: Options, folder: Path, seed: int) -> dict[str, Any]:
-    """Run our default recipe; its test losses, its steps and the seconds of all of them."""
+    """Run our default config; its test losses, its steps and the seconds of all of them."""
     words = ["-m", "flashmore", "train", str(options.names), "--json"]
     words += ["--split", "makemore", "--device", "cpu"]
     words += ["--seed", str(seed), "--max-steps", str(options.our_steps)]

@@ -17,8 +17,8 @@ from typing import Any
 import tyro
 
 from comparison import run_python
+from flashmore.config import Preset
 from flashmore.errors import FlashmoreError
-from flashmore.training.recipe import Preset
 
 TOLD = ("test_loss", "test_loss_unleaked", "train_seconds", "step_ms", "steps", "parameters")
 

@@ -22,15 +22,13 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from flashmore.benchmark.attention.flops import attention_flops
-from flashmore.data.batches import Sequences, encode_items
-from flashmore.data.windows import Windows
+from flashmore.config import Preset, TrainConfig
 from flashmore.errors import FlashmoreError
 from flashmore.measuring.result import as_text
 from flashmore.models.config import ModelConfig
-from flashmore.training.plan import Plan, settle_speed
-from flashmore.training.recipe import Preset, recipe_for
-from flashmore.training.setting import settle
-from flashmore.training.text import random_windows, settle_text
+from flashmore.training.corpus import example_data, read_corpus
+from flashmore.training.dataset import Dataset
+from flashmore.training.resolve import Resolved, resolve, resolve_device
 from flashmore.training.trainer import Trainer
 
 GROUPS = {
@@ -48,7 +46,7 @@ class Options:
     """Hold a training step against the time of its matrix products."""
 
     preset: Preset = "makemore"
-    """The recipe."""
+    """The config."""
     data: Path | None = None
     """Names, one a line; none means the built-in ones. Of a long text the sizes alone matter."""
     split: str = "80/10/10"
@@ -84,43 +82,42 @@ def main() -> int:
 def measure(options: Options) -> dict[str, Any]:
     """Floor and step in turn, and the profile."""
     torch.set_num_threads(options.threads)
-    plan, data, config = _plan(options)
-    trainer = plan.trainer(data)
+    resolved, data = _resolved(options)
+    model_config = resolved.model_config
+    trainer = resolved.trainer(data)
     tokens = _tokens(trainer)
     products, products_gflop = _products(trainer.model, tokens)
-    gflop = products_gflop + _attention_gflop(trainer, config)
+    gflop = products_gflop + _attention_gflop(trainer, model_config)
     for _ in range(ROUNDS):  # compiling, caches, clocks
-        trainer.advance().item()
+        trainer.train_step().item()
     steps, floors = [], []
     for _ in range(ROUNDS):
         floors += _times_ms(products, 5)
-        steps += _times_ms(lambda: trainer.advance().item(), 5)
+        steps += _times_ms(lambda: trainer.train_step().item(), 5)
     rate = 1000 * products_gflop / min(floors)
     floor_ms = 1000 * gflop / rate
     return {
         "preset": options.preset,
-        "speedups": plan.speedups.names,
+        "speedups": resolved.speedups.names,
         "threads": options.threads,
         "tokens": tokens,
         "step_ms": statistics.median(steps),
         "floor": {"ms": floor_ms, "gflop": gflop, "gflop_per_s": rate},
         "gap": statistics.median(steps) / floor_ms,
-        "profile_ms": _profile(plan, data),
+        "profile_ms": _profile(resolved, data),
     }
 
 
-def _plan(options: Options) -> tuple[Plan, Sequences | Windows, ModelConfig]:
-    recipe = recipe_for("transformer", options.preset)
-    recipe = replace(recipe, device="cpu", speedups=options.speedups, threads=options.threads)
-    data: Sequences | Windows
-    if recipe.mode == "text":
-        text = settle_text(replace(recipe, vocab_size=recipe.vocab_size or 65))
-        config, device, data = text.config, text.device, random_windows(text.config, text.device)
+def _resolved(options: Options) -> tuple[Resolved, Dataset]:
+    config = TrainConfig(preset=options.preset)
+    config = replace(config, device="cpu", speedups=options.speedups, threads=options.threads)
+    if config.mode == "text":  # random ids
+        config = replace(config, vocab_size=config.vocab_size or 65)
     else:
-        setting = settle(replace(recipe, file=options.data, split=options.split))
-        config, device = setting.config, setting.device
-        data = encode_items(setting.split.train, setting.vocabulary, config.block_size, device)
-    return settle_speed(recipe, config, device, data), data, config
+        config = replace(config, file=options.data, split=options.split)
+    corpus = read_corpus(config)
+    resolved = resolve(config, corpus, resolve_device("cpu"))
+    return resolved, example_data(corpus, config, resolved.model_config, resolved.device)
 
 
 def _tokens(trainer: Trainer) -> int:
@@ -146,16 +143,16 @@ def _products(model: nn.Module, tokens: int) -> tuple[Callable[[], object], floa
     return torch.no_grad()(run), flop / 1e9
 
 
-def _attention_gflop(trainer: Trainer, config: ModelConfig) -> float:
+def _attention_gflop(trainer: Trainer, model_config: ModelConfig) -> float:
     """Of all layers, forward and backward, over real characters."""
     batch = trainer.batch(0)
     segments = batch.segments
     lengths = (
         [batch.ids.size(1)] * len(batch.ids) if segments is None else segments.cu_seqlens.diff().tolist()
     )
-    D = config.n_embd // config.n_head
-    one = (attention_flops(1, config.n_head, T, T, D, causal=True, which="both") for T in lengths)
-    return config.n_layer * sum(one) / 1e9
+    D = model_config.n_embd // model_config.n_head
+    one = (attention_flops(1, model_config.n_head, T, T, D, causal=True, which="both") for T in lengths)
+    return model_config.n_layer * sum(one) / 1e9
 
 
 def _times_ms(run: Callable[[], object], count: int) -> list[float]:
@@ -167,15 +164,15 @@ def _times_ms(run: Callable[[], object], count: int) -> list[float]:
     return times
 
 
-def _profile(plan: Plan, data: Sequences | Windows) -> dict[str, float]:
+def _profile(resolved: Resolved, data: Dataset) -> dict[str, float]:
     """Milliseconds a step by group, with the compiler's kernels named one by one."""
     torch._inductor.config.cpp.enable_kernel_profile = True
-    trainer = plan.trainer(data)
+    trainer = resolved.trainer(data)
     for _ in range(PROFILED):
-        trainer.advance().item()
+        trainer.train_step().item()
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         for _ in range(PROFILED):
-            trainer.advance().item()
+            trainer.train_step().item()
     groups = dict.fromkeys((*GROUPS, "other"), 0.0)
     for event in profiler.key_averages():
         name = next((group for group, parts in GROUPS.items() if any(p in event.key for p in parts)), "other")

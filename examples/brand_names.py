@@ -9,7 +9,7 @@ used are those that did best on the names that were kept from it.
 import tempfile
 from pathlib import Path
 
-from flashmore import GenerateOptions, Recipe, Run, generate, train
+from flashmore import GenerateOptions, Run, TrainConfig, generate, train
 
 BRANDS = """
     Alvora Arvento Belvine Brightly Calvera Cordana Corvia Davento Delmara Dovira Elvanto Emberly Envira
@@ -25,7 +25,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "brands.txt")
         file.write_text("\n".join(BRANDS.split()), encoding="utf-8")
-        recipe = Recipe(
+        config = TrainConfig(
             file,
             n_layer=2,
             n_embd=32,
@@ -35,7 +35,7 @@ def main() -> None:
             warmup_steps=20,
             device="cpu",
         )
-        result = train(recipe, Path(folder, "run"))
+        result = train(config, Path(folder, "run"))
         made = generate(
             Run.open(result.run), GenerateOptions(count=10, new_only=True, temperature=0.7, seed=1)
         )

@@ -10,13 +10,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from flashmore import FlashmoreError, GenerateOptions, Run, generate, recipe_for, score, train
+from flashmore import FlashmoreError, GenerateOptions, Run, TrainConfig, generate, score, train
 
 
 def tell(folder: Path) -> None:
     """The built-in names, learned by a small WaveNet in a few seconds."""
-    recipe = replace(recipe_for("wavenet"), n_embd=32, max_steps=100, eval_interval=50)
-    result = train(recipe, folder)
+    config = replace(TrainConfig(model="wavenet"), n_embd=32, max_steps=100, eval_interval=50)
+    result = train(config, folder)
     print(
         f"{result.model}: {result.parameters:,} parameters, test loss {result.test_loss:.2f} nats a character"
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from flashmore import FlashmoreError, Recipe, Run, resume, train
+from flashmore import FlashmoreError, Run, TrainConfig, resume, train
 
-RECIPE = Recipe(
+RECIPE = TrainConfig(
     n_layer=1, n_embd=32, dropout=0.1, max_steps=40, warmup_steps=5, eval_interval=20, device="cpu"
 )
 
@@ -35,7 +35,7 @@ class PressCtrlC:
 
 
 def main() -> None:
-    """Train twice with the same recipe, once with an interruption, and compare all weights bit for bit."""
+    """Train twice with the same config, once with an interruption, and compare all weights bit for bit."""
     with tempfile.TemporaryDirectory() as folder:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
         train(RECIPE, whole)

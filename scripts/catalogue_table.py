@@ -2,7 +2,7 @@
 
 from flashmore.speedups import CATALOGUE, Entry
 
-HEAD = "| name | what | where the time goes without it | devices | exactness | costs | shown by |"
+HEAD = "| name | what | where the time goes without it | how | devices | exactness | costs | shown by |"
 
 
 def table() -> str:
@@ -16,6 +16,7 @@ def _row(name: str, entry: Entry) -> str:
         f"`{name}`",
         f"[{entry.title}]({entry.page})",
         entry.why,
+        f"`{entry.how(name)}`" if not entry.always else "always on",
         ", ".join(entry.devices),
         entry.exactness,
         entry.costs,

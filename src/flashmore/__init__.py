@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flashmore.backends.contract import attention, describe_call
     from flashmore.backends.explain import explain
+    from flashmore.config import TrainConfig
     from flashmore.errors import FlashmoreError
     from flashmore.generation.options import GenerateOptions
     from flashmore.generation.sample import generate
@@ -16,21 +17,19 @@ if TYPE_CHECKING:
     from flashmore.rules.call import AttentionCall
     from flashmore.runs import Run
     from flashmore.training.loop import resume, train
-    from flashmore.training.recipe import Recipe, recipe_for
     from flashmore.upgrade.find import find_sites
 
 __all__ = [
     "AttentionCall",
     "FlashmoreError",
     "GenerateOptions",
-    "Recipe",
     "Run",
+    "TrainConfig",
     "attention",
     "describe_call",
     "explain",
     "find_sites",
     "generate",
-    "recipe_for",
     "resume",
     "score",
     "train",
@@ -39,7 +38,7 @@ __all__ = [
 _HOMES = {
     "FlashmoreError": "flashmore.errors",
     "GenerateOptions": "flashmore.generation.options",
-    "Recipe": "flashmore.training.recipe",
+    "TrainConfig": "flashmore.config",
     "Run": "flashmore.runs",
     "AttentionCall": "flashmore.rules.call",
     "attention": "flashmore.backends.contract",
@@ -47,7 +46,6 @@ _HOMES = {
     "explain": "flashmore.backends.explain",
     "find_sites": "flashmore.upgrade.find",
     "generate": "flashmore.generation.sample",
-    "recipe_for": "flashmore.training.recipe",
     "resume": "flashmore.training.loop",
     "score": "flashmore.generation.score",
     "train": "flashmore.training.loop",

@@ -6,7 +6,7 @@
     ├── Interrupted         exit 130 Ctrl-C; what was done so far is saved
     └── UsageError          exit 2   wrong use or bad input
         ├── DataError       exit 2   a file that nothing can be learned from
-        ├── RecipeError     exit 2   sizes or options that cannot go together
+        ├── ConfigError     exit 2   sizes or options that cannot go together
         ├── RunError        exit 2   a folder that is no run, or a damaged one
         └── BackendUnavailable  exit 2   an attention backend that cannot run here
 
@@ -61,7 +61,7 @@ class DataError(UsageError):
     """The data cannot be learned from: missing, empty, binary, wrongly encoded, too small, too long."""
 
 
-class RecipeError(UsageError):
+class ConfigError(UsageError):
     """Sizes or options that cannot go together, such as heads that do not divide the channels."""
 
 

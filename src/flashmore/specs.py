@@ -16,7 +16,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.rules.call import AttentionCall
 from flashmore.rules.cautions import CAUTIONS
 from flashmore.rules.rule import Reason, Rule
@@ -54,13 +54,13 @@ class _Spec:
         """Import the code.
 
         Raises:
-            RecipeError: there is no such module or attribute.
+            ConfigError: there is no such module or attribute.
         """
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise RecipeError(f"the code at {self.target}", str(error), "an installed package") from error
+            raise ConfigError(f"the code at {self.target}", str(error), "an installed package") from error
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ModelSpec(_Spec):
     options: frozenset[str] = frozenset({"n_embd", "dropout"})
     """Options of the model that change it; the others are refused."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Defaults of a training run that differ from those of `Recipe`."""
+    """Defaults of a training run that differ from those of `TrainConfig`."""
     packed: bool = False
     """`forward` takes `packed=`: items one after the other, with no padding between them."""
     kv_cache: bool = False
@@ -288,7 +288,7 @@ def models() -> Mapping[str, ModelSpec]:
     """Every model by its name, the simplest first; those of other packages follow.
 
     Raises:
-        RecipeError: a package registers something else, or a name twice.
+        ConfigError: a package registers something else, or a name twice.
     """
     return _registered(_MODELS, ModelSpec, "flashmore.models")
 
@@ -298,7 +298,7 @@ def backends() -> Mapping[str, BackendSpec]:
     """Every attention backend by its name, `manual` first; those of other packages follow.
 
     Raises:
-        RecipeError: a package registers something else, or a name twice.
+        ConfigError: a package registers something else, or a name twice.
     """
     return _registered(_BACKENDS, BackendSpec, "flashmore.backends")
 
@@ -307,7 +307,7 @@ def model_spec(name: str) -> ModelSpec:
     """Look up a model.
 
     Raises:
-        RecipeError: there is none of this name.
+        ConfigError: there is none of this name.
     """
     return _named(name, models(), "a model of flashmore")
 
@@ -316,7 +316,7 @@ def backend_spec(name: str) -> BackendSpec:
     """Look up an attention backend.
 
     Raises:
-        RecipeError: there is none of this name.
+        ConfigError: there is none of this name.
     """
     return _named(name, backends(), "an attention backend")
 
@@ -333,11 +333,11 @@ def _registered(ours: tuple[Spec, ...], kind: type[Spec], group: str) -> dict[st
         try:
             spec = entry.load()
         except Exception as error:
-            raise RecipeError(
+            raise ConfigError(
                 f"{where} to be imported", repr(error), "that package mended, or removed"
             ) from error
         if not isinstance(spec, kind) or spec.name in found:
-            raise RecipeError(
+            raise ConfigError(
                 f"a new {kind.__name__} at {where}", repr(spec), "that package mended, or removed"
             )
         found[spec.name] = spec
@@ -346,7 +346,7 @@ def _registered(ours: tuple[Spec, ...], kind: type[Spec], group: str) -> dict[st
 
 def _named(name: str, known: Mapping[str, Spec], wanted: str) -> Spec:
     if name not in known:
-        raise RecipeError(wanted, f"'{name}'", f"one of {', '.join(known)}")
+        raise ConfigError(wanted, f"'{name}'", f"one of {', '.join(known)}")
     return known[name]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention, describe_call
-from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.rules.call import AttentionCall
 from flashmore.specs import backend_spec, backends, usable
 
@@ -151,13 +151,13 @@ def test_calls_outside_the_contract_are_refused(
     shapes: tuple[tuple[int, ...], ...], keywords: dict[str, object]
 ) -> None:
     q, k, v = (torch.randn(shape) for shape in shapes)
-    with pytest.raises(RecipeError):
+    with pytest.raises(ConfigError):
         attention(q, k, v, **({"backend": "manual"} | keywords))  # type: ignore[arg-type]
 
 
 def test_mixed_dtypes_are_refused() -> None:
     q, k, v = qkv(1, 1, 4, 4, 8)
-    with pytest.raises(RecipeError, match="one dtype"):
+    with pytest.raises(ConfigError, match="one dtype"):
         attention(q, k.double(), v, backend="manual")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flashmore.backends.manual import manual
 from flashmore.backends.packed import PACKED_BACKENDS, Segments, packed_attention, to_places, to_tokens
-from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.measuring.accuracy import judge_all
 
 ON_CPU = tuple(name for name in ("manual", "sdpa", "math", "flash") if name in PACKED_BACKENDS)
@@ -106,7 +106,7 @@ def test_varlen_on_a_cpu_names_every_reason_and_what_works() -> None:
 
 def test_an_unknown_backend_is_refused() -> None:
     segments = Segments.of(torch.tensor([2]), 2)
-    with pytest.raises(RecipeError, match="fast"):
+    with pytest.raises(ConfigError, match="fast"):
         packed_attention(*torch.randn(3, 2, H, D), segments, backend="fast")  # type: ignore[misc, arg-type]
 
 

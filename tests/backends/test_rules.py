@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.rules.call import DTYPES, MASK_DTYPES, AttentionCall
 from flashmore.rules.rule import Rule
 from flashmore.rules.sdpa import RULES
@@ -82,7 +82,7 @@ def test_random_calls_run_as_the_rules_say_and_invalid_ones_nowhere(
 ) -> None:
     try:
         call = AttentionCall(**description)
-    except RecipeError:
+    except ConfigError:
         left_out = {field.name: field.default for field in fields(AttentionCall)}
         raw = SimpleNamespace(**{**left_out, **description})
         assert not any(
@@ -242,5 +242,5 @@ def test_what_cuda_takes_is_not_refused(changes: dict[str, Any], runs: str) -> N
     ids=str,
 )
 def test_a_call_that_nothing_takes_is_refused_at_once(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(ConfigError, match=words):
         replace(ON_CUDA, **changes)

@@ -14,7 +14,7 @@ from flashmore.benchmark.attention.flops import attention_flops, peak_estimate
 from flashmore.benchmark.attention.passes import Inputs, Passes, WallStopwatch
 from flashmore.benchmark.attention.plan import AttentionPlan, Shape
 from flashmore.benchmark.attention.rows import crossover
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.measuring.statistics import Ratio
 
 CPU = torch.device("cpu")
@@ -142,6 +142,6 @@ def test_defaults_go_up_in_powers_of_two(device: str, longest: int, dtype: str) 
     ids=str,
 )
 def test_sizes_that_cannot_be_are_refused_by_their_option(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(ConfigError) as refused:
         AttentionPlan(**wrong)
     assert "--" + next(iter(wrong)).replace("_", "-") in refused.value.wanted

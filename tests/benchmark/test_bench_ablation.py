@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmore.benchmark.ablation import bench as ablation_module
 from flashmore.benchmark.ablation.bench import Ablation, ablate
+from flashmore.benchmark.ablation.loader import LoadedDataset
 from flashmore.benchmark.ablation.record import ablation_record
 from flashmore.benchmark.ablation.sets import added, without
 from flashmore.benchmark.ablation.variant import Variant, break_even
@@ -19,11 +21,14 @@ from flashmore.benchmark.plots.ablation import ablation_plot
 from flashmore.benchmark.report.compose import report_on
 from flashmore.benchmark.report.render import html_page, markdown
 from flashmore.benchmark.step.bench import INTERRUPTED
-from flashmore.errors import RecipeError
+from flashmore.config import TrainConfig
+from flashmore.data.batches import encode_items
+from flashmore.data.vocabulary import Vocabulary
+from flashmore.errors import ConfigError
 from flashmore.measuring.result import read_record, write_record
 from flashmore.measuring.statistics import Ratio, RatioBetween, Spread
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS
-from flashmore.training.recipe import Recipe
+from flashmore.training.dataset import Form, ItemDataset
 from flashmore.training.trainer import Trainer
 
 NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
@@ -31,10 +36,10 @@ QUICK = ("resident", "fused-adamw", "trim", "pack", "muon")
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
-    return Recipe(
+    return TrainConfig(
         file=path,
         device="cpu",
         n_layer=1,
@@ -52,15 +57,15 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
 
 
-def climbed(recipe: Recipe, **options: Any) -> Ablation:
-    return ablate(recipe, blocks=2, **options)
+def climbed(config: TrainConfig, **options: Any) -> Ablation:
+    return ablate(config, blocks=2, **options)
 
 
 # Which variants.
 
 
-def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(recipe: Recipe) -> None:
-    found = climbed(replace(recipe, speedups=tuple(reversed(QUICK))))
+def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(config: TrainConfig) -> None:
+    found = climbed(replace(config, speedups=tuple(reversed(QUICK))))
     assert [variant.name for variant in found.variants] == ["none", *QUICK]
     assert [variant.speedups for variant in found.variants] == [
         (),
@@ -74,8 +79,8 @@ def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(recip
     assert found.complete
 
 
-def test_each_is_left_out_alone_of_all_together(recipe: Recipe) -> None:
-    found = climbed(recipe, leave_one_out=True)
+def test_each_is_left_out_alone_of_all_together(config: TrainConfig) -> None:
+    found = climbed(config, leave_one_out=True)
     full = found.variants[-1].speedups
     assert [variant.name for variant in found.left_out_alone] == [f"without {name}" for name in full]
     for name, variant in zip(full, found.left_out_alone, strict=True):
@@ -101,15 +106,15 @@ def test_a_group_leaves_out_what_cannot_work_with_its_reason() -> None:
 
 @pytest.mark.parametrize("asked", [("pack",), ("kv-cache",), ("turbo",), ("none",)], ids=str)
 def test_what_cannot_be_added_is_an_error_by_name(asked: tuple[str, ...]) -> None:
-    with pytest.raises(RecipeError, match=asked[0]):
+    with pytest.raises(ConfigError, match=asked[0]):
         added(asked, lambda _: "it does not work here")
 
 
 def test_what_would_take_too_long_is_left_out_and_said(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ablation_module, "COMPILING", 1e6)
-    chosen = replace(recipe, speedups=("resident", "compile", "max-autotune", "muon"))
+    chosen = replace(config, speedups=("resident", "compile", "max-autotune", "muon"))
     monkeypatch.setattr(ablation_module, "why_not", lambda *_: None)
     found = climbed(chosen, seconds=60)
     assert [variant.name for variant in found.variants] == ["none", "resident", "muon"]
@@ -118,11 +123,24 @@ def test_what_would_take_too_long_is_left_out_and_said(
     assert reasons["max-autotune"] == "it is a part of compile"
 
 
+def test_the_plain_loop_has_the_same_batches() -> None:
+    """`resident` is measured against a DataLoader that gives the same rows."""
+    items = ("abc", "b", "cabca", "ac", "bbb", "a", "cc")
+    vocabulary = Vocabulary.from_items(items)
+    resident = ItemDataset(encode_items(items, vocabulary, 7, "cpu"), batch_size=3, seed=5)
+    loaded = LoadedDataset(resident)
+    forms: tuple[Form, ...] = ("padded", "trimmed")
+    for step, form in product(range(5), forms):  # beyond an epoch
+        expected, found = resident.batch(step, form), loaded.batch(step, form)
+        assert torch.equal(found.ids, expected.ids)
+        assert torch.equal(found.targets, expected.targets)
+
+
 # Right before fast.
 
 
-def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(recipe: Recipe) -> None:
-    for variant in climbed(recipe).variants:
+def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(config: TrainConfig) -> None:
+    for variant in climbed(config).variants:
         assert variant.ok, variant.why_not
         if variant.name == "muon":
             assert variant.budget_used is None
@@ -135,21 +153,21 @@ def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(re
 
 
 def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A packing that loses the last item of each batch: faster, and wrong."""
     right = Trainer.batch
 
     def wrong(self: Trainer, step: int) -> Any:
         batch = right(self, step)
-        if self.speedups.pack:
+        if self.form == "packed":
             targets = batch.targets.clone()
             targets[-2:] = -1
             return replace(batch, targets=targets)
         return batch
 
     monkeypatch.setattr(Trainer, "batch", wrong)
-    found = {variant.name: variant for variant in climbed(recipe).variants}
+    found = {variant.name: variant for variant in climbed(config).variants}
     assert found["pack"].why_not is not None
     assert "not the plain loop" in found["pack"].why_not
     assert found["pack"].step_ms is None
@@ -158,15 +176,15 @@ def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
     assert found["muon"].ok
 
 
-def test_dropout_is_off_for_the_check_alone(recipe: Recipe) -> None:
-    found = climbed(replace(recipe, dropout=0.3, speedups=("resident", "pack")))
+def test_dropout_is_off_for_the_check_alone(config: TrainConfig) -> None:
+    found = climbed(replace(config, dropout=0.3, speedups=("resident", "pack")))
     assert all(variant.ok for variant in found.variants)
     assert "answers were checked without dropout" in found.notes
 
 
-def test_a_loop_that_diverges_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(RecipeError, match="lower --learning-rate"):
-        climbed(replace(recipe, learning_rate=1e30, grad_clip=0.0, warmup_steps=0))
+def test_a_loop_that_diverges_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="lower --learning-rate"):
+        climbed(replace(config, learning_rate=1e30, grad_clip=0.0, warmup_steps=0))
 
 
 @pytest.mark.parametrize(
@@ -207,8 +225,8 @@ def test_after_break_even_the_whole_run_is_no_longer(a: float, b: float, x: floa
 # Numbers, records, interruption.
 
 
-def test_every_variant_has_its_samples_ratio_and_memory(recipe: Recipe) -> None:
-    found = climbed(recipe)
+def test_every_variant_has_its_samples_ratio_and_memory(config: TrainConfig) -> None:
+    found = climbed(config)
     for number, one in enumerate(found.variants):
         assert one.step_ms is not None
         assert len(one.samples_ms) == 2
@@ -222,34 +240,34 @@ def test_every_variant_has_its_samples_ratio_and_memory(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("when", ["preparing pack", "timing in turn"])
-def test_ctrl_c_keeps_what_was_measured(recipe: Recipe, when: str, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_measured(config: TrainConfig, when: str, tmp_path: Path) -> None:
     def press(what: str) -> None:
         if what == when:
             raise KeyboardInterrupt
 
-    record = ablation_record(ablate(recipe, blocks=2, say=press))
+    record = ablation_record(ablate(config, blocks=2, say=press))
     assert not record["complete"]
     assert all(one["why_not"] == INTERRUPTED for one in record["variants"])
     write_record(record, tmp_path / "record.json")
     assert read_record(tmp_path / "record.json") == record
 
 
-def test_ctrl_c_between_rounds_keeps_the_whole_ones(recipe: Recipe) -> None:
+def test_ctrl_c_between_rounds_keeps_the_whole_ones(config: TrainConfig) -> None:
     def press(done: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    record = ablation_record(ablate(recipe, blocks=9, after_block=press))
+    record = ablation_record(ablate(config, blocks=9, after_block=press))
     assert not record["complete"]
     assert all(len(one["samples_ms"]) == 3 for one in record["variants"])
 
 
 @pytest.fixture(scope="module")
-def record(recipe: Recipe) -> dict[str, Any]:
+def record(config: TrainConfig) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
     patch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
     try:
-        return ablation_record(ablate(recipe, leave_one_out=True, blocks=2))
+        return ablation_record(ablate(config, leave_one_out=True, blocks=2))
     finally:
         patch.undo()
 

@@ -20,13 +20,14 @@ from flashmore.benchmark.step.data import Task, task_at
 from flashmore.benchmark.step.gate import STEPS, Gate, affordable
 from flashmore.benchmark.step.memory import activation_bytes, weights_bytes
 from flashmore.benchmark.step.record import bench_steps
+from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
-from flashmore.errors import DataError, RecipeError, UsageError
+from flashmore.errors import ConfigError, DataError, UsageError
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.result import read_record, write_record
 from flashmore.measuring.statistics import Ratio, ratio
-from flashmore.training.recipe import Recipe, recipe_for
-from flashmore.training.setting import settle
+from flashmore.training.corpus import read_corpus
+from flashmore.training.resolve import resolve_model
 from flashmore.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -35,11 +36,11 @@ Attend = Callable[..., Tensor]
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A small Transformer on names of 3 or 4 letters: T is 5."""
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
-    start = recipe_for("transformer", "makemore")
+    start = TrainConfig(preset="makemore")
     return replace(start, file=path, device="cpu", n_layer=2, n_embd=16, n_head=2, batch_size=8)
 
 
@@ -48,57 +49,57 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "BLOCK_SECONDS", 1e-3)
 
 
-def compare(recipe: Recipe, *names: str, blocks: int = 2, **options: Any) -> StepComparison:
-    return compare_steps(recipe, names or None, blocks=blocks, **options)
+def compare(config: TrainConfig, *names: str, blocks: int = 2, **options: Any) -> StepComparison:
+    return compare_steps(config, names or None, blocks=blocks, **options)
 
 
 # Data.
 
 
-def test_without_a_context_the_data_are_those_of_training(recipe: Recipe) -> None:
-    task = task_at(recipe, None, shrink_batch=True)
-    setting = settle(replace(recipe, attention="manual"))
-    assert task.config == setting.config
-    assert len(task.data.ids) == len(setting.split.train)
+def test_without_a_context_the_data_are_those_of_training(config: TrainConfig) -> None:
+    task = task_at(config, None, shrink_batch=True)
+    corpus = read_corpus(config)
+    assert task.model_config == resolve_model(config, corpus)
+    assert len(task.data.ids) == len(corpus.split.train)
     assert (task.data.targets == IGNORE).any()
-    assert (task.recipe, task.notes) == (recipe, ())
+    assert (task.config, task.notes) == (config, ())
 
 
 @pytest.mark.parametrize("context", [1, 7, 64])
-def test_a_stream_holds_every_name_once_and_no_padding(recipe: Recipe, context: int) -> None:
-    task = task_at(recipe, context, shrink_batch=True)
-    setting = settle(replace(recipe, attention="manual"))
-    text = [number for name in setting.split.train for number in (*setting.vocabulary.encode(name), 0)]
+def test_a_stream_holds_every_name_once_and_no_padding(config: TrainConfig, context: int) -> None:
+    task = task_at(config, context, shrink_batch=True)
+    corpus = read_corpus(config)
+    text = [number for name in corpus.split.train for number in (*corpus.vocabulary.encode(name), 0)]
     ids, targets = task.data.ids, task.data.targets
     assert ids.shape == targets.shape == (len(text) // context, context)
     assert targets.flatten().tolist() == text[: targets.numel()]
     assert ids.flatten().tolist() == [0, *text][: ids.numel()]
     assert task.data.lengths.tolist() == [context] * len(ids)
-    assert task.config.block_size == context
+    assert task.model_config.block_size == context
 
 
 @pytest.mark.parametrize(("context", "batch"), [(5, 8), (10, 4), (20, 2), (64, 1), (1, 40)])
-def test_a_longer_context_takes_fewer_rows_and_says_so(recipe: Recipe, context: int, batch: int) -> None:
-    task = task_at(recipe, context, shrink_batch=True)
-    assert task.recipe.batch_size == batch
-    assert bool(task.notes) == (batch != recipe.batch_size)
-    kept = task_at(recipe, context, shrink_batch=False)
-    assert (kept.recipe.batch_size, kept.notes) == (recipe.batch_size, ())
+def test_a_longer_context_takes_fewer_rows_and_says_so(config: TrainConfig, context: int, batch: int) -> None:
+    task = task_at(config, context, shrink_batch=True)
+    assert task.config.batch_size == batch
+    assert bool(task.notes) == (batch != config.batch_size)
+    kept = task_at(config, context, shrink_batch=False)
+    assert (kept.config.batch_size, kept.notes) == (config.batch_size, ())
 
 
 @pytest.mark.parametrize("context", [0, -1, 10**6])
-def test_a_context_that_the_data_cannot_fill_is_refused(recipe: Recipe, context: int) -> None:
-    with pytest.raises(RecipeError, match="--block-size"):
-        task_at(recipe, context, shrink_batch=True)
+def test_a_context_that_the_data_cannot_fill_is_refused(config: TrainConfig, context: int) -> None:
+    with pytest.raises(ConfigError, match="--lengths"):
+        task_at(config, context, shrink_batch=True)
 
 
-def test_a_model_without_attention_or_without_data_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="a model with attention"):
-        compare(replace(recipe, model="mlp"))
+def test_a_model_without_attention_or_without_data_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a model with attention"):
+        compare(replace(config, model="mlp"))
     with pytest.raises(DataError):
-        compare(replace(recipe, file=tmp_path / "none.txt"))
-    with pytest.raises(RecipeError, match="--blocks"):
-        compare(recipe, blocks=0)
+        compare(replace(config, file=tmp_path / "none.txt"))
+    with pytest.raises(ConfigError, match="--blocks"):
+        compare(config, blocks=0)
 
 
 # Memory.
@@ -118,9 +119,9 @@ def test_a_model_without_attention_or_without_data_is_refused(recipe: Recipe, tm
 def test_the_estimate_is_above_the_measured_peak_and_below_three_times_it(
     sizes: dict[str, Any], context: int
 ) -> None:
-    recipe = Recipe(device="cpu", **sizes)
-    task = task_at(recipe, context, shrink_batch=False)
-    backends = ("manual", "math", "sdpa") if recipe.attention_dropout else ("manual", "math", "sdpa", "flash")
+    config = TrainConfig(device="cpu", **sizes)
+    task = task_at(config, context, shrink_batch=False)
+    backends = ("manual", "math", "sdpa") if config.attention_dropout else ("manual", "math", "sdpa", "flash")
     for backend in backends:
         peak, estimate = peak_and_estimate(backend, task)
         assert peak <= estimate <= 3 * peak, backend
@@ -128,27 +129,28 @@ def test_the_estimate_is_above_the_measured_peak_and_below_three_times_it(
 
 def peak_and_estimate(backend: str, task: Task) -> tuple[int, int]:
     """Of one step, gradients included."""
-    trainer = Trainer(task.recipe, replace(task.config, attention=backend), task.data, CPU)
-    trainer.advance()
+    trainer = Trainer(task.config, replace(task.model_config, attention=backend), task.dataset(), CPU)
+    trainer.train_step()
     trainer.model.zero_grad()
-    peak = peak_bytes(trainer.advance, CPU)
-    weights = weights_bytes(task.config)
+    peak = peak_bytes(trainer.train_step, CPU)
+    weights = weights_bytes(task.model_config)
     assert peak
     assert weights == 16 * sum(parameter.numel() for parameter in trainer.model.parameters())
-    return peak, activation_bytes(backend, task.config, task.recipe, device="cpu") + weights // 4
+    return peak, activation_bytes(backend, task.model_config, task.config, device="cpu") + weights // 4
 
 
 def test_what_would_not_fit_is_refused_by_name_and_the_rest_runs(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = task_at(recipe, 128, shrink_batch=False)
+    task = task_at(config, 128, shrink_batch=False)
     by_hand, fused = (
-        activation_bytes(name, task.config, task.recipe, device="cpu") + weights_bytes(task.config)
+        activation_bytes(name, task.model_config, task.config, device="cpu")
+        + weights_bytes(task.model_config)
         for name in ("manual", "flash")
     )
     monkeypatch.setattr(step_module, "free_bytes", lambda _: by_hand + fused)
     monkeypatch.setattr(step_module, "SHARE_OF_FREE", 0.5)
-    found = compare(recipe, "manual", "flash", context=128, shrink_batch=False)
+    found = compare(config, "manual", "flash", context=128, shrink_batch=False)
     refused, runs = found.variants
     assert not refused.ok
     assert "MiB may be used" in (refused.why_not or "")
@@ -182,10 +184,10 @@ def gives_nan(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("wrong", [wrong_scale, sees_the_future, wrong_gradient, gives_nan])
 def test_a_wrong_backend_gets_no_number(
-    wrong: Attend, dtype: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    wrong: Attend, dtype: Any, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LOADED, "flash", wrong)
-    found = compare(replace(recipe, dtype=dtype), "manual", "flash", "math")
+    found = compare(replace(config, dtype=dtype), "manual", "flash", "math")
     right, refused, also_right = found.variants
     assert not refused.ok
     assert "budget" in (refused.why_not or "")
@@ -199,37 +201,37 @@ def test_a_wrong_backend_gets_no_number(
 @pytest.mark.parametrize("backend", ["manual", "sdpa", "math", "flash"])
 @pytest.mark.parametrize("context", [None, 33])
 def test_every_backend_of_the_cpu_is_right(
-    backend: str, dtype: Any, context: int | None, recipe: Recipe
+    backend: str, dtype: Any, context: int | None, config: TrainConfig
 ) -> None:
-    gate = Gate(task_at(replace(recipe, dtype=dtype), context, shrink_batch=True))
+    gate = Gate(task_at(replace(config, dtype=dtype), context, shrink_batch=True))
     judgements = gate.judgements(backend)
     assert all(judgement.good for judgement in judgements), judgements
     parameters = dict(gate._trainer("manual").model.named_parameters())
     assert [judgement.name for judgement in judgements] == ["out", "dq", "dk", "dv", *parameters, "losses"]
 
 
-def test_the_oracle_makes_the_steps_of_training_in_float64(recipe: Recipe) -> None:
-    gate = Gate(task_at(recipe, None, shrink_batch=True))
+def test_the_reference_makes_the_steps_of_training_in_float64(config: TrainConfig) -> None:
+    gate = Gate(task_at(config, None, shrink_batch=True))
     reference, plain = gate._reference, gate._plain
     assert reference.losses.dtype == torch.float64
     assert plain.losses.shape == reference.losses.shape == (STEPS,)
     assert reference.losses[-5:].mean() < reference.losses[:5].mean(), "it learns"
     assert 0 < (plain.losses - reference.losses).abs().max() < 1e-5
-    task = task_at(recipe, None, shrink_batch=True)
-    trainer = Trainer(recipe, replace(task.config, attention="manual"), task.data, CPU)
-    assert [trainer.advance().item() for _ in range(STEPS)] == plain.losses.tolist()
+    task = task_at(config, None, shrink_batch=True)
+    trainer = Trainer(config, replace(task.model_config, attention="manual"), task.dataset(), CPU)
+    assert [trainer.train_step().item() for _ in range(STEPS)] == plain.losses.tolist()
 
 
-def test_dropout_is_timed_and_not_judged(recipe: Recipe) -> None:
-    dropped = replace(recipe, dropout=0.2, attention_dropout=0.2)
+def test_dropout_is_timed_and_not_judged(config: TrainConfig) -> None:
+    dropped = replace(config, dropout=0.2, attention_dropout=0.2)
     found = compare(dropped, "manual", "flash", "math")
     assert [variant.ok for variant in found.variants] == [True, False, True]
     assert "dropout" in (found.variants[1].why_not or "")
 
 
-def test_training_that_fails_even_in_float64_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(RecipeError, match="lower --learning-rate"):
-        compare(replace(recipe, learning_rate=1e38))
+def test_training_that_fails_even_in_float64_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="lower --learning-rate"):
+        compare(replace(config, learning_rate=1e38))
 
 
 @pytest.mark.parametrize(
@@ -237,8 +239,8 @@ def test_training_that_fails_even_in_float64_is_refused(recipe: Recipe) -> None:
     [(32, 4, 16, 32, 16), (1, 4, 1024, 1, 1024), (32, 4, 1024, 1, 1024), (4, 4, 2048, 1, 1024)],
 )
 def test_long_rows_are_checked_in_part(batch: int, heads: int, context: int, rows: int, length: int) -> None:
-    recipe = Recipe(device="cpu", batch_size=batch, n_head=heads)
-    task = task_at(recipe, context, shrink_batch=False)
+    config = TrainConfig(device="cpu", batch_size=batch, n_head=heads)
+    task = task_at(config, context, shrink_batch=False)
     assert affordable(task) == (rows, length)
     gate = Gate(task)
     assert gate.task.data.ids.shape[1] == length
@@ -248,9 +250,9 @@ def test_long_rows_are_checked_in_part(batch: int, heads: int, context: int, row
 # Rounds, ratios, shares.
 
 
-def test_every_variant_has_its_blocks_and_is_compared_with_the_first(recipe: Recipe) -> None:
+def test_every_variant_has_its_blocks_and_is_compared_with_the_first(config: TrainConfig) -> None:
     heard: list[int] = []
-    found = compare(recipe, "manual", "flash", "sdpa", blocks=3, after_block=heard.append)
+    found = compare(config, "manual", "flash", "sdpa", blocks=3, after_block=heard.append)
     assert heard == [1, 2, 3]
     assert found.complete
     for variant in found.variants:
@@ -268,8 +270,8 @@ def test_every_variant_has_its_blocks_and_is_compared_with_the_first(recipe: Rec
     assert [warning.code for warning in found.warnings if warning.code == "too few samples"]
 
 
-def test_a_name_may_come_twice(recipe: Recipe) -> None:
-    found = compare(recipe, "flash", "flash")
+def test_a_name_may_come_twice(config: TrainConfig) -> None:
+    found = compare(config, "flash", "flash")
     first, second = found.variants
     assert first.name == second.name == "flash"
     assert first.peak_bytes == second.peak_bytes
@@ -277,9 +279,9 @@ def test_a_name_may_come_twice(recipe: Recipe) -> None:
     assert [(between.of, between.to) for between in found.ratios] == [("flash", "flash")]
 
 
-def test_by_hand_takes_more_memory_than_fused_and_the_more_the_longer(recipe: Recipe) -> None:
+def test_by_hand_takes_more_memory_than_fused_and_the_more_the_longer(config: TrainConfig) -> None:
     peaks = {
-        context: [variant.peak_bytes or 0 for variant in compare(recipe, context=context).variants]
+        context: [variant.peak_bytes or 0 for variant in compare(config, context=context).variants]
         for context in (16, 128)
     }
     assert all(by_hand > fused for by_hand, fused in peaks.values())
@@ -295,7 +297,7 @@ def test_the_most_that_a_perfect_kernel_gains_follows_from_the_share(share: floa
 
 
 def test_attention_alone_runs_every_layer_forward_and_backward(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[tuple[Any, ...]] = []
 
@@ -304,18 +306,18 @@ def test_attention_alone_runs_every_layer_forward_and_backward(
         return manual(q, k, v, **call)
 
     monkeypatch.setitem(LOADED, "math", counting)
-    task = task_at(replace(recipe, dtype="bfloat16"), None, shrink_batch=True)
+    task = task_at(replace(config, dtype="bfloat16"), None, shrink_batch=True)
     attention_alone("math", task)()
     alone = list(shapes)
     shapes.clear()
-    Trainer(task.recipe, replace(task.config, attention="math"), task.data, CPU).advance()
+    Trainer(task.config, replace(task.model_config, attention="math"), task.dataset(), CPU).train_step()
     assert alone == shapes, "as the model calls it: sizes, strides, dtype, mask"
-    assert len(alone) == task.config.n_layer
+    assert len(alone) == task.model_config.n_layer
 
 
-def test_the_batch_that_is_timed_is_the_one_of_the_context(recipe: Recipe) -> None:
-    task = task_at(recipe, 20, shrink_batch=True)
-    trainer = Trainer(task.recipe, replace(task.config, attention="flash"), task.data, CPU)
+def test_the_batch_that_is_timed_is_the_one_of_the_context(config: TrainConfig) -> None:
+    task = task_at(config, 20, shrink_batch=True)
+    trainer = Trainer(task.config, replace(task.model_config, attention="flash"), task.dataset(), CPU)
     ids = trainer.batch(0).ids
     assert ids.shape == (2, 20)
 
@@ -323,30 +325,30 @@ def test_the_batch_that_is_timed_is_the_one_of_the_context(recipe: Recipe) -> No
 # Defaults and refusals.
 
 
-def test_by_default_it_is_by_hand_against_flash(recipe: Recipe) -> None:
-    found = compare(recipe)
+def test_by_default_it_is_by_hand_against_flash(config: TrainConfig) -> None:
+    found = compare(config)
     assert [variant.name for variant in found.variants] == ["manual", "flash"]
     assert found.notes == ()
 
 
-def test_where_flash_cannot_run_another_stands_in_and_it_is_said(recipe: Recipe) -> None:
-    found = compare(replace(recipe, attention_dropout=0.1))
+def test_where_flash_cannot_run_another_stands_in_and_it_is_said(config: TrainConfig) -> None:
+    found = compare(replace(config, attention_dropout=0.1))
     assert [(variant.name, variant.ok) for variant in found.variants] == [("manual", True), ("sdpa", True)]
     (note,) = found.notes
     assert note.startswith("sdpa in place of flash")
     assert "dropout" in note
 
 
-def test_a_named_variant_that_cannot_run_is_reported_and_the_rest_runs(recipe: Recipe) -> None:
-    found = compare(recipe, "cudnn", "efficient", "flash", "manual")
+def test_a_named_variant_that_cannot_run_is_reported_and_the_rest_runs(config: TrainConfig) -> None:
+    found = compare(config, "cudnn", "efficient", "flash", "manual")
     assert [variant.ok for variant in found.variants] == [False, False, True, True]
     assert all("CPU" in (variant.why_not or "") for variant in found.variants[:2])
     assert [(between.of, between.to) for between in found.ratios] == [("flash", "manual")]
 
 
-def test_if_nothing_can_run_it_is_an_error_with_every_reason(recipe: Recipe) -> None:
+def test_if_nothing_can_run_it_is_an_error_with_every_reason(config: TrainConfig) -> None:
     with pytest.raises(UsageError) as refused:
-        bench_steps(recipe, ("cudnn", "efficient"), (5, 10), blocks=2)
+        bench_steps(config, ("cudnn", "efficient"), (5, 10), blocks=2)
     assert "cudnn: " in refused.value.found
     assert "efficient: " in refused.value.found
 
@@ -361,8 +363,8 @@ def through_a_file(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     return read
 
 
-def test_the_record_fits_the_schema_and_has_every_context(recipe: Recipe, tmp_path: Path) -> None:
-    record = through_a_file(bench_steps(recipe, ("manual", "cudnn", "flash"), (5, 20), blocks=2), tmp_path)
+def test_the_record_fits_the_schema_and_has_every_context(config: TrainConfig, tmp_path: Path) -> None:
+    record = through_a_file(bench_steps(config, ("manual", "cudnn", "flash"), (5, 20), blocks=2), tmp_path)
     assert record["complete"]
     assert record["context"] == 5
     assert [found["context"] for found in record["further_contexts"]] == [20]
@@ -371,7 +373,7 @@ def test_the_record_fits_the_schema_and_has_every_context(recipe: Recipe, tmp_pa
         (between,) = found["ratios"]
         assert set(between) == {"of", "to", "value", "low", "high", "verdict"}
         assert between["low"] <= between["value"] <= between["high"]
-    assert record["recipe"] == replace(recipe, dtype="float32").to_json(), "what ran"
+    assert record["config"] == replace(config, dtype="float32").to_json(), "what ran"
     few = [warning for warning in record["warnings"] if warning["code"] == "too few samples"]
     assert [warning["message"].partition(":")[0] for warning in few] == ["context 5", "context 20"]
 
@@ -389,16 +391,16 @@ class Press:
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_ctrl_c_keeps_the_rounds_that_were_finished(recipe: Recipe, rounds: int, tmp_path: Path) -> None:
-    record = through_a_file(bench_steps(recipe, None, (5, 10), blocks=9, after_block=Press(rounds)), tmp_path)
+def test_ctrl_c_keeps_the_rounds_that_were_finished(config: TrainConfig, rounds: int, tmp_path: Path) -> None:
+    record = through_a_file(bench_steps(config, None, (5, 10), blocks=9, after_block=Press(rounds)), tmp_path)
     assert not record["complete"]
     assert record["further_contexts"] == []
     assert [len(variant["samples_ms"]) for variant in record["variants"]] == [rounds, rounds]
     assert [between["verdict"] for between in record["ratios"]] == ["no difference"]
 
 
-def test_ctrl_c_at_the_second_context_keeps_the_first_whole(recipe: Recipe, tmp_path: Path) -> None:
-    record = through_a_file(bench_steps(recipe, None, (5, 10), blocks=3, after_block=Press(5)), tmp_path)
+def test_ctrl_c_at_the_second_context_keeps_the_first_whole(config: TrainConfig, tmp_path: Path) -> None:
+    record = through_a_file(bench_steps(config, None, (5, 10), blocks=3, after_block=Press(5)), tmp_path)
     assert not record["complete"]
     assert [len(variant["samples_ms"]) for variant in record["variants"]] == [3, 3]
     (second,) = record["further_contexts"]
@@ -407,9 +409,9 @@ def test_ctrl_c_at_the_second_context_keeps_the_first_whole(recipe: Recipe, tmp_
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_ctrl_c_before_anything_was_timed_leaves_a_record_without_numbers(
-    recipe: Recipe, at: int, tmp_path: Path
+    config: TrainConfig, at: int, tmp_path: Path
 ) -> None:
-    record = through_a_file(bench_steps(recipe, None, (), blocks=3, say=Press(at)), tmp_path)
+    record = through_a_file(bench_steps(config, None, (), blocks=3, say=Press(at)), tmp_path)
     assert not record["complete"]
     assert record["ratios"] == []
     assert record["attention_share"] is None
@@ -419,8 +421,8 @@ def test_ctrl_c_before_anything_was_timed_leaves_a_record_without_numbers(
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_on_a_gpu_every_variant_that_runs_is_right(recipe: Recipe, dtype: Any) -> None:
-    on_gpu = replace(recipe, device="cuda", dtype=dtype, n_embd=32)
+def test_on_a_gpu_every_variant_that_runs_is_right(config: TrainConfig, dtype: Any) -> None:
+    on_gpu = replace(config, device="cuda", dtype=dtype, n_embd=32)
     found = compare(on_gpu)
     assert all(variant.ok for variant in found.variants), found.variants
     assert all(variant.peak_bytes for variant in found.variants)

@@ -229,12 +229,12 @@ def test_records_of_other_shapes_are_not_put_into_one_row() -> None:
     assert "no two of these records measured the same shape" in pages(record, other)[1]
 
 
-def test_recipes_that_differ_are_told() -> None:
+def test_configs_that_differ_are_told() -> None:
     record = golden("step")
     other = elsewhere(record)
-    other["recipe"]["learning_rate"] = 42.0
+    other["config"]["learning_rate"] = 42.0
     assert "| **≠ learning\\_rate** |" in pages(record, other)[1]
-    assert "recipes of these records differ" not in pages(record, elsewhere(record))[1]
+    assert "configs of these records differ" not in pages(record, elsewhere(record))[1]
 
 
 def test_an_interrupted_record_is_marked_before_its_findings_and_again_at_its_tables() -> None:

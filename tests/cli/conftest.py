@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from flashmore.cli.main import main
+from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.training.loop import Silent, train
-from flashmore.training.recipe import Recipe
 
 NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
 PARTS = re.compile(r"wanted: (.+)\n found: (.+)\n valid: (.+)\n")
@@ -117,8 +117,8 @@ def names_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recipe(names_file: Path) -> Recipe:
-    return Recipe(
+def config(names_file: Path) -> TrainConfig:
+    return TrainConfig(
         file=names_file,
         model="mlp",
         n_embd=16,
@@ -131,15 +131,15 @@ def recipe(names_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on names of 2 or 4 letters; read it, and leave it as it is."""
     path = tmp_path_factory.mktemp("runs") / "trained"
-    train(recipe, path)
+    train(config, path)
     return path
 
 
 @pytest.fixture(scope="session")
-def unfinished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unfinished(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that Ctrl-C stopped before its first evaluation."""
 
     class PressCtrlC(Silent):
@@ -148,7 +148,7 @@ def unfinished(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     path = tmp_path_factory.mktemp("runs") / "unfinished"
     with pytest.raises(Interrupted):
-        train(replace(recipe, model="bigram"), path, PressCtrlC())
+        train(replace(config, model="bigram"), path, PressCtrlC())
     return path
 
 

@@ -73,12 +73,12 @@ def test_every_context_has_its_table_and_a_smaller_batch_is_said(
     call: Call, small: tuple[object, ...]
 ) -> None:
     words = [word for word in small if word not in ("--batch-size", 8)]
-    done = call(*words, "--block-size", 8, 160)
+    done = call(*words, "--lengths", 8, 160)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("One training step: ") == 2
     assert "context 160, batch 1," in done.stdout
     assert "note: batch 1, not 32, at context 160" in done.stderr
-    kept = call(*small, "--block-size", 160)
+    kept = call(*small, "--lengths", 160)
     assert "context 160, batch 8," in kept.stdout
     assert "note" not in kept.stderr
 
@@ -100,8 +100,8 @@ def test_a_stand_in_for_flash_is_said(call: Call, small: tuple[object, ...]) -> 
         ("--model gru", "a model with attention"),
         ("--variants cudnn", "at least one variant that can be timed"),
         ("--batch-size 100000000000", "at least one variant that can be timed"),
-        ("--block-size 0", "--block-size"),
-        ("--block-size 100000000", "--block-size"),
+        ("--lengths 0", "--lengths"),
+        ("--lengths 100000000", "--lengths"),
         ("--blocks 0", "--blocks"),
         ("--learning-rate 1e38", "a training to hold backends against"),
         ("--n-head 3", "heads that divide the channels"),
@@ -114,7 +114,7 @@ def test_what_cannot_be_measured_is_refused_in_three_parts(
     assert wanted in refusal(call(*small, *words.split()), 2, after_progress=True)
 
 
-@pytest.mark.parametrize("words", [("--variants", "flush"), ("--block-size", "long"), ("--dtype", "int8")])
+@pytest.mark.parametrize("words", [("--variants", "flush"), ("--lengths", "long"), ("--dtype", "int8")])
 def test_a_wrong_word_is_told_by_the_parser(
     words: tuple[str, str], small: tuple[object, ...], call: Call
 ) -> None:
@@ -128,7 +128,7 @@ def test_the_options_are_flat_and_the_defaults_those_of_makemore(call: Call) -> 
     done = call("bench", "step", "--help")
     told = set(OPTION.findall(done.stdout))
     wanted = (
-        "variants block-size blocks out json model batch-size dtype device threads dropout seed n-layer "
+        "variants lengths blocks out json model batch-size dtype device threads dropout seed n-layer "
         "n-head n-embd"
     )
     assert {f"--{name}" for name in wanted.split()} <= told

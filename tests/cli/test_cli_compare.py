@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from flashmore.config import TrainConfig
 from flashmore.runs import Run
 from flashmore.training.loop import train
-from flashmore.training.recipe import Recipe
 
 Call = Callable[..., CompletedProcess[str]]
 Document = Callable[..., Any]
@@ -23,14 +23,14 @@ OTHER_TEST = "tested on different names"
 
 
 @pytest.fixture
-def make(recipe: Recipe, tmp_path: Path) -> Make:
+def make(config: TrainConfig, tmp_path: Path) -> Make:
     """Train a small Bigram on other items or another split."""
 
     def run(name: str, items: list[str] | None = None, **changes: Any) -> Path:
         if items is not None:
             changes["file"] = tmp_path / f"{name}.txt"
             changes["file"].write_text("\n".join(items), encoding="utf-8")
-        train(replace(recipe, model="bigram", max_steps=4, eval_interval=4, **changes), tmp_path / name)
+        train(replace(config, model="bigram", max_steps=4, eval_interval=4, **changes), tmp_path / name)
         return tmp_path / name
 
     return run

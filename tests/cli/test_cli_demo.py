@@ -3,18 +3,16 @@
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
-from flashmore.cli import bench_step, demo
-from flashmore.cli.parse import parse
+from flashmore.cli import bench_step
+from flashmore.cli.parse import defaults, parse
 from flashmore.cli.train import Train
+from flashmore.config import PRESETS
 from flashmore.runs import Run
-from flashmore.specs import Model
-from flashmore.training.recipe import Preset, Recipe, recipe_for
 
 Call = Callable[..., CompletedProcess[str]]
 
@@ -47,11 +45,10 @@ def next_steps(done: CompletedProcess[str]) -> dict[str, list[str]]:
 def test_the_story_is_told_and_its_next_steps_work(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shorter(model: Model = "transformer", preset: Preset = "names") -> Recipe:
-        return replace(recipe_for(model, preset), max_steps=8, n_layer=1, n_embd=16, batch_size=4)
-
+    short = {"max_steps": 8, "n_layer": 1, "n_embd": 16, "batch_size": 4}
+    for preset in ("names", "makemore"):
+        monkeypatch.setitem(PRESETS, preset, PRESETS[preset] | short)
     monkeypatch.setattr(bench_step, "BLOCKS", 2)
-    monkeypatch.setattr(demo, "recipe_for", shorter)
     monkeypatch.chdir(tmp_path)
     done = call("demo")
     check(done, Path("demo"), Path("demo/names.png"))
@@ -59,7 +56,8 @@ def test_the_story_is_told_and_its_next_steps_work(
     after = next_steps(done)
     assert call("generate", *after["generate"], "--seed", 1, "--count", 2).returncode == 0
     assert call("score", *after["score"]).returncode == 0
-    assert parse(Train, "train", after["train"]).recipe.file == Path("YOUR_FILE.txt")
+    words = after["train"]
+    assert parse(Train, "train", words, Train(defaults(words))).config.file == Path("YOUR_FILE.txt")
     assert call("compare", "--help", *after["compare"]).returncode == 0
 
     assert call("demo", "--picture", tmp_path / "again.png").returncode == 0, "it works when repeated"

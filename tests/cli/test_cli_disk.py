@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flashmore.config import TrainConfig
 from flashmore.training.loop import train
-from flashmore.training.recipe import Recipe
 
 Call = Callable[..., CompletedProcess[str]]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -52,9 +52,9 @@ def test_a_run_that_no_disk_has_room_for_leaves_nothing(
 
 
 def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_no_part_of_itself(
-    recipe: Recipe, process: Call, refusal: Callable[..., str], small_disk: Path
+    config: TrainConfig, process: Call, refusal: Callable[..., str], small_disk: Path
 ) -> None:
-    words = ("train", recipe.file, "--model", "transformer", "--attention", "manual", "--device", "cpu")
+    words = ("train", config.file, "--model", "transformer", "--attention", "manual", "--device", "cpu")
     done = process(*words, "--max-steps", 6, "--eval-interval", 3, "--out", small_disk / "run")
     assert "No space left" in refusal(done, 1, after_progress=True)
     assert done.stdout == ""
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_no_part_of_itself(
 
 
 def test_a_disk_that_fills_up_costs_neither_checkpoint_nor_log_and_room_lets_it_go_on(
-    recipe: Recipe,
+    config: TrainConfig,
     call: Call,
     document: Callable[..., dict[str, object]],
     refusal: Callable[..., str],
@@ -71,8 +71,8 @@ def test_a_disk_that_fills_up_costs_neither_checkpoint_nor_log_and_room_lets_it_
     tmp_path: Path,
 ) -> None:
     run = small_disk / "run"
-    recipe = replace(recipe, model="bigram", max_steps=10, eval_interval=5, log_interval=1)
-    train(recipe, run)
+    config = replace(config, model="bigram", max_steps=10, eval_interval=5, log_interval=1)
+    train(config, run)
     before = {name: data for name, data in contents(run).items() if not name.startswith("events.")}
     fill(small_disk)
     # Metrics may still fit into the last block of their file; a checkpoint of new files never does.
@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_costs_neither_checkpoint_nor_log_and_room_lets_it_
 
     (small_disk / "filler").unlink()
     document("train", "--resume", run, "--max-steps", 200)
-    train(recipe, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     document("train", "--resume", tmp_path / "whole", "--max-steps", 200)
     first, second = (load_file(home / "last.safetensors") for home in (run, tmp_path / "whole"))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from flashmore.cli.explain import main
-from flashmore.data.split import Split
+from flashmore.config import TrainConfig
+from flashmore.data.items import Split
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.errors import RecipeError, RunError
+from flashmore.errors import ConfigError, RunError
 from flashmore.models.config import ModelConfig
 from flashmore.rules.call import AttentionCall
 from flashmore.runs import Checkpoint, Run, Settings, State
 from flashmore.specs import backends
-from flashmore.training.recipe import Recipe
 
 MAKEMORE = AttentionCall((32, 4, 16, 16), (32, 4, 16, 16), (32, 4, 16, 16))
 
@@ -105,12 +105,12 @@ def test_a_device_that_is_not_here_is_answered_by_the_rules(capsys: pytest.Captu
     assert "assume compute capability 8.0" in capsys.readouterr().out
 
 
-def make_run(path: Path, model: str, **recipe: Any) -> Path:
+def make_run(path: Path, model: str, **options: Any) -> Path:
     vocabulary = Vocabulary.from_items(["abc"])
-    config = ModelConfig(model, vocabulary.size, block_size=9, n_head=2, n_embd=24, attention_dropout=0.5)
-    made = Recipe(model=model, attention_dropout=0.5, **recipe)
+    sizes = ModelConfig(model, vocabulary.size, block_size=9, n_head=2, n_embd=24, attention_dropout=0.5)
+    made = TrainConfig(model=model, attention_dropout=0.5, **options)
     split = Split(("abcabcab",), (), (), None)
-    settings = Settings(made.to_json(), made.to_json(), config, vocabulary, split, None, {})
+    settings = Settings(made.to_json(), made.to_json(), sizes, vocabulary, split, None, {})
     with Run.create(path, settings) as run:
         run.begin(Checkpoint({}, {}, State(0, 1)))
     return path
@@ -127,12 +127,12 @@ def test_a_run_gives_its_shape_dtype_and_dropout(tmp_path: Path, capsys: pytest.
 def test_options_beside_a_run_ask_what_would_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", "transformer")
     document = explained(f"--run {run} --dropout 0 --length 4", capsys)
-    assert document["call"]["query"] == [32, 2, 4, 12]
+    assert document["call"]["query"] == [128, 2, 4, 12]
     assert document["default"] == "flash"
 
 
 def test_a_run_without_attention_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="a bigram"):
+    with pytest.raises(ConfigError, match="a bigram"):
         main(["--run", str(make_run(tmp_path / "run", "bigram"))])
 
 
@@ -162,7 +162,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_calls_that_make_no_sense_are_refused(words: str) -> None:
-    with pytest.raises(RecipeError):
+    with pytest.raises(ConfigError):
         main(words.split())
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from flashmore.config import TrainConfig
 from flashmore.runs import Run
 from flashmore.training.loop import train
-from flashmore.training.recipe import Recipe
 
 Call = Callable[..., CompletedProcess[str]]
 Document = Callable[..., Any]
@@ -27,7 +27,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full")
     items = ("".join(pair) for pair in itertools.product("ab", repeat=2))
     (folder / "items.txt").write_text("\n".join(("a", "b", *items)))
-    train(Recipe(file=folder / "items.txt", model="bigram", max_steps=4, device="cpu"), folder / "run")
+    train(TrainConfig(file=folder / "items.txt", model="bigram", max_steps=4, device="cpu"), folder / "run")
     return folder / "run"
 
 
@@ -134,8 +134,10 @@ def test_the_best_weights_are_used_and_the_last_where_there_are_none(
 def test_long_names_are_shown_whole(call: Call, document: Document, tmp_path: Path) -> None:
     items = ["ab" * 90, "ba" * 85, "abba" * 40]
     (tmp_path / "long.txt").write_text("\n".join(items))
-    recipe = Recipe(file=tmp_path / "long.txt", split="100/0/0", model="bigram", max_steps=4, device="cpu")
-    train(recipe, tmp_path / "run")
+    config = TrainConfig(
+        file=tmp_path / "long.txt", split="100/0/0", model="bigram", max_steps=4, device="cpu"
+    )
+    train(config, tmp_path / "run")
     given = ("generate", tmp_path / "run", "--count", 5, "--seed", 1, "--prefix", "ab" * 60)
     names = texts(document(*given))
     assert min(map(len, names)) >= 120
@@ -158,7 +160,9 @@ def test_a_process_prints_a_plain_table_and_its_remark_apart(
 
 def test_characters_that_stdout_lacks_neither_fail_nor_break_json(process: Call, tmp_path: Path) -> None:
     (tmp_path / "items.txt").write_text("さ\nら\nさら\n", encoding="utf-8")
-    train(Recipe(file=tmp_path / "items.txt", model="bigram", max_steps=4, device="cpu"), tmp_path / "run")
+    train(
+        TrainConfig(file=tmp_path / "items.txt", model="bigram", max_steps=4, device="cpu"), tmp_path / "run"
+    )
     words = ("score", tmp_path / "run", "さら")
     table, as_json = (process(*words, *more, PYTHONIOENCODING="ascii:strict") for more in ((), ("--json",)))
     assert table.returncode == as_json.returncode == 0, table.stderr + as_json.stderr

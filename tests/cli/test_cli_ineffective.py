@@ -6,8 +6,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from flashmore.config import TrainConfig
 from flashmore.training.loop import train
-from flashmore.training.recipe import Recipe
 
 Call = Callable[..., CompletedProcess[str]]
 Refusal = Callable[..., str]
@@ -17,7 +17,7 @@ Refusal = Callable[..., str]
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     (folder / "text.txt").write_text("to be or not to be, that is the question. " * 40, encoding="utf-8")
-    recipe = Recipe(
+    config = TrainConfig(
         file=folder / "text.txt",
         mode="text",
         block_size=8,
@@ -26,7 +26,7 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_size=4,
         device="cpu",
     )
-    train(recipe, folder / "run")
+    train(config, folder / "run")
     return folder / "run"
 
 
@@ -44,7 +44,6 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train --optimizer adamw --muon-learning-rate 0.1",
         "train --muon-learning-rate 0.1",
         "train --lr-schedule constant --min-lr-ratio 0.1",
-        "train --speedups none --min-lr-ratio 0.1",
         "train --split makemore --split-seed 1",
         "train --mode text --split-seed 1",
         "train --encoding latin-1",
@@ -94,7 +93,7 @@ def test_what_a_run_on_text_cannot_use_is_refused(
     [
         "train --model wavenet --n-layer 2",
         "train --model bigram --attention auto",
-        "train --speedups muon --muon-learning-rate 0.1",
+        "train --optimizer muon --muon-learning-rate 0.1",
         "train --preset names-long --muon-learning-rate 0.1",
         "train --min-lr-ratio 0.1",
     ],

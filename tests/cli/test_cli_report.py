@@ -46,7 +46,7 @@ def cut_off(text: str) -> str:
 
 
 def of_another_version(text: str) -> str:
-    return text.replace('"version":2', '"version":3', 1)
+    return text.replace('"version":3', '"version":4', 1)
 
 
 def with_a_field_missing(text: str) -> str:

@@ -143,7 +143,7 @@ def test_what_ignores_the_end_of_its_terminal_goes_on(
 COMMANDS = {
     "train": ("train", "{names}", *LONG, "--out", "{folder}/run"),
     "generate": ("generate", "{trained}", "--count", "100000", "--repeats"),
-    "bench step": ("bench", "step", "--block-size", "8"),
+    "bench step": ("bench", "step", "--lengths", "8"),
     "choose": ("choose", "--length", "512", "--batch-size", "32"),
 }
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flashmore.data.batches import IGNORE, BatchOrder, encode_items, take
 from flashmore.data.vocabulary import EOS, Vocabulary
-from flashmore.errors import DataError, RecipeError
+from flashmore.errors import ConfigError, DataError
 
 ITEMS = st.lists(st.text(st.characters(), min_size=1, max_size=9), max_size=12)
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 100))
@@ -92,7 +92,7 @@ def test_order_stays_the_same_over_versions() -> None:
 
 @pytest.mark.parametrize("wrong", [(0, 32, 1), (10, 0, 1), (10, 32, -1)])
 def test_impossible_sizes_are_refused(wrong: tuple[int, int, int]) -> None:
-    with pytest.raises(RecipeError):
+    with pytest.raises(ConfigError):
         BatchOrder(*wrong)
 
 

@@ -15,7 +15,7 @@ from flashmore.data import text as text_module
 from flashmore.data.long_text import LongText, read_long_text
 from flashmore.data.tokens import Ids, encode_text, random_tokens, scan_text, scan_tokens, write_store
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.errors import DataError, RecipeError, RunError
+from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.runs import records
 
 TEXT = "the cat sat on the mat.\nthe Žižek café 日本 …\n" * 40
@@ -186,12 +186,12 @@ def test_random_ids_repeat_and_stay_below_gpt2s_vocabulary(tmp_path: Path) -> No
     assert ids.max() == 50_256
     again = np.concatenate(list(random_tokens(text.count, 50_257, seed=0)))
     np.testing.assert_array_equal(ids, again)
-    with pytest.raises(RecipeError, match="no FILE"):
+    with pytest.raises(ConfigError, match="no FILE"):
         read_long_text(None, "utf-8", "90/10/0", 16, None)
 
 
 def test_a_text_takes_no_vocabulary_size(source: Path) -> None:
-    with pytest.raises(RecipeError, match="without --vocab-size"):
+    with pytest.raises(ConfigError, match="without --vocab-size"):
         read_long_text(source, "utf-8", "80/10/10", 16, 100)
 
 

@@ -13,7 +13,7 @@ from flashmore.data import windows as windows_module
 from flashmore.data.batches import IGNORE
 from flashmore.data.tokens import Ids
 from flashmore.data.windows import Windows, cut_parts
-from flashmore.errors import DataError, RecipeError
+from flashmore.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 PARTS = ("train", "validation", "test")
@@ -136,5 +136,5 @@ def test_a_text_that_is_too_short_says_what_would_fit() -> None:
 
 def test_shares_that_are_none_are_refused() -> None:
     for shares in ("makemore", "80/10", "0/50/50", "80/10/11"):
-        with pytest.raises(RecipeError):
+        with pytest.raises(ConfigError):
             cut_parts(1000, shares, 8, "text.txt")

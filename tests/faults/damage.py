@@ -163,7 +163,7 @@ DAMAGES: tuple[Callable[[Home, Path, random.Random], None], ...] = (
 class Parts:
     """Everything that a run holds, to be altered and written again with checksums that fit."""
 
-    config: dict[str, Any]
+    model_config: dict[str, Any]
     vocabulary: dict[str, Any]
     split: dict[str, Any]
     result: dict[str, Any] | None
@@ -178,18 +178,18 @@ class Parts:
         with safe_open(run / LAST, framework="pt") as file:
             last = json.loads(file.metadata()["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        config, vocabulary, split, result = (
+        model_config, vocabulary, split, result = (
             json.loads((run / name).read_bytes()) for name in (CONFIG, VOCABULARY, SPLIT, RESULT)
         )
-        return cls(config, vocabulary, split, result, last, tensors)
+        return cls(model_config, vocabulary, split, result, last, tensors)
 
     def write(self, run: Path) -> None:
         """Write them with every checksum right, as somebody who means harm would."""
         for name, part in ((VOCABULARY, self.vocabulary), (SPLIT, self.split)):
             (run / name).write_bytes(_json(part))
-            if isinstance(self.config.get("files"), dict):
-                self.config["files"][name] = records.digest(_json(part))
-        (run / CONFIG).write_bytes(_json(_sealed(self.config)))
+            if isinstance(self.model_config.get("files"), dict):
+                self.model_config["files"][name] = records.digest(_json(part))
+        (run / CONFIG).write_bytes(_json(_sealed(self.model_config)))
         digest = records.digest((run / CONFIG).read_bytes())
         if self.result is None:
             _remove(run / RESULT)
@@ -269,7 +269,7 @@ fit."""
 def crafted(run: Path) -> Iterator[tuple[str, Callable[[Home], None]]]:
     """Every crafted damage: a name, and what makes it."""
     intact = Parts.of(run)
-    for part in ("config", "vocabulary", "split", "result", "last"):
+    for part in ("model_config", "vocabulary", "split", "result", "last"):
         for path in leaves(getattr(intact, part)):
             if path[-1:] != ("sha256",) and path[:1] not in (("weights",), ("optimizer",), ("files",)):
                 for value in VALUES:
@@ -280,9 +280,9 @@ def crafted(run: Path) -> Iterator[tuple[str, Callable[[Home], None]]]:
     for stage in STAGES:
         for name, lines in _metrics():
             yield f"metrics, {stage}: {name}", written(partial(_with_metrics, stage, lines))
-    for side in ("requested", "recipe"):
+    for side in ("requested", "config"):
         for name, value in OTHER_RECIPES:
-            yield f"{side}: {name} = {value!r}", written(_value_at("config", (side, name), value))
+            yield f"{side}: {name} = {value!r}", written(_value_at("model_config", (side, name), value))
     for scale, tracker in LOSS_SCALES:
         value = {"scale": scale, "growth_tracker": tracker}
         yield f"loss scale {value!r:.60}", written(_value_at("last", ("state", "loss_scale"), value))
@@ -361,7 +361,7 @@ OTHER_RECIPES: tuple[tuple[str, Any], ...] = (
     ("steps", 10**12), ("steps", 1), ("speedups", ["bf16"]), ("device", "cuda"), ("attention", "flash"),
     ("optimizer", "muon"), ("threads", 4096), ("batch", 10**9), ("channels", 16), ("context", 2**20),
 )  # fmt: skip
-"""Values that a recipe may have, and that this one does not have."""
+"""Values that a config may have, and that this one does not have."""
 LOSS_SCALES = (
     (0.0, 0), (-1.0, 0), (float("inf"), 0), (float("nan"), 0), (1e308, 0), (1e-320, 0), (10**400, 0),
     (65536.0, -1), (65536.0, 2**31), (65536.0, 2**62), (65536.0, 10**30), (65536.0, 10**400), (65536.0, 0),

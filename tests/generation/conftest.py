@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashmore.data.split import Split
+from flashmore.data.items import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build

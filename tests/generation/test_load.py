@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from flashmore.errors import RecipeError, RunError
+from flashmore.errors import ConfigError, RunError
 from flashmore.generation.load import load_model
 from flashmore.memory import largest_batch
 from flashmore.models.config import ModelConfig
@@ -65,7 +65,7 @@ def test_weights_that_are_no_numbers_are_named(make_run: Callable[..., Run], val
 
 @pytest.mark.parametrize("device", ["toaster", "cpu:-3"])
 def test_a_device_that_is_not_here_is_named(make_run: Callable[..., Run], device: str) -> None:
-    with pytest.raises(RecipeError, match=device):
+    with pytest.raises(ConfigError, match=device):
         load_model(make_run("bigram", "ab", 4), device)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
 
 
@@ -27,14 +27,14 @@ from flashmore.generation.options import GenerateOptions
 )
 def test_a_number_outside_its_range_is_refused(option: str, bad: float) -> None:
     values: dict[str, Any] = {option: bad}
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ConfigError) as caught:
         GenerateOptions(**values)
     assert "--" + option.replace("_", "-") in caught.value.wanted
     assert str(bad) in caught.value.found
 
 
 def test_a_temperature_of_zero_is_told_of_greedy() -> None:
-    with pytest.raises(RecipeError, match="--top-k 1"):
+    with pytest.raises(ConfigError, match="--top-k 1"):
         GenerateOptions(temperature=0)
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flashmore.data.split import Split
-from flashmore.errors import DataError, RecipeError
+from flashmore.data.items import Split
+from flashmore.errors import ConfigError, DataError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import generate
 from flashmore.generation.score import score
@@ -174,7 +174,7 @@ def test_a_prefix_may_fill_the_context_but_not_more(make_bigram: Callable[..., R
     run = make_bigram(ROWS, "ab", 4)
     full = generate(run, GenerateOptions(count=1, seed=11, prefix="aba"))
     assert [name.text for name in full.names] == ["aba"]
-    with pytest.raises(RecipeError, match="at most 3 characters") as caught:
+    with pytest.raises(ConfigError, match="at most 3 characters") as caught:
         generate(run, GenerateOptions(prefix="abab"))
     assert "4 characters" in caught.value.found
 

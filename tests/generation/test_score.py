@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flashmore.data.split import Split
+from flashmore.data.items import Split
 from flashmore.errors import DataError
 from flashmore.generation.load import load_model
 from flashmore.generation.score import log_probs, score

@@ -10,7 +10,15 @@ import torch
 from jsonschema import Draft202012Validator
 
 from flashmore.errors import StorageError
-from flashmore.measuring.result import RecordError, as_text, make_record, read_record, schema, write_record
+from flashmore.measuring.result import (
+    VERSION,
+    RecordError,
+    as_text,
+    make_record,
+    read_record,
+    schema,
+    write_record,
+)
 
 AT_ONE_CONTEXT: dict[str, Any] = {
     "context": 16,
@@ -43,7 +51,7 @@ AT_ONE_CONTEXT: dict[str, Any] = {
     "most_gain": 1.25,
     "notes": [],
 }
-BODY = {**AT_ONE_CONTEXT, "recipe": {}, "further_contexts": [AT_ONE_CONTEXT], "warnings": []}
+BODY = {**AT_ONE_CONTEXT, "config": {}, "further_contexts": [AT_ONE_CONTEXT], "warnings": []}
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def record() -> dict[str, Any]:
 
 def test_the_schema_is_a_schema_and_describes_itself() -> None:
     Draft202012Validator.check_schema(schema())
-    assert schema()["properties"]["version"]["const"] == 2
+    assert schema()["properties"]["version"]["const"] == VERSION
 
 
 def test_what_was_written_is_read_back(record: dict[str, Any], tmp_path: Path) -> None:
@@ -73,8 +81,8 @@ def test_a_record_that_was_cut_off_anywhere_is_refused(record: dict[str, Any], t
 
 
 def test_another_version_is_refused_with_its_number(record: dict[str, Any], tmp_path: Path) -> None:
-    write_record(record | {"version": 3}, tmp_path / "record.json")
-    with pytest.raises(RecordError, match="schema version 3"):
+    write_record(record | {"version": VERSION + 1}, tmp_path / "record.json")
+    with pytest.raises(RecordError, match=f"schema version {VERSION + 1}"):
         read_record(tmp_path / "record.json")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flashmore.backends.contract import attention
-from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.models.config import LARGEST_SIZE, ModelConfig
 from flashmore.models.registry import build, count_parameters
 from flashmore.specs import backends, models
@@ -49,7 +49,7 @@ def skip_unless_it_runs(backend: str) -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_valid_names() -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ConfigError) as caught:
         small("tranformer")
     assert "tranformer" in caught.value.found
     assert all(name in caught.value.valid for name in models())
@@ -58,19 +58,19 @@ def test_an_unknown_model_is_refused_with_the_valid_names() -> None:
 @pytest.mark.parametrize("size", ["vocab_size", "block_size", "n_layer", "n_head", "n_embd"])
 @pytest.mark.parametrize("value", [0, -3, LARGEST_SIZE + 1, 10**30])
 def test_a_size_out_of_range_is_refused_by_name(size: str, value: int) -> None:
-    with pytest.raises(RecipeError, match=f"{size} = {value}"):
+    with pytest.raises(ConfigError, match=f"{size} = {value}"):
         small("transformer", **{size: value})
 
 
 @pytest.mark.parametrize("rate", ["dropout", "attention_dropout"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
 def test_a_dropout_that_is_no_probability_is_refused(rate: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=rate):
+    with pytest.raises(ConfigError, match=rate):
         small("transformer", **{rate: value})
 
 
 def test_heads_that_do_not_divide_are_refused_with_those_that_do() -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ConfigError) as caught:
         small("transformer", n_embd=12, n_head=5)
     assert "1, 2, 3, 4, 6, 12 heads" in caught.value.valid
     small("lstm", n_embd=12, n_head=5)  # heads mean nothing here, so they refuse nothing
@@ -78,7 +78,7 @@ def test_heads_that_do_not_divide_are_refused_with_those_that_do() -> None:
 
 @pytest.mark.parametrize("name", ["transformer", "mlp"])
 def test_weights_beyond_any_memory_are_refused_in_words(name: str) -> None:
-    with pytest.raises(RecipeError, match="fit in memory"):
+    with pytest.raises(ConfigError, match="fit in memory"):
         build(small(name, n_embd=LARGEST_SIZE, block_size=LARGEST_SIZE), seed=0)
 
 
@@ -136,7 +136,7 @@ def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
     config = small(name)
     model = build(config, seed=0)
     model(some_ids(config, 2, config.block_size))
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ConfigError) as caught:
         model(some_ids(config, 2, config.block_size + 1))
     assert "context of 8" in caught.value.wanted
     assert "9 positions" in caught.value.found

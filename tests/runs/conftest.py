@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flashmore.data.split import Split
+from flashmore.data.items import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout

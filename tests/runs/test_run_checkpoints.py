@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_run_is_refused(run: Run, make_run: MakeRun, tmp
     other = make_run(tmp_path / "other")
     config = json.loads((other.path / "config.json").read_bytes())
     del config["sha256"]
-    config["recipe"]["lr"] = 1.0
+    config["config"]["lr"] = 1.0
     (other.path / "config.json").write_bytes(records.encode(records.seal(config)))
     with pytest.raises(RunError, match="one of another run"):
         Run.open(other.path).load_weights()

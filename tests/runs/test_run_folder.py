@@ -46,7 +46,7 @@ def rewrite_config(path: Path, change: Callable[[dict[str, Any]], object]) -> No
 def test_open_gives_what_create_wrote(run: Run) -> None:
     opened = Run.open(str(run.path))
     assert opened == run
-    assert opened.recipe == {"max_steps": 10, "learning_rate": 5e-4, "file": None, "speedups": ["none"]}
+    assert opened.config == {"max_steps": 10, "learning_rate": 5e-4, "file": None, "speedups": ["none"]}
     assert opened.split.novelty("zoë") == "train"
     assert opened.split.leak_share == 1.0
     assert opened.model == ModelConfig(
@@ -267,7 +267,7 @@ def test_open_refuses_the_vocabulary_of_another_run(run: Run, tmp_path: Path) ->
         Run.open(tmp_path / "other")
 
 
-@pytest.mark.parametrize("version", [1, 2, 4, "3", None, 10**15])
+@pytest.mark.parametrize("version", [1, 3, 5, "4", None, 10**15])
 def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
     rewrite_config(run.path, lambda config: config.update(format=version))
     with pytest.raises(RunError, match="does not know") as caught:
@@ -280,12 +280,12 @@ def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
     [
         lambda config: config.pop("model"),
         lambda config: config.pop("files"),
-        lambda config: config.pop("recipe"),
-        lambda config: config.update(recipe=3),
+        lambda config: config.pop("config"),
+        lambda config: config.update(config=3),
         lambda config: config.update(requested=[]),
         lambda config: config["requested"].update(speedups=[["none"]]),
         lambda config: config["requested"].update(max_steps=NESTED),
-        lambda config: config["recipe"].update(max_steps=10**30),
+        lambda config: config["config"].update(max_steps=10**30),
         lambda config: config.update(files=[]),
         lambda config: config.update(versions={"torch": 2}),
         lambda config: config.update(surprise=1),
@@ -457,4 +457,4 @@ def test_every_message_has_three_parts(tmp_path: Path) -> None:
 
 
 def test_the_settings_know_what_they_were_made_from(run: Run, make_checkpoint: MakeCheckpoint) -> None:
-    assert run.settings == replace(run.settings, requested=run.recipe)
+    assert run.settings == replace(run.settings, requested=run.config)

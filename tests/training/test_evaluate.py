@@ -12,8 +12,9 @@ from flashmore.memory import LARGEST_TENSOR
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.specs import models
+from flashmore.training.dataset import ItemDataset
 from flashmore.training.evaluate import evaluate
-from flashmore.training.loss import mean_loss
+from flashmore.training.step import mean_loss
 
 ITEMS = ["ab" * 499 + "a", *("abc"[: 1 + number % 3] for number in range(3000))]
 VOCABULARY = Vocabulary.from_items(ITEMS)
@@ -28,17 +29,19 @@ def widest_rows(model: nn.Module) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("name", models())
 def test_one_long_item_among_many_costs_one_long_row(name: str) -> None:
-    config = ModelConfig(
+    model_config = ModelConfig(
         name, VOCABULARY.size, block_size=1000, n_layer=1, n_head=2, n_embd=32, attention="manual"
     )
-    model = build(config, seed=1)
+    model = build(model_config, seed=1)
     shapes = widest_rows(model)
-    data = encode_items(ITEMS, VOCABULARY, 1000, "cpu")
+    data = ItemDataset(encode_items(ITEMS, VOCABULARY, 1000, "cpu"))
     loss = evaluate(model, data, nullcontext)
     assert sum(rows for rows, _ in shapes) == len(ITEMS)
     assert all(rows == 1 or rows * positions * 32 * 4 <= LARGEST_TENSOR for rows, positions in shapes)
     assert max(rows * positions for rows, positions in shapes) < 20_000
-    assert loss == pytest.approx(one_by_one(model, data.ids[:200], data.targets[:200], ITEMS), rel=1e-5)
+    assert loss == pytest.approx(
+        one_by_one(model, data.sequences.ids[:200], data.sequences.targets[:200], ITEMS), rel=1e-5
+    )
 
 
 @torch.no_grad()

@@ -18,16 +18,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flashmore.errors import Interrupted, RecipeError, RunError, TrainingFailed
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, Interrupted, RunError, TrainingFailed
 from flashmore.runs import Checkpoint, Run
 from flashmore.specs import models
 from flashmore.training import loop
 from flashmore.training.loop import Silent, resume, train
-from flashmore.training.recipe import Recipe, recipe_for
 from flashmore.training.session import Session
 
 SMALL = replace(
-    recipe_for(),
+    TrainConfig(),
     n_embd=16,
     n_head=2,
     n_layer=2,
@@ -65,8 +65,8 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("model", models())
 def test_every_model_learns(model: str, tmp_path: Path) -> None:
-    recipe = replace(recipe_for(model), max_steps=60, eval_interval=60, log_interval=1, warmup_steps=5)
-    result = train(recipe, tmp_path / "run")
+    config = replace(TrainConfig(model=model), max_steps=60, eval_interval=60, log_interval=1, warmup_steps=5)
+    result = train(config, tmp_path / "run")
     first = Run.open(tmp_path / "run").read_metrics()[0]["loss"]
     assert result.test_loss is not None
     assert result.test_loss < first - 0.3
@@ -78,10 +78,10 @@ def test_every_model_learns(model: str, tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     stop_at: int, dropout: float, tmp_path: Path
 ) -> None:
-    recipe = replace(SMALL, dropout=dropout)
-    whole = train(recipe, tmp_path / "whole")
+    config = replace(SMALL, dropout=dropout)
+    whole = train(config, tmp_path / "whole")
     with pytest.raises(Interrupted, match="--resume"):
-        train(recipe, tmp_path / "cut", PressCtrlC(stop_at))
+        train(config, tmp_path / "cut", PressCtrlC(stop_at))
     torch.rand(7)  # what happens to the random numbers in between must not matter
     resumed = resume(tmp_path / "cut")
 
@@ -127,7 +127,7 @@ def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path) -> 
 def test_steps_may_grow_and_never_shrink(tmp_path: Path) -> None:
     train(replace(SMALL, lr_schedule="constant"), tmp_path / "whole")
     train(replace(SMALL, lr_schedule="constant", max_steps=8), tmp_path / "short")
-    with pytest.raises(RecipeError, match="8 steps are done"):
+    with pytest.raises(ConfigError, match="8 steps are done"):
         resume(tmp_path / "short", steps=7)
     resume(tmp_path / "short", steps=12)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "short"))
@@ -138,7 +138,7 @@ def test_the_best_weights_are_those_with_the_lowest_validation_loss(tmp_path: Pa
     letters = random.Random(0)
     names = ["".join(letters.choices("abcdefgh", k=5)) for _ in range(60)]
     (tmp_path / "names.txt").write_text("\n".join(names))
-    recipe = replace(
+    config = replace(
         SMALL,
         file=tmp_path / "names.txt",
         learning_rate=3e-2,
@@ -146,7 +146,7 @@ def test_the_best_weights_are_those_with_the_lowest_validation_loss(tmp_path: Pa
         max_steps=120,
         eval_interval=5,
     )
-    result = train(recipe, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     lines = [line for line in Run.open(tmp_path / "run").read_metrics() if "val_loss" in line]
     best = min(lines, key=lambda line: line["val_loss"])
     state = Run.open(tmp_path / "run").load_state("last")
@@ -158,8 +158,10 @@ def test_the_backends_train_alike(tmp_path: Path) -> None:
     """Same seed, 200 steps: the loss curves of manual and flash agree to 1e-4 relative in float32."""
     curves = []
     for backend in ("manual", "flash"):
-        recipe = Recipe(attention=backend, max_steps=200, eval_interval=200, log_interval=1, device="cpu")
-        train(recipe, tmp_path / backend)
+        config = TrainConfig(
+            attention=backend, max_steps=200, eval_interval=200, log_interval=1, device="cpu"
+        )
+        train(config, tmp_path / backend)
         curves.append([line["loss"] for line in Run.open(tmp_path / backend).read_metrics()])
     assert len(curves[0]) == 200
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
@@ -168,7 +170,7 @@ def test_the_backends_train_alike(tmp_path: Path) -> None:
 
 def test_bigram_reaches_the_closed_form(tmp_path: Path) -> None:
     """Counting gives the table with the lowest loss on what was counted; training must come within 0.002."""
-    train(replace(recipe_for("bigram"), split="100/0/0"), tmp_path / "run")
+    train(replace(TrainConfig(model="bigram"), split="100/0/0"), tmp_path / "run")
     run = Run.open(tmp_path / "run")
     pairs = Counter(pair for name in run.split.train for pair in zip("." + name, name + ".", strict=True))
     firsts = Counter(first for name in run.split.train for first in "." + name)
@@ -196,7 +198,7 @@ def test_makemores_split_reports_its_leak_and_keeps_the_last_weights(tmp_path: P
 
 def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path: Path) -> None:
     # The learning rate grows with every step of the warm-up, so that the first steps still save checkpoints.
-    recipe = replace(
+    config = replace(
         SMALL,
         max_steps=400,
         eval_interval=1,
@@ -207,7 +209,7 @@ def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tm
         speedups=("none",),
     )
     with pytest.raises(TrainingFailed, match="--learning-rate") as caught:
-        train(recipe, tmp_path / "run")
+        train(config, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     assert all(math.isfinite(line["loss"]) for line in run.read_metrics())
     step = run.load_state("last").step
@@ -217,7 +219,7 @@ def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tm
 
 
 def test_nothing_is_written_when_the_recipe_cannot_be_trained(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="divide"):
+    with pytest.raises(ConfigError, match="divide"):
         train(replace(SMALL, n_head=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -242,13 +244,13 @@ def test_a_new_run_is_never_made_through_a_link_that_it_was_not_told_of(
     Path("elsewhere").mkdir()
     Path("runs/bigram").symlink_to("nowhere")
     Path("runs/bigram-2").symlink_to(tmp_path / "elsewhere")
-    recipe = replace(SMALL, model="bigram", activation="gelu_tanh", max_steps=2)
-    assert train(recipe).run == str(Path("runs/bigram-3"))
+    config = replace(SMALL, model="bigram", activation="gelu_tanh", max_steps=2)
+    assert train(config).run == str(Path("runs/bigram-3"))
     assert list(Path("elsewhere").iterdir()) == []
     with pytest.raises(RunError, match="a link that leads nowhere"):
-        train(recipe, Path("runs/bigram"))
+        train(config, Path("runs/bigram"))
     assert sorted(path.name for path in Path("runs").iterdir()) == ["bigram", "bigram-2", "bigram-3"]
-    assert train(recipe, Path("runs/bigram-2")).run == str(Path("runs/bigram-2"))  # the user's own link
+    assert train(config, Path("runs/bigram-2")).run == str(Path("runs/bigram-2"))  # the user's own link
 
 
 def test_a_run_takes_no_more_threads_than_the_machine_has(tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ def test_a_run_takes_no_more_threads_than_the_machine_has(tmp_path: Path) -> Non
     try:
         train(replace(SMALL, threads=4096, max_steps=4), tmp_path / "run")
         assert torch.get_num_threads() == os.cpu_count()
-        assert Run.open(tmp_path / "run").recipe["threads"] == 4096
+        assert Run.open(tmp_path / "run").config["threads"] == 4096
         torch.set_num_threads(before)
         resume(tmp_path / "run", 6)
         assert torch.get_num_threads() == os.cpu_count()
@@ -267,11 +269,11 @@ def test_a_run_takes_no_more_threads_than_the_machine_has(tmp_path: Path) -> Non
 def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("anna\nben\ncleo\ndora\n")
-    recipe = replace(SMALL, file=names, max_steps=2)
-    train(recipe, tmp_path / "run")
+    config = replace(SMALL, file=names, max_steps=2)
+    train(config, tmp_path / "run")
     names.write_text("anna\nben\ncleo\nemma\n")
     with pytest.raises(RunError, match="other data"):
-        train(recipe, tmp_path / "run")
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 12])
@@ -288,11 +290,11 @@ def test_the_same_call_goes_on_with_its_own_run(tmp_path: Path, stop_at: int) ->
     ("optimizer", "dtype"), [("adamw", "float32"), ("muon", "bfloat16"), ("adamw", "float16")]
 )
 def test_every_optimizer_goes_on_bit_for_bit(tmp_path: Path, optimizer: str, dtype: str) -> None:
-    recipe = replace(SMALL, optimizer=optimizer, dtype=dtype, dropout=0.1)  # type: ignore[arg-type]
-    train(recipe, tmp_path / "whole")
+    config = replace(SMALL, optimizer=optimizer, dtype=dtype, dropout=0.1)  # type: ignore[arg-type]
+    train(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train(recipe, tmp_path / "cut", PressCtrlC(5))
-    train(recipe, tmp_path / "cut")
+        train(config, tmp_path / "cut", PressCtrlC(5))
+    train(config, tmp_path / "cut")
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
     states = [Run.open(tmp_path / name).load_state("last") for name in ("whole", "cut")]
     assert states[0].loss_scale == states[1].loss_scale
@@ -327,7 +329,7 @@ def test_a_scheduler_that_ends_a_run_has_it_saved(tmp_path: Path, name: str) -> 
 
 def test_work_is_saved_by_time_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # every step would go beyond it
-    recipe = replace(SMALL, eval_interval=12, log_interval=12)
+    config = replace(SMALL, eval_interval=12, log_interval=12)
     seen = []
 
     class Look(Silent):
@@ -340,9 +342,9 @@ def test_work_is_saved_by_time_as_well(tmp_path: Path, monkeypatch: pytest.Monke
 
             object.__setattr__(session.run, "save_checkpoint", look)
 
-    train(recipe, tmp_path / "run", Look())
+    train(config, tmp_path / "run", Look())
     assert seen[:11] == list(range(1, 12))
-    train(recipe, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "run"))
 
 
@@ -386,13 +388,13 @@ def test_the_session_settles_auto_before_training(tmp_path: Path) -> None:
 def test_makemores_own_training_reaches_makemores_losses(
     steps: int, bound: float, comparison_data: Path, tmp_path: Path
 ) -> None:
-    recipe = replace(
-        recipe_for("transformer", "makemore"),
+    config = replace(
+        TrainConfig(preset="makemore"),
         file=comparison_data / "makemore-names.txt",
         split="makemore",
         max_steps=steps,
     )
-    result = train(recipe, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     assert result.test_loss is not None
     assert result.test_loss <= bound
     assert result.parameters == 204_544

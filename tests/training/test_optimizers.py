@@ -8,33 +8,33 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.training.muon import MatrixGroups, muon_matrices, newton_schulz
 from flashmore.training.optimizers import MUON_MOMENTUM, learning_rate_share, optimizers_of
-from flashmore.training.recipe import Recipe
 
 CONFIG = ModelConfig("transformer", vocab_size=27, block_size=16, n_layer=2, n_head=2, n_embd=16)
 
 
 def test_the_schedule_rises_and_falls() -> None:
-    recipe = Recipe(max_steps=100, warmup_steps=10, lr_schedule="cosine", min_lr_ratio=0.1)
-    shares = [learning_rate_share(step, recipe) for step in range(101)]
+    config = TrainConfig(max_steps=100, warmup_steps=10, lr_schedule="cosine", min_lr_ratio=0.1)
+    shares = [learning_rate_share(step, config) for step in range(101)]
     assert all(before < after for before, after in pairwise(shares[:11]))
     assert all(before > after for before, after in pairwise(shares[10:]))
     assert 0 < shares[0] < 0.1
     assert shares[10] == 1
     assert shares[55] == pytest.approx((1 + 0.1) / 2)  # halfway down the cosine
     assert shares[100] == pytest.approx(0.1)
-    assert learning_rate_share(1000, recipe) == pytest.approx(0.1)
+    assert learning_rate_share(1000, config) == pytest.approx(0.1)
 
 
 def test_a_constant_learning_rate_stays_after_its_warm_up() -> None:
-    recipe = Recipe(max_steps=100, warmup_steps=4, lr_schedule="constant")
-    shares = [learning_rate_share(step, recipe) for step in range(100)]
+    config = TrainConfig(max_steps=100, warmup_steps=4, lr_schedule="constant")
+    shares = [learning_rate_share(step, config) for step in range(100)]
     assert shares[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert set(shares[4:]) == {1.0}
-    assert learning_rate_share(0, replace(recipe, warmup_steps=0)) == 1
+    assert learning_rate_share(0, replace(config, warmup_steps=0)) == 1
 
 
 def test_muon_is_for_the_matrices_of_the_blocks_and_adamw_for_the_rest() -> None:
@@ -42,12 +42,12 @@ def test_muon_is_for_the_matrices_of_the_blocks_and_adamw_for_the_rest() -> None
     chosen = muon_matrices(model)
     assert set(chosen) == {name for name in chosen if name.startswith("blocks.") and name.endswith("weight")}
     assert len(chosen) == 4 * CONFIG.n_layer
-    adamw, muon = optimizers_of(model, Recipe(optimizer="muon"), fused=True)
+    adamw, muon = optimizers_of(model, TrainConfig(optimizer="muon"), fused=True)
     in_muon = {id(p) for group in muon.param_groups for p in group["params"]}
     in_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert in_muon == {id(p) for p in chosen.values()}
     assert in_adamw == {id(p) for p in model.parameters()} - in_muon
-    assert len(optimizers_of(model, Recipe(optimizer="adamw"), fused=True)) == 1
+    assert len(optimizers_of(model, TrainConfig(optimizer="adamw"), fused=True)) == 1
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 64), (64, 1)], ids=str)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
 from flashmore.runs import Run, locked
 from flashmore.training.loop import resume, train
-from flashmore.training.plan import what_works_here
-from flashmore.training.recipe import recipe_for
+from flashmore.training.resolve import what_works_here
 from flashmore.training.session import resumed
 
 SMALL = replace(
-    recipe_for(),
+    TrainConfig(),
     n_embd=16,
     n_head=2,
     n_layer=1,
@@ -42,23 +42,16 @@ def test_a_compiled_run_goes_on_without_a_compiler(tmp_path: Path, monkeypatch: 
 
 
 def test_what_a_gpu_had_is_left_out_on_a_cpu_with_the_reasons() -> None:
-    names = ("fused-adamw", "attention", "pad-vocab", "cuda-graph", "replay", "tf32", "schedule")
-    recipe = replace(SMALL, speedups=names, dtype="float32", optimizer="adamw", lr_schedule="cosine")
-    config = ModelConfig("transformer", 27, 16, n_layer=1, n_head=2, n_embd=16, attention="cudnn")
-    here, notes = what_works_here(recipe, config, CPU)
-    assert here.speedups == ("fused-adamw", "attention", "schedule")
+    names = ("fused-adamw", "pad-vocab", "cuda-graph", "replay", "tf32")
+    config = replace(SMALL, speedups=names)
+    model_config = ModelConfig("transformer", 27, 16, n_layer=1, n_head=2, n_embd=16, attention="cudnn")
+    here, notes = what_works_here(config, model_config, CPU)
+    assert here.speedups == ("fused-adamw",)
     assert here.attention == "auto"
     told = "\n".join(notes)
     for name in ("pad-vocab", "cuda-graph", "replay", "tf32", "cudnn"):
         assert f"{name}" in told
-    assert what_works_here(here, replace(config, attention="manual"), CPU)[1] == ()
-
-
-def test_what_decides_the_result_of_a_step_is_not_left_out() -> None:
-    recipe = replace(SMALL, speedups=("muon",), optimizer="muon")
-    config = ModelConfig("mlp", 27, 16, n_embd=16)
-    here, notes = what_works_here(replace(recipe, model="transformer"), config, CPU)
-    assert (here.speedups, notes) == (("muon",), ())
+    assert what_works_here(here, replace(model_config, attention="manual"), CPU)[1] == ()
 
 
 def test_random_numbers_of_a_gpu_are_no_reason_to_refuse(tmp_path: Path) -> None:

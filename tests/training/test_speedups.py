@@ -14,19 +14,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flashmore.data.batches import IGNORE, Sequences, encode_items
+from flashmore.config import TrainConfig
+from flashmore.data.batches import IGNORE
 from flashmore.errors import Interrupted
 from flashmore.models.dropout import Dropout
 from flashmore.runs import Run
-from flashmore.speedups import CATALOGUE, EXACT, NUMERICS
-from flashmore.training.batch import Batch
+from flashmore.speedups import CATALOGUE, EXACT, NUMERICS, changed
+from flashmore.training.corpus import example_data, read_corpus
+from flashmore.training.dataset import Batch
 from flashmore.training.decide import why_not
-from flashmore.training.evaluate import evaluate
-from flashmore.training.graph import FlatStep
+from flashmore.training.flat import FlatStep
 from flashmore.training.loop import Silent, resume, train
-from flashmore.training.plan import settle_speed
-from flashmore.training.recipe import Recipe
-from flashmore.training.setting import settle
+from flashmore.training.resolve import resolve_model, resolve_speed
 from flashmore.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -39,27 +38,27 @@ Make = Callable[..., Trainer]
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
-    return Recipe(
+    return TrainConfig(
         file=path, device="cpu", n_layer=1, n_embd=16, n_head=2, batch_size=8, max_steps=STEPS, warmup_steps=2
     )
 
 
 @pytest.fixture(scope="module")
-def make(recipe: Recipe) -> Make:
-    """Build a trainer from names of speed-ups and changes of the recipe."""
-    setting = settle(recipe)
+def make(config: TrainConfig) -> Make:
+    """Build a trainer from names of speed-ups and changes of the config."""
+    corpus = read_corpus(config)
 
     def build(*names: str, double: bool = False, **changes: Any) -> Trainer:
-        asked = replace(recipe, speedups=names or ("none",), **changes)
-        config = replace(setting.config, dropout=asked.dropout)
-        data = encode_items(setting.split.train, setting.vocabulary, config.block_size, CPU)
+        asked = replace(changed(config, names), **changes)
+        model_config = resolve_model(asked, corpus)
+        data = example_data(corpus, asked, model_config, CPU)
         was = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64 if double else torch.float32)
         try:
-            return settle_speed(asked, config, CPU, data).trainer(data)
+            return resolve_speed(asked, model_config, CPU, data).trainer(data)
         finally:
             torch.set_default_dtype(was)
 
@@ -67,19 +66,23 @@ def make(recipe: Recipe) -> Make:
 
 
 def losses(trainer: Trainer, steps: int = STEPS) -> list[float]:
-    return [trainer.advance().item() for _ in range(steps)]
+    return [trainer.train_step().item() for _ in range(steps)]
 
 
 def with_needs(name: str) -> tuple[str, ...]:
     return (*CATALOGUE[name].needs, name)
 
 
-def works_here(name: str, recipe: Recipe) -> bool:
-    return why_not(name, recipe, settle(recipe).config, CPU) is None
+def works_here(name: str, config: TrainConfig) -> bool:
+    return why_not(name, config, resolve_model(config, read_corpus(config)), CPU) is None
 
 
 def exact(*, slow: bool) -> list[str]:
-    return [n for n, entry in CATALOGUE.items() if entry.exactness == EXACT and (n in SLOW) == slow]
+    return [
+        name
+        for name, entry in CATALOGUE.items()
+        if entry.exactness == EXACT and not entry.always and (name in SLOW) == slow
+    ]
 
 
 # The catalogue itself.
@@ -123,13 +126,9 @@ def rows_of(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return [(tuple(ids.tolist()), tuple(targets.tolist())) for ids, targets in pieces]
 
 
-@pytest.mark.parametrize(
-    "names",
-    [("resident",), ("trim",), ("resident", "trim"), ("resident", "pack"), ("pack",)],
-    ids="+".join,
-)
-def test_batches_are_the_same_however_they_are_made(names: tuple[str, ...], make: Make) -> None:
-    plain, other = make(), make(*names)
+@pytest.mark.parametrize("name", ["trim", "pack"])
+def test_batches_are_the_same_in_every_form(name: str, make: Make) -> None:
+    plain, other = make(), make(name)
     for step in (0, 1, 17, 50):  # beyond an epoch too
         assert rows_of(plain.batch(step)) == rows_of(other.batch(step))
 
@@ -137,16 +136,15 @@ def test_batches_are_the_same_however_they_are_made(names: tuple[str, ...], make
 def test_trimmed_rows_are_as_long_as_the_longest_and_packed_ones_have_no_padding(make: Make) -> None:
     for step in range(20):
         longest = max(len(ids) for ids, _ in rows_of(make().batch(step)))
-        for names in (("trim",), ("resident", "trim")):
-            assert make(*names).batch(step).ids.size(1) == longest
-        assert (make("resident", "pack").batch(step).targets != IGNORE).all()
+        assert make("trim").batch(step).ids.size(1) == longest
+        assert (make("pack").batch(step).targets != IGNORE).all()
 
 
 # Exactness.
 
 
 def after_one_step(trainer: Trainer) -> dict[str, Tensor]:
-    trainer.advance()
+    trainer.train_step()
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
@@ -163,9 +161,9 @@ def must_train_alike(make: Make, names: tuple[str, ...], **changes: Any) -> None
 
 
 @pytest.mark.parametrize("name", [*exact(slow=False), "all but compile"])
-def test_gradients_are_those_of_the_plain_loop(name: str, make: Make, recipe: Recipe) -> None:
-    together = tuple(n for n in exact(slow=False) if n != "trim" and works_here(n, recipe))
-    if name != "all but compile" and not works_here(name, recipe):
+def test_gradients_are_those_of_the_plain_loop(name: str, make: Make, config: TrainConfig) -> None:
+    together = tuple(n for n in exact(slow=False) if n != "trim" and works_here(n, config))
+    if name != "all but compile" and not works_here(name, config):
         pytest.skip(f"{name} does not work here")
     must_train_alike(make, together if name == "all but compile" else with_needs(name))
 
@@ -178,10 +176,10 @@ def test_gradients_are_those_of_the_plain_loop(name: str, make: Make, recipe: Re
         pytest.param("max-autotune", marks=pytest.mark.long),
     ],
 )
-def test_compiled_gradients_are_those_of_the_plain_loop(name: str, make: Make, recipe: Recipe) -> None:
-    if not works_here("compile", recipe):
+def test_compiled_gradients_are_those_of_the_plain_loop(name: str, make: Make, config: TrainConfig) -> None:
+    if not works_here("compile", config):
         pytest.skip("no compiler here")
-    together = tuple(n for n in exact(slow=False) if n != "trim" and works_here(n, recipe))
+    together = tuple(n for n in exact(slow=False) if n != "trim" and works_here(n, config))
     # Compiled by torch 2.11, the CPU's flash kernel takes no float64.
     changes = {"attention": "math"} if torch.__version__.startswith("2.11") else {}
     must_train_alike(
@@ -190,21 +188,21 @@ def test_compiled_gradients_are_those_of_the_plain_loop(name: str, make: Make, r
 
 
 @pytest.mark.parametrize("name", [n for n, entry in CATALOGUE.items() if entry.exactness == NUMERICS])
-def test_numerics_stay_close(name: str, make: Make, recipe: Recipe) -> None:
-    if not works_here(name, recipe):
+def test_numerics_stay_close(name: str, make: Make, config: TrainConfig) -> None:
+    if not works_here(name, config):
         pytest.skip(f"{name} does not work here")
-    plain, other = make("resident", max_steps=40), make("resident", name, max_steps=40)
+    plain, other = make(max_steps=40), make(name, max_steps=40)
     expected, found = losses(plain, 40), losses(other, 40)
     assert found == pytest.approx(expected, rel=0.02)
     assert found != expected, "nothing was changed"
 
 
-def test_math_in_16_bit_can_be_compiled(make: Make, recipe: Recipe) -> None:
+def test_math_in_16_bit_can_be_compiled(make: Make, config: TrainConfig) -> None:
     """`auto` may choose it there; under autocast each of its operations would have a precision of its own."""
-    if not works_here("compile", recipe):
+    if not works_here("compile", config):
         pytest.skip("no compiler here")
     eager, compiled = (
-        make("resident", *more, attention="math", dtype="bfloat16") for more in ((), ("pack", "compile"))
+        make(*names, attention="math", dtype="bfloat16") for names in ((), ("pack", "compile"))
     )
     assert losses(compiled, 3) == pytest.approx(losses(eager, 3), rel=0.01)
 
@@ -216,27 +214,25 @@ def test_math_in_16_bit_can_be_compiled(make: Make, recipe: Recipe) -> None:
 def test_every_compiled_step_has_its_own_graph(make: Make) -> None:
     """The second one must not run the first one's, which has other constants in it."""
     for changes in ({}, {"grad_clip": 0.05, "beta2": 0.8}, {"weight_decay": 0.5}):
-        plain, compiled = make("resident", **changes), make("resident", "compile", **changes)
+        plain, compiled = make(**changes), make("compile", **changes)
         assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
 
 @pytest.mark.long
 def test_evaluating_in_the_middle_changes_nothing_and_sees_the_new_weights(make: Make) -> None:
     """A compiled step's weights lie in a buffer of its own; the model must show every update."""
-    undisturbed, trainer, eager = (make(*names) for names in (COMPILED, COMPILED, ("resident",)))
+    undisturbed, trainer, eager = (make(*names) for names in (COMPILED, COMPILED, ()))
     assert isinstance(trainer.step, FlatStep)
     expected = losses(undisturbed, 4)
     found: list[float] = []
     for _ in range(2):
         found += losses(trainer, 2)
         losses(eager, 2)
-        assert isinstance(trainer.data, Sequences)
-        seen = evaluate(trainer.model, trainer.data, trainer.step.precision)
-        assert seen == pytest.approx(evaluate(eager.model, trainer.data, eager.step.precision), rel=1e-4)
+        assert trainer.evaluate(trainer.data) == pytest.approx(eager.evaluate(trainer.data), rel=1e-4)
     assert found == expected
 
 
-COMPILED = ("resident", "pack", "compile")
+COMPILED = ("pack", "compile")
 
 
 # Resuming.
@@ -253,11 +249,11 @@ class Stop(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("names", [("resident", "pack"), pytest.param(COMPILED, marks=pytest.mark.long)])
+@pytest.mark.parametrize("names", [("pack",), pytest.param(COMPILED, marks=pytest.mark.long)])
 def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(
-    names: tuple[str, ...], recipe: Recipe, tmp_path: Path
+    names: tuple[str, ...], config: TrainConfig, tmp_path: Path
 ) -> None:
-    chosen = replace(recipe, speedups=names, dropout=0.1, log_interval=1, eval_interval=5, attention="flash")
+    chosen = replace(config, speedups=names, dropout=0.1, log_interval=1, eval_interval=5, attention="flash")
     whole = train(chosen, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(chosen, tmp_path / "cut", Stop(3))
@@ -267,9 +263,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_went_through(
     first, second = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "cut"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert Run.open(tmp_path / "cut").recipe["speedups"] == sorted(
-        {*names, "attention"}, key=list(CATALOGUE).index
-    )
+    assert Run.open(tmp_path / "cut").config["speedups"] == [*names]
 
 
 # Dropout in a graph.

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from flashmore.errors import DataError, Interrupted, RecipeError
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, DataError, Interrupted
 from flashmore.generation.draw import next_probabilities
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -22,10 +23,10 @@ from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build, count_parameters
 from flashmore.runs import Run, Settings
 from flashmore.specs import Model, models
+from flashmore.training.corpus import read_corpus
 from flashmore.training.loop import Silent, resume, train
-from flashmore.training.recipe import Recipe, recipe_for
+from flashmore.training.resolve import resolve_model
 from flashmore.training.session import begun
-from flashmore.training.text import settle_text
 
 PATTERN = "abcdefgh"
 CPU = torch.device("cpu")
@@ -40,18 +41,18 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recipe(file: Path) -> Recipe:
-    return Recipe(
+def config(file: Path) -> TrainConfig:
+    return TrainConfig(
         file=file, mode="text", block_size=12, n_layer=1, n_head=2, n_embd=16, batch_size=8, max_steps=60,
         learning_rate=2e-2,
-        warmup_steps=5, eval_interval=20, device="cpu", attention="sdpa",
+        warmup_steps=5, eval_interval=20, device="cpu", attention="sdpa", activation="gelu_tanh",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "trained"
-    train(recipe, path)
+    train(config, path)
     return path
 
 
@@ -67,17 +68,19 @@ class PressCtrlC(Silent):
 
 
 @pytest.mark.parametrize("model", tuple(models()))
-def test_every_model_learns_what_is_certain(recipe: Recipe, tmp_path: Path, model: Model) -> None:
+def test_every_model_learns_what_is_certain(config: TrainConfig, tmp_path: Path, model: Model) -> None:
     result = train(
-        replace(recipe, model=model, n_layer=3, max_steps=200, learning_rate=3e-2), tmp_path / "run"
+        replace(config, model=model, n_layer=3, max_steps=200, learning_rate=3e-2), tmp_path / "run"
     )
     assert result.val_loss is not None
     assert result.val_loss < 0.2 < np.log(len(PATTERN))
     assert result.test_loss == pytest.approx(result.val_loss, abs=0.05)
 
 
-def test_training_and_resuming_end_bit_for_bit_alike(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
-    dropping = replace(recipe, dropout=0.1)
+def test_training_and_resuming_end_bit_for_bit_alike(
+    config: TrainConfig, trained: Path, tmp_path: Path
+) -> None:
+    dropping = replace(config, dropout=0.1)
     train(dropping, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(dropping, tmp_path / "halves", PressCtrlC(30))
@@ -89,12 +92,12 @@ def test_training_and_resuming_end_bit_for_bit_alike(recipe: Recipe, trained: Pa
     assert states[0].best_loss == states[1].best_loss
 
 
-def test_a_run_resumes_after_its_store_was_damaged(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_run_resumes_after_its_store_was_damaged(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        train(recipe, tmp_path / "run", PressCtrlC(20))
+        train(config, tmp_path / "run", PressCtrlC(20))
     (tmp_path / "run" / "tokens.bin").write_bytes(b"other ids")
     resume(tmp_path / "run")
-    train(recipe, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     ended, whole = (Run.open(tmp_path / name).load_weights("last") for name in ("run", "whole"))
     assert all(torch.equal(whole[name], ended[name]) for name in whole)
 
@@ -118,17 +121,17 @@ def test_the_loss_of_a_part_is_that_of_every_id_in_it(trained: Path) -> None:
         assert said == pytest.approx(total / (len(ids) - 1), rel=1e-5)
 
 
-def test_nothing_is_written_for_a_text_that_cannot_be_learned(recipe: Recipe, tmp_path: Path) -> None:
+def test_nothing_is_written_for_a_text_that_cannot_be_learned(config: TrainConfig, tmp_path: Path) -> None:
     binary = tmp_path / "binary.txt"
     binary.write_bytes(b"text\n\x00")
     cases = [
-        (replace(recipe, block_size=1000), DataError, "each part"),
-        (replace(recipe, file=binary), DataError, "line 2"),
-        (replace(recipe, file=tmp_path / "absent"), DataError, "No such file"),
-        (replace(recipe, file=None), RecipeError, "no FILE"),
-        (replace(recipe, split="makemore"), RecipeError, "shares"),
-        (replace(recipe, n_head=3), RecipeError, "heads"),
-        (replace(recipe, model="mlp", block_size=200, n_embd=512), RecipeError, "mlp"),
+        (replace(config, block_size=1000), DataError, "each part"),
+        (replace(config, file=binary), DataError, "line 2"),
+        (replace(config, file=tmp_path / "absent"), DataError, "No such file"),
+        (replace(config, file=None), ConfigError, "no FILE"),
+        (replace(config, split="makemore"), ConfigError, "shares"),
+        (replace(config, n_head=3), ConfigError, "heads"),
+        (replace(config, model="mlp", block_size=200, n_embd=512), ConfigError, "mlp"),
     ]
     for wrong, error, found in cases:
         with pytest.raises(error, match=found):
@@ -137,7 +140,7 @@ def test_nothing_is_written_for_a_text_that_cannot_be_learned(recipe: Recipe, tm
 
 
 def test_a_text_that_changes_under_the_first_pass_leaves_no_run(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "text.txt"
     path.write_text(PATTERN * 300, encoding="utf-8")
@@ -149,14 +152,14 @@ def test_a_text_that_changes_under_the_first_pass_leaves_no_run(
 
     monkeypatch.setattr(Run, "create", create_late)
     with pytest.raises(DataError, match="another one"):
-        train(replace(recipe, file=path), tmp_path / "run")
+        train(replace(config, file=path), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_context_of_4096_trains(file: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text(PATTERN * 6000, encoding="utf-8")
-    long = Recipe(
+    long = TrainConfig(
         file=path, mode="text", block_size=4096, n_layer=1, n_head=1, n_embd=8, batch_size=1, max_steps=2,
         device="cpu",
         attention="sdpa",
@@ -205,9 +208,9 @@ def text_by_whole_windows(run: Run, prefix: str, options: GenerateOptions, lengt
 @pytest.mark.parametrize("model", ["transformer", "gru"])
 @pytest.mark.parametrize("prefix", ["c", PATTERN[:5], PATTERN + "abcd", PATTERN * 3])
 def test_text_is_that_of_whole_windows_before_and_after_they_slide(
-    recipe: Recipe, tmp_path: Path, model: Model, prefix: str
+    config: TrainConfig, tmp_path: Path, model: Model, prefix: str
 ) -> None:
-    train(replace(recipe, model=model, max_steps=5), tmp_path / "run")
+    train(replace(config, model=model, max_steps=5), tmp_path / "run")
     run = Run.open(tmp_path / "run")
     options = GenerateOptions(prefix=prefix, seed=11, temperature=1.5)
     assert continue_text(run, options, 60).text == text_by_whole_windows(run, prefix, options, 60)
@@ -227,43 +230,45 @@ def test_within_the_context_a_character_costs_one_position(trained: Path) -> Non
 
 
 def test_the_shakespeare_preset_has_nanogpts_size() -> None:
-    preset = recipe_for("transformer", "shakespeare")
-    config = ModelConfig(
+    preset = TrainConfig(preset="shakespeare")
+    model_config = ModelConfig(
         model="transformer", vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128,
         bias=preset.bias, tie_weights=preset.tie_weights, activation=preset.activation,
     )  # fmt: skip
     layer = 128 * 384 + 128 * 128 + 2 * 128 * 512 + 2 * 128  # attention, feed-forward, two normalisations
-    assert count_parameters(build(config, 0)) == 65 * 128 + 64 * 128 + 4 * layer + 128
+    assert count_parameters(build(model_config, 0)) == 65 * 128 + 64 * 128 + 4 * layer + 128
 
 
 def test_gpt2_124m_has_its_name_in_parameters() -> None:
-    preset = recipe_for("transformer", "gpt2-124m")
-    setting = settle_text(replace(preset, attention="sdpa", device="cpu"))
+    preset = TrainConfig(preset="gpt2-124m")
+    model_config = resolve_model(preset, read_corpus(preset))
     with torch.device("meta"):
         from flashmore.models.transformer import Transformer
 
-        parameters = count_parameters(Transformer(setting.config))
-    assert (setting.config.vocab_size, setting.config.block_size) == (50_304, 1024)
+        parameters = count_parameters(Transformer(model_config))
+    assert (model_config.vocab_size, model_config.block_size) == (50_304, 1024)
     layer = 768 * (3 * 768 + 768 + 2 * 4 * 768) + 2 * 768
     assert parameters == 50_304 * 768 + 1024 * 768 + 12 * layer + 768 == 124_373_760
 
 
 def test_the_code_path_of_gpt2_124m_runs_small(tmp_path: Path) -> None:
-    preset = recipe_for("transformer", "gpt2-124m")
+    preset = TrainConfig(preset="gpt2-124m")
     small = replace(
         preset, vocab_size=257, n_layer=1, n_head=1, n_embd=8, block_size=32, batch_size=2, max_steps=2,
         split="98/2/0",
         device="cpu", attention="manual",
     )  # fmt: skip
     with begun(small, tmp_path / "run") as session:
-        assert session.trainer.advance().dtype == torch.float32
+        assert session.trainer.train_step().dtype == torch.float32
         assert session.run.text is not None
         assert session.run.text.kind == "random"
 
 
-def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(
+    config: TrainConfig, tmp_path: Path
+) -> None:
     train(
-        replace(recipe, tie_weights=True, bias=False, activation="relu_squared", max_steps=5),
+        replace(config, tie_weights=True, bias=False, activation="relu_squared", max_steps=5),
         tmp_path / "run",
     )
     run = Run.open(tmp_path / "run")
@@ -276,14 +281,14 @@ def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(recipe: Recip
 
 
 def test_other_models_have_no_choice_of_bias_or_activation() -> None:
-    assert recipe_for("gru", "shakespeare").block_size == 64
+    assert TrainConfig(model="gru", preset="shakespeare").block_size == 64
     for refused in (
-        partial(Recipe, model="gru", tie_weights=True),
-        partial(Recipe, model="gru", bias=False),
-        partial(Recipe, model="gru", activation="gelu"),
+        partial(TrainConfig, model="gru", tie_weights=True),
+        partial(TrainConfig, model="gru", bias=False),
+        partial(TrainConfig, model="gru", activation="gelu"),
     ):
-        with pytest.raises(RecipeError, match="transformer"):
+        with pytest.raises(ConfigError, match="transformer"):
             refused()
-    for refused in (partial(Recipe, block_size=16), partial(Recipe, vocab_size=100)):
-        with pytest.raises(RecipeError, match="--mode text"):
+    for refused in (partial(TrainConfig, block_size=16), partial(TrainConfig, vocab_size=100)):
+        with pytest.raises(ConfigError, match="--mode text"):
             refused()

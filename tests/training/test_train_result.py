@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 
+from flashmore.config import TrainConfig
 from flashmore.errors import RunError
 from flashmore.runs import Run
 from flashmore.training.loop import resume, train
-from flashmore.training.recipe import recipe_for
 from flashmore.training.result import TrainResult, result_of
-from flashmore.training.session import recipe_of, resumed
+from flashmore.training.session import config_of, resumed
 
 SMALL = replace(
-    recipe_for("bigram"), max_steps=4, log_interval=1, eval_interval=2, device="cpu", speedups=("none",)
+    TrainConfig(model="bigram"),
+    max_steps=4,
+    log_interval=1,
+    eval_interval=2,
+    device="cpu",
+    speedups=("none",),
 )
 
 
@@ -63,7 +68,7 @@ def test_a_run_that_has_gone_on_since_has_no_result(tmp_path: Path) -> None:
     run = Run.open(tmp_path / "run")
     assert result_of(run) is not None
     with resumed(run.path, 8) as session:
-        session.trainer.advance()
+        session.trainer.train_step()
         session.save()
     assert result_of(run) is None
     assert resume(run.path).steps == 8
@@ -106,8 +111,8 @@ def stop_at_the_third_save(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recipe_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
     train(SMALL, tmp_path / "run")
     run = Run.open(tmp_path / "run")
-    recipe_of(run)
+    config_of(run)
     for name, value in (("learning_rate", 1e-3), ("seed", 5), ("dtype", "bfloat16"), ("file", "other.txt")):
         other = replace(run, settings=replace(run.settings, requested=SMALL.to_json() | {name: value}))
         with pytest.raises(RunError, match=name):
-            recipe_of(other)
+            config_of(other)

@@ -25,7 +25,7 @@ from flashmore.backends.contract import attention, load_backend
 from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
 from flashmore.files import cache_folder, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
-from flashmore.measuring.measure import alternate
+from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.statistics import Spread, spread
 from flashmore.specs import backends
 
@@ -115,7 +115,7 @@ class Choice:
     """Spent on measuring just now; 0 for an answer from the cache."""
 
 
-def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
+def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = time.perf_counter) -> Choice:
     """Settle which backend runs.
 
     Args:
@@ -123,6 +123,7 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
         problem: what is to be computed. For one that is too large to be measured a smaller one decides, which
             `why` names.
         fresh: measure again even where the cache has an answer.
+        clock: the clock to read.
 
     Raises:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
@@ -141,15 +142,15 @@ def choose(name: str, problem: Problem, *, fresh: bool = False) -> Choice:
     if candidates is not None:
         best = fastest(candidates)
         return Choice(best.name, f"the fastest {where}, as measured before: {_times(candidates)}", candidates)
-    began = time.perf_counter()
-    candidates = measure_candidates(problem)
-    seconds = time.perf_counter() - began
+    began = clock()
+    candidates = measure_candidates(problem, clock)
+    seconds = clock() - began
     kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
     why = f"the fastest {where}, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
     return Choice(fastest(candidates).name, why, candidates, seconds)
 
 
-def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
+def measure_candidates(problem: Problem, clock: Clock = time.perf_counter) -> tuple[Candidate, ...]:
     """Check every backend, then time those that are right, in turn."""
     reasons: dict[str, str | None] = {}
     runs: dict[str, Callable[[], object]] = {}
@@ -157,10 +158,10 @@ def measure_candidates(problem: Problem) -> tuple[Candidate, ...]:
         reasons[name] = _why_not(name, problem)
         if reasons[name] is None:
             runs[name] = one_pass(name, problem)
-    seconds = [_seconds(run) for run in runs.values()]
+    seconds = [_seconds(run, clock) for run in runs.values()]
     repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / max(seconds))))
     blocks = min(BLOCKS, max(FEWEST_BLOCKS, round(ALL_SECONDS / (repeats * sum(seconds)))))
-    samples = alternate(runs, blocks=blocks, repeats=repeats, warmup=1)
+    samples = alternate(runs, blocks=blocks, repeats=repeats, warmup=1, clock=clock)
     return tuple(
         Candidate(name, spread(samples[name]), None, tuple(map(tuple, samples[name])))
         if name in samples
@@ -233,13 +234,13 @@ def one_pass(name: str, problem: Problem) -> Callable[[], object]:
     return run
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _seconds(run: Callable[[], object], clock: Clock) -> float:
     """The shortest of three: what a machine under load adds says nothing of the work."""
     shortest = float("inf")
     for _ in range(3):
-        began = time.perf_counter()
+        began = clock()
         run()
-        shortest = min(shortest, time.perf_counter() - began)
+        shortest = min(shortest, clock() - began)
     return shortest
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.rules.call import AttentionCall
 from flashmore.specs import backend_spec, usable
 
@@ -39,7 +39,7 @@ def load_backend(name: str) -> Compute:
     """The function that computes attention; call it before compiling `attention`, which imports nothing then.
 
     Raises:
-        RecipeError: there is no backend of this name.
+        ConfigError: there is no backend of this name.
     """
     if name not in LOADED:
         LOADED[name] = backend_spec(name).load()
@@ -76,7 +76,7 @@ def attention(
         `manual`.
 
     Raises:
-        RecipeError: an unknown backend, `mask` together with `causal`, or shapes outside this contract.
+        ConfigError: an unknown backend, `mask` together with `causal`, or shapes outside this contract.
         BackendUnavailable: the backend cannot run for this device, dtype and shape; it lists every reason.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
@@ -113,7 +113,7 @@ def describe_call(
         mask, causal, dropout_p, gqa: as scaled_dot_product_attention takes them.
 
     Raises:
-        RecipeError: no kernel takes them; see `AttentionCall`.
+        ConfigError: no kernel takes them; see `AttentionCall`.
     """
     on_cuda = q.device.type == "cuda"
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
@@ -139,15 +139,15 @@ def describe_call(
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> None:
     if causal and mask is not None:
-        raise RecipeError("causal or a mask", "both", "one mask that says both, or causal=True alone")
+        raise ConfigError("causal or a mask", "both", "one mask that says both, or causal=True alone")
     fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)
     if not fits or q.shape[:2] != k.shape[:2] or min(*q.shape, *k.shape, *v.shape) < 1:
-        raise RecipeError(
+        raise ConfigError(
             "q (B, H, T, D), k (B, H, S, D) and v (B, H, S, D), no size 0",
             f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}",
             "the same B, H and D everywhere, the same S in k and v",
         )
     if not q.dtype == k.dtype == v.dtype:
-        raise RecipeError(
+        raise ConfigError(
             "q, k and v of one dtype", f"{q.dtype}, {k.dtype}, {v.dtype}", "cast them to one dtype"
         )

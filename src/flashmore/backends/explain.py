@@ -65,7 +65,7 @@ def explain(call: AttentionCall) -> Explanation:
         An answer for each of `flashmore.specs.backends`, and the default.
 
     Raises:
-        RecipeError: from `AttentionCall`, for a call that no kernel takes.
+        ConfigError: from `AttentionCall`, for a call that no kernel takes.
     """
     present = is_present(call.device)
     if present and call.device == "cuda":

@@ -84,7 +84,7 @@ def packed_attention(
         (N, H, D), of q's dtype.
 
     Raises:
-        RecipeError: an unknown backend.
+        ConfigError: an unknown backend.
         BackendUnavailable: the backend cannot run for this device, dtype and shape.
     """
     if backend == "segments":

@@ -1,25 +1,25 @@
 """`flashmore bench ablation`: what each documented speed-up brings, one after the other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 
 from flashmore.benchmark.wording import LADDER_NUMBERS, machine, variant_cells
-from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
+from flashmore.cli.bench_outputs import BlockBar, Outputs, give
 from flashmore.cli.ineffective import refuse_ineffective
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import defaults, parse
 from flashmore.cli.show import stdout, table
-from flashmore.errors import RecipeError
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
 from flashmore.terminal import say
-from flashmore.training.recipe import Preset, Recipe
 
 Found = Mapping[str, Any]
 BLOCKS = 20
 SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
-VARIED = ("attention", "dtype", "optimizer", "lr_schedule")
-"""Fields of the recipe that the ablation itself decides, variant by variant."""
+VARIED = ("--attention", "--dtype", "--optimizer", "--lr-schedule")
+"""Options that the ablation itself decides, variant by variant."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class BenchAblation(Outputs):
     `auto` and `all` mean every one that works here.
     """
 
-    recipe: Recipe
-    preset: Preset = "makemore"
-    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
+    config: TrainConfig
     leave_one_out: bool = False
     """Also leave each one alone out of all together."""
     blocks: int = BLOCKS
@@ -45,21 +43,13 @@ class BenchAblation(Outputs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise RecipeError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
+            raise ConfigError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench ablation`."""
-    command = parse(BenchAblation, "bench ablation", argv, _defaults(argv))
-    refuse_ineffective(command.recipe, argv, ("--eval-interval", "--log-interval"))
-    start = _defaults(argv).recipe
-    for name in VARIED:
-        if getattr(command.recipe, name) != getattr(start, name):
-            option = "--" + name.replace("_", "-")
-            found = f"{option} {getattr(command.recipe, name)}"
-            raise RecipeError(
-                f"an ablation that decides --{name} itself, variant by variant", found, "without it"
-            )
+    command = parse(BenchAblation, "bench ablation", argv, BenchAblation(defaults(argv, "makemore")))
+    refuse_ineffective(command.config, argv, ("--eval-interval", "--log-interval", *VARIED))
 
     from flashmore.benchmark.ablation.bench import ablate
     from flashmore.benchmark.ablation.record import ablation_record
@@ -69,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     seconds = usual if command.seconds is None else command.seconds
     with BlockBar(command.blocks) as bar:
         ablation = ablate(
-            command.recipe,
+            command.config,
             leave_one_out=command.leave_one_out,
             blocks=command.blocks,
             seconds=seconds,
@@ -82,20 +72,12 @@ def main(argv: Sequence[str]) -> int:
     return give(record, command, show, ablation_plot)
 
 
-def _defaults(argv: Sequence[str]) -> BenchAblation:
-    """The preset's defaults with what is varied left open."""
-    recipe = preset_recipe(argv)
-    return BenchAblation(
-        replace(recipe, attention="auto", dtype="auto", optimizer="auto", lr_schedule="auto")
-    )
-
-
 def show(record: Found) -> None:
     """Print the ablation, what was left out alone, what has no variant, and every warning."""
     console = stdout()
-    recipe = record["recipe"]
-    sizes = f"{recipe['n_layer']} layers, {recipe['n_head']} heads, {recipe['n_embd']} channels"
-    shape = f"context {record['context']:,}, batch {record['batch']}, {recipe['model']}"
+    config = record["config"]
+    sizes = f"{config['n_layer']} layers, {config['n_head']} heads, {config['n_embd']} channels"
+    shape = f"context {record['context']:,}, batch {record['batch']}, {config['model']}"
     console.print(
         "", f"Speed-ups added one after the other: {shape}, {sizes}; {machine(record['environment'])}"
     )

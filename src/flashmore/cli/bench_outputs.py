@@ -1,18 +1,15 @@
-"""What every `flashmore bench` does alike: a preset's defaults, a bar, and where the record goes."""
+"""What every `flashmore bench` does alike: a bar, and where the record goes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flashmore.cli.outputs import require_writable
-from flashmore.cli.parse import value_of
-from flashmore.errors import Interrupted, RecipeError
-from flashmore.specs import models
+from flashmore.errors import ConfigError, Interrupted
 from flashmore.terminal import Terminal, say, write_json
-from flashmore.training.recipe import Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,18 +31,9 @@ class Outputs:
 
     def __post_init__(self) -> None:
         if self.picture is not None and self.picture.suffix.lower() not in FORMS:
-            raise RecipeError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
+            raise ConfigError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
         require_writable("--out", self.out)
         require_writable("--picture", self.picture)
-
-
-def preset_recipe(argv: Sequence[str]) -> Recipe:
-    """The defaults of --preset (or makemore's) and --model; a wrong name is left for the parser to refuse."""
-    model, preset = value_of("--model", argv), value_of("--preset", argv)
-    return recipe_for(
-        model if model and model in models() else "transformer",
-        preset if preset in get_args(Preset) else "makemore",  # type: ignore[arg-type]
-    )
 
 
 def give(

@@ -12,14 +12,14 @@ from flashmore.benchmark.wording import (
     seed_experiment_sentence,
     share_sentence,
 )
-from flashmore.cli.bench_outputs import BlockBar, Outputs, give, preset_recipe
+from flashmore.cli.bench_outputs import BlockBar, Outputs, give
 from flashmore.cli.ineffective import refuse_ineffective
-from flashmore.cli.parse import parse, value_of
+from flashmore.cli.parse import defaults, parse, value_of
 from flashmore.cli.show import stdout, table
-from flashmore.errors import RecipeError
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
 from flashmore.specs import Attention, backends, model_spec
 from flashmore.terminal import Terminal, say
-from flashmore.training.recipe import Preset, Recipe
 
 Found = Mapping[str, Any]
 BLOCKS = 30
@@ -35,12 +35,10 @@ class BenchStep(Outputs):
     gets no number. The variants then take turns in short blocks, so that a drifting machine hurts all alike.
     """
 
-    recipe: Recipe
-    preset: Preset = "makemore"
-    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters."""
+    config: TrainConfig
     variants: tuple[Attention, ...] = ("manual", "flash")
     """Attention backends, the first of which the others are compared with; a name may come twice."""
-    block_size: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
     """Lengths T of rows cut from all names in one stream; none means padded names, as in training."""
     blocks: int = BLOCKS
     """Blocks of each variant; fewer than 20 say little."""
@@ -48,23 +46,23 @@ class BenchStep(Outputs):
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench step`."""
-    command = parse(BenchStep, "bench step", argv, BenchStep(preset_recipe(argv)))
-    if model_spec(command.recipe.model).attends:  # the others are refused as such
-        refuse_ineffective(command.recipe, argv, ("--speedups", "--eval-interval", "--log-interval"))
-    if command.recipe.attention != "auto":
-        option = f"--attention {command.recipe.attention}"
-        raise RecipeError("attention backends to compare", option, "--variants manual flash")
+    command = parse(BenchStep, "bench step", argv, BenchStep(defaults(argv, "makemore")))
+    if model_spec(command.config.model).attends:  # the others are refused as such
+        refuse_ineffective(command.config, argv, ("--speedups", "--eval-interval", "--log-interval"))
+    if command.config.attention != "auto":
+        option = f"--attention {command.config.attention}"
+        raise ConfigError("attention backends to compare", option, "--variants manual flash")
     if not command.variants:
-        raise RecipeError("--variants to compare", "none", ", ".join(("auto", *backends())))
+        raise ConfigError("--variants to compare", "none", ", ".join(("auto", *backends())))
 
     from flashmore.benchmark.plots.step import step_plot
     from flashmore.benchmark.step.record import bench_steps
 
     with BlockBar(command.blocks) as bar:
         record = bench_steps(
-            command.recipe,
+            command.config,
             command.variants if value_of("--variants", argv) is not None else None,
-            command.block_size,
+            command.lengths,
             shrink_batch=value_of("--batch-size", argv) is None,
             blocks=command.blocks,
             say=bar.say,
@@ -87,11 +85,11 @@ def show(record: Found) -> None:
 
 def show_context(found: Found, record: Found, console: Terminal, *, beside_seed_experiment: bool) -> None:
     """Print one context's table and what it says about attention's share."""
-    environment, recipe = record["environment"], record["recipe"]
+    environment, config = record["environment"], record["config"]
     where = machine(environment)
-    sizes = f"{recipe['n_layer']} layers, {recipe['n_head']} heads, {recipe['n_embd']} channels"
+    sizes = f"{config['n_layer']} layers, {config['n_head']} heads, {config['n_embd']} channels"
     shape = f"context {found['context']:,}, batch {found['batch']}"
-    console.print("", f"One training step: {shape}, {sizes}, {recipe['dtype']}; {where}")
+    console.print("", f"One training step: {shape}, {sizes}, {config['dtype']}; {where}")
     console.print(_table_of(found, beside_seed_experiment=beside_seed_experiment))
     for variant in found["variants"]:
         if not variant["ok"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
 from flashmore.cli.show import stdout, table
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class Choose:
         for name in ("batch_size", "n_head", "length", "head_dim"):
             if getattr(self, name) < 1:
                 option = "--" + name.replace("_", "-")
-                raise RecipeError(f"a sensible {option}", str(getattr(self, name)), "a whole number from 1")
+                raise ConfigError(f"a sensible {option}", str(getattr(self, name)), "a whole number from 1")
         if not 0 <= self.dropout < 1:
-            raise RecipeError("a sensible --dropout", str(self.dropout), "at least 0 and below 1")
+            raise ConfigError("a sensible --dropout", str(self.dropout), "at least 0 and below 1")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,12 +64,12 @@ def main(argv: Sequence[str]) -> int:
 
     from flashmore.backends.choose import Problem, choose
     from flashmore.measuring.result import make_record, write_record
-    from flashmore.training.setting import device_named
+    from flashmore.training.resolve import resolve_device
 
     if command.threads:
         torch.set_num_threads(command.threads)
     shape = (command.batch_size, command.n_head, command.length, command.head_dim)
-    device = device_named(command.device)
+    device = resolve_device(command.device)
     problem = Problem(shape, getattr(torch, command.dtype), device, command.dropout)
     choice = choose("auto", problem, fresh=command.fresh or command.out is not None)
     record = make_record("choose", device, _body(choice, problem))

@@ -11,11 +11,11 @@ from tyro.conf import Positional
 from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
 from flashmore.cli.show import NOVELTY_STYLE, stdout, table
-from flashmore.errors import RecipeError
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
 from flashmore.specs import Model
 from flashmore.terminal import say, write_json
-from flashmore.training.recipe import recipe_for
 
 if TYPE_CHECKING:
     from flashmore.comparison import Row
@@ -67,9 +67,9 @@ def main(argv: Sequence[str]) -> int:
     """Run `flashmore compare`."""
     command = parse(Compare, "compare", argv)
     if len(command.runs) + len(command.models) < 1:
-        raise RecipeError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
+        raise ConfigError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
     if not command.models and (command.file, command.max_steps, command.out) != (None, None, Compare.out):
-        raise RecipeError(
+        raise ConfigError(
             "--file, --max-steps and --out with models to train",
             "runs that are finished, and no --models",
             "the runs alone, or --models bigram transformer beside them",
@@ -104,10 +104,10 @@ def require_png(picture: Path) -> None:
     """Refuse a name that promises another kind of picture.
 
     Raises:
-        RecipeError: the name does not end in .png.
+        ConfigError: the name does not end in .png.
     """
     if picture.suffix.lower() != ".png":
-        raise RecipeError("a --picture that ends in .png", f"'{picture}'", "for example names.png")
+        raise ConfigError("a --picture that ends in .png", f"'{picture}'", "for example names.png")
 
 
 def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
@@ -127,11 +127,11 @@ def train_for_comparison(model: Model, command: Compare) -> "Run":
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import unused_folder
 
-    recipe = replace(recipe_for(model), file=command.file)
+    config = TrainConfig(model=model, file=command.file)
     if command.max_steps is not None:
-        recipe = replace(recipe, max_steps=command.max_steps)
+        config = replace(config, max_steps=command.max_steps)
     with ProgressLine() as line:
-        result = train(recipe, unused_folder(model, command.out), line)
+        result = train(config, unused_folder(model, command.out), line)
     return Run.open(result.run)
 
 

@@ -1,7 +1,7 @@
 """`flashmore demo`: the whole story on the built-in names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +11,9 @@ from flashmore.cli.bench_outputs import BlockBar
 from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
 from flashmore.cli.show import stdout
+from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.generation.options import GenerateOptions
-from flashmore.training.recipe import Recipe, recipe_for
 
 DEVICE: Literal["cpu"] = "cpu"
 """The story is the same everywhere: elsewhere than on the CPU, `flash` takes no float32."""
@@ -42,25 +42,25 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import unused_folder
 
-    bigram, transformer = recipe_for("bigram"), replace(recipe_for("transformer"), attention="flash")
+    configs = (TrainConfig(model="bigram", device=DEVICE), TrainConfig(attention="flash", device=DEVICE))
     runs = []
-    for recipe in (replace(bigram, device=DEVICE), replace(transformer, device=DEVICE)):
+    for config in configs:
         with ProgressLine() as line:
-            runs.append(Run.open(train(recipe, unused_folder(recipe.model, command.out), line).run))
+            runs.append(Run.open(train(config, unused_folder(config.model, command.out), line).run))
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
     compare_command.draw_picture(rows, command.picture)
-    _time_attention(replace(recipe_for("transformer", "makemore"), device=DEVICE))
+    _time_attention(TrainConfig(preset="makemore", device=DEVICE))
     _what_next(runs[-1].path)
     return 0
 
 
-def _time_attention(recipe: Recipe) -> None:
+def _time_attention(config: TrainConfig) -> None:
     """The experiment this project grew from: the same model by hand and fused, step for step."""
     from flashmore.benchmark.step.record import bench_steps
 
     with BlockBar(bench_step.BLOCKS) as bar:
-        record = bench_steps(recipe, blocks=bench_step.BLOCKS, say=bar.say, after_block=bar.after_block)
+        record = bench_steps(config, blocks=bench_step.BLOCKS, say=bar.say, after_block=bar.after_block)
     bench_step.show(record)
     if not record["complete"]:
         raise Interrupted("the whole story", "Ctrl-C while steps were timed", "flashmore bench step")

@@ -9,7 +9,7 @@ from rich.console import Group
 
 from flashmore.cli.parse import options_in, parse, value_of
 from flashmore.cli.show import stdout, table
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.rules.call import AttentionCall, Dtype, Shape
 from flashmore.specs import model_spec
 from flashmore.terminal import write_json
@@ -80,18 +80,18 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Explain, "explain", argv, _of_run(Path(run)) if run else None)
     call = call_of(command)
     if command.mask == "none" and "--mask-dims" in options_in(argv):
-        raise RecipeError("a mask for --mask-dims", "--mask none", "--mask bool, or another mask")
+        raise ConfigError("a mask for --mask-dims", "--mask none", "--mask bool, or another mask")
     if command.capability is not None and command.device != "cuda":
         found = f"--device {command.device}"
-        raise RecipeError("--device cuda beside --capability", found, "--device cuda, or no --capability")
+        raise ConfigError("--device cuda beside --capability", found, "--device cuda, or no --capability")
 
     from flashmore.backends.explain import explain
     from flashmore.backends.probe import is_present
-    from flashmore.training.setting import device_named
+    from flashmore.training.resolve import resolve_device
 
-    call = replace(call, device=device_named("auto").type if command.device == "auto" else command.device)
+    call = replace(call, device=resolve_device("auto").type if command.device == "auto" else command.device)
     if command.capability is not None and call.device == "cuda" and is_present("cuda"):
-        raise RecipeError("--capability only for a GPU that is not here", command.capability, "leave it out")
+        raise ConfigError("--capability only for a GPU that is not here", command.capability, "leave it out")
     explanation = explain(call)
     if command.json:
         write_json(explanation.to_json())
@@ -102,19 +102,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _of_run(path: Path) -> Explain:
     from flashmore.runs import Run
-    from flashmore.training.session import recipe_of
+    from flashmore.training.session import config_of
 
     run = Run.open(path)
     if not model_spec(run.model.model).attends:
-        raise RecipeError("a run of a model with attention", f"a {run.model.model}", "a run of a transformer")
-    recipe = recipe_of(run)
+        raise ConfigError("a run of a model with attention", f"a {run.model.model}", "a run of a transformer")
+    config = config_of(run)
     return Explain(
-        batch_size=recipe.batch_size,
+        batch_size=config.batch_size,
         n_head=run.model.n_head,
         length=run.model.block_size,
         head_dim=run.model.n_embd // run.model.n_head,
-        dtype=recipe.precision,
-        device=recipe.device,
+        dtype=config.dtype,
+        device=config.device,
         dropout=run.model.attention_dropout,
         causal=True,
     )
@@ -124,10 +124,10 @@ def call_of(command: Explain) -> AttentionCall:
     """The call that the options describe, on the CPU where the device is still `auto`.
 
     Raises:
-        RecipeError: options that contradict each other, or a call that no kernel takes.
+        ConfigError: options that contradict each other, or a call that no kernel takes.
     """
     if command.training and command.inference:
-        raise RecipeError("--training or --inference", "both", "one of them, or none for training")
+        raise ConfigError("--training or --inference", "both", "one of them, or none for training")
     B, H, L, D = command.batch_size, command.n_head, command.length, command.head_dim
     H_kv, S, D_v = _or(command.n_kv_head, H), _or(command.source_length, L), _or(command.value_dim, D)
 
@@ -161,14 +161,14 @@ def _mask_dtype(command: Explain) -> str:
     if command.mask in ("float", "float-grad"):
         return command.mask_dtype or command.dtype
     if command.mask_dtype is not None:
-        raise RecipeError("--mask-dtype for a mask of numbers", f"--mask {command.mask}", "--mask float")
+        raise ConfigError("--mask-dtype for a mask of numbers", f"--mask {command.mask}", "--mask float")
     return "bool"
 
 
 def _capability(text: str) -> tuple[int, int]:
     major, dot, minor = text.partition(".")
     if not (major.isdecimal() and dot and minor.isdecimal()):
-        raise RecipeError("a compute capability", f"'{text}'", "MAJOR.MINOR, such as 8.0 or 9.0")
+        raise ConfigError("a compute capability", f"'{text}'", "MAJOR.MINOR, such as 8.0 or 9.0")
     return int(major), int(minor)
 
 

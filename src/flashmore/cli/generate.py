@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from flashmore.cli.parse import options_in, parse
 from flashmore.cli.show import NOVELTY_STYLE, stdout, table
-from flashmore.errors import FlashmoreError, RecipeError
+from flashmore.errors import ConfigError, FlashmoreError
 from flashmore.generation.options import GenerateOptions
 from flashmore.terminal import say, write, write_json
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         return _continue_text(run, command, options_in(argv))
     if command.length is not None:
         found = f"{command.run}, a run on items, each of which ends by itself"
-        raise RecipeError("a run on one long text, for --length", found, "--count for the number of items")
+        raise ConfigError("a run on one long text, for --length", found, "--count for the number of items")
     made = generate(run, command.sampling)
     if command.json:
         write_json([asdict(name) for name in made.names])
@@ -77,7 +77,7 @@ def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
     for option in ("--count", "--new-only", "--repeats"):
         if option in given:
             found = f"{command.run}, a run on one long text"
-            raise RecipeError(
+            raise ConfigError(
                 f"a run on items, for {option}", found, "--length, --prefix and what decides a draw"
             )
     made = continue_text(run, options, LENGTH if command.length is None else command.length)

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
+from flashmore.config import Preset, TrainConfig
+from flashmore.specs import models
 from flashmore.terminal import one_line
 
 Command = TypeVar("Command")
 
 STYLE = (
-    tyro.conf.OmitArgPrefixes,  # --max-steps, never --recipe.steps
+    tyro.conf.OmitArgPrefixes,  # --max-steps, never --config.max-steps
     tyro.conf.FlagCreatePairsOff,  # --json, without --no-json
     tyro.conf.OmitSubcommandPrefixes,
 )
@@ -70,3 +72,16 @@ def value_of(option: str, argv: Sequence[str]) -> str | None:
         elif word.startswith(option + "="):
             value = word.removeprefix(option + "=")
     return value
+
+
+def defaults(argv: Sequence[str], preset: Preset = "names") -> TrainConfig:
+    """The config of --model and --preset and nothing else; a wrong name is left for the parser to refuse.
+
+    Args:
+        argv: the words of the command line.
+        preset: of a command line that names none.
+    """
+    model, named = value_of("--model", argv), value_of("--preset", argv)
+    if model not in models():
+        model = "transformer"
+    return TrainConfig(model=model, preset=named if named in get_args(Preset) else preset)  # type: ignore[arg-type]

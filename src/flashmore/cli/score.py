@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from flashmore.cli.parse import parse
 from flashmore.cli.show import NOVELTY_STYLE, stdout, table
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.terminal import write_json
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `flashmore score`."""
     command = parse(Score, "score", argv)
     if not command.names:
-        raise RecipeError("names to score", "none", f"flashmore score {command.run} NAME …")
+        raise ConfigError("names to score", "none", f"flashmore score {command.run} NAME …")
 
     from flashmore.generation.score import score
     from flashmore.runs import Run

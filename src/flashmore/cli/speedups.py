@@ -14,7 +14,7 @@ from flashmore.terminal import write_json
 class ListSpeedups:
     """List every documented speed-up: where it works, how exact it is, what it costs, and its page.
 
-    The last column answers for this machine and the default recipe; a run of another model may differ.
+    The last column answers for this machine and the default config; a run of another model may differ.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -30,25 +30,34 @@ def main(argv: Sequence[str]) -> int:
     if command.json:
         write_json([_as_json(name, reasons[name]) for name in CATALOGUE])
         return 0
-    rows = table("name", "what", "devices", "exactness", "costs", "works here", "page")
+    rows = table("name", "what", "devices", "how", "exactness", "costs", "works here", "page")
     for name, entry in CATALOGUE.items():
         works = "yes" if reasons[name] is None else f"no: {reasons[name]}"
         devices = ", ".join(entry.devices)
-        rows.add_row(name, entry.title, devices, entry.exactness, entry.costs, works, entry.page)
+        rows.add_row(
+            name, entry.title, devices, entry.how(name), entry.exactness, entry.costs, works, entry.page
+        )
     stdout().print(rows)
     return 0
 
 
 def _reasons(device: Literal["auto", "cpu", "cuda", "mps"]) -> dict[str, str | None]:
     """Why each one cannot work here, None for those that can."""
+    from flashmore.config import TrainConfig
+    from flashmore.training.corpus import read_corpus
     from flashmore.training.decide import why_not
-    from flashmore.training.recipe import Recipe
-    from flashmore.training.setting import settle
+    from flashmore.training.resolve import resolve_device, resolve_model
 
-    recipe = Recipe(device=device)
-    setting = settle(recipe)
-    return {name: why_not(name, recipe, setting.config, setting.device) for name in CATALOGUE}
+    config = TrainConfig(device=device)
+    model_config = resolve_model(config, read_corpus(config))
+    return {name: why_not(name, config, model_config, resolve_device(device)) for name in CATALOGUE}
 
 
 def _as_json(name: str, reason: str | None) -> dict[str, Any]:
-    return {"name": name, **asdict(CATALOGUE[name]), "works_here": reason is None, "why_not": reason}
+    return {
+        "name": name,
+        **asdict(CATALOGUE[name]),
+        "how": CATALOGUE[name].how(name),
+        "works_here": reason is None,
+        "why_not": reason,
+    }

@@ -2,17 +2,16 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from flashmore.cli.ineffective import refuse_ineffective
-from flashmore.cli.parse import parse, parse_known, value_of
+from flashmore.cli.parse import defaults, parse, parse_known, value_of
 from flashmore.cli.show import stdout, table
-from flashmore.errors import RecipeError
-from flashmore.specs import models
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
 from flashmore.terminal import write_json
-from flashmore.training.recipe import Preset, Recipe, recipe_for
 
 if TYPE_CHECKING:
     from flashmore.training.result import TrainResult
@@ -28,12 +27,7 @@ class Train:
     --json.
     """
 
-    recipe: Recipe
-    preset: Preset = "names"
-    """Where the other options' defaults come from; `makemore` repeats makemore's training parameters,
-    `shakespeare` and `gpt2-124m` nanoGPT's for one long text, `shakespeare-fast` gets there sooner."""
-    block_size: int | None = None
-    """With --mode text: characters that a window holds; none means the preset's, or 256."""
+    config: TrainConfig
     out: Path | None = None
     """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
     json: bool = False
@@ -57,38 +51,24 @@ def main(argv: Sequence[str]) -> int:
     if value_of("--resume", argv) is not None:
         command, others = parse_known(Resume, "train", argv)
         if others:
-            raise RecipeError(
+            raise ConfigError(
                 "only --max-steps and --json beside --resume: a run goes on as it began", " ".join(others),
                 f"flashmore train --resume {shlex.quote(str(command.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
         return _resume(command)
     if value_of("--out", argv) == "":
-        raise RecipeError("a folder for --out", "an empty name", "for example --out runs/names")
-    train = parse(Train, "train", argv, _defaults(argv))
-    refuse_ineffective(train.recipe, argv)
+        raise ConfigError("a folder for --out", "an empty name", "for example --out runs/names")
+    train = parse(Train, "train", argv, Train(defaults(argv)))
+    refuse_ineffective(train.config, argv)
     return _train(train)
-
-
-def _defaults(argv: Sequence[str]) -> Train:
-    """The preset's and the model's defaults; a wrong name is left for the parser to refuse."""
-    model, preset = value_of("--model", argv), value_of("--preset", argv)
-    return Train(
-        recipe_for(
-            model if model and model in models() else "transformer",
-            preset if preset in get_args(Preset) else "names",  # type: ignore[arg-type]
-        )
-    )
 
 
 def _train(command: Train) -> int:
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
 
-    recipe = command.recipe
-    if command.block_size is not None:
-        recipe = replace(recipe, block_size=command.block_size)
     with ProgressLine() as line:
-        result = train(recipe, command.out, line)
+        result = train(command.config, command.out, line)
     return _report(result, command.json)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flashmore.data.vocabulary import EOS, Vocabulary
-from flashmore.errors import DataError, RecipeError
+from flashmore.errors import ConfigError, DataError
 
 IGNORE = -1
 """The target of a position that is padding; no loss is taken there."""
@@ -89,15 +89,15 @@ class BatchOrder:
         seed: any whole number from 0.
 
     Raises:
-        RecipeError: a count or batch below 1, or a negative seed.
+        ConfigError: a count or batch below 1, or a negative seed.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
         for name, value, least in (("items", count, 1), ("batch", batch, 1), ("seed", seed, 0)):
             if value < least:
-                raise RecipeError(f"{name} of at least {least}", str(value), f"any whole number from {least}")
+                raise ConfigError(f"{name} of at least {least}", str(value), f"any whole number from {least}")
         self._count = count
-        self._batch = batch
+        self.batch_size = batch
         self._seed = seed
         # Epochs are drawn in blocks that hold a batch, so that no batch touches more than two of them.
         self._epochs = -(-batch // count)
@@ -106,9 +106,9 @@ class BatchOrder:
 
     def indices(self, step: int) -> Tensor:
         """Give the indices of the items in the batch of a step, counted from 0: (B,) int64 on the CPU."""
-        number, start = divmod(step * self._batch, self._epochs * self._count)
-        first = self._block(number)[start : start + self._batch].clone()
-        missing = self._batch - len(first)
+        number, start = divmod(step * self.batch_size, self._epochs * self._count)
+        first = self._block(number)[start : start + self.batch_size].clone()
+        missing = self.batch_size - len(first)
         return torch.cat((first, self._block(number + 1)[:missing])) if missing else first
 
     def _block(self, number: int) -> Tensor:

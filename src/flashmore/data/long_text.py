@@ -19,7 +19,7 @@ from flashmore.data.tokens import (
 )
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.data.windows import Parts, cut_parts
-from flashmore.errors import DataError, RecipeError
+from flashmore.errors import ConfigError, DataError
 from flashmore.files import INTACT, open_input
 
 Kind = Literal["characters", "tokens", "random"]
@@ -156,7 +156,7 @@ def read_long_text(
     Raises:
         DataError: see `read_text`, `scan_tokens` and `cut_parts`; ids beyond the vocabulary; or a path that a
             run cannot keep, because it is not UTF-8.
-        RecipeError: shares that are none, or neither file nor vocabulary size.
+        ConfigError: shares that are none, or neither file nor vocabulary size.
     """
     source = "the random ids" if file is None else str(file)
     path = None if file is None else str(file.absolute())
@@ -184,7 +184,7 @@ def read_long_text(
         )
         return text, empty, size
     if vocabulary_size is None:
-        raise RecipeError(
+        raise ConfigError(
             "a text for --mode text",
             "no FILE",
             "a text file, a .bin file of ids, or --vocab-size for random ids",
@@ -214,7 +214,7 @@ def _require_unicode(path: str) -> None:
 
 def _refuse_vocabulary_size(file: Path, vocabulary_size: int | None) -> None:
     if vocabulary_size is not None:
-        raise RecipeError(
+        raise ConfigError(
             "--vocab-size for a .bin file of ids or for random ids",
             f"the text {file}, whose characters are the vocabulary",
             "the same without --vocab-size (a preset that sets it wants ids)",

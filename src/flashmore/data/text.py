@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from flashmore.data.words import (
+from flashmore.data.items import (
     ENCODINGS,
     LINE_END,
     NOT_TEXT,

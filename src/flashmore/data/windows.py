@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from flashmore.data.batches import IGNORE
-from flashmore.data.split import parse_shares
+from flashmore.data.items import parse_shares
 from flashmore.data.tokens import Ids
-from flashmore.errors import DataError, RecipeError
+from flashmore.errors import ConfigError, DataError
 
 MOST_EVALUATED = 2**20
 """Positions that an evaluation reads at most, so that one of a huge part ends; smaller parts count whole."""
@@ -40,7 +40,7 @@ def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
         source: what the message calls the text.
 
     Raises:
-        RecipeError: shares that are not three such numbers.
+        ConfigError: shares that are not three such numbers.
         DataError: a part with a share is too short for one window.
     """
     train, validation, _ = parts = parse_shares(shares)
@@ -77,7 +77,7 @@ class Windows:
     def __init__(self, ids: Ids, part: tuple[int, int], context: int, device: torch.device) -> None:
         start, stop = part
         if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
-            raise RecipeError(
+            raise ConfigError(
                 f"a part that holds a window of {context}", f"ids {start} to {stop}", "a longer part"
             )
         self.ids = np.asarray(ids)  # a plain view: a memory map costs Python work at every index
@@ -85,10 +85,9 @@ class Windows:
         self.context = context
         self.device = device
 
-    @property
-    def mean_length(self) -> float:
-        """Positions with a target in a window."""
-        return float(self.context)
+    def to(self, device: torch.device) -> "Windows":
+        """The same with batches for another device."""
+        return Windows(self.ids, (self.start, self.stop), self.context, device)
 
     def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, drawn evenly with replacement: a pure function of seed and step.

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from flashmore.errors import RecipeError, RunError
+from flashmore.errors import ConfigError, RunError
 from flashmore.models.registry import build
 from flashmore.runs import Run
 
@@ -18,7 +18,7 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
 
     Raises:
         RunError: the run has no checkpoint, a damaged one, or one whose weights are not finite.
-        RecipeError: the device cannot be used here.
+        ConfigError: the device cannot be used here.
     """
     weights = run.load_weights()
     _require_finite(run, weights)
@@ -28,7 +28,7 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         cause = str(error).partition("\n")[0]
-        raise RecipeError(f"to compute on '{device}'", cause, "cpu, or the name of a device here") from None
+        raise ConfigError(f"to compute on '{device}'", cause, "cpu, or the name of a device here") from None
 
 
 def _require_finite(run: Run, weights: dict[str, Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -10,7 +10,7 @@ class GenerateOptions:
     """How many names, and how they are drawn.
 
     Raises:
-        RecipeError: a number outside its range.
+        ConfigError: a number outside its range.
     """
 
     count: int = 20
@@ -44,4 +44,4 @@ class GenerateOptions:
     def _require(self, name: str, holds: bool, valid: str) -> None:
         if not holds:
             option = "--" + name.replace("_", "-")
-            raise RecipeError(f"a sensible {option}", f"{getattr(self, name)}", valid)
+            raise ConfigError(f"a sensible {option}", f"{getattr(self, name)}", valid)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from flashmore.data.items import normalize
 from flashmore.data.vocabulary import EOS
-from flashmore.data.words import normalize
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.generation.draw import Drawn, draw
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -58,7 +58,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
 
     Raises:
         DataError: the prefix has characters that the model never learned.
-        RecipeError: the prefix is too long for the model, or the device cannot be used here.
+        ConfigError: the prefix is too long for the model, or the device cannot be used here.
         RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
     run.require_items("to draw names")
@@ -74,7 +74,7 @@ def _encode_prefix(run: Run, prefix: str) -> list[int]:
     ids = run.vocabulary.encode(text)
     limit = run.model.block_size - 1
     if len(ids) > limit:
-        raise RecipeError(
+        raise ConfigError(
             "a prefix that the model's context can hold",
             f"{len(ids)} characters",
             f"at most {limit} characters",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flashmore.data.batches import IGNORE, encode_items
-from flashmore.data.words import normalize
+from flashmore.data.items import normalize
 from flashmore.errors import DataError
 from flashmore.generation.draw import require_finite
 from flashmore.generation.load import load_model
@@ -43,7 +43,7 @@ def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") ->
         DataError: a name is empty, too long for the model, or has characters that the model never learned;
             all such names are named.
         RunError: the run has no checkpoint, or a damaged one, or is on one long text.
-        RecipeError: the device cannot be used here.
+        ConfigError: the device cannot be used here.
     """
     run.require_items("to score names")
     texts = [normalize(name) for name in names]

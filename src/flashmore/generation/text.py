@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flashmore.data.words import normalize
-from flashmore.errors import RecipeError, RunError
+from flashmore.data.items import normalize
+from flashmore.errors import ConfigError, RunError
 from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import next_probabilities, require_finite
 from flashmore.generation.load import load_model
@@ -50,14 +50,14 @@ def continue_text(
 
     Raises:
         DataError: the prefix has characters that the model never learned.
-        RecipeError: a length below 1 or above 10 million, or the device cannot be used here.
+        ConfigError: a length below 1 or above 10 million, or the device cannot be used here.
         RunError: the run is on items or on ids without characters, has no checkpoint, or a damaged one.
     """
     if run.text is None or run.text.kind != "characters":
         found = "a run on items" if run.text is None else "a run on ids, whose characters it does not know"
         raise RunError(f"a run on a text at {run.path}", found, "a run of `flashmore train FILE --mode text`")
     if not 1 <= length <= LONGEST:
-        raise RecipeError("a sensible --length", str(length), f"a whole number from 1 to {LONGEST:,}")
+        raise ConfigError("a sensible --length", str(length), f"a whole number from 1 to {LONGEST:,}")
     prefix = normalize(options.prefix)
     context = run.model.block_size
     ids = (_encode(run, prefix) or [_first_id(run)])[-context:]

@@ -22,7 +22,7 @@ from flashmore.measuring.environment import environment
 from flashmore.strict_json import loads
 
 SCHEMA = "flashmore/record"
-VERSION = 2
+VERSION = 3
 LARGEST, MOST_VALUES = 2**26, 1_000_000
 """Bytes and values of a record that are read at most; the largest in this repository has some 700,000 bytes.
 Validating takes microseconds a value."""

@@ -27,7 +27,7 @@ class Bigram(nn.Module):
         """Map ids (B, T) int64 to logits (B, T, V).
 
         Raises:
-            RecipeError: T is greater than the context.
+            ConfigError: T is greater than the context.
         """
         self.config.check_length(ids.size(1))
         return F.embedding(ids, self.logits)  # (B, T, V)

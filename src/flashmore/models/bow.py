@@ -32,7 +32,7 @@ class BoW(nn.Module):
         """Map ids (B, T) int64 to logits (B, T, V).
 
         Raises:
-            RecipeError: T is greater than the context.
+            ConfigError: T is greater than the context.
         """
         T = ids.size(1)
         self.config.check_length(T)

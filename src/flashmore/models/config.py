@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.specs import backend_spec, model_spec
 
 ACTIVATIONS: tuple[str, ...] = ("gelu_tanh", "gelu", "relu_squared")
@@ -23,7 +23,7 @@ class ModelConfig:
     """Everything that decides a model's parameters and its arithmetic.
 
     Raises:
-        RecipeError: an unknown model, activation or start, a size below 1 or above `LARGEST_SIZE`, heads that
+        ConfigError: an unknown model, activation or start, a size below 1 or above `LARGEST_SIZE`, heads that
             do not divide the channels, or a dropout outside [0, 1).
     """
 
@@ -63,25 +63,25 @@ class ModelConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 found = f"'{getattr(self, name)}'"
-                raise RecipeError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
+                raise ConfigError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
             value, largest = getattr(self, name), LARGEST_DEPTH if name == "n_layer" else LARGEST_SIZE
             if not 1 <= value <= largest:
-                raise RecipeError(
+                raise ConfigError(
                     f"{name} of at least 1 and at most {largest:,}",
                     f"{name} = {value}",
                     f"any whole number from 1 to {largest:,}",
                 )
         if not 1 <= self.padding_multiple <= LARGEST_MULTIPLE:
             found = f"padding_multiple = {self.padding_multiple}"
-            raise RecipeError("a sensible padding_multiple", found, f"from 1 to {LARGEST_MULTIPLE:,}")
+            raise ConfigError("a sensible padding_multiple", found, f"from 1 to {LARGEST_MULTIPLE:,}")
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if not 0 <= value < 1:
-                raise RecipeError(f"{name} in [0, 1)", f"{name} = {value}", "0 for none, 0.1 for a little")
+                raise ConfigError(f"{name} in [0, 1)", f"{name} = {value}", "0 for none, 0.1 for a little")
         if spec.attends and self.n_embd % self.n_head:
             divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
-            raise RecipeError(
+            raise ConfigError(
                 "heads that divide the channels",
                 f"{self.n_head} heads and {self.n_embd} channels",
                 f"for {self.n_embd} channels: {', '.join(divisors)} heads",
@@ -91,10 +91,10 @@ class ModelConfig:
         """Refuse a sequence that is longer than the model's context.
 
         Raises:
-            RecipeError: `positions` is greater than `context`.
+            ConfigError: `positions` is greater than `context`.
         """
         if positions > self.block_size:
-            raise RecipeError(
+            raise ConfigError(
                 f"a sequence within the model's context of {self.block_size}",
                 f"{positions} positions",
                 f"1 to {self.block_size} positions, BOS included, or a model with a longer context",

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.models.config import ModelConfig
 from flashmore.specs import model_spec
 
@@ -27,7 +27,7 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
     The caller's random numbers, on every device, go on as if nothing had been drawn.
 
     Raises:
-        RecipeError: the weights do not fit in memory.
+        ConfigError: the weights do not fit in memory.
     """
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the accelerators too, and fork_rng restores only what it is told of
@@ -35,7 +35,7 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
         try:
             return _make(config)
         except RuntimeError as error:
-            raise RecipeError(
+            raise ConfigError(
                 "a model whose weights fit in memory",
                 f"{config.n_layer} layers of {config.n_embd} channels, context {config.block_size}",
                 "fewer channels, fewer layers, or shorter items",

@@ -167,7 +167,7 @@ class Transformer(nn.Module):
         """Map ids (B, T) int64 to logits (B, T, V), or with segments ids (N,) to logits (N, V).
 
         Raises:
-            RecipeError: T is greater than the context.
+            ConfigError: T is greater than the context.
             BackendUnavailable: the attention backend cannot run for this device, dtype and shape.
         """
         T = ids.size(1) if segments is None else segments.longest

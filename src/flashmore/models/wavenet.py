@@ -56,7 +56,7 @@ class WaveNet(nn.Module):
         """Map ids (B, T) int64 to logits (B, T, V).
 
         Raises:
-            RecipeError: T is greater than the context.
+            ConfigError: T is greater than the context.
         """
         self.config.check_length(ids.size(1))
         x = self.dropout(self.wte(ids))  # (B, T, C)

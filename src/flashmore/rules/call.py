@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 
 Device = Literal["cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
@@ -22,7 +22,7 @@ class AttentionCall:
     leading dimensions broadcast, and with `gqa` H_kv may divide H.
 
     Raises:
-        RecipeError: a call that no kernel on any device takes: a size below 1, shapes that do not fit
+        ConfigError: a call that no kernel on any device takes: a size below 1, shapes that do not fit
             together, a mask that does not fit the (…, H, L, S) scores, an unknown dtype or device, or a
             dropout outside [0, 1].
     """
@@ -59,9 +59,9 @@ class AttentionCall:
         _require_known("dtype of q, k and v", self.dtype, DTYPES)
         _require_known("dtype of the mask", self.mask_dtype, MASK_DTYPES)
         if not 0 <= self.dropout_p <= 1:
-            raise RecipeError("a dropout from 0 to 1", f"{self.dropout_p}", "0 for none, 0.1 for a little")
+            raise ConfigError("a dropout from 0 to 1", f"{self.dropout_p}", "0 for none, 0.1 for a little")
         if self.mask_needs_grad and (self.mask is None or self.mask_dtype not in DTYPES):
-            raise RecipeError(
+            raise ConfigError(
                 "a mask of floating-point numbers, where the mask needs a gradient",
                 "no mask" if self.mask is None else f"a mask of {self.mask_dtype}",
                 "a mask of " + ", ".join(DTYPES),
@@ -112,11 +112,11 @@ class AttentionCall:
         for name in ("query", "key", "value"):
             shape = getattr(self, name)
             if len(shape) < 2 or min(shape) < 1:
-                raise RecipeError(
+                raise ConfigError(
                     f"a {name} of at least two dimensions, each at least 1", f"{shape}", "(B, H, T, D)"
                 )
         if self.key[-1] != self.query[-1] or self.value[-2] != self.key[-2]:
-            raise RecipeError(
+            raise ConfigError(
                 "query (…, L, D), key (…, S, D), value (…, S, D_v)",
                 f"{self.query}, {self.key}, {self.value}",
                 "the same D in query and key, the same S in key and value",
@@ -128,7 +128,7 @@ class AttentionCall:
         found = f"{self.query}, {self.key}, {self.value}"
         if self.gqa:
             if min(len(q), len(k), len(v)) < 1 or q[-1] % k[-1] or q[-1] % v[-1]:
-                raise RecipeError(
+                raise ConfigError(
                     "with grouped heads (enable_gqa), heads of k and v that divide q's heads",
                     found,
                     "(B, H, L, D) and (B, H_kv, S, D), where H_kv divides H",
@@ -136,7 +136,7 @@ class AttentionCall:
             k, v = (*k[:-1], q[-1]), (*v[:-1], q[-1])
         scores = _broadcast(q, k)
         if scores is None or _broadcast(scores, v) is None:
-            raise RecipeError(
+            raise ConfigError(
                 "batch sizes and heads of q, k and v that are equal or 1",
                 found,
                 "the same sizes everywhere, or grouped heads (enable_gqa) where k's heads divide q's",
@@ -146,7 +146,7 @@ class AttentionCall:
     def _check_mask(self, lead: Shape) -> None:
         scores = (*lead, self.length, self.source_length)
         if self.mask is not None and _broadcast(self.mask, scores) != scores:
-            raise RecipeError(
+            raise ConfigError(
                 f"a mask that fits the scores, {scores}",
                 f"{self.mask}",
                 f"{(self.length, self.source_length)} or {scores}, with 1 where it repeats",
@@ -155,7 +155,7 @@ class AttentionCall:
 
 def _require_known(what: str, found: str, known: tuple[str, ...]) -> None:
     if found not in known:
-        raise RecipeError(f"a known {what}", f"'{found}'", ", ".join(known))
+        raise ConfigError(f"a known {what}", f"'{found}'", ", ".join(known))
 
 
 def _broadcast(one: Shape, other: Shape) -> Shape | None:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from flashmore.data.items import Split
 from flashmore.data.long_text import LongText
-from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, replace_file, sync_folder
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class Run:
     """The folder of a run, opened. Nothing else is needed to go on, to generate or to label.
 
-        config.json       format, versions, recipe, model; SHA-256 of the next two and of itself
+        config.json       format, versions, config, model; SHA-256 of the next two and of itself
         vocabulary.json   the characters
         split.json        the items of each part; of a long text, where each part lies
         tokens.bin        of a long text: its characters as 16-bit ids
@@ -109,9 +109,9 @@ class Run:
         return cls(path, *settings.read(path))
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe with nothing left open, as JSON values."""
-        return self.settings.recipe
+    def config(self) -> dict[str, Any]:
+        """The config with nothing left open, as JSON values."""
+        return self.settings.config
 
     @property
     def model(self) -> ModelConfig:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from flashmore.errors import DataError, RecipeError, RunError
+from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.files import INTACT
 from flashmore.strict_json import loads
 
@@ -77,7 +77,7 @@ def convert(value: object, kind: type[T], wanted: str) -> T:
     """
     try:
         made = msgspec.convert(value, kind, dec_hook=_decode_path)
-    except (DataError, RecipeError) as error:
+    except (DataError, ConfigError) as error:
         raise RunError(wanted, error.found, INTACT) from None
     except (msgspec.ValidationError, OverflowError) as error:
         raise RunError(wanted, str(error), INTACT) from None

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
+from flashmore.data.items import MAX_LENGTH, NOT_TEXT, Split
 from flashmore.data.long_text import STORE, LongText, random_facts
-from flashmore.data.split import Split
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.data.words import MAX_LENGTH, NOT_TEXT
 from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
@@ -25,14 +24,14 @@ from flashmore.runs import records
 from flashmore.runs.lock import LOCK
 from flashmore.strict_json import MOST_VALUES, count_values
 
-FORMAT = 3
+FORMAT = 4
 """Version of the folder's layout; it grows with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
 """Bytes of config.json, and of each of the other two."""
 Value = bool | int | float | str | list[str] | None
-"""Of an option in a recipe."""
+"""Of an option in a config."""
 FILES = {
     CONFIG,
     VOCABULARY,
@@ -57,8 +56,8 @@ class Settings:
     """What a run was made from."""
 
     requested: dict[str, Any]
-    """The recipe that was asked for, as JSON values."""
-    recipe: dict[str, Any]
+    """The config that was asked for, as JSON values."""
+    config: dict[str, Any]
     """The same with nothing left open."""
     model: ModelConfig
     vocabulary: Vocabulary
@@ -75,7 +74,7 @@ class _Config:
     format: int
     versions: dict[str, str]
     requested: dict[str, Value]
-    recipe: dict[str, Value]
+    config: dict[str, Value]
     model: ModelConfig
     files: dict[str, str]
 
@@ -102,7 +101,7 @@ def encode(settings: Settings) -> dict[str, bytes]:
     """Give the files by name; config.json, which makes a folder a run, comes last.
 
     Raises:
-        ValueError, TypeError: the recipe holds what JSON does not know.
+        ValueError, TypeError: the config holds what JSON does not know.
         DataError: more items than a run's folder holds.
     """
     parts = _Parts(**dataclasses.asdict(settings.split), text=settings.text)
@@ -119,7 +118,7 @@ def encode(settings: Settings) -> dict[str, bytes]:
         "format": FORMAT,
         "versions": settings.versions,
         "requested": settings.requested,
-        "recipe": settings.recipe,
+        "config": settings.config,
         "model": dataclasses.asdict(settings.model),
         "files": {name: records.digest(data) for name, data in files.items()},
     }
@@ -151,7 +150,7 @@ def read(folder: Path) -> tuple[Settings, str]:
         raise RunError(wanted, error.found, INTACT) from None
     split = Split(parts.train, parts.validation, parts.test, parts.leak_share)
     settings = Settings(
-        config.requested, config.recipe, config.model, vocabulary, split, parts.text, config.versions
+        config.requested, config.config, config.model, vocabulary, split, parts.text, config.versions
     )
     _require_fit(settings, folder)
     return settings, records.digest(data)

@@ -1,1 +1,1 @@
-"""A recipe in, a trained run out."""
+"""A config in, a trained run out."""

@@ -4,17 +4,16 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch
 
-from flashmore.errors import RecipeError, TrainingFailed
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, TrainingFailed
 from flashmore.models.config import ModelConfig
 from flashmore.specs import model_spec
-from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, Speedups
-from flashmore.training.recipe import Recipe
+from flashmore.speedups import CATALOGUE, EXACT, GROUPS, SWITCHES, Speedups
 
-FREE = ("resident", "fused-adamw", "no-sync", "attention", "pack", "trim", "kv-cache", "schedule")
+FREE = ("fused-adamw", "pack", "trim")
 """What `auto` takes wherever it works: nothing has to be waited for, and no digit is lost."""
 FEWEST_PACKED = 64
 """Items in a batch from which on packing beats trimming on a CPU where nothing is compiled: 4 % faster at
@@ -27,79 +26,60 @@ FEWEST_MEASURED = 500
 """Below this many steps `auto` does not even measure whether compiling or a CUDA graph pays."""
 
 
-@dataclass(frozen=True)
-class Decision:
-    """A recipe with nothing left open about its speed."""
-
-    recipe: Recipe
-    """With `speedups`, `dtype`, `optimizer` and `schedule` as they will be."""
-    speedups: Speedups
-    notes: tuple[str, ...]
-    """What is on, and what is left out and why; for people."""
-
-
 def decide(
-    recipe: Recipe, config: ModelConfig, device: torch.device, step_ms: Callable[[Recipe, Speedups], float]
-) -> Decision:
-    """Settle the speed-ups of a run.
+    config: TrainConfig,
+    model_config: ModelConfig,
+    device: torch.device,
+    step_ms: Callable[[Speedups], float],
+) -> tuple[Speedups, tuple[str, ...]]:
+    """Decide the speed-ups of a run.
 
     Args:
-        recipe: `speedups` holds names and groups; `attention`, `dtype`, `optimizer` and `schedule` win over
-            it unless they are `auto`.
-        config: the model's sizes.
+        config: `speedups` holds names and groups.
+        model_config: the model's sizes.
         device: where it trains.
-        step_ms: times a step of a settled recipe with these speed-ups, in ms; asked only where `auto` must
-            weigh compiling or a CUDA graph.
+        step_ms: times a step with these speed-ups, in ms; asked only where `auto` must weigh compiling or a
+            CUDA graph.
+
+    Returns:
+        The speed-ups, and notes for people: what is on, and what is left out and why.
 
     Raises:
-        RecipeError: an unknown name, or a speed-up asked for by name that cannot work here.
+        ConfigError: an unknown name, or a speed-up asked for by name that cannot work here.
     """
-    explicit = _explicit(recipe)
-    named = {name for name in recipe.speedups if name not in GROUPS}
+    named = {name for name in config.speedups if name not in GROUPS}
     Speedups.of(named)  # refuses an unknown name
-    chosen = {name for name in named if explicit.get(name) is not False}
+    chosen = set(named)
     notes: list[str] = []
-    offered = [name for group in recipe.speedups if group in GROUPS for name in _members(group)]
-    around = named | {name for name in offered if why_not(name, recipe, config, device) is None}
+    offered = [name for group in config.speedups if group in GROUPS for name in _members(group)]
+    around = named | {name for name in offered if why_not(name, config, model_config, device) is None}
     for name in sorted(named, key=list(CATALOGUE).index):
-        why = why_not(name, recipe, config, device) or _excluded(name, named) or _missing(name, around)
+        why = why_not(name, config, model_config, device) or _excluded(name, named) or _missing(name, around)
         if why is not None:
             wanted = f"the speed-up {name} ({CATALOGUE[name].title})"
-            raise RecipeError(wanted, why, "--speedups auto, exact or all, which leave it out")
+            raise ConfigError(wanted, why, "--speedups auto, exact or all, which leave it out")
     for name in offered:
-        if name in chosen or explicit.get(name) is False:
+        if name in chosen:
             continue
-        why = why_not(name, recipe, config, device) or _excluded(name, chosen) or _missing(name, chosen)
+        why = why_not(name, config, model_config, device) or _excluded(name, chosen) or _missing(name, chosen)
         if why is None:
             chosen.add(name)
-        elif "auto" not in recipe.speedups:
+        elif "auto" not in config.speedups:
             notes.append(f"left out {name}: {why}")
-    chosen |= {name for name, on in explicit.items() if on and why_not(name, recipe, config, device) is None}
     # What was named stays: a graph takes no packed or trimmed batches, compiling no trimmed ones.
     weighs_graph = device.type == "cuda" and not {"cuda-graph", "compile"} & chosen
-    if "auto" in recipe.speedups and weighs_graph and not {"pack", "trim"} & named:
-        chosen, note = _with_cuda_graph(recipe, config, device, chosen, step_ms)
+    if "auto" in config.speedups and weighs_graph and not {"pack", "trim"} & named:
+        chosen, note = _with_cuda_graph(config, model_config, device, chosen, step_ms)
         notes.append(note)
-    if "auto" in recipe.speedups and "compile" not in chosen and "trim" not in named:
-        pays, note = _compiling_pays(recipe, config, device, Speedups.of(chosen), step_ms)
+    if "auto" in config.speedups and "compile" not in chosen and "trim" not in named:
+        pays, note = _compiling_pays(config, model_config, device, Speedups.of(chosen), step_ms)
         notes.append(note)
         if pays:
             chosen = (chosen - {"trim"}) | {"compile"}
-        elif device.type == "cpu" and "pack" in chosen - named and recipe.batch_size < FEWEST_PACKED:
+        elif device.type == "cpu" and "pack" in chosen - named and config.batch_size < FEWEST_PACKED:
             chosen = (chosen - {"pack"}) | {"trim"}
     speedups = Speedups.of(chosen)
-    return Decision(_settled(recipe, speedups), speedups, (f"speed-ups: {_list(speedups.names)}", *notes))
-
-
-def _explicit(recipe: Recipe) -> dict[str, bool]:
-    """Speed-ups that an option of their own decides."""
-    values = {
-        "attention": None if recipe.attention == "auto" else recipe.attention != "manual",
-        "bf16": None if recipe.dtype == "auto" else recipe.dtype == "bfloat16",
-        "schedule": None if recipe.lr_schedule == "auto" else recipe.lr_schedule == "cosine",
-        "muon": None if recipe.optimizer == "auto" else recipe.optimizer == "muon",
-    }
-    return {name: on for name, on in values.items() if on is not None}
+    return speedups, (f"speed-ups: {_list(speedups.names)}", *notes)
 
 
 def _members(group: str) -> tuple[str, ...]:
@@ -109,7 +89,7 @@ def _members(group: str) -> tuple[str, ...]:
         return FREE
     # What excludes another stands first where it brings more: packing leaves nothing to trim, and a graph
     # leaves no launches to save.
-    order = sorted(CATALOGUE, key=lambda name: {"pack": 1, "trim": 2}.get(name, 0))
+    order = sorted(SWITCHES, key=lambda name: {"pack": 1, "trim": 2}.get(name, 0))
     return tuple(name for name in order if group == "all" or CATALOGUE[name].exactness == EXACT)
 
 
@@ -123,27 +103,16 @@ def _missing(name: str, chosen: set[str]) -> str | None:
     return f"it is a part of {_list(missing)}" if missing else None
 
 
-def _settled(recipe: Recipe, speedups: Speedups) -> Recipe:
-    by_hand = recipe.attention == "auto" and model_spec(recipe.model).attends and not speedups.attention
-    return replace(
-        recipe,
-        speedups=speedups.names or ("none",),
-        dtype=recipe.dtype if recipe.dtype != "auto" else "bfloat16" if speedups.bf16 else "float32",
-        optimizer="muon" if speedups.muon else "adamw",
-        lr_schedule="cosine" if speedups.schedule else "constant",
-        attention="manual" if by_hand else recipe.attention,
-    )
-
-
-def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device) -> str | None:
+def why_not(name: str, config: TrainConfig, model_config: ModelConfig, device: torch.device) -> str | None:
     """Why a speed-up cannot work for this run; None if it can."""
     entry = CATALOGUE[name]
     if device.type not in entry.devices:
         return f"it works on {_list(entry.devices)}, and this run is on {device.type}"
-    spec = model_spec(config.model)
+    spec = model_spec(model_config.model)
     if name in ("cuda-graph", "replay") and spec.recurrent_kernel:
-        return f"{config.model} runs PyTorch's own recurrent kernel, whose weights have a place of their own"
-    if name in ("cuda-graph", "replay", "compile") and recipe.precision == "float16":
+        found = "PyTorch's own recurrent kernel, whose weights have a place of their own"
+        return f"{model_config.model} runs {found}"
+    if name in ("cuda-graph", "replay", "compile") and config.dtype == "float16":
         return "float16 needs its loss scaled, which decides in every step whether to update"
     needed = {
         "attention": spec.attends,
@@ -152,22 +121,24 @@ def why_not(name: str, recipe: Recipe, config: ModelConfig, device: torch.device
         "muon": spec.muon,
     }
     if not needed.get(name, True):
-        return f"it is for the transformer, and this model is {config.model}"
+        return f"it is for the transformer, and this model is {model_config.model}"
     if name == "pack" and not spec.packed:
-        return f"{config.model} reads rows: only the transformer knows where a packed item ends"
-    if name in ("pack", "trim", "resident") and recipe.mode == "text":
+        return f"{model_config.model} reads rows: only the transformer knows where a packed item ends"
+    if name in ("pack", "trim", "resident") and config.mode == "text":
         return "the windows of a long text have no padding, and come from its memory map"
     if name == "compile":
-        return _why_not_compile(config, device)
+        return _why_not_compile(model_config, device)
     if name == "bf16" and not _has_bf16(device):
         return "this machine has no instructions for bfloat16: it would be slower"
     return None
 
 
-def _why_not_compile(config: ModelConfig, device: torch.device) -> str | None:
-    if model_spec(config.model).recurrent_kernel:
-        return f"{config.model} runs PyTorch's own recurrent kernel, into which the compiler does not see"
-    if config.attention_dropout:
+def _why_not_compile(model_config: ModelConfig, device: torch.device) -> str | None:
+    if model_spec(model_config.model).recurrent_kernel:
+        return (
+            f"{model_config.model} runs PyTorch's own recurrent kernel, into which the compiler does not see"
+        )
+    if model_config.attention_dropout:
         return "dropout on attention weights is not in the graph"
     compilers = (os.environ.get("CXX", ""), "c++", "g++", "clang++") if os.name != "nt" else ("cl",)
     if not any(compiler and shutil.which(compiler) for compiler in compilers):
@@ -184,23 +155,23 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _with_cuda_graph(
-    recipe: Recipe,
-    config: ModelConfig,
+    config: TrainConfig,
+    model_config: ModelConfig,
     device: torch.device,
     chosen: set[str],
-    step_ms: Callable[[Recipe, Speedups], float],
+    step_ms: Callable[[Speedups], float],
 ) -> tuple[set[str], str]:
     """What is chosen as a CUDA graph, if that measures faster; and the note that says so."""
-    why = why_not("cuda-graph", recipe, config, device)
+    why = why_not("cuda-graph", config, model_config, device)
     if why is not None:
         return chosen, f"left out cuda-graph: {why}"
-    if recipe.max_steps < FEWEST_MEASURED:
-        return chosen, f"left out cuda-graph: {recipe.max_steps:,} steps are over before it has paid"
+    if config.max_steps < FEWEST_MEASURED:
+        return chosen, f"left out cuda-graph: {config.max_steps:,} steps are over before it has paid"
     without = Speedups.of(chosen)
     captured = (chosen - {"pack", "trim"}) | {"cuda-graph", "replay"}
     with_it = Speedups.of(captured)
     try:
-        figures = [step_ms(_settled(recipe, speedups), speedups) for speedups in (without, with_it)]
+        figures = [step_ms(speedups) for speedups in (without, with_it)]
     except (RuntimeError, TrainingFailed) as error:  # what cannot be captured, or does not fit into memory
         return chosen, f"left out cuda-graph: torch says: {str(error).partition(chr(10))[0]}"
     told = f"{figures[1]:.2f} ms a step against {figures[0]:.2f} without"
@@ -210,29 +181,24 @@ def _with_cuda_graph(
 
 
 def _compiling_pays(
-    recipe: Recipe,
-    config: ModelConfig,
+    config: TrainConfig,
+    model_config: ModelConfig,
     device: torch.device,
     without: Speedups,
-    time_step: Callable[[Recipe, Speedups], float],
+    time_step: Callable[[Speedups], float],
 ) -> tuple[bool, str]:
-    why = why_not("compile", recipe, config, device)
+    why = why_not("compile", config, model_config, device)
     if why is not None:
         return False, f"left out compile: {why}"
-    if recipe.max_steps < FEWEST_MEASURED:
-        return False, f"left out compile: {recipe.max_steps:,} steps are over before it has paid"
-    step_ms = time_step(_settled(recipe, without), without)
+    if config.max_steps < FEWEST_MEASURED:
+        return False, f"left out compile: {config.max_steps:,} steps are over before it has paid"
+    step_ms = time_step(without)
     break_even = 1000 * COMPILE_SECONDS / (COMPILE_SAVES * step_ms)
     figures = f"about {COMPILE_SECONDS:.0f} s once against {COMPILE_SAVES:.0%} of {step_ms:.1f} ms a step"
-    if recipe.max_steps < break_even:
+    if config.max_steps < break_even:
         return False, f"left out compile: it pays from about {break_even:,.0f} steps on ({figures})"
     return True, f"compile pays, from about {break_even:,.0f} steps on ({figures})"
 
 
 def _list(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def changes_the_algorithm(speedups: Speedups) -> tuple[str, ...]:
-    """Those that are on and change what is computed, not only how."""
-    return tuple(name for name in speedups.names if CATALOGUE[name].exactness == ALGORITHM)

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from flashmore.data.batches import Sequences
-from flashmore.data.windows import Windows
+from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted, is_out_of_memory
 from flashmore.models.registry import count_parameters
-from flashmore.training.evaluate import evaluate
+from flashmore.training.dataset import Dataset
 from flashmore.training.events import EventWriter
 from flashmore.training.memory import out_of_memory
-from flashmore.training.recipe import Recipe
 from flashmore.training.result import TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
 
@@ -56,23 +54,23 @@ class Silent:
 
 
 def train(
-    recipe: Recipe | None = None, out: Path | None = None, observer: Observer | None = None
+    config: TrainConfig | None = None, out: Path | None = None, observer: Observer | None = None
 ) -> TrainResult:
     """Train a model on a file of items, and leave a run's folder behind.
 
     Args:
-        recipe: what to train; None means a Transformer on the built-in names.
-        out: the run's folder, new or empty, or one that the same recipe began and did not finish: training
+        config: what to train; None means a Transformer on the built-in names.
+        out: the run's folder, new or empty, or one that the same config began and did not finish: training
             goes on with it. None takes the first unused of runs/MODEL, runs/MODEL-2, …
         observer: is told how it goes; None means silence.
 
     Raises:
-        DataError, RecipeError, BackendUnavailable, RunError: before anything is written.
+        DataError, ConfigError, BackendUnavailable, RunError: before anything is written.
         TrainingFailed: the loss stopped being finite; the last checkpoint stands.
         Interrupted: Ctrl-C; the run is saved, and `resume` goes on with it.
         StorageError: the disk refused a file; the checkpoint before it stands.
     """
-    with begun(recipe or Recipe(), out) as session:
+    with begun(config or TrainConfig(), out) as session:
         return _run_to_the_end(session, observer or Silent())
 
 
@@ -87,7 +85,7 @@ def resume(path: Path, steps: int | None = None, observer: Observer | None = Non
 
     Raises:
         RunError: not a run, or a damaged one.
-        RecipeError: fewer steps than are done. Otherwise as for `train`.
+        ConfigError: fewer steps than are done. Otherwise as for `train`.
     """
     with resumed(path, steps) as session:
         return _run_to_the_end(session, observer or Silent())
@@ -104,29 +102,29 @@ def _run_to_the_end(session: Session, observer: Observer) -> TrainResult:
 
 def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     """Make the remaining steps; returns ms a step for each stretch between two log lines."""
-    recipe, run, trainer = session.recipe, session.run, session.trainer
-    characters = trainer.data.mean_length * recipe.batch_size
-    validation = session.part("validation")
+    config, run, trainer = session.config, session.run, session.trainer
+    characters = trainer.data.tokens_a_batch
+    validation = session.parts.part("validation")
     stretches_ms: list[float] = []
     if session.best_step == trainer.done:  # a process may have ended between saving `last` and `best`
         session.save()
     with _stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
-        while trainer.done < recipe.max_steps and not stopped_by():
+        while trainer.done < config.max_steps and not stopped_by():
             loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
             observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
             line = {"step": trainer.done, "loss": loss, "step_ms": step_ms}
-            pauses = trainer.done % recipe.eval_interval == 0 or trainer.done == recipe.max_steps
+            pauses = trainer.done % config.eval_interval == 0 or trainer.done == config.max_steps
             if pauses and validation is not None:
                 line["val_loss"] = _evaluate(session, validation, observer)
             session.metrics.append(line)
             events.write(line)
             if pauses or stopped_by():
                 session.save()
-        if trainer.done < recipe.max_steps:
+        if trainer.done < config.max_steps:
             raise Interrupted(
-                f"{recipe.max_steps} steps",
+                f"{config.max_steps} steps",
                 f"{stopped_by()} after {trainer.done}; everything is saved",
                 f"to go on: {run.resume_command()}",
             )
@@ -135,7 +133,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
 
 def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tuple[float, float]:
     """Steps up to the next line of the log, with no word to the device in between: (last loss, ms a step)."""
-    recipe, trainer = session.recipe, session.trainer
+    config, trainer = session.config, session.trainer
     first, began, seconds = trainer.done, time.perf_counter(), 0.0
 
     def stop_the_clock() -> None:
@@ -144,11 +142,11 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
         session.train_seconds += passed
         seconds += passed
 
-    pauses = (recipe.log_interval, recipe.eval_interval, recipe.max_steps)
+    pauses = (config.log_interval, config.eval_interval, config.max_steps)
     while True:
         step_began = time.monotonic()
         try:
-            loss = trainer.advance(min(pause - first % pause for pause in pauses) - (trainer.done - first))
+            loss = trainer.train_step(min(pause - first % pause for pause in pauses) - (trainer.done - first))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -177,10 +175,10 @@ def _require_finite(loss: float, what: str, session: Session) -> None:
         raise session.diverged(what, str(loss))
 
 
-def _evaluate(session: Session, validation: Sequences | Windows, observer: Observer) -> float:
+def _evaluate(session: Session, validation: Dataset, observer: Observer) -> float:
     """Evaluate; remember the step if none before was better on validation."""
     trainer = session.trainer
-    val_loss = evaluate(trainer.model, validation, trainer.step.precision)
+    val_loss = trainer.evaluate(validation)
     _require_finite(val_loss, "validation loss", session)
     is_best = session.best_loss is None or val_loss < session.best_loss
     if is_best:
@@ -193,17 +191,13 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     run, model = session.run, session.trainer.model
     run.restore(model, run.load_weights())
 
-    def loss_of(data: Sequences | Windows | None) -> float | None:
+    def loss_of(data: Dataset | None) -> float | None:
         if data is None:
             return None
-        loss = evaluate(model, data, session.trainer.step.precision)
+        loss = session.trainer.evaluate(data)
         _require_finite(loss, "evaluation", session)
         return loss
 
-    unleaked = None
-    if run.split.leak_share is not None:
-        known = set(run.split.train)
-        unleaked = loss_of(session.encode(tuple(item for item in run.split.test if item not in known)))
     return TrainResult(
         run=str(run.path),
         model=run.model.model,
@@ -212,10 +206,10 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         steps=session.trainer.done,
         train_seconds=session.train_seconds,
         step_ms=_step_ms(session, stretches_ms),
-        val_loss=loss_of(session.part("validation")),
-        test_loss=loss_of(session.part("test")),
+        val_loss=loss_of(session.parts.part("validation")),
+        test_loss=loss_of(session.parts.part("test")),
         leak_share=run.split.leak_share,
-        test_loss_unleaked=unleaked,
+        test_loss_unleaked=loss_of(session.parts.test_without_train()),
     )
 
 

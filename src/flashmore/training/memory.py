@@ -7,8 +7,8 @@ from torch import Tensor
 
 from flashmore.errors import DataError, TrainingFailed, is_out_of_memory
 from flashmore.memory import free_bytes, kept_bytes
-from flashmore.training.batch import Batch
-from flashmore.training.loss import mean_loss
+from flashmore.training.dataset import Batch
+from flashmore.training.step import mean_loss
 from flashmore.training.trainer import Trainer
 
 
@@ -18,17 +18,17 @@ def out_of_memory(trainer: Trainer, error: Exception) -> TrainingFailed:
     It is tried: a forward and a backward pass over a half, a quarter, … of the items, then of one item's
     positions, from where an estimate leaves room. Nothing is updated.
     """
-    recipe = trainer.recipe
+    config = trainer.config
     found = str(error).partition("\n")[0]
-    sizes = f"a batch of {recipe.batch_size:,} of {trainer.config.block_size:,} positions"
-    rows, positions = recipe.batch_size, trainer.config.block_size
+    sizes = f"a batch of {config.batch_size:,} of {trainer.model_config.block_size:,} positions"
+    rows, positions = config.batch_size, trainer.model_config.block_size
     while rows > 1:
         rows //= 2
         if _fits(trainer, rows, positions):
             return TrainingFailed(
                 f"memory for {sizes}", found, f"--batch-size {rows}, which was tried and fits"
             )
-    while positions > 1 and recipe.mode == "text":
+    while positions > 1 and config.mode == "text":
         positions //= 2
         if _fits(trainer, 1, positions):
             valid = f"--batch-size 1 --block-size {positions}, which was tried and fits"
@@ -49,12 +49,12 @@ def require_memory(trainer: Trainer, *, advise: bool = True) -> None:
     Raises:
         TrainingFailed: half of what the step needs by an estimate is more than is free; it names what fits.
     """
-    recipe, context = trainer.recipe, trainer.config.block_size
-    needed, free = kept_bytes(trainer.config, recipe.batch_size, context), free_bytes(trainer.device)
+    config, context = trainer.config, trainer.model_config.block_size
+    needed, free = kept_bytes(trainer.model_config, config.batch_size, context), free_bytes(trainer.device)
     if trainer.device.type == "cpu" and needed / 2 > free:
         found = f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free"
         if not advise:
-            sizes = f"a batch of {recipe.batch_size:,} of {context:,} positions"
+            sizes = f"a batch of {config.batch_size:,} of {context:,} positions"
             raise TrainingFailed(f"memory for {sizes}", found, "a machine with more memory")
         raise out_of_memory(trainer, MemoryError(found))
 
@@ -75,7 +75,7 @@ def require_memory_for_items(count: int, context: int) -> None:
 
 
 def _fits(trainer: Trainer, rows: int, positions: int) -> bool:
-    if kept_bytes(trainer.config, rows, positions) > free_bytes(trainer.device) / 4:
+    if kept_bytes(trainer.model_config, rows, positions) > free_bytes(trainer.device) / 4:
         return False
     gc.collect()
     if trainer.device.type == "cuda":

@@ -31,21 +31,16 @@ class ProgressLine:
     def started(self, session: Session) -> None:
         """Say what is trained, and which attention runs and why."""
         run = session.run
-        sizes = {name: len(getattr(run.split, name)) for name in ("train", "validation", "test")}
-        if run.text is not None:
-            sizes = {name: stop - start for name, (start, stop) in vars(run.text.parts).items()}
-        parts = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
-        if run.text is not None:
-            parts += f" characters in windows of {run.model.block_size:,}"
         self.console.print(
-            f"{run.model.model} on {parts}; {session.trainer.device}; into {run.path}", soft_wrap=True
+            f"{run.model.model} on {session.parts.describe()}; {session.trainer.device}; into {run.path}",
+            soft_wrap=True,
         )
         if session.choice is not None:
             self.console.print(f"attention: {session.choice.backend} ({session.choice.why})", soft_wrap=True)
         for note in session.notes:
             self.console.print(note, soft_wrap=True)
         self.task = self.progress.add_task(
-            run.model.model, total=session.recipe.max_steps, completed=session.trainer.done, figures=""
+            run.model.model, total=session.config.max_steps, completed=session.trainer.done, figures=""
         )
         if self.console.is_terminal:
             self.progress.start()

@@ -1,4 +1,4 @@
-"""A trainer and the folder it saves to: made from a recipe, or brought back from the folder."""
+"""A trainer and the folder it saves to: made from a config, or brought back from the folder."""
 
 import time
 from collections.abc import Iterator
@@ -6,15 +6,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from flashmore.backends.choose import Choice
-from flashmore.data.batches import Sequences, encode_items
-from flashmore.data.split import Split
-from flashmore.data.windows import Windows
-from flashmore.errors import RecipeError, RunError, TrainingFailed
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, RunError, TrainingFailed
 from flashmore.files import INTACT
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
 from flashmore.runs.checkpoint import layout_of
@@ -22,11 +19,17 @@ from flashmore.runs.folder import remove_unfinished
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
-from flashmore.training.memory import require_memory, require_memory_for_items
-from flashmore.training.plan import Plan, settle_speed, what_works_here
-from flashmore.training.recipe import Recipe
-from flashmore.training.setting import device_named, model_config, settle
-from flashmore.training.text import open_text, random_windows, settle_text, windows_of
+from flashmore.training.corpus import Parts, open_parts, read_corpus, training_part
+from flashmore.training.memory import require_memory
+from flashmore.training.resolve import (
+    Resolved,
+    model_config_of,
+    resolve,
+    resolve_device,
+    resolve_model,
+    resolve_speed,
+    what_works_here,
+)
 from flashmore.training.trainer import CUDA_GENERATOR, Trainer
 
 
@@ -35,6 +38,8 @@ class Session:
     """One training run: what is in memory, and where it is saved."""
 
     run: Run
+    parts: Parts
+    """The data, of which the trainer has the training part."""
     trainer: Trainer
     choice: Choice | None
     """Why this attention backend; None for a model without attention."""
@@ -56,9 +61,9 @@ class Session:
         self.saved_step = self.trainer.done
 
     @property
-    def recipe(self) -> Recipe:
+    def config(self) -> TrainConfig:
         """What is being trained."""
-        return self.trainer.recipe
+        return self.trainer.config
 
     def save(self) -> None:
         """Save the checkpoint `last`, from which `resumed` goes on bit for bit, and `best` where it is the
@@ -74,7 +79,7 @@ class Session:
         metrics_bytes, metrics_sha256 = self.metrics.saved()
         state = State(
             step=self.trainer.done,
-            max_steps=self.recipe.max_steps,
+            max_steps=self.config.max_steps,
             best_loss=self.best_loss,
             best_step=self.best_step,
             train_seconds=self.train_seconds,
@@ -93,57 +98,55 @@ class Session:
         return TrainingFailed(
             f"finite {what}",
             f"{step}; its last checkpoint is of step {self.saved_step}",
-            f"a lower --learning-rate than {self.recipe.learning_rate:g}, a longer --warmup-steps, "
+            f"a lower --learning-rate than {self.config.learning_rate:g}, a longer --warmup-steps, "
             "--grad-clip 1, or --dtype float32",
         )
 
-    def part(self, name: Literal["train", "validation", "test"]) -> Sequences | Windows | None:
-        """One part of the data for this model and device; None where it holds nothing."""
-        data = self.trainer.data
-        if self.run.text is not None and isinstance(data, Windows):
-            return windows_of(self.run, data.ids, name, self.trainer.device)
-        return self.encode(getattr(self.run.split, name))
-
-    def encode(self, items: tuple[str, ...]) -> Sequences | None:
-        """Items for this model and device; None where there are none."""
-        if not items:
-            return None
-        return encode_items(items, self.run.vocabulary, self.run.model.block_size, self.trainer.device)
-
 
 @contextmanager
-def begun(recipe: Recipe, out: Path | None) -> Iterator[Session]:
-    """Resolve what the recipe leaves open and make the run's folder; or go on with the run that the same
+def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
+    """Resolve what the config leaves open and make the run's folder; or go on with the run that the same
     command began.
 
     Nothing is written before everything fits, and the folder is locked until the context ends.
 
     Args:
-        recipe: what to train.
+        config: what to train.
         out: the run's folder; None takes the first unused of runs/MODEL, runs/MODEL-2, …
 
     Raises:
-        DataError, RecipeError, BackendUnavailable, RunError, StorageError: see their docstrings.
+        DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
     goes_on = out is not None and _is_run(out)
-    device, asked = _settings(recipe)
+    device = resolve_device(config.device)
+    corpus = read_corpus(config)
+    asked = Settings(
+        requested=config.to_json(),
+        config={},
+        model=resolve_model(config, corpus),
+        vocabulary=corpus.vocabulary,
+        split=corpus.split,
+        text=corpus.text,
+        versions=versions_here(),
+    )
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
         with resumed(out, None) as session:
             yield session
         return
-    plan = settle_speed(recipe, asked.model, device, _example(asked, device))
+    resolved = resolve(config, corpus, device)
     with ExitStack() as lock:
-        folder = _lock_new(lock, recipe.model, out)
-        made_from = replace(asked, recipe=plan.recipe.to_json(), model=plan.config)
+        folder = _lock_new(lock, config.model, out)
+        made_from = replace(asked, config=resolved.config.to_json(), model=resolved.model_config)
         with Run.create(folder, made_from) as run:
-            trainer = plan.trainer(_training_data(run, device))
+            parts = open_parts(run, config, device)
+            trainer = resolved.trainer(training_part(parts))
             require_memory(trainer)
             weights = dict(trainer.model.state_dict())
-            first = State(step=0, max_steps=recipe.max_steps, loss_scale=trainer.step.loss_scale)
+            first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(weights, trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
-            yield Session(run, trainer, plan.choice, plan.notes, metrics)
+            yield Session(run, parts, trainer, resolved.choice, resolved.notes, metrics)
 
 
 @contextmanager
@@ -154,7 +157,7 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
 
     Raises:
         RunError: no run, a damaged one, or one that another process trains.
-        RecipeError: `steps` is below the number of steps that are done.
+        ConfigError: `steps` is below the number of steps that are done.
     """
     require_run(path)
     with locked(path):
@@ -163,14 +166,15 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         state = run.load_state("last")
         if steps is not None and steps < state.step:
             found = f"{steps}, and {state.step} steps are done"
-            raise RecipeError("--max-steps to go on to", found, f"{state.step} or more")
-        plan, trainer = _restored(run, state.max_steps if steps is None else steps)
+            raise ConfigError("--max-steps to go on to", found, f"{state.step} or more")
+        resolved, parts, trainer = _restored(run, state.max_steps if steps is None else steps)
         with run.log_metrics(state) as metrics:
             yield Session(
                 run,
+                parts,
                 trainer,
-                plan.choice,
-                plan.notes,
+                resolved.choice,
+                resolved.notes,
                 metrics,
                 state.best_loss,
                 state.best_step,
@@ -178,21 +182,21 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
             )
 
 
-def recipe_of(run: Run) -> Recipe:
-    """The recipe of a run, with nothing left open.
+def config_of(run: Run) -> TrainConfig:
+    """The config of a run, with nothing left open.
 
     Raises:
-        RunError: it is none of this version of flashmore, a value is out of range, or it is another recipe
+        RunError: it is none of this version of flashmore, a value is out of range, or it is another config
             than was asked for.
     """
-    wanted = f"the recipe of the run {run.path}"
-    recipe = convert(run.recipe, Recipe, wanted)
+    wanted = f"the config of the run {run.path}"
+    config = convert(run.config, TrainConfig, wanted)
     asked = run.settings.requested
-    settled = [name for name, value in run.recipe.items() if asked.get(name) != value]
-    odd = [name for name in settled if name != "speedups" and asked.get(name) != "auto"]
+    settled = [name for name, value in run.config.items() if asked.get(name) != value]
+    odd = [name for name in settled if name != "speedups"]
     if odd:
         raise RunError(wanted, f"another {', '.join(odd)} than was asked for", INTACT)
-    return recipe
+    return config
 
 
 def unused_folder(model: str, parent: Path) -> Path:
@@ -231,60 +235,32 @@ def _lock_new(lock: ExitStack, model: str, out: Path | None) -> Path:
     raise AssertionError("there are endlessly many folders")
 
 
-def _settings(recipe: Recipe) -> tuple[torch.device, Settings]:
-    """Read the data: the device, and what a run is made from, with the speed-ups and the attention still
-    open."""
-    asked, versions = recipe.to_json(), versions_here()
-    if recipe.mode == "text":
-        text = settle_text(recipe)
-        empty = Split((), (), (), None)
-        return text.device, Settings(asked, {}, text.config, text.vocabulary, empty, text.text, versions)
-    items = settle(recipe)
-    return items.device, Settings(asked, {}, items.config, items.vocabulary, items.split, None, versions)
-
-
-def _example(asked: Settings, device: torch.device) -> Sequences | Windows:
-    """Data that steps may be timed on before the run's folder is there."""
-    if asked.text is not None:
-        return random_windows(asked.model, device)
-    require_memory_for_items(len(asked.split.train), asked.model.block_size)
-    return encode_items(asked.split.train, asked.vocabulary, asked.model.block_size, device)
-
-
-def _training_data(run: Run, device: torch.device) -> Sequences | Windows:
-    if run.text is not None:
-        return open_text(run, device)
-    if not run.split.train:
-        raise RunError(f"items to train on in {run.path}", "none", INTACT)
-    require_memory_for_items(len(run.split.train), run.model.block_size)
-    return encode_items(run.split.train, run.vocabulary, run.model.block_size, device)
-
-
-def _device_here(recipe: Recipe) -> tuple[torch.device, tuple[str, ...]]:
-    """The device that the recipe names, or what is here in its place, with a note."""
+def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
+    """The device that the config names, or what is here in its place, with a note."""
     try:
-        return device_named(recipe.device), ()
-    except RecipeError as error:
-        device = device_named("auto")
-        return device, (f"on {device} instead of {recipe.device}: {error.found}",)
+        return resolve_device(config.device), ()
+    except ConfigError as error:
+        device = resolve_device("auto")
+        return device, (f"on {device} instead of {config.device}: {error.found}",)
 
 
-def _restored(run: Run, steps: int) -> tuple[Plan, Trainer]:
-    recipe = replace(recipe_of(run), max_steps=steps)
-    device, notes = _device_here(recipe)
-    sizes = model_config(recipe, run.model.vocab_size, run.model.block_size)
+def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
+    config = replace(config_of(run), max_steps=steps)
+    device, notes = _device_here(config)
+    sizes = model_config_of(config, run.model.vocab_size, run.model.block_size)
     chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
-    if chosen != run.model or (recipe.mode == "text") != (run.text is not None):
-        raise RunError(f"the recipe of the run {run.path}", "other sizes than its model has", INTACT)
-    recipe, left_out = what_works_here(recipe, run.model, device)
-    data = _training_data(run, device)
-    plan = settle_speed(recipe, run.model, device, data)
-    plan = replace(plan, notes=(*notes, *left_out, *plan.notes))
-    trainer = plan.trainer(data)
+    if chosen != run.model or (config.mode == "text") != (run.text is not None):
+        raise RunError(f"the config of the run {run.path}", "other sizes than its model has", INTACT)
+    config, left_out = what_works_here(config, run.model, device)
+    parts = open_parts(run, config, device)
+    data = training_part(parts)
+    resolved = resolve_speed(config, run.model, device, data)
+    resolved = replace(resolved, notes=(*notes, *left_out, *resolved.notes))
+    trainer = resolved.trainer(data)
     require_memory(trainer, advise=False)
     wanted = dict(layout_of(trainer.optimizer_state()))
     wanted.pop(CUDA_GENERATOR, None)
     checkpoint = run.load_checkpoint(wanted, {CUDA_GENERATOR: ((16,), torch.uint8)})
     run.restore(trainer.model, checkpoint.weights)
     trainer.restore(checkpoint)
-    return plan, trainer
+    return resolved, parts, trainer

@@ -1,66 +1,112 @@
 """How one training step is built: forward, backward, clip, update."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flashmore.config import TrainConfig
+from flashmore.data.batches import IGNORE
 from flashmore.runs import LossScale
-from flashmore.training.batch import Batch
-from flashmore.training.loss import mean_loss
+from flashmore.training.dataset import Batch
 from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, optimizers_of
-from flashmore.training.recipe import Recipe
 
 Precision = Callable[[], AbstractContextManager[object]]
 """Makes the context in which the model runs: autocast for the 16-bit dtypes, nothing for float32."""
 
 
-def precision_of(recipe: Recipe, device: torch.device) -> Precision:
-    """The autocast context of the recipe's dtype.
+def precision_of(config: TrainConfig, device: torch.device) -> Precision:
+    """The autocast context of the config's dtype.
 
     https://docs.pytorch.org/docs/stable/amp.html
     """
-    if recipe.precision == "float32":
+    if config.dtype == "float32":
         return nullcontext
-    return partial(torch.autocast, device.type, dtype=getattr(torch, recipe.precision))
+    return partial(torch.autocast, device.type, dtype=getattr(torch, config.dtype))
 
 
-class Step:
-    """One optimiser step on one batch, each operation by itself.
+Rates = tuple[float, float]
+"""The learning rate of an update, and that of the matrices which Muon updates."""
+
+
+class Step(Protocol):
+    """What makes updates: `EagerStep`, `FlatStep` or `CudaGraphStep`."""
+
+    precision: Precision
+    updates: int
+    """How many updates one call may make; it takes one alone as well."""
+    loss_scale: LossScale | None
+    """Of float16; None where the loss is not scaled."""
+
+    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+        """Update the weights once for each batch.
+
+        Args:
+            batches: on the device; 1 or `updates` of them.
+            rates: of each update.
+
+        Returns:
+            The loss of the last batch before its update, a scalar on the device: reading it waits.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
+        ...
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to where `state_dict` was taken."""
+        ...
+
+
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats over real characters, EOS included.
+
+    Args:
+        logits: (B, T, V), or (N, V) of a packed batch.
+        targets: (B, T) or (N,) int64, `IGNORE` where there is no character.
+
+    Returns:
+        A scalar float32 (float64 for float64 logits).
+    """
+    flat = logits.flatten(0, -2)  # (B·T, V) or (N, V)
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        flat = flat.float()
+    return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE)
+
+
+class EagerStep:
+    """One optimizer step on one batch, each operation by itself.
 
     Args:
         model: in training mode, on its device.
-        recipe: gives the optimizer's numbers, the clipping and the precision.
+        config: gives the optimizer's numbers, the clipping and the precision.
         device: where the model is.
         fused: AdamW in one kernel.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device, *, fused: bool) -> None:
+    updates = 1
+
+    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, *, fused: bool) -> None:
         self.model = model
-        self.optimizers = optimizers_of(model, recipe, fused=fused)
-        self.grad_clip = recipe.grad_clip
-        self.precision = precision_of(recipe, device)
+        self.optimizers = optimizers_of(model, config, fused=fused)
+        self.grad_clip = config.grad_clip
+        self.precision = precision_of(config, device)
         # float16's gradients underflow without scaling; bfloat16 has float32's range.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
 
-    def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
-        """Update the weights once.
-
-        Args:
-            batch: on the device.
-            lr: learning rate of this update.
-            muon_lr: that of the matrices which Muon updates.
-
-        Returns:
-            The loss before the update, a scalar on the device: reading it waits for the device.
-        """
+    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+        """As in `Step`."""
+        (batch,), (learning_rates,) = batches, rates
         with self.precision():
             loss = mean_loss(self.model(batch.ids, *batch.extra), batch.targets)
         self.model.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        for optimizer, rate in zip(self.optimizers, (lr, muon_lr), strict=False):
+        for optimizer, rate in zip(self.optimizers, learning_rates, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate
             if self.grad_clip:
@@ -73,7 +119,7 @@ class Step:
         return loss.detach()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
+        """As in `Step`."""
         tensors = {"step": torch.zeros(())}
         for optimizer, moments in self._with_moments():
             for name, parameter in self._parameters_of(optimizer):
@@ -85,7 +131,7 @@ class Step:
         return tensors
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to where `state_dict` was taken."""
+        """As in `Step`."""
         for optimizer, moments in self._with_moments():
             for name, parameter in self._parameters_of(optimizer):
                 state = {
@@ -98,7 +144,7 @@ class Step:
 
     @property
     def loss_scale(self) -> LossScale | None:
-        """Of float16; None where the loss is not scaled."""
+        """As in `Step`."""
         if not self.scaler.is_enabled():
             return None
         state = self.scaler.state_dict()

@@ -12,21 +12,23 @@ from dataclasses import dataclass, replace
 import torch
 
 from flashmore.benchmark.ablation.gate import AblationGate
-from flashmore.benchmark.ablation.sets import START, LeftOut, added, without
+from flashmore.benchmark.ablation.loader import LoadedDataset
+from flashmore.benchmark.ablation.sets import START, LeftOut, added, in_order, without
 from flashmore.benchmark.ablation.variant import Variant, compare
 from flashmore.benchmark.step.bench import INTERRUPTED, WARMUP
-from flashmore.data.batches import Sequences, encode_items
-from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.benchmark.step.data import read_items
+from flashmore.config import TrainConfig
+from flashmore.data.batches import encode_items
+from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.measuring.environment import others_cpu_seconds
 from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import spread
 from flashmore.measuring.warnings import MeasurementWarning, warnings_about
-from flashmore.speedups import CATALOGUE, Speedups
+from flashmore.speedups import CATALOGUE, changed
+from flashmore.training.dataset import ItemDataset
 from flashmore.training.decide import why_not
-from flashmore.training.plan import settle_speed
-from flashmore.training.recipe import Recipe
-from flashmore.training.setting import Setting, settle
+from flashmore.training.resolve import resolve_device, resolve_model, resolve_speed
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 20
@@ -45,8 +47,10 @@ able to show it."""
 class Ablation:
     """All variants, the first one without any speed-up."""
 
-    setting: Setting
-    recipe: Recipe
+    device: torch.device
+    config: TrainConfig
+    block_size: int
+    """Longest sequence T."""
     seconds: float
     """About how long all was allowed to take."""
     characters: float
@@ -61,7 +65,7 @@ class Ablation:
 
 
 def ablate(
-    recipe: Recipe,
+    config: TrainConfig,
     *,
     leave_one_out: bool = False,
     blocks: int = BLOCKS,
@@ -72,8 +76,8 @@ def ablate(
     """Add the speed-ups one after the other, in the catalogue's order, and time all variants in turn.
 
     Args:
-        recipe: data, model and training parameters. `speedups` says which to add (`auto` means all); what
-            the ablation varies must be `auto`: attention, dtype, optimizer and schedule.
+        config: data, model and training parameters. `speedups` says which to add (`auto` means all); the
+            options that a speed-up of the catalogue is, such as `attention`, are decided variant by variant.
         leave_one_out: also leave each one alone out of the last variant's.
         blocks: of each variant.
         seconds: about how long all may take; a variant that would not fit is left out, with this reason.
@@ -85,12 +89,12 @@ def ablate(
         so far, and not `complete`.
 
     Raises:
-        DataError, RecipeError: see `flashmore.training.setting.settle`; a speed-up named in the recipe that
-            cannot work here.
+        DataError, ConfigError: see `flashmore.training.corpus.read_corpus`; a speed-up named in the config
+            that cannot work here.
     """
     if blocks < 1:
-        raise RecipeError("a sensible --blocks", f"{blocks}", "20 or more")
-    bench = _Climb(recipe, blocks, seconds, say)
+        raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
+    bench = _Climb(config, blocks, seconds, say)
     precision = torch.get_float32_matmul_precision()
     try:
         bench.prepare(leave_one_out=leave_one_out)
@@ -105,24 +109,27 @@ def ablate(
 class _Climb:
     """One ablation as it goes along."""
 
-    def __init__(self, recipe: Recipe, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
-        if recipe.threads_here:
-            torch.set_num_threads(recipe.threads_here)
+    def __init__(self, config: TrainConfig, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
+        if config.threads_here:
+            torch.set_num_threads(config.threads_here)
         self.began = time.perf_counter()
-        self.recipe, self.blocks, self.seconds, self.say = recipe, blocks, seconds, say
-        self.setting = settle(recipe)
-        setting = self.setting
-        self.data: Sequences = encode_items(
-            setting.split.train, setting.vocabulary, setting.config.block_size, setting.device
+        self.config, self.blocks, self.seconds, self.say = config, blocks, seconds, say
+        self.device = resolve_device(config.device)
+        corpus = read_items(config)
+        self.model_config = resolve_model(self._base(), corpus)
+        self.data = ItemDataset(
+            encode_items(corpus.split.train, corpus.vocabulary, corpus.block_size, self.device),
+            config.batch_size,
+            config.seed,
         )
         self.names, self.left_out = added(
-            recipe.speedups, lambda name: why_not(name, self._base(), setting.config, setting.device)
+            config.speedups, lambda name: why_not(name, self._base(), self.model_config, self.device)
         )
         self.variants: list[Variant] = []
         self.alone: list[Variant] = []
         self.steps: dict[str, Callable[[], object]] = {}
-        self.per_sample = ON_A_GPU if setting.device.type == "cuda" else 1
-        self.gate = AblationGate(self._base(), self._trainer, self.setting.device)
+        self.per_sample = ON_A_GPU if self.device.type == "cuda" else 1
+        self.gate = AblationGate(self._base(), self._trainer, self.device)
         self.compiling = COMPILING
         self.preparing = 0.0
         self.notes: list[str] = []
@@ -142,7 +149,7 @@ class _Climb:
                 self.left_out.append(LeftOut(name, f"it is a part of {', '.join(missing)}"))
                 continue
             dropped = [other for other in now if other in CATALOGUE[name].excludes]
-            variant = Variant(name, Speedups.of((set(now) - set(dropped)) | {name}).names)
+            variant = Variant(name, in_order((set(now) - set(dropped)) | {name}))
             if self._would_not_fit(variant):
                 continue
             self.variants.append(variant)
@@ -183,7 +190,7 @@ class _Climb:
             samples,
             others=others,
             cpus=os.cpu_count() or 1,
-            threads=torch.get_num_threads() if self.setting.device.type == "cpu" else 1,
+            threads=torch.get_num_threads() if self.device.type == "cpu" else 1,
         )
         for variant in (*self.variants, *self.alone):
             blocks = samples.get(variant.name, [])
@@ -198,10 +205,11 @@ class _Climb:
                 variant.why_not = INTERRUPTED
         compare(self.variants, self.alone)
         return Ablation(
-            setting=self.setting,
-            recipe=self.recipe,
+            device=self.device,
+            config=self.config,
+            block_size=self.model_config.block_size,
             seconds=self.seconds,
-            characters=self.data.mean_length * self.recipe.batch_size,
+            characters=self.data.tokens_a_batch,
             variants=tuple(self.variants),
             left_out_alone=tuple(self.alone),
             left_out=tuple(self.left_out),
@@ -210,16 +218,18 @@ class _Climb:
             complete=self.complete,
         )
 
-    def _base(self) -> Recipe:
+    def _base(self) -> TrainConfig:
         """Nothing chosen: a variant's names alone decide."""
-        return replace(self.recipe, speedups=("none",))
+        return changed(self.config, ())
 
-    def _trainer(self, recipe: Recipe, names: tuple[str, ...], device: torch.device) -> Trainer:
-        setting = self.setting
-        config = replace(setting.config, dropout=recipe.dropout, attention_dropout=recipe.attention_dropout)
-        asked = replace(recipe, speedups=names or ("none",))
+    def _trainer(self, config: TrainConfig, names: tuple[str, ...], device: torch.device) -> Trainer:
+        model_config = replace(
+            self.model_config, dropout=config.dropout, attention_dropout=config.attention_dropout
+        )
         data = self.data.to(device)
-        return settle_speed(asked, config, device, data).trainer(data)
+        if "resident" not in names:
+            data = LoadedDataset(data)
+        return resolve_speed(changed(config, names), model_config, device, data).trainer(data)
 
     def _ready(self, variant: Variant) -> None:
         """Make a variant's step a call that waits for the device, if its answers are right."""
@@ -229,8 +239,8 @@ class _Climb:
         torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
-            trainer = self._trainer(self._base(), variant.speedups, self.setting.device)
-            first_loss = trainer.advance().item()
+            trainer = self._trainer(self._base(), variant.speedups, self.device)
+            first_loss = trainer.train_step().item()
             variant.first_step_seconds = time.perf_counter() - began
             if "compile" in variant.speedups:
                 self.compiling = variant.first_step_seconds
@@ -238,17 +248,21 @@ class _Climb:
             if not variant.ok:
                 return
 
+            never_waits = "no-sync" in variant.speedups
+
             def step() -> float:
                 torch.set_float32_matmul_precision(precision)
                 end = trainer.done + self.per_sample
                 while trainer.done < end:
-                    loss = trainer.advance(end - trainer.done)
+                    loss = trainer.train_step(end - trainer.done)
+                    if not never_waits:
+                        loss.item()
                 return loss.item()
 
             for _ in range(WARMUP):
                 step()
             trainer.model.zero_grad(set_to_none=True)  # so that the gradients count as the step's own
-            variant.peak_bytes = peak_bytes(lambda: trainer.advance().item(), self.setting.device)
+            variant.peak_bytes = peak_bytes(lambda: trainer.train_step().item(), self.device)
             self.steps[variant.name] = step
         except BackendUnavailable as error:
             variant.why_not = "; ".join(error.reasons)

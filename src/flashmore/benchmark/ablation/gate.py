@@ -14,39 +14,39 @@ import torch
 from torch import Tensor
 
 from flashmore.benchmark.ablation.variant import Variant
-from flashmore.errors import RecipeError
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
 from flashmore.measuring.accuracy import float64_device, judge
 from flashmore.speedups import EXACT
-from flashmore.training.recipe import Recipe
 from flashmore.training.trainer import Trainer
 
 STEPS = 20
 AT_THE_END = 5
 """Last losses whose mean is compared where a set is not exact."""
-Build = Callable[[Recipe, tuple[str, ...], torch.device], Trainer]
+Build = Callable[[TrainConfig, tuple[str, ...], torch.device], Trainer]
 
 
 class AblationGate:
-    """Judges variants of one recipe.
+    """Judges variants of one config.
 
     Args:
-        recipe: with no speed-up.
-        build: makes a trainer of a recipe, names of speed-ups and a device.
+        config: with no speed-up.
+        build: makes a trainer of a config, names of speed-ups and a device.
         device: where the variants train.
     """
 
-    def __init__(self, recipe: Recipe, build: Build, device: torch.device) -> None:
-        self.recipe = replace(recipe, dropout=0.0, attention_dropout=0.0)
+    def __init__(self, config: TrainConfig, build: Build, device: torch.device) -> None:
+        self.config = replace(config, dropout=0.0, attention_dropout=0.0)
         self.build = build
         self.device = device
-        self.has_dropout = self.recipe != recipe
+        self.has_dropout = self.config != config
         self.notes = ["answers were checked without dropout"] if self.has_dropout else []
 
     def prepare(self) -> None:
         """Train what variants are held against.
 
         Raises:
-            RecipeError: the plain loop diverges in float64, so that there is nothing to be held against.
+            ConfigError: the plain loop diverges in float64, so that there is nothing to be held against.
         """
         assert self._reference.shape == self._plain.shape
 
@@ -55,11 +55,11 @@ class AblationGate:
 
         Args:
             variant: what is judged.
-            trainer: its own, after the first step; it goes on from there where the recipe has no dropout.
+            trainer: its own, after the first step; it goes on from there where the config has no dropout.
             first_loss: of that step.
         """
         if self.has_dropout:
-            losses = losses_of(self.build(self.recipe, variant.speedups, self.device))
+            losses = losses_of(self.build(self.config, variant.speedups, self.device))
         else:
             losses = losses_of(trainer, [first_loss])
         if variant.exactness != EXACT:
@@ -79,16 +79,16 @@ class AblationGate:
 
     @cached_property
     def _plain(self) -> Tensor:
-        return losses_of(self.build(self.recipe, (), self.device)).float()
+        return losses_of(self.build(self.config, (), self.device)).float()
 
     @cached_property
     def _reference(self) -> Tensor:
-        trainer = self.build(self.recipe, (), float64_device(self.device))
+        trainer = self.build(self.config, (), float64_device(self.device))
         trainer.model.double()
         losses = losses_of(trainer)
         if not losses.isfinite().all():
             found = f"a loss that is not finite within {STEPS} steps, in float64"
-            raise RecipeError(
+            raise ConfigError(
                 "a training to hold variants against", found, "a lower --learning-rate, or a --warmup-steps"
             )
         return losses
@@ -103,5 +103,5 @@ def losses_of(trainer: Trainer, losses: list[float] | None = None) -> Tensor:
     """
     found = list(losses or ())
     while len(found) < STEPS:
-        found.append(trainer.advance().item())
+        found.append(trainer.train_step().item())
     return torch.tensor(found, dtype=torch.float64)

@@ -19,14 +19,14 @@ def ablation_record(ablation: Ablation) -> dict[str, Any]:
     if ablation.complete and not any(variant.ok for variant in ablation.variants):
         why = "; ".join(f"{variant.name}: {variant.why_not}" for variant in ablation.variants)
         raise UsageError("at least one variant that can be timed", why, "a smaller --batch-size or model")
-    return make_record("ablation", ablation.setting.device, _body(ablation), complete=ablation.complete)
+    return make_record("ablation", ablation.device, _body(ablation), complete=ablation.complete)
 
 
 def _body(ablation: Ablation) -> dict[str, Any]:
     return {
-        "recipe": ablation.recipe.to_json(),
-        "context": ablation.setting.config.block_size,
-        "batch": ablation.recipe.batch_size,
+        "config": ablation.config.to_json(),
+        "context": ablation.block_size,
+        "batch": ablation.config.batch_size,
         "characters_a_step": ablation.characters,
         "checked_steps": STEPS,
         "time_budget_s": ablation.seconds,

@@ -1,10 +1,10 @@
 """Which speed-ups stand on an ablation, and what is left of all of them without one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from flashmore.errors import RecipeError
-from flashmore.speedups import CATALOGUE, EXACT, GROUPS, Speedups
+from flashmore.errors import ConfigError
+from flashmore.speedups import CATALOGUE, EXACT, GROUPS
 
 START = "none"
 """The first variant's name."""
@@ -30,10 +30,11 @@ def added(
         why_not: the reason why one cannot work here.
 
     Raises:
-        RecipeError: an unknown name, one asked for by name that cannot be added, or nothing to add.
+        ConfigError: an unknown name, one asked for by name that cannot be added, or nothing to add.
     """
     named = {name for name in asked if name not in GROUPS}
-    Speedups.of(named)  # refuses an unknown name
+    for name in named - set(CATALOGUE):
+        raise ConfigError("a speed-up of the catalogue", f"'{name}'", ", ".join(CATALOGUE))
     everything = "all" in asked or "auto" in asked
     names, left_out = [], []
     for name, entry in CATALOGUE.items():
@@ -44,15 +45,20 @@ def added(
         if why is None:
             names.append(name)
         elif name in named:
-            raise RecipeError(f"the speed-up {name} on the ablation", why, "--speedups exact or all")
+            raise ConfigError(f"the speed-up {name} on the ablation", why, "--speedups exact or all")
         else:
             left_out.append(LeftOut(name, why))
     if not names:
         found = f"--speedups {' '.join(asked)}"
-        raise RecipeError("at least one speed-up to add", found, ", ".join(("exact", "all", *CATALOGUE)))
+        raise ConfigError("at least one speed-up to add", found, ", ".join(("exact", "all", *CATALOGUE)))
     return tuple(names), left_out
 
 
 def without(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """What is left without one speed-up, and without those that are a part of it."""
     return tuple(other for other in names if other != name and name not in CATALOGUE[other].needs)
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Names in the catalogue's order."""
+    return tuple(name for name in CATALOGUE if name in names)

@@ -33,7 +33,7 @@ from flashmore.measuring.warnings import MeasurementWarning, warnings_about
 from flashmore.memory import free_bytes
 from flashmore.rules.call import AttentionCall
 from flashmore.specs import backend_spec
-from flashmore.training.setting import device_named
+from flashmore.training.resolve import resolve_device
 
 BLOCKS = 30
 MIN_BLOCKS = 8
@@ -69,9 +69,9 @@ def bench_attention(
         A record of kind `attention`. After Ctrl-C it has what was measured so far and is not `complete`.
 
     Raises:
-        RecipeError: the device is not on this machine.
+        ConfigError: the device is not on this machine.
     """
-    device = device_named(plan.device)
+    device = resolve_device(plan.device)
     bench = _Bench(plan, device, clock, say)
     try:
         for shape in bench.shapes:

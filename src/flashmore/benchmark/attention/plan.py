@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.specs import Kernel, backends
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -44,7 +44,7 @@ class AttentionPlan:
     """Which sizes to measure; several values of one option are combined with those of every other.
 
     Raises:
-        RecipeError: a number outside its range.
+        ConfigError: a number outside its range.
     """
 
     lengths: tuple[int, ...] = ()
@@ -111,4 +111,4 @@ def _once(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 def _require(name: str, value: object, holds: bool, valid: str) -> None:
     if not holds:
-        raise RecipeError(f"a sensible --{name.replace('_', '-')}", f"{value}", valid)
+        raise ConfigError(f"a sensible --{name.replace('_', '-')}", f"{value}", valid)

@@ -132,7 +132,7 @@ def _columns(
 
 
 def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
-    """What several records of one kind measured alike, and where their recipes differ."""
+    """What several records of one kind measured alike, and where their configs differ."""
     sections = [section for section in every if section.record["kind"] == kind]
     if len(sections) < 2:
         return
@@ -144,12 +144,12 @@ def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
     if not shared:
         yield f"{what}: no two of these records measured the same shape."
         return
-    recipes = [section.record.get("recipe", {}) for section in sections]
-    recipe_rows = [
-        (name, [str(recipe.get(name, "–")) for recipe in recipes]) for name in dict.fromkeys(chain(*recipes))
+    configs = [section.record.get("config", {}) for section in sections]
+    config_rows = [
+        (name, [str(config.get(name, "–")) for config in configs]) for name in dict.fromkeys(chain(*configs))
     ]
-    if differing := _differing(recipe_rows):
-        caption = "Where the recipes of these records differ."
+    if differing := _differing(config_rows):
+        caption = "Where the configs of these records differ."
         yield _columns(caption, sections, differing, differing=[name for name, _ in differing])
 
 

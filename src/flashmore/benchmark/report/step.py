@@ -22,14 +22,14 @@ SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
 
 def summarize(record: Record) -> Summary:
     """All that a report shows of the record."""
-    where, recipe = machine(record["environment"]), record["recipe"]
+    where, config = machine(record["environment"]), record["config"]
     contexts = [record, *record["further_contexts"]]
     plots = []
     if any(map(_timed, contexts)):
         title = f"Milliseconds a training step on {where}"
         below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
         plots.append(plot_of(step_plot(record), "steps", title, below))
-    sizes = ", ".join(f"{name} {recipe[name]}" for name in SIZES if name in recipe)
+    sizes = ", ".join(f"{name} {config[name]}" for name in SIZES if name in config)
     settings = [_setting(found, f"on {where}; {sizes}") for found in contexts]
     findings = [finding for found in contexts for finding in _findings(found)]
     return Summary(findings, plots, settings, [seed_experiment_sentence()])

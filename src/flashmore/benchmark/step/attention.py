@@ -20,11 +20,11 @@ def attention_alone(backend: str, task: Task) -> Callable[[], object]:
         backend: a name; it has been seen to run here.
         task: sizes, precision and dropout.
     """
-    precision = precision_of(task.recipe, task.device)
-    layers = [_like_in_the_model(task) for _ in range(task.config.n_layer)]
+    precision = precision_of(task.config, task.device)
+    layers = [_like_in_the_model(task) for _ in range(task.model_config.n_layer)]
     leaves = [leaf for q, k, v, _ in layers for leaf in (q, k, v)]
     cotangents = [cotangent for *_, cotangent in layers]
-    dropout_p = task.config.attention_dropout
+    dropout_p = task.model_config.attention_dropout
 
     def run() -> None:
         with precision():
@@ -39,9 +39,9 @@ def attention_alone(backend: str, task: Task) -> Callable[[], object]:
 
 def _like_in_the_model(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v and the gradient that comes back: (B, H, T, D), laid out in memory as the model's are."""
-    config = task.config
-    B, T, C, H = task.recipe.batch_size, config.block_size, config.n_embd, config.n_head
-    dtype = getattr(torch, task.recipe.precision)
+    model_config = task.model_config
+    B, T, C, H = task.config.batch_size, model_config.block_size, model_config.n_embd, model_config.n_head
+    dtype = getattr(torch, task.config.dtype)
     generator = torch.Generator().manual_seed(0)
     # q, k and v are slices of one matrix's rows, as the model's c_attn makes them.
     made = torch.randn(B, T, 3 * C, generator=generator).to(task.device, dtype)

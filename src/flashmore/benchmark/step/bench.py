@@ -1,7 +1,7 @@
 """What a whole training step costs under one attention backend and another: same model, data and seed.
 
 Each variant is refused with a reason, or checked (`gate`), measured for memory, and then timed with the
-others in alternating blocks. str alone is timed in the same rounds: its share of the step says how much
+others in alternating blocks. attention alone is timed in the same rounds: its share of the step says how much
 even a perfect kernel could gain (Amdahl 1967).
 """
 
@@ -17,15 +17,15 @@ from flashmore.benchmark.step.attention import attention_alone
 from flashmore.benchmark.step.data import Task, task_at
 from flashmore.benchmark.step.gate import Gate
 from flashmore.benchmark.step.memory import activation_bytes, weights_bytes
-from flashmore.errors import BackendUnavailable, RecipeError
+from flashmore.config import TrainConfig
+from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.measuring.environment import others_cpu_seconds
 from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import Ratio, RatioBetween, Spread, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, warnings_about
 from flashmore.memory import free_bytes
-from flashmore.training.recipe import Recipe
-from flashmore.training.setting import settle_attention
+from flashmore.training.resolve import resolve_attention
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 30
@@ -84,7 +84,7 @@ class StepComparison:
 
 
 def compare_steps(
-    recipe: Recipe,
+    config: TrainConfig,
     variants: Sequence[str] | None = None,
     *,
     context: int | None = None,
@@ -93,10 +93,10 @@ def compare_steps(
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
 ) -> StepComparison:
-    """Time training steps of the recipe's Transformer under each backend, in alternating blocks.
+    """Time training steps of the config's Transformer under each backend, in alternating blocks.
 
     Args:
-        recipe: data, model and training parameters, the same for all; its `attention` has no say.
+        config: data, model and training parameters, the same for all; its `attention` has no say.
         variants: backends, of which the first is what the others are compared with. A name may come twice.
             None means `manual` and `flash`, or where flash cannot run another fused one. `auto` is measured
             first, and stands under the name that it chose.
@@ -111,11 +111,11 @@ def compare_steps(
         so far, and not `complete`.
 
     Raises:
-        DataError, RecipeError: see `task_at`.
+        DataError, ConfigError: see `task_at`.
     """
     if blocks < 1:
-        raise RecipeError("a sensible --blocks", f"{blocks}", "20 or more")
-    bench = _Bench(task_at(recipe, context, shrink_batch=shrink_batch), say)
+        raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
+    bench = _Bench(task_at(config, context, shrink_batch=shrink_batch), say)
     try:
         bench.prepare(variants)
         bench.time(blocks, after_block)
@@ -128,8 +128,8 @@ class _Bench:
     """One comparison as it goes along."""
 
     def __init__(self, task: Task, say: Callable[[str], None]) -> None:
-        if task.recipe.threads_here:
-            torch.set_num_threads(task.recipe.threads_here)
+        if task.config.threads_here:
+            torch.set_num_threads(task.config.threads_here)
         self.task, self.say = task, say
         self.gate = Gate(task)
         self.notes = list(task.notes)
@@ -144,7 +144,7 @@ class _Bench:
         """Refuse, check and measure for memory every variant."""
         self.variants = [StepVariant(self._settled(name)) for name in names or self._default()]
         for number, variant in enumerate(self.variants):
-            self.say(f"checking {variant.name} at context {self.task.config.block_size:,}")
+            self.say(f"checking {variant.name} at context {self.task.model_config.block_size:,}")
             twin = next((v for v in self.variants[:number] if v.name == variant.name), None)
             try:
                 if twin is not None:
@@ -205,8 +205,8 @@ class _Bench:
         timed = [variant for variant in self.variants if variant.ok]
         alone = self.samples.get(ATTENTION_ALONE, [])
         return StepComparison(
-            context=task.config.block_size,
-            batch=task.recipe.batch_size,
+            context=task.model_config.block_size,
+            batch=task.config.batch_size,
             variants=tuple(self.variants),
             ratios=tuple(
                 RatioBetween(timed[0].name, other.name, ratio(timed[0].samples_ms, other.samples_ms))
@@ -244,9 +244,9 @@ class _Bench:
         """The backend that a name means: `auto` is settled here, apart from the timing, and said."""
         if name != "auto":
             return name
-        choice = settle_attention(name, self.task.recipe, self.task.config, self.task.device)
+        choice = resolve_attention(name, self.task.config, self.task.model_config, self.task.device)
         if choice is None:
-            raise RecipeError("a model with attention", "another model", "--model transformer")
+            raise ConfigError("a model with attention", "another model", "--model transformer")
         self.notes.append(f"auto is {choice.backend}: {choice.why}")
         self.say(self.notes[-1])
         return choice.backend
@@ -254,20 +254,20 @@ class _Bench:
     def _try(self, name: str) -> None:
         task = self.task
         # One short row is enough to know, and takes no memory that was not estimated.
-        config = replace(task.config, block_size=min(task.config.block_size, SHORT))
-        settle_attention(name, replace(task.recipe, batch_size=1), config, task.device)
+        model_config = replace(task.model_config, block_size=min(task.model_config.block_size, SHORT))
+        resolve_attention(name, replace(task.config, batch_size=1), model_config, task.device)
 
     def _refusal(self, name: str) -> str | None:
         """Why a backend cannot even be tried: its memory, or that it does not run here."""
         task = self.task
         free = SHARE_OF_FREE * free_bytes(task.device)
-        needed = weights_bytes(task.config) + activation_bytes(
-            name, task.config, task.recipe, device=task.device.type, threads=torch.get_num_threads()
+        needed = weights_bytes(task.model_config) + activation_bytes(
+            name, task.model_config, task.config, device=task.device.type, threads=torch.get_num_threads()
         )
         if needed > free:
             return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used"
         try:
-            settle_attention(name, task.recipe, task.config, task.device)
+            resolve_attention(name, task.config, task.model_config, task.device)
         except BackendUnavailable as error:
             return "; ".join(error.reasons)
         return None
@@ -287,10 +287,12 @@ class _Bench:
     def _ready_step(self, variant: StepVariant) -> Callable[[], object]:
         """Make one training step a call that waits for the device; warm it up, and measure its memory."""
         task = self.task
-        trainer = Trainer(task.recipe, replace(task.config, attention=variant.name), task.data, task.device)
+        trainer = Trainer(
+            task.config, replace(task.model_config, attention=variant.name), task.dataset(), task.device
+        )
 
         def step() -> float:
-            return trainer.advance().item()
+            return trainer.train_step().item()
 
         for _ in range(WARMUP):
             step()

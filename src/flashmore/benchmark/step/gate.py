@@ -24,9 +24,9 @@ from torch import Tensor
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.benchmark.step.data import Task
 from flashmore.data.batches import IGNORE, Sequences
-from flashmore.errors import RecipeError
+from flashmore.errors import ConfigError
 from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
-from flashmore.training.loss import mean_loss
+from flashmore.training.step import mean_loss
 from flashmore.training.trainer import Trainer
 
 STEPS = 20
@@ -53,12 +53,12 @@ class Gate:
 
     def __init__(self, task: Task) -> None:
         B, T = affordable(task)
-        rows, length = task.recipe.batch_size, task.config.block_size
+        rows, length = task.config.batch_size, task.model_config.block_size
         ids, targets = task.data.ids[:, :T], task.data.targets[:, :T]
         self.task = replace(
             task,
-            recipe=replace(task.recipe, batch_size=B, dropout=0.0, attention_dropout=0.0),
-            config=replace(task.config, dropout=0.0, attention_dropout=0.0),
+            config=replace(task.config, batch_size=B, dropout=0.0, attention_dropout=0.0),
+            model_config=replace(task.model_config, dropout=0.0, attention_dropout=0.0),
             data=Sequences(ids, targets, task.data.lengths.clamp(max=T)),
         )
         self.note = None
@@ -70,11 +70,11 @@ class Gate:
 
         Raises:
             BackendUnavailable: the backend cannot run here.
-            RecipeError: training fails in float64, so that there is nothing to hold a backend against.
+            ConfigError: training fails in float64, so that there is nothing to hold a backend against.
         """
         reference, plain = self._reference, self._plain
         answer = plain if backend == "manual" else self._run(backend)
-        dtype = getattr(torch, self.task.recipe.precision)
+        dtype = getattr(torch, self.task.config.dtype)
         eps = torch.finfo(dtype).eps
         gradients = judge_all(answer.gradients, plain.gradients, reference.gradients, eps=eps)
         eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(self._characters))
@@ -82,10 +82,14 @@ class Gate:
         return [*self._attention_alone(backend, dtype), *gradients, losses]
 
     def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
-        device, config = self.task.device, self.task.config
-        B, T, D = self.task.recipe.batch_size, self.task.data.ids.size(1), config.n_embd // config.n_head
+        device, model_config = self.task.device, self.task.model_config
+        B, T, D = (
+            self.task.config.batch_size,
+            self.task.data.ids.size(1),
+            model_config.n_embd // model_config.n_head,
+        )
         generator = torch.Generator().manual_seed(0)
-        q, k, v = torch.randn(3, B, config.n_head, T, D, generator=generator).to(device, dtype)
+        q, k, v = torch.randn(3, B, model_config.n_head, T, D, generator=generator).to(device, dtype)
         return attention_accuracy(backend, q, k, v, causal=True)
 
     @cached_property
@@ -93,7 +97,7 @@ class Gate:
         outcome = self._run("manual", double=True)
         if not outcome.losses.isfinite().all():
             found = f"a loss that is not finite within {STEPS} steps, in float64"
-            raise RecipeError(
+            raise ConfigError(
                 "a training to hold backends against", found, "a lower --learning-rate, or a --warmup-steps"
             )
         return outcome
@@ -109,12 +113,12 @@ class Gate:
 
     def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
         task = self.task
-        recipe, device, data = task.recipe, task.device, task.data
+        config, device, data = task.config, task.device, task.dataset()
         if double:
-            recipe = replace(recipe, dtype="float32")
+            config = replace(config, dtype="float32")
             device = float64_device(device)
             data = data.to(device)
-        trainer = Trainer(recipe, replace(task.config, attention=backend), data, device)
+        trainer = Trainer(config, replace(task.model_config, attention=backend), data, device)
         if double:
             trainer.model.double()
         return trainer
@@ -122,14 +126,14 @@ class Gate:
     def _run(self, backend: str, *, double: bool = False) -> _Outcome:
         trainer = self._trainer(backend, double=double)
         gradients = first_gradients(trainer)
-        losses = [trainer.advance().cpu() for _ in range(STEPS)]
+        losses = [trainer.train_step().cpu() for _ in range(STEPS)]
         return _Outcome(gradients, torch.stack(losses))
 
 
 def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
     """The gradient of the first batch's loss by every parameter, before clipping, on the CPU."""
     batch = trainer.batch(0)
-    scale = LOSS_SCALE if trainer.recipe.precision == "float16" else 1.0
+    scale = LOSS_SCALE if trainer.config.dtype == "float16" else 1.0
     with trainer.step.precision():
         loss = mean_loss(trainer.model(batch.ids, *batch.extra), batch.targets)
     named = dict(trainer.model.named_parameters())
@@ -139,8 +143,8 @@ def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 def affordable(task: Task) -> tuple[int, int]:
     """How many rows of how many positions are worth holding against float64."""
-    B, T = task.recipe.batch_size, task.config.block_size
-    most = SCORES[task.device.type] // task.config.n_head
+    B, T = task.config.batch_size, task.model_config.block_size
+    most = SCORES[task.device.type] // task.model_config.n_head
     while B > 1 and most < B * T * T:
         B //= 2
     while T > 1 and most < B * T * T:

@@ -4,10 +4,10 @@ Counted are the large things: what the forward pass keeps for the backward pass,
 beside it at the worst moment. Tests hold the estimate against measured peaks.
 """
 
+from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
 from flashmore.rules.call import AttentionCall
 from flashmore.specs import backends, usable
-from flashmore.training.recipe import Recipe
 
 KEPT_CHANNELS = 20
 """Numbers a position, layer and channel that the forward pass keeps: two normalisations, q, k, v, attention's
@@ -20,40 +20,46 @@ TILE_BYTES = 2**20
 """Scratch memory of a fused kernel for each CPU thread, at most."""
 
 
-def weights_bytes(config: ModelConfig) -> int:
+def weights_bytes(model_config: ModelConfig) -> int:
     """Weights, gradients and AdamW's two moments."""
-    C, V = config.n_embd, config.vocab_size
-    parameters = config.n_layer * (12 * C * C + 13 * C) + (2 * V + config.block_size + 2) * C
+    C, V = model_config.n_embd, model_config.vocab_size
+    parameters = model_config.n_layer * (12 * C * C + 13 * C) + (2 * V + model_config.block_size + 2) * C
     return 4 * 4 * parameters
 
 
 def activation_bytes(
-    backend: str, config: ModelConfig, recipe: Recipe, *, device: str, threads: int = 1, item: int = 4
+    backend: str,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    *,
+    device: str,
+    threads: int = 1,
+    item: int = 4,
 ) -> int:
     """Estimate the peak bytes of one step beyond the weights, their gradients and the moments.
 
     Args:
         backend: a name; `sdpa` is taken for a fused kernel where PyTorch can choose one, else for `math`.
-        config: the model's sizes; T is its context.
-        recipe: the batch size, the dtype and the dropout on the weights.
+        model_config: the model's sizes; T is its context.
+        config: the batch size, the dtype and the dropout on the weights.
         device: `cpu`, `cuda` or `mps`.
         threads: CPU threads.
         item: bytes of a number in float32; 8 for the same step in float64.
     """
-    B, H, T, C = recipe.batch_size, config.n_head, config.block_size, config.n_embd
+    B, H, T, C = config.batch_size, model_config.n_head, model_config.block_size, model_config.n_embd
     positions = B * T
-    total = positions * C * (config.n_layer * KEPT_CHANNELS + WORKING_CHANNELS) * item
-    total += 3 * positions * config.vocab_size * item  # logits, their softmax, their gradient
+    total = positions * C * (model_config.n_layer * KEPT_CHANNELS + WORKING_CHANNELS) * item
+    total += 3 * positions * model_config.vocab_size * item  # logits, their softmax, their gradient
     size = (B, H, T, C // H)
-    call = AttentionCall(size, size, size, recipe.precision, device, dropout_p=recipe.attention_dropout)
+    call = AttentionCall(size, size, size, config.dtype, device, dropout_p=config.attention_dropout)
     fused = [name for name, spec in backends().items() if spec.fused]
     if backend in fused or (backend == "sdpa" and any(name in fused for name in usable(call))):
         return total + threads * TILE_BYTES
     kept = working = item
-    if backend == "manual" and recipe.precision != "float32":
+    if backend == "manual" and config.dtype != "float32":
         # Autocast computes the softmax in float32 on a GPU, in 16 bits on a CPU; the values meet 16 bits.
         kept, working = (2, 2) if device == "cpu" else (item + 2, item)
-    if recipe.attention_dropout:
+    if config.attention_dropout:
         kept += working + 1  # what is left of the weights, and which ones are
-    scores = B * H * T * T * (config.n_layer * kept + WORKING_SCORES * working)
-    return total + scores + config.n_layer * T * T
+    scores = B * H * T * T * (model_config.n_layer * kept + WORKING_SCORES * working)
+    return total + scores + model_config.n_layer * T * T

@@ -5,14 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 from flashmore.benchmark.step.bench import BLOCKS, StepComparison, StepVariant, compare_steps
+from flashmore.config import TrainConfig
 from flashmore.errors import UsageError
 from flashmore.measuring.result import make_record
-from flashmore.training.recipe import Recipe
-from flashmore.training.setting import device_named
+from flashmore.training.resolve import resolve_device
 
 
 def bench_steps(
-    recipe: Recipe,
+    config: TrainConfig,
     variants: Sequence[str] | None = None,
     contexts: Sequence[int] = (),
     *,
@@ -25,20 +25,20 @@ def bench_steps(
 
     Args:
         contexts: T, each as in `compare_steps`; none means the data's own.
-        recipe, variants, shrink_batch, blocks, say, after_block: as for `compare_steps`.
+        config, variants, shrink_batch, blocks, say, after_block: as for `compare_steps`.
 
     Returns:
         A record of kind `step`. After Ctrl-C it has what was measured so far and is not `complete`.
 
     Raises:
-        DataError, RecipeError: see `compare_steps`.
+        DataError, ConfigError: see `compare_steps`.
         UsageError: no variant could be timed at any context.
     """
     found: list[StepComparison] = []
     for context in contexts or (None,):
         found.append(
             compare_steps(
-                recipe, variants, context=context, shrink_batch=shrink_batch, blocks=blocks, say=say,
+                config, variants, context=context, shrink_batch=shrink_batch, blocks=blocks, say=say,
                 after_block=after_block,
             )
         )  # fmt: skip
@@ -47,15 +47,15 @@ def bench_steps(
     complete = found[-1].complete
     if complete and not any(variant.ok for comparison in found for variant in comparison.variants):
         why = {f"{v.name}: {v.why_not}" for comparison in found for v in comparison.variants}
-        valid = "other --variants, a smaller --batch-size or --block-size"
+        valid = "other --variants, a smaller --batch-size or --lengths"
         raise UsageError("at least one variant that can be timed", "; ".join(sorted(why)), valid)
-    return make_record("step", device_named(recipe.device), _body(recipe, found), complete=complete)
+    return make_record("step", resolve_device(config.device), _body(config, found), complete=complete)
 
 
-def _body(recipe: Recipe, found: Sequence[StepComparison]) -> dict[str, Any]:
+def _body(config: TrainConfig, found: Sequence[StepComparison]) -> dict[str, Any]:
     first, *further = found
     return {
-        "recipe": recipe.to_json() | {"dtype": recipe.precision},
+        "config": config.to_json(),
         **_at_one_context(first),
         "further_contexts": [_at_one_context(comparison) for comparison in further],
         "warnings": [

@@ -7,11 +7,11 @@ Between the kernels of an eager step stand Python, autograd's bookkeeping and an
 Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel.
 Compiled, Dynamo sees no boundary between the model, its gradient and the optimizer; the number of tokens
 stays open, so that packed batches need no padding and no second compilation. Nothing in it waits for the
-device or decides by a value, so that it can be recorded as a CUDA graph (`capture.py`).
+device or decides by a value, so that it can be recorded as a CUDA graph (`cuda_graph.py`).
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.optim.adamw import adamw
 
+from flashmore.config import TrainConfig
 from flashmore.runs import LossScale
-from flashmore.training.batch import Batch
-from flashmore.training.loss import mean_loss
+from flashmore.training.dataset import Batch
 from flashmore.training.muon import MatrixGroups, muon_matrices
 from flashmore.training.optimizers import ADAMW_MOMENTS, EPS, MUON_MOMENTS, MUON_MOMENTUM, is_decayed
-from flashmore.training.recipe import Recipe
-from flashmore.training.step import precision_of
+from flashmore.training.step import Rates, mean_loss, precision_of
 
 
 class FlatStep:
-    """One optimiser step on one batch, in one function.
+    """One optimizer step on one batch, in one function.
 
     `update(batch, rates)` is that function; `rates` is (2,) on the device: the learning rate, and Muon's.
 
@@ -38,20 +37,24 @@ class FlatStep:
 
     Args:
         model: in training mode, on its device, with floating-point parameters of one dtype.
-        recipe: gives the optimizer's numbers, the clipping and the precision; float16 would need its loss
+        config: gives the optimizer's numbers, the clipping and the precision; float16 would need its loss
             scaled, and has no place here.
         device: where the model is.
         mode: torch.compile's mode; None leaves each operation to itself.
     """
 
+    updates = 1
+    loss_scale: LossScale | None = None
+    """float16, whose loss is scaled, has no place here."""
+
     def __init__(
-        self, model: nn.Module, recipe: Recipe, device: torch.device, mode: str | None = "default"
+        self, model: nn.Module, config: TrainConfig, device: torch.device, mode: str | None = "default"
     ) -> None:
         self.model = model
-        self.recipe = recipe
-        self.precision = precision_of(recipe, device)
+        self.config = config
+        self.precision = precision_of(config, device)
         # Matrices that Muon updates come last, so that AdamW's and Muon's are each one piece of the buffer.
-        matrices = muon_matrices(model) if recipe.optimizer == "muon" else {}
+        matrices = muon_matrices(model) if config.optimizer == "muon" else {}
         parameters = {name: p for name, p in model.named_parameters() if name not in matrices} | matrices
         self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self._muon = len(matrices)
@@ -60,8 +63,8 @@ class FlatStep:
         for parameter, view in zip(parameters.values(), self.views(self.flat).values(), strict=True):
             parameter.data = view
         self._groups = MatrixGroups({name: tuple(p.shape) for name, p in matrices.items()})
-        decayed = [torch.full((p.numel(),), float(is_decayed(p, recipe))) for p in parameters.values()]
-        self._decay = recipe.weight_decay * torch.cat(decayed).to(self.flat)
+        decayed = [torch.full((p.numel(),), float(is_decayed(p, config))) for p in parameters.values()]
+        self._decay = config.weight_decay * torch.cat(decayed).to(self.flat)
         self._mean = torch.zeros_like(self.flat)
         self._square = torch.zeros_like(self.flat[: self._adamw])
         self._updates = torch.zeros((), device=device)
@@ -70,33 +73,25 @@ class FlatStep:
         self.update: Callable[[Batch, Tensor], Tensor] = self._update
         if mode is None:
             return
-        # Nothing that Dynamo would guard can change: the model, the recipe and the batch's sizes are fixed.
+        # Nothing that Dynamo would guard can change: the model, the config and the batch's sizes are fixed.
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= torch._inductor.list_mode_options(mode)
         options["autotune_num_choices_displayed"] = 0  # stderr is for what a user asked for
         # dynamic=False: sizes that differ from an earlier model's are still constants of this one's graph.
         self.update = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
 
-    def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
-        """Update the weights once.
-
-        Args:
-            batch: on the device; its rows and its longest item are those of the first batch.
-            lr: learning rate of this update.
-            muon_lr: that of the matrices which Muon updates.
-
-        Returns:
-            The loss before the update, a scalar on the device: reading it waits for the device.
-        """
-        rates = torch.tensor((lr, muon_lr), dtype=self.flat.dtype, device=self.flat.device)
+    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+        """As in `Step`; the rows and the longest item of a batch are those of the first one."""
+        (batch,), (learning_rates,) = batches, rates
+        on_device = torch.tensor(learning_rates, dtype=self.flat.dtype, device=self.flat.device)
         if self._sizes is None:
             self._sizes = batch.fixed_sizes
             batch.leave_length_open()
             with warnings.catch_warnings():  # PyTorch's compiler uses what PyTorch itself calls outdated
                 warnings.simplefilter("ignore", DeprecationWarning)
-                return self.update(batch, rates)
+                return self.update(batch, on_device)
         assert self._sizes == batch.fixed_sizes, "the graph was compiled for another batch"
-        return self.update(batch, rates)
+        return self.update(batch, on_device)
 
     def _update(self, batch: Batch, rates: Tensor) -> Tensor:
         def loss_of(flat: Tensor) -> Tensor:
@@ -105,16 +100,16 @@ class FlatStep:
             return mean_loss(logits, batch.targets)
 
         gradient, loss = grad_and_value(loss_of)(self.flat)
-        recipe, end = self.recipe, self._adamw
-        if recipe.grad_clip:
+        config, end = self.config, self._adamw
+        if config.grad_clip:
             norm = torch.linalg.vector_norm(gradient)
-            gradient = gradient * torch.clamp(recipe.grad_clip / (norm + 1e-6), max=1.0)
+            gradient = gradient * torch.clamp(config.grad_clip / (norm + 1e-6), max=1.0)
         rate = torch.cat((rates[0].expand(end), rates[1].expand(len(gradient) - end)))
         self.flat.mul_(1 - rate * self._decay)
         adamw(
             [self.flat[:end]], [gradient[:end]], [self._mean[:end]], [self._square], [], [self._updates],
             foreach=False, fused=self._fused, capturable=True, amsgrad=False, maximize=False, lr=rates[0],
-            beta1=recipe.beta1, beta2=recipe.beta2, weight_decay=0.0, eps=EPS,
+            beta1=config.beta1, beta2=config.beta2, weight_decay=0.0, eps=EPS,
         )  # fmt: skip
         if self._groups:
             momentum = self._mean[end:].lerp_(gradient[end:], 1 - MUON_MOMENTUM)
@@ -135,16 +130,13 @@ class FlatStep:
         return self.flat, self._mean, self._square, self._updates
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
+        """As in `Step`."""
         return {"step": self._updates, **self._moments()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to where `state_dict` was taken."""
+        """As in `Step`."""
         for name, kept in self.state_dict().items():
             kept.copy_(tensors[name])
-
-    loss_scale: LossScale | None = None
-    """float16, whose loss is scaled, has no place here."""
 
     def _moments(self) -> dict[str, Tensor]:
         first = self.views(self._mean)
@@ -166,7 +158,7 @@ def _own(method: Callable[..., Any]) -> Callable[..., Any]:
     """The same bound method with a code object of its own.
 
     Dynamo keeps what it compiled by code object. Without guards it would take the first model's graph, with
-    its sizes and its recipe, for every later one of the process.
+    its sizes and its config, for every later one of the process.
     """
     assert isinstance(method, MethodType)
     code = method.__func__.__code__

@@ -10,9 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flashmore.data.split import Split, split_words
-from flashmore.data.words import Words, read_words
-from flashmore.errors import DataError, RecipeError
+from flashmore.data.items import Split, Words, read_words, split_words
+from flashmore.errors import ConfigError, DataError
 
 SETS_OF_ITEMS = st.lists(st.text("abcdé", min_size=1, max_size=6), min_size=1, max_size=80)
 SHARES = st.tuples(st.integers(1, 100), st.integers(0, 100)).filter(lambda s: sum(s) <= 100)
@@ -111,14 +110,14 @@ def test_too_few_items_are_refused_with_the_number_needed(count: int, how: str, 
     ],
 )
 def test_shares_that_are_none(how: str) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ConfigError) as caught:
         split_words(numbered(100), how)
     assert caught.value.found == repr(how)
     assert "80/10/10" in caught.value.valid
 
 
 def test_negative_seed_is_refused() -> None:
-    with pytest.raises(RecipeError, match="seed"):
+    with pytest.raises(ConfigError, match="seed"):
         split_words(numbered(100), seed=-1)
 
 
@@ -174,5 +173,5 @@ def test_leak_share_of_makemores_own_names() -> None:
 
 
 def test_shares_need_no_torch() -> None:
-    code = "import sys, flashmore.data.split; sys.exit('torch' in sys.modules)"
+    code = "import sys, flashmore.data.items; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

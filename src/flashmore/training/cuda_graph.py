@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from flashmore.runs import LossScale
-from flashmore.training.batch import Batch
-from flashmore.training.graph import FlatStep
+from flashmore.training.dataset import Batch
+from flashmore.training.flat import FlatStep
+from flashmore.training.step import Rates
 
 WARM_UP = 3
 """Updates before the recording, in which libraries choose their kernels and take their memory."""
-Rates = tuple[float, float]
-"""The learning rate of an update, and that of the matrices which Muon updates."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +34,25 @@ class Recording:
     """Of the last update's batch."""
 
 
-class CapturedStep:
-    """Optimiser steps as replays of CUDA graphs.
+class CudaGraphStep:
+    """Optimizer steps as replays of CUDA graphs.
 
     Args:
         step: what is recorded, with its model on a CUDA device.
-        most: updates that one replay may hold.
+        updates: that one replay holds; a graph of one alone is recorded when it is needed.
     """
 
-    def __init__(self, step: FlatStep, most: int = 1) -> None:
+    loss_scale: LossScale | None = None
+    """float16, whose loss is scaled, has no place here."""
+
+    def __init__(self, step: FlatStep, updates: int = 1) -> None:
         self.step = step
-        self.most = most
+        self.updates = updates
         self.precision = step.precision
         self._recordings: dict[int, Recording] = {}
 
-    def __call__(self, batch: Batch, lr: float, muon_lr: float = 0.0) -> Tensor:
-        """Update the weights once; the loss before, on the device."""
-        return self.replay([batch], [(lr, muon_lr)])
-
-    def replay(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
-        """Update the weights once for each batch, all in one launch.
-
-        Args:
-            batches: rows on the device, all of the same size (B, T); 1 to `most` of them.
-            rates: of each update.
-
-        Returns:
-            The loss of the last batch before its update, a scalar on the device: reading it waits.
-        """
+    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+        """As in `Step`, all in one launch; every batch has rows of the same size (B, T)."""
         if len(batches) not in self._recordings:
             self._recordings[len(batches)] = self._record(batches)
         recording = self._recordings[len(batches)]
@@ -83,7 +73,7 @@ class CapturedStep:
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
-                self.step(kept[0], 0.0)
+                self.step(kept[:1], [(0.0, 0.0)])
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -94,12 +84,9 @@ class CapturedStep:
         return Recording(graph, kept, rates, losses[-1])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
+        """As in `Step`."""
         return self.step.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to where `state_dict` was taken."""
+        """As in `Step`."""
         self.step.load_state_dict(tensors)
-
-    loss_scale: LossScale | None = None
-    """float16, whose loss is scaled, has no place here."""

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flashmore.data.items import MAX_LENGTH, MOST_LINES, Words, normalize, read_words
 from flashmore.data.text import read_text
-from flashmore.data.words import MAX_LENGTH, MOST_LINES, Words, normalize, read_words
 from flashmore.errors import DataError
 
 NOT_TEXT = "".join(map(chr, [*range(9), *range(14, 28), 127]))
@@ -235,5 +235,5 @@ def test_any_bytes_in_any_encoding_are_read_or_refused(data: bytes, encoding: st
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, flashmore.data.words, flashmore.data.vocabulary; sys.exit('torch' in sys.modules)"
+    code = "import sys, flashmore.data.items, flashmore.data.vocabulary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

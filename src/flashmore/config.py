@@ -1,0 +1,286 @@
+"""What to train, as typed options: the same classes, presets and defaults for Python and the command line.
+
+It imports no torch, so that `flashmore train --help` answers at once.
+"""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from flashmore.errors import ConfigError
+from flashmore.specs import Attention, Model, backend_spec, model_spec, models
+
+Preset = Literal["names", "names-long", "makemore", "shakespeare", "shakespeare-fast", "gpt2-124m"]
+Init = Literal["torch", "gpt2", "zero_residual"]
+Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
+
+LARGEST = 10**15
+"""Upper bound of any count; larger values are typos."""
+MOST_THREADS = 4096
+LARGEST_FACTOR = 1e38
+"""Upper bound of factors in the optimizer, which works in float32."""
+BY_PRESET: Any = None
+"""The default of an option that the preset and the model decide; `TrainConfig` fills it in."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learned."""
+
+    file: Positional[Path | None] = None
+    """Text file with one item per line; with --mode text, one long text or a `.bin` file of 16-bit token ids.
+    Default: the built-in names, or with --mode text and --vocab-size random ids."""
+    mode: Literal["items", "text"] = BY_PRESET
+    """`items`: every line is a sequence of its own. `text`: one long text, cut into windows."""
+    encoding: str = "utf-8"
+    """Text encoding of the file, such as utf-8 or latin-1."""
+    split: str = BY_PRESET
+    """Percentages for train/validation/test, or `makemore` for makemore's own split of items. A long text is
+    split by position."""
+    split_seed: int = 3407
+    """Seed of the split, separate from --seed so that training seeds can be compared on the same split."""
+    block_size: int | None = BY_PRESET
+    """With --mode text: window length in characters (default 256)."""
+    vocab_size: int | None = BY_PRESET
+    """With --mode text and a `.bin` file: vocabulary size of the model (default: the largest id + 1)."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model; the vocabulary and the context follow from the data."""
+
+    model: Model = "transformer"
+    """Model to train."""
+    n_layer: int = BY_PRESET
+    """Number of layers (transformer, wavenet)."""
+    n_head: int = BY_PRESET
+    """Number of attention heads; --n-embd must be a multiple of it."""
+    n_embd: int = BY_PRESET
+    """Width of embeddings and hidden layers."""
+    activation: Activation = BY_PRESET
+    """Activation of the transformer's MLP: tanh-approximated GELU, exact GELU, or squared ReLU."""
+    bias: bool = BY_PRESET
+    """Whether the transformer's linear layers and layer norms have biases."""
+    tie_weights: bool = BY_PRESET
+    """Share the transformer's token embedding with its output layer."""
+    init: Init = BY_PRESET
+    """Initialisation of the transformer: PyTorch's defaults, GPT-2's, or zero-initialised residual
+    projections."""
+    dropout: float = BY_PRESET
+    """Dropout probability on embeddings and residual branches."""
+    attention: Attention = "auto"
+    """Attention backend; `auto` picks the one that measures fastest on this machine."""
+    attention_dropout: float = 0.0
+    """Dropout probability on attention weights; several fused kernels do not support it."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the weights are updated, and how often."""
+
+    max_steps: int = BY_PRESET
+    """Number of optimizer steps."""
+    batch_size: int = BY_PRESET
+    """Items, or windows of a long text, per step."""
+    learning_rate: float = BY_PRESET
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "muon"] = BY_PRESET
+    """AdamW, or Muon for the matrices of the transformer's blocks and AdamW for the rest."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of the parameters that Muon updates."""
+    lr_schedule: Literal["constant", "cosine"] = BY_PRESET
+    """After warm-up: constant, or cosine decay to --min-lr-ratio of the peak."""
+    min_lr_ratio: float = BY_PRESET
+    """Final learning rate of the cosine schedule as a fraction of the peak."""
+    warmup_steps: int = BY_PRESET
+    """Steps of linear warm-up."""
+    beta1: float = 0.9
+    """AdamW's decay rate of the first moment."""
+    beta2: float = BY_PRESET
+    """AdamW's decay rate of the second moment."""
+    weight_decay: float = BY_PRESET
+    """Decoupled weight decay."""
+    decay_on: Literal["all", "matrices"] = BY_PRESET
+    """Parameters that weight decay applies to: all, as in makemore, or all but biases and norm gains."""
+    grad_clip: float = BY_PRESET
+    """Maximum gradient norm; 0 disables clipping."""
+    seed: int = 3407
+    """Seed of the initial weights, the data order and dropout."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how the steps are computed, and how often they are looked at."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device to train on; `auto` uses a GPU if there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = BY_PRESET
+    """Precision of matrix products; 16-bit types run under autocast."""
+    speedups: tuple[str, ...] = ("auto",)
+    """`auto` (what pays off here for a run of this length), `none`, `exact` (same gradients), `all`, or names
+    listed by `flashmore speedups`."""
+    threads: int = 0
+    """CPU threads, capped at the number of CPUs; 0 leaves PyTorch's default."""
+    eval_interval: int = BY_PRESET
+    """Steps between evaluations on the validation split; a checkpoint is saved at each."""
+    log_interval: int = 10
+    """Steps between lines in metrics.jsonl."""
+
+    @property
+    def threads_here(self) -> int:
+        """`threads` on this machine, whose CPUs they do not exceed: a run may come from a larger one.
+
+        The number counts all CPUs, not those that this process may use now, so that it is the same whenever
+        a run goes on.
+        """
+        return min(self.threads, os.cpu_count() or 1)
+
+
+# Dataclasses take the fields of the last base first, and the file is the first argument.
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
+    """Everything that a training run is asked to do.
+
+    An option that is left out takes the preset's value, or the model's own: `TrainConfig(model="gru")` is
+    what `flashmore train --model gru` trains. `dataclasses.replace` keeps all other values; for the defaults
+    of another preset or model, make a new config.
+
+    Raises:
+        ConfigError: a number outside its range, or options that do not go together.
+    """
+
+    preset: Preset = "names"
+    """Source of the other options' defaults: `names`, or `names-long` for minutes and a better loss;
+    `makemore` for makemore's training parameters; `shakespeare` and `gpt2-124m` for nanoGPT's on one long
+    text, `shakespeare-fast` for the first one's loss sooner."""
+
+    def __post_init__(self) -> None:
+        for name, value in _defaults(self.preset, self.model).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        self._require_ranges()
+        self._require_combinations()
+
+    def _require_ranges(self) -> None:
+        for name, (least, most) in COUNTS.items():
+            value = getattr(self, name)
+            if value is not None:
+                self._require(name, least <= value <= most, f"a whole number from {least} to {most:,}")
+        for name in ("grad_clip", "weight_decay"):
+            self._require(name, 0 <= getattr(self, name) <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
+        for name in ("dropout", "attention_dropout", "beta1", "beta2"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        for name in ("learning_rate", "muon_learning_rate"):
+            valid = f"above 0 and at most {LARGEST_FACTOR:g}, for example 1e-3"
+            self._require(name, 0 < getattr(self, name) <= LARGEST_FACTOR, valid)
+        self._require("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1, a share of --learning-rate")
+
+    def _require(self, name: str, holds: bool, valid: str) -> None:
+        if not holds:
+            raise ConfigError(f"a sensible {_option(name)}", f"{getattr(self, name)}", valid)
+
+    def _require_combinations(self) -> None:
+        spec = model_spec(self.model)
+        if self.attention != "auto":
+            backend_spec(self.attention)
+        if self.optimizer == "muon" and not spec.muon:
+            able = ", ".join(name for name, other in models().items() if other.muon)
+            raise ConfigError(
+                f"a model whose matrices Muon updates ({able})", f"--model {self.model}", "--optimizer adamw"
+            )
+        for name in ("block_size", "vocab_size"):
+            if getattr(self, name) is not None and self.mode == "items":
+                raise ConfigError(
+                    f"--mode text beside {_option(name)}", "--mode items", "one of the two options"
+                )
+        if "none" in self.speedups and len(self.speedups) > 1:
+            found = " ".join(self.speedups)
+            raise ConfigError("--speedups none alone, or others", found, "none, or the others without it")
+        for name in ("activation", "bias", "tie_weights", "init"):
+            if name not in spec.options and getattr(self, name) != DEFAULTS[name]:
+                able = ", ".join(other for other, each in models().items() if name in each.options)
+                found = f"--model {self.model}, which it does not change"
+                raise ConfigError(
+                    f"one of the models {able} for {_option(name)}", found, f"no {_option(name)}"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for a run's config.json."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        file = None if self.file is None else str(self.file)
+        return values | {"file": file, "speedups": list(self.speedups)}
+
+
+COUNTS: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), (1, LARGEST)),
+    **dict.fromkeys(("max_steps", "batch_size", "eval_interval", "log_interval"), (1, LARGEST)),
+    "warmup_steps": (0, LARGEST),
+    "threads": (0, MOST_THREADS),
+    **dict.fromkeys(("seed", "split_seed"), (0, 2**63 - 1)),
+}
+"""Smallest and largest value of every whole number."""
+DEFAULTS: dict[str, Any] = {
+    "mode": "items", "split": "80/10/10", "block_size": None, "vocab_size": None,
+    "n_layer": 4, "n_head": 4, "n_embd": 64,
+    "activation": "gelu_tanh", "bias": True, "tie_weights": False, "init": "torch", "dropout": 0.0,
+    "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw",
+    "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100, "beta2": 0.99,
+    "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
+    "dtype": "float32", "eval_interval": 250,
+}  # fmt: skip
+"""What every preset and every model begins with."""
+NANOGPT: dict[str, Any] = {
+    "mode": "text", "split": "90/10/0",
+    "tie_weights": True, "bias": False, "activation": "gelu", "init": "gpt2",
+    "min_lr_ratio": 0.1, "weight_decay": 0.1,
+}  # fmt: skip
+"""What nanoGPT's configurations share: https://github.com/karpathy/nanoGPT, train.py and config/."""
+SHAKESPEARE: dict[str, Any] = {
+    **NANOGPT, "block_size": 64, "n_embd": 128, "batch_size": 12, "max_steps": 2000, "learning_rate": 1e-3,
+}  # fmt: skip
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "names": {},
+    # Found by the experiments in docs/log.md, on names held out of the training part.
+    "names-long": {"optimizer": "muon", "dropout": 0.1, "max_steps": 8000, "eval_interval": 500},
+    "makemore": {
+        "activation": "gelu_tanh", "max_steps": 15_000, "batch_size": 32, "learning_rate": 5e-4,
+        "lr_schedule": "constant", "warmup_steps": 0, "weight_decay": 0.01, "decay_on": "all",
+        "grad_clip": 0.0, "eval_interval": 500,
+    },
+    "shakespeare": SHAKESPEARE,
+    "shakespeare-fast": {
+        **SHAKESPEARE, "n_layer": 2, "n_embd": 64, "activation": "relu_squared", "init": "zero_residual",
+        "batch_size": 24, "max_steps": 900, "learning_rate": 1.2e-2, "min_lr_ratio": 0.0,
+        "warmup_steps": 60, "eval_interval": 25,
+    },
+    "gpt2-124m": {
+        **NANOGPT, "block_size": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768, "batch_size": 12,
+        "max_steps": 600_000, "learning_rate": 6e-4, "warmup_steps": 2000, "beta2": 0.95,
+        "vocab_size": 50_304, "dtype": "bfloat16", "eval_interval": 2000,
+    },
+}  # fmt: skip
+"""What differs from `DEFAULTS` and, in the presets for items, from the model's own (`ModelSpec.training`)."""
+
+
+def _defaults(preset: Preset, model: Model) -> dict[str, Any]:
+    """Every value that a config may leave out.
+
+    Raises:
+        ConfigError: there is no such preset or model, or the preset is for other models.
+    """
+    if preset not in PRESETS:
+        raise ConfigError("a preset known to flashmore", f"'{preset}'", ", ".join(PRESETS))
+    spec, chosen = model_spec(model), PRESETS[preset]
+    if chosen.get("optimizer") == "muon" and not spec.muon:
+        raise ConfigError(f"--preset {preset} for the transformer", f"--model {model}", "--preset names")
+    own = {} if "mode" in chosen else spec.training  # nanoGPT's numbers are the same for every model
+    values = {**DEFAULTS, **own, **chosen}
+    others = ("activation", "bias", "tie_weights", "init")
+    return values | {name: DEFAULTS[name] for name in others if name not in spec.options}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,165 @@
+"""What a model learns from and is judged on: items or one long text, behind one protocol.
+
+Shapes: B batch, T positions, N tokens.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from flashmore.backends.packed import Segments
+from flashmore.data.batches import BatchOrder, Sequences, take
+from flashmore.data.windows import Windows
+
+Form = Literal["padded", "trimmed", "packed"]
+"""Rows of the model's context; rows cut to the longest item of the batch; or the real positions alone."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from."""
+
+    ids: Tensor
+    """(B, T) int64, or (N,) for packed tokens."""
+    targets: Tensor
+    """The same shape, `IGNORE` where there is no character."""
+    segments: Segments | None = None
+    """Where the items lie among packed tokens; None for rows."""
+
+    @property
+    def extra(self) -> tuple[Segments, ...]:
+        """What a model's forward takes after the ids."""
+        return () if self.segments is None else (self.segments,)
+
+    @property
+    def fixed_sizes(self) -> tuple[int, ...]:
+        """What is the same for every batch of a run: (rows, longest) of packed tokens, (B, T) of rows."""
+        if self.segments is None:
+            return tuple(self.ids.shape)
+        return self.segments.rows, self.segments.longest
+
+    def leave_length_open(self) -> None:
+        """Tell torch.compile that the number of tokens differs from batch to batch."""
+        if self.segments is not None:
+            for tensor in (self.ids, self.targets, self.segments.positions, self.segments.places):
+                torch._dynamo.mark_dynamic(tensor, 0)
+
+
+class Dataset(Protocol):
+    """One part of the data, for one model on one device."""
+
+    @property
+    def tokens_a_batch(self) -> float:
+        """Real positions in a training batch, on average."""
+
+    def batch(self, step: int, form: Form = "padded") -> Batch:
+        """The training batch of a step, counted from 0: a pure function of the seed and the step."""
+
+    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
+        """Everything once, in batches of rows.
+
+        Args:
+            rows: how many rows of so many positions memory allows.
+        """
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+
+
+class ItemDataset:
+    """Items, each a sequence of its own.
+
+    Args:
+        sequences: the items.
+        batch_size: items in a training batch.
+        seed: of the order in which training batches take them.
+    """
+
+    def __init__(self, sequences: Sequences, batch_size: int = 1, seed: int = 0) -> None:
+        self.sequences = sequences
+        self.order = BatchOrder(len(sequences.ids), batch_size, seed)
+
+    @property
+    def tokens_a_batch(self) -> float:
+        """As in `Dataset`."""
+        return self.sequences.mean_length * self.order.batch_size
+
+    def batch(self, step: int, form: Form = "padded") -> Batch:
+        """As in `Dataset`."""
+        indices = self.order.indices(step)
+        if form == "padded":
+            return Batch(*take(self.sequences, indices))
+        return (_packed if form == "packed" else _trimmed)(self.sequences, indices)
+
+    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
+        """As in `Dataset`.
+
+        Items come sorted by their lengths and cut to the longest of their batch, which has none of less than
+        half of that: one long item among many short ones costs one long row.
+        """
+        lengths, order = self.sequences.lengths.cpu().sort(descending=True, stable=True)
+        start = 0
+        while start < len(order):
+            longest = int(lengths[start])
+            at_least_half = int((2 * lengths >= longest).sum())
+            stop = min(at_least_half, start + rows(longest))
+            ids, targets = take(self.sequences, order[start:stop])
+            yield Batch(ids[:, :longest], targets[:, :longest])
+            start = stop
+
+    def to(self, device: torch.device) -> "ItemDataset":
+        """As in `Dataset`."""
+        moved = ItemDataset(self.sequences.to(device))
+        moved.order = self.order
+        return moved
+
+
+class TextDataset:
+    """Windows of one part of a long text; they have no padding, so every form is the same.
+
+    Args:
+        windows: of the part.
+        batch_size: windows in a training batch.
+        seed: of the places at which training windows begin.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int = 1, seed: int = 0) -> None:
+        self.windows, self.batch_size, self.seed = windows, batch_size, seed
+
+    @property
+    def tokens_a_batch(self) -> float:
+        """As in `Dataset`."""
+        return float(self.windows.context * self.batch_size)
+
+    def batch(self, step: int, form: Form = "padded") -> Batch:  # noqa: ARG002 - there is nothing to cut off
+        """As in `Dataset`."""
+        return Batch(*self.windows.random(step, self.batch_size, self.seed))
+
+    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
+        """As in `Dataset`."""
+        starts, at_once = self.windows.covering, rows(self.windows.context)
+        for first in range(0, len(starts), at_once):
+            yield Batch(*self.windows.at(starts[first : first + at_once]))
+
+    def to(self, device: torch.device) -> "TextDataset":
+        """As in `Dataset`."""
+        return TextDataset(self.windows.to(device), self.batch_size, self.seed)
+
+
+def _trimmed(sequences: Sequences, indices: Tensor) -> Batch:
+    ids, targets = take(sequences, indices)
+    T = int(sequences.lengths[indices].max())
+    return Batch(ids[:, :T], targets[:, :T])
+
+
+def _packed(sequences: Sequences, indices: Tensor) -> Batch:
+    ids, targets = take(sequences, indices)
+    segments = Segments.of(sequences.lengths.index_select(0, indices), ids.size(1))
+    return Batch(
+        ids.flatten().index_select(0, segments.places),
+        targets.flatten().index_select(0, segments.places),
+        segments,
+    )

@@ -1,0 +1,210 @@
+"""Every question that a config leaves open, answered once for this machine, with the reasons."""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from flashmore.backends.choose import Choice, Problem, choose
+from flashmore.config import TrainConfig
+from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
+from flashmore.models.config import ModelConfig
+from flashmore.specs import model_spec
+from flashmore.speedups import CATALOGUE, Speedups
+from flashmore.training.corpus import Corpus, example_data
+from flashmore.training.dataset import Dataset
+from flashmore.training.decide import decide, why_not
+from flashmore.training.memory import out_of_memory, require_memory
+from flashmore.training.trainer import Trainer
+
+PADDING_MULTIPLE = 64
+"""Pad the vocabulary to a multiple of this for matmul efficiency."""
+LARGEST_WIDTH = 2**16
+"""Numbers of the widest activation at a position of a long text."""
+WARM_UP, TIMED = 3, 8
+"""Steps that show how long one takes without compiling."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A config with nothing left open, and what a trainer is built from."""
+
+    config: TrainConfig
+    """`speedups` holds the names of those that are on."""
+    model_config: ModelConfig
+    """`attention` names a backend that runs here."""
+    device: torch.device
+    speedups: Speedups
+    choice: Choice | None
+    """Why this attention backend; None for a model without attention."""
+    notes: tuple[str, ...]
+    """What is done about speed, and why."""
+
+    def trainer(self, data: Dataset) -> Trainer:
+        """Build the trainer."""
+        return Trainer(self.config, self.model_config, data, self.device, self.speedups)
+
+
+def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolved:
+    """Answer what a config leaves open: the model's sizes, the speed-ups, the attention backend.
+
+    Raises:
+        ConfigError, BackendUnavailable, TrainingFailed: see `resolve_speed`.
+    """
+    model_config = resolve_model(config, corpus)
+    return resolve_speed(config, model_config, device, example_data(corpus, config, model_config, device))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, or with `auto` the best one here.
+
+    Raises:
+        ConfigError: the device is not on this machine.
+    """
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if here["cuda"] else "mps" if here["mps"] else "cpu"
+    if not here[name]:
+        present = ", ".join(device for device, is_here in here.items() if is_here)
+        raise ConfigError(
+            f"--device {name}", f"torch {torch.__version__} sees none on {sys.platform}", present
+        )
+    return torch.device(name)
+
+
+def resolve_model(config: TrainConfig, corpus: Corpus) -> ModelConfig:
+    """The sizes of the model on this data; its `attention` is still open.
+
+    Raises:
+        ConfigError: sizes that no model has, or too wide for a long text.
+    """
+    sizes = model_config_of(config, corpus.vocab_size, corpus.block_size)
+    width = model_spec(config.model).widest
+    widest = width(sizes)
+    grows = widest > width(replace(sizes, block_size=1))
+    if corpus.text is not None and widest > LARGEST_WIDTH and grows:
+        raise ConfigError(
+            f"at most {LARGEST_WIDTH:,} numbers a position in an activation",
+            f"{widest:,} in the {config.model} with --block-size {corpus.block_size:,} "
+            f"and --n-embd {config.n_embd:,}",
+            "a shorter --block-size, fewer --n-embd, or another --model",
+        )
+    return sizes
+
+
+def model_config_of(config: TrainConfig, vocab_size: int, block_size: int) -> ModelConfig:
+    """The options of the model with a vocabulary and a context; its `attention` is still open."""
+    return ModelConfig(
+        model=config.model,
+        vocab_size=vocab_size,
+        block_size=block_size,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_embd=config.n_embd,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation=config.activation,
+        bias=config.bias,
+        tie_weights=config.tie_weights,
+        init=config.init,
+    )
+
+
+def resolve_attention(
+    name: str, config: TrainConfig, model_config: ModelConfig, device: torch.device, *, compiled: bool = False
+) -> Choice | None:
+    """Which backend trains this model here; None for a model without attention.
+
+    Args:
+        compiled: whether the step is compiled as a whole.
+
+    Raises:
+        BackendUnavailable: the backend called `name` cannot run here.
+    """
+    if not model_spec(model_config.model).attends:
+        return None
+    head_dim = model_config.n_embd // model_config.n_head
+    shape = (config.batch_size, model_config.n_head, model_config.block_size, head_dim)
+    dtype = getattr(torch, config.dtype)
+    return choose(name, Problem(shape, dtype, device, config.attention_dropout, compiled))
+
+
+def resolve_speed(
+    config: TrainConfig, model_config: ModelConfig, device: torch.device, data: Dataset
+) -> Resolved:
+    """Decide the speed-ups and the attention backend of a model.
+
+    Args:
+        data: what a few steps are timed on, where a decision needs their time.
+
+    Raises:
+        ConfigError: a speed-up asked for by name that cannot work here.
+        BackendUnavailable: the attention backend asked for cannot run here.
+        TrainingFailed: a step does not fit into memory.
+    """
+    if config.threads_here:  # before anything is measured
+        torch.set_num_threads(config.threads_here)
+
+    def resolved(speedups: Speedups, notes: tuple[str, ...] = ()) -> Resolved:
+        choice = resolve_attention(config.attention, config, model_config, device, compiled=speedups.compile)
+        chosen = model_config if choice is None else replace(model_config, attention=choice.backend)
+        if speedups.pad_vocab:
+            chosen = replace(chosen, padding_multiple=PADDING_MULTIPLE)
+        named = replace(config, speedups=speedups.names or ("none",))
+        return Resolved(named, chosen, device, speedups, choice, notes)
+
+    def step_ms(speedups: Speedups) -> float:
+        trainer = resolved(speedups).trainer(data)
+        require_memory(trainer)
+        try:
+            return _step_ms(trainer)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(trainer, error) from None
+
+    return resolved(*decide(config, model_config, device, step_ms))
+
+
+def what_works_here(
+    config: TrainConfig, model_config: ModelConfig, device: torch.device
+) -> tuple[TrainConfig, tuple[str, ...]]:
+    """What a run goes on with on another machine: its speed-ups and its attention, as far as they work here.
+
+    Args:
+        config: of the run, with nothing left open.
+        model_config: the run's.
+        device: where it goes on.
+
+    Returns:
+        The config to go on with, and notes on what was left out.
+    """
+    names, notes = config.speedups, []
+    for name in Speedups.of(name for name in names if name != "none").names:
+        missing = [other for other in CATALOGUE[name].needs if other not in names]
+        why = f"it is a part of {missing[0]}" if missing else why_not(name, config, model_config, device)
+        if why is not None:
+            names = tuple(other for other in names if other != name)
+            notes.append(f"left out {name}, which this run had: {why}")
+    config = replace(config, speedups=names or ("none",))
+    if model_spec(model_config.model).attends:
+        config = replace(config, attention=model_config.attention)
+        try:
+            resolve_attention(config.attention, config, model_config, device, compiled="compile" in names)
+        except BackendUnavailable as error:
+            notes.append(
+                f"{model_config.attention} attention, which this run had, is left out: {error.found}"
+            )
+            config = replace(config, attention="auto")
+    return config, tuple(notes)
+
+
+def _step_ms(trainer: Trainer) -> float:
+    """The time of a step, the median of a few; of several in one call, its share."""
+    times_ms = []
+    for _ in range(WARM_UP + TIMED):
+        began, done = time.perf_counter(), trainer.done
+        trainer.train_step(trainer.step.updates).item()
+        times_ms.append(1000 * (time.perf_counter() - began) / (trainer.done - done))
+    return sorted(times_ms[WARM_UP:])[TIMED // 2]
