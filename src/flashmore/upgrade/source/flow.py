@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.expressions import Expressions
 from flashmore.upgrade.source.graph import Closure, Condition, Value
-from flashmore.upgrade.source.module import Class, Function, Module
+from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.scopes import Function
 
 
 class Flow(Expressions):

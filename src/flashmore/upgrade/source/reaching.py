@@ -8,11 +8,10 @@ import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flashmore.upgrade.source.module import Function
+from flashmore.upgrade.source.scopes import Function, Scope, arguments_of, bound_by, own_nodes
 
 Binding = ast.AST
 State = dict[str, frozenset[Binding]]
-Scope = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 Comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -48,7 +47,7 @@ class Reaching:
         self.captures: list[tuple[ast.AST, str]] = []
         self.bound: dict[str, set[Binding]] = {}
         state: State = {}
-        for argument in ast.walk(function.args):
+        for argument in arguments_of(function.args):
             if isinstance(argument, ast.arg):
                 self._bind(argument.arg, argument, state)
         self._block(function.body, state)
@@ -243,32 +242,3 @@ class Reaching:
 def _merged(states: Sequence[State]) -> State:
     names = {name for state in states for name in state}
     return {name: frozenset().union(*(state.get(name, frozenset()) for state in states)) for name in names}
-
-
-def bound_by(node: ast.AST) -> list[str]:
-    """The names that a node itself binds."""
-    match node:
-        case ast.Name(ctx=ast.Store(), id=name):
-            return [name]
-        case ast.alias(name=name, asname=asname):
-            return [asname or name.split(".")[0]]
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            return [name]
-        case (
-            ast.MatchAs(name=str(name))
-            | ast.MatchStar(name=str(name))
-            | ast.MatchMapping(rest=str(name))
-            | ast.ExceptHandler(name=str(name))
-        ):
-            return [name]
-    return []
-
-
-def own_nodes(node: ast.AST) -> Iterable[ast.AST]:
-    """A node and all beneath it but the insides of nested functions, classes and lambdas."""
-    ahead = [node]
-    while ahead:
-        each = ahead.pop()
-        yield each
-        if each is node or not isinstance(each, (*Scope, ast.ClassDef)):
-            ahead.extend(ast.iter_child_nodes(each))
