@@ -154,3 +154,146 @@ def test_a_maximum_that_is_no_builtin_is_not_written() -> None:
     assert "max(torch" in called(source)[1]
     (site,) = find_sites(source.replace("most", "max"))
     assert (site.verdict, site.reason) == ("refused", "`max` means something else: see line 8")
+
+
+CHANGES = """import contextlib
+import torch
+
+
+async def attend(q, k, v, w, c, load):
+    w = torch.softmax(q @ k.transpose(-2, -1) + w, dim=-1)
+    y = w @ v
+    {line}
+    return y * w
+"""
+PERHAPS = (
+    "with c: w = load()", "with contextlib.suppress(KeyError): w = load()", "async with c: w = load()",
+    "with c, load() as w: pass", "with torch.no_grad(), c: w = load()", "with c: return (w := load())",
+    "[w := n for n in c]", "[n for n in c if (w := n)]", "any((w := n) for n in c)",
+    "{n: (w := n) for n in c}", "[m for n in c for m in (w := n)]", "x = 1 < c < (w := load())",
+    "assert c, (w := load())", "x = c and (w := load())", "x = c or (w := load())",
+    "x = (w := load()) if c else 1", "while c and (w := load()): pass",
+    "while c:\n        w = load()", "for w in c: pass", "async for w in c: pass",
+    "for n in c:\n        break\n    else:\n        w = load()",
+    "while c:\n        break\n    else:\n        w = load()",
+    "match c:\n        case [w, 1]: pass\n        case _ if (w := load()): pass",
+    "match c:\n        case 1: w = load()",
+    "match c:\n        case w if load(): return 1",
+    "try: w = load()\n    except ValueError: pass",
+    "try: return load()\n    except ValueError: w = load()\n    except KeyError: pass",
+    "try: w = load()\n    except* ValueError: pass",
+    "f = lambda: (w := load())", "x = lambda w=1: w", "x = [w for w in c]", "class C: w = load()",
+    "x = {1: (w := load()) for n in c}", "del c",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", PERHAPS)
+def test_what_may_leave_a_name_as_it_was_binds_it_perhaps(line: str) -> None:
+    (site,) = find_sites(CHANGES.format(line=line))
+    assert site.verdict == "refused", line
+    if "pass" not in line:
+        return
+    (site,) = find_sites(CHANGES.format(line=f"{line}\n    w = load()"))
+    assert site.verdict == "rewritten", site.reason
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "w = load()", "with torch.no_grad(): w = load()", "with contextlib.nullcontext() as w: pass",
+        "(w := load())", "x = [n for n in (w := load())]", "x = 1 < (w := load()) < c",
+        "assert (w := load())",
+        "x = {(w := load()): w}",
+    ],
+)  # fmt: skip
+def test_what_certainly_binds_a_name_again_frees_the_weights(line: str) -> None:
+    (site,) = find_sites(CHANGES.format(line=line))
+    assert site.verdict == "rewritten", site.reason
+
+
+LEFT_EARLY = """import torch
+
+
+def attend(q, k, v, w, c, load):
+    y = 0
+    {head}
+        w = torch.softmax(q @ k.transpose(-2, -1) + w, dim=-1)
+        y = w @ v
+        {middle}
+        w = load()
+    {tail}
+    return y * w
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "middle", "tail"),
+    [
+        ("with c:", "load()", ""), ("async with c:", "load()", ""),
+        ("try:", "load()", "except ValueError: pass"),
+        ("try:", "load()", "except ValueError:\n        y = w"),
+        ("try:", "load()", "except* ValueError: pass\n    except* KeyError: y = w"),
+        ("try:", "load()", "finally:\n        load(w)"),
+        ("for n in c:", "if n: break", ""), ("for n in c:", "if n: continue", ""),
+        ("while c:", "if load(): break", ""), ("for n in c:", "with c: load()", ""),
+    ],
+)  # fmt: skip
+def test_a_block_that_may_be_left_early_leaves_names_as_they_are_there(
+    head: str, middle: str, tail: str
+) -> None:
+    source = LEFT_EARLY.format(head=head, middle=middle, tail=tail)
+    (site,) = find_sites(source.replace("def attend", "async def attend"))
+    assert site.verdict == "refused"
+
+
+def test_a_context_of_torchs_leaves_no_block_early() -> None:
+    source = LEFT_EARLY.format(head="with torch.no_grad():", middle="load()", tail="")
+    (site,) = find_sites(source)
+    assert site.verdict == "rewritten", site.reason
+
+
+READS = (
+    "x = {c: w, (w := load()): 1}", "c[w] += (w := load())", "g = (w * n for n in c)",
+    "def g(n=(w := load())): return n", "@load(w)\n    def g(n=(w := load())): return n",
+    "g = lambda: [[w for w in c], w]", "def g(n=lambda w: w): return w", "class C: n: w = 1", "(w.x): int",
+    "async def g(): return [w async for n in c]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", READS)
+def test_a_use_of_the_weights_is_seen_in_the_order_in_which_python_evaluates(line: str) -> None:
+    source = CHANGES.format(line=f"{line}\n    w = load()")
+    (site,) = find_sites(source)
+    assert site.verdict == ("rewritten" if line.startswith("def g(n=(w") else "refused")
+
+
+PRIVATE = """import torch
+
+
+class A(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.__s = 0.5
+
+    def forward(self, q, k, v):
+        {stored} = torch.softmax(q @ k.transpose(-2, -1) * {scale}, dim=-1)
+        out = {stored} @ v
+        return out, {read}
+"""
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "read", "reason"),
+    [
+        ("__w", 2, "_A__w", "`__w` in line 10 is a private name of its class"),
+        ("_A__w", 2, "__w", "`__w` in line 12 is a private name of its class"),
+        ("w", "self.__s", "self._A__s", "`__s` in line 10 is a private name of its class"),
+        ("__w__", 2, "q", None), ("w", "self.__s", "q", None),
+    ],
+)  # fmt: skip
+def test_a_private_name_is_left_alone(stored: str, scale: object, read: str, reason: str | None) -> None:
+    (site,) = find_sites(PRIVATE.format(stored=stored, scale=scale, read=read))
+    if reason is None:
+        assert site.verdict == "rewritten", site.reason
+    else:
+        assert (site.verdict, site.reason) == ("refused", reason)

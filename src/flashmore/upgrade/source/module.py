@@ -222,6 +222,11 @@ class Module:
             node = alias
 
     @cached_property
+    def attributes(self) -> set[str]:
+        """Every attribute that the file mentions."""
+        return {each.attr for each in ast.walk(self.tree) if isinstance(each, ast.Attribute)}
+
+    @cached_property
     def names(self) -> dict[str, int]:
         """Every name that the file mentions, with the line that decides its meaning or mentions it."""
         decided: dict[str, int] = {}
@@ -252,6 +257,20 @@ class Module:
     def is_builtin(self, name: str, function: Function) -> bool:
         """Whether a function finds a builtin under its name."""
         return name not in self.meanings and not self._is_own(name, function)
+
+    def may_swallow(self, items: list[ast.withitem], function: Function) -> bool:
+        """Whether a `with` statement of a function may go on after an exception in its body.
+
+        Torch's own contexts pass every exception on; of others that is not known.
+        """
+        for item in items:
+            made = item.context_expr
+            full = self.qualified(made.func if isinstance(made, ast.Call) else made)
+            root = next(each.id for each in ast.walk(made) if isinstance(each, ast.Name)) if full else ""
+            known = full == "contextlib.nullcontext" or full.startswith("torch.")
+            if not known or self._is_own(root, function):
+                return True
+        return False
 
     def _is_own(self, name: str, function: Function) -> bool:
         """Whether a function, or a class around it, may give a name another meaning than the module."""
