@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit
@@ -171,6 +172,7 @@ def _refuse_private(found: Attention) -> None:
     for node in ast.walk(found.flow.function):
         names = {node.id} if isinstance(node, ast.Name) else set(claimed_by(node))
         if isinstance(node, ast.Attribute) and is_private(node.attr):
+            step(len(mangled))
             names = {node.attr for each in mangled if each.endswith(node.attr)}
         if (private := next(filter(is_private, names), None)) is not None:
             line = getattr(node, "lineno", 0)

@@ -10,6 +10,8 @@ from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
+_LONGEST_NAME = 1000
+"""What is longer names nothing in torch, and a long row of aliases would make it longer still."""
 
 
 @dataclass
@@ -106,6 +108,7 @@ class Module:
         self.functions: dict[str, Function] = {}
         self.classes: dict[str, Class] = {}
         self.constants: dict[str, ast.expr] = {}
+        self.aliases: dict[str, str] = {}
         self.meanings: dict[str, set[str]] = {}
         """Of each name of the module's own scope, what it may be: the full name of an import, else ""."""
         for statement in _top_level(tree.body):
@@ -205,21 +208,26 @@ class Module:
 
     def qualified(self, node: ast.expr) -> str:
         """The full name of `F.softmax`, `nn.Linear`, ...: empty where it is not an imported name."""
-        tail, aliases = "", set()
-        while True:
-            if isinstance(node, ast.Attribute):
-                tail = f".{node.attr}{tail}"
-                node = node.value
-                continue
-            if not isinstance(node, ast.Name) or node.id in aliases:
-                return ""
-            if node.id in self.imports:
-                return self.imports[node.id] + tail
-            aliases.add(node.id)
-            alias = self.constants.get(node.id)
-            if not isinstance(alias, (ast.Attribute, ast.Name)):
-                return ""
-            node = alias
+        root, attributes = _dotted(node)
+        full = self._followed(root)
+        return ".".join((full, *attributes)) if full else ""
+
+    def _followed(self, name: str) -> str:
+        """The full name of an import, found through the module's aliases, each of which is followed once."""
+        found, ways = "", []
+        while name and name not in self.aliases:
+            self.aliases[name] = ""  # an alias of itself has none
+            if name in self.imports:
+                self.aliases[name] = self.imports[name]
+                break
+            alias, attributes = _dotted(self.constants.get(name))
+            ways.append((name, attributes))
+            name = alias
+        found = self.aliases.get(name, "")
+        for alias, attributes in reversed(ways):
+            found = ".".join((found, *attributes)) if found and len(found) < _LONGEST_NAME else ""
+            self.aliases[alias] = found
+        return found
 
     @cached_property
     def attributes(self) -> set[str]:
@@ -275,6 +283,15 @@ class Module:
     def _is_own(self, name: str, function: Function) -> bool:
         """Whether a function, or a class around it, may give a name another meaning than the module."""
         return is_private(name) or any(name in claimed_by(node) for node in walk(function))
+
+
+def _dotted(node: ast.expr | None) -> tuple[str, list[str]]:
+    """The name and the attributes of `a.b.c`; no name for anything else."""
+    attributes = []
+    while isinstance(node, ast.Attribute):
+        attributes.append(node.attr)
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else "", attributes[::-1]
 
 
 def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:

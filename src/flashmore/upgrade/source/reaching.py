@@ -8,6 +8,7 @@ import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import (
     TYPE_PARAMETERS,
@@ -334,6 +335,7 @@ def _unfollowed(seen: Iterable[Binding | Unfollowed]) -> frozenset[Unfollowed]:
 
 def _perhaps(state: State, inner: State) -> None:
     """Add what an expression binds that may be evaluated or not, which the graph of values does not tell."""
+    step(len(inner))
     for name, seen in inner.items():
         if seen != state.get(name):
             state[name] = _unfollowed(seen | state.get(name, frozenset()))
