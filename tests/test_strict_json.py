@@ -34,7 +34,8 @@ def test_what_json_writes_comes_back(value: Any) -> None:
     [
         b"", b"{", b"{}{}", b"\xff", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e101", b"9" * 19,
         b"9" * 5000, b"-" + b"9" * 19, b'"\\ud800"', b'{"\\udfff": 1}', b"[" * 10**6, nested(DEEPEST + 1),
-        b'{"a":' * 900 + b"1" + b"}" * 900,
+        b'"\xed\xa0\x80"', b'{"\xed\xb0\x80": 1}', b"\xef\xbb\xbf{}", '{"a": 1}'.encode("utf-16"),
+        '{"a": 1}'.encode("utf-16-le"), '{"a": 1}'.encode("utf-32"), b'{"a":' * 900 + b"1" + b"}" * 900,
     ],
 )  # fmt: skip
 def test_anything_else_is_refused(data: bytes) -> None:

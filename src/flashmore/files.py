@@ -4,8 +4,10 @@ A folder that came from somebody else can hold symbolic links, named pipes, devi
 one of them would read or overwrite another file, or wait for ever. `open_regular` opens none of them.
 """
 
+import codecs
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -18,7 +20,11 @@ from flashmore.errors import DataError, RunError, StorageError
 
 INTACT = "the run as flashmore wrote it: copy it again from where it is intact, or train anew"
 
-_TEMPORARY = ".tmp"
+_RANDOM_BYTES = 8
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
+_OF_NO_FILE = ("punycode", "idna", "undefined")
+"""Encodings that Python knows and no file is written in: two are for names of hosts, and take a time that
+grows with the square of a text's length; the third refuses every text."""
 _SPARSE_FROM, _MOST_SHRUNK = 2**28, 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -51,7 +57,16 @@ def cache_folder() -> Path | None:
 
 def is_temporary(name: str) -> bool:
     """Whether a file of this name was being written when a process died; see `replacing`."""
-    return name.startswith(".") and name.endswith(_TEMPORARY)
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def is_of_no_file(encoding: str) -> bool:
+    """Whether Python knows an encoding that no file is written in.
+
+    Raises:
+        LookupError, ValueError: Python knows no encoding of that name.
+    """
+    return codecs.lookup(encoding).name in _OF_NO_FILE
 
 
 @contextmanager
@@ -202,7 +217,7 @@ def replacing(path: Path) -> Iterator[FileIO]:
     Raises:
         OSError: the disk refused; what was at `path` is still there.
     """
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
     try:
         with open_regular(new, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
             yield file

@@ -18,14 +18,16 @@ def loads(data: bytes, most_values: int = MOST_VALUES) -> object:
     """Read a JSON document.
 
     Raises:
-        ValueError: no whole document; NaN, a number above `LARGEST_FLOAT` or one that needs more than 64
-            bits; half of a surrogate pair; more than `DEEPEST` levels, which functions that call themselves
-            could not walk through; or more than `most_values` by `count_values`.
+        ValueError: no UTF-8; no whole document; NaN, a number above `LARGEST_FLOAT` or one that needs more
+            than 64 bits; half of a surrogate pair; more than `DEEPEST` levels, which functions that call
+            themselves could not walk through; or more than `most_values` by `count_values`.
     """
     if count_values(data) > most_values:
         raise ValueError(f"more than {most_values:,} values")
     try:
-        value: object = json.loads(data, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+        # Of bytes, json.loads would take UTF-16 and surrogates that were written as if they were characters.
+        text = data.decode()
+        value: object = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels") from None
     level = [value] if isinstance(value, (dict, list)) else []

@@ -64,7 +64,7 @@ def test_the_answer_is_remembered_for_this_problem_alone(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b'{"key": ', b"[1, 2]", b"\xff\xfe", b'{"key": {}, "candidates": []}']
+    "damage", [b"", b'{"key": ', b"[1, 2]", b"\xff\xfe", b'{"key": "\xff"}', b'{"key": {}, "candidates": []}']
 )
 def test_a_damaged_cache_is_rebuilt(damage: bytes, cache: Path) -> None:
     choose("auto", PROBLEM)

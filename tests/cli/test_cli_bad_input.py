@@ -322,3 +322,12 @@ def test_a_compiler_that_does_not_work_is_told(
     done = process(*words, "--out", tmp_path / "run", CXX=str(compiler), FLASHMORE_CACHE=str(tmp_path))
     assert "PyTorch's compiler" in refusal(done, 1)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("logs", ["bogus", "help"])
+def test_logs_that_pytorch_does_not_know_are_told(
+    logs: str, names_file: Path, process: Call, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    done = process("train", names_file, "--out", tmp_path / "run", TORCH_LOGS=logs)
+    assert f"TORCH_LOGS\n found: '{logs}'" in refusal(done, 2)
+    assert not (tmp_path / "run").exists()

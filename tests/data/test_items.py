@@ -125,15 +125,22 @@ def test_utf_16_read_as_utf_8_says_so() -> None:
     assert "UTF-16" in refusal("ana\nbo\n".encode("utf-16")).found
 
 
-@pytest.mark.parametrize(
-    "name", ["utf-9", "", "hex", "rot13", "undefined", "idna", "utf-8\0", "\ud800", "x" * 9999]
-)
+@pytest.mark.parametrize("name", ["utf-9", "", "hex", "rot13", "utf-8\0", "\ud800", "x" * 9999])
 def test_unknown_encoding_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_bytes(b"")
     for source in (path, None):
         with pytest.raises(DataError, match="name of a text encoding"):
             read_words(source, name)
+
+
+@pytest.mark.parametrize("name", ["punycode", "idna", "undefined", "Punycode"])
+def test_an_encoding_that_no_file_is_written_in_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(b"a" * 2**20)
+    for read in (lambda: read_words(None, name), lambda: list(read_text(tmp_path / "names.txt", name))):
+        with pytest.raises(DataError, match="name of a text encoding") as caught:
+            read()
+        assert caught.value.found == f"{name!r}, which Python knows, but no file is written in it"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b" \r\n\t\n\n", "\ufeff\n\u3000\n".encode()])

@@ -200,6 +200,24 @@ def test_a_long_text_survives_json(source: Path) -> None:
     assert records.convert(json.loads(json.dumps(asdict(text))), LongText, "a text") == text
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "text.txt"}, {"path": "../text.txt"}, {"path": ""}, {"encoding": "punycode"},
+        {"encoding": "idna"}, {"encoding": "klingon"},
+    ],
+)  # fmt: skip
+def test_a_record_of_a_text_names_an_absolute_path_and_an_encoding(
+    source: Path, change: dict[str, str]
+) -> None:
+    text, _, _ = read_long_text(source, "utf-8", "80/10/10", 16, None)
+    with pytest.raises(RunError) as caught:
+        records.convert(asdict(text) | change, LongText, "a text")
+    assert "absolute path" in caught.value.found or change["encoding"] in caught.value.found
+    for path in ("/data/text.txt", "C:\\data\\text.txt"):
+        assert records.convert(asdict(replace(text, path=path)), LongText, "a text").path == path
+
+
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs files that the kernel makes up")
 def test_a_text_that_the_kernel_makes_up_is_never_read(source: Path, tmp_path: Path) -> None:
     # /proc/kmsg is such a file too: who reads it waits for the kernel's next message.
@@ -220,7 +238,7 @@ def test_a_text_may_be_a_link_but_not_one_to_itself(source: Path, tmp_path: Path
     assert ids_of(tmp_path, replace(text, path=str(tmp_path / "link")), vocabulary) == right
     (tmp_path / "tokens.bin").unlink()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for altered in (replace(text, path=str(tmp_path / "loop")), replace(text, path="a\0b")):
+    for altered in (replace(text, path=str(tmp_path / "loop")), replace(text, path="/a\0b")):
         for kind in ("characters", "tokens"):
             with pytest.raises(DataError, match="what the run was trained on"):
                 replace(altered, kind=kind).ids(tmp_path, vocabulary)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flashmore.runs import Checkpoint, Run, locked
+from flashmore.runs.folder import remove_unfinished
 
 MakeRun = Callable[..., Run]
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -81,6 +82,12 @@ def test_saves_killed_at_any_moment_keep_weights_and_optimizer_together(
 def test_what_a_dead_writer_left_is_removed_by_the_next(run: Run, make_run: MakeRun, tmp_path: Path) -> None:
     (run.path / ".last.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     assert Run.open(run.path) == run
+    kept = (".notes.tmp", ".0123456789abcdef.tmp", ".a.0123456789ABCDEF.tmp", "a.0123456789abcdef.tmp")
+    for name in kept:
+        (run.path / name).write_bytes(b"of the user")
+    with locked(run.path):
+        remove_unfinished(run.path)
+    assert {path.name for path in run.path.glob("*.tmp")} == set(kept)
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     for name in ("run.lock", "split.json", "vocabulary.json", ".split.json.0123456789abcdef.tmp"):

@@ -137,3 +137,35 @@ def test_classes_that_are_inherited_in_many_ways_are_looked_at_once() -> None:
     assert [site.symbol for site in find_sites(first + pairs)] == ["A0.forward"]
     last = f"class M(A59, B59):\n{body}"
     assert [site.symbol for site in find_sites(heads + pairs + last)] == ["M.forward"]
+
+
+def test_a_row_of_aliases_is_followed_once() -> None:
+    aliases = "".join(f"a{n + 1} = a{n}\n" for n in range(10_000))
+    uses = "".join(f"print(a{n})\n" for n in range(10_000))
+    (site,) = find_sites(f"import torch.nn.functional as a0\n{aliases}{uses}\n\n{PLAIN}")
+    assert site.verdict == "rewritten"
+
+
+def test_a_row_of_aliases_that_makes_names_longer_ends() -> None:
+    aliases = "".join(f"a{n + 1} = a{n}.nn.functional\n" for n in range(10_000))
+    (site,) = find_sites(f"import torch as a0\n{aliases}\n\n{PLAIN}".replace("k.mT", "a10000.f(k)"))
+    assert site.verdict in ("refused", "rewritten")
+
+
+@pytest.mark.parametrize("alias", ["a0 = a0", "a0 = a1\na1 = a0.x"])
+def test_aliases_of_each_other_are_nothing(alias: str) -> None:
+    assert find_sites(f"{alias}\n{PLAIN.replace('k.mT', 'a0(k)')}")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        "q.view({})", "q.reshape({})", "q.permute({})", "q.expand({})", "q[{}]",
+        "einops.rearrange(q, '{} -> {}')",
+    ],
+)  # fmt: skip
+def test_more_axes_than_a_tensor_has_are_not_compared_with_each_other(tensor: str) -> None:
+    axes = ", ".join(["1"] * 10_000)
+    scores = SCORES.replace("q @", f"{tensor.format(axes, axes)} @")
+    found = find_sites(f"{HEAD.replace('import torch', 'import einops, torch', 1)}{scores}{SOFTMAX}{TAIL}")
+    assert {site.verdict for site in found} <= {"refused", "rewritten"}

@@ -257,7 +257,7 @@ def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
     """An answer from the cache; a file that is missing, damaged or about something else is no answer."""
     try:
         kept = msgspec.json.decode(read_regular(path, LARGEST_ANSWER), type=_Answer)
-    except (FlashmoreError, msgspec.DecodeError, RecursionError):
+    except (FlashmoreError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     names = [candidate.name for candidate in kept.candidates if candidate.time_ms is not None]
     if kept.key != problem.key() or not names or not set(names) <= backends().keys():

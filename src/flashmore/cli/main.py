@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from traceback import walk_tb
 
 from flashmore.cli.process import INTERRUPTED
 from flashmore.cli.show import complain
@@ -64,6 +65,15 @@ def _report(words: list[str]) -> int:
         complain(FlashmoreError("to finish the command", found, valid))
         _drop_unwritten()
         return 1
+    except ValueError as error:
+        if not _is_of_torch_logs(error):
+            raise
+        valid = (
+            "no TORCH_LOGS, or names of PyTorch's logs, which TORCH_LOGS=help python -c 'import torch' tells"
+        )
+        unfit = UsageError("PyTorch's logs in TORCH_LOGS", repr(os.environ.get("TORCH_LOGS")), valid)
+        complain(unfit)
+        return unfit.exit_code
     except (MemoryError, RuntimeError) as error:
         found = str(error).strip().partition("\n")[0]
         if is_out_of_memory(error):
@@ -97,6 +107,12 @@ def _run(words: list[str]) -> int:
         return int(command.main(rest))
     except SystemExit as stop:  # the parser has printed its help, or what does not fit
         return int(stop.code or 0)
+
+
+def _is_of_torch_logs(error: ValueError) -> bool:
+    """Whether PyTorch did not take $TORCH_LOGS, which it reads when it is imported."""
+    frames = walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames)
 
 
 def _require_unicode(words: Sequence[str]) -> None:

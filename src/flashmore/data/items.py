@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from flashmore.errors import ConfigError, DataError
-from flashmore.files import open_input
+from flashmore.files import is_of_no_file, open_input
 
 MAX_LENGTH = 1000
 """Longest item in characters."""
@@ -114,13 +114,18 @@ def require_encoding(encoding: str) -> None:
     """Refuse a name that is no text encoding.
 
     Raises:
-        DataError: Python knows no text encoding of that name.
+        DataError: Python knows no text encoding of that name, or one that no file is written in.
     """
+    found = repr(encoding)
     try:
-        # bytes.decode would take any name for an empty file; "replace" is what naming the bad line needs.
-        "a".encode(encoding, "replace")
+        if not is_of_no_file(encoding):
+            # bytes.decode would take any name for an empty file; "replace" is what naming the bad line needs.
+            "a".encode(encoding, "replace")
+            return
+        found += ", which Python knows, but no file is written in it"
     except (LookupError, ValueError):
-        raise DataError("the name of a text encoding", repr(encoding), f"utf-8, or {ENCODINGS}") from None
+        pass
+    raise DataError("the name of a text encoding", found, f"utf-8, or {ENCODINGS}")
 
 
 def _read_bytes(path: Path) -> bytes:

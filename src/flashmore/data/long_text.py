@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
+from flashmore.data.items import require_encoding
 from flashmore.data.tokens import (
     MOST_IDS,
     Ids,
@@ -58,13 +59,18 @@ class LongText:
         """Refuse what no text is: values of a run's folder come through here.
 
         Raises:
-            ValueError: parts that do not lie one after the other in the text, or a file where there is none.
+            ValueError: parts that do not lie one after the other in the text, a file where there is none, or
+                a path that is not absolute.
+            DataError: an encoding that no file is written in.
         """
         bounds = [bound for part in vars(self.parts).values() for bound in part]
         if bounds != sorted(bounds) or bounds[0] < 0 or bounds[-1] > self.count:
             raise ValueError(f"parts at {bounds} of {self.count} ids")
         if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
+        if self.path is not None and not _is_absolute(self.path):
+            raise ValueError(f"{self.path}, which is no absolute path")
+        require_encoding(self.encoding)
 
     def stored(self, folder: Path, vocabulary: Vocabulary) -> "LongText":
         """Write the ids into a run's folder, unless they are used where they are.
@@ -192,6 +198,11 @@ def read_long_text(
     count, largest, origin = random_facts(context, vocabulary_size)
     parts = cut_parts(count, shares, context, source)
     return LongText("random", None, encoding, count, largest, origin, parts), empty, vocabulary_size
+
+
+def _is_absolute(path: str) -> bool:
+    """Whether a path is absolute on this system or another one, where the run may have been made."""
+    return PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
 
 
 def random_facts(context: int, vocabulary_size: int) -> tuple[int, int, str]:

@@ -25,8 +25,9 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
-from flashmore.upgrade.source.module import Class, Function, Module
+from flashmore.upgrade.source.module import Class, Module
 from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.scopes import Function
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
 

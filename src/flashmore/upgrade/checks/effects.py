@@ -17,8 +17,8 @@ from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
-from flashmore.upgrade.source.module import Function, Module
-from flashmore.upgrade.source.reaching import bound_by, own_nodes
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import Function, bound_by, own_nodes
 
 _VIEWS = CASTS | MOVES | RESHAPES | {
     "phi", "loop", "carried", "tuple", "item", "index", "chunk", "split", "rearrange", "identity", "detach",

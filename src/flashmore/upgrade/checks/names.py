@@ -1,10 +1,12 @@
 """Names that were bound before an edit and are not afterwards, or have another value: nobody may use them."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit
@@ -12,6 +14,7 @@ from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Binding, Reaching, Use
+from flashmore.upgrade.source.scopes import claimed_by, is_private
 
 ADVICE = "where nobody needs it, remove that use"
 _ALWAYS = {"locals", "eval", "exec", "globals"}
@@ -50,7 +53,11 @@ class _Names:
             each for each in ast.walk(self.flow.function) if isinstance(each, (ast.Nonlocal, ast.Global))
         ]
         self.shared = {name: each.lineno for each in declared for name in each.names}
-        self.uses = Reaching(self.flow.function).uses
+        for generator in ast.walk(self.flow.function):  # which may bind a name at any later time
+            if isinstance(generator, ast.GeneratorExp):
+                inside = (each for each in ast.walk(generator) if isinstance(each, ast.NamedExpr))
+                self.shared |= {each.target.id: each.lineno for each in inside}
+        self.uses = Reaching(self.flow.function, self.flow.module).uses
         final = self.found.final.statement
         touched = {value.statement for value in self.found.chain if _is_written(value.node, value.op)}
         self.touched = {each for each in touched | rewriting.emission.removed if each not in (None, final)}
@@ -66,19 +73,25 @@ class _Names:
             if use.name in self.shared:
                 line = self.shared[use.name]
                 raise Refuse(f"`{use.name}` may be changed by any call: line {line} shares it between scopes")
-            strange = next((each for each in use.bindings if not self._is_followed(each)), None)
-            if strange is not None:
-                line = getattr(strange, "lineno", 0)
-                raise Refuse(f"`{use.name}` may be changed in line {line}, in a way that is not followed")
+            strange = [
+                getattr(each, "lineno", 0)
+                for each in use.bindings
+                if each in use.unfollowed or not self._is_followed(each)
+            ]
+            if strange:
+                raise Refuse(
+                    f"`{use.name}` may be changed in line {max(strange)}, in a way that is not followed"
+                )
             return
         if self._only_in_old_lines(use):
             return
         line = getattr(use.node, "lineno", 0)
-        seen = use.how == "read" and use.node in self.flow.seen
+        seen = use.bindings - use.unfollowed if use.how == "read" and use.node in self.flow.seen else ()
         lost = [each for each in use.bindings if id(each) not in self.ruled_out]
-        if any(not self._remains(each, use.name, seen) for each in lost):
+        if any(not self._remains(each, use.name, each in seen) for each in lost):
             raise Refuse(f"`{use.name}` falls away, and is {use.how} in line {line}", ADVICE)
-        if not seen and use.how != "deleted" and any(id(each) in self.inside for each in use.bindings):
+        changed = any(id(each) in self.inside and each not in seen for each in use.bindings)
+        if changed and use.how != "deleted":
             raise Refuse(f"`{use.name}` gets another value, and is {use.how} in line {line}", ADVICE)
 
     def _remains(
@@ -98,7 +111,9 @@ class _Names:
         inside = {id(node) for node in _own(statement)} if statement is not None else set()
         earlier = [use for use in self.uses if use.name == name and id(use.node) in inside]
         return bool(earlier) and all(
-            self._remains(each, name, seen, before | {binding}) for use in earlier for each in use.bindings
+            self._remains(each, name, each not in use.unfollowed, before | {binding})
+            for use in earlier
+            for each in use.bindings
         )
 
     def _is_edited(self, node: ast.AST) -> bool:
@@ -145,9 +160,26 @@ def _refuse_onlookers(found: Attention) -> None:
                 harmless.add(node.func)
             case ast.Name(id=name) if name in _ALWAYS | _WITHOUT_ARGUMENTS and node not in harmless:
                 raise Refuse(f"`{name}` in line {node.lineno} may see the names that fall away", ADVICE)
+    _refuse_private(found)
     if (of_frames := _reads_frames(found.flow.module)) is not None:
         name, line = of_frames
         raise Refuse(f"`{name}` in line {line} may look at the names of a running function", ADVICE)
+
+
+def _refuse_private(found: Attention) -> None:
+    """Refuse private names: in class A, `__w` is `_A__w`. Attributes count where the file has both forms."""
+    mangled = {each for each in found.flow.module.attributes if re.match("_[^_]", each)}
+    for node in ast.walk(found.flow.function):
+        names = {node.id} if isinstance(node, ast.Name) else set(claimed_by(node))
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            step(len(mangled))
+            names = {node.attr for each in mangled if each.endswith(node.attr)}
+        if (private := next(filter(is_private, names), None)) is not None:
+            line = getattr(node, "lineno", 0)
+            raise Refuse(
+                f"`{private}` in line {line} is a private name of its class",
+                "begin its name with one underscore",
+            )
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places

@@ -4,7 +4,8 @@ import ast
 import re
 
 from flashmore.upgrade.prove.allowed import ATTRIBUTES
-from flashmore.upgrade.source.module import FUNCTIONAL, Function, Module
+from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.scopes import Function
 
 _BUILTINS = {
     "abs", "all", "any", "bool", "callable", "complex", "dict", "divmod", "enumerate", "float",

@@ -153,10 +153,7 @@ class Replay(Writer):
     def _rows_of_bias(self, q: str, bias: str, fill: str) -> tuple[str, str]:
         """Rows that hold nothing but the fill, told from the bias itself."""
         name, query = fresh("bias", self.taken), fresh("query", self.taken)
-        torch = "torch" if self.extracted else self.flow.module.spelling("torch")
-        if not fill and torch is None:
-            raise Refuse("torch has no name in this file", "import torch")
-        lowest = fill or f"{torch}.finfo({name}.dtype).min"
+        lowest = fill or f"{self._torch()}.finfo({name}.dtype).min"
         hidden = f"({name} == {lowest}).all(dim=-1, keepdim=True)"
         lines = [
             f"{name} = {bias}",

@@ -84,6 +84,9 @@ class Writer:
     def lowest(self, text: str) -> str:
         """A bias in the queries' dtype, whose lowest number bfloat16 has too."""
         torch, query = self._torch(), self._named_operand()
+        if not self.extracted and not self.flow.module.is_builtin("max", self.flow.function):
+            where = self.flow.module.names["max"]
+            raise Refuse(f"`max` means something else: see line {where}", "give that a name of its own")
         lowest = f"max({torch}.finfo({query}.dtype).min, {torch}.finfo({torch}.bfloat16).min)"
         return f"{atom(text)}.to({query}.dtype).clamp(min={lowest})"
 
@@ -126,13 +129,21 @@ class Writer:
 
     def _torch(self) -> str:
         """The name of torch, imported where the file has none for it."""
-        name = "torch" if self.extracted else self.flow.module.spelling("torch")
-        if name is not None and name not in self.flow.before.get(self.pieces.at, {}):
-            return name
+        module = self.flow.module
+        if self.extracted or (name := module.spelling("torch", self.flow.function)) is None:
+            name = "torch"
+            if not self.extracted:
+                self._imports_torch("import torch")
+        return name
+
+    def _imports_torch(self, line: str) -> None:
+        """Import torch under its own name, which must mean nothing in this file yet."""
         if "torch" in self.flow.module.names:
-            raise Refuse("`torch` means something else here", "import torch under a name of its own")
-        self._needs("import torch")
-        return "torch"
+            where = self.flow.module.names["torch"]
+            raise Refuse(
+                f"`torch` may mean something else: see line {where}", "import torch under a name of its own"
+            )
+        self._needs(line)
 
     def _needs(self, line: str) -> None:
         lines = {line, *(self.result.imported or line).split("\n")}
@@ -203,15 +214,14 @@ class Writer:
     def _function(self) -> str:
         if self.extracted:
             return "F.scaled_dot_product_attention"
-        found = self.flow.module.spelling(SDPA)
-        local = self.flow.before.get(self.pieces.at, {})
-        if found is not None and found.split(".")[0] not in local:
+        module = self.flow.module
+        if (found := module.spelling(SDPA, self.flow.function)) is not None:
             return found
-        name = "F" if "F" not in self.flow.module.names and "F" not in local else "torch.nn.functional"
-        if name != "F" and ("torch" in local or "torch" in self.flow.module.names):
-            raise Refuse("`torch` and `F` mean something else here", "import torch under a name of its own")
-        self._needs(f"import torch.nn.functional{' as F' if name == 'F' else ''}")
-        return f"{name}.scaled_dot_product_attention"
+        if "F" not in module.names:
+            self._needs("import torch.nn.functional as F")
+            return "F.scaled_dot_product_attention"
+        self._imports_torch("import torch.nn.functional")
+        return SDPA
 
     def _without_parentheses(self, node: ast.AST) -> tuple[int, int]:
         """The span of the second product, with the parentheses that a call does not need."""

@@ -12,6 +12,8 @@ from flashmore.upgrade.source.sizes import integers, pattern_axes
 
 _MATMUL = {"matmul": None, "bmm": 3, "mm": 2}
 MORE = "..."
+_MOST_AXES = 64
+"""Of a tensor that PyTorch multiplies; more would take the search a time that grows with their square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ def _matmul(
 ) -> Product | None:
     ranks = [rank or shapes.rank(each) for each in operands]
     known = [each for each in ranks if each is not None]
-    if any(each < 2 for each in known):
+    if any(not 2 <= each <= _MOST_AXES for each in known):
         return None
     most = max(known) if known else None
     if len(known) == 1 and known[0] == 2:
@@ -89,7 +91,7 @@ def _einsum(value: Value, equation: Value, operands: tuple[Value, ...]) -> Produ
         return None
     named = value.op == "einops.einsum"
     sides = [_letters(side, named) for side in (*left.split(","), out)]
-    if any(side is None or len(set(side)) != len(side) for side in sides):
+    if any(side is None or len(set(side)) != len(side) or len(side) > _MOST_AXES for side in sides):
         return None
     first, second, result = (tuple(side or ()) for side in sides)
     return Product(value, (operands[0], operands[1]), (first, second), result)

@@ -1,6 +1,5 @@
 """The Python files of paths, and of the project that a file belongs to."""
 
-import codecs
 import os
 import stat
 import tokenize
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 
+from flashmore.files import is_of_no_file
 from flashmore.upgrade.site import NotRead
 
 LARGEST = 2**20
@@ -16,8 +16,6 @@ LARGEST = 2**20
 Of the files of torch one has more: a table of tests, with 1.38 million.
 """
 _NOT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_OF_NAMES = ("punycode", "idna")
-"""Encodings that take a time that grows with the square of a text's length."""
 MOST_FILES = 20_000
 """So many files of a project are looked at around those that are searched."""
 MOST_ENTRIES = 2_000_000
@@ -69,8 +67,8 @@ def decoded(data: bytes) -> tuple[str, str]:
     """
     try:
         encoding, _ = tokenize.detect_encoding(BytesIO(data).readline)
-        if codecs.lookup(encoding).name in _OF_NAMES:
-            raise Unreadable(f"its encoding is unclear: {encoding} is for names of hosts")
+        if is_of_no_file(encoding):
+            raise Unreadable(f"its encoding is unclear: no file is written in {encoding}")
         source = data.decode(encoding)
         if source.encode(encoding) != data:
             raise Unreadable(f"its text does not give its bytes again, as {encoding}")

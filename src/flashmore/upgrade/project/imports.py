@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from flashmore.upgrade.project.files import Unreadable, content, decoded
-from flashmore.upgrade.source.module import Function
+from flashmore.upgrade.source.scopes import Function
 
 INIT = "__init__.py"
 MOST_FOLLOWED = 250

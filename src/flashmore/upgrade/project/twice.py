@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from flashmore.upgrade.source.module import Function, Module
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import Function
 
 HINT = re.compile(
     rb"create_graph|gradgradcheck|hessian|\bhvp\b|\bvhp\b|\bjvp\b|jacfwd|jacrev|linearize|forward_ad"

@@ -82,6 +82,8 @@ class Expressions(Calls):
 
     def _opaque(self, node: ast.expr) -> Value:
         children = [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr)]
+        if isinstance(node, ast.Dict):  # each key before its value
+            children = [each for pair in zip(node.keys, node.values, strict=True) for each in pair if each]
         return self.make("opaque", self._all(children), node=node)
 
     def _all(self, nodes: Sequence[ast.expr]) -> tuple[Value, ...]:
@@ -158,8 +160,10 @@ class Expressions(Calls):
                 self.assign(generator.target, self.make("element", (self.expression(generator.iter),)))
                 self._all(generator.ifs)
             result = self.make("opaque", (source, self.expression(node.elt)), node=node)
-        for name in set(self.env) - set(keep):
-            del self.env[name]
+        targets = {each.id for generator in node.generators for each in _named(generator.target)}
+        for name in (set(self.env) - set(keep)) | targets:
+            self.env.pop(name, None)
+        self.env.update({name: keep[name] for name in targets & set(keep)})
         return result
 
     def assign(self, target: ast.expr, value: Value) -> None:
@@ -199,6 +203,12 @@ class Expressions(Calls):
         while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             test, holds = test.operand, not holds
         return Condition(None if self.inner else test, holds, self.statement)
+
+
+def _named(target: ast.expr) -> list[ast.Name]:
+    return [
+        each for each in ast.walk(target) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+    ]
 
 
 def _static(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

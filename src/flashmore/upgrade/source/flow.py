@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.expressions import Expressions
 from flashmore.upgrade.source.graph import Closure, Condition, Value
-from flashmore.upgrade.source.module import Class, Function, Module
+from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.scopes import Function
 
 
 class Flow(Expressions):
@@ -87,11 +88,7 @@ class Flow(Expressions):
             case ast.For() | ast.AsyncFor() | ast.While():
                 self._loop(statement)
             case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
-                for item in items:
-                    opened = self.expression(item.context_expr)
-                    if item.optional_vars is not None:
-                        self.assign(item.optional_vars, self.make("opaque", (opened,)))
-                return self.block(body)
+                return self._with(statement, items, body)
             case ast.Try() | ast.TryStar():
                 return self._try(statement)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
@@ -196,6 +193,21 @@ class Flow(Expressions):
             else:
                 self.env[name] = self.make("loop", (start[name], last), detail=inside)
         self.block(statement.orelse)
+
+    def _with(
+        self, statement: ast.With | ast.AsyncWith, items: list[ast.withitem], body: list[ast.stmt]
+    ) -> bool:
+        """A body that may be left early, where the context may swallow what it raises."""
+        start = dict(self.env)
+        for item in items:
+            opened = self.expression(item.context_expr)
+            if item.optional_vars is not None:
+                self.assign(item.optional_vars, self.make("opaque", (opened,)))
+        ended = self.block(body)
+        if not ended and self.module.may_swallow(items, self.function):
+            after = dict(self.env)
+            self._merge(Condition(None, False, statement), after, {**after, **start})
+        return ended
 
     def _try(self, statement: ast.Try | ast.TryStar) -> bool:
         start = dict(self.env)

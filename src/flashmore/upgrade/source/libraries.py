@@ -4,7 +4,8 @@ import ast
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from flashmore.upgrade.source.module import Class, Function
+from flashmore.upgrade.source.module import Class
+from flashmore.upgrade.source.scopes import Function
 
 OTHERS = {
     "aesara", "autograd", "candle", "chainer", "cupy", "cupyx", "dask", "dfdx", "equinox", "flax",

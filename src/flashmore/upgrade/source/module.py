@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flashmore.upgrade.budget import step
+from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+_LONGEST_NAME = 1000
+"""What is longer names nothing in torch, and a long row of aliases would make it longer still."""
 
 
 @dataclass
@@ -106,6 +108,9 @@ class Module:
         self.functions: dict[str, Function] = {}
         self.classes: dict[str, Class] = {}
         self.constants: dict[str, ast.expr] = {}
+        self.aliases: dict[str, str] = {}
+        self.meanings: dict[str, set[str]] = {}
+        """Of each name of the module's own scope, what it may be: the full name of an import, else ""."""
         for statement in _top_level(tree.body):
             self._see(statement)
         for name in self._see_all():
@@ -127,14 +132,18 @@ class Module:
             node, of_module = ahead.popleft()
             step()
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                self._see_import(node)
+                self.imports.update(_imported(node))
             elif isinstance(node, ast.Global):
                 shared.update(node.names)
-            if of_module:
-                name = _bound(node)
+            everywhere = isinstance(node, ast.Global) or type(node).__name__ in TYPE_PARAMETERS
+            for name, meaning in _meanings(node) if of_module or everywhere else ():
+                self.meanings.setdefault(name, set()).add(meaning)
                 counts[name] = counts.get(name, 0) + 1
-                of_module = node is self.tree or not isinstance(node, Function | ast.ClassDef | ast.Lambda)
-            ahead.extend((child, of_module) for child in ast.iter_child_nodes(node))
+            inside = _inside(node)
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                ahead.extend(
+                    (child, of_module and id(child) not in inside) for child in ast.iter_child_nodes(node)
+                )
         return {name for name, count in counts.items() if count > 1} | shared
 
     def below(self, found: Class) -> Iterator[Class]:
@@ -189,18 +198,6 @@ class Module:
                 if isinstance(target, ast.Name):
                     self.constants[target.id] = statement.value
 
-    def _see_import(self, statement: ast.Import | ast.ImportFrom) -> None:
-        if isinstance(statement, ast.Import):
-            for each in statement.names:
-                if each.asname:
-                    self.imports[each.asname] = each.name
-                else:
-                    self.imports[each.name.split(".")[0]] = each.name.split(".")[0]
-        else:
-            prefix = "." * statement.level + (statement.module or "")
-            for each in statement.names:
-                self.imports[each.asname or each.name] = f"{prefix}.{each.name}"
-
     def _resolve_bases(self, found: Class) -> None:
         for base in found.node.bases:
             name = base.id if isinstance(base, ast.Name) else ""
@@ -211,41 +208,117 @@ class Module:
 
     def qualified(self, node: ast.expr) -> str:
         """The full name of `F.softmax`, `nn.Linear`, ...: empty where it is not an imported name."""
-        tail, aliases = "", set()
-        while True:
-            if isinstance(node, ast.Attribute):
-                tail = f".{node.attr}{tail}"
-                node = node.value
-                continue
-            if not isinstance(node, ast.Name) or node.id in aliases:
-                return ""
-            if node.id in self.imports:
-                return self.imports[node.id] + tail
-            aliases.add(node.id)
-            alias = self.constants.get(node.id)
-            if not isinstance(alias, (ast.Attribute, ast.Name)):
-                return ""
-            node = alias
+        root, attributes = _dotted(node)
+        full = self._followed(root)
+        return ".".join((full, *attributes)) if full else ""
+
+    def _followed(self, name: str) -> str:
+        """The full name of an import, found through the module's aliases, each of which is followed once."""
+        found, ways = "", []
+        while name and name not in self.aliases:
+            self.aliases[name] = ""  # an alias of itself has none
+            if name in self.imports:
+                self.aliases[name] = self.imports[name]
+                break
+            alias, attributes = _dotted(self.constants.get(name))
+            ways.append((name, attributes))
+            name = alias
+        found = self.aliases.get(name, "")
+        for alias, attributes in reversed(ways):
+            found = ".".join((found, *attributes)) if found and len(found) < _LONGEST_NAME else ""
+            self.aliases[alias] = found
+        return found
 
     @cached_property
-    def names(self) -> set[str]:
-        """Every name that the file gives a meaning of its own."""
-        found = {each.id for each in ast.walk(self.tree) if isinstance(each, ast.Name)}
-        found |= {each.arg for each in ast.walk(self.tree) if isinstance(each, ast.arg)}
-        return found | set(self.imports) | set(self.functions) | set(self.classes)
+    def attributes(self) -> set[str]:
+        """Every attribute that the file mentions."""
+        return {each.attr for each in ast.walk(self.tree) if isinstance(each, ast.Attribute)}
 
-    def spelling(self, full: str) -> str | None:
-        """How this file may write a full name with its own top-level imports."""
-        top: dict[str, str] = {}
-        for statement in self.tree.body:
-            if isinstance(statement, (ast.Import, ast.ImportFrom)):
-                keep, self.imports = self.imports, top
-                self._see_import(statement)
-                self.imports = keep
-        for name, meaning in sorted(top.items(), key=lambda each: -len(each[1])):
-            if full == meaning or full.startswith(meaning + "."):
+    @cached_property
+    def names(self) -> dict[str, int]:
+        """Every name that the file mentions, with the line that decides its meaning or mentions it."""
+        decided: dict[str, int] = {}
+        mentioned: dict[str, int] = {}
+        for node in ast.walk(self.tree):
+            line = getattr(node, "lineno", 0)
+            for name in claimed_by(node):
+                (mentioned if isinstance(node, ast.alias) else decided).setdefault(name, line)
+            if isinstance(node, ast.Name):
+                mentioned.setdefault(node.id, line)
+        return mentioned | decided
+
+    def spelling(self, full: str, function: Function) -> str | None:
+        """How a function may write a full name: with imports above it whose names nothing else binds."""
+        above = {
+            (name, meaning)
+            for statement in self.tree.body
+            if isinstance(statement, (ast.Import, ast.ImportFrom)) and statement.lineno < function.lineno
+            for name, meaning in _imported(statement)
+        }
+        for name, meaning in sorted(above, key=lambda each: (-len(each[1]), each[0])):
+            if not f"{full}.".startswith(f"{meaning}."):
+                continue
+            if self.meanings[name] == {meaning} and not self._is_own(name, function):
                 return name + full[len(meaning) :]
         return None
+
+    def is_builtin(self, name: str, function: Function) -> bool:
+        """Whether a function finds a builtin under its name."""
+        return name not in self.meanings and not self._is_own(name, function)
+
+    def may_swallow(self, items: list[ast.withitem], function: Function) -> bool:
+        """Whether a `with` statement of a function may go on after an exception in its body.
+
+        Torch's own contexts pass every exception on; of others that is not known.
+        """
+        for item in items:
+            made = item.context_expr
+            full = self.qualified(made.func if isinstance(made, ast.Call) else made)
+            root = next(each.id for each in ast.walk(made) if isinstance(each, ast.Name)) if full else ""
+            known = full == "contextlib.nullcontext" or full.startswith("torch.")
+            if not known or self._is_own(root, function):
+                return True
+        return False
+
+    def _is_own(self, name: str, function: Function) -> bool:
+        """Whether a function, or a class around it, may give a name another meaning than the module."""
+        return is_private(name) or any(name in claimed_by(node) for node in walk(function))
+
+
+def _dotted(node: ast.expr | None) -> tuple[str, list[str]]:
+    """The name and the attributes of `a.b.c`; no name for anything else."""
+    attributes = []
+    while isinstance(node, ast.Attribute):
+        attributes.append(node.attr)
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else "", attributes[::-1]
+
+
+def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """The names that an import binds, with their full names."""
+    for each in statement.names:
+        if isinstance(statement, ast.ImportFrom):
+            prefix = "." * statement.level + (statement.module or "")
+            yield each.asname or each.name, f"{prefix}.{each.name}"
+        elif each.asname:
+            yield each.asname, each.name
+        else:
+            yield (each.name.split(".")[0],) * 2
+
+
+def _meanings(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """The names that a node binds, deletes or declares, with what they are then."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield from _imported(node)
+    elif not isinstance(node, ast.arg):
+        yield from ((name, "") for name in claimed_by(node))
+
+
+def _inside(node: ast.AST) -> set[int]:
+    """The ids of a function's or a class's statements: its defaults and decorators stand outside."""
+    if not isinstance(node, Function | ast.ClassDef | ast.Lambda):
+        return set()
+    return {id(each) for each in (node.body if isinstance(node.body, list) else [node.body])}
 
 
 def _beginning(name: ast.expr) -> str | None:
@@ -256,13 +329,6 @@ def _beginning(name: ast.expr) -> str | None:
         case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
             return f"{text}*"
     return None
-
-
-def _bound(node: ast.AST) -> str:
-    """The name that a node binds; empty for none."""
-    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-        return node.id
-    return node.name if isinstance(node, Function | ast.ClassDef) else ""
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
-from flashmore.upgrade.source.module import Function
+from flashmore.upgrade.source.scopes import Function
 
 
 def children(node: ast.AST) -> list[ast.expr]:

@@ -8,12 +8,33 @@ import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flashmore.upgrade.source.module import Function
+from flashmore.upgrade.budget import step
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import (
+    TYPE_PARAMETERS,
+    Function,
+    Scope,
+    arguments_of,
+    bound_by,
+    own_nodes,
+)
 
 Binding = ast.AST
-State = dict[str, frozenset[Binding]]
-Scope = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_UNCERTAIN = (
+    ast.Break, ast.Continue, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, ast.Match, ast.NamedExpr
+)  # fmt: skip
+"""What may leave a loop with another binding than its first or its last one."""
 Comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@dataclass(frozen=True)
+class Unfollowed:
+    """A binding that reaches a use on a way that the graph of values does not know, such as a `break`."""
+
+    binding: Binding
+
+
+State = dict[str, frozenset[Binding | Unfollowed]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +45,7 @@ class Use:
         node: where.
         name: which.
         bindings: what it may see.
+        unfollowed: those of them that it may see on a way that the graph of values does not know.
         tests: the tests that hold there, with their answers.
         how: "read", "deleted", "captured by a nested function" or "declared global".
     """
@@ -31,6 +53,7 @@ class Use:
     node: ast.AST
     name: str
     bindings: frozenset[Binding]
+    unfollowed: frozenset[Binding]
     tests: tuple[tuple[ast.expr, bool], ...]
     how: str = "read"
 
@@ -40,26 +63,29 @@ class Reaching:
 
     Args:
         function: the function; its nested functions count as captures.
+        module: the names of its file.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, module: Module) -> None:
+        self.function = function
+        self.module = module
         self.uses: list[Use] = []
         self.tests: list[tuple[ast.expr, bool]] = []
         self.captures: list[tuple[ast.AST, str]] = []
         self.bound: dict[str, set[Binding]] = {}
         state: State = {}
-        for argument in ast.walk(function.args):
-            if isinstance(argument, ast.arg):
-                self._bind(argument.arg, argument, state)
+        for argument in arguments_of(function.args):
+            self._bind(argument.arg, argument, state)
         self._block(function.body, state)
         for node, name in self.captures:
-            found = frozenset(self.bound.get(name, ()))
-            self.uses.append(Use(node, name, found, (), "captured by a nested function"))
+            self._everywhere(node, name, "captured by a nested function")
         for node in own_nodes(function):
             if isinstance(node, ast.Global):
                 for name in node.names:
-                    found = frozenset(self.bound.get(name, ()))
-                    self.uses.append(Use(node, name, found, (), "declared global"))
+                    self._everywhere(node, name, "declared global")
+
+    def _everywhere(self, node: ast.AST, name: str, how: str) -> None:
+        self.uses.append(Use(node, name, frozenset(self.bound.get(name, ())), frozenset(), (), how))
 
     def _bind(self, name: str, node: Binding, state: State) -> None:
         state[name] = frozenset((node,))
@@ -85,16 +111,22 @@ class Reaching:
             case ast.Try() | ast.TryStar():
                 return self._try(statement, state)
             case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
+                start = dict(state)
                 self._visit(items, state)
-                return self._block(body, state)
+                end = self._block(body, state)
+                if not self.module.may_swallow(items, self.function):
+                    return end
+                early = self._anything_of([statement], start)
+                return early if end is None else _merged([end, early])
             case ast.Match(subject=subject, cases=cases):
                 self._visit(subject, state)
-                ends = [dict(state)]
+                ends = []
                 for case in cases:
                     inner = dict(state)
                     self._visit((case.pattern, case.guard), inner)
+                    state = _merged([state, inner])  # it may bind names before it or its guard fails
                     ends.append(self._block(case.body, inner) or {})
-                return _merged(ends)
+                return _merged([state, *ends])
             case ast.Return() | ast.Raise() | ast.Break() | ast.Continue():
                 self._visit(list(ast.iter_child_nodes(statement)), state)
                 return None
@@ -116,26 +148,35 @@ class Reaching:
             return two if one is None else one
         return _merged([one, two])
 
-    def _anything_of(self, nodes: Iterable[ast.AST], state: State) -> State:
-        """The state with every binding of some statements added: any of them may have run."""
+    def _anything_of(self, nodes: Iterable[ast.AST], state: State, followed: bool = False) -> State:
+        """The state with every binding of some statements added: any of them may have run.
+
+        Args:
+            nodes: the statements.
+            state: what holds before them.
+            followed: whether the graph of values knows all those ways.
+        """
         found: dict[str, set[Binding]] = {}
         for outer in nodes:
             for node in own_nodes(outer):
                 for name in bound_by(node):
                     found.setdefault(name, set()).add(node)
-        names = {*state, *found}
-        return {name: state.get(name, frozenset()) | frozenset(found.get(name, ())) for name in names}
+        result = dict(state)
+        for name, bindings in found.items():
+            seen = state.get(name, frozenset()) | bindings
+            result[name] = seen if followed else _unfollowed(seen)
+        return result
 
     def _loop(self, statement: ast.For | ast.AsyncFor | ast.While, state: State) -> State:
         if not isinstance(statement, ast.While):
             self._visit(statement.iter, state)
-        start = self._anything_of([statement], state)
+        followed = not any(isinstance(each, _UNCERTAIN) for each in own_nodes(statement))
+        start = self._anything_of([statement], state, followed)
         inner = dict(start)
         self._visit(statement.test if isinstance(statement, ast.While) else statement.target, inner)
         self._block(statement.body, inner)
-        end = self._anything_of([statement], state)
-        self._block(statement.orelse, dict(end))
-        return self._anything_of(statement.orelse, end)
+        self._block(statement.orelse, dict(start))
+        return self._anything_of(statement.orelse, start, followed)
 
     def _try(self, statement: ast.Try | ast.TryStar, state: State) -> State | None:
         ends = [self._block([*statement.body, *statement.orelse], dict(state))]
@@ -146,6 +187,8 @@ class Reaching:
             if handler.name:
                 self._bind(handler.name, handler, inner)
             ends.append(self._block(handler.body, inner))
+            if isinstance(statement, ast.TryStar):  # of which several may run
+                broken = self._anything_of([handler], broken)
         self._block(statement.finalbody, self._anything_of([statement], state))
         alive = [each for each in ends if each is not None]
         return self._anything_of(statement.finalbody, _merged(alive)) if alive else None
@@ -164,17 +207,42 @@ class Reaching:
         elif isinstance(node, ast.AugAssign):
             if isinstance(node.target, ast.Name):
                 self._read(node.target, state, "read")
-            self._visit((node.value, node.target), state)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)):
-            targets = node.targets if isinstance(node, ast.Assign) else node.target
-            has_value = not isinstance(node, ast.AnnAssign) or node.value is not None
-            self._visit((node.value, targets if has_value else None), state)
+                self._visit((node.value, node.target), state)
+            else:
+                self._visit((node.target, node.value), state)
+        elif isinstance(node, ast.AnnAssign):
+            stored = node.value is not None or not isinstance(node.target, ast.Name)
+            self._visit((node.value, node.target if stored else None, node.annotation), state)
+        elif isinstance(node, (ast.Assign, ast.NamedExpr)):
+            self._visit((node.value, node.targets if isinstance(node, ast.Assign) else node.target), state)
         elif isinstance(node, (ast.IfExp, ast.BoolOp)):
             self._choice(node, state)
+        elif isinstance(node, ast.Compare):
+            self._visit((node.left, node.comparators[0]), state)
+            self._visit_perhaps(node.comparators[1:], state)
+        elif isinstance(node, ast.Assert):
+            self._visit(node.test, state)
+            self._visit_perhaps(node.msg, state)
+        elif isinstance(node, ast.Dict):
+            self._visit(list(zip(node.keys, node.values, strict=True)), state)
+        elif type(node).__name__ in (*TYPE_PARAMETERS, "TypeAlias"):
+            assert isinstance(node, ast.AST)
+            self._later(node, ast.walk(node), set())
         elif isinstance(node, ast.AST):
             self._visit(list(ast.iter_child_nodes(node)), state)
             for name in bound_by(node):
                 self._bind(name, node, state)
+
+    def _visit_perhaps(self, node: object, state: State) -> None:
+        """Visit what may be evaluated or not."""
+        inner = dict(state)
+        self._visit(node, inner)
+        _perhaps(state, inner)
+
+    def _later(self, node: ast.AST, inside: Iterable[ast.AST], own: set[str]) -> None:
+        """Note what is evaluated at another time, with the names that are its own."""
+        names = {each.id for each in inside if isinstance(each, ast.Name)}
+        self.captures += [(node, name) for name in sorted(names - own)]
 
     def _name(self, node: ast.Name, state: State) -> None:
         if isinstance(node.ctx, ast.Store):
@@ -186,7 +254,10 @@ class Reaching:
 
     def _read(self, node: ast.Name, state: State, how: str) -> None:
         if node.id in state:
-            self.uses.append(Use(node, node.id, state[node.id], tuple(self.tests), how))
+            seen = state[node.id]
+            unfollowed = frozenset(each.binding for each in seen if isinstance(each, Unfollowed))
+            bindings = unfollowed | {each for each in seen if not isinstance(each, Unfollowed)}
+            self.uses.append(Use(node, node.id, bindings, unfollowed, tuple(self.tests), how))
 
     def _choice(self, node: ast.IfExp | ast.BoolOp, state: State) -> None:
         if isinstance(node, ast.IfExp):
@@ -204,7 +275,9 @@ class Reaching:
             self.tests.append((test, holds))
             self._visit(branch, inner)
             self.tests.pop()
-            state.update(_merged([state, inner]))
+            _perhaps(state, inner)
+            if isinstance(node, ast.BoolOp):
+                start = dict(state)
 
     def _scope(self, node: ast.AST, state: State) -> None:
         """A nested function is run later, a class at once."""
@@ -214,61 +287,60 @@ class Reaching:
             self._bind(node.name, node, state)
             return
         assert isinstance(node, Scope)
+        if not isinstance(node, ast.Lambda):
+            self._visit(node.decorator_list, state)
         self._visit((node.args.defaults, node.args.kw_defaults), state)
         if not isinstance(node, ast.Lambda):
-            annotations = [each.annotation for each in ast.walk(node.args) if isinstance(each, ast.arg)]
-            self._visit((node.decorator_list, annotations, node.returns), state)
+            annotations = [each.annotation for each in arguments_of(node.args)]
+            self._visit((annotations, node.returns, getattr(node, "type_params", None)), state)
         body = node.body if isinstance(node.body, list) else [node.body]
         inside = [each for statement in body for each in ast.walk(statement)]
-        shared = {
-            name for each in inside if isinstance(each, (ast.Nonlocal, ast.Global)) for name in each.names
-        }
-        own = {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
-        own |= {n for statement in body for each in own_nodes(statement) for n in bound_by(each)} - shared
-        names = {each.id for each in inside if isinstance(each, ast.Name)} | shared
-        self.captures += [(node, name) for name in sorted(names - own)]
+        declared = [each for each in inside if isinstance(each, (ast.Nonlocal, ast.Global))]
+        shared = {name for each in declared for name in each.names}
+        own = {each.arg for each in arguments_of(node.args)}
+        own |= {n for statement in body for each in _of_scope(statement) for n in bound_by(each)}
+        self._later(node, inside, own - shared)
+        self.captures += [(node, name) for name in sorted(shared)]
         if not isinstance(node, ast.Lambda):
             self._bind(node.name, node, state)
 
     def _comprehension(self, node: ast.AST, state: State) -> None:
-        inner = dict(state)
         assert isinstance(node, Comprehension)
+        first = node.generators[0].iter
+        self._visit(first, state)
+        inner = dict(state)
         targets = {n for g in node.generators for each in ast.walk(g.target) for n in bound_by(each)}
         for generator in node.generators:
-            self._visit((generator.iter, generator.target, generator.ifs), inner)
+            self._visit((generator.iter if generator.iter is not first else None, generator.target), inner)
+            self._visit(generator.ifs, inner)
         self._visit((node.key, node.value) if isinstance(node, ast.DictComp) else node.elt, inner)
-        state.update({name: found for name, found in inner.items() if name not in targets})
+        _perhaps(state, {name: found for name, found in inner.items() if name not in targets})
+        if isinstance(node, ast.GeneratorExp):
+            at_once = {id(each) for each in ast.walk(first)}
+            self._later(node, (each for each in ast.walk(node) if id(each) not in at_once), targets)
+
+
+def _of_scope(node: ast.AST) -> Iterable[ast.AST]:
+    """What binds names of the scope that a statement stands in: no target of a comprehension does."""
+    inside = list(own_nodes(node))
+    targets = {
+        id(name) for each in inside if isinstance(each, ast.comprehension) for name in ast.walk(each.target)
+    }
+    return (each for each in inside if id(each) not in targets)
+
+
+def _unfollowed(seen: Iterable[Binding | Unfollowed]) -> frozenset[Unfollowed]:
+    return frozenset(each if isinstance(each, Unfollowed) else Unfollowed(each) for each in seen)
+
+
+def _perhaps(state: State, inner: State) -> None:
+    """Add what an expression binds that may be evaluated or not, which the graph of values does not tell."""
+    step(len(inner))
+    for name, seen in inner.items():
+        if seen != state.get(name):
+            state[name] = _unfollowed(seen | state.get(name, frozenset()))
 
 
 def _merged(states: Sequence[State]) -> State:
     names = {name for state in states for name in state}
     return {name: frozenset().union(*(state.get(name, frozenset()) for state in states)) for name in names}
-
-
-def bound_by(node: ast.AST) -> list[str]:
-    """The names that a node itself binds."""
-    match node:
-        case ast.Name(ctx=ast.Store(), id=name):
-            return [name]
-        case ast.alias(name=name, asname=asname):
-            return [asname or name.split(".")[0]]
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            return [name]
-        case (
-            ast.MatchAs(name=str(name))
-            | ast.MatchStar(name=str(name))
-            | ast.MatchMapping(rest=str(name))
-            | ast.ExceptHandler(name=str(name))
-        ):
-            return [name]
-    return []
-
-
-def own_nodes(node: ast.AST) -> Iterable[ast.AST]:
-    """A node and all beneath it but the insides of nested functions, classes and lambdas."""
-    ahead = [node]
-    while ahead:
-        each = ahead.pop()
-        yield each
-        if each is node or not isinstance(each, (*Scope, ast.ClassDef)):
-            ahead.extend(ast.iter_child_nodes(each))
