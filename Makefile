@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test test-long test-faults format clean
 
-## The whole story on the built-in names, about three minutes after installation.
+## The whole story on the built-in names, about a minute after installation.
 demo: $(VENV)/installed
 	$(BIN)/flashmore demo --out demo --picture demo/names.png
 

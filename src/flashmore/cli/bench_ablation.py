@@ -32,6 +32,7 @@ class BenchAblation(Outputs):
     """
 
     config: TrainConfig
+    """Data, model and training. A default may depend on --preset and --model."""
     leave_one_out: bool = False
     """Also leave each one alone out of all together."""
     blocks: int = BLOCKS

@@ -36,6 +36,7 @@ class BenchStep(Outputs):
     """
 
     config: TrainConfig
+    """Data, model and training. A default may depend on --preset and --model."""
     variants: tuple[Attention, ...] = ("manual", "flash")
     """Attention backends, the first of which the others are compared with; a name may come twice."""
     lengths: tuple[int, ...] = ()

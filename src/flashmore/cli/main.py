@@ -25,7 +25,7 @@ VERBS = {
     "speedups": "every documented speed-up: what it is, what it costs, whether it works here",
     "upgrade": "hand-written attention in your own code: rewritten, proved, written, measured",
     "report": "records of measurements as a web page and as Markdown",
-    "demo": "the whole story on the built-in names, in three minutes",
+    "demo": "the whole story on the built-in names, in about a minute",
 }
 
 
