@@ -4,7 +4,6 @@ Every variant is built, timed at its first step, held against the plain loop (`g
 memory, and then timed with all the others in alternating blocks.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,11 +19,10 @@ from flashmore.benchmark.step.data import read_items
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
 from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.measuring.environment import others_cpu_seconds
-from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import spread
-from flashmore.measuring.warnings import MeasurementWarning, warnings_about
+from flashmore.measuring.timing import time_in_turn
+from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.speedups import CATALOGUE, changed
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.decide import why_not
@@ -168,30 +166,15 @@ class _Climb:
         """Time everything that is left in turn."""
         if not self.steps:
             return
-        resolution = time.get_clock_info("perf_counter").resolution
-        repeats = {
-            name: repeats_for(run, block_seconds=BLOCK_SECONDS, resolution=resolution)
-            for name, run in self.steps.items()
-        }
         self.say("timing in turn")
-        began, others_before = time.perf_counter(), others_cpu_seconds()
-        try:
-            samples = alternate(
-                self.steps, blocks=self.blocks, repeats=repeats, warmup=0,
-                most_seconds=2 * BLOCK_SECONDS, after_block=after_block,
-            )  # fmt: skip
-        except Stopped as stopped:
-            samples, self.complete = stopped.samples_ms, False
-        seconds, others_after = time.perf_counter() - began, others_cpu_seconds()
-        others = None
-        if others_before is not None and others_after is not None:
-            others = (others_after - others_before) / seconds
-        self.warnings = warnings_about(
-            samples,
-            others=others,
-            cpus=os.cpu_count() or 1,
+        timing = time_in_turn(
+            self.steps,
+            blocks=self.blocks,
+            block_seconds=BLOCK_SECONDS,
             threads=torch.get_num_threads() if self.device.type == "cpu" else 1,
+            after_block=after_block,
         )
+        samples, self.warnings, self.complete = timing.samples_ms, timing.warnings, timing.complete
         for variant in (*self.variants, *self.alone):
             blocks = samples.get(variant.name, [])
             variant.samples_ms = [[sample / self.per_sample for sample in block] for block in blocks]

@@ -5,8 +5,6 @@ others in alternating blocks. attention alone is timed in the same rounds: its s
 even a perfect kernel could gain (Amdahl 1967).
 """
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,11 +17,10 @@ from flashmore.benchmark.step.gate import Gate
 from flashmore.benchmark.step.memory import activation_bytes, weights_bytes
 from flashmore.config import TrainConfig
 from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.measuring.environment import others_cpu_seconds
-from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import Ratio, RatioBetween, Spread, ratio, spread
-from flashmore.measuring.warnings import MeasurementWarning, warnings_about
+from flashmore.measuring.timing import time_in_turn
+from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
 from flashmore.training.resolve import resolve_attention
 from flashmore.training.trainer import Trainer
@@ -164,34 +161,15 @@ class _Bench:
         if first is None:
             return
         runs = self.steps | {ATTENTION_ALONE: attention_alone(first.name, self.task)}
-        resolution = time.get_clock_info("perf_counter").resolution
-        repeats = {
-            name: repeats_for(run, block_seconds=BLOCK_SECONDS, resolution=resolution)
-            for name, run in runs.items()
-        }
         self.say("timing in turn")
-        began, others_before = time.perf_counter(), others_cpu_seconds()
-        try:
-            self.samples = alternate(
-                runs,
-                blocks=blocks,
-                repeats=repeats,
-                warmup=0,
-                most_seconds=2 * BLOCK_SECONDS,
-                after_block=after_block,
-            )
-        except Stopped as stopped:
-            self.samples, self.complete = stopped.samples_ms, False
-        seconds, others_after = time.perf_counter() - began, others_cpu_seconds()
-        others = None
-        if others_before is not None and others_after is not None:
-            others = (others_after - others_before) / seconds
-        self.warnings = warnings_about(
-            self.samples,
-            others=others,
-            cpus=os.cpu_count() or 1,
+        timing = time_in_turn(
+            runs,
+            blocks=blocks,
+            block_seconds=BLOCK_SECONDS,
             threads=torch.get_num_threads() if self.task.device.type == "cpu" else 1,
+            after_block=after_block,
         )
+        self.samples, self.warnings, self.complete = timing.samples_ms, timing.warnings, timing.complete
 
     def result(self) -> StepComparison:
         """What was found so far."""
