@@ -32,7 +32,7 @@ class BenchAblation(Outputs):
     """
 
     config: TrainConfig
-    """Data, model and training. A default may depend on --preset and --model."""
+    """Data, model and training; --model and --preset decide some of the defaults."""
     leave_one_out: bool = False
     """Also leave each one alone out of all together."""
     blocks: int = BLOCKS

@@ -36,7 +36,7 @@ class BenchStep(Outputs):
     """
 
     config: TrainConfig
-    """Data, model and training. A default may depend on --preset and --model."""
+    """Data, model and training; --model and --preset decide some of the defaults."""
     variants: tuple[Attention, ...] = ("manual", "flash")
     """Attention backends, the first of which the others are compared with; a name may come twice."""
     lengths: tuple[int, ...] = ()

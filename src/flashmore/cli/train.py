@@ -28,7 +28,7 @@ class Train:
     """
 
     config: TrainConfig
-    """Data, model and training. A default may depend on --preset and --model."""
+    """Data, model and training; --model and --preset decide some of the defaults."""
     out: Path | None = None
     """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
     json: bool = False
