@@ -1,62 +1,9 @@
 """flashmore: small character models at the speed that PyTorch's own documentation makes possible.
 
-The public names are loaded when they are first used, so that `import flashmore` imports no torch.
+The public names are those of `__init__.pyi`. They are loaded when they are first used, so that
+`import flashmore` imports no torch (https://scientific-python.org/specs/spec-0001/).
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from flashmore.backends.contract import attention, describe_call
-    from flashmore.backends.explain import explain
-    from flashmore.config import TrainConfig
-    from flashmore.errors import FlashmoreError
-    from flashmore.generation.options import GenerateOptions
-    from flashmore.generation.sample import generate
-    from flashmore.generation.score import score
-    from flashmore.rules.call import AttentionCall
-    from flashmore.runs import Run
-    from flashmore.training.loop import resume, train
-    from flashmore.upgrade.find import find_sites
-
-__all__ = [
-    "AttentionCall",
-    "FlashmoreError",
-    "GenerateOptions",
-    "Run",
-    "TrainConfig",
-    "attention",
-    "describe_call",
-    "explain",
-    "find_sites",
-    "generate",
-    "resume",
-    "score",
-    "train",
-]
-
-_HOMES = {
-    "FlashmoreError": "flashmore.errors",
-    "GenerateOptions": "flashmore.generation.options",
-    "TrainConfig": "flashmore.config",
-    "Run": "flashmore.runs",
-    "AttentionCall": "flashmore.rules.call",
-    "attention": "flashmore.backends.contract",
-    "describe_call": "flashmore.backends.contract",
-    "explain": "flashmore.backends.explain",
-    "find_sites": "flashmore.upgrade.find",
-    "generate": "flashmore.generation.sample",
-    "resume": "flashmore.training.loop",
-    "score": "flashmore.generation.score",
-    "train": "flashmore.training.loop",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'flashmore' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

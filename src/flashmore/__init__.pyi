@@ -1,0 +1,27 @@
+from .backends.contract import attention, describe_call
+from .backends.explain import explain
+from .config import TrainConfig
+from .errors import FlashmoreError
+from .generation.options import GenerateOptions
+from .generation.sample import generate
+from .generation.score import score
+from .rules.call import AttentionCall
+from .runs import Run
+from .training.loop import resume, train
+from .upgrade.find import find_sites
+
+__all__ = [
+    "AttentionCall",
+    "FlashmoreError",
+    "GenerateOptions",
+    "Run",
+    "TrainConfig",
+    "attention",
+    "describe_call",
+    "explain",
+    "find_sites",
+    "generate",
+    "resume",
+    "score",
+    "train",
+]
