@@ -116,7 +116,7 @@ class Trainer:
 
 
 def _require_generator_state(state: Tensor) -> None:
-    """Refuse counters that make PyTorch's Mersenne Twister read beyond its 624 words; torch checks each alone.
+    """Refuse counters that make PyTorch's Mersenne Twister read beyond its 624 words, which torch does not.
 
     Raises:
         ValueError: the counters are inconsistent.
