@@ -71,8 +71,8 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory, Hochreiter and Schmidhuber 1997, computed by `torch.nn.LSTM`.
 
-    https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html. Its state is two tensors, the output and
-    the memory cell, both with a learned initial value. On the CPU it stays in float32 under autocast.
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html. Its state is two tensors, the output
+    and the memory cell, both with a learned initial value. On the CPU it stays in float32 under autocast.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -48,7 +48,7 @@ def _make(config: ModelConfig) -> nn.Module:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Tensors are made on the meta device, and nothing is written into them: that would import PyTorch's
+    """Creates tensors on the meta device and skips in-place writes: these would import PyTorch's
     decompositions, which takes seconds."""
 
     def __torch_function__(

@@ -97,7 +97,7 @@ ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
 class FeedForward(nn.Module):
     """Feed-forward layer with four times the width.
 
-    GELU: Hendrycks and Gimpel 2016 (https://arxiv.org/abs/1606.08415), section 2, with its tanh approximation.
+    GELU and its tanh approximation: Hendrycks and Gimpel 2016 (https://arxiv.org/abs/1606.08415), section 2.
     Squared ReLU: So et al. 2021, "Primer" (https://arxiv.org/abs/2109.08668), section 4.1.
     """
 
@@ -220,25 +220,25 @@ MOST_ONE_HOT = 256
 
 
 def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
-    """Look rows up: table (R, C) and ids (…) int64 to (…, C).
+    """Embedding lookup: table (R, C) and ids (…) int64 to (…, C).
 
-    Compiled for a CPU, the gradient of a lookup is an atomic addition an element, slow and in no fixed order.
-    That of a product with one-hot rows is a matrix product: the same sum, and the same each time.
+    Compiled for a CPU, the gradient of a lookup uses atomic adds, which are slow and nondeterministic. The
+    gradient of a matmul with one-hot rows is a matmul: the same sum, deterministically.
     """
     if torch.compiler.is_compiling() and table.device.type == "cpu" and len(table) <= MOST_ONE_HOT:
-        # Not F.one_hot: up to torch 2.11 it looks at the ids' values, which a graph cannot.
+        # Not F.one_hot: up to torch 2.11 it reads the ids' values, which a graph cannot.
         one_hot = ids[..., None] == torch.arange(len(table), device=ids.device)
         return one_hot.to(table.dtype) @ table
     return F.embedding(ids, table)
 
 
 EMBEDDING_DEVIATION = 0.1
-"""Standard deviation for `zero_residual`: tied logits then have magnitude 0.1 √C; PyTorch's 1 would give √C."""
+"""For `zero_residual`: tied logits then have magnitude 0.1 √C; PyTorch's 1 would give √C."""
 
 
 def start_like_gpt2(model: nn.Module, layers: int) -> None:
-    """Initialise matrices with standard deviation 0.02, residual projections with 0.02 / √(2 L), and biases with
-    0: Radford et al. 2019, section 2.3, and GPT-2's own code.
+    """Initialise matrices with standard deviation 0.02, residual projections with 0.02 / √(2 L), and biases
+    with 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:

@@ -13,8 +13,8 @@ from flashmore.models.config import ModelConfig
 class GatedConvolution(nn.Module):
     """A causal convolution with two taps, now and `dilation` positions ago: tanh(filter) × sigmoid(gate).
 
-    The convolution with kernel size 2 is computed as one matmul over both taps; positions before the start are
-    zero.
+    The convolution of kernel size 2 is computed as one matmul over both taps; positions before the start
+    are zero.
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
