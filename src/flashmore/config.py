@@ -1,4 +1,4 @@
-"""What to train, as typed options: the same classes, presets and defaults for Python and the command line.
+"""Typed training options: the same classes, presets and defaults for Python and the command line.
 
 It imports no torch, so that `flashmore train --help` answers at once.
 """
@@ -21,14 +21,14 @@ LARGEST = 10**15
 """Upper bound of any count; larger values are typos."""
 MOST_THREADS = 4096
 LARGEST_FACTOR = 1e38
-"""Upper bound of factors in the optimizer, which works in float32."""
+"""Upper bound of optimizer settings, which are used in float32."""
 BY_PRESET: Any = None
-"""The default of an option that the preset and the model decide; `TrainConfig` fills it in."""
+"""Placeholder default; `TrainConfig` fills it in from the preset and the model."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learned."""
+    """The data and its split."""
 
     file: Positional[Path | None] = None
     """Text file with one item per line; with --mode text, one long text or a `.bin` file of 16-bit token ids.
@@ -50,7 +50,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model; the vocabulary and the context follow from the data."""
+    """The model; vocabulary and context follow from the data."""
 
     model: Model = "transformer"
     """Model to train."""
@@ -79,7 +79,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How the weights are updated, and how often."""
+    """The optimizer, its schedule and the number of steps."""
 
     max_steps: int = BY_PRESET
     """Number of optimizer steps."""
@@ -113,7 +113,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where and how the steps are computed, and how often they are looked at."""
+    """Device, precision, speed-ups, evaluation and logging."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to train on; `auto` uses a GPU if there is one."""
@@ -131,25 +131,25 @@ class RunConfig:
 
     @property
     def threads_here(self) -> int:
-        """`threads` on this machine, whose CPUs they do not exceed: a run may come from a larger one.
+        """`threads`, capped at this machine's number of CPUs: the run may come from a larger machine.
 
-        The number counts all CPUs, not those that this process may use now, so that it is the same whenever
-        a run goes on.
+        The cap counts all CPUs, not those available to this process now, so that it is the same whenever a
+        run is resumed.
         """
         return min(self.threads, os.cpu_count() or 1)
 
 
-# Dataclasses take the fields of the last base first, and the file is the first argument.
+# Dataclass fields start with those of the last base, and the file is the first argument.
 @dataclass(frozen=True)
 class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
-    """Everything that a training run is asked to do.
+    """All options of a training run.
 
-    An option that is left out takes the preset's value, or the model's own: `TrainConfig(model="gru")` is
-    what `flashmore train --model gru` trains. `dataclasses.replace` keeps all other values; for the defaults
-    of another preset or model, make a new config.
+    Omitted options default to the preset's or the model's value: `TrainConfig(model="gru")` is what
+    `flashmore train --model gru` trains. `dataclasses.replace` keeps all other values; for the defaults of
+    another preset or model, create a new config.
 
     Raises:
-        ConfigError: a number outside its range, or options that do not go together.
+        ConfigError: a value out of range, or incompatible options.
     """
 
     preset: Preset = "names"
@@ -221,7 +221,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     "threads": (0, MOST_THREADS),
     **dict.fromkeys(("seed", "split_seed"), (0, 2**63 - 1)),
 }
-"""Smallest and largest value of every whole number."""
+"""Smallest and largest value of every integer option."""
 DEFAULTS: dict[str, Any] = {
     "mode": "items", "split": "80/10/10", "block_size": None, "vocab_size": None,
     "n_layer": 4, "n_head": 4, "n_embd": 64,
@@ -231,13 +231,13 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
     "dtype": "float32", "eval_interval": 250,
 }  # fmt: skip
-"""What every preset and every model begins with."""
+"""Defaults of every preset and model."""
 NANOGPT: dict[str, Any] = {
     "mode": "text", "split": "90/10/0",
     "tie_weights": True, "bias": False, "activation": "gelu", "init": "gpt2",
     "min_lr_ratio": 0.1, "weight_decay": 0.1,
 }  # fmt: skip
-"""What nanoGPT's configurations share: https://github.com/karpathy/nanoGPT, train.py and config/."""
+"""Settings common to nanoGPT's configurations: https://github.com/karpathy/nanoGPT, train.py and config/."""
 SHAKESPEARE: dict[str, Any] = {
     **NANOGPT, "block_size": 64, "n_embd": 128, "batch_size": 12, "max_steps": 2000, "learning_rate": 1e-3,
 }  # fmt: skip
@@ -262,14 +262,14 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "vocab_size": 50_304, "dtype": "bfloat16", "eval_interval": 2000,
     },
 }  # fmt: skip
-"""What differs from `DEFAULTS` and, in the presets for items, from the model's own (`ModelSpec.training`)."""
+"""Overrides of `DEFAULTS` and, in presets for items, of the model's defaults (`ModelSpec.training`)."""
 
 
 def _defaults(preset: Preset, model: Model) -> dict[str, Any]:
-    """Every value that a config may leave out.
+    """The defaults of all optional values.
 
     Raises:
-        ConfigError: there is no such preset or model, or the preset is for other models.
+        ConfigError: an unknown preset or model, or a preset for other models.
     """
     if preset not in PRESETS:
         raise ConfigError("a preset known to flashmore", f"'{preset}'", ", ".join(PRESETS))

@@ -1,29 +1,29 @@
-"""Everything that flashmore raises on purpose.
+"""The exception hierarchy.
 
-    FlashmoreError          exit 1   something failed that was rightly asked for
-    ├── StorageError        exit 1   the disk refused to take or to give a file
-    ├── TrainingFailed      exit 1   the loss is no longer a number
-    ├── Interrupted         exit 130 Ctrl-C; what was done so far is saved
+    FlashmoreError          exit 1   a valid request failed
+    ├── StorageError        exit 1   a file could not be read or written
+    ├── TrainingFailed      exit 1   the loss is not finite
+    ├── Interrupted         exit 130 Ctrl-C; progress so far is saved
     └── UsageError          exit 2   wrong use or bad input
-        ├── DataError       exit 2   a file that nothing can be learned from
-        ├── ConfigError     exit 2   sizes or options that cannot go together
-        ├── RunError        exit 2   a folder that is no run, or a damaged one
+        ├── DataError       exit 2   unusable data
+        ├── ConfigError     exit 2   invalid or incompatible sizes or options
+        ├── RunError        exit 2   a folder that is not a run, or a damaged one
         └── BackendUnavailable  exit 2   an attention backend that cannot run here
 
-Every message has three parts, so that the reader never has to guess the next move: what was wanted,
-what was found, and what would be valid.
+Every message has three parts, so that the next action is clear: what was wanted, what was found, and what
+would be valid.
 """
 
 LONGEST = 2000
-"""Characters of a part of a message: a value in it may be as long as the file that it is from."""
+"""Most characters per part of a message, which may contain long values from files."""
 
 
 class FlashmoreError(Exception):
-    """A failure with a message in three parts.
+    """An error with a message in three parts.
 
     Args:
-        wanted: what the program needed at this point.
-        found: what was there instead.
+        wanted: what was expected.
+        found: what was found instead.
         valid: what would be accepted, or what to do next.
     """
 
@@ -38,42 +38,42 @@ class FlashmoreError(Exception):
 
 
 class StorageError(FlashmoreError):
-    """The disk refused: it is full, read-only, or the folder is not ours to write."""
+    """A disk operation failed: the disk is full or read-only, or permission is denied."""
 
 
 class TrainingFailed(FlashmoreError):
-    """Training cannot go on: the loss is not a finite number."""
+    """Training cannot continue: the loss is not finite, or a step does not fit in memory."""
 
 
 class Interrupted(FlashmoreError):
-    """The user pressed Ctrl-C; everything up to the last whole step is saved."""
+    """The user pressed Ctrl-C; everything up to the last completed step is saved."""
 
     exit_code = 130
 
 
 class UsageError(FlashmoreError):
-    """Wrong use or bad input: another call would succeed."""
+    """Wrong use or bad input; a different call would succeed."""
 
     exit_code = 2
 
 
 class DataError(UsageError):
-    """The data cannot be learned from: missing, empty, binary, wrongly encoded, too small, too long."""
+    """The data is unusable: missing, empty, binary, wrongly encoded, too small or too long."""
 
 
 class ConfigError(UsageError):
-    """Sizes or options that cannot go together, such as heads that do not divide the channels."""
+    """Invalid or incompatible options, such as `n_embd` not a multiple of `n_head`."""
 
 
 class RunError(UsageError):
-    """A folder that is not a run, or whose files were cut off or altered."""
+    """A folder that is not a run, or whose files were truncated or altered."""
 
 
 class BackendUnavailable(UsageError):
     """An attention backend cannot run for this device, dtype and shape.
 
     Args:
-        backend: the name that was asked for.
+        backend: the requested name.
         reasons: every reason against it, in plain words.
         usable: the names that would work instead.
     """
@@ -94,12 +94,12 @@ def _shortened(text: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether Python or torch ran out of memory: on the CPU torch has no exception of its own for this."""
+    """Whether Python or torch ran out of memory: torch has no specific exception for this on the CPU."""
     text = str(error)
     from_torch = isinstance(error, RuntimeError) and ("allocate" in text or "out of memory" in text)
     return from_torch or isinstance(error, MemoryError)
 
 
 def is_of_the_compiler(error: Exception) -> bool:
-    """Whether torch.compile failed: its exceptions have no base in common but the packages they are from."""
+    """Whether torch.compile failed: its exceptions have no common base class, only common packages."""
     return type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))

@@ -1,7 +1,7 @@
-"""Reading and writing files that others may have prepared: whole or absent, and never through a link.
+"""Safe reading of untrusted files, and atomic writing.
 
-A folder that came from somebody else can hold symbolic links, named pipes, devices and hard links. Opening
-one of them would read or overwrite another file, or wait for ever. `open_regular` opens none of them.
+An untrusted folder can contain symbolic links, named pipes, devices and hard links. Opening one of them would
+read or overwrite another file, or block forever. `open_regular` opens none of them.
 """
 
 import codecs
@@ -23,8 +23,8 @@ INTACT = "the run as flashmore wrote it: copy it again from where it is intact, 
 _RANDOM_BYTES = 8
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
 _OF_NO_FILE = ("punycode", "idna", "undefined")
-"""Encodings that Python knows and no file is written in: two are for names of hosts, and take a time that
-grows with the square of a text's length; the third refuses every text."""
+"""Python encodings that are not used for files: two are for host names and take time quadratic in the length
+of the text; the third refuses every text."""
 _SPARSE_FROM, _MOST_SHRUNK = 2**28, 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -36,14 +36,14 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-# Windows has neither flag, and needs O_BINARY to leave line ends alone.
+# Windows has neither flag, and needs O_BINARY to leave line endings alone.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def cache_folder() -> Path | None:
-    """Where flashmore keeps what it may make again: $FLASHMORE_CACHE, or `flashmore` in the user's caches.
+    """flashmore's cache folder: $FLASHMORE_CACHE, or `flashmore` in the user's cache folder.
 
-    None for a user without a home.
+    None for a user without a home directory.
     """
     named, caches = os.environ.get("FLASHMORE_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if named:
@@ -56,12 +56,12 @@ def cache_folder() -> Path | None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name was being written when a process died; see `replacing`."""
+    """Whether this is the name of a temporary file left by a killed process; see `replacing`."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def is_of_no_file(encoding: str) -> bool:
-    """Whether Python knows an encoding that no file is written in.
+    """Whether a Python encoding is not used for files.
 
     Raises:
         LookupError, ValueError: Python knows no encoding of that name.
@@ -71,10 +71,10 @@ def is_of_no_file(encoding: str) -> bool:
 
 @contextmanager
 def disk_errors(wanted: str, path: Path) -> Iterator[None]:
-    """Report what the operating system refuses while `wanted` is done at `path`.
+    """Convert operating system errors while doing `wanted` at `path`.
 
     Raises:
-        StorageError: any `OSError` inside, with its cause and what to do about it.
+        StorageError: for any `OSError` inside, with its cause and what to do about it.
     """
     try:
         yield
@@ -90,7 +90,7 @@ def disk_errors(wanted: str, path: Path) -> Iterator[None]:
 
 
 def why_not_regular(status: os.stat_result) -> str | None:
-    """Why a file may not be opened, such as `a symbolic link`; None for a regular file with one name."""
+    """Why a file must not be opened, such as `a symbolic link`; None for a regular file with one name."""
     for is_kind, name in _KINDS:
         if is_kind(status.st_mode):
             return name
@@ -100,26 +100,26 @@ def why_not_regular(status: os.stat_result) -> str | None:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
-    """Open a regular file that has no other name; a link is not followed, and a pipe is not waited for.
+    """Open a regular file with a single name; never follows a link or blocks on a pipe.
 
     Args:
         path: the file.
-        flags: of `os.open`; O_CREAT makes the file where there is none.
+        flags: of `os.open`; O_CREAT creates a missing file.
 
     Returns:
         The file, unbuffered.
 
     Raises:
-        RunError: something else is at `path`, or a large file that is nearly all holes.
-        OSError: there is nothing, or the disk refused.
+        RunError: `path` is not such a file, or is a large sparse file.
+        OSError: it does not exist, or a disk operation failed.
     """
     wanted = f"a regular file at {path}"
-    with suppress(FileNotFoundError):  # before opening, because opening a device can already act on it
+    with suppress(FileNotFoundError):  # before opening, because opening a device can have side effects
         _require_regular(wanted, os.lstat(path))
     try:
         descriptor = os.open(path, flags | _SAFE, 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP:  # the link was made in the meantime
+        if error.errno == errno.ELOOP:  # the link was created in the meantime
             raise RunError(wanted, "a symbolic link", INTACT) from None
         raise
     try:
@@ -134,11 +134,11 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Report why a file of a run cannot be read.
+    """Convert errors from reading a file of a run.
 
     Raises:
         RunError: it is missing.
-        StorageError: the disk refused.
+        StorageError: a disk operation failed.
     """
     with disk_errors(f"to read {path}", path):
         try:
@@ -148,10 +148,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most `limit` bytes; its size is looked at first.
+    """Read a regular file of at most `limit` bytes; the size is checked first.
 
     Raises:
-        RunError: it is missing, larger, or no regular file.
+        RunError: it is missing, larger, or not a regular file.
         StorageError: it cannot be read.
     """
     with reading(path), open_regular(path) as file:
@@ -159,7 +159,7 @@ def read_regular(path: Path, limit: int) -> bytes:
         if size > limit:
             raise RunError(f"at most {limit:,} bytes in {path}", f"{size:,} bytes", INTACT)
         data = bytearray()
-        while len(data) < size and (piece := file.read(size - len(data))):  # it may give less at once
+        while len(data) < size and (piece := file.read(size - len(data))):  # short reads are possible
             data += piece
         return bytes(data)
 
@@ -168,23 +168,22 @@ def read_regular(path: Path, limit: int) -> bytes:
 def open_input(
     path: Path, wanted: str, valid: str = "the path of a file that you may read", *, again: bool = False
 ) -> Iterator[BinaryIO]:
-    """Open a file that a user named; links are followed, because they are the user's.
+    """Open a file named by the user; links are followed, because the user is trusted.
 
     Args:
         path: the file; a pipe such as the shell's `<(...)` is read once.
         wanted: what a message says was expected.
         valid: what it says would be accepted.
-        again: whether the file is read more than once, now or when a run that names it is opened, so that a
-            pipe cannot be taken, and nothing that has no content of its own.
+        again: whether the file is read more than once, now or when a run that names it is opened. Then pipes
+            and files without stored content are refused.
 
     Raises:
-        DataError: it is missing, a folder, a device or unreadable; or, where it would be read again, a pipe,
-            empty or sparse.
+        DataError: it is missing, a folder, a device or unreadable; or, with `again`, a pipe, empty or sparse.
     """
     try:
         status = path.stat()
         found = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), None)
-        if found is None and again and status.st_size == 0:  # files that the kernel makes up, too
+        if found is None and again and status.st_size == 0:  # includes files generated by the kernel
             found = "an empty file"
         if found is not None and (again or found != "a named pipe"):
             raise DataError(wanted, found.replace("named pipe", "pipe, which can be read only once"), valid)
@@ -199,10 +198,10 @@ def open_input(
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: whoever reads it meets the old content or the new, never a part.
+    """Write `data` to `path` atomically: readers see either the old content or the new.
 
     Raises:
-        StorageError: the disk refused; the old content is still there.
+        StorageError: writing failed; the old content is kept.
     """
     with disk_errors(f"to write {path}", path), replacing(path) as file:
         write_all(file, data)
@@ -210,12 +209,12 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[FileIO]:
-    """A new file that takes the place of `path` when the block ends without an error.
+    """A temporary file that replaces `path` when the block ends without an error.
 
-    Its name is unpredictable and must be unused, so that nothing prepared beforehand receives the data.
+    Its name is unpredictable and must be unused, so that no file created beforehand receives the data.
 
     Raises:
-        OSError: the disk refused; what was at `path` is still there.
+        OSError: writing failed; `path` is unchanged.
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
     try:
@@ -231,14 +230,14 @@ def replacing(path: Path) -> Iterator[FileIO]:
 
 
 def write_all(file: FileIO, data: bytes) -> None:
-    """Write all of `data`; an unbuffered file may take less at once."""
+    """Write all of `data`; writes to an unbuffered file may be short."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder; Windows does not let a program ask for that."""
+    """Flush a folder's entries to disk; not supported on Windows."""
     if os.name == "posix":
         folder = os.open(path, os.O_RDONLY)
         try:
@@ -248,15 +247,15 @@ def sync_folder(path: Path) -> None:
 
 
 def _why_sparse(descriptor: int) -> str | None:
-    """Why a large file is not read: it is nearly all holes, which cost nothing to make and long to read.
+    """Why a large file is not read: it is sparse, which is cheap to create and slow to read.
 
-    A filesystem that compresses needs fewer blocks than bytes too, but not so few.
+    A compressing filesystem also uses fewer blocks than bytes, but not that few.
     """
     status = os.fstat(descriptor)
     size, blocks = status.st_size, getattr(status, "st_blocks", None)  # Windows does not tell
     if blocks is None or size <= _SPARSE_FROM or _MOST_SHRUNK * 512 * blocks >= size:
         return None
-    # Some network filesystems tell no blocks, and then no holes either.
+    # Some network filesystems report no blocks; their files are not treated as sparse.
     first_hole = os.lseek(descriptor, 0, os.SEEK_HOLE) if hasattr(os, "SEEK_HOLE") else 0
     os.lseek(descriptor, 0, os.SEEK_SET)
     if first_hole == size:

@@ -1,7 +1,7 @@
-"""What git has stored, told by reading its files with dulwich.
+"""Reads git's index with dulwich.
 
-git itself runs programs that a repository's configuration names (filters, hooks, a file system monitor), and
-a cloned repository can bring such a configuration along. Here none is read, and nothing is run.
+git itself runs programs named in a repository's configuration (filters, hooks, a file system monitor), and a
+cloned repository can include such a configuration. Here no configuration is read, and nothing is run.
 """
 
 import hashlib
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from dulwich.object_format import ObjectFormat
 
 LARGEST_INDEX, LARGEST_NAMES = 2**26, 2**28
-"""Bytes of an index, and of all names in it together."""
+"""Most bytes of an index, and of all names in it together."""
 MOST_ENTRIES = 500_000
-"""Files in an index: so many take about two seconds to read, and few repositories have more than 400,000."""
+"""Most files in an index, read in about two seconds; few repositories have more than 400,000."""
 _LARGEST_LINK = 2**16
-"""Bytes of a `.git` that is a file: it names the folder."""
+"""Most bytes of a `.git` file, which names the folder."""
 
 
 class Unreadable(Exception):
-    """A repository that is damaged, or of a format that is not known; the message says why."""
+    """A repository that is damaged or of an unknown format; the message says why."""
 
 
 class Indices:
-    """What the indices of repositories say of some files; each is read once, and again if it has changed.
+    """The index entries of some files; each index is read once, and again if it has changed.
 
     Args:
-        paths: the files, absolute, with links resolved. Of others nothing is kept, however many there are.
+        paths: the files, absolute, with links resolved. Other entries are not kept.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -44,9 +44,9 @@ class Indices:
     def ids(self, top: Path, folder: Path) -> dict[bytes, bytes]:
         """The id of each file's content, by its name in the working tree.
 
-        The user's git may change an index at any time. It writes a new file and renames it, so that another
-        inode or time tells of it: what is kept is only used where reading would give the same. The file's
-        state is taken before the content, so a change in between is noticed the next time.
+        The user's git may replace an index at any time, by renaming a new file, which changes inode or mtime.
+        Cached entries are used only if these are unchanged. They are read before the content, so a change in
+        between is detected the next time.
 
         Raises:
             Unreadable: the index cannot be read.
@@ -76,28 +76,28 @@ class Checkout:
 
     Args:
         path: a file in it, absolute, with links resolved.
-        indices: of the files that are asked for; of this one if None.
+        indices: the index entries of the files to look up; those of `path` if None.
 
     Raises:
         Unreadable: the repository around the file cannot be read.
     """
 
     def __init__(self, path: Path, indices: Indices | None = None) -> None:
-        # Looked for anew for each file: a repository may have come into being meanwhile.
+        # Searched again for each file: a repository may have been created meanwhile.
         self._top, self.folder = _around(path)
         self._ids: dict[bytes, bytes] = {}
         if self.folder is not None:
             self._ids = (indices or Indices([path])).ids(self._top, self.folder)
 
     def stores(self, path: Path, data: bytes) -> bool | None:
-        """Say whether git could give back a file's content: it is committed, or was added.
+        """Whether git could restore a file's content: it was committed or added.
 
         Args:
-            path: one of the files that the index was read for.
-            data: its bytes; line ends may differ, as `core.autocrlf` makes them.
+            path: one of the files whose index entries are known.
+            data: its bytes; line endings may differ, as with `core.autocrlf`.
 
         Returns:
-            None where git does not know the file, or there is no repository.
+            None if git does not track the file, or there is no repository.
         """
         found = self._ids.get(_name(path, self._top))
         if found is None:
@@ -105,7 +105,7 @@ class Checkout:
         return any(_blob_id(each, len(found)) == found for each in (data, data.replace(b"\r\n", b"\n")))
 
     def commit(self) -> str | None:
-        """The commit that is checked out, as 40 hexadecimal digits; None where there is none."""
+        """The checked-out commit, as 40 hexadecimal digits; None if there is none."""
         from dulwich.refs import HEADREF, DiskRefsContainer
 
         if self.folder is None:
@@ -116,15 +116,15 @@ class Checkout:
             return None
         except Unreadable:
             raise
-        except Exception as error:  # noqa: BLE001 - dulwich meets damage in ways that share no name
+        except Exception as error:  # noqa: BLE001 - dulwich's errors for damage have no common base
             raise Unreadable(f"its HEAD: {error}") from None
 
 
 def _around(path: Path) -> tuple[Path, Path | None]:
-    """The nearest folder above that has a `.git`, and where that leads.
+    """The nearest folder above that has a `.git`, and the repository that it names.
 
-    As git does, it passes over a folder `.git` that is no repository, such as an empty one. A bare repository
-    is never taken: a clone may bring one along as a folder, but never a `.git`.
+    Like git, it skips a folder `.git` that is not a repository, such as an empty one. Bare repositories are
+    never used: a clone can include one as a folder, but never a `.git`.
     """
     for top in path.parents:
         git = top / ".git"
@@ -136,14 +136,14 @@ def _around(path: Path) -> tuple[Path, Path | None]:
             if not words.startswith(b"gitdir: "):
                 raise Unreadable(".git is neither a repository nor the name of one")
             folder = _named(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"), git)
-            if not _is_repository(folder):  # git stops here as well, and passes over no such file
+            if not _is_repository(folder):  # git stops here too, and does not skip such a file
                 raise Unreadable(".git names a folder that is no repository")
             return top, folder
     return path.parent, None
 
 
 def _is_repository(folder: Path) -> bool:
-    """Whether git takes a folder as a repository, by the same three names that git looks at."""
+    """Whether git would accept a folder as a repository, by the three entries that git checks."""
     head, common = folder / "HEAD", _common(folder)
     if not all(os.access(common / name, os.X_OK) for name in ("objects", "refs")):
         return False
@@ -155,7 +155,7 @@ def _is_repository(folder: Path) -> bool:
 
 
 def _common(folder: Path) -> Path:
-    """Where all working trees of a repository have their objects and references."""
+    """The folder with the objects and references common to all working trees of a repository."""
     shared = folder / "commondir"
     if not os.path.lexists(shared):
         return folder
@@ -163,7 +163,7 @@ def _common(folder: Path) -> Path:
 
 
 def _named(words: bytes, file: Path) -> Path:
-    """The folder that a file of a repository names, as seen from the folder that the file lies in."""
+    """The folder named in a file of a repository, relative to that file's folder."""
     if b"\0" in words:
         raise Unreadable(f"{file.name} has a NUL in the path that it names")
     return file.parent / os.fsdecode(words)
@@ -177,7 +177,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What differs after a file was replaced or written."""
+    """Values that change when a file is replaced or written."""
     found = path.lstat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
@@ -187,7 +187,7 @@ def _name(path: Path, top: Path) -> bytes:
 
 
 def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
-    """The id of each wanted file's content in an index, in hexadecimal digits."""
+    """The hexadecimal content id of each wanted file in an index."""
     from dulwich.index import Stage, read_cache_entry, read_index_header
 
     kind, stream, ids, name, length = _object_format(index), BytesIO(index), {}, b"", 0
@@ -199,16 +199,16 @@ def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
             entry = read_cache_entry(stream, version, name, kind)
             name = entry.name
             length += len(name)
-            if length > LARGEST_NAMES:  # version 4 can spell long names in a few bytes
+            if length > LARGEST_NAMES:  # version 4 compresses names: a few bytes can encode long ones
                 raise Unreadable("its index: the names in it are too long")
-            # A conflict has several contents; none of them is the file's.
+            # A conflicted file has several entries, none of which is its content.
             if name in wanted:
                 ids[name] = entry.sha if entry.stage() == Stage.NORMAL else b""
     except Unreadable:
         raise
-    except Exception as error:  # noqa: BLE001 - dulwich meets damage in ways that share no name
+    except Exception as error:  # noqa: BLE001 - dulwich's errors for damage have no common base
         raise Unreadable(f"its index: {error}") from None
-    # Extensions in capitals may be passed over; one in small letters changes what the entries mean.
+    # Upper-case extensions may be ignored; lower-case ones change the meaning of the entries.
     while stream.tell() < len(index) - kind.oid_length:
         if not stream.read(4).isupper():
             raise Unreadable("its index is split, sparse, or of another kind that is not known")
@@ -217,7 +217,7 @@ def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
 
 
 def _object_format(index: bytes) -> "ObjectFormat":
-    """Which hash a repository uses, by the checksum that its index ends with; zeros where it has none."""
+    """A repository's hash function, determined by its index's trailing checksum (zeros if it has none)."""
     from dulwich.object_format import SHA1, SHA256
 
     for kind, hashed in ((SHA256, hashlib.sha256), (SHA1, hashlib.sha1)):

@@ -1,4 +1,4 @@
-"""How much memory is free, and how many sequences a model takes at once.
+"""Free memory, and how many sequences fit in a batch.
 
 B batch, H heads, T positions, V vocabulary.
 """
@@ -14,14 +14,14 @@ from flashmore.specs import backend_spec, model_spec
 
 CGROUP = Path("/sys/fs/cgroup")
 LARGEST_TENSOR = 2**24
-"""Numbers in the widest tensor without gradients: 64 MiB of float32."""
+"""Most elements of the widest tensor without gradients: 64 MiB of float32."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that could be taken now without hurting others.
+    """Memory available now, in bytes.
 
-    On CUDA what the driver calls free; on a CPU what Linux calls available, which counts the page cache, or
-    less where a control group sets a limit; half of the main memory where the system does not tell.
+    On CUDA, the driver's free memory; on a CPU, Linux's available memory, which includes the page cache, or
+    less if a control group sets a limit; half of the main memory if the system does not report it.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -30,7 +30,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def left_in_group(group: Path) -> int | None:
-    """What the control group (version 2) of this container still allows; None without a limit."""
+    """Bytes left within the limit of this container's control group (version 2); None without a limit."""
     try:
         limit = int((group / "memory.max").read_text(encoding="utf-8"))
         return max(0, limit - int((group / "memory.current").read_text(encoding="utf-8")))
@@ -49,9 +49,9 @@ def _available() -> int | None:
 
 
 def largest_batch(config: ModelConfig, positions: int) -> int:
-    """How many sequences of so many positions a model takes at once without gradients.
+    """Largest batch of sequences with this many positions, without gradients.
 
-    Its widest tensor stays within `LARGEST_TENSOR` numbers, unless one sequence alone is larger.
+    The widest tensor stays within `LARGEST_TENSOR` elements, unless one sequence alone exceeds it.
     """
     spec = model_spec(config.model)
     widest = max(config.vocab_size, spec.widest(config))
@@ -61,7 +61,7 @@ def largest_batch(config: ModelConfig, positions: int) -> int:
 
 
 def kept_bytes(config: ModelConfig, rows: int, positions: int) -> int:
-    """What a training step keeps for its backward pass, roughly: activations, logits, and scores."""
+    """Rough number of bytes that a training step keeps for the backward pass: activations, logits, scores."""
     spec = model_spec(config.model)
     numbers = spec.kept(config) + 4 * config.vocab_size
     if spec.attends and backend_spec(config.attention).materializes_scores:

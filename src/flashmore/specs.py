@@ -1,10 +1,9 @@
-"""The models and the attention backends: what each is called, where its code is, and what it can do.
+"""The registries of models and attention backends: names, code locations and capabilities.
 
-These two registries are the only ones. Choices on the command line, rules, tables, plots and estimates of
-memory come from them. Importing this module imports no torch; the code of a model or of a backend is loaded
-when it is used.
+There are no others. Command line choices, rules, tables, plots and memory estimates are derived from them.
+Importing this module does not import torch; the code of a model or backend is loaded on first use.
 
-Another package adds its own by entry points: see CONTRIBUTING.md.
+Other packages add their own with entry points: see CONTRIBUTING.md.
 """
 
 import importlib
@@ -24,15 +23,15 @@ from flashmore.rules.sdpa import RULES
 
 
 class Sizes(Protocol):
-    """What an estimate of memory needs of a `ModelConfig`."""
+    """The fields of a `ModelConfig` that memory estimates use."""
 
     @property
     def block_size(self) -> int:
-        """Longest sequence T."""
+        """Context length T."""
 
     @property
     def n_layer(self) -> int:
-        """Blocks."""
+        """Number of layers."""
 
     @property
     def n_embd(self) -> int:
@@ -44,7 +43,7 @@ EVERY_OPTION = frozenset(
      "padding_multiple",
      "attention", "attention_dropout")
 )  # fmt: skip
-"""The options of a model that not every model has."""
+"""Model options that not every model has."""
 
 
 class _Spec:
@@ -54,7 +53,7 @@ class _Spec:
         """Import the code.
 
         Raises:
-            ConfigError: there is no such module or attribute.
+            ConfigError: the module or attribute does not exist.
         """
         module, _, attribute = self.target.partition(":")
         try:
@@ -69,70 +68,70 @@ class ModelSpec(_Spec):
 
     name: str
     target: str
-    """`module:attribute` of what makes it: a callable from a `ModelConfig` to an `nn.Module`."""
+    """`module:attribute` of a callable from a `ModelConfig` to an `nn.Module`."""
     summary: str
     """A sentence for people."""
     options: frozenset[str] = frozenset({"n_embd", "dropout"})
-    """Options of the model that change it; the others are refused."""
+    """Model options that apply to it; the others are refused."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Defaults of a training run that differ from those of `TrainConfig`."""
+    """Overrides of `TrainConfig`'s defaults."""
     packed: bool = False
-    """`forward` takes `packed=`: items one after the other, with no padding between them."""
+    """`forward` supports packed items without padding."""
     kv_cache: bool = False
-    """It has `prefill` and `step`, which keep keys and values in generation."""
+    """It has `prefill` and `step`, which use a KV cache in generation."""
     muon: bool = False
-    """The matrices in its `blocks` may be updated by Muon."""
+    """Muon can update the matrices in its `blocks`."""
     recurrent_kernel: bool = False
-    """It runs PyTorch's own recurrent kernel, which is neither compiled nor captured in a CUDA graph."""
+    """It uses PyTorch's recurrent kernel, which is neither compiled nor captured in a CUDA graph."""
     widest: Callable[[Sizes], int] = lambda config: 4 * config.n_embd
-    """Numbers of its widest activation, for each position."""
+    """Width of its widest activation, per position."""
     kept: Callable[[Sizes], int] = lambda config: 30 * config.n_layer * config.n_embd
-    """Numbers that a training step keeps for the backward pass, for each position; roughly, logits apart."""
+    """Rough number of activations kept for the backward pass, per position, without logits."""
 
     @property
     def attends(self) -> bool:
-        """Whether it computes attention, by the backend that its config names."""
+        """Whether it uses an attention backend."""
         return "attention" in self.options
 
 
 @dataclass(frozen=True)
 class BackendSpec(_Spec):
-    """One way of computing attention."""
+    """One attention backend."""
 
     name: str
     target: str
-    """`module:attribute` of a function as `flashmore.backends.contract.Compute` describes it."""
+    """`module:attribute` of a `flashmore.backends.contract.Compute` function."""
     summary: str
     """A sentence for people."""
     on_device: Mapping[str, str] = field(default_factory=dict)
-    """The same for a device where it is something else."""
+    """The summary for devices on which it differs."""
     kernel: bool = True
-    """It is one way of computing, and not a choice among others."""
+    """It is a single kernel, not a choice among several."""
     fused: bool = False
-    """It never writes the (T, S) matrix of weights to memory."""
+    """It does not materialise the (T, S) attention weights."""
     sdp_backend: str | None = None
     """The member of `torch.nn.attention.SDPBackend` that it forces."""
     operator: str | None = None
-    """What torch's names of its operators and backward nodes have in common, in small letters without _."""
+    """Common substring of torch's names of its operators and backward nodes, in lower case without _."""
     rules: tuple[Rule, ...] = ()
-    """Every reason for which it cannot run."""
+    """Every reason why it cannot run."""
     cautions: tuple[Rule, ...] = ()
-    """What to know where it can run."""
+    """Caveats if it can run."""
     color: str = "#8a6d5a"
     marker: str = "X"
-    """In plots; both tell it from the others."""
+    """Marker in plots; colour and marker distinguish the backends."""
 
     @property
     def materializes_scores(self) -> bool:
-        """Whether it writes the (T, S) matrix of weights to memory."""
+        """Whether it materialises the (T, S) attention weights."""
         return self.kernel and not self.fused
 
     def reasons_against(self, call: AttentionCall) -> tuple[Reason, ...]:
-        """Every reason for which it cannot compute `call`; empty if it can."""
+        """Every reason why it cannot compute `call`; empty if it can."""
         return _reasons(self.name, self.rules, call)
 
     def cautions_about(self, call: AttentionCall) -> tuple[Reason, ...]:
-        """What to know before using it for `call`; empty if nothing is known."""
+        """Caveats of using it for `call`; empty if none are known."""
         return _reasons(self.name, self.cautions, call)
 
 
@@ -206,7 +205,7 @@ _MODELS = (
 
 
 def _about(table: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
-    """The rows of a table that are about one of PyTorch's kernels."""
+    """The rows of a table for one of PyTorch's kernels."""
     return tuple(rule for rule in table if any(name == kernel for _, kernel in rule.kernels))
 
 
@@ -285,7 +284,7 @@ Spec = TypeVar("Spec", ModelSpec, BackendSpec)
 
 @cache
 def models() -> Mapping[str, ModelSpec]:
-    """Every model by its name, the simplest first; those of other packages follow.
+    """Every model by name, the simplest first; those of other packages follow.
 
     Raises:
         ConfigError: a package registers something else, or a name twice.
@@ -295,7 +294,7 @@ def models() -> Mapping[str, ModelSpec]:
 
 @cache
 def backends() -> Mapping[str, BackendSpec]:
-    """Every attention backend by its name, `manual` first; those of other packages follow.
+    """Every attention backend by name, `manual` first; those of other packages follow.
 
     Raises:
         ConfigError: a package registers something else, or a name twice.
@@ -307,7 +306,7 @@ def model_spec(name: str) -> ModelSpec:
     """Look up a model.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no model with this name.
     """
     return _named(name, models(), "a model of flashmore")
 
@@ -316,13 +315,13 @@ def backend_spec(name: str) -> BackendSpec:
     """Look up an attention backend.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no backend with this name.
     """
     return _named(name, backends(), "an attention backend")
 
 
 def usable(call: AttentionCall) -> tuple[str, ...]:
-    """The backends that no rule speaks against, in the order of `backends`."""
+    """The backends that no rule excludes, in the order of `backends`."""
     return tuple(name for name, spec in backends().items() if not spec.reasons_against(call))
 
 
@@ -351,7 +350,7 @@ def _named(name: str, known: Mapping[str, Spec], wanted: str) -> Spec:
 
 
 def _choices(names: tuple[str, ...]) -> PrimitiveConstructorSpec[str]:
-    """What the command line offers: the names that are known when the program starts."""
+    """Command line choices: the names registered when the program starts."""
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="{" + ",".join(names) + "}",
@@ -363,8 +362,8 @@ def _choices(names: tuple[str, ...]) -> PrimitiveConstructorSpec[str]:
 
 
 Model = Annotated[str, _choices(tuple(models()))]
-"""A name of `models`."""
+"""A name in `models`."""
 Attention = Annotated[str, _choices(("auto", *backends()))]
-"""A name of `backends`, or `auto`."""
+"""A name in `backends`, or `auto`."""
 Kernel = Annotated[str, _choices(tuple(name for name, spec in backends().items() if spec.kernel))]
-"""A name of a backend that is one kernel."""
+"""Name of a backend that is a single kernel."""

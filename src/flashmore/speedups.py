@@ -1,8 +1,8 @@
-"""The catalogue: every documented speed-up once, with its page, its devices, its exactness and its cost.
+"""The catalogue: every documented speed-up with its page, devices, exactness and cost.
 
-`--speedups` switches those that are about nothing but speed, each a field of `Speedups`. The others are
-options of their own, such as `--attention`, or always on. `flashmore bench ablation` adds all of them one
-after the other; `flashmore speedups` and docs/speedups.md print the same entries.
+`--speedups` selects those that only affect speed, each a field of `Speedups`. The others have their own
+option, such as `--attention`, or are always on. `flashmore bench ablation` adds them one at a time;
+`flashmore speedups` and docs/speedups.md list the same entries.
 """
 
 from collections.abc import Collection, Iterable
@@ -22,7 +22,7 @@ DOCS = "https://docs.pytorch.org/docs/stable/"
 
 @dataclass(frozen=True)
 class Speedups:
-    """How the steps of a run are computed, beside its options; all False is one operation after the other."""
+    """How the steps of a run are computed, besides its options; all False means plain eager steps."""
 
     fused_adamw: bool = False
     trim: bool = False
@@ -39,7 +39,7 @@ class Speedups:
         """The speed-ups with these names.
 
         Raises:
-            ConfigError: a name that is none of `SWITCHES`.
+            ConfigError: a name that is not in `SWITCHES`.
         """
         wanted = tuple(names)
         for name in wanted:
@@ -51,13 +51,13 @@ class Speedups:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of those that are on, in the catalogue's order."""
+        """The names of the enabled ones, in the catalogue's order."""
         return tuple(name for name in SWITCHES if getattr(self, name.replace("-", "_")))
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a run that a speed-up is."""
+    """The training option that enables a speed-up."""
 
     name: str
     """The field of `TrainConfig`."""
@@ -71,26 +71,26 @@ class Entry:
 
     title: str
     page: str
-    """Where PyTorch documents it."""
+    """Its page in PyTorch's documentation."""
     devices: tuple[str, ...]
     exactness: Exactness
     why: str
     """Where the time goes without it."""
     costs: str
-    """Memory, and seconds before the first step."""
+    """Cost in memory, and in seconds before the first step."""
     test: str
     """The test that shows its exactness, as pytest names it."""
     needs: tuple[str, ...] = ()
-    """Speed-ups that it is a part of."""
+    """Speed-ups that it requires."""
     excludes: tuple[str, ...] = ()
-    """Speed-ups that cannot be on together with it."""
+    """Speed-ups that it cannot be combined with."""
     option: Option | None = None
-    """Where an option of its own decides."""
+    """Its option, if it has its own."""
     always: bool = False
-    """Never off in training and generation; `bench ablation` shows what it is worth."""
+    """Always on in training and generation; `bench ablation` measures it."""
 
     def how(self, name: str) -> str:
-        """How a run has it, by the entry's name."""
+        """How to enable it, given the entry's name."""
         if self.always:
             return "always on"
         if self.option is None:
@@ -104,7 +104,7 @@ CATALOGUE: dict[str, Entry] = {
         DOCS + "data.html",
         ("cpu", "cuda", "mps"), EXACT,
         "a DataLoader runs Python for every item, and copies every batch to the device",
-        "the encoded data in the device's memory: 16 bytes a position",
+        "device memory for the encoded data: 16 bytes per position",
         "tests/benchmark/test_bench_ablation.py::test_the_plain_loop_has_the_same_batches",
         always=True,
     ),
@@ -117,7 +117,7 @@ CATALOGUE: dict[str, Entry] = {
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
     ),
     "no-sync": Entry(
-        "The loss is read only when it is shown",
+        "The loss is read only when displayed",
         "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#avoid-unnecessary-cpu-gpu-synchronization",
         ("cpu", "cuda", "mps"), EXACT,
         "`loss.item()` in every step makes the CPU wait for the device",
@@ -126,19 +126,19 @@ CATALOGUE: dict[str, Entry] = {
         always=True,
     ),
     "attention": Entry(
-        "Fused attention, by the backend that measures best here",
+        "Fused attention, with the backend that measures fastest here",
         DOCS + "generated/torch.nn.functional.scaled_dot_product_attention.html",
         ("cpu", "cuda", "mps"), EXACT,
-        "by hand, the (T, T) scores are written to memory and read again four times",
-        "about two seconds of measuring, once for a machine and a shape",
+        "manual attention writes the (T, T) scores to memory and reads them again four times",
+        "about two seconds of measuring, once per machine and shape",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         option=Option("attention", "auto", "manual"),
     ),
     "trim": Entry(
-        "Rows cut to the longest item of the batch",
+        "Rows trimmed to the longest item of the batch",
         "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html",
         ("cpu", "cuda", "mps"), EXACT,
-        "positions that are padding in every row are computed for nothing",
+        "positions that are padding in every row are computed needlessly",
         "nothing",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         excludes=("pack", "compile", "cuda-graph", "replay"),
@@ -147,7 +147,7 @@ CATALOGUE: dict[str, Entry] = {
         "Packed items: linear layers see real characters only",
         DOCS + "nn.attention.varlen.html",
         ("cpu", "cuda"), EXACT,
-        "of makemore's padded positions about half are padding",
+        "about half of makemore's positions are padding",
         "nothing",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         excludes=("trim", "cuda-graph", "replay"),
@@ -156,15 +156,15 @@ CATALOGUE: dict[str, Entry] = {
         "The vocabulary padded to a multiple of 64",
         "https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/index.html",
         ("cuda",), EXACT,
-        "matrix kernels for odd widths are slower; the added columns never reach the loss",
-        "rows of the output layer that are never used",
+        "matmul kernels are slower for odd widths; the added columns do not affect the loss",
+        "unused rows of the output layer",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
     ),
     "compile": Entry(
         "Forward, backward and optimizer as one compiled graph",
         DOCS + "generated/torch.compile.html",
         ("cpu", "cuda"), EXACT,
-        "Python, autograd's bookkeeping and a kernel launch stand between every two small operations",
+        "every small operation has the overhead of Python, autograd and a kernel launch",
         "10 to 60 seconds before the first step, a few the next time",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         excludes=("trim",),
@@ -173,7 +173,7 @@ CATALOGUE: dict[str, Entry] = {
         "torch.compile's mode max-autotune",
         DOCS + "generated/torch.compile.html",
         ("cpu", "cuda"), EXACT,
-        "the library's matrix kernel is not always the fastest one for a shape",
+        "the library's matmul kernel is not always the fastest for a shape",
         "a minute or more before the first step",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         needs=("compile",),
@@ -183,7 +183,7 @@ CATALOGUE: dict[str, Entry] = {
         DOCS + "generated/torch.cuda.CUDAGraph.html",
         ("cuda",), EXACT,
         "for a small model the CPU cannot launch kernels as fast as the GPU finishes them",
-        "a private pool of memory, a second for the capture",
+        "a private memory pool, a second for the capture",
         "tests/training/test_cuda_graph.py::test_a_captured_step_trains_as_the_plain_loop",
         excludes=("trim", "pack"),
     ),
@@ -191,8 +191,8 @@ CATALOGUE: dict[str, Entry] = {
         "Eight steps in one replay of the CUDA graph",
         "https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/",
         ("cuda",), EXACT,
-        "even one launch a step leaves the GPU waiting when the step is very short",
-        "eight times the graph's capture",
+        "for very short steps, even one launch per step leaves the GPU idle",
+        "capturing eight steps instead of one",
         "tests/training/test_cuda_graph.py::test_a_captured_step_trains_as_the_plain_loop",
         needs=("cuda-graph",), excludes=("trim", "pack"),
     ),
@@ -208,35 +208,35 @@ CATALOGUE: dict[str, Entry] = {
         "bfloat16 autocast",
         DOCS + "amp.html",
         ("cpu", "cuda"), NUMERICS,
-        "float32 moves twice the bytes and uses the slower units",
+        "float32 moves twice the bytes and uses slower units",
         "7 bits of mantissa instead of 23",
         "tests/training/test_speedups.py::test_numerics_stay_close",
         option=Option("dtype", "bfloat16", "float32"),
     ),
     "kv-cache": Entry(
-        "Keys and values kept while generating",
+        "KV cache in generation",
         DOCS + "generated/torch.nn.functional.scaled_dot_product_attention.html",
         ("cpu", "cuda", "mps"), EXACT,
-        "without them every new character computes all earlier ones again",
-        "2·L·B·T·C numbers while generating; training is not touched",
+        "every new character would recompute all earlier ones",
+        "2·L·B·T·C numbers in generation; training is unaffected",
         "tests/generation/test_cache.py",
         always=True,
     ),
     "schedule": Entry(
-        "Warm-up and a cosine for the learning rate",
+        "Learning rate warm-up and cosine schedule",
         DOCS + "generated/torch.optim.lr_scheduler.CosineAnnealingLR.html",
         ("cpu", "cuda", "mps"), ALGORITHM,
-        "a constant learning rate must be low enough for the end, and is then too low before",
+        "a constant learning rate that is low enough for the end is too low before",
         "nothing; but the number of steps must be known at the start",
         "tests/training/test_optimizers.py::test_the_schedule_rises_and_falls",
         option=Option("lr_schedule", "cosine", "constant"),
     ),
     "muon": Entry(
-        "Muon for the matrices of the blocks",
+        "Muon for the blocks' matrices",
         DOCS + "generated/torch.optim.Muon.html",
         ("cpu", "cuda"), ALGORITHM,
         "AdamW needs more steps for the same loss",
-        "five small matrix products a matrix and a step",
+        "five small matrix products per matrix and step",
         "tests/training/test_optimizers.py::test_muon_is_the_one_of_pytorch",
         option=Option("optimizer", "muon", "adamw"),
     ),
@@ -246,11 +246,11 @@ CATALOGUE: dict[str, Entry] = {
 SWITCHES = tuple(name for name, entry in CATALOGUE.items() if entry.option is None and not entry.always)
 """The names that `--speedups` takes."""
 GROUPS = ("auto", "none", "exact", "all")
-"""What `--speedups` takes beside names: what pays here, nothing, all exact ones, all."""
+"""Groups that `--speedups` accepts besides names."""
 
 
 def changed(config: TrainConfig, names: Collection[str]) -> TrainConfig:
-    """A config with these speed-ups of the catalogue and no other, whatever it had."""
+    """A copy of a config with exactly these speed-ups of the catalogue enabled."""
     options = [(name, entry.option) for name, entry in CATALOGUE.items() if entry.option is not None]
     values = {option.name: option.on if name in names else option.off for name, option in options}
     switches = tuple(name for name in SWITCHES if name in names)

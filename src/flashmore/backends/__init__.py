@@ -1,1 +1,1 @@
-"""Ways of computing attention: one contract, one reference, one file per way."""
+"""Attention backends: one contract, one reference, one file per implementation."""

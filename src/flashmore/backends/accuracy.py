@@ -1,4 +1,4 @@
-"""A backend's answer and gradients, held against `manual` in float64."""
+"""Compares a backend's output and gradients with `manual` in float64."""
 
 from collections.abc import Callable
 
@@ -27,24 +27,24 @@ def attention_accuracy(
         backend: a name in `flashmore.specs.backends()`.
         q: (B, H, T, D), in the precision under test; likewise k and v, (B, H, S, D).
         causal, mask, scale: as in `flashmore.backends.contract.attention`; no mask together with `part`.
-        part: hold only the last so many batch items and heads against float64, where its (T, S) matrices for
-            all of them would not fit. The backend still computes everything; None compares everything.
-        attend: what is judged: `attention`, or the same compiled.
+        part: compare only this many batch items and heads, the last ones, if the float64 (T, S) matrices for
+            all would not fit. The backend still computes everything; None compares everything.
+        attend: the function under test: `attention`, or its compiled form.
 
     Returns:
-        A judgement each for `out`, `dq`, `dk` and `dv`.
+        One judgement each for `out`, `dq`, `dk` and `dv`.
 
     Raises:
         BackendUnavailable: the backend cannot run on these inputs.
-        ValueError: the float64 result is not finite (a fully masked row), so that nothing can be compared.
+        ValueError: the float64 result is not finite (a fully masked row), so nothing can be compared.
     """
-    # A cotangent of random numbers: a sum as the loss would hide errors that cancel.
+    # A random cotangent: a sum as the loss would hide errors that cancel.
     shape = (*q.shape[:3], v.size(3))
     cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     B, H = part or q.shape[:2]
 
-    def last(tensor: Tensor) -> Tensor:  # the last ones, because an index that overflows does so at the end
+    def last(tensor: Tensor) -> Tensor:  # the last ones, because index overflow occurs at the end
         return tensor[-B:, -H:]
 
     def run(

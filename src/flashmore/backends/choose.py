@@ -1,10 +1,9 @@
 """The measured choice: which backend is fastest here, for this device, dtype and shape.
 
-Correctness first: a backend whose output or gradients miss the error budget is not timed. The rest run
-forward and backward in alternating blocks, and the one with the lowest first quartile is remembered on disk:
-the answer depends on the machine and the release of torch, and not on the day. It is the quartile because
-another program on the machine only ever adds time, and with one beside it a median can be 30 times too high
-(docs/log.md).
+Correctness first: a backend whose output or gradients exceed the error budget is not timed. The others run
+forward and backward in alternating blocks, and the one with the lowest first quartile is cached on disk: the
+answer depends on the machine and the torch release, not on the day. The first quartile is robust against
+other programs, which only add time: they can make the median 30 times too high (docs/log.md).
 """
 
 import hashlib
@@ -31,34 +30,34 @@ from flashmore.specs import backends
 
 BLOCKS, FEWEST_BLOCKS = 15, 5
 ALL_SECONDS = 2.0
-"""What the timing should take at most, so that training does not wait long for `auto`."""
+"""Time limit in seconds, so that `auto` does not delay training for long."""
 BLOCK_SECONDS = 0.01
 MOST_REPEATS = 50
 BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
-"""What the (T, T) matrices of a pass by hand, four of them, may take: above the first there are fewer
-sequences, above the second they are shorter. More is neither waited for nor held."""
+"""Limits for the four (T, T) matrices of a manual pass: above the first, fewer sequences are measured; above
+the second, shorter ones."""
 CACHE_VERSION = 3
 LARGEST_ANSWER = 2**20
-"""Bytes of a file of the cache; ours have some 2,000."""
+"""Most bytes of a cache file; ours have about 2,000."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Causal self-attention of one shape on one device: what a choice is made for."""
+    """Causal self-attention of one shape on one device, for which a backend is chosen."""
 
     shape: tuple[int, int, int, int]
     """(B, H, T, D)."""
     dtype: torch.dtype
-    """What q, k and v are: under autocast, the 16-bit type."""
+    """Dtype of q, k and v; under autocast, the 16-bit type."""
     device: torch.device
     dropout_p: float = 0.0
-    """On the weights, in training."""
+    """Dropout probability on the weights, in training."""
     compiled: bool = False
-    """Inside a graph of torch.compile, which makes few kernels of attention by hand: another one may win."""
+    """Inside a torch.compile graph, which fuses manual attention, so another backend may win."""
 
     @property
     def measurable(self) -> "Problem":
-        """The same with fewer sequences, and then shorter ones, until a pass by hand is affordable."""
+        """The same with fewer, then shorter sequences, until a manual pass is affordable."""
         B, H, T, D = self.shape
         while B > 1 and 16 * B * H * T * max(T, D) > BATCH_BYTES:
             B //= 2
@@ -67,7 +66,7 @@ class Problem:
         return replace(self, shape=(B, H, T, D))
 
     def key(self) -> dict[str, Any]:
-        """All that the answer depends on, as JSON values."""
+        """Everything the answer depends on, as JSON values."""
         on_cuda = self.device.type == "cuda"
         return {
             "version": CACHE_VERSION,
@@ -85,11 +84,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One backend: its time, or why it has none."""
+    """One backend: its time, or why it was not timed."""
 
     name: str
     time_ms: Spread | None
-    """Forward and backward once."""
+    """Time of one forward and backward pass."""
     why_not: str | None
     samples_ms: tuple[tuple[float, ...], ...] = ()
     """Blocks; empty for an answer from the cache."""
@@ -97,7 +96,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A file of the cache."""
+    """A cache file."""
 
     key: dict[str, Any]
     candidates: tuple[Candidate, ...]
@@ -105,31 +104,30 @@ class _Answer:
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend that will run, and why it is this one."""
+    """The backend that will run, and why."""
 
     backend: str
     why: str
     candidates: tuple[Candidate, ...] = ()
-    """What was measured, now or when the cache was filled; empty where the backend was asked for by name."""
+    """What was measured, now or when cached; empty if the backend was requested by name."""
     seconds: float = 0.0
-    """Spent on measuring just now; 0 for an answer from the cache."""
+    """Time spent on measuring; 0 for a cached answer."""
 
 
 def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = time.perf_counter) -> Choice:
-    """Settle which backend runs.
+    """Choose the backend that runs.
 
     Args:
         name: a backend, which is only tried, or `auto` for the fastest here.
-        problem: what is to be computed. For one that is too large to be measured a smaller one decides, which
-            `why` names.
-        fresh: measure again even where the cache has an answer.
-        clock: the clock to read.
+        problem: the attention call. If it is too large to measure, a smaller one named in `why` decides.
+        fresh: ignore the cache and measure again.
+        clock: the clock.
 
     Raises:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
     """
     if name != "auto":
-        # One row shows whether the kernel runs; that all of them fit into memory, a step shows.
+        # One row shows whether the kernel runs; whether all rows fit in memory, the first step shows.
         _try(name, replace(problem.measurable, shape=(1, *problem.measurable.shape[1:])))
         return Choice(name, "asked for by name")
     asked, problem = problem, problem.measurable
@@ -151,7 +149,7 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
 
 
 def measure_candidates(problem: Problem, clock: Clock = time.perf_counter) -> tuple[Candidate, ...]:
-    """Check every backend, then time those that are right, in turn."""
+    """Check every backend, then time the correct ones in alternating blocks."""
     reasons: dict[str, str | None] = {}
     runs: dict[str, Callable[[], object]] = {}
     for name in _considered(problem):
@@ -177,16 +175,16 @@ def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
 
 
 def _considered(problem: Problem) -> tuple[str, ...]:
-    """All backends; of compiled ones, which take seconds each, by hand and the one that wins uncompiled."""
+    """All backends; compiled, which takes seconds each, only `manual` and the uncompiled winner."""
     if not problem.compiled:
         return tuple(backends())
     return tuple(dict.fromkeys(("manual", choose("auto", replace(problem, compiled=False)).backend)))
 
 
 def _why_not(name: str, problem: Problem) -> str | None:
-    """Why a backend has no time: it cannot run, or its answer misses the error budget; None if it has one."""
+    """Why a backend is not timed: it cannot run, or exceeds the error budget; None if it is."""
     generator = torch.Generator().manual_seed(0)
-    # The kernels treat batch entries alike, so one is enough to judge, and float64 stays affordable.
+    # Kernels treat batch entries alike, so one is enough to check, and float64 stays affordable.
     H = problem.shape[1]
     shape = problem.shape if problem.compiled else (1, *problem.shape[1:])
     q, k, v = (torch.randn(shape, generator=generator).to(problem.device, problem.dtype) for _ in range(3))
@@ -207,7 +205,7 @@ def _why_not(name: str, problem: Problem) -> str | None:
 
 def _try(name: str, problem: Problem) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of the first reason; the error tells all
+        warnings.simplefilter("ignore")  # torch warns of the first reason; the error lists all
         one_pass(name, problem)()
 
 
@@ -216,7 +214,7 @@ def _attend(compiled: bool) -> Callable[..., Tensor]:
 
 
 def one_pass(name: str, problem: Problem) -> Callable[[], object]:
-    """Make what is timed: forward and backward, finished when it returns."""
+    """Return the timed function: forward and backward, synchronised."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, cotangent = (
         torch.randn(problem.shape, generator=generator).to(problem.device, problem.dtype) for _ in range(4)
@@ -235,7 +233,7 @@ def one_pass(name: str, problem: Problem) -> Callable[[], object]:
 
 
 def _seconds(run: Callable[[], object], clock: Clock) -> float:
-    """The shortest of three: what a machine under load adds says nothing of the work."""
+    """The shortest of three runs, which excludes most of the machine's other load."""
     shortest = float("inf")
     for _ in range(3):
         began = clock()
@@ -254,7 +252,7 @@ def _digest(problem: Problem) -> str:
 
 
 def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
-    """An answer from the cache; a file that is missing, damaged or about something else is no answer."""
+    """A cached answer; None if the file is missing, damaged or for another problem."""
     try:
         kept = msgspec.json.decode(read_regular(path, LARGEST_ANSWER), type=_Answer)
     except (FlashmoreError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -266,7 +264,7 @@ def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
 
 
 def _remember(path: Path, problem: Problem, candidates: tuple[Candidate, ...]) -> str:
-    """Keep an answer, whole or not at all; returns a remark where the disk refused."""
+    """Cache an answer atomically; returns a remark if that failed."""
     answers = [asdict(replace(candidate, samples_ms=())) for candidate in candidates]
     document = json.dumps({"key": problem.key(), "candidates": answers}, indent=1)
     try:

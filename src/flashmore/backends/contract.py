@@ -1,7 +1,7 @@
-"""What `attention(q, k, v)` means.
+"""The contract of `attention(q, k, v)`.
 
-Shapes: B batch, H heads, T queries, S keys, D channels a head. q is (B, H, T, D), k and v are (B, H, S, D).
-`manual` in float64 is what right means; `flashmore.backends.accuracy` says how far from it one may be.
+Shapes: B batch, H heads, T queries, S keys, D channels per head. q is (B, H, T, D), k and v are (B, H, S, D).
+`manual` in float64 is the reference; `flashmore.backends.accuracy` compares backends with it.
 """
 
 from typing import Protocol
@@ -15,7 +15,7 @@ from flashmore.specs import backend_spec, usable
 
 
 class Compute(Protocol):
-    """One way of computing attention."""
+    """An attention backend's function."""
 
     def __call__(
         self,
@@ -36,10 +36,10 @@ LOADED: dict[str, Compute] = {}
 
 
 def load_backend(name: str) -> Compute:
-    """The function that computes attention; call it before compiling `attention`, which imports nothing then.
+    """Load a backend's function; call this before compiling `attention`, so that compilation imports nothing.
 
     Raises:
-        ConfigError: there is no backend of this name.
+        ConfigError: there is no backend with this name.
     """
     if name not in LOADED:
         LOADED[name] = backend_spec(name).load()
@@ -57,23 +57,22 @@ def attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """Attend from every query to the keys that it may see, computed by the named backend.
+    """Compute attention with the named backend.
 
     Args:
         q: queries, (B, H, T, D), floating point.
         k: keys, (B, H, S, D), of q's dtype and device.
         v: values, (B, H, S, D_v), likewise; D_v is usually D.
-        backend: a name of `flashmore.specs.backends`; there is no default, so that a result always says
-            what made it.
-        causal: query t sees keys 0 … t (aligned top-left, so meant for T = S).
-        mask: (T, S) or (B, H, T, S), 1 where it repeats: bool, True where a query may look, or a number
-            that is added to the scores. Never together with `causal`.
+        backend: a name in `flashmore.specs.backends`; there is no default, so that the caller always knows
+            which one ran.
+        causal: query t attends to keys 0 … t (aligned top-left, so meant for T = S).
+        mask: broadcastable to (T, S) or (B, H, T, S): bool, True for positions that take part in attention,
+            or floating point, added to the scores. Not together with `causal`.
         scale: factor on the scores; None means 1/√D.
-        dropout_p: probability of dropping a weight. It acts whenever it is above 0: pass 0 in evaluation.
+        dropout_p: probability of dropping a weight. It applies whenever it is above 0: pass 0 in evaluation.
 
     Returns:
-        (B, H, T, D_v), of q's dtype. A query that may see no key gets 0 from the fused kernels and NaN from
-        `manual`.
+        (B, H, T, D_v), of q's dtype. For a fully masked query, the fused kernels return 0 and `manual` NaN.
 
     Raises:
         ConfigError: an unknown backend, `mask` together with `causal`, or shapes outside this contract.
@@ -86,7 +85,7 @@ def attention(
     try:
         return compute(q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)
     except (RuntimeError, IndexError) as error:
-        # torch's texts change between releases: the reasons come from our rules
+        # torch's messages change between releases, so the reasons come from our rules
         call = describe_call(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p)
         spec = backend_spec(backend)
         reasons = tuple(map(str, spec.reasons_against(call)))
@@ -106,14 +105,14 @@ def describe_call(
     dropout_p: float = 0.0,
     gqa: bool = False,
 ) -> AttentionCall:
-    """Put into words what decides which kernel can run on these tensors.
+    """Describe a call by the properties that determine which kernels can run.
 
     Args:
         q: (…, H, L, D); k is (…, H_kv, S, D), v is (…, H_kv, S, D_v).
         mask, causal, dropout_p, gqa: as scaled_dot_product_attention takes them.
 
     Raises:
-        ConfigError: no kernel takes them; see `AttentionCall`.
+        ConfigError: no kernel supports them; see `AttentionCall`.
     """
     on_cuda = q.device.type == "cuda"
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))

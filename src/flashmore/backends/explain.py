@@ -1,7 +1,7 @@
-"""Which backends can compute a call of attention, every reason against the others, and which one runs.
+"""Which backends can compute an attention call, every reason against the others, and which one runs.
 
-The rules say why; running says whether. Where the device is present every backend is forced once, and what
-was seen decides: a rule that is wrong for the installed torch is then named, not believed.
+If the device is present, every backend is forced once, and the outcome overrides the rules, which give the
+reasons: a rule that is wrong for the installed torch is reported.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +16,14 @@ from flashmore.specs import BackendSpec, backend_spec, backends
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be said about one backend."""
+    """The explanation for one backend."""
 
     name: str
     usable: bool
     reasons: tuple[str, ...]
-    """Everything that speaks against it, each with what to change; empty if it is usable."""
+    """Every reason against it, each with what to change; empty if it is usable."""
     cautions: tuple[str, ...]
-    """What to know before using it."""
+    """Caveats of using it."""
     about: str
 
 
@@ -35,15 +35,15 @@ class Explanation:
     device_present: bool
     backends: tuple[Answer, ...]
     default: str | None
-    """The kernel that ran when PyTorch chose; None where nothing could be run."""
+    """The kernel that PyTorch chose; None if nothing could be run."""
     how: str
-    """What shows the default, or why there is none."""
+    """How the default was determined, or why there is none."""
     ran: AttentionCall | None
-    """What was run to find out: the call, or a smaller one that every rule treats alike."""
+    """The call that was run: the original, or a smaller one equivalent under every rule."""
     line: str | None
     """Two lines of Python that force a kernel: PyTorch's choice, or the first that can run."""
     torch: str
-    """The release that was asked."""
+    """The installed torch release."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -51,21 +51,21 @@ class Explanation:
 
 
 def explain(call: AttentionCall) -> Explanation:
-    """Say for every backend whether it can compute a call, with all reasons against it.
+    """Explain for every backend whether it can compute a call, with all reasons against it.
 
-    Where the device is present, every backend is run once, forward and, if `call.needs_grad`, backward, and
-    PyTorch's own choice is read off what ran: a call that is too large is replaced by a smaller one that
-    every rule treats alike. Elsewhere the rules answer alone.
+    If the device is present, every backend is run once, forward and, if `call.needs_grad`, backward, and
+    PyTorch's default is read from what ran; a call that is too large is replaced by a smaller one equivalent
+    under every rule. Otherwise only the rules are used.
 
     Args:
-        call: shapes, dtype, device, mask and so on; `flashmore.backends.contract.describe_call` makes one
-            from tensors. Its compute capability counts only where no GPU is present.
+        call: shapes, dtype, device, mask and so on; `flashmore.backends.contract.describe_call` builds one
+            from tensors. Its compute capability is only used if no GPU is present.
 
     Returns:
         An answer for each of `flashmore.specs.backends`, and the default.
 
     Raises:
-        ConfigError: from `AttentionCall`, for a call that no kernel takes.
+        ConfigError: from `AttentionCall`, for a call that no kernel supports.
     """
     present = is_present(call.device)
     if present and call.device == "cuda":
@@ -110,7 +110,7 @@ def _default(call: AttentionCall, present: bool, ran: AttentionCall | None) -> t
 
 
 def _line(default: str | None, answers: tuple[Answer, ...]) -> str | None:
-    """Force the kernel that PyTorch chose; where that is not known, a fused one with the fewest cautions."""
+    """Force the kernel that PyTorch chose; if unknown, a fused one with the fewest cautions."""
     ranks = {}
     for answer in answers:
         spec = backend_spec(answer.name)

@@ -1,8 +1,8 @@
-"""Attention by hand, in the four steps of the paper: the reference that every other backend is held against.
+"""Attention in the four explicit steps of the paper: the reference for every other backend.
 
 Attention Is All You Need (Vaswani et al. 2017), equation 1: softmax(Q Kᵀ / √D) V.
 
-Shapes: B batch, H heads, T queries, S keys, D channels a head.
+Shapes: B batch, H heads, T queries, S keys, D channels per head.
 """
 
 import math
@@ -22,9 +22,9 @@ def manual(
     scale: float | None,
     dropout_p: float,
 ) -> Tensor:
-    """Scores, scale and mask, softmax, times V; the whole (T, S) matrix is written to memory.
+    """Scores, scale and mask, softmax, times V; materialises the whole (T, S) matrix.
 
-    Args and result as in `flashmore.backends.contract.attention`. A row whose keys are all masked gives NaN.
+    Args and result as in `flashmore.backends.contract.attention`. A fully masked row gives NaN.
     """
     T, S, D = q.size(-2), k.size(-2), q.size(-1)
 

@@ -1,12 +1,11 @@
-"""Packed attention: the second contract, segments one after the other with no padding between them.
+"""Packed attention: the second contract, for concatenated segments without padding.
 
-Shapes: N tokens of all segments together, B segments, T places (the longest segment), H heads, D channels a
-head.
+Shapes: N tokens in all segments, B segments, T places (the longest segment), H heads, D channels per head.
 
-A batch of names is half padding: linear layers, normalisations and the loss can leave it out if the real
-characters stand one after the other. Only attention must know where one segment ends and the next begins.
-PyTorch's own form of this is `varlen_attn` (https://docs.pytorch.org/docs/stable/nn.attention.varlen.html) on
-CUDA; elsewhere the segments are laid out as rows of T places for the time of the attention alone.
+About half of a batch of names is padding. If the segments are concatenated instead, linear layers, layer
+norms and the loss skip it; only attention needs the segment boundaries. On CUDA PyTorch supports this with
+`varlen_attn` (https://docs.pytorch.org/docs/stable/nn.attention.varlen.html); elsewhere the segments are
+padded to rows of T places for attention only.
 """
 
 import inspect
@@ -25,12 +24,12 @@ from flashmore.errors import BackendUnavailable
 from flashmore.specs import backends
 
 PACKED_BACKENDS: tuple[str, ...] = ("segments", *backends(), "varlen")
-"""`segments` goes from one to the next and is the reference; `varlen` is for CUDA; the others use rows."""
+"""`segments` loops over segments and is the reference; `varlen` is for CUDA; the others use padded rows."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Where each segment lies among the N tokens, and where its tokens lie in rows of T places."""
+    """The position of each segment in the N tokens, and of its tokens in rows of T places."""
 
     cu_seqlens: Tensor
     """(B + 1,) int32: segment b is tokens cu_seqlens[b] … cu_seqlens[b + 1] - 1."""
@@ -41,13 +40,13 @@ class Segments:
     places: Tensor
     """(N,) int64: b·T + position, the place of each token."""
     tokens: Tensor
-    """(B·T,) int64: the token at each place; token 0 stands in where there is none."""
+    """(B·T,) int64: the token at each place; token 0 for padding."""
     real: Tensor
-    """(B·T,) bool: whether there is a token at the place."""
+    """(B·T,) bool: False for padding."""
 
     @classmethod
     def of(cls, lengths: Tensor, longest: int) -> "Segments":
-        """Lay out segments.
+        """Build the layout from segment lengths.
 
         Args:
             lengths: (B,) int64, each from 1 to `longest`, on any device.
@@ -76,9 +75,9 @@ def packed_attention(
         q: queries, (N, H, D), floating point.
         k: keys, likewise.
         v: values, likewise.
-        segments: where they lie.
+        segments: their layout.
         backend: a name in `PACKED_BACKENDS`.
-        dropout_p: probability of dropping a weight; it acts whenever it is above 0.
+        dropout_p: probability of dropping a weight; it applies whenever it is above 0.
 
     Returns:
         (N, H, D), of q's dtype.
@@ -99,25 +98,25 @@ def packed_attention(
 
 
 def to_places(x: Tensor, segments: Segments) -> Tensor:
-    """Lay tokens (N, C) out in rows of places (B·T, C); a place without a token repeats token 0.
+    """Pad tokens (N, C) to rows of places (B·T, C); padding repeats token 0.
 
-    With causal attention no real query sees such a place: they are the last ones of their row.
+    With causal attention no real query sees padding, which is at the end of each row.
     """
     placed: Tensor = _ToPlaces.apply(x, segments.tokens, segments.places)  # type: ignore[no-untyped-call]
     return placed
 
 
 def to_tokens(x: Tensor, segments: Segments) -> Tensor:
-    """Take the tokens (N, C) out of their places (B·T, C)."""
+    """Gather the tokens (N, C) from their places (B·T, C)."""
     where = (segments.places, segments.tokens, segments.real)
     taken: Tensor = _ToTokens.apply(x, *where)  # type: ignore[no-untyped-call]
     return taken
 
 
 class _ToPlaces(torch.autograd.Function):
-    """A gather whose backward is a gather too: autograd's own would be a slow scatter-add.
+    """A gather whose backward is also a gather: autograd's would be a slow scatter-add.
 
-    Places without a token have no part in the result, so their gradients are zero and may be left out.
+    Padding does not affect the result, so its gradients are zero and can be omitted.
     """
 
     @staticmethod
@@ -136,7 +135,7 @@ class _ToPlaces(torch.autograd.Function):
 
 
 class _ToTokens(torch.autograd.Function):
-    """A gather whose backward is a gather, with zeros where there is no token."""
+    """A gather whose backward is a gather, with zeros for padding."""
 
     @staticmethod
     def forward(x: Tensor, places: Tensor, *_: Tensor) -> Tensor:
@@ -154,7 +153,7 @@ class _ToTokens(torch.autograd.Function):
 
 
 def _one_by_one(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: float) -> Tensor:
-    """The four steps for one segment after the other: what right means."""
+    """Manual attention for each segment in turn: the reference."""
     ends = segments.cu_seqlens.tolist()
     parts = []
     for start, end in itertools.pairwise(ends):
@@ -181,10 +180,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: floa
 
 
 def _varlen_kernel() -> Callable[..., Any]:
-    """Causal `varlen_attn`, spelled as the installed torch spells it."""
+    """Causal `varlen_attn`, with the installed torch's signature."""
     from torch.nn.attention.varlen import varlen_attn
 
-    # 2.10 had is_causal=True; from 2.11 on a window says the same: any number of keys back, none ahead.
+    # 2.10 had is_causal=True; from 2.11 on a window replaces it: any number of keys back, none ahead.
     if "window_size" in inspect.signature(varlen_attn).parameters:
         return partial(varlen_attn, window_size=(-1, 0))
     return partial(varlen_attn, is_causal=True)  # type: ignore[call-arg]

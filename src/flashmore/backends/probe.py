@@ -1,4 +1,4 @@
-"""What really runs: a described call made into tensors, with one backend forced or PyTorch's own choice."""
+"""Runs a described call on tensors, with one backend forced or with PyTorch's own choice."""
 
 import math
 import warnings
@@ -20,22 +20,22 @@ from flashmore.rules.call import AttentionCall, Shape
 from flashmore.specs import backend_spec, backends
 
 LARGEST_SCORES = 2**24
-"""Entries of the (…, L, S) matrix that a probe may make: 64 MiB in float32."""
+"""Most elements of a probe's (…, L, S) matrix: 64 MiB in float32."""
 LARGEST_PRODUCT = 2**29
-"""Multiplications of q @ kᵀ that a probe may cost: well below a second."""
+"""Most multiplications in a probe's q @ kᵀ: well below a second."""
 LARGEST_INPUT = 2**24
-"""Numbers in q, k and v together."""
+"""Most elements of q, k and v together."""
 
 
 def is_present(device: str) -> bool:
-    """Whether this torch sees the device on this machine."""
+    """Whether the installed torch finds the device on this machine."""
     if device == "cuda":
         return torch.cuda.is_available()
     return device == "cpu" or torch.backends.mps.is_available()
 
 
 def affordable(call: AttentionCall) -> AttentionCall | None:
-    """The call, or a smaller one that every rule treats alike; None where that is too large as well."""
+    """The call, or a smaller one equivalent under every rule; None if that is too large as well."""
     if _is_small(call):
         return call
     smaller = _smaller(call)
@@ -46,7 +46,7 @@ def affordable(call: AttentionCall) -> AttentionCall | None:
 
 
 def failure_of(backend: str, call: AttentionCall) -> Exception | None:
-    """Force one backend, forward and in training backward; None if it ran, else what it raised."""
+    """Force one backend, forward and, in training, backward; None if it ran, else its exception."""
     try:
         with _surroundings(call):
             out = _compute(backend, call)
@@ -60,11 +60,11 @@ def failure_of(backend: str, call: AttentionCall) -> Exception | None:
 
 
 def default_of(call: AttentionCall) -> tuple[str, str]:
-    """Let PyTorch choose, and read which kernel ran.
+    """Let PyTorch choose, and detect which kernel ran.
 
     Returns:
-        The kernel, and what shows it: in training the node that the output remembers for its backward pass,
-        else the operator that was called.
+        The kernel, and the evidence: in training the output's backward node, else the operator that was
+        called.
 
     Raises:
         RuntimeError, IndexError: PyTorch's choice cannot compute this call.
@@ -80,7 +80,7 @@ def default_of(call: AttentionCall) -> tuple[str, str]:
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the name of every operator that is called."""
+    """Records the name of every operator call."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -102,7 +102,7 @@ def _kernel_among(names: list[str], else_math: str) -> tuple[str, str]:
 
 
 def _nodes(node: Any) -> list[str]:
-    """The names of an output's backward nodes: a padded kernel's own is not the last one."""
+    """The names of an output's backward nodes: with padding, the kernel's is not the last one."""
     names, ahead, seen = [], [node], {node}
     while ahead:
         node = ahead.pop()
@@ -134,7 +134,7 @@ def _operand(shape: Shape, call: AttentionCall) -> Tensor:
 def _mask(shape: Shape, call: AttentionCall) -> Tensor:
     dtype = getattr(torch, call.mask_dtype)
     made = _strided(shape, call.mask_unit_stride, dtype, call.device)
-    # True lets every query look everywhere; a number is added to the scores, and 0 does the same.
+    # A bool mask of True and an additive mask of 0 mask nothing.
     return made.fill_(1 if dtype == torch.bool else 0).requires_grad_(call.mask_needs_grad)
 
 
@@ -142,21 +142,21 @@ def _strided(shape: Shape, unit_stride: bool, dtype: torch.dtype, device: str) -
     """Zeros with a last stride of 1, or of 2."""
     if not shape:
         return torch.zeros((), dtype=dtype, device=device)
-    # Twice the room in any case: torch 2.13's CPU kernel reads a float32 mask as if it were float64.
+    # Always allocate twice the size: torch 2.13's CPU kernel reads a float32 mask as if it were float64.
     room = torch.zeros(2 * math.prod(shape), dtype=dtype, device=device)
     return room[: math.prod(shape)].view(shape) if unit_stride else room.view(*shape, 2)[..., 0]
 
 
 @contextmanager
 def _surroundings(call: AttentionCall) -> Iterator[None]:
-    """Grad mode and determinism as described; random numbers and settings as before at the end."""
+    """Set grad mode and determinism as described; restore generator state and settings afterwards."""
     was, only_warned = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     devices = [torch.cuda.current_device()] if call.device == "cuda" else []
     with torch.random.fork_rng(devices), torch.set_grad_enabled(call.needs_grad), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch tells reasons as warnings; ours are complete
+        warnings.simplefilter("ignore")  # torch reports reasons as warnings; ours are complete
         torch.use_deterministic_algorithms(call.deterministic)
         try:
             yield
@@ -177,7 +177,7 @@ def _is_small(call: AttentionCall) -> bool:
 
 
 def _smaller(call: AttentionCall) -> AttentionCall:
-    """The same relations between sizes, with as few items, heads, queries and keys as they allow."""
+    """The smallest call with the same relations between sizes."""
     length, source = call.length, call.source_length
     sizes = {length: min(length, 64 if length >= source else 32)}
     sizes[source] = min(source, 64 if source >= length else 32)
@@ -196,7 +196,7 @@ def _smaller(call: AttentionCall) -> AttentionCall:
 
 
 def _smaller_leads(call: AttentionCall) -> tuple[Shape, ...]:
-    """Leading sizes of q, k, v and the mask: 1 where all agree, their ratios where they do not."""
+    """Leading sizes of q, k, v and the mask: 1 if all agree, otherwise their ratios."""
     shapes = [call.query[:-2], call.key[:-2], call.value[:-2], () if call.mask is None else call.mask[:-2]]
     small: list[list[int]] = [[] for _ in shapes]
     for axis in range(1, max(map(len, shapes)) + 1):

@@ -23,7 +23,7 @@ def chosen_by_pytorch(
     scale: float | None,
     dropout_p: float,
 ) -> Tensor:
-    """Let PyTorch choose the kernel, which may be MATH in silence.
+    """Let PyTorch choose the kernel, which may silently be MATH.
 
     Args and result as in `flashmore.backends.contract.attention`.
     """
@@ -43,15 +43,15 @@ def forced(
     scale: float | None,
     dropout_p: float,
 ) -> Tensor:
-    """Run one kernel or fail: with a list of one there is nothing to fall back to.
+    """Run one kernel or fail: with a list of one there is no fallback.
 
     Args and result as in `flashmore.backends.contract.attention`.
 
     Raises:
-        RuntimeError: the kernel cannot run; the text differs between releases of torch.
+        RuntimeError: the kernel cannot run; the message depends on the torch release.
     """
-    # MATH is made of several operations. Autocast would act on each of them, and torch.func then meets a
-    # float32 gradient where it wants a 16-bit one; inputs of 16 bit need no autocast.
+    # MATH consists of several operations. Under autocast each would be cast, and torch.func would get a
+    # float32 gradient where it expects a 16-bit one; 16-bit inputs need no autocast.
     single = kernel is SDPBackend.MATH and q.dtype in (torch.bfloat16, torch.float16)
     apart = torch.autocast(q.device.type, enabled=False) if single else nullcontext()
     with sdpa_kernel([kernel]), apart:

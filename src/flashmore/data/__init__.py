@@ -1,1 +1,1 @@
-"""A file in, batches out."""
+"""Data: from a file to batches."""

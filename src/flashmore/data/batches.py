@@ -1,4 +1,4 @@
-"""Padded batches: a part of a split as tensors, and which of its items make the batch of a step.
+"""Padded batches: a part of a split as tensors, and the items of each step's batch.
 
 B batch, N items, T positions.
 """
@@ -15,23 +15,23 @@ from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import ConfigError, DataError
 
 IGNORE = -1
-"""The target of a position that is padding; no loss is taken there."""
+"""Target of padding positions, which the loss ignores."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """A whole part of a split on the device, made once."""
+    """A whole part of a split as tensors on the device."""
 
     ids: Tensor
     """(N, T) int64: BOS, the characters, padding 0."""
     targets: Tensor
-    """(N, T) int64: the characters, EOS, then IGNORE: what comes after each of `ids`."""
+    """(N, T) int64: the characters, EOS, then IGNORE; the next id after each of `ids`."""
     lengths: Tensor
     """(N,) int64: number of positions with a target, EOS included."""
 
     @property
     def mean_length(self) -> float:
-        """Positions with a target in an item."""
+        """Mean number of positions with a target per item."""
         return self.lengths.cpu().double().mean().item()
 
     def to(self, device: torch.device | str) -> "Sequences":
@@ -42,7 +42,7 @@ class Sequences:
 def encode_items(
     items: Sequence[str], vocabulary: Vocabulary, context: int, device: torch.device | str
 ) -> Sequences:
-    """Turn items into sequences of T = `context` positions.
+    """Encode items as sequences of T = `context` positions.
 
     Raises:
         DataError: an item longer than `context` - 1, or with characters outside the vocabulary.
@@ -55,7 +55,7 @@ def encode_items(
             "shorter items, or a model with a longer context",
         )
     flat = _encode_together("".join(items), vocabulary)  # (sum of the items' characters,)
-    # Row by row, the True places of the mask are the characters of the items in their order.
+    # In row-major order, the True entries of the mask are the items' characters in order.
     mask = np.arange(context - 1) < lengths[:, None]  # (N, T - 1)
     ids = np.full((len(items), context), EOS, dtype=np.int64)
     ids[:, 1:][mask] = flat
@@ -67,26 +67,26 @@ def encode_items(
 
 
 def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
-    # One code point is one character: a binary search in the sorted vocabulary spares a Python step for each.
+    # One code point is one character: a binary search in the sorted vocabulary avoids a Python loop.
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     no_character = 0xFFFFFFFF
     known = np.array([*map(ord, vocabulary.characters), no_character], dtype=np.uint32)
     places = np.searchsorted(known, points)
     if not np.array_equal(known[places], points):
-        vocabulary.encode(text)  # raises the error that names them
+        vocabulary.encode(text)  # raises an error that names them
     return places.astype(np.int64) + 1
 
 
 class BatchOrder:
-    """Which items make the batch of a step: a pure function of the seed and the step.
+    """The items of each step's batch: a pure function of the seed and the step.
 
-    Each epoch is its own permutation, so that every item comes once an epoch. Batches run over the end of an
-    epoch into the next, so that every batch is full, even where it is larger than the whole part.
+    Each epoch is a new permutation, so every item occurs once per epoch. Batches continue across epochs, so
+    every batch is full, even if it is larger than the whole part.
 
     Args:
         count: number of items N.
         batch: batch size B.
-        seed: any whole number from 0.
+        seed: a non-negative integer.
 
     Raises:
         ConfigError: a count or batch below 1, or a negative seed.
@@ -99,13 +99,13 @@ class BatchOrder:
         self._count = count
         self.batch_size = batch
         self._seed = seed
-        # Epochs are drawn in blocks that hold a batch, so that no batch touches more than two of them.
+        # Epochs are drawn in blocks of at least a batch, so that no batch spans more than two blocks.
         self._epochs = -(-batch // count)
         self._number = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     def indices(self, step: int) -> Tensor:
-        """Give the indices of the items in the batch of a step, counted from 0: (B,) int64 on the CPU."""
+        """Indices of the items in the batch of a step, counted from 0: (B,) int64 on the CPU."""
         number, start = divmod(step * self.batch_size, self._epochs * self._count)
         first = self._block(number)[start : start + self.batch_size].clone()
         missing = self.batch_size - len(first)
@@ -123,7 +123,7 @@ def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Gather a batch: ids (B, T) and targets (B, T), int64, on the device of the sequences.
 
     Args:
-        sequences: what `encode_items` gave.
+        sequences: the result of `encode_items`.
         indices: (B,) int64 on any device.
     """
     chosen = indices.to(sequences.ids.device)

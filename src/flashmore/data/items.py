@@ -1,4 +1,4 @@
-"""Items, one a line: read, cleaned, and split into train, validation and test."""
+"""Items, one per line: read, cleaned, and split into train, validation and test."""
 
 import codecs
 import re
@@ -19,24 +19,24 @@ from flashmore.files import is_of_no_file, open_input
 MAX_LENGTH = 1000
 """Longest item in characters."""
 LARGEST_FILE = 2**27
-"""Bytes of a file of items, which is read whole."""
+"""Largest file of items in bytes; it is read into memory."""
 
 MOST_LINES = 6_000_000
 
 BUILT_IN = "built-in names"
-"""The source of `Words` that come from the package itself (see NAMES.md)."""
+"""`Words.source` of the names included in the package (see NAMES.md)."""
 
-# str.splitlines() would also cut at form feeds, U+2028 and others, which may stand inside an item.
+# str.splitlines() would also split at form feeds, U+2028 and others, which may occur inside an item.
 LINE_END = re.compile(r"\r\n|\r|\n")
-"""What ends a line."""
+"""Line endings."""
 NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
-"""Control characters that no text needs, and halves of surrogate pairs, which cannot be written as UTF-8."""
+"""Control characters that do not occur in text, and lone surrogates, which UTF-8 cannot encode."""
 MOST_MARKS = 100
-"""Combining marks in a row: Unicode's Stream-Safe Text Format (UAX 15) has at most 30. Normalising takes the
-square of their number."""
+"""Most consecutive combining marks: Unicode's Stream-Safe Text Format (UAX 15) has at most 30. Normalisation
+is quadratic in their number."""
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
-"""What to try where the bytes are not in the encoding that was named."""
+"""Suggestion for bytes that are not in the given encoding."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class Words:
     duplicates: int
     """How many lines repeat an earlier one: `len(lines) - len(items)`."""
     source: str
-    """The path as it was given, or `built-in names`."""
+    """The path as given, or `built-in names`."""
 
 
 def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
-    """Read one item a line.
+    """Read one item per line.
 
-    Lines end with LF, CRLF or CR. Byte-order marks, blank lines and the spaces around an item are dropped,
-    and Unicode is normalised, so that the same item typed in two ways is one item.
+    Lines end with LF, CRLF or CR. Byte-order marks, blank lines and spaces around items are dropped, and
+    Unicode is normalised, so that different encodings of the same item are equal.
 
     Args:
-        path: a text file; None for the built-in names, which are UTF-8 whatever `encoding` says.
+        path: a text file; None for the built-in names, for which `encoding` is ignored.
         encoding: the file's encoding, by any name that Python knows.
 
     Raises:
@@ -80,19 +80,19 @@ def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
 
 
 def normalize(text: str) -> str:
-    """Bring text into the form in which items are kept, so that what a user types can be looked up.
+    """Normalise text to the form in which items are stored, so that user input can be looked up.
 
     The form is Unicode's NFC (Unicode Standard Annex 15) without byte-order marks; surrounding spaces stay.
     """
-    # A mark inside the text is what joining files leaves; as a character, Unicode has retired it.
+    # Concatenating files leaves byte-order marks inside the text; as a character, Unicode deprecates them.
     return unicodedata.normalize("NFC", text.replace("\ufeff", ""))
 
 
 def require_few_marks(text: str, source: str) -> None:
-    """Refuse text that takes long to normalise.
+    """Refuse text that is slow to normalise.
 
     Raises:
-        DataError: more than `MOST_MARKS` combining marks in a row.
+        DataError: more than `MOST_MARKS` consecutive combining marks.
     """
     if not text.isascii() and (found := _many_marks().search(text)):
         raise DataError(
@@ -104,22 +104,22 @@ def require_few_marks(text: str, source: str) -> None:
 
 @cache
 def _many_marks() -> re.Pattern[str]:
-    # What decomposes into marks counts as one, too.
+    # Characters that decompose into marks count as marks too.
     every = map(chr, range(sys.maxunicode + 1))
     marks = "".join(char for char in every if unicodedata.combining(unicodedata.normalize("NFD", char)[0]))
     return re.compile(f"[{marks}]{{{MOST_MARKS + 1}}}")
 
 
 def require_encoding(encoding: str) -> None:
-    """Refuse a name that is no text encoding.
+    """Refuse a name that is not a text encoding.
 
     Raises:
-        DataError: Python knows no text encoding of that name, or one that no file is written in.
+        DataError: Python knows no text encoding of that name, or it is not used for files.
     """
     found = repr(encoding)
     try:
         if not is_of_no_file(encoding):
-            # bytes.decode would take any name for an empty file; "replace" is what naming the bad line needs.
+            # bytes.decode accepts any name for empty input; "replace" is needed to name the bad line.
             "a".encode(encoding, "replace")
             return
         found += ", which Python knows, but no file is written in it"
@@ -161,7 +161,7 @@ def _line_at(before: str) -> int:
 
 
 def other_signs(data: bytes) -> str:
-    """What else speaks against the encoding, to be added to a message; empty where nothing does."""
+    """Further evidence against the encoding, to be added to a message; may be empty."""
     if data.startswith(_UTF_16_MARKS):
         return "; the file begins as UTF-16 does"
     if b"\0" in data:
@@ -209,10 +209,10 @@ class Split:
     validation: tuple[str, ...]
     test: tuple[str, ...]
     leak_share: float | None
-    """Share of the test items that stand in train too, in [0, 1]; None where the split cannot leak."""
+    """Share of the test items that are also in train, in [0, 1]; None if the split cannot leak."""
 
     def novelty(self, text: str) -> Literal["train", "validation", "test", "new"]:
-        """Name the first part that holds the text, in the order train, validation, test; else `new`."""
+        """The first part that contains the text, in the order train, validation, test; else `new`."""
         train, validation, test = self._parts
         if text in train:
             return "train"
@@ -228,18 +228,18 @@ class Split:
 def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
     """Split items into train, validation and test.
 
-    Shares such as `80/10/10` split the different items: none stands in two parts, every part with a share
-    above 0 gets at least one, and the result depends only on the set of items, the shares and the seed,
-    not on the order of the file.
+    Shares such as `80/10/10` split the distinct items: none is in two parts, every part with a share above 0
+    gets at least one, and the result depends only on the set of items, the shares and the seed, not on the
+    order of the file.
 
-    `makemore` repeats the split of Karpathy's makemore for comparison with its losses: all lines, duplicates
-    and all, shuffled by its own seed 3407 (`seed` has no say), the last tenth but at most 1,000 as test, and
-    no validation part.
+    `makemore` reproduces the split of Karpathy's makemore for comparison with its losses: all lines including
+    duplicates, shuffled with seed 3407 (`seed` is ignored), the last tenth but at most 1,000 as test, and no
+    validation part.
 
     Args:
-        words: what `read_words` gave.
+        words: the result of `read_words`.
         how: percentages for train, validation and test that add up to 100, train above 0; or `makemore`.
-        seed: any whole number from 0.
+        seed: a non-negative integer.
 
     Raises:
         ConfigError: shares that are not three such numbers, or a negative seed.
@@ -282,7 +282,7 @@ def parse_shares(how: str) -> tuple[Fraction, Fraction, Fraction]:
 def _part_sizes(
     count: int, shares: tuple[Fraction, Fraction, Fraction], how: str, source: str
 ) -> tuple[int, int, int]:
-    """Round the held-out parts down, but to no less than one item where they have a share."""
+    """Round the held-out parts down, but to at least one item if they have a share."""
     needed = sum(share > 0 for share in shares)
     if count < needed:
         raise DataError(
@@ -308,7 +308,7 @@ def _split_like_makemore(words: Words) -> Split:
             f"{count} line{'s' if count > 1 else ''}",
             "10 lines or more; or shares such as 80/10/10",
         )
-    import torch  # only this split needs it: makemore's order is that of torch's generator
+    import torch  # only this split needs it: makemore shuffles with torch's generator
 
     generator = torch.Generator().manual_seed(_MAKEMORE_SEED)
     order = torch.randperm(count, generator=generator, device="cpu").tolist()

@@ -1,4 +1,4 @@
-"""One long text as a run knows it: where it came from, how long it is, and which part lies where."""
+"""A run's long text: its source, length and parts."""
 
 import os
 from collections.abc import Iterable
@@ -25,43 +25,43 @@ from flashmore.files import INTACT, open_input
 
 Kind = Literal["characters", "tokens", "random"]
 STORE = "tokens.bin"
-"""The store's name in a run's folder."""
+"""Name of the token file in a run's folder."""
 RANDOM_COUNT = 2**18
-"""Random ids at least: see `random_facts`."""
+"""Minimum number of random ids: see `random_facts`."""
 REAL_GPT2_IDS = 50_257
-"""GPT-2's vocabulary; a model with 50,304 ids has 47 that no text holds."""
+"""GPT-2's vocabulary size; a model with 50,304 ids has 47 unused ones."""
 MOST_BYTES = 32
-"""Bytes of a file for each character that is kept of it, at most: NFC makes one of up to four, a line end is
-one of two, and UTF-7 spells a character in up to eight bytes."""
+"""Most bytes of a file per stored character: NFC composes up to four characters, a line ending up to two, and
+UTF-7 needs up to eight bytes per character."""
 
 
 @dataclass(frozen=True)
 class LongText:
-    """What a run knows of its text."""
+    """Metadata of a run's text."""
 
     kind: Kind
-    """`characters` of a text file, kept in the run's folder; `tokens` of a `.bin` file, used where it is;
-    `random` ids, kept in the run's folder."""
+    """`characters` of a text file, stored in the run's folder; `tokens` of a `.bin` file, used in place;
+    `random` ids, stored in the run's folder."""
     path: str | None
     """The file, as an absolute path; None for random ids."""
     encoding: str
     count: int
-    """Ids in all."""
+    """Number of ids."""
     largest: int
     """Largest id."""
     origin: str
-    """SHA-256 of the text (in UTF-8, as it was read) or of the `.bin` file; a name for random ids."""
+    """SHA-256 of the text (as read, in UTF-8) or of the `.bin` file; a name for random ids."""
     parts: Parts
     store_sha256: str | None = None
-    """SHA-256 of the store in the run's folder; None before it is written, and for a `.bin` file."""
+    """SHA-256 of the token file in the run's folder; None before it is written, and for a `.bin` file."""
 
     def __post_init__(self) -> None:
-        """Refuse what no text is: values of a run's folder come through here.
+        """Validate the values, which may come from a run's folder.
 
         Raises:
-            ValueError: parts that do not lie one after the other in the text, a file where there is none, or
-                a path that is not absolute.
-            DataError: an encoding that no file is written in.
+            ValueError: parts that are not consecutive ranges of the text, a file for random ids, or a path
+                that is not absolute.
+            DataError: an encoding that is not used for files.
         """
         bounds = [bound for part in vars(self.parts).values() for bound in part]
         if bounds != sorted(bounds) or bounds[0] < 0 or bounds[-1] > self.count:
@@ -73,30 +73,30 @@ class LongText:
         require_encoding(self.encoding)
 
     def stored(self, folder: Path, vocabulary: Vocabulary) -> "LongText":
-        """Write the ids into a run's folder, unless they are used where they are.
+        """Write the ids into a run's folder, unless they are used in place.
 
         Args:
             folder: the run's folder.
             vocabulary: the run's characters.
 
         Raises:
-            DataError: the text is gone, or no longer the same.
-            OSError: the disk refused the store.
+            DataError: the text is missing or has changed.
+            OSError: the token file could not be written.
         """
         if self.kind == "tokens":
             return self
         return replace(self, store_sha256=write_store(folder / STORE, self._make(vocabulary)))
 
     def ids(self, folder: Path, vocabulary: Vocabulary) -> Ids:
-        """Map the ids: (count,) uint16. A store in the run's folder that is missing or damaged is made again.
+        """Map the ids: (count,) uint16. A missing or damaged token file in the run's folder is rebuilt.
 
         Args:
             folder: the run's folder.
             vocabulary: the run's characters.
 
         Raises:
-            DataError: the text or the `.bin` file is needed, and is gone or no longer the same.
-            OSError: the disk refused the store.
+            DataError: the text or the `.bin` file is needed, but missing or changed.
+            OSError: the token file could not be written.
         """
         if self.kind == "tokens":
             return self._ids_in_place(folder)
@@ -129,16 +129,16 @@ class LongText:
             return random_tokens(self.count, self.largest + 1, seed=0)
         path = Path(self.path or "")
         size, most = self._size(path), MOST_BYTES * (self.count + 1)
-        if size > most:  # whoever made the run may name any file of the user: it is not read for nothing
+        if size > most:  # an untrusted run may name any file of the user; do not read a large one in vain
             wanted = f"a text of {self.count:,} characters in {path}: at most {most:,} bytes"
             raise DataError(wanted, f"{size:,} bytes", "the text that it held when the run began")
         return encode_text(path, self.encoding, vocabulary, self.origin)
 
     def _size(self, path: Path) -> int:
-        """Bytes of a file that the run names.
+        """Size in bytes of a file that the run names.
 
         Raises:
-            DataError: it is missing, unreadable, or nothing that can be read again; see `open_input`.
+            DataError: it is missing, unreadable, or cannot be read twice; see `open_input`.
         """
         with open_input(path, f"what the run was trained on in {path}", again=True) as file:
             return os.fstat(file.fileno()).st_size
@@ -147,22 +147,22 @@ class LongText:
 def read_long_text(
     file: Path | None, encoding: str, shares: str, context: int, vocabulary_size: int | None
 ) -> tuple[LongText, Vocabulary, int]:
-    """Pass once over a text, a `.bin` file of 16-bit ids, or neither, and cut it into parts.
+    """Scan a text or a `.bin` file of 16-bit ids, or plan random ids, and split it into parts.
 
     Args:
         file: a text, or a name that ends in `.bin`; None for random ids.
-        encoding: of a text.
-        shares: of train, validation and test, such as 80/10/10.
-        context: T, so that a text that is too short is refused.
-        vocabulary_size: ids of the model, for tokens and random ids; None means the largest one plus 1.
+        encoding: encoding of a text.
+        shares: percentages for train, validation and test, such as 80/10/10.
+        context: T; a text that is too short for it is refused.
+        vocabulary_size: vocabulary size for tokens and random ids; None means the largest id plus 1.
 
     Returns:
-        The text, its characters (none for ids), and the number of ids V that a model of it needs.
+        The text, its characters (none for ids), and the vocabulary size V of a model.
 
     Raises:
         DataError: see `read_text`, `scan_tokens` and `cut_parts`; ids beyond the vocabulary; or a path that a
-            run cannot keep, because it is not UTF-8.
-        ConfigError: shares that are none, or neither file nor vocabulary size.
+            run cannot store, because it is not UTF-8.
+        ConfigError: invalid shares, or neither file nor vocabulary size.
     """
     source = "the random ids" if file is None else str(file)
     path = None if file is None else str(file.absolute())
@@ -201,12 +201,12 @@ def read_long_text(
 
 
 def _is_absolute(path: str) -> bool:
-    """Whether a path is absolute on this system or another one, where the run may have been made."""
+    """Whether a path is absolute on any operating system: the run may come from another one."""
     return PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
 
 
 def random_facts(context: int, vocabulary_size: int) -> tuple[int, int, str]:
-    """Count, largest id and origin of the random ids that a model of this context and vocabulary learns."""
+    """Count, largest id and origin of the random ids for a model with this context and vocabulary."""
     count = max(RANDOM_COUNT, 100 * (context + 1))
     ids = min(vocabulary_size, REAL_GPT2_IDS)
     return count, ids - 1, f"random {ids} {count}"

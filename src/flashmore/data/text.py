@@ -1,4 +1,4 @@
-"""Reading one long text in pieces: decoding, line ends, Unicode, without the whole of it in memory."""
+"""Streaming a long text: decoding, line endings and Unicode normalisation in pieces."""
 
 import codecs
 import unicodedata
@@ -18,33 +18,33 @@ from flashmore.errors import DataError
 from flashmore.files import open_input
 
 PIECE_BYTES = 1 << 18
-"""Bytes that are read at once."""
+"""Bytes per read."""
 
 _WIDE = ("Na", "W", "F")
 
 
 def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
-    """Read a text piece by piece; joined, the pieces are the same whatever their size.
+    """Read a text in pieces; their concatenation does not depend on the piece size.
 
-    Line ends CRLF and CR become LF, byte-order marks are dropped, and Unicode is normalised to NFC, so that
-    the same text typed in two ways is one text. Everything else stays, blank lines and spaces included.
+    CRLF and CR become LF, byte-order marks are dropped, and Unicode is normalised to NFC, so that different
+    encodings of the same text are equal. Everything else stays, including blank lines and spaces.
 
     Args:
         path: a text file.
         encoding: the file's encoding, by any name that Python knows.
-        piece_bytes: bytes that are read at once.
+        piece_bytes: bytes per read.
 
     Raises:
         DataError: the file is missing, a folder, unreadable, empty, binary or in another encoding, with the
             line and the byte; or the encoding is unknown.
     """
     require_encoding(encoding)
-    # What the next piece may still change: half of a CRLF, a letter whose accent follows.
+    # Text that the next piece may still change: half of a CRLF, a letter before a combining mark.
     held: list[str] = []
     empty = True
     for decoded, last in _decode_pieces(path, encoding, piece_bytes):
-        # No place in what is held is a boundary, so only what is new is searched: a long text without any
-        # boundary would otherwise be searched as a whole for every piece.
+        # The held text has no boundary, so only the new part is searched: otherwise a long text without any
+        # boundary would be searched again for every piece.
         before = held[-1][-1] if held else ""
         cut = len(decoded) if last else _last_boundary(before + decoded) - len(before)
         if last or cut >= 0:
@@ -62,10 +62,10 @@ def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTE
 
 
 def _last_boundary(text: str) -> int:
-    """The last place at which a text may be cut without changing how either side is normalised.
+    """The last index at which a text may be split without changing the normalisation of either side.
 
-    Cut before a character of ASCII or of a wide script (Unicode Standard Annex 11) that is no combining
-    mark: none of these joins the one before it, as marks, some vowel signs and conjoining jamo do.
+    Such a split is before an ASCII character or one of a wide script (Unicode Standard Annex 11) that is not
+    a combining mark. These never compose with the previous one, unlike marks, some vowel signs and jamo.
     """
     for at in range(len(text) - 1, 0, -1):
         character = text[at]
@@ -86,7 +86,7 @@ def _decode_pieces(path: Path, encoding: str, piece_bytes: int) -> Iterator[tupl
             yield text, not data
             if not data:
                 return
-            # A CR at the end may be half of a CRLF: it counts with what follows.
+            # A CR at the end may be half of a CRLF: it is counted with the next piece.
             lines, half = half + text, ""
             if lines.endswith("\r"):
                 lines, half = lines[:-1], "\r"
@@ -96,7 +96,7 @@ def _decode_pieces(path: Path, encoding: str, piece_bytes: int) -> Iterator[tupl
 def _decode(
     decoder: codecs.IncrementalDecoder, data: bytes, encoding: str, path: Path, line: int, half: str
 ) -> str:
-    """Decode one piece that begins in a line, after half a line end; name the place of what is no text."""
+    """Decode one piece that starts in a line, after half a line ending; errors name line and byte."""
     wanted = f"text in {encoding} in {path}"
     valid = f"a file saved as UTF-8, or its own encoding by name: {ENCODINGS}"
     try:

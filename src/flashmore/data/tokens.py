@@ -1,7 +1,7 @@
-"""Ids of a long text on disk, read through memory mapping: files larger than memory work.
+"""Ids of a long text on disk, memory-mapped, so that files may be larger than memory.
 
-The layout is that of nanoGPT's `.bin` files: one unsigned 16-bit number a token, little-endian, nothing else.
-A store that flashmore wrote appears whole, and the run that it belongs to knows its SHA-256.
+The layout is that of nanoGPT's `.bin` files: one unsigned 16-bit number per token, little-endian, no header.
+Token files are written atomically, and the run stores their SHA-256.
 """
 
 import hashlib
@@ -28,26 +28,26 @@ Ids = npt.NDArray[np.uint16]
 
 DTYPE = np.dtype("<u2")
 MOST_IDS = 2**16
-"""Different ids that 16 bits can tell apart."""
+"""Number of 16-bit ids."""
 
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What one pass over a text finds."""
+    """The result of scanning a text."""
 
     vocabulary: Vocabulary
-    """Its characters; the id of one in a store is its place here, from 0: a long text has no BOS."""
+    """Its characters; a character's id is its index, from 0: a long text has no BOS."""
     count: int
-    """Characters."""
+    """Number of characters."""
     sha256: str
-    """Of the text as it was read, in UTF-8."""
+    """Of the text as read, in UTF-8."""
 
 
 def scan_text(path: Path, encoding: str) -> TextFacts:
     """Count a text's characters, in pieces.
 
     Raises:
-        DataError: as `read_text` does, or more than 65,536 different characters.
+        DataError: as `read_text`, or more than 65,536 distinct characters.
     """
     characters: set[str] = set()
     digest, count = hashlib.sha256(), 0
@@ -64,10 +64,10 @@ def scan_text(path: Path, encoding: str) -> TextFacts:
 
 
 def encode_text(path: Path, encoding: str, vocabulary: Vocabulary, sha256: str) -> Iterator[Ids]:
-    """Read a text again, as ids from 0: pieces of uint16.
+    """Read a text again, as pieces of uint16 ids that start at 0.
 
     Raises:
-        DataError: as `read_text` does, or the text is no longer the one with this SHA-256.
+        DataError: as `read_text`, or the text no longer has this SHA-256.
     """
     known = np.array([*map(ord, vocabulary.characters)], dtype=np.uint32)
     digest = hashlib.sha256()
@@ -84,10 +84,10 @@ def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:
 
     Args:
         path: the file.
-        count: how many tokens to look at, and one more that must not be there; None means all.
+        count: the expected number of tokens, where reading stops after one more; None means all.
 
     Raises:
-        DataError: the file is missing, unreadable, empty, or no whole number of 16-bit ids.
+        DataError: the file is missing, unreadable or empty, or its size is not a multiple of 16 bits.
     """
     wanted = f"16-bit ids in {path}"
     with open_input(path, wanted, "a .bin file of unsigned 16-bit ids", again=True) as file:
@@ -95,7 +95,7 @@ def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:
 
 
 def _scan(pieces: Iterable[bytes], wanted: str, count: int | None) -> tuple[int, int, str]:
-    """As `scan_tokens`, of what a file holds; only the last piece may be an odd number of bytes."""
+    """As `scan_tokens`, for a file's content; only the last piece may have an odd number of bytes."""
     digest, tokens, largest = hashlib.sha256(), 0, 0
     for data in pieces:
         if len(data) % DTYPE.itemsize:
@@ -110,18 +110,18 @@ def _scan(pieces: Iterable[bytes], wanted: str, count: int | None) -> tuple[int,
 
 
 def random_tokens(count: int, ids: int, seed: int) -> Iterator[Ids]:
-    """Draw ids below `ids` evenly, `count` of them in pieces: enough to time training, nothing to learn."""
+    """Draw `count` ids uniformly from [0, ids), in pieces: enough to time training, nothing to learn."""
     generator = np.random.default_rng(seed)
     for start in range(0, count, PIECE_BYTES):
         yield generator.integers(ids, size=min(PIECE_BYTES, count - start), dtype=DTYPE)
 
 
 def write_store(store: Path, pieces: Iterable[Ids]) -> str:
-    """Write ids to a store, which appears when it is whole; returns its SHA-256.
+    """Write ids to a token file atomically; returns its SHA-256.
 
     Raises:
         DataError: from `pieces`.
-        OSError: the disk refused; what was at `store` is still there.
+        OSError: writing failed; a previous file at `store` is kept.
     """
     digest = hashlib.sha256()
     with replacing(store) as file:
@@ -133,13 +133,13 @@ def write_store(store: Path, pieces: Iterable[Ids]) -> str:
 
 
 def is_intact(store: Path, count: int, largest: int, sha256: str) -> bool:
-    """Say whether a store holds the ids that it was written with; its size is looked at first.
+    """Whether a token file is unchanged; its size is checked first.
 
     Args:
         store: the file.
-        count: how many ids it must hold.
-        largest: none of them may be above it.
-        sha256: of the file.
+        count: expected number of ids.
+        largest: largest allowed id.
+        sha256: expected SHA-256 of the file.
 
     Raises:
         RunError: it is a link, a pipe, a device or a sparse file.
@@ -148,7 +148,7 @@ def is_intact(store: Path, count: int, largest: int, sha256: str) -> bool:
         with open_regular(store) as file:
             if os.fstat(file.fileno()).st_size != count * DTYPE.itemsize:
                 return False
-            buffered = BufferedReader(file)  # which gives whole pieces
+            buffered = BufferedReader(file)  # reads full pieces
             pieces = iter(lambda: buffered.read(PIECE_BYTES), b"")
             tokens, highest, digest = _scan(pieces, f"{count:,} ids in {store}", count)
             return tokens == count and highest <= largest and digest == sha256

@@ -1,4 +1,4 @@
-"""Characters to ids and back."""
+"""Mapping between characters and ids."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ import numpy.typing as npt
 from flashmore.errors import DataError
 
 EOS = 0
-"""The id that begins every sequence as BOS and ends it as EOS."""
+"""The id used as both BOS and EOS."""
 
-# A message stays readable: alphabets are shown whole, thousands of Chinese characters are not.
+# Keeps messages readable: alphabets are shown in full, thousands of Chinese characters are not.
 _SHOWN = 200
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The characters that a model knows: id 0 is BOS and EOS, `characters[i]` has id i + 1.
+    """A model's characters: id 0 is BOS and EOS, `characters[i]` has id i + 1.
 
     Raises:
-        DataError: not single characters, each once, sorted by code point.
+        DataError: not distinct single characters sorted by code point.
     """
 
     characters: tuple[str, ...]
@@ -37,12 +37,12 @@ class Vocabulary:
 
     @classmethod
     def from_items(cls, items: Iterable[str]) -> "Vocabulary":
-        """Collect every character of the items."""
+        """The vocabulary of all characters of the items."""
         return cls(tuple(sorted(set("".join(items)))))
 
     @property
     def size(self) -> int:
-        """Number of ids V: the characters and one for BOS and EOS."""
+        """Vocabulary size V: the characters plus one for BOS and EOS."""
         return len(self.characters) + 1
 
     @cached_property
@@ -50,10 +50,10 @@ class Vocabulary:
         return {character: number for number, character in enumerate(self.characters, start=1)}
 
     def encode(self, text: str) -> list[int]:
-        """Turn text into ids from 1, without BOS and EOS.
+        """Encode text as ids from 1, without BOS and EOS.
 
         Raises:
-            DataError: naming every character of the text that the vocabulary lacks.
+            DataError: the text has characters outside the vocabulary; all are named.
         """
         try:
             return [self._ids[character] for character in text]
@@ -66,10 +66,10 @@ class Vocabulary:
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn ids into text, up to the first EOS or the end.
+        """Decode ids to text, up to the first EOS or the end.
 
         Raises:
-            DataError: an id before EOS that no character has.
+            DataError: an unknown id before EOS.
         """
         characters = []
         for number in ids:
@@ -81,30 +81,30 @@ class Vocabulary:
         return "".join(characters)
 
     def decode_rows(self, ids: npt.NDArray[np.int64]) -> list[str]:
-        """Turn rows of ids (B, T) into texts, each up to its first EOS or the end, all of them together.
+        """Decode rows of ids (B, T) in one batch, each up to its first EOS or the end.
 
         Raises:
-            DataError: an id before EOS that no character has.
+            DataError: an unknown id before EOS.
         """
         stopped = np.logical_or.accumulate(ids == EOS, axis=1)  # (B, T)
         kept = np.ascontiguousarray(np.where(stopped, EOS, ids))
         if kept.size == 0 or kept.min() < 0 or kept.max() >= self.size:
-            return [self.decode(row) for row in ids.tolist()]  # raises the error that names the id
+            return [self.decode(row) for row in ids.tolist()]  # raises an error that names the id
         points = np.array([0, *map(ord, self.characters)], dtype=np.uint32)[kept]  # (B, T)
-        # A row's code points side by side are numpy's text of length T, which leaves out zeros at its end.
+        # A row of code points is a numpy string of length T, without its trailing zeros.
         texts: list[str] = points.view(f"U{ids.shape[1]}")[:, 0].tolist()
         return texts
 
     def to_json(self) -> dict[str, list[str]]:
-        """Give the vocabulary as a JSON object."""
+        """The vocabulary as a JSON object."""
         return {"characters": list(self.characters)}
 
     @classmethod
     def from_json(cls, value: object) -> "Vocabulary":
-        """Build the vocabulary that `to_json` gave.
+        """Build a vocabulary from the output of `to_json`.
 
         Raises:
-            DataError: the value is not what `to_json` gives.
+            DataError: the value is not an output of `to_json`.
         """
         characters = value.get("characters") if isinstance(value, dict) else None
         if not isinstance(characters, list):

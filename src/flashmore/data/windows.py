@@ -1,4 +1,4 @@
-"""Windows of a long text: which ids a step learns from, and what a part is evaluated on.
+"""Training and evaluation windows of a long text.
 
 B windows, T positions.
 """
@@ -17,13 +17,13 @@ from flashmore.data.tokens import Ids
 from flashmore.errors import ConfigError, DataError
 
 MOST_EVALUATED = 2**20
-"""Positions that an evaluation reads at most, so that one of a huge part ends; smaller parts count whole."""
+"""Most positions per evaluation, which bounds its time for large parts; smaller parts are read completely."""
 _ORDER, _EVALUATION = 0, 1
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where train, validation and test lie in a text: [start, stop) of each, one after the other."""
+    """Consecutive ranges [start, stop) of train, validation and test in a text."""
 
     train: tuple[int, int]
     validation: tuple[int, int]
@@ -31,13 +31,13 @@ class Parts:
 
 
 def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
-    """Cut a text of `count` ids by position; no window straddles two parts.
+    """Split a text of `count` ids by position; no window straddles two parts.
 
     Args:
-        count: ids of the text.
+        count: number of ids in the text.
         shares: percentages for train, validation and test, such as `80/10/10`.
         context: T; a part with a share must hold one window and the id after it.
-        source: what the message calls the text.
+        source: name of the text in messages.
 
     Raises:
         ConfigError: shares that are not three such numbers.
@@ -71,7 +71,7 @@ class Windows:
         ids: (N,) uint16, all of the text, usually a memory map.
         part: [start, stop) of the part; it must hold a window and the id after it.
         context: T.
-        device: where batches go.
+        device: the device of the batches.
     """
 
     def __init__(self, ids: Ids, part: tuple[int, int], context: int, device: torch.device) -> None:
@@ -80,7 +80,7 @@ class Windows:
             raise ConfigError(
                 f"a part that holds a window of {context}", f"ids {start} to {stop}", "a longer part"
             )
-        self.ids = np.asarray(ids)  # a plain view: a memory map costs Python work at every index
+        self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
         self.start, self.stop = start, stop
         self.context = context
         self.device = device
@@ -90,7 +90,7 @@ class Windows:
         return Windows(self.ids, (self.start, self.stop), self.context, device)
 
     def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step, drawn evenly with replacement: a pure function of seed and step.
+        """The batch of a step, drawn uniformly with replacement: a pure function of seed and step.
 
         Returns:
             ids (B, T) and targets (B, T), int64, on the device.
@@ -100,9 +100,9 @@ class Windows:
         return self.at(starts)
 
     def at(self, starts: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Windows that begin at these places: ids (B, T) and targets (B, T), int64, on the device.
+        """Windows that start at these positions: ids (B, T) and targets (B, T), int64, on the device.
 
-        Positions whose target lies beyond the part are id 0 with the target IGNORE.
+        Positions whose target is beyond the part have id 0 and target IGNORE.
         """
         offsets = np.arange(self.context + 1)
         places = starts[:, None] + offsets  # (B, T + 1)
@@ -114,14 +114,14 @@ class Windows:
 
     @cached_property
     def covering(self) -> npt.NDArray[np.int64]:
-        """Where the windows of an evaluation begin: side by side over the whole part, always the same.
+        """Start positions of the evaluation windows: adjacent over the whole part, always the same.
 
-        Every id but the part's first is predicted once. Of a part with more than `MOST_EVALUATED` positions
-        so many windows are drawn, once for all.
+        Every id except the part's first is predicted once. For a part with more than `MOST_EVALUATED`
+        positions, a fixed random sample of windows is used.
         """
         count = len(range(self.start, self.stop - 1, self.context))
         most = max(1, MOST_EVALUATED // self.context)
-        if count > most:  # a list of all would grow with the part
+        if count > most:  # a list of all starts would grow with the part
             drawn = np.random.default_rng((0, _EVALUATION)).choice(count, size=most, replace=False)
             chosen = np.sort(drawn)
         else:

@@ -1,1 +1,1 @@
-"""From a run to names: sampling, filters, and the log-probability of a name."""
+"""Generation from a run: sampling, filters, and the log-probability of a name."""

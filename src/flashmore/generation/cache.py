@@ -1,4 +1,4 @@
-"""What a model keeps of the sequences that generation goes on with, so that a step computes one position.
+"""The KV cache, with which a generation step computes only one position.
 
 Shape letters: B batch, T positions, C channels, V vocabulary, L layers.
 """
@@ -13,47 +13,47 @@ from flashmore.specs import model_spec
 
 
 class Decoder(Protocol):
-    """A model in the middle of a batch of sequences that are equally long."""
+    """A model's state for a batch of sequences of equal length."""
 
     def start(self, ids: Tensor) -> Tensor:
-        """Begin with ids (B, T) int64: logits (B, T, V)."""
+        """Start with ids (B, T) int64; returns logits (B, T, V)."""
         ...
 
     def extend(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Go on by one position: logits (B, V).
+        """Extend by one position; returns logits (B, V).
 
         Args:
-            ids: (B,) int64, what comes next.
-            rows: (B,) int64, which sequences go on, as often as they occur here; None means each as it is.
+            ids: (B,) int64, the next ids.
+            rows: (B,) int64, indices of the sequences to extend, which may repeat; None extends each once.
         """
         ...
 
 
 class CachingModel(Protocol):
-    """A model that keeps keys and values, as `ModelSpec.kv_cache` promises; `Transformer` is one."""
+    """A model with `ModelSpec.kv_cache`, such as `Transformer`."""
 
     config: ModelConfig
 
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Ids (B, T) to logits (B, T, V), and what `step` needs of them into the cache."""
+        """Map ids (B, T) to logits (B, T, V) and fill the cache for `step`."""
         ...
 
     def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """The last ids alone, (B,), to logits (B, V)."""
+        """Map only the last ids, (B,), to logits (B, V)."""
         ...
 
 
 class CachedDecoder:
-    """A model with the keys and values of all earlier positions: a KV cache.
+    """A model with a KV cache.
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
-    (https://arxiv.org/abs/1911.02150), section 2.4.1. What a position leaves is written once and stays where
-    it is; each sequence has a list of places. So sequences share what they began with, and are let go of,
-    without a copy: the idea of Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4, in small.
+    (https://arxiv.org/abs/1911.02150), section 2.4.1. Entries are written once and never move; each sequence
+    has a list of places. So sequences share prefixes and are dropped without copying, a simplified form of
+    Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4.
 
     Args:
         model: in evaluation mode.
-        most: the largest batch B to come.
+        most: the largest batch size B.
     """
 
     def __init__(self, model: CachingModel, most: int) -> None:
@@ -62,7 +62,7 @@ class CachedDecoder:
         sizes = (config.n_layer, most * config.block_size, 2 * config.n_embd)
         parameter = next(cast(nn.Module, model).parameters())
         self._cache = parameter.new_empty(sizes)  # (L, N, 2C)
-        self._places = torch.empty(0)  # (T, B) int64, where each position of each sequence stands
+        self._places = torch.empty(0)  # (T, B) int64, cache row of each position of each sequence
         self._used = 0  # places in use
 
     def start(self, ids: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class CachedDecoder:
 
 
 class PlainDecoder:
-    """Any other model: the whole sequences, computed anew at every step.
+    """Any other model: recomputes the whole sequences at every step.
 
     Args:
         model: in evaluation mode; ids (B, T) to logits (B, T, V).
@@ -105,11 +105,11 @@ class PlainDecoder:
 
 
 def decoder_for(model: nn.Module, most: int) -> Decoder:
-    """Give the fastest way to go on with a model that is in evaluation mode.
+    """The fastest decoder for a model in evaluation mode.
 
     Args:
         model: ids (B, T) to logits (B, T, V).
-        most: the largest batch B to come.
+        most: the largest batch size B.
     """
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig) and model_spec(config.model).kv_cache:

@@ -1,4 +1,4 @@
-"""Many sequences drawn at once from a model, character by character.
+"""Samples many sequences in parallel from a model, character by character.
 
 Shape letters: B batch, T positions, V vocabulary, R rows of logits.
 """
@@ -16,9 +16,9 @@ from flashmore.generation.filters import apply_temperature, keep_top_k, keep_top
 from flashmore.generation.options import GenerateOptions
 
 _KEPT_APART = ("cuda",)
-"""Devices on which each draw keeps its own row to the end, so that the host need not wait for any result."""
+"""Devices on which each draw keeps its own row to the end, which avoids synchronisation."""
 _CHECKED_EVERY = 8
-"""Characters between two looks there whether all have met EOS."""
+"""On these devices, characters between two checks whether all draws have reached EOS."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Drawn:
     """Sequences after BOS."""
 
     ids: Tensor
-    """(B, T) int64 on the CPU, T the context: the prefix, what was drawn, and EOS to the end. A row that has
-    not met EOS holds none."""
+    """(B, T) int64 on the CPU, T the context: the prefix, the drawn ids, and EOS to the end. A row that has not
+    reached EOS contains none."""
     log_probs: Tensor
     """(B,) float64 on the CPU: natural logarithm of the probability of the row up to its first EOS, prefix
     included, at temperature 1 and without top-k or top-p."""
@@ -42,19 +42,19 @@ def draw(
     options: GenerateOptions,
     generator: torch.Generator,
 ) -> Drawn:
-    """Draw sequences until all have met EOS or the context is full.
+    """Draw sequences until all have reached EOS or the context is full.
 
-    Draws that are equal so far share a row, so that a prefix is computed once, and a draw that met EOS
-    leaves the batch; except on CUDA, where the host would wait for that at every character.
+    Draws that are equal so far share a row, so that a prefix is computed once, and a draw that reached EOS
+    leaves the batch; except on CUDA, where this would synchronise at every character.
 
     Args:
         model: in evaluation mode; ids (B, T) to logits (B, T, V).
-        prefix: ids that follow BOS in every sequence, fewer than the context.
+        prefix: ids after BOS in every sequence, fewer than the context.
         count: number of sequences B.
-        context: the model's longest sequence T.
+        context: the model's context length T.
         options: temperature, top-k and top-p.
-        generator: on the CPU, so that a seed means the same on every device. Each draw has numbers of its
-            own, by its place in the batch: what becomes of the others does not touch it.
+        generator: on the CPU, so that a seed gives the same numbers on every device. Each draw has its own
+            random numbers, by its index in the batch, independent of the other draws.
 
     Raises:
         RunError: the logits are not finite.
@@ -89,7 +89,7 @@ def draw(
 
 
 def require_finite(numbers: Tensor) -> None:
-    """Refuse what a model gives whose weights have diverged, or were altered.
+    """Refuse the output of a model whose weights have diverged or were altered.
 
     Raises:
         RunError: a number is NaN or infinite.
@@ -103,25 +103,25 @@ def require_finite(numbers: Tensor) -> None:
 
 
 def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
-    """Draw by inverting the distribution function: one id for each number, (B,) int64.
+    """Inverse transform sampling: one id for each number, (B,) int64.
 
     Devroye 1986, "Non-Uniform Random Variate Generation", section III.2.1.
 
     Args:
         probabilities: (R, V).
-        rows: (B,) int64, from which row each is drawn.
-        numbers: (B,) in [0, 1), the random numbers.
+        rows: (B,) int64, the row that each is drawn from.
+        numbers: (B,) random numbers in [0, 1).
     """
     sums = probabilities.cumsum(-1)[rows]  # (R, V) -> (B, V)
-    # What has probability 0 raises no sum, so no number finds it; scaled, none lies above a rounded last sum.
+    # Ids of probability 0 add nothing to the sums and are never found; scaling keeps numbers below the last sum.
     found = torch.searchsorted(sums, (numbers * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
     return found.clamp(max=sums.size(1) - 1)  # where probabilities are NaN, none is found
 
 
 def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
-    """Turn logits (R, V) into the probabilities (R, V) that are drawn from.
+    """Sampling probabilities (R, V) for logits (R, V).
 
-    Temperature comes first, then top-k, then top-p of what is left.
+    Temperature is applied first, then top-k, then top-p of the rest.
     """
     kept = apply_temperature(logits, options.temperature)
     if options.top_k is not None:
@@ -132,7 +132,7 @@ def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
 
 
 def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> tuple[Tensor, Tensor]:
-    """Ids and log-probabilities (T, B) that hold the prefix, given the logits (T, V) that lead to it."""
+    """Ids and log-probabilities (T, B), filled with the prefix, given its logits (T, V)."""
     ids = torch.full((context, count), EOS, device=logits.device)
     log_probs = torch.zeros(context, count, dtype=torch.float64, device=logits.device)
     known = torch.tensor(prefix, dtype=torch.int64, device=logits.device).unsqueeze(1)  # (T, 1)
@@ -142,11 +142,10 @@ def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> t
 
 
 def _share(draws: Tensor, rows: Tensor, chosen: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Let go of the draws that met EOS, and give those that are equal so far one row.
+    """Drop the draws that reached EOS, and merge the rows of those that are equal so far.
 
     Returns:
-        The draws that go on and the row of each, (B,); of each row, its last id and the row that it goes on
-        from, (R,).
+        The remaining draws and the row of each, (B,); for each row, its last id and its previous row, (R,).
     """
     going = chosen != EOS
     codes, shared = torch.unique((rows * size + chosen)[going], return_inverse=True)
@@ -158,7 +157,7 @@ def _all_stopped(ids: Tensor) -> bool:
 
 
 def _end(ids: Tensor, log_probs: Tensor) -> Drawn:
-    """Cut what a draw that was not let go of drew after its first EOS; (T, B) each."""
+    """Discard what draws that stayed in the batch drew after their first EOS; (T, B) each."""
     stops = ids == EOS
     after = stops.cumsum(0) > stops.long()
     ids, log_probs = ids.masked_fill(after, EOS), log_probs.masked_fill(after, 0)

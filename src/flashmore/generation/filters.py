@@ -1,7 +1,7 @@
-"""From logits to the probabilities that are drawn from: temperature, top-k and top-p.
+"""Sampling filters on logits: temperature, top-k and top-p.
 
-Each is a pure function on logits (…, V) of any floating dtype, every row by itself. A character that is left
-out gets the logit −∞, so that the softmax of the result gives the kept ones their shares of 1.
+Each is a pure function on logits (…, V) of any floating dtype, applied to each row. Excluded characters get
+the logit −∞, so that the softmax of the result renormalises the others.
 """
 
 import torch
@@ -13,12 +13,12 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
 
     Ackley, Hinton and Sejnowski 1985, "A Learning Algorithm for Boltzmann Machines".
     """
-    # The largest becomes 0, so that a tiny temperature gives −∞ for the others, and no ∞ − ∞ for any.
+    # The largest becomes 0, so that a tiny temperature gives −∞ for the others, and never ∞ − ∞.
     return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k largest logits (…, V), and what equals the smallest of them; all where k is at least V.
+    """Keep the k largest logits (…, V) and any ties with the smallest of them; all if k is at least V.
 
     Fan et al. 2018, "Hierarchical Neural Story Generation" (https://arxiv.org/abs/1805.04833).
     """
@@ -27,7 +27,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest logits (…, V) whose probabilities add up to p in (0, 1]; of equals, the first ones.
+    """Keep the fewest logits (…, V) whose probabilities add up to p in (0, 1]; of ties, the first ones.
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (https://arxiv.org/abs/1904.09751).
     """
@@ -35,5 +35,5 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         return logits  # rounded sums can reach 1 before the last character
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
-    reached = probabilities.cumsum(-1) - probabilities >= p  # by the likelier ones alone
+    reached = probabilities.cumsum(-1) - probabilities >= p  # by the more likely ones alone
     return logits.masked_fill(torch.zeros_like(reached).scatter(-1, order, reached), -torch.inf)

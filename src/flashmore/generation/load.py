@@ -1,4 +1,4 @@
-"""The model of a run, ready to give names and their probabilities."""
+"""Loads the model of a run for generation and scoring."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ from flashmore.runs import Run
 
 
 def load_model(run: Run, device: torch.device | str) -> nn.Module:
-    """Load the best weights of a run, or the last where there are no best, in evaluation mode.
+    """Load the best weights of a run, or else the last, in evaluation mode.
 
-    Attention is computed by `sdpa` whatever the run was trained with: the weights do not depend on the
-    backend, and the one used in training may not run on this device or in float32.
+    The attention backend is always `sdpa`: the weights do not depend on the backend, and the one used in
+    training may not run on this device or in float32.
 
     Raises:
         RunError: the run has no checkpoint, a damaged one, or one whose weights are not finite.

@@ -1,4 +1,4 @@
-"""Names drawn from a run."""
+"""Samples names from a run."""
 
 import secrets
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from flashmore.memory import largest_batch
 from flashmore.runs import Run
 
 DRAWS_PER_NAME = 100
-"""After this many draws for each name asked for, generation gives what it has."""
+"""Generation stops after this many draws per requested name."""
 
 _FEWEST_DRAWS = 32
 
@@ -29,35 +29,35 @@ class Name:
 
     text: str
     novelty: Novelty
-    """The first part of the data that holds the name: train, validation, test; else new."""
+    """The first part of the data that contains the name: train, validation, test; else new."""
     log_prob: float
     """Natural logarithm of the probability of the whole name, prefix and EOS included, at temperature 1
-    and without top-k or top-p: what `score` gives."""
+    and without top-k or top-p, as in `score`."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What generation gave."""
+    """The result of `generate`."""
 
     names: list[Name]
-    """In the order in which they were drawn."""
+    """In order of drawing."""
     draws: int
-    """Draws made, with those that gave no name."""
+    """Number of draws, including those that gave no name."""
     complete: bool
-    """Whether there are as many names as were asked for."""
+    """Whether there are as many names as requested."""
     seed: int
-    """With it, the same call gives the same names."""
+    """Seed that reproduces the names."""
 
 
 def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
-    """Draw names from the best weights of a run, or the last where there are no best.
+    """Draw names from the best weights of a run, or else the last.
 
-    A draw gives no name where it has not met EOS when the context is full (so that every log-probability is
-    that of a whole name), where the data could not hold it (empty, with spaces around it, or not in NFC),
-    where it was drawn before (unless `repeats`), and where the data holds it (if `new_only`).
+    A draw gives no name if it has not reached EOS when the context is full (so every log-probability is that
+    of a whole name), if the data could not contain it (empty, with surrounding spaces, or not in NFC), if it
+    was drawn before (unless `repeats`), or if the data contains it (with `new_only`).
 
     Raises:
-        DataError: the prefix has characters that the model never learned.
+        DataError: the prefix has characters outside the vocabulary.
         ConfigError: the prefix is too long for the model, or the device cannot be used here.
         RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
@@ -70,7 +70,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
 
 
 def _encode_prefix(run: Run, prefix: str) -> list[int]:
-    text = normalize(prefix).lstrip()  # as the data is kept, where no item begins with a space
+    text = normalize(prefix).lstrip()  # as in the data, where no item starts with a space
     ids = run.vocabulary.encode(text)
     limit = run.model.block_size - 1
     if len(ids) > limit:
@@ -85,7 +85,7 @@ def _encode_prefix(run: Run, prefix: str) -> list[int]:
 def _collect(
     run: Run, model: nn.Module, prefix: list[int], options: GenerateOptions, generator: torch.Generator
 ) -> tuple[list[Name], int]:
-    """Draw until there are enough names or too many draws; give the names and the number of draws."""
+    """Draw until there are enough names or too many draws; returns the names and the number of draws."""
     limit = DRAWS_PER_NAME * options.count
     names: list[Name] = []
     seen: set[str] = set()
@@ -108,7 +108,7 @@ def _collect(
 
 
 def _read_names(run: Run, drawn: Drawn) -> Iterator[tuple[str, float]]:
-    """Give each row's name, empty where there is none that the data could hold, and its log-probability."""
+    """Each row's name, empty if the data could not contain it, and its log-probability."""
     texts = run.vocabulary.decode_rows(drawn.ids.numpy())
     finished = (drawn.ids[:, -1] == EOS).tolist()
     for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""How likely a model finds a name.
+"""The log-probability of names under a model.
 
 Shape letters: B batch, T positions, V vocabulary.
 """
@@ -29,7 +29,7 @@ class Scored:
     text: str
     """The name in the form in which the data is kept (Unicode's NFC)."""
     novelty: Novelty
-    """The first part of the data that holds the name: train, validation, test; else new."""
+    """The first part of the data that contains the name: train, validation, test; else new."""
     log_prob: float
     """Natural logarithm of its probability, EOS included, at temperature 1."""
     log_prob_per_char: float
@@ -37,11 +37,11 @@ class Scored:
 
 
 def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") -> list[Scored]:
-    """Give each name's log-probability under the best weights of a run, or the last where there are no best.
+    """Each name's log-probability under the best weights of a run, or else the last.
 
     Raises:
-        DataError: a name is empty, too long for the model, or has characters that the model never learned;
-            all such names are named.
+        DataError: a name is empty, too long for the model, or has characters outside the vocabulary; all such
+            names are listed.
         RunError: the run has no checkpoint, or a damaged one, or is on one long text.
         ConfigError: the device cannot be used here.
     """
@@ -57,13 +57,13 @@ def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") ->
 
 @torch.inference_mode()
 def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.device | str) -> list[float]:
-    """Give the natural logarithm of the probability of each whole text, EOS included.
+    """The natural logarithm of the probability of each whole text, EOS included.
 
     Args:
-        run: whose vocabulary and context the model has.
+        run: the model's run.
         model: in evaluation mode, on the device.
         texts: in NFC, shorter than the context, of the vocabulary's characters.
-        device: where the model is.
+        device: the model's device.
     """
     size = largest_batch(run.model, run.model.block_size)
     values: list[float] = []

@@ -1,4 +1,4 @@
-"""Text drawn from a model of one long text, character by character.
+"""Samples text from a model of one long text, character by character.
 
 Shape letters: B batch, T positions, V vocabulary.
 """
@@ -21,35 +21,35 @@ LONGEST = 10**7
 
 @dataclass(frozen=True)
 class TextSample:
-    """Text that a model drew."""
+    """Sampled text."""
 
     prefix: str
-    """What it begins with, in the form in which the text is kept."""
+    """The prefix, normalised like the text."""
     text: str
-    """What was drawn after it."""
+    """The text sampled after it."""
     seed: int
-    """With it, the same call gives the same text."""
+    """Seed that reproduces the text."""
 
 
 @torch.inference_mode()
 def continue_text(
     run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu"
 ) -> TextSample:
-    """Draw text after a prefix from the best weights of a run, or the last where there are no best.
+    """Sample text after a prefix from the best weights of a run, or else the last.
 
-    Each character is drawn from what the model says after the last T characters, T being its context. Until
-    the context is full, a model with a KV cache computes one position a character; past it the window slides,
-    and every position is computed anew. Without a prefix the model sees one line end first, or where the
-    text has none its first character in code point order, which is not part of the sample.
+    Each character is conditioned on the last T characters, T being the context. Until the context is full, a
+    model with a KV cache computes one position per character; then the window slides, and every position is
+    recomputed. Without a prefix the model first sees one line ending, or else the text's first character in
+    code point order, which is not part of the sample.
 
     Args:
         run: on a text of characters.
-        options: prefix, temperature, top-k, top-p and seed; the rest concerns names.
-        length: characters to draw.
-        device: where to compute.
+        options: prefix, temperature, top-k, top-p and seed; the rest is for names.
+        length: number of characters.
+        device: the device to compute on.
 
     Raises:
-        DataError: the prefix has characters that the model never learned.
+        DataError: the prefix has characters outside the vocabulary.
         ConfigError: a length below 1 or above 10 million, or the device cannot be used here.
         RunError: the run is on items or on ids without characters, has no checkpoint, or a damaged one.
     """
@@ -71,7 +71,7 @@ def continue_text(
             logits = decoder.start(torch.tensor([ids], device=device))[:, -1]  # (1, T, V) -> (1, V)
         elif known <= context:
             logits = decoder.extend(torch.tensor(ids[-1:], device=device))
-        else:  # The window slides: every character has another position, so nothing that was kept holds.
+        else:  # The window slides: every position changes, so the cache is invalid.
             logits = model(torch.tensor([ids[-context:]], device=device))[:, -1]
         logits = logits.cpu()
         require_finite(logits)
@@ -81,7 +81,7 @@ def continue_text(
 
 
 def _encode(run: Run, text: str) -> list[int]:
-    """Ids of a long text begin at 0: it has no BOS."""
+    """Ids of a long text start at 0: it has no BOS."""
     return [number - 1 for number in run.vocabulary.encode(text)]
 
 

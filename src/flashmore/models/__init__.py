@@ -1,1 +1,1 @@
-"""From ids to logits: one model a file, all with one forward contract; `registry` builds them by name."""
+"""Models from ids to logits: one per file, with a common forward contract; `registry` builds them by name."""

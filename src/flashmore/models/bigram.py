@@ -1,4 +1,4 @@
-"""The Bigram: the next character from the last one alone.
+"""The Bigram: predicts the next character from the last one.
 
 Shape letters: B batch, T positions, V vocabulary.
 """
@@ -11,11 +11,11 @@ from flashmore.models.config import ModelConfig
 
 
 class Bigram(nn.Module):
-    """A V × V table: row i holds the logits of what follows id i.
+    """A V × V table: row i holds the logits of the id after id i.
 
-    The table starts at zero, where every character is equally likely. Its best loss is known without
-    training: the entropy of the bigram counts (Shannon 1948, "A Mathematical Theory of Communication",
-    section 3). It has no embedding and no residual, so dropout changes nothing.
+    The table is initialised to zero, so every character is equally likely. Its optimal loss is the entropy of
+    the bigram counts (Shannon 1948, "A Mathematical Theory of Communication", section 3). It has no embedding
+    and no residual, so dropout has no effect.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""The bag of words: the next character from the average of all characters so far.
+"""The bag of words: predicts the next character from the average of all characters so far.
 
 Shape letters: B batch, T positions, C channels, V vocabulary.
 """
@@ -10,11 +10,10 @@ from flashmore.models.config import ModelConfig
 
 
 class BoW(nn.Module):
-    """A causal average of embeddings, then a tanh MLP, each added to what it reads.
+    """A causal average of embeddings, then a tanh MLP, each with a residual connection.
 
-    The idea is makemore's: attention that cannot choose, since every earlier position weighs the same.
-    Order reaches the model through the position embeddings alone. One average and one MLP, whatever
-    `layers` says.
+    As in makemore, this is attention with uniform weights over all earlier positions. Order enters only
+    through the position embeddings. It has one average and one MLP; `n_layer` is ignored.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""The sizes of a model: what must be known to build it again, and nothing else."""
+"""The sizes and options from which a model can be rebuilt."""
 
 from dataclasses import dataclass
 
@@ -8,53 +8,53 @@ from flashmore.specs import backend_spec, model_spec
 ACTIVATIONS: tuple[str, ...] = ("gelu_tanh", "gelu", "relu_squared")
 """makemore's tanh approximation; the exact GELU; the square of ReLU."""
 INITS: tuple[str, ...] = ("torch", "gpt2", "zero_residual")
-"""PyTorch's own, as makemore leaves it; GPT-2's; PyTorch's own, but small embeddings, and zero for what adds
-to the residual stream."""
+"""PyTorch's defaults, as in makemore; GPT-2's; PyTorch's defaults with small embeddings and zero-initialised
+residual projections."""
 LARGEST_SIZE = 1_000_000
-"""Far beyond any model here; above it torch's own size arithmetic overflows in ways it has no message for."""
+"""Largest size; far above it torch's size arithmetic overflows without an error."""
 LARGEST_MULTIPLE = 4096
-"""Columns that the output layer is padded to a multiple of; more only cost memory."""
+"""Upper bound of `padding_multiple`; larger values only cost memory."""
 LARGEST_DEPTH = 1000
-"""Layers: each of them takes time and memory before its first weight."""
+"""Most layers: each takes time and memory to construct."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides a model's parameters and its arithmetic.
+    """Everything that determines a model's parameters and arithmetic.
 
     Raises:
-        ConfigError: an unknown model, activation or start, a size below 1 or above `LARGEST_SIZE`, heads that
-            do not divide the channels, or a dropout outside [0, 1).
+        ConfigError: an unknown model, activation or initialisation, a size below 1 or above `LARGEST_SIZE`,
+            `n_embd` not a multiple of `n_head`, or a dropout outside [0, 1).
     """
 
     model: str
     """A name of `flashmore.specs.models`."""
     vocab_size: int
-    """Number of ids V; id 0 is both BOS and EOS."""
+    """Vocabulary size V; for items, id 0 is both BOS and EOS."""
     block_size: int
-    """Longest sequence T: the longest item plus one for BOS."""
+    """Context length T: the longest item plus BOS, or a window of a long text."""
     n_layer: int = 4
     """Blocks of the Transformer, dilated convolutions of the WaveNet; the other models have a fixed depth."""
     n_head: int = 4
-    """Attention heads of the Transformer; they share the channels evenly."""
+    """Attention heads of the Transformer; `n_embd` must be a multiple of it."""
     n_embd: int = 64
     """Width C of embeddings and hidden layers."""
     dropout: float = 0.0
-    """Probability on embeddings and residuals, in training only."""
+    """Dropout probability on embeddings and residuals, in training only."""
     attention_dropout: float = 0.0
-    """Probability on attention weights, in training only; it decides which kernels can run."""
+    """Dropout probability on attention weights, in training only; not all kernels support it."""
     attention: str = "sdpa"
     """Name of the attention backend; never `auto` here."""
     activation: str = "gelu_tanh"
-    """One of `ACTIVATIONS`: what stands between the two layers of the Transformer's feed-forward."""
+    """Activation of the Transformer's feed-forward; one of `ACTIVATIONS`."""
     bias: bool = True
-    """Whether the Transformer's linear layers and normalisations add a bias."""
+    """Whether the Transformer's linear layers and layer norms have biases."""
     tie_weights: bool = False
-    """Whether the Transformer reads and writes ids with one matrix."""
+    """Whether the Transformer's token embedding and output layer share weights."""
     padding_multiple: int = 1
-    """The Transformer's output layer computes a multiple of so many columns; those beyond V are cut off."""
+    """Pad the Transformer's output layer to a multiple of this; columns beyond V are sliced off."""
     init: str = "torch"
-    """One of `INITS`: what the Transformer's weights are before training."""
+    """Initialisation of the Transformer's weights; one of `INITS`."""
 
     def __post_init__(self) -> None:
         spec = model_spec(self.model)
@@ -88,10 +88,10 @@ class ModelConfig:
             )
 
     def check_length(self, positions: int) -> None:
-        """Refuse a sequence that is longer than the model's context.
+        """Refuse a sequence longer than the model's context.
 
         Raises:
-            ConfigError: `positions` is greater than `context`.
+            ConfigError: `positions` is greater than `block_size`.
         """
         if positions > self.block_size:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Dropout that also compiles into the graph of a whole training step."""
+"""Dropout that also compiles in the graph of a whole training step."""
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Dropout(nn.Module):
     """Zero each element with probability p in training, and scale the rest by 1 / (1 - p).
 
-    Srivastava et al. 2014, "Dropout". `nn.Dropout` asks how many elements there are, which has no answer
-    inside a gradient transform while torch.compile keeps the number of tokens open; there it is spelled out.
+    Srivastava et al. 2014, "Dropout". `nn.Dropout` queries the number of elements, which fails inside a
+    gradient transform while torch.compile treats the number of tokens as dynamic; there it is written out.
     """
 
     def __init__(self, p: float) -> None:

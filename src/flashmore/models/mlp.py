@@ -1,4 +1,4 @@
-"""The MLP: the next character from a fixed window of embeddings.
+"""The MLP: predicts the next character from a fixed window of embeddings.
 
 Shape letters: B batch, T positions, C channels, V vocabulary, N context.
 """
@@ -14,10 +14,9 @@ class MLP(nn.Module):
     """A window of embeddings, one tanh layer, one output layer.
 
     Bengio, Ducharme, Vincent and Janvin 2003, "A Neural Probabilistic Language Model"
-    (https://www.jmlr.org/papers/v3/bengio03a.html), without its direct connections. The window at a
-    position is the last `context` ids, that position's own included; where it reaches back before the
-    start it holds a blank, which has an embedding of its own that is learned like the others. One hidden
-    layer, whatever `layers` says.
+    (https://www.jmlr.org/papers/v3/bengio03a.html), without its direct connections. The window at a position
+    is the last `block_size` ids, including that position's own, padded before the start with a blank id that
+    has its own learned embedding. It has one hidden layer; `n_layer` is ignored.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""RNN, GRU and LSTM: the next character from a state that is carried along.
+"""RNN, GRU and LSTM: predict the next character from a recurrent state.
 
 Shape letters: B batch, T positions, C channels, V vocabulary.
 """
@@ -10,10 +10,10 @@ from flashmore.models.config import ModelConfig
 
 
 class Recurrent(nn.Module):
-    """What the three share: embeddings, one recurrent layer from a learned start, an output layer.
+    """Base class: embeddings, one recurrent layer with a learned initial state, an output layer.
 
-    One layer, whatever `layers` says, as in makemore. The start state is learned and begins at zero.
-    There is no residual, so dropout acts on the embeddings alone.
+    As in makemore it has one layer; `n_layer` is ignored. The learned initial state is initialised to zero.
+    There is no residual, so dropout applies only to the embeddings.
     """
 
     def __init__(self, config: ModelConfig, core: type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]) -> None:
@@ -27,7 +27,7 @@ class Recurrent(nn.Module):
         self.lm_head = nn.Linear(C, V)
 
     def start_state(self, batch: int) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the state before the first id: (1, B, C), or two of them where the core has two."""
+        """Return the state before the first id: (1, B, C), or a pair of them for an LSTM."""
         return self.start.expand(-1, batch, -1).contiguous()  # (1, 1, C) -> (1, B, C)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Recurrent(nn.Module):
 
 
 class RNN(Recurrent):
-    """The tanh recurrence of Elman 1990, "Finding Structure in Time", as `torch.nn.RNN` computes it.
+    """The tanh recurrence of Elman 1990, "Finding Structure in Time", computed by `torch.nn.RNN`.
 
     https://docs.pytorch.org/docs/stable/generated/torch.nn.RNN.html
     """
@@ -58,10 +58,10 @@ class RNN(Recurrent):
 
 
 class GRU(Recurrent):
-    """The gated recurrent unit of Cho et al. 2014 (https://arxiv.org/abs/1406.1078), as `torch.nn.GRU`.
+    """The gated recurrent unit of Cho et al. 2014 (https://arxiv.org/abs/1406.1078), by `torch.nn.GRU`.
 
-    https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html tells where it differs from the paper:
-    the reset gate acts after the state's matrix, not before it.
+    It differs from the paper (https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html): the reset
+    gate is applied after the state's matrix, not before it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -69,10 +69,10 @@ class GRU(Recurrent):
 
 
 class LSTM(Recurrent):
-    """Long short-term memory, Hochreiter and Schmidhuber 1997, as `torch.nn.LSTM` computes it.
+    """Long short-term memory, Hochreiter and Schmidhuber 1997, computed by `torch.nn.LSTM`.
 
     https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html. Its state is two tensors, the output
-    and the memory cell, and both starts are learned. On the CPU it stays in float32 under autocast.
+    and the memory cell, both with a learned initial value. On the CPU it stays in float32 under autocast.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -88,6 +88,6 @@ class LSTM(Recurrent):
         """Map embeddings (B, T, C) to the state after each of them, (B, T, C)."""
         if x.device.type != "cpu":
             return super().recur(x)
-        # autocast would pick oneDNN's 16-bit LSTM, and where a processor lacks it torch fails, not falls back
+        # autocast selects oneDNN's 16-bit LSTM; on CPUs without it torch raises instead of falling back
         with torch.autocast("cpu", enabled=False):
             return super().recur(x)

@@ -1,11 +1,11 @@
-"""How a model is built.
+"""Building models.
 
-Every model is an `nn.Module` made from a `ModelConfig` and keeps one contract:
+Every model is an `nn.Module` built from a `ModelConfig` with this contract:
 
-- `forward(ids)` takes ids (B, T) int64 with 1 <= T <= context and returns logits (B, T, V);
-- it is causal: the logits at position t depend on the ids at positions 0 to t alone;
-- its weights start from PyTorch's own initialisation, as makemore leaves them, unless `start` names another;
-- dropout acts in training alone.
+- `forward(ids)` takes ids (B, T) int64 with 1 <= T <= block_size and returns logits (B, T, V);
+- it is causal: the logits at position t depend only on the ids at positions 0 to t;
+- its weights have PyTorch's default initialisation, as in makemore, unless `init` names another;
+- dropout applies only in training.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from flashmore.specs import model_spec
 
 
 def build(config: ModelConfig, seed: int) -> nn.Module:
-    """Make a model on the CPU whose initial weights depend on the sizes and the seed alone.
+    """Build a model on the CPU whose initial weights depend only on the sizes and the seed.
 
-    The attention backend and the device play no part: the same seed gives the same weights for all of them.
-    The caller's random numbers, on every device, go on as if nothing had been drawn.
+    They do not depend on the attention backend or the device. The caller's generator state is unchanged on
+    every device.
 
     Raises:
         ConfigError: the weights do not fit in memory.
     """
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the accelerators too, and fork_rng restores only what it is told of
+        # torch.manual_seed would also seed accelerators, and fork_rng only restores the devices it is given
         torch.default_generator.manual_seed(seed)
         try:
             return _make(config)
@@ -48,7 +48,7 @@ def _make(config: ModelConfig) -> nn.Module:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Tensors are made on the meta device, and nothing is written into them: that would import PyTorch's
+    """Creates tensors on the meta device and skips in-place writes: these would import PyTorch's
     decompositions, which takes seconds."""
 
     def __torch_function__(
@@ -62,12 +62,12 @@ class _WithoutValues(TorchFunctionMode):
 
 
 def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor of a model's `state_dict()`, without making any."""
+    """Shape and dtype of every tensor of a model's `state_dict()`, without allocating them."""
     with torch.device("meta"), _WithoutValues():
         tensors = _make(config).state_dict()
     return {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count the numbers that training changes, embeddings and output layer included."""
+    """Number of trainable parameters, including embeddings and output layer."""
     return sum(parameter.numel() for parameter in model.parameters())

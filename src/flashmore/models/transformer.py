@@ -1,8 +1,8 @@
-"""The Transformer: the next character from attention over all characters so far.
+"""The Transformer: predicts the next character with attention over all characters so far.
 
-Shape letters: B batch, T positions, N packed tokens, C channels, H heads, D channels a head (C / H),
-V vocabulary, L layers. All but attention works on each position by itself, so that (…, C) is (B, T, C)
-for rows of one length and (N, C) for packed tokens.
+Shape letters: B batch, T positions, N packed tokens, C channels, H heads, D channels per head (C / H),
+V vocabulary, L layers. Everything except attention is position-wise, so (…, C) is (B, T, C) for rows of one
+length and (N, C) for packed tokens.
 """
 
 import math
@@ -22,7 +22,7 @@ from flashmore.models.dropout import Dropout
 
 
 class CausalSelfAttention(nn.Module):
-    """Queries, keys and values from one matrix, attention by the named backend, a projection back.
+    """Causal self-attention with a fused QKV projection, the named backend, and an output projection.
 
     Vaswani et al. 2017, "Attention Is All You Need" (https://arxiv.org/abs/1706.03762), section 3.2.
     """
@@ -65,19 +65,19 @@ class CausalSelfAttention(nn.Module):
         return y.reshape(N, C)  # (N, H, D) -> (N, C)
 
     def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Keep the keys and values of x (N, C) at some places, (N,), of `kept`; give the queries, (N, C)."""
+        """Write the keys and values of x (N, C) to `places` (N,) of `kept`; return the queries (N, C)."""
         C = x.size(1)
         qkv: Tensor = self.c_attn(x)  # (N, 3C)
         kept.index_copy_(0, places, qkv[:, C:])
         return qkv[:, :C]
 
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Map the last position alone, (B, C) to (B, C), in evaluation.
+        """Map only the last position, (B, C) to (B, C), in evaluation mode.
 
         Args:
             x: (B, C).
-            kept: (N, 2C), keys and values side by side; those of the last position are written here.
-            places: (T, B) int64, where in `kept` each position of each sequence stands.
+            kept: (N, 2C), concatenated keys and values; those of the last position are written here.
+            places: (T, B) int64, the row of `kept` for each position of each sequence.
         """
         heads = (self.n_head, x.size(1) // self.n_head)  # (H, D)
         q = self.remember(x, kept, places[-1])  # (B, C)
@@ -95,10 +95,10 @@ ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """Four times wider, an activation, and back.
+    """Feed-forward layer with four times the width.
 
-    GELU: Hendrycks and Gimpel 2016 (https://arxiv.org/abs/1606.08415), section 2, where the tanh is too.
-    The square of ReLU: So et al. 2021, "Primer" (https://arxiv.org/abs/2109.08668), section 4.1.
+    GELU and its tanh approximation: Hendrycks and Gimpel 2016 (https://arxiv.org/abs/1606.08415), section 2.
+    Squared ReLU: So et al. 2021, "Primer" (https://arxiv.org/abs/2109.08668), section 4.1.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -114,7 +114,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward; each normalises what it reads and is added to it."""
+    """Attention, then feed-forward, each pre-normalised and with a residual connection."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -131,19 +131,18 @@ class Block(nn.Module):
         return out
 
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Map the last position alone, (B, C) to (B, C); the rest as in `CausalSelfAttention.step`."""
+        """Map only the last position, (B, C) to (B, C); the rest as in `CausalSelfAttention.step`."""
         x = x + self.attention.step(self.ln_1(x), kept, places)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
 class Transformer(nn.Module):
-    """GPT-2's decoder: learned positions, L pre-norm blocks, a last normalisation, an output layer.
+    """GPT-2's decoder: learned positions, L pre-norm blocks, a final layer norm, an output layer.
 
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, with PyTorch's
-    own initialisation and an output layer without bias, unless the sizes say otherwise. At makemore's sizes
-    (V = 27, context 16, 4 layers, 4 heads, 64 channels) it has 204,544 parameters, each of them with a
-    counterpart there.
+    default initialisation and an output layer without bias, unless configured otherwise. At makemore's sizes
+    (V = 27, context 16, 4 layers, 4 heads, 64 channels) it has the same 204,544 parameters as makemore's.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -184,12 +183,12 @@ class Transformer(nn.Module):
         return F.linear(self.ln_f(x), wide)[..., :V]  # (…, V') -> (…, V)
 
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and keep what `step` needs of them.
+        """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and fill the KV cache for `step`.
 
         Args:
             ids: (B, T) int64.
             cache: (L, N, 2C), where every layer's keys and values are written.
-            places: (T, B) int64, where in a layer each position of each sequence is to stand.
+            places: (T, B) int64, the cache row for each position of each sequence.
         """
         x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
         for block, kept in zip(self._typed_blocks(), cache, strict=True):
@@ -199,12 +198,12 @@ class Transformer(nn.Module):
         return logits
 
     def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map the last ids alone, (B,) int64, to logits (B, V): those of `forward` at the last position.
+        """Map only the last ids, (B,) int64, to the logits (B, V) of `forward` at the last position.
 
         Args:
             ids: (B,) int64, at position T - 1.
             cache: (L, N, 2C), every layer's keys and values; those of the last position are written here.
-            places: (T, B) int64, where in a layer each position of each sequence stands.
+            places: (T, B) int64, the cache row for each position of each sequence.
         """
         x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
         for block, kept in zip(self._typed_blocks(), cache, strict=True):
@@ -213,33 +212,33 @@ class Transformer(nn.Module):
         return logits
 
     def _typed_blocks(self) -> list[Block]:
-        return cast(list[Block], self.blocks)  # a ModuleList does not say of what
+        return cast(list[Block], self.blocks)  # ModuleList is not generic
 
 
 MOST_ONE_HOT = 256
-"""Rows of a table up to which Inductor's product with one-hot rows beats its scatter-add."""
+"""Most table rows for which a one-hot matmul beats Inductor's scatter-add."""
 
 
 def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
-    """Look rows up: table (R, C) and ids (…) int64 to (…, C).
+    """Embedding lookup: table (R, C) and ids (…) int64 to (…, C).
 
-    Compiled for a CPU, the gradient of a lookup is an atomic addition an element, slow and in no fixed order.
-    That of a product with one-hot rows is a matrix product: the same sum, and the same each time.
+    Compiled for a CPU, the gradient of a lookup uses atomic adds, which are slow and nondeterministic. The
+    gradient of a matmul with one-hot rows is a matmul: the same sum, deterministically.
     """
     if torch.compiler.is_compiling() and table.device.type == "cpu" and len(table) <= MOST_ONE_HOT:
-        # Not F.one_hot: up to torch 2.11 it looks at the ids' values, which a graph cannot.
+        # Not F.one_hot: up to torch 2.11 it reads the ids' values, which a graph cannot.
         one_hot = ids[..., None] == torch.arange(len(table), device=ids.device)
         return one_hot.to(table.dtype) @ table
     return F.embedding(ids, table)
 
 
 EMBEDDING_DEVIATION = 0.1
-"""Of `zero_residual`: as output layer it gives logits of a size of 0.1 √C; PyTorch's 1 would give √C."""
+"""For `zero_residual`: tied logits then have magnitude 0.1 √C; PyTorch's 1 would give √C."""
 
 
 def start_like_gpt2(model: nn.Module, layers: int) -> None:
-    """Draw every matrix from a normal distribution of deviation 0.02, those that add to the residual stream
-    from one of 0.02 / √(2 L), and set biases to 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
+    """Initialise matrices with standard deviation 0.02, residual projections with 0.02 / √(2 L), and biases
+    with 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
@@ -250,8 +249,8 @@ def start_like_gpt2(model: nn.Module, layers: int) -> None:
 
 
 def start_from_zero_residuals(model: nn.Module) -> None:
-    """Set what adds to the residual stream to 0, so that every block begins as the identity, and make
-    embeddings small: Zhang et al. 2019, "Fixup Initialization" (https://arxiv.org/abs/1901.09321), section 3.
+    """Zero-initialise the residual projections, so that every block starts as the identity, and use small
+    embeddings: Zhang et al. 2019, "Fixup Initialization" (https://arxiv.org/abs/1901.09321), section 3.
     """
     for name, parameter in model.named_parameters():
         if ".c_proj." in name:

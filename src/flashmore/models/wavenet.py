@@ -1,4 +1,4 @@
-"""The WaveNet-style CNN: the next character from dilated causal convolutions.
+"""The WaveNet-style CNN: predicts the next character with dilated causal convolutions.
 
 Shape letters: B batch, T positions, C channels, V vocabulary, L layers.
 """
@@ -11,10 +11,10 @@ from flashmore.models.config import ModelConfig
 
 
 class GatedConvolution(nn.Module):
-    """A causal convolution of two taps, now and `dilation` positions ago: tanh(filter) × sigmoid(gate).
+    """A causal convolution with two taps, now and `dilation` positions ago: tanh(filter) × sigmoid(gate).
 
-    The two taps stand side by side in one matrix, since a convolution of kernel 2 is no more than that;
-    positions before the start are zero.
+    The convolution of kernel size 2 is computed as one matmul over both taps; positions before the start
+    are zero.
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -35,9 +35,9 @@ class WaveNet(nn.Module):
     """L gated convolutions with dilations 1, 2, 4, ..., 2^(L-1), with residual and skip connections.
 
     Van den Oord et al. 2016, "WaveNet: A Generative Model for Raw Audio" (https://arxiv.org/abs/1609.03499).
-    A position sees itself and the 2^L - 1 before it. An embedding stands where the paper has its first
-    causal convolution; the head is the paper's ReLU, 1×1, ReLU, 1×1 over the sum of all skips. The last
-    layer has no residual, for nothing would read it.
+    The receptive field is the position itself and the 2^L - 1 before it. An embedding replaces the paper's
+    first causal convolution; the head is the paper's ReLU, 1×1, ReLU, 1×1 over the sum of all skips. The last
+    layer has no residual, which would be unused.
     """
 
     def __init__(self, config: ModelConfig) -> None:

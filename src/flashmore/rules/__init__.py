@@ -1,1 +1,1 @@
-"""Which attention kernel can compute a call, told by tables that import no torch."""
+"""Rules for which attention kernels support a call, as tables that do not import torch."""

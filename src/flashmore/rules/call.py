@@ -1,4 +1,4 @@
-"""What decides which kernel can compute a call of scaled_dot_product_attention; it imports no torch."""
+"""The description of a call of scaled_dot_product_attention; does not import torch."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,15 +16,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """Everything about a call of scaled_dot_product_attention that decides which kernel can run.
+    """The properties of a scaled_dot_product_attention call that determine which kernels can run.
 
     Shapes: query (…, H, L, D), key (…, H_kv, S, D), value (…, H_kv, S, D_v), two dimensions or more. The
     leading dimensions broadcast, and with `gqa` H_kv may divide H.
 
     Raises:
-        ConfigError: a call that no kernel on any device takes: a size below 1, shapes that do not fit
-            together, a mask that does not fit the (…, H, L, S) scores, an unknown dtype or device, or a
-            dropout outside [0, 1].
+        ConfigError: a call that no kernel supports on any device: a size below 1, incompatible shapes, a mask
+            that does not broadcast to the (…, H, L, S) scores, an unknown dtype or device, or a dropout
+            outside [0, 1].
     """
 
     query: Shape
@@ -38,7 +38,7 @@ class AttentionCall:
     """The mask's shape, or None."""
     mask_dtype: str = "bool"
     mask_needs_grad: bool = False
-    """The mask has requires_grad=True, even where no backward pass follows."""
+    """The mask has requires_grad=True, even if no backward pass follows."""
     mask_unit_stride: bool = True
     """The last dimension of the mask is contiguous."""
     causal: bool = False

@@ -1,7 +1,7 @@
-"""What to know about a backend that can run: calls that it answers, but perhaps not as you think.
+"""Caveats of backends that can run: calls whose results may be unexpected.
 
-Those for the CPU were seen with torch 2.13, and a test holds every other answer against float64. Those for
-CUDA were reported by others, and not tried here: the issues are named.
+Those for the CPU were observed with torch 2.13, and a test compares all other results with float64. Those for
+CUDA come from the named issues and were not reproduced here.
 """
 
 import math
@@ -11,7 +11,7 @@ from flashmore.rules.rule import Rule, everywhere, on
 from flashmore.rules.sdpa import can_run
 
 LARGE_GIB = 4
-"""From here on the matrix of weights deserves a word."""
+"""Size of the matrix of weights from which on it is mentioned."""
 
 
 def _misread(call: AttentionCall) -> bool:
@@ -23,7 +23,7 @@ def _by_flash(call: AttentionCall) -> bool:
 
 
 def _matrix_gib(call: AttentionCall) -> float:
-    """Size of the (…, L, S) scores in the call's own precision."""
+    """Size of the (…, L, S) scores in the call's dtype."""
     entries = math.prod(call.query[:-1]) * call.source_length
     return entries * {"float64": 8, "float32": 4}.get(call.dtype, 2) / 2**30
 

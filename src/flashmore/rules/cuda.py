@@ -1,8 +1,9 @@
-"""The rules for CUDA's kernels, on GPUs of NVIDIA, for torch 2.11 to 2.13.
+"""Rules for the CUDA kernels on NVIDIA GPUs, for torch 2.11 to 2.13.
 
-They were read, not probed: in the documentation of
-https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html and in
-PyTorch's own checks (ATen/native/transformers/cuda/sdp_utils.cpp), where releases differ in details.
+They come from the documentation,
+https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html, and from
+PyTorch's own checks (ATen/native/transformers/cuda/sdp_utils.cpp), and were not probed. Releases differ in
+details.
 """
 
 from flashmore.rules.call import AttentionCall
@@ -10,7 +11,7 @@ from flashmore.rules.rule import Rule, on
 
 
 def _alignment(call: AttentionCall) -> int:
-    """Which number of channels the memory-efficient kernel's matrix products need a multiple of."""
+    """The memory-efficient kernel needs a number of channels that is a multiple of this."""
     tensor_cores = call.capability >= (8, 0) or (call.capability >= (7, 0) and call.dtype != "float32")
     if not tensor_cores:
         return 1
@@ -84,7 +85,7 @@ CUDA: tuple[Rule, ...] = (
     ),
     Rule(
         on("cuda", "efficient"),
-        # It passes PyTorch's check and fails in the kernel, so the default fails with it.
+        # It passes PyTorch's check but fails in the kernel, so PyTorch's default fails too.
         lambda call: call.mask is not None and call.mask_dtype not in ("bool", call.dtype),
         "a mask of {call.mask_dtype} meets queries of {call.dtype} in a kernel that reads one dtype",
         "make the mask bool or {call.dtype}",

@@ -1,4 +1,4 @@
-"""What a rule is: one condition on a call of attention, and what is to be said where it holds."""
+"""A rule: one condition on an attention call, and its message."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Kernels = tuple[tuple[Device, str], ...]
 
 @dataclass(frozen=True)
 class Rule:
-    """One reason for which some kernels cannot compute a call."""
+    """One reason why some kernels cannot compute a call."""
 
     kernels: Kernels
     """The device and the backend of each."""
@@ -21,11 +21,11 @@ class Rule:
     """What to change so that the rule no longer applies; likewise."""
 
     def breaks_on(self, backend: str, call: AttentionCall) -> bool:
-        """Whether the rule is about this backend on the call's device, and the call breaks it."""
+        """Whether the rule applies to this backend on the call's device, and the call breaks it."""
         return (call.device, backend) in self.kernels and self.breaks(call)
 
     def filled(self, call: AttentionCall) -> "Reason":
-        """The rule in words about this call."""
+        """The rule's message, filled in for this call."""
         return Reason(self.reason.format(call=call), self.change.format(call=call))
 
 

@@ -1,10 +1,10 @@
-"""Why a backend can or cannot run: our own table, one row a rule, so that all reasons are told at once.
+"""The rules for PyTorch's kernels, one per row, so that all reasons are reported at once.
 
-PyTorch answers with the first failed check, in texts that change between releases, and on a CPU-only build
-with nothing at all. So the rules are stated here, for torch 2.11 to 2.13. A test holds the rows for the CPU
-against what the installed torch really does, call by call and row by row, and does the same for those for
-CUDA where there is a GPU. The rows for CUDA and MPS were read, not probed; `explain` runs every backend
-where the device is present, and believes what it sees more than this table.
+PyTorch reports only the first failed check, in messages that change between releases, and on a CPU-only build
+nothing for CUDA. So the rules are stated here, for torch 2.11 to 2.13. A test compares every row for the CPU,
+and with a GPU every row for CUDA, with the installed torch. The rows for CUDA and MPS come from documentation
+and source and were not probed; `explain` runs every backend if the device is present, which overrides this
+table.
 """
 
 from flashmore.rules.call import AttentionCall
@@ -14,7 +14,7 @@ from flashmore.rules.rule import Rule, everywhere, on
 FUSED = ("flash", "efficient", "cudnn")
 FLASH = on("cpu", "flash") + on("cuda", "flash")
 EVERY_FUSED = on("cpu", "flash") + on("cuda", *FUSED)
-"""The fused kernels that exist."""
+"""All fused kernels."""
 
 GENERAL: tuple[Rule, ...] = (
     Rule(
@@ -136,5 +136,5 @@ RULES: tuple[Rule, ...] = GENERAL + CPU + MPS + CUDA
 
 
 def can_run(kernel: str, call: AttentionCall) -> bool:
-    """Whether no row speaks against one of PyTorch's kernels."""
+    """Whether no row excludes one of PyTorch's kernels."""
     return not any(rule.breaks_on(kernel, call) for rule in RULES)

@@ -1,4 +1,4 @@
-"""A run's folder: settings, metrics, and checkpoints that are replaced whole."""
+"""A run's folder: settings, metrics, and checkpoints that are replaced atomically."""
 
 from flashmore.runs.checkpoint import Checkpoint, LossScale, State
 from flashmore.runs.folder import Run

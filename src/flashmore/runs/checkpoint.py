@@ -1,7 +1,7 @@
-"""Weights, optimizer and state of one step in one safetensors file, which is replaced whole.
+"""Weights, optimizer and state of one step in one safetensors file, which is replaced atomically.
 
-The file's metadata hold a sealed JSON object: the state, SHA-256 of the weights and of the optimizer's
-tensors, and the run that the checkpoint belongs to. Reading maps no code, and looks at names, dtypes and
+The file's metadata contains a sealed JSON object: the state, SHA-256 of the weights and of the optimizer's
+tensors, and the run that the checkpoint belongs to. Reading executes no code, and checks names, dtypes and
 shapes before any tensor.
 """
 
@@ -33,10 +33,10 @@ _DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "
 
 @dataclass(frozen=True)
 class LossScale:
-    """What float16's gradients are multiplied by, and how many steps it has held.
+    """The loss scale for float16, and the number of steps since it last changed.
 
     Raises:
-        ValueError: numbers that `torch.amp.GradScaler` never has.
+        ValueError: values that `torch.amp.GradScaler` cannot have.
     """
 
     scale: float
@@ -49,24 +49,24 @@ class LossScale:
 
 @dataclass(frozen=True)
 class State:
-    """What training needs beside tensors.
+    """The training state other than tensors.
 
     Raises:
-        ValueError: numbers that no training run has.
+        ValueError: values that no training run can have.
     """
 
     step: int
     """Updates made."""
     max_steps: int
-    """Updates of the whole run."""
+    """Total number of updates of the run."""
     best_loss: float | None = None
-    """Lowest validation loss so far, in nats a character."""
+    """Lowest validation loss so far, in nats per character."""
     best_step: int | None = None
     """The step of the checkpoint `best`."""
     train_seconds: float = 0.0
-    """Time spent training; evaluation and saving do not count."""
+    """Training time, excluding evaluation and saving."""
     loss_scale: LossScale | None = None
-    """Of a run in float16."""
+    """For a run in float16."""
     metrics_bytes: int = 0
     """Length of metrics.jsonl when the checkpoint was saved."""
     metrics_sha256: str = hashlib.sha256().hexdigest()
@@ -84,7 +84,7 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training needs to go on from a step."""
+    """Everything needed to resume training from a step."""
 
     weights: dict[str, Tensor]
     """The model's `state_dict()`; on the CPU when loaded."""
@@ -99,7 +99,7 @@ class _Header:
 
     name: str
     run: str
-    """SHA-256 of the run's configuration: a checkpoint of another run is none of this one."""
+    """SHA-256 of the run's configuration, which identifies the run."""
     weights: str
     optimizer: str
     """SHA-256 of the tensors' names, dtypes, shapes and bytes."""
@@ -124,7 +124,7 @@ class CheckpointFile:
         """Replace the checkpoint.
 
         Raises:
-            StorageError: the disk refused; the previous checkpoint is still there.
+            StorageError: writing failed; the previous checkpoint is kept.
         """
         weights, optimizer = _on_cpu(checkpoint.weights), _on_cpu(checkpoint.optimizer)
         header = _Header(self._name, self._run, _digest(weights), _digest(optimizer), checkpoint.state)
@@ -134,10 +134,10 @@ class CheckpointFile:
         replace_file(self.path, save(tensors, {_METADATA: sealed}))
 
     def load_state(self) -> State:
-        """Read the state alone; no tensor is looked at.
+        """Read only the state, no tensors.
 
         Raises:
-            RunError: there is no such checkpoint, it is of another run, or its metadata were altered.
+            RunError: there is no such checkpoint, it is of another run, or its metadata was altered.
             StorageError: the file cannot be read.
         """
         with self._open() as file:
@@ -147,7 +147,7 @@ class CheckpointFile:
         """Read the weights and the state; the optimizer's tensors are not read.
 
         Args:
-            layout: what the model has; anything else is refused before a tensor is read.
+            layout: the model's layout; anything else is refused before a tensor is read.
 
         Raises:
             RunError: there is no such checkpoint, it is of another run or model, or it was altered.
@@ -161,9 +161,9 @@ class CheckpointFile:
         """Read the whole checkpoint.
 
         Args:
-            weights: what the model has.
-            optimizer: what the optimizer of this run has.
-            optional: what may be among the optimizer's tensors too.
+            weights: the model's layout.
+            optimizer: the layout of this run's optimizer.
+            optional: further tensors that the optimizer may have.
 
         Raises:
             RunError, StorageError: as `load_weights`.
@@ -207,11 +207,11 @@ class CheckpointFile:
 
 
 class _Opened:
-    """A safetensors file that is no link; what is wrong with it is a RunError."""
+    """A safetensors file that is not a link; any problem with it is a RunError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # safetensors opens by name, so what is there is looked at first.
+        # safetensors opens by name, so the file is checked first.
         with reading(path):
             with open_regular(path) as file:
                 header = int.from_bytes(file.read(8), "little")
@@ -230,12 +230,12 @@ class _Opened:
         self._file.__exit__(*error)
 
     def metadata(self) -> Mapping[str, str] | None:
-        """The text beside the tensors."""
+        """The metadata, as text."""
         metadata: Mapping[str, str] | None = self._file.metadata()
         return metadata
 
     def layout(self, prefix: str) -> dict[str, tuple[tuple[int, ...], torch.dtype | str]]:
-        """Shapes and dtypes of the tensors whose names begin with `prefix`, without it."""
+        """Shapes and dtypes of the tensors whose names start with `prefix`, which is removed."""
         names = [name for name in self._file.offset_keys() if name.startswith(prefix)]
         slices = {name: self._file.get_slice(name) for name in names}
         return {
@@ -247,7 +247,7 @@ class _Opened:
         }
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor of its own memory: the file may go away."""
+        """A copy of a tensor: the file may be removed."""
         try:
             tensor: Tensor = self._file.get_tensor(name).clone()
         except SafetensorError as error:
@@ -277,7 +277,7 @@ def differences(wanted: Layout, found: Mapping[str, tuple[tuple[int, ...], torch
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies: safetensors takes neither views that share memory nor strides."""
+    """Copies: safetensors supports neither views that share memory nor strides."""
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: what was asked for, what training began with, how it went, and where it stands."""
+"""A run's folder: config, data, metrics, checkpoints and result."""
 
 import os
 import shlex
@@ -29,44 +29,43 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run, opened. Nothing else is needed to go on, to generate or to label.
+    """An open run folder; it contains everything needed to resume, generate and label.
 
         config.json       format, versions, config, model; SHA-256 of the next two and of itself
         vocabulary.json   the characters
-        split.json        the items of each part; of a long text, where each part lies
-        tokens.bin        of a long text: its characters as 16-bit ids
+        split.json        the items of each part; for a long text, the position of each part
+        tokens.bin        for a long text, its characters as 16-bit ids
         last.safetensors  the latest checkpoint: weights, optimizer, state
         best.safetensors  the weights with the lowest validation loss so far
-        metrics.jsonl     one line a logged step
+        metrics.jsonl     one line per logged step
         result.json       written once at the end
-        run.lock          held by the process that trains
+        run.lock          held by the training process
 
-    Opening and reading change nothing in the folder, run no code from it and follow no link in it. `create`
-    or `open` one.
+    Opening and reading change nothing in the folder, run no code from it and follow no link in it. Use
+    `create` or `open`.
     """
 
     path: Path
     settings: Settings
     digest: str
-    """SHA-256 of config.json, which the checkpoints and the result name."""
+    """SHA-256 of config.json, stored in the checkpoints and the result."""
 
     @classmethod
     @contextmanager
     def create(cls, path: Path, made_from: Settings) -> Iterator["Run"]:
-        """Make the folder of a new run; it becomes a run with its first checkpoint.
+        """Create the folder of a new run; it becomes a run with its first checkpoint.
 
-        Within the context the run has everything but config.json and checkpoints: call `begin` with the first
-        checkpoint. Where that does not happen, everything is removed again. Hold the lock meanwhile
-        (`locked`).
+        Within the context the run has everything except config.json and checkpoints: call `begin` with the
+        first checkpoint. Otherwise everything is removed again. The caller must hold the lock (`locked`).
 
         Args:
-            path: a folder that does not exist or is empty, or that a creation which was killed left behind.
-            made_from: what the run is made from; a long text is stored in the folder.
+            path: a folder that does not exist, is empty, or is left over from a killed creation.
+            made_from: the run's settings; a long text is stored in the folder.
 
         Raises:
-            RunError: `path` is a file, or a folder that holds something.
-            DataError: a long text has changed meanwhile; or more items than a run's folder holds.
-            StorageError: the disk refused; nothing is left of the new folder.
+            RunError: `path` is a file, or a folder that is not empty.
+            DataError: a long text has changed meanwhile, or there are too many items for a run's folder.
+            StorageError: writing failed; the new folder is removed.
         """
         if settings.is_run(path):
             raise RunError(f"a new or empty folder at {path}", "a run", "another folder")
@@ -86,10 +85,10 @@ class Run:
                     remove_unfinished(path)
 
     def begin(self, first: Checkpoint) -> None:
-        """Save the first checkpoint, then config.json: from here on the folder is a run.
+        """Save the first checkpoint, then config.json, which makes the folder a run.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: writing failed.
         """
         self.save_checkpoint("last", first)
         replace_file(self.path / settings.CONFIG, settings.encode(self.settings)[settings.CONFIG])
@@ -100,17 +99,16 @@ class Run:
         """Open the folder of a run.
 
         Raises:
-            RunError: there is no such folder, it is no run, it is of an unknown format, it holds something
-                else than regular files, or its configuration, vocabulary or split is missing, cut off or
-                altered.
-            StorageError: the disk does not give the files.
+            RunError: there is no such folder, it is not a run or of an unknown format, it contains anything
+                but regular files, or its configuration, vocabulary or split is missing, truncated or altered.
+            StorageError: the files cannot be read.
         """
         path = Path(path)
         return cls(path, *settings.read(path))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config with nothing left open, as JSON values."""
+        """The resolved config, as JSON values."""
         return self.settings.config
 
     @property
@@ -130,14 +128,14 @@ class Run:
 
     @property
     def text(self) -> LongText | None:
-        """The long text that was learned from; None for a run on items."""
+        """The long text that the run trains on; None for a run on items."""
         return self.settings.text
 
     def require_items(self, wanted: str) -> None:
-        """Refuse what makes sense for items alone, where the run is on one long text.
+        """Refuse an operation on items if the run is on one long text.
 
         Args:
-            wanted: what was asked for, such as `to score names`.
+            wanted: the operation, such as `to score names`.
 
         Raises:
             RunError: the run is on a long text.
@@ -150,33 +148,33 @@ class Run:
             )
 
     def log_metrics(self, state: State) -> MetricsLog:
-        """Open metrics.jsonl to go on from a checkpoint; lines that were written after it are dropped.
+        """Open metrics.jsonl to resume from a checkpoint; later lines are dropped.
 
         Raises:
-            RunError: the file no longer begins with what it held at the checkpoint.
-            StorageError: the disk refused.
+            RunError: the file no longer starts with its content at the checkpoint.
+            StorageError: a disk operation failed.
         """
         return MetricsLog(self._metrics, state)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Read the lines of metrics.jsonl, without a last one that was cut off.
+        """Read the lines of metrics.jsonl, without a truncated last one.
 
         Raises:
-            RunError: the file was cut off or altered.
+            RunError: the file was truncated or altered.
             StorageError: the file cannot be read.
         """
         return metrics.read(self._metrics, self.load_state("last"))
 
     def save_checkpoint(self, name: Name, checkpoint: Checkpoint) -> None:
-        """Replace a checkpoint. Whatever moment the process dies at, a whole one stays.
+        """Replace a checkpoint atomically.
 
         Raises:
-            StorageError: the disk refused; the previous checkpoint is still there.
+            StorageError: writing failed; the previous checkpoint is kept.
         """
         self._file(name).save(checkpoint)
 
     def load_state(self, name: Name) -> State:
-        """Read the state of a checkpoint, and none of its tensors.
+        """Read the state of a checkpoint without its tensors.
 
         Raises:
             RunError: there is none, it is of another run, or it was altered.
@@ -188,11 +186,11 @@ class Run:
         """Read the checkpoint `last` with its optimizer.
 
         Args:
-            optimizer: the tensors that the optimizer of this run has.
-            optional: tensors that may be there too.
+            optimizer: the layout of this run's optimizer.
+            optional: further tensors that may be present.
 
         Raises:
-            RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit it.
+            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match it.
             StorageError: a file cannot be read.
         """
 
@@ -207,10 +205,10 @@ class Run:
         """Read the weights of a checkpoint; the optimizer's tensors are not read.
 
         Args:
-            name: which checkpoint; None means the best one, or the last of a run that has no validation part.
+            name: which checkpoint; None means the best one, or the last of a run without a validation part.
 
         Raises:
-            RunError: it is missing, of another run or model, cut off or altered; or `best` does not fit
+            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match
                 `last`.
             StorageError: a file cannot be read.
         """
@@ -225,7 +223,7 @@ class Run:
         """Copy weights into a model.
 
         Raises:
-            RunError: names, shapes or dtypes are not the model's; the model is as it was.
+            RunError: names, shapes or dtypes are not the model's; the model is unchanged.
         """
         wanted, found = layout_of(model.state_dict()), layout_of(weights)
         if wanted != found:
@@ -240,16 +238,16 @@ class Run:
         """Write result.json.
 
         Raises:
-            StorageError: the disk refused; an earlier result is still there.
-            ValueError, TypeError: the result holds what JSON does not know.
+            StorageError: writing failed; an earlier result is kept.
+            ValueError, TypeError: the result has values that JSON does not support.
         """
         replace_file(self._result, records.encode(records.seal(result | {"config_sha256": self.digest})))
 
     def read_result(self) -> dict[str, Any] | None:
-        """Read result.json; None while there is none.
+        """Read result.json; None if there is none.
 
         Raises:
-            RunError: the file was cut off or altered, or is of another run.
+            RunError: the file was truncated or altered, or is of another run.
             StorageError: the file cannot be read.
         """
         if not self._result.exists():
@@ -262,14 +260,14 @@ class Run:
         return result
 
     def resume_command(self) -> str:
-        """The command that goes on with this run."""
+        """The command that resumes this run."""
         return f"flashmore train --resume {shlex.quote(str(self.path))}"
 
     def _file(self, name: Name) -> CheckpointFile:
         return CheckpointFile(self.path, name, self.digest)
 
     def _unchanged(self, read: Callable[[], T]) -> T:
-        """Read once more where the process that trains has replaced a checkpoint meanwhile.
+        """Read again if the training process has replaced a checkpoint meanwhile.
 
         safetensors opens a file for its header and again for its tensors.
         """
@@ -282,7 +280,7 @@ class Run:
                     raise
 
     def _identities(self) -> list[tuple[int, int] | None]:
-        """What tells a checkpoint's file from the one that replaces it; None where there is none."""
+        """The identities of the checkpoint files, which change on replacement; None for a missing one."""
         identities: list[tuple[int, int] | None] = []
         for name in ("last", "best"):
             try:
@@ -293,8 +291,8 @@ class Run:
         return identities
 
     def _best(self, last: State) -> Name:
-        """Where the best weights are: `last` is saved before `best`, so right after an evaluation they are
-        both."""
+        """The checkpoint with the best weights: `last` is saved before `best`, so right after an evaluation it
+        may be `last`."""
         if last.best_step in (None, last.step):
             if (self.path / "best.safetensors").exists():  # of an earlier step, but of this run
                 self.load_state("best")
@@ -315,7 +313,7 @@ class Run:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what is only there until a file or a run is whole; the lock stays, for it is held meanwhile."""
+    """Remove temporary files and the files of an incomplete run, except the lock, which is being held."""
     with suppress(OSError):
         is_run = (path / settings.CONFIG).exists()
         for entry in list(os.scandir(path)):

@@ -1,4 +1,4 @@
-"""One writer a run: a lock that the operating system releases when its process ends, however it ends."""
+"""One writer per run: a lock that the operating system releases whenever its process ends."""
 
 import os
 import socket
@@ -15,19 +15,18 @@ from flashmore.files import disk_errors, open_regular, write_all
 
 LOCK = "run.lock"
 _LARGEST = 200
-"""Bytes of a lock file that are read: it names the process that holds it."""
+"""Most bytes read of a lock file, which names the process that holds it."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run for this process alone; the folder is made where there is none.
+    """Lock the folder of a run for this process; a missing folder is created.
 
-    A folder that holds nothing but the lock in the end is removed again, with the parents that were made for
-    it.
+    If the folder contains only the lock at the end, it is removed again, with the parents created for it.
 
     Raises:
-        RunError: another process holds it; it is named.
-        StorageError: the disk refused.
+        RunError: another process, which is named, holds the lock.
+        StorageError: a disk operation failed.
     """
     with disk_errors(f"to make the folder {folder}", folder):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -52,7 +51,7 @@ def _hold(folder: Path) -> FileIO:
         file = open_regular(folder / LOCK, os.O_RDWR | os.O_CREAT)
         try:
             _acquire(file, folder)
-            # Its last holder may have removed it between opening and locking: then the lock guards no name.
+            # Its last holder may have removed the file between opening and locking: then it locks nothing.
             if os.fstat(file.fileno()).st_nlink:
                 file.truncate(0)
                 with suppress(OSError):  # a full disk: the lock holds without a name in it
@@ -68,10 +67,10 @@ def _acquire(file: FileIO, folder: Path) -> None:
     try:
         if lock_descriptor(file.fileno(), blocking=False):
             return
-    except OSError:  # a file system without locks: there is nothing to hold
+    except OSError:  # a file system without locks
         return
     holder = ""
-    with suppress(OSError):  # Windows does not show what is locked
+    with suppress(OSError):  # Windows does not allow reading a locked file
         holder = (file.read(_LARGEST) or b"").decode("utf-8", "replace")
     raise RunError(
         f"the run {folder} for one process at a time",

@@ -1,8 +1,7 @@
-"""metrics.jsonl: one JSON object a line, only ever appended to while a run trains.
+"""metrics.jsonl: one JSON object per line, appended to during training.
 
-A line counts when its line end is there. Whatever follows the last line end was cut off when a process died,
-and is dropped. A checkpoint knows the length and the SHA-256 of the file at its step, so that a run goes on
-with its own.
+A line is complete when it has its line ending; a partial last line, left by a killed process, is dropped. A
+checkpoint stores the length and the SHA-256 of the file at its step, so that a resumed run continues from them.
 """
 
 import hashlib
@@ -20,14 +19,14 @@ from flashmore.runs.checkpoint import State
 from flashmore.strict_json import LARGEST_FLOAT
 
 LARGEST, MOST_LINES = 2**27, 2**20
-"""Bytes and lines that are read at most."""
+"""Most bytes and lines read."""
 _PIECE = 2**20
 _Step = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Number = Annotated[float, msgspec.Meta(ge=-LARGEST_FLOAT, le=LARGEST_FLOAT)]
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What a line holds; `val_loss` where the validation part was evaluated."""
+    """The fields of a line; `val_loss` if the validation part was evaluated."""
 
     step: _Step
     loss: _Number
@@ -39,15 +38,15 @@ _LINES = msgspec.json.Decoder(_Line)
 
 
 class MetricsLog:
-    """metrics.jsonl of a run that trains, cut back to where the checkpoint left it; use it as a context.
+    """A context manager for appending to metrics.jsonl, truncated to its length at the checkpoint.
 
     Args:
-        path: the file; it is made where there is none.
-        state: of the checkpoint that the run goes on from.
+        path: the file; created if missing.
+        state: state of the checkpoint that the run resumes from.
 
     Raises:
-        RunError: the file no longer begins with what it held at the checkpoint.
-        StorageError: the disk refused.
+        RunError: the file no longer starts with its content at the checkpoint.
+        StorageError: a disk operation failed.
     """
 
     def __init__(self, path: Path, state: State) -> None:
@@ -67,14 +66,14 @@ class MetricsLog:
                 raise
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line, whole or not at all.
+        """Append a line, completely or not at all.
 
         Args:
-            line: JSON values, with `step` as a whole number; NaN and infinities are refused.
+            line: JSON values, with `step` as an integer; NaN and infinities are refused.
 
         Raises:
-            StorageError: the disk refused.
-            ValueError, TypeError: the line holds what JSON does not know.
+            StorageError: writing failed.
+            ValueError, TypeError: the line has values that JSON does not support.
         """
         data = records.encode(line, indent=None)
         with disk_errors(f"to write {self._path}", self._path):
@@ -88,10 +87,10 @@ class MetricsLog:
         self._bytes += len(data)
 
     def saved(self) -> tuple[int, str]:
-        """Wait until the disk has every line; length in bytes and SHA-256 of the file.
+        """Flush to disk; returns the length in bytes and the SHA-256 of the file.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: a disk operation failed.
         """
         with disk_errors(f"to write {self._path}", self._path):
             os.fsync(self._file.fileno())
@@ -107,14 +106,14 @@ class MetricsLog:
 
 
 def read(path: Path, state: State) -> list[dict[str, Any]]:
-    """Read every whole line, those after the checkpoint too; none where there is no file yet.
+    """Read every complete line, including those after the checkpoint; none if there is no file yet.
 
     Args:
         path: the file.
-        state: of the run's checkpoint `last`.
+        state: state of the run's checkpoint `last`.
 
     Raises:
-        RunError: the file does not begin with what it held at the checkpoint, or a line is no JSON object.
+        RunError: the file does not start with its content at the checkpoint, or a line is not a JSON object.
         StorageError: the file cannot be read.
     """
     data = read_regular(path, LARGEST) if path.is_symlink() or path.exists() else b""

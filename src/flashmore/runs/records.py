@@ -1,7 +1,7 @@
-"""JSON files of a run: strict to write, checked to read, and sealed where an altered value would do harm.
+"""JSON files of a run: written strictly, validated when read, and sealed where alterations would do harm.
 
-A sealed record carries `sha256`, the SHA-256 of its other content in a canonical form, so that a value that
-was altered is found although the file is still JSON.
+A sealed record has a field `sha256`, the SHA-256 of its other content in a canonical form, which detects
+altered values in valid JSON.
 """
 
 import dataclasses
@@ -25,35 +25,35 @@ SEAL = "sha256"
 
 
 def digest(data: bytes) -> str:
-    """Give the SHA-256 of bytes as 64 hexadecimal digits."""
+    """The SHA-256 of bytes as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def encode(value: object, indent: int | None = 2) -> bytes:
-    """Write a value as strict JSON in UTF-8.
+    """Encode a value as strict JSON in UTF-8.
 
     Raises:
-        ValueError: a number that JSON does not know (NaN or an infinity).
-        TypeError: a value that JSON does not know.
+        ValueError: NaN or an infinity.
+        TypeError: a value that JSON does not support.
     """
     return (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """Give the content as plain JSON values, with its checksum.
+    """The content as JSON values, with its checksum.
 
     Raises:
-        ValueError, TypeError: as `encode` does.
+        ValueError, TypeError: as `encode`.
     """
     plain = json.loads(encode(content))
     return {**plain, SEAL: _checksum(plain)}
 
 
 def decode(data: bytes, path: Path) -> dict[str, Any]:
-    """Read a JSON object from the bytes of `path`.
+    """Decode a JSON object from the bytes of `path`.
 
     Raises:
-        RunError: the bytes are no JSON object, as when the end is cut off.
+        RunError: the bytes are not a JSON object, for example truncated.
     """
     try:
         value = loads(data)
@@ -65,15 +65,15 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def convert(value: object, kind: type[T], wanted: str) -> T:
-    """Turn JSON values into a typed value; every field must be there, of its type, and none beside them.
+    """Convert JSON values to a typed value; all fields must be present with the right type, and no others.
 
     Args:
-        value: what JSON held.
-        kind: a dataclass. What its `__post_init__` refuses is refused.
-        wanted: what a message calls it, such as `the state of a checkpoint in FILE`.
+        value: decoded JSON.
+        kind: a dataclass; its `__post_init__` may refuse values.
+        wanted: its name in messages, such as `the state of a checkpoint in FILE`.
 
     Raises:
-        RunError: it is something else; the field is named.
+        RunError: it does not match; the field is named.
     """
     try:
         made = msgspec.convert(value, kind, dec_hook=_decode_path)
@@ -88,7 +88,7 @@ def convert(value: object, kind: type[T], wanted: str) -> T:
 
 
 def _different_fields(value: object, made: object) -> list[str]:
-    """Fields that msgspec filled in or passed over, in a dataclass or those in it."""
+    """Fields that msgspec filled in or ignored, in a dataclass and nested ones."""
     if not isinstance(value, dict) or not dataclasses.is_dataclass(made):
         return []
     fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
@@ -114,7 +114,7 @@ def check_seal(record: dict[str, Any], path: Path) -> None:
 
 
 def check_digest(data: bytes, expected: object, path: Path) -> None:
-    """Compare a file's bytes with the SHA-256 that was written down for it.
+    """Compare a file's bytes with its recorded SHA-256.
 
     Raises:
         RunError: they differ.

@@ -1,7 +1,7 @@
-"""config.json, vocabulary.json and split.json: what a run was made from, written once.
+"""config.json, vocabulary.json and split.json: the run's settings, written once.
 
-config.json is sealed and holds the SHA-256 of the other two, so that the three belong together. Its own
-SHA-256 identifies the run in every file that is written later.
+config.json is sealed and contains the SHA-256 of the other two, which ties the three together. Its own SHA-256
+identifies the run in all files written later.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from flashmore.runs.lock import LOCK
 from flashmore.strict_json import MOST_VALUES, count_values
 
 FORMAT = 4
-"""Version of the folder's layout; it grows with every change that an older flashmore cannot read."""
+"""Version of the folder's format, increased with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
-"""Bytes of config.json, and of each of the other two."""
+"""Most bytes of config.json, and of each of the other two."""
 Value = bool | int | float | str | list[str] | None
-"""Of an option in a config."""
+"""Value of an option in a config."""
 FILES = {
     CONFIG,
     VOCABULARY,
@@ -43,28 +43,28 @@ FILES = {
     "metrics.jsonl",
     "result.json",
 }
-"""What flashmore itself puts into a run's folder, TensorBoard's events apart."""
+"""The files that flashmore writes to a run's folder, except TensorBoard events."""
 MOST_FILES = 10_000
-"""In a run's folder; each time that training goes on, TensorBoard adds one."""
+"""Most files in a run's folder; TensorBoard adds one each time training resumes."""
 UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
-"""What a run's folder holds while it is made: config.json, which makes it a run, comes last."""
+"""Files of a run's folder during creation; config.json, which makes it a run, comes last."""
 _A_RUN = "the folder of a run, made by `flashmore train --out FOLDER`"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run was made from."""
+    """The settings that a run was created from."""
 
     requested: dict[str, Any]
-    """The config that was asked for, as JSON values."""
+    """The requested config, as JSON values."""
     config: dict[str, Any]
-    """The same with nothing left open."""
+    """The resolved config."""
     model: ModelConfig
     vocabulary: Vocabulary
     split: Split
     text: LongText | None
     versions: dict[str, str]
-    """Of `flashmore` and `torch` when the run was made."""
+    """Versions of `flashmore` and `torch` that created the run."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class _Characters:
 
 
 def encode(settings: Settings) -> dict[str, bytes]:
-    """Give the files by name; config.json, which makes a folder a run, comes last.
+    """Encode the files, by name; config.json, which makes a folder a run, comes last.
 
     Raises:
-        ValueError, TypeError: the config holds what JSON does not know.
-        DataError: more items than a run's folder holds.
+        ValueError, TypeError: the config has values that JSON does not support.
+        DataError: too many items for a run's folder.
     """
     parts = _Parts(**dataclasses.asdict(settings.split), text=settings.text)
     files = {
@@ -126,17 +126,17 @@ def encode(settings: Settings) -> dict[str, bytes]:
 
 
 def versions_here() -> dict[str, str]:
-    """Versions of `flashmore` and `torch`."""
+    """Installed versions of `flashmore` and `torch`."""
     return {"flashmore": version("flashmore"), "torch": str(torch.__version__)}
 
 
 def read(folder: Path) -> tuple[Settings, str]:
-    """Read and check the three files: the settings, and SHA-256 of config.json.
+    """Read and validate the three files; returns the settings and the SHA-256 of config.json.
 
     Raises:
-        RunError: the folder is no run or of an unknown format, or a file is missing, cut off, altered, or no
-            regular file.
-        StorageError: the disk does not give the files.
+        RunError: the folder is not a run or of an unknown format, or a file is missing, truncated, altered, or
+            not a regular file.
+        StorageError: the files cannot be read.
     """
     require_run(folder)
     data = read_regular(folder / CONFIG, LARGEST_CONFIG)
@@ -157,14 +157,14 @@ def read(folder: Path) -> tuple[Settings, str]:
 
 
 def is_run(path: Path) -> bool:
-    """Say whether a run is at `path`; refuse anything that a new run could harm.
+    """Whether a run is at `path`; refuses anything that a new run could overwrite.
 
     Returns:
-        False where there is nothing, an empty folder, or what a creation that was killed left behind.
+        False if there is nothing, an empty folder, or the remains of a killed creation.
 
     Raises:
-        RunError: it is a file, or a folder that holds something else.
-        StorageError: the disk does not say.
+        RunError: it is a file, or a folder with other content.
+        StorageError: a disk operation failed.
     """
     wanted = f"a new or empty folder at {path}"
     with disk_errors(wanted, path):
@@ -184,10 +184,10 @@ def is_run(path: Path) -> bool:
 
 
 def require_same(run: Settings, asked: Settings, path: Path) -> None:
-    """Refuse to go on with a run that another command began.
+    """Refuse to resume a run started with other options or data.
 
     Raises:
-        RunError: the options or the data differ; they are named.
+        RunError: the options or the data differ; the differences are named.
     """
     odd = [
         name
@@ -212,16 +212,16 @@ def require_same(run: Settings, asked: Settings, path: Path) -> None:
 
 
 def _as_read(text: LongText | None) -> LongText | None:
-    """The text before its store was written."""
+    """The text's metadata before its token file was written."""
     return None if text is None else dataclasses.replace(text, store_sha256=None)
 
 
 def require_run(folder: Path) -> None:
-    """Refuse a folder that is no run, or in which anything but regular files lies.
+    """Refuse a folder that is not a run, or that contains anything but regular files.
 
     Raises:
-        RunError: what is there instead is named.
-        StorageError: the disk does not say.
+        RunError: naming what was found.
+        StorageError: a disk operation failed.
     """
     wanted = f"a run at {folder}"
     with disk_errors(wanted, folder):
@@ -231,7 +231,7 @@ def require_run(folder: Path) -> None:
             raise RunError(wanted, "a file", _A_RUN)
         entries = {}
         for path in folder.iterdir():
-            with suppress(FileNotFoundError):  # the process that trains has renamed a file meanwhile
+            with suppress(FileNotFoundError):  # the training process has renamed a file meanwhile
                 entries[path.name] = path.lstat()
             if len(entries) > MOST_FILES:
                 raise RunError(wanted, f"a folder of more than {MOST_FILES:,} files", _A_RUN)
@@ -263,10 +263,10 @@ def _read_part(path: Path, config: _Config) -> dict[str, Any]:
 
 
 def _require_fit(settings: Settings, folder: Path) -> None:
-    """The checksums are right, so what does not fit was written by hand.
+    """Check consistency: the checksums are right, so inconsistent values were written by hand.
 
     Raises:
-        RunError: the model, the vocabulary and the data are not of one run.
+        RunError: the model, the vocabulary and the data do not match.
     """
 
     def require(holds: bool, wanted: str, found: str) -> None:

@@ -1,1 +1,1 @@
-"""A config in, a trained run out."""
+"""Training: from a config to a trained run."""

@@ -1,4 +1,4 @@
-"""The data of a run: read once, and opened part by part, items and one long text alike."""
+"""The data of a run, items or one long text: read once and opened part by part."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -21,24 +21,24 @@ from flashmore.training.dataset import Dataset, ItemDataset, TextDataset
 from flashmore.training.memory import require_memory_for_items
 
 CONTEXT = 256
-"""Window length of a config that names none."""
+"""Default window length."""
 Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Data that was read and measured; nothing is encoded or written yet."""
+    """Data that has been read and measured, but not yet encoded or written."""
 
     split: Split
     """The items of each part; all empty for a long text."""
     vocabulary: Vocabulary
-    """The characters; the ids of a long text's begin at 0, because it has no BOS and EOS."""
+    """The characters; ids start at 0 for a long text, which has no BOS or EOS."""
     text: LongText | None
     """None for items."""
     vocab_size: int
-    """Ids V of a model that learns it."""
+    """Vocabulary size V of the model."""
     block_size: int
-    """Longest sequence T: the longest item and BOS, or a window."""
+    """Context length T: the longest item plus BOS, or a window."""
 
 
 def read_corpus(config: DataConfig) -> Corpus:
@@ -60,20 +60,20 @@ def read_corpus(config: DataConfig) -> Corpus:
 
 
 class Parts(Protocol):
-    """The parts of a run's data, each encoded when it is asked for."""
+    """The parts of a run's data, each encoded on demand."""
 
     def part(self, name: Part) -> Dataset | None:
-        """One part; None where it holds nothing."""
+        """One part; None if it is empty."""
 
     def test_without_train(self) -> Dataset | None:
-        """The test items that are not in the training part, where a split lets some be in both."""
+        """The test items that are not in the training part; None if the split cannot leak."""
 
     def describe(self) -> str:
-        """How much there is, for people."""
+        """Human-readable sizes of the parts."""
 
 
 class ItemParts:
-    """Items, one a line."""
+    """Items, one per line."""
 
     def __init__(
         self, split: Split, vocabulary: Vocabulary, block_size: int, config: TrainConfig, device: torch.device
@@ -122,7 +122,7 @@ class TextParts:
         return TextDataset(windows, self.config.batch_size, self.config.seed)
 
     def test_without_train(self) -> None:
-        """As in `Parts`: no window is in two parts."""
+        """As in `Parts`: no window straddles two parts."""
 
     def describe(self) -> str:
         """As in `Parts`."""
@@ -135,11 +135,11 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
-    """The data of a run; a damaged store of a long text's ids is made again.
+    """Open the data of a run; a damaged token file of a long text is rebuilt.
 
     Raises:
-        DataError: what the ids are made from is needed, and is gone or no longer the same.
-        StorageError: the disk refused.
+        DataError: the source of the ids is needed, but missing or changed.
+        StorageError: a disk operation failed.
     """
     if run.text is None:
         return ItemParts(run.split, run.vocabulary, run.model.block_size, config, device)
@@ -149,10 +149,10 @@ def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
 
 
 def training_part(parts: Parts) -> Dataset:
-    """The part that is learned from.
+    """The training part.
 
     Raises:
-        RunError: it is empty, which no run's is.
+        RunError: it is empty, so the run was altered.
     """
     train = parts.part("train")
     if train is None:
@@ -163,7 +163,7 @@ def training_part(parts: Parts) -> Dataset:
 def example_data(
     corpus: Corpus, config: TrainConfig, model_config: ModelConfig, device: torch.device
 ) -> Dataset:
-    """What steps are timed on before a run's folder is there: the items, or random ids for a text's."""
+    """Data for timing steps before the run's folder exists: the items, or random ids for a text."""
     if corpus.text is None:
         parts = ItemParts(corpus.split, corpus.vocabulary, corpus.block_size, config, device)
         return training_part(parts)

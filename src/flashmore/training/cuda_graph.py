@@ -1,10 +1,10 @@
-"""Training steps recorded once as a CUDA graph, and then replayed: one launch for all of their kernels.
+"""Training steps captured as a CUDA graph and replayed: one launch for all kernels.
 
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/
 
-A small model's kernels end sooner than the CPU can launch the next one. A graph knows them all beforehand. It
-always reads the same memory: batches are copied there before a replay, so their sizes must never change.
+The kernels of a small model finish before the CPU can launch the next one; a graph avoids these launches. It
+always reads the same memory: batches are copied there before a replay, so their sizes must not change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from flashmore.training.flat import FlatStep
 from flashmore.training.step import Rates
 
 WARM_UP = 3
-"""Updates before the recording, in which libraries choose their kernels and take their memory."""
+"""Updates before the capture, in which libraries choose kernels and allocate memory."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """So many updates as one graph, with the memory that it reads and writes."""
+    """One or more updates as one graph, with the memory that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     batches: tuple[Batch, ...]
@@ -38,12 +38,12 @@ class CudaGraphStep:
     """Optimizer steps as replays of CUDA graphs.
 
     Args:
-        step: what is recorded, with its model on a CUDA device.
-        updates: that one replay holds; a graph of one alone is recorded when it is needed.
+        step: the step to capture, with its model on a CUDA device.
+        updates: updates per replay; a graph of a single update is captured on demand.
     """
 
     loss_scale: LossScale | None = None
-    """float16, whose loss is scaled, has no place here."""
+    """None: float16, which needs loss scaling, is not supported."""
 
     def __init__(self, step: FlatStep, updates: int = 1) -> None:
         self.step = step
@@ -52,7 +52,7 @@ class CudaGraphStep:
         self._recordings: dict[int, Recording] = {}
 
     def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
-        """As in `Step`, all in one launch; every batch has rows of the same size (B, T)."""
+        """As in `Step`, in one launch; every batch must have the same shape (B, T)."""
         if len(batches) not in self._recordings:
             self._recordings[len(batches)] = self._record(batches)
         recording = self._recordings[len(batches)]
@@ -61,10 +61,10 @@ class CudaGraphStep:
             kept.targets.copy_(batch.targets)
         recording.rates.copy_(torch.tensor(rates))
         recording.graph.replay()
-        return recording.loss.clone()  # the next replay writes over it
+        return recording.loss.clone()  # the next replay overwrites it
 
     def _record(self, batches: Sequence[Batch]) -> Recording:
-        """Record updates without making any: what the warm-up changes is put back."""
+        """Capture updates without applying any: state changed by the warm-up is restored."""
         kept = tuple(Batch(batch.ids.clone(), batch.targets.clone()) for batch in batches)
         rates = torch.zeros((len(batches), 2), device=self.step.flat.device)
         before = [buffer.clone() for buffer in self.step.buffers]

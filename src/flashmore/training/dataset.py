@@ -1,4 +1,4 @@
-"""What a model learns from and is judged on: items or one long text, behind one protocol.
+"""Training and evaluation batches of items or one long text, behind one protocol.
 
 Shapes: B batch, T positions, N tokens.
 """
@@ -15,34 +15,34 @@ from flashmore.data.batches import BatchOrder, Sequences, take
 from flashmore.data.windows import Windows
 
 Form = Literal["padded", "trimmed", "packed"]
-"""Rows of the model's context; rows cut to the longest item of the batch; or the real positions alone."""
+"""Rows padded to the context; rows padded to the longest item of the batch; or no padding."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step learns from."""
+    """The inputs and targets of a step."""
 
     ids: Tensor
     """(B, T) int64, or (N,) for packed tokens."""
     targets: Tensor
-    """The same shape, `IGNORE` where there is no character."""
+    """The same shape, `IGNORE` at padding."""
     segments: Segments | None = None
-    """Where the items lie among packed tokens; None for rows."""
+    """Item boundaries of packed tokens; None for rows."""
 
     @property
     def extra(self) -> tuple[Segments, ...]:
-        """What a model's forward takes after the ids."""
+        """Arguments of the model's forward after the ids."""
         return () if self.segments is None else (self.segments,)
 
     @property
     def fixed_sizes(self) -> tuple[int, ...]:
-        """What is the same for every batch of a run: (rows, longest) of packed tokens, (B, T) of rows."""
+        """Sizes shared by every batch of a run: (rows, longest) for packed tokens, (B, T) for rows."""
         if self.segments is None:
             return tuple(self.ids.shape)
         return self.segments.rows, self.segments.longest
 
     def leave_length_open(self) -> None:
-        """Tell torch.compile that the number of tokens differs from batch to batch."""
+        """Mark the number of tokens as dynamic for torch.compile."""
         if self.segments is not None:
             for tensor in (self.ids, self.targets, self.segments.positions, self.segments.places):
                 torch._dynamo.mark_dynamic(tensor, 0)
@@ -59,10 +59,10 @@ class Dataset(Protocol):
         """The training batch of a step, counted from 0: a pure function of the seed and the step."""
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
-        """Everything once, in batches of rows.
+        """All data once, in batches of rows.
 
         Args:
-            rows: how many rows of so many positions memory allows.
+            rows: maps a row length to the number of rows that fit in memory.
         """
 
     def to(self, device: torch.device) -> Self:
@@ -70,12 +70,12 @@ class Dataset(Protocol):
 
 
 class ItemDataset:
-    """Items, each a sequence of its own.
+    """Items, one sequence each.
 
     Args:
         sequences: the items.
-        batch_size: items in a training batch.
-        seed: of the order in which training batches take them.
+        batch_size: items per training batch.
+        seed: seed of the training order.
     """
 
     def __init__(self, sequences: Sequences, batch_size: int = 1, seed: int = 0) -> None:
@@ -97,8 +97,8 @@ class ItemDataset:
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
         """As in `Dataset`.
 
-        Items come sorted by their lengths and cut to the longest of their batch, which has none of less than
-        half of that: one long item among many short ones costs one long row.
+        Items are sorted by length and padded to the longest of their batch. No item is shorter than half of
+        that, so a single long item does not pad many short ones.
         """
         lengths, order = self.sequences.lengths.cpu().sort(descending=True, stable=True)
         start = 0
@@ -121,9 +121,9 @@ class TextDataset:
     """Windows of one part of a long text; they have no padding, so every form is the same.
 
     Args:
-        windows: of the part.
-        batch_size: windows in a training batch.
-        seed: of the places at which training windows begin.
+        windows: the windows of the part.
+        batch_size: windows per training batch.
+        seed: seed of the training windows' start positions.
     """
 
     def __init__(self, windows: Windows, batch_size: int = 1, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Which speed-ups a run uses: what was asked for, what works here, and what pays for a run of this length."""
+"""Which speed-ups a run uses: those requested and supported, or those that pay off for its length."""
 
 import importlib.util
 import os
@@ -14,16 +14,16 @@ from flashmore.specs import model_spec
 from flashmore.speedups import CATALOGUE, EXACT, GROUPS, SWITCHES, Speedups
 
 FREE = ("fused-adamw", "pack", "trim")
-"""What `auto` takes wherever it works: nothing has to be waited for, and no digit is lost."""
+"""Enabled by `auto` wherever supported: no start-up cost and no loss of precision."""
 FEWEST_PACKED = 64
-"""Items in a batch from which on packing beats trimming on a CPU where nothing is compiled: 4 % faster at
-128, 9 % slower at 32 (docs/log.md). Compiled, it always does: sizes that change would compile anew."""
+"""Smallest batch size at which packing beats trimming on a CPU without compilation: 4 % faster at 128, 9 %
+slower at 32 (docs/log.md). With compilation packing always wins, since changing sizes would recompile."""
 COMPILE_SECONDS = 30.0
-"""What compiling takes the first time, roughly: 16 to 34 s on two CPU cores (docs/results.md)."""
+"""Rough time of the first compilation: 16 to 34 s on two CPU cores (docs/results.md)."""
 COMPILE_SAVES = 0.4
-"""Share of an eager packed step that compiling saves there."""
+"""Share of an eager packed step that compiling saves on the same machine."""
 FEWEST_MEASURED = 500
-"""Below this many steps `auto` does not even measure whether compiling or a CUDA graph pays."""
+"""With fewer steps `auto` does not measure whether compiling or a CUDA graph pays off."""
 
 
 def decide(
@@ -37,12 +37,12 @@ def decide(
     Args:
         config: `speedups` holds names and groups.
         model_config: the model's sizes.
-        device: where it trains.
-        step_ms: times a step with these speed-ups, in ms; asked only where `auto` must weigh compiling or a
-            CUDA graph.
+        device: the training device.
+        step_ms: returns the time of a step with given speed-ups, in ms; called only if `auto` considers
+            compiling or a CUDA graph.
 
     Returns:
-        The speed-ups, and notes for people: what is on, and what is left out and why.
+        The speed-ups, and human-readable notes: what is on, and what is left out and why.
 
     Raises:
         ConfigError: an unknown name, or a speed-up asked for by name that cannot work here.
@@ -66,7 +66,7 @@ def decide(
             chosen.add(name)
         elif "auto" not in config.speedups:
             notes.append(f"left out {name}: {why}")
-    # What was named stays: a graph takes no packed or trimmed batches, compiling no trimmed ones.
+    # Speed-ups requested by name stay: a graph excludes packing and trimming, compiling excludes trimming.
     weighs_graph = device.type == "cuda" and not {"cuda-graph", "compile"} & chosen
     if "auto" in config.speedups and weighs_graph and not {"pack", "trim"} & named:
         chosen, note = _with_cuda_graph(config, model_config, device, chosen, step_ms)
@@ -87,8 +87,8 @@ def _members(group: str) -> tuple[str, ...]:
         return ()
     if group == "auto":
         return FREE
-    # What excludes another stands first where it brings more: packing leaves nothing to trim, and a graph
-    # leaves no launches to save.
+    # Of two that exclude each other, the one that gains more comes first: packing leaves nothing to trim, and
+    # a graph leaves no launches to save.
     order = sorted(SWITCHES, key=lambda name: {"pack": 1, "trim": 2}.get(name, 0))
     return tuple(name for name in order if group == "all" or CATALOGUE[name].exactness == EXACT)
 
@@ -161,7 +161,7 @@ def _with_cuda_graph(
     chosen: set[str],
     step_ms: Callable[[Speedups], float],
 ) -> tuple[set[str], str]:
-    """What is chosen as a CUDA graph, if that measures faster; and the note that says so."""
+    """Add a CUDA graph if it measures faster; also returns a note with the result."""
     why = why_not("cuda-graph", config, model_config, device)
     if why is not None:
         return chosen, f"left out cuda-graph: {why}"
@@ -172,7 +172,7 @@ def _with_cuda_graph(
     with_it = Speedups.of(captured)
     try:
         figures = [step_ms(speedups) for speedups in (without, with_it)]
-    except (RuntimeError, TrainingFailed) as error:  # what cannot be captured, or does not fit into memory
+    except (RuntimeError, TrainingFailed) as error:  # cannot be captured, or does not fit in memory
         return chosen, f"left out cuda-graph: torch says: {str(error).partition(chr(10))[0]}"
     told = f"{figures[1]:.2f} ms a step against {figures[0]:.2f} without"
     if figures[1] < figures[0]:

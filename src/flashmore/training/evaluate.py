@@ -14,9 +14,9 @@ from flashmore.training.step import Precision, mean_loss
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Dataset, precision: Precision) -> float:
-    """Mean loss in nats a character over all of `data`, in evaluation mode, within the memory that is free.
+    """Mean loss in nats per character over all of `data`, in evaluation mode, within the free memory.
 
-    The sum over characters divided by their number: a mean of batch means would weigh short batches more.
+    The sum over characters divided by their number: a mean of batch means would overweight short batches.
     """
     config = model.config
     assert isinstance(config, ModelConfig)

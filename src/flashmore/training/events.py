@@ -1,4 +1,4 @@
-"""TensorBoard events beside metrics.jsonl, where TensorBoard is installed.
+"""TensorBoard events next to metrics.jsonl, if TensorBoard is installed.
 
 https://docs.pytorch.org/docs/stable/tensorboard.html
 """
@@ -14,11 +14,11 @@ from flashmore.terminal import say
 
 
 class EventWriter:
-    """Writes a run's metrics as TensorBoard scalars; does nothing where TensorBoard is not installed.
+    """Writes a run's metrics as TensorBoard scalars; does nothing if TensorBoard is not installed.
 
     Args:
         folder: the run's folder.
-        done: steps done before; TensorBoard drops older events past it.
+        done: steps already done; TensorBoard drops earlier events after this step.
     """
 
     def __init__(self, folder: Path, done: int) -> None:
@@ -30,9 +30,9 @@ class EventWriter:
         self._excepthook = threading.excepthook
 
     def write(self, line: Mapping[str, float]) -> None:
-        """Write every value of a metrics line but its step, under its own name.
+        """Write every value of a metrics line except its step, under its own name.
 
-        Where the disk refuses, training goes on without events, and says so once.
+        If writing fails, training continues without events, with one note.
         """
         if self._writer is not None:
             try:
@@ -42,7 +42,7 @@ class EventWriter:
                 self._give_up(error)
 
     def _on_failure(self, failure: threading.ExceptHookArgs) -> None:
-        """Without a traceback from the writer's thread: the next call in this one raises the same error."""
+        """Print no traceback from the writer's thread: the next call in this thread raises the same error."""
         if not type(failure.thread).__module__.startswith("tensorboard"):
             self._excepthook(failure)
 

@@ -1,13 +1,13 @@
-"""A whole training step as one function of one flat buffer: forward, backward, clipping and the optimizer.
+"""A training step as one function of one flat buffer: forward, backward, clipping and the optimizer.
 
 https://docs.pytorch.org/docs/stable/generated/torch.compile.html
 https://docs.pytorch.org/docs/stable/generated/torch.func.grad_and_value.html
 
-Between the kernels of an eager step stand Python, autograd's bookkeeping and an optimizer over many tensors.
-Here all parameters lie in one flat buffer, whose gradient is one tensor and whose update is one kernel.
-Compiled, Dynamo sees no boundary between the model, its gradient and the optimizer; the number of tokens
-stays open, so that packed batches need no padding and no second compilation. Nothing in it waits for the
-device or decides by a value, so that it can be recorded as a CUDA graph (`cuda_graph.py`).
+An eager step has the overhead of Python, autograd and an optimizer over many tensors between its kernels.
+Here all parameters are views of one flat buffer, whose gradient is one tensor and whose update is one kernel.
+The model, its gradient and the optimizer compile to one graph; the number of tokens is dynamic, so packed
+batches need no padding and no recompilation. Nothing synchronises or branches on data, so the step can be
+captured as a CUDA graph (`cuda_graph.py`).
 """
 
 import warnings
@@ -31,21 +31,22 @@ from flashmore.training.step import Rates, mean_loss, precision_of
 class FlatStep:
     """One optimizer step on one batch, in one function.
 
-    `update(batch, rates)` is that function; `rates` is (2,) on the device: the learning rate, and Muon's.
+    `update(batch, rates)` is that function; `rates`, (2,) on the device, holds AdamW's and Muon's learning
+    rates.
 
-    The model's parameters become views of one buffer: what reads them sees every update.
+    The model's parameters become views of one buffer, so they reflect every update.
 
     Args:
         model: in training mode, on its device, with floating-point parameters of one dtype.
-        config: gives the optimizer's numbers, the clipping and the precision; float16 would need its loss
-            scaled, and has no place here.
-        device: where the model is.
-        mode: torch.compile's mode; None leaves each operation to itself.
+        config: the optimizer's settings, the clipping and the precision; float16, which needs loss scaling,
+            is not supported.
+        device: the model's device.
+        mode: torch.compile's mode; None runs eagerly.
     """
 
     updates = 1
     loss_scale: LossScale | None = None
-    """float16, whose loss is scaled, has no place here."""
+    """None: float16, which needs loss scaling, is not supported."""
 
     def __init__(
         self, model: nn.Module, config: TrainConfig, device: torch.device, mode: str | None = "default"
@@ -53,7 +54,7 @@ class FlatStep:
         self.model = model
         self.config = config
         self.precision = precision_of(config, device)
-        # Matrices that Muon updates come last, so that AdamW's and Muon's are each one piece of the buffer.
+        # Matrices that Muon updates come last, so that AdamW's and Muon's parameters are contiguous.
         matrices = muon_matrices(model) if config.optimizer == "muon" else {}
         parameters = {name: p for name, p in model.named_parameters() if name not in matrices} | matrices
         self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
@@ -68,7 +69,7 @@ class FlatStep:
         self._mean = torch.zeros_like(self.flat)
         self._square = torch.zeros_like(self.flat[: self._adamw])
         self._updates = torch.zeros((), device=device)
-        self._fused = mode is None  # one kernel for AdamW; the compiler makes its own
+        self._fused = mode is None  # one kernel for AdamW; the compiler generates its own
         self._sizes: tuple[int, ...] | None = None
         self.update: Callable[[Batch, Tensor], Tensor] = self._update
         if mode is None:
@@ -77,17 +78,17 @@ class FlatStep:
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         options |= torch._inductor.list_mode_options(mode)
         options["autotune_num_choices_displayed"] = 0  # stderr is for what a user asked for
-        # dynamic=False: sizes that differ from an earlier model's are still constants of this one's graph.
+        # dynamic=False: sizes are constants of this graph even if they differ from an earlier model's.
         self.update = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
-        """As in `Step`; the rows and the longest item of a batch are those of the first one."""
+        """As in `Step`; the number of rows and the longest item must be those of the first batch."""
         (batch,), (learning_rates,) = batches, rates
         on_device = torch.tensor(learning_rates, dtype=self.flat.dtype, device=self.flat.device)
         if self._sizes is None:
             self._sizes = batch.fixed_sizes
             batch.leave_length_open()
-            with warnings.catch_warnings():  # PyTorch's compiler uses what PyTorch itself calls outdated
+            with warnings.catch_warnings():  # PyTorch's compiler uses APIs that PyTorch has deprecated
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return self.update(batch, on_device)
         assert self._sizes == batch.fixed_sizes, "the graph was compiled for another batch"
@@ -119,14 +120,14 @@ class FlatStep:
         return loss
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The parameters, by name and in their shapes, that lie in a buffer like this step's own."""
+        """The parameters by name, as views of a buffer with this step's layout."""
         parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
         shapes = self._shapes.items()
         return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
 
     @property
     def buffers(self) -> tuple[Tensor, ...]:
-        """Everything that an update changes: the weights and the optimizer's state."""
+        """All tensors that an update changes: the weights and the optimizer state."""
         return self.flat, self._mean, self._square, self._updates
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -155,10 +156,10 @@ class FlatStep:
 
 
 def _own(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The same bound method with a code object of its own.
+    """The same bound method with its own code object.
 
-    Dynamo keeps what it compiled by code object. Without guards it would take the first model's graph, with
-    its sizes and its config, for every later one of the process.
+    Dynamo caches compiled code by code object. Without guards it would reuse the first model's graph, with
+    its sizes and config, for every later model of the process.
     """
     assert isinstance(method, MethodType)
     code = method.__func__.__code__

@@ -20,18 +20,18 @@ from flashmore.training.result import TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
 
 RECENT = 20
-"""Stretches of which the progress line shows the median."""
+"""Number of log intervals over which the progress line shows the median."""
 SAVE_SECONDS = 60.0
-"""Training time that is lost at most when a process is killed: a checkpoint is saved before the step that
-would go beyond it."""
+"""Most training time lost when a process is killed: a checkpoint is saved before the step that would exceed
+it."""
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class Observer(Protocol):
-    """Is told how training goes; `flashmore.training.progress` draws it."""
+    """Receives training events; `flashmore.training.progress` displays them."""
 
     def started(self, session: Session) -> None:
-        """The run is set up, and goes on from `session.trainer.done`."""
+        """The run is set up and starts at step `session.trainer.done`."""
 
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
         """`step` updates are done; `loss` is that of the last batch before its update."""
@@ -41,7 +41,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """The observer that draws nothing."""
+    """An observer that does nothing."""
 
     def started(self, session: Session) -> None:
         """Nothing."""
@@ -56,43 +56,43 @@ class Silent:
 def train(
     config: TrainConfig | None = None, out: Path | None = None, observer: Observer | None = None
 ) -> TrainResult:
-    """Train a model on a file of items, and leave a run's folder behind.
+    """Train a model and save it in a run's folder.
 
     Args:
         config: what to train; None means a Transformer on the built-in names.
-        out: the run's folder, new or empty, or one that the same config began and did not finish: training
-            goes on with it. None takes the first unused of runs/MODEL, runs/MODEL-2, …
-        observer: is told how it goes; None means silence.
+        out: the run's folder: new, empty, or holding an unfinished run of the same config, which is resumed.
+            None means the first unused of runs/MODEL, runs/MODEL-2, …
+        observer: receives training events; None means no output.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError: before anything is written.
-        TrainingFailed: the loss stopped being finite; the last checkpoint stands.
-        Interrupted: Ctrl-C; the run is saved, and `resume` goes on with it.
-        StorageError: the disk refused a file; the checkpoint before it stands.
+        TrainingFailed: the loss became non-finite; the last checkpoint is kept.
+        Interrupted: Ctrl-C; the run is saved, and `resume` continues it.
+        StorageError: a file could not be written; the previous checkpoint is kept.
     """
     with begun(config or TrainConfig(), out) as session:
         return _run_to_the_end(session, observer or Silent())
 
 
 def resume(path: Path, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
-    """Go on with an interrupted run; on the CPU it ends as an uninterrupted one would have, bit for bit
-    (with the same number of threads: sums are split by it).
+    """Resume an interrupted run; on the CPU it ends bit for bit like an uninterrupted one (with the same
+    number of threads, which affects the order of sums).
 
     Args:
         path: the run's folder.
-        steps: a new number of steps in total; the learning rate follows the new length from here on.
+        steps: a new total number of steps; the learning rate follows the new length from here on.
         observer: as for `train`.
 
     Raises:
         RunError: not a run, or a damaged one.
-        ConfigError: fewer steps than are done. Otherwise as for `train`.
+        ConfigError: fewer steps than already done. Otherwise as for `train`.
     """
     with resumed(path, steps) as session:
         return _run_to_the_end(session, observer or Silent())
 
 
 def _run_to_the_end(session: Session, observer: Observer) -> TrainResult:
-    """Train what remains, evaluate the test part once, write the result."""
+    """Run the remaining steps, evaluate the test part once, write the result."""
     observer.started(session)
     steps_ms = _train_what_remains(session, observer)
     result = _conclude(session, steps_ms)
@@ -101,12 +101,12 @@ def _run_to_the_end(session: Session, observer: Observer) -> TrainResult:
 
 
 def _train_what_remains(session: Session, observer: Observer) -> list[float]:
-    """Make the remaining steps; returns ms a step for each stretch between two log lines."""
+    """Run the remaining steps; returns ms per step for each log interval."""
     config, run, trainer = session.config, session.run, session.trainer
     characters = trainer.data.tokens_a_batch
     validation = session.parts.part("validation")
     stretches_ms: list[float] = []
-    if session.best_step == trainer.done:  # a process may have ended between saving `last` and `best`
+    if session.best_step == trainer.done:  # the process may have died between saving `last` and `best`
         session.save()
     with _stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
         while trainer.done < config.max_steps and not stopped_by():
@@ -132,7 +132,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
 
 
 def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tuple[float, float]:
-    """Steps up to the next line of the log, with no word to the device in between: (last loss, ms a step)."""
+    """Steps up to the next log line, without synchronisation in between: (last loss, ms per step)."""
     config, trainer = session.config, session.trainer
     first, began, seconds = trainer.done, time.perf_counter(), 0.0
 
@@ -159,24 +159,24 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
             stop_the_clock()
             session.save()
             began = time.perf_counter()
-    value = loss.item()  # waits for the device, so the clock is read after it
+    value = loss.item()  # synchronises, so the clock is read after it
     stop_the_clock()
     _require_finite(value, "training loss", session)
     return value, 1000 * seconds / (trainer.done - first)
 
 
 def _require_finite(loss: float, what: str, session: Session) -> None:
-    """Stop where the weights have diverged.
+    """Stop if training has diverged.
 
     Raises:
-        TrainingFailed: the loss is infinite or not a number; it says which checkpoint is left.
+        TrainingFailed: the loss is infinite or NaN; the message names the remaining checkpoint.
     """
     if not math.isfinite(loss):
         raise session.diverged(what, str(loss))
 
 
 def _evaluate(session: Session, validation: Dataset, observer: Observer) -> float:
-    """Evaluate; remember the step if none before was better on validation."""
+    """Evaluate on the validation part; record the step if it is the best so far."""
     trainer = session.trainer
     val_loss = trainer.evaluate(validation)
     _require_finite(val_loss, "validation loss", session)
@@ -214,7 +214,7 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
 
 
 def _step_ms(session: Session, stretches_ms: list[float]) -> float:
-    """The median of the stretches; of a run that was complete already, what it said, or else the mean."""
+    """The median over log intervals; for a run already complete, its recorded value, or else the mean."""
     if stretches_ms:
         return statistics.median(stretches_ms)
     earlier = result_of(session.run)
@@ -223,17 +223,17 @@ def _step_ms(session: Session, stretches_ms: list[float]) -> float:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], str | None]]:
-    """Turn the first signal to stop into a question to ask between steps: its name, or None.
+    """Catch the first stop signal; the yielded function, polled between steps, returns its name or None.
 
-    A second Ctrl-C does what it did before; the others are ignored until the run is saved. A scheduler that
-    takes the machine away sends SIGTERM or SIGUSR1, a terminal that closes SIGHUP.
+    A second Ctrl-C has its usual effect; the others are ignored until the run is saved. Schedulers that
+    preempt a job send SIGTERM or SIGUSR1, a closing terminal SIGHUP.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
     received: list[str] = []
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
-    # What is ignored stays ignored: nohup does that with SIGHUP.
+    # Ignored signals stay ignored: nohup ignores SIGHUP.
     before = {number: signal.getsignal(number) for number in numbers}
     handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
 

@@ -1,4 +1,4 @@
-"""When memory does not suffice for a step: what would fit."""
+"""Out-of-memory handling: which batch or context would fit."""
 
 import gc
 
@@ -13,10 +13,10 @@ from flashmore.training.trainer import Trainer
 
 
 def out_of_memory(trainer: Trainer, error: Exception) -> TrainingFailed:
-    """The message for a step that did not fit, with the largest batch or context that did.
+    """The error for a step that did not fit, naming the largest batch or context that does.
 
-    It is tried: a forward and a backward pass over a half, a quarter, … of the items, then of one item's
-    positions, from where an estimate leaves room. Nothing is updated.
+    Found by trial: forward and backward passes over a half, a quarter, … of the items, then of one item's
+    positions, starting from an estimate. Nothing is updated.
     """
     config = trainer.config
     found = str(error).partition("\n")[0]
@@ -40,14 +40,14 @@ def out_of_memory(trainer: Trainer, error: Exception) -> TrainingFailed:
 def require_memory(trainer: Trainer, *, advise: bool = True) -> None:
     """Refuse a step on a CPU that would need far more memory than there is.
 
-    Systems promise memory that they do not have, and end the process when it is used: no error could be told.
+    Operating systems overcommit memory and kill the process when it is used, so no error could be raised.
 
     Args:
-        trainer: what is to make the steps.
-        advise: whether to try which sizes would fit; a run that goes on cannot change them.
+        trainer: the trainer whose step is checked.
+        advise: whether to find out which sizes would fit; a resumed run cannot change them.
 
     Raises:
-        TrainingFailed: half of what the step needs by an estimate is more than is free; it names what fits.
+        TrainingFailed: half of the step's estimated memory exceeds the free memory; names what fits.
     """
     config, context = trainer.config, trainer.model_config.block_size
     needed, free = kept_bytes(trainer.model_config, config.batch_size, context), free_bytes(trainer.device)
@@ -60,10 +60,10 @@ def require_memory(trainer: Trainer, *, advise: bool = True) -> None:
 
 
 def require_memory_for_items(count: int, context: int) -> None:
-    """Refuse items that would take more memory than is free: a row of `context` positions for each.
+    """Refuse items that would exceed the free memory, at a row of `context` positions each.
 
     Raises:
-        DataError: half of what they need is more than is free.
+        DataError: half of the memory they need exceeds the free memory.
     """
     needed, free = 2 * 8 * count * context, free_bytes(torch.device("cpu"))
     if needed / 2 > free:

@@ -1,9 +1,9 @@
-"""Muon: the momentum of a matrix, made orthogonal, as its update; many matrices of one shape at once.
+"""Muon: the update of a matrix is its orthogonalised momentum; batched over matrices of one shape.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks",
 https://kellerjordan.github.io/posts/muon/. The rule is that of torch.optim.Muon,
-https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html: there a loop over matrices in bfloat16,
-here float32 and one batched product for all matrices of a shape, because ours are small.
+https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html, which loops over matrices in bfloat16.
+The matrices here are small, so this uses float32 and one batched product for all matrices of a shape.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton–Schulz iteration: they take singular values to about 1, fast rather than exactly."""
+"""Coefficients of the quintic Newton–Schulz iteration, chosen to bring singular values near 1 quickly."""
 
 
 def muon_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The matrices of a transformer's blocks; embeddings, output layer, biases and gains are for AdamW."""
+    """The matrices of a transformer's blocks; AdamW updates embeddings, output layer, biases and gains."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -26,10 +26,10 @@ def muon_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 class MatrixGroups:
-    """Matrices one after the other in a flat buffer, taken together where their shapes are equal.
+    """Matrices stored consecutively in a flat buffer, batched by shape.
 
     Args:
-        shapes: of each matrix, in the buffer's order.
+        shapes: shape of each matrix, in the buffer's order.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -39,7 +39,7 @@ class MatrixGroups:
         return bool(self._shapes)
 
     def orthogonal(self, flat: Tensor) -> Tensor:
-        """Make every matrix of the flat buffer orthogonal, scaled by √max(1, rows / columns)."""
+        """Orthogonalise every matrix of the flat buffer, scaled by √max(1, rows / columns)."""
         parts = torch.split(flat, [rows * columns for rows, columns in self._shapes])
         results: list[Tensor] = [flat] * len(parts)
         for shape in sorted(set(self._shapes)):
@@ -52,13 +52,13 @@ class MatrixGroups:
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
-    """Take each matrix U S Vᵀ of (n, rows, columns) to about U Vᵀ, by matrix products alone."""
+    """Map each matrix U S Vᵀ of (n, rows, columns) to approximately U Vᵀ, using only matrix products."""
     a, b, c = COEFFICIENTS
     tall = matrices.size(1) > matrices.size(2)
     x = matrices.transpose(1, 2) if tall else matrices
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
-        gram = x @ x.transpose(1, 2)  # (n, r, r), r the smaller side
+        gram = x @ x.transpose(1, 2)  # (n, r, r), r the smaller dimension
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     result: Tensor = x.transpose(1, 2) if tall else x
     return result

@@ -10,21 +10,21 @@ from flashmore.config import TrainConfig
 from flashmore.training.muon import muon_matrices
 
 EPS = 1e-8
-"""What AdamW adds to the root of the mean square."""
+"""AdamW's epsilon."""
 MUON_MOMENTUM = 0.95
 ADAMW_MOMENTS, MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
-"""What the optimizers keep for every parameter, by PyTorch's names. A checkpoint holds `MOMENT.PARAMETER`
-for each, whatever kind of step made the updates, and `step`, the number of AdamW's updates."""
+"""PyTorch's names of the optimizer state of each parameter. A checkpoint holds `MOMENT.PARAMETER` for each,
+independent of the kind of step, and `step`, the number of AdamW updates."""
 
 
 def optimizers_of(model: nn.Module, config: TrainConfig, *, fused: bool) -> list[torch.optim.Optimizer]:
-    """AdamW over every parameter, as makemore does it; or Muon for the matrices of the blocks beside it.
+    """AdamW for every parameter, as in makemore; or Muon for the blocks' matrices and AdamW for the rest.
 
     Loshchilov & Hutter 2019, https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html;
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html.
 
     Args:
-        fused: AdamW in one kernel, not in a loop over parameters.
+        fused: use the fused AdamW kernel instead of a loop over parameters.
     """
     matrices = muon_matrices(model) if config.optimizer == "muon" else {}
     rest = [parameter for name, parameter in model.named_parameters() if name not in matrices]
@@ -52,12 +52,12 @@ def optimizers_of(model: nn.Module, config: TrainConfig, *, fused: bool) -> list
 
 
 def is_decayed(parameter: nn.Parameter, config: TrainConfig) -> bool:
-    """Whether weight decay acts on a parameter."""
+    """Whether weight decay applies to a parameter."""
     return config.decay_on == "all" or parameter.ndim > 1
 
 
 def learning_rate_share(step: int, config: TrainConfig) -> float:
-    """What the update that follows `step` updates takes of the highest learning rate: warm-up, then schedule.
+    """Learning rate of the update after `step` updates, as a fraction of the peak: warm-up, then schedule.
 
     The cosine is that of Loshchilov & Hutter 2017 (SGDR), without restarts.
     """

@@ -1,4 +1,4 @@
-"""Training as it is seen on a terminal: one line that moves, on stderr."""
+"""The progress line of a training run, on stderr."""
 
 from types import TracebackType
 from typing import Self
@@ -18,9 +18,9 @@ COLUMNS = (
 
 
 class ProgressLine:
-    """An observer that draws step, loss, ms a step, characters/s and time left; use it as a context.
+    """A context manager and observer that shows step, loss, ms per step, characters/s and time left.
 
-    On a terminal the line moves; elsewhere (a log file, a pipe) each evaluation prints one line.
+    On a terminal the line is updated in place; elsewhere (a log file, a pipe) each evaluation prints a line.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class ProgressLine:
         self.figures = ""
 
     def started(self, session: Session) -> None:
-        """Say what is trained, and which attention runs and why."""
+        """Print what is trained, and which attention backend runs and why."""
         run = session.run
         self.console.print(
             f"{run.model.model} on {session.parts.describe()}; {session.trainer.device}; into {run.path}",
@@ -46,12 +46,12 @@ class ProgressLine:
             self.progress.start()
 
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
-        """Move the line."""
+        """Update the line."""
         self.figures = f"loss {loss:.4f}  {step_ms:.2f} ms a step  {characters_per_s:,.0f} characters/s"
         self.progress.update(self.task, completed=step, figures=self.figures)
 
     def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         if self.console.is_terminal:
             note = " (best so far)" if is_best else ""
             self.progress.console.print(f"step {step:,}  validation {val_loss:.4f}{note}")

@@ -1,4 +1,4 @@
-"""Every question that a config leaves open, answered once for this machine, with the reasons."""
+"""Resolves everything that a config leaves open for this machine, with the reasons."""
 
 import sys
 import time
@@ -21,17 +21,17 @@ from flashmore.training.trainer import Trainer
 PADDING_MULTIPLE = 64
 """Pad the vocabulary to a multiple of this for matmul efficiency."""
 LARGEST_WIDTH = 2**16
-"""Numbers of the widest activation at a position of a long text."""
+"""Widest activation per position of a long text."""
 WARM_UP, TIMED = 3, 8
-"""Steps that show how long one takes without compiling."""
+"""Steps for timing an uncompiled step."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A config with nothing left open, and what a trainer is built from."""
+    """A fully resolved config, from which a trainer is built."""
 
     config: TrainConfig
-    """`speedups` holds the names of those that are on."""
+    """`speedups` holds the names of the enabled ones."""
     model_config: ModelConfig
     """`attention` names a backend that runs here."""
     device: torch.device
@@ -39,7 +39,7 @@ class Resolved:
     choice: Choice | None
     """Why this attention backend; None for a model without attention."""
     notes: tuple[str, ...]
-    """What is done about speed, and why."""
+    """Which speed-ups are used, and why."""
 
     def trainer(self, data: Dataset) -> Trainer:
         """Build the trainer."""
@@ -47,7 +47,7 @@ class Resolved:
 
 
 def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolved:
-    """Answer what a config leaves open: the model's sizes, the speed-ups, the attention backend.
+    """Resolve what a config leaves open: the model's sizes, the speed-ups, the attention backend.
 
     Raises:
         ConfigError, BackendUnavailable, TrainingFailed: see `resolve_speed`.
@@ -57,10 +57,10 @@ def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolv
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name, or with `auto` the best one here.
+    """The device with this name, or for `auto` the best one available.
 
     Raises:
-        ConfigError: the device is not on this machine.
+        ConfigError: this machine has no such device.
     """
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
@@ -74,10 +74,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_model(config: TrainConfig, corpus: Corpus) -> ModelConfig:
-    """The sizes of the model on this data; its `attention` is still open.
+    """The sizes of the model on this data; `attention` is not resolved yet.
 
     Raises:
-        ConfigError: sizes that no model has, or too wide for a long text.
+        ConfigError: sizes that are invalid, or too wide for a long text.
     """
     sizes = model_config_of(config, corpus.vocab_size, corpus.block_size)
     width = model_spec(config.model).widest
@@ -94,7 +94,7 @@ def resolve_model(config: TrainConfig, corpus: Corpus) -> ModelConfig:
 
 
 def model_config_of(config: TrainConfig, vocab_size: int, block_size: int) -> ModelConfig:
-    """The options of the model with a vocabulary and a context; its `attention` is still open."""
+    """The model's options with a vocabulary and a context; `attention` is not resolved yet."""
     return ModelConfig(
         model=config.model,
         vocab_size=vocab_size,
@@ -117,10 +117,10 @@ def resolve_attention(
     """Which backend trains this model here; None for a model without attention.
 
     Args:
-        compiled: whether the step is compiled as a whole.
+        compiled: whether the whole step is compiled.
 
     Raises:
-        BackendUnavailable: the backend called `name` cannot run here.
+        BackendUnavailable: the backend `name` cannot run here.
     """
     if not model_spec(model_config.model).attends:
         return None
@@ -136,12 +136,12 @@ def resolve_speed(
     """Decide the speed-ups and the attention backend of a model.
 
     Args:
-        data: what a few steps are timed on, where a decision needs their time.
+        data: data for timing a few steps, if a decision needs that.
 
     Raises:
-        ConfigError: a speed-up asked for by name that cannot work here.
-        BackendUnavailable: the attention backend asked for cannot run here.
-        TrainingFailed: a step does not fit into memory.
+        ConfigError: a speed-up requested by name cannot work here.
+        BackendUnavailable: the requested attention backend cannot run here.
+        TrainingFailed: a step does not fit in memory.
     """
     if config.threads_here:  # before anything is measured
         torch.set_num_threads(config.threads_here)
@@ -170,15 +170,15 @@ def resolve_speed(
 def what_works_here(
     config: TrainConfig, model_config: ModelConfig, device: torch.device
 ) -> tuple[TrainConfig, tuple[str, ...]]:
-    """What a run goes on with on another machine: its speed-ups and its attention, as far as they work here.
+    """The config for resuming a run on another machine, without speed-ups and attention unsupported here.
 
     Args:
-        config: of the run, with nothing left open.
-        model_config: the run's.
-        device: where it goes on.
+        config: the run's fully resolved config.
+        model_config: the run's model config.
+        device: the device to resume on.
 
     Returns:
-        The config to go on with, and notes on what was left out.
+        The config to resume with, and notes on what was left out.
     """
     names, notes = config.speedups, []
     for name in Speedups.of(name for name in names if name != "none").names:
@@ -201,7 +201,7 @@ def what_works_here(
 
 
 def _step_ms(trainer: Trainer) -> float:
-    """The time of a step, the median of a few; of several in one call, its share."""
+    """The median time of a step, per update if one call makes several."""
     times_ms = []
     for _ in range(WARM_UP + TIMED):
         began, done = time.perf_counter(), trainer.done

@@ -1,4 +1,4 @@
-"""What a finished run says of itself."""
+"""The result of a finished run."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,10 +12,10 @@ from flashmore.specs import backends, model_spec
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Sizes, time and losses of a finished run; losses are in nats a character, EOS included.
+    """Sizes, time and losses of a finished run; losses are in nats per character, EOS included.
 
     Raises:
-        ValueError: numbers that no training run has.
+        ValueError: values that no training run can have.
     """
 
     run: str
@@ -26,17 +26,17 @@ class TrainResult:
     parameters: int
     steps: int
     train_seconds: float
-    """Evaluation and saving apart."""
+    """Excluding evaluation and saving."""
     step_ms: float
-    """Median over the stretches between two lines of the log."""
+    """Median over the log intervals."""
     val_loss: float | None
-    """Of the weights that the test loss is of; None without a validation part."""
+    """Of the same weights as the test loss; None without a validation part."""
     test_loss: float | None
-    """Of the best weights by validation, or of the last ones without a validation part."""
+    """Of the weights with the best validation loss, or the last ones without a validation part."""
     leak_share: float | None = None
-    """With makemore's split: the share of test items that stand in the training part too."""
+    """With makemore's split: the share of test items that are also in the training part."""
     test_loss_unleaked: float | None = None
-    """With makemore's split: the test loss over the items that do not."""
+    """With makemore's split: the test loss over the other test items."""
 
     def __post_init__(self) -> None:
         losses = (self.val_loss, self.test_loss, self.test_loss_unleaked)
@@ -44,7 +44,7 @@ class TrainResult:
             raise ValueError("a time or a loss below 0")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the two fields of makemore's split only where they mean something."""
+        """JSON values; the two fields of makemore's split only where they apply."""
         values = asdict(self)
         if self.leak_share is None:
             del values["leak_share"], values["test_loss_unleaked"]
@@ -52,10 +52,10 @@ class TrainResult:
 
 
 def result_of(run: Run) -> TrainResult | None:
-    """Read the result of a run; None while there is none, and when the run has gone on since.
+    """Read the result of a run; None if there is none, or if the run has been continued since.
 
     Raises:
-        RunError: it was altered, or is none of this run.
+        RunError: it was altered, or belongs to another run.
         StorageError: it cannot be read.
     """
     record = run.read_result()

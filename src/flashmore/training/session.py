@@ -1,4 +1,4 @@
-"""A trainer and the folder it saves to: made from a config, or brought back from the folder."""
+"""A trainer and the folder it saves to, created from a config or restored from the folder."""
 
 import time
 from collections.abc import Iterator
@@ -35,25 +35,25 @@ from flashmore.training.trainer import CUDA_GENERATOR, Trainer
 
 @dataclass
 class Session:
-    """One training run: what is in memory, and where it is saved."""
+    """One training run: its state in memory and its folder."""
 
     run: Run
     parts: Parts
-    """The data, of which the trainer has the training part."""
+    """The data; the trainer has the training part."""
     trainer: Trainer
     choice: Choice | None
     """Why this attention backend; None for a model without attention."""
     notes: tuple[str, ...]
-    """What is done about speed, and why."""
+    """Which speed-ups are used, and why."""
     metrics: MetricsLog
     best_loss: float | None = None
-    """Lowest validation loss so far, in nats a character."""
+    """Lowest validation loss so far, in nats per character."""
     best_step: int | None = None
-    """The step that it was measured at."""
+    """The step at which it was measured."""
     train_seconds: float = 0.0
-    """Time spent training; evaluation and saving do not count."""
+    """Training time, excluding evaluation and saving."""
     saved_at: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was saved, on `time.monotonic`'s clock, in seconds."""
+    """`time.monotonic` of the last checkpoint, in seconds."""
     saved_step: int = 0
     """The step of the last checkpoint."""
 
@@ -62,16 +62,15 @@ class Session:
 
     @property
     def config(self) -> TrainConfig:
-        """What is being trained."""
+        """The resolved config."""
         return self.trainer.config
 
     def save(self) -> None:
-        """Save the checkpoint `last`, from which `resumed` goes on bit for bit, and `best` where it is the
-        best.
+        """Save the checkpoint `last`, from which `resumed` continues bit for bit; also as `best` if it is.
 
         Raises:
-            TrainingFailed: a weight is not a finite number; the checkpoints before are still there.
-            StorageError: the disk refused; the checkpoints before are still there.
+            TrainingFailed: a weight is not finite; the previous checkpoints are kept.
+            StorageError: writing failed; the previous checkpoints are kept.
         """
         weights = dict(self.trainer.model.state_dict())
         if not all(value.isfinite().all() for value in weights.values()):
@@ -93,7 +92,7 @@ class Session:
         self.saved_at, self.saved_step = time.monotonic(), state.step
 
     def diverged(self, what: str, found: str) -> TrainingFailed:
-        """The message for numbers that are no longer finite."""
+        """The error for values that are no longer finite."""
         step = f"{found} at step {self.trainer.done} of {self.run.path}"
         return TrainingFailed(
             f"finite {what}",
@@ -105,14 +104,13 @@ class Session:
 
 @contextmanager
 def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
-    """Resolve what the config leaves open and make the run's folder; or go on with the run that the same
-    command began.
+    """Resolve the config and create the run's folder, or resume a run started by the same command.
 
-    Nothing is written before everything fits, and the folder is locked until the context ends.
+    Nothing is written before all checks pass, and the folder is locked until the context ends.
 
     Args:
         config: what to train.
-        out: the run's folder; None takes the first unused of runs/MODEL, runs/MODEL-2, …
+        out: the run's folder; None means the first unused of runs/MODEL, runs/MODEL-2, …
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
@@ -151,13 +149,13 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
 
 @contextmanager
 def resumed(path: Path, steps: int | None) -> Iterator[Session]:
-    """Bring a run back from its checkpoint `last`; only the number of steps may change.
+    """Restore a run from its checkpoint `last`; only the number of steps may change.
 
     The folder is locked until the context ends.
 
     Raises:
-        RunError: no run, a damaged one, or one that another process trains.
-        ConfigError: `steps` is below the number of steps that are done.
+        RunError: no run, a damaged one, or one being trained by another process.
+        ConfigError: `steps` is below the number of completed steps.
     """
     require_run(path)
     with locked(path):
@@ -183,11 +181,11 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
 
 
 def config_of(run: Run) -> TrainConfig:
-    """The config of a run, with nothing left open.
+    """The resolved config of a run.
 
     Raises:
-        RunError: it is none of this version of flashmore, a value is out of range, or it is another config
-            than was asked for.
+        RunError: it is not a config of this flashmore version, a value is out of range, or it does not match
+            the requested config.
     """
     wanted = f"the config of the run {run.path}"
     config = convert(run.config, TrainConfig, wanted)
@@ -210,12 +208,12 @@ def _unused_folders(model: str, parent: Path) -> Iterator[Path]:
         try:
             if not is_run(path) and not path.is_symlink():
                 yield path
-        except RunError:  # something else is there
+        except RunError:  # occupied by something else
             continue
 
 
 def _is_run(path: Path) -> bool:
-    """As `is_run`; a link that leads nowhere is no new folder either."""
+    """As `is_run`; a dangling link is not a new folder either."""
     found = is_run(path)
     if not found and path.is_symlink() and not path.exists():
         raise RunError(f"a new or empty folder at {path}", "a link that leads nowhere", "another path")
@@ -223,7 +221,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _lock_new(lock: ExitStack, model: str, out: Path | None) -> Path:
-    """Lock the folder of a new run; where it may be chosen, one in which no other process is making a run."""
+    """Lock the folder of a new run; without `out`, one in which no other process is creating a run."""
     for path in [out] if out is not None else _unused_folders(model, Path("runs")):
         try:
             lock.enter_context(locked(path))
@@ -236,7 +234,7 @@ def _lock_new(lock: ExitStack, model: str, out: Path | None) -> Path:
 
 
 def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
-    """The device that the config names, or what is here in its place, with a note."""
+    """The config's device, or the available substitute, with a note."""
     try:
         return resolve_device(config.device), ()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""How one training step is built: forward, backward, clip, update."""
+"""One training step: forward, backward, clip, update."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +16,7 @@ from flashmore.training.dataset import Batch
 from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, optimizers_of
 
 Precision = Callable[[], AbstractContextManager[object]]
-"""Makes the context in which the model runs: autocast for the 16-bit dtypes, nothing for float32."""
+"""Returns the context in which the model runs: autocast for 16-bit dtypes, a null context for float32."""
 
 
 def precision_of(config: TrainConfig, device: torch.device) -> Precision:
@@ -30,36 +30,36 @@ def precision_of(config: TrainConfig, device: torch.device) -> Precision:
 
 
 Rates = tuple[float, float]
-"""The learning rate of an update, and that of the matrices which Muon updates."""
+"""The learning rates of AdamW and Muon in an update."""
 
 
 class Step(Protocol):
-    """What makes updates: `EagerStep`, `FlatStep` or `CudaGraphStep`."""
+    """Performs optimizer updates: `EagerStep`, `FlatStep` or `CudaGraphStep`."""
 
     precision: Precision
     updates: int
-    """How many updates one call may make; it takes one alone as well."""
+    """Updates per call; a call may also make a single one."""
     loss_scale: LossScale | None
-    """Of float16; None where the loss is not scaled."""
+    """Loss scale for float16; None if the loss is not scaled."""
 
     def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
         """Update the weights once for each batch.
 
         Args:
             batches: on the device; 1 or `updates` of them.
-            rates: of each update.
+            rates: learning rates of each update.
 
         Returns:
-            The loss of the last batch before its update, a scalar on the device: reading it waits.
+            The loss of the last batch before its update, a scalar on the device; reading it synchronises.
         """
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by the names that every kind of step shares; see `ADAMW_MOMENTS`."""
+        """The optimizer's tensors by names common to all kinds of steps; see `ADAMW_MOMENTS`."""
         ...
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to where `state_dict` was taken."""
+        """Restore the state that `state_dict` returned."""
         ...
 
 
@@ -68,7 +68,7 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, T, V), or (N, V) of a packed batch.
-        targets: (B, T) or (N,) int64, `IGNORE` where there is no character.
+        targets: (B, T) or (N,) int64, `IGNORE` at padding.
 
     Returns:
         A scalar float32 (float64 for float64 logits).
@@ -80,13 +80,13 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class EagerStep:
-    """One optimizer step on one batch, each operation by itself.
+    """One eager optimizer step on one batch.
 
     Args:
         model: in training mode, on its device.
-        config: gives the optimizer's numbers, the clipping and the precision.
-        device: where the model is.
-        fused: AdamW in one kernel.
+        config: the optimizer's settings, the clipping and the precision.
+        device: the model's device.
+        fused: use the fused AdamW kernel.
     """
 
     updates = 1

@@ -1,4 +1,4 @@
-"""A model with its optimizer and its data, that can make one step after the other."""
+"""A model with its optimizer and its data."""
 
 import struct
 
@@ -20,21 +20,21 @@ from flashmore.training.optimizers import learning_rate_share
 from flashmore.training.step import EagerStep, Step
 
 USUAL = Speedups(fused_adamw=True)
-"""What a comparison of attention alone stands on: rows as the model gets them."""
+"""Speed-ups for comparisons of attention backends alone: padded rows."""
 CUDA_GENERATOR = "rng.cuda"
-"""Name of the random numbers' state on CUDA, which a run that was saved on a CPU has not."""
+"""Name of the CUDA generator state, which a run saved on a CPU does not have."""
 REPLAYED = 8
 """Updates in one replay of a CUDA graph."""
 
 
 class Trainer:
-    """A model, its optimizer and its data: everything that a step needs.
+    """A model, its optimizer and its data: everything a step needs.
 
     Args:
-        config: how to train; its seed decides the initial weights, the order of the data and dropout.
+        config: the training options; the seed determines the initial weights, the data order and dropout.
         model_config: the model's sizes; `attention` names a backend that runs on `device`.
-        data: what is learned, on `device`.
-        device: where.
+        data: the training data, on `device`.
+        device: the training device.
         speedups: how the steps are computed.
     """
 
@@ -50,7 +50,7 @@ class Trainer:
             torch.set_num_threads(config.threads_here)
         if speedups.tf32:
             torch.set_float32_matmul_precision("high")
-        torch.manual_seed(config.seed)  # dropout; the initial weights have a generator of their own
+        torch.manual_seed(config.seed)  # dropout; the initial weights have their own generator
         self.config = config
         self.model_config = model_config
         self.device = device
@@ -67,10 +67,10 @@ class Trainer:
         return self.data.batch(step, self.form)
 
     def train_step(self, most: int = 1) -> Tensor:
-        """Make one update; or as many as one call of the step makes, if that is not above `most`.
+        """Make one update, or as many as one call of the step makes if that is at most `most`.
 
         Returns:
-            The loss of the last batch before its update, a scalar on the device: reading it waits.
+            The loss of the last batch before its update, a scalar on the device; reading it synchronises.
         """
         count = self.step.updates if self.step.updates <= most else 1
         steps = range(self.done, self.done + count)
@@ -79,27 +79,26 @@ class Trainer:
         return loss
 
     def evaluate(self, data: Dataset) -> float:
-        """The mean loss over all of a part, in nats a character."""
+        """The mean loss over a whole part, in nats per character."""
         return evaluate(self.model, data, self.step.precision)
 
     def _rates(self, step: int) -> tuple[float, float]:
-        """The learning rates of AdamW and of Muon in the update that follows so many."""
+        """The learning rates of AdamW and Muon in the update after `step` updates."""
         share = learning_rate_share(step, self.config)
         return share * self.config.learning_rate, share * self.config.muon_learning_rate
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The tensors that decide the next steps apart from the weights: optimizer and random numbers."""
+        """The optimizer and random generator state: with the weights, everything the next steps depend on."""
         state = self.step.state_dict() | {"rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state[CUDA_GENERATOR] = torch.cuda.get_rng_state(self.device)
         return state
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to where a checkpoint was taken; its weights are in the model already.
+        """Restore the state of a checkpoint whose weights are already in the model.
 
         Raises:
-            ConfigError: more updates of the optimizer than steps, or random numbers that no generator of
-                PyTorch's made.
+            ConfigError: more optimizer updates than steps, or an invalid state of a PyTorch generator.
         """
         updates, done = checkpoint.optimizer["step"].item(), checkpoint.state.step
         if not 0 <= updates <= done:
@@ -117,10 +116,10 @@ class Trainer:
 
 
 def _require_generator_state(state: Tensor) -> None:
-    """Refuse counters with which PyTorch's Mersenne Twister reads beyond its 624 words; it checks each alone.
+    """Refuse counters that make PyTorch's Mersenne Twister read beyond its 624 words, which torch does not.
 
     Raises:
-        ValueError: the counters do not belong together.
+        ValueError: the counters are inconsistent.
     """
     left, _, position = struct.unpack_from("<iiQ", state.numpy().tobytes(), 8)
     if left + position != 625 and (left, position) != (1, 0):
@@ -128,7 +127,7 @@ def _require_generator_state(state: Tensor) -> None:
 
 
 def _step_of(model: nn.Module, config: TrainConfig, device: torch.device, speedups: Speedups) -> Step:
-    """What makes the updates of this model, by the speed-ups that are on."""
+    """The step for this model with these speed-ups."""
     if not speedups.compile and not speedups.cuda_graph:
         return EagerStep(model, config, device, fused=speedups.fused_adamw)
     mode = "max-autotune-no-cudagraphs" if speedups.max_autotune else "default"
