@@ -30,7 +30,7 @@ class PressCtrlC:
         if step == 30:
             signal.raise_signal(signal.SIGINT)
 
-    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
+    def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
         """The validation part was evaluated."""
 
 

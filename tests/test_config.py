@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flashmore import TrainConfig, train
+from flashmore import TrainConfig, resume, train
 from flashmore.cli.main import main
 from flashmore.cli.parse import defaults, parse
 from flashmore.cli.train import Train
@@ -61,3 +61,54 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="shakespeare-fast") as refused:
         TrainConfig(preset="fast")  # type: ignore[arg-type]
     assert "'fast'" in refused.value.found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", "8"),
+        ("max_steps", 6.0),
+        ("n_layer", True),
+        ("seed", None),
+        ("bias", "no"),
+        ("optimizer", "sgd"),
+        ("lr_schedule", "linear"),
+        ("decay_on", "none"),
+        ("mode", "txt"),
+        ("dtype", "bf16"),
+        ("device", "cuda:0"),
+        ("model", ["mlp"]),
+        ("preset", None),
+        ("split", (80, 10, 10)),
+        ("speedups", None),
+        ("encoding", None),
+        ("file", 3),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_what_would_be_valid(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name) as refused:
+        TrainConfig(**{name: value})  # type: ignore[arg-type]
+    assert repr(value) in refused.value.found
+
+
+def test_strings_lists_and_whole_numbers_are_what_they_stand_for() -> None:
+    config = TrainConfig(file="names.txt", speedups="none", learning_rate=1)  # type: ignore[arg-type]
+    assert config == TrainConfig(file=Path("names.txt"), speedups=("none",), learning_rate=1.0)
+    assert TrainConfig(speedups=["pack"]).speedups == ("pack",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("preset", ["shakespeare", "gpt2-124m"])
+def test_a_preset_for_text_refuses_items(preset: Preset) -> None:
+    with pytest.raises(ConfigError, match=f"--preset {preset}"):
+        TrainConfig(preset=preset, mode="items")
+
+
+def test_a_run_is_trained_and_resumed_by_paths_as_strings(tmp_path: Path) -> None:
+    names, run = tmp_path / "names.txt", str(tmp_path / "run")
+    names.write_text("anna\nbella\ncarla\n", encoding="utf-8")
+    config = TrainConfig(file=str(names), model="bigram", max_steps=2, device="cpu", split="100/0/0")  # type: ignore[arg-type]
+    assert train(config, run).steps == 2
+    assert resume(run, 4).steps == 4
+    with pytest.raises(ConfigError, match="a whole number"):
+        resume(run, 6.0)  # type: ignore[arg-type]
+    assert resume(run, 5).steps == 5

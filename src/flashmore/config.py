@@ -5,9 +5,11 @@ It imports no torch, so that `flashmore train --help` answers at once.
 
 import os
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import msgspec
 from tyro.conf import Positional
 
 from flashmore.errors import ConfigError
@@ -158,11 +160,35 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
     text, `shakespeare-fast` for the first one's loss sooner."""
 
     def __post_init__(self) -> None:
+        file: Any = self.file
+        speedups: Any = self.speedups
+        self._set("file", Path(file) if isinstance(file, str) else file)
+        self._set("speedups", (speedups,) if isinstance(speedups, str) else speedups)
+        for name in ("model", "preset"):
+            self._require_type(name)
         for name, value in _defaults(self.preset, self.model).items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                self._set(name, value)
+        for field in fields(self):
+            self._require_type(field.name)
         self._require_ranges()
         self._require_combinations()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _require_type(self, name: str) -> None:
+        """Refuse a value that does not have the type of its field, as msgspec converts it from JSON."""
+        value = getattr(self, name)
+        if name != "file":
+            try:
+                value = msgspec.convert(value, _types()[name])
+            except (msgspec.ValidationError, OverflowError) as error:
+                found = f"{value!r}: {error}"
+                raise ConfigError(f"{name} of its type", found, _described(_types()[name])) from None
+        elif not isinstance(value, Path | None):
+            raise ConfigError("file, a path", f"{value!r}", "a pathlib.Path, a string, or None")
+        self._set(name, value)
 
     def _require_ranges(self) -> None:
         for name, (least, most) in COUNTS.items():
@@ -190,6 +216,11 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             able = ", ".join(name for name, other in models().items() if other.muon)
             raise ConfigError(
                 f"a model whose matrices Muon updates ({able})", f"--model {self.model}", "--optimizer adamw"
+            )
+        if self.mode == "items" and PRESETS[self.preset].get("mode") == "text":
+            found = f"--preset {self.preset}, which is for one long text"
+            raise ConfigError(
+                "a preset for --mode items", found, "--mode text, or --preset names or makemore"
             )
         for name in ("block_size", "vocab_size"):
             if getattr(self, name) is not None and self.mode == "items":
@@ -280,6 +311,17 @@ def _defaults(preset: Preset, model: Model) -> dict[str, Any]:
     values = {**DEFAULTS, **own, **chosen}
     others = ("activation", "bias", "tie_weights", "init")
     return values | {name: DEFAULTS[name] for name in others if name not in spec.options}
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(TrainConfig)
+
+
+def _described(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(map(str, get_args(hint)))
+    return f"a value of type {getattr(hint, '__name__', hint)}"
 
 
 def _option(name: str) -> str:

@@ -129,11 +129,12 @@ def test_the_plain_loop_has_the_same_batches() -> None:
     vocabulary = Vocabulary.from_items(items)
     resident = ItemDataset(encode_items(items, vocabulary, 7, "cpu"), batch_size=3, seed=5)
     loaded = LoadedDataset(resident)
-    forms: tuple[Form, ...] = ("padded", "trimmed")
+    forms: tuple[Form, ...] = ("padded", "trimmed", "packed")
     for step, form in product(range(5), forms):  # beyond an epoch
         expected, found = resident.batch(step, form), loaded.batch(step, form)
         assert torch.equal(found.ids, expected.ids)
         assert torch.equal(found.targets, expected.targets)
+        assert (found.segments is None) == (expected.segments is None) == (form != "packed")
 
 
 # Right before fast.

@@ -23,7 +23,7 @@ from flashmore.terminal import Terminal, say
 
 Found = Mapping[str, Any]
 BLOCKS = 30
-WIDTH = 110
+
 MIB = 2**20
 
 

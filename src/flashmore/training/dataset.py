@@ -90,9 +90,8 @@ class ItemDataset:
     def batch(self, step: int, form: Form = "padded") -> Batch:
         """As in `Dataset`."""
         indices = self.order.indices(step)
-        if form == "padded":
-            return Batch(*take(self.sequences, indices))
-        return (_packed if form == "packed" else _trimmed)(self.sequences, indices)
+        lengths = self.sequences.lengths.index_select(0, indices.to(self.sequences.lengths.device))
+        return shaped(*take(self.sequences, indices), lengths, form)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
         """As in `Dataset`.
@@ -149,17 +148,20 @@ class TextDataset:
         return TextDataset(self.windows.to(device), self.batch_size, self.seed)
 
 
-def _trimmed(sequences: Sequences, indices: Tensor) -> Batch:
-    ids, targets = take(sequences, indices)
-    T = int(sequences.lengths[indices].max())
-    return Batch(ids[:, :T], targets[:, :T])
+def shaped(ids: Tensor, targets: Tensor, lengths: Tensor, form: Form) -> Batch:
+    """A batch in the form asked for.
 
-
-def _packed(sequences: Sequences, indices: Tensor) -> Batch:
-    ids, targets = take(sequences, indices)
-    segments = Segments.of(sequences.lengths.index_select(0, indices), ids.size(1))
-    return Batch(
-        ids.flatten().index_select(0, segments.places),
-        targets.flatten().index_select(0, segments.places),
-        segments,
-    )
+    Args:
+        ids: rows (B, T) int64.
+        targets: (B, T) int64.
+        lengths: (B,) int64, the real positions of each row.
+        form: see `Form`.
+    """
+    if form == "padded":
+        return Batch(ids, targets)
+    if form == "trimmed":
+        T = int(lengths.max())
+        return Batch(ids[:, :T], targets[:, :T])
+    segments = Segments.of(lengths, ids.size(1))
+    ids, targets = (rows.flatten().index_select(0, segments.places) for rows in (ids, targets))  # (N,)
+    return Batch(ids, targets, segments)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flashmore.config import TrainConfig
-from flashmore.errors import Interrupted, is_out_of_memory
+from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
 from flashmore.models.registry import count_parameters
 from flashmore.training.dataset import Dataset
 from flashmore.training.events import EventWriter
@@ -36,8 +36,8 @@ class Observer(Protocol):
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
         """`step` updates are done; `loss` is that of the last batch before its update."""
 
-    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
-        """The validation part was evaluated after `step` updates."""
+    def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
+        """The validation part was evaluated after `step` updates; `val_loss` is None where there is none."""
 
 
 class Silent:
@@ -49,12 +49,12 @@ class Silent:
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
         """Nothing."""
 
-    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
+    def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
         """Nothing."""
 
 
 def train(
-    config: TrainConfig | None = None, out: Path | None = None, observer: Observer | None = None
+    config: TrainConfig | None = None, out: Path | str | None = None, observer: Observer | None = None
 ) -> TrainResult:
     """Train a model and save it in a run's folder.
 
@@ -70,11 +70,11 @@ def train(
         Interrupted: Ctrl-C; the run is saved, and `resume` continues it.
         StorageError: a file could not be written; the previous checkpoint is kept.
     """
-    with begun(config or TrainConfig(), out) as session:
+    with begun(config or TrainConfig(), None if out is None else Path(out)) as session:
         return _run_to_the_end(session, observer or Silent())
 
 
-def resume(path: Path, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
+def resume(path: Path | str, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
     """Resume an interrupted run; on the CPU it ends bit for bit like an uninterrupted one (with the same
     number of threads, which affects the order of sums).
 
@@ -87,7 +87,9 @@ def resume(path: Path, steps: int | None = None, observer: Observer | None = Non
         RunError: not a run, or a damaged one.
         ConfigError: fewer steps than already done. Otherwise as for `train`.
     """
-    with resumed(path, steps) as session:
+    if steps is not None and type(steps) is not int:
+        raise ConfigError("steps, a whole number", repr(steps), "None, or an int")
+    with resumed(Path(path), steps) as session:
         return _run_to_the_end(session, observer or Silent())
 
 
@@ -118,6 +120,8 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             pauses = trainer.done % config.eval_interval == 0 or trainer.done == config.max_steps
             if pauses and validation is not None:
                 line["val_loss"] = _evaluate(session, validation, observer)
+            elif pauses:
+                observer.evaluated(trainer.done, None, is_best=False)
             session.metrics.append(line)
             events.write(line)
             if pauses or stopped_by():

@@ -50,13 +50,13 @@ class ProgressLine:
         self.figures = f"loss {loss:.4f}  {step_ms:.2f} ms a step  {characters_per_s:,.0f} characters/s"
         self.progress.update(self.task, completed=step, figures=self.figures)
 
-    def evaluated(self, step: int, val_loss: float, is_best: bool) -> None:
-        """Print a permanent line."""
-        if self.console.is_terminal:
-            note = " (best so far)" if is_best else ""
-            self.progress.console.print(f"step {step:,}  validation {val_loss:.4f}{note}")
-        else:
-            self.console.print(f"step {step:,}  {self.figures}  validation {val_loss:.4f}", soft_wrap=True)
+    def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
+        """Print a line that stays."""
+        told = "" if val_loss is None else f"  validation {val_loss:.4f}"
+        if not self.console.is_terminal:
+            self.console.print(f"step {step:,}  {self.figures}{told}", soft_wrap=True)
+        elif told:
+            self.progress.console.print(f"step {step:,}{told}{' (best so far)' * is_best}")
 
     def __enter__(self) -> Self:
         return self

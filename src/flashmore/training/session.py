@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 
@@ -116,7 +116,6 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
     goes_on = out is not None and _is_run(out)
-    device = resolve_device(config.device)
     corpus = read_corpus(config)
     asked = Settings(
         requested=config.to_json(),
@@ -132,6 +131,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
         with resumed(out, None) as session:
             yield session
         return
+    device = resolve_device(config.device)
     resolved = resolve(config, corpus, device)
     with ExitStack() as lock:
         folder = _lock_new(lock, config.model, out)
@@ -188,6 +188,12 @@ def config_of(run: Run) -> TrainConfig:
             the requested config.
     """
     wanted = f"the config of the run {run.path}"
+    names = {field.name for field in fields(TrainConfig)}
+    if odd := sorted(names ^ run.config.keys()):
+        made_by = f"flashmore {run.settings.versions.get('flashmore', 'of another version')}"
+        raise RunError(
+            wanted, f"missing or unknown options: {', '.join(odd[:8])}", f"{made_by}, which made the run"
+        )
     config = convert(run.config, TrainConfig, wanted)
     asked = run.settings.requested
     settled = [name for name, value in run.config.items() if asked.get(name) != value]

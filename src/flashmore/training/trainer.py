@@ -48,8 +48,8 @@ class Trainer:
     ) -> None:
         if config.threads_here:
             torch.set_num_threads(config.threads_here)
-        if speedups.tf32:
-            torch.set_float32_matmul_precision("high")
+        # One switch for the process: without this a run would inherit that of the run before.
+        torch.set_float32_matmul_precision("high" if speedups.tf32 else "highest")
         torch.manual_seed(config.seed)  # dropout; the initial weights have their own generator
         self.config = config
         self.model_config = model_config

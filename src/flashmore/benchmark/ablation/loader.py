@@ -3,12 +3,15 @@
 https://docs.pytorch.org/docs/stable/data.html. It is what `resident` is measured against.
 """
 
+from collections.abc import Iterator
+from itertools import count
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flashmore.data.batches import IGNORE, Sequences
-from flashmore.training.dataset import Batch, Form, ItemDataset
+from flashmore.training.dataset import Batch, Form, ItemDataset, shaped
 
 
 class LoadedDataset(ItemDataset):
@@ -22,14 +25,25 @@ class LoadedDataset(ItemDataset):
         super().__init__(data.sequences)
         self.order = data.order
         self._items = _Items(data.sequences)
+        self._next = -1  # the step that the loader comes to next
+        self._loaded: Iterator[list[Tensor]] = iter(())
 
     def batch(self, step: int, form: Form = "padded") -> Batch:
-        """As in `flashmore.training.dataset.Dataset`, in rows."""
-        loader = DataLoader(self._items, batch_sampler=[self.order.indices(step).tolist()])
-        ids, targets = next(iter(loader))
-        T = int((targets != IGNORE).sum(1).max()) if form == "trimmed" else ids.size(1)
+        """As in `flashmore.training.dataset.Dataset`; steps in order come from one loader."""
+        if step != self._next:
+            self._loaded = iter(DataLoader(self._items, batch_sampler=self._indices(step)))
+        self._next = step + 1
         device = self.sequences.ids.device
-        return Batch(ids[:, :T].to(device), targets[:, :T].to(device))
+        ids, targets = (rows.to(device) for rows in next(self._loaded))
+        return shaped(ids, targets, (targets != IGNORE).sum(1), form)
+
+    def to(self, device: torch.device) -> "LoadedDataset":
+        """The same on another device."""
+        return LoadedDataset(super().to(device))
+
+    def _indices(self, step: int) -> Iterator[list[int]]:
+        for following in count(step):
+            yield self.order.indices(following).tolist()
 
 
 class _Items(Dataset[tuple[Tensor, Tensor]]):
