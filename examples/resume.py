@@ -13,7 +13,7 @@ import torch
 
 from flashmore import FlashmoreError, Run, TrainConfig, resume, train
 
-RECIPE = TrainConfig(
+CONFIG = TrainConfig(
     n_layer=1, n_embd=32, dropout=0.1, max_steps=40, warmup_steps=5, eval_interval=20, device="cpu"
 )
 
@@ -38,9 +38,9 @@ def main() -> None:
     """Train twice with the same config, once with an interruption, and compare all weights bit for bit."""
     with tempfile.TemporaryDirectory() as folder:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
-        train(RECIPE, whole)
+        train(CONFIG, whole)
         try:
-            train(RECIPE, cut, PressCtrlC())
+            train(CONFIG, cut, PressCtrlC())
         except FlashmoreError as interrupted:
             print(f"interrupted: {interrupted.found}")
         print(f"resumed, and done after step {resume(cut).steps}")

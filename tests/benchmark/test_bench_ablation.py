@@ -57,7 +57,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
 
 
-def climbed(config: TrainConfig, **options: Any) -> Ablation:
+def ablated(config: TrainConfig, **options: Any) -> Ablation:
     return ablate(config, blocks=2, **options)
 
 
@@ -65,7 +65,7 @@ def climbed(config: TrainConfig, **options: Any) -> Ablation:
 
 
 def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(config: TrainConfig) -> None:
-    found = climbed(replace(config, speedups=tuple(reversed(QUICK))))
+    found = ablated(replace(config, speedups=tuple(reversed(QUICK))))
     assert [variant.name for variant in found.variants] == ["none", *QUICK]
     assert [variant.speedups for variant in found.variants] == [
         (),
@@ -80,7 +80,7 @@ def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(confi
 
 
 def test_each_is_left_out_alone_of_all_together(config: TrainConfig) -> None:
-    found = climbed(config, leave_one_out=True)
+    found = ablated(config, leave_one_out=True)
     full = found.variants[-1].speedups
     assert [variant.name for variant in found.left_out_alone] == [f"without {name}" for name in full]
     for name, variant in zip(full, found.left_out_alone, strict=True):
@@ -116,7 +116,7 @@ def test_what_would_take_too_long_is_left_out_and_said(
     monkeypatch.setattr(ablation_module, "COMPILING", 1e6)
     chosen = replace(config, speedups=("resident", "compile", "max-autotune", "muon"))
     monkeypatch.setattr(ablation_module, "why_not", lambda *_: None)
-    found = climbed(chosen, seconds=60)
+    found = ablated(chosen, seconds=60)
     assert [variant.name for variant in found.variants] == ["none", "resident", "muon"]
     reasons = {one.name: one.why for one in found.left_out}
     assert "--seconds" in reasons["compile"]
@@ -141,7 +141,7 @@ def test_the_plain_loop_has_the_same_batches() -> None:
 
 
 def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(config: TrainConfig) -> None:
-    for variant in climbed(config).variants:
+    for variant in ablated(config).variants:
         assert variant.ok, variant.why_not
         if variant.name == "muon":
             assert variant.budget_used is None
@@ -168,7 +168,7 @@ def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
         return batch
 
     monkeypatch.setattr(Trainer, "batch", wrong)
-    found = {variant.name: variant for variant in climbed(config).variants}
+    found = {variant.name: variant for variant in ablated(config).variants}
     assert found["pack"].why_not is not None
     assert "not the plain loop" in found["pack"].why_not
     assert found["pack"].step_ms is None
@@ -178,14 +178,14 @@ def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
 
 
 def test_dropout_is_off_for_the_check_alone(config: TrainConfig) -> None:
-    found = climbed(replace(config, dropout=0.3, speedups=("resident", "pack")))
+    found = ablated(replace(config, dropout=0.3, speedups=("resident", "pack")))
     assert all(variant.ok for variant in found.variants)
     assert "answers were checked without dropout" in found.notes
 
 
 def test_a_loop_that_diverges_is_refused(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match="lower --learning-rate"):
-        climbed(replace(config, learning_rate=1e30, grad_clip=0.0, warmup_steps=0))
+        ablated(replace(config, learning_rate=1e30, grad_clip=0.0, warmup_steps=0))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_after_break_even_the_whole_run_is_no_longer(a: float, b: float, x: floa
 
 
 def test_every_variant_has_its_samples_ratio_and_memory(config: TrainConfig) -> None:
-    found = climbed(config)
+    found = ablated(config)
     for number, one in enumerate(found.variants):
         assert one.step_ms is not None
         assert len(one.samples_ms) == 2

@@ -281,7 +281,7 @@ def crafted(run: Path) -> Iterator[tuple[str, Callable[[Home], None]]]:
         for name, lines in _metrics():
             yield f"metrics, {stage}: {name}", written(partial(_with_metrics, stage, lines))
     for side in ("requested", "config"):
-        for name, value in OTHER_RECIPES:
+        for name, value in OTHER_CONFIGS:
             yield f"{side}: {name} = {value!r}", written(_value_at("model_config", (side, name), value))
     for scale, tracker in LOSS_SCALES:
         value = {"scale": scale, "growth_tracker": tracker}
@@ -355,7 +355,7 @@ def _result_of_the_twin(home: Home, parts: Parts) -> None:
     parts.result = json.loads((home.twin / RESULT).read_bytes())
 
 
-OTHER_RECIPES: tuple[tuple[str, Any], ...] = (
+OTHER_CONFIGS: tuple[tuple[str, Any], ...] = (
     ("model", "bigram"), ("model", "transformer"), ("mode", "items"), ("mode", "text"), ("seed", 7),
     ("dropout", 0.9), ("dtype", "float16"), ("dtype", "bfloat16"), ("file", "/proc/kmsg"), ("unknown", 1),
     ("steps", 10**12), ("steps", 1), ("speedups", ["bf16"]), ("device", "cuda"), ("attention", "flash"),

@@ -18,13 +18,13 @@ MakeCheckpoint = Callable[..., Checkpoint]
 
 SPLIT = Split(train=("anna", "zoë", "ab cd"), validation=("ben",), test=("anna",), leak_share=1.0)
 VOCABULARY = Vocabulary.from_items(SPLIT.train + SPLIT.validation)
-RECIPE = {"max_steps": 10, "learning_rate": 5e-4, "file": None, "speedups": ["none"]}
+CONFIG = {"max_steps": 10, "learning_rate": 5e-4, "file": None, "speedups": ["none"]}
 
 
 def settings_of(channels: int) -> Settings:
     model = ModelConfig(model="bow", vocab_size=VOCABULARY.size, block_size=6, n_embd=channels, dropout=0.5)
     versions = {"flashmore": "0", "torch": str(torch.__version__)}
-    return Settings(RECIPE, RECIPE, model, VOCABULARY, SPLIT, None, versions)
+    return Settings(CONFIG, CONFIG, model, VOCABULARY, SPLIT, None, versions)
 
 
 def checkpoint_of(step: int, channels: int = 4) -> Checkpoint:

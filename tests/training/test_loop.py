@@ -218,7 +218,7 @@ def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tm
     assert all(value.isfinite().all() for value in tensors(tmp_path / "run").values())
 
 
-def test_nothing_is_written_when_the_recipe_cannot_be_trained(tmp_path: Path) -> None:
+def test_nothing_is_written_when_the_config_cannot_be_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="divide"):
         train(replace(SMALL, n_head=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()

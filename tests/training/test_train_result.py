@@ -108,7 +108,7 @@ def stop_at_the_third_save(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "save_checkpoint", counted)
 
 
-def test_a_recipe_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
+def test_a_config_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
     train(SMALL, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     config_of(run)

@@ -136,7 +136,7 @@ def seed_experiment_sentence() -> str:
     )
 
 
-LADDER_NUMBERS = (
+ABLATION_NUMBERS = (
     "ms a step", "quartiles", "characters/s", "none / this", "95 % interval", "peak MiB", "first step, s",
     "pays after steps",
 )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 
-from flashmore.benchmark.wording import LADDER_NUMBERS, machine, variant_cells
+from flashmore.benchmark.wording import ABLATION_NUMBERS, machine, variant_cells
 from flashmore.cli.bench_outputs import BlockBar, Outputs, give
 from flashmore.cli.ineffective import refuse_ineffective
 from flashmore.cli.parse import defaults, parse
@@ -96,7 +96,7 @@ def show(record: Found) -> None:
 
 
 def _table_of(variants: Sequence[Found], first: str, before: str) -> Any:
-    numbers = (*LADDER_NUMBERS[:5], before, *LADDER_NUMBERS[5:])
+    numbers = (*ABLATION_NUMBERS[:5], before, *ABLATION_NUMBERS[5:])
     made = table(first, *numbers, "verdict", "answers", numbers=numbers)
     made.box = SIMPLE_HEAD
     for variant in (variant for variant in variants if variant["ok"]):

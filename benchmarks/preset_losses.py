@@ -1,8 +1,8 @@
-"""The test loss that a recipe comes to, over several seeds, on makemore's split.
+"""The test loss of a preset, over several seeds, on makemore's split.
 
-    python benchmarks/recipe_losses.py --data names.txt --preset names-long --seeds 1 2 3 4 5
+    python benchmarks/preset_losses.py --data names.txt --preset names-long --seeds 1 2 3 4 5
 
-Each seed is a training run in a process of its own. The recipe was chosen on names held out of the training
+Each seed is a training run in a process of its own. The presets were chosen on names held out of the training
 part (docs/log.md); here it is trained on all of it, and the test part is looked at once, at the end.
 """
 
@@ -25,12 +25,12 @@ TOLD = ("test_loss", "test_loss_unleaked", "train_seconds", "step_ms", "steps", 
 
 @dataclass(frozen=True)
 class Options:
-    """Train a recipe with several seeds."""
+    """Train a preset with several seeds."""
 
     data: Path
     """The names, one a line."""
     preset: Preset = "names-long"
-    """The recipe."""
+    """The preset."""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Of the initial weights and the order of the data."""
     threads: int = 2
