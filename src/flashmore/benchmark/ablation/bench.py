@@ -92,7 +92,7 @@ def ablate(
     """
     if blocks < 1:
         raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
-    bench = _Ablating(config, blocks, seconds, say)
+    bench = _Bench(config, blocks, seconds, say)
     precision = torch.get_float32_matmul_precision()
     try:
         bench.prepare(leave_one_out=leave_one_out)
@@ -104,7 +104,7 @@ def ablate(
     return bench.result()
 
 
-class _Ablating:
+class _Bench:
     """One ablation as it goes along."""
 
     def __init__(self, config: TrainConfig, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
