@@ -1,6 +1,6 @@
-"""flashmore: small character models at the speed that PyTorch's own documentation makes possible.
+"""flashmore: small character models, as fast as PyTorch's documentation allows.
 
-The public names are loaded when they are first used, so that `import flashmore` imports no torch.
+The public names are loaded on first use, so that `import flashmore` does not import torch.
 """
 
 import importlib
