@@ -50,7 +50,7 @@ class Ablation:
     device: torch.device
     config: TrainConfig
     block_size: int
-    """Longest sequence T."""
+    """Context length T."""
     seconds: float
     """Approximate time limit."""
     characters: float

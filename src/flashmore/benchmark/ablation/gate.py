@@ -1,9 +1,9 @@
 """Checks before timing: does a variant train like the plain loop? An exact one that does not is not timed.
 
-The losses of the first steps, as one vector, are compared with the plain loop's in float64, by the error budget
-of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that changes the
-numerics or the algorithm gives a different loss; the difference is reported with its time. Dropout is disabled,
-because compiled code draws different random numbers.
+The losses of the first steps, as one vector, are compared with the plain loop's in float64, by the error
+budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that
+changes the numerics or the algorithm gives a different loss; the difference is reported with its time.
+Dropout is disabled, because compiled code draws different random numbers.
 """
 
 from collections.abc import Callable

@@ -34,7 +34,7 @@ class Variant:
 
     @property
     def ok(self) -> bool:
-        """Whether it ran, is right and was timed."""
+        """Whether it ran, is correct and was timed."""
         return self.why_not is None
 
     @property

@@ -2,8 +2,8 @@
 
 For each shape, backends that would exceed the memory or time budget are left out and named; the first call is
 timed separately; output and gradients are compared with float64, and a backend that fails is not timed; peak
-memory is measured in untimed passes; then all backends are timed in alternating blocks. B and H are the same at
-every T, so a curve shows how one model's attention scales with its context, and the overhead at small T.
+memory is measured in untimed passes; then all backends are timed in alternating blocks. B and H are the same
+at every T, so a curve shows how one model's attention scales with its context, and the overhead at small T.
 """
 
 import os
@@ -39,7 +39,7 @@ BLOCKS = 30
 MIN_BLOCKS = 8
 """Even, and enough for a verdict (`measuring.statistics.FEWEST_PAIRS`)."""
 LEAST_SHARE = 0.01
-"""Minimum share of the total time for the blocks of a shape: more than short ones need for 30 blocks of 10."""
+"""Minimum share of the time for the blocks of a shape: more than short ones need for 30 blocks of 10."""
 MAX_REPEATS = 10
 OTHER_CALLS = 6
 """Calls besides the blocks: the first call, the check, two for memory, one warm-up, and one in reserve."""
@@ -171,7 +171,7 @@ class _Bench:
         return None
 
     def _leave_out_what_takes_long(self, shape: Shape, outcomes: list[Outcome], checked: int) -> None:
-        """Leave out backends until the rest fits in the time budget: first math, then the slowest."""
+        """Leave out backends until the rest fits in time: math, which no ratio needs, then the slowest."""
         seconds = {o.backend: self._seconds(o.backend, shape, checked) for o in outcomes if o.why_not is None}
         candidates = [outcome for outcome in outcomes if outcome.why_not is None]
         for outcome in sorted(candidates, key=lambda o: (o.backend != "math", -seconds[o.backend])):
@@ -182,7 +182,7 @@ class _Bench:
                 outcome.why_not = f"it would take about {needed:,.1f} s, and {of}"
 
     def _seconds(self, backend: str, shape: Shape, checked: int) -> float:
-        """Predict the least that measuring one backend takes, from shorter lengths: work grows with T²."""
+        """Lower bound of the time to measure one backend, from shorter lengths: work grows with T²."""
         if (backend, shape.setting) not in self.pace:
             self._probe(backend, shape)
         T, call = self.pace[backend, shape.setting]
@@ -222,7 +222,7 @@ class _Bench:
             outcome.passes = passes
 
     def _time(self, ready: list[Outcome], shape: Shape, until: float) -> None:
-        """Blocks in turn until the shape's share of the time is spent, at least `MIN_BLOCKS`."""
+        """Alternating blocks until the shape's share of the time is used, at least `MIN_BLOCKS`."""
         every = {outcome.backend: outcome.passes for outcome in ready if outcome.passes is not None}
         if not every:
             return

@@ -32,13 +32,13 @@ def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, whi
 def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> int:
     """Estimate the peak bytes of forward and backward together, beyond q, k and v.
 
-    - `manual` holds three (T, T) matrices per head at once (in the backward pass: the weights, their gradient,
-      and that of the scores), and a byte mask.
-    - `math` holds three as well. Its forward pass holds two, a byte for each score, and a floating-point mask.
-      It computes in at least float32, so 16-bit inputs are copied.
-    - The fused kernels hold no matrix: output, gradients, one number per row, and tiles. On the CPU each thread
-      has one tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the tiles
-      are on-chip, and gradients may be accumulated in float32: an upper estimate.
+    - `manual` holds three (T, T) matrices per head at once (in the backward pass: the weights, their
+      gradient, and that of the scores), and a byte mask.
+    - `math` holds three as well. Its forward pass holds two, a byte for each score, and a floating-point
+      mask. It computes in at least float32, so 16-bit inputs are copied.
+    - The fused kernels hold no matrix: output, gradients, one number per row, and tiles. On the CPU each
+      thread has one tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the
+      tiles are on-chip, and gradients may be accumulated in float32: an upper estimate.
 
     Args:
         device: `cpu`, `cuda` or `mps`.
