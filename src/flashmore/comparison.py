@@ -1,4 +1,4 @@
-"""Several runs side by side: losses, sizes, time and names, as rows, and as a picture."""
+"""Compares several runs: losses, sizes, time and names, as rows and as a plot."""
 
 import io
 import warnings
@@ -27,21 +27,21 @@ NEW, KNOWN = "#1b4f9c", "#8a8f98"
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its result as `flashmore train --json` prints it, and names that it made."""
+    """One run: its result as printed by `flashmore train --json`, and generated names."""
 
     result: TrainResult
     names: tuple[Name, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The result's fields, and `names` as `flashmore generate --json` prints them."""
+        """The result's fields, and `names` as printed by `flashmore generate --json`."""
         return self.result.to_json() | {"names": [asdict(name) for name in self.names]}
 
 
 def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
-    """Lay runs side by side.
+    """Compare runs.
 
     Raises:
-        RunError: a run that did not finish has no result to compare; one on a long text, no names.
+        RunError: a run has not finished, or is on one long text.
     """
     rows = []
     for run in runs:
@@ -58,7 +58,7 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
 
 
 def same_test_items(runs: Sequence[Run]) -> bool:
-    """Whether the test losses of these runs may be compared at all."""
+    """Whether the test losses of these runs are comparable."""
     return len({frozenset(run.split.test) for run in runs}) == 1
 
 
@@ -69,7 +69,7 @@ def draw(rows: Sequence[Row], path: Path) -> int:
         How many different characters the font lacks; each is drawn as a box.
 
     Raises:
-        StorageError: the disk refused the picture; what stood at `path` is as it was.
+        StorageError: the plot could not be written; `path` is unchanged.
     """
     mpl = matplotlib()
     picture = io.BytesIO()
@@ -118,14 +118,14 @@ def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
     axes.text(0, -0.7, facts, fontsize=8, color=KNOWN)
     for line, name in enumerate(row.names):
         color = NEW if name.novelty == "new" else KNOWN
-        # Names are no formulas, and what is wider than its column may not push the others away.
+        # Names are not formulas, and text wider than its column must not move the others.
         axes.text(
             0, line + 0.5, _shorten(name.text), fontsize=12, color=color, parse_math=False, clip_on=True
         )
 
 
 def _label(row: Row) -> str:
-    """The model, and the run's folder where that says more."""
+    """The model, and the run's folder if that is informative."""
     folder = Path(row.result.run).resolve().name
     model = row.result.model
     return model if folder == model else f"{model} ({_shorten(folder)})"

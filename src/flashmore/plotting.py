@@ -10,8 +10,8 @@ from types import ModuleType
 def matplotlib() -> ModuleType:
     """Import matplotlib.
 
-    Importing it reads a file `matplotlibrc` in the working directory, if there is one, and its settings may
-    start LaTeX. So it is imported in a folder that has none. The user's own settings count as usual.
+    Importing it reads a `matplotlibrc` in the working directory, if there is one, whose settings may start
+    LaTeX. So it is imported in a folder without one. The user's own settings apply as usual.
     """
     before = Path.cwd()
     os.chdir(Path(__file__).parent)

@@ -1,16 +1,16 @@
-"""JSON from files that others may have prepared: sensible numbers, few levels, not too many values."""
+"""JSON from untrusted files, with limits on numbers, nesting and size."""
 
 import json
 
 DEEPEST = 16
-"""Objects and lists inside one another; the deepest document that flashmore writes, a record, has nine."""
+"""Deepest nesting of objects and lists; flashmore's deepest document, a record, has nine levels."""
 MOST_VALUES = 6_000_000
 LARGEST_FLOAT = 1e100
-"""Beyond all of float32, and sums and products of a few stay finite."""
+"""Above the range of float32; sums and products of a few such numbers stay finite."""
 
 
 def count_values(data: bytes) -> int:
-    """A bound on the values of a JSON document, each of which takes many times its bytes in memory."""
+    """Upper bound of the number of values in a JSON document, which take many times its bytes in memory."""
     return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
@@ -18,9 +18,9 @@ def loads(data: bytes, most_values: int = MOST_VALUES) -> object:
     """Read a JSON document.
 
     Raises:
-        ValueError: no UTF-8; no whole document; NaN, a number above `LARGEST_FLOAT` or one that needs more
-            than 64 bits; half of a surrogate pair; more than `DEEPEST` levels, which functions that call
-            themselves could not walk through; or more than `most_values` by `count_values`.
+        ValueError: not UTF-8; incomplete; NaN, a number above `LARGEST_FLOAT` or one that needs more than 64
+            bits; a lone surrogate; more than `DEEPEST` levels, which recursive functions could not handle; or
+            more than `most_values` by `count_values`.
     """
     if count_values(data) > most_values:
         raise ValueError(f"more than {most_values:,} values")

@@ -1,8 +1,8 @@
-"""All output goes through this module, which escapes untrusted text and leaves our own styles alone.
+"""All output goes through this module, which escapes untrusted text and keeps our own styles.
 
-File names, vocabularies, sources and the messages of exceptions may hold characters that move the cursor,
-recolour or retitle a terminal, or change the order in which a line is read (CVE-2021-42574). They are shown
-as Python escapes such as `\\x1b` and `\\u202e`. No other module writes to stdout or stderr.
+File names, vocabularies, sources and exception messages may contain characters that move the cursor, change a
+terminal's colours or title, or reorder a line (CVE-2021-42574). They are shown as Python escapes such as
+`\\x1b` and `\\u202e`. No other module writes to stdout or stderr.
 """
 
 import json
@@ -47,17 +47,17 @@ _HIDDEN = re.compile(
 
 
 def printable(text: str) -> str:
-    """Text of one or several lines, where whatever acts on a terminal or hides from a reader is escaped.
+    """Escape terminal control characters and invisible characters in text of one or several lines.
 
-    Tabs, line feeds and carriage returns before a line feed stay, and so does ordinary text of every script:
+    Tabs, line feeds and carriage returns before a line feed stay, and so does ordinary text in every script:
     a joiner or zero-width space after a letter, mark or symbol outside ASCII, one variation selector after a
-    visible character, and beside its own script what one script alone needs.
+    visible character, and script-specific characters next to their script.
     """
     return _HIDDEN.sub(_escaped, text)
 
 
 def one_line(text: str) -> str:
-    """The same for a file's name, a value, a message: a line feed in it cannot begin a line of its own."""
+    """The same for a file name, value or message: line feeds are escaped too."""
     return printable(text).replace("\r", "\\r").replace("\n", "\\n")
 
 
@@ -79,31 +79,31 @@ def _is_needed(found: re.Match[str]) -> bool:
 
 
 def write(text: str) -> None:
-    """Text on stdout as it is, line ends included, but for what `printable` escapes."""
+    """Write text to stdout as it is, including line endings, escaped by `printable`."""
     sys.stdout.write(printable(text))
 
 
 def write_lines(lines: Iterable[str], stream: TextIO | None = None) -> None:
-    """Each on a line of its own, whatever it holds.
+    """Write each string on one line, whatever it contains.
 
     Args:
-        lines: without line ends.
+        lines: without line endings.
         stream: stdout if None.
     """
     (stream or sys.stdout).write("".join(f"{one_line(line)}\n" for line in lines))
 
 
 def say(*lines: str) -> None:
-    """Remarks on stderr, apart from the results, each on a line of its own."""
+    """Write remarks to stderr, one per line."""
     write_lines(lines, sys.stderr)
 
 
 def write_patch(patch: bytes, encoding: str) -> None:
-    """A patch on stdout: byte for byte into a file or a pipe, escaped on a terminal.
+    """Write a patch to stdout: byte for byte to a file or a pipe, escaped on a terminal.
 
     Args:
-        patch: its lines, in the encodings that the files have.
-        encoding: in which a terminal is to show them.
+        patch: its lines, in the files' encodings.
+        encoding: for showing them on a terminal.
     """
     if sys.stdout.isatty():
         write(patch.decode(encoding, "surrogateescape"))
@@ -113,14 +113,14 @@ def write_patch(patch: bytes, encoding: str) -> None:
 
 
 def write_json(document: Any) -> None:
-    """One JSON document on stdout; what is hidden, or what stdout cannot encode, as \\uXXXX escapes."""
+    """Write one JSON document to stdout; invisible or unencodable characters become \\uXXXX escapes."""
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(document, indent=2, ensure_ascii=ascii_only)
     sys.stdout.write(_HIDDEN.sub(_escaped_in_json, text) + "\n")
 
 
 def _escaped_in_json(found: re.Match[str]) -> str:
-    """The same character in a JSON string: above U+FFFF it takes two escapes."""
+    """The character as a JSON escape: two escapes above U+FFFF."""
     if _escaped(found) == found[0]:
         return found[0]
     units = found[0].encode("utf-16-be", "surrogatepass").hex()
@@ -128,7 +128,7 @@ def _escaped_in_json(found: re.Match[str]) -> str:
 
 
 class _BestEffort:
-    """A stream that may have no reader: where it cannot be written, nothing is, and the program goes on."""
+    """A stream that may have no reader: failed writes are ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -152,7 +152,7 @@ class _BestEffort:
             self._give_up()
 
     def _give_up(self) -> None:
-        # Python and libraries would meet the same error again, at the latest when the process ends.
+        # Python and libraries would get the same error again, at the latest when the process ends.
         with suppress(OSError, ValueError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             try:
@@ -163,23 +163,23 @@ class _BestEffort:
 
 @contextmanager
 def best_effort_stderr() -> Iterator[None]:
-    """Within the context, remarks and progress on stderr that cannot be written stop nothing."""
+    """Within the context, failed writes of remarks and progress to stderr are ignored."""
     stream = cast(TextIO, _BestEffort(sys.stderr))
     with redirect_stderr(stream):
         yield
 
 
 class Terminal(Console):
-    """rich's console, with everything escaped that is printed through it.
+    """rich's console, with all printed text escaped.
 
-    A string is one line. Neither markup nor :emoji: codes are read: names and paths may look like both.
+    A string is one line. Markup and :emoji: codes are disabled, because names and paths may look like them.
     """
 
     def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=soft_wrap, highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as rich does, each object on a line of its own."""
+        """Print as rich does, each object on its own line."""
         lines = (one_line(each) if isinstance(each, str) else each for each in objects)
         super().print(*lines, **{"sep": "\n"} | options)
 

@@ -1,1 +1,1 @@
-"""One file per question that is answered by measuring."""
+"""Benchmarks, one per folder."""

@@ -1,4 +1,4 @@
-"""Measured numbers in words, the same on the terminal and in a report."""
+"""Formatting of results, shared by the terminal and reports."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,19 @@ Row = Mapping[str, Any]
 
 MIB = 2**20
 SETTING = ("B", "H", "D", "dtype", "causal")
-"""All that an attention row is about but T."""
+"""Fields that identify an attention row, except T."""
 SEED_EXPERIMENT_MS = {"manual": 6.77, "flash": 5.81}
-"""Milliseconds a step in the experiment that this project grew from, as its author reports them."""
+"""Milliseconds per step in the experiment that this project grew from, as reported by its author."""
 
 
 def digits(value: float) -> str:
-    """At least three digits that say something, and no exponent: 0.0123, 1.23, 12.3, 1,234."""
+    """At least three significant digits, without exponent: 0.0123, 1.23, 12.3, 1,234."""
     places = 2 - math.floor(math.log10(value)) if value > 0 else 0
     return f"{value:,.{max(0, places)}f}"
 
 
 def quantity(value: float | None, unit: float = 1) -> str:
-    """A value in a unit, or a dash where there is none."""
+    """A value in a unit, or a dash for None."""
     return "–" if value is None else digits(value / unit)
 
 
@@ -40,13 +40,13 @@ def interval(ratio: Row) -> str:
 
 
 def ratio_cells(ratio: Row | None, column: str) -> dict[str, str]:
-    """A ratio, its interval and its verdict, by column; empty where there is no ratio."""
+    """A ratio, its interval and its verdict, by column; empty if there is no ratio."""
     found = ("", "", "") if ratio is None else (f"{ratio['value']:.3f}", interval(ratio), ratio["verdict"])
     return dict(zip((column, "95 % interval", "verdict"), found, strict=True))
 
 
 def machine(environment: Row) -> str:
-    """Which machine a number is from: the device, and on a CPU the threads it had."""
+    """The device and, for a CPU, the number of threads."""
     name: str = environment["device_name"] or environment["device"]
     if environment["device"] != "cpu":
         return name
@@ -66,15 +66,15 @@ def context_title(found: Row) -> str:
 
 
 def same_setting(one: Row, other: Row) -> bool:
-    """Whether two rows of `bench attention` differ in nothing but T and backend."""
+    """Whether two rows of `bench attention` differ only in T and backend."""
     return all(one[name] == other[name] for name in SETTING)
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:
-    """What of one setting has no number and why: one line for each reason.
+    """What was left out of one setting, with one line per reason.
 
     Args:
-        rows: of `bench attention`.
+        rows: rows of `bench attention`.
     """
     lengths: dict[str, dict[str, list[int]]] = {}
     for row in rows:
@@ -92,11 +92,11 @@ def left_out(rows: Sequence[Row]) -> list[str]:
 
 
 def crossover_sentence(T: int | None, ratios: Sequence[Row]) -> str:
-    """From which length on fused attention wins, or that it does not.
+    """A sentence on the length from which on fused attention is faster.
 
     Args:
-        T: the crossover of one setting, None where there is none.
-        ratios: of the same setting.
+        T: the crossover of one setting, or None.
+        ratios: ratios of the same setting.
     """
     if not ratios:
         return "No crossover: it needs manual and a fused backend at the same T."
@@ -109,7 +109,7 @@ def crossover_sentence(T: int | None, ratios: Sequence[Row]) -> str:
 
 
 def share_sentence(found: Row) -> str:
-    """What attention's share of a training step is, and the most that a perfect kernel could gain (Amdahl).
+    """Attention's share of a training step, and the upper bound of a perfect kernel's gain (Amdahl).
 
     Args:
         found: one context of a record of kind `step`.
@@ -128,7 +128,7 @@ def share_sentence(found: Row) -> str:
 
 
 def seed_experiment_sentence() -> str:
-    """The figures that this project grew from, and whose they are."""
+    """The figures of the experiment that this project grew from."""
     by_hand, fused = SEED_EXPERIMENT_MS.values()
     return (
         f"The experiment this grew from, on its author's laptop: {by_hand} → {fused} ms, "
@@ -140,15 +140,15 @@ ABLATION_NUMBERS = (
     "ms a step", "quartiles", "characters/s", "none / this", "95 % interval", "peak MiB", "first step, s",
     "pays after steps",
 )  # fmt: skip
-"""Columns of `variant_cells` with numbers; `before` and `verdict` are about what it is compared with."""
+"""Numeric columns of `variant_cells`; `before` and `verdict` refer to the variant it is compared with."""
 
 
 def variant_cells(variant: Row, *, added: bool) -> dict[str, str]:
-    """A variant of an ablation in words, by column.
+    """A variant of an ablation as text, by column.
 
     Args:
-        variant: one that has a number.
-        added: whether it was added to the variant before; one that is left out alone pays for nothing.
+        variant: a variant that was timed.
+        added: whether it was added to the previous variant; with one left out there is no break-even.
     """
     step, peak, ratio, before = (variant[name] for name in ("step_ms", "peak_bytes", "ratio", "ratio_before"))
     return {
@@ -173,7 +173,7 @@ def _break_even(variant: Row) -> str:
 
 
 def _likeness(variant: Row) -> str:
-    """How near a variant's answers are to the plain loop's."""
+    """How close a variant's results are to the plain loop's."""
     if variant["budget_used"] is not None:
         return f"exact, {100 * variant['budget_used']:.0f} % of the error budget"
     if variant["loss_difference"] is not None:

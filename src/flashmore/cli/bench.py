@@ -1,4 +1,4 @@
-"""`flashmore bench WHAT …`: find what is to be measured, and hand the rest to its own file."""
+"""`flashmore bench WHAT …`: dispatch to the benchmarks' own files."""
 
 import importlib
 from collections.abc import Sequence

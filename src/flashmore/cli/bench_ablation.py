@@ -1,4 +1,4 @@
-"""`flashmore bench ablation`: what each documented speed-up brings, one after the other."""
+"""`flashmore bench ablation`: measure each documented speed-up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,27 +19,27 @@ Found = Mapping[str, Any]
 BLOCKS = 20
 SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
 VARIED = ("--attention", "--dtype", "--optimizer", "--lr-schedule")
-"""Options that the ablation itself decides, variant by variant."""
+"""Options that the ablation sets for each variant."""
 
 
 @dataclass(frozen=True)
 class BenchAblation(Outputs):
-    """Add the catalogue's speed-ups one after the other to the plain loop, and time what each one brings.
+    """Add the catalogue's speed-ups one at a time to the plain loop, and time each variant.
 
-    Exact ones are first held against the plain loop's losses; one that differs gets no number. The variants
-    then take turns in short blocks, so that a drifting machine hurts all alike. --speedups says which to add:
-    `auto` and `all` mean every one that works here.
+    Exact ones must first reproduce the plain loop's losses, or they are not timed. The variants then
+    alternate in short blocks, so that drift affects all equally. --speedups selects which to add: `auto` and
+    `all` mean every one that works here.
     """
 
     config: TrainConfig
     """Data, model and training; --model and --preset decide some of the defaults."""
     leave_one_out: bool = False
-    """Also leave each one alone out of all together."""
+    """Also leave each one out of the full set."""
     blocks: int = BLOCKS
-    """Blocks of each variant; fewer than 20 say little."""
+    """Blocks per variant; fewer than 20 are imprecise."""
     seconds: float | None = None
-    """About how long all may take; a speed-up whose compiling would not fit is left out, and said. None means
-    180, or 1,200 with --leave-one-out, where nearly every one is compiled again."""
+    """Approximate time limit; speed-ups whose compilation would exceed it are left out, with a note. None
+    means 180, or 1,200 with --leave-one-out, where nearly every variant is compiled again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def show(record: Found) -> None:
-    """Print the ablation, what was left out alone, what has no variant, and every warning."""
+    """Print the ablation, the leave-one-out variants, what has no variant, and every warning."""
     console = stdout()
     config = record["config"]
     sizes = f"{config['n_layer']} layers, {config['n_head']} heads, {config['n_embd']} channels"

@@ -1,4 +1,4 @@
-"""`flashmore bench attention`: the kernels alone, over T and whatever else is asked for."""
+"""`flashmore bench attention`: the kernels alone, against T and other sizes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CAPTION = "medians; error as a share of its budget; the ratio of both passes wit
 
 @dataclass(frozen=True)
 class BenchAttention(Outputs):
-    """Time, memory and error of every way of computing attention, against T; and from which T on fused wins.
+    """Measure time, memory and error of every attention backend against T, and where fused gets faster.
 
     Lists are combined: `--head-dim 16 64 --causal --full` measures four settings. Memory is estimated first.
     """
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def show(record: Row) -> None:
-    """Print a table for each setting, what was left out, and from which T on fused attention wins."""
+    """Print a table for each setting, what was left out, and the T from which on fused is faster."""
     console = stdout()
     for found in record["crossovers"]:
         rows = [row for row in record["rows"] if same_setting(row, found)]
@@ -53,7 +53,7 @@ def show(record: Row) -> None:
 
 
 def _table_of(title: str, rows: Sequence[Row], ratios: Sequence[Row]) -> Any:
-    """One line for each T and backend that has a number; times are medians."""
+    """One line for each T and timed backend; times are medians."""
     whole = [row for row in rows if row["pass"] == "both" and row["ok"]]
     unit, factor = _flops_unit(row["tflop_per_s"] for row in whole)
     numbers = ("T", "forward", "backward", "both, ms", unit, "peak MiB", "error")

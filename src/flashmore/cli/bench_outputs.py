@@ -1,4 +1,4 @@
-"""What every `flashmore bench` does alike: a bar, and where the record goes."""
+"""Common to all `flashmore bench` commands: the progress bar and the output options."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ FORMS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Where the record of a bench goes."""
+    """Output options of a benchmark."""
 
     out: Path | None = None
     """Write the record to this file."""
     picture: Path | None = None
-    """Draw the record into this file: .png, .svg or .pdf."""
+    """Save a plot of the record to this file: .png, .svg or .pdf."""
     json: bool = False
     """Print the record on stdout and nothing else."""
 
@@ -42,16 +42,16 @@ def give(
     show: Callable[[Record], None],
     draw: Callable[[Record], "Figure"],
 ) -> int:
-    """Print a record, write it and draw it, as the options say.
+    """Print, write and plot a record according to the options.
 
     Args:
-        record: what was measured.
+        record: the record.
         outputs: the options.
-        show: prints it for people.
-        draw: makes its picture.
+        show: prints it in human-readable form.
+        draw: draws its plot.
 
     Returns:
-        The exit code: that of an interruption where the record is not complete.
+        The exit code, which is that of an interruption if the record is not complete.
     """
     from flashmore.benchmark.plots.figure import save_picture
     from flashmore.measuring.result import write_record
@@ -73,7 +73,7 @@ def give(
 
 
 class BlockBar:
-    """A bar on stderr that moves with every round; use it as a context.
+    """A context manager with a progress bar on stderr, updated after every round.
 
     Args:
         blocks: rounds at each context.
@@ -92,13 +92,13 @@ class BlockBar:
         self.task = self.progress.add_task("", total=blocks, start=False)
 
     def say(self, what: str) -> None:
-        """Tell what happens now."""
+        """Show the current activity."""
         self.progress.reset(self.task, description=what)
         if not self.progress.console.is_terminal:
             say(what)
 
     def after_block(self, done: int) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self.progress.update(self.task, completed=done)
 
     def __enter__(self) -> "BlockBar":

@@ -1,4 +1,4 @@
-"""`flashmore bench step`: what a whole training step costs under one attention backend and another."""
+"""`flashmore bench step`: time whole training steps with different attention backends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,20 +29,20 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class BenchStep(Outputs):
-    """Time whole training steps of the same model, data and seed under two or more attention backends.
+    """Time whole training steps of the same model, data and seed with two or more attention backends.
 
-    Each is first held against attention by hand in float64; one that is not as right as its precision allows
-    gets no number. The variants then take turns in short blocks, so that a drifting machine hurts all alike.
+    Each backend is first compared with manual attention in float64; one that exceeds the error budget of its
+    precision is not timed. The variants then alternate in short blocks, so that drift affects all equally.
     """
 
     config: TrainConfig
     """Data, model and training; --model and --preset decide some of the defaults."""
     variants: tuple[Attention, ...] = ("manual", "flash")
-    """Attention backends, the first of which the others are compared with; a name may come twice."""
+    """Attention backends, the first of which is the baseline; a name may be repeated."""
     lengths: tuple[int, ...] = ()
-    """Lengths T of rows cut from all names in one stream; none means padded names, as in training."""
+    """Lengths T of rows from a stream of all names; none means padded names, as in training."""
     blocks: int = BLOCKS
-    """Blocks of each variant; fewer than 20 say little."""
+    """Blocks per variant; fewer than 20 are imprecise."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def show(record: Found) -> None:
-    """Print a table for each context, what follows from it, and every warning."""
+    """Print a table for each context, its conclusions, and every warning."""
     console = stdout()
     for number, found in enumerate((record, *record["further_contexts"])):
         show_context(found, record, console, beside_seed_experiment=number == 0)
@@ -85,7 +85,7 @@ def show(record: Found) -> None:
 
 
 def show_context(found: Found, record: Found, console: Terminal, *, beside_seed_experiment: bool) -> None:
-    """Print one context's table and what it says about attention's share."""
+    """Print one context's table and attention's share."""
     environment, config = record["environment"], record["config"]
     where = machine(environment)
     sizes = f"{config['n_layer']} layers, {config['n_head']} heads, {config['n_embd']} channels"

@@ -1,4 +1,4 @@
-"""`flashmore choose`: the fastest attention backend here, by measuring."""
+"""`flashmore choose`: measure the fastest attention backend on this machine."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choose:
-    """Measure which backend computes causal self-attention fastest here, and remember it.
+    """Measure which backend computes causal self-attention fastest here, and cache the answer.
 
-    `--attention auto` uses the same answer. It is kept for this device, release of torch, number of threads,
+    `--attention auto` uses the same answer. It is cached for this device, torch release, number of threads,
     dtype, shape and dropout, in $FLASHMORE_CACHE or the user's cache folder.
     """
 
     batch_size: int = 32
-    """Sequences."""
+    """Number of sequences."""
     n_head: int = 4
     """Attention heads."""
     length: int = 16
-    """Positions in a sequence."""
+    """Positions per sequence."""
     head_dim: int = 16
-    """Channels of a head."""
+    """Channels per head."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of q, k and v."""
+    """Dtype of q, k and v."""
     dropout: float = 0.0
     """Probability of dropping an attention weight."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; `auto` takes a GPU if there is one."""
+    """Device to use; `auto` selects a GPU if there is one."""
     threads: int = 0
-    """CPU threads; 0 leaves PyTorch's choice."""
+    """CPU threads; 0 leaves PyTorch's default."""
     fresh: bool = False
-    """Measure again even if the answer is known."""
+    """Measure again even if the answer is cached."""
     out: Path | None = None
     """Write the record to this file."""
     json: bool = False

@@ -1,4 +1,4 @@
-"""`flashmore compare`: several runs or models side by side."""
+"""`flashmore compare`: compare runs or models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,22 +41,22 @@ FIGURES: "dict[str, Callable[[TrainResult], str]]" = {
 
 @dataclass(frozen=True)
 class Compare:
-    """Lay runs side by side: losses, parameters, time and names."""
+    """Compare runs: losses, parameters, time and names."""
 
     runs: Positional[tuple[Path, ...]] = ()
     """Folders of finished runs."""
     models: tuple[Model, ...] = ()
-    """Models to train first, each with its own defaults, instead of or beside the runs."""
+    """Models to train first, each with its own defaults, instead of or in addition to runs."""
     file: Path | None = None
     """With --models: the text file to train on; none means the built-in names."""
     max_steps: int | None = None
-    """With --models: optimiser steps for each; none means the default."""
+    """With --models: optimizer steps for each; none means the default."""
     out: Path = Path("runs")
-    """With --models: the folder that takes their runs."""
+    """With --models: the folder for their runs."""
     count: int = 10
-    """Names from each."""
+    """Names to generate from each."""
     seed: int = 3407
-    """Of the names."""
+    """Seed of the generated names."""
     picture: Path | None = None
     """Save the comparison as a PNG."""
     json: bool = False
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.runs import Run
 
     runs = [Run.open(path) for path in command.runs]
-    rows = compare(runs, options)  # before any training: it refuses a run that did not finish
+    rows = compare(runs, options)  # before any training, because it refuses unfinished runs
     trained = [train_for_comparison(model, command) for model in command.models]
     rows += compare(trained, options)
     if not same_test_items(runs + trained):
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def require_png(picture: Path) -> None:
-    """Refuse a name that promises another kind of picture.
+    """Refuse a file name of another image format.
 
     Raises:
         ConfigError: the name does not end in .png.
@@ -111,7 +111,7 @@ def require_png(picture: Path) -> None:
 
 
 def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
-    """Save the comparison, and say where it is and what it cannot show."""
+    """Save the plot, and report its path and any missing characters."""
     from flashmore.comparison import draw
 
     boxes = draw(rows, picture)
@@ -136,7 +136,7 @@ def train_for_comparison(model: Model, command: Compare) -> "Run":
 
 
 def show(rows: "Sequence[Row]") -> None:
-    """Print a table with a column for each run: figures above, names below."""
+    """Print a table with a column for each run: numbers above, names below."""
     shown = table("", *(row.result.model for row in rows))
     for title, figure in FIGURES.items():
         shown.add_row(title, *(figure(row.result) for row in rows))

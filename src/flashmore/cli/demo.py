@@ -1,4 +1,4 @@
-"""`flashmore demo`: the whole story on the built-in names."""
+"""`flashmore demo`: train, compare and time attention on the built-in names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from flashmore.errors import Interrupted
 from flashmore.generation.options import GenerateOptions
 
 DEVICE: Literal["cpu"] = "cpu"
-"""The story is the same everywhere: elsewhere than on the CPU, `flash` takes no float32."""
+"""Always the CPU: on other devices `flash` does not support float32."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Demo:
     out: Path = Path("demo")
     """Folder for the runs."""
     picture: Path = Path("demo/names.png")
-    """Where the comparison goes, as a PNG."""
+    """PNG file for the comparison."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _time_attention(config: TrainConfig) -> None:
-    """The experiment this project grew from: the same model by hand and fused, step for step."""
+    """The experiment this project grew from: the same model with manual and fused attention."""
     from flashmore.benchmark.step.record import bench_steps
 
     with BlockBar(bench_step.BLOCKS) as bar:

@@ -20,42 +20,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explain:
-    """Say which attention backends can run, every reason against the others, and which one PyTorch picks.
+    """Explain which attention backends can run, every reason against the others, and which one PyTorch picks.
 
-    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). Where the device is present every backend
-    is really run; elsewhere the rules answer alone.
+    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). If the device is present every backend is
+    run; otherwise only the rules are used.
     """
 
     run: Path | None = None
-    """A run's folder: its shape, dtype, device and dropout, causal, become the defaults of the rest."""
+    """A run's folder: its shape, dtype, device and dropout, and causal, become the defaults."""
     batch_size: int = 32
-    """B, the sequences."""
+    """B, the number of sequences."""
     n_head: int = 4
-    """H, the heads of the queries."""
+    """H, the number of query heads."""
     n_kv_head: int | None = None
-    """H_kv, the heads of keys and values; none means H."""
+    """H_kv, the number of key and value heads; none means H."""
     length: int = 16
-    """L, the queries in a sequence."""
+    """L, the number of queries."""
     source_length: int | None = None
-    """S, the keys in a sequence; none means L."""
+    """S, the number of keys; none means L."""
     head_dim: int = 16
-    """D, the channels of a head."""
+    """D, the channels per head."""
     value_dim: int | None = None
-    """D_v, the channels of a value; none means D."""
+    """D_v, the channels per value; none means D."""
     dims: Literal[2, 3, 4, 5] = 4
-    """Dimensions of q, k and v: 3 leaves B out, 2 leaves B and H out, 5 puts a 1 before them."""
+    """Dimensions of q, k and v: 3 omits B, 2 omits B and H, 5 adds a leading 1."""
     dtype: Dtype = "float32"
-    """Of q, k and v: under autocast, the 16-bit type."""
+    """Dtype of q, k and v; under autocast, the 16-bit type."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` takes a GPU if there is one; a device that is not here is answered by the rules alone."""
+    """`auto` selects a GPU if there is one; for an absent device only the rules are used."""
     capability: str | None = None
-    """Compute capability of a GPU that is not here, such as 9.0 for an H100; none means 8.0."""
+    """Compute capability of an absent GPU, such as 9.0 for an H100; none means 8.0."""
     mask: Literal["none", "bool", "float", "float-grad"] = "none"
-    """attn_mask: none, True where a query may look, numbers to add, or such numbers that are learned."""
+    """attn_mask: none, boolean (True takes part in attention), additive, or additive with gradient."""
     mask_dims: Literal[1, 2, 3, 4, 5] = 2
-    """Dimensions of the mask: the last so many of (1, B, H, L, S)."""
+    """Dimensions of the mask: this many trailing ones of (1, B, H, L, S)."""
     mask_dtype: Dtype | None = None
-    """Of a mask of numbers; none means that of q."""
+    """Dtype of an additive mask; none means that of q."""
     dropout: float = 0.0
     """Probability of dropping an attention weight."""
     causal: bool = False
@@ -63,7 +63,7 @@ class Explain:
     gqa: bool = False
     """enable_gqa=True: H_kv may divide H."""
     training: bool = False
-    """A backward pass follows; so it is unless --inference is given."""
+    """A backward pass follows; the default unless --inference is given."""
     inference: bool = False
     """No backward pass follows."""
     non_contiguous: bool = False
@@ -121,10 +121,10 @@ def _of_run(path: Path) -> Explain:
 
 
 def call_of(command: Explain) -> AttentionCall:
-    """The call that the options describe, on the CPU where the device is still `auto`.
+    """The call described by the options, on the CPU if the device is still `auto`.
 
     Raises:
-        ConfigError: options that contradict each other, or a call that no kernel takes.
+        ConfigError: contradictory options, or a call that no kernel supports.
     """
     if command.training and command.inference:
         raise ConfigError("--training or --inference", "both", "one of them, or none for training")

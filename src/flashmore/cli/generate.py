@@ -1,4 +1,4 @@
-"""`flashmore generate`: more names from a run, or more text."""
+"""`flashmore generate`: generate names or text from a run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,16 +23,16 @@ LENGTH = 500
 
 @dataclass(frozen=True)
 class Generate:
-    """Draw names from a run's best weights, each labelled `train`, `validation`, `test` or `new`.
+    """Generate names from a run's best weights, each labelled `train`, `validation`, `test` or `new`.
 
-    A run on one long text (--mode text) gives --length characters of text after --prefix.
+    For a run on one long text (--mode text), generate --length characters after --prefix.
     """
 
     run: Positional[Path]
-    """The run's folder, as `flashmore train` leaves it."""
+    """The run's folder."""
     sampling: GenerateOptions
     length: int | None = None
-    """For a run on one long text: characters to generate, after --prefix; none means 500."""
+    """For a run on one long text: number of characters to generate; none means 500."""
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
 

@@ -1,4 +1,4 @@
-"""Options of a config that would change nothing beside the others: they are refused, not ignored."""
+"""Refuses options that would have no effect together with the others."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,16 +28,16 @@ RULES: dict[str, tuple[Callable[[TrainConfig], bool], str]] = {
     ),
     "--encoding": (lambda c: c.file is not None, "a text file"),
 }
-"""For each option, whether it acts, and what it would act with."""
+"""For each option, whether it has an effect, and what it would need."""
 
 
 def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequence[str] = ()) -> None:
-    """Refuse options that were given, and change nothing of this config.
+    """Refuse given options that have no effect on this config.
 
     Args:
-        config: what the words came to.
-        argv: the words.
-        unused: options of a config that this command does not use at all.
+        config: the parsed config.
+        argv: the arguments.
+        unused: config options that this command does not use.
 
     Raises:
         ConfigError: the first of them.

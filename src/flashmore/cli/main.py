@@ -1,4 +1,4 @@
-"""`flashmore VERB …`: find the verb, run it, turn what went wrong into a message and an exit code."""
+"""`flashmore VERB …`: run the command and turn errors into a message and an exit code."""
 
 import importlib
 import io
@@ -33,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after `flashmore`; None means those of the process.
+        argv: the arguments after `flashmore`; None means those of the process.
 
     Returns:
-        0 fine, 1 failed or incomplete, 2 wrong use or bad input, 130 interrupted.
+        0 success, 1 failed or incomplete, 2 wrong use or bad input, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that stdout's encoding lacks is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # do not fail on characters outside stdout's encoding
     with best_effort_stderr():
         return _report(words)
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(words: list[str]) -> int:
     try:
         code = _run(words)
-        sys.stdout.flush()  # a full disk or a reader that left shows here, where it can still be told
+        sys.stdout.flush()  # a full disk or a closed pipe is detected here, where it can still be reported
         return code
     except FlashmoreError as error:
         complain(error)
@@ -56,7 +56,7 @@ def _report(words: list[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output left (`| head`)
+    except BrokenPipeError:  # the reader closed the pipe (`| head`)
         _drop_unwritten()
         return 1
     except OSError as error:
@@ -105,18 +105,18 @@ def _run(words: list[str]) -> int:
     command = importlib.import_module(f"flashmore.cli.{verb}")
     try:
         return int(command.main(rest))
-    except SystemExit as stop:  # the parser has printed its help, or what does not fit
+    except SystemExit as stop:  # the parser has printed its help or an error
         return int(stop.code or 0)
 
 
 def _is_of_torch_logs(error: ValueError) -> bool:
-    """Whether PyTorch did not take $TORCH_LOGS, which it reads when it is imported."""
+    """Whether PyTorch refused $TORCH_LOGS, which it reads when imported."""
     frames = walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames)
 
 
 def _require_unicode(words: Sequence[str]) -> None:
-    """Refuse bytes that are not text: a run could not write them down."""
+    """Refuse arguments that are not valid Unicode: a run could not store them."""
     for word in words:
         try:
             word.encode()
@@ -125,7 +125,7 @@ def _require_unicode(words: Sequence[str]) -> None:
 
 
 def _drop_unwritten() -> None:
-    """Forget output that nobody takes: Python would complain once more when it flushes at exit."""
+    """Discard output that cannot be written: Python would report the error again at exit."""
     try:
         sys.stdout.flush()
     except OSError:

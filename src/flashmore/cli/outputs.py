@@ -1,4 +1,4 @@
-"""What can be refused before any work: a file that could not be written."""
+"""Checks before any work that output files can be written."""
 
 import os
 import tempfile
@@ -7,19 +7,19 @@ from pathlib import Path
 from flashmore.errors import StorageError
 
 LONGEST_ENDING = 22
-"""Characters that a name gets while its file is being written."""
+"""Characters added to a file name while the file is being written."""
 
 
 def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:
-    """Refuse a path that could not be written later; nothing is left of the attempt.
+    """Refuse a path that cannot be written; the check leaves nothing behind.
 
     Args:
-        option: that named the path.
-        path: may be there, or not yet, with its folders.
-        folder: whether it is to be a folder.
+        option: the option that names the path.
+        path: may not exist yet, like its parent folders.
+        folder: whether it is a folder.
 
     Raises:
-        StorageError: why it could not be written.
+        StorageError: why it cannot be written.
     """
     if path is None:
         return
@@ -42,7 +42,7 @@ def _why_not(path: Path, *, folder: bool) -> str | None:
             there = there.parent
         if not there.is_dir():
             return f"{there} is no folder"
-        with tempfile.TemporaryFile(dir=there):  # permissions do not tell of a read-only disk
+        with tempfile.TemporaryFile(dir=there):  # permissions do not reveal a read-only disk
             pass
         longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
         if max(len(os.fsencode(name)) for name in missing) + LONGEST_ENDING > longest:

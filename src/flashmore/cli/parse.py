@@ -1,4 +1,4 @@
-"""Words of the command line into a typed command, by tyro; flat option names everywhere."""
+"""Parses command line arguments into a typed command with tyro; all option names are flat."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,16 +20,16 @@ STYLE = (
 
 
 def parse(command: type[Command], verb: str, argv: Sequence[str], default: Command | None = None) -> Command:
-    """Parse the words after a verb.
+    """Parse the arguments after a verb.
 
     Args:
         command: a dataclass; its docstring and its fields' docstrings are the help.
-        verb: the words before, such as `train`.
-        argv: the words to parse.
-        default: values for what `argv` leaves out; None means the dataclass's own.
+        verb: the preceding words, such as `train`.
+        argv: the arguments to parse.
+        default: default values; None means the dataclass's own.
 
     Raises:
-        SystemExit: 0 after --help, 2 for words that do not fit; both have been printed.
+        SystemExit: 0 after --help, 2 for invalid arguments; the output has been printed.
     """
     given = {} if default is None else {"default": default}
     parsed: Command = _tyro(command, verb, argv, **given)
@@ -37,13 +37,13 @@ def parse(command: type[Command], verb: str, argv: Sequence[str], default: Comma
 
 
 def parse_known(command: type[Command], verb: str, argv: Sequence[str]) -> tuple[Command, list[str]]:
-    """Parse as `parse` does, and hand back the words that do not fit."""
+    """Parse like `parse`, and return unknown arguments."""
     parsed: tuple[Command, list[str]] = _tyro(command, verb, argv, return_unknown_args=True)
     return parsed
 
 
 def _tyro(command: type[Command], verb: str, argv: Sequence[str], **options: Any) -> Any:
-    """Run tyro. It prints its messages itself, so it reads words that need an escape twice to print one."""
+    """Run tyro. It prints its messages itself, so arguments that need escaping are parsed twice."""
     run = partial(tyro.cli, command, prog=f"flashmore {verb}", config=STYLE, **options)
     shown = [one_line(word) for word in argv]
     if shown == [*argv]:
@@ -56,14 +56,14 @@ def _tyro(command: type[Command], verb: str, argv: Sequence[str], **options: Any
 
 
 def options_in(argv: Sequence[str]) -> set[str]:
-    """The options among the words, as the help spells them."""
+    """The options among the arguments, as spelled in the help."""
     return {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
 
 
 def value_of(option: str, argv: Sequence[str]) -> str | None:
-    """The value of one option before anything else is parsed: the defaults of the rest may depend on it.
+    """The value of one option before parsing: the defaults of the others may depend on it.
 
-    The last one counts, as it does for the parser; an option without a value has the empty one.
+    The last occurrence counts, as in the parser; an option without a value has an empty value.
     """
     value = None
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
@@ -75,11 +75,11 @@ def value_of(option: str, argv: Sequence[str]) -> str | None:
 
 
 def defaults(argv: Sequence[str], preset: Preset = "names") -> TrainConfig:
-    """The config of --model and --preset and nothing else; a wrong name is left for the parser to refuse.
+    """The config for --model and --preset only; invalid names are left for the parser to refuse.
 
     Args:
-        argv: the words of the command line.
-        preset: of a command line that names none.
+        argv: the command line arguments.
+        preset: the default preset.
     """
     model, named = value_of("--model", argv), value_of("--preset", argv)
     if model not in models():

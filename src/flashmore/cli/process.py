@@ -1,6 +1,6 @@
-"""The process of a command: what Ctrl-C does to it, and what it does without a terminal to write to.
+"""The process of a command: handling of Ctrl-C and of closed standard streams.
 
-It imports nothing slow, so that Ctrl-C is in good hands before anything else happens.
+It imports nothing slow, so that the Ctrl-C handler is installed first.
 """
 
 import os
@@ -16,15 +16,15 @@ _pressed = False
 
 
 def entry() -> NoReturn:
-    """Run the command that the process was started with, and end the process with its exit code."""
+    """Run the command of this process and exit with its exit code."""
     _open_missing_streams()
     if sys.argv[1:2] != ["upgrade"]:  # whose --run starts a program that may need its own folder
-        # PyTorch's compiler starts Python with -c, which would import from the working directory.
+        # PyTorch's compiler starts Python with -c, which imports from the working directory.
         os.environ["PYTHONSAFEPATH"] = "1"
-    # PyTorch's own choice lies in the folder for temporary files, where another user may make it first.
+    # PyTorch's default is in the folder for temporary files, where another user may create it first.
     if (cache := cache_folder()) is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "torchinductor"))
-    # A shell starts what runs in the background with Ctrl-C ignored, and so it stays.
+    # Shells start background commands with Ctrl-C ignored, which is kept.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _report_unraisable
@@ -39,12 +39,12 @@ def entry() -> NoReturn:
         _end_at_once()
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left is Python's own shutdown
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # only Python's shutdown is left
     sys.exit(code)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt once; a second Ctrl-C ends the process, whatever it is in the middle of."""
+    """Raise KeyboardInterrupt once; a second Ctrl-C ends the process immediately."""
     global _pressed
     if _pressed:
         _end_at_once()
@@ -63,16 +63,16 @@ def _end_at_once() -> NoReturn:
 
 
 def _report_unraisable(failure: "sys.UnraisableHookArgs") -> None:
-    """A Ctrl-C that fell into a destructor or callback, where it cannot be raised, still ends the process."""
+    """End the process on a Ctrl-C in a destructor or callback, where it cannot be raised."""
     if issubclass(failure.exc_type, KeyboardInterrupt):
         _end_at_once()
     sys.__unraisablehook__(failure)
 
 
 def _open_missing_streams() -> None:
-    """Put something in the place of a closed stdin, stdout or stderr.
+    """Replace a closed stdin, stdout or stderr.
 
-    Without that, the next file to be opened would take its number, and receive what is printed.
+    Otherwise the next opened file would get its file descriptor, and receive printed output.
     """
     for number, flags in enumerate(
         (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""`flashmore report`: records as a page that opens anywhere, or as Markdown."""
+"""`flashmore report`: records as a self-contained page, or as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,17 +18,17 @@ DEFAULT_PAGE = Path("report.html")
 
 @dataclass(frozen=True)
 class Report:
-    """Show one or several records as one self-contained HTML page, or as Markdown with its plots beside it.
+    """Show records as one self-contained HTML page, or as Markdown with separate plots.
 
-    Several records stand side by side: every line in which their machines differ is marked.
+    Several records are shown side by side, and differences between their machines are marked.
     """
 
     records: Positional[tuple[Path, ...]]
-    """Files that `flashmore bench … --out FILE` or `flashmore choose --out FILE` wrote."""
+    """Files written by `flashmore bench … --out FILE` or `flashmore choose --out FILE`."""
     out: Path | None = None
-    """The page; without --markdown, report.html if not given."""
+    """The HTML file; without --markdown the default is report.html."""
     markdown: Path | None = None
-    """The Markdown file; its plots stand beside it as SVG files whose names begin like its own."""
+    """The Markdown file; its plots are SVG files next to it, whose names start like its own."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,10 +64,10 @@ def _require_ending(option: str, path: Path | None, endings: tuple[str, ...]) ->
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write every file whole or not at all, none before all could be written; their names go to stdout.
+    """Write every file atomically, after checking that all can be written; their names go to stdout.
 
     Raises:
-        StorageError: the disk refused; nothing half-written is left.
+        StorageError: writing failed; no partial file is left.
     """
     with ExitStack() as written:
         for path, content in contents.items():

@@ -1,4 +1,4 @@
-"""`flashmore score`: how likely a run finds given names."""
+"""`flashmore score`: log-probabilities of names under a run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +15,10 @@ from flashmore.terminal import write_json
 
 @dataclass(frozen=True)
 class Score:
-    """Print the log-probability of names under a run's best weights, whole and a character, with EOS."""
+    """Print names' log-probabilities under a run's best weights, total and per character, with EOS."""
 
     run: Positional[Path]
-    """The run's folder, as `flashmore train` leaves it."""
+    """The run's folder."""
     names: Positional[tuple[str, ...]]
     """The names to score."""
     json: bool = False

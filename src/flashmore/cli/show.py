@@ -1,15 +1,15 @@
-"""Results on stdout for people: tables and lines. `flashmore.terminal` prints them."""
+"""Human-readable results on stdout: tables and lines, printed by `flashmore.terminal`."""
 
 from flashmore.errors import FlashmoreError
 from flashmore.terminal import Cells, Terminal, one_line, say
 
 UNFOLDED = 100_000
-"""Columns of a line that nothing folds: a name has at most 1,000 characters."""
+"""Width for lines that must not be folded: a name has at most 1,000 characters."""
 NOVELTY_STYLE = {"new": "bold cyan", "train": "dim", "validation": "dim", "test": "dim"}
 
 
 def stdout() -> Terminal:
-    """Where results go, whole: a table's cells are folded on a terminal, and on one line elsewhere."""
+    """The console for results: table cells are folded on a terminal, and on one line elsewhere."""
     console = Terminal(soft_wrap=True)
     if not console.is_terminal:
         console.width = UNFOLDED
@@ -17,12 +17,12 @@ def stdout() -> Terminal:
 
 
 def complain(error: FlashmoreError) -> None:
-    """The three parts of an error on stderr; none of them can pretend to be another."""
+    """Print the three parts of an error to stderr, such that none can imitate another."""
     say(f"wanted: {error.wanted}", f" found: {error.found}", f" valid: {error.valid}")
 
 
 def table(*headers: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Cells:
-    """An empty table in our style; columns named in `numbers` are right-aligned."""
+    """An empty table in the common style; columns named in `numbers` are right-aligned."""
     made = Cells(
         title=None if title is None else one_line(title),
         title_justify="left",

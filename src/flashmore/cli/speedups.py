@@ -12,13 +12,13 @@ from flashmore.terminal import write_json
 
 @dataclass(frozen=True)
 class ListSpeedups:
-    """List every documented speed-up: where it works, how exact it is, what it costs, and its page.
+    """List every documented speed-up: devices, exactness, costs, and documentation.
 
-    The last column answers for this machine and the default config; a run of another model may differ.
+    The last column applies to this machine and the default config; a run of another model may differ.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where a run would compute; `auto` takes a GPU if there is one."""
+    """Device of the run; `auto` selects a GPU if there is one."""
     json: bool = False
     """Print a list of objects on stdout and nothing else."""
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _reasons(device: Literal["auto", "cpu", "cuda", "mps"]) -> dict[str, str | None]:
-    """Why each one cannot work here, None for those that can."""
+    """Why each one cannot work here; None if it can."""
     from flashmore.config import TrainConfig
     from flashmore.training.corpus import read_corpus
     from flashmore.training.decide import why_not

@@ -1,4 +1,4 @@
-"""`flashmore train`: a file of names in, a trained run out."""
+"""`flashmore train`: train on a file of names or one long text."""
 
 import shlex
 from collections.abc import Sequence
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Train:
-    """Learn from a file of names, one a line (none means the built-in names), and leave a run's folder.
+    """Train on a file of names, one per line (default: the built-in names), and save a run's folder.
 
-    With --mode text the file is one long text, learned in windows of --block-size characters.
+    With --mode text the file is one long text, split into windows of --block-size characters.
 
-    `flashmore train --resume RUN` goes on with an interrupted run, with no options but --max-steps and
-    --json.
+    `flashmore train --resume RUN` resumes an interrupted run, with no options except --max-steps and --json.
     """
 
     config: TrainConfig
@@ -37,12 +36,12 @@ class Train:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with an interrupted run as if it had never stopped; only --max-steps may change."""
+    """Resume an interrupted run as if it had never stopped; only --max-steps may change."""
 
     resume: Path
     """The run's folder."""
     max_steps: int | None = None
-    """A new number of steps in total; none keeps the run's own."""
+    """New total number of steps; none keeps the run's own."""
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
 

@@ -1,4 +1,4 @@
-"""`flashmore upgrade`: hand-written attention in someone's own code, rewritten, proved, written, measured."""
+"""`flashmore upgrade`: rewrite, prove, write and measure hand-written attention in the user's code."""
 
 import os
 import shlex
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check(command: Upgrade, given: set[str]) -> None:
-    """Refuse what cannot be before anything is read."""
+    """Refuse invalid combinations of options before anything is read."""
     if not command.paths:
         raise UsageError("files or folders", "none", "flashmore upgrade model.py, or a folder")
     for path in command.paths:
@@ -170,7 +170,7 @@ def _file_report(file: FileReport) -> FileReport:
 
 
 def _prove(command: Upgrade, report: Report) -> None:
-    """On synthetic tensors, then on what the user's program computes."""
+    """Prove on synthetic tensors, then on the inputs from the user's program."""
     from flashmore.upgrade.prove.prover import Prover
 
     wanted = [site for file in report.files for site in file.rewritten]
@@ -205,7 +205,7 @@ def _prove(command: Upgrade, report: Report) -> None:
 
 
 def _measure(command: Upgrade, report: Report) -> None:
-    """Whole steps and attention alone, before and after everything that is proved."""
+    """Time whole steps and attention alone, before and after all proved rewrites."""
     from flashmore.upgrade.gain.measure import measure_gain
 
     source = _source(command)
@@ -223,7 +223,7 @@ def _measure(command: Upgrade, report: Report) -> None:
 
 
 def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
-    """The proved places of one file; what speaks against it is told, and the other files go on."""
+    """Write the proved places of one file; problems are reported, and the other files continue."""
     chosen = file.choose(even_if_slower=command.even_if_slower)
     if not chosen:
         return

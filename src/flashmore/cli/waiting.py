@@ -19,15 +19,15 @@ COLUMNS = (
 
 
 class Waiting:
-    """Shows how far something is, and that it goes on; use it as a context.
+    """A context manager that shows progress.
 
-    On a terminal a bar moves; elsewhere (a log file, a pipe) one line says that work goes on.
+    On a terminal it is a bar; elsewhere (a log file, a pipe) one line says that work continues.
 
     Args:
-        what: what is done, such as `searching`.
-        of: what is counted, such as `files`; None where there is nothing to count.
-        total: how many there are; None where that is not known beforehand.
-        patience: seconds of silence at the beginning.
+        what: the activity, such as `searching`.
+        of: what is counted, such as `files`; None if nothing is counted.
+        total: the total count; None if unknown.
+        patience: seconds before anything is shown.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Waiting:
         self.timer.daemon = True
 
     def reach(self, done: int, total: int) -> None:
-        """So many are done, of so many."""
+        """Set the progress and the total."""
         self.total = total
         self.advance(done - self.done)
 
     def advance(self, by: int = 1) -> None:
-        """So many more are done."""
+        """Advance the progress."""
         with self.lock:
             self.done += by
             if self.progress is not None:

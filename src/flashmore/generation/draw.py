@@ -26,8 +26,8 @@ class Drawn:
     """Sequences after BOS."""
 
     ids: Tensor
-    """(B, T) int64 on the CPU, T the context: the prefix, the drawn ids, and EOS to the end. A row that has not
-    reached EOS contains none."""
+    """(B, T) int64 on the CPU, T the context: the prefix, the drawn ids, and EOS to the end. A row that has
+    not reached EOS contains none."""
     log_probs: Tensor
     """(B,) float64 on the CPU: natural logarithm of the probability of the row up to its first EOS, prefix
     included, at temperature 1 and without top-k or top-p."""
@@ -113,7 +113,8 @@ def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
         numbers: (B,) random numbers in [0, 1).
     """
     sums = probabilities.cumsum(-1)[rows]  # (R, V) -> (B, V)
-    # Ids of probability 0 add nothing to the sums and are never found; scaling keeps numbers below the last sum.
+    # Ids of probability 0 do not increase the sums, so they are never found; scaling keeps numbers below the
+    # last sum, which is rounded.
     found = torch.searchsorted(sums, (numbers * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
     return found.clamp(max=sums.size(1) - 1)  # where probabilities are NaN, none is found
 

@@ -1,4 +1,4 @@
-"""What to generate. It imports no torch, so that `flashmore generate --help` answers at once."""
+"""Options of generation. Does not import torch, so that `flashmore generate --help` answers at once."""
 
 from dataclasses import dataclass
 
@@ -7,28 +7,28 @@ from flashmore.errors import ConfigError
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How many names, and how they are drawn.
+    """How many names to generate, and how.
 
     Raises:
-        ConfigError: a number outside its range.
+        ConfigError: a value out of range.
     """
 
     count: int = 20
     """Names to generate."""
     prefix: str = ""
-    """Characters that every name begins with."""
+    """Characters that every name starts with."""
     temperature: float = 1.0
-    """Below 1 keeps to what is likely, above 1 ventures further."""
+    """Sampling temperature: below 1 favours likely characters, above 1 unlikely ones."""
     top_k: int | None = None
-    """Draw each character among the k likeliest only; 1 is greedy."""
+    """Sample each character from the k most likely; 1 is greedy."""
     top_p: float | None = None
-    """Draw each character among the fewest whose probabilities reach p together."""
+    """Sample each character from the fewest whose total probability reaches p."""
     seed: int | None = None
-    """The same seed gives the same names; none draws a fresh one and reports it."""
+    """Random seed; none draws a new one and reports it."""
     new_only: bool = False
-    """Leave out the names of the data."""
+    """Omit names that are in the data."""
     repeats: bool = False
-    """Keep a name that was drawn before."""
+    """Allow the same name more than once."""
 
     def __post_init__(self) -> None:
         self._require("count", self.count >= 1, "a whole number from 1")

@@ -24,10 +24,10 @@ Novelty = Literal["train", "validation", "test", "new"]
 
 @dataclass(frozen=True)
 class Scored:
-    """A name and how likely the model finds it."""
+    """A name and its log-probability."""
 
     text: str
-    """The name in the form in which the data is kept (Unicode's NFC)."""
+    """The name, normalised like the data (Unicode's NFC)."""
     novelty: Novelty
     """The first part of the data that contains the name: train, validation, test; else new."""
     log_prob: float

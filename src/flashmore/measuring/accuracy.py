@@ -1,12 +1,12 @@
-"""Is an answer as good as it can be in its precision? One error budget for every kernel and every rewrite.
+"""The error budget for every kernel and every rewrite.
 
-Two correct kernels never agree bit for bit, so closeness to each other proves nothing. Both are held
-against the same computation in float64: an answer is good when its largest error is at most twice that of
-the plain computation in the same precision, plus 16 roundings of the largest result (correct CPU kernels
-need up to 6 in float32 gradients). The form of the budget follows FlashAttention's own tests (Dao 2023).
+Two correct kernels never agree bit for bit, and agreement between them proves nothing. Both are compared with
+the same computation in float64: a result passes if its largest error is at most twice that of the plain
+computation in the same precision, plus 16 roundings of the largest result (correct CPU kernels need up to 6
+in float32 gradients). The form of the budget follows FlashAttention's own tests (Dao 2023).
 
-One case needs a word more. Where a gradient is a small difference of large terms (with a single key those of
-q and k are exactly 0), a kernel gives the rounding of these terms, which 16 roundings of the difference do
+There is one exception. If a gradient is a small difference of large terms (with a single key those of q and k
+are exactly 0), a kernel returns the rounding errors of these terms, which 16 roundings of the difference do
 not cover. So a tensor is allowed at least 4 roundings of the largest tensor of the same computation, and 64
 in the precision of sums, which is float32 at best.
 """
@@ -25,11 +25,11 @@ ROUNDINGS_OF_SUMS = 64
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far one tensor is from float64, and how far it may be."""
+    """The error of one tensor relative to float64, and its budget."""
 
     name: str
     error: float
-    """Largest absolute difference from the float64 result; infinite where the answer is not finite."""
+    """Largest absolute difference from the float64 result; infinite if the result is not finite."""
     plain_error: float
     """The same for the plain computation in the same precision."""
     budget: float
@@ -49,19 +49,19 @@ def judge(
     largest_of_all: float = 0.0,
     eps: float | None = None,
 ) -> Judgement:
-    """Hold one tensor against its float64 reference.
+    """Compare one tensor with its float64 reference.
 
     Args:
-        name: what the tensor is called in a report, such as `dq`.
+        name: the tensor's name in reports, such as `dq`.
         answer: the tensor under test, of any shape, in the precision under test.
         plain: the plain computation of the same in the same precision; its dtype sets eps.
         reference: the plain computation in float64, finite.
         largest_of_all: the largest absolute value of all float64 results of the same computation.
-        eps: one rounding of the computation, where its result is kept in a wider dtype, as the float32
-            gradients of 16-bit autocast are; None takes that of `plain`'s dtype.
+        eps: rounding unit of the computation if its result has a wider dtype, like the float32 gradients of
+            16-bit autocast; None means that of `plain`'s dtype.
 
     Raises:
-        ValueError: shapes differ, or the reference is not finite, so that nothing can be compared.
+        ValueError: shapes differ, or the reference is not finite, so nothing can be compared.
     """
     if not answer.shape == plain.shape == reference.shape:
         raise ValueError(f"shapes differ: {answer.shape}, {plain.shape}, {reference.shape}")
@@ -82,7 +82,7 @@ def judge_all(
     *,
     eps: float | None = None,
 ) -> tuple[Judgement, ...]:
-    """Hold several named tensors of one computation against their references, each by `judge`."""
+    """Compare several named tensors of one computation with their references, using `judge`."""
     largest = max(_largest(tensor) for tensor in reference.values())
     return tuple(
         judge(name, answers[name], plain[name], reference[name], largest_of_all=largest, eps=eps)
@@ -95,7 +95,7 @@ def _largest(tensor: Tensor) -> float:
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where references of what runs on a device are computed: MPS has no float64."""
+    """The device for float64 references of computations on `device`: MPS has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 

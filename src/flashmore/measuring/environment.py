@@ -1,4 +1,4 @@
-"""Where a number was measured: all that decides whether two numbers may be compared."""
+"""The environment of a measurement: everything that determines whether two numbers are comparable."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         device: the device that was measured on.
 
     Returns:
-        Plain JSON values; None where something is not there or not known. Units are in the keys.
+        JSON values; None if something is absent or unknown. Units are in the keys.
     """
     on_cuda = device.type == "cuda"
     return {
@@ -40,7 +40,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as reported by the system."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -51,7 +51,7 @@ def cpu_name() -> str:
 
 
 def memory_bytes() -> int | None:
-    """Main memory in bytes; None where the system does not tell."""
+    """Main memory in bytes; None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -59,9 +59,9 @@ def memory_bytes() -> int | None:
 
 
 def others_cpu_seconds() -> float | None:
-    """CPU seconds that all other processes have used since the machine started: subtract two readings.
+    """CPU seconds used by all other processes since boot: subtract two readings.
 
-    What a hypervisor gave to other machines counts too. None where there is no /proc/stat to tell.
+    Includes time stolen by a hypervisor. None without /proc/stat.
     """
     try:
         words = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
@@ -73,7 +73,7 @@ def others_cpu_seconds() -> float | None:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `+` where it differs; None elsewhere."""
+    """The commit of the checkout that this code runs from, with `+` if modified; None outside a checkout."""
     package = Path(__file__).resolve().parents[1]
     try:
         sources = list(package.rglob("*.py"))

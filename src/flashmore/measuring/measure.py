@@ -1,4 +1,4 @@
-"""Time several variants of one thing side by side, in alternating blocks within one run."""
+"""Times several variants in alternating blocks within one run."""
 
 import math
 import time
@@ -7,18 +7,18 @@ from typing import TypeVar
 
 Key = TypeVar("Key", bound=str)
 Clock = Callable[[], float]
-"""Seconds from some fixed moment, such as `time.perf_counter`."""
+"""Seconds since some fixed moment, such as `time.perf_counter`."""
 
 TICKS = 1000
-"""A block lasts at least so many of the clock's smallest steps: reading it adds a thousandth at most."""
+"""Minimum length of a block in clock ticks, so that the clock's resolution adds at most a thousandth."""
 PROBES = 3
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C while blocks were being timed; the rounds that were finished are kept.
+    """Ctrl-C during timing; completed rounds are kept.
 
     Args:
-        samples_ms: what `alternate` would have returned, with as many blocks as there were whole rounds.
+        samples_ms: as returned by `alternate`, with one block per completed round.
     """
 
     def __init__(self, samples_ms: dict[str, list[list[float]]]) -> None:
@@ -36,25 +36,25 @@ def alternate(
     clock: Clock = time.perf_counter,
     after_block: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[list[float]]]:
-    """Run each variant in short blocks, in turn, so that a machine that drifts hurts all alike.
+    """Run the variants in short alternating blocks, so that drift affects all of them equally.
 
-    Every second round goes through the variants backwards, so that none always runs after the same other one.
+    Every second round is in reverse order, so that no variant always runs after the same other one.
 
     Args:
-        variants: a name and what one repetition does; it must have finished its work when it returns.
-        blocks: blocks of each variant.
-        repeats: repetitions in a block, for all or for each.
-        warmup: repetitions of each variant before the first block, not kept.
-        most_seconds: a block that has lasted so long ends with what it has, so that a machine that gets
-            much slower than it was does not keep the user waiting.
-        clock: the clock to read.
-        after_block: is told how many rounds are done.
+        variants: by name, a function for one repetition, which must synchronise before it returns.
+        blocks: blocks per variant.
+        repeats: repetitions per block, for all variants or for each.
+        warmup: untimed repetitions of each variant before the first block.
+        most_seconds: a block that has lasted this long ends early, so that a machine that has become much
+            slower does not keep the user waiting.
+        clock: the clock.
+        after_block: called with the number of completed rounds.
 
     Returns:
-        For each variant its blocks, each a list of `repeats` times in milliseconds, or of fewer.
+        For each variant its blocks, each a list of at most `repeats` times in milliseconds.
 
     Raises:
-        Stopped: Ctrl-C; a round that was cut off is dropped, so that every block has its neighbours.
+        Stopped: Ctrl-C; an incomplete round is dropped, so that every block has its neighbours.
     """
     samples_ms: dict[str, list[list[float]]] = {name: [] for name in variants}
     order = list(variants)
@@ -85,16 +85,16 @@ def _block(run: Callable[[], object], repeats: int, most_seconds: float, clock: 
 def repeats_for(
     run: Callable[[], object], *, block_seconds: float, resolution: float, clock: Clock = time.perf_counter
 ) -> int:
-    """How many repetitions make a block that is long enough to be timed well.
+    """The number of repetitions for a block that is long enough to time.
 
     Args:
         run: one repetition, warmed up.
-        block_seconds: how long a block should last.
-        resolution: the clock's smallest step in seconds; a block lasts at least a thousand of them.
-        clock: the clock to read.
+        block_seconds: intended length of a block.
+        resolution: the clock's resolution in seconds; a block lasts at least a thousand times that.
+        clock: the clock.
 
     Returns:
-        At least 1. The fastest of a few probes decides, so that a disturbed one does not make blocks short.
+        At least 1, based on the fastest of a few probes, so that a disturbed one does not shorten the blocks.
     """
     wanted = max(block_seconds, TICKS * resolution)
     count = 1
@@ -105,7 +105,7 @@ def repeats_for(
             for _ in range(count):
                 run()
             fastest = min(fastest, clock() - began)
-        # A time of a few ticks says little: probe longer pieces until the clock can tell them apart.
+        # A time of a few ticks is imprecise: probe longer pieces until the resolution suffices.
         if fastest >= min(wanted, 10 * resolution):
             return max(1, math.ceil(wanted * count / fastest))
         count *= 10

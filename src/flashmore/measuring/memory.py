@@ -1,4 +1,4 @@
-"""Peak memory of one piece of work, beyond what was there before it began; never timed."""
+"""Peak memory of an operation, beyond what was allocated before; untimed."""
 
 import os
 import sys
@@ -10,19 +10,19 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
-    """Run `work` once and find the most memory that torch had allocated for it at any moment.
+    """Run `work` once and measure the peak of torch's allocations for it.
 
-    On CUDA this is `torch.cuda.max_memory_allocated` less what was allocated before. A CPU keeps no such
-    count, so a profiler writes down every allocation, and the peak is their highest running sum.
+    On CUDA this is `torch.cuda.max_memory_allocated` minus what was allocated before. The CPU has no such
+    statistic, so a profiler records every allocation, and the peak is their highest running sum.
 
     Args:
-        work: what is measured. Let it run before, so that what is made only once (cuDNN's plans, the
-            optimizer's moments) is not counted. It should free nothing that stood before: the profiler
-            does not see that, CUDA's count does.
-        device: where `work` computes.
+        work: the function to measure. Run it once before, so that one-time allocations (cuDNN's plans, the
+            optimizer's moments) do not count. It should free nothing allocated before: CUDA's statistic
+            includes that, the profiler does not.
+        device: the device that `work` uses.
 
     Returns:
-        Bytes; None on a device that keeps no count (MPS).
+        Bytes; None on a device without this statistic (MPS).
 
     https://docs.pytorch.org/docs/stable/generated/torch.cuda.max_memory_allocated.html
     https://docs.pytorch.org/docs/stable/profiler.html
@@ -35,7 +35,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
 
 
 def highest_running_sum(changes: Iterable[int]) -> int:
-    """The highest sum reached by adding up changes in their order; 0 where none lifts it above the start."""
+    """The highest running sum of the changes; at least 0."""
     highest = now = 0
     for change in changes:
         now += change
@@ -53,7 +53,7 @@ def _peak_on_cuda(work: Callable[[], object], device: torch.device) -> int:
 
 
 def _changes_on_cpu(work: Callable[[], object]) -> list[int]:
-    """Every allocation (above 0) and release (below 0) of CPU memory in the order of time, in bytes."""
+    """Every allocation (positive) and release (negative) of CPU memory in bytes, in order of time."""
     # acc_events: without it, torch 2.11 warns that events of several cycles would be lost; there is one.
     cpu = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
     with _silent_profiler(), cpu as profiled:
@@ -71,7 +71,7 @@ def _changes_on_cpu(work: Callable[[], object]) -> list[int]:
 
 @contextmanager
 def _silent_profiler() -> Iterator[None]:
-    """Keep what the profiler's C++ code says of itself off the terminal; exceptions go their way."""
+    """Suppress the terminal output of the profiler's C++ code; exceptions are not affected."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

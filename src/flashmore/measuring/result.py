@@ -1,7 +1,7 @@
-"""Records: one versioned JSON document for everything that was ever measured here.
+"""Records: one versioned JSON format for all measurements.
 
-A record keeps the raw samples, the environment and the command, has its units in its keys, and fits
-`record.schema.json`, which is its documentation. Reports only format records.
+A record contains the raw samples, the environment and the command, has units in its keys, and conforms to
+`record.schema.json`, which documents it. Reports only format records.
 """
 
 import json
@@ -24,26 +24,26 @@ from flashmore.strict_json import loads
 SCHEMA = "flashmore/record"
 VERSION = 3
 LARGEST, MOST_VALUES = 2**26, 1_000_000
-"""Bytes and values of a record that are read at most; the largest in this repository has some 700,000 bytes.
-Validating takes microseconds a value."""
+"""Most bytes and values of a record; the largest in this repository has about 700,000 bytes. Validation takes
+microseconds per value."""
 NUMBERS = re.compile(r"\[\n([-+.,\de\s]+?)\n\s*\]")
 Kind = Literal["step", "attention", "choose", "ablation"]
 
 
 class RecordError(UsageError):
-    """A file that is not a record, was cut off, or has another schema version."""
+    """A file that is not a record, is truncated, or has another schema version."""
 
 
 def make_record(
     kind: Kind, device: torch.device, body: Mapping[str, Any], *, complete: bool = True
 ) -> dict[str, Any]:
-    """Put what was measured into a record.
+    """Build a record.
 
     Args:
-        kind: which question it answers.
-        device: where it was measured.
-        body: the answer, as `record.schema.json` describes it for this kind; raw samples included.
-        complete: False where the measuring was interrupted and the rest is missing.
+        kind: the kind of measurement.
+        device: the device measured on.
+        body: the results with raw samples, as `record.schema.json` describes them for this kind.
+        complete: False if the measurement was interrupted and the rest is missing.
     """
     return {
         "schema": SCHEMA,
@@ -58,16 +58,16 @@ def make_record(
 
 
 def as_text(document: Mapping[str, Any]) -> str:
-    """A JSON document for people to look through: indented, a list of numbers on one line."""
+    """A human-readable JSON document: indented, with lists of numbers on one line."""
     text = json.dumps(document, indent=1, allow_nan=False)
     return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:
-    """Write a record, whole or not at all.
+    """Write a record atomically.
 
     Raises:
-        StorageError: the disk refused; what stood at `path` before still stands.
+        StorageError: writing failed; a previous file at `path` is kept.
     """
     with disk_errors(f"to write the record {path}", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,10 +75,10 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record and hold it against the schema.
+    """Read a record and validate it against the schema.
 
     Raises:
-        RecordError: no such file, not JSON, cut off, not a record, or of another schema version.
+        RecordError: no such file, not JSON, truncated, not a record, or of another schema version.
     """
     from jsonschema import Draft202012Validator
 
@@ -109,7 +109,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) that every record fits."""
+    """The JSON Schema (draft 2020-12) of records."""
     text = resources.files("flashmore.measuring").joinpath("record.schema.json").read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text)
     return document

@@ -1,15 +1,15 @@
-"""How sure: pure functions from raw samples to medians, ratios, intervals and a verdict.
+"""Statistics: pure functions from raw samples to medians, ratios, intervals and a verdict.
 
-Samples come in blocks, because machines drift: neighbouring samples resemble each other, so the block and not
-the sample is what is resampled (the moving-block idea of Künsch 1989). Block r of one variant ran next to
-block r of the other, so their ratio is free of the drift that hit both.
+Samples come in blocks, because machines drift: neighbouring samples are correlated, so blocks are resampled
+instead of samples (the moving-block idea of Künsch 1989). Block r of one variant ran next to block r of the
+other, so drift cancels in their ratio.
 
 The ratio of the whole run is the 20 % trimmed mean of the logarithms of these pairs' ratios. Its interval is
 the percentile bootstrap, which suits a trimmed mean (Wilcox 2012, "Introduction to Robust Estimation and
-Hypothesis Testing", chapter 4). Simulated with step noise of 5 %, block noise of 3 %, slow drift and 30
-blocks, such intervals hold the truth in 95 % of the runs and are an eighth narrower than the median's. Where
-every tenth block is disturbed, they grow by two fifths, and those of an untrimmed mean to over three times
-their width.
+Hypothesis Testing", chapter 4). In simulations with step noise of 5 %, block noise of 3 %, slow drift and 30
+blocks, such intervals contain the true value in 95 % of the runs and are an eighth narrower than the
+median's. If every tenth block is disturbed, they grow by two fifths, and those of an untrimmed mean to over
+three times their width.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ Blocks = Sequence[Sequence[float]]
 Verdict = Literal["faster", "slower", "no difference"]
 
 SAME = (0.99, 1.01)
-"""A ratio whose interval touches this range is no difference that anybody would notice."""
+"""If the interval of a ratio overlaps this range, the verdict is `no difference`."""
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 TRIMMED = 0.2
-"""Of the pairs at either end."""
+"""Share of the pairs trimmed at either end."""
 FEWEST_PAIRS = 6
-"""With fewer, all pairs lie on the same side by chance in more than one run of twenty (2 · 2⁻⁵ = 6 %)."""
+"""With fewer, all pairs are on the same side by chance in more than one run of twenty (2 · 2⁻⁵ = 6 %)."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Ratio:
     low: float
     high: float
     pairs: int
-    """Blocks that were compared."""
+    """Number of block pairs compared."""
 
     @property
     def verdict(self) -> Verdict:
-        """`faster` or `slower` where the interval of enough pairs lies outside 0.99 … 1.01 as a whole."""
+        """`faster` or `slower` if there are enough pairs and the whole interval is outside 0.99 … 1.01."""
         if self.pairs >= FEWEST_PAIRS and self.low > SAME[1]:
             return "faster"
         if self.pairs >= FEWEST_PAIRS and self.high < SAME[0]:
@@ -73,7 +73,7 @@ class RatioBetween:
     ratio: Ratio
 
     def to_json(self) -> dict[str, str | float]:
-        """As a record tells it."""
+        """The ratio as in a record."""
         value, low, high = self.ratio.value, self.ratio.low, self.ratio.high
         told = {"value": value, "low": low, "high": high, "verdict": self.ratio.verdict}
         return {"of": self.of, "to": self.to, **told}
@@ -93,12 +93,12 @@ def ratio(of: Blocks, to: Blocks, seed: int = 0) -> Ratio:
     its interval the percentile bootstrap (Efron 1979) over the pairs.
 
     Args:
-        of: the blocks of the variant that is compared with.
-        to: the blocks of the other, block r next in time to block r of `of`.
-        seed: of the resampling.
+        of: the blocks of the baseline variant.
+        to: the blocks of the other variant; block r ran next to block r of `of`.
+        seed: seed of the resampling.
 
     Raises:
-        ValueError: no blocks, or not the same number on both sides.
+        ValueError: no blocks, or different numbers of blocks.
     """
     if not of or len(of) != len(to):
         raise ValueError(f"as many blocks on both sides, at least one: {len(of)} and {len(to)}")

@@ -1,4 +1,4 @@
-"""What may be wrong with a measurement, and what to do: a closed list, told from the samples alone."""
+"""Warnings about a measurement, with advice: a closed list, derived from the samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ Code = Literal["too few samples", "noisy machine", "thermal drift", "other load"
 
 FEWEST_BLOCKS = 20
 NOISE = 0.05
-"""Standard deviation of neighbouring blocks, as a share: 30 pairs of such blocks give an interval of ±3 %."""
+"""Relative standard deviation of neighbouring blocks: 30 pairs of such blocks give an interval of ±3 %."""
 DRIFT = 0.05
 """How much slower the last third of the blocks is than the first, in every variant."""
 SPIKE = 2.0
-"""A sample that takes so many times its block's median was interrupted."""
+"""A sample this many times its block's median counts as interrupted."""
 SPIKES = 0.02
-"""Share of samples that may be interrupted."""
+"""Allowed share of interrupted samples."""
 OTHERS = 0.1
-"""CPUs that other processes may keep busy where this one wants them all."""
+"""CPUs that other processes may keep busy when this one uses all of them."""
 ADVICE: dict[Code, str] = {
     "too few samples": f"let it run to the end, with at least {FEWEST_BLOCKS} blocks",
     "noisy machine": "close other programs, fix the clock rate, plug in the charger; or measure more blocks",
@@ -35,7 +35,7 @@ DEVIATIONS = 0.954
 
 @dataclass(frozen=True)
 class MeasurementWarning:
-    """One doubt about a measurement."""
+    """One possible problem with a measurement."""
 
     code: Code
     message: str
@@ -45,13 +45,13 @@ class MeasurementWarning:
 def warnings_about(
     samples: Mapping[str, Blocks], *, others: float | None = None, cpus: int = 1, threads: int = 1
 ) -> tuple[MeasurementWarning, ...]:
-    """Every warning that these samples call for.
+    """All warnings for these samples.
 
     Args:
-        samples: for each variant its blocks, in the order in which they were timed.
-        others: CPUs that other processes kept busy meanwhile, on average; None where nothing tells.
+        samples: for each variant its blocks, in order of timing.
+        others: average number of CPUs that other processes kept busy meanwhile; None if unknown.
         cpus: CPUs of the machine.
-        threads: threads that the measured work ran on.
+        threads: threads used by the measured work.
     """
     medians = {name: np.array([np.median(block) for block in blocks]) for name, blocks in samples.items()}
     checks: dict[Code, str | None] = {
@@ -74,7 +74,7 @@ def _too_few(medians: Medians) -> str | None:
 
 
 def _noisy(medians: Medians) -> str | None:
-    """Neighbouring blocks are compared, so that slow drift is not taken for noise."""
+    """Compares neighbouring blocks, so that slow drift does not count as noise."""
     noise = {
         name: float(np.median(np.abs(np.diff(of_blocks))) / np.median(of_blocks)) / DEVIATIONS
         for name, of_blocks in medians.items()

@@ -190,7 +190,8 @@ class Run:
             optional: further tensors that may be present.
 
         Raises:
-            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match it.
+            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match
+                it.
             StorageError: a file cannot be read.
         """
 
@@ -291,8 +292,8 @@ class Run:
         return identities
 
     def _best(self, last: State) -> Name:
-        """The checkpoint with the best weights: `last` is saved before `best`, so right after an evaluation it
-        may be `last`."""
+        """The checkpoint with the best weights: `last` is saved before `best`, so it may still be `last`
+        right after an evaluation."""
         if last.best_step in (None, last.step):
             if (self.path / "best.safetensors").exists():  # of an earlier step, but of this run
                 self.load_state("best")

@@ -1,7 +1,7 @@
 """metrics.jsonl: one JSON object per line, appended to during training.
 
 A line is complete when it has its line ending; a partial last line, left by a killed process, is dropped. A
-checkpoint stores the length and the SHA-256 of the file at its step, so that a resumed run continues from them.
+checkpoint stores the length and the SHA-256 of the file at its step, from which a resumed run continues.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """config.json, vocabulary.json and split.json: the run's settings, written once.
 
-config.json is sealed and contains the SHA-256 of the other two, which ties the three together. Its own SHA-256
-identifies the run in all files written later.
+config.json is sealed and contains the SHA-256 of the other two, which ties the three together. Its own
+SHA-256 identifies the run in all files written later.
 """
 
 import dataclasses
@@ -134,8 +134,8 @@ def read(folder: Path) -> tuple[Settings, str]:
     """Read and validate the three files; returns the settings and the SHA-256 of config.json.
 
     Raises:
-        RunError: the folder is not a run or of an unknown format, or a file is missing, truncated, altered, or
-            not a regular file.
+        RunError: the folder is not a run or of an unknown format, or a file is missing, truncated, altered,
+            or not a regular file.
         StorageError: the files cannot be read.
     """
     require_run(folder)

@@ -1,7 +1,7 @@
-"""What each speed-up of the catalogue brings: added one after the other, and left out of all of them alone.
+"""Measures each speed-up of the catalogue, added cumulatively and left out of the full set individually.
 
-Every variant is built, timed at its first step, held against the plain loop (`gate`), measured for
-memory, and then timed with all the others in alternating blocks.
+For every variant the first step is timed, results are compared with the plain loop (`gate`), and memory is
+measured; then all variants are timed in alternating blocks.
 """
 
 import time
@@ -33,12 +33,12 @@ BLOCKS = 20
 BLOCK_SECONDS = 0.15
 SECONDS = 180.0
 COMPILING = 40.0
-"""Seconds that compiling is expected to take before it was seen, on two CPU cores."""
+"""Estimated compile time in seconds before the first compilation, on two CPU cores."""
 AUTOTUNING = 3.0
-"""Times as long with every candidate kernel tried out."""
+"""Factor on the compile time with autotuning."""
 ON_A_GPU = 16
-"""Steps to a sample on a GPU, waited for once: a loop that never waits, or a replay of several steps, must be
-able to show it."""
+"""Steps per sample on a GPU, synchronised once, so that loops without synchronisation and replays of several
+steps can show their gain."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Ablation:
     device: torch.device
     config: TrainConfig
     block_size: int
-    """Longest sequence T."""
+    """Context length T."""
     seconds: float
-    """About how long all was allowed to take."""
+    """Approximate time limit."""
     characters: float
-    """Real characters a step, on average."""
+    """Mean number of real characters per step."""
     variants: tuple[Variant, ...]
     left_out_alone: tuple[Variant, ...]
     left_out: tuple[LeftOut, ...]
-    """Speed-ups that are in no variant."""
+    """Speed-ups without a variant."""
     notes: tuple[str, ...]
     warnings: tuple[MeasurementWarning, ...]
     complete: bool
@@ -71,20 +71,20 @@ def ablate(
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
 ) -> Ablation:
-    """Add the speed-ups one after the other, in the catalogue's order, and time all variants in turn.
+    """Add the speed-ups one at a time, in the catalogue's order, and time all variants in alternating blocks.
 
     Args:
-        config: data, model and training parameters. `speedups` says which to add (`auto` means all); the
-            options that a speed-up of the catalogue is, such as `attention`, are decided variant by variant.
-        leave_one_out: also leave each one alone out of the last variant's.
-        blocks: of each variant.
-        seconds: about how long all may take; a variant that would not fit is left out, with this reason.
-        say: is told what happens before the timing.
-        after_block: is told how many rounds are done.
+        config: data, model and training parameters. `speedups` selects which to add (`auto` means all);
+            options that are speed-ups themselves, such as `attention`, are set for each variant.
+        leave_one_out: also leave each one out of the full set.
+        blocks: blocks per variant.
+        seconds: approximate time limit; a variant that would exceed it is left out, with this reason.
+        say: called with a description of each preparation step.
+        after_block: called with the number of completed rounds.
 
     Returns:
-        Every variant with its numbers or the reason why it has none. After Ctrl-C those of the whole rounds
-        so far, and not `complete`.
+        Every variant with its numbers or the reason why it has none. After Ctrl-C, the completed rounds, and
+        not `complete`.
 
     Raises:
         DataError, ConfigError: see `flashmore.training.corpus.read_corpus`; a speed-up named in the config
@@ -105,7 +105,7 @@ def ablate(
 
 
 class _Bench:
-    """One ablation as it goes along."""
+    """An ablation in progress."""
 
     def __init__(self, config: TrainConfig, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
         if config.threads_here:
@@ -135,9 +135,9 @@ class _Bench:
         self.complete = True
 
     def prepare(self, *, leave_one_out: bool) -> None:
-        """Build, check and measure for memory every variant."""
+        """Build and check every variant, and measure its memory."""
         self.say("training the plain loop in float64")
-        self.gate.prepare()  # first: what a process loads only once is not the first variant's
+        self.gate.prepare()  # first, so that one-time loading does not count for the first variant
         self.variants.append(Variant(START, ()))
         self._ready(self.variants[0])
         now: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ class _Bench:
                 self._ready(variant)
 
     def time(self, after_block: Callable[[int], None]) -> None:
-        """Time everything that is left in turn."""
+        """Time the remaining variants in alternating blocks."""
         if not self.steps:
             return
         self.say("timing in turn")
@@ -180,7 +180,7 @@ class _Bench:
             variant.samples_ms = [[sample / self.per_sample for sample in block] for block in blocks]
 
     def result(self) -> Ablation:
-        """What was found so far."""
+        """The results so far."""
         for variant in (*self.variants, *self.alone):
             if variant.samples_ms:
                 variant.step_ms = spread(variant.samples_ms)
@@ -202,7 +202,7 @@ class _Bench:
         )
 
     def _base(self) -> TrainConfig:
-        """Nothing chosen: a variant's names alone decide."""
+        """The config without speed-ups, to which a variant's are added."""
         return changed(self.config, ())
 
     def _trainer(self, config: TrainConfig, names: tuple[str, ...], device: torch.device) -> Trainer:
@@ -215,9 +215,9 @@ class _Bench:
         return resolve_speed(changed(config, names), model_config, device, data).trainer(data)
 
     def _ready(self, variant: Variant) -> None:
-        """Make a variant's step a call that waits for the device, if its answers are right."""
+        """Make a variant's step a synchronised call, if its results are correct."""
         self.say(f"preparing {variant.name}")
-        # One switch for the whole process: a variant without TF32 must not be timed with that of another.
+        # The TF32 switch is global: a variant without TF32 must not be timed with another's setting.
         precision = "high" if "tf32" in variant.speedups else "highest"
         torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
@@ -244,19 +244,19 @@ class _Bench:
 
             for _ in range(WARMUP):
                 step()
-            trainer.model.zero_grad(set_to_none=True)  # so that the gradients count as the step's own
+            trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
             variant.peak_bytes = peak_bytes(lambda: trainer.train_step().item(), self.device)
             self.steps[variant.name] = step
         except BackendUnavailable as error:
             variant.why_not = "; ".join(error.reasons)
-        except (RuntimeError, MemoryError) as error:  # torch: out of memory, or nothing that it can compile
+        except (RuntimeError, MemoryError) as error:  # torch: out of memory, or compilation failed
             variant.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
         finally:
             if "compile" not in variant.speedups:
                 self.preparing = time.perf_counter() - began
 
     def _would_not_fit(self, variant: Variant) -> bool:
-        """Leave out what would take more time than is left, and say so."""
+        """Leave out a variant that would exceed the remaining time, and say so."""
         left = self.seconds - (time.perf_counter() - self.began)
         left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
         needed = self.preparing

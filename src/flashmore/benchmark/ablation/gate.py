@@ -1,9 +1,9 @@
-"""Before any timing: does a variant train as the plain loop does? An exact one that does not gets no number.
+"""Checks before timing: does a variant train like the plain loop? An exact one that does not is not timed.
 
-The losses of the first steps, as one vector, are held against the plain loop's in float64, by the error
+The losses of the first steps, as one vector, are compared with the plain loop's in float64, by the error
 budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. A set that
-changes the numerics or the algorithm must give another loss; by how much is told beside its time. Dropout is
-off here: compiled or not, the random numbers are others, which says nothing about who is right.
+changes the numerics or the algorithm gives a different loss; the difference is reported with its time.
+Dropout is disabled, because compiled code draws different random numbers.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from flashmore.training.trainer import Trainer
 
 STEPS = 20
 AT_THE_END = 5
-"""Last losses whose mean is compared where a set is not exact."""
+"""Number of last losses whose mean is compared if a set is not exact."""
 Build = Callable[[TrainConfig, tuple[str, ...], torch.device], Trainer]
 
 
@@ -30,9 +30,9 @@ class AblationGate:
     """Judges variants of one config.
 
     Args:
-        config: with no speed-up.
-        build: makes a trainer of a config, names of speed-ups and a device.
-        device: where the variants train.
+        config: the config without speed-ups.
+        build: builds a trainer from a config, names of speed-ups and a device.
+        device: the variants' device.
     """
 
     def __init__(self, config: TrainConfig, build: Build, device: torch.device) -> None:
@@ -43,20 +43,20 @@ class AblationGate:
         self.notes = ["answers were checked without dropout"] if self.has_dropout else []
 
     def prepare(self) -> None:
-        """Train what variants are held against.
+        """Train the reference.
 
         Raises:
-            ConfigError: the plain loop diverges in float64, so that there is nothing to be held against.
+            ConfigError: the plain loop diverges in float64, so there is no reference.
         """
         assert self._reference.shape == self._plain.shape
 
     def judge(self, variant: Variant, trainer: Trainer, first_loss: float) -> None:
-        """Fill in what a variant used of its budget, by how much its loss differs, or why it has no number.
+        """Fill in the share of the budget used, the loss difference, or why the variant is not timed.
 
         Args:
-            variant: what is judged.
-            trainer: its own, after the first step; it goes on from there where the config has no dropout.
-            first_loss: of that step.
+            variant: the variant to judge.
+            trainer: its trainer after the first step, which is reused if the config has no dropout.
+            first_loss: the loss of that step.
         """
         if self.has_dropout:
             losses = losses_of(self.build(self.config, variant.speedups, self.device))
@@ -98,8 +98,8 @@ def losses_of(trainer: Trainer, losses: list[float] | None = None) -> Tensor:
     """The losses of the first `STEPS` steps: (STEPS,) float64 on the CPU.
 
     Args:
-        trainer: which has made as many steps as there are losses.
-        losses: of the first steps.
+        trainer: a trainer that has made `len(losses)` steps.
+        losses: the losses of these steps.
     """
     found = list(losses or ())
     while len(found) < STEPS:

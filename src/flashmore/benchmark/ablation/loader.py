@@ -1,6 +1,6 @@
-"""Batches as people first write them: a Dataset that makes one item at a time, and a DataLoader around it.
+"""The baseline for `resident`: a Dataset that builds one item at a time, with a DataLoader.
 
-https://docs.pytorch.org/docs/stable/data.html. It is what `resident` is measured against.
+https://docs.pytorch.org/docs/stable/data.html
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from flashmore.training.dataset import Batch, Form, ItemDataset, shaped
 
 
 class LoadedDataset(ItemDataset):
-    """The same batches as those of an `ItemDataset`, each loaded item by item and copied to the device.
+    """The batches of an `ItemDataset`, loaded item by item and copied to the device.
 
     Args:
-        data: whose batches these are.
+        data: the dataset.
     """
 
     def __init__(self, data: ItemDataset) -> None:
@@ -47,7 +47,7 @@ class LoadedDataset(ItemDataset):
 
 
 class _Items(Dataset[tuple[Tensor, Tensor]]):
-    """One item a time, built by Python from its ids."""
+    """Builds one item at a time in Python."""
 
     def __init__(self, sequences: Sequences) -> None:
         self._items = [

@@ -11,7 +11,7 @@ from flashmore.measuring.result import make_record
 
 
 def ablation_record(ablation: Ablation) -> dict[str, Any]:
-    """A record of kind `ablation`; after Ctrl-C it has what was measured so far and is not `complete`.
+    """A record of kind `ablation`; after Ctrl-C it has the results so far and is not `complete`.
 
     Raises:
         UsageError: no variant could be timed.

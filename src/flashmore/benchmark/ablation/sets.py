@@ -1,4 +1,4 @@
-"""Which speed-ups stand on an ablation, and what is left of all of them without one."""
+"""Sets of speed-ups for an ablation."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ NOT_IN_A_STEP = {"kv-cache": GENERATION}
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A speed-up that has no variant."""
+    """A speed-up without a variant."""
 
     name: str
     why: str
@@ -26,11 +26,11 @@ def added(
     """The speed-ups to add, in the catalogue's order, and those that cannot be.
 
     Args:
-        asked: names, and of the groups `exact`, `all` and `auto`, which means all here.
-        why_not: the reason why one cannot work here.
+        asked: names, or the groups `exact`, `all` and `auto`, which means all here.
+        why_not: returns why a speed-up cannot work here, or None.
 
     Raises:
-        ConfigError: an unknown name, one asked for by name that cannot be added, or nothing to add.
+        ConfigError: an unknown name, one requested by name that cannot be added, or nothing to add.
     """
     named = {name for name in asked if name not in GROUPS}
     for name in named - set(CATALOGUE):
@@ -55,7 +55,7 @@ def added(
 
 
 def without(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """What is left without one speed-up, and without those that are a part of it."""
+    """The names without one speed-up and those that require it."""
     return tuple(other for other in names if other != name and name not in CATALOGUE[other].needs)
 
 

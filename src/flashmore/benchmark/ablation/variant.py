@@ -1,4 +1,4 @@
-"""One variant of an ablation, and how it stands to the others."""
+"""One variant of an ablation, and its comparison with the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,39 +13,39 @@ class Variant:
     """One set of speed-ups: its numbers, or why it has none."""
 
     name: str
-    """What was added, or `without` and what was left out."""
+    """The speed-up added, or `without` and the one left out."""
     speedups: tuple[str, ...]
     why_not: str | None = None
     first_step_seconds: float | None = None
-    """To decide, build, compile and make the first step."""
+    """Time to decide, build, compile and run the first step."""
     budget_used: float | None = None
-    """For an exact set, the error of its first losses as a share of the budget; above 1 it has no time."""
+    """For an exact set, the error of its first losses as a share of the budget; above 1 it is not timed."""
     loss_difference: float | None = None
-    """For a set that is not exact: its loss after the checked steps less the plain loop's, in nats."""
+    """For an inexact set: its loss after the checked steps minus the plain loop's, in nats."""
     peak_bytes: int | None = None
     step_ms: Spread | None = None
     samples_ms: list[list[float]] = field(default_factory=list)
     ratio: RatioBetween | None = None
     """Against the first variant."""
     ratio_before: RatioBetween | None = None
-    """Against the variant before, or for one left out against all together."""
+    """Against the previous variant; with one left out, against the full set."""
     break_even_steps: int | None = None
-    """Steps after which its first step has paid for itself, against the variant before; None: never."""
+    """Steps that make up for a longer first step than the previous variant's; None: never."""
 
     @property
     def ok(self) -> bool:
-        """Whether it ran, is right and was timed."""
+        """Whether it ran, is correct and was timed."""
         return self.why_not is None
 
     @property
     def exactness(self) -> Exactness:
-        """Of the whole set: that of its least exact member."""
+        """Exactness of the set: that of its least exact member."""
         found = {CATALOGUE[name].exactness for name in self.speedups}
         return next((kind for kind in (ALGORITHM, NUMERICS) if kind in found), EXACT)
 
 
 def compare(variants: Sequence[Variant], alone: Sequence[Variant]) -> None:
-    """Fill in the ratios, and when each variant has paid for itself."""
+    """Fill in the ratios and break-even steps."""
     timed = [variant for variant in variants if variant.ok]
     for before, variant in pairwise(timed):
         variant.ratio = _between(timed[0], variant)
@@ -62,7 +62,7 @@ def _between(of: Variant, to: Variant) -> RatioBetween:
 
 
 def break_even(before: Variant, variant: Variant) -> int | None:
-    """After how many steps a longer first step has been earned back; None where a step is not faster."""
+    """Steps that make up for a longer first step; None if a step is not faster."""
     assert before.step_ms is not None
     assert variant.step_ms is not None
     assert variant.ratio_before is not None

@@ -1,1 +1,1 @@
-"""What the kernels cost alone, over T."""
+"""Benchmarks the attention kernels alone, against T."""

@@ -1,9 +1,9 @@
-"""What each way of computing attention costs, the kernels alone: time, memory and error against T.
+"""Benchmarks the attention kernels alone: time, memory and error against T.
 
-For each shape: what would exceed the memory or the time is left out by name; the first call is timed apart;
-the answer and its gradients are held against float64, and a backend that fails has no number; peak memory is
-taken in untimed passes; then all backends are timed in alternating blocks. B and H stay the same at every T:
-a curve shows how one model's attention grows with its context, and at small T what starting operations costs.
+For each shape, backends that would exceed the memory or time budget are left out and named; the first call is
+timed separately; output and gradients are compared with float64, and a backend that fails is not timed; peak
+memory is measured in untimed passes; then all backends are timed in alternating blocks. B and H are the same
+at every T, so a curve shows how one model's attention scales with its context, and the overhead at small T.
 """
 
 import os
@@ -39,14 +39,14 @@ BLOCKS = 30
 MIN_BLOCKS = 8
 """Even, and enough for a verdict (`measuring.statistics.FEWEST_PAIRS`)."""
 LEAST_SHARE = 0.01
-"""Of all the time, for the blocks of a shape: more than short ones need for 30 blocks of 10."""
+"""Minimum share of the time for the blocks of a shape: more than short ones need for 30 blocks of 10."""
 MAX_REPEATS = 10
 OTHER_CALLS = 6
-"""Besides the blocks: the first call, the check, two for memory, one to warm up, and one for what varies."""
+"""Calls besides the blocks: the first call, the check, two for memory, one warm-up, and one in reserve."""
 CHECKED_SCORES = 2**24
-"""So many scores are held against float64 at each shape: all, up to one head at T = 4096."""
+"""Scores compared with float64 at each shape: all, up to one head at T = 4096."""
 PROBED_T = 256
-"""Where the list of lengths begins above it, a run of this length tells how fast a backend is."""
+"""If all lengths are above this, a run of this length estimates a backend's speed."""
 PROBES = 3
 LONG_MS = 100.0
 GIB = 2**30
@@ -58,15 +58,15 @@ def bench_attention(
     clock: Clock = time.perf_counter,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure what the plan lists.
+    """Run the plan's measurements.
 
     Args:
         plan: sizes, backends, device, budgets.
-        clock: the clock to read; on CUDA the blocks are timed by events.
-        say: is told what is measured now.
+        clock: the clock; on CUDA the blocks are timed with events.
+        say: called with a description of the current measurement.
 
     Returns:
-        A record of kind `attention`. After Ctrl-C it has what was measured so far and is not `complete`.
+        A record of kind `attention`. After Ctrl-C it has the results so far and is not `complete`.
 
     Raises:
         ConfigError: the device is not on this machine.
@@ -82,7 +82,7 @@ def bench_attention(
 
 
 class _Bench:
-    """One measurement as it goes along."""
+    """A measurement in progress."""
 
     def __init__(
         self, plan: AttentionPlan, device: torch.device, clock: Clock, say: Callable[[str], None]
@@ -96,15 +96,15 @@ class _Bench:
         self.rows: list[dict[str, Any]] = []
         self.ratios: list[dict[str, Any]] = []
         self.doubts: dict[str, dict[int, MeasurementWarning]] = {}
-        """By code and length; of several settings at one length, the last."""
+        """By code and length; the last one if several settings have the same length."""
         self.wins: dict[Shape, dict[int, Ratio]] = {shape.setting: {} for shape in self.shapes}
         self.pace: dict[tuple[str, Shape], tuple[int, float]] = {}
         """By backend and setting: a length, and the seconds of one forward and backward there."""
         self.check_seconds: dict[Shape, tuple[int, float]] = {}
-        """By setting: a number of scores held against float64, and the seconds it took."""
+        """By setting: a number of scores compared with float64, and the seconds it took."""
 
     def body(self) -> dict[str, Any]:
-        """What was found so far, as the record's schema describes it."""
+        """The results so far, as described by the record's schema."""
         found = [(setting, crossover(ratios)) for setting, ratios in self.wins.items()]
         return {
             "rows": self.rows,
@@ -117,10 +117,10 @@ class _Bench:
         }
 
     def measure(self, shape: Shape) -> None:
-        """Everything about one shape."""
+        """Run all measurements for one shape."""
         self.say(f"T {shape.T:,} (B {shape.B}, H {shape.H}, D {shape.D}, {shape.dtype})")
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # what shorter lengths left behind, in pieces
+            torch.cuda.empty_cache()  # fragments from shorter lengths
         until = self.clock() + self.budget.next_share()
         checked = self._checked_pairs(shape)
         outcomes = [
@@ -138,13 +138,13 @@ class _Bench:
         except (RuntimeError, MemoryError) as error:
             for outcome in ready:
                 outcome.why_not = _torch_says(error)
-        finally:  # after Ctrl-C the rounds that were finished are kept
+        finally:  # after Ctrl-C completed rounds are kept
             for outcome in outcomes:
                 self.rows += rows_of(outcome, shape, checked)
             self._compare(outcomes, shape)
 
     def _checked_pairs(self, shape: Shape) -> int:
-        """How many (T, T) matrices are held against float64: as many as are worth the time and fit."""
+        """How many (T, T) matrices are compared with float64: as many as time and memory allow."""
         pairs = min(shape.pairs, max(1, CHECKED_SCORES // shape.T**2))
         while pairs > 1 and check_bytes(shape, pairs) > self.memory:
             pairs -= 1
@@ -182,7 +182,7 @@ class _Bench:
                 outcome.why_not = f"it would take about {needed:,.1f} s, and {of}"
 
     def _seconds(self, backend: str, shape: Shape, checked: int) -> float:
-        """Predict the least that measuring one backend takes, from shorter lengths: work grows with T²."""
+        """Lower bound of the time to measure one backend, from shorter lengths: work grows with T²."""
         if (backend, shape.setting) not in self.pace:
             self._probe(backend, shape)
         T, call = self.pace[backend, shape.setting]
@@ -200,7 +200,7 @@ class _Bench:
         self.pace[backend, shape.setting] = small.T, seconds
 
     def _prepare(self, outcome: Outcome, shape: Shape, inputs: Inputs, checked: int) -> None:
-        """The first call, the answer, the memory: all that comes before timing."""
+        """Everything before timing: the first call, the check, the memory."""
         passes = Passes(outcome.backend, shape.causal, inputs, self.stopwatch)
         try:
             outcome.cold_ms = passes.cold_ms(self.wall)
@@ -222,7 +222,7 @@ class _Bench:
             outcome.passes = passes
 
     def _time(self, ready: list[Outcome], shape: Shape, until: float) -> None:
-        """Blocks in turn until the shape's share of the time is spent, at least `MIN_BLOCKS`."""
+        """Alternating blocks until the shape's share of the time is used, at least `MIN_BLOCKS`."""
         every = {outcome.backend: outcome.passes for outcome in ready if outcome.passes is not None}
         if not every:
             return
@@ -248,7 +248,7 @@ class _Bench:
             self.pace[backend, shape.setting] = shape.T, median_ms / 1000
 
     def _warm_up(self, passes: Passes) -> float:
-        """Seconds of the fastest of a few calls, or of one where it takes long; none of them is kept."""
+        """Seconds of the fastest of a few calls, or of a single long one; they are not recorded."""
         fastest = self.wall.time(passes)[0]
         if fastest < LONG_MS:
             fastest = min(self.wall.time(passes)[0] for _ in range(PROBES))
@@ -283,10 +283,10 @@ class _Bench:
 
 
 def _torch_says(error: Exception) -> str:
-    """Mostly that memory ran out, for which torch has no exception of its own on the CPU."""
+    """The message of a torch error, usually out of memory, which has no specific exception on the CPU."""
     return "torch says: " + str(error).partition("\n")[0]
 
 
 def _part(shape: Shape, checked: int) -> tuple[int, int]:
-    """So many matrices as batch items and heads."""
+    """A number of matrices as batch items and heads."""
     return (checked // shape.H, shape.H) if checked >= shape.H else (1, checked)

@@ -1,4 +1,4 @@
-"""How much time and memory a measurement may take: what would not fit is left out before it runs."""
+"""Time and memory budgets: what would exceed them is left out before it runs."""
 
 import math
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from flashmore.benchmark.attention.plan import Shape
 from flashmore.measuring.measure import Clock
 
 SHARE_OF_FREE = 0.8
-"""Of the free memory; the rest is for everybody else on the machine."""
+"""Share of the free memory to use; the rest is for other processes."""
 
 
 class TimeBudget:
-    """Seconds for a list of shapes: each gets a share, and what it leaves over goes to those after it."""
+    """Time for a list of shapes: each gets a share, and unused time goes to later ones."""
 
     def __init__(self, seconds: float, shapes: Iterable[Shape], clock: Clock) -> None:
         self.clock = clock
@@ -19,7 +19,7 @@ class TimeBudget:
         self._ahead = [_weight(shape) for shape in shapes]
 
     def left(self) -> float:
-        """Seconds until the budget is spent; below 0 where it is overspent."""
+        """Remaining seconds of the budget; negative if exceeded."""
         return self.end - self.clock()
 
     def next_share(self) -> float:
@@ -30,5 +30,5 @@ class TimeBudget:
 
 
 def _weight(shape: Shape) -> float:
-    # Work grows with T². Long shapes would take everything, short ones want repetitions: between the two.
+    # Work grows with T², but short shapes need repetitions: a compromise between equal and T² shares.
     return shape.T * math.sqrt(shape.pairs * shape.D)

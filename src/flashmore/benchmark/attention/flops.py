@@ -1,4 +1,4 @@
-"""What attention costs by arithmetic, before anything runs: floating-point operations and bytes.
+"""Analytical costs of attention: floating-point operations and bytes.
 
 Let N = B·H·T² be the number of scores and E = B·H·T·D the number of elements of q.
 """
@@ -16,13 +16,13 @@ REFERENCE_BYTES = 8
 def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, which: Pass) -> float:
     """Floating-point operations of attention, as published benchmarks count them.
 
-    Forward 4·B·H·L·S·D, two products of 2·L·S·D each; half of it when causal; backward, which makes five
-    such products, 2.5 times as many. The count is the same for every backend: one that computes the hidden
-    half, or the scores twice, is not credited for it (Dao 2023, FlashAttention-2, section 4).
+    Forward 4·B·H·L·S·D, two products of 2·L·S·D each; half of it when causal; backward, which has five such
+    products, 2.5 times as many. The count is the same for every backend: computing the masked half, or the
+    scores twice, does not count (Dao 2023, FlashAttention-2, section 4).
 
     Args:
-        B, H, L, S, D: batch, heads, queries, keys, channels a head.
-        causal: half of the scores are hidden.
+        B, H, L, S, D: batch, heads, queries, keys, channels per head.
+        causal: half of the scores are masked.
         which: forward, backward, or both together.
     """
     forward = 4.0 * B * H * L * S * D * (0.5 if causal else 1.0)
@@ -32,13 +32,13 @@ def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, whi
 def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> int:
     """Estimate the peak bytes of forward and backward together, beyond q, k and v.
 
-    - `manual` holds three (T, T) matrices a head at once (in the backward pass: the weights, their gradient,
-      and that of the scores), and the hidden places as one matrix of bytes.
-    - `math` holds three as well. Its forward pass holds two, a byte for each score, and the hidden places
-      as numbers. It computes in float32 at least, so that 16-bit inputs are lifted to copies.
-    - The fused kernels hold no matrix: output, gradients, a number a row, and tiles. On the CPU each thread
-      has a tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the tiles
-      are on the chip, and the gradients may be summed up in float32: an upper estimate.
+    - `manual` holds three (T, T) matrices per head at once (in the backward pass: the weights, their
+      gradient, and that of the scores), and a byte mask.
+    - `math` holds three as well. Its forward pass holds two, a byte for each score, and a floating-point
+      mask. It computes in at least float32, so 16-bit inputs are copied.
+    - The fused kernels hold no matrix: output, gradients, one number per row, and tiles. On the CPU each
+      thread has one tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the
+      tiles are on-chip, and gradients may be accumulated in float32: an upper estimate.
 
     Args:
         device: `cpu`, `cuda` or `mps`.
@@ -59,16 +59,16 @@ def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> i
 
 
 def inputs_bytes(shape: Shape) -> int:
-    """Bytes of q, k, v and the gradient that comes in from behind."""
+    """Bytes of q, k, v and the incoming gradient."""
     return 4 * shape.pairs * shape.T * shape.D * ITEM_BYTES[shape.dtype]
 
 
 def check_bytes(shape: Shape, checked_pairs: int) -> int:
-    """Bytes that holding an answer against `manual` in float64 takes, for so many (T, T) matrices."""
+    """Bytes for comparing this many (T, T) matrices with `manual` in float64."""
     return (3 * checked_pairs * shape.T**2 + 8 * shape.pairs * shape.T * shape.D) * REFERENCE_BYTES
 
 
 def _tile_bytes(T: int) -> int:
-    """One thread's tile of the CPU kernel: fewer queries at a time where there are few."""
+    """Bytes of one thread's tile of the CPU kernel, which is smaller for few queries."""
     queries = 256 if T >= 768 else 64 if T >= 192 else 32
     return 4 * min(queries, T) * min(512, T)

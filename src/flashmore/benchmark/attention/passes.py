@@ -1,7 +1,7 @@
-"""Forward and backward of one backend, each timed apart, on tensors that all backends share.
+"""Separate timing of a backend's forward and backward passes, on tensors shared by all backends.
 
-What `sdpa_kernel` itself costs (about 10 µs a call) is left out: it is entered before the clock starts. The
-forward pass keeps what the backward pass needs, as in training; `both` is the sum of the two.
+The overhead of `sdpa_kernel` (about 10 µs per call) is excluded: it is entered before the clock starts. The
+forward pass saves tensors for backward, as in training; `both` is the sum of the two.
 """
 
 import time
@@ -24,12 +24,12 @@ from flashmore.specs import backend_spec
 
 Result = TypeVar("Result")
 FLUSHED_BYTES = 256 * 2**20
-"""Written before each sample on CUDA, as triton.testing.do_bench does: nothing waits in the L2 cache then."""
+"""Bytes written before each sample on CUDA to flush the L2 cache, as in triton.testing.do_bench."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """q, k and v, (B, H, T, D) each and contiguous, and the gradient of a loss by the output."""
+    """q, k and v, (B, H, T, D) each and contiguous, and the gradient with respect to the output."""
 
     q: Tensor
     k: Tensor
@@ -38,7 +38,7 @@ class Inputs:
 
     @classmethod
     def random(cls, shape: Shape, device: torch.device) -> "Inputs":
-        """Standard normal numbers; the same for the same shape."""
+        """Standard normal values, the same for the same shape."""
         generator = torch.Generator().manual_seed(0)
         size = (shape.B, shape.H, shape.T, shape.D)
         dtype = getattr(torch, shape.dtype)
@@ -47,7 +47,7 @@ class Inputs:
 
 
 class Stopwatch(Protocol):
-    """Times one piece of work."""
+    """Times an operation."""
 
     def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
         """Run `work` to its end; milliseconds, and what it returned."""
@@ -55,7 +55,7 @@ class Stopwatch(Protocol):
 
 
 class WallStopwatch:
-    """The wall's clock, read when the device has nothing left to do."""
+    """Wall clock with synchronisation."""
 
     def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
@@ -73,7 +73,7 @@ class WallStopwatch:
 
 
 class EventStopwatch:
-    """CUDA events around the work alone, its inputs flushed from the L2 cache before."""
+    """CUDA events around the work only, with the L2 cache flushed before."""
 
     def __init__(self, device: torch.device) -> None:
         self.flushed = torch.empty(FLUSHED_BYTES // 4, dtype=torch.int32, device=device)
@@ -82,7 +82,7 @@ class EventStopwatch:
         """Run `work` to its end; milliseconds on the GPU, and what it returned."""
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        # The GPU is busy with this while the CPU prepares the work, so that launching it is hidden.
+        # This keeps the GPU busy while the CPU prepares the work, which hides the launch overhead.
         self.flushed.zero_()
         start.record()
         result = work()
@@ -92,7 +92,7 @@ class EventStopwatch:
 
 
 class Passes:
-    """One backend on one shape; every call runs both passes once and keeps their times."""
+    """One backend on one shape; every call runs both passes once and records their times."""
 
     def __init__(self, backend: str, causal: bool, inputs: Inputs, stopwatch: Stopwatch) -> None:
         self.backend = backend
@@ -110,16 +110,16 @@ class Passes:
         self._open.append((forward_ms, backward_ms))
 
     def close_block(self) -> None:
-        """Make one block of all samples since the last one."""
+        """Group all samples since the last block into a block."""
         self.blocks.append(self._open)
         self._open = []
 
     def forget(self) -> None:
-        """Drop all samples: what was before was warm-up."""
+        """Drop all samples so far as warm-up."""
         self.blocks, self._open = [], []
 
     def samples_ms(self, which: Pass) -> list[list[float]]:
-        """The samples of a pass in their blocks, to the nanosecond."""
+        """The samples of a pass by block, rounded to nanoseconds."""
 
         def pick(sample: tuple[float, float]) -> float:
             return sum(sample) if which == "both" else sample[which == "backward"]
@@ -127,10 +127,10 @@ class Passes:
         return [[round(pick(sample), 6) for sample in block] for block in self.blocks]
 
     def cold_ms(self, stopwatch: Stopwatch) -> dict[Pass, float]:
-        """Time the first call of all: plans are made, memory is fetched, kernels are loaded.
+        """Time the very first call: plans, allocations, loading of kernels.
 
         Args:
-            stopwatch: of the wall, because most of it happens on the CPU.
+            stopwatch: wall clock, because most of this happens on the CPU.
 
         Raises:
             BackendUnavailable: the backend cannot run on these inputs; with every reason.
@@ -141,7 +141,7 @@ class Passes:
         return {"forward": forward_ms, "backward": backward_ms, "both": forward_ms + backward_ms}
 
     def peak_bytes(self) -> dict[Pass, int | None]:
-        """Peak memory of each pass beyond what was there before it; untimed. None where torch cannot tell."""
+        """Peak memory of each pass beyond earlier allocations; untimed. None if torch does not report it."""
         device = self.inputs.q.device
         kept: list[Tensor] = []
         with self._this_kernel_only():

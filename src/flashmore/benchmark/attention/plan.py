@@ -1,6 +1,6 @@
-"""What `bench attention` measures: lists of sizes, the same for Python and the command line.
+"""Options of `bench attention`, for Python and the command line.
 
-It imports no torch, so that `flashmore bench attention --help` answers at once.
+Does not import torch, so that `flashmore bench attention --help` answers at once.
 """
 
 import math
@@ -14,7 +14,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 ITEM_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 Value = TypeVar("Value")
 LARGEST = 2**24
-"""No size above this: a typing error, and more than any kernel takes."""
+"""Upper bound of sizes; larger values are typos, and exceed what any kernel supports."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ class Shape:
 
     @property
     def pairs(self) -> int:
-        """Pairs of batch item and head: so many (T, T) matrices."""
+        """Pairs of batch item and head: the number of (T, T) matrices."""
         return self.B * self.H
 
     @property
     def setting(self) -> "Shape":
-        """All but the length: the shapes of one setting make one curve against T."""
+        """Everything except the length: the shapes of one setting form one curve against T."""
         return replace(self, T=0)
 
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Which sizes to measure; several values of one option are combined with those of every other.
+    """Sizes to measure; several values of one option are combined with those of every other.
 
     Raises:
-        ConfigError: a number outside its range.
+        ConfigError: a value out of range.
     """
 
     lengths: tuple[int, ...] = ()
@@ -54,21 +54,21 @@ class AttentionPlan:
     n_head: tuple[int, ...] = ()
     """Attention heads H; none means 4, on a GPU 16."""
     head_dim: tuple[int, ...] = ()
-    """Channels a head, D; none means 64, on a GPU 128."""
+    """Channels per head, D; none means 64, on a GPU 128."""
     dtype: tuple[Dtype, ...] = ()
-    """Of q, k and v; none means float32, on a GPU bfloat16."""
+    """Dtype of q, k and v; none means float32, on a GPU bfloat16."""
     causal: bool = False
-    """A query sees the keys up to its own place; this is measured unless --full stands alone."""
+    """Measure causal attention; the default unless --full is given."""
     full: bool = False
-    """A query sees every key; with --causal both are measured."""
+    """Measure attention without a mask; with --causal both are measured."""
     backends: tuple[Kernel, ...] = tuple(name for name, spec in backends().items() if spec.kernel)
-    """Ways of computing attention; one that cannot run is listed with the reasons."""
+    """Attention backends; one that cannot run is listed with the reasons."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; `auto` takes a GPU if there is one."""
+    """Device to use; `auto` selects a GPU if there is one."""
     seconds: float = 150.0
-    """Time budget of the whole measurement; what would not fit is left out by name."""
+    """Time budget of the whole measurement in seconds; what would exceed it is left out and named."""
     memory: float | None = None
-    """Memory budget in GiB; none means four fifths of what is free now."""
+    """Memory budget in GiB; none means four fifths of the free memory."""
 
     def __post_init__(self) -> None:
         for name in ("lengths", "batch_size", "n_head", "head_dim"):
@@ -88,7 +88,7 @@ class AttentionPlan:
         """Every shape to measure: all settings at the shortest length first, in the order of the options.
 
         Args:
-            device: `cpu`, `cuda` or `mps`; decides what an option that was left out means.
+            device: `cpu`, `cuda` or `mps`; determines the defaults.
         """
         on_gpu = device == "cuda"
         longest = 16_384 if on_gpu else 4096

@@ -1,4 +1,4 @@
-"""Outcomes of `bench attention` as rows of a record, and where fused attention begins to win."""
+"""Outcomes of `bench attention` as rows of a record, and the crossover length."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,7 @@ INTERRUPTED = "interrupted before it was timed"
 
 @dataclass
 class Outcome:
-    """What became of one backend on one shape."""
+    """The outcome for one backend on one shape."""
 
     backend: str
     why_not: str | None = None
@@ -33,13 +33,13 @@ class Outcome:
 
 
 def crossover(ratios: Mapping[int, Ratio]) -> int | None:
-    """The length from which on fused attention wins, there and at every longer one that was measured.
+    """The length from which on fused attention is faster, there and at every longer length measured.
 
     Args:
         ratios: by length: time of `manual` over time of the best fused backend, forward and backward.
 
     Returns:
-        The length, or None where fused attention does not win at the longest one.
+        The length, or None if fused attention is not faster at the longest one.
     """
     found = None
     for T in sorted(ratios, reverse=True):
@@ -50,7 +50,7 @@ def crossover(ratios: Mapping[int, Ratio]) -> int | None:
 
 
 def warning_over(doubts: Mapping[int, MeasurementWarning]) -> dict[str, str]:
-    """One warning for all lengths that call for it; the message is that of the longest."""
+    """One warning for all affected lengths, with the message of the longest."""
     longest = doubts[max(doubts)]
     lengths = ", ".join(f"{T:,}" for T in sorted(doubts))
     advice = MORE_TIME if longest.code == "too few samples" else longest.advice
@@ -58,12 +58,12 @@ def warning_over(doubts: Mapping[int, MeasurementWarning]) -> dict[str, str]:
 
 
 def sizes(shape: Shape) -> dict[str, Any]:
-    """The setting of a shape as a record has it: everything but T."""
+    """The setting of a shape as in a record: everything except T."""
     return {name: value for name, value in asdict(shape).items() if name != "T"}
 
 
 def rows_of(outcome: Outcome, shape: Shape, checked: int) -> list[dict[str, Any]]:
-    """One row a pass, as the record's schema describes it."""
+    """One row per pass, as described by the record's schema."""
     passes = outcome.passes if outcome.why_not is None else None
     timed = passes is not None and bool(passes.blocks)
     rows = []

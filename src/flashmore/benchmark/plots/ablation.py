@@ -1,4 +1,4 @@
-"""An ablation as a figure: a bar a variant, in milliseconds a step."""
+"""An ablation as a bar chart of milliseconds per step."""
 
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,16 @@ COLORS = {
     "changes the numerics": "#c27c0e",
     "changes the algorithm": "#9468d6",
 }
-"""By what a variant as a whole does to the answers."""
+"""By the exactness of a variant."""
 ROOM_FOR_WORDS = 1.3
-"""How far beyond the longest bar the axis goes, for the number at its end."""
+"""Length of the axis relative to the longest bar, with room for the number at its end."""
 
 
 def ablation_plot(record: Record) -> "Figure":
-    """Draw the time of a step on every variant, with its quartiles and its ratio to the first.
+    """Draw each variant's step time with quartiles and its ratio to the first.
 
     Args:
-        record: of kind `ablation`. What was left out alone is drawn below; one without a number says why.
+        record: of kind `ablation`. Leave-one-out variants are drawn below; untimed variants show the reason.
     """
     panels = [record["variants"]] + [record["left_out_alone"]] * bool(record["left_out_alone"])
     heights = [0.9 + 0.4 * len(variants) for variants in panels]

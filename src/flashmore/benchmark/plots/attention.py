@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 SLOPES_REACH = 16
-"""The slopes are drawn over so much of T, where they are near to what was measured."""
+"""Range of T, as a factor, over which the reference slopes are drawn."""
 MARGIN = 1.5
 CLEARANCE = 1.7
-"""Factor by which the reference slopes keep off the measured lines, where T is largest."""
+"""Factor between the reference slopes and the measured lines at the largest T."""
 
 
 class Quantity(NamedTuple):
-    """What is drawn of a row."""
+    """The quantity plotted for a row."""
 
     key: str
     label: str
     values: Callable[[Row], Sequence[float]]
-    """The line's value, and the ends of the band around it."""
+    """The value and the ends of its band."""
 
 
 TIME = Quantity(
@@ -38,17 +38,17 @@ MEMORY = Quantity("peak_bytes", "peak MiB, forward and backward", lambda row: [r
 
 
 def time_plot(record: Record) -> "Figure":
-    """Draw the time of forward and backward together against T, log–log, in a panel for each setting.
+    """Draw the time of forward plus backward against T, log–log, in one panel per setting.
 
     Args:
-        record: of kind `attention`. A setting is a combination of B, H, D, dtype and causal or not; rows
-            without a number are left out; bands are quartiles.
+        record: of kind `attention`. A setting is a combination of B, H, D, dtype and causal; rows without a
+            number are left out; bands are quartiles.
     """
     return new_figure(*_grid_of(_settings(record)), partial(_draw_panels, record, TIME))
 
 
 def memory_plot(record: Record) -> "Figure":
-    """Draw the peak memory of forward and backward together against T, log–log, in the same panels.
+    """Draw the peak memory of forward plus backward against T, log–log, in the same panels.
 
     Args:
         record: of kind `attention`.
@@ -57,7 +57,7 @@ def memory_plot(record: Record) -> "Figure":
 
 
 def attention_picture(record: Record) -> "Figure":
-    """Draw `time_plot` and `memory_plot` one above the other, or side by side where each is one panel.
+    """Draw `time_plot` and `memory_plot` stacked, or side by side if each has one panel.
 
     Args:
         record: of kind `attention`.
@@ -106,7 +106,7 @@ def _draw_panels(record: Record, quantity: Quantity, figure: "FigureBase") -> No
 def _measured(
     record: Record, setting: tuple[Any, ...], quantity: Quantity
 ) -> dict[str, list[tuple[float, ...]]]:
-    """The points of one panel by backend: T and the values, where there are any."""
+    """The points of one panel by backend: T and the values, if any."""
     found: dict[str, list[tuple[float, ...]]] = {}
     for row in record["rows"]:
         here = tuple(row[name] for name in SETTING) == setting
@@ -116,7 +116,7 @@ def _measured(
 
 
 def _draw_lines(axes: "Axes", lines: Mapping[str, Sequence[tuple[float, ...]]]) -> tuple[float, float]:
-    """Draw one panel; the range that it needs, empty without points."""
+    """Draw one panel; returns the range that it needs, empty without points."""
     needed = math.inf, 0.0
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -146,7 +146,7 @@ def _say_nothing_here(axes: "Axes") -> None:
 
 
 def _draw_slopes(axes: "Axes", points: Sequence[tuple[float, ...]]) -> tuple[float, float]:
-    """Dotted lines that grow like T (below) and like T² (above); the range that shows all that matters."""
+    """Draw dotted lines that grow like T (below) and T² (above); returns the range to show."""
     last = max(point[0] for point in points)
     first = max(min(point[0] for point in points), last / SLOPES_REACH)
     at_the_end = [point[1] for point in points if point[0] == last]

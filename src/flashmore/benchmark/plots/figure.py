@@ -1,8 +1,8 @@
-"""What all figures share: their look, their size, and how they are saved.
+"""Common style, size and saving of figures.
 
-Each figure is drawn from a record (`measuring/record.schema.json`) with matplotlib, on a transparent ground
-and in colours that can be read on white and on black, so that one figure serves a PNG and a web page. To keep
-text as text in an SVG, save under `matplotlib.rc_context({"svg.fonttype": "none"})`.
+Each figure is drawn from a record (`measuring/record.schema.json`) with matplotlib, with a transparent
+background and colours legible on white and black, so that the same figure serves as PNG and in a web page. To
+keep text as text in an SVG, save under `matplotlib.rc_context({"svg.fonttype": "none"})`.
 """
 
 import textwrap
@@ -24,22 +24,22 @@ Row = Mapping[str, Any]
 INK = "#737882"
 PANEL_INCHES = (5.2, 4.0)
 NAME = 24
-"""Letters of a name that fit beside its panel."""
+"""Most characters of a name next to its panel."""
 WHY_NOT = 60
-"""Letters of a reason that fit into its panel; the table has the whole."""
+"""Most characters of a reason in its panel; the table has the full text."""
 
 
 def look(name: str) -> tuple[str, str]:
-    """Colour and marker of a backend, told apart without colours too; one look for all unknown ones."""
+    """Colour and marker of a backend, distinguishable without colour; unknown backends share one style."""
     spec = backends().get(name)
     return (spec.color, spec.marker) if spec else (BackendSpec.color, BackendSpec.marker)
 
 
 def save_picture(figure: "Figure", path: Path) -> None:
-    """Write a figure on a white ground; the file's ending decides its form (png, svg, pdf).
+    """Save a figure on a white background; the suffix determines the format (png, svg, pdf).
 
     Raises:
-        StorageError: the disk refused the picture, or its ending is none that matplotlib writes.
+        StorageError: writing failed, or matplotlib does not support the suffix.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def save_picture(figure: "Figure", path: Path) -> None:
 
 
 def new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]) -> "Figure":
-    """Make a figure of so many panels' size with a transparent ground, and draw into it."""
+    """Create a figure sized for this many panels, with a transparent background, and draw into it."""
     mpl = matplotlib()
     from matplotlib.figure import Figure
 
@@ -61,7 +61,7 @@ def new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]
 
 
 def dress_rows(axes: "Axes", variants: Sequence[Row]) -> None:
-    """Give a panel a row for each variant from the top down, and say in it why one has no number."""
+    """Give a panel one row per variant, from the top down, with the reason for untimed ones."""
     for place, variant in enumerate(variants):
         if not variant["ok"]:
             why_not = textwrap.shorten(variant["why_not"], WHY_NOT, placeholder=" …")
@@ -73,7 +73,7 @@ def dress_rows(axes: "Axes", variants: Sequence[Row]) -> None:
 
 
 def dress(axes: "Axes") -> None:
-    """Give a panel the ink and the open sides of all others."""
+    """Apply the common style to a panel."""
     axes.set_facecolor("none")
     axes.tick_params(colors=INK, which="both")
     axes.xaxis.label.set_color(INK)

@@ -1,4 +1,4 @@
-"""A training step's time under each variant, every sample of it."""
+"""All samples of the step time of each variant."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def step_plot(record: Record) -> "Figure":
-    """Draw every sample of a training step's time, with median and quartiles: a panel for each context.
+    """Draw every sample of the step time with median and quartiles, in one panel per context.
 
     Args:
-        record: of kind `step`. A variant without a number says why in its place.
+        record: of kind `step`. Untimed variants show the reason.
     """
     contexts = [record, *record.get("further_contexts", [])]
     longest = max(len(context["variants"]) for context in contexts)
@@ -55,7 +55,7 @@ def _draw_steps(axes: "Axes", context: Row) -> None:
 
 
 def _show_the_bulk(axes: "Axes", variants: Sequence[Row]) -> int:
-    """Cut the axis where single samples stand far off, so that differences show; how many are cut off."""
+    """Limit the axis if there are outliers, so that differences are visible; returns how many are cut off."""
     steps = [variant["step_ms"] for variant in variants if variant["ok"]]
     if not steps:
         return 0

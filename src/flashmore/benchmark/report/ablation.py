@@ -9,7 +9,7 @@ from flashmore.benchmark.wording import context_title, digits, machine, ratio_te
 
 
 def summarize(record: Record) -> Summary:
-    """All that a report shows of the record."""
+    """Everything a report shows of the record."""
     where, title = machine(record["environment"]), context_title(record)
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
@@ -30,7 +30,7 @@ def _timed(variants: Sequence[Record]) -> list[Record]:
 
 
 def _findings(timed: Sequence[Record]) -> list[str]:
-    """What all together bring, and what each one adds at its place."""
+    """The gain of the full set, and what each speed-up adds."""
     if len(timed) < 2:
         return ["Nothing to compare: fewer than two variants were timed."]
     last = timed[-1]

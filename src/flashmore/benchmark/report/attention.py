@@ -27,7 +27,7 @@ BELOW = (
 
 
 def summarize(record: Record) -> Summary:
-    """All that a report shows of the record."""
+    """Everything a report shows of the record."""
     where = machine(record["environment"])
     settings = [_setting(record, found, where) for found in record["crossovers"]]
     findings = [f"{setting.title}: {setting.conclusion}" for setting in settings] or ["Nothing was measured."]
@@ -40,7 +40,7 @@ def summarize(record: Record) -> Summary:
 
 
 def _whole(rows: Sequence[Record]) -> list[Record]:
-    """The rows of both passes together that have a number."""
+    """The timed rows of both passes together."""
     return [row for row in rows if row["pass"] == "both" and row["ok"]]
 
 

@@ -5,7 +5,7 @@ from flashmore.benchmark.wording import digits, machine, quartiles
 
 
 def summarize(record: Record) -> Summary:
-    """All that a report shows of the record; there is no plot."""
+    """Everything a report shows of the record; there is no plot."""
     B, H, T, D = record["problem"]["shape"]
     title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"

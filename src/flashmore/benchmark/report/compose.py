@@ -1,6 +1,6 @@
-"""One or several records as one report: machines side by side, then each record by itself.
+"""Combines records into one report: machines side by side, then each record.
 
-A report only formats: every number in it stands in a record, but for units.
+A report only formats: every number in it is from a record, except for units.
 """
 
 import shlex
@@ -13,14 +13,14 @@ from flashmore.benchmark.report.values import Record, Report, Section, Table
 from flashmore.benchmark.wording import digits, machine
 
 Row: TypeAlias = tuple[str, Sequence[str]]
-"""What a row is about, and the text of each record."""
+"""A row's name, and the text for each record."""
 KINDS = {
     "step": ("training step", step.summarize),
     "ablation": ("ablation of speed-ups", ablation.summarize),
     "attention": ("attention alone", attention.summarize),
     "choose": ("choice of a backend", choose.summarize),
 }
-"""By the kind of a record: what it answers, and the function that summarizes it."""
+"""By kind of record: the question it answers, and the function that summarizes it."""
 ENVIRONMENT = {
     "device": "computes on",
     "device_name": "device",
@@ -57,7 +57,7 @@ def report_on(records: Sequence[tuple[str, Record]]) -> Report:
 
 
 def printable(value: Any) -> Any:
-    """The same JSON value, without characters that would break a page, a picture or a file."""
+    """The JSON value without characters that would break a page, a plot or a file."""
     if isinstance(value, str):
         return "".join(
             " " if letter.isspace() else letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
@@ -80,7 +80,7 @@ def _section(number: int, name: str, record: Record) -> Section:
 
 
 def _machines(sections: Sequence[Section]) -> Table:
-    """All that decides whether two numbers may be compared: a column a record, differing rows marked."""
+    """Everything that determines comparability: one column per record, differing rows marked."""
     records = [section.record for section in sections]
     rows = [
         ("file", [section.name for section in sections]),
@@ -132,7 +132,7 @@ def _columns(
 
 
 def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
-    """What several records of one kind measured alike, and where their configs differ."""
+    """Measurements shared by several records of one kind, and differences between their configs."""
     sections = [section for section in every if section.record["kind"] == kind]
     if len(sections) < 2:
         return
@@ -154,7 +154,7 @@ def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
 
 
 def _shared(sections: Sequence[Section]) -> dict[str, dict[str, list[str]]]:
-    """By setting and name, the values of every record; of settings that more than one of them measured."""
+    """By setting and name, the values of every record, for settings measured by more than one record."""
     records = [
         {one.title: one.comparable for one in section.summary.settings if one.comparable}
         for section in sections

@@ -1,4 +1,4 @@
-"""A report as one HTML page that loads nothing, and as Markdown (GitHub's flavour) with plots beside it."""
+"""Renders a report as one self-contained HTML page, and as GitHub-flavoured Markdown with separate plots."""
 
 import re
 from collections.abc import Callable
@@ -24,19 +24,19 @@ HOW_TO_READ = (
 
 
 def html_page(report: Report) -> str:
-    """Write a report as a page; everything that comes from a record is escaped."""
+    """Render a report as a page; all values from records are escaped."""
     return _render("page.html", report, svg_element=svg_element, version=version("flashmore"))
 
 
 def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:
-    """Write a report as Markdown.
+    """Render a report as Markdown.
 
     Args:
-        report: what to write.
-        stem: what the names of its pictures begin with.
+        report: the report.
+        stem: prefix of the plots' file names.
 
     Returns:
-        The text, and the pictures by the names that it gives them.
+        The text, and the plots by file name.
     """
     pictures = {
         f"{stem}-record-{section.number}-{plot.name}.svg": plot.svg
@@ -60,5 +60,5 @@ def _render(name: str, report: Report, finalize: Callable[[Any], Markup] | None 
 
 
 def escaped_for_markdown(value: Any) -> Markup:
-    """Text that Markdown and the HTML in it leave as it is; called for every value of the template."""
+    """Escape text for Markdown and the HTML in it; called for every value of the template."""
     return value if isinstance(value, Markup) else Markup(SPECIAL.sub(r"\\\1", str(value)))

@@ -21,7 +21,7 @@ SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
 
 
 def summarize(record: Record) -> Summary:
-    """All that a report shows of the record."""
+    """Everything a report shows of the record."""
     where, config = machine(record["environment"]), record["config"]
     contexts = [record, *record["further_contexts"]]
     plots = []
@@ -40,7 +40,7 @@ def _timed(found: Record) -> list[Record]:
 
 
 def _findings(found: Record) -> list[str]:
-    """One sentence for each ratio, or that there is none."""
+    """One sentence per ratio, or a sentence that there is none."""
     findings = []
     for ratio in found["ratios"]:
         verdict = ratio["verdict"]

@@ -1,4 +1,4 @@
-"""Figures as SVG that can stand in a page: text stays text, colours follow the page, ids never clash."""
+"""Figures as SVG for embedding in a page: text stays text, colours follow the page, ids never clash."""
 
 import io
 import re
@@ -19,24 +19,24 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 REFERENCE = re.compile(r'(?:url\(|href=")#([^)"]+)')
 FILL = re.compile(r"(fill: )(#\w+)")
 SMALLEST = 0.75
-"""A plot may shrink to this share of its size before its frame scrolls; below, its text cannot be read."""
-# They would change with the day and with matplotlib's version.
+"""A plot may shrink to this share of its size before its frame scrolls; below, its text is illegible."""
+# They would change with the date and matplotlib's version.
 NO_METADATA: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def plot_of(figure: "Figure", name: str, title: str, description: str) -> Plot:
-    """Save a figure as SVG; the same bytes every time."""
+    """Save a figure as SVG; the output is deterministic."""
     buffer = io.BytesIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": "flashmore"}
     with warnings.catch_warnings(), matplotlib().rc_context(settings):
-        # The reader's browser has more letters than matplotlib's font, and draws them.
+        # The reader's browser draws the text, and has more glyphs than matplotlib's font.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata=NO_METADATA)
     return Plot(name, title, description, buffer.getvalue())
 
 
 def svg_element(plot: Plot, prefix: str) -> Markup:
-    """A plot as an `<svg>` element for a page, with ids that begin with a prefix."""
+    """A plot as an `<svg>` element for a page, with prefixed ids."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(plot.svg)
@@ -52,7 +52,7 @@ def svg_element(plot: Plot, prefix: str) -> Markup:
 
 
 def _own(element: ET.Element, key: str, prefix: str) -> str:
-    """Give ids and references a prefix, and the plots' grey and its text the page's colours."""
+    """Prefix ids and references, and replace the plot's grey and text colour with the page's."""
     value = element.attrib[key].replace("url(#", f"url(#{prefix}").replace(INK, "var(--plot-ink)")
     if key == "id":
         return prefix + value

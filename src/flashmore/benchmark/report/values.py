@@ -1,4 +1,4 @@
-"""What a report shows, as plain values; the templates say how it looks as HTML and as Markdown."""
+"""The content of a report as plain values; the templates render it as HTML and Markdown."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ class Table:
     rows: Sequence[Mapping[str, str]]
     """Cells by column; every row has the same columns."""
     words: Collection[str]
-    """The columns that hold words; all others hold numbers and are right-aligned."""
+    """Text columns; all others are numeric and right-aligned."""
     differing: Collection[str] = ()
-    """Names of the rows to mark, because the values in them differ."""
+    """Names of the rows to mark because their values differ."""
 
     @property
     def columns(self) -> list[str]:
@@ -30,7 +30,7 @@ class Plot:
     """A plot in a form that both formats use."""
 
     name: str
-    """Letters, different from that of every other plot of the record."""
+    """Letters, unique among the record's plots."""
     title: str
     description: str
     svg: bytes
@@ -38,19 +38,19 @@ class Plot:
 
 @dataclass(frozen=True)
 class Setting:
-    """What was measured at one setting."""
+    """Measurements at one setting."""
 
     title: str
     table: Table
     conclusion: str = ""
     remarks: Sequence[str] = ()
     comparable: Mapping[str, str] = field(default_factory=dict)
-    """What of it can stand beside other records of the same setting, by name."""
+    """Values comparable with other records of the same setting, by name."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report shows of a record, whatever its kind."""
+    """What a report shows of a record of any kind."""
 
     findings: Sequence[str]
     plots: Sequence[Plot]
@@ -69,9 +69,9 @@ class Section:
     """What was measured."""
     title: str
     column: str
-    """The heading of its column where records stand side by side."""
+    """The heading of its column in side-by-side tables."""
     glance: Sequence[str]
-    """What to know of it first."""
+    """Key findings."""
     command: str
     record: Record
     summary: Summary
@@ -85,4 +85,4 @@ class Report:
     sections: Sequence[Section]
     machines: Table
     side_by_side: Sequence[Table | str]
-    """A sentence stands where records of one kind share no setting."""
+    """Tables, or a sentence if records of one kind share no setting."""

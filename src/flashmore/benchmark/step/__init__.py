@@ -1,1 +1,1 @@
-"""What a whole training step costs under one attention backend and another."""
+"""Benchmarks whole training steps with different attention backends."""

@@ -1,4 +1,4 @@
-"""Attention alone, as a training step of the Transformer calls it: what its share of the step is."""
+"""Attention alone, as called in a training step of the Transformer, to measure its share of the step."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,12 @@ from flashmore.training.step import precision_of
 
 
 def attention_alone(backend: str, task: Task) -> Callable[[], object]:
-    """Make a call that computes attention forward in every layer, then backward in every layer.
+    """Return a function that computes attention forward in every layer, then backward in every layer.
 
-    What the forward passes keep stays in memory until its backward pass, as it does inside a step. The call
-    returns when the device is done.
+    Saved tensors stay in memory until their backward pass, as in a step. The call synchronises.
 
     Args:
-        backend: a name; it has been seen to run here.
+        backend: name of a backend known to run here.
         task: sizes, precision and dropout.
     """
     precision = precision_of(task.config, task.device)
@@ -32,13 +31,13 @@ def attention_alone(backend: str, task: Task) -> Callable[[], object]:
                 attention(q, k, v, backend=backend, causal=True, dropout_p=dropout_p) for q, k, v, _ in layers
             ]
         gradients = torch.autograd.grad(outs, leaves, cotangents)
-        gradients[-1].flatten()[0].item()  # waits for the device
+        gradients[-1].flatten()[0].item()  # synchronises
 
     return run
 
 
 def _like_in_the_model(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v and the gradient that comes back: (B, H, T, D), laid out in memory as the model's are."""
+    """q, k, v and the incoming gradient: (B, H, T, D), with the same memory layout as in the model."""
     model_config = task.model_config
     B, T, C, H = task.config.batch_size, model_config.block_size, model_config.n_embd, model_config.n_head
     dtype = getattr(torch, task.config.dtype)

@@ -1,8 +1,8 @@
-"""What a whole training step costs under one attention backend and another: same model, data and seed.
+"""Benchmarks whole training steps with different attention backends: same model, data and seed.
 
 Each variant is refused with a reason, or checked (`gate`), measured for memory, and then timed with the
-others in alternating blocks. attention alone is timed in the same rounds: its share of the step says how much
-even a perfect kernel could gain (Amdahl 1967).
+others in alternating blocks. Attention alone is timed in the same rounds: its share of the step bounds the
+gain of any kernel (Amdahl 1967).
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class StepVariant:
     name: str
     why_not: str | None = None
     budget_used: float | None = None
-    """The largest error as a share of its budget; above 1 the variant has no time."""
+    """The largest error as a share of its budget; above 1 the variant is not timed."""
     peak_bytes: int | None = None
     """Of one step, gradients included, beyond the weights and the optimizer's moments."""
     step_ms: Spread | None = None
@@ -51,7 +51,7 @@ class StepVariant:
 
     @property
     def ok(self) -> bool:
-        """Whether it ran, is right and was timed."""
+        """Whether it ran, is correct and was timed."""
         return self.why_not is None
 
 
@@ -63,7 +63,7 @@ class StepComparison:
     batch: int
     variants: tuple[StepVariant, ...]
     ratios: tuple[RatioBetween, ...] = ()
-    """Each variant that was timed, after the first of them, against the first."""
+    """Each later timed variant against the first."""
     attention_samples_ms: tuple[tuple[float, ...], ...] = ()
     """Blocks of attention alone, forward and backward in all layers, with the first variant's backend."""
     attention_share: Ratio | None = None
@@ -74,7 +74,7 @@ class StepComparison:
 
     @property
     def most_gain(self) -> float | None:
-        """How many times faster a step would be whose attention took no time at all (Amdahl's law)."""
+        """Upper bound of the speed-up if attention took no time (Amdahl's law)."""
         if self.attention_share is None or self.attention_share.value >= 1:
             return None
         return 1 / (1 - self.attention_share.value)
@@ -93,19 +93,19 @@ def compare_steps(
     """Time training steps of the config's Transformer under each backend, in alternating blocks.
 
     Args:
-        config: data, model and training parameters, the same for all; its `attention` has no say.
-        variants: backends, of which the first is what the others are compared with. A name may come twice.
-            None means `manual` and `flash`, or where flash cannot run another fused one. `auto` is measured
-            first, and stands under the name that it chose.
+        config: data, model and training parameters, the same for all; its `attention` is ignored.
+        variants: backends; the first is the baseline. A name may be repeated. None means `manual` and
+            `flash`, or another fused backend if flash cannot run. `auto` is resolved first and listed under
+            the name that it chose.
         context: T, as in `flashmore.benchmark.step.data.task_at`; None means the data's own.
-        shrink_batch: at a longer context take fewer rows.
-        blocks: of each variant.
-        say: is told what happens before the timing.
-        after_block: is told how many rounds are done.
+        shrink_batch: use fewer rows at longer contexts.
+        blocks: blocks per variant.
+        say: called with a description of each preparation step.
+        after_block: called with the number of completed rounds.
 
     Returns:
-        Every variant with its numbers or the reason why it has none. After Ctrl-C those of the whole rounds
-        so far, and not `complete`.
+        Every variant with its numbers or the reason why it has none. After Ctrl-C, the completed rounds, and
+        not `complete`.
 
     Raises:
         DataError, ConfigError: see `task_at`.
@@ -122,7 +122,7 @@ def compare_steps(
 
 
 class _Bench:
-    """One comparison as it goes along."""
+    """A comparison in progress."""
 
     def __init__(self, task: Task, say: Callable[[str], None]) -> None:
         if task.config.threads_here:
@@ -132,13 +132,13 @@ class _Bench:
         self.notes = list(task.notes)
         self.variants: list[StepVariant] = []
         self.steps: dict[str, Callable[[], object]] = {}
-        """By each variant's key, because a name may come twice."""
+        """By each variant's key, because a name may be repeated."""
         self.samples: dict[str, list[list[float]]] = {}
         self.warnings: tuple[MeasurementWarning, ...] = ()
         self.complete = True
 
     def prepare(self, names: Sequence[str] | None) -> None:
-        """Refuse, check and measure for memory every variant."""
+        """Refuse or check every variant, and measure its memory."""
         self.variants = [StepVariant(self._settled(name)) for name in names or self._default()]
         for number, variant in enumerate(self.variants):
             self.say(f"checking {variant.name} at context {self.task.model_config.block_size:,}")
@@ -156,7 +156,7 @@ class _Bench:
             self.notes.append(self.gate.note)
 
     def time(self, blocks: int, after_block: Callable[[int], None]) -> None:
-        """Time everything that is left, and attention alone, in turn."""
+        """Time the remaining variants and attention alone in alternating blocks."""
         first = next((variant for variant in self.variants if variant.ok), None)
         if first is None:
             return
@@ -172,7 +172,7 @@ class _Bench:
         self.samples, self.warnings, self.complete = timing.samples_ms, timing.warnings, timing.complete
 
     def result(self) -> StepComparison:
-        """What was found so far."""
+        """The results so far."""
         task = self.task
         for number, variant in enumerate(self.variants):
             variant.samples_ms = self.samples.get(self._key(number), [])
@@ -204,7 +204,7 @@ class _Bench:
         return name if times == 1 else f"{name} ({times})"
 
     def _default(self) -> tuple[str, ...]:
-        """By hand and fused: flash, or the first that runs here in its place."""
+        """Manual and fused: flash, or else the first fused backend that runs here."""
         try:
             self._try("flash")
         except BackendUnavailable as error:
@@ -219,7 +219,7 @@ class _Bench:
         return DEFAULT
 
     def _settled(self, name: str) -> str:
-        """The backend that a name means: `auto` is settled here, apart from the timing, and said."""
+        """The backend for a name: resolves and reports `auto`, outside the timing."""
         if name != "auto":
             return name
         choice = resolve_attention(name, self.task.config, self.task.model_config, self.task.device)
@@ -236,7 +236,7 @@ class _Bench:
         resolve_attention(name, replace(task.config, batch_size=1), model_config, task.device)
 
     def _refusal(self, name: str) -> str | None:
-        """Why a backend cannot even be tried: its memory, or that it does not run here."""
+        """Why a backend cannot be tried: its memory, or because it does not run here."""
         task = self.task
         free = SHARE_OF_FREE * free_bytes(task.device)
         needed = weights_bytes(task.model_config) + activation_bytes(
@@ -251,7 +251,7 @@ class _Bench:
         return None
 
     def _misses_budget(self, variant: StepVariant) -> str | None:
-        """Check a backend's answers; why it gets no number, or None."""
+        """Check a backend's results; returns why it is not timed, or None."""
         judgements = self.gate.judgements(variant.name)
         used = {j.name: j.error / j.budget if j.budget else float(j.error > 0) for j in judgements}
         bad = [judgement for judgement in judgements if not judgement.good]
@@ -263,7 +263,7 @@ class _Bench:
         return f"not as right as its precision allows: {found} ({len(bad)} of {len(used)} checks failed)"
 
     def _ready_step(self, variant: StepVariant) -> Callable[[], object]:
-        """Make one training step a call that waits for the device; warm it up, and measure its memory."""
+        """Make one training step a synchronised call, warm it up, and measure its memory."""
         task = self.task
         trainer = Trainer(
             task.config, replace(task.model_config, attention=variant.name), task.dataset(), task.device
@@ -274,6 +274,6 @@ class _Bench:
 
         for _ in range(WARMUP):
             step()
-        trainer.model.zero_grad(set_to_none=True)  # so that the gradients count as the step's own
+        trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
         variant.peak_bytes = peak_bytes(step, task.device)
         return step

@@ -1,4 +1,4 @@
-"""What the steps learn from: padded names as in training, or one long stream of them cut into rows."""
+"""The data of the steps: padded names as in training, or a stream of names split into rows."""
 
 from dataclasses import dataclass, replace
 
@@ -17,15 +17,15 @@ from flashmore.training.resolve import resolve_device, resolve_model
 
 @dataclass(frozen=True)
 class Task:
-    """One model at one context: everything about a step but the attention."""
+    """One model at one context: everything about a step except the attention."""
 
     config: TrainConfig
-    """Its batch is the one that is used."""
+    """The config, with the batch size in use."""
     model_config: ModelConfig
     data: Sequences
     device: torch.device
     notes: tuple[str, ...] = ()
-    """What is not as the config says, and why."""
+    """Deviations from the config, and why."""
 
     def dataset(self) -> ItemDataset:
         """The data in batches."""
@@ -33,14 +33,14 @@ class Task:
 
 
 def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> Task:
-    """Read the data and cut it for one context.
+    """Read the data and prepare it for one context.
 
     Args:
         config: data, model and training parameters.
-        context: T, for rows cut from all names of the training part in a stream; None means the data's own,
-            one name a row, padded, as in training.
-        shrink_batch: take fewer rows where they are longer, so that a step has about as many positions as
-            with the data's own context and the config's batch.
+        context: T, for rows from a stream of all training names; None means the data's own, with one padded
+            name per row, as in training.
+        shrink_batch: use fewer rows if they are longer, so that a step has about as many positions as with
+            the data's own context and the config's batch.
 
     Raises:
         DataError: see `flashmore.training.corpus.read_corpus`.
@@ -82,12 +82,12 @@ def read_items(config: TrainConfig) -> Corpus:
 
 
 def stream(corpus: Corpus, context: int, device: torch.device) -> Sequences:
-    """All names of the training part, one after the other with EOS between them, cut into rows of T.
+    """All names of the training part, concatenated with EOS between them and split into rows of T.
 
-    Every position is real: what comes after a row's last character is the next row's first.
+    There is no padding: the target of a row's last position is the first id of the next row.
 
     Raises:
-        ConfigError: a context below 1, or not one row of it in the data.
+        ConfigError: a context below 1, or too little data for one row.
     """
     names = corpus.split.train
     length = sum(map(len, names)) + len(names)

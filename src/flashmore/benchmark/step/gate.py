@@ -1,17 +1,17 @@
-"""Before any timing: does a backend train as it should? One that does not gets no number.
+"""Checks before timing: does a backend train correctly? One that does not is not timed.
 
-Three things are held against the same computation with `manual` in float64, by the error budget of
+Three things are compared with the same computation with `manual` in float64, by the error budget of
 `flashmore.measuring.accuracy`, whose plain computation is `manual` in the precision under test:
 
-1. attention alone, output and gradients, at the step's shape, on random numbers. In 16 bits it is the
-   sharpest: inside a fresh model attention is nearly uniform, and a wrong scale hides in the rounding.
-2. the gradients of every parameter in the first step. Autocast keeps them in float32, but they were computed
-   in 16 bits, so these roundings are the budget's.
-3. the losses of the first steps, as one vector. Training amplifies rounding: AdamW turns a gradient of almost
-   nothing into a full step of either sign, so single steps may differ by more than their neighbours. A loss
-   is the mean over N characters, whose roundings in 16 bits average out: its budget is smaller by √N.
+1. attention alone, output and gradients, at the step's shape, on random inputs. In 16 bits this is the most
+   sensitive check: in an untrained model attention is nearly uniform, and rounding hides a wrong scale.
+2. the gradients of every parameter in the first step. Autocast keeps them in float32, but computes them in 16
+   bits, so the budget uses 16-bit roundings.
+3. the losses of the first steps, as one vector. Training amplifies rounding: AdamW turns a tiny gradient into
+   a full step of either sign, so single steps may differ by more than their neighbours. A loss is the mean
+   over N characters, whose 16-bit roundings average out: its budget is smaller by √N.
 
-Dropout is off here: backends draw different random numbers, which says nothing about who is right.
+Dropout is disabled, because backends draw different random numbers.
 """
 
 import math
@@ -31,14 +31,14 @@ from flashmore.training.trainer import Trainer
 
 STEPS = 20
 SCORES = {"cpu": 2**22, "cuda": 2**26, "mps": 2**22}
-"""The largest (B, H, T, T) matrix that is held against float64: beyond, fewer rows, then shorter ones."""
+"""Largest (B, H, T, T) matrix compared with float64; above it, fewer rows, then shorter ones."""
 LOSS_SCALE = 1024.0
-"""float16's gradients underflow without one."""
+"""Without loss scaling, float16 gradients underflow."""
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one backend gave in one precision, on the CPU."""
+    """The results of one backend in one precision, on the CPU."""
 
     gradients: dict[str, Tensor]
     losses: Tensor
@@ -48,7 +48,7 @@ class Gate:
     """Judges backends on one task, against a reference that runs once.
 
     Args:
-        task: model, data and batch; both are cut where float64 would take too long.
+        task: model, data and batch, reduced if float64 would take too long.
     """
 
     def __init__(self, task: Task) -> None:
@@ -70,7 +70,7 @@ class Gate:
 
         Raises:
             BackendUnavailable: the backend cannot run here.
-            ConfigError: training fails in float64, so that there is nothing to hold a backend against.
+            ConfigError: training fails in float64, so there is no reference.
         """
         reference, plain = self._reference, self._plain
         answer = plain if backend == "manual" else self._run(backend)
@@ -131,7 +131,7 @@ class Gate:
 
 
 def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
-    """The gradient of the first batch's loss by every parameter, before clipping, on the CPU."""
+    """Gradients of the first batch's loss for every parameter, before clipping, on the CPU."""
     batch = trainer.batch(0)
     scale = LOSS_SCALE if trainer.config.dtype == "float16" else 1.0
     with trainer.step.precision():
@@ -142,7 +142,7 @@ def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def affordable(task: Task) -> tuple[int, int]:
-    """How many rows of how many positions are worth holding against float64."""
+    """The number of rows and positions to compare with float64."""
     B, T = task.config.batch_size, task.model_config.block_size
     most = SCORES[task.device.type] // task.model_config.n_head
     while B > 1 and most < B * T * T:

@@ -1,7 +1,7 @@
-"""What a training step of the Transformer takes in memory, estimated before anything of its size is made.
+"""Estimates the memory of a Transformer's training step before allocating it.
 
-Counted are the large things: what the forward pass keeps for the backward pass, and the tensors that exist
-beside it at the worst moment. Tests hold the estimate against measured peaks.
+Counts the tensors saved for the backward pass, and the working tensors at the peak. Tests compare the
+estimate with measured peaks.
 """
 
 from flashmore.config import TrainConfig
@@ -10,14 +10,14 @@ from flashmore.rules.call import AttentionCall
 from flashmore.specs import backends, usable
 
 KEPT_CHANNELS = 20
-"""Numbers a position, layer and channel that the forward pass keeps: two normalisations, q, k, v, attention's
-output and its copy, the sums, and 4 + 4 in the feed-forward part."""
+"""Numbers per position, layer and channel saved for backward: two layer norms, q, k, v, attention's output
+and its copy, the sums, and 4 + 4 in the feed-forward."""
 WORKING_CHANNELS = 12
-"""The same once, for the widest operation at work."""
+"""The same for the working tensors of the widest operation, once."""
 WORKING_SCORES = 3
-"""(B, H, T, T) matrices at work beside the kept ones: the gradient by the weights, by the scores, a copy."""
+"""Working (B, H, T, T) matrices besides the saved ones: gradients of the weights and the scores, a copy."""
 TILE_BYTES = 2**20
-"""Scratch memory of a fused kernel for each CPU thread, at most."""
+"""Most scratch memory of a fused kernel per CPU thread."""
 
 
 def weights_bytes(model_config: ModelConfig) -> int:
@@ -39,12 +39,12 @@ def activation_bytes(
     """Estimate the peak bytes of one step beyond the weights, their gradients and the moments.
 
     Args:
-        backend: a name; `sdpa` is taken for a fused kernel where PyTorch can choose one, else for `math`.
+        backend: a name; `sdpa` counts as a fused kernel if PyTorch can choose one, else as `math`.
         model_config: the model's sizes; T is its context.
         config: the batch size, the dtype and the dropout on the weights.
         device: `cpu`, `cuda` or `mps`.
         threads: CPU threads.
-        item: bytes of a number in float32; 8 for the same step in float64.
+        item: bytes per float32 number; 8 for the same step in float64.
     """
     B, H, T, C = config.batch_size, model_config.n_head, model_config.block_size, model_config.n_embd
     positions = B * T

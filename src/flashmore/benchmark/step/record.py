@@ -1,4 +1,4 @@
-"""Steps at one or several contexts into one record."""
+"""Steps at one or several contexts as one record."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,11 +24,11 @@ def bench_steps(
     """Compare training steps at every context, the first one first.
 
     Args:
-        contexts: T, each as in `compare_steps`; none means the data's own.
+        contexts: values of T as in `compare_steps`; none means the data's own.
         config, variants, shrink_batch, blocks, say, after_block: as for `compare_steps`.
 
     Returns:
-        A record of kind `step`. After Ctrl-C it has what was measured so far and is not `complete`.
+        A record of kind `step`. After Ctrl-C it has the results so far and is not `complete`.
 
     Raises:
         DataError, ConfigError: see `compare_steps`.
