@@ -1,7 +1,7 @@
 """flashmore: small character models, as fast as PyTorch's documentation allows.
 
-The public names are those of `__init__.pyi`. They are loaded on first use, so that `import flashmore` does not
-import torch (https://scientific-python.org/specs/spec-0001/).
+The public names are those of `__init__.pyi`. They are loaded on first use, so that `import flashmore` does
+not import torch (https://scientific-python.org/specs/spec-0001/).
 """
 
 import lazy_loader
