@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from flashmore.config import TrainConfig
-from flashmore.training.corpus import example_data, read_corpus
+from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Batch
 from flashmore.training.resolve import resolve, resolve_device
 from makemore_model import import_makemore, their_model, their_name
@@ -28,7 +28,7 @@ def main() -> None:
     config = replace(config, speedups=("exact",))
     corpus = read_corpus(config)
     resolved = resolve(config, corpus, resolve_device(config.device))
-    data = example_data(corpus, config, resolved.model_config, resolved.device)
+    data = corpus.parts(config, resolved.device).train
     trainer = resolved.trainer(data)
     theirs = their_model(import_makemore(script), trainer.model, resolved.model_config)
     # The same names as rows: what makemore is given.
@@ -44,7 +44,7 @@ def main() -> None:
         worst[name] = float((gradient - theirs_too).abs().max() / theirs_too.abs().max())
     tensor = max(worst, key=lambda name: worst[name])
     document = {"worst": worst[tensor], "tensor": tensor, "tensors": len(worst)}
-    print(json.dumps(document | {"speedups": resolved.speedups.names}))
+    print(json.dumps(document | {"speedups": resolved.config.speedups}))
 
 
 def their_gradients(model: Any, batch: Batch) -> dict[str, Tensor]:

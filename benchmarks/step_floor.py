@@ -26,7 +26,7 @@ from flashmore.config import Preset, TrainConfig
 from flashmore.errors import FlashmoreError
 from flashmore.measuring.result import as_text
 from flashmore.models.config import ModelConfig
-from flashmore.training.corpus import example_data, read_corpus
+from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.resolve import Resolved, resolve, resolve_device
 from flashmore.training.trainer import Trainer
@@ -98,7 +98,7 @@ def measure(options: Options) -> dict[str, Any]:
     floor_ms = 1000 * gflop / rate
     return {
         "preset": options.preset,
-        "speedups": resolved.speedups.names,
+        "speedups": resolved.config.speedups,
         "threads": options.threads,
         "tokens": tokens,
         "step_ms": statistics.median(steps),
@@ -117,7 +117,7 @@ def _resolved(options: Options) -> tuple[Resolved, Dataset]:
         config = replace(config, file=options.data, split=options.split)
     corpus = read_corpus(config)
     resolved = resolve(config, corpus, resolve_device("cpu"))
-    return resolved, example_data(corpus, config, resolved.model_config, resolved.device)
+    return resolved, corpus.parts(config, resolved.device).train
 
 
 def _tokens(trainer: Trainer) -> int:

@@ -11,27 +11,21 @@ from pathlib import Path
 
 import torch
 
-from flashmore import FlashmoreError, Run, TrainConfig, resume, train
+from flashmore import FlashmoreError, Observer, Run, TrainConfig, resume, train
 
 CONFIG = TrainConfig(
     n_layer=1, n_embd=32, dropout=0.1, max_steps=40, warmup_steps=5, eval_interval=20, device="cpu"
 )
 
 
-class PressCtrlC:
+class PressCtrlC(Observer):
     """Watches training, and presses Ctrl-C at step 30, between two checkpoints."""
-
-    def started(self, session: object) -> None:
-        """Training begins."""
 
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
         """Some steps are done; the loss is in nats a character."""
         print(f"step {step}: loss {loss:.4f}, {step_ms:.0f} ms a step, {characters_per_s:,.0f} characters/s")
         if step == 30:
             signal.raise_signal(signal.SIGINT)
-
-    def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
-        """The validation part was evaluated."""
 
 
 def main() -> None:

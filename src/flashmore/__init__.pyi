@@ -7,13 +7,14 @@ from .generation.sample import generate
 from .generation.score import score
 from .rules.call import AttentionCall
 from .runs import Run
-from .training.loop import resume, train
+from .training.loop import Observer, resume, train
 from .upgrade.find import find_sites
 
 __all__ = [
     "AttentionCall",
     "FlashmoreError",
     "GenerateOptions",
+    "Observer",
     "Run",
     "TrainConfig",
     "attention",

@@ -93,6 +93,10 @@ class ModelSpec(_Spec):
         """Whether it uses an attention backend."""
         return "attention" in self.options
 
+    def has(self, name: str) -> bool:
+        """Whether the model has this option or capability, such as `n_layer` or `kv_cache`."""
+        return name in self.options or bool(getattr(self, name, False))
+
 
 @dataclass(frozen=True)
 class BackendSpec(_Spec):

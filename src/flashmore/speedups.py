@@ -1,12 +1,12 @@
 """The catalogue: every documented speed-up with its page, devices, exactness and cost.
 
-`--speedups` selects those that only affect speed, each a field of `Speedups`. The others have their own
-option, such as `--attention`, or are always on. `flashmore bench ablation` adds them one at a time;
+`--speedups` selects those that only affect speed. The others have their own option, such as `--attention`, or
+are always on. `flashmore bench ablation` adds them one at a time;
 `flashmore speedups` and docs/speedups.md list the same entries.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flashmore.config import TrainConfig
@@ -18,41 +18,6 @@ NUMERICS: Exactness = "changes the numerics"
 ALGORITHM: Exactness = "changes the algorithm"
 
 DOCS = "https://docs.pytorch.org/docs/stable/"
-
-
-@dataclass(frozen=True)
-class Speedups:
-    """How the steps of a run are computed, besides its options; all False means plain eager steps."""
-
-    fused_adamw: bool = False
-    trim: bool = False
-    pack: bool = False
-    pad_vocab: bool = False
-    compile: bool = False
-    max_autotune: bool = False
-    cuda_graph: bool = False
-    replay: bool = False
-    tf32: bool = False
-
-    @classmethod
-    def of(cls, names: Iterable[str]) -> "Speedups":
-        """The speed-ups with these names.
-
-        Raises:
-            ConfigError: a name that is not in `SWITCHES`.
-        """
-        wanted = tuple(names)
-        for name in wanted:
-            if name not in SWITCHES:
-                entry = CATALOGUE.get(name)
-                found = f"'{name}'" if entry is None else f"'{name}', which is {entry.how(name)}"
-                raise ConfigError("a speed-up that --speedups switches", found, ", ".join(SWITCHES))
-        return cls(**{name.replace("-", "_"): True for name in wanted})
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the enabled ones, in the catalogue's order."""
-        return tuple(name for name in SWITCHES if getattr(self, name.replace("-", "_")))
 
 
 @dataclass(frozen=True)
@@ -84,6 +49,8 @@ class Entry:
     """Speed-ups that it requires."""
     excludes: tuple[str, ...] = ()
     """Speed-ups that it cannot be combined with."""
+    model: str = ""
+    """The option or capability of a `ModelSpec` that it needs."""
     option: Option | None = None
     """Its option, if it has its own."""
     always: bool = False
@@ -132,7 +99,7 @@ CATALOGUE: dict[str, Entry] = {
         "manual attention writes the (T, T) scores to memory and reads them again four times",
         "about two seconds of measuring, once per machine and shape",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
-        option=Option("attention", "auto", "manual"),
+        option=Option("attention", "auto", "manual"), model="attention",
     ),
     "trim": Entry(
         "Rows trimmed to the longest item of the batch",
@@ -150,7 +117,7 @@ CATALOGUE: dict[str, Entry] = {
         "about half of makemore's positions are padding",
         "nothing",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
-        excludes=("trim", "cuda-graph", "replay"),
+        excludes=("trim", "cuda-graph", "replay"), model="packed",
     ),
     "pad-vocab": Entry(
         "The vocabulary padded to a multiple of 64",
@@ -159,6 +126,7 @@ CATALOGUE: dict[str, Entry] = {
         "matmul kernels are slower for odd widths; the added columns do not affect the loss",
         "unused rows of the output layer",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
+        model="padding_multiple",
     ),
     "compile": Entry(
         "Forward, backward and optimizer as one compiled graph",
@@ -220,7 +188,7 @@ CATALOGUE: dict[str, Entry] = {
         "every new character would recompute all earlier ones",
         "2·L·B·T·C numbers in generation; training is unaffected",
         "tests/generation/test_cache.py",
-        always=True,
+        always=True, model="kv_cache",
     ),
     "schedule": Entry(
         "Learning rate warm-up and cosine schedule",
@@ -238,7 +206,7 @@ CATALOGUE: dict[str, Entry] = {
         "AdamW needs more steps for the same loss",
         "five small matrix products per matrix and step",
         "tests/training/test_optimizers.py::test_muon_is_the_one_of_pytorch",
-        option=Option("optimizer", "muon", "adamw"),
+        option=Option("optimizer", "muon", "adamw"), model="muon",
     ),
 }  # fmt: skip
 """By name, in the order in which the ablation adds them."""
@@ -249,16 +217,22 @@ GROUPS = ("auto", "none", "exact", "all")
 """Groups that `--speedups` accepts besides names."""
 
 
+def switches(names: Iterable[str]) -> tuple[str, ...]:
+    """These speed-ups in the catalogue's order.
+
+    Raises:
+        ConfigError: a name that is not in `SWITCHES`.
+    """
+    wanted = set(names)
+    for name in sorted(wanted - set(SWITCHES)):
+        entry = CATALOGUE.get(name)
+        found = f"'{name}'" if entry is None else f"'{name}', which is {entry.how(name)}"
+        raise ConfigError("a speed-up that --speedups switches", found, ", ".join(SWITCHES))
+    return tuple(name for name in SWITCHES if name in wanted)
+
+
 def changed(config: TrainConfig, names: Collection[str]) -> TrainConfig:
     """A copy of a config with exactly these speed-ups of the catalogue enabled."""
     options = [(name, entry.option) for name, entry in CATALOGUE.items() if entry.option is not None]
     values = {option.name: option.on if name in names else option.off for name, option in options}
-    switches = tuple(name for name in SWITCHES if name in names)
-    return replace(config, speedups=switches or ("none",), **values)
-
-
-def _fields_match_entries() -> bool:
-    return {field.name.replace("_", "-") for field in fields(Speedups)} == set(SWITCHES)
-
-
-assert _fields_match_entries(), "a speed-up without an entry, or an entry without a field"
+    return replace(config, speedups=switches(set(names) & set(SWITCHES)) or ("none",), **values)

@@ -18,7 +18,7 @@ import pytest
 from flashmore.cli.main import main
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
-from flashmore.training.loop import Silent, train
+from flashmore.training.loop import Observer, train
 
 NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
 PARTS = re.compile(r"wanted: (.+)\n found: (.+)\n valid: (.+)\n")
@@ -142,7 +142,7 @@ def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def unfinished(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that Ctrl-C stopped before its first evaluation."""
 
-    class PressCtrlC(Silent):
+    class PressCtrlC(Observer):
         def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 

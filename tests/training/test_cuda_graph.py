@@ -11,7 +11,7 @@ import torch
 
 from flashmore.config import TrainConfig
 from flashmore.runs import Run
-from flashmore.training.corpus import example_data, read_corpus
+from flashmore.training.corpus import read_corpus
 from flashmore.training.cuda_graph import CudaGraphStep
 from flashmore.training.flat import FlatStep
 from flashmore.training.loop import resume, train
@@ -43,7 +43,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         config = replace(config, device=device, speedups=names or ("none",), attention="manual", **changes)
         corpus = read_corpus(config)
         resolved = resolve(config, corpus, resolve_device(device))
-        return resolved.trainer(example_data(corpus, config, resolved.model_config, resolved.device))
+        return resolved.trainer(corpus.parts(config, resolved.device).train)
 
     return build
 

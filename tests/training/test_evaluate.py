@@ -13,8 +13,8 @@ from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.specs import models
 from flashmore.training.dataset import ItemDataset
-from flashmore.training.evaluate import evaluate
 from flashmore.training.step import mean_loss
+from flashmore.training.trainer import evaluate
 
 ITEMS = ["ab" * 499 + "a", *("abc"[: 1 + number % 3] for number in range(3000))]
 VOCABULARY = Vocabulary.from_items(ITEMS)

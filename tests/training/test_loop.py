@@ -23,7 +23,7 @@ from flashmore.errors import ConfigError, Interrupted, RunError, TrainingFailed
 from flashmore.runs import Checkpoint, Run
 from flashmore.specs import models
 from flashmore.training import loop
-from flashmore.training.loop import Silent, resume, train
+from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
 
 SMALL = replace(
@@ -39,7 +39,7 @@ SMALL = replace(
 )
 
 
-class PressCtrlC(Silent):
+class PressCtrlC(Observer):
     """Sends this process the signal of Ctrl-C once a step is done."""
 
     def __init__(self, at: int) -> None:
@@ -301,7 +301,7 @@ def test_every_optimizer_goes_on_bit_for_bit(tmp_path: Path, optimizer: str, dty
 
 
 def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None:
-    class TrainTwice(Silent):
+    class TrainTwice(Observer):
         def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
             with pytest.raises(RunError, match="it is being written by process"):
                 resume(tmp_path / "run")
@@ -315,7 +315,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_scheduler_that_ends_a_run_has_it_saved(tmp_path: Path, name: str) -> None:
-    class Send(Silent):
+    class Send(Observer):
         def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
             if step == 5:
                 os.kill(os.getpid(), getattr(signal, name))
@@ -332,7 +332,7 @@ def test_work_is_saved_by_time_as_well(tmp_path: Path, monkeypatch: pytest.Monke
     config = replace(SMALL, eval_interval=12, log_interval=12)
     seen = []
 
-    class Look(Silent):
+    class Look(Observer):
         def started(self, session: Session) -> None:
             save = session.run.save_checkpoint
 
@@ -373,11 +373,11 @@ def test_the_result_stands_in_the_run(tmp_path: Path) -> None:
 
 
 def test_the_session_settles_auto_before_training(tmp_path: Path) -> None:
-    class Ask(Silent):
+    class Ask(Observer):
         def started(self, session: Session) -> None:
-            assert session.choice is not None
-            assert session.choice.backend == session.run.model.attention != "auto"
-            assert session.choice.why
+            assert session.resolved.choice is not None
+            assert session.resolved.choice.backend == session.run.model.attention != "auto"
+            assert session.resolved.choice.why
 
     assert train(SMALL, tmp_path / "run", Ask()).attention != "auto"
 

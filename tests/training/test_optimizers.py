@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
-from flashmore.training.muon import MatrixGroups, muon_matrices, newton_schulz
-from flashmore.training.optimizers import MUON_MOMENTUM, learning_rate_share, optimizers_of
+from flashmore.training.optimizers import (
+    MUON_MOMENTUM,
+    MatrixGroups,
+    learning_rate_share,
+    muon_matrices,
+    newton_schulz,
+    optimizers_of,
+)
 
 CONFIG = ModelConfig("transformer", vocab_size=27, block_size=16, n_layer=2, n_head=2, n_embd=16)
 

@@ -10,8 +10,9 @@ import torch
 from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
 from flashmore.runs import Run, locked
+from flashmore.training.corpus import read_corpus
 from flashmore.training.loop import resume, train
-from flashmore.training.resolve import what_works_here
+from flashmore.training.resolve import Resolved, resolve_speed
 from flashmore.training.session import resumed
 
 SMALL = replace(
@@ -34,24 +35,29 @@ def test_a_compiled_run_goes_on_without_a_compiler(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with resumed(compiled, 8) as session:
-        assert any("left out compile" in note for note in session.notes)
+        assert any("compile, which this run used, is left out" in note for note in session.resolved.notes)
     result = resume(compiled, 8)
     whole = train(replace(SMALL, max_steps=8, speedups=("fused-adamw", "pack")), tmp_path / "whole")
     assert result.steps == 8
     assert result.test_loss == pytest.approx(whole.test_loss, rel=0.05)
 
 
+def here(config: TrainConfig, model_config: ModelConfig) -> Resolved:
+    data = read_corpus(config).parts(config, CPU).train
+    return resolve_speed(config, model_config, CPU, data, replaceable=True)
+
+
 def test_what_a_gpu_had_is_left_out_on_a_cpu_with_the_reasons() -> None:
     names = ("fused-adamw", "pad-vocab", "cuda-graph", "replay", "tf32")
-    config = replace(SMALL, speedups=names)
+    config = replace(SMALL, speedups=names, attention="cudnn")
     model_config = ModelConfig("transformer", 27, 16, n_layer=1, n_head=2, n_embd=16, attention="cudnn")
-    here, notes = what_works_here(config, model_config, CPU)
-    assert here.speedups == ("fused-adamw",)
-    assert here.attention == "auto"
-    told = "\n".join(notes)
-    for name in ("pad-vocab", "cuda-graph", "replay", "tf32", "cudnn"):
-        assert f"{name}" in told
-    assert what_works_here(here, replace(model_config, attention="manual"), CPU)[1] == ()
+    resolved = here(config, model_config)
+    assert resolved.config.speedups == ("fused-adamw",)
+    assert resolved.model_config.attention != "cudnn"
+    for name in ("pad-vocab", "cuda-graph", "replay", "tf32", "cudnn attention"):
+        assert any(note.startswith(f"{name}, which this run used, is left out: ") for note in resolved.notes)
+    again = here(replace(resolved.config, attention="manual"), model_config)
+    assert again.notes == ("speed-ups: fused-adamw",)
 
 
 def test_random_numbers_of_a_gpu_are_no_reason_to_refuse(tmp_path: Path) -> None:

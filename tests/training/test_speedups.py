@@ -20,11 +20,11 @@ from flashmore.errors import Interrupted
 from flashmore.models.dropout import Dropout
 from flashmore.runs import Run
 from flashmore.speedups import CATALOGUE, EXACT, NUMERICS, changed
-from flashmore.training.corpus import example_data, read_corpus
+from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Batch
 from flashmore.training.decide import why_not
 from flashmore.training.flat import FlatStep
-from flashmore.training.loop import Silent, resume, train
+from flashmore.training.loop import Observer, resume, train
 from flashmore.training.resolve import resolve_model, resolve_speed
 from flashmore.training.trainer import Trainer
 
@@ -54,7 +54,7 @@ def make(config: TrainConfig) -> Make:
     def build(*names: str, double: bool = False, **changes: Any) -> Trainer:
         asked = replace(changed(config, names), **changes)
         model_config = resolve_model(asked, corpus)
-        data = example_data(corpus, asked, model_config, CPU)
+        data = corpus.parts(asked, CPU).train
         was = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64 if double else torch.float32)
         try:
@@ -238,7 +238,7 @@ COMPILED = ("pack", "compile")
 # Resuming.
 
 
-class Stop(Silent):
+class Stop(Observer):
     """Ends the run after some steps, as Ctrl-C does."""
 
     def __init__(self, at: int) -> None:

@@ -24,7 +24,7 @@ from flashmore.models.registry import build, count_parameters
 from flashmore.runs import Run, Settings
 from flashmore.specs import Model, models
 from flashmore.training.corpus import read_corpus
-from flashmore.training.loop import Silent, resume, train
+from flashmore.training.loop import Observer, resume, train
 from flashmore.training.resolve import resolve_model
 from flashmore.training.session import begun
 
@@ -56,7 +56,7 @@ def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-class PressCtrlC(Silent):
+class PressCtrlC(Observer):
     """Stops a run at its first line of the log from a step on."""
 
     def __init__(self, step: int) -> None:

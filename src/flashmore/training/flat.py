@@ -23,8 +23,15 @@ from torch.optim.adamw import adamw
 from flashmore.config import TrainConfig
 from flashmore.runs import LossScale
 from flashmore.training.dataset import Batch
-from flashmore.training.muon import MatrixGroups, muon_matrices
-from flashmore.training.optimizers import ADAMW_MOMENTS, EPS, MUON_MOMENTS, MUON_MOMENTUM, is_decayed
+from flashmore.training.optimizers import (
+    ADAMW_MOMENTS,
+    EPS,
+    MUON_MOMENTS,
+    MUON_MOMENTUM,
+    MatrixGroups,
+    is_decayed,
+    muon_matrices,
+)
 from flashmore.training.step import Rates, mean_loss, precision_of
 
 

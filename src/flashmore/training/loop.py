@@ -1,14 +1,10 @@
 """The training loop: steps, evaluation, checkpoints, and a result at the end."""
 
 import math
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
@@ -18,17 +14,17 @@ from flashmore.training.events import EventWriter
 from flashmore.training.memory import out_of_memory
 from flashmore.training.result import TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
+from flashmore.training.signals import stop_signals
 
 RECENT = 20
 """Number of log intervals over which the progress line shows the median."""
 SAVE_SECONDS = 60.0
 """Most training time lost when a process is killed: a checkpoint is saved before the step that would exceed
 it."""
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
-class Observer(Protocol):
-    """Receives training events; `flashmore.training.progress` displays them."""
+class Observer:
+    """Receives training events, and ignores them; `flashmore.training.progress` displays them."""
 
     def started(self, session: Session) -> None:
         """The run is set up and starts at step `session.trainer.done`."""
@@ -38,19 +34,6 @@ class Observer(Protocol):
 
     def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
         """The validation part was evaluated after `step` updates; `val_loss` is None where there is none."""
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def started(self, session: Session) -> None:
-        """Nothing."""
-
-    def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
-        """Nothing."""
-
-    def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
-        """Nothing."""
 
 
 def train(
@@ -71,7 +54,7 @@ def train(
         StorageError: a file could not be written; the previous checkpoint is kept.
     """
     with begun(config or TrainConfig(), None if out is None else Path(out)) as session:
-        return _run_to_the_end(session, observer or Silent())
+        return _run_to_the_end(session, observer or Observer())
 
 
 def resume(path: Path | str, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
@@ -90,7 +73,7 @@ def resume(path: Path | str, steps: int | None = None, observer: Observer | None
     if steps is not None and type(steps) is not int:
         raise ConfigError("steps, a whole number", repr(steps), "None, or an int")
     with resumed(Path(path), steps) as session:
-        return _run_to_the_end(session, observer or Silent())
+        return _run_to_the_end(session, observer or Observer())
 
 
 def _run_to_the_end(session: Session, observer: Observer) -> TrainResult:
@@ -106,11 +89,11 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     """Run the remaining steps; returns ms per step for each log interval."""
     config, run, trainer = session.config, session.run, session.trainer
     characters = trainer.data.tokens_a_batch
-    validation = session.parts.part("validation")
+    validation = session.parts.validation
     stretches_ms: list[float] = []
     if session.best_step == trainer.done:  # the process may have died between saving `last` and `best`
         session.save()
-    with _stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
+    with stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
         while trainer.done < config.max_steps and not stopped_by():
             loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
@@ -205,15 +188,15 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     return TrainResult(
         run=str(run.path),
         model=run.model.model,
-        attention=None if session.choice is None else session.choice.backend,
+        attention=None if session.resolved.choice is None else session.resolved.choice.backend,
         parameters=count_parameters(model),
         steps=session.trainer.done,
         train_seconds=session.train_seconds,
         step_ms=_step_ms(session, stretches_ms),
-        val_loss=loss_of(session.parts.part("validation")),
-        test_loss=loss_of(session.parts.part("test")),
+        val_loss=loss_of(session.parts.validation),
+        test_loss=loss_of(session.parts.test),
         leak_share=run.split.leak_share,
-        test_loss_unleaked=loss_of(session.parts.test_without_train()),
+        test_loss_unleaked=loss_of(session.parts.unleaked),
     )
 
 
@@ -223,33 +206,3 @@ def _step_ms(session: Session, stretches_ms: list[float]) -> float:
         return statistics.median(stretches_ms)
     earlier = result_of(session.run)
     return earlier.step_ms if earlier else 1000 * session.train_seconds / session.trainer.done
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], str | None]]:
-    """Catch the first stop signal; the yielded function, polled between steps, returns its name or None.
-
-    A second Ctrl-C has its usual effect; the others are ignored until the run is saved. Schedulers that
-    preempt a job send SIGTERM or SIGUSR1, a closing terminal SIGHUP.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    received: list[str] = []
-    numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
-    # Ignored signals stay ignored: nohup ignores SIGHUP.
-    before = {number: signal.getsignal(number) for number in numbers}
-    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
-
-    def receive(number: int, _: object) -> None:
-        received.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
-        again = before[signal.Signals(number)] if number == signal.SIGINT else signal.SIG_IGN
-        signal.signal(number, again)
-
-    for number in handled:
-        signal.signal(number, receive)
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number in handled:
-            signal.signal(number, before[number])

@@ -6,6 +6,7 @@ from typing import Self
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flashmore.terminal import Terminal
+from flashmore.training.loop import Observer
 from flashmore.training.session import Session
 
 COLUMNS = (
@@ -17,7 +18,7 @@ COLUMNS = (
 )
 
 
-class ProgressLine:
+class ProgressLine(Observer):
     """A context manager and observer that shows step, loss, ms per step, characters/s and time left.
 
     On a terminal the line is updated in place; elsewhere (a log file, a pipe) each evaluation prints a line.
@@ -30,15 +31,12 @@ class ProgressLine:
 
     def started(self, session: Session) -> None:
         """Print what is trained, and which attention backend runs and why."""
-        run = session.run
-        self.console.print(
-            f"{run.model.model} on {session.parts.describe()}; {session.trainer.device}; into {run.path}",
-            soft_wrap=True,
-        )
-        if session.choice is not None:
-            self.console.print(f"attention: {session.choice.backend} ({session.choice.why})", soft_wrap=True)
-        for note in session.notes:
-            self.console.print(note, soft_wrap=True)
+        run, resolved = session.run, session.resolved
+        lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; into {run.path}"]
+        if resolved.choice is not None:
+            lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
+        for line in (*lines, *resolved.notes):
+            self.console.print(line, soft_wrap=True)
         self.task = self.progress.add_task(
             run.model.model, total=session.config.max_steps, completed=session.trainer.done, figures=""
         )

@@ -2,19 +2,18 @@
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from flashmore.backends.choose import Choice, Problem, choose
-from flashmore.config import TrainConfig
+from flashmore.config import ModelOptions, TrainConfig
 from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
 from flashmore.models.config import ModelConfig
 from flashmore.specs import model_spec
-from flashmore.speedups import CATALOGUE, Speedups
-from flashmore.training.corpus import Corpus, example_data
+from flashmore.training.corpus import Corpus
 from flashmore.training.dataset import Dataset
-from flashmore.training.decide import decide, why_not
+from flashmore.training.decide import decide
 from flashmore.training.memory import out_of_memory, require_memory
 from flashmore.training.trainer import Trainer
 
@@ -31,11 +30,10 @@ class Resolved:
     """A fully resolved config, from which a trainer is built."""
 
     config: TrainConfig
-    """`speedups` holds the names of the enabled ones."""
+    """`speedups` holds the names of the enabled ones, or `none`."""
     model_config: ModelConfig
     """`attention` names a backend that runs here."""
     device: torch.device
-    speedups: Speedups
     choice: Choice | None
     """Why this attention backend; None for a model without attention."""
     notes: tuple[str, ...]
@@ -43,7 +41,7 @@ class Resolved:
 
     def trainer(self, data: Dataset) -> Trainer:
         """Build the trainer."""
-        return Trainer(self.config, self.model_config, data, self.device, self.speedups)
+        return Trainer(self.config, self.model_config, data, self.device, self.config.speedups)
 
 
 def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolved:
@@ -52,8 +50,7 @@ def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolv
     Raises:
         ConfigError, BackendUnavailable, TrainingFailed: see `resolve_speed`.
     """
-    model_config = resolve_model(config, corpus)
-    return resolve_speed(config, model_config, device, example_data(corpus, config, model_config, device))
+    return resolve_speed(config, resolve_model(config, corpus), device, corpus.parts(config, device).train)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -95,20 +92,9 @@ def resolve_model(config: TrainConfig, corpus: Corpus) -> ModelConfig:
 
 def model_config_of(config: TrainConfig, vocab_size: int, block_size: int) -> ModelConfig:
     """The model's options with a vocabulary and a context; `attention` is not resolved yet."""
-    return ModelConfig(
-        model=config.model,
-        vocab_size=vocab_size,
-        block_size=block_size,
-        n_layer=config.n_layer,
-        n_head=config.n_head,
-        n_embd=config.n_embd,
-        dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
-        activation=config.activation,
-        bias=config.bias,
-        tie_weights=config.tie_weights,
-        init=config.init,
-    )
+    names = {field.name for field in fields(ModelOptions)} - {"attention"}
+    options = {name: getattr(config, name) for name in names}
+    return ModelConfig(vocab_size=vocab_size, block_size=block_size, **options)
 
 
 def resolve_attention(
@@ -131,12 +117,18 @@ def resolve_attention(
 
 
 def resolve_speed(
-    config: TrainConfig, model_config: ModelConfig, device: torch.device, data: Dataset
+    config: TrainConfig,
+    model_config: ModelConfig,
+    device: torch.device,
+    data: Dataset,
+    *,
+    replaceable: bool = False,
 ) -> Resolved:
     """Decide the speed-ups and the attention backend of a model.
 
     Args:
         data: data for timing a few steps, if a decision needs that.
+        replaceable: leave out what cannot work here instead of refusing it: the run was made elsewhere.
 
     Raises:
         ConfigError: a speed-up requested by name cannot work here.
@@ -146,15 +138,24 @@ def resolve_speed(
     if config.threads_here:  # before anything is measured
         torch.set_num_threads(config.threads_here)
 
-    def resolved(speedups: Speedups, notes: tuple[str, ...] = ()) -> Resolved:
-        choice = resolve_attention(config.attention, config, model_config, device, compiled=speedups.compile)
-        chosen = model_config if choice is None else replace(model_config, attention=choice.backend)
-        if speedups.pad_vocab:
-            chosen = replace(chosen, padding_multiple=PADDING_MULTIPLE)
-        named = replace(config, speedups=speedups.names or ("none",))
-        return Resolved(named, chosen, device, speedups, choice, notes)
+    def resolved(speedups: tuple[str, ...], notes: tuple[str, ...] = ()) -> Resolved:
+        def chosen(name: str) -> Choice | None:
+            return resolve_attention(name, config, model_config, device, compiled="compile" in speedups)
 
-    def step_ms(speedups: Speedups) -> float:
+        try:
+            choice = chosen(config.attention)
+        except BackendUnavailable as error:
+            if not replaceable:
+                raise
+            notes += (f"{config.attention} attention, which this run used, is left out: {error.found}",)
+            choice = chosen("auto")
+        model = model_config if choice is None else replace(model_config, attention=choice.backend)
+        if "pad-vocab" in speedups:
+            model = replace(model, padding_multiple=PADDING_MULTIPLE)
+        named = replace(config, speedups=speedups or ("none",))
+        return Resolved(named, model, device, choice, notes)
+
+    def step_ms(speedups: tuple[str, ...]) -> float:
         trainer = resolved(speedups).trainer(data)
         require_memory(trainer)
         try:
@@ -164,40 +165,7 @@ def resolve_speed(
                 raise
             raise out_of_memory(trainer, error) from None
 
-    return resolved(*decide(config, model_config, device, step_ms))
-
-
-def what_works_here(
-    config: TrainConfig, model_config: ModelConfig, device: torch.device
-) -> tuple[TrainConfig, tuple[str, ...]]:
-    """The config for resuming a run on another machine, without speed-ups and attention unsupported here.
-
-    Args:
-        config: the run's fully resolved config.
-        model_config: the run's model config.
-        device: the device to resume on.
-
-    Returns:
-        The config to resume with, and notes on what was left out.
-    """
-    names, notes = config.speedups, []
-    for name in Speedups.of(name for name in names if name != "none").names:
-        missing = [other for other in CATALOGUE[name].needs if other not in names]
-        why = f"it is a part of {missing[0]}" if missing else why_not(name, config, model_config, device)
-        if why is not None:
-            names = tuple(other for other in names if other != name)
-            notes.append(f"left out {name}, which this run had: {why}")
-    config = replace(config, speedups=names or ("none",))
-    if model_spec(model_config.model).attends:
-        config = replace(config, attention=model_config.attention)
-        try:
-            resolve_attention(config.attention, config, model_config, device, compiled="compile" in names)
-        except BackendUnavailable as error:
-            notes.append(
-                f"{model_config.attention} attention, which this run had, is left out: {error.found}"
-            )
-            config = replace(config, attention="auto")
-    return config, tuple(notes)
+    return resolved(*decide(config, model_config, device, step_ms, replaceable=replaceable))
 
 
 def _step_ms(trainer: Trainer) -> float:

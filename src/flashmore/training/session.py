@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from flashmore.backends.choose import Choice
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, RunError, TrainingFailed
 from flashmore.files import INTACT
@@ -19,17 +18,10 @@ from flashmore.runs.folder import remove_unfinished
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
-from flashmore.training.corpus import Parts, open_parts, read_corpus, training_part
+from flashmore.specs import model_spec
+from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.memory import require_memory
-from flashmore.training.resolve import (
-    Resolved,
-    model_config_of,
-    resolve,
-    resolve_device,
-    resolve_model,
-    resolve_speed,
-    what_works_here,
-)
+from flashmore.training.resolve import Resolved, model_config_of, resolve_device, resolve_model, resolve_speed
 from flashmore.training.trainer import CUDA_GENERATOR, Trainer
 
 
@@ -38,13 +30,10 @@ class Session:
     """One training run: its state in memory and its folder."""
 
     run: Run
+    resolved: Resolved
     parts: Parts
     """The data; the trainer has the training part."""
     trainer: Trainer
-    choice: Choice | None
-    """Why this attention backend; None for a model without attention."""
-    notes: tuple[str, ...]
-    """Which speed-ups are used, and why."""
     metrics: MetricsLog
     best_loss: float | None = None
     """Lowest validation loss so far, in nats per character."""
@@ -63,7 +52,7 @@ class Session:
     @property
     def config(self) -> TrainConfig:
         """The resolved config."""
-        return self.trainer.config
+        return self.resolved.config
 
     def save(self) -> None:
         """Save the checkpoint `last`, from which `resumed` continues bit for bit; also as `best` if it is.
@@ -132,19 +121,21 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
             yield session
         return
     device = resolve_device(config.device)
-    resolved = resolve(config, corpus, device)
+    parts = corpus.parts(config, device)
+    resolved = resolve_speed(config, asked.model, device, parts.train)
     with ExitStack() as lock:
         folder = _lock_new(lock, config.model, out)
         made_from = replace(asked, config=resolved.config.to_json(), model=resolved.model_config)
         with Run.create(folder, made_from) as run:
-            parts = open_parts(run, config, device)
-            trainer = resolved.trainer(training_part(parts))
+            if corpus.text is not None:
+                parts = open_parts(run, config, device)
+            trainer = resolved.trainer(parts.train)
             require_memory(trainer)
             weights = dict(trainer.model.state_dict())
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(weights, trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
-            yield Session(run, parts, trainer, resolved.choice, resolved.notes, metrics)
+            yield Session(run, resolved, parts, trainer, metrics)
 
 
 @contextmanager
@@ -167,17 +158,8 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
             raise ConfigError("--max-steps to go on to", found, f"{state.step} or more")
         resolved, parts, trainer = _restored(run, state.max_steps if steps is None else steps)
         with run.log_metrics(state) as metrics:
-            yield Session(
-                run,
-                parts,
-                trainer,
-                resolved.choice,
-                resolved.notes,
-                metrics,
-                state.best_loss,
-                state.best_step,
-                state.train_seconds,
-            )
+            best = (state.best_loss, state.best_step)
+            yield Session(run, resolved, parts, trainer, metrics, *best, state.train_seconds)
 
 
 def config_of(run: Run) -> TrainConfig:
@@ -255,12 +237,12 @@ def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
     chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
     if chosen != run.model or (config.mode == "text") != (run.text is not None):
         raise RunError(f"the config of the run {run.path}", "other sizes than its model has", INTACT)
-    config, left_out = what_works_here(config, run.model, device)
+    if model_spec(run.model.model).attends:
+        config = replace(config, attention=run.model.attention)
     parts = open_parts(run, config, device)
-    data = training_part(parts)
-    resolved = resolve_speed(config, run.model, device, data)
-    resolved = replace(resolved, notes=(*notes, *left_out, *resolved.notes))
-    trainer = resolved.trainer(data)
+    resolved = resolve_speed(config, run.model, device, parts.train, replaceable=True)
+    resolved = replace(resolved, notes=(*notes, *resolved.notes))
+    trainer = resolved.trainer(parts.train)
     require_memory(trainer, advise=False)
     wanted = dict(layout_of(trainer.optimizer_state()))
     wanted.pop(CUDA_GENERATOR, None)

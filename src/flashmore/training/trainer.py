@@ -1,25 +1,27 @@
 """A model with its optimizer and its data."""
 
 import struct
+from collections.abc import Collection
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from flashmore.config import TrainConfig
+from flashmore.data.batches import IGNORE
 from flashmore.errors import ConfigError
 from flashmore.files import INTACT
+from flashmore.memory import largest_batch
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.runs import Checkpoint
-from flashmore.speedups import Speedups
 from flashmore.training.cuda_graph import CudaGraphStep
 from flashmore.training.dataset import Batch, Dataset, Form
-from flashmore.training.evaluate import evaluate
 from flashmore.training.flat import FlatStep
 from flashmore.training.optimizers import learning_rate_share
-from flashmore.training.step import EagerStep, Step
+from flashmore.training.step import EagerStep, Precision, Step, mean_loss
 
-USUAL = Speedups(fused_adamw=True)
+USUAL = ("fused-adamw",)
 """Speed-ups for comparisons of attention backends alone: padded rows."""
 CUDA_GENERATOR = "rng.cuda"
 """Name of the CUDA generator state, which a run saved on a CPU does not have."""
@@ -35,7 +37,7 @@ class Trainer:
         model_config: the model's sizes; `attention` names a backend that runs on `device`.
         data: the training data, on `device`.
         device: the training device.
-        speedups: how the steps are computed.
+        speedups: names of speed-ups that work here.
     """
 
     def __init__(
@@ -44,12 +46,12 @@ class Trainer:
         model_config: ModelConfig,
         data: Dataset,
         device: torch.device,
-        speedups: Speedups = USUAL,
+        speedups: Collection[str] = USUAL,
     ) -> None:
         if config.threads_here:
             torch.set_num_threads(config.threads_here)
         # One switch for the process: without this a run would inherit that of the run before.
-        torch.set_float32_matmul_precision("high" if speedups.tf32 else "highest")
+        torch.set_float32_matmul_precision("high" if "tf32" in speedups else "highest")
         torch.manual_seed(config.seed)  # dropout; the initial weights have their own generator
         self.config = config
         self.model_config = model_config
@@ -58,7 +60,7 @@ class Trainer:
         self.model.train()
         self.step = _step_of(self.model, config, device, speedups)
         self.data = data
-        self.form: Form = "packed" if speedups.pack else "trimmed" if speedups.trim else "padded"
+        self.form: Form = "packed" if "pack" in speedups else "trimmed" if "trim" in speedups else "padded"
         self.done = 0
         """Updates made so far."""
 
@@ -126,12 +128,34 @@ def _require_generator_state(state: Tensor) -> None:
         raise ValueError(f"{left} words left at word {position}")
 
 
-def _step_of(model: nn.Module, config: TrainConfig, device: torch.device, speedups: Speedups) -> Step:
+def _step_of(model: nn.Module, config: TrainConfig, device: torch.device, speedups: Collection[str]) -> Step:
     """The step for this model with these speed-ups."""
-    if not speedups.compile and not speedups.cuda_graph:
-        return EagerStep(model, config, device, fused=speedups.fused_adamw)
-    mode = "max-autotune-no-cudagraphs" if speedups.max_autotune else "default"
-    step = FlatStep(model, config, device, mode if speedups.compile else None)
-    if not speedups.cuda_graph:
+    if not {"compile", "cuda-graph"}.intersection(speedups):
+        return EagerStep(model, config, device, fused="fused-adamw" in speedups)
+    mode = "max-autotune-no-cudagraphs" if "max-autotune" in speedups else "default"
+    step = FlatStep(model, config, device, mode if "compile" in speedups else None)
+    if "cuda-graph" not in speedups:
         return step
-    return CudaGraphStep(step, REPLAYED if speedups.replay else 1)
+    return CudaGraphStep(step, REPLAYED if "replay" in speedups else 1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Dataset, precision: Precision) -> float:
+    """Mean loss in nats per character over all of `data`, in evaluation mode, within the free memory.
+
+    The sum over characters divided by their number: a mean of batch means would overweight short batches.
+    """
+    config = model.config
+    assert isinstance(config, ModelConfig)
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64)
+    characters = 0
+    for batch in data.evaluation(partial(largest_batch, config)):
+        real = int((batch.targets != IGNORE).sum())
+        with precision():
+            loss = mean_loss(model(batch.ids), batch.targets)
+        total += loss.cpu().double() * real  # not every device has float64
+        characters += real
+    model.train(was_training)
+    return (total / characters).item()
