@@ -125,8 +125,8 @@ def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path) -> 
 
 
 def test_steps_may_grow_and_never_shrink(tmp_path: Path) -> None:
-    train(replace(SMALL, lr_schedule="constant"), tmp_path / "whole")
-    train(replace(SMALL, lr_schedule="constant", max_steps=8), tmp_path / "short")
+    train(replace(SMALL, lr_schedule="constant", warmup_steps=1), tmp_path / "whole")
+    train(replace(SMALL, lr_schedule="constant", warmup_steps=1, max_steps=8), tmp_path / "short")
     with pytest.raises(ConfigError, match="8 steps are done"):
         resume(tmp_path / "short", steps=7)
     resume(tmp_path / "short", steps=12)
