@@ -15,8 +15,7 @@ from torch import Tensor
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import LOADED, load_backend
 from flashmore.benchmark.attention.bench import bench_attention
-from flashmore.benchmark.attention.budget import TimeBudget
-from flashmore.benchmark.attention.flops import check_bytes, inputs_bytes, peak_estimate
+from flashmore.benchmark.attention.flops import TimeBudget, check_bytes, inputs_bytes, peak_estimate
 from flashmore.benchmark.attention.passes import Inputs
 from flashmore.benchmark.attention.plan import AttentionPlan, Shape
 from flashmore.measuring.environment import memory_bytes

@@ -35,6 +35,11 @@ class Judgement:
     budget: float
 
     @property
+    def budget_used(self) -> float:
+        """The error as a share of the budget; above 1 if it is exceeded."""
+        return self.error / self.budget if self.budget else float(self.error > 0)
+
+    @property
     def good(self) -> bool:
         """Whether the error is finite and within the budget."""
         return self.error < float("inf") and self.error <= self.budget

@@ -6,22 +6,22 @@ measured; then all variants are timed in alternating blocks.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from flashmore.benchmark.ablation.gate import AblationGate
 from flashmore.benchmark.ablation.loader import LoadedDataset
-from flashmore.benchmark.ablation.sets import START, LeftOut, added, in_order, without
-from flashmore.benchmark.ablation.variant import Variant, compare
-from flashmore.benchmark.step.bench import INTERRUPTED, WARMUP
-from flashmore.benchmark.step.data import read_items
+from flashmore.benchmark.ablation.variants import SpeedupVariant, added, compare, in_order, without
+from flashmore.benchmark.step.gate import STEPS
+from flashmore.benchmark.step.task import read_items
+from flashmore.benchmark.variant import torch_says
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
-from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.measuring.memory import peak_bytes
-from flashmore.measuring.statistics import spread
-from flashmore.measuring.timing import time_in_turn
+from flashmore.errors import BackendUnavailable, ConfigError, UsageError
+from flashmore.measuring.measure import time_in_turn
+from flashmore.measuring.result import make_record
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.speedups import CATALOGUE, changed
 from flashmore.training.dataset import ItemDataset
@@ -41,27 +41,6 @@ ON_A_GPU = 16
 steps can show their gain."""
 
 
-@dataclass(frozen=True)
-class Ablation:
-    """All variants, the first one without any speed-up."""
-
-    device: torch.device
-    config: TrainConfig
-    block_size: int
-    """Context length T."""
-    seconds: float
-    """Approximate time limit."""
-    characters: float
-    """Mean number of real characters per step."""
-    variants: tuple[Variant, ...]
-    left_out_alone: tuple[Variant, ...]
-    left_out: tuple[LeftOut, ...]
-    """Speed-ups without a variant."""
-    notes: tuple[str, ...]
-    warnings: tuple[MeasurementWarning, ...]
-    complete: bool
-
-
 def ablate(
     config: TrainConfig,
     *,
@@ -70,7 +49,7 @@ def ablate(
     seconds: float = SECONDS,
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
-) -> Ablation:
+) -> dict[str, Any]:
     """Add the speed-ups one at a time, in the catalogue's order, and time all variants in alternating blocks.
 
     Args:
@@ -83,12 +62,13 @@ def ablate(
         after_block: called with the number of completed rounds.
 
     Returns:
-        Every variant with its numbers or the reason why it has none. After Ctrl-C, the completed rounds, and
-        not `complete`.
+        A record of kind `ablation`: every variant, the first one without any speed-up, with its numbers or
+        the reason why it has none. After Ctrl-C it has the completed rounds and is not `complete`.
 
     Raises:
         DataError, ConfigError: see `flashmore.training.corpus.read_corpus`; a speed-up named in the config
             that cannot work here.
+        UsageError: no variant could be timed.
     """
     if blocks < 1:
         raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
@@ -101,7 +81,7 @@ def ablate(
         bench.complete = False
     finally:
         torch.set_float32_matmul_precision(precision)
-    return bench.result()
+    return bench.record()
 
 
 class _Bench:
@@ -114,96 +94,95 @@ class _Bench:
         self.config, self.blocks, self.seconds, self.say = config, blocks, seconds, say
         self.device = resolve_device(config.device)
         corpus = read_items(config)
-        self.model_config = resolve_model(self._base(), corpus)
+        self.plain = changed(config, ())
+        """The config without speed-ups, to which a variant's are added."""
+        self.model_config = resolve_model(self.plain, corpus)
         self.data = ItemDataset(
             encode_items(corpus.split.train, corpus.vocabulary, corpus.block_size, self.device),
             config.batch_size,
             config.seed,
         )
         self.names, self.left_out = added(
-            config.speedups, lambda name: why_not(name, self._base(), self.model_config, self.device)
+            config.speedups, lambda name: why_not(name, self.plain, self.model_config, self.device)
         )
-        self.variants: list[Variant] = []
-        self.alone: list[Variant] = []
+        self.variants: list[SpeedupVariant] = []
+        self.alone: list[SpeedupVariant] = []
         self.steps: dict[str, Callable[[], object]] = {}
+        self.samples: dict[str, list[list[float]]] = {}
         self.per_sample = ON_A_GPU if self.device.type == "cuda" else 1
-        self.gate = AblationGate(self._base(), self._trainer, self.device)
+        self.gate = AblationGate(self.plain, self._trainer, self.device)
         self.compiling = COMPILING
         self.preparing = 0.0
         self.notes: list[str] = []
-        self.warnings: tuple[MeasurementWarning, ...] = ()
+        self.warnings: list[MeasurementWarning] = []
         self.complete = True
 
     def prepare(self, *, leave_one_out: bool) -> None:
         """Build and check every variant, and measure its memory."""
         self.say("training the plain loop in float64")
         self.gate.prepare()  # first, so that one-time loading does not count for the first variant
-        self.variants.append(Variant(START, ()))
-        self._ready(self.variants[0])
+        self._ready(SpeedupVariant("none"), self.variants)
         now: tuple[str, ...] = ()
         for name in self.names:
             missing = [other for other in CATALOGUE[name].needs if other not in now]
             if missing:
-                self.left_out.append(LeftOut(name, f"it is a part of {', '.join(missing)}"))
+                self.left_out.append({"name": name, "why": f"it is a part of {', '.join(missing)}"})
                 continue
             dropped = [other for other in now if other in CATALOGUE[name].excludes]
-            variant = Variant(name, in_order((set(now) - set(dropped)) | {name}))
-            if self._would_not_fit(variant):
-                continue
-            self.variants.append(variant)
-            self._ready(variant)
-            if variant.ok:
+            variant = SpeedupVariant(name, speedups=in_order((set(now) - set(dropped)) | {name}))
+            if self._fits(variant) and self._ready(variant, self.variants):
                 now = variant.speedups
                 if dropped:
                     self.notes.append(f"{name} stands in place of {', '.join(dropped)}")
         for name in now if leave_one_out else ():
-            variant = Variant(f"without {name}", without(name, now))
-            if not self._would_not_fit(variant):
-                self.alone.append(variant)
-                self._ready(variant)
+            variant = SpeedupVariant(f"without {name}", speedups=without(name, now))
+            if self._fits(variant):
+                self._ready(variant, self.alone)
 
     def time(self, after_block: Callable[[int], None]) -> None:
         """Time the remaining variants in alternating blocks."""
         if not self.steps:
             return
         self.say("timing in turn")
-        timing = time_in_turn(
+        self.samples, self.warnings, self.complete = time_in_turn(
             self.steps,
             blocks=self.blocks,
             block_seconds=BLOCK_SECONDS,
-            threads=torch.get_num_threads() if self.device.type == "cpu" else 1,
+            device=self.device,
             after_block=after_block,
         )
-        samples, self.warnings, self.complete = timing.samples_ms, timing.warnings, timing.complete
-        for variant in (*self.variants, *self.alone):
-            blocks = samples.get(variant.name, [])
-            variant.samples_ms = [[sample / self.per_sample for sample in block] for block in blocks]
 
-    def result(self) -> Ablation:
+    def record(self) -> dict[str, Any]:
         """The results so far."""
         for variant in (*self.variants, *self.alone):
-            if variant.samples_ms:
-                variant.step_ms = spread(variant.samples_ms)
-            elif variant.ok:
-                variant.why_not = INTERRUPTED
+            blocks = self.samples.get(variant.name, [])
+            variant.take([[sample / self.per_sample for sample in block] for block in blocks])
         compare(self.variants, self.alone)
-        return Ablation(
-            device=self.device,
-            config=self.config,
-            block_size=self.model_config.block_size,
-            seconds=self.seconds,
-            characters=self.data.tokens_a_batch,
-            variants=tuple(self.variants),
-            left_out_alone=tuple(self.alone),
-            left_out=tuple(self.left_out),
-            notes=(*self.notes, *self.gate.notes),
-            warnings=self.warnings,
-            complete=self.complete,
-        )
+        if self.complete and not any(variant.ok for variant in self.variants):
+            why = "; ".join(f"{variant.name}: {variant.why_not}" for variant in self.variants)
+            raise UsageError("at least one variant that can be timed", why, "a smaller --batch-size or model")
+        body = {
+            "config": self.config.to_json(),
+            "context": self.model_config.block_size,
+            "batch": self.config.batch_size,
+            "characters_a_step": self.data.tokens_a_batch,
+            "checked_steps": STEPS,
+            "time_budget_s": self.seconds,
+            "variants": [self._told(variant) for variant in self.variants],
+            "left_out_alone": [self._told(variant) for variant in self.alone],
+            "left_out": self.left_out,
+            "notes": [*self.notes, *self.gate.notes],
+            "warnings": self.warnings,
+        }
+        return make_record("ablation", self.device, body, complete=self.complete)
 
-    def _base(self) -> TrainConfig:
-        """The config without speed-ups, to which a variant's are added."""
-        return changed(self.config, ())
+    def _told(self, variant: SpeedupVariant) -> dict[str, Any]:
+        step_ms = variant.step_ms
+        return variant.to_json() | {
+            "speedups": list(variant.speedups),
+            "exactness": variant.exactness,
+            "characters_per_s": step_ms and 1000 * self.data.tokens_a_batch / step_ms.median,
+        }
 
     def _trainer(self, config: TrainConfig, names: tuple[str, ...], device: torch.device) -> Trainer:
         model_config = replace(
@@ -214,49 +193,46 @@ class _Bench:
             data = LoadedDataset(data)
         return resolve_speed(changed(config, names), model_config, device, data).trainer(data)
 
-    def _ready(self, variant: Variant) -> None:
-        """Make a variant's step a synchronised call, if its results are correct."""
+    def _ready(self, variant: SpeedupVariant, among: list[SpeedupVariant]) -> bool:
+        """Add a variant, and make its step a synchronised call; False if its results are not correct."""
+        among.append(variant)
         self.say(f"preparing {variant.name}")
         # The TF32 switch is global: a variant without TF32 must not be timed with another's setting.
         precision = "high" if "tf32" in variant.speedups else "highest"
         torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
-            trainer = self._trainer(self._base(), variant.speedups, self.device)
+            trainer = self._trainer(self.plain, variant.speedups, self.device)
             first_loss = trainer.train_step().item()
             variant.first_step_seconds = time.perf_counter() - began
             if "compile" in variant.speedups:
                 self.compiling = variant.first_step_seconds
             self.gate.judge(variant, trainer, first_loss)
-            if not variant.ok:
-                return
+            if variant.ok:
+                never_waits = "no-sync" in variant.speedups
 
-            never_waits = "no-sync" in variant.speedups
+                def step() -> float:
+                    torch.set_float32_matmul_precision(precision)
+                    end = trainer.done + self.per_sample
+                    while trainer.done < end:
+                        loss = trainer.train_step(end - trainer.done)
+                        if not never_waits:
+                            loss.item()
+                    return loss.item()
 
-            def step() -> float:
-                torch.set_float32_matmul_precision(precision)
-                end = trainer.done + self.per_sample
-                while trainer.done < end:
-                    loss = trainer.train_step(end - trainer.done)
-                    if not never_waits:
-                        loss.item()
-                return loss.item()
-
-            for _ in range(WARMUP):
-                step()
-            trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
-            variant.peak_bytes = peak_bytes(lambda: trainer.train_step().item(), self.device)
-            self.steps[variant.name] = step
+                variant.warm_up(trainer, step)
+                self.steps[variant.name] = step
         except BackendUnavailable as error:
             variant.why_not = "; ".join(error.reasons)
-        except (RuntimeError, MemoryError) as error:  # torch: out of memory, or compilation failed
-            variant.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
+        except (RuntimeError, MemoryError) as error:
+            variant.why_not = torch_says(error)
         finally:
             if "compile" not in variant.speedups:
                 self.preparing = time.perf_counter() - began
+        return variant.ok
 
-    def _would_not_fit(self, variant: Variant) -> bool:
-        """Leave out a variant that would exceed the remaining time, and say so."""
+    def _fits(self, variant: SpeedupVariant) -> bool:
+        """Whether a variant fits into the remaining time; if not, it is left out with this reason."""
         left = self.seconds - (time.perf_counter() - self.began)
         left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
         needed = self.preparing
@@ -264,8 +240,7 @@ class _Bench:
             needed += self.compiling
         if variant.name == "max-autotune":
             needed = AUTOTUNING * max(COMPILING, needed)
-        if needed <= left:
-            return False
-        why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left (--seconds)"
-        self.left_out.append(LeftOut(variant.name, why))
-        return True
+        if needed > left:
+            why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left"
+            self.left_out.append({"name": variant.name, "why": f"{why} (--seconds)"})
+        return needed <= left

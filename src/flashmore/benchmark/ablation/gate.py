@@ -8,19 +8,17 @@ Dropout is disabled, because compiled code draws different random numbers.
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from flashmore.benchmark.ablation.variant import Variant
+from flashmore.benchmark.ablation.variants import SpeedupVariant
+from flashmore.benchmark.step.gate import STEPS, diverged
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError
 from flashmore.measuring.accuracy import float64_device, judge
 from flashmore.speedups import EXACT
 from flashmore.training.trainer import Trainer
 
-STEPS = 20
 AT_THE_END = 5
 """Number of last losses whose mean is compared if a set is not exact."""
 Build = Callable[[TrainConfig, tuple[str, ...], torch.device], Trainer]
@@ -43,14 +41,19 @@ class AblationGate:
         self.notes = ["answers were checked without dropout"] if self.has_dropout else []
 
     def prepare(self) -> None:
-        """Train the reference.
+        """Train the plain loop in float64 and in float32.
 
         Raises:
-            ConfigError: the plain loop diverges in float64, so there is no reference.
+            ConfigError: it diverges in float64, so there is no reference.
         """
-        assert self._reference.shape == self._plain.shape
+        trainer = self.build(self.config, (), float64_device(self.device))
+        trainer.model.double()
+        self._reference = losses_of(trainer)
+        if not self._reference.isfinite().all():
+            raise diverged("variants")
+        self._plain = losses_of(self.build(self.config, (), self.device)).float()
 
-    def judge(self, variant: Variant, trainer: Trainer, first_loss: float) -> None:
+    def judge(self, variant: SpeedupVariant, trainer: Trainer, first_loss: float) -> None:
         """Fill in the share of the budget used, the loss difference, or why the variant is not timed.
 
         Args:
@@ -61,47 +64,22 @@ class AblationGate:
         if self.has_dropout:
             losses = losses_of(self.build(self.config, variant.speedups, self.device))
         else:
-            losses = losses_of(trainer, [first_loss])
-        if variant.exactness != EXACT:
-            variant.loss_difference = (
-                losses[-AT_THE_END:].mean() - self._reference[-AT_THE_END:].mean()
-            ).item()
-            if not losses.isfinite().all():
-                variant.loss_difference = None
-                variant.why_not = f"its loss is not finite within {STEPS} steps"
-            return
-        found = judge("losses", losses.float(), self._plain, self._reference)
-        if found.good:
-            variant.budget_used = found.error / found.budget
+            losses = losses_of(trainer, first_loss)
+        if variant.exactness == EXACT:
+            found = judge("losses", losses.float(), self._plain, self._reference)
+            if found.good:
+                variant.budget_used = found.budget_used
+            else:
+                error = f"the error of its first {STEPS} losses is {found.error:.2g}"
+                variant.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
+        elif losses.isfinite().all():
+            difference = losses[-AT_THE_END:].mean() - self._reference[-AT_THE_END:].mean()
+            variant.loss_difference = difference.item()
         else:
-            error = f"the error of its first {STEPS} losses is {found.error:.2g}"
-            variant.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
-
-    @cached_property
-    def _plain(self) -> Tensor:
-        return losses_of(self.build(self.config, (), self.device)).float()
-
-    @cached_property
-    def _reference(self) -> Tensor:
-        trainer = self.build(self.config, (), float64_device(self.device))
-        trainer.model.double()
-        losses = losses_of(trainer)
-        if not losses.isfinite().all():
-            found = f"a loss that is not finite within {STEPS} steps, in float64"
-            raise ConfigError(
-                "a training to hold variants against", found, "a lower --learning-rate, or a --warmup-steps"
-            )
-        return losses
+            variant.why_not = f"its loss is not finite within {STEPS} steps"
 
 
-def losses_of(trainer: Trainer, losses: list[float] | None = None) -> Tensor:
-    """The losses of the first `STEPS` steps: (STEPS,) float64 on the CPU.
-
-    Args:
-        trainer: a trainer that has made `len(losses)` steps.
-        losses: the losses of these steps.
-    """
-    found = list(losses or ())
-    while len(found) < STEPS:
-        found.append(trainer.train_step().item())
-    return torch.tensor(found, dtype=torch.float64)
+def losses_of(trainer: Trainer, *losses: float) -> Tensor:
+    """The losses of the first `STEPS` steps, of which some are known: (STEPS,) float64 on the CPU."""
+    further = [trainer.train_step().item() for _ in range(STEPS - len(losses))]
+    return torch.tensor([*losses, *further], dtype=torch.float64)

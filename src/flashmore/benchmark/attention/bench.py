@@ -6,30 +6,32 @@ memory is measured in untimed passes; then all backends are timed in alternating
 at every T, so a curve shows how one model's attention scales with its context, and the overhead at small T.
 """
 
-import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from flashmore.backends.accuracy import attention_accuracy
-from flashmore.benchmark.attention.budget import SHARE_OF_FREE, TimeBudget
 from flashmore.benchmark.attention.flops import (
+    SHARE_OF_FREE,
+    Pass,
+    TimeBudget,
+    attention_flops,
     check_bytes,
     inputs_bytes,
     peak_estimate,
 )
-from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch, WallStopwatch
+from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch
 from flashmore.benchmark.attention.plan import AttentionPlan, Shape
-from flashmore.benchmark.attention.rows import Outcome, crossover, rows_of, sizes, warning_over
+from flashmore.benchmark.variant import INTERRUPTED, torch_says
 from flashmore.errors import BackendUnavailable
-from flashmore.measuring.environment import others_cpu_seconds
+from flashmore.measuring.accuracy import Judgement
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import Ratio, ratio, spread
-from flashmore.measuring.warnings import MeasurementWarning, warnings_about
+from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
 from flashmore.memory import free_bytes
 from flashmore.rules.call import AttentionCall
 from flashmore.specs import backend_spec
@@ -50,6 +52,12 @@ PROBED_T = 256
 PROBES = 3
 LONG_MS = 100.0
 GIB = 2**30
+JUDGED: dict[Pass, tuple[str, ...]] = {
+    "forward": ("out",),
+    "backward": ("dq", "dk", "dv"),
+    "both": ("out", "dq", "dk", "dv"),
+}
+MORE_TIME = "give it more time (--seconds) or fewer lengths, and let it run to the end"
 
 
 def bench_attention(
@@ -61,7 +69,6 @@ def bench_attention(
     """Run the plan's measurements.
 
     Args:
-        plan: sizes, backends, device, budgets.
         clock: the clock; on CUDA the blocks are timed with events.
         say: called with a description of the current measurement.
 
@@ -71,14 +78,26 @@ def bench_attention(
     Raises:
         ConfigError: the device is not on this machine.
     """
-    device = resolve_device(plan.device)
+    device, complete = resolve_device(plan.device), True
     bench = _Bench(plan, device, clock, say)
     try:
         for shape in bench.shapes:
             bench.measure(shape)
     except KeyboardInterrupt:
-        return make_record("attention", device, bench.body(), complete=False)
-    return make_record("attention", device, bench.body())
+        complete = False
+    return make_record("attention", device, bench.body(), complete=complete)
+
+
+@dataclass
+class _Outcome:
+    """The outcome for one backend on one shape."""
+
+    backend: str
+    why_not: str | None = None
+    judgements: tuple[Judgement, ...] = ()
+    cold_ms: dict[Pass, float] = field(default_factory=dict)
+    peaks: dict[Pass, int | None] = field(default_factory=dict)
+    passes: Passes | None = None
 
 
 class _Bench:
@@ -91,8 +110,8 @@ class _Bench:
         self.shapes = plan.shapes(device.type)
         self.memory = SHARE_OF_FREE * free_bytes(device) if plan.memory is None else plan.memory * GIB
         self.budget = TimeBudget(plan.seconds, self.shapes, clock)
-        self.wall = WallStopwatch(device, clock)
-        self.stopwatch: Stopwatch = EventStopwatch(device) if device.type == "cuda" else self.wall
+        self.wall = Stopwatch(device, clock)
+        self.stopwatch = EventStopwatch(device) if device.type == "cuda" else self.wall
         self.rows: list[dict[str, Any]] = []
         self.ratios: list[dict[str, Any]] = []
         self.doubts: dict[str, dict[int, MeasurementWarning]] = {}
@@ -109,11 +128,11 @@ class _Bench:
         return {
             "rows": self.rows,
             "ratios": self.ratios,
-            "crossovers": [sizes(setting) | {"T": T} for setting, T in found],
+            "crossovers": [_sizes(setting) | {"T": T} for setting, T in found],
             "crossover_T": found[0][1],
             "memory_budget_bytes": int(self.memory),
             "time_budget_s": self.plan.seconds,
-            "warnings": [warning_over(doubts) for doubts in self.doubts.values()],
+            "warnings": [_warning_over(doubts) for doubts in self.doubts.values()],
         }
 
     def measure(self, shape: Shape) -> None:
@@ -124,23 +143,22 @@ class _Bench:
         until = self.clock() + self.budget.next_share()
         checked = self._checked_pairs(shape)
         outcomes = [
-            Outcome(backend, self._refusal(backend, shape, checked)) for backend in self.plan.backends
+            _Outcome(backend, self._refusal(backend, shape, checked)) for backend in self.plan.backends
         ]
-        self._leave_out_what_takes_long(shape, outcomes, checked)
-        if any(outcome.why_not is None for outcome in outcomes):
+        self._leave_out_what_takes_long(shape, _remaining(outcomes), checked)
+        if candidates := _remaining(outcomes):
             inputs = Inputs.random(shape, self.device)
-            for outcome in outcomes:
-                if outcome.why_not is None:
-                    self._prepare(outcome, shape, inputs, checked)
-        ready = [outcome for outcome in outcomes if outcome.why_not is None]
+            for outcome in candidates:
+                self._prepare(outcome, shape, inputs, checked)
+        ready = _remaining(outcomes)
         try:
             self._time(ready, shape, until)
         except (RuntimeError, MemoryError) as error:
             for outcome in ready:
-                outcome.why_not = _torch_says(error)
+                outcome.why_not = torch_says(error)
         finally:  # after Ctrl-C completed rounds are kept
             for outcome in outcomes:
-                self.rows += rows_of(outcome, shape, checked)
+                self.rows += _rows_of(outcome, shape, checked)
             self._compare(outcomes, shape)
 
     def _checked_pairs(self, shape: Shape) -> int:
@@ -170,11 +188,10 @@ class _Bench:
             return f"{what} would take {needed / GIB:.2g} GiB, and {self.memory / GIB:.2g} GiB may be used"
         return None
 
-    def _leave_out_what_takes_long(self, shape: Shape, outcomes: list[Outcome], checked: int) -> None:
+    def _leave_out_what_takes_long(self, shape: Shape, outcomes: list[_Outcome], checked: int) -> None:
         """Leave out backends until the rest fits in time: math, which no ratio needs, then the slowest."""
-        seconds = {o.backend: self._seconds(o.backend, shape, checked) for o in outcomes if o.why_not is None}
-        candidates = [outcome for outcome in outcomes if outcome.why_not is None]
-        for outcome in sorted(candidates, key=lambda o: (o.backend != "math", -seconds[o.backend])):
+        seconds = {o.backend: self._seconds(o.backend, shape, checked) for o in outcomes}
+        for outcome in sorted(outcomes, key=lambda o: (o.backend != "math", -seconds[o.backend])):
             left = max(0.0, self.budget.left())
             if sum(seconds.values()) > left:
                 needed = seconds.pop(outcome.backend)
@@ -199,7 +216,7 @@ class _Bench:
             seconds = 0.0  # the shape itself will tell why
         self.pace[backend, shape.setting] = small.T, seconds
 
-    def _prepare(self, outcome: Outcome, shape: Shape, inputs: Inputs, checked: int) -> None:
+    def _prepare(self, outcome: _Outcome, shape: Shape, inputs: Inputs, checked: int) -> None:
         """Everything before timing: the first call, the check, the memory."""
         passes = Passes(outcome.backend, shape.causal, inputs, self.stopwatch)
         try:
@@ -217,11 +234,11 @@ class _Bench:
         except BackendUnavailable as error:
             outcome.why_not = "; ".join(error.reasons)
         except (RuntimeError, MemoryError) as error:
-            outcome.why_not = _torch_says(error)
+            outcome.why_not = torch_says(error)
         else:
             outcome.passes = passes
 
-    def _time(self, ready: list[Outcome], shape: Shape, until: float) -> None:
+    def _time(self, ready: list[_Outcome], shape: Shape, until: float) -> None:
         """Alternating blocks until the shape's share of the time is used, at least `MIN_BLOCKS`."""
         every = {outcome.backend: outcome.passes for outcome in ready if outcome.passes is not None}
         if not every:
@@ -235,17 +252,18 @@ class _Bench:
             for passes in every.values():
                 passes.close_block()
 
-        began, others, done, more = self.clock(), others_cpu_seconds(), 0, MIN_BLOCKS
+        began, others, done, more = self.clock(), load_meter(), 0, MIN_BLOCKS
         while more:
             alternate(every, blocks=more, repeats=repeats, warmup=0, clock=self.clock, after_block=close)
             done += more
             # Two at a time: every backend runs as often before the others as after them.
             round_seconds = (self.clock() - began) / done
             more = 2 if done < BLOCKS and self.clock() + 2 * round_seconds < until else 0
-        self._note_doubts(every, shape.T, self.clock() - began, others)
-        for backend, passes in every.items():
-            median_ms = spread(passes.samples_ms("both")).median
-            self.pace[backend, shape.setting] = shape.T, median_ms / 1000
+        both = {backend: passes.samples_ms("both") for backend, passes in every.items()}
+        for doubt in warnings_about(both, others=others(), threads=torch.get_num_threads()):
+            self.doubts.setdefault(doubt["code"], {})[shape.T] = doubt
+        for backend, samples_ms in both.items():
+            self.pace[backend, shape.setting] = shape.T, spread(samples_ms).median / 1000
 
     def _warm_up(self, passes: Passes) -> float:
         """Seconds of the fastest of a few calls, or of a single long one; they are not recorded."""
@@ -255,38 +273,82 @@ class _Bench:
         passes.forget()
         return fastest / 1000
 
-    def _note_doubts(
-        self, every: Mapping[str, Passes], T: int, seconds: float, others_before: float | None
-    ) -> None:
-        after = others_cpu_seconds()
-        busy = None if others_before is None or after is None else (after - others_before) / seconds
-        for doubt in warnings_about(
-            {backend: passes.samples_ms("both") for backend, passes in every.items()},
-            others=busy,
-            cpus=os.cpu_count() or 1,
-            threads=torch.get_num_threads(),
-        ):
-            self.doubts.setdefault(doubt.code, {})[T] = doubt
-
-    def _compare(self, outcomes: list[Outcome], shape: Shape) -> None:
-        timed = [(o.backend, o.passes) for o in outcomes if o.why_not is None and o.passes]
-        both = {backend: passes.samples_ms("both") for backend, passes in timed if passes.blocks}
+    def _compare(self, outcomes: list[_Outcome], shape: Shape) -> None:
+        timed = [(outcome.backend, outcome.passes) for outcome in _remaining(outcomes)]
+        both = {name: passes.samples_ms("both") for name, passes in timed if passes and passes.blocks}
         fused = [backend for backend in both if backend_spec(backend).fused]
         if "manual" not in both or not fused:
             return
         ratios = {backend: ratio(both["manual"], both[backend]) for backend in fused}
         for backend, found in ratios.items():
-            verdict = {"of": "manual", "to": backend, "verdict": found.verdict}
-            self.ratios.append(sizes(shape) | {"T": shape.T} | verdict | asdict(found))
+            told = found.to_json("manual", backend) | {"pairs": found.pairs}
+            self.ratios.append(_sizes(shape) | {"T": shape.T} | told)
         best = min(fused, key=lambda backend: spread(both[backend]).median)
         self.wins[shape.setting][shape.T] = ratios[best]
 
 
-def _torch_says(error: Exception) -> str:
-    """The message of a torch error, usually out of memory, which has no specific exception on the CPU."""
-    return "torch says: " + str(error).partition("\n")[0]
+def _remaining(outcomes: list[_Outcome]) -> list[_Outcome]:
+    return [outcome for outcome in outcomes if outcome.why_not is None]
 
 
 def _part(shape: Shape, checked: int) -> tuple[int, int]:
     """A number of matrices as batch items and heads."""
     return (checked // shape.H, shape.H) if checked >= shape.H else (1, checked)
+
+
+def crossover(ratios: Mapping[int, Ratio]) -> int | None:
+    """The length from which on fused attention is faster, there and at every longer length measured.
+
+    Args:
+        ratios: by length: time of `manual` over time of the best fused backend, forward and backward.
+
+    Returns:
+        The length, or None if fused attention is not faster at the longest one.
+    """
+    found = None
+    for T in sorted(ratios, reverse=True):
+        if ratios[T].verdict != "faster":
+            break
+        found = T
+    return found
+
+
+def _warning_over(doubts: Mapping[int, MeasurementWarning]) -> MeasurementWarning:
+    """One warning for all affected lengths, with the message of the longest."""
+    longest = doubts[max(doubts)]
+    lengths = ", ".join(f"{T:,}" for T in sorted(doubts))
+    advice = MORE_TIME if longest["code"] == "too few samples" else longest["advice"]
+    return {"code": longest["code"], "message": f"at T = {lengths}: {longest['message']}", "advice": advice}
+
+
+def _sizes(shape: Shape) -> dict[str, Any]:
+    """The setting of a shape as in a record: everything except T."""
+    return {name: value for name, value in asdict(shape).items() if name != "T"}
+
+
+def _rows_of(outcome: _Outcome, shape: Shape, checked: int) -> Iterable[dict[str, Any]]:
+    """One row per pass, as described by the record's schema."""
+    passes = outcome.passes if outcome.why_not is None else None
+    timed = passes is not None and bool(passes.blocks)
+    for which, names in JUDGED.items():
+        judged = [judgement for judgement in outcome.judgements if judgement.name in names]
+        worst = max(judged, key=lambda judgement: judgement.budget_used, default=None)
+        samples = passes.samples_ms(which) if passes is not None else []
+        time_ms = spread(samples) if timed else None
+        flops = attention_flops(shape.B, shape.H, shape.T, shape.T, shape.D, causal=shape.causal, which=which)
+        yield {
+            "backend": outcome.backend,
+            "T": shape.T,
+            **_sizes(shape),
+            "pass": which,
+            "ok": timed,
+            "why_not": outcome.why_not or (None if timed else INTERRUPTED),
+            "time_ms": time_ms and asdict(time_ms),
+            "cold_ms": outcome.cold_ms.get(which) if time_ms else None,
+            "samples_ms": samples,
+            "tflop_per_s": flops / time_ms.median / 1e9 if time_ms else None,
+            "peak_bytes": outcome.peaks.get(which) if time_ms else None,
+            "error": worst.error if worst and worst.error < float("inf") else None,
+            "error_budget": worst.budget if worst else None,
+            "checked_pairs": checked if worst else None,
+        }

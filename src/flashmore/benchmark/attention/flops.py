@@ -1,16 +1,37 @@
-"""Analytical costs of attention: floating-point operations and bytes.
+"""Costs of attention by arithmetic, floating-point operations and bytes, and the time for each shape."""
 
-Let N = B·H·T² be the number of scores and E = B·H·T·D the number of elements of q.
-"""
-
+import math
+from collections.abc import Iterable
 from typing import Literal
 
 from flashmore.benchmark.attention.plan import ITEM_BYTES, Shape
+from flashmore.measuring.measure import Clock
 from flashmore.specs import backend_spec
 
 Pass = Literal["forward", "backward", "both"]
-PASSES: tuple[Pass, ...] = ("forward", "backward", "both")
 REFERENCE_BYTES = 8
+SHARE_OF_FREE = 0.8
+"""Share of the free memory to use; the rest is for other processes."""
+
+
+class TimeBudget:
+    """Time for a list of shapes: each gets a share, and unused time goes to later ones."""
+
+    def __init__(self, seconds: float, shapes: Iterable[Shape], clock: Clock) -> None:
+        self.clock = clock
+        self.end = clock() + seconds
+        # Work grows with T², but short shapes need repetitions: a compromise between equal and T² shares.
+        self._ahead = [shape.T * math.sqrt(shape.pairs * shape.D) for shape in shapes]
+
+    def left(self) -> float:
+        """Remaining seconds of the budget; negative if exceeded."""
+        return self.end - self.clock()
+
+    def next_share(self) -> float:
+        """Seconds for the next shape of the list."""
+        share = self.left() * self._ahead[0] / sum(self._ahead)
+        del self._ahead[0]
+        return max(0.0, share)
 
 
 def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, which: Pass) -> float:
@@ -39,10 +60,6 @@ def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> i
     - The fused kernels hold no matrix: output, gradients, one number per row, and tiles. On the CPU each
       thread has one tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the
       tiles are on-chip, and gradients may be accumulated in float32: an upper estimate.
-
-    Args:
-        device: `cpu`, `cuda` or `mps`.
-        threads: CPU threads.
     """
     item = ITEM_BYTES[shape.dtype]
     scores, elements = shape.pairs * shape.T**2, shape.pairs * shape.T * shape.D
@@ -54,7 +71,9 @@ def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> i
         return (3 * scores + 3 * elements) * item + shape.T**2 * shape.causal
     rows = 8 * shape.pairs * shape.T
     if device == "cpu":
-        return 5 * elements * item + rows + threads * 2 * _tile_bytes(shape.T)
+        queries = 256 if shape.T >= 768 else 64 if shape.T >= 192 else 32  # of a tile of the CPU kernel
+        tile_bytes = 4 * min(queries, shape.T) * min(512, shape.T)
+        return 5 * elements * item + rows + threads * 2 * tile_bytes
     return elements * (4 * item + 3 * 4) + rows
 
 
@@ -66,9 +85,3 @@ def inputs_bytes(shape: Shape) -> int:
 def check_bytes(shape: Shape, checked_pairs: int) -> int:
     """Bytes for comparing this many (T, T) matrices with `manual` in float64."""
     return (3 * checked_pairs * shape.T**2 + 8 * shape.pairs * shape.T * shape.D) * REFERENCE_BYTES
-
-
-def _tile_bytes(T: int) -> int:
-    """Bytes of one thread's tile of the CPU kernel, which is smaller for few queries."""
-    queries = 256 if T >= 768 else 64 if T >= 192 else 32
-    return 4 * min(queries, T) * min(512, T)

@@ -85,11 +85,7 @@ class AttentionPlan:
             _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
 
     def shapes(self, device: str) -> list[Shape]:
-        """Every shape to measure: all settings at the shortest length first, in the order of the options.
-
-        Args:
-            device: `cpu`, `cuda` or `mps`; determines the defaults.
-        """
+        """Every shape to measure: all settings at the shortest length first, in the order of the options."""
         on_gpu = device == "cuda"
         longest = 16_384 if on_gpu else 4096
         powers = tuple(2**power for power in range(4, longest.bit_length()))

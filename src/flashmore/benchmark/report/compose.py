@@ -5,22 +5,22 @@ A report only formats: every number in it is from a record, except for units.
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
-from flashmore.benchmark.report import ablation, attention, choose, step
-from flashmore.benchmark.report.values import Record, Report, Section, Table
-from flashmore.benchmark.wording import digits, machine
+from flashmore.benchmark.report.summaries import summarize
+from flashmore.benchmark.report.values import Record, Summary, Table, digits, machine
 
 Row: TypeAlias = tuple[str, Sequence[str]]
 """A row's name, and the text for each record."""
-KINDS = {
-    "step": ("training step", step.summarize),
-    "ablation": ("ablation of speed-ups", ablation.summarize),
-    "attention": ("attention alone", attention.summarize),
-    "choose": ("choice of a backend", choose.summarize),
+QUESTIONS = {
+    "step": "training step",
+    "ablation": "ablation of speed-ups",
+    "attention": "attention alone",
+    "choose": "choice of a backend",
 }
-"""By kind of record: the question it answers, and the function that summarizes it."""
+"""By kind of record, in the order of the tables."""
 ENVIRONMENT = {
     "device": "computes on",
     "device_name": "device",
@@ -40,6 +40,55 @@ ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class Section:
+    """One record of a report."""
+
+    number: int
+    name: str
+    """Of its file."""
+    record: Record
+    summary: Summary
+
+    @property
+    def question(self) -> str:
+        """What was measured."""
+        return QUESTIONS[self.record["kind"]]
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        return f"Record {self.number}: {self.question} on {machine(self.record['environment'])}"
+
+    @property
+    def column(self) -> str:
+        """The heading of its column in side-by-side tables."""
+        return f"{self.number}: {machine(self.record['environment'])}"
+
+    @property
+    def glance(self) -> list[str]:
+        """Key findings."""
+        codes = dict.fromkeys(warning["code"] for warning in self.record["warnings"])
+        told = [f"Warnings, explained below: {', '.join(codes)}."] if codes else []
+        return [*self.summary.findings, *told]
+
+    @property
+    def command(self) -> str:
+        """The command that measured it."""
+        return shlex.join(self.record["command"])
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report."""
+
+    title: str
+    sections: Sequence[Section]
+    machines: Table
+    side_by_side: Sequence[Table | str]
+    """Tables, or a sentence if records of one kind share no setting."""
+
+
 def report_on(records: Sequence[tuple[str, Record]]) -> Report:
     """Arrange records into a report.
 
@@ -47,12 +96,12 @@ def report_on(records: Sequence[tuple[str, Record]]) -> Report:
         records: the name of each record's file, and the record as `read_record` gives it.
     """
     sections = [
-        _section(number, printable(name), printable(record))
-        for number, (name, record) in enumerate(records, start=1)
+        Section(number, name, record, summarize(record))
+        for number, (name, record) in enumerate(printable([*map(list, records)]), start=1)
     ]
     machines = dict.fromkeys(machine(section.record["environment"]) for section in sections)
     title = f"flashmore: measured on {' and on '.join(machines)}"
-    side_by_side = [table for kind in KINDS for table in _side_by_side(kind, sections)]
+    side_by_side = [table for kind in QUESTIONS for table in _side_by_side(kind, sections)]
     return Report(title, sections, _machines(sections), side_by_side)
 
 
@@ -68,15 +117,6 @@ def printable(value: Any) -> Any:
     if isinstance(value, list):
         return [printable(entry) for entry in value]
     return value
-
-
-def _section(number: int, name: str, record: Record) -> Section:
-    (question, summarize), where = KINDS[record["kind"]], machine(record["environment"])
-    title, column = f"Record {number}: {question} on {where}", f"{number}: {where}"
-    summary, codes = summarize(record), dict.fromkeys(warning["code"] for warning in record["warnings"])
-    glance = [*summary.findings, *([f"Warnings, explained below: {', '.join(codes)}."] if codes else [])]
-    command = shlex.join(record["command"])
-    return Section(number, name, question, title, column, glance, command, record, summary)
 
 
 def _machines(sections: Sequence[Section]) -> Table:

@@ -1,6 +1,7 @@
 """Renders a report as one self-contained HTML page, and as GitHub-flavoured Markdown with separate plots."""
 
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -8,9 +9,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flashmore.benchmark.report.svg import svg_element
-from flashmore.benchmark.report.values import Report
+from flashmore.benchmark.plots import INK
+from flashmore.benchmark.report.compose import Report
+from flashmore.benchmark.report.values import Plot
 
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+REFERENCE = re.compile(r'(?:url\(|href=")#([^)"]+)')
+FILL = re.compile(r"(fill: )(#\w+)")
+SMALLEST = 0.75
+"""A plot may shrink to this share of its size before its frame scrolls; below, its text is illegible."""
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>&|#~$])")
 HOW_TO_READ = (
     "A time is the median of all samples; half of them lie between the quartiles. All variants of a record "
@@ -62,3 +69,31 @@ def _render(name: str, report: Report, finalize: Callable[[Any], Markup] | None 
 def escaped_for_markdown(value: Any) -> Markup:
     """Escape text for Markdown and the HTML in it; called for every value of the template."""
     return value if isinstance(value, Markup) else Markup(SPECIAL.sub(r"\\\1", str(value)))
+
+
+def svg_element(plot: Plot, prefix: str) -> Markup:
+    """A plot as an `<svg>` element for a page, with prefixed ids."""
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    root = ET.fromstring(plot.svg)
+    referenced = set(REFERENCE.findall(plot.svg.decode()))
+    for element in root.iter():
+        if element.get("id") not in referenced:
+            element.attrib.pop("id", None)
+        element.attrib.update({key: _own(element, key, prefix) for key in element.attrib})
+    del root.attrib["height"]  # it follows from the width and the viewBox
+    width = float(root.attrib["width"].removesuffix("pt"))
+    root.attrib |= {"role": "img", "aria-label": plot.title, "style": f"min-width: {SMALLEST * width:.0f}pt"}
+    return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def _own(element: ET.Element, key: str, prefix: str) -> str:
+    """Prefix ids and references, and replace the plot's grey and text colour with the page's."""
+    value = element.attrib[key].replace("url(#", f"url(#{prefix}").replace(INK, "var(--plot-ink)")
+    if key == "id":
+        return prefix + value
+    if key == f"{{{XLINK}}}href":
+        return value.replace("#", f"#{prefix}", 1)
+    if element.tag == f"{{{SVG}}}text":  # a line may be paler than a word
+        return FILL.sub(r"\1color-mix(in srgb, \2 55%, var(--ink))", value)
+    return value

@@ -15,14 +15,15 @@ Dropout is disabled, because backends draw different random numbers.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
-from flashmore.benchmark.step.data import Task
+from flashmore.benchmark.step.task import Task
 from flashmore.data.batches import IGNORE, Sequences
 from flashmore.errors import ConfigError
 from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
@@ -36,8 +37,7 @@ LOSS_SCALE = 1024.0
 """Without loss scaling, float16 gradients underflow."""
 
 
-@dataclass(frozen=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """The results of one backend in one precision, on the CPU."""
 
     gradients: dict[str, Tensor]
@@ -77,39 +77,29 @@ class Gate:
         dtype = getattr(torch, self.task.config.dtype)
         eps = torch.finfo(dtype).eps
         gradients = judge_all(answer.gradients, plain.gradients, reference.gradients, eps=eps)
-        eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(self._characters))
+        characters = int((self.task.dataset().batch(0).targets != IGNORE).sum())
+        eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(characters))
         losses = judge("losses", answer.losses, plain.losses, reference.losses, eps=eps_of_mean)
         return [*self._attention_alone(backend, dtype), *gradients, losses]
 
     def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
-        device, model_config = self.task.device, self.task.model_config
-        B, T, D = (
-            self.task.config.batch_size,
-            self.task.data.ids.size(1),
-            model_config.n_embd // model_config.n_head,
+        B, T, H = self.task.config.batch_size, self.task.data.ids.size(1), self.task.model_config.n_head
+        size = (B, H, T, self.task.model_config.n_embd // H)
+        q, k, v = torch.randn(3, *size, generator=torch.Generator().manual_seed(0)).to(
+            self.task.device, dtype
         )
-        generator = torch.Generator().manual_seed(0)
-        q, k, v = torch.randn(3, B, model_config.n_head, T, D, generator=generator).to(device, dtype)
         return attention_accuracy(backend, q, k, v, causal=True)
 
     @cached_property
     def _reference(self) -> _Outcome:
         outcome = self._run("manual", double=True)
         if not outcome.losses.isfinite().all():
-            found = f"a loss that is not finite within {STEPS} steps, in float64"
-            raise ConfigError(
-                "a training to hold backends against", found, "a lower --learning-rate, or a --warmup-steps"
-            )
+            raise diverged("backends")
         return outcome
 
     @cached_property
     def _plain(self) -> _Outcome:
         return self._run("manual")
-
-    @cached_property
-    def _characters(self) -> int:
-        first = self._trainer("manual").batch(0)
-        return int((first.targets != IGNORE).sum())
 
     def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
         task = self.task
@@ -128,6 +118,13 @@ class Gate:
         gradients = first_gradients(trainer)
         losses = [trainer.train_step().cpu() for _ in range(STEPS)]
         return _Outcome(gradients, torch.stack(losses))
+
+
+def diverged(what: str) -> ConfigError:
+    """The error for training that fails even in float64, so that there is no reference."""
+    found = f"a loss that is not finite within {STEPS} steps, in float64"
+    valid = "a lower --learning-rate, or a --warmup-steps"
+    return ConfigError(f"a training to hold {what} against", found, valid)
 
 
 def first_gradients(trainer: Trainer) -> dict[str, Tensor]:

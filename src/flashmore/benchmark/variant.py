@@ -1,0 +1,59 @@
+"""One variant of a training step: checked, warmed up, measured for memory, and timed next to the others."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flashmore.measuring.memory import peak_bytes
+from flashmore.measuring.statistics import Spread, ratio, spread
+from flashmore.training.trainer import Trainer
+
+WARMUP = 5
+INTERRUPTED = "interrupted before it was timed"
+
+
+@dataclass
+class Variant:
+    """The numbers of a variant, or why it has none."""
+
+    name: str
+    why_not: str | None = None
+    budget_used: float | None = None
+    """The largest error as a share of its budget; above 1 the variant is not timed."""
+    peak_bytes: int | None = None
+    """Of one step, gradients included, beyond the weights and the optimizer's moments."""
+    step_ms: Spread | None = None
+    samples_ms: list[list[float]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ran, is correct and was timed."""
+        return self.why_not is None
+
+    def warm_up(self, trainer: Trainer, step: Callable[[], object]) -> None:
+        """Warm up a step, and measure the memory of one."""
+        for _ in range(WARMUP):
+            step()
+        trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
+        self.peak_bytes = peak_bytes(lambda: trainer.train_step().item(), trainer.device)
+
+    def take(self, samples_ms: list[list[float]]) -> None:
+        """Fill in the samples of the completed rounds."""
+        self.samples_ms = samples_ms
+        if samples_ms:
+            self.step_ms = spread(samples_ms)
+        elif self.ok:
+            self.why_not = INTERRUPTED
+
+    def ratio_to(self, other: "Variant") -> dict[str, str | float]:
+        """How many times faster another variant is, as in a record."""
+        return ratio(self.samples_ms, other.samples_ms).to_json(self.name, other.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The variant as in a record."""
+        return {"ok": self.ok} | asdict(self)
+
+
+def torch_says(error: Exception) -> str:
+    """The first line of a RuntimeError of torch, mostly out of memory, which has no exception on the CPU."""
+    return f"torch says: {str(error).partition(chr(10))[0]}"
