@@ -69,7 +69,7 @@ def draw(rows: Sequence[Row], path: Path) -> int:
         How many different characters the font lacks; each is drawn as a box.
 
     Raises:
-        StorageError: the plot could not be written; `path` is unchanged.
+        StorageError: writing failed; `path` is unchanged.
     """
     mpl = matplotlib()
     picture = io.BytesIO()

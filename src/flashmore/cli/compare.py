@@ -1,9 +1,10 @@
 """`flashmore compare`: compare runs or models."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from tyro.conf import Positional
@@ -66,7 +67,7 @@ class Compare:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore compare`."""
     command = parse(Compare, "compare", argv)
-    if len(command.runs) + len(command.models) < 1:
+    if not command.runs and not command.models:
         raise ConfigError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
     if not command.models and (command.file, command.max_steps, command.out) != (None, None, Compare.out):
         raise ConfigError(
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
     runs = [Run.open(path) for path in command.runs]
     rows = compare(runs, options)  # before any training, because it refuses unfinished runs
-    trained = [train_for_comparison(model, command) for model in command.models]
+    trained = [_train(model, command) for model in command.models]
     rows += compare(trained, options)
     if not same_test_items(runs + trained):
         say("these runs were tested on different names: their test losses cannot be compared")
@@ -101,11 +102,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def require_png(picture: Path) -> None:
-    """Refuse a file name of another image format.
-
-    Raises:
-        ConfigError: the name does not end in .png.
-    """
+    """Refuse a file name of another image format."""
     if picture.suffix.lower() != ".png":
         raise ConfigError("a --picture that ends in .png", f"'{picture}'", "for example names.png")
 
@@ -120,16 +117,14 @@ def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
         say(f"{boxes} characters are boxes in the picture: the font that it is drawn with lacks them")
 
 
-def train_for_comparison(model: Model, command: Compare) -> "Run":
-    """Train one model with its defaults, with a progress line."""
+def _train(model: Model, command: Compare) -> "Run":
     from flashmore.runs import Run
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import unused_folder
 
-    config = TrainConfig(model=model, file=command.file)
-    if command.max_steps is not None:
-        config = replace(config, max_steps=command.max_steps)
+    steps: dict[str, Any] = {} if command.max_steps is None else {"max_steps": command.max_steps}
+    config = TrainConfig(model=model, file=command.file, **steps)
     with ProgressLine() as line:
         result = train(config, unused_folder(model, command.out), line)
     return Run.open(result.run)
@@ -141,10 +136,7 @@ def show(rows: "Sequence[Row]") -> None:
     for title, figure in FIGURES.items():
         shown.add_row(title, *(figure(row.result) for row in rows))
     shown.add_section()
-    for line in range(max(len(row.names) for row in rows)):
-        names = (row.names[line] if line < len(row.names) else None for row in rows)
-        shown.add_row(
-            "names" if line == 0 else "",
-            *(Text(n.text, NOVELTY_STYLE[n.novelty]) if n else "" for n in names),
-        )
+    columns = [[Text(name.text, NOVELTY_STYLE[name.novelty]) for name in row.names] for row in rows]
+    for line, names in enumerate(zip_longest(*columns, fillvalue=Text())):
+        shown.add_row("" if line else "names", *names)
     stdout().print(shown)

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         text, pictures = markdown(report, command.markdown.stem)
         files |= {command.markdown.with_name(name): picture for name, picture in pictures.items()}
         files[command.markdown] = text.encode()
-    write_files(files)
+    _write_files(files)
     return 0
 
 
@@ -63,12 +63,8 @@ def _require_ending(option: str, path: Path | None, endings: tuple[str, ...]) ->
         raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
 
 
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write every file atomically, after checking that all can be written; their names go to stdout.
-
-    Raises:
-        StorageError: writing failed; no partial file is left.
-    """
+def _write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write all files atomically or, if one cannot be written, none; their names go to stdout."""
     with ExitStack() as written:
         for path, content in contents.items():
             written.enter_context(disk_errors(f"to write the report {path}", path))

@@ -1,14 +1,14 @@
 """Benchmarks the attention kernels alone: time, memory and error against T.
 
 For each shape, backends that would exceed the memory or time budget are left out and named; the first call is
-timed separately; output and gradients are compared with float64, and a backend that fails is not timed; peak
-memory is measured in untimed passes; then all backends are timed in alternating blocks. B and H are the same
-at every T, so a curve shows how one model's attention scales with its context, and the overhead at small T.
+timed separately; output and gradients are compared with float64; peak memory is measured; then all backends
+are timed in alternating blocks. B and H are the same at every T, so a curve shows how one model's attention
+scales with its context, and the overhead at small T.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes,
 from flashmore.benchmark.attention.plan import AttentionPlan, Shape
 from flashmore.benchmark.variant import INTERRUPTED, torch_says
 from flashmore.errors import BackendUnavailable
-from flashmore.measuring.accuracy import Judgement
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import Ratio, ratio, spread
@@ -88,18 +87,6 @@ def bench_attention(
     return make_record("attention", device, bench.body(), complete=complete)
 
 
-@dataclass
-class _Outcome:
-    """The outcome for one backend on one shape."""
-
-    backend: str
-    why_not: str | None = None
-    judgements: tuple[Judgement, ...] = ()
-    cold_ms: dict[Pass, float] = field(default_factory=dict)
-    peaks: dict[Pass, int | None] = field(default_factory=dict)
-    passes: Passes | None = None
-
-
 class _Bench:
     """A measurement in progress."""
 
@@ -142,24 +129,24 @@ class _Bench:
             torch.cuda.empty_cache()  # fragments from shorter lengths
         until = self.clock() + self.budget.next_share()
         checked = self._checked_pairs(shape)
-        outcomes = [
-            _Outcome(backend, self._refusal(backend, shape, checked)) for backend in self.plan.backends
-        ]
-        self._leave_out_what_takes_long(shape, _remaining(outcomes), checked)
-        if candidates := _remaining(outcomes):
+        why_not = {backend: self._refusal(backend, shape, checked) for backend in self.plan.backends}
+        self._leave_out_what_takes_long(shape, why_not, checked)
+        every: dict[str, Passes] = {}
+        if remaining := _remaining(why_not):
             inputs = Inputs.random(shape, self.device)
-            for outcome in candidates:
-                self._prepare(outcome, shape, inputs, checked)
-        ready = _remaining(outcomes)
+            for backend in remaining:
+                every[backend] = Passes(backend, shape.causal, inputs, self.stopwatch)
+                why_not[backend] = self._prepare(every[backend], shape, checked)
+        ready = {backend: every[backend] for backend in _remaining(why_not)}
         try:
             self._time(ready, shape, until)
         except (RuntimeError, MemoryError) as error:
-            for outcome in ready:
-                outcome.why_not = torch_says(error)
+            why_not |= dict.fromkeys(ready, torch_says(error))
+            ready = {}
         finally:  # after Ctrl-C completed rounds are kept
-            for outcome in outcomes:
-                self.rows += _rows_of(outcome, shape, checked)
-            self._compare(outcomes, shape)
+            for backend, why in why_not.items():
+                self.rows += _rows_of(backend, why, every.get(backend), shape, checked)
+            self._compare(ready, shape)
 
     def _checked_pairs(self, shape: Shape) -> int:
         """How many (T, T) matrices are compared with float64: as many as time and memory allow."""
@@ -188,15 +175,14 @@ class _Bench:
             return f"{what} would take {needed / GIB:.2g} GiB, and {self.memory / GIB:.2g} GiB may be used"
         return None
 
-    def _leave_out_what_takes_long(self, shape: Shape, outcomes: list[_Outcome], checked: int) -> None:
+    def _leave_out_what_takes_long(self, shape: Shape, why_not: dict[str, str | None], checked: int) -> None:
         """Leave out backends until the rest fits in time: math, which no ratio needs, then the slowest."""
-        seconds = {o.backend: self._seconds(o.backend, shape, checked) for o in outcomes}
-        for outcome in sorted(outcomes, key=lambda o: (o.backend != "math", -seconds[o.backend])):
+        seconds = {backend: self._seconds(backend, shape, checked) for backend in _remaining(why_not)}
+        for backend in sorted(seconds, key=lambda name: (name != "math", -seconds[name])):
             left = max(0.0, self.budget.left())
             if sum(seconds.values()) > left:
-                needed = seconds.pop(outcome.backend)
                 of = f"{left:,.1f} s of {self.plan.seconds:g} s are left for all"
-                outcome.why_not = f"it would take about {needed:,.1f} s, and {of}"
+                why_not[backend] = f"it would take about {seconds.pop(backend):,.1f} s, and {of}"
 
     def _seconds(self, backend: str, shape: Shape, checked: int) -> float:
         """Lower bound of the time to measure one backend, from shorter lengths: work grows with T²."""
@@ -211,36 +197,32 @@ class _Bench:
         small = replace(shape, T=min(shape.T, PROBED_T))
         passes = Passes(backend, shape.causal, Inputs.random(small, self.device), self.wall)
         try:
-            seconds = min(passes.cold_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
+            seconds = min(passes.first_call_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
         except (BackendUnavailable, RuntimeError, MemoryError):
             seconds = 0.0  # the shape itself will tell why
         self.pace[backend, shape.setting] = small.T, seconds
 
-    def _prepare(self, outcome: _Outcome, shape: Shape, inputs: Inputs, checked: int) -> None:
-        """Everything before timing: the first call, the check, the memory."""
-        passes = Passes(outcome.backend, shape.causal, inputs, self.stopwatch)
+    def _prepare(self, passes: Passes, shape: Shape, checked: int) -> str | None:
+        """Everything before timing: the first call, the check, the memory; returns why it is not timed."""
+        part = (checked // shape.H, shape.H) if checked >= shape.H else (1, checked)  # batch items and heads
+        q, k, v, _ = passes.inputs
         try:
-            outcome.cold_ms = passes.cold_ms(self.wall)
+            passes.cold_ms = passes.first_call_ms(self.wall)
             began = self.clock()
-            outcome.judgements = attention_accuracy(
-                outcome.backend, inputs.q, inputs.k, inputs.v, causal=shape.causal, part=_part(shape, checked)
-            )
+            passes.judgements = attention_accuracy(passes.backend, q, k, v, causal=shape.causal, part=part)
             self.check_seconds[shape.setting] = checked * shape.T**2, self.clock() - began
-            bad = [judgement.name for judgement in outcome.judgements if not judgement.good]
+            bad = [judgement.name for judgement in passes.judgements if not judgement.good]
             if bad:
-                outcome.why_not = f"not as good as its precision allows: {', '.join(bad)}"
-                return
-            outcome.peaks = passes.peak_bytes()
+                return f"not as good as its precision allows: {', '.join(bad)}"
+            passes.peaks = passes.peak_bytes()
         except BackendUnavailable as error:
-            outcome.why_not = "; ".join(error.reasons)
+            return "; ".join(error.reasons)
         except (RuntimeError, MemoryError) as error:
-            outcome.why_not = torch_says(error)
-        else:
-            outcome.passes = passes
+            return torch_says(error)
+        return None
 
-    def _time(self, ready: list[_Outcome], shape: Shape, until: float) -> None:
+    def _time(self, every: Mapping[str, Passes], shape: Shape, until: float) -> None:
         """Alternating blocks until the shape's share of the time is used, at least `MIN_BLOCKS`."""
-        every = {outcome.backend: outcome.passes for outcome in ready if outcome.passes is not None}
         if not every:
             return
         until = max(until, self.clock() + LEAST_SHARE * self.plan.seconds)
@@ -273,9 +255,8 @@ class _Bench:
         passes.forget()
         return fastest / 1000
 
-    def _compare(self, outcomes: list[_Outcome], shape: Shape) -> None:
-        timed = [(outcome.backend, outcome.passes) for outcome in _remaining(outcomes)]
-        both = {name: passes.samples_ms("both") for name, passes in timed if passes and passes.blocks}
+    def _compare(self, every: Mapping[str, Passes], shape: Shape) -> None:
+        both = {backend: passes.samples_ms("both") for backend, passes in every.items() if passes.blocks}
         fused = [backend for backend in both if backend_spec(backend).fused]
         if "manual" not in both or not fused:
             return
@@ -287,13 +268,8 @@ class _Bench:
         self.wins[shape.setting][shape.T] = ratios[best]
 
 
-def _remaining(outcomes: list[_Outcome]) -> list[_Outcome]:
-    return [outcome for outcome in outcomes if outcome.why_not is None]
-
-
-def _part(shape: Shape, checked: int) -> tuple[int, int]:
-    """A number of matrices as batch items and heads."""
-    return (checked // shape.H, shape.H) if checked >= shape.H else (1, checked)
+def _remaining(why_not: Mapping[str, str | None]) -> list[str]:
+    return [backend for backend, why in why_not.items() if why is None]
 
 
 def crossover(ratios: Mapping[int, Ratio]) -> int | None:
@@ -326,28 +302,28 @@ def _sizes(shape: Shape) -> dict[str, Any]:
     return {name: value for name, value in asdict(shape).items() if name != "T"}
 
 
-def _rows_of(outcome: _Outcome, shape: Shape, checked: int) -> Iterable[dict[str, Any]]:
+def _rows_of(
+    backend: str, why_not: str | None, passes: Passes | None, shape: Shape, checked: int
+) -> Iterable[dict[str, Any]]:
     """One row per pass, as described by the record's schema."""
-    passes = outcome.passes if outcome.why_not is None else None
-    timed = passes is not None and bool(passes.blocks)
     for which, names in JUDGED.items():
-        judged = [judgement for judgement in outcome.judgements if judgement.name in names]
+        judged = [judgement for judgement in passes.judgements if judgement.name in names] if passes else []
+        samples = passes.samples_ms(which) if passes and why_not is None else []
         worst = max(judged, key=lambda judgement: judgement.budget_used, default=None)
-        samples = passes.samples_ms(which) if passes is not None else []
-        time_ms = spread(samples) if timed else None
+        time_ms = spread(samples) if samples else None
         flops = attention_flops(shape.B, shape.H, shape.T, shape.T, shape.D, causal=shape.causal, which=which)
         yield {
-            "backend": outcome.backend,
+            "backend": backend,
             "T": shape.T,
             **_sizes(shape),
             "pass": which,
-            "ok": timed,
-            "why_not": outcome.why_not or (None if timed else INTERRUPTED),
+            "ok": bool(samples),
+            "why_not": why_not or (None if samples else INTERRUPTED),
             "time_ms": time_ms and asdict(time_ms),
-            "cold_ms": outcome.cold_ms.get(which) if time_ms else None,
+            "cold_ms": passes.cold_ms.get(which) if passes and time_ms else None,
             "samples_ms": samples,
             "tflop_per_s": flops / time_ms.median / 1e9 if time_ms else None,
-            "peak_bytes": outcome.peaks.get(which) if time_ms else None,
+            "peak_bytes": passes.peaks.get(which) if passes and time_ms else None,
             "error": worst.error if worst and worst.error < float("inf") else None,
             "error_budget": worst.budget if worst else None,
             "checked_pairs": checked if worst else None,

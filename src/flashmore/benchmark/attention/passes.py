@@ -17,6 +17,7 @@ from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.sdpa import chosen_by_pytorch
 from flashmore.benchmark.attention.flops import Pass
 from flashmore.benchmark.attention.plan import Shape
+from flashmore.measuring.accuracy import Judgement
 from flashmore.measuring.measure import Clock
 from flashmore.measuring.memory import peak_bytes
 from flashmore.specs import backend_spec
@@ -89,6 +90,9 @@ class Passes:
         self.causal = causal
         self.inputs = inputs
         self.stopwatch = stopwatch
+        self.judgements: tuple[Judgement, ...] = ()
+        self.cold_ms: dict[Pass, float] = {}
+        self.peaks: dict[Pass, int | None] = {}
         self.blocks: list[list[tuple[float, float]]] = []
         self._open: list[tuple[float, float]] = []
 
@@ -116,11 +120,8 @@ class Passes:
 
         return [[round(pick(*sample), 6) for sample in block] for block in self.blocks]
 
-    def cold_ms(self, stopwatch: Stopwatch) -> dict[Pass, float]:
-        """Time the very first call: plans, allocations, loading of kernels.
-
-        Args:
-            stopwatch: wall clock, because most of this happens on the CPU.
+    def first_call_ms(self, stopwatch: Stopwatch) -> dict[Pass, float]:
+        """Time the very first call by the wall clock: most of it is planning and loading on the CPU.
 
         Raises:
             BackendUnavailable: the backend cannot run on these inputs; with every reason.
