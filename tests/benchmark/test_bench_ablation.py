@@ -16,8 +16,7 @@ from flashmore.benchmark.ablation.bench import ablate
 from flashmore.benchmark.ablation.loader import LoadedDataset
 from flashmore.benchmark.ablation.variants import SpeedupVariant, added, break_even, without
 from flashmore.benchmark.plots import ablation_plot
-from flashmore.benchmark.report.compose import report_on
-from flashmore.benchmark.report.render import html_page, markdown
+from flashmore.benchmark.report.pages import html_page, markdown, report_on
 from flashmore.benchmark.variant import INTERRUPTED
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from flashmore.benchmark.report.compose import printable, report_on
-from flashmore.benchmark.report.render import html_page, markdown
+from flashmore.benchmark.report.pages import html_page, markdown, printable, report_on
 from flashmore.benchmark.report.summaries import crossover_sentence, share_sentence
 from flashmore.benchmark.report.values import Table, digits
 from flashmore.measuring.result import read_record

@@ -42,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
     require_writable("--out", page)
     require_writable("--markdown", command.markdown)
 
-    from flashmore.benchmark.report.compose import report_on
-    from flashmore.benchmark.report.render import html_page, markdown
+    from flashmore.benchmark.report.pages import html_page, markdown, report_on
     from flashmore.measuring.result import read_record
 
     report = report_on([(path.name, read_record(path)) for path in command.records])

@@ -1,11 +1,19 @@
 """What a report and the terminal show of a record: sentences, tables and plots; nothing is computed anew."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from flashmore.benchmark.plots import MIB, SETTING, ablation_plot, memory_plot, step_plot, time_plot
 from flashmore.benchmark.report.values import Plot, Record, Setting, Summary, Table, digits, machine
 
+QUESTIONS = {
+    "step": "training step",
+    "ablation": "ablation of speed-ups",
+    "attention": "attention alone",
+    "choose": "choice of a backend",
+}
+"""By kind of record, in the order of a report's tables."""
 SEED_EXPERIMENT_MS = {"manual": 6.77, "flash": 5.81}
 """Milliseconds per step in the experiment that this project grew from, as reported by its author."""
 SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
@@ -14,7 +22,8 @@ SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
 def summarize(record: Record) -> Summary:
     """Everything that is shown of a record."""
     kinds = {"step": _of_steps, "ablation": _of_ablation, "attention": _of_attention, "choose": _of_choice}
-    return kinds[record["kind"]](record)
+    where = machine(record["environment"])
+    return replace(kinds[record["kind"]](record, where), question=QUESTIONS[record["kind"]], machine=where)
 
 
 def _quantity(value: float | None, unit: float = 1) -> str:
@@ -50,8 +59,8 @@ def _timed(variants: Sequence[Record]) -> list[Record]:
 # `bench step`
 
 
-def _of_steps(record: Record) -> Summary:
-    where, config = machine(record["environment"]), record["config"]
+def _of_steps(record: Record, where: str) -> Summary:
+    config = record["config"]
     contexts = [record, *record["further_contexts"]]
     plots = []
     if any(_timed(found["variants"]) for found in contexts):
@@ -129,8 +138,8 @@ def share_sentence(found: Record) -> str:
 # `bench ablation`
 
 
-def _of_ablation(record: Record) -> Summary:
-    where, title = machine(record["environment"]), _context_title(record)
+def _of_ablation(record: Record, where: str) -> Summary:
+    title = _context_title(record)
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
     if variants:
@@ -208,8 +217,8 @@ def _likeness(variant: Record) -> str:
 # `bench attention`
 
 
-def _of_attention(record: Record) -> Summary:
-    where, plots = machine(record["environment"]), []
+def _of_attention(record: Record, where: str) -> Summary:
+    plots = []
     whole = _both_passes(record["rows"])
     settings = [_attention_setting(record, found, where) for found in record["crossovers"]]
     findings = [f"{setting.title}: {setting.conclusion}" for setting in settings] or ["Nothing was measured."]
@@ -321,7 +330,7 @@ def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
 # `choose`
 
 
-def _of_choice(record: Record) -> Summary:
+def _of_choice(record: Record, where: str) -> Summary:
     B, H, T, D = record["problem"]["shape"]
     title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
@@ -338,7 +347,7 @@ def _of_choice(record: Record) -> Summary:
         }
         for candidate in timed
     ]
-    caption = f"Forward and backward once on {machine(record['environment'])}: medians"
+    caption = f"Forward and backward once on {where}: medians"
     remarks = [f"left out: {candidate['name']}: {candidate['why_not']}" for candidate in missing]
     comparable = {f"{row['backend']}, ms": row["ms"] for row in rows}
     setting = Setting(title, Table(caption, rows, words=["backend"]), conclusion, remarks, comparable)

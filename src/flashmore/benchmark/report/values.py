@@ -80,6 +80,9 @@ class Summary:
     plots: Sequence[Plot]
     settings: Sequence[Setting]
     remarks: Sequence[str] = ()
+    question: str = ""
+    """What was measured."""
+    machine: str = ""
 
 
 def digits(value: float) -> str:
