@@ -8,9 +8,8 @@ PNG and in a web page. To keep text as text in an SVG, save under
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from flashmore.errors import StorageError
 from flashmore.plotting import matplotlib
@@ -41,6 +40,10 @@ COLORS = {
 """By the exactness of an ablation's variant."""
 ROOM_FOR_WORDS = 1.3
 """Length of an ablation's axis relative to the longest bar, with room for the number at its end."""
+LABELS = {
+    "time_ms": "milliseconds, forward and backward",
+    "peak_bytes": "peak MiB, forward and backward",
+}
 COLUMNS = 3
 SLOPES_REACH = 16
 """Range of T, as a factor, over which the reference slopes are drawn."""
@@ -104,23 +107,6 @@ def ablation_plot(record: Record) -> "Figure":
     return _new_figure(sum(heights) / PANEL_INCHES[1], 1.6, draw)
 
 
-class _Quantity(NamedTuple):
-    """The quantity plotted for a row of `bench attention`."""
-
-    key: str
-    label: str
-    values: Callable[[Record], Sequence[float]]
-    """The value and the ends of its band."""
-
-
-TIME = _Quantity(
-    "time_ms",
-    "milliseconds, forward and backward",
-    lambda row: [row["time_ms"][name] for name in ("median", "low", "high")],
-)
-MEMORY = _Quantity("peak_bytes", "peak MiB, forward and backward", lambda row: [row["peak_bytes"] / MIB] * 3)
-
-
 def time_plot(record: Record) -> "Figure":
     """Draw the time of forward plus backward against T, log–log, in one panel per setting.
 
@@ -128,25 +114,31 @@ def time_plot(record: Record) -> "Figure":
         record: of kind `attention`. A setting is a combination of B, H, D, dtype and causal; rows without a
             number are left out; bands are quartiles.
     """
-    return _new_figure(*_grid_of(_settings(record)), partial(_draw_panels, record, TIME))
+    return _attention_plot(record, "time_ms")
 
 
 def memory_plot(record: Record) -> "Figure":
     """Draw the peak memory of forward plus backward against T, log–log, in the same panels."""
-    return _new_figure(*_grid_of(_settings(record)), partial(_draw_panels, record, MEMORY))
+    return _attention_plot(record, "peak_bytes")
 
 
 def attention_picture(record: Record) -> "Figure":
     """Draw `time_plot` and `memory_plot` stacked, or side by side if each has one panel."""
-    rows, columns = _grid_of(_settings(record))
-    beside = rows == columns == 1
+    return _attention_plot(record, "time_ms", "peak_bytes")
+
+
+def _attention_plot(record: Record, *quantities: str) -> "Figure":
+    settings = list(dict.fromkeys(tuple(row[name] for name in SETTING) for row in record["rows"]))
+    columns = max(1, min(len(settings), COLUMNS))
+    grid = -(-max(1, len(settings)) // columns), columns
+    parts = (1, len(quantities)) if grid == (1, 1) else (len(quantities), 1)
 
     def draw(figure: "FigureBase") -> None:
-        halves = figure.subfigures(*((1, 2) if beside else (2, 1)), squeeze=False).flat
-        for half, quantity in zip(halves, (TIME, MEMORY), strict=True):
-            _draw_panels(record, quantity, half)
+        for part, quantity in zip(figure.subfigures(*parts, squeeze=False).flat, quantities, strict=True):
+            panels = part.subplots(*grid, squeeze=False, sharey=True)
+            _draw_panels(record, settings, quantity, panels)
 
-    return _new_figure(1 if beside else 2 * rows, 2 if beside else columns, draw)
+    return _new_figure(parts[0] * grid[0], parts[1] * grid[1], draw)
 
 
 def _new_figure(rows: float, columns: float, draw: Callable[["FigureBase"], None]) -> "Figure":
@@ -249,19 +241,8 @@ def _draw_bars(axes: "Axes", variants: Sequence[Record]) -> None:
     _dress_rows(axes, variants)
 
 
-def _settings(record: Record) -> list[tuple[Any, ...]]:
-    """Each combination of B, H, D, dtype and causal once, in the record's order."""
-    return list(dict.fromkeys(tuple(row[name] for name in SETTING) for row in record["rows"]))
-
-
-def _grid_of(settings: Sequence[object]) -> tuple[int, int]:
-    columns = max(1, min(len(settings), COLUMNS))
-    return -(-max(1, len(settings)) // columns), columns
-
-
-def _draw_panels(record: Record, quantity: _Quantity, figure: "FigureBase") -> None:
-    settings = _settings(record)
-    panels = figure.subplots(*_grid_of(settings), squeeze=False, sharey=True)
+def _draw_panels(record: Record, settings: Sequence[tuple[Any, ...]], quantity: str, panels: Any) -> None:
+    """Draw `time_ms` or `peak_bytes` of every setting."""
     lowest, highest = math.inf, 0.0
     for axes in panels.flat[len(settings) :]:
         axes.set_axis_off()
@@ -274,18 +255,20 @@ def _draw_panels(record: Record, quantity: _Quantity, figure: "FigureBase") -> N
         title = f"B {B} · H {H} · D {D} · {dtype} · {'causal' if causal else 'full'}"
         axes.set_title(title, loc="left", color=INK, fontsize=9)
     for axes in panels[:, 0]:
-        axes.set_ylabel(quantity.label)
+        axes.set_ylabel(LABELS[quantity])
     if highest > 0:
         panels[0, 0].set_ylim(lowest / MARGIN, highest * MARGIN)
 
 
-def _measured(record: Record, setting: tuple[Any, ...], quantity: _Quantity) -> Lines:
+def _measured(record: Record, setting: tuple[Any, ...], quantity: str) -> Lines:
     """The points of one panel."""
     found: dict[str, list[tuple[float, ...]]] = {}
     for row in record["rows"]:
         here = tuple(row[name] for name in SETTING) == setting
-        if here and row["pass"] == "both" and row["ok"] and row[quantity.key]:
-            found.setdefault(row["backend"], []).append((row["T"], *quantity.values(row)))
+        if here and row["pass"] == "both" and row["ok"] and (value := row[quantity]):
+            time = quantity == "time_ms"
+            values = (value["median"], value["low"], value["high"]) if time else (value / MIB,) * 3
+            found.setdefault(row["backend"], []).append((row["T"], *values))
     return {backend: sorted(points) for backend, points in found.items()}
 
 

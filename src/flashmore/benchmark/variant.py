@@ -4,8 +4,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
+from flashmore.measuring.measure import time_in_turn
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import Spread, ratio, spread
+from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.training.trainer import Trainer
 
 WARMUP = 5
@@ -57,3 +63,41 @@ class Variant:
 def torch_says(error: Exception) -> str:
     """The first line of a RuntimeError of torch, mostly out of memory, which has no exception on the CPU."""
     return f"torch says: {str(error).partition(chr(10))[0]}"
+
+
+class Rounds:
+    """Variants in progress: prepared one after the other, then timed in alternating blocks."""
+
+    def __init__(
+        self, config: TrainConfig, device: torch.device, blocks: int, say: Callable[[str], None]
+    ) -> None:
+        if blocks < 1:
+            raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
+        if config.threads_here:
+            torch.set_num_threads(config.threads_here)
+        self.device, self.blocks, self.say = device, blocks, say
+        self.steps: dict[str, Callable[[], object]] = {}
+        """One repetition of each variant to time, synchronised."""
+        self.samples: dict[str, list[list[float]]] = {}
+        self.notes: list[str] = []
+        self.warnings: list[MeasurementWarning] = []
+        self.complete = True
+        """False after Ctrl-C."""
+
+    def run(
+        self, prepare: Callable[[], None], block_seconds: float, after_block: Callable[[int], None]
+    ) -> None:
+        """Fill in `steps` with `prepare`, and time them; Ctrl-C ends it and keeps the completed rounds."""
+        try:
+            prepare()
+            if self.steps:
+                self.say("timing in turn")
+                self.samples, self.warnings, self.complete = time_in_turn(
+                    self.steps,
+                    blocks=self.blocks,
+                    block_seconds=block_seconds,
+                    device=self.device,
+                    after_block=after_block,
+                )
+        except KeyboardInterrupt:
+            self.complete = False

@@ -27,6 +27,11 @@ SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
 VARIED = ("--attention", "--dtype", "--optimizer", "--lr-schedule")
 """Options that the ablation sets for each variant."""
 FORMS = (".png", ".svg", ".pdf")
+HELP = """usage: flashmore bench WHAT [OPTIONS]
+
+Measure what training, attention and each speed-up cost on this machine, and how sure that is.
+
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,22 +108,13 @@ class BenchAttention(Outputs):
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench`."""
     if not argv or argv[0] in ("-h", "--help"):
-        write(_help())
+        write(HELP + "".join(f"  {what:<10} {does}\n" for what, (does, _) in WHAT.items()))
+        write("\nflashmore bench WHAT --help tells the options.\n")
         return 0 if argv else 2
     what, *rest = argv
     if what not in WHAT:
         raise UsageError("something to measure: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
     return WHAT[what][1](rest)
-
-
-def _help() -> str:
-    lines = "\n".join(f"  {what:<10} {does}" for what, (does, _) in WHAT.items())
-    return (
-        "usage: flashmore bench WHAT [OPTIONS]\n\n"
-        "Measure what training, attention and each speed-up cost on this machine, and how sure that is.\n\n"
-        f"{lines}\n\n"
-        "flashmore bench WHAT --help tells the options.\n"
-    )
 
 
 def _step(argv: Sequence[str]) -> int:

@@ -59,7 +59,7 @@ def judge(
     Args:
         name: the tensor's name in reports, such as `dq`.
         answer: the tensor under test, of any shape, in the precision under test.
-        plain: the plain computation of the same in the same precision; its dtype sets eps.
+        plain: the plain computation of the same in the same precision.
         reference: the plain computation in float64, finite.
         largest_of_all: the largest absolute value of all float64 results of the same computation.
         eps: rounding unit of the computation if its result has a wider dtype, like the float32 gradients of

@@ -45,9 +45,7 @@ def alternate(
         blocks: blocks per variant.
         repeats: repetitions per block, for all variants or for each.
         warmup: untimed repetitions of each variant before the first block.
-        most_seconds: a block that has lasted this long ends early, so that a machine that has become much
-            slower does not keep the user waiting.
-        clock: the clock.
+        most_seconds: a block that has lasted this long ends early, in case the machine became much slower.
         after_block: called with the number of completed rounds.
 
     Returns:
@@ -91,7 +89,6 @@ def repeats_for(
         run: one repetition, warmed up.
         block_seconds: intended length of a block.
         resolution: the clock's resolution in seconds; a block lasts at least a thousand times that.
-        clock: the clock.
 
     Returns:
         At least 1, based on the fastest of a few probes, so that a disturbed one does not shorten the blocks.
@@ -133,7 +130,6 @@ def time_in_turn(
     Args:
         variants, blocks, after_block: as for `alternate`; the variants are warmed up.
         block_seconds: length of a block; one that takes twice as long ends with what it has.
-        device: the device of the measured work.
     """
     resolution = time.get_clock_info("perf_counter").resolution
     repeats = {

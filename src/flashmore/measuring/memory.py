@@ -21,7 +21,6 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
         work: the function to measure. Run it once before, so that one-time allocations (cuDNN's plans, the
             optimizer's moments) do not count. It should free nothing allocated before: CUDA's statistic
             includes that, the profiler does not.
-        device: the device that `work` uses.
 
     Returns:
         Bytes; None on a device without this statistic (MPS).

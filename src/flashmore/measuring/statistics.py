@@ -12,6 +12,7 @@ median's. If every tenth block is disturbed, they grow by two fifths, and those 
 three times their width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 Blocks = Sequence[Sequence[float]]
-"""One variant's samples: a list of blocks, each a list of times."""
+"""The samples of one variant."""
 Verdict = Literal["faster", "slower", "no difference"]
 
 SAME = (0.99, 1.01)
@@ -70,8 +71,8 @@ class Ratio:
 def spread(blocks: Blocks) -> Spread:
     """Median and quartiles over all samples of all blocks."""
     samples = np.concatenate([np.asarray(block) for block in blocks])
-    low, median, high = np.percentile(samples, (25, 50, 75))
-    return Spread(float(median), float(low), float(high))
+    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+    return Spread(median, low, high)
 
 
 def ratio(of: Blocks, to: Blocks, seed: int = 0) -> Ratio:
@@ -83,7 +84,6 @@ def ratio(of: Blocks, to: Blocks, seed: int = 0) -> Ratio:
     Args:
         of: the blocks of the baseline variant.
         to: the blocks of the other variant; block r ran next to block r of `of`.
-        seed: seed of the resampling.
 
     Raises:
         ValueError: no blocks, or different numbers of blocks.
@@ -93,14 +93,12 @@ def ratio(of: Blocks, to: Blocks, seed: int = 0) -> Ratio:
     pairs = np.log([np.median(a) / np.median(b) for a, b in zip(of, to, strict=True)])
     draws = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(_trimmed_mean(pairs[draws]), (tail, 100 - tail))
-    value = _trimmed_mean(pairs[None])[0]
-    return Ratio(float(np.exp(value)), float(np.exp(low)), float(np.exp(high)), len(pairs))
+    low, high = np.exp(np.percentile(_trimmed_mean(pairs[draws]), (tail, 100 - tail))).tolist()
+    return Ratio(math.exp(_trimmed_mean(pairs[None])[0]), low, high, len(pairs))
 
 
 def _trimmed_mean(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The mean of each row without its lowest and highest fifth."""
-    count = rows.shape[1]
-    cut = int(TRIMMED * count)
-    kept: npt.NDArray[np.float64] = np.sort(rows, axis=1)[:, cut : count - cut].mean(axis=1)
+    cut = int(TRIMMED * rows.shape[1])
+    kept: npt.NDArray[np.float64] = np.sort(rows, axis=1)[:, cut : rows.shape[1] - cut].mean(axis=1)
     return kept

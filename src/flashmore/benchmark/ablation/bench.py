@@ -1,7 +1,12 @@
 """Measures each speed-up of the catalogue, added cumulatively and left out of the full set individually.
 
-For every variant the first step is timed, results are compared with the plain loop (`gate`), and memory is
-measured; then all variants are timed in alternating blocks.
+For every variant the first step is timed, results are compared with the plain loop, and memory is measured;
+then all variants are timed in alternating blocks.
+
+The losses of the first steps, as one vector, are compared with the plain loop's in float64, by the error
+budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. An exact
+variant that misses it is not timed. A set that changes the numerics or the algorithm gives a different loss;
+the difference is reported. Dropout is off for this, because compiled code draws different random numbers.
 """
 
 import time
@@ -10,20 +15,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from flashmore.benchmark.ablation.gate import AblationGate
 from flashmore.benchmark.ablation.loader import LoadedDataset
 from flashmore.benchmark.ablation.variants import SpeedupVariant, added, compare, in_order, without
-from flashmore.benchmark.step.gate import STEPS
+from flashmore.benchmark.step.gate import STEPS, diverged
 from flashmore.benchmark.step.task import read_items
-from flashmore.benchmark.variant import torch_says
+from flashmore.benchmark.variant import Rounds, torch_says
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
-from flashmore.errors import BackendUnavailable, ConfigError, UsageError
-from flashmore.measuring.measure import time_in_turn
+from flashmore.errors import BackendUnavailable, UsageError
+from flashmore.measuring.accuracy import float64_device, judge
 from flashmore.measuring.result import make_record
-from flashmore.measuring.warnings import MeasurementWarning
-from flashmore.speedups import CATALOGUE, changed
+from flashmore.speedups import CATALOGUE, EXACT, changed
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.decide import why_not
 from flashmore.training.resolve import resolve_device, resolve_model, resolve_speed
@@ -32,6 +36,8 @@ from flashmore.training.trainer import Trainer
 BLOCKS = 20
 BLOCK_SECONDS = 0.15
 SECONDS = 180.0
+AT_THE_END = 5
+"""Number of last losses whose mean is compared if a set is not exact."""
 COMPILING = 40.0
 """Estimated compile time in seconds before the first compilation, on two CPU cores."""
 AUTOTUNING = 3.0
@@ -70,29 +76,29 @@ def ablate(
             that cannot work here.
         UsageError: no variant could be timed.
     """
-    if blocks < 1:
-        raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
-    bench = _Bench(config, blocks, seconds, say)
+    bench = _Bench(config, blocks, seconds, say, leave_one_out)
     precision = torch.get_float32_matmul_precision()
     try:
-        bench.prepare(leave_one_out=leave_one_out)
-        bench.time(after_block)
-    except KeyboardInterrupt:
-        bench.complete = False
+        bench.run(bench.prepare, BLOCK_SECONDS, after_block)
     finally:
         torch.set_float32_matmul_precision(precision)
     return bench.record()
 
 
-class _Bench:
+class _Bench(Rounds):
     """An ablation in progress."""
 
-    def __init__(self, config: TrainConfig, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
-        if config.threads_here:
-            torch.set_num_threads(config.threads_here)
+    def __init__(
+        self,
+        config: TrainConfig,
+        blocks: int,
+        seconds: float,
+        say: Callable[[str], None],
+        leave_one_out: bool,
+    ) -> None:
+        super().__init__(config, resolve_device(config.device), blocks, say)
         self.began = time.perf_counter()
-        self.config, self.blocks, self.seconds, self.say = config, blocks, seconds, say
-        self.device = resolve_device(config.device)
+        self.config, self.seconds, self.leave_one_out = config, seconds, leave_one_out
         corpus = read_items(config)
         self.plain = changed(config, ())
         """The config without speed-ups, to which a variant's are added."""
@@ -107,20 +113,22 @@ class _Bench:
         )
         self.variants: list[SpeedupVariant] = []
         self.alone: list[SpeedupVariant] = []
-        self.steps: dict[str, Callable[[], object]] = {}
-        self.samples: dict[str, list[list[float]]] = {}
         self.per_sample = ON_A_GPU if self.device.type == "cuda" else 1
-        self.gate = AblationGate(self.plain, self._trainer, self.device)
+        self.checked = replace(self.plain, dropout=0.0, attention_dropout=0.0)
+        """The config for comparing losses."""
         self.compiling = COMPILING
         self.preparing = 0.0
-        self.notes: list[str] = []
-        self.warnings: list[MeasurementWarning] = []
-        self.complete = True
 
-    def prepare(self, *, leave_one_out: bool) -> None:
+    def prepare(self) -> None:
         """Build and check every variant, and measure its memory."""
         self.say("training the plain loop in float64")
-        self.gate.prepare()  # first, so that one-time loading does not count for the first variant
+        # First, so that one-time loading does not count for the first variant.
+        trainer = self._trainer(self.checked, (), float64_device(self.device))
+        trainer.model.double()
+        self.reference = losses_of(trainer)
+        if not self.reference.isfinite().all():
+            raise diverged("variants")
+        self.plain_losses = losses_of(self._trainer(self.checked, (), self.device)).float()
         self._ready(SpeedupVariant("none"), self.variants)
         now: tuple[str, ...] = ()
         for name in self.names:
@@ -134,23 +142,10 @@ class _Bench:
                 now = variant.speedups
                 if dropped:
                     self.notes.append(f"{name} stands in place of {', '.join(dropped)}")
-        for name in now if leave_one_out else ():
+        for name in now if self.leave_one_out else ():
             variant = SpeedupVariant(f"without {name}", speedups=without(name, now))
             if self._fits(variant):
                 self._ready(variant, self.alone)
-
-    def time(self, after_block: Callable[[int], None]) -> None:
-        """Time the remaining variants in alternating blocks."""
-        if not self.steps:
-            return
-        self.say("timing in turn")
-        self.samples, self.warnings, self.complete = time_in_turn(
-            self.steps,
-            blocks=self.blocks,
-            block_seconds=BLOCK_SECONDS,
-            device=self.device,
-            after_block=after_block,
-        )
 
     def record(self) -> dict[str, Any]:
         """The results so far."""
@@ -171,7 +166,7 @@ class _Bench:
             "variants": [self._told(variant) for variant in self.variants],
             "left_out_alone": [self._told(variant) for variant in self.alone],
             "left_out": self.left_out,
-            "notes": [*self.notes, *self.gate.notes],
+            "notes": [*self.notes, *["answers were checked without dropout"] * (self.checked != self.plain)],
             "warnings": self.warnings,
         }
         return make_record("ablation", self.device, body, complete=self.complete)
@@ -207,7 +202,7 @@ class _Bench:
             variant.first_step_seconds = time.perf_counter() - began
             if "compile" in variant.speedups:
                 self.compiling = variant.first_step_seconds
-            self.gate.judge(variant, trainer, first_loss)
+            self._judge(variant, trainer, first_loss)
             if variant.ok:
                 never_waits = "no-sync" in variant.speedups
 
@@ -231,6 +226,29 @@ class _Bench:
                 self.preparing = time.perf_counter() - began
         return variant.ok
 
+    def _judge(self, variant: SpeedupVariant, trainer: Trainer, first_loss: float) -> None:
+        """Fill in the share of the budget used, the loss difference, or why the variant is not timed.
+
+        Args:
+            trainer: has made one step, with this loss; it is reused if the config has no dropout.
+        """
+        if self.checked != self.plain:
+            losses = losses_of(self._trainer(self.checked, variant.speedups, self.device))
+        else:
+            losses = losses_of(trainer, first_loss)
+        if variant.exactness == EXACT:
+            found = judge("losses", losses.float(), self.plain_losses, self.reference)
+            if found.good:
+                variant.budget_used = found.budget_used
+            else:
+                error = f"the error of its first {STEPS} losses is {found.error:.2g}"
+                variant.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
+        elif losses.isfinite().all():
+            difference = losses[-AT_THE_END:].mean() - self.reference[-AT_THE_END:].mean()
+            variant.loss_difference = difference.item()
+        else:
+            variant.why_not = f"its loss is not finite within {STEPS} steps"
+
     def _fits(self, variant: SpeedupVariant) -> bool:
         """Whether a variant fits into the remaining time; if not, it is left out with this reason."""
         left = self.seconds - (time.perf_counter() - self.began)
@@ -244,3 +262,9 @@ class _Bench:
             why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left"
             self.left_out.append({"name": variant.name, "why": f"{why} (--seconds)"})
         return needed <= left
+
+
+def losses_of(trainer: Trainer, *losses: float) -> Tensor:
+    """The losses of the first `STEPS` steps, of which some are known: (STEPS,) float64 on the CPU."""
+    further = [trainer.train_step().item() for _ in range(STEPS - len(losses))]
+    return torch.tensor([*losses, *further], dtype=torch.float64)

@@ -43,8 +43,6 @@ def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, whi
 
     Args:
         B, H, L, S, D: batch, heads, queries, keys, channels per head.
-        causal: half of the scores are masked.
-        which: forward, backward, or both together.
     """
     forward = 4.0 * B * H * L * S * D * (0.5 if causal else 1.0)
     return forward * {"forward": 1.0, "backward": 2.5, "both": 3.5}[which]

@@ -82,11 +82,9 @@ def _step_findings(found: Record) -> list[str]:
     """One sentence per ratio, or a sentence that there is none."""
     findings = []
     for ratio in found["ratios"]:
-        verdict = ratio["verdict"]
-        verdict = verdict if verdict == "no difference" else f"{ratio['to']} is {verdict}"
-        findings.append(
-            f"{ratio['of']} / {ratio['to']} = {ratio['value']:.3f} (95 %: {_interval(ratio)}): {verdict}"
-        )
+        of, to, verdict = ratio["of"], ratio["to"], ratio["verdict"]
+        verdict = verdict if verdict == "no difference" else f"{to} is {verdict}"
+        findings.append(f"{of} / {to} = {ratio['value']:.3f} (95 %: {_interval(ratio)}): {verdict}")
     return [f"{_context_title(found)}: {finding}." for finding in findings or ["nothing to compare"]]
 
 
@@ -106,8 +104,7 @@ def _step_setting(found: Record, where: str, beside_seed_experiment: bool) -> Se
         if beside_seed_experiment:
             cells["seed experiment, ms"] = str(SEED_EXPERIMENT_MS.get(name, ""))
         rows.append(cells)
-    missing = [variant for variant in found["variants"] if not variant["ok"]]
-    remarks = [f"left out: {variant['name']}: {variant['why_not']}" for variant in missing]
+    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
     comparable = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in timed}
     comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
@@ -152,10 +149,10 @@ def _of_ablation(record: Record, where: str) -> Summary:
         caption = f"All together but one: {title}, on {where}"
         title = f"{title}, each left out alone"
         settings.append(_ablation_setting(title, caption, alone, "left out", "all / this"))
-    missing = [one for one in (*record["variants"], *record["left_out_alone"]) if not one["ok"]]
+    every = (*record["variants"], *record["left_out_alone"])
     remarks = [
-        *(f"no number: {variant['name']}: {variant['why_not']}" for variant in missing),
-        *(f"left out: {left_out['name']}: {left_out['why']}" for left_out in record["left_out"]),
+        *(f"no number: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
+        *(f"left out: {one['name']}: {one['why']}" for one in record["left_out"]),
         *record["notes"],
         f"Exact variants gave the plain loop's losses of the first {record['checked_steps']} steps within "
         "the error budget; for the others the table says by how much the loss differs after them.",
@@ -335,20 +332,20 @@ def _of_choice(record: Record, where: str) -> Summary:
     title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
     conclusion = f"{record['chosen']} is chosen, {when}."
-    timed = [candidate for candidate in record["candidates"] if candidate["time_ms"]]
-    missing = [candidate for candidate in record["candidates"] if not candidate["time_ms"]]
-    best = min((candidate["time_ms"]["low"] for candidate in timed), default=1.0)
+    times = {one["name"]: one["time_ms"] for one in record["candidates"] if one["time_ms"]}
+    best = min((time["low"] for time in times.values()), default=0.0)
     rows = [
         {
-            "backend": candidate["name"],
-            "ms": digits(candidate["time_ms"]["median"]),
-            "quartiles": _quartiles(candidate["time_ms"]),
-            "first quartile / best": f"{candidate['time_ms']['low'] / best:.2f}" if best else "–",
+            "backend": name,
+            "ms": digits(time["median"]),
+            "quartiles": _quartiles(time),
+            "first quartile / best": f"{time['low'] / best:.2f}" if best else "–",
         }
-        for candidate in timed
+        for name, time in times.items()
     ]
     caption = f"Forward and backward once on {where}: medians"
-    remarks = [f"left out: {candidate['name']}: {candidate['why_not']}" for candidate in missing]
+    missing = [one for one in record["candidates"] if not one["time_ms"]]
+    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
     comparable = {f"{row['backend']}, ms": row["ms"] for row in rows}
     setting = Setting(title, Table(caption, rows, words=["backend"]), conclusion, remarks, comparable)
     return Summary([f"{title}: {conclusion}"], [], [setting])

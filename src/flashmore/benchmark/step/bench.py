@@ -14,14 +14,14 @@ import torch
 from flashmore.benchmark.attention.flops import SHARE_OF_FREE
 from flashmore.benchmark.step.gate import Gate
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
-from flashmore.benchmark.variant import Variant, torch_says
+from flashmore.benchmark.variant import Rounds, Variant, torch_says
 from flashmore.config import TrainConfig
-from flashmore.errors import BackendUnavailable, ConfigError, UsageError
-from flashmore.measuring.measure import time_in_turn
+from flashmore.errors import BackendUnavailable, UsageError
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import ratio
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
+from flashmore.models.config import ModelConfig
 from flashmore.training.resolve import resolve_attention, resolve_device
 from flashmore.training.trainer import Trainer
 
@@ -65,20 +65,12 @@ def bench_steps(
         DataError, ConfigError: see `task_at`.
         UsageError: no variant could be timed at any context.
     """
-    if blocks < 1:
-        raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
-    if config.threads_here:
-        torch.set_num_threads(config.threads_here)
     found: list[dict[str, Any]] = []
     warnings: list[MeasurementWarning] = []
     complete = True
     for context in contexts or (None,):
-        bench = _Bench(task_at(config, context, shrink_batch=shrink_batch), say)
-        try:
-            bench.prepare(variants)
-            bench.time(blocks, after_block)
-        except KeyboardInterrupt:
-            bench.complete = False
+        bench = _Bench(task_at(config, context, shrink_batch=shrink_batch), variants, blocks, say)
+        bench.run(bench.prepare, BLOCK_SECONDS, after_block)
         found.append(bench.result())
         where = f"context {found[-1]['context']:,}: " if len(contexts) > 1 else ""
         warnings += [{**warning, "message": where + warning["message"]} for warning in bench.warnings]
@@ -94,23 +86,22 @@ def bench_steps(
     return make_record("step", resolve_device(config.device), body, complete=complete)
 
 
-class _Bench:
+class _Bench(Rounds):
     """A comparison at one context in progress."""
 
-    def __init__(self, task: Task, say: Callable[[str], None]) -> None:
-        self.task, self.say = task, say
+    def __init__(
+        self, task: Task, names: Sequence[str] | None, blocks: int, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(task.config, task.device, blocks, say)
+        self.task, self.names = task, names
         self.gate = Gate(task)
-        self.notes = list(task.notes)
+        self.notes += task.notes
         self.variants: dict[str, Variant] = {}
         """By name, numbered from its second time on."""
-        self.steps: dict[str, Callable[[], object]] = {}
-        self.samples: dict[str, list[list[float]]] = {}
-        self.warnings: list[MeasurementWarning] = []
-        self.complete = True
 
-    def prepare(self, names: Sequence[str] | None) -> None:
+    def prepare(self) -> None:
         """Refuse or check every variant, and measure its memory."""
-        names = [self._settled(name) for name in names or self._default()]
+        names = [self._settled(name) for name in self.names or self._default()]
         for number, name in enumerate(names):
             times = 1 + names[:number].count(name)
             self.variants[name if times == 1 else f"{name} ({times})"] = Variant(name)
@@ -128,21 +119,8 @@ class _Bench:
                 variant.why_not = torch_says(error)
         if self.gate.note and any(variant.budget_used is not None for variant in self.variants.values()):
             self.notes.append(self.gate.note)
-
-    def time(self, blocks: int, after_block: Callable[[int], None]) -> None:
-        """Time the remaining variants and attention alone in alternating blocks."""
-        first = next((variant for variant in self.variants.values() if variant.ok), None)
-        if first is None:
-            return
-        runs = self.steps | {ATTENTION_ALONE: attention_alone(first.name, self.task)}
-        self.say("timing in turn")
-        self.samples, self.warnings, self.complete = time_in_turn(
-            runs,
-            blocks=blocks,
-            block_seconds=BLOCK_SECONDS,
-            device=self.task.device,
-            after_block=after_block,
-        )
+        if timed := [variant for variant in self.variants.values() if variant.ok]:
+            self.steps[ATTENTION_ALONE] = attention_alone(timed[0].name, self.task)
 
     def result(self) -> dict[str, Any]:
         """The results so far, as in a record."""
@@ -166,9 +144,13 @@ class _Bench:
 
     def _default(self) -> tuple[str, ...]:
         """Manual and fused: flash, or else the first fused backend that runs here."""
-        reasons = self._reasons("flash")
+        # One short row is enough to know, and takes no memory that was not estimated.
+        model_config = self.task.model_config
+        short = replace(model_config, block_size=min(model_config.block_size, SHORT))
+        config = replace(self.task.config, batch_size=1)
+        reasons = self._reasons("flash", config, short)
         for name in INSTEAD_OF_FLASH if reasons else ():
-            if not self._reasons(name):
+            if not self._reasons(name, config, short):
                 self.notes.append(f"{name} in place of flash, which cannot run here: {'; '.join(reasons)}")
                 return (DEFAULT[0], name)
         return DEFAULT
@@ -183,13 +165,10 @@ class _Bench:
         self.say(self.notes[-1])
         return choice.backend
 
-    def _reasons(self, name: str) -> tuple[str, ...]:
+    def _reasons(self, name: str, config: TrainConfig, model_config: ModelConfig) -> tuple[str, ...]:
         """Why a backend cannot run here; empty if it can."""
-        task = self.task
-        # One short row is enough to know, and takes no memory that was not estimated.
-        model_config = replace(task.model_config, block_size=min(task.model_config.block_size, SHORT))
         try:
-            resolve_attention(name, replace(task.config, batch_size=1), model_config, task.device)
+            resolve_attention(name, config, model_config, self.device)
         except BackendUnavailable as error:
             return error.reasons
         return ()
@@ -203,11 +182,7 @@ class _Bench:
         )
         if needed > free:
             return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used"
-        try:
-            resolve_attention(name, task.config, task.model_config, task.device)
-        except BackendUnavailable as error:
-            return "; ".join(error.reasons)
-        return None
+        return "; ".join(self._reasons(name, task.config, task.model_config)) or None
 
     def _misses_budget(self, variant: Variant) -> str | None:
         """Check a backend's results; returns why it is not timed, or None."""

@@ -45,11 +45,7 @@ class _Outcome(NamedTuple):
 
 
 class Gate:
-    """Judges backends on one task, against a reference that runs once.
-
-    Args:
-        task: model, data and batch, reduced if float64 would take too long.
-    """
+    """Judges backends on one task, reduced if float64 would take too long; the reference runs once."""
 
     def __init__(self, task: Task) -> None:
         B, T = affordable(task)
@@ -103,14 +99,12 @@ class Gate:
 
     def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
         task = self.task
-        config, device, data = task.config, task.device, task.dataset()
-        if double:
-            config = replace(config, dtype="float32")
-            device = float64_device(device)
-            data = data.to(device)
-        trainer = Trainer(config, replace(task.model_config, attention=backend), data, device)
-        if double:
-            trainer.model.double()
+        model_config, data = replace(task.model_config, attention=backend), task.dataset()
+        if not double:
+            return Trainer(task.config, model_config, data, task.device)
+        device = float64_device(task.device)
+        trainer = Trainer(replace(task.config, dtype="float32"), model_config, data.to(device), device)
+        trainer.model.double()
         return trainer
 
     def _run(self, backend: str, *, double: bool = False) -> _Outcome:

@@ -53,8 +53,8 @@ def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> 
     Args:
         context: T, for rows from a stream of all training names; None means the data's own, with one padded
             name per row, as in training.
-        shrink_batch: use fewer rows if they are longer, so that a step has about as many positions as with
-            the data's own context and the config's batch.
+        shrink_batch: use fewer of longer rows, so that a step has about as many positions as with the data's
+            own context.
 
     Raises:
         DataError: see `flashmore.training.corpus.read_corpus`.
@@ -81,21 +81,14 @@ def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> 
 
 
 def read_items(config: TrainConfig) -> Corpus:
-    """Read the items of a config.
-
-    Raises:
-        DataError, ConfigError: see `read_corpus`; or it is on one long text.
-    """
+    """Read the items of a config; as `read_corpus`, but a long text is refused."""
     if config.mode == "text":
         raise ConfigError("items, one a line", "--mode text", "--mode items, which is the default")
     return read_corpus(config)
 
 
 def _stream(corpus: Corpus, context: int, device: torch.device) -> Sequences:
-    """All names of the training part, concatenated with EOS between them and split into rows of T.
-
-    There is no padding: the target of a row's last position is the first id of the next row.
-    """
+    """All names of the training part, with EOS between them, split into rows of T without padding."""
     names = corpus.split.train
     length = sum(map(len, names)) + len(names)
     if not 1 <= context <= length:
@@ -117,10 +110,6 @@ def attention_alone(backend: str, task: Task) -> Callable[[], object]:
     """Return a function that computes attention forward in every layer, then backward in every layer.
 
     Saved tensors stay in memory until their backward pass, as in a step. The call synchronises.
-
-    Args:
-        backend: name of a backend known to run here.
-        task: sizes, precision and dropout.
     """
     precision = precision_of(task.config, task.device)
     layers = [_like_in_the_model(task) for _ in range(task.model_config.n_layer)]
@@ -167,14 +156,8 @@ def activation_bytes(
 ) -> int:
     """Estimate the peak bytes of one step beyond the weights, their gradients and the moments.
 
-    Counts the tensors saved for the backward pass, and the working tensors at the peak.
-
-    Args:
-        backend: a name; `sdpa` counts as a fused kernel if PyTorch can choose one, else as `math`.
-        model_config: the model's sizes; T is its context.
-        config: the batch size, the dtype and the dropout on the weights.
-        device: `cpu`, `cuda` or `mps`.
-        threads: CPU threads.
+    Counts the tensors saved for the backward pass, and the working tensors at the peak. `sdpa` counts as a
+    fused kernel if PyTorch can choose one, else as `math`.
     """
     B, H, T, C = config.batch_size, model_config.n_head, model_config.block_size, model_config.n_embd
     positions, item = B * T, 4
