@@ -11,9 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flashmore.backends.manual import manual
 from flashmore.benchmark.attention.bench import crossover
-from flashmore.benchmark.attention.flops import attention_flops, peak_estimate
 from flashmore.benchmark.attention.passes import Inputs, Passes, Stopwatch
-from flashmore.benchmark.attention.plan import AttentionPlan, Shape
+from flashmore.benchmark.attention.plan import AttentionPlan, Shape, attention_flops, peak_estimate
 from flashmore.errors import ConfigError
 from flashmore.measuring.statistics import Ratio
 

@@ -1,8 +1,6 @@
 """Figures drawn from records (`measuring/record.schema.json`) with matplotlib.
 
-The background is transparent and colours are legible on white and black, so that the same figure serves as
-PNG and in a web page. To keep text as text in an SVG, save under
-`matplotlib.rc_context({"svg.fonttype": "none"})`.
+The background is transparent and colours are legible on white and black, for PNG and web pages alike.
 """
 
 import math

@@ -1,6 +1,6 @@
 """`flashmore compare`: compare runs or models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
     from flashmore.comparison import Row
     from flashmore.runs import Run
     from flashmore.training.result import TrainResult
-
-
-def _nats(loss: float | None) -> str:
-    return "–" if loss is None else f"{loss:.4f}"
-
-
-FIGURES: "dict[str, Callable[[TrainResult], str]]" = {
-    "run": lambda result: result.run,
-    "attention": lambda result: result.attention or "none",
-    "parameters": lambda result: f"{result.parameters:,}",
-    "steps": lambda result: f"{result.steps:,}",
-    "training": lambda result: f"{result.train_seconds:.1f} s",
-    "a step": lambda result: f"{result.step_ms:.2f} ms",
-    "validation loss": lambda result: _nats(result.val_loss),
-    "test loss": lambda result: _nats(result.test_loss),
-}
 
 
 @dataclass(frozen=True)
@@ -133,10 +117,24 @@ def _train(model: Model, command: Compare) -> "Run":
 def show(rows: "Sequence[Row]") -> None:
     """Print a table with a column for each run: numbers above, names below."""
     shown = table("", *(row.result.model for row in rows))
-    for title, figure in FIGURES.items():
-        shown.add_row(title, *(figure(row.result) for row in rows))
+    figures = [_figures(row.result) for row in rows]
+    for title in figures[0]:
+        shown.add_row(title, *(of_run[title] for of_run in figures))
     shown.add_section()
     columns = [[Text(name.text, NOVELTY_STYLE[name.novelty]) for name in row.names] for row in rows]
     for line, names in enumerate(zip_longest(*columns, fillvalue=Text())):
         shown.add_row("" if line else "names", *names)
     stdout().print(shown)
+
+
+def _figures(result: "TrainResult") -> dict[str, str]:
+    losses = {"validation loss": result.val_loss, "test loss": result.test_loss}
+    return {
+        "run": result.run,
+        "attention": result.attention or "none",
+        "parameters": f"{result.parameters:,}",
+        "steps": f"{result.steps:,}",
+        "training": f"{result.train_seconds:.1f} s",
+        "a step": f"{result.step_ms:.2f} ms",
+        **{name: "–" if loss is None else f"{loss:.4f}" for name, loss in losses.items()},
+    }

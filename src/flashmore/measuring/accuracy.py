@@ -1,14 +1,12 @@
 """The error budget for every kernel and every rewrite.
 
-Two correct kernels never agree bit for bit, and agreement between them proves nothing. Both are compared with
-the same computation in float64: a result passes if its largest error is at most twice that of the plain
-computation in the same precision, plus 16 roundings of the largest result (correct CPU kernels need up to 6
-in float32 gradients). The form of the budget follows FlashAttention's own tests (Dao 2023).
+A result passes if its largest error from float64 is at most twice that of the plain computation in the same
+precision, plus 16 roundings of the largest result (correct CPU kernels need up to 6 in float32 gradients).
+The form follows FlashAttention's own tests (Dao 2023).
 
 There is one exception. If a gradient is a small difference of large terms (with a single key those of q and k
-are exactly 0), a kernel returns the rounding errors of these terms, which 16 roundings of the difference do
-not cover. So a tensor is allowed at least 4 roundings of the largest tensor of the same computation, and 64
-in the precision of sums, which is float32 at best.
+are exactly 0), a kernel returns the rounding errors of these terms. So a tensor is allowed at least 4
+roundings of the largest tensor of the same computation, and 64 in the precision of sums, float32 at best.
 """
 
 from collections.abc import Mapping

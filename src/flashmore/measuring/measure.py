@@ -128,7 +128,7 @@ def time_in_turn(
     """Time variants in alternating blocks that are about equally long.
 
     Args:
-        variants, blocks, after_block: as for `alternate`; the variants are warmed up.
+        variants, blocks, after_block: see `alternate`; the variants are warmed up.
         block_seconds: length of a block; one that takes twice as long ends with what it has.
     """
     resolution = time.get_clock_info("perf_counter").resolution

@@ -1,15 +1,10 @@
 """Statistics: pure functions from raw samples to medians, ratios, intervals and a verdict.
 
-Samples come in blocks, because machines drift: neighbouring samples are correlated, so blocks are resampled
-instead of samples (the moving-block idea of Künsch 1989). Block r of one variant ran next to block r of the
-other, so drift cancels in their ratio.
-
-The ratio of the whole run is the 20 % trimmed mean of the logarithms of these pairs' ratios. Its interval is
-the percentile bootstrap, which suits a trimmed mean (Wilcox 2012, "Introduction to Robust Estimation and
-Hypothesis Testing", chapter 4). In simulations with step noise of 5 %, block noise of 3 %, slow drift and 30
-blocks, such intervals contain the true value in 95 % of the runs and are an eighth narrower than the
-median's. If every tenth block is disturbed, they grow by two fifths, and those of an untrimmed mean to over
-three times their width.
+Neighbouring samples are correlated, so blocks are resampled instead of samples (Künsch 1989). The ratio of a
+run is the 20 % trimmed mean of the logarithms of the pairs' ratios, its interval the percentile bootstrap
+(Wilcox 2012, "Introduction to Robust Estimation and Hypothesis Testing", chapter 4). In simulations such
+intervals contain the true value in 95 % of the runs and are an eighth narrower than the median's. If every
+tenth block is disturbed, they grow by two fifths, and those of an untrimmed mean to over three times.
 """
 
 import math

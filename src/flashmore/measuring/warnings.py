@@ -70,8 +70,7 @@ def warnings_about(
     Args:
         samples: for each variant its blocks, in order of timing.
         others: see `load_meter`.
-        cpus: CPUs of the machine.
-        threads: threads used by the measured work.
+        cpus, threads: CPUs of the machine, and threads used by the measured work.
     """
     medians = {name: np.array([np.median(block) for block in blocks]) for name, blocks in samples.items()}
     checks: dict[Code, str | None] = {

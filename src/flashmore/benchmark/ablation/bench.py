@@ -1,12 +1,8 @@
 """Measures each speed-up of the catalogue, added cumulatively and left out of the full set individually.
 
-For every variant the first step is timed, results are compared with the plain loop, and memory is measured;
-then all variants are timed in alternating blocks.
-
-The losses of the first steps, as one vector, are compared with the plain loop's in float64, by the error
-budget of `flashmore.measuring.accuracy`, whose plain computation is the plain loop in float32. An exact
-variant that misses it is not timed. A set that changes the numerics or the algorithm gives a different loss;
-the difference is reported. Dropout is off for this, because compiled code draws different random numbers.
+The losses of a variant's first steps, as one vector, are compared with the plain loop's in float64, by the
+budget of `flashmore.measuring.accuracy`; an exact variant that misses it is not timed, for the others the
+difference is reported. Dropout is off for this, because compiled code draws different random numbers.
 """
 
 import time
@@ -62,10 +58,8 @@ def ablate(
         config: data, model and training parameters. `speedups` selects which to add (`auto` means all);
             options that are speed-ups themselves, such as `attention`, are set for each variant.
         leave_one_out: also leave each one out of the full set.
-        blocks: blocks per variant.
         seconds: approximate time limit; a variant that would exceed it is left out, with this reason.
-        say: called with a description of each preparation step.
-        after_block: called with the number of completed rounds.
+        say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
         A record of kind `ablation`: every variant, the first one without any speed-up, with its numbers or

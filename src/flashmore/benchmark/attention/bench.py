@@ -1,11 +1,10 @@
 """Benchmarks the attention kernels alone: time, memory and error against T.
 
-For each shape, backends that would exceed the memory or time budget are left out and named; the first call is
-timed separately; output and gradients are compared with float64; peak memory is measured; then all backends
-are timed in alternating blocks. B and H are the same at every T, so a curve shows how one model's attention
-scales with its context, and the overhead at small T.
+B and H are the same at every T, so a curve shows how one model's attention scales with its context, and the
+overhead at small T.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -14,17 +13,17 @@ from typing import Any
 import torch
 
 from flashmore.backends.accuracy import attention_accuracy
-from flashmore.benchmark.attention.flops import (
+from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch
+from flashmore.benchmark.attention.plan import (
     SHARE_OF_FREE,
+    AttentionPlan,
     Pass,
-    TimeBudget,
+    Shape,
     attention_flops,
     check_bytes,
     inputs_bytes,
     peak_estimate,
 )
-from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch
-from flashmore.benchmark.attention.plan import AttentionPlan, Shape
 from flashmore.benchmark.variant import INTERRUPTED, torch_says
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.measure import Clock, alternate
@@ -65,11 +64,7 @@ def bench_attention(
     clock: Clock = time.perf_counter,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run the plan's measurements.
-
-    Args:
-        clock: the clock; on CUDA the blocks are timed with events.
-        say: called with a description of the current measurement.
+    """Run the plan's measurements; on CUDA the blocks are timed with events, not with the clock.
 
     Returns:
         A record of kind `attention`. After Ctrl-C it has the results so far and is not `complete`.
@@ -85,6 +80,26 @@ def bench_attention(
     except KeyboardInterrupt:
         complete = False
     return make_record("attention", device, bench.body(), complete=complete)
+
+
+class TimeBudget:
+    """Time for a list of shapes: each gets a share, and unused time goes to later ones."""
+
+    def __init__(self, seconds: float, shapes: Iterable[Shape], clock: Clock) -> None:
+        self.clock = clock
+        self.end = clock() + seconds
+        # Work grows with T², but short shapes need repetitions: a compromise between equal and T² shares.
+        self._ahead = [shape.T * math.sqrt(shape.pairs * shape.D) for shape in shapes]
+
+    def left(self) -> float:
+        """Remaining seconds of the budget; negative if exceeded."""
+        return self.end - self.clock()
+
+    def next_share(self) -> float:
+        """Seconds for the next shape of the list."""
+        share = self.left() * self._ahead[0] / sum(self._ahead)
+        del self._ahead[0]
+        return max(0.0, share)
 
 
 class _Bench:
@@ -115,7 +130,7 @@ class _Bench:
         return {
             "rows": self.rows,
             "ratios": self.ratios,
-            "crossovers": [_sizes(setting) | {"T": T} for setting, T in found],
+            "crossovers": [asdict(setting) | {"T": T} for setting, T in found],
             "crossover_T": found[0][1],
             "memory_budget_bytes": int(self.memory),
             "time_budget_s": self.plan.seconds,
@@ -153,21 +168,17 @@ class _Bench:
         pairs = min(shape.pairs, max(1, CHECKED_SCORES // shape.T**2))
         while pairs > 1 and check_bytes(shape, pairs) > self.memory:
             pairs -= 1
-        if pairs > shape.H:
-            return pairs // shape.H * shape.H
-        return pairs
+        return pairs if pairs <= shape.H else pairs // shape.H * shape.H
 
     def _refusal(self, backend: str, shape: Shape, checked: int) -> str | None:
-        size = (shape.B, shape.H, shape.T, shape.D)
-        on_cuda = self.device.type == "cuda"
+        size, device = (shape.B, shape.H, shape.T, shape.D), self.device.type
+        capability = torch.cuda.get_device_capability(self.device) if device == "cuda" else (8, 0)
         call = AttentionCall(
-            query=size, key=size, value=size, dtype=shape.dtype, device=self.device.type, causal=shape.causal,
-            capability=torch.cuda.get_device_capability(self.device) if on_cuda else (8, 0),
-        )  # fmt: skip
-        reasons = backend_spec(backend).reasons_against(call)
-        if reasons:
+            size, size, size, shape.dtype, device, causal=shape.causal, capability=capability
+        )
+        if reasons := backend_spec(backend).reasons_against(call):
             return "; ".join(map(str, reasons))
-        own = peak_estimate(backend, shape, device=self.device.type, threads=torch.get_num_threads())
+        own = peak_estimate(backend, shape, device=device, threads=torch.get_num_threads())
         check = check_bytes(shape, checked)
         needed = inputs_bytes(shape) + max(own, check)
         if needed > self.memory:
@@ -186,21 +197,21 @@ class _Bench:
 
     def _seconds(self, backend: str, shape: Shape, checked: int) -> float:
         """Lower bound of the time to measure one backend, from shorter lengths: work grows with T²."""
-        if (backend, shape.setting) not in self.pace:
-            self._probe(backend, shape)
-        T, call = self.pace[backend, shape.setting]
+        key = backend, shape.setting
+        if key not in self.pace:
+            self.pace[key] = self._probe(backend, shape)
+        T, call = self.pace[key]
         scores, check = self.check_seconds.get(shape.setting, (1, 0.0))
         growth = max(1.0, checked * shape.T**2 / scores)
         return call * max(1.0, (shape.T / T) ** 2) * (MIN_BLOCKS + OTHER_CALLS) + check * growth
 
-    def _probe(self, backend: str, shape: Shape) -> None:
+    def _probe(self, backend: str, shape: Shape) -> tuple[int, float]:
         small = replace(shape, T=min(shape.T, PROBED_T))
         passes = Passes(backend, shape.causal, Inputs.random(small, self.device), self.wall)
         try:
-            seconds = min(passes.first_call_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
+            return small.T, min(passes.first_call_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
         except (BackendUnavailable, RuntimeError, MemoryError):
-            seconds = 0.0  # the shape itself will tell why
-        self.pace[backend, shape.setting] = small.T, seconds
+            return small.T, 0.0  # the shape itself will tell why
 
     def _prepare(self, passes: Passes, shape: Shape, checked: int) -> str | None:
         """Everything before timing: the first call, the check, the memory; returns why it is not timed."""
@@ -263,7 +274,7 @@ class _Bench:
         ratios = {backend: ratio(both["manual"], both[backend]) for backend in fused}
         for backend, found in ratios.items():
             told = found.to_json("manual", backend) | {"pairs": found.pairs}
-            self.ratios.append(_sizes(shape) | {"T": shape.T} | told)
+            self.ratios.append(asdict(shape) | told)
         best = min(fused, key=lambda backend: spread(both[backend]).median)
         self.wins[shape.setting][shape.T] = ratios[best]
 
@@ -273,13 +284,10 @@ def _remaining(why_not: Mapping[str, str | None]) -> list[str]:
 
 
 def crossover(ratios: Mapping[int, Ratio]) -> int | None:
-    """The length from which on fused attention is faster, there and at every longer length measured.
+    """The length from which on fused attention is faster, at every length measured; None if there is none.
 
     Args:
         ratios: by length: time of `manual` over time of the best fused backend, forward and backward.
-
-    Returns:
-        The length, or None if fused attention is not faster at the longest one.
     """
     found = None
     for T in sorted(ratios, reverse=True):
@@ -297,11 +305,6 @@ def _warning_over(doubts: Mapping[int, MeasurementWarning]) -> MeasurementWarnin
     return {"code": longest["code"], "message": f"at T = {lengths}: {longest['message']}", "advice": advice}
 
 
-def _sizes(shape: Shape) -> dict[str, Any]:
-    """The setting of a shape as in a record: everything except T."""
-    return {name: value for name, value in asdict(shape).items() if name != "T"}
-
-
 def _rows_of(
     backend: str, why_not: str | None, passes: Passes | None, shape: Shape, checked: int
 ) -> Iterable[dict[str, Any]]:
@@ -314,8 +317,7 @@ def _rows_of(
         flops = attention_flops(shape.B, shape.H, shape.T, shape.T, shape.D, causal=shape.causal, which=which)
         yield {
             "backend": backend,
-            "T": shape.T,
-            **_sizes(shape),
+            **asdict(shape),
             "pass": which,
             "ok": bool(samples),
             "why_not": why_not or (None if samples else INTERRUPTED),

@@ -1,7 +1,6 @@
 """Separate timing of a backend's forward and backward passes, on tensors shared by all backends.
 
-The overhead of `sdpa_kernel` (about 10 µs per call) is excluded: it is entered before the clock starts. The
-forward pass saves tensors for backward, as in training; `both` is the sum of the two.
+The overhead of `sdpa_kernel` (about 10 µs per call) is excluded: it is entered before the clock starts.
 """
 
 import time
@@ -15,8 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.sdpa import chosen_by_pytorch
-from flashmore.benchmark.attention.flops import Pass
-from flashmore.benchmark.attention.plan import Shape
+from flashmore.benchmark.attention.plan import Pass, Shape
 from flashmore.measuring.accuracy import Judgement
 from flashmore.measuring.measure import Clock
 from flashmore.measuring.memory import peak_bytes

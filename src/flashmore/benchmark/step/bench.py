@@ -1,8 +1,6 @@
 """Benchmarks whole training steps with different attention backends: same model, data and seed.
 
-Each variant is refused with a reason, or checked (`gate`), measured for memory, and then timed with the
-others in alternating blocks. Attention alone is timed in the same rounds: its share of the step bounds the
-gain of any kernel (Amdahl 1967).
+Attention alone is timed in the same rounds: its share of a step bounds the gain of any kernel (Amdahl 1967).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +9,7 @@ from typing import Any
 
 import torch
 
-from flashmore.benchmark.attention.flops import SHARE_OF_FREE
+from flashmore.benchmark.attention.plan import SHARE_OF_FREE
 from flashmore.benchmark.step.gate import Gate
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
 from flashmore.benchmark.variant import Rounds, Variant, torch_says
@@ -51,11 +49,8 @@ def bench_steps(
         variants: backends; the first is the baseline. A name may be repeated. None means `manual` and
             `flash`, or another fused backend if flash cannot run. `auto` is resolved first and listed under
             the name that it chose.
-        contexts: values of T as in `task_at`; none means the data's own.
-        shrink_batch: use fewer rows at longer contexts.
-        blocks: blocks per variant.
-        say: called with a description of each preparation step.
-        after_block: called with the number of completed rounds.
+        contexts, shrink_batch: see `task_at`; no context means the data's own.
+        say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
         A record of kind `step`: every variant with its numbers or the reason why it has none. After Ctrl-C it

@@ -1,15 +1,13 @@
 """Checks before timing: does a backend train correctly? One that does not is not timed.
 
-Three things are compared with the same computation with `manual` in float64, by the error budget of
-`flashmore.measuring.accuracy`, whose plain computation is `manual` in the precision under test:
+Three things are compared with `manual` in float64, by the budget of `flashmore.measuring.accuracy`, whose
+plain computation is `manual` in the precision under test:
 
 1. attention alone, output and gradients, at the step's shape, on random inputs. In 16 bits this is the most
-   sensitive check: in an untrained model attention is nearly uniform, and rounding hides a wrong scale.
-2. the gradients of every parameter in the first step. Autocast keeps them in float32, but computes them in 16
-   bits, so the budget uses 16-bit roundings.
-3. the losses of the first steps, as one vector. Training amplifies rounding: AdamW turns a tiny gradient into
-   a full step of either sign, so single steps may differ by more than their neighbours. A loss is the mean
-   over N characters, whose 16-bit roundings average out: its budget is smaller by √N.
+   sensitive: in an untrained model attention is nearly uniform, and rounding hides a wrong scale.
+2. the gradients of every parameter in the first step, which autocast computes in 16 bits.
+3. the losses of the first steps, as one vector: AdamW turns a tiny gradient into a full step of either sign.
+   A loss is the mean over N characters, whose roundings average out: its budget is smaller by √N.
 
 Dropout is disabled, because backends draw different random numbers.
 """
