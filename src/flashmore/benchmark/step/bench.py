@@ -5,6 +5,7 @@ Attention alone is timed in the same rounds: its share of a step bounds the gain
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -100,14 +101,11 @@ class _Bench(Rounds):
         for number, name in enumerate(names):
             times = 1 + names[:number].count(name)
             self.variants[name if times == 1 else f"{name} ({times})"] = Variant(name)
+        check = cache(self._check)  # a name may be repeated
         for key, variant in self.variants.items():
             self.say(f"checking {variant.name} at context {self.task.model_config.block_size:,}")
-            twin = self.variants[variant.name]
             try:
-                if twin is not variant:
-                    variant.why_not, variant.budget_used = twin.why_not, twin.budget_used
-                else:
-                    variant.why_not = self._refusal(variant.name) or self._misses_budget(variant)
+                variant.why_not, variant.budget_used = check(variant.name)
                 if variant.ok:
                     self.steps[key] = self._ready_step(variant)
             except (RuntimeError, MemoryError) as error:
@@ -168,36 +166,29 @@ class _Bench(Rounds):
             return error.reasons
         return ()
 
-    def _refusal(self, name: str) -> str | None:
-        """Why a backend cannot be tried: its memory, or because it does not run here."""
-        task = self.task
-        free = SHARE_OF_FREE * free_bytes(task.device)
-        needed = weights_bytes(task.model_config) + activation_bytes(
-            name, task.model_config, task.config, device=task.device.type, threads=torch.get_num_threads()
-        )
+    def _check(self, name: str) -> tuple[str | None, float | None]:
+        """Why a backend is not timed, or None and the share of the error budget that it uses."""
+        config, model_config = self.task.config, self.task.model_config
+        free, threads = SHARE_OF_FREE * free_bytes(self.device), torch.get_num_threads()
+        needed = activation_bytes(name, model_config, config, device=self.device.type, threads=threads)
+        needed += weights_bytes(model_config)
         if needed > free:
-            return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used"
-        return "; ".join(self._reasons(name, task.config, task.model_config)) or None
-
-    def _misses_budget(self, variant: Variant) -> str | None:
-        """Check a backend's results; returns why it is not timed, or None."""
-        judgements = self.gate.judgements(variant.name)
+            return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used", None
+        if reasons := self._reasons(name, config, model_config):
+            return "; ".join(reasons), None
+        judgements = self.gate.judgements(name)
         bad = [judgement for judgement in judgements if not judgement.good]
         if not bad:
-            variant.budget_used = max(judgement.budget_used for judgement in judgements)
-            return None
+            return None, max(judgement.budget_used for judgement in judgements)
         worst = max(bad, key=lambda judgement: judgement.budget_used)
         found = f"the error of {worst.name} is {worst.error:.2g}, and its budget {worst.budget:.2g}"
-        return (
-            f"not as right as its precision allows: {found} ({len(bad)} of {len(judgements)} checks failed)"
-        )
+        count = f"({len(bad)} of {len(judgements)} checks failed)"
+        return f"not as right as its precision allows: {found} {count}", None
 
     def _ready_step(self, variant: Variant) -> Callable[[], object]:
         """Make one training step a synchronised call, warm it up, and measure its memory."""
-        task = self.task
-        trainer = Trainer(
-            task.config, replace(task.model_config, attention=variant.name), task.dataset(), task.device
-        )
+        model_config = replace(self.task.model_config, attention=variant.name)
+        trainer = Trainer(self.task.config, model_config, self.task.dataset(), self.device)
 
         def step() -> float:
             return trainer.train_step().item()

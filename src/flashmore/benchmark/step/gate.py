@@ -79,9 +79,8 @@ class Gate:
     def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
         B, T, H = self.task.config.batch_size, self.task.data.ids.size(1), self.task.model_config.n_head
         size = (B, H, T, self.task.model_config.n_embd // H)
-        q, k, v = torch.randn(3, *size, generator=torch.Generator().manual_seed(0)).to(
-            self.task.device, dtype
-        )
+        qkv = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+        q, k, v = qkv.to(self.task.device, dtype)
         return attention_accuracy(backend, q, k, v, causal=True)
 
     @cached_property
