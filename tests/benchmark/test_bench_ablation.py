@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmore.benchmark.ablation import bench as ablation_module
-from flashmore.benchmark.ablation.bench import ablate
+from flashmore.benchmark.ablation.bench import SpeedupVariant, ablate, added, break_even, without
 from flashmore.benchmark.ablation.loader import LoadedDataset
-from flashmore.benchmark.ablation.variants import SpeedupVariant, added, break_even, without
 from flashmore.benchmark.plots import ablation_plot
 from flashmore.benchmark.report.pages import html_page, markdown, report_on
 from flashmore.benchmark.variant import INTERRUPTED

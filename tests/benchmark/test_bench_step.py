@@ -14,8 +14,7 @@ from torch import Tensor
 from flashmore.backends.contract import LOADED
 from flashmore.backends.manual import manual
 from flashmore.benchmark.step import bench as step_module
-from flashmore.benchmark.step.bench import bench_steps, most_gain
-from flashmore.benchmark.step.gate import STEPS, Gate, affordable
+from flashmore.benchmark.step.bench import STEPS, Gate, affordable, bench_steps, most_gain
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
 from flashmore.benchmark.variant import INTERRUPTED
 from flashmore.config import TrainConfig

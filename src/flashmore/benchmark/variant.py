@@ -1,5 +1,6 @@
 """One variant of a training step: checked, warmed up, measured for memory, and timed next to the others."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,10 +9,10 @@ import torch
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
-from flashmore.measuring.measure import time_in_turn
+from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import Spread, ratio, spread
-from flashmore.measuring.warnings import MeasurementWarning
+from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
 from flashmore.training.trainer import Trainer
 
 WARMUP = 5
@@ -87,17 +88,33 @@ class Rounds:
     def run(
         self, prepare: Callable[[], None], block_seconds: float, after_block: Callable[[int], None]
     ) -> None:
-        """Fill in `steps` with `prepare`, and time them; Ctrl-C ends it and keeps the completed rounds."""
+        """Fill in `steps` with `prepare`, and time them in alternating blocks that are about equally long.
+
+        A block that takes twice as long ends with what it has. Ctrl-C keeps the completed rounds.
+        """
+        resolution = time.get_clock_info("perf_counter").resolution
         try:
             prepare()
-            if self.steps:
-                self.say("timing in turn")
-                self.samples, self.warnings, self.complete = time_in_turn(
+            if not self.steps:
+                return
+            self.say("timing in turn")
+            repeats = {
+                name: repeats_for(step, block_seconds=block_seconds, resolution=resolution)
+                for name, step in self.steps.items()
+            }
+            others = load_meter()
+            try:
+                self.samples = alternate(
                     self.steps,
                     blocks=self.blocks,
-                    block_seconds=block_seconds,
-                    device=self.device,
+                    repeats=repeats,
+                    warmup=0,
+                    most_seconds=2 * block_seconds,
                     after_block=after_block,
                 )
+            except Stopped as stopped:
+                self.samples, self.complete = stopped.samples_ms, False
+            threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+            self.warnings = warnings_about(self.samples, others=others(), threads=threads)
         except KeyboardInterrupt:
             self.complete = False

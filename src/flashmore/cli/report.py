@@ -1,6 +1,6 @@
 """`flashmore report`: records as a self-contained page, or as Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,20 +53,15 @@ def main(argv: Sequence[str]) -> int:
         text, pictures = markdown(report, command.markdown.stem)
         files |= {command.markdown.with_name(name): picture for name, picture in pictures.items()}
         files[command.markdown] = text.encode()
-    _write_files(files)
+    with ExitStack() as written:  # all of them or none
+        for path, content in files.items():
+            written.enter_context(disk_errors(f"to write the report {path}", path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_all(written.enter_context(replacing(path)), content)
+    write_lines(map(str, files))
     return 0
 
 
 def _require_ending(option: str, path: Path | None, endings: tuple[str, ...]) -> None:
     if path is not None and path.suffix.lower() not in endings:
         raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
-
-
-def _write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all files atomically or, if one cannot be written, none; their names go to stdout."""
-    with ExitStack() as written:
-        for path, content in contents.items():
-            written.enter_context(disk_errors(f"to write the report {path}", path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_all(written.enter_context(replacing(path)), content)
-    write_lines(map(str, contents))

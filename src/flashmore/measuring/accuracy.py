@@ -28,8 +28,6 @@ class Judgement:
     name: str
     error: float
     """Largest absolute difference from the float64 result; infinite if the result is not finite."""
-    plain_error: float
-    """The same for the plain computation in the same precision."""
     budget: float
 
     @property
@@ -70,12 +68,13 @@ def judge(
         raise ValueError(f"shapes differ: {answer.shape}, {plain.shape}, {reference.shape}")
     if reference.dtype != torch.float64 or not reference.isfinite().all():
         raise ValueError(f"the reference of {name} must be finite float64")
-    plain_error = _largest_error(plain, reference)
     eps = torch.finfo(plain.dtype).eps if eps is None else eps
     eps_of_sums = min(eps, torch.finfo(torch.float32).eps)
     cancelled = (ROUNDINGS_OF_LARGEST * eps + ROUNDINGS_OF_SUMS * eps_of_sums) * largest_of_all
-    budget = PLAIN_ERROR_FACTOR * plain_error + max(ROUNDINGS * eps * _largest(reference), cancelled)
-    return Judgement(name, _largest_error(answer, reference), plain_error, budget)
+    budget = PLAIN_ERROR_FACTOR * _largest_error(plain, reference) + max(
+        ROUNDINGS * eps * _largest(reference), cancelled
+    )
+    return Judgement(name, _largest_error(answer, reference), budget)
 
 
 def judge_all(

@@ -1,13 +1,9 @@
-"""Times several variants in alternating blocks within one run, and says what may be wrong with the result."""
+"""Times several variants in alternating blocks within one run."""
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
-
-import torch
-
-from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
+from typing import TypeVar
 
 Key = TypeVar("Key", bound=str)
 Clock = Callable[[], float]
@@ -106,44 +102,3 @@ def repeats_for(
         if fastest >= min(wanted, 10 * resolution):
             return max(1, math.ceil(wanted * count / fastest))
         count *= 10
-
-
-class Timing(NamedTuple):
-    """Samples of several variants, taken in turn."""
-
-    samples_ms: dict[str, list[list[float]]]
-    warnings: list[MeasurementWarning]
-    complete: bool
-    """False after Ctrl-C: only whole rounds are kept."""
-
-
-def time_in_turn(
-    variants: Mapping[str, Callable[[], object]],
-    *,
-    blocks: int,
-    block_seconds: float,
-    device: torch.device,
-    after_block: Callable[[int], None],
-) -> Timing:
-    """Time variants in alternating blocks that are about equally long.
-
-    Args:
-        variants, blocks, after_block: see `alternate`; the variants are warmed up.
-        block_seconds: length of a block; one that takes twice as long ends with what it has.
-    """
-    resolution = time.get_clock_info("perf_counter").resolution
-    repeats = {
-        name: repeats_for(run, block_seconds=block_seconds, resolution=resolution)
-        for name, run in variants.items()
-    }
-    others = load_meter()
-    complete = True
-    try:
-        samples = alternate(
-            variants, blocks=blocks, repeats=repeats, warmup=0, most_seconds=2 * block_seconds,
-            after_block=after_block,
-        )  # fmt: skip
-    except Stopped as stopped:
-        samples, complete = stopped.samples_ms, False
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    return Timing(samples, warnings_about(samples, others=others(), threads=threads), complete)

@@ -70,7 +70,7 @@ def spread(blocks: Blocks) -> Spread:
     return Spread(median, low, high)
 
 
-def ratio(of: Blocks, to: Blocks, seed: int = 0) -> Ratio:
+def ratio(of: Blocks, to: Blocks) -> Ratio:
     """Time of one variant over the time of another: above 1, `to` is faster.
 
     Each pair of neighbouring blocks gives one ratio of medians; the value is their trimmed geometric mean,
@@ -86,7 +86,7 @@ def ratio(of: Blocks, to: Blocks, seed: int = 0) -> Ratio:
     if not of or len(of) != len(to):
         raise ValueError(f"as many blocks on both sides, at least one: {len(of)} and {len(to)}")
     pairs = np.log([np.median(a) / np.median(b) for a, b in zip(of, to, strict=True)])
-    draws = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
+    draws = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.exp(np.percentile(_trimmed_mean(pairs[draws]), (tail, 100 - tail))).tolist()
     return Ratio(math.exp(_trimmed_mean(pairs[None])[0]), low, high, len(pairs))

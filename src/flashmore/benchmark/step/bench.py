@@ -3,25 +3,30 @@
 Attention alone is timed in the same rounds: its share of a step bounds the gain of any kernel (Amdahl 1967).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from flashmore.backends.accuracy import attention_accuracy
 from flashmore.benchmark.attention.plan import SHARE_OF_FREE
-from flashmore.benchmark.step.gate import Gate
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
 from flashmore.benchmark.variant import Rounds, Variant, torch_says
 from flashmore.config import TrainConfig
-from flashmore.errors import BackendUnavailable, UsageError
+from flashmore.data.batches import IGNORE, Sequences
+from flashmore.errors import BackendUnavailable, ConfigError, UsageError
+from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import ratio
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
 from flashmore.models.config import ModelConfig
 from flashmore.training.resolve import resolve_attention, resolve_device
+from flashmore.training.step import mean_loss
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 30
@@ -31,6 +36,11 @@ INSTEAD_OF_FLASH: tuple[str, ...] = ("efficient", "cudnn", "sdpa")
 ATTENTION_ALONE = "attention alone"
 SHORT = 256
 MIB = 2**20
+STEPS = 20
+SCORES = {"cpu": 2**22, "cuda": 2**26, "mps": 2**22}
+"""Largest (B, H, T, T) matrix compared with float64; above it, fewer rows, then shorter ones."""
+LOSS_SCALE = 1024.0
+"""Without loss scaling, float16 gradients underflow."""
 
 
 def bench_steps(
@@ -200,3 +210,121 @@ class _Bench(Rounds):
 def most_gain(share: float) -> float | None:
     """Upper bound of the speed-up if attention, with this share of a step, took no time (Amdahl's law)."""
     return 1 / (1 - share) if share < 1 else None
+
+
+class _Outcome(NamedTuple):
+    """The results of one backend in one precision, on the CPU."""
+
+    gradients: dict[str, Tensor]
+    losses: Tensor
+
+
+class Gate:
+    """Checks before timing: a backend that does not train correctly is not timed.
+
+    Three things are compared with `manual` in float64, by the budget of `flashmore.measuring.accuracy`, whose
+    plain computation is `manual` in the precision under test:
+
+    1. attention alone, output and gradients, at the step's shape, on random inputs. In 16 bits this is the
+       most sensitive: in an untrained model attention is nearly uniform, and rounding hides a wrong scale.
+    2. the gradients of every parameter in the first step, which autocast computes in 16 bits.
+    3. the losses of the first steps, as one vector: AdamW turns a tiny gradient into a full step of either
+       sign. A loss is the mean over N characters, whose roundings average out: its budget is smaller by √N.
+
+    The task is reduced if float64 would take too long, and has no dropout, because backends draw different
+    random numbers. The reference runs once.
+    """
+
+    def __init__(self, task: Task) -> None:
+        B, T = affordable(task)
+        rows, length = task.config.batch_size, task.model_config.block_size
+        ids, targets = task.data.ids[:, :T], task.data.targets[:, :T]
+        self.task = replace(
+            task,
+            config=replace(task.config, batch_size=B, dropout=0.0, attention_dropout=0.0),
+            model_config=replace(task.model_config, dropout=0.0, attention_dropout=0.0),
+            data=Sequences(ids, targets, task.data.lengths.clamp(max=T)),
+        )
+        self.note = None
+        if rows > B or length > T:
+            self.note = f"answers were checked on {B} row{'s' * (B > 1)} of {T:,} positions"
+
+    def judgements(self, backend: str) -> list[Judgement]:
+        """Judge attention alone, all gradients of the first step, and the losses of the first steps.
+
+        Raises:
+            BackendUnavailable: the backend cannot run here.
+            ConfigError: training fails in float64, so there is no reference.
+        """
+        reference, plain = self._reference, self._plain
+        answer = plain if backend == "manual" else self._run(backend)
+        dtype = getattr(torch, self.task.config.dtype)
+        eps = torch.finfo(dtype).eps
+        gradients = judge_all(answer.gradients, plain.gradients, reference.gradients, eps=eps)
+        characters = int((self.task.dataset().batch(0).targets != IGNORE).sum())
+        eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(characters))
+        losses = judge("losses", answer.losses, plain.losses, reference.losses, eps=eps_of_mean)
+        return [*self._attention_alone(backend, dtype), *gradients, losses]
+
+    def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
+        B, T, H = self.task.config.batch_size, self.task.data.ids.size(1), self.task.model_config.n_head
+        size = (B, H, T, self.task.model_config.n_embd // H)
+        qkv = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+        q, k, v = qkv.to(self.task.device, dtype)
+        return attention_accuracy(backend, q, k, v, causal=True)
+
+    @cached_property
+    def _reference(self) -> _Outcome:
+        outcome = self._run("manual", double=True)
+        if not outcome.losses.isfinite().all():
+            raise diverged("backends")
+        return outcome
+
+    @cached_property
+    def _plain(self) -> _Outcome:
+        return self._run("manual")
+
+    def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
+        task = self.task
+        model_config, data = replace(task.model_config, attention=backend), task.dataset()
+        if not double:
+            return Trainer(task.config, model_config, data, task.device)
+        device = float64_device(task.device)
+        trainer = Trainer(replace(task.config, dtype="float32"), model_config, data.to(device), device)
+        trainer.model.double()
+        return trainer
+
+    def _run(self, backend: str, *, double: bool = False) -> _Outcome:
+        trainer = self._trainer(backend, double=double)
+        gradients = first_gradients(trainer)
+        losses = [trainer.train_step().cpu() for _ in range(STEPS)]
+        return _Outcome(gradients, torch.stack(losses))
+
+
+def diverged(what: str) -> ConfigError:
+    """The error for training that fails even in float64, so that there is no reference."""
+    found = f"a loss that is not finite within {STEPS} steps, in float64"
+    valid = "a lower --learning-rate, or a --warmup-steps"
+    return ConfigError(f"a training to hold {what} against", found, valid)
+
+
+def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
+    """Gradients of the first batch's loss for every parameter, before clipping, on the CPU."""
+    batch = trainer.batch(0)
+    scale = LOSS_SCALE if trainer.config.dtype == "float16" else 1.0
+    with trainer.step.precision():
+        loss = mean_loss(trainer.model(batch.ids, *batch.extra), batch.targets)
+    named = dict(trainer.model.named_parameters())
+    gradients = torch.autograd.grad(loss * scale, list(named.values()))
+    return {name: (g / scale).cpu() for name, g in zip(named, gradients, strict=True)}
+
+
+def affordable(task: Task) -> tuple[int, int]:
+    """The number of rows and positions to compare with float64."""
+    B, T = task.config.batch_size, task.model_config.block_size
+    most = SCORES[task.device.type] // task.model_config.n_head
+    while B > 1 and most < B * T * T:
+        B //= 2
+    while T > 1 and most < B * T * T:
+        T //= 2
+    return B, T
