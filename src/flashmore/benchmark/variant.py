@@ -85,16 +85,18 @@ class Rounds:
         self.complete = True
         """False after Ctrl-C."""
 
-    def run(
-        self, prepare: Callable[[], None], block_seconds: float, after_block: Callable[[int], None]
-    ) -> None:
-        """Fill in `steps` with `prepare`, and time them in alternating blocks that are about equally long.
+    def prepare(self) -> None:
+        """Fill in `steps`."""
+        raise NotImplementedError
+
+    def run(self, block_seconds: float, after_block: Callable[[int], None]) -> None:
+        """Prepare the variants, and time them in alternating blocks that are about equally long.
 
         A block that takes twice as long ends with what it has. Ctrl-C keeps the completed rounds.
         """
         resolution = time.get_clock_info("perf_counter").resolution
         try:
-            prepare()
+            self.prepare()
             if not self.steps:
                 return
             self.say("timing in turn")

@@ -97,7 +97,7 @@ def ablate(
     bench = _Bench(config, blocks, seconds, say, leave_one_out)
     precision = torch.get_float32_matmul_precision()
     try:
-        bench.run(bench.prepare, BLOCK_SECONDS, after_block)
+        bench.run(BLOCK_SECONDS, after_block)
     finally:
         torch.set_float32_matmul_precision(precision)
     return bench.record()

@@ -76,7 +76,7 @@ def bench_steps(
     complete = True
     for context in contexts or (None,):
         bench = _Bench(task_at(config, context, shrink_batch=shrink_batch), variants, blocks, say)
-        bench.run(bench.prepare, BLOCK_SECONDS, after_block)
+        bench.run(BLOCK_SECONDS, after_block)
         found.append(bench.result())
         where = f"context {found[-1]['context']:,}: " if len(contexts) > 1 else ""
         warnings += [{**warning, "message": where + warning["message"]} for warning in bench.warnings]
