@@ -219,9 +219,15 @@ def show(record: Record) -> None:
         rows.box = SIMPLE_HEAD
         for row in setting.table.rows:
             rows.add_row(*(row[column] for column in columns))
-        console.print("", setting.table.caption, rows)
-        console.print(*(line for line in (*setting.remarks, setting.conclusion) if line not in unsaid))
-    console.print(*(line for line in summary.remarks if line not in unsaid))
+        console.print("", setting.table.caption)
+        if setting.table.rows:
+            console.print(rows)
+        for line in (*setting.remarks, setting.conclusion):
+            if line not in unsaid:
+                console.print(line)
+    for line in summary.remarks:
+        if line not in unsaid:
+            console.print(line)
     for warning in record["warnings"]:
         console.print(f"warning: {warning['code']}: {warning['message']}", f"  {warning['advice']}")
 

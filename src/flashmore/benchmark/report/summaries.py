@@ -15,7 +15,7 @@ QUESTIONS = {
 }
 """By kind of record, in the order of a report's tables."""
 SEED_EXPERIMENT = "The experiment this grew from, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
-SIZES = ("model", "n_layer", "n_head", "n_embd", "dtype")
+SIZES = ("model", "n_layer", "n_head", "n_embd")
 
 
 def summarize(record: Record) -> Summary:
@@ -51,6 +51,10 @@ def _context_title(found: Record) -> str:
     return f"T {found['context']:,}, batch {found['batch']}"
 
 
+def _sizes(config: Record, *names: str) -> str:
+    return ", ".join(f"{name} {config[name]}" for name in names if name in config)
+
+
 def _timed(variants: Sequence[Record]) -> list[Record]:
     return [variant for variant in variants if variant["ok"]]
 
@@ -66,7 +70,7 @@ def _of_steps(record: Record, where: str) -> Summary:
         title = f"Milliseconds a training step on {where}"
         below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
         plots.append(Plot("steps", title, below, partial(step_plot, record)))
-    sizes = ", ".join(f"{name} {config[name]}" for name in SIZES if name in config)
+    sizes = _sizes(config, *SIZES, "dtype")
     settings = [_step_setting(found, f"on {where}; {sizes}") for found in contexts]
     findings = [finding for found in contexts for finding in _step_findings(found)]
     return Summary(findings, plots, settings, [SEED_EXPERIMENT])
@@ -129,17 +133,17 @@ def share_sentence(found: Record) -> str:
 
 
 def _of_ablation(record: Record, where: str) -> Summary:
-    title = _context_title(record)
+    title, sizes = _context_title(record), _sizes(record["config"], *SIZES)
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
     if variants:
         heading = f"Milliseconds a training step on {where}, speed-up by speed-up"
         below = "A bar for each variant with its quartiles; the table below has the numbers."
         plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
-        caption = f"Speed-ups added one after the other: {title}, on {where}"
+        caption = f"Speed-ups added one after the other: {title}, on {where}; {sizes}"
         settings.append(_ablation_setting(title, caption, variants, "added", "the one before / this"))
     if alone:
-        caption = f"All together but one: {title}, on {where}"
+        caption = f"All together but one: {title}, on {where}; {sizes}"
         title = f"{title}, each left out alone"
         settings.append(_ablation_setting(title, caption, alone, "left out", "all / this"))
     every = (*record["variants"], *record["left_out_alone"])
