@@ -21,7 +21,7 @@ import tyro
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from flashmore.benchmark.attention.flops import attention_flops
+from flashmore.benchmark.attention.plan import attention_flops
 from flashmore.config import Preset, TrainConfig
 from flashmore.errors import FlashmoreError
 from flashmore.measuring.result import as_text

@@ -3,9 +3,9 @@
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashmore.errors import RunError
 from flashmore.files import disk_errors, replace_file
@@ -25,8 +25,7 @@ COLUMN_CHARACTERS = 22
 NEW, KNOWN = "#1b4f9c", "#8a8f98"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One run: its result as printed by `flashmore train --json`, and generated names."""
 
     result: TrainResult
@@ -46,13 +45,9 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
     rows = []
     for run in runs:
         run.require_items("to compare with others")
-        result = result_of(run)
-        if result is None:
-            raise RunError(
-                f"a finished run in {run.path}",
-                "one that was interrupted, with no result yet",
-                f"first: {run.resume_command()}",
-            )
+        if (result := result_of(run)) is None:
+            found = "one that was interrupted, with no result yet"
+            raise RunError(f"a finished run in {run.path}", found, f"first: {run.resume_command()}")
         rows.append(Row(replace(result, run=str(run.path)), tuple(generate(run, options).names)))
     return rows
 
@@ -69,7 +64,7 @@ def draw(rows: Sequence[Row], path: Path) -> int:
         How many different characters the font lacks; each is drawn as a box.
 
     Raises:
-        StorageError: the plot could not be written; `path` is unchanged.
+        StorageError: writing failed; `path` is unchanged.
     """
     mpl = matplotlib()
     picture = io.BytesIO()
@@ -87,9 +82,8 @@ def _figure(rows: Sequence[Row]) -> "Figure":
 
     longest = max((len(row.names) for row in rows), default=0)
     above, below = 0.7 + 0.45 * len(rows), 0.27 * (longest + 3)
-    figure = Figure(
-        figsize=(max(6.5, COLUMN_INCHES * len(rows)), above + below), dpi=150, layout="constrained"
-    )
+    size = (max(6.5, COLUMN_INCHES * len(rows)), above + below)
+    figure = Figure(size, dpi=150, layout="constrained")
     grid = figure.add_gridspec(2, len(rows), height_ratios=(above, below))
     _draw_losses(figure.add_subplot(grid[0, :]), rows)
     for column, row in enumerate(rows):
@@ -117,11 +111,9 @@ def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
     facts = f"{row.result.parameters:,} parameters, {row.result.train_seconds:.0f} s"
     axes.text(0, -0.7, facts, fontsize=8, color=KNOWN)
     for line, name in enumerate(row.names):
-        color = NEW if name.novelty == "new" else KNOWN
+        color, text = NEW if name.novelty == "new" else KNOWN, _shorten(name.text)
         # Names are not formulas, and text wider than its column must not move the others.
-        axes.text(
-            0, line + 0.5, _shorten(name.text), fontsize=12, color=color, parse_math=False, clip_on=True
-        )
+        axes.text(0, line + 0.5, text, fontsize=12, color=color, parse_math=False, clip_on=True)
 
 
 def _label(row: Row) -> str:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from flashmore.backends.manual import manual
-from flashmore.benchmark.attention.flops import attention_flops, peak_estimate
-from flashmore.benchmark.attention.passes import Inputs, Passes, WallStopwatch
-from flashmore.benchmark.attention.plan import AttentionPlan, Shape
-from flashmore.benchmark.attention.rows import crossover
+from flashmore.benchmark.attention.bench import crossover
+from flashmore.benchmark.attention.passes import Inputs, Passes, Stopwatch
+from flashmore.benchmark.attention.plan import AttentionPlan, Shape, attention_flops, peak_estimate
 from flashmore.errors import ConfigError
 from flashmore.measuring.statistics import Ratio
 
@@ -61,7 +60,7 @@ SHAPES = (
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("backend", ["manual", "math", "flash"])
 def test_estimated_memory_is_within_a_factor_of_two_of_the_measured_peak(backend: str, shape: Shape) -> None:
-    passes = Passes(backend, shape.causal, Inputs.random(shape, CPU), WallStopwatch(CPU))
+    passes = Passes(backend, shape.causal, Inputs.random(shape, CPU), Stopwatch(CPU))
     passes()
     peak = passes.peak_bytes()["both"]
     assert peak is not None
@@ -72,7 +71,7 @@ def test_estimated_memory_is_within_a_factor_of_two_of_the_measured_peak(backend
 @pytest.mark.parametrize("backend", ["manual", "math"])
 def test_estimated_memory_is_near_where_it_matters(backend: str) -> None:
     shape = Shape(B=1, H=1, T=2048, D=16, dtype="float32", causal=True)
-    passes = Passes(backend, shape.causal, Inputs.random(shape, CPU), WallStopwatch(CPU))
+    passes = Passes(backend, shape.causal, Inputs.random(shape, CPU), Stopwatch(CPU))
     peak = passes.peak_bytes()["both"]
     assert peak is not None
     assert 0.95 < peak_estimate(backend, shape, device="cpu", threads=1) / peak < 1.1

@@ -12,21 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmore.benchmark.ablation import bench as ablation_module
-from flashmore.benchmark.ablation.bench import Ablation, ablate
+from flashmore.benchmark.ablation.bench import SpeedupVariant, ablate, added, break_even, without
 from flashmore.benchmark.ablation.loader import LoadedDataset
-from flashmore.benchmark.ablation.record import ablation_record
-from flashmore.benchmark.ablation.sets import added, without
-from flashmore.benchmark.ablation.variant import Variant, break_even
-from flashmore.benchmark.plots.ablation import ablation_plot
-from flashmore.benchmark.report.compose import report_on
-from flashmore.benchmark.report.render import html_page, markdown
-from flashmore.benchmark.step.bench import INTERRUPTED
+from flashmore.benchmark.plots import ablation_plot
+from flashmore.benchmark.report.pages import html_page, markdown, report_on
+from flashmore.benchmark.variant import INTERRUPTED
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError
 from flashmore.measuring.result import read_record, write_record
-from flashmore.measuring.statistics import Ratio, RatioBetween, Spread
+from flashmore.measuring.statistics import Ratio, Spread
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS
 from flashmore.training.dataset import Form, ItemDataset
 from flashmore.training.trainer import Trainer
@@ -57,7 +53,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
 
 
-def ablated(config: TrainConfig, **options: Any) -> Ablation:
+def ablated(config: TrainConfig, **options: Any) -> dict[str, Any]:
     return ablate(config, blocks=2, **options)
 
 
@@ -66,8 +62,8 @@ def ablated(config: TrainConfig, **options: Any) -> Ablation:
 
 def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(config: TrainConfig) -> None:
     found = ablated(replace(config, speedups=tuple(reversed(QUICK))))
-    assert [variant.name for variant in found.variants] == ["none", *QUICK]
-    assert [variant.speedups for variant in found.variants] == [
+    assert [variant["name"] for variant in found["variants"]] == ["none", *QUICK]
+    assert [tuple(variant["speedups"]) for variant in found["variants"]] == [
         (),
         ("resident",),
         ("resident", "fused-adamw"),
@@ -75,19 +71,19 @@ def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(confi
         ("resident", "fused-adamw", "pack"),
         ("resident", "fused-adamw", "pack", "muon"),
     ]
-    assert "pack stands in place of trim" in found.notes
-    assert found.complete
+    assert "pack stands in place of trim" in found["notes"]
+    assert found["complete"]
 
 
 def test_each_is_left_out_alone_of_all_together(config: TrainConfig) -> None:
     found = ablated(config, leave_one_out=True)
-    full = found.variants[-1].speedups
-    assert [variant.name for variant in found.left_out_alone] == [f"without {name}" for name in full]
-    for name, variant in zip(full, found.left_out_alone, strict=True):
-        assert set(variant.speedups) == set(full) - {name}
-        assert variant.ratio_before is not None
-        assert variant.ratio_before.of == found.variants[-1].name
-        assert variant.break_even_steps is None
+    full = found["variants"][-1]["speedups"]
+    assert [variant["name"] for variant in found["left_out_alone"]] == [f"without {name}" for name in full]
+    for name, variant in zip(full, found["left_out_alone"], strict=True):
+        assert set(variant["speedups"]) == set(full) - {name}
+        assert variant["ratio_before"] is not None
+        assert variant["ratio_before"]["of"] == found["variants"][-1]["name"]
+        assert variant["break_even_steps"] is None
 
 
 def test_without_a_speedup_its_parts_go_too() -> None:
@@ -99,7 +95,7 @@ def test_without_a_speedup_its_parts_go_too() -> None:
 def test_a_group_leaves_out_what_cannot_work_with_its_reason() -> None:
     names, left_out = added(("all",), lambda name: "no reason" if name == "pack" else None)
     assert names == tuple(name for name in CATALOGUE if name not in ("pack", "kv-cache"))
-    assert {one.name: one.why for one in left_out}["pack"] == "no reason"
+    assert {one["name"]: one["why"] for one in left_out}["pack"] == "no reason"
     exact, _ = added(("exact",), lambda _: None)
     assert all(CATALOGUE[name].exactness == EXACT for name in exact)
 
@@ -117,8 +113,8 @@ def test_what_would_take_too_long_is_left_out_and_said(
     chosen = replace(config, speedups=("resident", "compile", "max-autotune", "muon"))
     monkeypatch.setattr(ablation_module, "why_not", lambda *_: None)
     found = ablated(chosen, seconds=60)
-    assert [variant.name for variant in found.variants] == ["none", "resident", "muon"]
-    reasons = {one.name: one.why for one in found.left_out}
+    assert [variant["name"] for variant in found["variants"]] == ["none", "resident", "muon"]
+    reasons = {one["name"]: one["why"] for one in found["left_out"]}
     assert "--seconds" in reasons["compile"]
     assert reasons["max-autotune"] == "it is a part of compile"
 
@@ -141,16 +137,16 @@ def test_the_plain_loop_has_the_same_batches() -> None:
 
 
 def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(config: TrainConfig) -> None:
-    for variant in ablated(config).variants:
-        assert variant.ok, variant.why_not
-        if variant.name == "muon":
-            assert variant.budget_used is None
-            assert variant.loss_difference is not None
-            assert variant.loss_difference != 0
+    for variant in ablated(config)["variants"]:
+        assert variant["ok"], variant["why_not"]
+        if variant["name"] == "muon":
+            assert variant["budget_used"] is None
+            assert variant["loss_difference"] is not None
+            assert variant["loss_difference"] != 0
         else:
-            assert variant.budget_used is not None
-            assert 0 <= variant.budget_used <= 1
-            assert variant.loss_difference is None
+            assert variant["budget_used"] is not None
+            assert 0 <= variant["budget_used"] <= 1
+            assert variant["loss_difference"] is None
 
 
 def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
@@ -168,19 +164,19 @@ def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
         return batch
 
     monkeypatch.setattr(Trainer, "batch", wrong)
-    found = {variant.name: variant for variant in ablated(config).variants}
-    assert found["pack"].why_not is not None
-    assert "not the plain loop" in found["pack"].why_not
-    assert found["pack"].step_ms is None
-    assert not found["pack"].samples_ms
-    assert found["muon"].speedups == ("resident", "fused-adamw", "trim", "muon")
-    assert found["muon"].ok
+    found = {variant["name"]: variant for variant in ablated(config)["variants"]}
+    assert found["pack"]["why_not"] is not None
+    assert "not the plain loop" in found["pack"]["why_not"]
+    assert found["pack"]["step_ms"] is None
+    assert not found["pack"]["samples_ms"]
+    assert found["muon"]["speedups"] == ["resident", "fused-adamw", "trim", "muon"]
+    assert found["muon"]["ok"]
 
 
 def test_dropout_is_off_for_the_check_alone(config: TrainConfig) -> None:
     found = ablated(replace(config, dropout=0.3, speedups=("resident", "pack")))
-    assert all(variant.ok for variant in found.variants)
-    assert "answers were checked without dropout" in found.notes
+    assert all(variant["ok"] for variant in found["variants"])
+    assert "answers were checked without dropout" in found["notes"]
 
 
 def test_a_loop_that_diverges_is_refused(config: TrainConfig) -> None:
@@ -194,15 +190,15 @@ def test_a_loop_that_diverges_is_refused(config: TrainConfig) -> None:
     ids=str,
 )
 def test_a_set_is_as_exact_as_its_least_exact_member(names: tuple[str, ...], kind: str) -> None:
-    assert Variant("x", names).exactness == kind
+    assert SpeedupVariant("x", speedups=names).exactness == kind
 
 
 # When one pays.
 
 
-def variant(step_ms: float, first: float, *, low: float = 1.5) -> Variant:
-    made = Variant("x", (), first_step_seconds=first, step_ms=Spread(step_ms, step_ms, step_ms))
-    made.ratio_before = RatioBetween("before", "x", Ratio(2.0, low, 3.0, 20))
+def variant(step_ms: float, first: float, *, low: float = 1.5) -> SpeedupVariant:
+    made = SpeedupVariant("x", first_step_seconds=first, step_ms=Spread(step_ms, step_ms, step_ms))
+    made.ratio_before = Ratio(2.0, low, 3.0, 20).to_json("before", "x")
     return made
 
 
@@ -228,16 +224,16 @@ def test_after_break_even_the_whole_run_is_no_longer(a: float, b: float, x: floa
 
 def test_every_variant_has_its_samples_ratio_and_memory(config: TrainConfig) -> None:
     found = ablated(config)
-    for number, one in enumerate(found.variants):
-        assert one.step_ms is not None
-        assert len(one.samples_ms) == 2
-        assert one.first_step_seconds is not None
-        assert one.first_step_seconds > 0
-        assert one.peak_bytes is not None
-        assert (one.ratio is None) == (number == 0)
-        if one.ratio is not None and one.ratio_before is not None:
-            assert (one.ratio.of, one.ratio.to) == ("none", one.name)
-            assert one.ratio_before.of == found.variants[number - 1].name
+    for number, one in enumerate(found["variants"]):
+        assert one["step_ms"] is not None
+        assert len(one["samples_ms"]) == 2
+        assert one["first_step_seconds"] is not None
+        assert one["first_step_seconds"] > 0
+        assert one["peak_bytes"] is not None
+        assert (one["ratio"] is None) == (number == 0)
+        if one["ratio"] is not None and one["ratio_before"] is not None:
+            assert (one["ratio"]["of"], one["ratio"]["to"]) == ("none", one["name"])
+            assert one["ratio_before"]["of"] == found["variants"][number - 1]["name"]
 
 
 @pytest.mark.parametrize("when", ["preparing pack", "timing in turn"])
@@ -246,7 +242,7 @@ def test_ctrl_c_keeps_what_was_measured(config: TrainConfig, when: str, tmp_path
         if what == when:
             raise KeyboardInterrupt
 
-    record = ablation_record(ablate(config, blocks=2, say=press))
+    record = ablate(config, blocks=2, say=press)
     assert not record["complete"]
     assert all(one["why_not"] == INTERRUPTED for one in record["variants"])
     write_record(record, tmp_path / "record.json")
@@ -258,7 +254,7 @@ def test_ctrl_c_between_rounds_keeps_the_whole_ones(config: TrainConfig) -> None
         if done == 3:
             raise KeyboardInterrupt
 
-    record = ablation_record(ablate(config, blocks=9, after_block=press))
+    record = ablate(config, blocks=9, after_block=press)
     assert not record["complete"]
     assert all(len(one["samples_ms"]) == 3 for one in record["variants"])
 
@@ -268,7 +264,7 @@ def record(config: TrainConfig) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
     patch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
     try:
-        return ablation_record(ablate(config, leave_one_out=True, blocks=2))
+        return ablate(config, leave_one_out=True, blocks=2)
     finally:
         patch.undo()
 

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import LOADED, load_backend
-from flashmore.benchmark.attention.bench import bench_attention
-from flashmore.benchmark.attention.budget import TimeBudget
-from flashmore.benchmark.attention.flops import check_bytes, inputs_bytes, peak_estimate
+from flashmore.benchmark.attention.bench import TimeBudget, bench_attention
 from flashmore.benchmark.attention.passes import Inputs
-from flashmore.benchmark.attention.plan import AttentionPlan, Shape
+from flashmore.benchmark.attention.plan import (
+    AttentionPlan,
+    Shape,
+    check_bytes,
+    inputs_bytes,
+    peak_estimate,
+)
 from flashmore.measuring.environment import memory_bytes
 from flashmore.measuring.result import read_record, write_record
 from flashmore.memory import free_bytes, left_in_group

@@ -14,18 +14,15 @@ from torch import Tensor
 from flashmore.backends.contract import LOADED
 from flashmore.backends.manual import manual
 from flashmore.benchmark.step import bench as step_module
-from flashmore.benchmark.step.attention import attention_alone
-from flashmore.benchmark.step.bench import StepComparison, compare_steps
-from flashmore.benchmark.step.data import Task, task_at
-from flashmore.benchmark.step.gate import STEPS, Gate, affordable
-from flashmore.benchmark.step.memory import activation_bytes, weights_bytes
-from flashmore.benchmark.step.record import bench_steps
+from flashmore.benchmark.step.bench import STEPS, Gate, affordable, bench_steps, most_gain
+from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
+from flashmore.benchmark.variant import INTERRUPTED
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.errors import ConfigError, DataError, UsageError
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.result import read_record, write_record
-from flashmore.measuring.statistics import Ratio, ratio
+from flashmore.measuring.statistics import ratio
 from flashmore.training.corpus import read_corpus
 from flashmore.training.resolve import resolve_model
 from flashmore.training.trainer import Trainer
@@ -49,8 +46,11 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "BLOCK_SECONDS", 1e-3)
 
 
-def compare(config: TrainConfig, *names: str, blocks: int = 2, **options: Any) -> StepComparison:
-    return compare_steps(config, names or None, blocks=blocks, **options)
+def compare(
+    config: TrainConfig, *names: str, context: int | None = None, blocks: int = 2, **options: Any
+) -> dict[str, Any]:
+    contexts = () if context is None else (context,)
+    return bench_steps(config, names or None, contexts, blocks=blocks, **options)
 
 
 # Data.
@@ -151,13 +151,13 @@ def test_what_would_not_fit_is_refused_by_name_and_the_rest_runs(
     monkeypatch.setattr(step_module, "free_bytes", lambda _: by_hand + fused)
     monkeypatch.setattr(step_module, "SHARE_OF_FREE", 0.5)
     found = compare(config, "manual", "flash", context=128, shrink_batch=False)
-    refused, runs = found.variants
-    assert not refused.ok
-    assert "MiB may be used" in (refused.why_not or "")
-    assert refused.peak_bytes is None
-    assert runs.ok
-    assert found.ratios == ()
-    assert found.attention_share is not None
+    refused, runs = found["variants"]
+    assert not refused["ok"]
+    assert "MiB may be used" in (refused["why_not"] or "")
+    assert refused["peak_bytes"] is None
+    assert runs["ok"]
+    assert found["ratios"] == []
+    assert found["attention_share"] is not None
 
 
 # The gate.
@@ -188,13 +188,13 @@ def test_a_wrong_backend_gets_no_number(
 ) -> None:
     monkeypatch.setitem(LOADED, "flash", wrong)
     found = compare(replace(config, dtype=dtype), "manual", "flash", "math")
-    right, refused, also_right = found.variants
-    assert not refused.ok
-    assert "budget" in (refused.why_not or "")
-    assert (refused.step_ms, refused.samples_ms, refused.peak_bytes) == (None, [], None)
-    assert right.ok
-    assert also_right.ok
-    assert [between.to for between in found.ratios] == ["math"]
+    right, refused, also_right = found["variants"]
+    assert not refused["ok"]
+    assert "budget" in (refused["why_not"] or "")
+    assert (refused["step_ms"], refused["samples_ms"], refused["peak_bytes"]) == (None, [], None)
+    assert right["ok"]
+    assert also_right["ok"]
+    assert [between["to"] for between in found["ratios"]] == ["math"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -225,8 +225,8 @@ def test_the_reference_makes_the_steps_of_training_in_float64(config: TrainConfi
 def test_dropout_is_timed_and_not_judged(config: TrainConfig) -> None:
     dropped = replace(config, dropout=0.2, attention_dropout=0.2)
     found = compare(dropped, "manual", "flash", "math")
-    assert [variant.ok for variant in found.variants] == [True, False, True]
-    assert "dropout" in (found.variants[1].why_not or "")
+    assert [variant["ok"] for variant in found["variants"]] == [True, False, True]
+    assert "dropout" in (found["variants"][1]["why_not"] or "")
 
 
 def test_training_that_fails_even_in_float64_is_refused(config: TrainConfig) -> None:
@@ -254,34 +254,38 @@ def test_every_variant_has_its_blocks_and_is_compared_with_the_first(config: Tra
     heard: list[int] = []
     found = compare(config, "manual", "flash", "sdpa", blocks=3, after_block=heard.append)
     assert heard == [1, 2, 3]
-    assert found.complete
-    for variant in found.variants:
-        assert variant.ok
-        assert len(variant.samples_ms) == 3
-        assert variant.step_ms
-        assert variant.step_ms.low <= variant.step_ms.median <= variant.step_ms.high
-        assert variant.peak_bytes
-        assert variant.budget_used is not None
-        assert 0 <= variant.budget_used <= 1
-    assert [(between.of, between.to) for between in found.ratios] == [("manual", "flash"), ("manual", "sdpa")]
-    assert len(found.attention_samples_ms) == 3
-    assert found.attention_share
-    assert found.attention_share == ratio(found.attention_samples_ms, found.variants[0].samples_ms)
-    assert [warning.code for warning in found.warnings if warning.code == "too few samples"]
+    assert found["complete"]
+    for variant in found["variants"]:
+        assert variant["ok"]
+        assert len(variant["samples_ms"]) == 3
+        assert variant["step_ms"]
+        assert variant["step_ms"]["low"] <= variant["step_ms"]["median"] <= variant["step_ms"]["high"]
+        assert variant["peak_bytes"]
+        assert variant["budget_used"] is not None
+        assert 0 <= variant["budget_used"] <= 1
+    assert [(between["of"], between["to"]) for between in found["ratios"]] == [
+        ("manual", "flash"),
+        ("manual", "sdpa"),
+    ]
+    assert len(found["attention_samples_ms"]) == 3
+    share = ratio(found["attention_samples_ms"], found["variants"][0]["samples_ms"])
+    told = [found[f"attention_share{end}"] for end in ("", "_low", "_high")]
+    assert told == [share.value, share.low, share.high]
+    assert [warning["code"] for warning in found["warnings"] if warning["code"] == "too few samples"]
 
 
 def test_a_name_may_come_twice(config: TrainConfig) -> None:
     found = compare(config, "flash", "flash")
-    first, second = found.variants
-    assert first.name == second.name == "flash"
-    assert first.peak_bytes == second.peak_bytes
-    assert first.samples_ms != second.samples_ms
-    assert [(between.of, between.to) for between in found.ratios] == [("flash", "flash")]
+    first, second = found["variants"]
+    assert first["name"] == second["name"] == "flash"
+    assert first["peak_bytes"] == second["peak_bytes"]
+    assert first["samples_ms"] != second["samples_ms"]
+    assert [(between["of"], between["to"]) for between in found["ratios"]] == [("flash", "flash")]
 
 
 def test_by_hand_takes_more_memory_than_fused_and_the_more_the_longer(config: TrainConfig) -> None:
     peaks = {
-        context: [variant.peak_bytes or 0 for variant in compare(config, context=context).variants]
+        context: [variant["peak_bytes"] or 0 for variant in compare(config, context=context)["variants"]]
         for context in (16, 128)
     }
     assert all(by_hand > fused for by_hand, fused in peaks.values())
@@ -290,10 +294,8 @@ def test_by_hand_takes_more_memory_than_fused_and_the_more_the_longer(config: Tr
 
 @pytest.mark.parametrize("share", [0.2, 0.75])
 def test_the_most_that_a_perfect_kernel_gains_follows_from_the_share(share: float) -> None:
-    found = StepComparison(16, 32, (), attention_share=Ratio(share, share, share, 30))
-    assert found.most_gain == pytest.approx(1 / (1 - share))
-    assert replace(found, attention_share=Ratio(1.2, 1.0, 1.4, 30)).most_gain is None
-    assert replace(found, attention_share=None).most_gain is None
+    assert most_gain(share) == pytest.approx(1 / (1 - share))
+    assert most_gain(1.2) is None
 
 
 def test_attention_alone_runs_every_layer_forward_and_backward(
@@ -327,23 +329,26 @@ def test_the_batch_that_is_timed_is_the_one_of_the_context(config: TrainConfig) 
 
 def test_by_default_it_is_by_hand_against_flash(config: TrainConfig) -> None:
     found = compare(config)
-    assert [variant.name for variant in found.variants] == ["manual", "flash"]
-    assert found.notes == ()
+    assert [variant["name"] for variant in found["variants"]] == ["manual", "flash"]
+    assert found["notes"] == []
 
 
 def test_where_flash_cannot_run_another_stands_in_and_it_is_said(config: TrainConfig) -> None:
     found = compare(replace(config, attention_dropout=0.1))
-    assert [(variant.name, variant.ok) for variant in found.variants] == [("manual", True), ("sdpa", True)]
-    (note,) = found.notes
+    assert [(variant["name"], variant["ok"]) for variant in found["variants"]] == [
+        ("manual", True),
+        ("sdpa", True),
+    ]
+    (note,) = found["notes"]
     assert note.startswith("sdpa in place of flash")
     assert "dropout" in note
 
 
 def test_a_named_variant_that_cannot_run_is_reported_and_the_rest_runs(config: TrainConfig) -> None:
     found = compare(config, "cudnn", "efficient", "flash", "manual")
-    assert [variant.ok for variant in found.variants] == [False, False, True, True]
-    assert all("CPU" in (variant.why_not or "") for variant in found.variants[:2])
-    assert [(between.of, between.to) for between in found.ratios] == [("flash", "manual")]
+    assert [variant["ok"] for variant in found["variants"]] == [False, False, True, True]
+    assert all("CPU" in (variant["why_not"] or "") for variant in found["variants"][:2])
+    assert [(between["of"], between["to"]) for between in found["ratios"]] == [("flash", "manual")]
 
 
 def test_if_nothing_can_run_it_is_an_error_with_every_reason(config: TrainConfig) -> None:
@@ -416,7 +421,7 @@ def test_ctrl_c_before_anything_was_timed_leaves_a_record_without_numbers(
     assert record["ratios"] == []
     assert record["attention_share"] is None
     assert [variant["ok"] for variant in record["variants"]] == [False, False]
-    assert {variant["why_not"] for variant in record["variants"]} == {step_module.INTERRUPTED}
+    assert {variant["why_not"] for variant in record["variants"]} == {INTERRUPTED}
 
 
 @pytest.mark.cuda
@@ -424,8 +429,8 @@ def test_ctrl_c_before_anything_was_timed_leaves_a_record_without_numbers(
 def test_on_a_gpu_every_variant_that_runs_is_right(config: TrainConfig, dtype: Any) -> None:
     on_gpu = replace(config, device="cuda", dtype=dtype, n_embd=32)
     found = compare(on_gpu)
-    assert all(variant.ok for variant in found.variants), found.variants
-    assert all(variant.peak_bytes for variant in found.variants)
-    assert bool(found.notes) == (dtype == "float32")
+    assert all(variant["ok"] for variant in found["variants"]), found["variants"]
+    assert all(variant["peak_bytes"] for variant in found["variants"])
+    assert bool(found["notes"]) == (dtype == "float32")
     every = compare(on_gpu, "manual", "sdpa", "math", "flash", "efficient", "cudnn")
-    assert all(variant.ok or "budget" not in (variant.why_not or "") for variant in every.variants)
+    assert all(variant["ok"] or "budget" not in (variant["why_not"] or "") for variant in every["variants"])

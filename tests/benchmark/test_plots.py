@@ -13,9 +13,7 @@ from matplotlib.lines import Line2D
 
 from flashmore.benchmark.attention.bench import bench_attention
 from flashmore.benchmark.attention.plan import AttentionPlan
-from flashmore.benchmark.plots.attention import attention_picture, memory_plot, time_plot
-from flashmore.benchmark.plots.figure import save_picture
-from flashmore.benchmark.plots.step import step_plot
+from flashmore.benchmark.plots import attention_picture, memory_plot, save_picture, step_plot, time_plot
 from flashmore.errors import StorageError
 
 Record = dict[str, Any]

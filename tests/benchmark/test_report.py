@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from flashmore.benchmark.report.compose import printable, report_on
-from flashmore.benchmark.report.render import html_page, markdown
-from flashmore.benchmark.report.values import Table
-from flashmore.benchmark.wording import crossover_sentence, digits, share_sentence
+from flashmore.benchmark.report.pages import html_page, markdown, printable, report_on
+from flashmore.benchmark.report.summaries import crossover_sentence, share_sentence
+from flashmore.benchmark.report.values import Table, digits
 from flashmore.measuring.result import read_record
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "records"

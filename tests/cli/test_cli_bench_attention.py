@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from flashmore.benchmark.wording import digits, left_out
+from flashmore.benchmark.report.summaries import left_out
+from flashmore.benchmark.report.values import digits
 from flashmore.measuring.result import read_record
 
 Call = Callable[..., CompletedProcess[str]]
@@ -33,14 +34,10 @@ def told(process: Call, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compl
 
 def test_the_table_has_a_line_for_each_length_and_backend(told: tuple[CompletedProcess[str], Path]) -> None:
     lines = told[0].stdout.splitlines()
-    assert lines[0].strip() == "Attention: B 2, H 2, D 8, float32, causal"
+    assert lines[1].endswith(": B 2, H 2, D 8, float32, causal; times are medians")
     cells = [line.split() for line in lines]
-    backends = [words[1 if words[0].isdigit() else 0] for words in cells if len(words) > 6]
-    assert [name for name in backends if name in ("manual", "math", "flash")] == [
-        "manual",
-        "math",
-        "flash",
-    ] * 2
+    found = [words[:2] for words in cells if words and words[0].isdigit()]
+    assert found == [[T, backend] for T in ("16", "32") for backend in ("manual", "math", "flash")]
     (refused,) = (line for line in lines if line.startswith("left out: "))
     assert refused.startswith("left out: efficient and cudnn: PyTorch has no CPU kernel of this name")
     verdicts = [line for line in lines if line.startswith("Fused attention ")]
@@ -150,7 +147,7 @@ def test_ctrl_c_keeps_the_shapes_that_were_finished(environment: dict[str, str],
 
 
 def test_help_answers_without_torch() -> None:
-    code = "import sys, flashmore.cli.bench_attention; sys.exit('torch' in sys.modules)"
+    code = "import sys, flashmore.cli.bench; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
 
 

@@ -1,6 +1,5 @@
 """Peak memory: known allocations are seen, and nothing else is."""
 
-import itertools
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.measuring.memory import highest_running_sum, peak_bytes
+from flashmore.measuring.memory import peak_bytes
 
 CPU = torch.device("cpu")
 KIB = 1024
@@ -42,11 +41,6 @@ def test_what_stood_before_is_not_counted() -> None:
 def test_temporary_results_inside_an_expression_count() -> None:
     x = torch.ones(256 * KIB)
     assert peak_bytes(lambda: ((x + 1) * 2).sum(), CPU) == pytest.approx(2 * x.nbytes, abs=KIB)
-
-
-@given(st.lists(st.integers(-1000, 1000)))
-def test_the_highest_running_sum_is_that_of_some_beginning(changes: list[int]) -> None:
-    assert highest_running_sum(changes) == max(itertools.accumulate(changes, initial=0))
 
 
 def test_an_error_in_the_work_comes_through() -> None:

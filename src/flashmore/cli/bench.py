@@ -1,35 +1,266 @@
-"""`flashmore bench WHAT …`: dispatch to the benchmarks' own files."""
+"""`flashmore bench WHAT …`: measure whole training steps, each speed-up, or the attention kernels alone."""
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flashmore.errors import UsageError
-from flashmore.terminal import write
+from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-WHAT = {
-    "step": "whole training steps of one model under two or more attention backends",
-    "ablation": "training steps with the documented speed-ups added one after the other",
-    "attention": "the kernels alone: time, memory and error against T",
-}
+from flashmore.benchmark.attention.plan import AttentionPlan
+from flashmore.cli.ineffective import refuse_ineffective
+from flashmore.cli.outputs import require_writable
+from flashmore.cli.parse import defaults, parse, value_of
+from flashmore.cli.show import stdout, table
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, Interrupted, UsageError
+from flashmore.specs import Attention, backends, model_spec
+from flashmore.terminal import Terminal, say, write, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+BLOCKS, ABLATION_BLOCKS = 30, 20
+SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
+VARIED = ("--attention", "--dtype", "--optimizer", "--lr-schedule")
+"""Options that the ablation sets for each variant."""
+FORMS = (".png", ".svg", ".pdf")
+HELP = """usage: flashmore bench WHAT [OPTIONS]
+
+Measure what training, attention and each speed-up cost on this machine, and how sure that is.
+
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Output options of a benchmark."""
+
+    out: Path | None = None
+    """Write the record to this file."""
+    picture: Path | None = None
+    """Save a plot of the record to this file: .png, .svg or .pdf."""
+    json: bool = False
+    """Print the record on stdout and nothing else."""
+
+    def __post_init__(self) -> None:
+        if self.picture is not None and self.picture.suffix.lower() not in FORMS:
+            raise ConfigError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
+        require_writable("--out", self.out)
+        require_writable("--picture", self.picture)
+
+
+@dataclass(frozen=True)
+class BenchStep(Outputs):
+    """Time whole training steps of the same model, data and seed with two or more attention backends.
+
+    Each backend is first compared with manual attention in float64; one that exceeds the error budget of its
+    precision is not timed. The variants then alternate in short blocks, so that drift affects all equally.
+    """
+
+    config: TrainConfig
+    """Data, model and training; --model and --preset decide some of the defaults."""
+    variants: tuple[Attention, ...] = ("manual", "flash")
+    """Attention backends, the first of which is the baseline; a name may be repeated."""
+    lengths: tuple[int, ...] = ()
+    """Lengths T of rows from a stream of all names; none means padded names, as in training."""
+    blocks: int = BLOCKS
+    """Blocks per variant; fewer than 20 are imprecise."""
+
+
+@dataclass(frozen=True)
+class BenchAblation(Outputs):
+    """Add the catalogue's speed-ups one at a time to the plain loop, and time each variant.
+
+    Exact ones must first reproduce the plain loop's losses, or they are not timed. The variants then
+    alternate in short blocks, so that drift affects all equally. --speedups selects which to add: `auto` and
+    `all` mean every one that works here.
+    """
+
+    config: TrainConfig
+    """Data, model and training; --model and --preset decide some of the defaults."""
+    leave_one_out: bool = False
+    """Also leave each one out of the full set."""
+    blocks: int = ABLATION_BLOCKS
+    """Blocks per variant; fewer than 20 are imprecise."""
+    seconds: float | None = None
+    """Approximate time limit; speed-ups whose compilation would exceed it are left out, with a note. None
+    means 180, or 1,200 with --leave-one-out, where nearly every variant is compiled again."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise ConfigError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
+
+
+@dataclass(frozen=True)
+class BenchAttention(Outputs):
+    """Measure time, memory and error of every attention backend against T, and where fused gets faster.
+
+    Lists are combined: `--head-dim 16 64 --causal --full` measures four settings. Memory is estimated first.
+    """
+
+    plan: AttentionPlan
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench`."""
     if not argv or argv[0] in ("-h", "--help"):
-        write(_help())
+        write(HELP + "".join(f"  {what:<10} {does}\n" for what, (does, _) in WHAT.items()))
+        write("\nflashmore bench WHAT --help tells the options.\n")
         return 0 if argv else 2
     what, *rest = argv
     if what not in WHAT:
         raise UsageError("something to measure: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
-    command = importlib.import_module(f"flashmore.cli.bench_{what}")
-    return int(command.main(rest))
+    return WHAT[what][1](rest)
 
 
-def _help() -> str:
-    lines = "\n".join(f"  {what:<10} {does}" for what, does in WHAT.items())
-    return (
-        "usage: flashmore bench WHAT [OPTIONS]\n\n"
-        "Measure what training, attention and each speed-up cost on this machine, and how sure that is.\n\n"
-        f"{lines}\n\n"
-        "flashmore bench WHAT --help tells the options.\n"
-    )
+def _step(argv: Sequence[str]) -> int:
+    command = parse(BenchStep, "bench step", argv, BenchStep(defaults(argv, "makemore")))
+    if model_spec(command.config.model).attends:  # the others are refused as such
+        refuse_ineffective(command.config, argv, ("--speedups", "--eval-interval", "--log-interval"))
+    if command.config.attention != "auto":
+        option = f"--attention {command.config.attention}"
+        raise ConfigError("attention backends to compare", option, "--variants manual flash")
+    if not command.variants:
+        raise ConfigError("--variants to compare", "none", ", ".join(("auto", *backends())))
+
+    from flashmore.benchmark.plots import step_plot
+    from flashmore.benchmark.step.bench import bench_steps
+
+    with BlockBar(command.blocks) as bar:
+        record = bench_steps(
+            command.config,
+            command.variants if value_of("--variants", argv) is not None else None,
+            command.lengths,
+            shrink_batch=value_of("--batch-size", argv) is None,
+            blocks=command.blocks,
+            say=bar.say,
+            after_block=bar.after_block,
+        )
+    return _give(record, command, step_plot)
+
+
+def _ablation(argv: Sequence[str]) -> int:
+    command = parse(BenchAblation, "bench ablation", argv, BenchAblation(defaults(argv, "makemore")))
+    refuse_ineffective(command.config, argv, ("--eval-interval", "--log-interval", *VARIED))
+
+    from flashmore.benchmark.ablation.bench import ablate
+    from flashmore.benchmark.plots import ablation_plot
+
+    usual = SECONDS_WITH_EACH_LEFT_OUT if command.leave_one_out else SECONDS
+    with BlockBar(command.blocks) as bar:
+        record = ablate(
+            command.config,
+            leave_one_out=command.leave_one_out,
+            blocks=command.blocks,
+            seconds=usual if command.seconds is None else command.seconds,
+            say=bar.say,
+            after_block=bar.after_block,
+        )
+    return _give(record, command, ablation_plot)
+
+
+def _attention(argv: Sequence[str]) -> int:
+    command = parse(BenchAttention, "bench attention", argv)
+
+    from flashmore.benchmark.attention.bench import bench_attention
+    from flashmore.benchmark.plots import attention_picture
+
+    return _give(bench_attention(command.plan, say=say), command, attention_picture)
+
+
+WHAT: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "step": ("whole training steps of one model under two or more attention backends", _step),
+    "ablation": ("training steps with the documented speed-ups added one after the other", _ablation),
+    "attention": ("the kernels alone: time, memory and error against T", _attention),
+}
+
+
+def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") -> int:
+    """Print, write and plot a record according to the options; returns the exit code."""
+    from flashmore.benchmark.plots import save_picture
+    from flashmore.measuring.result import write_record
+
+    for note in _notes(record):
+        say(f"note: {note}")
+    if outputs.json:
+        write_json(record)
+    else:
+        show(record)
+    if outputs.out is not None:
+        write_record(record, outputs.out)
+        say(f"the record: {outputs.out}")
+    if outputs.picture is not None:
+        save_picture(draw(record), outputs.picture)
+        say(f"the picture: {outputs.picture}")
+    if not record["complete"]:
+        say("interrupted: what was measured so far is kept")
+        return Interrupted.exit_code
+    return 0
+
+
+def _notes(record: Record) -> list[str]:
+    contexts = (record, *record.get("further_contexts", ()))
+    return [note for context in contexts for note in context.get("notes", ())]
+
+
+def show(record: Record) -> None:
+    """Print a record's tables, conclusions, remarks and warnings, but not the notes, which are for stderr."""
+    from flashmore.benchmark.report.summaries import summarize
+
+    console, summary, unsaid = stdout(), summarize(record), ["", *_notes(record)]
+    for setting in summary.settings:
+        columns = [column for column in setting.table.columns if column not in setting.table.page_only]
+        numbers = tuple(column for column in columns if column not in setting.table.words)
+        rows = table(*columns, numbers=numbers)
+        rows.box = SIMPLE_HEAD
+        for row in setting.table.rows:
+            rows.add_row(*(row[column] for column in columns))
+        console.print("", setting.table.caption)
+        if setting.table.rows:
+            console.print(rows)
+        for line in (*setting.remarks, setting.conclusion):
+            if line not in unsaid:
+                console.print(line)
+    for line in summary.remarks:
+        if line not in unsaid:
+            console.print(line)
+    for warning in record["warnings"]:
+        console.print(f"warning: {warning['code']}: {warning['message']}", f"  {warning['advice']}")
+
+
+class BlockBar:
+    """A context manager with a progress bar on stderr, updated after every one of the rounds."""
+
+    def __init__(self, blocks: int) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(compact=True),
+            console=Terminal(stderr=True),
+            transient=True,
+        )
+        self.task = self.progress.add_task("", total=blocks, start=False)
+
+    def say(self, what: str) -> None:
+        """Show the current activity."""
+        self.progress.reset(self.task, description=what)
+        if not self.progress.console.is_terminal:
+            say(what)
+
+    def after_block(self, done: int) -> None:
+        """Update the bar."""
+        self.progress.update(self.task, completed=done)
+
+    def __enter__(self) -> "BlockBar":
+        if self.progress.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress.console.is_terminal:  # elsewhere it was not started, and stopping prints a line
+            self.progress.stop()

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from flashmore.cli.bench import show
 from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
-from flashmore.cli.show import stdout, table
 from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
-
-if TYPE_CHECKING:
-    from flashmore.backends.choose import Choice, Problem
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,9 @@ class Choose:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "n_head", "length", "head_dim"):
-            if getattr(self, name) < 1:
-                option = "--" + name.replace("_", "-")
-                raise ConfigError(f"a sensible {option}", str(getattr(self, name)), "a whole number from 1")
+            if (size := getattr(self, name)) < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"a sensible {option}", f"{size}", "a whole number from 1")
         if not 0 <= self.dropout < 1:
             raise ConfigError("a sensible --dropout", str(self.dropout), "at least 0 and below 1")
 
@@ -72,40 +69,20 @@ def main(argv: Sequence[str]) -> int:
     device = resolve_device(command.device)
     problem = Problem(shape, getattr(torch, command.dtype), device, command.dropout)
     choice = choose("auto", problem, fresh=command.fresh or command.out is not None)
-    record = make_record("choose", device, _body(choice, problem))
-    if command.out is not None:
-        write_record(record, command.out)
-    if command.json:
-        write_json(record)
-    else:
-        _show(choice)
-    return 0
-
-
-def _body(choice: "Choice", problem: "Problem") -> dict[str, object]:
-    return {
+    body = {
         "warnings": [],
         "chosen": choice.backend,
         "measuring_s": choice.seconds,
         "problem": problem.key(),
         "candidates": [asdict(candidate) for candidate in choice.candidates],
     }
-
-
-def _show(choice: "Choice") -> None:
-    numbers = ("ms", "quartiles", "first quartile / best")
-    rows = table("backend", *numbers, "why it has no time", numbers=numbers)
-    best = min(candidate.time_ms.low for candidate in choice.candidates if candidate.time_ms)
-    for candidate in choice.candidates:
-        if candidate.time_ms is None:
-            rows.add_row(candidate.name, "", "", "", candidate.why_not)
-            continue
-        median, low, high = candidate.time_ms.median, candidate.time_ms.low, candidate.time_ms.high
-        rows.add_row(candidate.name, f"{median:.3f}", f"{low:.3f} – {high:.3f}", f"{low / best:.2f}", "")
-    stdout().print(rows)
-    stdout().print(f"chosen: {choice.backend}")
-    say(
-        f"measured in {choice.seconds:.1f} s"
-        if choice.seconds
-        else "as measured before; --fresh measures again"
-    )
+    record = make_record("choose", device, body)
+    if command.out is not None:
+        write_record(record, command.out)
+    if command.json:
+        write_json(record)
+    else:
+        show(record)
+        if not choice.seconds:
+            say("as measured before; --fresh measures again")
+    return 0

@@ -1,9 +1,10 @@
 """`flashmore compare`: compare runs or models."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 from tyro.conf import Positional
@@ -21,22 +22,6 @@ if TYPE_CHECKING:
     from flashmore.comparison import Row
     from flashmore.runs import Run
     from flashmore.training.result import TrainResult
-
-
-def _nats(loss: float | None) -> str:
-    return "–" if loss is None else f"{loss:.4f}"
-
-
-FIGURES: "dict[str, Callable[[TrainResult], str]]" = {
-    "run": lambda result: result.run,
-    "attention": lambda result: result.attention or "none",
-    "parameters": lambda result: f"{result.parameters:,}",
-    "steps": lambda result: f"{result.steps:,}",
-    "training": lambda result: f"{result.train_seconds:.1f} s",
-    "a step": lambda result: f"{result.step_ms:.2f} ms",
-    "validation loss": lambda result: _nats(result.val_loss),
-    "test loss": lambda result: _nats(result.test_loss),
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +51,7 @@ class Compare:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore compare`."""
     command = parse(Compare, "compare", argv)
-    if len(command.runs) + len(command.models) < 1:
+    if not command.runs and not command.models:
         raise ConfigError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
     if not command.models and (command.file, command.max_steps, command.out) != (None, None, Compare.out):
         raise ConfigError(
@@ -87,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
     runs = [Run.open(path) for path in command.runs]
     rows = compare(runs, options)  # before any training, because it refuses unfinished runs
-    trained = [train_for_comparison(model, command) for model in command.models]
+    trained = [_train(model, command) for model in command.models]
     rows += compare(trained, options)
     if not same_test_items(runs + trained):
         say("these runs were tested on different names: their test losses cannot be compared")
@@ -101,11 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def require_png(picture: Path) -> None:
-    """Refuse a file name of another image format.
-
-    Raises:
-        ConfigError: the name does not end in .png.
-    """
+    """Refuse a file name of another image format."""
     if picture.suffix.lower() != ".png":
         raise ConfigError("a --picture that ends in .png", f"'{picture}'", "for example names.png")
 
@@ -120,16 +101,14 @@ def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
         say(f"{boxes} characters are boxes in the picture: the font that it is drawn with lacks them")
 
 
-def train_for_comparison(model: Model, command: Compare) -> "Run":
-    """Train one model with its defaults, with a progress line."""
+def _train(model: Model, command: Compare) -> "Run":
     from flashmore.runs import Run
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import unused_folder
 
-    config = TrainConfig(model=model, file=command.file)
-    if command.max_steps is not None:
-        config = replace(config, max_steps=command.max_steps)
+    steps: dict[str, Any] = {} if command.max_steps is None else {"max_steps": command.max_steps}
+    config = TrainConfig(model=model, file=command.file, **steps)
     with ProgressLine() as line:
         result = train(config, unused_folder(model, command.out), line)
     return Run.open(result.run)
@@ -138,13 +117,24 @@ def train_for_comparison(model: Model, command: Compare) -> "Run":
 def show(rows: "Sequence[Row]") -> None:
     """Print a table with a column for each run: numbers above, names below."""
     shown = table("", *(row.result.model for row in rows))
-    for title, figure in FIGURES.items():
-        shown.add_row(title, *(figure(row.result) for row in rows))
+    figures = [_figures(row.result) for row in rows]
+    for title in figures[0]:
+        shown.add_row(title, *(of_run[title] for of_run in figures))
     shown.add_section()
-    for line in range(max(len(row.names) for row in rows)):
-        names = (row.names[line] if line < len(row.names) else None for row in rows)
-        shown.add_row(
-            "names" if line == 0 else "",
-            *(Text(n.text, NOVELTY_STYLE[n.novelty]) if n else "" for n in names),
-        )
+    columns = [[Text(name.text, NOVELTY_STYLE[name.novelty]) for name in row.names] for row in rows]
+    for line, names in enumerate(zip_longest(*columns, fillvalue=Text())):
+        shown.add_row("" if line else "names", *names)
     stdout().print(shown)
+
+
+def _figures(result: "TrainResult") -> dict[str, str]:
+    losses = {"validation loss": result.val_loss, "test loss": result.test_loss}
+    return {
+        "run": result.run,
+        "attention": result.attention or "none",
+        "parameters": f"{result.parameters:,}",
+        "steps": f"{result.steps:,}",
+        "training": f"{result.train_seconds:.1f} s",
+        "a step": f"{result.step_ms:.2f} ms",
+        **{name: "–" if loss is None else f"{loss:.4f}" for name, loss in losses.items()},
+    }

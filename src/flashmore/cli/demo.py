@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flashmore.cli import bench_step
+from flashmore.cli import bench as bench_step
 from flashmore.cli import compare as compare_command
-from flashmore.cli.bench_outputs import BlockBar
+from flashmore.cli.bench import BlockBar
 from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import parse
 from flashmore.cli.show import stdout
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _time_attention(config: TrainConfig) -> None:
     """The experiment this project grew from: the same model with manual and fused attention."""
-    from flashmore.benchmark.step.record import bench_steps
+    from flashmore.benchmark.step.bench import bench_steps
 
     with BlockBar(bench_step.BLOCKS) as bar:
         record = bench_steps(config, blocks=bench_step.BLOCKS, say=bar.say, after_block=bar.after_block)

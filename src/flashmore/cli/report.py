@@ -1,6 +1,6 @@
 """`flashmore report`: records as a self-contained page, or as Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
     require_writable("--out", page)
     require_writable("--markdown", command.markdown)
 
-    from flashmore.benchmark.report.compose import report_on
-    from flashmore.benchmark.report.render import html_page, markdown
+    from flashmore.benchmark.report.pages import html_page, markdown, report_on
     from flashmore.measuring.result import read_record
 
     report = report_on([(path.name, read_record(path)) for path in command.records])
@@ -54,24 +53,15 @@ def main(argv: Sequence[str]) -> int:
         text, pictures = markdown(report, command.markdown.stem)
         files |= {command.markdown.with_name(name): picture for name, picture in pictures.items()}
         files[command.markdown] = text.encode()
-    write_files(files)
+    with ExitStack() as written:  # all of them or none
+        for path, content in files.items():
+            written.enter_context(disk_errors(f"to write the report {path}", path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_all(written.enter_context(replacing(path)), content)
+    write_lines(map(str, files))
     return 0
 
 
 def _require_ending(option: str, path: Path | None, endings: tuple[str, ...]) -> None:
     if path is not None and path.suffix.lower() not in endings:
         raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
-
-
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write every file atomically, after checking that all can be written; their names go to stdout.
-
-    Raises:
-        StorageError: writing failed; no partial file is left.
-    """
-    with ExitStack() as written:
-        for path, content in contents.items():
-            written.enter_context(disk_errors(f"to write the report {path}", path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_all(written.enter_context(replacing(path)), content)
-    write_lines(map(str, contents))

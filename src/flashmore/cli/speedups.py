@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from flashmore.cli.parse import parse
 from flashmore.cli.show import stdout, table
+from flashmore.config import TrainConfig
 from flashmore.speedups import CATALOGUE
 from flashmore.terminal import write_json
 
@@ -26,38 +27,27 @@ class ListSpeedups:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore speedups`."""
     command = parse(ListSpeedups, "speedups", argv)
-    reasons = _reasons(command.device)
-    if command.json:
-        write_json([_as_json(name, reasons[name]) for name in CATALOGUE])
-        return 0
-    rows = table("name", "what", "devices", "how", "exactness", "costs", "works here", "page")
-    for name, entry in CATALOGUE.items():
-        works = "yes" if reasons[name] is None else f"no: {reasons[name]}"
-        devices = ", ".join(entry.devices)
-        rows.add_row(
-            name, entry.title, devices, entry.how(name), entry.exactness, entry.costs, works, entry.page
-        )
-    stdout().print(rows)
-    return 0
 
-
-def _reasons(device: Literal["auto", "cpu", "cuda", "mps"]) -> dict[str, str | None]:
-    """Why each one cannot work here; None if it can."""
-    from flashmore.config import TrainConfig
     from flashmore.training.corpus import read_corpus
     from flashmore.training.decide import why_not
     from flashmore.training.resolve import resolve_device, resolve_model
 
-    config = TrainConfig(device=device)
+    config, device = TrainConfig(device=command.device), resolve_device(command.device)
     model_config = resolve_model(config, read_corpus(config))
-    return {name: why_not(name, config, model_config, resolve_device(device)) for name in CATALOGUE}
-
-
-def _as_json(name: str, reason: str | None) -> dict[str, Any]:
-    return {
-        "name": name,
-        **asdict(CATALOGUE[name]),
-        "how": CATALOGUE[name].how(name),
-        "works_here": reason is None,
-        "why_not": reason,
-    }
+    reasons = {name: why_not(name, config, model_config, device) for name in CATALOGUE}
+    if command.json:
+        write_json(
+            [
+                {"name": name, **asdict(entry), "how": entry.how(name)}
+                | {"works_here": reasons[name] is None, "why_not": reasons[name]}
+                for name, entry in CATALOGUE.items()
+            ]
+        )
+        return 0
+    rows = table("name", "what", "devices", "how", "exactness", "costs", "works here", "page")
+    for name, entry in CATALOGUE.items():
+        works = "yes" if reasons[name] is None else f"no: {reasons[name]}"
+        how = (", ".join(entry.devices), entry.how(name), entry.exactness, entry.costs)
+        rows.add_row(name, entry.title, *how, works, entry.page)
+    stdout().print(rows)
+    return 0

@@ -2,8 +2,7 @@
 
 import sys
 from threading import Lock, Timer
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,9 +18,7 @@ COLUMNS = (
 
 
 class Waiting:
-    """A context manager that shows progress.
-
-    On a terminal it is a bar; elsewhere (a log file, a pipe) one line says that work continues.
+    """A context manager that shows progress: a bar on a terminal, elsewhere one line.
 
     Args:
         what: the activity, such as `searching`.
@@ -31,16 +28,9 @@ class Waiting:
     """
 
     def __init__(
-        self,
-        what: str,
-        of: str | None = None,
-        total: int | None = None,
-        patience: float = PATIENCE_SECONDS,
+        self, what: str, of: str | None = None, total: int | None = None, patience: float = PATIENCE_SECONDS
     ) -> None:
-        self.what = what
-        self.of = of
-        self.total = total
-        self.done = 0
+        self.what, self.of, self.total, self.done = what, of, total, 0
         self.progress: Progress | None = None
         self.lock = Lock()
         self.over = False
@@ -57,35 +47,29 @@ class Waiting:
         with self.lock:
             self.done += by
             if self.progress is not None:
-                self.progress.update(
-                    self.task, total=self.total, completed=self.done, counted=self._counted()
-                )
+                self.progress.update(self.task, **self._state())
 
     def _appear(self) -> None:
         with self.lock:
             if self.over:
                 return
             if not sys.stderr.isatty():
-                say(f"{self.what}: {self._counted()}" if self.of else f"{self.what} …")
+                say(f"{self.what}: {self._state()['counted']}" if self.of else f"{self.what} …")
                 return
             self.progress = Progress(*COLUMNS, console=Terminal(stderr=True), transient=True)
-            self.task = self.progress.add_task(
-                self.what, total=self.total, completed=self.done, counted=self._counted()
-            )
+            self.task = self.progress.add_task(self.what, **self._state())
             self.progress.start()
 
-    def _counted(self) -> str:
-        if self.of is None:
-            return ""
-        return f"{self.done:,}{'' if self.total is None else f'/{self.total:,}'} {self.of}"
+    def _state(self) -> dict[str, Any]:
+        total = "" if self.total is None else f"/{self.total:,}"
+        counted = "" if self.of is None else f"{self.done:,}{total} {self.of}"
+        return {"total": self.total, "completed": self.done, "counted": counted}
 
     def __enter__(self) -> Self:
         self.timer.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.timer.cancel()
         with self.lock:
             self.over = True

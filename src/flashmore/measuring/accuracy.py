@@ -1,14 +1,12 @@
 """The error budget for every kernel and every rewrite.
 
-Two correct kernels never agree bit for bit, and agreement between them proves nothing. Both are compared with
-the same computation in float64: a result passes if its largest error is at most twice that of the plain
-computation in the same precision, plus 16 roundings of the largest result (correct CPU kernels need up to 6
-in float32 gradients). The form of the budget follows FlashAttention's own tests (Dao 2023).
+A result passes if its largest error from float64 is at most twice that of the plain computation in the same
+precision, plus 16 roundings of the largest result (correct CPU kernels need up to 6 in float32 gradients).
+The form follows FlashAttention's own tests (Dao 2023).
 
 There is one exception. If a gradient is a small difference of large terms (with a single key those of q and k
-are exactly 0), a kernel returns the rounding errors of these terms, which 16 roundings of the difference do
-not cover. So a tensor is allowed at least 4 roundings of the largest tensor of the same computation, and 64
-in the precision of sums, which is float32 at best.
+are exactly 0), a kernel returns the rounding errors of these terms. So a tensor is allowed at least 4
+roundings of the largest tensor of the same computation, and 64 in the precision of sums, float32 at best.
 """
 
 from collections.abc import Mapping
@@ -30,9 +28,12 @@ class Judgement:
     name: str
     error: float
     """Largest absolute difference from the float64 result; infinite if the result is not finite."""
-    plain_error: float
-    """The same for the plain computation in the same precision."""
     budget: float
+
+    @property
+    def budget_used(self) -> float:
+        """The error as a share of the budget; above 1 if it is exceeded."""
+        return self.error / self.budget if self.budget else float(self.error > 0)
 
     @property
     def good(self) -> bool:
@@ -54,7 +55,7 @@ def judge(
     Args:
         name: the tensor's name in reports, such as `dq`.
         answer: the tensor under test, of any shape, in the precision under test.
-        plain: the plain computation of the same in the same precision; its dtype sets eps.
+        plain: the plain computation of the same in the same precision.
         reference: the plain computation in float64, finite.
         largest_of_all: the largest absolute value of all float64 results of the same computation.
         eps: rounding unit of the computation if its result has a wider dtype, like the float32 gradients of
@@ -67,12 +68,13 @@ def judge(
         raise ValueError(f"shapes differ: {answer.shape}, {plain.shape}, {reference.shape}")
     if reference.dtype != torch.float64 or not reference.isfinite().all():
         raise ValueError(f"the reference of {name} must be finite float64")
-    plain_error = _largest_error(plain, reference)
     eps = torch.finfo(plain.dtype).eps if eps is None else eps
     eps_of_sums = min(eps, torch.finfo(torch.float32).eps)
     cancelled = (ROUNDINGS_OF_LARGEST * eps + ROUNDINGS_OF_SUMS * eps_of_sums) * largest_of_all
-    budget = PLAIN_ERROR_FACTOR * plain_error + max(ROUNDINGS * eps * _largest(reference), cancelled)
-    return Judgement(name, _largest_error(answer, reference), plain_error, budget)
+    budget = PLAIN_ERROR_FACTOR * _largest_error(plain, reference) + max(
+        ROUNDINGS * eps * _largest(reference), cancelled
+    )
+    return Judgement(name, _largest_error(answer, reference), budget)
 
 
 def judge_all(

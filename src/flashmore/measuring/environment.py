@@ -12,14 +12,7 @@ from flashmore.git import Checkout, Indices, Unreadable
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Describe this machine and its software, for a record.
-
-    Args:
-        device: the device that was measured on.
-
-    Returns:
-        JSON values; None if something is absent or unknown. Units are in the keys.
-    """
+    """Describe this machine and its software as JSON values; None if something is absent or unknown."""
     on_cuda = device.type == "cuda"
     return {
         "device": device.type,
@@ -59,10 +52,7 @@ def memory_bytes() -> int | None:
 
 
 def others_cpu_seconds() -> float | None:
-    """CPU seconds used by all other processes since boot: subtract two readings.
-
-    Includes time stolen by a hypervisor. None without /proc/stat.
-    """
+    """CPU seconds of all other processes and of the hypervisor since boot; None without /proc/stat."""
     try:
         words = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
         user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words[1:9])

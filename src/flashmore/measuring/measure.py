@@ -15,11 +15,7 @@ PROBES = 3
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C during timing; completed rounds are kept.
-
-    Args:
-        samples_ms: as returned by `alternate`, with one block per completed round.
-    """
+    """Ctrl-C during timing; `samples_ms` has the completed rounds, as returned by `alternate`."""
 
     def __init__(self, samples_ms: dict[str, list[list[float]]]) -> None:
         super().__init__()
@@ -45,9 +41,7 @@ def alternate(
         blocks: blocks per variant.
         repeats: repetitions per block, for all variants or for each.
         warmup: untimed repetitions of each variant before the first block.
-        most_seconds: a block that has lasted this long ends early, so that a machine that has become much
-            slower does not keep the user waiting.
-        clock: the clock.
+        most_seconds: a block that has lasted this long ends early, in case the machine became much slower.
         after_block: called with the number of completed rounds.
 
     Returns:
@@ -91,7 +85,6 @@ def repeats_for(
         run: one repetition, warmed up.
         block_seconds: intended length of a block.
         resolution: the clock's resolution in seconds; a block lasts at least a thousand times that.
-        clock: the clock.
 
     Returns:
         At least 1, based on the fastest of a few probes, so that a disturbed one does not shorten the blocks.

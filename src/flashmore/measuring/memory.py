@@ -2,8 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
+from operator import itemgetter
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -19,7 +21,6 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
         work: the function to measure. Run it once before, so that one-time allocations (cuDNN's plans, the
             optimizer's moments) do not count. It should free nothing allocated before: CUDA's statistic
             includes that, the profiler does not.
-        device: the device that `work` uses.
 
     Returns:
         Bytes; None on a device without this statistic (MPS).
@@ -28,28 +29,15 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
     https://docs.pytorch.org/docs/stable/profiler.html
     """
     if device.type == "cuda":
-        return _peak_on_cuda(work, device)
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     if device.type == "cpu":
-        return highest_running_sum(_changes_on_cpu(work))
+        return max(accumulate(_changes_on_cpu(work), initial=0))
     return None
-
-
-def highest_running_sum(changes: Iterable[int]) -> int:
-    """The highest running sum of the changes; at least 0."""
-    highest = now = 0
-    for change in changes:
-        now += change
-        highest = max(highest, now)
-    return highest
-
-
-def _peak_on_cuda(work: Callable[[], object], device: torch.device) -> int:
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    work()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _changes_on_cpu(work: Callable[[], object]) -> list[int]:
@@ -59,14 +47,12 @@ def _changes_on_cpu(work: Callable[[], object]) -> list[int]:
     with _silent_profiler(), cpu as profiled:
         work()
     # FunctionEvents add up what an operator allocated within itself; the single events are only here.
-    kineto = profiled.profiler.kineto_results
     changes = [
         (event.start_ns(), event.nbytes())
-        for event in kineto.events()
+        for event in profiled.profiler.kineto_results.events()
         if event.name() == "[memory]" and event.device_type().name == "CPU"
     ]
-    changes.sort(key=lambda change: change[0])
-    return [size for _, size in changes]
+    return [size for _, size in sorted(changes, key=itemgetter(0))]
 
 
 @contextmanager

@@ -40,8 +40,6 @@ def make_record(
     """Build a record.
 
     Args:
-        kind: the kind of measurement.
-        device: the device measured on.
         body: the results with raw samples, as `record.schema.json` describes them for this kind.
         complete: False if the measurement was interrupted and the rest is missing.
     """
@@ -92,9 +90,8 @@ def read_record(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise RecordError(wanted, error.found, valid) from None
     except ValueError as error:
-        raise RecordError(
-            wanted, f"no whole JSON document ({error}); it may have been cut off", valid
-        ) from error
+        found = f"no whole JSON document ({error}); it may have been cut off"
+        raise RecordError(wanted, found, valid) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise RecordError(wanted, "another kind of JSON document", valid)
     if record.get("version") != VERSION:

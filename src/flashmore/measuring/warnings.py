@@ -1,15 +1,19 @@
 """Warnings about a measurement, with advice: a closed list, derived from the samples."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from flashmore.measuring.environment import others_cpu_seconds
 from flashmore.measuring.statistics import Blocks
 
 Code = Literal["too few samples", "noisy machine", "thermal drift", "other load"]
+Medians = Mapping[str, npt.NDArray[np.float64]]
+"""The median of each block, by variant."""
 
 FEWEST_BLOCKS = 20
 NOISE = 0.05
@@ -33,25 +37,40 @@ DEVIATIONS = 0.954
 """The median of |a − b| for two normal numbers, in standard deviations of each."""
 
 
-@dataclass(frozen=True)
-class MeasurementWarning:
-    """One possible problem with a measurement."""
+class MeasurementWarning(TypedDict):
+    """One possible problem with a measurement, as in a record."""
 
     code: Code
     message: str
     advice: str
 
 
+def load_meter() -> Callable[[], float | None]:
+    """Return a function that tells how many CPUs others kept busy since now, on average; None if unknown."""
+    began, before = time.perf_counter(), others_cpu_seconds()
+
+    def others() -> float | None:
+        after = others_cpu_seconds()
+        if before is None or after is None:
+            return None
+        return (after - before) / (time.perf_counter() - began)
+
+    return others
+
+
 def warnings_about(
-    samples: Mapping[str, Blocks], *, others: float | None = None, cpus: int = 1, threads: int = 1
-) -> tuple[MeasurementWarning, ...]:
+    samples: Mapping[str, Blocks],
+    *,
+    others: float | None = None,
+    cpus: int = os.cpu_count() or 1,
+    threads: int = 1,
+) -> list[MeasurementWarning]:
     """All warnings for these samples.
 
     Args:
         samples: for each variant its blocks, in order of timing.
-        others: average number of CPUs that other processes kept busy meanwhile; None if unknown.
-        cpus: CPUs of the machine.
-        threads: threads used by the measured work.
+        others: see `load_meter`.
+        cpus, threads: CPUs of the machine, and threads used by the measured work.
     """
     medians = {name: np.array([np.median(block) for block in blocks]) for name, blocks in samples.items()}
     checks: dict[Code, str | None] = {
@@ -60,16 +79,15 @@ def warnings_about(
         "thermal drift": _drifting(medians),
         "other load": _loaded(others, cpus, threads) or _interrupted(samples),
     }
-    return tuple(
-        MeasurementWarning(code, message, ADVICE[code]) for code, message in checks.items() if message
-    )
-
-
-Medians = Mapping[str, npt.NDArray[np.float64]]
+    return [
+        {"code": code, "message": message, "advice": ADVICE[code]}
+        for code, message in checks.items()
+        if message
+    ]
 
 
 def _too_few(medians: Medians) -> str | None:
-    fewest = min((len(of_blocks) for of_blocks in medians.values()), default=0)
+    fewest = min(map(len, medians.values()), default=0)
     return f"{fewest} blocks of each variant" if fewest < FEWEST_BLOCKS else None
 
 
@@ -105,14 +123,12 @@ def _loaded(others: float | None, cpus: int, threads: int) -> str | None:
 
 
 def _interrupted(samples: Mapping[str, Blocks]) -> str | None:
-    worst, most = "", 0.0
-    for name, blocks in samples.items():
-        over = [sample > SPIKE * float(np.median(block)) for block in blocks for sample in block]
-        share = sum(over) / len(over) if over else 0.0
-        if share > most:
-            worst, most = name, share
-    return (
-        f"{100 * most:.1f} % of the samples of {worst} took over twice their block's median"
-        if most > SPIKES
-        else None
-    )
+    shares = {
+        name: float(np.mean([sample > SPIKE * np.median(block) for block in blocks for sample in block]))
+        for name, blocks in samples.items()
+        if blocks
+    }
+    worst = max(shares, key=shares.__getitem__, default="")
+    if not worst or shares[worst] <= SPIKES:
+        return None
+    return f"{100 * shares[worst]:.1f} % of the samples of {worst} took over twice their block's median"

@@ -1,29 +1,29 @@
 """Measures each speed-up of the catalogue, added cumulatively and left out of the full set individually.
 
-For every variant the first step is timed, results are compared with the plain loop (`gate`), and memory is
-measured; then all variants are timed in alternating blocks.
+The losses of a variant's first steps, as one vector, are compared with the plain loop's in float64, by the
+budget of `flashmore.measuring.accuracy`; an exact variant that misses it is not timed, for the others the
+difference is reported. Dropout is off for this, because compiled code draws different random numbers.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from flashmore.benchmark.ablation.gate import AblationGate
 from flashmore.benchmark.ablation.loader import LoadedDataset
-from flashmore.benchmark.ablation.sets import START, LeftOut, added, in_order, without
-from flashmore.benchmark.ablation.variant import Variant, compare
-from flashmore.benchmark.step.bench import INTERRUPTED, WARMUP
-from flashmore.benchmark.step.data import read_items
+from flashmore.benchmark.step.bench import STEPS, diverged
+from flashmore.benchmark.step.task import read_items
+from flashmore.benchmark.variant import Rounds, Variant, torch_says
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
-from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.measuring.memory import peak_bytes
-from flashmore.measuring.statistics import spread
-from flashmore.measuring.timing import time_in_turn
-from flashmore.measuring.warnings import MeasurementWarning
-from flashmore.speedups import CATALOGUE, changed
+from flashmore.errors import BackendUnavailable, ConfigError, UsageError
+from flashmore.measuring.accuracy import float64_device, judge
+from flashmore.measuring.result import make_record
+from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, NUMERICS, Exactness, changed
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.decide import why_not
 from flashmore.training.resolve import resolve_device, resolve_model, resolve_speed
@@ -32,6 +32,8 @@ from flashmore.training.trainer import Trainer
 BLOCKS = 20
 BLOCK_SECONDS = 0.15
 SECONDS = 180.0
+AT_THE_END = 5
+"""Number of last losses whose mean is compared if a set is not exact."""
 COMPILING = 40.0
 """Estimated compile time in seconds before the first compilation, on two CPU cores."""
 AUTOTUNING = 3.0
@@ -39,27 +41,30 @@ AUTOTUNING = 3.0
 ON_A_GPU = 16
 """Steps per sample on a GPU, synchronised once, so that loops without synchronisation and replays of several
 steps can show their gain."""
+NOT_IN_A_STEP = {"kv-cache": "it is about generation, and a training step has nothing of it"}
 
 
-@dataclass(frozen=True)
-class Ablation:
-    """All variants, the first one without any speed-up."""
+@dataclass
+class SpeedupVariant(Variant):
+    """One set of speed-ups, named after the one that was added or left out."""
 
-    device: torch.device
-    config: TrainConfig
-    block_size: int
-    """Context length T."""
-    seconds: float
-    """Approximate time limit."""
-    characters: float
-    """Mean number of real characters per step."""
-    variants: tuple[Variant, ...]
-    left_out_alone: tuple[Variant, ...]
-    left_out: tuple[LeftOut, ...]
-    """Speed-ups without a variant."""
-    notes: tuple[str, ...]
-    warnings: tuple[MeasurementWarning, ...]
-    complete: bool
+    speedups: tuple[str, ...] = ()
+    first_step_seconds: float | None = None
+    """Time to decide, build, compile and run the first step."""
+    loss_difference: float | None = None
+    """For an inexact set: its loss after the checked steps minus the plain loop's, in nats."""
+    ratio: dict[str, Any] | None = None
+    """Against the first variant, as in a record."""
+    ratio_before: dict[str, Any] | None = None
+    """Against the previous variant; with one left out, against the full set."""
+    break_even_steps: int | None = None
+    """Steps that make up for a longer first step than the previous variant's; None: never."""
+
+    @property
+    def exactness(self) -> Exactness:
+        """Exactness of the set: that of its least exact member."""
+        found = {CATALOGUE[name].exactness for name in self.speedups}
+        return next((kind for kind in (ALGORITHM, NUMERICS) if kind in found), EXACT)
 
 
 def ablate(
@@ -70,140 +75,128 @@ def ablate(
     seconds: float = SECONDS,
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
-) -> Ablation:
+) -> dict[str, Any]:
     """Add the speed-ups one at a time, in the catalogue's order, and time all variants in alternating blocks.
 
     Args:
         config: data, model and training parameters. `speedups` selects which to add (`auto` means all);
             options that are speed-ups themselves, such as `attention`, are set for each variant.
         leave_one_out: also leave each one out of the full set.
-        blocks: blocks per variant.
         seconds: approximate time limit; a variant that would exceed it is left out, with this reason.
-        say: called with a description of each preparation step.
-        after_block: called with the number of completed rounds.
+        say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
-        Every variant with its numbers or the reason why it has none. After Ctrl-C, the completed rounds, and
-        not `complete`.
+        A record of kind `ablation`: every variant, the first one without any speed-up, with its numbers or
+        the reason why it has none. After Ctrl-C it has the completed rounds and is not `complete`.
 
     Raises:
         DataError, ConfigError: see `flashmore.training.corpus.read_corpus`; a speed-up named in the config
             that cannot work here.
+        UsageError: no variant could be timed.
     """
-    if blocks < 1:
-        raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
-    bench = _Bench(config, blocks, seconds, say)
+    bench = _Bench(config, blocks, seconds, say, leave_one_out)
     precision = torch.get_float32_matmul_precision()
     try:
-        bench.prepare(leave_one_out=leave_one_out)
-        bench.time(after_block)
-    except KeyboardInterrupt:
-        bench.complete = False
+        bench.run(BLOCK_SECONDS, after_block)
     finally:
         torch.set_float32_matmul_precision(precision)
-    return bench.result()
+    return bench.record()
 
 
-class _Bench:
+class _Bench(Rounds):
     """An ablation in progress."""
 
-    def __init__(self, config: TrainConfig, blocks: int, seconds: float, say: Callable[[str], None]) -> None:
-        if config.threads_here:
-            torch.set_num_threads(config.threads_here)
+    def __init__(
+        self,
+        config: TrainConfig,
+        blocks: int,
+        seconds: float,
+        say: Callable[[str], None],
+        leave_one_out: bool,
+    ) -> None:
+        super().__init__(config, resolve_device(config.device), blocks, say)
         self.began = time.perf_counter()
-        self.config, self.blocks, self.seconds, self.say = config, blocks, seconds, say
-        self.device = resolve_device(config.device)
+        self.config, self.seconds, self.leave_one_out = config, seconds, leave_one_out
         corpus = read_items(config)
-        self.model_config = resolve_model(self._base(), corpus)
+        self.plain = changed(config, ())
+        """The config without speed-ups, to which a variant's are added."""
+        self.model_config = resolve_model(self.plain, corpus)
         self.data = ItemDataset(
             encode_items(corpus.split.train, corpus.vocabulary, corpus.block_size, self.device),
             config.batch_size,
             config.seed,
         )
         self.names, self.left_out = added(
-            config.speedups, lambda name: why_not(name, self._base(), self.model_config, self.device)
+            config.speedups, lambda name: why_not(name, self.plain, self.model_config, self.device)
         )
-        self.variants: list[Variant] = []
-        self.alone: list[Variant] = []
-        self.steps: dict[str, Callable[[], object]] = {}
+        self.variants: list[SpeedupVariant] = []
+        self.alone: list[SpeedupVariant] = []
         self.per_sample = ON_A_GPU if self.device.type == "cuda" else 1
-        self.gate = AblationGate(self._base(), self._trainer, self.device)
+        self.checked = replace(self.plain, dropout=0.0, attention_dropout=0.0)
+        """The config for comparing losses."""
         self.compiling = COMPILING
         self.preparing = 0.0
-        self.notes: list[str] = []
-        self.warnings: tuple[MeasurementWarning, ...] = ()
-        self.complete = True
 
-    def prepare(self, *, leave_one_out: bool) -> None:
+    def prepare(self) -> None:
         """Build and check every variant, and measure its memory."""
         self.say("training the plain loop in float64")
-        self.gate.prepare()  # first, so that one-time loading does not count for the first variant
-        self.variants.append(Variant(START, ()))
-        self._ready(self.variants[0])
+        # First, so that one-time loading does not count for the first variant.
+        trainer = self._trainer(self.checked, (), float64_device(self.device))
+        trainer.model.double()
+        self.reference = losses_of(trainer)
+        if not self.reference.isfinite().all():
+            raise diverged("variants")
+        self.plain_losses = losses_of(self._trainer(self.checked, (), self.device)).float()
+        self._ready(SpeedupVariant("none"), self.variants)
         now: tuple[str, ...] = ()
         for name in self.names:
             missing = [other for other in CATALOGUE[name].needs if other not in now]
             if missing:
-                self.left_out.append(LeftOut(name, f"it is a part of {', '.join(missing)}"))
+                self.left_out.append({"name": name, "why": f"it is a part of {', '.join(missing)}"})
                 continue
             dropped = [other for other in now if other in CATALOGUE[name].excludes]
-            variant = Variant(name, in_order((set(now) - set(dropped)) | {name}))
-            if self._would_not_fit(variant):
-                continue
-            self.variants.append(variant)
-            self._ready(variant)
-            if variant.ok:
+            chosen = tuple(one for one in CATALOGUE if one == name or (one in now and one not in dropped))
+            variant = SpeedupVariant(name, speedups=chosen)
+            if self._fits(variant) and self._ready(variant, self.variants):
                 now = variant.speedups
                 if dropped:
                     self.notes.append(f"{name} stands in place of {', '.join(dropped)}")
-        for name in now if leave_one_out else ():
-            variant = Variant(f"without {name}", without(name, now))
-            if not self._would_not_fit(variant):
-                self.alone.append(variant)
-                self._ready(variant)
+        for name in now if self.leave_one_out else ():
+            variant = SpeedupVariant(f"without {name}", speedups=without(name, now))
+            if self._fits(variant):
+                self._ready(variant, self.alone)
 
-    def time(self, after_block: Callable[[int], None]) -> None:
-        """Time the remaining variants in alternating blocks."""
-        if not self.steps:
-            return
-        self.say("timing in turn")
-        timing = time_in_turn(
-            self.steps,
-            blocks=self.blocks,
-            block_seconds=BLOCK_SECONDS,
-            threads=torch.get_num_threads() if self.device.type == "cpu" else 1,
-            after_block=after_block,
-        )
-        samples, self.warnings, self.complete = timing.samples_ms, timing.warnings, timing.complete
-        for variant in (*self.variants, *self.alone):
-            blocks = samples.get(variant.name, [])
-            variant.samples_ms = [[sample / self.per_sample for sample in block] for block in blocks]
-
-    def result(self) -> Ablation:
+    def record(self) -> dict[str, Any]:
         """The results so far."""
         for variant in (*self.variants, *self.alone):
-            if variant.samples_ms:
-                variant.step_ms = spread(variant.samples_ms)
-            elif variant.ok:
-                variant.why_not = INTERRUPTED
+            blocks = self.samples.get(variant.name, [])
+            variant.take([[sample / self.per_sample for sample in block] for block in blocks])
         compare(self.variants, self.alone)
-        return Ablation(
-            device=self.device,
-            config=self.config,
-            block_size=self.model_config.block_size,
-            seconds=self.seconds,
-            characters=self.data.tokens_a_batch,
-            variants=tuple(self.variants),
-            left_out_alone=tuple(self.alone),
-            left_out=tuple(self.left_out),
-            notes=(*self.notes, *self.gate.notes),
-            warnings=self.warnings,
-            complete=self.complete,
-        )
+        if self.complete and not any(variant.ok for variant in self.variants):
+            why = "; ".join(f"{variant.name}: {variant.why_not}" for variant in self.variants)
+            raise UsageError("at least one variant that can be timed", why, "a smaller --batch-size or model")
+        body = {
+            "config": self.config.to_json(),
+            "context": self.model_config.block_size,
+            "batch": self.config.batch_size,
+            "characters_a_step": self.data.tokens_a_batch,
+            "checked_steps": STEPS,
+            "time_budget_s": self.seconds,
+            "variants": [self._told(variant) for variant in self.variants],
+            "left_out_alone": [self._told(variant) for variant in self.alone],
+            "left_out": self.left_out,
+            "notes": [*self.notes, *["answers were checked without dropout"] * (self.checked != self.plain)],
+            "warnings": self.warnings,
+        }
+        return make_record("ablation", self.device, body, complete=self.complete)
 
-    def _base(self) -> TrainConfig:
-        """The config without speed-ups, to which a variant's are added."""
-        return changed(self.config, ())
+    def _told(self, variant: SpeedupVariant) -> dict[str, Any]:
+        step_ms = variant.step_ms
+        return variant.to_json() | {
+            "speedups": list(variant.speedups),
+            "exactness": variant.exactness,
+            "characters_per_s": step_ms and 1000 * self.data.tokens_a_batch / step_ms.median,
+        }
 
     def _trainer(self, config: TrainConfig, names: tuple[str, ...], device: torch.device) -> Trainer:
         model_config = replace(
@@ -214,49 +207,69 @@ class _Bench:
             data = LoadedDataset(data)
         return resolve_speed(changed(config, names), model_config, device, data).trainer(data)
 
-    def _ready(self, variant: Variant) -> None:
-        """Make a variant's step a synchronised call, if its results are correct."""
+    def _ready(self, variant: SpeedupVariant, among: list[SpeedupVariant]) -> bool:
+        """Add a variant, and make its step a synchronised call; False if its results are not correct."""
+        among.append(variant)
         self.say(f"preparing {variant.name}")
         # The TF32 switch is global: a variant without TF32 must not be timed with another's setting.
         precision = "high" if "tf32" in variant.speedups else "highest"
         torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
-            trainer = self._trainer(self._base(), variant.speedups, self.device)
+            trainer = self._trainer(self.plain, variant.speedups, self.device)
             first_loss = trainer.train_step().item()
             variant.first_step_seconds = time.perf_counter() - began
             if "compile" in variant.speedups:
                 self.compiling = variant.first_step_seconds
-            self.gate.judge(variant, trainer, first_loss)
-            if not variant.ok:
-                return
+            self._judge(variant, trainer, first_loss)
+            if variant.ok:
+                never_waits = "no-sync" in variant.speedups
 
-            never_waits = "no-sync" in variant.speedups
+                def step() -> float:
+                    torch.set_float32_matmul_precision(precision)
+                    end = trainer.done + self.per_sample
+                    while trainer.done < end:
+                        loss = trainer.train_step(end - trainer.done)
+                        if not never_waits:
+                            loss.item()
+                    return loss.item()
 
-            def step() -> float:
-                torch.set_float32_matmul_precision(precision)
-                end = trainer.done + self.per_sample
-                while trainer.done < end:
-                    loss = trainer.train_step(end - trainer.done)
-                    if not never_waits:
-                        loss.item()
-                return loss.item()
-
-            for _ in range(WARMUP):
-                step()
-            trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
-            variant.peak_bytes = peak_bytes(lambda: trainer.train_step().item(), self.device)
-            self.steps[variant.name] = step
+                variant.warm_up(trainer, step)
+                self.steps[variant.name] = step
         except BackendUnavailable as error:
             variant.why_not = "; ".join(error.reasons)
-        except (RuntimeError, MemoryError) as error:  # torch: out of memory, or compilation failed
-            variant.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
+        except (RuntimeError, MemoryError) as error:
+            variant.why_not = torch_says(error)
         finally:
             if "compile" not in variant.speedups:
                 self.preparing = time.perf_counter() - began
+        return variant.ok
 
-    def _would_not_fit(self, variant: Variant) -> bool:
-        """Leave out a variant that would exceed the remaining time, and say so."""
+    def _judge(self, variant: SpeedupVariant, trainer: Trainer, first_loss: float) -> None:
+        """Fill in the share of the budget used, the loss difference, or why the variant is not timed.
+
+        Args:
+            trainer: has made one step, with this loss; it is reused if the config has no dropout.
+        """
+        if self.checked != self.plain:
+            losses = losses_of(self._trainer(self.checked, variant.speedups, self.device))
+        else:
+            losses = losses_of(trainer, first_loss)
+        if variant.exactness == EXACT:
+            found = judge("losses", losses.float(), self.plain_losses, self.reference)
+            if found.good:
+                variant.budget_used = found.budget_used
+            else:
+                error = f"the error of its first {STEPS} losses is {found.error:.2g}"
+                variant.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
+        elif losses.isfinite().all():
+            difference = losses[-AT_THE_END:].mean() - self.reference[-AT_THE_END:].mean()
+            variant.loss_difference = difference.item()
+        else:
+            variant.why_not = f"its loss is not finite within {STEPS} steps"
+
+    def _fits(self, variant: SpeedupVariant) -> bool:
+        """Whether a variant fits into the remaining time; if not, it is left out with this reason."""
         left = self.seconds - (time.perf_counter() - self.began)
         left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
         needed = self.preparing
@@ -264,8 +277,77 @@ class _Bench:
             needed += self.compiling
         if variant.name == "max-autotune":
             needed = AUTOTUNING * max(COMPILING, needed)
-        if needed <= left:
-            return False
-        why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left (--seconds)"
-        self.left_out.append(LeftOut(variant.name, why))
-        return True
+        if needed > left:
+            why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left"
+            self.left_out.append({"name": variant.name, "why": f"{why} (--seconds)"})
+        return needed <= left
+
+
+def losses_of(trainer: Trainer, *losses: float) -> Tensor:
+    """The losses of the first `STEPS` steps, of which some are known: (STEPS,) float64 on the CPU."""
+    further = [trainer.train_step().item() for _ in range(STEPS - len(losses))]
+    return torch.tensor([*losses, *further], dtype=torch.float64)
+
+
+def compare(variants: Sequence[SpeedupVariant], alone: Sequence[SpeedupVariant]) -> None:
+    """Fill in the ratios and break-even steps."""
+    timed = [variant for variant in variants if variant.ok]
+    for before, variant in pairwise(timed):
+        variant.ratio = timed[0].ratio_to(variant)
+        variant.ratio_before = before.ratio_to(variant)
+        variant.break_even_steps = break_even(before, variant)
+    for variant in alone:
+        if variant.ok and timed:
+            variant.ratio = timed[0].ratio_to(variant)
+            variant.ratio_before = timed[-1].ratio_to(variant)
+
+
+def break_even(before: SpeedupVariant, variant: SpeedupVariant) -> int | None:
+    """Steps that make up for a longer first step; None if a step is not faster."""
+    assert before.step_ms is not None
+    assert variant.step_ms is not None
+    assert variant.ratio_before is not None
+    saved_ms = before.step_ms.median - variant.step_ms.median
+    if variant.ratio_before["verdict"] != "faster" or saved_ms <= 0:
+        return None
+    cost_ms = 1000 * ((variant.first_step_seconds or 0.0) - (before.first_step_seconds or 0.0))
+    return max(0, -int(-cost_ms // saved_ms))
+
+
+def added(
+    asked: tuple[str, ...], why_not: Callable[[str], str | None]
+) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The speed-ups to add, in the catalogue's order, and those that cannot be, as in a record.
+
+    Args:
+        asked: names, or the groups `exact`, `all` and `auto`, which means all here.
+        why_not: returns why a speed-up cannot work here, or None.
+
+    Raises:
+        ConfigError: an unknown name, one requested by name that cannot be added, or nothing to add.
+    """
+    named = {name for name in asked if name not in GROUPS}
+    for name in named - set(CATALOGUE):
+        raise ConfigError("a speed-up of the catalogue", f"'{name}'", ", ".join(CATALOGUE))
+    everything = "all" in asked or "auto" in asked
+    names, left_out = [], []
+    for name, entry in CATALOGUE.items():
+        in_a_group = everything or ("exact" in asked and entry.exactness == EXACT)
+        if name not in named and not in_a_group:
+            continue
+        why = NOT_IN_A_STEP.get(name) or why_not(name)
+        if why is None:
+            names.append(name)
+        elif name in named:
+            raise ConfigError(f"the speed-up {name} on the ablation", why, "--speedups exact or all")
+        else:
+            left_out.append({"name": name, "why": why})
+    if not names:
+        found = f"--speedups {' '.join(asked)}"
+        raise ConfigError("at least one speed-up to add", found, ", ".join(("exact", "all", *CATALOGUE)))
+    return tuple(names), left_out
+
+
+def without(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names without one speed-up and those that require it."""
+    return tuple(other for other in names if other != name and name not in CATALOGUE[other].needs)

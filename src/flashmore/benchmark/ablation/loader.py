@@ -15,11 +15,7 @@ from flashmore.training.dataset import Batch, Form, ItemDataset, shaped
 
 
 class LoadedDataset(ItemDataset):
-    """The batches of an `ItemDataset`, loaded item by item and copied to the device.
-
-    Args:
-        data: the dataset.
-    """
+    """The batches of an `ItemDataset`, loaded item by item and copied to the device."""
 
     def __init__(self, data: ItemDataset) -> None:
         super().__init__(data.sequences)

@@ -1,35 +1,35 @@
 """Benchmarks the attention kernels alone: time, memory and error against T.
 
-For each shape, backends that would exceed the memory or time budget are left out and named; the first call is
-timed separately; output and gradients are compared with float64, and a backend that fails is not timed; peak
-memory is measured in untimed passes; then all backends are timed in alternating blocks. B and H are the same
-at every T, so a curve shows how one model's attention scales with its context, and the overhead at small T.
+B and H are the same at every T, so a curve shows how one model's attention scales with its context, and the
+overhead at small T.
 """
 
-import os
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from flashmore.backends.accuracy import attention_accuracy
-from flashmore.benchmark.attention.budget import SHARE_OF_FREE, TimeBudget
-from flashmore.benchmark.attention.flops import (
+from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch
+from flashmore.benchmark.attention.plan import (
+    SHARE_OF_FREE,
+    AttentionPlan,
+    Pass,
+    Shape,
+    attention_flops,
     check_bytes,
     inputs_bytes,
     peak_estimate,
 )
-from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch, WallStopwatch
-from flashmore.benchmark.attention.plan import AttentionPlan, Shape
-from flashmore.benchmark.attention.rows import Outcome, crossover, rows_of, sizes, warning_over
+from flashmore.benchmark.variant import INTERRUPTED, torch_says
 from flashmore.errors import BackendUnavailable
-from flashmore.measuring.environment import others_cpu_seconds
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import Ratio, ratio, spread
-from flashmore.measuring.warnings import MeasurementWarning, warnings_about
+from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
 from flashmore.memory import free_bytes
 from flashmore.rules.call import AttentionCall
 from flashmore.specs import backend_spec
@@ -50,6 +50,12 @@ PROBED_T = 256
 PROBES = 3
 LONG_MS = 100.0
 GIB = 2**30
+JUDGED: dict[Pass, tuple[str, ...]] = {
+    "forward": ("out",),
+    "backward": ("dq", "dk", "dv"),
+    "both": ("out", "dq", "dk", "dv"),
+}
+MORE_TIME = "give it more time (--seconds) or fewer lengths, and let it run to the end"
 
 
 def bench_attention(
@@ -58,12 +64,7 @@ def bench_attention(
     clock: Clock = time.perf_counter,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run the plan's measurements.
-
-    Args:
-        plan: sizes, backends, device, budgets.
-        clock: the clock; on CUDA the blocks are timed with events.
-        say: called with a description of the current measurement.
+    """Run the plan's measurements; on CUDA the blocks are timed with events, not with the clock.
 
     Returns:
         A record of kind `attention`. After Ctrl-C it has the results so far and is not `complete`.
@@ -71,14 +72,34 @@ def bench_attention(
     Raises:
         ConfigError: the device is not on this machine.
     """
-    device = resolve_device(plan.device)
+    device, complete = resolve_device(plan.device), True
     bench = _Bench(plan, device, clock, say)
     try:
         for shape in bench.shapes:
             bench.measure(shape)
     except KeyboardInterrupt:
-        return make_record("attention", device, bench.body(), complete=False)
-    return make_record("attention", device, bench.body())
+        complete = False
+    return make_record("attention", device, bench.body(), complete=complete)
+
+
+class TimeBudget:
+    """Time for a list of shapes: each gets a share, and unused time goes to later ones."""
+
+    def __init__(self, seconds: float, shapes: Iterable[Shape], clock: Clock) -> None:
+        self.clock = clock
+        self.end = clock() + seconds
+        # Work grows with T², but short shapes need repetitions: a compromise between equal and T² shares.
+        self._ahead = [shape.T * math.sqrt(shape.pairs * shape.D) for shape in shapes]
+
+    def left(self) -> float:
+        """Remaining seconds of the budget; negative if exceeded."""
+        return self.end - self.clock()
+
+    def next_share(self) -> float:
+        """Seconds for the next shape of the list."""
+        share = self.left() * self._ahead[0] / sum(self._ahead)
+        del self._ahead[0]
+        return max(0.0, share)
 
 
 class _Bench:
@@ -91,8 +112,8 @@ class _Bench:
         self.shapes = plan.shapes(device.type)
         self.memory = SHARE_OF_FREE * free_bytes(device) if plan.memory is None else plan.memory * GIB
         self.budget = TimeBudget(plan.seconds, self.shapes, clock)
-        self.wall = WallStopwatch(device, clock)
-        self.stopwatch: Stopwatch = EventStopwatch(device) if device.type == "cuda" else self.wall
+        self.wall = Stopwatch(device, clock)
+        self.stopwatch = EventStopwatch(device) if device.type == "cuda" else self.wall
         self.rows: list[dict[str, Any]] = []
         self.ratios: list[dict[str, Any]] = []
         self.doubts: dict[str, dict[int, MeasurementWarning]] = {}
@@ -109,11 +130,11 @@ class _Bench:
         return {
             "rows": self.rows,
             "ratios": self.ratios,
-            "crossovers": [sizes(setting) | {"T": T} for setting, T in found],
+            "crossovers": [asdict(setting) | {"T": T} for setting, T in found],
             "crossover_T": found[0][1],
             "memory_budget_bytes": int(self.memory),
             "time_budget_s": self.plan.seconds,
-            "warnings": [warning_over(doubts) for doubts in self.doubts.values()],
+            "warnings": [_warning_over(doubts) for doubts in self.doubts.values()],
         }
 
     def measure(self, shape: Shape) -> None:
@@ -123,46 +144,41 @@ class _Bench:
             torch.cuda.empty_cache()  # fragments from shorter lengths
         until = self.clock() + self.budget.next_share()
         checked = self._checked_pairs(shape)
-        outcomes = [
-            Outcome(backend, self._refusal(backend, shape, checked)) for backend in self.plan.backends
-        ]
-        self._leave_out_what_takes_long(shape, outcomes, checked)
-        if any(outcome.why_not is None for outcome in outcomes):
+        why_not = {backend: self._refusal(backend, shape, checked) for backend in self.plan.backends}
+        self._leave_out_what_takes_long(shape, why_not, checked)
+        every: dict[str, Passes] = {}
+        if remaining := _remaining(why_not):
             inputs = Inputs.random(shape, self.device)
-            for outcome in outcomes:
-                if outcome.why_not is None:
-                    self._prepare(outcome, shape, inputs, checked)
-        ready = [outcome for outcome in outcomes if outcome.why_not is None]
+            for backend in remaining:
+                every[backend] = Passes(backend, shape.causal, inputs, self.stopwatch)
+                why_not[backend] = self._prepare(every[backend], shape, checked)
+        ready = {backend: every[backend] for backend in _remaining(why_not)}
         try:
             self._time(ready, shape, until)
         except (RuntimeError, MemoryError) as error:
-            for outcome in ready:
-                outcome.why_not = _torch_says(error)
+            why_not |= dict.fromkeys(ready, torch_says(error))
+            ready = {}
         finally:  # after Ctrl-C completed rounds are kept
-            for outcome in outcomes:
-                self.rows += rows_of(outcome, shape, checked)
-            self._compare(outcomes, shape)
+            for backend, why in why_not.items():
+                self.rows += _rows_of(backend, why, every.get(backend), shape, checked)
+            self._compare(ready, shape)
 
     def _checked_pairs(self, shape: Shape) -> int:
         """How many (T, T) matrices are compared with float64: as many as time and memory allow."""
         pairs = min(shape.pairs, max(1, CHECKED_SCORES // shape.T**2))
         while pairs > 1 and check_bytes(shape, pairs) > self.memory:
             pairs -= 1
-        if pairs > shape.H:
-            return pairs // shape.H * shape.H
-        return pairs
+        return pairs if pairs <= shape.H else pairs // shape.H * shape.H
 
     def _refusal(self, backend: str, shape: Shape, checked: int) -> str | None:
-        size = (shape.B, shape.H, shape.T, shape.D)
-        on_cuda = self.device.type == "cuda"
+        size, device = (shape.B, shape.H, shape.T, shape.D), self.device.type
+        capability = torch.cuda.get_device_capability(self.device) if device == "cuda" else (8, 0)
         call = AttentionCall(
-            query=size, key=size, value=size, dtype=shape.dtype, device=self.device.type, causal=shape.causal,
-            capability=torch.cuda.get_device_capability(self.device) if on_cuda else (8, 0),
-        )  # fmt: skip
-        reasons = backend_spec(backend).reasons_against(call)
-        if reasons:
+            size, size, size, shape.dtype, device, causal=shape.causal, capability=capability
+        )
+        if reasons := backend_spec(backend).reasons_against(call):
             return "; ".join(map(str, reasons))
-        own = peak_estimate(backend, shape, device=self.device.type, threads=torch.get_num_threads())
+        own = peak_estimate(backend, shape, device=device, threads=torch.get_num_threads())
         check = check_bytes(shape, checked)
         needed = inputs_bytes(shape) + max(own, check)
         if needed > self.memory:
@@ -170,60 +186,54 @@ class _Bench:
             return f"{what} would take {needed / GIB:.2g} GiB, and {self.memory / GIB:.2g} GiB may be used"
         return None
 
-    def _leave_out_what_takes_long(self, shape: Shape, outcomes: list[Outcome], checked: int) -> None:
+    def _leave_out_what_takes_long(self, shape: Shape, why_not: dict[str, str | None], checked: int) -> None:
         """Leave out backends until the rest fits in time: math, which no ratio needs, then the slowest."""
-        seconds = {o.backend: self._seconds(o.backend, shape, checked) for o in outcomes if o.why_not is None}
-        candidates = [outcome for outcome in outcomes if outcome.why_not is None]
-        for outcome in sorted(candidates, key=lambda o: (o.backend != "math", -seconds[o.backend])):
+        seconds = {backend: self._seconds(backend, shape, checked) for backend in _remaining(why_not)}
+        for backend in sorted(seconds, key=lambda name: (name != "math", -seconds[name])):
             left = max(0.0, self.budget.left())
             if sum(seconds.values()) > left:
-                needed = seconds.pop(outcome.backend)
                 of = f"{left:,.1f} s of {self.plan.seconds:g} s are left for all"
-                outcome.why_not = f"it would take about {needed:,.1f} s, and {of}"
+                why_not[backend] = f"it would take about {seconds.pop(backend):,.1f} s, and {of}"
 
     def _seconds(self, backend: str, shape: Shape, checked: int) -> float:
         """Lower bound of the time to measure one backend, from shorter lengths: work grows with T²."""
-        if (backend, shape.setting) not in self.pace:
-            self._probe(backend, shape)
-        T, call = self.pace[backend, shape.setting]
+        key = backend, shape.setting
+        if key not in self.pace:
+            self.pace[key] = self._probe(backend, shape)
+        T, call = self.pace[key]
         scores, check = self.check_seconds.get(shape.setting, (1, 0.0))
         growth = max(1.0, checked * shape.T**2 / scores)
         return call * max(1.0, (shape.T / T) ** 2) * (MIN_BLOCKS + OTHER_CALLS) + check * growth
 
-    def _probe(self, backend: str, shape: Shape) -> None:
+    def _probe(self, backend: str, shape: Shape) -> tuple[int, float]:
         small = replace(shape, T=min(shape.T, PROBED_T))
         passes = Passes(backend, shape.causal, Inputs.random(small, self.device), self.wall)
         try:
-            seconds = min(passes.cold_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
+            return small.T, min(passes.first_call_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
         except (BackendUnavailable, RuntimeError, MemoryError):
-            seconds = 0.0  # the shape itself will tell why
-        self.pace[backend, shape.setting] = small.T, seconds
+            return small.T, 0.0  # the shape itself will tell why
 
-    def _prepare(self, outcome: Outcome, shape: Shape, inputs: Inputs, checked: int) -> None:
-        """Everything before timing: the first call, the check, the memory."""
-        passes = Passes(outcome.backend, shape.causal, inputs, self.stopwatch)
+    def _prepare(self, passes: Passes, shape: Shape, checked: int) -> str | None:
+        """Everything before timing: the first call, the check, the memory; returns why it is not timed."""
+        part = (checked // shape.H, shape.H) if checked >= shape.H else (1, checked)  # batch items and heads
+        q, k, v, _ = passes.inputs
         try:
-            outcome.cold_ms = passes.cold_ms(self.wall)
+            passes.cold_ms = passes.first_call_ms(self.wall)
             began = self.clock()
-            outcome.judgements = attention_accuracy(
-                outcome.backend, inputs.q, inputs.k, inputs.v, causal=shape.causal, part=_part(shape, checked)
-            )
+            passes.judgements = attention_accuracy(passes.backend, q, k, v, causal=shape.causal, part=part)
             self.check_seconds[shape.setting] = checked * shape.T**2, self.clock() - began
-            bad = [judgement.name for judgement in outcome.judgements if not judgement.good]
+            bad = [judgement.name for judgement in passes.judgements if not judgement.good]
             if bad:
-                outcome.why_not = f"not as good as its precision allows: {', '.join(bad)}"
-                return
-            outcome.peaks = passes.peak_bytes()
+                return f"not as good as its precision allows: {', '.join(bad)}"
+            passes.peaks = passes.peak_bytes()
         except BackendUnavailable as error:
-            outcome.why_not = "; ".join(error.reasons)
+            return "; ".join(error.reasons)
         except (RuntimeError, MemoryError) as error:
-            outcome.why_not = _torch_says(error)
-        else:
-            outcome.passes = passes
+            return torch_says(error)
+        return None
 
-    def _time(self, ready: list[Outcome], shape: Shape, until: float) -> None:
+    def _time(self, every: Mapping[str, Passes], shape: Shape, until: float) -> None:
         """Alternating blocks until the shape's share of the time is used, at least `MIN_BLOCKS`."""
-        every = {outcome.backend: outcome.passes for outcome in ready if outcome.passes is not None}
         if not every:
             return
         until = max(until, self.clock() + LEAST_SHARE * self.plan.seconds)
@@ -235,17 +245,18 @@ class _Bench:
             for passes in every.values():
                 passes.close_block()
 
-        began, others, done, more = self.clock(), others_cpu_seconds(), 0, MIN_BLOCKS
+        began, others, done, more = self.clock(), load_meter(), 0, MIN_BLOCKS
         while more:
             alternate(every, blocks=more, repeats=repeats, warmup=0, clock=self.clock, after_block=close)
             done += more
             # Two at a time: every backend runs as often before the others as after them.
             round_seconds = (self.clock() - began) / done
             more = 2 if done < BLOCKS and self.clock() + 2 * round_seconds < until else 0
-        self._note_doubts(every, shape.T, self.clock() - began, others)
-        for backend, passes in every.items():
-            median_ms = spread(passes.samples_ms("both")).median
-            self.pace[backend, shape.setting] = shape.T, median_ms / 1000
+        both = {backend: passes.samples_ms("both") for backend, passes in every.items()}
+        for doubt in warnings_about(both, others=others(), threads=torch.get_num_threads()):
+            self.doubts.setdefault(doubt["code"], {})[shape.T] = doubt
+        for backend, samples_ms in both.items():
+            self.pace[backend, shape.setting] = shape.T, spread(samples_ms).median / 1000
 
     def _warm_up(self, passes: Passes) -> float:
         """Seconds of the fastest of a few calls, or of a single long one; they are not recorded."""
@@ -255,38 +266,67 @@ class _Bench:
         passes.forget()
         return fastest / 1000
 
-    def _note_doubts(
-        self, every: Mapping[str, Passes], T: int, seconds: float, others_before: float | None
-    ) -> None:
-        after = others_cpu_seconds()
-        busy = None if others_before is None or after is None else (after - others_before) / seconds
-        for doubt in warnings_about(
-            {backend: passes.samples_ms("both") for backend, passes in every.items()},
-            others=busy,
-            cpus=os.cpu_count() or 1,
-            threads=torch.get_num_threads(),
-        ):
-            self.doubts.setdefault(doubt.code, {})[T] = doubt
-
-    def _compare(self, outcomes: list[Outcome], shape: Shape) -> None:
-        timed = [(o.backend, o.passes) for o in outcomes if o.why_not is None and o.passes]
-        both = {backend: passes.samples_ms("both") for backend, passes in timed if passes.blocks}
+    def _compare(self, every: Mapping[str, Passes], shape: Shape) -> None:
+        both = {backend: passes.samples_ms("both") for backend, passes in every.items() if passes.blocks}
         fused = [backend for backend in both if backend_spec(backend).fused]
         if "manual" not in both or not fused:
             return
         ratios = {backend: ratio(both["manual"], both[backend]) for backend in fused}
         for backend, found in ratios.items():
-            verdict = {"of": "manual", "to": backend, "verdict": found.verdict}
-            self.ratios.append(sizes(shape) | {"T": shape.T} | verdict | asdict(found))
+            told = found.to_json("manual", backend) | {"pairs": found.pairs}
+            self.ratios.append(asdict(shape) | told)
         best = min(fused, key=lambda backend: spread(both[backend]).median)
         self.wins[shape.setting][shape.T] = ratios[best]
 
 
-def _torch_says(error: Exception) -> str:
-    """The message of a torch error, usually out of memory, which has no specific exception on the CPU."""
-    return "torch says: " + str(error).partition("\n")[0]
+def _remaining(why_not: Mapping[str, str | None]) -> list[str]:
+    return [backend for backend, why in why_not.items() if why is None]
 
 
-def _part(shape: Shape, checked: int) -> tuple[int, int]:
-    """A number of matrices as batch items and heads."""
-    return (checked // shape.H, shape.H) if checked >= shape.H else (1, checked)
+def crossover(ratios: Mapping[int, Ratio]) -> int | None:
+    """The length from which on fused attention is faster, at every length measured; None if there is none.
+
+    Args:
+        ratios: by length: time of `manual` over time of the best fused backend, forward and backward.
+    """
+    found = None
+    for T in sorted(ratios, reverse=True):
+        if ratios[T].verdict != "faster":
+            break
+        found = T
+    return found
+
+
+def _warning_over(doubts: Mapping[int, MeasurementWarning]) -> MeasurementWarning:
+    """One warning for all affected lengths, with the message of the longest."""
+    longest = doubts[max(doubts)]
+    lengths = ", ".join(f"{T:,}" for T in sorted(doubts))
+    advice = MORE_TIME if longest["code"] == "too few samples" else longest["advice"]
+    return {"code": longest["code"], "message": f"at T = {lengths}: {longest['message']}", "advice": advice}
+
+
+def _rows_of(
+    backend: str, why_not: str | None, passes: Passes | None, shape: Shape, checked: int
+) -> Iterable[dict[str, Any]]:
+    """One row per pass, as described by the record's schema."""
+    for which, names in JUDGED.items():
+        judged = [judgement for judgement in passes.judgements if judgement.name in names] if passes else []
+        samples = passes.samples_ms(which) if passes and why_not is None else []
+        worst = max(judged, key=lambda judgement: judgement.budget_used, default=None)
+        time_ms = spread(samples) if samples else None
+        flops = attention_flops(shape.B, shape.H, shape.T, shape.T, shape.D, causal=shape.causal, which=which)
+        yield {
+            "backend": backend,
+            **asdict(shape),
+            "pass": which,
+            "ok": bool(samples),
+            "why_not": why_not or (None if samples else INTERRUPTED),
+            "time_ms": time_ms and asdict(time_ms),
+            "cold_ms": passes.cold_ms.get(which) if passes and time_ms else None,
+            "samples_ms": samples,
+            "tflop_per_s": flops / time_ms.median / 1e9 if time_ms else None,
+            "peak_bytes": passes.peaks.get(which) if passes and time_ms else None,
+            "error": worst.error if worst and worst.error < float("inf") else None,
+            "error_budget": worst.budget if worst else None,
+            "checked_pairs": checked if worst else None,
+        }

@@ -1,14 +1,12 @@
 """Separate timing of a backend's forward and backward passes, on tensors shared by all backends.
 
-The overhead of `sdpa_kernel` (about 10 µs per call) is excluded: it is entered before the clock starts. The
-forward pass saves tensors for backward, as in training; `both` is the sum of the two.
+The overhead of `sdpa_kernel` (about 10 µs per call) is excluded: it is entered before the clock starts.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.sdpa import chosen_by_pytorch
-from flashmore.benchmark.attention.flops import Pass
-from flashmore.benchmark.attention.plan import Shape
+from flashmore.benchmark.attention.plan import Pass, Shape
+from flashmore.measuring.accuracy import Judgement
 from flashmore.measuring.measure import Clock
 from flashmore.measuring.memory import peak_bytes
 from flashmore.specs import backend_spec
@@ -27,8 +25,7 @@ FLUSHED_BYTES = 256 * 2**20
 """Bytes written before each sample on CUDA to flush the L2 cache, as in triton.testing.do_bench."""
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """q, k and v, (B, H, T, D) each and contiguous, and the gradient with respect to the output."""
 
     q: Tensor
@@ -46,22 +43,13 @@ class Inputs:
         return cls(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), cotangent)
 
 
-class Stopwatch(Protocol):
-    """Times an operation."""
-
-    def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
-        """Run `work` to its end; milliseconds, and what it returned."""
-        ...
-
-
-class WallStopwatch:
+class Stopwatch:
     """Wall clock with synchronisation."""
 
     def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
-        self.wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(
-            device.type, lambda: None
-        )
+        wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+        self.wait = wait.get(device.type, lambda: None)
 
     def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
         """Run `work` to its end; milliseconds, and what it returned."""
@@ -72,10 +60,11 @@ class WallStopwatch:
         return 1000 * (self.clock() - began), result
 
 
-class EventStopwatch:
+class EventStopwatch(Stopwatch):
     """CUDA events around the work only, with the L2 cache flushed before."""
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
         self.flushed = torch.empty(FLUSHED_BYTES // 4, dtype=torch.int32, device=device)
 
     def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
@@ -99,6 +88,9 @@ class Passes:
         self.causal = causal
         self.inputs = inputs
         self.stopwatch = stopwatch
+        self.judgements: tuple[Judgement, ...] = ()
+        self.cold_ms: dict[Pass, float] = {}
+        self.peaks: dict[Pass, int | None] = {}
         self.blocks: list[list[tuple[float, float]]] = []
         self._open: list[tuple[float, float]] = []
 
@@ -121,21 +113,18 @@ class Passes:
     def samples_ms(self, which: Pass) -> list[list[float]]:
         """The samples of a pass by block, rounded to nanoseconds."""
 
-        def pick(sample: tuple[float, float]) -> float:
-            return sum(sample) if which == "both" else sample[which == "backward"]
+        def pick(forward: float, backward: float) -> float:
+            return {"forward": forward, "backward": backward, "both": forward + backward}[which]
 
-        return [[round(pick(sample), 6) for sample in block] for block in self.blocks]
+        return [[round(pick(*sample), 6) for sample in block] for block in self.blocks]
 
-    def cold_ms(self, stopwatch: Stopwatch) -> dict[Pass, float]:
-        """Time the very first call: plans, allocations, loading of kernels.
-
-        Args:
-            stopwatch: wall clock, because most of this happens on the CPU.
+    def first_call_ms(self, stopwatch: Stopwatch) -> dict[Pass, float]:
+        """Time the very first call by the wall clock: most of it is planning and loading on the CPU.
 
         Raises:
             BackendUnavailable: the backend cannot run on these inputs; with every reason.
         """
-        q, k, v = self.inputs.q, self.inputs.k, self.inputs.v
+        q, k, v, _ = self.inputs
         forward_ms, out = stopwatch.time(lambda: attention(q, k, v, backend=self.backend, causal=self.causal))
         backward_ms, _ = stopwatch.time(lambda: self._backward(out))
         return {"forward": forward_ms, "backward": backward_ms, "both": forward_ms + backward_ms}
@@ -157,16 +146,8 @@ class Passes:
     def _forward(self) -> Tensor:
         forced = backend_spec(self.backend).sdp_backend is not None
         compute = chosen_by_pytorch if forced else load_backend(self.backend)
-        return compute(
-            self.inputs.q,
-            self.inputs.k,
-            self.inputs.v,
-            mask=None,
-            causal=self.causal,
-            scale=None,
-            dropout_p=0.0,
-        )
+        q, k, v, _ = self.inputs
+        return compute(q, k, v, mask=None, causal=self.causal, scale=None, dropout_p=0.0)
 
     def _backward(self, out: Tensor) -> tuple[Tensor, ...]:
-        leaves = (self.inputs.q, self.inputs.k, self.inputs.v)
-        return torch.autograd.grad(out, leaves, self.inputs.cotangent)
+        return torch.autograd.grad(out, self.inputs[:3], self.inputs.cotangent)

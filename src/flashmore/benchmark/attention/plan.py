@@ -1,17 +1,18 @@
-"""Options of `bench attention`, for Python and the command line.
-
-Does not import torch, so that `flashmore bench attention --help` answers at once.
-"""
+"""Options of `bench attention`, for Python and the command line, and its costs by arithmetic."""
 
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from flashmore.errors import ConfigError
-from flashmore.specs import Kernel, backends
+from flashmore.specs import Kernel, backend_spec, backends
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 ITEM_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+REFERENCE_BYTES = 8
+SHARE_OF_FREE = 0.8
+"""Share of the free memory to use; the rest is for other processes."""
+Pass = Literal["forward", "backward", "both"]
 Value = TypeVar("Value")
 LARGEST = 2**24
 """Upper bound of sizes; larger values are typos, and exceed what any kernel supports."""
@@ -30,7 +31,7 @@ class Shape:
 
     @property
     def pairs(self) -> int:
-        """Pairs of batch item and head: the number of (T, T) matrices."""
+        """The number of (T, T) matrices: one per batch item and head."""
         return self.B * self.H
 
     @property
@@ -85,11 +86,7 @@ class AttentionPlan:
             _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
 
     def shapes(self, device: str) -> list[Shape]:
-        """Every shape to measure: all settings at the shortest length first, in the order of the options.
-
-        Args:
-            device: `cpu`, `cuda` or `mps`; determines the defaults.
-        """
+        """Every shape to measure: all settings at the shortest length first, in the order of the options."""
         on_gpu = device == "cuda"
         longest = 16_384 if on_gpu else 4096
         powers = tuple(2**power for power in range(4, longest.bit_length()))
@@ -112,3 +109,54 @@ def _once(values: tuple[Value, ...]) -> tuple[Value, ...]:
 def _require(name: str, value: object, holds: bool, valid: str) -> None:
     if not holds:
         raise ConfigError(f"a sensible --{name.replace('_', '-')}", f"{value}", valid)
+
+
+def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, which: Pass) -> float:
+    """Floating-point operations of attention, as published benchmarks count them.
+
+    Forward 4·B·H·L·S·D, two products of 2·L·S·D each; half of it when causal; backward, which has five such
+    products, 2.5 times as many. The count is the same for every backend: computing the masked half, or the
+    scores twice, does not count (Dao 2023, FlashAttention-2, section 4).
+
+    Args:
+        B, H, L, S, D: batch, heads, queries, keys, channels per head.
+    """
+    forward = 4.0 * B * H * L * S * D * (0.5 if causal else 1.0)
+    return forward * {"forward": 1.0, "backward": 2.5, "both": 3.5}[which]
+
+
+def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> int:
+    """Estimate the peak bytes of forward and backward together, beyond q, k and v.
+
+    - `manual` holds three (T, T) matrices per head at once (in the backward pass: the weights, their
+      gradient, and that of the scores), and a byte mask.
+    - `math` holds three as well. Its forward pass holds two, a byte for each score, and a floating-point
+      mask. It computes in at least float32, so 16-bit inputs are copied.
+    - The fused kernels hold no matrix: output, gradients, one number per row, and tiles. On the CPU each
+      thread has one tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the
+      tiles are on-chip, and gradients may be accumulated in float32: an upper estimate.
+    """
+    item = ITEM_BYTES[shape.dtype]
+    scores, elements = shape.pairs * shape.T**2, shape.pairs * shape.T * shape.D
+    if backend == "math":
+        lifted = 3 * elements * 4 if item < 4 else 0
+        forward = scores * (2 * 4 + 1) + shape.T**2 * 4 * shape.causal + 2 * elements * 4
+        return max(forward, 3 * scores * 4 + 4 * elements * 4) + lifted
+    if backend_spec(backend).materializes_scores:
+        return (3 * scores + 3 * elements) * item + shape.T**2 * shape.causal
+    rows = 8 * shape.pairs * shape.T
+    if device == "cpu":
+        queries = 256 if shape.T >= 768 else 64 if shape.T >= 192 else 32  # of a tile of the CPU kernel
+        tile_bytes = 4 * min(queries, shape.T) * min(512, shape.T)
+        return 5 * elements * item + rows + threads * 2 * tile_bytes
+    return elements * (4 * item + 3 * 4) + rows
+
+
+def inputs_bytes(shape: Shape) -> int:
+    """Bytes of q, k, v and the incoming gradient."""
+    return 4 * shape.pairs * shape.T * shape.D * ITEM_BYTES[shape.dtype]
+
+
+def check_bytes(shape: Shape, checked_pairs: int) -> int:
+    """Bytes for comparing this many (T, T) matrices with `manual` in float64."""
+    return (3 * checked_pairs * shape.T**2 + 8 * shape.pairs * shape.T * shape.D) * REFERENCE_BYTES

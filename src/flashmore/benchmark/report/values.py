@@ -1,10 +1,21 @@
-"""The content of a report as plain values; the templates render it as HTML and Markdown."""
+"""The content of a report as plain values; the templates and the terminal render it."""
 
-from collections.abc import Collection, Mapping, Sequence
+import io
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flashmore.plotting import matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
+# They would change with the date and matplotlib's version.
+NO_METADATA: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 @dataclass(frozen=True)
@@ -18,6 +29,8 @@ class Table:
     """Text columns; all others are numeric and right-aligned."""
     differing: Collection[str] = ()
     """Names of the rows to mark because their values differ."""
+    page_only: Collection[str] = ()
+    """Columns that a terminal is too narrow for."""
 
     @property
     def columns(self) -> list[str]:
@@ -27,13 +40,24 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot in a form that both formats use."""
+    """A plot, drawn when it is asked for."""
 
     name: str
     """Letters, unique among the record's plots."""
     title: str
     description: str
-    svg: bytes
+    draw: "Callable[[], Figure]"
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The plot as SVG; the output is deterministic."""
+        buffer = io.BytesIO()
+        settings = {"svg.fonttype": "none", "svg.hashsalt": "flashmore"}
+        with warnings.catch_warnings(), matplotlib().rc_context(settings):
+            # The reader's browser draws the text, and has more glyphs than matplotlib's font.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            self.draw().savefig(buffer, format="svg", metadata=NO_METADATA)
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -50,39 +74,27 @@ class Setting:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report shows of a record of any kind."""
+    """What is shown of a record of any kind."""
 
     findings: Sequence[str]
     plots: Sequence[Plot]
     settings: Sequence[Setting]
     remarks: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Section:
-    """One record of a report."""
-
-    number: int
-    name: str
-    """Of its file."""
-    question: str
+    question: str = ""
     """What was measured."""
-    title: str
-    column: str
-    """The heading of its column in side-by-side tables."""
-    glance: Sequence[str]
-    """Key findings."""
-    command: str
-    record: Record
-    summary: Summary
+    machine: str = ""
 
 
-@dataclass(frozen=True)
-class Report:
-    """A whole report."""
+def digits(value: float) -> str:
+    """At least three significant digits, without exponent: 0.0123, 1.23, 12.3, 1,234."""
+    places = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(0, places)}f}"
 
-    title: str
-    sections: Sequence[Section]
-    machines: Table
-    side_by_side: Sequence[Table | str]
-    """Tables, or a sentence if records of one kind share no setting."""
+
+def machine(environment: Record) -> str:
+    """The device and, for a CPU, the number of threads."""
+    name: str = environment["device_name"] or environment["device"]
+    if environment["device"] != "cpu":
+        return name
+    threads = environment["threads"]
+    return f"{name}, {threads} thread{'s' * (threads != 1)}"

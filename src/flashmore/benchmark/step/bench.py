@@ -1,95 +1,58 @@
 """Benchmarks whole training steps with different attention backends: same model, data and seed.
 
-Each variant is refused with a reason, or checked (`gate`), measured for memory, and then timed with the
-others in alternating blocks. Attention alone is timed in the same rounds: its share of the step bounds the
-gain of any kernel (Amdahl 1967).
+Attention alone is timed in the same rounds: its share of a step bounds the gain of any kernel (Amdahl 1967).
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from flashmore.benchmark.attention.budget import SHARE_OF_FREE
-from flashmore.benchmark.step.attention import attention_alone
-from flashmore.benchmark.step.data import Task, task_at
-from flashmore.benchmark.step.gate import Gate
-from flashmore.benchmark.step.memory import activation_bytes, weights_bytes
+from flashmore.backends.accuracy import attention_accuracy
+from flashmore.benchmark.attention.plan import SHARE_OF_FREE
+from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
+from flashmore.benchmark.variant import Rounds, Variant, torch_says
 from flashmore.config import TrainConfig
-from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.measuring.memory import peak_bytes
-from flashmore.measuring.statistics import Ratio, RatioBetween, Spread, ratio, spread
-from flashmore.measuring.timing import time_in_turn
+from flashmore.data.batches import IGNORE, Sequences
+from flashmore.errors import BackendUnavailable, ConfigError, UsageError
+from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
+from flashmore.measuring.result import make_record
+from flashmore.measuring.statistics import ratio
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
-from flashmore.training.resolve import resolve_attention
+from flashmore.models.config import ModelConfig
+from flashmore.training.resolve import resolve_attention, resolve_device
+from flashmore.training.step import mean_loss
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 30
 BLOCK_SECONDS = 0.2
-WARMUP = 5
 DEFAULT: tuple[str, ...] = ("manual", "flash")
 INSTEAD_OF_FLASH: tuple[str, ...] = ("efficient", "cudnn", "sdpa")
 ATTENTION_ALONE = "attention alone"
-INTERRUPTED = "interrupted before it was timed"
 SHORT = 256
 MIB = 2**20
+STEPS = 20
+SCORES = {"cpu": 2**22, "cuda": 2**26, "mps": 2**22}
+"""Largest (B, H, T, T) matrix compared with float64; above it, fewer rows, then shorter ones."""
+LOSS_SCALE = 1024.0
+"""Without loss scaling, float16 gradients underflow."""
 
 
-@dataclass
-class StepVariant:
-    """One backend's steps: its numbers, or why it has none."""
-
-    name: str
-    why_not: str | None = None
-    budget_used: float | None = None
-    """The largest error as a share of its budget; above 1 the variant is not timed."""
-    peak_bytes: int | None = None
-    """Of one step, gradients included, beyond the weights and the optimizer's moments."""
-    step_ms: Spread | None = None
-    samples_ms: list[list[float]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether it ran, is correct and was timed."""
-        return self.why_not is None
-
-
-@dataclass(frozen=True)
-class StepComparison:
-    """Step times of several variants at one context."""
-
-    context: int
-    batch: int
-    variants: tuple[StepVariant, ...]
-    ratios: tuple[RatioBetween, ...] = ()
-    """Each later timed variant against the first."""
-    attention_samples_ms: tuple[tuple[float, ...], ...] = ()
-    """Blocks of attention alone, forward and backward in all layers, with the first variant's backend."""
-    attention_share: Ratio | None = None
-    """Time of attention alone over the time of the first variant's step."""
-    notes: tuple[str, ...] = ()
-    warnings: tuple[MeasurementWarning, ...] = ()
-    complete: bool = True
-
-    @property
-    def most_gain(self) -> float | None:
-        """Upper bound of the speed-up if attention took no time (Amdahl's law)."""
-        if self.attention_share is None or self.attention_share.value >= 1:
-            return None
-        return 1 / (1 - self.attention_share.value)
-
-
-def compare_steps(
+def bench_steps(
     config: TrainConfig,
     variants: Sequence[str] | None = None,
+    contexts: Sequence[int] = (),
     *,
-    context: int | None = None,
     shrink_batch: bool = True,
     blocks: int = BLOCKS,
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
-) -> StepComparison:
+) -> dict[str, Any]:
     """Time training steps of the config's Transformer under each backend, in alternating blocks.
 
     Args:
@@ -97,124 +60,101 @@ def compare_steps(
         variants: backends; the first is the baseline. A name may be repeated. None means `manual` and
             `flash`, or another fused backend if flash cannot run. `auto` is resolved first and listed under
             the name that it chose.
-        context: T, as in `flashmore.benchmark.step.data.task_at`; None means the data's own.
-        shrink_batch: use fewer rows at longer contexts.
-        blocks: blocks per variant.
-        say: called with a description of each preparation step.
-        after_block: called with the number of completed rounds.
+        contexts, shrink_batch: see `task_at`; no context means the data's own.
+        say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
-        Every variant with its numbers or the reason why it has none. After Ctrl-C, the completed rounds, and
-        not `complete`.
+        A record of kind `step`: every variant with its numbers or the reason why it has none. After Ctrl-C it
+        has the completed rounds and is not `complete`.
 
     Raises:
         DataError, ConfigError: see `task_at`.
+        UsageError: no variant could be timed at any context.
     """
-    if blocks < 1:
-        raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
-    bench = _Bench(task_at(config, context, shrink_batch=shrink_batch), say)
-    try:
-        bench.prepare(variants)
-        bench.time(blocks, after_block)
-    except KeyboardInterrupt:
-        bench.complete = False
-    return bench.result()
+    found: list[dict[str, Any]] = []
+    warnings: list[MeasurementWarning] = []
+    complete = True
+    for context in contexts or (None,):
+        bench = _Bench(task_at(config, context, shrink_batch=shrink_batch), variants, blocks, say)
+        bench.run(BLOCK_SECONDS, after_block)
+        found.append(bench.result())
+        where = f"context {found[-1]['context']:,}: " if len(contexts) > 1 else ""
+        warnings += [{**warning, "message": where + warning["message"]} for warning in bench.warnings]
+        complete = bench.complete
+        if not complete:
+            break
+    tried = [variant for one in found for variant in one["variants"]]
+    if complete and not any(variant["ok"] for variant in tried):
+        why = sorted({f"{variant['name']}: {variant['why_not']}" for variant in tried})
+        valid = "other --variants, a smaller --batch-size or --lengths"
+        raise UsageError("at least one variant that can be timed", "; ".join(why), valid)
+    body = {"config": config.to_json(), **found[0], "further_contexts": found[1:], "warnings": warnings}
+    return make_record("step", resolve_device(config.device), body, complete=complete)
 
 
-class _Bench:
-    """A comparison in progress."""
+class _Bench(Rounds):
+    """A comparison at one context in progress."""
 
-    def __init__(self, task: Task, say: Callable[[str], None]) -> None:
-        if task.config.threads_here:
-            torch.set_num_threads(task.config.threads_here)
-        self.task, self.say = task, say
+    def __init__(
+        self, task: Task, names: Sequence[str] | None, blocks: int, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(task.config, task.device, blocks, say)
+        self.task, self.names = task, names
         self.gate = Gate(task)
-        self.notes = list(task.notes)
-        self.variants: list[StepVariant] = []
-        self.steps: dict[str, Callable[[], object]] = {}
-        """By each variant's key, because a name may be repeated."""
-        self.samples: dict[str, list[list[float]]] = {}
-        self.warnings: tuple[MeasurementWarning, ...] = ()
-        self.complete = True
+        self.notes += task.notes
+        self.variants: dict[str, Variant] = {}
+        """By name, numbered from its second time on."""
 
-    def prepare(self, names: Sequence[str] | None) -> None:
+    def prepare(self) -> None:
         """Refuse or check every variant, and measure its memory."""
-        self.variants = [StepVariant(self._settled(name)) for name in names or self._default()]
-        for number, variant in enumerate(self.variants):
+        names = [self._settled(name) for name in self.names or self._default()]
+        for number, name in enumerate(names):
+            times = 1 + names[:number].count(name)
+            self.variants[name if times == 1 else f"{name} ({times})"] = Variant(name)
+        check = cache(self._check)  # a name may be repeated
+        for key, variant in self.variants.items():
             self.say(f"checking {variant.name} at context {self.task.model_config.block_size:,}")
-            twin = next((v for v in self.variants[:number] if v.name == variant.name), None)
             try:
-                if twin is not None:
-                    variant.why_not, variant.budget_used = twin.why_not, twin.budget_used
-                else:
-                    variant.why_not = self._refusal(variant.name) or self._misses_budget(variant)
+                variant.why_not, variant.budget_used = check(variant.name)
                 if variant.ok:
-                    self.steps[self._key(number)] = self._ready_step(variant)
-            except (RuntimeError, MemoryError) as error:  # torch: out of memory, on a GPU and on a CPU
-                variant.why_not = f"torch says: {str(error).partition(chr(10))[0]}"
-        if self.gate.note and any(variant.budget_used is not None for variant in self.variants):
+                    self.steps[key] = self._ready_step(variant)
+            except (RuntimeError, MemoryError) as error:
+                variant.why_not = torch_says(error)
+        if self.gate.note and any(variant.budget_used is not None for variant in self.variants.values()):
             self.notes.append(self.gate.note)
+        if timed := [variant for variant in self.variants.values() if variant.ok]:
+            self.steps[ATTENTION_ALONE] = attention_alone(timed[0].name, self.task)
 
-    def time(self, blocks: int, after_block: Callable[[int], None]) -> None:
-        """Time the remaining variants and attention alone in alternating blocks."""
-        first = next((variant for variant in self.variants if variant.ok), None)
-        if first is None:
-            return
-        runs = self.steps | {ATTENTION_ALONE: attention_alone(first.name, self.task)}
-        self.say("timing in turn")
-        timing = time_in_turn(
-            runs,
-            blocks=blocks,
-            block_seconds=BLOCK_SECONDS,
-            threads=torch.get_num_threads() if self.task.device.type == "cpu" else 1,
-            after_block=after_block,
-        )
-        self.samples, self.warnings, self.complete = timing.samples_ms, timing.warnings, timing.complete
-
-    def result(self) -> StepComparison:
-        """The results so far."""
-        task = self.task
-        for number, variant in enumerate(self.variants):
-            variant.samples_ms = self.samples.get(self._key(number), [])
-            if variant.samples_ms:
-                variant.step_ms = spread(variant.samples_ms)
-            elif variant.ok:
-                variant.why_not = INTERRUPTED
-        timed = [variant for variant in self.variants if variant.ok]
+    def result(self) -> dict[str, Any]:
+        """The results so far, as in a record."""
+        for key, variant in self.variants.items():
+            variant.take(self.samples.get(key, []))
+        timed = [variant for variant in self.variants.values() if variant.ok]
         alone = self.samples.get(ATTENTION_ALONE, [])
-        return StepComparison(
-            context=task.model_config.block_size,
-            batch=task.config.batch_size,
-            variants=tuple(self.variants),
-            ratios=tuple(
-                RatioBetween(timed[0].name, other.name, ratio(timed[0].samples_ms, other.samples_ms))
-                for other in timed[1:]
-            ),
-            attention_samples_ms=tuple(map(tuple, alone)),
-            attention_share=ratio(alone, timed[0].samples_ms) if timed else None,
-            notes=tuple(self.notes),
-            warnings=self.warnings,
-            complete=self.complete,
-        )
-
-    def _key(self, number: int) -> str:
-        """A variant's name, numbered from its second time on."""
-        name = self.variants[number].name
-        times = sum(variant.name == name for variant in self.variants[: number + 1])
-        return name if times == 1 else f"{name} ({times})"
+        share = ratio(alone, timed[0].samples_ms) if timed else None
+        return {
+            "context": self.task.model_config.block_size,
+            "batch": self.task.config.batch_size,
+            "variants": [variant.to_json() for variant in self.variants.values()],
+            "ratios": [timed[0].ratio_to(other) for other in timed[1:]],
+            "attention_samples_ms": alone,
+            "attention_share": share and share.value,
+            "attention_share_low": share and share.low,
+            "attention_share_high": share and share.high,
+            "most_gain": most_gain(share.value) if share else None,
+            "notes": self.notes,
+        }
 
     def _default(self) -> tuple[str, ...]:
         """Manual and fused: flash, or else the first fused backend that runs here."""
-        try:
-            self._try("flash")
-        except BackendUnavailable as error:
-            for name in INSTEAD_OF_FLASH:
-                try:
-                    self._try(name)
-                except BackendUnavailable:
-                    continue
-                note = f"{name} in place of flash, which cannot run here: {'; '.join(error.reasons)}"
-                self.notes.append(note)
+        # One short row is enough to know, and takes no memory that was not estimated.
+        model_config = self.task.model_config
+        short = replace(model_config, block_size=min(model_config.block_size, SHORT))
+        config = replace(self.task.config, batch_size=1)
+        reasons = self._reasons("flash", config, short)
+        for name in INSTEAD_OF_FLASH if reasons else ():
+            if not self._reasons(name, config, short):
+                self.notes.append(f"{name} in place of flash, which cannot run here: {'; '.join(reasons)}")
                 return (DEFAULT[0], name)
         return DEFAULT
 
@@ -223,57 +163,168 @@ class _Bench:
         if name != "auto":
             return name
         choice = resolve_attention(name, self.task.config, self.task.model_config, self.task.device)
-        if choice is None:
-            raise ConfigError("a model with attention", "another model", "--model transformer")
+        assert choice is not None  # the model attends
         self.notes.append(f"auto is {choice.backend}: {choice.why}")
         self.say(self.notes[-1])
         return choice.backend
 
-    def _try(self, name: str) -> None:
-        task = self.task
-        # One short row is enough to know, and takes no memory that was not estimated.
-        model_config = replace(task.model_config, block_size=min(task.model_config.block_size, SHORT))
-        resolve_attention(name, replace(task.config, batch_size=1), model_config, task.device)
-
-    def _refusal(self, name: str) -> str | None:
-        """Why a backend cannot be tried: its memory, or because it does not run here."""
-        task = self.task
-        free = SHARE_OF_FREE * free_bytes(task.device)
-        needed = weights_bytes(task.model_config) + activation_bytes(
-            name, task.model_config, task.config, device=task.device.type, threads=torch.get_num_threads()
-        )
-        if needed > free:
-            return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used"
+    def _reasons(self, name: str, config: TrainConfig, model_config: ModelConfig) -> tuple[str, ...]:
+        """Why a backend cannot run here; empty if it can."""
         try:
-            resolve_attention(name, task.config, task.model_config, task.device)
+            resolve_attention(name, config, model_config, self.device)
         except BackendUnavailable as error:
-            return "; ".join(error.reasons)
-        return None
+            return error.reasons
+        return ()
 
-    def _misses_budget(self, variant: StepVariant) -> str | None:
-        """Check a backend's results; returns why it is not timed, or None."""
-        judgements = self.gate.judgements(variant.name)
-        used = {j.name: j.error / j.budget if j.budget else float(j.error > 0) for j in judgements}
+    def _check(self, name: str) -> tuple[str | None, float | None]:
+        """Why a backend is not timed, or None and the share of the error budget that it uses."""
+        config, model_config = self.task.config, self.task.model_config
+        free, threads = SHARE_OF_FREE * free_bytes(self.device), torch.get_num_threads()
+        needed = activation_bytes(name, model_config, config, device=self.device.type, threads=threads)
+        needed += weights_bytes(model_config)
+        if needed > free:
+            return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used", None
+        if reasons := self._reasons(name, config, model_config):
+            return "; ".join(reasons), None
+        judgements = self.gate.judgements(name)
         bad = [judgement for judgement in judgements if not judgement.good]
         if not bad:
-            variant.budget_used = max(used.values())
-            return None
-        worst = max(bad, key=lambda judgement: used[judgement.name])
+            return None, max(judgement.budget_used for judgement in judgements)
+        worst = max(bad, key=lambda judgement: judgement.budget_used)
         found = f"the error of {worst.name} is {worst.error:.2g}, and its budget {worst.budget:.2g}"
-        return f"not as right as its precision allows: {found} ({len(bad)} of {len(used)} checks failed)"
+        count = f"({len(bad)} of {len(judgements)} checks failed)"
+        return f"not as right as its precision allows: {found} {count}", None
 
-    def _ready_step(self, variant: StepVariant) -> Callable[[], object]:
+    def _ready_step(self, variant: Variant) -> Callable[[], object]:
         """Make one training step a synchronised call, warm it up, and measure its memory."""
-        task = self.task
-        trainer = Trainer(
-            task.config, replace(task.model_config, attention=variant.name), task.dataset(), task.device
-        )
+        model_config = replace(self.task.model_config, attention=variant.name)
+        trainer = Trainer(self.task.config, model_config, self.task.dataset(), self.device)
 
         def step() -> float:
             return trainer.train_step().item()
 
-        for _ in range(WARMUP):
-            step()
-        trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
-        variant.peak_bytes = peak_bytes(step, task.device)
+        variant.warm_up(trainer, step)
         return step
+
+
+def most_gain(share: float) -> float | None:
+    """Upper bound of the speed-up if attention, with this share of a step, took no time (Amdahl's law)."""
+    return 1 / (1 - share) if share < 1 else None
+
+
+class _Outcome(NamedTuple):
+    """The results of one backend in one precision, on the CPU."""
+
+    gradients: dict[str, Tensor]
+    losses: Tensor
+
+
+class Gate:
+    """Checks before timing: a backend that does not train correctly is not timed.
+
+    Three things are compared with `manual` in float64, by the budget of `flashmore.measuring.accuracy`, whose
+    plain computation is `manual` in the precision under test:
+
+    1. attention alone, output and gradients, at the step's shape, on random inputs. In 16 bits this is the
+       most sensitive: in an untrained model attention is nearly uniform, and rounding hides a wrong scale.
+    2. the gradients of every parameter in the first step, which autocast computes in 16 bits.
+    3. the losses of the first steps, as one vector: AdamW turns a tiny gradient into a full step of either
+       sign. A loss is the mean over N characters, whose roundings average out: its budget is smaller by √N.
+
+    The task is reduced if float64 would take too long, and has no dropout, because backends draw different
+    random numbers. The reference runs once.
+    """
+
+    def __init__(self, task: Task) -> None:
+        B, T = affordable(task)
+        rows, length = task.config.batch_size, task.model_config.block_size
+        ids, targets = task.data.ids[:, :T], task.data.targets[:, :T]
+        self.task = replace(
+            task,
+            config=replace(task.config, batch_size=B, dropout=0.0, attention_dropout=0.0),
+            model_config=replace(task.model_config, dropout=0.0, attention_dropout=0.0),
+            data=Sequences(ids, targets, task.data.lengths.clamp(max=T)),
+        )
+        self.note = None
+        if rows > B or length > T:
+            self.note = f"answers were checked on {B} row{'s' * (B > 1)} of {T:,} positions"
+
+    def judgements(self, backend: str) -> list[Judgement]:
+        """Judge attention alone, all gradients of the first step, and the losses of the first steps.
+
+        Raises:
+            BackendUnavailable: the backend cannot run here.
+            ConfigError: training fails in float64, so there is no reference.
+        """
+        reference, plain = self._reference, self._plain
+        answer = plain if backend == "manual" else self._run(backend)
+        dtype = getattr(torch, self.task.config.dtype)
+        eps = torch.finfo(dtype).eps
+        gradients = judge_all(answer.gradients, plain.gradients, reference.gradients, eps=eps)
+        characters = int((self.task.dataset().batch(0).targets != IGNORE).sum())
+        eps_of_mean = max(torch.finfo(torch.float32).eps, eps / math.sqrt(characters))
+        losses = judge("losses", answer.losses, plain.losses, reference.losses, eps=eps_of_mean)
+        return [*self._attention_alone(backend, dtype), *gradients, losses]
+
+    def _attention_alone(self, backend: str, dtype: torch.dtype) -> tuple[Judgement, ...]:
+        B, T, H = self.task.config.batch_size, self.task.data.ids.size(1), self.task.model_config.n_head
+        size = (B, H, T, self.task.model_config.n_embd // H)
+        qkv = torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+        q, k, v = qkv.to(self.task.device, dtype)
+        return attention_accuracy(backend, q, k, v, causal=True)
+
+    @cached_property
+    def _reference(self) -> _Outcome:
+        outcome = self._run("manual", double=True)
+        if not outcome.losses.isfinite().all():
+            raise diverged("backends")
+        return outcome
+
+    @cached_property
+    def _plain(self) -> _Outcome:
+        return self._run("manual")
+
+    def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
+        task = self.task
+        model_config, data = replace(task.model_config, attention=backend), task.dataset()
+        if not double:
+            return Trainer(task.config, model_config, data, task.device)
+        device = float64_device(task.device)
+        trainer = Trainer(replace(task.config, dtype="float32"), model_config, data.to(device), device)
+        trainer.model.double()
+        return trainer
+
+    def _run(self, backend: str, *, double: bool = False) -> _Outcome:
+        trainer = self._trainer(backend, double=double)
+        gradients = first_gradients(trainer)
+        losses = [trainer.train_step().cpu() for _ in range(STEPS)]
+        return _Outcome(gradients, torch.stack(losses))
+
+
+def diverged(what: str) -> ConfigError:
+    """The error for training that fails even in float64, so that there is no reference."""
+    found = f"a loss that is not finite within {STEPS} steps, in float64"
+    valid = "a lower --learning-rate, or a --warmup-steps"
+    return ConfigError(f"a training to hold {what} against", found, valid)
+
+
+def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
+    """Gradients of the first batch's loss for every parameter, before clipping, on the CPU."""
+    batch = trainer.batch(0)
+    scale = LOSS_SCALE if trainer.config.dtype == "float16" else 1.0
+    with trainer.step.precision():
+        loss = mean_loss(trainer.model(batch.ids, *batch.extra), batch.targets)
+    named = dict(trainer.model.named_parameters())
+    gradients = torch.autograd.grad(loss * scale, list(named.values()))
+    return {name: (g / scale).cpu() for name, g in zip(named, gradients, strict=True)}
+
+
+def affordable(task: Task) -> tuple[int, int]:
+    """The number of rows and positions to compare with float64."""
+    B, T = task.config.batch_size, task.model_config.block_size
+    most = SCORES[task.device.type] // task.model_config.n_head
+    while B > 1 and most < B * T * T:
+        B //= 2
+    while T > 1 and most < B * T * T:
+        T //= 2
+    return B, T

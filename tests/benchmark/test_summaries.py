@@ -2,7 +2,8 @@
 
 import pytest
 
-from flashmore.benchmark.wording import crossover_sentence, machine, share_sentence
+from flashmore.benchmark.report.summaries import crossover_sentence, share_sentence
+from flashmore.benchmark.report.values import machine
 
 
 @pytest.mark.parametrize(

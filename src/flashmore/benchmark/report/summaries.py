@@ -1,0 +1,348 @@
+"""What a report and the terminal show of a record: sentences, tables and plots; nothing is computed anew."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from flashmore.benchmark.plots import MIB, SETTING, ablation_plot, memory_plot, step_plot, time_plot
+from flashmore.benchmark.report.values import Plot, Record, Setting, Summary, Table, digits, machine
+
+QUESTIONS = {
+    "step": "training step",
+    "ablation": "ablation of speed-ups",
+    "attention": "attention alone",
+    "choose": "choice of a backend",
+}
+"""By kind of record, in the order of a report's tables."""
+SEED_EXPERIMENT = "The experiment this grew from, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
+SIZES = ("model", "n_layer", "n_head", "n_embd")
+
+
+def summarize(record: Record) -> Summary:
+    """Everything that is shown of a record."""
+    kinds = {"step": _of_steps, "ablation": _of_ablation, "attention": _of_attention, "choose": _of_choice}
+    where = machine(record["environment"])
+    return replace(kinds[record["kind"]](record, where), question=QUESTIONS[record["kind"]], machine=where)
+
+
+def _quantity(value: float | None, unit: float = 1) -> str:
+    return "–" if value is None else digits(value / unit)
+
+
+def _quartiles(spread: Record) -> str:
+    return f"{digits(spread['low'])} – {digits(spread['high'])}"
+
+
+def _interval(ratio: Record) -> str:
+    """The 95 % interval of a ratio."""
+    return f"{ratio['low']:.3f} – {ratio['high']:.3f}"
+
+
+def _ratio_text(ratio: Record) -> str:
+    return f"{ratio['value']:.3f} ({_interval(ratio)})"
+
+
+def _ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
+    found = ("", "", "") if ratio is None else (f"{ratio['value']:.3f}", _interval(ratio), ratio["verdict"])
+    return dict(zip((column, "95 % interval", "verdict"), found, strict=True))
+
+
+def _context_title(found: Record) -> str:
+    return f"T {found['context']:,}, batch {found['batch']}"
+
+
+def _sizes(config: Record, *names: str) -> str:
+    return ", ".join(f"{name} {config[name]}" for name in names if name in config)
+
+
+def _timed(variants: Sequence[Record]) -> list[Record]:
+    return [variant for variant in variants if variant["ok"]]
+
+
+# `bench step`
+
+
+def _of_steps(record: Record, where: str) -> Summary:
+    config = record["config"]
+    contexts = [record, *record["further_contexts"]]
+    plots = []
+    if any(_timed(found["variants"]) for found in contexts):
+        title = f"Milliseconds a training step on {where}"
+        below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
+        plots.append(Plot("steps", title, below, partial(step_plot, record)))
+    sizes = _sizes(config, *SIZES, "dtype")
+    settings = [_step_setting(found, f"on {where}; {sizes}") for found in contexts]
+    findings = [finding for found in contexts for finding in _step_findings(found)]
+    return Summary(findings, plots, settings, [SEED_EXPERIMENT])
+
+
+def _step_findings(found: Record) -> list[str]:
+    """One sentence per ratio, or a sentence that there is none."""
+    findings = []
+    for ratio in found["ratios"]:
+        of, to, verdict = ratio["of"], ratio["to"], ratio["verdict"]
+        verdict = verdict if verdict == "no difference" else f"{to} is {verdict}"
+        findings.append(f"{of} / {to} = {ratio['value']:.3f} (95 %: {_interval(ratio)}): {verdict}")
+    return [f"{_context_title(found)}: {finding}." for finding in findings or ["nothing to compare"]]
+
+
+def _step_setting(found: Record, where: str) -> Setting:
+    title, timed, share = _context_title(found), _timed(found["variants"]), found["attention_share"]
+    rows = []
+    for variant, ratio in zip(timed, [None, *found["ratios"]], strict=False):
+        name, step, budget_used = variant["name"], variant["step_ms"], variant["budget_used"]
+        rows.append(
+            {
+                "attention": name,
+                "ms a step": digits(step["median"]),
+                "quartiles": _quartiles(step),
+                **_ratio_cells(ratio, f"{timed[0]['name']} / this"),
+                "peak MiB": _quantity(variant["peak_bytes"], MIB),
+                "error / budget": "–" if budget_used is None else f"{budget_used:.2f}",
+            }
+        )
+    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
+    comparable = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in timed}
+    comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
+    if share is not None:
+        comparable["attention's share"] = f"{100 * share:.0f} %"
+    table = Table(f"One training step at {title} {where}", rows, words=["attention", "verdict"])
+    return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], comparable)
+
+
+def share_sentence(found: Record) -> str:
+    """Attention's share of a training step, and the upper bound of a perfect kernel's gain (Amdahl).
+
+    Args:
+        found: one context of a record of kind `step`.
+    """
+    share = found["attention_share"]
+    if share is None:
+        return "Nothing was timed."
+    name = next((variant["name"] for variant in found["variants"] if variant["ok"]), "the first variant")
+    told = f"Attention alone takes {100 * share:.0f} % of {name}'s step"
+    low, high = found["attention_share_low"], found["attention_share_high"]
+    if low is not None and high is not None:
+        told += f" (95 %: {100 * low:.1f} – {100 * high:.1f} %)"
+    if found["most_gain"] is None:
+        return f"{told}."
+    return f"{told}: a kernel that took no time would make it {found['most_gain']:.2f} times as fast at most."
+
+
+# `bench ablation`
+
+
+def _of_ablation(record: Record, where: str) -> Summary:
+    title, sizes = _context_title(record), _sizes(record["config"], *SIZES)
+    variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
+    plots, settings = [], []
+    if variants:
+        heading = f"Milliseconds a training step on {where}, speed-up by speed-up"
+        below = "A bar for each variant with its quartiles; the table below has the numbers."
+        plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
+        caption = f"Speed-ups added one after the other: {title}, on {where}; {sizes}"
+        settings.append(_ablation_setting(title, caption, variants, "added", "the one before / this"))
+    if alone:
+        caption = f"All together but one: {title}, on {where}; {sizes}"
+        title = f"{title}, each left out alone"
+        settings.append(_ablation_setting(title, caption, alone, "left out", "all / this"))
+    every = (*record["variants"], *record["left_out_alone"])
+    remarks = [
+        *(f"no number: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
+        *(f"left out: {one['name']}: {one['why']}" for one in record["left_out"]),
+        *record["notes"],
+        f"Exact variants gave the plain loop's losses of the first {record['checked_steps']} steps within "
+        "the error budget; for the others the table says by how much the loss differs after them.",
+    ]
+    return Summary(_ablation_findings(variants), plots, settings, remarks)
+
+
+def _ablation_findings(timed: Sequence[Record]) -> list[str]:
+    """The gain of the full set, and what each speed-up adds."""
+    if len(timed) < 2:
+        return ["Nothing to compare: fewer than two variants were timed."]
+    last = timed[-1]
+    findings = [
+        f"{' + '.join(last['speedups'])}: {_ratio_text(last['ratio'])} times as fast as the plain loop."
+    ]
+    for variant in timed[1:]:
+        ratio = variant["ratio_before"]
+        verdict = f"{_ratio_text(ratio)}: {ratio['verdict']}"
+        findings.append(f"{variant['name']} after {ratio['of']}: {verdict}; {variant['exactness']}.")
+    return findings
+
+
+def _ablation_setting(title: str, caption: str, timed: Sequence[Record], first: str, before: str) -> Setting:
+    rows, comparable = [], {}
+    for variant in timed:
+        name, step, ratio = variant["name"], variant["step_ms"], variant["ratio"]
+        total, added = _ratio_cells(ratio, "none / this"), _ratio_cells(variant["ratio_before"], before)
+        del total["verdict"], added["95 % interval"]
+        pays, earns = variant["break_even_steps"], first == "added" and variant["ratio_before"] is not None
+        rows.append(
+            {
+                first: name,
+                "ms a step": digits(step["median"]),
+                "quartiles": _quartiles(step),
+                "characters/s": f"{variant['characters_per_s']:,.0f}",
+                **total,
+                **added,
+                "peak MiB": "" if variant["peak_bytes"] is None else digits(variant["peak_bytes"] / MIB),
+                "first step, s": digits(variant["first_step_seconds"]),
+                "pays after steps": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
+                "answers": _likeness(variant),
+            }
+        )
+        comparable[f"{name}, ms"] = digits(step["median"])
+        if ratio is not None:
+            comparable[f"none / {name}"] = _ratio_text(ratio)
+    return Setting(title, Table(caption, rows, words=[first, "verdict", "answers"]), comparable=comparable)
+
+
+def _likeness(variant: Record) -> str:
+    """How close a variant's results are to the plain loop's."""
+    if variant["budget_used"] is not None:
+        return f"exact, {100 * variant['budget_used']:.0f} % of the error budget"
+    if variant["loss_difference"] is not None:
+        return f"{variant['exactness']}: loss {variant['loss_difference']:+.4f}"
+    return "–"
+
+
+# `bench attention`
+
+
+def _of_attention(record: Record, where: str) -> Summary:
+    plots = []
+    whole = _both_passes(record["rows"])
+    settings = [_attention_setting(record, found, where) for found in record["crossovers"]]
+    findings = [f"{setting.title}: {setting.conclusion}" for setting in settings] or ["Nothing was measured."]
+    title = f"of forward and backward against T on {where}"
+    below = (
+        "A line for each backend, log–log, with dotted lines that grow like T and like T²; the tables have "
+        "the numbers."
+    )
+    if whole:
+        plots.append(Plot("time", f"Time {title}", below, partial(time_plot, record)))
+    if any(row["peak_bytes"] for row in whole):
+        plots.append(Plot("memory", f"Peak memory {title}", below, partial(memory_plot, record)))
+    note = (
+        f"Budgets: {digits(record['memory_budget_bytes'] / 2**30)} GiB and {record['time_budget_s']:g} s. "
+        "Memory is what a pass needs beyond its inputs. Errors are those of the output and of the gradients "
+        "from float64, as a share of the error budget."
+    )
+    return Summary(findings, plots, settings, [note])
+
+
+def _both_passes(rows: Sequence[Record]) -> list[Record]:
+    """The timed rows of both passes together."""
+    return [row for row in rows if row["pass"] == "both" and row["ok"]]
+
+
+def _attention_setting(record: Record, found: Record, where: str) -> Setting:
+    rows, ratios = (
+        [row for row in record[name] if all(row[key] == found[key] for key in SETTING)]
+        for name in ("rows", "ratios")
+    )
+    mask = "causal" if found["causal"] else "every query sees every key"
+    title = f"B {found['B']}, H {found['H']}, D {found['D']}, {found['dtype']}, {mask}"
+    comparable = {
+        f"T {row['T']:,}: {row['backend']}, both passes, ms": digits(row["time_ms"]["median"])
+        for row in _both_passes(rows)
+    }
+    comparable |= {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in ratios}
+    comparable["fused wins from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
+    table = Table(
+        f"Attention alone on {where}: {title}; times are medians",
+        _attention_cells(rows, ratios),
+        words=("backend", "verdict"),
+        page_only=("quartiles of both", "first call, ms", "verdict"),
+    )
+    return Setting(title, table, crossover_sentence(found["T"], ratios), left_out(rows), comparable)
+
+
+def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[dict[str, str]]:
+    medians = {
+        (row["T"], row["backend"], row["pass"]): digits(row["time_ms"]["median"]) for row in rows if row["ok"]
+    }
+    against = {(ratio["T"], ratio["to"]): ratio for ratio in ratios}
+    whole, cells = _both_passes(rows), []
+    fast = max((row["tflop_per_s"] for row in whole), default=0.0) >= 1
+    for row in whole:
+        T, backend, error, budget = (row[name] for name in ("T", "backend", "error", "error_budget"))
+        cells.append(
+            {
+                "T": f"{T:,}",
+                "backend": backend,
+                "forward, ms": medians.get((T, backend, "forward"), "–"),
+                "backward, ms": medians.get((T, backend, "backward"), "–"),
+                "both, ms": medians[T, backend, "both"],
+                "quartiles of both": _quartiles(row["time_ms"]),
+                "first call, ms": _quantity(row.get("cold_ms")),
+                "TFLOP/s" if fast else "GFLOP/s": digits(row["tflop_per_s"] * (1 if fast else 1000)),
+                "peak MiB": _quantity(row["peak_bytes"], MIB),
+                "error / budget": f"{error / budget:.2f}" if error is not None and budget else "–",
+                **_ratio_cells(against.get((T, backend)), "manual / this"),
+            }
+        )
+    return cells
+
+
+def left_out(rows: Sequence[Record]) -> list[str]:
+    """What was left out of one setting of `bench attention`, with one line per reason."""
+    lengths: dict[str, dict[str, list[int]]] = {}
+    for row in rows:
+        if row["pass"] == "both" and not row["ok"]:
+            lengths.setdefault(row["why_not"], {}).setdefault(row["backend"], []).append(row["T"])
+    every = len({row["T"] for row in rows})
+    lines = []
+    for why, backends in lengths.items():
+        where = [
+            backend if len(found) == every else f"{backend} at T = {', '.join(f'{T:,}' for T in found)}"
+            for backend, found in backends.items()
+        ]
+        lines.append(f"left out: {' and '.join(where)}: {why}")
+    return lines
+
+
+def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
+    """A sentence on the length from which on fused attention is faster.
+
+    Args:
+        T: the crossover of one setting, or None.
+        ratios: ratios of the same setting.
+    """
+    if not ratios:
+        return "No crossover: it needs manual and a fused backend at the same T."
+    lengths = sorted({ratio["T"] for ratio in ratios})
+    if T is None:
+        return f"Fused attention does not win here up to T = {lengths[-1]:,}: no crossover."
+    if lengths[0] == T:
+        return f"Fused attention wins at every T that was measured, from {T:,} to {lengths[-1]:,}."
+    return f"Fused attention wins from T = {T:,} on, up to the {lengths[-1]:,} that were measured."
+
+
+# `choose`
+
+
+def _of_choice(record: Record, where: str) -> Summary:
+    B, H, T, D = record["problem"]["shape"]
+    title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
+    when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
+    conclusion = f"{record['chosen']} is chosen, {when}."
+    times = {one["name"]: one["time_ms"] for one in record["candidates"] if one["time_ms"]}
+    best = min((time["low"] for time in times.values()), default=0.0)
+    rows = [
+        {
+            "backend": name,
+            "ms": digits(time["median"]),
+            "quartiles": _quartiles(time),
+            "first quartile / best": f"{time['low'] / best:.2f}" if best else "–",
+        }
+        for name, time in times.items()
+    ]
+    caption = f"Forward and backward once on {where}: medians"
+    missing = [one for one in record["candidates"] if not one["time_ms"]]
+    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
+    comparable = {f"{row['backend']}, ms": row["ms"] for row in rows}
+    setting = Setting(title, Table(caption, rows, words=["backend"]), conclusion, remarks, comparable)
+    return Summary([f"{title}: {conclusion}"], [], [setting])
