@@ -1,10 +1,11 @@
-"""Padded batches: a part of a split as tensors, and the items of each step's batch.
+"""Batches as tensors: padded items, or windows of a long text.
 
 B batch, N items, T positions.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from flashmore.errors import ConfigError, DataError
 
 IGNORE = -1
 """Target of padding positions, which the loss ignores."""
+MOST_EVALUATED = 2**20
+"""Most positions per evaluation of a long text, which bounds its time; smaller parts are read completely."""
+_ORDER, _EVALUATION = 0, 1
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,13 @@ def encode_items(
     targets = np.full((len(items), context), IGNORE, dtype=np.int64)
     targets[:, :-1][mask] = flat
     targets[np.arange(len(items)), lengths] = EOS
-    arrays = (ids, targets, lengths + 1)
-    return Sequences(*map(torch.from_numpy, arrays)).to(device)
+    return Sequences(*map(torch.from_numpy, (ids, targets, lengths + 1))).to(device)
 
 
 def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
     # One code point is one character: a binary search in the sorted vocabulary avoids a Python loop.
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    no_character = 0xFFFFFFFF
-    known = np.array([*map(ord, vocabulary.characters), no_character], dtype=np.uint32)
+    known = np.append(vocabulary.points, np.uint32(0xFFFFFFFF))  # no character, found for larger ones
     places = np.searchsorted(known, points)
     if not np.array_equal(known[places], points):
         vocabulary.encode(text)  # raises an error that names them
@@ -96,9 +98,8 @@ class BatchOrder:
         for name, value, least in (("items", count, 1), ("batch", batch, 1), ("seed", seed, 0)):
             if value < least:
                 raise ConfigError(f"{name} of at least {least}", str(value), f"any whole number from {least}")
-        self._count = count
         self.batch_size = batch
-        self._seed = seed
+        self._count, self._seed = count, seed
         # Epochs are drawn in blocks of at least a batch, so that no batch spans more than two blocks.
         self._epochs = -(-batch // count)
         self._number = -1
@@ -128,3 +129,67 @@ def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
     """
     chosen = indices.to(sequences.ids.device)
     return sequences.ids.index_select(0, chosen), sequences.targets.index_select(0, chosen)
+
+
+class Windows:
+    """Windows of T ids from one part of a long text.
+
+    Args:
+        ids: (N,) uint16, all of the text, usually a memory map.
+        part: [start, stop) of the part; it must hold a window and the id after it.
+        context: T.
+        device: the device of the batches.
+    """
+
+    def __init__(
+        self, ids: npt.NDArray[np.uint16], part: tuple[int, int], context: int, device: torch.device
+    ) -> None:
+        start, stop = part
+        if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
+            raise ConfigError(
+                f"a part that holds a window of {context}", f"ids {start} to {stop}", "a longer part"
+            )
+        self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
+        self.start, self.stop = start, stop
+        self.context = context
+        self.device = device
+
+    def to(self, device: torch.device) -> "Windows":
+        """The same with batches for another device."""
+        return Windows(self.ids, (self.start, self.stop), self.context, device)
+
+    def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step, drawn uniformly with replacement: a pure function of seed and step.
+
+        Returns:
+            ids (B, T) and targets (B, T), int64, on the device.
+        """
+        generator = np.random.default_rng((seed, _ORDER, step))
+        return self.at(generator.integers(self.start, self.stop - self.context, size=batch))
+
+    def at(self, starts: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Windows that start at these positions: ids (B, T) and targets (B, T), int64, on the device.
+
+        Positions whose target is beyond the part have id 0 and target IGNORE.
+        """
+        places = starts[:, None] + np.arange(self.context + 1)  # (B, T + 1)
+        inside = places < self.stop
+        window = np.where(inside, self.ids[np.minimum(places, self.stop - 1)], 0).astype(np.int64)
+        targets = np.where(inside[:, 1:], window[:, 1:], IGNORE)
+        ids = torch.from_numpy(window[:, :-1].copy()).to(self.device)
+        return ids, torch.from_numpy(targets).to(self.device)
+
+    @cached_property
+    def covering(self) -> npt.NDArray[np.int64]:
+        """Start positions of the evaluation windows: adjacent over the whole part, always the same.
+
+        Every id except the part's first is predicted once. For a part with more than `MOST_EVALUATED`
+        positions, a fixed random sample of windows is used.
+        """
+        count = len(range(self.start, self.stop - 1, self.context))
+        most = max(1, MOST_EVALUATED // self.context)
+        if count <= most:
+            return self.start + self.context * np.arange(count)
+        # A list of all starts would grow with the part.
+        drawn = np.random.default_rng((0, _EVALUATION)).choice(count, size=most, replace=False)
+        return self.start + self.context * np.sort(drawn)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from flashmore.data.items import normalize
+from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError
 from flashmore.generation.draw import Drawn, draw

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flashmore.data.batches import IGNORE, encode_items
-from flashmore.data.items import normalize
+from flashmore.data.text import normalize
 from flashmore.errors import DataError
 from flashmore.generation.draw import require_finite
 from flashmore.generation.load import load_model

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flashmore.data.items import normalize
+from flashmore.data.text import normalize
 from flashmore.errors import ConfigError, RunError
 from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import next_probabilities, require_finite

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from flashmore.data.items import MAX_LENGTH, NOT_TEXT, Split
+from flashmore.data.items import MAX_LENGTH, Split
 from flashmore.data.long_text import STORE, LongText, random_facts
+from flashmore.data.text import NOT_TEXT
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
@@ -106,7 +107,7 @@ def encode(settings: Settings) -> dict[str, bytes]:
     """
     parts = _Parts(**dataclasses.asdict(settings.split), text=settings.text)
     files = {
-        VOCABULARY: records.encode(settings.vocabulary.to_json(), indent=None),
+        VOCABULARY: records.encode(dataclasses.asdict(settings.vocabulary), indent=None),
         SPLIT: records.encode(dataclasses.asdict(parts), indent=None),
     }
     items = count_values(files[SPLIT])
