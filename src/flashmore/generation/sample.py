@@ -1,38 +1,43 @@
-"""Samples names from a run."""
+"""Samples names, or text, from a run.
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from flashmore.data.items import Novelty
 from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
-from flashmore.errors import ConfigError
-from flashmore.generation.draw import Drawn, draw
-from flashmore.generation.load import load_model
+from flashmore.errors import ConfigError, RunError
+from flashmore.generation.cache import decoder_for
+from flashmore.generation.draw import draw, next_probabilities, require_finite
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.score import Novelty
 from flashmore.memory import largest_batch
+from flashmore.models.registry import build
 from flashmore.runs import Run
 
 DRAWS_PER_NAME = 100
 """Generation stops after this many draws per requested name."""
-
+LONGEST = 10**7
+"""Most characters of a sampled text."""
 _FEWEST_DRAWS = 32
 
 
 @dataclass(frozen=True)
 class Name:
-    """A generated name."""
+    """A name and its log-probability."""
 
     text: str
+    """In the form of the data (Unicode's NFC)."""
     novelty: Novelty
-    """The first part of the data that contains the name: train, validation, test; else new."""
     log_prob: float
     """Natural logarithm of the probability of the whole name, prefix and EOS included, at temperature 1
-    and without top-k or top-p, as in `score`."""
+    and without top-k or top-p."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,45 @@ class Generated:
     """Seed that reproduces the names."""
 
 
+@dataclass(frozen=True)
+class TextSample:
+    """Sampled text."""
+
+    prefix: str
+    """The prefix, normalised like the text."""
+    text: str
+    """The text sampled after it."""
+    seed: int
+    """Seed that reproduces the text."""
+
+
+def load_model(run: Run, device: torch.device | str) -> nn.Module:
+    """Load the best weights of a run, or else the last, in evaluation mode.
+
+    The attention backend is always `sdpa`: the weights do not depend on the backend, and the one used in
+    training may not run on this device or in float32.
+
+    Raises:
+        RunError: the run has no checkpoint, a damaged one, or one whose weights are not finite.
+        ConfigError: the device cannot be used here.
+    """
+    weights = run.load_weights()
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
+    if bad:
+        raise RunError(
+            f"weights in {run.path} that are finite numbers",
+            f"NaN or infinities in {', '.join(bad)}: training went astray",
+            "a run whose loss stayed finite; a lower --learning-rate helps",
+        )
+    model = build(replace(run.model, attention="sdpa"), seed=0)
+    run.restore(model, weights)
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).partition("\n")[0]
+        raise ConfigError(f"to compute on '{device}'", cause, "cpu, or the name of a device here") from None
+
+
 def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
     """Draw names from the best weights of a run, or else the last.
 
@@ -62,40 +106,21 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
         RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
     run.require_items("to draw names")
-    prefix = _encode_prefix(run, options.prefix)
+    context = run.model.block_size
+    prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
+    if len(prefix) >= context:
+        wanted = "a prefix that the model's context can hold"
+        raise ConfigError(wanted, f"{len(prefix)} characters", f"at most {context - 1} characters")
     model = load_model(run, device)
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    names, draws = _collect(run, model, prefix, options, torch.Generator().manual_seed(seed))
-    return Generated(names, draws, len(names) == options.count, seed)
-
-
-def _encode_prefix(run: Run, prefix: str) -> list[int]:
-    text = normalize(prefix).lstrip()  # as in the data, where no item starts with a space
-    ids = run.vocabulary.encode(text)
-    limit = run.model.block_size - 1
-    if len(ids) > limit:
-        raise ConfigError(
-            "a prefix that the model's context can hold",
-            f"{len(ids)} characters",
-            f"at most {limit} characters",
-        )
-    return ids
-
-
-def _collect(
-    run: Run, model: nn.Module, prefix: list[int], options: GenerateOptions, generator: torch.Generator
-) -> tuple[list[Name], int]:
-    """Draw until there are enough names or too many draws; returns the names and the number of draws."""
-    limit = DRAWS_PER_NAME * options.count
+    seed, generator = _seeded(options)
     names: list[Name] = []
     seen: set[str] = set()
-    draws = 0
+    draws, limit = 0, DRAWS_PER_NAME * options.count
     while len(names) < options.count and draws < limit:
         # A small batch takes as long as a single draw.
         batch = max(options.count - len(names), _FEWEST_DRAWS)
-        batch = min(batch, limit - draws, largest_batch(run.model, run.model.block_size))
-        drawn = draw(model, prefix, batch, run.model.block_size, options, generator)
-        for text, log_prob in _read_names(run, drawn):
+        batch = min(batch, limit - draws, largest_batch(run.model, context))
+        for text, log_prob in _draw_names(run, model, prefix, batch, options, generator):
             draws += 1
             if text and (options.repeats or text not in seen):
                 name = Name(text, run.split.novelty(text), log_prob)
@@ -104,12 +129,73 @@ def _collect(
                 seen.add(text)
             if len(names) == options.count:
                 break
-    return names, draws
+    return Generated(names, draws, len(names) == options.count, seed)
 
 
-def _read_names(run: Run, drawn: Drawn) -> Iterator[tuple[str, float]]:
-    """Each row's name, empty if the data could not contain it, and its log-probability."""
+def _draw_names(
+    run: Run,
+    model: nn.Module,
+    prefix: list[int],
+    batch: int,
+    options: GenerateOptions,
+    generator: torch.Generator,
+) -> Iterator[tuple[str, float]]:
+    """Each draw's name, empty if the data could not contain it, and its log-probability."""
+    drawn = draw(model, prefix, batch, run.model.block_size, options, generator)
     texts = run.vocabulary.decode_rows(drawn.ids.numpy())
     finished = (drawn.ids[:, -1] == EOS).tolist()
     for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
         yield text if ended and text == normalize(text).strip() else "", log_prob
+
+
+def _seeded(options: GenerateOptions) -> tuple[int, torch.Generator]:
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    return seed, torch.Generator().manual_seed(seed)
+
+
+@torch.inference_mode()
+def continue_text(
+    run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu"
+) -> TextSample:
+    """Sample text after a prefix from the best weights of a run, or else the last.
+
+    Each character is conditioned on the last T characters, T being the context. Until the context is full, a
+    model with a KV cache computes one position per character; then the window slides, and every position is
+    recomputed. Without a prefix the model first sees one line ending, or else the text's first character in
+    code point order, which is not part of the sample.
+
+    Args:
+        run: on a text of characters.
+        options: prefix, temperature, top-k, top-p and seed; the rest is for names.
+        length: number of characters.
+        device: the device to compute on.
+
+    Raises:
+        DataError: the prefix has characters outside the vocabulary.
+        ConfigError: a length below 1 or above 10 million, or the device cannot be used here.
+        RunError: the run is on items or on ids without characters, has no checkpoint, or a damaged one.
+    """
+    if run.text is None or run.text.kind != "characters":
+        found = "a run on items" if run.text is None else "a run on ids, whose characters it does not know"
+        raise RunError(f"a run on a text at {run.path}", found, "a run of `flashmore train FILE --mode text`")
+    if not 1 <= length <= LONGEST:
+        raise ConfigError("a sensible --length", str(length), f"a whole number from 1 to {LONGEST:,}")
+    prefix = normalize(options.prefix)
+    context, characters = run.model.block_size, run.vocabulary.characters
+    ids = [number - 1 for number in run.vocabulary.encode(prefix)]  # from 0: a long text has no BOS
+    ids = (ids or [characters.index("\n") if "\n" in characters else 0])[-context:]
+    model = load_model(run, device)
+    decoder = decoder_for(model, 1)
+    seed, generator = _seeded(options)
+    begun = len(ids)
+    for known in range(begun, begun + length):
+        if known == begun:
+            logits = decoder.start(torch.tensor([ids], device=device))[:, -1]  # (1, T, V) -> (1, V)
+        elif known <= context:
+            logits = decoder.extend(torch.tensor(ids[-1:], device=device))
+        else:  # The window slides: every position changes, so the cache is invalid.
+            logits = model(torch.tensor([ids[-context:]], device=device))[:, -1]
+        logits = logits.cpu()
+        require_finite(logits)
+        ids.append(int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator)))
+    return TextSample(prefix, "".join(characters[number] for number in ids[begun:]), seed)

@@ -5,7 +5,6 @@ Shape letters: B batch, T positions, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,23 +14,15 @@ from flashmore.data.batches import IGNORE, encode_items
 from flashmore.data.text import normalize
 from flashmore.errors import DataError
 from flashmore.generation.draw import require_finite
-from flashmore.generation.load import load_model
+from flashmore.generation.sample import Name, load_model
 from flashmore.memory import largest_batch
 from flashmore.runs import Run
 
-Novelty = Literal["train", "validation", "test", "new"]
-
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Name):
     """A name and its log-probability."""
 
-    text: str
-    """The name, normalised like the data (Unicode's NFC)."""
-    novelty: Novelty
-    """The first part of the data that contains the name: train, validation, test; else new."""
-    log_prob: float
-    """Natural logarithm of its probability, EOS included, at temperature 1."""
     log_prob_per_char: float
     """`log_prob` divided by the number of characters plus one, since EOS counts: minus the name's loss."""
 
@@ -71,10 +62,8 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
         sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.block_size, device)
         longest = int(sequences.lengths.max())
         ids, targets = sequences.ids[:, :longest], sequences.targets[:, :longest]  # (B, T)
-        logits = model(ids)  # (B, T, V)
-        losses = F.cross_entropy(
-            logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none"
-        )  # (B, T)
+        logits = model(ids).transpose(1, 2)  # (B, V, T)
+        losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")  # (B, T)
         sums = losses.cpu().double().sum(1).neg()
         require_finite(sums)
         values += sums.tolist()
@@ -97,6 +86,5 @@ def _require_scorable(run: Run, texts: Sequence[str]) -> None:
             problems.append(f"{shown}: {error.found}")
             characters = error.valid
     if problems:
-        raise DataError(
-            f"names of 1 to {limit} characters that the model has learned", "; ".join(problems), characters
-        )
+        wanted = f"names of 1 to {limit} characters that the model has learned"
+        raise DataError(wanted, "; ".join(problems), characters)
