@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashmore.models.bigram import Bigram
 from flashmore.models.config import ModelConfig
+from flashmore.models.simple import Bigram
 
 WORDS = [[1, 2, 2, 3], [2, 3], [3, 1, 2], [1], [2, 2, 2, 1, 3]]
 

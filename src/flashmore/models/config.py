@@ -59,26 +59,23 @@ class ModelConfig:
     def __post_init__(self) -> None:
         spec = model_spec(self.model)
         backend_spec(self.attention)
-        choices = {"activation": ACTIVATIONS, "init": INITS}
-        for name, known in choices.items():
+        for name, known in (("activation", ACTIVATIONS), ("init", INITS)):
             if getattr(self, name) not in known:
                 found = f"'{getattr(self, name)}'"
                 raise ConfigError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            value, largest = getattr(self, name), LARGEST_DEPTH if name == "n_layer" else LARGEST_SIZE
-            if not 1 <= value <= largest:
-                raise ConfigError(
-                    f"{name} of at least 1 and at most {largest:,}",
-                    f"{name} = {value}",
-                    f"any whole number from 1 to {largest:,}",
+        largest = dict.fromkeys(("vocab_size", "block_size", "n_head", "n_embd"), LARGEST_SIZE)
+        largest |= {"n_layer": LARGEST_DEPTH, "padding_multiple": LARGEST_MULTIPLE}
+        for name, most in largest.items():
+            if not 1 <= getattr(self, name) <= most:
+                wanted, found = (
+                    f"{name} of at least 1 and at most {most:,}",
+                    f"{name} = {getattr(self, name)}",
                 )
-        if not 1 <= self.padding_multiple <= LARGEST_MULTIPLE:
-            found = f"padding_multiple = {self.padding_multiple}"
-            raise ConfigError("a sensible padding_multiple", found, f"from 1 to {LARGEST_MULTIPLE:,}")
+                raise ConfigError(wanted, found, f"any whole number from 1 to {most:,}")
         for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ConfigError(f"{name} in [0, 1)", f"{name} = {value}", "0 for none, 0.1 for a little")
+            if not 0 <= getattr(self, name) < 1:
+                found = f"{name} = {getattr(self, name)}"
+                raise ConfigError(f"{name} in [0, 1)", found, "0 for none, 0.1 for a little")
         if spec.attends and self.n_embd % self.n_head:
             divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             raise ConfigError(

@@ -18,7 +18,26 @@ from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.one_query import attend_last
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
-from flashmore.models.dropout import Dropout
+
+
+class Dropout(nn.Module):
+    """Zero each element with probability p in training, and scale the rest by 1 / (1 - p).
+
+    Srivastava et al. 2014, "Dropout". `nn.Dropout` queries the number of elements, which fails inside a
+    gradient transform while torch.compile treats the number of tokens as dynamic; there it is written out.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x to the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        if torch.compiler.is_compiling():
+            return torch.where(torch.rand_like(x) < self.p, 0.0, x / (1 - self.p))
+        return F.dropout(x, self.p)
 
 
 class CausalSelfAttention(nn.Module):
@@ -50,9 +69,7 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.shape
         H, D = self.n_head, C // self.n_head
         q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, 3C) -> 3 × (B, T, C)
-        q = q.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
-        k = k.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
-        v = v.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
+        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in (q, k, v))  # -> (B, H, T, D)
         dropout_p = self.dropout_p if self.training else 0.0
         y = attention(q, k, v, backend=self.backend, causal=True, dropout_p=dropout_p)  # (B, H, T, D)
         return y.transpose(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
@@ -198,13 +215,7 @@ class Transformer(nn.Module):
         return logits
 
     def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map only the last ids, (B,) int64, to the logits (B, V) of `forward` at the last position.
-
-        Args:
-            ids: (B,) int64, at position T - 1.
-            cache: (L, N, 2C), every layer's keys and values; those of the last position are written here.
-            places: (T, B) int64, the cache row for each position of each sequence.
-        """
+        """Map only the last ids, (B,) int64, to the logits (B, V) of `forward`; the rest as in `prefill`."""
         x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
         for block, kept in zip(self._typed_blocks(), cache, strict=True):
             x = block.step(x, kept, places)  # (B, C)
