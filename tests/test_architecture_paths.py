@@ -19,7 +19,7 @@ BESIDE = {
     "files.py", "data/text.py", "memory.py", "training/memory.py", "models/config.py", "config.py",
     "specs.py", "training/optimizers.py", "training/result.py", "errors.py",
 }  # fmt: skip
-"""Checks of sizes, memory and options, decoding, dropout and learning rates: called on the way, without the name."""
+"""Decoding, checks of sizes, memory and options, dropout and learning rates: called on the way."""
 Calls = list[tuple[str, str]]
 
 

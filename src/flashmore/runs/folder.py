@@ -17,8 +17,8 @@ from flashmore.errors import RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, replace_file, sync_folder
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout
-from flashmore.runs import metrics, records, settings
-from flashmore.runs.checkpoint import Checkpoint, CheckpointFile, Layout, Name, State, differences, layout_of
+from flashmore.runs import checkpoint, metrics, records, settings
+from flashmore.runs.checkpoint import Checkpoint, Layout, Name, State
 from flashmore.runs.lock import LOCK
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.settings import Settings
@@ -42,7 +42,9 @@ class Run:
         run.lock          held by the training process
 
     Opening and reading change nothing in the folder, run no code from it and follow no link in it. Use
-    `create` or `open`.
+    `create` or `open`. Every method that reads raises RunError if a file is missing, truncated, altered or of
+    another run, and StorageError if it cannot be read; every method that writes raises StorageError and then
+    leaves what was there before.
     """
 
     path: Path
@@ -85,11 +87,7 @@ class Run:
                     remove_unfinished(path)
 
     def begin(self, first: Checkpoint) -> None:
-        """Save the first checkpoint, then config.json, which makes the folder a run.
-
-        Raises:
-            StorageError: writing failed.
-        """
+        """Save the first checkpoint, then config.json, which makes the folder a run."""
         self.save_checkpoint("last", first)
         replace_file(self.path / settings.CONFIG, settings.encode(self.settings)[settings.CONFIG])
         sync_folder(self.path.parent)
@@ -132,14 +130,7 @@ class Run:
         return self.settings.text
 
     def require_items(self, wanted: str) -> None:
-        """Refuse an operation on items if the run is on one long text.
-
-        Args:
-            wanted: the operation, such as `to score names`.
-
-        Raises:
-            RunError: the run is on a long text.
-        """
+        """Refuse an operation on items, such as `to score names`, for a run on one long text."""
         if self.text is not None:
             raise RunError(
                 f"a run on items, {wanted}",
@@ -148,57 +139,34 @@ class Run:
             )
 
     def log_metrics(self, state: State) -> MetricsLog:
-        """Open metrics.jsonl to resume from a checkpoint; later lines are dropped.
-
-        Raises:
-            RunError: the file no longer starts with its content at the checkpoint.
-            StorageError: a disk operation failed.
-        """
-        return MetricsLog(self._metrics, state)
+        """Open metrics.jsonl to resume from a checkpoint; later lines are dropped."""
+        return MetricsLog(self.path / "metrics.jsonl", state)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Read the lines of metrics.jsonl, without a truncated last one.
+        """Read the lines of metrics.jsonl, without a truncated last one."""
+        return metrics.read(self.path / "metrics.jsonl", self.load_state("last"))
 
-        Raises:
-            RunError: the file was truncated or altered.
-            StorageError: the file cannot be read.
-        """
-        return metrics.read(self._metrics, self.load_state("last"))
-
-    def save_checkpoint(self, name: Name, checkpoint: Checkpoint) -> None:
-        """Replace a checkpoint atomically.
-
-        Raises:
-            StorageError: writing failed; the previous checkpoint is kept.
-        """
-        self._file(name).save(checkpoint)
+    def save_checkpoint(self, name: Name, saved: Checkpoint) -> None:
+        """Replace a checkpoint atomically."""
+        checkpoint.save(self._checkpoint(name), self.digest, saved)
 
     def load_state(self, name: Name) -> State:
-        """Read the state of a checkpoint without its tensors.
-
-        Raises:
-            RunError: there is none, it is of another run, or it was altered.
-            StorageError: it cannot be read.
-        """
-        return self._file(name).load_state()
+        """Read the state of a checkpoint without its tensors."""
+        return checkpoint.load(self._checkpoint(name), self.digest).state
 
     def load_checkpoint(self, optimizer: Layout, optional: Layout | None = None) -> Checkpoint:
-        """Read the checkpoint `last` with its optimizer.
+        """Read the checkpoint `last` with its optimizer; `best` must match it.
 
         Args:
             optimizer: the layout of this run's optimizer.
             optional: further tensors that may be present.
-
-        Raises:
-            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match
-                it.
-            StorageError: a file cannot be read.
         """
 
         def read() -> Checkpoint:
-            checkpoint = self._file("last").load(layout(self.model), optimizer, optional or {})
-            self._best(checkpoint.state)
-            return checkpoint
+            path = self._checkpoint("last")
+            loaded = checkpoint.load(path, self.digest, layout(self.model), optimizer, optional)
+            self._best(loaded.state)
+            return loaded
 
         return self._unchanged(read)
 
@@ -206,17 +174,13 @@ class Run:
         """Read the weights of a checkpoint; the optimizer's tensors are not read.
 
         Args:
-            name: which checkpoint; None means the best one, or the last of a run without a validation part.
-
-        Raises:
-            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match
-                `last`.
-            StorageError: a file cannot be read.
+            name: which checkpoint; None means the best one, which must match `last`, or the last of a run
+                without a validation part.
         """
 
         def read() -> dict[str, Tensor]:
-            chosen = name or self._best(self.load_state("last"))
-            return self._file(chosen).load_weights(layout(self.model))[0]
+            path = self._checkpoint(name or self._best(self.load_state("last")))
+            return checkpoint.load(path, self.digest, layout(self.model)).weights
 
         return self._unchanged(read)
 
@@ -226,11 +190,11 @@ class Run:
         Raises:
             RunError: names, shapes or dtypes are not the model's; the model is unchanged.
         """
-        wanted, found = layout_of(model.state_dict()), layout_of(weights)
+        wanted, found = checkpoint.layout_of(model.state_dict()), checkpoint.layout_of(weights)
         if wanted != found:
             raise RunError(
                 f"weights that fit the {self.model.model} of {self.path}",
-                differences(wanted, found),
+                checkpoint.differences(wanted, found),
                 f"the version of flashmore that made this run: {self.settings.versions.get('flashmore')}",
             )
         model.load_state_dict(weights)
@@ -239,23 +203,16 @@ class Run:
         """Write result.json.
 
         Raises:
-            StorageError: writing failed; an earlier result is kept.
             ValueError, TypeError: the result has values that JSON does not support.
         """
         replace_file(self._result, records.encode(records.seal(result | {"config_sha256": self.digest})))
 
     def read_result(self) -> dict[str, Any] | None:
-        """Read result.json; None if there is none.
-
-        Raises:
-            RunError: the file was truncated or altered, or is of another run.
-            StorageError: the file cannot be read.
-        """
+        """Read result.json; None if there is none."""
         if not self._result.exists():
             return None
-        result = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
-        records.check_seal(result, self._result)
-        del result[records.SEAL]
+        record = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
+        result = records.unseal(record, self._result)
         if result.pop("config_sha256", None) != self.digest:
             raise RunError(f"the result of this run in {self._result}", "that of another run", INTACT)
         return result
@@ -264,8 +221,12 @@ class Run:
         """The command that resumes this run."""
         return f"flashmore train --resume {shlex.quote(str(self.path))}"
 
-    def _file(self, name: Name) -> CheckpointFile:
-        return CheckpointFile(self.path, name, self.digest)
+    @property
+    def _result(self) -> Path:
+        return self.path / "result.json"
+
+    def _checkpoint(self, name: Name) -> Path:
+        return self.path / f"{name}.safetensors"
 
     def _unchanged(self, read: Callable[[], T]) -> T:
         """Read again if the training process has replaced a checkpoint meanwhile.
@@ -280,37 +241,28 @@ class Run:
                 if self._identities() == before:
                     raise
 
-    def _identities(self) -> list[tuple[int, int] | None]:
-        """The identities of the checkpoint files, which change on replacement; None for a missing one."""
-        identities: list[tuple[int, int] | None] = []
+    def _identities(self) -> list[tuple[int, int]]:
+        """The identities of the checkpoint files, which change on replacement; none for a missing one."""
+        identities = []
         for name in ("last", "best"):
-            try:
+            with suppress(FileNotFoundError):
                 status = (self.path / f"{name}.safetensors").lstat()
                 identities.append((status.st_ino, status.st_mtime_ns))
-            except FileNotFoundError:
-                identities.append(None)
         return identities
 
     def _best(self, last: State) -> Name:
         """The checkpoint with the best weights: `last` is saved before `best`, so it may still be `last`
         right after an evaluation."""
+        path = self._checkpoint("best")
         if last.best_step in (None, last.step):
-            if (self.path / "best.safetensors").exists():  # of an earlier step, but of this run
+            if path.exists():  # of an earlier step, but of this run
                 self.load_state("best")
             return "last"
         step = self.load_state("best").step
         if step != last.best_step:
-            wanted = f"the checkpoint of step {last.best_step} in {self._file('best').path}"
+            wanted = f"the checkpoint of step {last.best_step} in {path}"
             raise RunError(wanted, f"one of step {step}", INTACT)
         return "best"
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def _result(self) -> Path:
-        return self.path / "result.json"
 
 
 def remove_unfinished(path: Path) -> None:

@@ -54,8 +54,9 @@ def _hold(folder: Path) -> FileIO:
             # Its last holder may have removed the file between opening and locking: then it locks nothing.
             if os.fstat(file.fileno()).st_nlink:
                 file.truncate(0)
+                since = f"since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
                 with suppress(OSError):  # a full disk: the lock holds without a name in it
-                    write_all(file, f"process {os.getpid()} on {socket.gethostname()}, {_now()}".encode())
+                    write_all(file, f"process {os.getpid()} on {socket.gethostname()}, {since}".encode())
                 return file
         except BaseException:
             file.close()
@@ -83,7 +84,3 @@ def _remove(folders: list[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
-
-
-def _now() -> str:
-    return f"since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"

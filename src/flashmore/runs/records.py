@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-SEAL = "sha256"
-"""The field that holds a sealed record's checksum."""
+_SEAL = "sha256"
 
 
 def digest(data: bytes) -> str:
@@ -46,7 +45,23 @@ def seal(content: dict[str, Any]) -> dict[str, Any]:
         ValueError, TypeError: as `encode`.
     """
     plain = json.loads(encode(content))
-    return {**plain, SEAL: _checksum(plain)}
+    return {**plain, _SEAL: _checksum(plain)}
+
+
+def unseal(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a sealed record from `path`.
+
+    Raises:
+        RunError: it differs from its checksum.
+    """
+    content = {key: value for key, value in record.items() if key != _SEAL}
+    if record.get(_SEAL) != _checksum(content):
+        raise RunError(f"{path} with the content that its checksum describes", "it was altered", INTACT)
+    return content
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    return digest(json.dumps(plain, sort_keys=True).encode())
 
 
 def decode(data: bytes, path: Path) -> dict[str, Any]:
@@ -81,8 +96,7 @@ def convert(value: object, kind: type[T], wanted: str) -> T:
         raise RunError(wanted, error.found, INTACT) from None
     except (msgspec.ValidationError, OverflowError) as error:
         raise RunError(wanted, str(error), INTACT) from None
-    odd = _different_fields(value, made)
-    if odd:
+    if odd := _different_fields(value, made):
         raise RunError(wanted, f"missing or unknown fields: {', '.join(odd[:8])}", INTACT)
     return made
 
@@ -100,32 +114,3 @@ def _decode_path(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise msgspec.ValidationError(f"a value of type {type(value).__name__}")
-
-
-def check_seal(record: dict[str, Any], path: Path) -> None:
-    """Compare a record's content with its checksum.
-
-    Raises:
-        RunError: they differ.
-    """
-    content = {key: value for key, value in record.items() if key != SEAL}
-    if record.get(SEAL) != _checksum(content):
-        raise RunError(f"{path} with the content that its checksum describes", "it was altered", INTACT)
-
-
-def check_digest(data: bytes, expected: object, path: Path) -> None:
-    """Compare a file's bytes with its recorded SHA-256.
-
-    Raises:
-        RunError: they differ.
-    """
-    if digest(data) != expected:
-        raise RunError(
-            f"{path} with SHA-256 {str(expected)[:12]}…",
-            f"{len(data):,} bytes with SHA-256 {digest(data)[:12]}…: cut off or altered",
-            INTACT,
-        )
-
-
-def _checksum(plain: dict[str, Any]) -> str:
-    return digest(json.dumps(plain, sort_keys=True).encode())
