@@ -52,20 +52,20 @@ class Indices:
             Unreadable: the index cannot be read.
         """
         try:
-            state = _state(folder / "index")
+            status = (folder / "index").lstat()
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise Unreadable(f"index: {error.strerror or error}") from None
-        if (top, folder) not in self._read or self._read[top, folder][0] != state:
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known, ids = self._read.get((top, folder), (None, {}))
+        if known != state:
             names = {_name(path, top) for path in self._paths if path.is_relative_to(top)}
-            found: dict[bytes, bytes] | Unreadable
             try:
-                found = _ids_in(_read(folder / "index", LARGEST_INDEX), names)
+                ids = _ids_in(_read(folder / "index", LARGEST_INDEX), names)
             except Unreadable as error:
-                found = error
-            self._read[top, folder] = state, found
-        ids = self._read[top, folder][1]
+                ids = error
+            self._read[top, folder] = state, ids
         if isinstance(ids, Unreadable):
             raise ids
         return ids
@@ -84,10 +84,10 @@ class Checkout:
 
     def __init__(self, path: Path, indices: Indices | None = None) -> None:
         # Searched again for each file: a repository may have been created meanwhile.
-        self._top, self.folder = _around(path)
+        self._top, self._folder = _around(path)
         self._ids: dict[bytes, bytes] = {}
-        if self.folder is not None:
-            self._ids = (indices or Indices([path])).ids(self._top, self.folder)
+        if self._folder is not None:
+            self._ids = (indices or Indices([path])).ids(self._top, self._folder)
 
     def stores(self, path: Path, data: bytes) -> bool | None:
         """Whether git could restore a file's content: it was committed or added.
@@ -108,14 +108,13 @@ class Checkout:
         """The checked-out commit, as 40 hexadecimal digits; None if there is none."""
         from dulwich.refs import HEADREF, DiskRefsContainer
 
-        if self.folder is None:
+        if self._folder is None:
             return None
+        common = _common(self._folder)
         try:
-            return DiskRefsContainer(_common(self.folder), self.folder)[HEADREF].decode()
+            return DiskRefsContainer(common, self._folder)[HEADREF].decode()
         except KeyError:
             return None
-        except Unreadable:
-            raise
         except Exception as error:  # noqa: BLE001 - dulwich's errors for damage have no common base
             raise Unreadable(f"its HEAD: {error}") from None
 
@@ -149,17 +148,14 @@ def _is_repository(folder: Path) -> bool:
         return False
     if head.is_symlink():
         return head.readlink().as_posix().startswith("refs/")
-    return os.path.lexists(head) and bool(
-        re.match(rb"ref:\s*refs/|[0-9a-fA-F]{40}", _read(head, _LARGEST_LINK))
-    )
+    names = rb"ref:\s*refs/|[0-9a-fA-F]{40}"
+    return os.path.lexists(head) and re.match(names, _read(head, _LARGEST_LINK)) is not None
 
 
 def _common(folder: Path) -> Path:
     """The folder with the objects and references common to all working trees of a repository."""
     shared = folder / "commondir"
-    if not os.path.lexists(shared):
-        return folder
-    return _named(_read(shared, _LARGEST_LINK).strip(), shared)
+    return _named(_read(shared, _LARGEST_LINK).strip(), shared) if os.path.lexists(shared) else folder
 
 
 def _named(words: bytes, file: Path) -> Path:
@@ -176,12 +172,6 @@ def _read(path: Path, limit: int) -> bytes:
         raise Unreadable(f"{path.name}: {error.found}") from None
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """Values that change when a file is replaced or written."""
-    found = path.lstat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
 def _name(path: Path, top: Path) -> bytes:
     return os.fsencode(path.relative_to(top).as_posix())
 
@@ -194,18 +184,16 @@ def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
     try:
         version, count = read_index_header(stream)
         if count > MOST_ENTRIES:
-            raise Unreadable(f"its index: it has {count:,} files, and at most {MOST_ENTRIES:,} are looked at")
+            raise Unreadable(f"it has {count:,} files, and at most {MOST_ENTRIES:,} are looked at")
         for _ in range(count):
             entry = read_cache_entry(stream, version, name, kind)
             name = entry.name
             length += len(name)
             if length > LARGEST_NAMES:  # version 4 compresses names: a few bytes can encode long ones
-                raise Unreadable("its index: the names in it are too long")
+                raise Unreadable("the names in it are too long")
             # A conflicted file has several entries, none of which is its content.
             if name in wanted:
                 ids[name] = entry.sha if entry.stage() == Stage.NORMAL else b""
-    except Unreadable:
-        raise
     except Exception as error:  # noqa: BLE001 - dulwich's errors for damage have no common base
         raise Unreadable(f"its index: {error}") from None
     # Upper-case extensions may be ignored; lower-case ones change the meaning of the entries.
