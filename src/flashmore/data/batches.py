@@ -24,14 +24,14 @@ _ORDER, _EVALUATION = 0, 1
 
 @dataclass(frozen=True)
 class Sequences:
-    """A whole part of a split as tensors on the device."""
+    """A whole part of a split as int64 tensors on the device."""
 
     ids: Tensor
-    """(N, T) int64: BOS, the characters, padding 0."""
+    """(N, T): BOS, the characters, padding 0."""
     targets: Tensor
-    """(N, T) int64: the characters, EOS, then IGNORE; the next id after each of `ids`."""
+    """(N, T): the characters, EOS, then IGNORE; the next id after each of `ids`."""
     lengths: Tensor
-    """(N,) int64: number of positions with a target, EOS included."""
+    """(N,): number of positions with a target, EOS included."""
 
     @property
     def mean_length(self) -> float:
@@ -49,7 +49,7 @@ def encode_items(
     """Encode items as sequences of T = `context` positions.
 
     Raises:
-        DataError: an item longer than `context` - 1, or with characters outside the vocabulary.
+        DataError: an item longer than T - 1, or with characters outside the vocabulary.
     """
     lengths = np.fromiter(map(len, items), dtype=np.int64, count=len(items))  # (N,)
     if len(items) and lengths.max() >= context:
@@ -80,15 +80,10 @@ def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]
 
 
 class BatchOrder:
-    """The items of each step's batch: a pure function of the seed and the step.
+    """The B items of each step's batch of N = `count`: a pure function of the seed and the step.
 
     Each epoch is a new permutation, so every item occurs once per epoch. Batches continue across epochs, so
     every batch is full, even if it is larger than the whole part.
-
-    Args:
-        count: number of items N.
-        batch: batch size B.
-        seed: a non-negative integer.
 
     Raises:
         ConfigError: a count or batch below 1, or a negative seed.
@@ -121,24 +116,16 @@ class BatchOrder:
 
 
 def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather a batch: ids (B, T) and targets (B, T), int64, on the device of the sequences.
-
-    Args:
-        sequences: the result of `encode_items`.
-        indices: (B,) int64 on any device.
-    """
+    """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
     chosen = indices.to(sequences.ids.device)
     return sequences.ids.index_select(0, chosen), sequences.targets.index_select(0, chosen)
 
 
 class Windows:
-    """Windows of T ids from one part of a long text.
+    """Windows of T = `context` ids from one part [start, stop) of a long text, as batches on a device.
 
-    Args:
-        ids: (N,) uint16, all of the text, usually a memory map.
-        part: [start, stop) of the part; it must hold a window and the id after it.
-        context: T.
-        device: the device of the batches.
+    Raises:
+        ConfigError: the part does not hold a window and the id after it.
     """
 
     def __init__(
@@ -146,24 +133,17 @@ class Windows:
     ) -> None:
         start, stop = part
         if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
-            raise ConfigError(
-                f"a part that holds a window of {context}", f"ids {start} to {stop}", "a longer part"
-            )
+            wanted = f"a part that holds a window of {context}"
+            raise ConfigError(wanted, f"ids {start} to {stop}", "a longer part")
         self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
-        self.start, self.stop = start, stop
-        self.context = context
-        self.device = device
+        self.start, self.stop, self.context, self.device = start, stop, context, device
 
     def to(self, device: torch.device) -> "Windows":
         """The same with batches for another device."""
         return Windows(self.ids, (self.start, self.stop), self.context, device)
 
     def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step, drawn uniformly with replacement: a pure function of seed and step.
-
-        Returns:
-            ids (B, T) and targets (B, T), int64, on the device.
-        """
+        """The batch of a step as in `at`, drawn uniformly with replacement: a function of seed and step."""
         generator = np.random.default_rng((seed, _ORDER, step))
         return self.at(generator.integers(self.start, self.stop - self.context, size=batch))
 
@@ -181,9 +161,9 @@ class Windows:
 
     @cached_property
     def covering(self) -> npt.NDArray[np.int64]:
-        """Start positions of the evaluation windows: adjacent over the whole part, always the same.
+        """Start positions of the evaluation windows, always the same.
 
-        Every id except the part's first is predicted once. For a part with more than `MOST_EVALUATED`
+        Every id except the part's first is predicted once; of a part with more than `MOST_EVALUATED`
         positions, a fixed random sample of windows is used.
         """
         count = len(range(self.start, self.stop - 1, self.context))

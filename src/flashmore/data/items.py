@@ -23,12 +23,12 @@ MOST_LINES = 6_000_000
 
 @dataclass(frozen=True)
 class Words:
-    """The items of a file, cleaned."""
+    """The items of a file, cleaned, in the order of the file."""
 
     lines: tuple[str, ...]
-    """Every item in the order of the file, duplicates kept."""
+    """With duplicates."""
     items: tuple[str, ...]
-    """Each different item once, in order of first appearance."""
+    """Without."""
     source: str
     """The path as given, or `built-in names`."""
 
@@ -40,7 +40,7 @@ def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
     Unicode is normalised, so that different encodings of the same item are equal.
 
     Args:
-        path: a text file; None for the built-in names (see NAMES.md), for which `encoding` is ignored.
+        path: a text file; None for the built-in names (see NAMES.md).
         encoding: the file's encoding, by any name that Python knows.
 
     Raises:
@@ -129,11 +129,6 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
     duplicates, shuffled with seed 3407 (`seed` is ignored), the last tenth but at most 1,000 as test, and no
     validation part.
 
-    Args:
-        words: the result of `read_words`.
-        how: percentages for train, validation and test that add up to 100, train above 0; or `makemore`.
-        seed: a non-negative integer.
-
     Raises:
         ConfigError: shares that are not three such numbers, or a negative seed.
         DataError: too few items for the split.
@@ -151,11 +146,7 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
 
 
 def parse_shares(how: str) -> tuple[Fraction, Fraction, Fraction]:
-    """Read percentages for train, validation and test such as `80/10/10`.
-
-    Raises:
-        ConfigError: not three numbers that add up to 100, the first above 0.
-    """
+    """Read percentages such as `80/10/10`; a ConfigError unless they add up to 100, the first above 0."""
     match = _SHARES.fullmatch(how)
     if match is not None:
         train, validation, test = map(Fraction, match.groups())

@@ -88,10 +88,6 @@ class LongText:
     def stored(self, folder: Path, vocabulary: Vocabulary) -> "LongText":
         """Write the ids into a run's folder, unless they are used in place.
 
-        Args:
-            folder: the run's folder.
-            vocabulary: the run's characters.
-
         Raises:
             DataError: the text is missing or has changed.
             OSError: the token file could not be written.
@@ -123,11 +119,7 @@ class LongText:
         return _mapped(store)
 
     def _is_intact(self, store: Path) -> bool:
-        """Whether the token file has the recorded size, checked first, SHA-256 and largest id.
-
-        Raises:
-            RunError: it is a link, a pipe, a device or a sparse file.
-        """
+        """Whether the token file has the recorded size, which is checked first, SHA-256 and largest id."""
         try:
             with open_regular(store) as file:
                 if os.fstat(file.fileno()).st_size != self.count * DTYPE.itemsize:
@@ -182,8 +174,9 @@ def read_long_text(
         The text, its characters (none for ids), and the vocabulary size V of a model.
 
     Raises:
-        DataError: see `read_text`, `scan_tokens` and `cut_parts`; ids beyond the vocabulary; or a path that a
-            run cannot store, because it is not UTF-8.
+        DataError: the file is missing, unreadable, empty, or not in the encoding; its size is not a multiple
+            of 16 bits; ids beyond the vocabulary, or more than 65,536 distinct characters; a part with a
+            share that is too short for one window; or a path that a run cannot store, as it is not UTF-8.
         ConfigError: invalid shares, or neither file nor vocabulary size.
     """
     vocabulary = Vocabulary(())
@@ -228,18 +221,7 @@ def _storable(file: Path) -> str:
 
 
 def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
-    """Split a text of `count` ids by position; no window straddles two parts.
-
-    Args:
-        count: number of ids in the text.
-        shares: percentages for train, validation and test, such as `80/10/10`.
-        context: T; a part with a share must hold one window and the id after it.
-        source: name of the text in messages.
-
-    Raises:
-        ConfigError: shares that are not three such numbers.
-        DataError: a part with a share is too short for one window.
-    """
+    """Split a text of `count` ids by position; a part with a share must hold a window and the id after it."""
     train, validation, test = parse_shares(shares)
     first, second = int(count * train / 100), int(count * (train + validation) / 100)
     parts = Parts((0, first), (first, second), (second, count))
@@ -275,13 +257,7 @@ def random_tokens(count: int, ids: int) -> Iterator[Ids]:
 
 
 def scan_text(path: Path, encoding: str) -> tuple[Vocabulary, int, str]:
-    """A text's characters, their number, and the SHA-256 of the text as read, in UTF-8.
-
-    A character's id is its index, from 0: a long text has no BOS.
-
-    Raises:
-        DataError: as `read_text`, or more than 65,536 distinct characters.
-    """
+    """A text's characters, their number in it, and the SHA-256 of the text as read, in UTF-8."""
     characters: set[str] = set()
     digest, count = hashlib.sha256(), 0
     for piece in read_text(path, encoding):
@@ -295,11 +271,7 @@ def scan_text(path: Path, encoding: str) -> tuple[Vocabulary, int, str]:
 
 
 def encode_text(path: Path, encoding: str, vocabulary: Vocabulary, sha256: str) -> Iterator[Ids]:
-    """Read a text again, as pieces of uint16 ids that start at 0.
-
-    Raises:
-        DataError: as `read_text`, or the text no longer has this SHA-256.
-    """
+    """Read a text with this SHA-256 again, as pieces of ids that start at 0: a long text has no BOS."""
     digest = hashlib.sha256()
     for piece in read_text(path, encoding):
         digest.update(piece.encode())
@@ -310,22 +282,14 @@ def encode_text(path: Path, encoding: str, vocabulary: Vocabulary, sha256: str) 
 
 
 def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:
-    """Count the tokens of a `.bin` file, in pieces: (tokens, largest id, SHA-256 of the file).
-
-    Args:
-        path: the file.
-        count: the expected number of tokens, where reading stops after one more; None means all.
-
-    Raises:
-        DataError: the file is missing, unreadable or empty, or its size is not a multiple of 16 bits.
-    """
+    """Count the tokens of a `.bin` file, at most one more than `count`: (tokens, largest id, SHA-256)."""
     wanted = f"16-bit ids in {path}"
     with open_input(path, wanted, _WHOLE, again=True) as file:
         return _scan(iter(lambda: file.read(PIECE_BYTES), b""), wanted, count)
 
 
 def _scan(pieces: Iterable[bytes], wanted: str, count: int | None) -> tuple[int, int, str]:
-    """As `scan_tokens`, for a file's content; only the last piece may have an odd number of bytes."""
+    # Only the last piece may have an odd number of bytes.
     digest, tokens, largest = hashlib.sha256(), 0, 0
     for data in pieces:
         if len(data) % DTYPE.itemsize:
@@ -340,12 +304,7 @@ def _scan(pieces: Iterable[bytes], wanted: str, count: int | None) -> tuple[int,
 
 
 def write_store(store: Path, pieces: Iterable[Ids]) -> str:
-    """Write ids to a token file atomically; returns its SHA-256.
-
-    Raises:
-        DataError: from `pieces`.
-        OSError: writing failed; a previous file at `store` is kept.
-    """
+    """Write ids to a token file atomically; returns its SHA-256."""
     digest = hashlib.sha256()
     with replacing(store) as file:
         for ids in pieces:

@@ -25,11 +25,7 @@ _WIDE = ("Na", "W", "F")
 
 
 def require_encoding(encoding: str) -> None:
-    """Refuse a name that is not a text encoding.
-
-    Raises:
-        DataError: Python knows no text encoding of that name, or it is not used for files.
-    """
+    """Refuse a name that is not a text encoding, or one that is not used for files, with a DataError."""
     found = repr(encoding)
     try:
         if not is_of_no_file(encoding):
@@ -52,11 +48,7 @@ def normalize(text: str) -> str:
 
 
 def normalize_file(text: str, source: str) -> str:
-    """The same for text of a file, which may be slow to normalise.
-
-    Raises:
-        DataError: more than `MOST_MARKS` consecutive combining marks.
-    """
+    """The same for a file's text, which may be slow to normalise: a DataError for too many marks in a row."""
     if not text.isascii() and (found := _many_marks().search(text)):
         raise DataError(
             f"at most {MOST_MARKS} combining marks in a row in {source}",
@@ -80,11 +72,7 @@ def count_line_ends(text: str) -> int:
 
 
 class Decoder:
-    """Decodes a file, whole or piece by piece.
-
-    Raises:
-        DataError: the encoding is unknown.
-    """
+    """Decodes a file, whole or piece by piece."""
 
     def __init__(self, encoding: str, source: str) -> None:
         require_encoding(encoding)
@@ -93,11 +81,7 @@ class Decoder:
         self._line, self._half = 1, ""
 
     def decode(self, data: bytes, *, last: bool) -> str:
-        """Decode the next piece.
-
-        Raises:
-            DataError: it is binary or in another encoding; the line and the byte are named.
-        """
+        """Decode the next piece; a DataError names the line and the byte of what is not text."""
         try:
             text = self._decoder.decode(data, final=last)
         except UnicodeDecodeError as error:

@@ -72,11 +72,7 @@ class Vocabulary:
             ) from None
 
     def decode_rows(self, ids: npt.NDArray[np.int64]) -> list[str]:
-        """Decode rows of ids (B, T), each up to its first EOS or the end.
-
-        Raises:
-            DataError: an unknown id before EOS.
-        """
+        """Decode rows of ids (B, T), each up to its first EOS or the end; a DataError for an unknown id."""
         stopped = np.logical_or.accumulate(ids == EOS, axis=1)  # (B, T)
         kept = np.where(stopped, EOS, ids)
         unknown = kept[(kept < 0) | (kept >= self.size)]

@@ -13,11 +13,7 @@ from flashmore.specs import model_spec
 
 
 class Decoder:
-    """Sequences of equal length, which are recomputed as a whole at every step.
-
-    Args:
-        model: in evaluation mode; ids (B, T) to logits (B, T, V).
-    """
+    """Sequences of equal length, recomputed as a whole at every step by a model in evaluation mode."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model
@@ -30,27 +26,23 @@ class Decoder:
         return logits
 
     def extend(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Extend by one position; returns logits (B, V).
+        """Extend by one position with ids (B,) int64; returns logits (B, V).
 
-        Args:
-            ids: (B,) int64, the next ids.
-            rows: (B,) int64, indices of the sequences to extend, which may repeat; None extends each once.
+        `rows`, (B,) int64, are indices of the sequences to extend, which may repeat; None extends each once.
         """
         before = self._ids if rows is None else self._ids[rows]
         return self.start(torch.cat((before, ids.unsqueeze(1)), dim=1))[:, -1]  # (B, T + 1, V) -> (B, V)
 
 
 class CachedDecoder(Decoder):
-    """The same with a KV cache: a step computes only one position.
+    """The same with a KV cache for at most `most` sequences: a step computes only one position.
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
     (https://arxiv.org/abs/1911.02150), section 2.4.1. Entries are written once and never move; each sequence
     has a list of places. So sequences share prefixes and are dropped without copying, a simplified form of
     Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4.
 
-    Args:
-        model: in evaluation mode, with `prefill` and `step` as `Transformer` has them.
-        most: the largest batch size B.
+    The model has `prefill` and `step` as `Transformer` has them.
     """
 
     def __init__(self, model: nn.Module, most: int) -> None:

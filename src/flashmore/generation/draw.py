@@ -17,19 +17,18 @@ from flashmore.generation.options import GenerateOptions
 _KEPT_APART = ("cuda",)
 """Devices on which each draw keeps its own row to the end, which avoids synchronisation."""
 _CHECKED_EVERY = 8
-"""On these devices, characters between two checks whether all draws have reached EOS."""
+"""There, characters between two checks whether all draws have reached EOS."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sequences after BOS."""
+    """Sequences after BOS, on the CPU."""
 
     ids: Tensor
-    """(B, T) int64 on the CPU, T the context: the prefix, the drawn ids, and EOS to the end. A row that has
-    not reached EOS contains none."""
+    """(B, T) int64, T the context: the prefix, the drawn ids, and EOS to the end, if it was reached."""
     log_probs: Tensor
-    """(B,) float64 on the CPU: natural logarithm of the probability of the row up to its first EOS, prefix
-    included, at temperature 1 and without top-k or top-p."""
+    """(B,) float64: natural logarithm of the probability of the row up to its first EOS, prefix included, at
+    temperature 1 and without top-k or top-p."""
 
 
 @torch.inference_mode()
@@ -49,8 +48,8 @@ def draw(
     Args:
         model: in evaluation mode; ids (B, T) to logits (B, T, V).
         prefix: ids after BOS in every sequence, fewer than the context.
-        count: number of sequences B.
-        context: the model's context length T.
+        count: B.
+        context: T.
         options: temperature, top-k and top-p.
         generator: on the CPU, so that a seed gives the same numbers on every device. Each draw has its own
             random numbers, by its index in the batch, independent of the other draws.
@@ -96,11 +95,7 @@ def draw(
 
 
 def require_finite(numbers: Tensor) -> None:
-    """Refuse the output of a model whose weights have diverged or were altered.
-
-    Raises:
-        RunError: a number is NaN or infinite.
-    """
+    """Refuse the output of a model whose weights have diverged or were altered, with a RunError."""
     if not numbers.isfinite().all():
         raise RunError(
             "a model that gives finite numbers",
@@ -110,14 +105,9 @@ def require_finite(numbers: Tensor) -> None:
 
 
 def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
-    """Inverse transform sampling: one id for each number, (B,) int64.
+    """Inverse transform sampling: an id, (B,) int64, for each of the numbers in [0, 1), from a row of (R, V).
 
     Devroye 1986, "Non-Uniform Random Variate Generation", section III.2.1.
-
-    Args:
-        probabilities: (R, V).
-        rows: (B,) int64, the row that each is drawn from.
-        numbers: (B,) random numbers in [0, 1).
     """
     sums = probabilities.cumsum(-1)[rows]  # (R, V) -> (B, V)
     # Ids of probability 0 do not increase the sums, so they are never found; scaling keeps numbers below the

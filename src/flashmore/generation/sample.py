@@ -42,10 +42,9 @@ class Name:
 
 @dataclass(frozen=True)
 class Generated:
-    """The result of `generate`."""
+    """Names in the order of drawing."""
 
     names: list[Name]
-    """In order of drawing."""
     draws: int
     """Number of draws, including those that gave no name."""
     complete: bool
@@ -56,12 +55,10 @@ class Generated:
 
 @dataclass(frozen=True)
 class TextSample:
-    """Sampled text."""
+    """Sampled text, after a prefix that is normalised like it."""
 
     prefix: str
-    """The prefix, normalised like the text."""
     text: str
-    """The text sampled after it."""
     seed: int
     """Seed that reproduces the text."""
 
@@ -164,11 +161,7 @@ def continue_text(
     recomputed. Without a prefix the model first sees one line ending, or else the text's first character in
     code point order, which is not part of the sample.
 
-    Args:
-        run: on a text of characters.
-        options: prefix, temperature, top-k, top-p and seed; the rest is for names.
-        length: number of characters.
-        device: the device to compute on.
+    `count`, `new_only` and `repeats` do not apply to text.
 
     Raises:
         DataError: the prefix has characters outside the vocabulary.

@@ -50,11 +50,7 @@ def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") ->
 def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.device | str) -> list[float]:
     """The natural logarithm of the probability of each whole text, EOS included.
 
-    Args:
-        run: the model's run.
-        model: in evaluation mode, on the device.
-        texts: in NFC, shorter than the context, of the vocabulary's characters.
-        device: the model's device.
+    The model is in evaluation mode on the device; texts are in NFC, and shorter than the context.
     """
     size = largest_batch(run.model, run.model.block_size)
     values: list[float] = []

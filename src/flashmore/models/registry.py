@@ -23,8 +23,7 @@ from flashmore.specs import model_spec
 def build(config: ModelConfig, seed: int) -> nn.Module:
     """Build a model on the CPU whose initial weights depend only on the sizes and the seed.
 
-    They do not depend on the attention backend or the device. The caller's generator state is unchanged on
-    every device.
+    The caller's generator state is unchanged on every device.
 
     Raises:
         ConfigError: the weights do not fit in memory.

@@ -1,6 +1,5 @@
 """The models without attention: Bigram, MLP, bag of words, RNN, GRU, LSTM and WaveNet.
 
-Each `forward` maps ids (B, T) int64 to logits (B, T, V) and raises ConfigError for T above the context.
 Shape letters: B batch, T positions, C channels, V vocabulary, N context, L layers.
 """
 

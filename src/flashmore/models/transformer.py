@@ -56,30 +56,17 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C).
-
-        Raises:
-            BackendUnavailable: the backend cannot run for this device, dtype and shape.
-        """
-        y = self._rows(x) if segments is None else self._packed(x, segments)
-        projected: Tensor = self.c_proj(y)
+        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C)."""
+        heads = (3, self.n_head, x.size(-1) // self.n_head)
+        q, k, v = self.c_attn(x).unflatten(-1, heads).unbind(-3)  # (…, 3C) -> 3 × (…, H, D)
+        dropout_p = self.dropout_p if self.training else 0.0
+        if segments is None:
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, T, H, D) -> (B, H, T, D)
+            y = attention(q, k, v, backend=self.backend, causal=True, dropout_p=dropout_p).transpose(1, 2)
+        else:
+            y = packed_attention(q, k, v, segments, backend=self.backend, dropout_p=dropout_p)  # (N, H, D)
+        projected: Tensor = self.c_proj(y.flatten(-2))  # (…, H, D) -> (…, C)
         return projected
-
-    def _rows(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        H, D = self.n_head, C // self.n_head
-        q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, 3C) -> 3 × (B, T, C)
-        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in (q, k, v))  # -> (B, H, T, D)
-        dropout_p = self.dropout_p if self.training else 0.0
-        y = attention(q, k, v, backend=self.backend, causal=True, dropout_p=dropout_p)  # (B, H, T, D)
-        return y.transpose(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
-
-    def _packed(self, x: Tensor, segments: Segments) -> Tensor:
-        N, C = x.shape
-        q, k, v = self.c_attn(x).view(N, 3, self.n_head, C // self.n_head).unbind(1)  # 3 × (N, H, D)
-        dropout_p = self.dropout_p if self.training else 0.0
-        y = packed_attention(q, k, v, segments, backend=self.backend, dropout_p=dropout_p)
-        return y.reshape(N, C)  # (N, H, D) -> (N, C)
 
     def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Write the keys and values of x (N, C) to `places` (N,) of `kept`; return the queries (N, C)."""
@@ -91,10 +78,8 @@ class CausalSelfAttention(nn.Module):
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Map only the last position, (B, C) to (B, C), in evaluation mode.
 
-        Args:
-            x: (B, C).
-            kept: (N, 2C), concatenated keys and values; those of the last position are written here.
-            places: (T, B) int64, the row of `kept` for each position of each sequence.
+        `kept` (N, 2C) holds keys and values, also those of the last position, and `places` (T, B) int64 the
+        row of each position of each sequence in it.
         """
         heads = (self.n_head, x.size(1) // self.n_head)  # (H, D)
         q = self.remember(x, kept, places[-1])  # (B, C)
@@ -148,7 +133,7 @@ class Block(nn.Module):
         return out
 
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Map only the last position, (B, C) to (B, C); the rest as in `CausalSelfAttention.step`."""
+        """As `CausalSelfAttention.step`."""
         x = x + self.attention.step(self.ln_1(x), kept, places)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
@@ -202,10 +187,7 @@ class Transformer(nn.Module):
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and fill the KV cache for `step`.
 
-        Args:
-            ids: (B, T) int64.
-            cache: (L, N, 2C), where every layer's keys and values are written.
-            places: (T, B) int64, the cache row for each position of each sequence.
+        `cache` (L, N, 2C) has the `kept` of every block; `places` as in `CausalSelfAttention.step`.
         """
         x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
         for block, kept in zip(self._typed_blocks(), cache, strict=True):
@@ -215,7 +197,7 @@ class Transformer(nn.Module):
         return logits
 
     def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map only the last ids, (B,) int64, to the logits (B, V) of `forward`; the rest as in `prefill`."""
+        """Map only the last ids, (B,) int64, to logits (B, V); the rest as in `prefill`."""
         x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
         for block, kept in zip(self._typed_blocks(), cache, strict=True):
             x = block.step(x, kept, places)  # (B, C)

@@ -1,8 +1,6 @@
 """Weights, optimizer and state of one step in one safetensors file, which is replaced atomically.
 
-The file's metadata contains a sealed JSON object: the state, SHA-256 of the weights and of the optimizer's
-tensors, and the run that the checkpoint belongs to. Reading executes no code, and checks names, dtypes and
-shapes before any tensor.
+Reading executes no code, and checks names, dtypes and shapes before any tensor.
 """
 
 import hashlib
@@ -36,7 +34,7 @@ class LossScale:
     """The loss scale for float16, and the number of steps since it last changed.
 
     Raises:
-        ValueError: values that `torch.amp.GradScaler` cannot have.
+        ValueError: `torch.amp.GradScaler` cannot have the values.
     """
 
     scale: float
@@ -52,13 +50,12 @@ class State:
     """The training state other than tensors.
 
     Raises:
-        ValueError: values that no training run can have.
+        ValueError: no training run can have the values.
     """
 
     step: int
-    """Updates made."""
+    """Updates made, of `max_steps`."""
     max_steps: int
-    """Total number of updates of the run."""
     best_loss: float | None = None
     """Lowest validation loss so far, in nats per character."""
     best_step: int | None = None
@@ -68,9 +65,8 @@ class State:
     loss_scale: LossScale | None = None
     """For a run in float16."""
     metrics_bytes: int = 0
-    """Length of metrics.jsonl when the checkpoint was saved."""
+    """Length of metrics.jsonl when the checkpoint was saved, and the SHA-256 of those bytes."""
     metrics_sha256: str = hashlib.sha256().hexdigest()
-    """SHA-256 of those bytes."""
 
     def __post_init__(self) -> None:
         counts = (self.step, self.max_steps - self.step, self.metrics_bytes, self.train_seconds)
@@ -95,22 +91,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Header:
-    """The metadata of a checkpoint file."""
+    """The sealed metadata of a checkpoint file: `weights` and `optimizer` as in `_digest`."""
 
     name: str
     run: str
     weights: str
     optimizer: str
-    """SHA-256 of the tensors' names, dtypes, shapes and bytes."""
     state: State
 
 
 def save(path: Path, run: str, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint at `path` of the run with this SHA-256 of its config.json.
-
-    Raises:
-        StorageError: writing failed; the previous checkpoint is kept.
-    """
+    """Replace the checkpoint at `path` of a run, which the SHA-256 of its config.json identifies."""
     weights, optimizer = _on_cpu(checkpoint.weights), _on_cpu(checkpoint.optimizer)
     header = _Header(path.stem, run, _digest(weights), _digest(optimizer), checkpoint.state)
     tensors = {_WEIGHTS + name: value for name, value in weights.items()}
@@ -126,28 +117,16 @@ def load(
     optimizer: Layout | None = None,
     optional: Layout | None = None,
 ) -> Checkpoint:
-    """Read the state, and the tensors for which a layout is given.
-
-    Args:
-        path: the file.
-        run: SHA-256 of the run's config.json.
-        weights: the model's layout; anything else is refused before a tensor is read.
-        optimizer: the layout of this run's optimizer.
-        optional: further tensors that the optimizer may have.
-
-    Raises:
-        RunError: there is no such checkpoint, it is of another run or model, or it was altered.
-        StorageError: the file cannot be read.
-    """
+    """Read the state, and the tensors for which a layout is given; `optional` ones the optimizer may have."""
     with _opened(path) as file:
         header = _header((file.metadata() or {}).get(_METADATA, ""), path, run)
-        return Checkpoint(
-            {} if weights is None else _tensors(file, path, _WEIGHTS, weights, {}, header.weights),
-            {}
-            if optimizer is None
-            else _tensors(file, path, _OPTIMIZER, optimizer, optional or {}, header.optimizer),
-            header.state,
-        )
+        loaded = Checkpoint({}, {}, header.state)
+        if weights is not None:
+            loaded.weights.update(_tensors(file, path, _WEIGHTS, weights, {}, header.weights))
+        if optimizer is not None:
+            tensors = _tensors(file, path, _OPTIMIZER, optimizer, optional or {}, header.optimizer)
+            loaded.optimizer.update(tensors)
+        return loaded
 
 
 @contextmanager
@@ -213,7 +192,7 @@ def differences(wanted: Layout, found: Mapping[str, tuple[tuple[int, ...], torch
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies: safetensors supports neither views that share memory nor strides."""
+    # Copies: safetensors supports neither views that share memory nor strides.
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 

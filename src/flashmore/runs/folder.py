@@ -29,22 +29,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """An open run folder; it contains everything needed to resume, generate and label.
+    """An open run folder, with everything needed to resume, generate and label; use `create` or `open`.
 
-        config.json       format, versions, config, model; SHA-256 of the next two and of itself
-        vocabulary.json   the characters
-        split.json        the items of each part; for a long text, the position of each part
-        tokens.bin        for a long text, its characters as 16-bit ids
-        last.safetensors  the latest checkpoint: weights, optimizer, state
-        best.safetensors  the weights with the lowest validation loss so far
-        metrics.jsonl     one line per logged step
-        result.json       written once at the end
-        run.lock          held by the training process
+    docs/runs.md lists the files. Opening and reading change nothing in the folder, run no code from it and
+    follow no link in it.
 
-    Opening and reading change nothing in the folder, run no code from it and follow no link in it. Use
-    `create` or `open`. Every method that reads raises RunError if a file is missing, truncated, altered or of
-    another run, and StorageError if it cannot be read; every method that writes raises StorageError and then
-    leaves what was there before.
+    Raises:
+        RunError: from every method that reads: a file is missing, truncated, altered or of another run.
+        StorageError: a file cannot be read or written; what was there before is kept.
     """
 
     path: Path
@@ -60,14 +52,9 @@ class Run:
         Within the context the run has everything except config.json and checkpoints: call `begin` with the
         first checkpoint. Otherwise everything is removed again. The caller must hold the lock (`locked`).
 
-        Args:
-            path: a folder that does not exist, is empty, or is left over from a killed creation.
-            made_from: the run's settings; a long text is stored in the folder.
-
         Raises:
-            RunError: `path` is a file, or a folder that is not empty.
+            RunError: `path` is a file, or a folder that is neither empty nor left by a killed creation.
             DataError: a long text has changed meanwhile, or there are too many items for a run's folder.
-            StorageError: writing failed; the new folder is removed.
         """
         if settings.is_run(path):
             raise RunError(f"a new or empty folder at {path}", "a run", "another folder")
@@ -97,9 +84,8 @@ class Run:
         """Open the folder of a run.
 
         Raises:
-            RunError: there is no such folder, it is not a run or of an unknown format, it contains anything
-                but regular files, or its configuration, vocabulary or split is missing, truncated or altered.
-            StorageError: the files cannot be read.
+            RunError: it is not a run or of an unknown format, contains anything but regular files, or has
+                settings that are missing, truncated or altered.
         """
         path = Path(path)
         return cls(path, *settings.read(path))
@@ -155,11 +141,11 @@ class Run:
         return checkpoint.load(self._checkpoint(name), self.digest).state
 
     def load_checkpoint(self, optimizer: Layout, optional: Layout | None = None) -> Checkpoint:
-        """Read the checkpoint `last` with its optimizer; `best` must match it.
+        """Read the checkpoint `last`, which `best` must match.
 
         Args:
             optimizer: the layout of this run's optimizer.
-            optional: further tensors that may be present.
+            optional: further tensors that it may have.
         """
 
         def read() -> Checkpoint:
@@ -171,12 +157,7 @@ class Run:
         return self._unchanged(read)
 
     def load_weights(self, name: Name | None = None) -> dict[str, Tensor]:
-        """Read the weights of a checkpoint; the optimizer's tensors are not read.
-
-        Args:
-            name: which checkpoint; None means the best one, which must match `last`, or the last of a run
-                without a validation part.
-        """
+        """Read the weights of a checkpoint, by default the best, or the last without a validation part."""
 
         def read() -> dict[str, Tensor]:
             path = self._checkpoint(name or self._best(self.load_state("last")))
@@ -185,11 +166,7 @@ class Run:
         return self._unchanged(read)
 
     def restore(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
-        """Copy weights into a model.
-
-        Raises:
-            RunError: names, shapes or dtypes are not the model's; the model is unchanged.
-        """
+        """Copy weights into a model; it is unchanged if names, shapes or dtypes are not the model's."""
         wanted, found = checkpoint.layout_of(model.state_dict()), checkpoint.layout_of(weights)
         if wanted != found:
             raise RunError(
@@ -200,11 +177,7 @@ class Run:
         model.load_state_dict(weights)
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write result.json.
-
-        Raises:
-            ValueError, TypeError: the result has values that JSON does not support.
-        """
+        """Write result.json; ValueError or TypeError for what JSON does not support."""
         replace_file(self._result, records.encode(records.seal(result | {"config_sha256": self.digest})))
 
     def read_result(self) -> dict[str, Any] | None:
@@ -229,10 +202,7 @@ class Run:
         return self.path / f"{name}.safetensors"
 
     def _unchanged(self, read: Callable[[], T]) -> T:
-        """Read again if the training process has replaced a checkpoint meanwhile.
-
-        safetensors opens a file for its header and again for its tensors.
-        """
+        """Read again if the training process has replaced a checkpoint between two openings of its file."""
         while True:
             before = self._identities()
             try:
@@ -242,7 +212,7 @@ class Run:
                     raise
 
     def _identities(self) -> list[tuple[int, int]]:
-        """The identities of the checkpoint files, which change on replacement; none for a missing one."""
+        """What changes when a checkpoint is replaced."""
         identities = []
         for name in ("last", "best"):
             with suppress(FileNotFoundError):
@@ -251,8 +221,7 @@ class Run:
         return identities
 
     def _best(self, last: State) -> Name:
-        """The checkpoint with the best weights: `last` is saved before `best`, so it may still be `last`
-        right after an evaluation."""
+        """The one with the best weights: `last` is saved first, so it is `last` right after an evaluation."""
         path = self._checkpoint("best")
         if last.best_step in (None, last.step):
             if path.exists():  # of an earlier step, but of this run

@@ -42,7 +42,7 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
 
     Raises:
         RunError: the file no longer starts with its content at the checkpoint.
-        StorageError: a disk operation failed.
+        StorageError: a disk operation failed, here or in a method.
     """
 
     def __init__(self, path: Path, state: State) -> None:
@@ -65,12 +65,7 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
         self._file.seek(self._bytes)
 
     def append(self, line: dict[str, Any]) -> None:
-        """Append a line, completely or not at all.
-
-        Raises:
-            StorageError: writing failed.
-            ValueError, TypeError: the line has values that JSON does not support, such as NaN.
-        """
+        """Append a line, completely or not at all; ValueError for NaN and infinities."""
         data = records.encode(line, indent=None)
         with disk_errors(f"to write {self._path}", self._path):
             try:
@@ -82,11 +77,7 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
         self._bytes += len(data)
 
     def saved(self) -> tuple[int, str]:
-        """Flush to disk; returns the length in bytes and the SHA-256 of the file.
-
-        Raises:
-            StorageError: a disk operation failed.
-        """
+        """Flush to disk; returns the length in bytes and the SHA-256 of the file."""
         with disk_errors(f"to write {self._path}", self._path):
             os.fsync(self._file.fileno())
         return self._bytes, self._digest.hexdigest()
@@ -96,12 +87,7 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
 
 
 def read(path: Path, state: State) -> list[dict[str, Any]]:
-    """Read every complete line, including those after the checkpoint `last`; none if there is no file yet.
-
-    Raises:
-        RunError: the file does not start with its content at the checkpoint, or a line is not a JSON object.
-        StorageError: the file cannot be read.
-    """
+    """Read every complete line, including those after the checkpoint `last`; none if there is no file yet."""
     data = read_regular(path, LARGEST) if os.path.lexists(path) else b""
     kept = data[: state.metrics_bytes]
     _check(len(kept), records.digest(kept), state, path)

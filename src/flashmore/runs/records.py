@@ -29,31 +29,18 @@ def digest(data: bytes) -> str:
 
 
 def encode(value: object, indent: int | None = 2) -> bytes:
-    """Encode a value as strict JSON in UTF-8.
-
-    Raises:
-        ValueError: NaN or an infinity.
-        TypeError: a value that JSON does not support.
-    """
+    """Encode a value as strict JSON in UTF-8; ValueError or TypeError for what JSON does not support."""
     return (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """The content as JSON values, with its checksum.
-
-    Raises:
-        ValueError, TypeError: as `encode`.
-    """
+    """The content as JSON values, with its checksum."""
     plain = json.loads(encode(content))
     return {**plain, _SEAL: _checksum(plain)}
 
 
 def unseal(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content of a sealed record from `path`.
-
-    Raises:
-        RunError: it differs from its checksum.
-    """
+    """The content of a sealed record from `path`; a RunError if it differs from its checksum."""
     content = {key: value for key, value in record.items() if key != _SEAL}
     if record.get(_SEAL) != _checksum(content):
         raise RunError(f"{path} with the content that its checksum describes", "it was altered", INTACT)
@@ -65,11 +52,7 @@ def _checksum(plain: dict[str, Any]) -> str:
 
 
 def decode(data: bytes, path: Path) -> dict[str, Any]:
-    """Decode a JSON object from the bytes of `path`.
-
-    Raises:
-        RunError: the bytes are not a JSON object, for example truncated.
-    """
+    """Decode a JSON object from the bytes of `path`; a RunError for anything else."""
     try:
         value = loads(data)
     except ValueError as error:
@@ -80,15 +63,10 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def convert(value: object, kind: type[T], wanted: str) -> T:
-    """Convert JSON values to a typed value; all fields must be present with the right type, and no others.
-
-    Args:
-        value: decoded JSON.
-        kind: a dataclass; its `__post_init__` may refuse values.
-        wanted: its name in messages, such as `the state of a checkpoint in FILE`.
+    """Convert decoded JSON to a dataclass; all fields must be present with the right type, and no others.
 
     Raises:
-        RunError: it does not match; the field is named.
+        RunError: a field, which is named, does not match, or `__post_init__` refuses the values.
     """
     try:
         made = msgspec.convert(value, kind, dec_hook=_decode_path)
@@ -102,7 +80,7 @@ def convert(value: object, kind: type[T], wanted: str) -> T:
 
 
 def _different_fields(value: object, made: object) -> list[str]:
-    """Fields that msgspec filled in or ignored, in a dataclass and nested ones."""
+    """Fields that msgspec filled in or ignored, in nested dataclasses too."""
     if not isinstance(value, dict) or not dataclasses.is_dataclass(made):
         return []
     fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}

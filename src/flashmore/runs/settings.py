@@ -31,7 +31,6 @@ CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
 """Most bytes of config.json, and of each of the other two."""
 Value = bool | int | float | str | list[str] | None
-"""Value of an option in a config."""
 UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
 """Files of a run's folder during creation; config.json, which makes it a run, comes last."""
 FILES = UNFINISHED | {CONFIG, "best.safetensors", "metrics.jsonl", "result.json"}
@@ -42,12 +41,10 @@ MOST_FILES = 10_000
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that a run was created from."""
+    """The settings that a run was created from: the config as requested and as resolved, as JSON values."""
 
     requested: dict[str, Any]
-    """The requested config, as JSON values."""
     config: dict[str, Any]
-    """The resolved config."""
     model: ModelConfig
     vocabulary: Vocabulary
     split: Split
@@ -76,12 +73,7 @@ class _Parts(Split):
 
 
 def encode(settings: Settings) -> dict[str, bytes]:
-    """Encode the files, by name; config.json, which makes a folder a run, comes last.
-
-    Raises:
-        ValueError, TypeError: the config has values that JSON does not support.
-        DataError: too many items for a run's folder.
-    """
+    """Encode the files, by name; a DataError for too many items."""
     parts = _Parts(**asdict(settings.split), text=settings.text)
     files = {
         VOCABULARY: records.encode(asdict(settings.vocabulary), indent=None),
@@ -103,13 +95,7 @@ def versions_here() -> dict[str, str]:
 
 
 def read(folder: Path) -> tuple[Settings, str]:
-    """Read and validate the three files; returns the settings and the SHA-256 of config.json.
-
-    Raises:
-        RunError: the folder is not a run or of an unknown format, or a file is missing, truncated, altered,
-            or not a regular file.
-        StorageError: the files cannot be read.
-    """
+    """Read and validate the three files; returns the settings and the SHA-256 of config.json."""
     require_run(folder)
     data = read_regular(folder / CONFIG, LARGEST_CONFIG)
     config = _decode_config(data, folder / CONFIG)
@@ -149,11 +135,7 @@ def _read_part(path: Path, config: _Config) -> dict[str, Any]:
 
 
 def _require_fit(settings: Settings, folder: Path) -> None:
-    """Check consistency: the checksums are right, so inconsistent values were written by hand.
-
-    Raises:
-        RunError: the model, the vocabulary and the data do not match.
-    """
+    """Check consistency: the checksums are right, so inconsistent values were written by hand."""
 
     def require(holds: bool, wanted: str, found: str) -> None:
         if not holds:
@@ -189,13 +171,10 @@ def _require_fit(settings: Settings, folder: Path) -> None:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a run is at `path`; refuses anything that a new run could overwrite.
-
-    Returns:
-        False if there is nothing, an empty folder, or the remains of a killed creation.
+    """Whether a run is at `path`, or nothing, an empty folder, or the remains of a killed creation.
 
     Raises:
-        RunError: it is a file, or a folder with other content.
+        RunError: it is a file, or a folder with other content, which a new run could overwrite.
         StorageError: a disk operation failed.
     """
     wanted = f"a new or empty folder at {path}"
@@ -216,11 +195,7 @@ def is_run(path: Path) -> bool:
 
 
 def require_same(run: Settings, asked: Settings, path: Path) -> None:
-    """Refuse to resume a run started with other options or data.
-
-    Raises:
-        RunError: the options or the data differ; the differences are named.
-    """
+    """Refuse to resume a run started with other options or data, with a RunError that names them."""
     found = ", ".join(
         f"{name} {run.requested.get(name)!r} instead of {value!r}"
         for name, value in asked.requested.items()
