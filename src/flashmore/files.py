@@ -52,23 +52,14 @@ def is_temporary(name: str) -> bool:
 
 
 def is_of_no_file(encoding: str) -> bool:
-    """Whether a Python encoding is not used for files.
-
-    Two are for host names and take time quadratic in the length of the text; the third refuses every text.
-
-    Raises:
-        LookupError, ValueError: Python knows no encoding of that name.
-    """
+    """Whether a Python encoding is not used for files; LookupError or ValueError if there is none."""
+    # Two are for host names and take time quadratic in the length of the text; the third refuses every text.
     return codecs.lookup(encoding).name in ("punycode", "idna", "undefined")
 
 
 @contextmanager
 def disk_errors(wanted: str, path: Path) -> Iterator[None]:
-    """Convert operating system errors while doing `wanted` at `path`.
-
-    Raises:
-        StorageError: for any `OSError` inside, with its cause and what to do about it.
-    """
+    """Convert any `OSError` while doing `wanted` at `path` into a StorageError, which says what to do."""
     try:
         yield
     except OSError as error:
@@ -82,7 +73,7 @@ def disk_errors(wanted: str, path: Path) -> Iterator[None]:
 
 
 def _special(status: os.stat_result) -> str | None:
-    """What a file is that is not regular; None for a regular one."""
+    """What a file is if it is not regular."""
     return next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), None)
 
 
@@ -113,10 +104,6 @@ def _why_sparse(descriptor: int) -> str | None:
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
     """Open a regular file with a single name, unbuffered; never follows a link or blocks on a pipe.
 
-    Args:
-        path: the file.
-        flags: of `os.open`; O_CREAT creates a missing file.
-
     Raises:
         RunError: `path` is not such a file, or is a large sparse file.
         OSError: it does not exist, or a disk operation failed.
@@ -143,12 +130,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Convert errors from reading a file of a run.
-
-    Raises:
-        RunError: it is missing.
-        StorageError: a disk operation failed.
-    """
+    """Convert errors from reading a file of a run: RunError if it is missing, else StorageError."""
     with disk_errors(f"to read {path}", path):
         try:
             yield
@@ -179,12 +161,8 @@ def open_input(
 ) -> Iterator[BinaryIO]:
     """Open a file named by the user; links are followed, because the user is trusted.
 
-    Args:
-        path: the file; a pipe such as the shell's `<(...)` is read once.
-        wanted: what a message says was expected.
-        valid: what it says would be accepted.
-        again: whether the file is read more than once, now or when a run that names it is opened. Then pipes
-            and files without stored content are refused.
+    `again` is for a file that is read more than once, now or when a run that names it is opened; others may
+    be a pipe such as the shell's `<(...)`.
 
     Raises:
         DataError: it is missing, a folder, a device or unreadable; or, with `again`, a pipe, empty or sparse.
@@ -205,11 +183,7 @@ def open_input(
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: readers see either the old content or the new.
-
-    Raises:
-        StorageError: writing failed; the old content is kept.
-    """
+    """Write `data` to `path` atomically; a StorageError if writing failed, and the old content is kept."""
     with disk_errors(f"to write {path}", path), replacing(path) as file:
         write_all(file, data)
 
@@ -219,9 +193,6 @@ def replacing(path: Path) -> Iterator[FileIO]:
     """A temporary file that replaces `path` when the block ends without an error.
 
     Its name is unpredictable and must be unused, so that no file created beforehand receives the data.
-
-    Raises:
-        OSError: writing failed; `path` is unchanged.
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
     try:

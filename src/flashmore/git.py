@@ -31,10 +31,9 @@ class Unreadable(Exception):
 
 
 class Indices:
-    """The index entries of some files; each index is read once, and again if it has changed.
+    """The index entries of some files, whose paths are absolute, with links resolved.
 
-    Args:
-        paths: the files, absolute, with links resolved. Other entries are not kept.
+    Each index is read once, and again if it has changed.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -44,12 +43,8 @@ class Indices:
     def ids(self, top: Path, folder: Path) -> dict[bytes, bytes]:
         """The id of each file's content, by its name in the working tree.
 
-        The user's git may replace an index at any time, by renaming a new file, which changes inode or mtime.
-        Cached entries are used only if these are unchanged. They are read before the content, so a change in
-        between is detected the next time.
-
-        Raises:
-            Unreadable: the index cannot be read.
+        The user's git may replace an index at any time, which changes inode or mtime. These are read before
+        the content, so a change in between is detected the next time.
         """
         try:
             status = (folder / "index").lstat()
@@ -72,14 +67,12 @@ class Indices:
 
 
 class Checkout:
-    """The working tree of a repository.
+    """The working tree of the repository around a file, whose path is absolute, with links resolved.
 
-    Args:
-        path: a file in it, absolute, with links resolved.
-        indices: the index entries of the files to look up; those of `path` if None.
+    `indices` has the entries of all files to look up, by default those of this one.
 
     Raises:
-        Unreadable: the repository around the file cannot be read.
+        Unreadable: the repository cannot be read.
     """
 
     def __init__(self, path: Path, indices: Indices | None = None) -> None:
@@ -90,14 +83,9 @@ class Checkout:
             self._ids = (indices or Indices([path])).ids(self._top, self._folder)
 
     def stores(self, path: Path, data: bytes) -> bool | None:
-        """Whether git could restore a file's content: it was committed or added.
+        """Whether git could restore a file's content, as it was committed or added; None if untracked.
 
-        Args:
-            path: one of the files whose index entries are known.
-            data: its bytes; line endings may differ, as with `core.autocrlf`.
-
-        Returns:
-            None if git does not track the file, or there is no repository.
+        Line endings may differ, as with `core.autocrlf`.
         """
         found = self._ids.get(_name(path, self._top))
         if found is None:
@@ -153,13 +141,13 @@ def _is_repository(folder: Path) -> bool:
 
 
 def _common(folder: Path) -> Path:
-    """The folder with the objects and references common to all working trees of a repository."""
+    """The folder with the objects and references common to all working trees."""
     shared = folder / "commondir"
     return _named(_read(shared, _LARGEST_LINK).strip(), shared) if os.path.lexists(shared) else folder
 
 
 def _named(words: bytes, file: Path) -> Path:
-    """The folder named in a file of a repository, relative to that file's folder."""
+    """The folder named in a file, relative to that file's folder."""
     if b"\0" in words:
         raise Unreadable(f"{file.name} has a NUL in the path that it names")
     return file.parent / os.fsdecode(words)

@@ -50,9 +50,8 @@ _HIDDEN = re.compile(
 def printable(text: str) -> str:
     """Escape terminal control characters and invisible characters in text of one or several lines.
 
-    Tabs, line feeds and carriage returns before a line feed stay, and so does ordinary text in every script:
-    a joiner or zero-width space after a letter, mark or symbol outside ASCII, one variation selector after a
-    visible character, and script-specific characters next to their script.
+    Ordinary text in every script stays: a joiner or zero-width space after a letter, mark or symbol outside
+    ASCII, one variation selector after a visible character, and script-specific ones next to their script.
     """
     return _HIDDEN.sub(_escaped, text)
 

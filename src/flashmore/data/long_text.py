@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,14 @@ from flashmore.data.items import parse_shares
 from flashmore.data.text import PIECE_BYTES, read_text, require_encoding
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, DataError
-from flashmore.files import INTACT, open_input, open_regular, replacing, write_all
+from flashmore.files import open_input, open_regular, replacing, write_all
 
 Ids = npt.NDArray[np.uint16]
 DTYPE = np.dtype("<u2")
 MOST_IDS = 2**16
-"""Number of 16-bit ids."""
 STORE = "tokens.bin"
 """Name of the token file in a run's folder."""
-RANDOM_COUNT = 2**18
-"""Minimum number of random ids: see `random_facts`."""
+FEWEST_RANDOM = 2**18
 REAL_GPT2_IDS = 50_257
 """GPT-2's vocabulary size; a model with 50,304 ids has 47 unused ones."""
 MOST_BYTES = 32
@@ -63,9 +61,8 @@ class LongText:
     """The file, as an absolute path; None for random ids."""
     encoding: str
     count: int
-    """Number of ids."""
+    """Number of ids, the largest of which is `largest`."""
     largest: int
-    """Largest id."""
     origin: str
     """SHA-256 of the text (as read, in UTF-8) or of the `.bin` file; a name for random ids."""
     parts: Parts
@@ -78,10 +75,8 @@ class LongText:
             raise ValueError(f"parts at {bounds} of {self.count} ids")
         if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
-        # The run may come from another operating system.
-        if self.path is not None and not any(
-            kind(self.path).is_absolute() for kind in (PurePosixPath, PureWindowsPath)
-        ):
+        systems = (PurePosixPath, PureWindowsPath)  # the run may come from another one
+        if self.path is not None and not any(system(self.path).is_absolute() for system in systems):
             raise ValueError(f"{self.path}, which is no absolute path")
         require_encoding(self.encoding)
 
@@ -110,12 +105,9 @@ class LongText:
             self.stored(folder, vocabulary)
             if not self._is_intact(store):
                 store.unlink()
-                what = f"text that {self.path} held" if self.path else "sequence of random ids that there was"
-                raise DataError(
-                    f"the {what} when the run began",
-                    "another one, or one that is encoded differently",
-                    "the same again" if self.path else INTACT,
-                )
+                wanted = f"the text that {self.path or 'the generator of random ids'} held when the run began"
+                found = "another one, or one that is encoded differently"
+                raise DataError(wanted, found, "the same again")
         return _mapped(store)
 
     def _is_intact(self, store: Path) -> bool:
@@ -125,8 +117,7 @@ class LongText:
                 if os.fstat(file.fileno()).st_size != self.count * DTYPE.itemsize:
                     return False
                 reader = BufferedReader(file)  # reads full pieces
-                pieces = iter(lambda: reader.read(PIECE_BYTES), b"")
-                count, largest, sha256 = _scan(pieces, f"{self.count:,} ids in {store}", self.count)
+                count, largest, sha256 = _scan(reader, f"{self.count:,} ids in {store}", self.count)
                 return count == self.count and largest <= self.largest and sha256 == self.store_sha256
         except OSError:
             return False
@@ -165,10 +156,10 @@ def read_long_text(
 
     Args:
         file: a text, or a name that ends in `.bin`; None for random ids.
-        encoding: encoding of a text.
+        encoding: of a text.
         shares: percentages for train, validation and test, such as 80/10/10.
-        context: T; a text that is too short for it is refused.
-        vocabulary_size: vocabulary size for tokens and random ids; None means the largest id plus 1.
+        context: T.
+        vocabulary_size: for tokens and random ids; None means the largest id plus 1.
 
     Returns:
         The text, its characters (none for ids), and the vocabulary size V of a model.
@@ -244,7 +235,7 @@ def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
 
 def random_facts(context: int, vocabulary_size: int) -> tuple[int, int, str]:
     """Count, largest id and origin of the random ids for a model with this context and vocabulary."""
-    count = max(RANDOM_COUNT, 100 * (context + 1))
+    count = max(FEWEST_RANDOM, 100 * (context + 1))
     ids = min(vocabulary_size, REAL_GPT2_IDS)
     return count, ids - 1, f"random {ids} {count}"
 
@@ -285,13 +276,12 @@ def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:
     """Count the tokens of a `.bin` file, at most one more than `count`: (tokens, largest id, SHA-256)."""
     wanted = f"16-bit ids in {path}"
     with open_input(path, wanted, _WHOLE, again=True) as file:
-        return _scan(iter(lambda: file.read(PIECE_BYTES), b""), wanted, count)
+        return _scan(file, wanted, count)
 
 
-def _scan(pieces: Iterable[bytes], wanted: str, count: int | None) -> tuple[int, int, str]:
-    # Only the last piece may have an odd number of bytes.
+def _scan(file: BinaryIO | BufferedReader, wanted: str, count: int | None) -> tuple[int, int, str]:
     digest, tokens, largest = hashlib.sha256(), 0, 0
-    for data in pieces:
+    while data := file.read(PIECE_BYTES):  # only the last piece may have an odd number of bytes
         if len(data) % DTYPE.itemsize:
             found = f"{tokens * DTYPE.itemsize + len(data):,} bytes, an odd number"
             raise DataError(wanted, found, f"{_WHOLE}, whole")

@@ -29,8 +29,7 @@ def require_encoding(encoding: str) -> None:
     found = repr(encoding)
     try:
         if not is_of_no_file(encoding):
-            # bytes.decode accepts any name for empty input; "replace" is needed to name the bad line.
-            "a".encode(encoding, "replace")
+            "a".encode(encoding, "replace")  # "replace" is needed to name the bad line
             return
         found += ", which Python knows, but no file is written in it"
     except (LookupError, ValueError):
@@ -39,10 +38,7 @@ def require_encoding(encoding: str) -> None:
 
 
 def normalize(text: str) -> str:
-    """Normalise text to the form in which data is stored, so that user input can be looked up.
-
-    The form is Unicode's NFC (Unicode Standard Annex 15) without byte-order marks; surrounding spaces stay.
-    """
+    """Normalise text to the form in which data is stored: Unicode's NFC without byte-order marks."""
     # Concatenating files leaves byte-order marks inside the text; as a character, Unicode deprecates them.
     return unicodedata.normalize("NFC", text.replace("\ufeff", ""))
 
@@ -118,8 +114,8 @@ def _other_signs(data: bytes) -> str:
 def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
     """Read a text in pieces; their concatenation does not depend on the piece size.
 
-    CRLF and CR become LF, byte-order marks are dropped, and Unicode is normalised to NFC, so that different
-    encodings of the same text are equal. Everything else stays, including blank lines and spaces.
+    CRLF and CR become LF, and the rest is as `normalize` leaves it, so that different encodings of the same
+    text are equal.
 
     Raises:
         DataError: the file is missing, a folder, unreadable, empty, binary or in another encoding, with the
