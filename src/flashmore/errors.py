@@ -64,13 +64,7 @@ class RunError(UsageError):
 
 
 class BackendUnavailable(UsageError):
-    """An attention backend cannot run for this device, dtype and shape.
-
-    Args:
-        backend: the requested name.
-        reasons: every reason against it, in plain words.
-        usable: the names that would work instead.
-    """
+    """An attention backend cannot run for this device, dtype and shape, for all of the reasons."""
 
     def __init__(self, backend: str, reasons: tuple[str, ...], usable: tuple[str, ...]) -> None:
         self.backend, self.reasons, self.usable = backend, reasons, usable

@@ -52,19 +52,15 @@ def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
     if path is None:
         text = resources.files("flashmore.data").joinpath("names.txt").read_text(encoding="utf-8")
     else:
-        text = decoder.decode(_read_bytes(path), last=True)
+        wanted = f"a text file with one item a line at {path}"
+        valid = "the path of a file that you may read, or no file for the built-in names"
+        with open_input(path, wanted, valid) as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", "a smaller file, or --mode text")
+        text = decoder.decode(data, last=True)
     lines = _clean_lines(text, source)
     return Words(lines, tuple(dict.fromkeys(lines)), source)
-
-
-def _read_bytes(path: Path) -> bytes:
-    wanted = f"a text file with one item a line at {path}"
-    valid = "the path of a file that you may read, or no file for the built-in names"
-    with open_input(path, wanted, valid) as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", "a smaller file, or --mode text")
-    return data
 
 
 def _clean_lines(text: str, source: str) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ class LongText:
                 wanted = f"the text that {self.path or 'the generator of random ids'} held when the run began"
                 found = "another one, or one that is encoded differently"
                 raise DataError(wanted, found, "the same again")
-        return _mapped(store)
+        return np.memmap(store, DTYPE, "r")
 
     def _is_intact(self, store: Path) -> bool:
         """Whether the token file has the recorded size, which is checked first, SHA-256 and largest id."""
@@ -131,7 +131,7 @@ class LongText:
             raise DataError(f"{self.count:,} tokens in {path}", found, "that file again")
         if scan_tokens(path, self.count) != (self.count, self.largest, self.origin):
             raise DataError(f"the tokens that {path} held when the run began", "others", "that file again")
-        return _mapped(path)
+        return np.memmap(path, DTYPE, "r")
 
     def _make(self, vocabulary: Vocabulary) -> Iterator[Ids]:
         if self.kind == "random":
@@ -171,7 +171,10 @@ def read_long_text(
         ConfigError: invalid shares, or neither file nor vocabulary size.
     """
     vocabulary = Vocabulary(())
-    path = None if file is None else _storable(file)
+    path = None if file is None else str(file.absolute())
+    if path is not None and any("\ud800" <= character <= "\udfff" for character in path):
+        wanted = "a path in UTF-8, for the run to find its text again"
+        raise DataError(wanted, ascii(path), "the text in a folder whose path is UTF-8")
     kind: Literal["characters", "tokens", "random"]
     if file is None:
         if vocabulary_size is None:
@@ -199,16 +202,6 @@ def read_long_text(
         largest = size - 1
     parts = cut_parts(count, shares, context, source)
     return LongText(kind, path, encoding, count, largest, origin, parts), vocabulary, size
-
-
-def _storable(file: Path) -> str:
-    path = str(file.absolute())
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        wanted = "a path in UTF-8, for the run to find its text again"
-        raise DataError(wanted, ascii(path), "the text in a folder whose path is UTF-8") from None
-    return path
 
 
 def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
@@ -302,7 +295,3 @@ def write_store(store: Path, pieces: Iterable[Ids]) -> str:
             write_all(file, data)
             digest.update(data)
     return digest.hexdigest()
-
-
-def _mapped(path: Path) -> Ids:
-    return np.memmap(path, dtype=DTYPE, mode="r")

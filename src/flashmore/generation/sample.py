@@ -1,19 +1,21 @@
-"""Samples names, or text, from a run.
+"""Samples names or text from a run, and scores names.
 
 Shape letters: B batch, T positions, V vocabulary.
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from flashmore.data.batches import IGNORE, encode_items
 from flashmore.data.items import Novelty
 from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
-from flashmore.errors import ConfigError, RunError
+from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import draw, next_probabilities, require_finite
 from flashmore.generation.options import GenerateOptions
@@ -38,6 +40,14 @@ class Name:
     log_prob: float
     """Natural logarithm of the probability of the whole name, prefix and EOS included, at temperature 1
     and without top-k or top-p."""
+
+
+@dataclass(frozen=True)
+class Scored(Name):
+    """A name and its log-probability."""
+
+    log_prob_per_char: float
+    """`log_prob` divided by the number of characters plus one, since EOS counts: minus the name's loss."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +127,13 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
         # A small batch takes as long as a single draw.
         batch = max(options.count - len(names), _FEWEST_DRAWS)
         batch = min(batch, limit - draws, largest_batch(run.model, context))
-        for text, log_prob in _draw_names(run, model, prefix, batch, options, generator):
+        drawn = draw(model, prefix, batch, context, options, generator)
+        texts = run.vocabulary.decode_rows(drawn.ids.numpy())
+        finished = (drawn.ids[:, -1] == EOS).tolist()
+        for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
             draws += 1
-            if text and (options.repeats or text not in seen):
+            usual = ended and bool(text) and text == normalize(text).strip()  # as the data could contain it
+            if usual and (options.repeats or text not in seen):
                 name = Name(text, run.split.novelty(text), log_prob)
                 if not options.new_only or name.novelty == "new":
                     names.append(name)
@@ -127,22 +141,6 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
             if len(names) == options.count:
                 break
     return Generated(names, draws, len(names) == options.count, seed)
-
-
-def _draw_names(
-    run: Run,
-    model: nn.Module,
-    prefix: list[int],
-    batch: int,
-    options: GenerateOptions,
-    generator: torch.Generator,
-) -> Iterator[tuple[str, float]]:
-    """Each draw's name, empty if the data could not contain it, and its log-probability."""
-    drawn = draw(model, prefix, batch, run.model.block_size, options, generator)
-    texts = run.vocabulary.decode_rows(drawn.ids.numpy())
-    finished = (drawn.ids[:, -1] == EOS).tolist()
-    for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
-        yield text if ended and text == normalize(text).strip() else "", log_prob
 
 
 def _seeded(options: GenerateOptions) -> tuple[int, torch.Generator]:
@@ -192,3 +190,61 @@ def continue_text(
         require_finite(logits)
         ids.append(int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator)))
     return TextSample(prefix, "".join(characters[number] for number in ids[begun:]), seed)
+
+
+def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") -> list[Scored]:
+    """Each name's log-probability under the best weights of a run, or else the last.
+
+    Raises:
+        DataError: a name is empty, too long for the model, or has characters outside the vocabulary; all such
+            names are listed.
+        RunError, ConfigError: as `generate`.
+    """
+    run.require_items("to score names")
+    texts = [normalize(name) for name in names]
+    _require_scorable(run, texts)
+    values = log_probs(run, load_model(run, device), texts, device)
+    return [
+        Scored(text, run.split.novelty(text), value, value / (len(text) + 1))
+        for text, value in zip(texts, values, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.device | str) -> list[float]:
+    """The natural logarithm of the probability of each whole text, EOS included.
+
+    The model is in evaluation mode on the device; texts are in NFC, and shorter than the context.
+    """
+    size = largest_batch(run.model, run.model.block_size)
+    values: list[float] = []
+    for start in range(0, len(texts), size):
+        sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.block_size, device)
+        longest = int(sequences.lengths.max())
+        ids, targets = sequences.ids[:, :longest], sequences.targets[:, :longest]  # (B, T)
+        logits = model(ids).transpose(1, 2)  # (B, V, T)
+        losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")  # (B, T)
+        sums = losses.cpu().double().sum(1).neg()
+        require_finite(sums)
+        values += sums.tolist()
+    return values
+
+
+def _require_scorable(run: Run, texts: Sequence[str]) -> None:
+    limit = run.model.block_size - 1
+    characters = f"any of the {run.vocabulary.size - 1} characters of the run's vocabulary"
+    problems = []
+    for text in texts:
+        shown = repr(text if len(text) <= 40 else text[:40] + "…")
+        if not text:
+            problems.append("an empty name")
+        if len(text) > limit:
+            problems.append(f"{shown} of {len(text)} characters")
+        try:
+            run.vocabulary.encode(text)
+        except DataError as error:
+            problems.append(f"{shown}: {error.found}")
+            characters = error.valid
+    if problems:
+        wanted = f"names of 1 to {limit} characters that the model has learned"
+        raise DataError(wanted, "; ".join(problems), characters)

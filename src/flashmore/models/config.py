@@ -30,11 +30,11 @@ class ModelConfig:
     model: str
     """A name of `flashmore.specs.models`."""
     vocab_size: int
-    """Vocabulary size V; for items, id 0 is both BOS and EOS."""
+    """V; for items, id 0 is both BOS and EOS."""
     block_size: int
     """Context length T: the longest item plus BOS, or a window of a long text."""
     n_layer: int = 4
-    """Blocks of the Transformer, dilated convolutions of the WaveNet; the other models have a fixed depth."""
+    """Blocks of the Transformer, dilated convolutions of the WaveNet."""
     n_head: int = 4
     """Attention heads of the Transformer; `n_embd` must be a multiple of it."""
     n_embd: int = 64
@@ -46,15 +46,15 @@ class ModelConfig:
     attention: str = "sdpa"
     """Name of the attention backend; never `auto` here."""
     activation: str = "gelu_tanh"
-    """Activation of the Transformer's feed-forward; one of `ACTIVATIONS`."""
+    """One of `ACTIVATIONS`; this and the following are for the Transformer."""
     bias: bool = True
-    """Whether the Transformer's linear layers and layer norms have biases."""
+    """Whether linear layers and layer norms have biases."""
     tie_weights: bool = False
-    """Whether the Transformer's token embedding and output layer share weights."""
+    """Whether token embedding and output layer share weights."""
     padding_multiple: int = 1
-    """Pad the Transformer's output layer to a multiple of this; columns beyond V are sliced off."""
+    """Pad the output layer to a multiple of this; columns beyond V are sliced off."""
     init: str = "torch"
-    """Initialisation of the Transformer's weights; one of `INITS`."""
+    """One of `INITS`."""
 
     def __post_init__(self) -> None:
         spec = model_spec(self.model)
@@ -85,14 +85,8 @@ class ModelConfig:
             )
 
     def check_length(self, positions: int) -> None:
-        """Refuse a sequence longer than the model's context.
-
-        Raises:
-            ConfigError: `positions` is greater than `block_size`.
-        """
+        """Refuse a sequence longer than the model's context, with a ConfigError."""
         if positions > self.block_size:
-            raise ConfigError(
-                f"a sequence within the model's context of {self.block_size}",
-                f"{positions} positions",
-                f"1 to {self.block_size} positions, BOS included, or a model with a longer context",
-            )
+            wanted = f"a sequence within the model's context of {self.block_size}"
+            valid = f"1 to {self.block_size} positions, BOS included, or a model with a longer context"
+            raise ConfigError(wanted, f"{positions} positions", valid)

@@ -35,11 +35,9 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
             made: nn.Module = model_spec(config.model).load()(config)
             return made
         except RuntimeError as error:
-            raise ConfigError(
-                "a model whose weights fit in memory",
-                f"{config.n_layer} layers of {config.n_embd} channels, context {config.block_size}",
-                "fewer channels, fewer layers, or shorter items",
-            ) from error
+            found = f"{config.n_layer} layers of {config.n_embd} channels, context {config.block_size}"
+            valid = "fewer channels, fewer layers, or shorter items"
+            raise ConfigError("a model whose weights fit in memory", found, valid) from error
 
 
 class _WithoutValues(TorchFunctionMode):

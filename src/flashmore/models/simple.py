@@ -3,6 +3,8 @@
 Shape letters: B batch, T positions, C channels, V vocabulary, N context, L layers.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,7 +92,7 @@ class BoW(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Base class: embeddings, one recurrent layer with a learned initial state, an output layer.
+    """Embeddings, one recurrent layer with a learned initial state, an output layer.
 
     As in makemore it has one layer; `n_layer` is ignored. The learned initial state is initialised to zero.
     There is no residual, so dropout applies only to the embeddings.
@@ -122,25 +124,13 @@ class Recurrent(nn.Module):
         return self.start.expand(-1, batch, -1).contiguous()  # (1, 1, C) -> (1, B, C)
 
 
-class RNN(Recurrent):
-    """The tanh recurrence of Elman 1990, "Finding Structure in Time", computed by `torch.nn.RNN`.
-
-    https://docs.pytorch.org/docs/stable/generated/torch.nn.RNN.html
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, nn.RNN)
-
-
-class GRU(Recurrent):
-    """The gated recurrent unit of Cho et al. 2014 (https://arxiv.org/abs/1406.1078), by `torch.nn.GRU`.
-
-    It differs from the paper (https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html): the reset
-    gate is applied after the state's matrix, not before it.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, nn.GRU)
+RNN = partial(Recurrent, core=nn.RNN)
+"""The tanh recurrence of Elman 1990, "Finding Structure in Time", computed by `torch.nn.RNN`:
+https://docs.pytorch.org/docs/stable/generated/torch.nn.RNN.html"""
+GRU = partial(Recurrent, core=nn.GRU)
+"""The gated recurrent unit of Cho et al. 2014 (https://arxiv.org/abs/1406.1078), by `torch.nn.GRU`. It
+differs from the paper: the reset gate is applied after the state's matrix, not before it
+(https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html)."""
 
 
 class LSTM(Recurrent):

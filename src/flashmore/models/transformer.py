@@ -8,7 +8,7 @@ length and (N, C) for packed tokens.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -181,7 +181,7 @@ class Transformer(nn.Module):
         if V % multiple == 0:
             logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)
             return logits
-        wide = F.pad(self.lm_head.weight, (0, 0, 0, multiple - V % multiple))  # (V', C)
+        wide = F.pad(self.lm_head.weight, (0, 0, 0, -V % multiple))  # (V', C)
         return F.linear(self.ln_f(x), wide)[..., :V]  # (…, V') -> (…, V)
 
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
@@ -190,7 +190,8 @@ class Transformer(nn.Module):
         `cache` (L, N, 2C) has the `kept` of every block; `places` as in `CausalSelfAttention.step`.
         """
         x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
-        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+        block: Any
+        for block, kept in zip(self.blocks, cache, strict=True):
             block.attention.remember(block.ln_1(x).flatten(0, 1), kept, places.T.flatten())
             x = block(x)  # (B, T, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
@@ -199,13 +200,11 @@ class Transformer(nn.Module):
     def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map only the last ids, (B,) int64, to logits (B, V); the rest as in `prefill`."""
         x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
-        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+        block: Any
+        for block, kept in zip(self.blocks, cache, strict=True):
             x = block.step(x, kept, places)  # (B, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
-
-    def _typed_blocks(self) -> list[Block]:
-        return cast(list[Block], self.blocks)  # ModuleList is not generic
 
 
 MOST_ONE_HOT = 256
@@ -223,10 +222,6 @@ def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
         one_hot = ids[..., None] == torch.arange(len(table), device=ids.device)
         return one_hot.to(table.dtype) @ table
     return F.embedding(ids, table)
-
-
-EMBEDDING_DEVIATION = 0.1
-"""For `zero_residual`: tied logits then have magnitude 0.1 √C; PyTorch's 1 would give √C."""
 
 
 def start_like_gpt2(model: nn.Module, layers: int) -> None:
@@ -249,4 +244,5 @@ def start_from_zero_residuals(model: nn.Module) -> None:
         if ".c_proj." in name:
             nn.init.zeros_(parameter)
         elif name.startswith(("wte", "wpe", "lm_head")):
-            nn.init.normal_(parameter, std=EMBEDDING_DEVIATION)
+            # Tied logits then have magnitude 0.1 √C; PyTorch's 1 would give √C.
+            nn.init.normal_(parameter, std=0.1)

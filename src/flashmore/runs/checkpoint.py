@@ -31,11 +31,7 @@ _DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "
 
 @dataclass(frozen=True)
 class LossScale:
-    """The loss scale for float16, and the number of steps since it last changed.
-
-    Raises:
-        ValueError: `torch.amp.GradScaler` cannot have the values.
-    """
+    """The loss scale for float16, and the number of steps since it last changed."""
 
     scale: float
     growth_tracker: int
@@ -47,11 +43,7 @@ class LossScale:
 
 @dataclass(frozen=True)
 class State:
-    """The training state other than tensors.
-
-    Raises:
-        ValueError: no training run can have the values.
-    """
+    """The training state other than tensors; values that no run can have are refused."""
 
     step: int
     """Updates made, of `max_steps`."""

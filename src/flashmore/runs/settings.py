@@ -21,15 +21,14 @@ from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
 from flashmore.runs import records
-from flashmore.runs.lock import LOCK
 from flashmore.strict_json import MOST_VALUES, count_values
 
 FORMAT = 4
 """Version of the folder's format, increased with every change that an older flashmore cannot read."""
 
-CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
+CONFIG, VOCABULARY, SPLIT, LOCK = "config.json", "vocabulary.json", "split.json", "run.lock"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
-"""Most bytes of config.json, and of each of the other two."""
+"""Most bytes of config.json, and of each of the next two."""
 Value = bool | int | float | str | list[str] | None
 UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
 """Files of a run's folder during creation; config.json, which makes it a run, comes last."""
@@ -97,8 +96,14 @@ def versions_here() -> dict[str, str]:
 def read(folder: Path) -> tuple[Settings, str]:
     """Read and validate the three files; returns the settings and the SHA-256 of config.json."""
     require_run(folder)
-    data = read_regular(folder / CONFIG, LARGEST_CONFIG)
-    config = _decode_config(data, folder / CONFIG)
+    path = folder / CONFIG
+    data = read_regular(path, LARGEST_CONFIG)
+    record = records.decode(data, path)
+    if record.get("format") != FORMAT:
+        found = f"format {str(record.get('format'))[:20]}, which this version of flashmore does not know"
+        valid = "a run of this version, or the version of flashmore that made it"
+        raise RunError(f"format {FORMAT} in {path}", found, valid)
+    config = records.convert(records.unseal(record, path), _Config, f"the settings of a run in {path}")
     split, vocabulary = (_read_part(folder / name, config) for name in (SPLIT, VOCABULARY))
     parts = records.convert(split, _Parts, f"the parts in {folder / SPLIT}")
     settings = Settings(
@@ -112,17 +117,6 @@ def read(folder: Path) -> tuple[Settings, str]:
     )
     _require_fit(settings, folder)
     return settings, records.digest(data)
-
-
-def _decode_config(data: bytes, path: Path) -> _Config:
-    record = records.decode(data, path)
-    if record.get("format") != FORMAT:
-        raise RunError(
-            f"format {FORMAT} in {path}",
-            f"format {str(record.get('format'))[:20]}, which this version of flashmore does not know",
-            "a run of this version, or the version of flashmore that made it",
-        )
-    return records.convert(records.unseal(record, path), _Config, f"the settings of a run in {path}")
 
 
 def _read_part(path: Path, config: _Config) -> dict[str, Any]:
@@ -171,7 +165,7 @@ def _require_fit(settings: Settings, folder: Path) -> None:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a run is at `path`, or nothing, an empty folder, or the remains of a killed creation.
+    """Whether a run is at `path`, not nothing, an empty folder, or the remains of a killed creation.
 
     Raises:
         RunError: it is a file, or a folder with other content, which a new run could overwrite.
