@@ -90,7 +90,9 @@ class Checkout:
         found = self._ids.get(_name(path, self._top))
         if found is None:
             return None
-        return any(_blob_id(each, len(found)) == found for each in (data, data.replace(b"\r\n", b"\n")))
+        hashed = hashlib.sha256 if len(found) == 64 else hashlib.sha1
+        blobs = (b"blob %d\0" % len(each) + each for each in (data, data.replace(b"\r\n", b"\n")))
+        return found in (hashed(blob).hexdigest().encode() for blob in blobs)
 
     def commit(self) -> str | None:
         """The checked-out commit, as 40 hexadecimal digits; None if there is none."""
@@ -201,8 +203,3 @@ def _object_format(index: bytes) -> "ObjectFormat":
         if checksum in (hashed(index[: -kind.oid_length]).digest(), bytes(kind.oid_length)):
             return kind
     raise Unreadable("its index is cut off or altered")
-
-
-def _blob_id(data: bytes, digits: int) -> bytes:
-    hashed = hashlib.sha256 if digits == 64 else hashlib.sha1
-    return hashed(b"blob %d\0" % len(data) + data).hexdigest().encode()

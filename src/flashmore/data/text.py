@@ -88,9 +88,9 @@ class Decoder:
             raise self._refusal(f"{error}{_other_signs(data)}") from None
         if stray := NOT_TEXT.search(text):
             found = (
-                f"line {self._line_after(text[: stray.start()])}: the character U+{ord(stray.group()):04X}"
+                f"the character U+{ord(stray.group()):04X}, which no text holds; this may be a binary file"
             )
-            raise self._refusal(f"{found}, which no text holds; this may be a binary file")
+            raise self._refusal(f"line {self._line_after(text[: stray.start()])}: {found}")
         lines = self._half + text
         self._half = "\r" if lines.endswith("\r") else ""  # perhaps of a CRLF: counted with the next piece
         self._line += count_line_ends(lines.removesuffix("\r"))

@@ -67,11 +67,8 @@ class ModelConfig:
         largest |= {"n_layer": LARGEST_DEPTH, "padding_multiple": LARGEST_MULTIPLE}
         for name, most in largest.items():
             if not 1 <= getattr(self, name) <= most:
-                wanted, found = (
-                    f"{name} of at least 1 and at most {most:,}",
-                    f"{name} = {getattr(self, name)}",
-                )
-                raise ConfigError(wanted, found, f"any whole number from 1 to {most:,}")
+                found = f"{name} = {getattr(self, name)}"
+                raise ConfigError(f"{name} of 1 to {most:,}", found, f"any whole number from 1 to {most:,}")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 found = f"{name} = {getattr(self, name)}"

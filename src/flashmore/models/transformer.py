@@ -159,10 +159,8 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(C, V, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
-        if config.init == "gpt2":
-            start_like_gpt2(self, config.n_layer)
-        elif config.init == "zero_residual":
-            start_from_zero_residuals(self)
+        if config.init != "torch":
+            self._initialise()
 
     def forward(self, ids: Tensor, segments: Segments | None = None) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V), or with segments ids (N,) to logits (N, V).
@@ -183,6 +181,26 @@ class Transformer(nn.Module):
             return logits
         wide = F.pad(self.lm_head.weight, (0, 0, 0, -V % multiple))  # (V', C)
         return F.linear(self.ln_f(x), wide)[..., :V]  # (…, V') -> (…, V)
+
+    def _initialise(self) -> None:
+        """Initialise as `ModelConfig.init` says.
+
+        `gpt2`: matrices with standard deviation 0.02, residual projections with 0.02 / √(2 L), biases with 0
+        (Radford et al. 2019, section 2.3, and GPT-2's own code). `zero_residual`: residual projections with
+        0, so that every block starts as the identity, and small embeddings, so that tied logits have magnitude
+        0.1 √C instead of √C (Zhang et al. 2019, "Fixup Initialization", https://arxiv.org/abs/1901.09321,
+        section 3).
+        """
+        for name, parameter in self.named_parameters():
+            residual = ".c_proj." in name
+            if self.config.init == "gpt2" and parameter.dim() > 1:
+                nn.init.normal_(
+                    parameter, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02
+                )
+            elif residual or (self.config.init == "gpt2" and name.endswith("bias")):
+                nn.init.zeros_(parameter)
+            elif self.config.init == "zero_residual" and name.startswith(("wte", "wpe", "lm_head")):
+                nn.init.normal_(parameter, std=0.1)
 
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and fill the KV cache for `step`.
@@ -222,27 +240,3 @@ def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
         one_hot = ids[..., None] == torch.arange(len(table), device=ids.device)
         return one_hot.to(table.dtype) @ table
     return F.embedding(ids, table)
-
-
-def start_like_gpt2(model: nn.Module, layers: int) -> None:
-    """Initialise matrices with standard deviation 0.02, residual projections with 0.02 / √(2 L), and biases
-    with 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            residual = name.endswith("c_proj.weight")
-            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
-
-
-def start_from_zero_residuals(model: nn.Module) -> None:
-    """Zero-initialise the residual projections, so that every block starts as the identity, and use small
-    embeddings: Zhang et al. 2019, "Fixup Initialization" (https://arxiv.org/abs/1901.09321), section 3.
-    """
-    for name, parameter in model.named_parameters():
-        if ".c_proj." in name:
-            nn.init.zeros_(parameter)
-        elif name.startswith(("wte", "wpe", "lm_head")):
-            # Tied logits then have magnitude 0.1 √C; PyTorch's 1 would give √C.
-            nn.init.normal_(parameter, std=0.1)

@@ -111,7 +111,13 @@ def load(
 ) -> Checkpoint:
     """Read the state, and the tensors for which a layout is given; `optional` ones the optimizer may have."""
     with _opened(path) as file:
-        header = _header((file.metadata() or {}).get(_METADATA, ""), path, run)
+        record = records.decode((file.metadata() or {}).get(_METADATA, "").encode(), path)
+        wanted = f"the state of a checkpoint in {path}"
+        header = records.convert(records.unseal(record, path), _Header, wanted)
+        if header.run != run:
+            raise RunError(f"a checkpoint of this run in {path}", "one of another run", INTACT)
+        if header.name != path.stem:
+            raise RunError(f"the checkpoint '{path.stem}' in {path}", f"'{header.name}'", INTACT)
         loaded = Checkpoint({}, {}, header.state)
         if weights is not None:
             loaded.weights.update(_tensors(file, path, _WEIGHTS, weights, {}, header.weights))
@@ -134,16 +140,6 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield tensors
         except SafetensorError as error:
             raise RunError(f"tensors in safetensors form in {path}", str(error), INTACT) from None
-
-
-def _header(text: str, path: Path, run: str) -> _Header:
-    record = records.unseal(records.decode(text.encode(), path), path)
-    header = records.convert(record, _Header, f"the state of a checkpoint in {path}")
-    if header.run != run:
-        raise RunError(f"a checkpoint of this run in {path}", "one of another run", INTACT)
-    if header.name != path.stem:
-        raise RunError(f"the checkpoint '{path.stem}' in {path}", f"'{header.name}'", INTACT)
-    return header
 
 
 def _tensors(
