@@ -183,24 +183,23 @@ class Transformer(nn.Module):
         return F.linear(self.ln_f(x), wide)[..., :V]  # (…, V') -> (…, V)
 
     def _initialise(self) -> None:
-        """Initialise as `ModelConfig.init` says.
+        """Initialise like GPT-2, or so that every block starts as the identity.
 
-        `gpt2`: matrices with standard deviation 0.02, residual projections with 0.02 / √(2 L), biases with 0
-        (Radford et al. 2019, section 2.3, and GPT-2's own code). `zero_residual`: residual projections with
-        0, so that every block starts as the identity, and small embeddings, so that tied logits have magnitude
-        0.1 √C instead of √C (Zhang et al. 2019, "Fixup Initialization", https://arxiv.org/abs/1901.09321,
-        section 3).
+        Radford et al. 2019, section 2.3, and GPT-2's own code; Zhang et al. 2019, "Fixup Initialization"
+        (https://arxiv.org/abs/1901.09321), section 3.
         """
+        small = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             residual = ".c_proj." in name
-            if self.config.init == "gpt2" and parameter.dim() > 1:
-                nn.init.normal_(
-                    parameter, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02
-                )
-            elif residual or (self.config.init == "gpt2" and name.endswith("bias")):
+            if self.config.init == "zero_residual":
+                if residual:
+                    nn.init.zeros_(parameter)
+                elif name.startswith(("wte", "wpe", "lm_head")):
+                    nn.init.normal_(parameter, std=0.1)  # tied logits of magnitude 0.1 √C instead of √C
+            elif parameter.dim() > 1:
+                nn.init.normal_(parameter, std=small if residual else 0.02)
+            elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            elif self.config.init == "zero_residual" and name.startswith(("wte", "wpe", "lm_head")):
-                nn.init.normal_(parameter, std=0.1)
 
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and fill the KV cache for `step`.
