@@ -23,14 +23,8 @@ INTACT = "the run as flashmore wrote it: copy it again from where it is intact, 
 _RANDOM_BYTES = 8
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
 _SPARSE_FROM, _MOST_SHRUNK = 2**28, 16
-_KINDS = (
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {"-": None, "l": "a symbolic link", "d": "a folder", "p": "a named pipe", "s": "a socket"}
+"""By the first letter of `ls -l`; all others are devices."""
 # Windows has neither flag, and needs O_BINARY to leave line endings alone.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
@@ -74,7 +68,7 @@ def disk_errors(wanted: str, path: Path) -> Iterator[None]:
 
 def _special(status: os.stat_result) -> str | None:
     """What a file is if it is not regular."""
-    return next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), None)
+    return _KINDS.get(stat.filemode(status.st_mode)[0], "a device")
 
 
 def why_not_regular(status: os.stat_result) -> str | None:
