@@ -159,6 +159,10 @@ def test_binary_that_does_not_decode_is_refused() -> None:
     assert "binary" in refusal(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR").found
 
 
+def test_a_wrong_byte_after_a_byte_order_mark_is_named() -> None:
+    assert "line 2: byte 0xff is not utf-8-sig" in refusal(b"\xef\xbb\xbfana\nbo\xff\n", "utf-8-sig").found
+
+
 def test_half_a_surrogate_pair_is_refused() -> None:
     assert "U+D800" in refusal(b"ana\n\\ud800", "unicode_escape").found
 
