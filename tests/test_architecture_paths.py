@@ -16,10 +16,10 @@ SOURCE = Path(flashmore.__file__).parent
 STEP = re.compile(r"^\d+\. `([\w/]+\.py)`: (.*)$", re.MULTILINE)
 FUNCTION = re.compile(r"`([\w.]+)`")
 BESIDE = {
-    "files.py", "memory.py", "training/memory.py", "models/config.py", "models/dropout.py", "config.py",
+    "files.py", "data/text.py", "memory.py", "training/memory.py", "models/config.py", "config.py",
     "specs.py", "training/optimizers.py", "training/result.py", "errors.py",
 }  # fmt: skip
-"""Checks of sizes, memory and options, dropout and learning rates: called on the way, without the name."""
+"""Decoding, checks of sizes, memory and options, dropout and learning rates: called on the way."""
 Calls = list[tuple[str, str]]
 
 

@@ -21,7 +21,7 @@ WITHOUT_TORCH = (
     "flashmore.cli.train",
     "flashmore.cli.upgrade",
     "flashmore.data.text",
-    "flashmore.data.tokens",
+    "flashmore.data.long_text",
     "flashmore.data.vocabulary",
     "flashmore.data.items",
     "flashmore.models.config",

@@ -3,8 +3,7 @@ from .backends.explain import explain
 from .config import TrainConfig
 from .errors import FlashmoreError
 from .generation.options import GenerateOptions
-from .generation.sample import generate
-from .generation.score import score
+from .generation.sample import generate, score
 from .rules.call import AttentionCall
 from .runs import Run
 from .training.loop import Observer, resume, train

@@ -1,14 +1,4 @@
-"""The exception hierarchy.
-
-    FlashmoreError          exit 1   a valid request failed
-    ├── StorageError        exit 1   a file could not be read or written
-    ├── TrainingFailed      exit 1   the loss is not finite
-    ├── Interrupted         exit 130 Ctrl-C; progress so far is saved
-    └── UsageError          exit 2   wrong use or bad input
-        ├── DataError       exit 2   unusable data
-        ├── ConfigError     exit 2   invalid or incompatible sizes or options
-        ├── RunError        exit 2   a folder that is not a run, or a damaged one
-        └── BackendUnavailable  exit 2   an attention backend that cannot run here
+"""The exceptions, each with the exit code of a command that it ends.
 
 Every message has three parts, so that the next action is clear: what was wanted, what was found, and what
 would be valid.
@@ -35,6 +25,10 @@ class FlashmoreError(Exception):
 
     def __str__(self) -> str:
         return f"wanted: {self.wanted}\n found: {self.found}\n valid: {self.valid}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class StorageError(FlashmoreError):
@@ -70,27 +64,15 @@ class RunError(UsageError):
 
 
 class BackendUnavailable(UsageError):
-    """An attention backend cannot run for this device, dtype and shape.
-
-    Args:
-        backend: the requested name.
-        reasons: every reason against it, in plain words.
-        usable: the names that would work instead.
-    """
+    """An attention backend cannot run for this device, dtype and shape, for all of the reasons."""
 
     def __init__(self, backend: str, reasons: tuple[str, ...], usable: tuple[str, ...]) -> None:
-        self.backend = backend
-        self.reasons = reasons
-        self.usable = usable
+        self.backend, self.reasons, self.usable = backend, reasons, usable
         super().__init__(
             wanted=f"attention backend '{backend}'",
             found="it cannot run here: " + "; ".join(reasons),
             valid="one of " + ", ".join(usable) if usable else "no backend takes this input",
         )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -22,33 +22,18 @@ INTACT = "the run as flashmore wrote it: copy it again from where it is intact, 
 
 _RANDOM_BYTES = 8
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
-_OF_NO_FILE = ("punycode", "idna", "undefined")
-"""Python encodings that are not used for files: two are for host names and take time quadratic in the length
-of the text; the third refuses every text."""
 _SPARSE_FROM, _MOST_SHRUNK = 2**28, 16
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_KINDS = (
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {"-": None, "l": "a symbolic link", "d": "a folder", "p": "a named pipe", "s": "a socket"}
+"""By the first letter of `ls -l`; all others are devices."""
 # Windows has neither flag, and needs O_BINARY to leave line endings alone.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def cache_folder() -> Path | None:
-    """flashmore's cache folder: $FLASHMORE_CACHE, or `flashmore` in the user's cache folder.
-
-    None for a user without a home directory.
-    """
-    named, caches = os.environ.get("FLASHMORE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if named:
+    """$FLASHMORE_CACHE, or `flashmore` in the user's caches; None for a user without a home directory."""
+    if named := os.environ.get("FLASHMORE_CACHE"):
         return Path(named)
-    if caches:
+    if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches) / "flashmore"
     with suppress(RuntimeError):
         return Path.home() / ".cache" / "flashmore"
@@ -61,71 +46,76 @@ def is_temporary(name: str) -> bool:
 
 
 def is_of_no_file(encoding: str) -> bool:
-    """Whether a Python encoding is not used for files.
-
-    Raises:
-        LookupError, ValueError: Python knows no encoding of that name.
-    """
-    return codecs.lookup(encoding).name in _OF_NO_FILE
+    """Whether a Python encoding is not used for files; LookupError or ValueError if there is none."""
+    # Two are for host names and take time quadratic in the length of the text; the third refuses every text.
+    return codecs.lookup(encoding).name in ("punycode", "idna", "undefined")
 
 
 @contextmanager
 def disk_errors(wanted: str, path: Path) -> Iterator[None]:
-    """Convert operating system errors while doing `wanted` at `path`.
-
-    Raises:
-        StorageError: for any `OSError` inside, with its cause and what to do about it.
-    """
+    """Convert any `OSError` while doing `wanted` at `path` into a StorageError, which says what to do."""
     try:
         yield
     except OSError as error:
-        cause = error.strerror or str(error)
-        if error.errno in _FULL:
+        valid = "a path on a disk that works and that you may use"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             valid = f"free space on the disk (or the quota) that holds {path}, then try again"
-        elif error.errno in _FORBIDDEN:
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             valid = "a folder that you may write, or write permission for this one"
-        else:
-            valid = "a path on a disk that works and that you may use"
-        raise StorageError(wanted, f"{error.filename or path}: {cause}", valid) from error
+        found = f"{error.filename or path}: {error.strerror or error}"
+        raise StorageError(wanted, found, valid) from error
+
+
+def _special(status: os.stat_result) -> str | None:
+    """What a file is if it is not regular."""
+    return _KINDS.get(stat.filemode(status.st_mode)[0], "a device")
 
 
 def why_not_regular(status: os.stat_result) -> str | None:
     """Why a file must not be opened, such as `a symbolic link`; None for a regular file with one name."""
-    for is_kind, name in _KINDS:
-        if is_kind(status.st_mode):
-            return name
-    if status.st_nlink > 1:
+    if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
         return f"a file with {status.st_nlink} hard links, which may be another file too"
-    return None
+    return _special(status)
+
+
+def _why_sparse(descriptor: int) -> str | None:
+    """Why a large file is not read: it is sparse, which is cheap to create and slow to read.
+
+    A compressing filesystem also uses fewer blocks than bytes, but not that few.
+    """
+    status = os.fstat(descriptor)
+    size, blocks = status.st_size, getattr(status, "st_blocks", None)  # Windows does not tell
+    if blocks is None or size <= _SPARSE_FROM or _MOST_SHRUNK * 512 * blocks >= size:
+        return None
+    # Some network filesystems report no blocks; their files are not treated as sparse.
+    first_hole = os.lseek(descriptor, 0, os.SEEK_HOLE) if hasattr(os, "SEEK_HOLE") else 0
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    if first_hole == size:
+        return None
+    return f"a sparse file of {size:,} bytes, of which the disk holds {512 * blocks:,}"
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
-    """Open a regular file with a single name; never follows a link or blocks on a pipe.
-
-    Args:
-        path: the file.
-        flags: of `os.open`; O_CREAT creates a missing file.
-
-    Returns:
-        The file, unbuffered.
+    """Open a regular file with a single name, unbuffered; never follows a link or blocks on a pipe.
 
     Raises:
         RunError: `path` is not such a file, or is a large sparse file.
         OSError: it does not exist, or a disk operation failed.
     """
-    wanted = f"a regular file at {path}"
+
+    def refuse(found: str | None) -> None:
+        if found is not None:
+            raise RunError(f"a regular file at {path}", found, INTACT)
+
     with suppress(FileNotFoundError):  # before opening, because opening a device can have side effects
-        _require_regular(wanted, os.lstat(path))
+        refuse(why_not_regular(os.lstat(path)))
     try:
         descriptor = os.open(path, flags | _SAFE, 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP:  # the link was created in the meantime
-            raise RunError(wanted, "a symbolic link", INTACT) from None
+        refuse("a symbolic link" if error.errno == errno.ELOOP else None)  # created in the meantime
         raise
     try:
-        _require_regular(wanted, os.fstat(descriptor))
-        if sparse := _why_sparse(descriptor):
-            raise RunError(wanted, sparse, INTACT)
+        refuse(why_not_regular(os.fstat(descriptor)) or _why_sparse(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
@@ -134,12 +124,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Convert errors from reading a file of a run.
-
-    Raises:
-        RunError: it is missing.
-        StorageError: a disk operation failed.
-    """
+    """Convert errors from reading a file of a run: RunError if it is missing, else StorageError."""
     with disk_errors(f"to read {path}", path):
         try:
             yield
@@ -170,19 +155,15 @@ def open_input(
 ) -> Iterator[BinaryIO]:
     """Open a file named by the user; links are followed, because the user is trusted.
 
-    Args:
-        path: the file; a pipe such as the shell's `<(...)` is read once.
-        wanted: what a message says was expected.
-        valid: what it says would be accepted.
-        again: whether the file is read more than once, now or when a run that names it is opened. Then pipes
-            and files without stored content are refused.
+    `again` is for a file that is read more than once, now or when a run that names it is opened; others may
+    be a pipe such as the shell's `<(...)`.
 
     Raises:
         DataError: it is missing, a folder, a device or unreadable; or, with `again`, a pipe, empty or sparse.
     """
     try:
         status = path.stat()
-        found = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), None)
+        found = _special(status)
         if found is None and again and status.st_size == 0:  # includes files generated by the kernel
             found = "an empty file"
         if found is not None and (again or found != "a named pipe"):
@@ -191,18 +172,12 @@ def open_input(
             if again and (sparse := _why_sparse(file.fileno())):
                 raise DataError(wanted, sparse, valid)
             yield file
-    except OSError as error:
-        raise DataError(wanted, error.strerror or str(error), valid) from None
-    except ValueError as error:  # a NUL character in the path
-        raise DataError(wanted, str(error), valid) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise DataError(wanted, getattr(error, "strerror", None) or str(error), valid) from None
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: readers see either the old content or the new.
-
-    Raises:
-        StorageError: writing failed; the old content is kept.
-    """
+    """Write `data` to `path` atomically; a StorageError if writing failed, and the old content is kept."""
     with disk_errors(f"to write {path}", path), replacing(path) as file:
         write_all(file, data)
 
@@ -212,9 +187,6 @@ def replacing(path: Path) -> Iterator[FileIO]:
     """A temporary file that replaces `path` when the block ends without an error.
 
     Its name is unpredictable and must be unused, so that no file created beforehand receives the data.
-
-    Raises:
-        OSError: writing failed; `path` is unchanged.
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
     try:
@@ -244,26 +216,3 @@ def sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _why_sparse(descriptor: int) -> str | None:
-    """Why a large file is not read: it is sparse, which is cheap to create and slow to read.
-
-    A compressing filesystem also uses fewer blocks than bytes, but not that few.
-    """
-    status = os.fstat(descriptor)
-    size, blocks = status.st_size, getattr(status, "st_blocks", None)  # Windows does not tell
-    if blocks is None or size <= _SPARSE_FROM or _MOST_SHRUNK * 512 * blocks >= size:
-        return None
-    # Some network filesystems report no blocks; their files are not treated as sparse.
-    first_hole = os.lseek(descriptor, 0, os.SEEK_HOLE) if hasattr(os, "SEEK_HOLE") else 0
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    if first_hole == size:
-        return None
-    return f"a sparse file of {size:,} bytes, of which the disk holds {512 * blocks:,}"
-
-
-def _require_regular(wanted: str, status: os.stat_result) -> None:
-    found = why_not_regular(status)
-    if found is not None:
-        raise RunError(wanted, found, INTACT)

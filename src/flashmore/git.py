@@ -31,10 +31,9 @@ class Unreadable(Exception):
 
 
 class Indices:
-    """The index entries of some files; each index is read once, and again if it has changed.
+    """The index entries of some files, whose paths are absolute, with links resolved.
 
-    Args:
-        paths: the files, absolute, with links resolved. Other entries are not kept.
+    Each index is read once, and again if it has changed.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -44,78 +43,68 @@ class Indices:
     def ids(self, top: Path, folder: Path) -> dict[bytes, bytes]:
         """The id of each file's content, by its name in the working tree.
 
-        The user's git may replace an index at any time, by renaming a new file, which changes inode or mtime.
-        Cached entries are used only if these are unchanged. They are read before the content, so a change in
-        between is detected the next time.
-
-        Raises:
-            Unreadable: the index cannot be read.
+        The user's git may replace an index at any time, which changes inode or mtime. These are read before
+        the content, so a change in between is detected the next time.
         """
         try:
-            state = _state(folder / "index")
+            status = (folder / "index").lstat()
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise Unreadable(f"index: {error.strerror or error}") from None
-        if (top, folder) not in self._read or self._read[top, folder][0] != state:
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known, ids = self._read.get((top, folder), (None, {}))
+        if known != state:
             names = {_name(path, top) for path in self._paths if path.is_relative_to(top)}
-            found: dict[bytes, bytes] | Unreadable
             try:
-                found = _ids_in(_read(folder / "index", LARGEST_INDEX), names)
+                ids = _ids_in(_read(folder / "index", LARGEST_INDEX), names)
             except Unreadable as error:
-                found = error
-            self._read[top, folder] = state, found
-        ids = self._read[top, folder][1]
+                ids = error
+            self._read[top, folder] = state, ids
         if isinstance(ids, Unreadable):
             raise ids
         return ids
 
 
 class Checkout:
-    """The working tree of a repository.
+    """The working tree of the repository around a file, whose path is absolute, with links resolved.
 
-    Args:
-        path: a file in it, absolute, with links resolved.
-        indices: the index entries of the files to look up; those of `path` if None.
+    `indices` has the entries of all files to look up, by default those of this one.
 
     Raises:
-        Unreadable: the repository around the file cannot be read.
+        Unreadable: the repository cannot be read.
     """
 
     def __init__(self, path: Path, indices: Indices | None = None) -> None:
         # Searched again for each file: a repository may have been created meanwhile.
-        self._top, self.folder = _around(path)
+        self._top, self._folder = _around(path)
         self._ids: dict[bytes, bytes] = {}
-        if self.folder is not None:
-            self._ids = (indices or Indices([path])).ids(self._top, self.folder)
+        if self._folder is not None:
+            self._ids = (indices or Indices([path])).ids(self._top, self._folder)
 
     def stores(self, path: Path, data: bytes) -> bool | None:
-        """Whether git could restore a file's content: it was committed or added.
+        """Whether git could restore a file's content, as it was committed or added; None if untracked.
 
-        Args:
-            path: one of the files whose index entries are known.
-            data: its bytes; line endings may differ, as with `core.autocrlf`.
-
-        Returns:
-            None if git does not track the file, or there is no repository.
+        Line endings may differ, as with `core.autocrlf`.
         """
         found = self._ids.get(_name(path, self._top))
         if found is None:
             return None
-        return any(_blob_id(each, len(found)) == found for each in (data, data.replace(b"\r\n", b"\n")))
+        hashed = hashlib.sha256 if len(found) == 64 else hashlib.sha1
+        blobs = (b"blob %d\0" % len(each) + each for each in (data, data.replace(b"\r\n", b"\n")))
+        return found in (hashed(blob).hexdigest().encode() for blob in blobs)
 
     def commit(self) -> str | None:
         """The checked-out commit, as 40 hexadecimal digits; None if there is none."""
         from dulwich.refs import HEADREF, DiskRefsContainer
 
-        if self.folder is None:
+        if self._folder is None:
             return None
+        common = _common(self._folder)
         try:
-            return DiskRefsContainer(_common(self.folder), self.folder)[HEADREF].decode()
+            return DiskRefsContainer(common, self._folder)[HEADREF].decode()
         except KeyError:
             return None
-        except Unreadable:
-            raise
         except Exception as error:  # noqa: BLE001 - dulwich's errors for damage have no common base
             raise Unreadable(f"its HEAD: {error}") from None
 
@@ -149,21 +138,18 @@ def _is_repository(folder: Path) -> bool:
         return False
     if head.is_symlink():
         return head.readlink().as_posix().startswith("refs/")
-    return os.path.lexists(head) and bool(
-        re.match(rb"ref:\s*refs/|[0-9a-fA-F]{40}", _read(head, _LARGEST_LINK))
-    )
+    names = rb"ref:\s*refs/|[0-9a-fA-F]{40}"
+    return os.path.lexists(head) and re.match(names, _read(head, _LARGEST_LINK)) is not None
 
 
 def _common(folder: Path) -> Path:
-    """The folder with the objects and references common to all working trees of a repository."""
+    """The folder with the objects and references common to all working trees."""
     shared = folder / "commondir"
-    if not os.path.lexists(shared):
-        return folder
-    return _named(_read(shared, _LARGEST_LINK).strip(), shared)
+    return _named(_read(shared, _LARGEST_LINK).strip(), shared) if os.path.lexists(shared) else folder
 
 
 def _named(words: bytes, file: Path) -> Path:
-    """The folder named in a file of a repository, relative to that file's folder."""
+    """The folder named in a file, relative to that file's folder."""
     if b"\0" in words:
         raise Unreadable(f"{file.name} has a NUL in the path that it names")
     return file.parent / os.fsdecode(words)
@@ -174,12 +160,6 @@ def _read(path: Path, limit: int) -> bytes:
         return read_regular(path, limit)
     except (RunError, StorageError) as error:
         raise Unreadable(f"{path.name}: {error.found}") from None
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Values that change when a file is replaced or written."""
-    found = path.lstat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _name(path: Path, top: Path) -> bytes:
@@ -194,18 +174,16 @@ def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
     try:
         version, count = read_index_header(stream)
         if count > MOST_ENTRIES:
-            raise Unreadable(f"its index: it has {count:,} files, and at most {MOST_ENTRIES:,} are looked at")
+            raise Unreadable(f"it has {count:,} files, and at most {MOST_ENTRIES:,} are looked at")
         for _ in range(count):
             entry = read_cache_entry(stream, version, name, kind)
             name = entry.name
             length += len(name)
             if length > LARGEST_NAMES:  # version 4 compresses names: a few bytes can encode long ones
-                raise Unreadable("its index: the names in it are too long")
+                raise Unreadable("the names in it are too long")
             # A conflicted file has several entries, none of which is its content.
             if name in wanted:
                 ids[name] = entry.sha if entry.stage() == Stage.NORMAL else b""
-    except Unreadable:
-        raise
     except Exception as error:  # noqa: BLE001 - dulwich's errors for damage have no common base
         raise Unreadable(f"its index: {error}") from None
     # Upper-case extensions may be ignored; lower-case ones change the meaning of the entries.
@@ -225,8 +203,3 @@ def _object_format(index: bytes) -> "ObjectFormat":
         if checksum in (hashed(index[: -kind.oid_length]).digest(), bytes(kind.oid_length)):
             return kind
     raise Unreadable("its index is cut off or altered")
-
-
-def _blob_id(data: bytes, digits: int) -> bytes:
-    hashed = hashlib.sha256 if digits == 64 else hashlib.sha1
-    return hashed(b"blob %d\0" % len(data) + data).hexdigest().encode()

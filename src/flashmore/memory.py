@@ -32,15 +32,15 @@ def free_bytes(device: torch.device) -> int:
 def left_in_group(group: Path) -> int | None:
     """Bytes left within the limit of this container's control group (version 2); None without a limit."""
     try:
-        limit = int((group / "memory.max").read_text(encoding="utf-8"))
-        return max(0, limit - int((group / "memory.current").read_text(encoding="utf-8")))
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):  # no such file, or "max"
         return None
+    return max(0, limit - used)
 
 
 def _available() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+        for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -53,17 +53,17 @@ def largest_batch(config: ModelConfig, positions: int) -> int:
 
     The widest tensor stays within `LARGEST_TENSOR` elements, unless one sequence alone exceeds it.
     """
-    spec = model_spec(config.model)
-    widest = max(config.vocab_size, spec.widest(config))
-    if spec.attends and backend_spec(config.attention).materializes_scores:
-        widest = max(widest, config.n_head * positions)
+    widest = max(config.vocab_size, model_spec(config.model).widest(config), _scores(config, positions))
     return max(1, LARGEST_TENSOR // (positions * widest))
 
 
 def kept_bytes(config: ModelConfig, rows: int, positions: int) -> int:
     """Rough number of bytes that a training step keeps for the backward pass: activations, logits, scores."""
-    spec = model_spec(config.model)
-    numbers = spec.kept(config) + 4 * config.vocab_size
-    if spec.attends and backend_spec(config.attention).materializes_scores:
-        numbers += 4 * config.n_layer * config.n_head * positions
-    return 4 * rows * positions * numbers
+    logits, scores = 4 * config.vocab_size, 4 * config.n_layer * _scores(config, positions)
+    return 4 * rows * positions * (model_spec(config.model).kept(config) + logits + scores)
+
+
+def _scores(config: ModelConfig, positions: int) -> int:
+    """Attention weights per position and layer, if they are materialised."""
+    written = model_spec(config.model).attends and backend_spec(config.attention).materializes_scores
+    return config.n_head * positions if written else 0

@@ -146,7 +146,7 @@ def _reasons(name: str, rules: tuple[Rule, ...], call: AttentionCall) -> tuple[R
 _MODELS = (
     ModelSpec(
         "bigram",
-        "flashmore.models.bigram:Bigram",
+        "flashmore.models.simple:Bigram",
         "the next character from the last one: a table",
         options=frozenset(),
         training={"learning_rate": 5e-2, "weight_decay": 0.0},
@@ -154,37 +154,37 @@ _MODELS = (
     ),
     ModelSpec(
         "mlp",
-        "flashmore.models.mlp:MLP",
+        "flashmore.models.simple:MLP",
         "a window of embeddings through one hidden layer (Bengio et al. 2003)",
         widest=lambda config: max(4, config.block_size) * config.n_embd,
         kept=lambda config: (30 + 2 * config.block_size) * config.n_embd,
     ),
     ModelSpec(
         "bow",
-        "flashmore.models.bow:BoW",
+        "flashmore.models.simple:BoW",
         "the mean of everything so far: attention with equal weights",
     ),
     ModelSpec(
         "rnn",
-        "flashmore.models.recurrent:RNN",
+        "flashmore.models.simple:RNN",
         "a state that every character overwrites (Elman 1990)",
         recurrent_kernel=True,
     ),
     ModelSpec(
         "gru",
-        "flashmore.models.recurrent:GRU",
+        "flashmore.models.simple:GRU",
         "a state behind gates (Cho et al. 2014)",
         recurrent_kernel=True,
     ),
     ModelSpec(
         "lstm",
-        "flashmore.models.recurrent:LSTM",
+        "flashmore.models.simple:LSTM",
         "a state and a memory behind gates (Hochreiter and Schmidhuber 1997)",
         recurrent_kernel=True,
     ),
     ModelSpec(
         "wavenet",
-        "flashmore.models.wavenet:WaveNet",
+        "flashmore.models.simple:WaveNet",
         "dilated causal convolutions (van den Oord et al. 2016)",
         options=frozenset({"n_layer", "n_embd", "dropout"}),
     ),

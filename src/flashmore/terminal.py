@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 from unicodedata import category
 
@@ -49,9 +50,8 @@ _HIDDEN = re.compile(
 def printable(text: str) -> str:
     """Escape terminal control characters and invisible characters in text of one or several lines.
 
-    Tabs, line feeds and carriage returns before a line feed stay, and so does ordinary text in every script:
-    a joiner or zero-width space after a letter, mark or symbol outside ASCII, one variation selector after a
-    visible character, and script-specific characters next to their script.
+    Ordinary text in every script stays: a joiner or zero-width space after a letter, mark or symbol outside
+    ASCII, one variation selector after a visible character, and script-specific ones next to their script.
     """
     return _HIDDEN.sub(_escaped, text)
 
@@ -79,17 +79,12 @@ def _is_needed(found: re.Match[str]) -> bool:
 
 
 def write(text: str) -> None:
-    """Write text to stdout as it is, including line endings, escaped by `printable`."""
+    """Write text to stdout, escaped by `printable`."""
     sys.stdout.write(printable(text))
 
 
 def write_lines(lines: Iterable[str], stream: TextIO | None = None) -> None:
-    """Write each string on one line, whatever it contains.
-
-    Args:
-        lines: without line endings.
-        stream: stdout if None.
-    """
+    """Write each string on one line of the stream, by default stdout, whatever it contains."""
     (stream or sys.stdout).write("".join(f"{one_line(line)}\n" for line in lines))
 
 
@@ -99,12 +94,7 @@ def say(*lines: str) -> None:
 
 
 def write_patch(patch: bytes, encoding: str) -> None:
-    """Write a patch to stdout: byte for byte to a file or a pipe, escaped on a terminal.
-
-    Args:
-        patch: its lines, in the files' encodings.
-        encoding: for showing them on a terminal.
-    """
+    """Write a patch to stdout: byte for byte to a file or a pipe, decoded and escaped on a terminal."""
     if sys.stdout.isatty():
         write(patch.decode(encoding, "surrogateescape"))
     else:
@@ -138,27 +128,23 @@ class _BestEffort:
 
     def write(self, text: str) -> int:
         """Write text, or give up."""
-        try:
-            return self._stream.write(text)
-        except (OSError, ValueError):
-            self._give_up()
+        with self._giving_up():
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, or give up."""
-        try:
+        with self._giving_up():
             self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up()
 
-    def _give_up(self) -> None:
-        # Python and libraries would get the same error again, at the latest when the process ends.
-        with suppress(OSError, ValueError):
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            try:
-                os.dup2(nothing, self._stream.fileno())
-            finally:
-                os.close(nothing)
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):
+            # Python and libraries would get the same error again, at the latest when the process ends.
+            with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nothing:
+                os.dup2(nothing.fileno(), self._stream.fileno())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**70)
 
 def as_words(lines: list[str]) -> Words:
     items = tuple(dict.fromkeys(lines))
-    return Words(tuple(lines), items, len(lines) - len(items), "a list")
+    return Words(tuple(lines), items, "a list")
 
 
 def numbered(count: int) -> Words:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from flashmore.generation.cache import CachedDecoder, Decoder, PlainDecoder, decoder_for
+from flashmore.generation.cache import CachedDecoder, Decoder, decoder_for
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.models.transformer import Transformer
@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_whole_sequences_to_the_edge_of_the_context(
 def test_the_transformer_alone_is_cached() -> None:
     kinds: dict[str, type[Decoder]] = {name: type(decoder_for(MODELS[name], 1)) for name in models()}
     assert {name for name, kind in kinds.items() if kind is CachedDecoder} == {"transformer"}
-    assert {kind for name, kind in kinds.items() if name != "transformer"} == {PlainDecoder}
+    assert {kind for name, kind in kinds.items() if name != "transformer"} == {Decoder}
 
 
 @torch.inference_mode()

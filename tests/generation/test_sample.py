@@ -10,8 +10,7 @@ import torch
 from flashmore.data.items import Split
 from flashmore.errors import ConfigError, DataError
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import generate
-from flashmore.generation.score import score
+from flashmore.generation.sample import generate, score
 from flashmore.memory import largest_batch
 from flashmore.runs import Run
 from flashmore.specs import models

@@ -14,7 +14,7 @@ MakeRun = Callable[..., Run]
 HOLD = """
 import sys, time
 from pathlib import Path
-from flashmore.runs.lock import locked
+from flashmore.runs import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

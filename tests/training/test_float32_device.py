@@ -10,9 +10,7 @@ import torch
 from flashmore.backends.choose import Problem, choose
 from flashmore.cli.main import main
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import generate
-from flashmore.generation.score import score
-from flashmore.generation.text import continue_text
+from flashmore.generation.sample import continue_text, generate, score
 from flashmore.runs import Run
 from float32_device import DEVICE, DeviceTensor, float32_device
 

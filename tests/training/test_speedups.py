@@ -17,7 +17,7 @@ from torch import Tensor
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.errors import Interrupted
-from flashmore.models.dropout import Dropout
+from flashmore.models.transformer import Dropout
 from flashmore.runs import Run
 from flashmore.speedups import CATALOGUE, EXACT, NUMERICS, changed
 from flashmore.training.corpus import read_corpus

@@ -16,9 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, DataError, Interrupted
 from flashmore.generation.draw import next_probabilities
-from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.text import continue_text
+from flashmore.generation.sample import continue_text, load_model
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build, count_parameters
 from flashmore.runs import Run, Settings

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
-    from flashmore.generation.text import continue_text
+    from flashmore.generation.sample import continue_text
 
     options = command.sampling
     for option in ("--count", "--new-only", "--repeats"):

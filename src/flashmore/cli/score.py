@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if not command.names:
         raise ConfigError("names to score", "none", f"flashmore score {command.run} NAME …")
 
-    from flashmore.generation.score import score
+    from flashmore.generation.sample import score
     from flashmore.runs import Run
 
     scored = score(Run.open(command.run), command.names)

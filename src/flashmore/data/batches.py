@@ -1,10 +1,11 @@
-"""Padded batches: a part of a split as tensors, and the items of each step's batch.
+"""Batches as tensors: padded items, or windows of a long text.
 
 B batch, N items, T positions.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +17,21 @@ from flashmore.errors import ConfigError, DataError
 
 IGNORE = -1
 """Target of padding positions, which the loss ignores."""
+MOST_EVALUATED = 2**20
+"""Most positions per evaluation of a long text, which bounds its time; smaller parts are read completely."""
+_ORDER, _EVALUATION = 0, 1
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """A whole part of a split as tensors on the device."""
+    """A whole part of a split as int64 tensors on the device."""
 
     ids: Tensor
-    """(N, T) int64: BOS, the characters, padding 0."""
+    """(N, T): BOS, the characters, padding 0."""
     targets: Tensor
-    """(N, T) int64: the characters, EOS, then IGNORE; the next id after each of `ids`."""
+    """(N, T): the characters, EOS, then IGNORE; the next id after each of `ids`."""
     lengths: Tensor
-    """(N,) int64: number of positions with a target, EOS included."""
+    """(N,): number of positions with a target, EOS included."""
 
     @property
     def mean_length(self) -> float:
@@ -45,7 +49,7 @@ def encode_items(
     """Encode items as sequences of T = `context` positions.
 
     Raises:
-        DataError: an item longer than `context` - 1, or with characters outside the vocabulary.
+        DataError: an item longer than T - 1, or with characters outside the vocabulary.
     """
     lengths = np.fromiter(map(len, items), dtype=np.int64, count=len(items))  # (N,)
     if len(items) and lengths.max() >= context:
@@ -62,15 +66,13 @@ def encode_items(
     targets = np.full((len(items), context), IGNORE, dtype=np.int64)
     targets[:, :-1][mask] = flat
     targets[np.arange(len(items)), lengths] = EOS
-    arrays = (ids, targets, lengths + 1)
-    return Sequences(*map(torch.from_numpy, arrays)).to(device)
+    return Sequences(*map(torch.from_numpy, (ids, targets, lengths + 1))).to(device)
 
 
 def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
     # One code point is one character: a binary search in the sorted vocabulary avoids a Python loop.
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    no_character = 0xFFFFFFFF
-    known = np.array([*map(ord, vocabulary.characters), no_character], dtype=np.uint32)
+    known = np.append(vocabulary.points, np.uint32(0xFFFFFFFF))  # no character, found for larger ones
     places = np.searchsorted(known, points)
     if not np.array_equal(known[places], points):
         vocabulary.encode(text)  # raises an error that names them
@@ -78,15 +80,10 @@ def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]
 
 
 class BatchOrder:
-    """The items of each step's batch: a pure function of the seed and the step.
+    """The B items of each step's batch of N = `count`: a pure function of the seed and the step.
 
     Each epoch is a new permutation, so every item occurs once per epoch. Batches continue across epochs, so
     every batch is full, even if it is larger than the whole part.
-
-    Args:
-        count: number of items N.
-        batch: batch size B.
-        seed: a non-negative integer.
 
     Raises:
         ConfigError: a count or batch below 1, or a negative seed.
@@ -96,9 +93,8 @@ class BatchOrder:
         for name, value, least in (("items", count, 1), ("batch", batch, 1), ("seed", seed, 0)):
             if value < least:
                 raise ConfigError(f"{name} of at least {least}", str(value), f"any whole number from {least}")
-        self._count = count
         self.batch_size = batch
-        self._seed = seed
+        self._count, self._seed = count, seed
         # Epochs are drawn in blocks of at least a batch, so that no batch spans more than two blocks.
         self._epochs = -(-batch // count)
         self._number = -1
@@ -120,11 +116,60 @@ class BatchOrder:
 
 
 def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather a batch: ids (B, T) and targets (B, T), int64, on the device of the sequences.
-
-    Args:
-        sequences: the result of `encode_items`.
-        indices: (B,) int64 on any device.
-    """
+    """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
     chosen = indices.to(sequences.ids.device)
     return sequences.ids.index_select(0, chosen), sequences.targets.index_select(0, chosen)
+
+
+class Windows:
+    """Windows of T = `context` ids from one part [start, stop) of a long text, as batches on a device.
+
+    Raises:
+        ConfigError: the part does not hold a window and the id after it.
+    """
+
+    def __init__(
+        self, ids: npt.NDArray[np.uint16], part: tuple[int, int], context: int, device: torch.device
+    ) -> None:
+        start, stop = part
+        if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
+            wanted = f"a part that holds a window of {context}"
+            raise ConfigError(wanted, f"ids {start} to {stop}", "a longer part")
+        self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
+        self.start, self.stop, self.context, self.device = start, stop, context, device
+
+    def to(self, device: torch.device) -> "Windows":
+        """The same with batches for another device."""
+        return Windows(self.ids, (self.start, self.stop), self.context, device)
+
+    def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step as in `at`, drawn uniformly with replacement: a function of seed and step."""
+        generator = np.random.default_rng((seed, _ORDER, step))
+        return self.at(generator.integers(self.start, self.stop - self.context, size=batch))
+
+    def at(self, starts: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Windows that start at these positions: ids (B, T) and targets (B, T), int64, on the device.
+
+        Positions whose target is beyond the part have id 0 and target IGNORE.
+        """
+        places = starts[:, None] + np.arange(self.context + 1)  # (B, T + 1)
+        inside = places < self.stop
+        window = np.where(inside, self.ids[np.minimum(places, self.stop - 1)], 0).astype(np.int64)
+        targets = np.where(inside[:, 1:], window[:, 1:], IGNORE)
+        ids = torch.from_numpy(window[:, :-1].copy()).to(self.device)
+        return ids, torch.from_numpy(targets).to(self.device)
+
+    @cached_property
+    def covering(self) -> npt.NDArray[np.int64]:
+        """Start positions of the evaluation windows, always the same.
+
+        Every id except the part's first is predicted once; of a part with more than `MOST_EVALUATED`
+        positions, a fixed random sample of windows is used.
+        """
+        count = len(range(self.start, self.stop - 1, self.context))
+        most = max(1, MOST_EVALUATED // self.context)
+        if count <= most:
+            return self.start + self.context * np.arange(count)
+        # A list of all starts would grow with the part.
+        drawn = np.random.default_rng((0, _EVALUATION)).choice(count, size=most, replace=False)
+        return self.start + self.context * np.sort(drawn)

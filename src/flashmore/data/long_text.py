@@ -1,54 +1,68 @@
-"""A run's long text: its source, length and parts."""
+"""A run's long text: its source, its parts, and its ids on disk.
 
+Ids are memory-mapped, so that files may be larger than memory. The layout is that of nanoGPT's `.bin` files:
+one unsigned 16-bit number per token, little-endian, no header.
+"""
+
+import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from flashmore.data.items import require_encoding
-from flashmore.data.tokens import (
-    MOST_IDS,
-    Ids,
-    encode_text,
-    is_intact,
-    open_tokens,
-    random_tokens,
-    scan_text,
-    scan_tokens,
-    write_store,
-)
+import numpy as np
+import numpy.typing as npt
+
+from flashmore.data.items import parse_shares
+from flashmore.data.text import PIECE_BYTES, read_text, require_encoding
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.data.windows import Parts, cut_parts
 from flashmore.errors import ConfigError, DataError
-from flashmore.files import INTACT, open_input
+from flashmore.files import open_input, open_regular, replacing, write_all
 
-Kind = Literal["characters", "tokens", "random"]
+Ids = npt.NDArray[np.uint16]
+DTYPE = np.dtype("<u2")
+MOST_IDS = 2**16
 STORE = "tokens.bin"
 """Name of the token file in a run's folder."""
-RANDOM_COUNT = 2**18
-"""Minimum number of random ids: see `random_facts`."""
+FEWEST_RANDOM = 2**18
 REAL_GPT2_IDS = 50_257
 """GPT-2's vocabulary size; a model with 50,304 ids has 47 unused ones."""
 MOST_BYTES = 32
 """Most bytes of a file per stored character: NFC composes up to four characters, a line ending up to two, and
 UTF-7 needs up to eight bytes per character."""
+_WHOLE = "a .bin file of unsigned 16-bit ids"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Consecutive ranges [start, stop) of train, validation and test in a text."""
+
+    train: tuple[int, int]
+    validation: tuple[int, int]
+    test: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class LongText:
-    """Metadata of a run's text."""
+    """Metadata of a run's text, which may come from an untrusted folder.
 
-    kind: Kind
+    Raises:
+        ValueError: parts that are not consecutive ranges of the text, a file for random ids, or a path that
+            is not absolute.
+        DataError: an encoding that is not used for files.
+    """
+
+    kind: Literal["characters", "tokens", "random"]
     """`characters` of a text file, stored in the run's folder; `tokens` of a `.bin` file, used in place;
     `random` ids, stored in the run's folder."""
     path: str | None
     """The file, as an absolute path; None for random ids."""
     encoding: str
     count: int
-    """Number of ids."""
+    """Number of ids, the largest of which is `largest`."""
     largest: int
-    """Largest id."""
     origin: str
     """SHA-256 of the text (as read, in UTF-8) or of the `.bin` file; a name for random ids."""
     parts: Parts
@@ -56,28 +70,18 @@ class LongText:
     """SHA-256 of the token file in the run's folder; None before it is written, and for a `.bin` file."""
 
     def __post_init__(self) -> None:
-        """Validate the values, which may come from a run's folder.
-
-        Raises:
-            ValueError: parts that are not consecutive ranges of the text, a file for random ids, or a path
-                that is not absolute.
-            DataError: an encoding that is not used for files.
-        """
         bounds = [bound for part in vars(self.parts).values() for bound in part]
         if bounds != sorted(bounds) or bounds[0] < 0 or bounds[-1] > self.count:
             raise ValueError(f"parts at {bounds} of {self.count} ids")
         if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
-        if self.path is not None and not _is_absolute(self.path):
+        systems = (PurePosixPath, PureWindowsPath)  # the run may come from another one
+        if self.path is not None and not any(system(self.path).is_absolute() for system in systems):
             raise ValueError(f"{self.path}, which is no absolute path")
         require_encoding(self.encoding)
 
     def stored(self, folder: Path, vocabulary: Vocabulary) -> "LongText":
         """Write the ids into a run's folder, unless they are used in place.
-
-        Args:
-            folder: the run's folder.
-            vocabulary: the run's characters.
 
         Raises:
             DataError: the text is missing or has changed.
@@ -90,10 +94,6 @@ class LongText:
     def ids(self, folder: Path, vocabulary: Vocabulary) -> Ids:
         """Map the ids: (count,) uint16. A missing or damaged token file in the run's folder is rebuilt.
 
-        Args:
-            folder: the run's folder.
-            vocabulary: the run's characters.
-
         Raises:
             DataError: the text or the `.bin` file is needed, but missing or changed.
             OSError: the token file could not be written.
@@ -101,32 +101,41 @@ class LongText:
         if self.kind == "tokens":
             return self._ids_in_place(folder)
         store = folder / STORE
-        facts = self.count, self.largest, self.store_sha256 or ""
-        if not is_intact(store, *facts):
+        if not self._is_intact(store):
             self.stored(folder, vocabulary)
-            if not is_intact(store, *facts):
+            if not self._is_intact(store):
                 store.unlink()
-                what = f"text that {self.path} held" if self.path else "sequence of random ids that there was"
-                valid = "the same again" if self.path else INTACT
-                raise DataError(
-                    f"the {what} when the run began", "another one, or one that is encoded differently", valid
-                )
-        return open_tokens(store)
+                wanted = f"the text that {self.path or 'the generator of random ids'} held when the run began"
+                found = "another one, or one that is encoded differently"
+                raise DataError(wanted, found, "the same again")
+        return np.memmap(store, DTYPE, "r")
+
+    def _is_intact(self, store: Path) -> bool:
+        """Whether the token file has the recorded size, which is checked first, SHA-256 and largest id."""
+        try:
+            with open_regular(store) as file:
+                if os.fstat(file.fileno()).st_size != self.count * DTYPE.itemsize:
+                    return False
+                reader = BufferedReader(file)  # reads full pieces
+                count, largest, sha256 = _scan(reader, f"{self.count:,} ids in {store}", self.count)
+                return count == self.count and largest <= self.largest and sha256 == self.store_sha256
+        except OSError:
+            return False
 
     def _ids_in_place(self, folder: Path) -> Ids:
         path = Path(self.path or "")
         size = self._size(path)
         inside = path.resolve().parent == folder.resolve()  # such a file changes while the run trains
-        if inside or size != 2 * self.count:
+        if inside or size != DTYPE.itemsize * self.count:
             found = "a file of the run itself" if inside else f"a file of {size:,} bytes"
             raise DataError(f"{self.count:,} tokens in {path}", found, "that file again")
         if scan_tokens(path, self.count) != (self.count, self.largest, self.origin):
             raise DataError(f"the tokens that {path} held when the run began", "others", "that file again")
-        return open_tokens(path)
+        return np.memmap(path, DTYPE, "r")
 
-    def _make(self, vocabulary: Vocabulary) -> Iterable[Ids]:
+    def _make(self, vocabulary: Vocabulary) -> Iterator[Ids]:
         if self.kind == "random":
-            return random_tokens(self.count, self.largest + 1, seed=0)
+            return random_tokens(self.count, self.largest + 1)
         path = Path(self.path or "")
         size, most = self._size(path), MOST_BYTES * (self.count + 1)
         if size > most:  # an untrusted run may name any file of the user; do not read a large one in vain
@@ -135,11 +144,7 @@ class LongText:
         return encode_text(path, self.encoding, vocabulary, self.origin)
 
     def _size(self, path: Path) -> int:
-        """Size in bytes of a file that the run names.
-
-        Raises:
-            DataError: it is missing, unreadable, or cannot be read twice; see `open_input`.
-        """
+        """Size in bytes of a file that the run names, which must be readable twice."""
         with open_input(path, f"what the run was trained on in {path}", again=True) as file:
             return os.fstat(file.fileno()).st_size
 
@@ -151,82 +156,142 @@ def read_long_text(
 
     Args:
         file: a text, or a name that ends in `.bin`; None for random ids.
-        encoding: encoding of a text.
+        encoding: of a text.
         shares: percentages for train, validation and test, such as 80/10/10.
-        context: T; a text that is too short for it is refused.
-        vocabulary_size: vocabulary size for tokens and random ids; None means the largest id plus 1.
+        context: T.
+        vocabulary_size: for tokens and random ids; None means the largest id plus 1.
 
     Returns:
         The text, its characters (none for ids), and the vocabulary size V of a model.
 
     Raises:
-        DataError: see `read_text`, `scan_tokens` and `cut_parts`; ids beyond the vocabulary; or a path that a
-            run cannot store, because it is not UTF-8.
+        DataError: the file is missing, unreadable, empty, or not in the encoding; its size is not a multiple
+            of 16 bits; ids beyond the vocabulary, or more than 65,536 distinct characters; a part with a
+            share that is too short for one window; or a path that a run cannot store, as it is not UTF-8.
         ConfigError: invalid shares, or neither file nor vocabulary size.
     """
-    source = "the random ids" if file is None else str(file)
+    vocabulary = Vocabulary(())
     path = None if file is None else str(file.absolute())
-    if path is not None:
-        _require_unicode(path)
-    empty = Vocabulary(())
-    if file is not None and file.suffix.lower() != ".bin":
-        _refuse_vocabulary_size(file, vocabulary_size)
-        facts = scan_text(file, encoding)
-        parts = cut_parts(facts.count, shares, context, source)
-        size = len(facts.vocabulary.characters)
-        text = LongText("characters", path, encoding, facts.count, size - 1, facts.sha256, parts)
-        return text, facts.vocabulary, size
-    if file is not None:
+    if path is not None and any("\ud800" <= character <= "\udfff" for character in path):
+        wanted = "a path in UTF-8, for the run to find its text again"
+        raise DataError(wanted, ascii(path), "the text in a folder whose path is UTF-8")
+    kind: Literal["characters", "tokens", "random"]
+    if file is None:
+        if vocabulary_size is None:
+            valid = "a text file, a .bin file of ids, or --vocab-size for random ids"
+            raise ConfigError("a text for --mode text", "no FILE", valid)
+        kind, size, source = "random", vocabulary_size, "the random ids"
+        count, largest, origin = random_facts(context, vocabulary_size)
+    elif file.suffix.lower() == ".bin":
+        kind, source = "tokens", str(file)
         count, largest, origin = scan_tokens(file)
         size = vocabulary_size or largest + 1
         if largest >= size:
-            raise DataError(
-                f"ids below --vocab-size {size:,} in {file}",
-                f"the id {largest:,}",
-                f"--vocab-size {largest + 1}",
+            wanted = f"ids below --vocab-size {size:,} in {file}"
+            raise DataError(wanted, f"the id {largest:,}", f"--vocab-size {largest + 1}")
+    else:
+        if vocabulary_size is not None:
+            raise ConfigError(
+                "--vocab-size for a .bin file of ids or for random ids",
+                f"the text {file}, whose characters are the vocabulary",
+                "the same without --vocab-size (a preset that sets it wants ids)",
             )
-        text = LongText(
-            "tokens", path, encoding, count, largest, origin, cut_parts(count, shares, context, source)
-        )
-        return text, empty, size
-    if vocabulary_size is None:
-        raise ConfigError(
-            "a text for --mode text",
-            "no FILE",
-            "a text file, a .bin file of ids, or --vocab-size for random ids",
-        )
-    count, largest, origin = random_facts(context, vocabulary_size)
+        kind, source = "characters", str(file)
+        vocabulary, count, origin = scan_text(file, encoding)
+        size = len(vocabulary.characters)
+        largest = size - 1
     parts = cut_parts(count, shares, context, source)
-    return LongText("random", None, encoding, count, largest, origin, parts), empty, vocabulary_size
+    return LongText(kind, path, encoding, count, largest, origin, parts), vocabulary, size
 
 
-def _is_absolute(path: str) -> bool:
-    """Whether a path is absolute on any operating system: the run may come from another one."""
-    return PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
+def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
+    """Split a text of `count` ids by position; a part with a share must hold a window and the id after it."""
+    train, validation, test = parse_shares(shares)
+    first, second = int(count * train / 100), int(count * (train + validation) / 100)
+    parts = Parts((0, first), (first, second), (second, count))
+    sizes = {
+        name: stop - start
+        for (name, (start, stop)), share in zip(vars(parts).items(), (train, validation, test), strict=True)
+        if share
+    }
+    short = ", ".join(f"{size:,} for {name}" for name, size in sizes.items() if size <= context)
+    if short:
+        longest = min(sizes.values()) - 1
+        shorter = f"--block-size {longest} or less, " if longest >= 1 else ""
+        raise DataError(
+            f"at least {context + 1:,} characters in each part of {source}, for --block-size {context}",
+            f"{count:,} in all: {short}",
+            f"{shorter}a longer text, or a --split with fewer parts such as 90/10/0",
+        )
+    return parts
 
 
 def random_facts(context: int, vocabulary_size: int) -> tuple[int, int, str]:
     """Count, largest id and origin of the random ids for a model with this context and vocabulary."""
-    count = max(RANDOM_COUNT, 100 * (context + 1))
+    count = max(FEWEST_RANDOM, 100 * (context + 1))
     ids = min(vocabulary_size, REAL_GPT2_IDS)
     return count, ids - 1, f"random {ids} {count}"
 
 
-def _require_unicode(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            "a path in UTF-8, for the run to find its text again",
-            ascii(path),
-            "the text in a folder whose path is UTF-8",
-        ) from None
+def random_tokens(count: int, ids: int) -> Iterator[Ids]:
+    """Draw `count` ids uniformly from [0, ids), in pieces: enough to time training, nothing to learn."""
+    generator = np.random.default_rng(0)
+    for start in range(0, count, PIECE_BYTES):
+        yield generator.integers(ids, size=min(PIECE_BYTES, count - start), dtype=DTYPE)
 
 
-def _refuse_vocabulary_size(file: Path, vocabulary_size: int | None) -> None:
-    if vocabulary_size is not None:
-        raise ConfigError(
-            "--vocab-size for a .bin file of ids or for random ids",
-            f"the text {file}, whose characters are the vocabulary",
-            "the same without --vocab-size (a preset that sets it wants ids)",
-        )
+def scan_text(path: Path, encoding: str) -> tuple[Vocabulary, int, str]:
+    """A text's characters, their number in it, and the SHA-256 of the text as read, in UTF-8."""
+    characters: set[str] = set()
+    digest, count = hashlib.sha256(), 0
+    for piece in read_text(path, encoding):
+        characters.update(piece)
+        digest.update(piece.encode())
+        count += len(piece)
+    if len(characters) > MOST_IDS:
+        wanted = f"at most {MOST_IDS:,} different characters in {path}"
+        raise DataError(wanted, f"{len(characters):,} different ones", "text in fewer scripts")
+    return Vocabulary.from_items(characters), count, digest.hexdigest()
+
+
+def encode_text(path: Path, encoding: str, vocabulary: Vocabulary, sha256: str) -> Iterator[Ids]:
+    """Read a text with this SHA-256 again, as pieces of ids that start at 0: a long text has no BOS."""
+    digest = hashlib.sha256()
+    for piece in read_text(path, encoding):
+        digest.update(piece.encode())
+        points = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
+        yield np.searchsorted(vocabulary.points, points).astype(DTYPE)
+    if digest.hexdigest() != sha256:
+        raise DataError(f"the text that {path} held when the run began", "another one", "that text again")
+
+
+def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:
+    """Count the tokens of a `.bin` file, at most one more than `count`: (tokens, largest id, SHA-256)."""
+    wanted = f"16-bit ids in {path}"
+    with open_input(path, wanted, _WHOLE, again=True) as file:
+        return _scan(file, wanted, count)
+
+
+def _scan(file: BinaryIO | BufferedReader, wanted: str, count: int | None) -> tuple[int, int, str]:
+    digest, tokens, largest = hashlib.sha256(), 0, 0
+    while data := file.read(PIECE_BYTES):  # only the last piece may have an odd number of bytes
+        if len(data) % DTYPE.itemsize:
+            found = f"{tokens * DTYPE.itemsize + len(data):,} bytes, an odd number"
+            raise DataError(wanted, found, f"{_WHOLE}, whole")
+        digest.update(data)
+        ids = np.frombuffer(data, DTYPE)
+        tokens, largest = tokens + len(ids), max(largest, int(ids.max()))
+        if count is not None and tokens > count:
+            break
+    return tokens, largest, digest.hexdigest()
+
+
+def write_store(store: Path, pieces: Iterable[Ids]) -> str:
+    """Write ids to a token file atomically; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with replacing(store) as file:
+        for ids in pieces:
+            data = ids.astype(DTYPE).tobytes()
+            write_all(file, data)
+            digest.update(data)
+    return digest.hexdigest()

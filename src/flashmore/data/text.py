@@ -1,62 +1,147 @@
-"""Streaming a long text: decoding, line endings and Unicode normalisation in pieces."""
+"""Decoding and normalising text files, whole or in pieces; errors name the line."""
 
 import codecs
+import re
+import sys
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-from flashmore.data.items import (
-    ENCODINGS,
-    LINE_END,
-    NOT_TEXT,
-    normalize,
-    other_signs,
-    require_encoding,
-    require_few_marks,
-)
 from flashmore.errors import DataError
-from flashmore.files import open_input
+from flashmore.files import is_of_no_file, open_input
 
 PIECE_BYTES = 1 << 18
 """Bytes per read."""
-
+# str.splitlines() would also split at form feeds, U+2028 and others, which may occur inside a line.
+LINE_END = re.compile(r"\r\n|\r|\n")
+NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+"""Control characters that do not occur in text, and lone surrogates, which UTF-8 cannot encode."""
+MOST_MARKS = 100
+"""Most consecutive combining marks: Unicode's Stream-Safe Text Format (UAX 15) has at most 30. Normalisation
+is quadratic in their number."""
+_ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
 _WIDE = ("Na", "W", "F")
+
+
+def require_encoding(encoding: str) -> None:
+    """Refuse a name that is not a text encoding, or one that is not used for files, with a DataError."""
+    found = repr(encoding)
+    try:
+        if not is_of_no_file(encoding):
+            "a".encode(encoding, "replace")  # "replace" is needed to name the bad line
+            return
+        found += ", which Python knows, but no file is written in it"
+    except (LookupError, ValueError):
+        pass
+    raise DataError("the name of a text encoding", found, f"utf-8, or {_ENCODINGS}")
+
+
+def normalize(text: str) -> str:
+    """Normalise text to the form in which data is stored: Unicode's NFC without byte-order marks."""
+    # Concatenating files leaves byte-order marks inside the text; as a character, Unicode deprecates them.
+    return unicodedata.normalize("NFC", text.replace("\ufeff", ""))
+
+
+def normalize_file(text: str, source: str) -> str:
+    """The same for a file's text, which may be slow to normalise: a DataError for too many marks in a row."""
+    if not text.isascii() and (found := _many_marks().search(text)):
+        raise DataError(
+            f"at most {MOST_MARKS} combining marks in a row in {source}",
+            f"more of them after {text[max(found.start() - 10, 0) : found.start()]!r}",
+            "text without them",
+        )
+    return normalize(text)
+
+
+@cache
+def _many_marks() -> re.Pattern[str]:
+    # Characters that decompose into marks count as marks too.
+    every = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(char for char in every if unicodedata.combining(unicodedata.normalize("NFD", char)[0]))
+    return re.compile(f"[{marks}]{{{MOST_MARKS + 1}}}")
+
+
+def count_line_ends(text: str) -> int:
+    """Number of line endings: LF, CRLF or CR."""
+    return text.count("\n") + text.count("\r") - text.count("\r\n")
+
+
+class Decoder:
+    """Decodes a file, whole or piece by piece."""
+
+    def __init__(self, encoding: str, source: str) -> None:
+        require_encoding(encoding)
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._encoding, self._source = encoding, source
+        self._line, self._half = 1, ""
+
+    def decode(self, data: bytes, *, last: bool) -> str:
+        """Decode the next piece; a DataError names the line and the byte of what is not text."""
+        try:
+            text = self._decoder.decode(data, final=last)
+        except UnicodeDecodeError as error:
+            line = self._line_after(error.object[: error.start].decode(self._encoding, "replace"))
+            found = f"line {line}: byte 0x{error.object[error.start]:02x} is not {self._encoding}"
+            raise self._refusal(f"{found} ({error.reason}){_other_signs(data)}") from None
+        except UnicodeError as error:
+            raise self._refusal(f"{error}{_other_signs(data)}") from None
+        if stray := NOT_TEXT.search(text):
+            found = (
+                f"the character U+{ord(stray.group()):04X}, which no text holds; this may be a binary file"
+            )
+            raise self._refusal(f"line {self._line_after(text[: stray.start()])}: {found}")
+        lines = self._half + text
+        self._half = "\r" if lines.endswith("\r") else ""  # perhaps of a CRLF: counted with the next piece
+        self._line += count_line_ends(lines.removesuffix("\r"))
+        return text
+
+    def _line_after(self, text: str) -> int:
+        return self._line + count_line_ends(self._half + text)
+
+    def _refusal(self, found: str) -> DataError:
+        valid = f"a file saved as UTF-8, or its own encoding by name: {_ENCODINGS}"
+        return DataError(f"text in {self._encoding} in {self._source}", found, valid)
+
+
+def _other_signs(data: bytes) -> str:
+    """Further evidence against the encoding; may be empty."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "; the file begins as UTF-16 does"
+    return "; it holds NUL bytes, as binary files do" if b"\0" in data else ""
 
 
 def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
     """Read a text in pieces; their concatenation does not depend on the piece size.
 
-    CRLF and CR become LF, byte-order marks are dropped, and Unicode is normalised to NFC, so that different
-    encodings of the same text are equal. Everything else stays, including blank lines and spaces.
-
-    Args:
-        path: a text file.
-        encoding: the file's encoding, by any name that Python knows.
-        piece_bytes: bytes per read.
+    CRLF and CR become LF, and the rest is as `normalize` leaves it, so that different encodings of the same
+    text are equal.
 
     Raises:
         DataError: the file is missing, a folder, unreadable, empty, binary or in another encoding, with the
             line and the byte; or the encoding is unknown.
     """
-    require_encoding(encoding)
+    decoder = Decoder(encoding, str(path))
     # Text that the next piece may still change: half of a CRLF, a letter before a combining mark.
     held: list[str] = []
-    empty = True
-    for decoded, last in _decode_pieces(path, encoding, piece_bytes):
-        # The held text has no boundary, so only the new part is searched: otherwise a long text without any
-        # boundary would be searched again for every piece.
-        before = held[-1][-1] if held else ""
-        cut = len(decoded) if last else _last_boundary(before + decoded) - len(before)
-        if last or cut >= 0:
-            whole = LINE_END.sub("\n", "".join((*held, decoded[:cut])))
-            require_few_marks(whole, str(path))
-            piece = normalize(whole)
-            held, decoded = [], decoded[cut:]
-            if piece:
-                empty = False
-                yield piece
-        if decoded:
-            held.append(decoded)
+    empty, last = True, False
+    with open_input(path, f"a text file at {path}", again=True) as file:
+        while not last:
+            data = file.read(piece_bytes)
+            last = not data
+            decoded = decoder.decode(data, last=last)
+            # The held text has no boundary, so only the new part is searched: otherwise a long text without
+            # any boundary would be searched again for every piece.
+            before = held[-1][-1] if held else ""
+            cut = len(decoded) if last else _last_boundary(before + decoded) - len(before)
+            if last or cut >= 0:
+                whole = LINE_END.sub("\n", "".join((*held, decoded[:cut])))
+                held, decoded = [], decoded[cut:]
+                if piece := normalize_file(whole, str(path)):
+                    empty = False
+                    yield piece
+            if decoded:
+                held.append(decoded)
     if empty:
         raise DataError(f"a text in {path}", "an empty file", "a text file with something to learn from")
 
@@ -73,42 +158,3 @@ def _last_boundary(text: str) -> int:
         if not joins and text[at - 1] != "\r":
             return at
     return 0
-
-
-def _decode_pieces(path: Path, encoding: str, piece_bytes: int) -> Iterator[tuple[str, bool]]:
-    """Decoded pieces, each with whether it is the last."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    line, half = 1, ""
-    with open_input(path, f"a text file at {path}", again=True) as file:
-        while True:
-            data = file.read(piece_bytes)
-            text = _decode(decoder, data, encoding, path, line, half)
-            yield text, not data
-            if not data:
-                return
-            # A CR at the end may be half of a CRLF: it is counted with the next piece.
-            lines, half = half + text, ""
-            if lines.endswith("\r"):
-                lines, half = lines[:-1], "\r"
-            line += len(LINE_END.findall(lines))
-
-
-def _decode(
-    decoder: codecs.IncrementalDecoder, data: bytes, encoding: str, path: Path, line: int, half: str
-) -> str:
-    """Decode one piece that starts in a line, after half a line ending; errors name line and byte."""
-    wanted = f"text in {encoding} in {path}"
-    valid = f"a file saved as UTF-8, or its own encoding by name: {ENCODINGS}"
-    try:
-        text = decoder.decode(data, final=not data)
-    except UnicodeDecodeError as error:
-        at = line + len(LINE_END.findall(half + error.object[: error.start].decode(encoding, "replace")))
-        found = f"line {at}: byte 0x{error.object[error.start]:02x} is not {encoding} ({error.reason})"
-        raise DataError(wanted, found + other_signs(data), valid) from None
-    except UnicodeError as error:
-        raise DataError(wanted, str(error) + other_signs(data), valid) from None
-    if stray := NOT_TEXT.search(text):
-        at = line + len(LINE_END.findall(half + text[: stray.start()]))
-        found = f"line {at}: the character U+{ord(stray.group()):04X}, which no text holds"
-        raise DataError(wanted, f"{found}; this may be a binary file", valid)
-    return text

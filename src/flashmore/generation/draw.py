@@ -12,25 +12,23 @@ from torch import Tensor, nn
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import RunError
 from flashmore.generation.cache import decoder_for
-from flashmore.generation.filters import apply_temperature, keep_top_k, keep_top_p
 from flashmore.generation.options import GenerateOptions
 
 _KEPT_APART = ("cuda",)
 """Devices on which each draw keeps its own row to the end, which avoids synchronisation."""
 _CHECKED_EVERY = 8
-"""On these devices, characters between two checks whether all draws have reached EOS."""
+"""There, characters between two checks whether all draws have reached EOS."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Sequences after BOS."""
+    """Sequences after BOS, on the CPU."""
 
     ids: Tensor
-    """(B, T) int64 on the CPU, T the context: the prefix, the drawn ids, and EOS to the end. A row that has
-    not reached EOS contains none."""
+    """(B, T) int64, T the context: the prefix, the drawn ids, and EOS to the end, if it was reached."""
     log_probs: Tensor
-    """(B,) float64 on the CPU: natural logarithm of the probability of the row up to its first EOS, prefix
-    included, at temperature 1 and without top-k or top-p."""
+    """(B,) float64: natural logarithm of the probability of the row up to its first EOS, prefix included, at
+    temperature 1 and without top-k or top-p."""
 
 
 @torch.inference_mode()
@@ -50,8 +48,8 @@ def draw(
     Args:
         model: in evaluation mode; ids (B, T) to logits (B, T, V).
         prefix: ids after BOS in every sequence, fewer than the context.
-        count: number of sequences B.
-        context: the model's context length T.
+        count: B.
+        context: T.
         options: temperature, top-k and top-p.
         generator: on the CPU, so that a seed gives the same numbers on every device. Each draw has its own
             random numbers, by its index in the batch, independent of the other draws.
@@ -59,41 +57,45 @@ def draw(
     Raises:
         RunError: the logits are not finite.
     """
-    device = next(model.parameters()).device
+    device, known = next(model.parameters()).device, len(prefix)
     apart = device.type in _KEPT_APART
     host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
-    numbers = torch.rand(count, context - len(prefix), dtype=torch.float64, generator=generator)  # (B, T)
-    start = torch.tensor([[EOS, *prefix]], device=device).expand(count if apart else 1, -1)  # (R, T)
+    numbers = torch.rand(count, context - known, dtype=torch.float64, generator=generator)  # (B, T)
+    start = torch.tensor([[EOS, *prefix]], device=device)  # (1, T)
     decoder = decoder_for(model, count)
-    logits = decoder.start(start).to(host)  # (R, T, V)
-    ids, log_probs = _begin(logits[0], prefix, count, context)  # (T, B) each
+    logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, T, V)
+    ids = torch.full((context, count), EOS, device=host)
+    log_probs = torch.zeros(context, count, dtype=torch.float64, device=host)
+    ids[:known] = start[0, 1:, None].to(host)
+    log_probs[:known] = logits[0, :known].double().log_softmax(-1).gather(1, ids[:known, :1])
     logits = logits[:, -1]  # (R, T, V) -> (R, V)
     draws = torch.arange(count, device=host)  # (B,) those that go on
     rows = draws if apart else torch.zeros_like(draws)  # (B,) which row of the logits is theirs
-    for position, number in enumerate(numbers.T.contiguous().to(host), start=len(prefix)):
+    for position, number in enumerate(numbers.T.contiguous().to(host), start=known):
         scores = logits.double().log_softmax(-1)  # (R, V)
         chosen = pick(next_probabilities(scores, options), rows, number[draws])  # (B,)
         ids[position, draws] = chosen
         log_probs[position, draws] = scores[rows, chosen]
         looked = not apart or (position + 1) % _CHECKED_EVERY == 0
-        if position == context - 1 or (looked and _all_stopped(ids[: position + 1])):
+        if position == context - 1 or (looked and (ids[: position + 1] == EOS).any(0).all()):
             break
         if apart:
             logits = decoder.extend(chosen)
         else:
-            draws, rows, chosen, parents = _share(draws, rows, chosen, scores.size(1))
-            logits = decoder.extend(chosen.to(device), parents.to(device)).to(host)
-    drawn = _end(ids, log_probs)
-    require_finite(drawn.log_probs)
-    return drawn
+            # Drop the draws that reached EOS, and merge the rows of those that are equal so far.
+            going, size = chosen != EOS, scores.size(1)
+            codes, rows = torch.unique((rows * size + chosen)[going], return_inverse=True)
+            draws = draws[going]
+            logits = decoder.extend((codes % size).to(device), (codes // size).to(device)).to(host)
+    stops = ids == EOS
+    after = stops.cumsum(0) > stops.long()  # drawn after the first EOS, where draws stay in the batch
+    totals = log_probs.masked_fill(after, 0).sum(0).cpu()
+    require_finite(totals)
+    return Drawn(ids.masked_fill(after, EOS).T.cpu(), totals)
 
 
 def require_finite(numbers: Tensor) -> None:
-    """Refuse the output of a model whose weights have diverged or were altered.
-
-    Raises:
-        RunError: a number is NaN or infinite.
-    """
+    """Refuse the output of a model whose weights have diverged or were altered, with a RunError."""
     if not numbers.isfinite().all():
         raise RunError(
             "a model that gives finite numbers",
@@ -103,14 +105,9 @@ def require_finite(numbers: Tensor) -> None:
 
 
 def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
-    """Inverse transform sampling: one id for each number, (B,) int64.
+    """Inverse transform sampling: an id, (B,) int64, for each of the numbers in [0, 1), from a row of (R, V).
 
     Devroye 1986, "Non-Uniform Random Variate Generation", section III.2.1.
-
-    Args:
-        probabilities: (R, V).
-        rows: (B,) int64, the row that each is drawn from.
-        numbers: (B,) random numbers in [0, 1).
     """
     sums = probabilities.cumsum(-1)[rows]  # (R, V) -> (B, V)
     # Ids of probability 0 do not increase the sums, so they are never found; scaling keeps numbers below the
@@ -122,7 +119,8 @@ def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
 def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
     """Sampling probabilities (R, V) for logits (R, V).
 
-    Temperature is applied first, then top-k, then top-p of the rest.
+    Temperature is applied first, then top-k, then top-p of the rest. Each excludes characters by the logit
+    −∞, so that the softmax renormalises the others.
     """
     kept = apply_temperature(logits, options.temperature)
     if options.top_k is not None:
@@ -132,34 +130,32 @@ def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
     return kept.softmax(-1)
 
 
-def _begin(logits: Tensor, prefix: Sequence[int], count: int, context: int) -> tuple[Tensor, Tensor]:
-    """Ids and log-probabilities (T, B), filled with the prefix, given its logits (T, V)."""
-    ids = torch.full((context, count), EOS, device=logits.device)
-    log_probs = torch.zeros(context, count, dtype=torch.float64, device=logits.device)
-    known = torch.tensor(prefix, dtype=torch.int64, device=logits.device).unsqueeze(1)  # (T, 1)
-    ids[: len(prefix)] = known
-    log_probs[: len(prefix)] = logits[: len(prefix)].double().log_softmax(-1).gather(1, known)
-    return ids, log_probs
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Divide logits (…, V) by a temperature above 0.
 
-
-def _share(draws: Tensor, rows: Tensor, chosen: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Drop the draws that reached EOS, and merge the rows of those that are equal so far.
-
-    Returns:
-        The remaining draws and the row of each, (B,); for each row, its last id and its previous row, (R,).
+    Ackley, Hinton and Sejnowski 1985, "A Learning Algorithm for Boltzmann Machines".
     """
-    going = chosen != EOS
-    codes, shared = torch.unique((rows * size + chosen)[going], return_inverse=True)
-    return draws[going], shared, codes % size, codes // size
+    # The largest becomes 0, so that a tiny temperature gives −∞ for the others, and never ∞ − ∞.
+    return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
-def _all_stopped(ids: Tensor) -> bool:
-    return bool((ids == EOS).any(0).all())
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the k largest logits (…, V) and any ties with the smallest of them; all if k is at least V.
+
+    Fan et al. 2018, "Hierarchical Neural Story Generation" (https://arxiv.org/abs/1805.04833).
+    """
+    smallest = logits.topk(min(k, logits.size(-1))).values[..., -1:]  # (…, 1)
+    return logits.masked_fill(logits < smallest, -torch.inf)
 
 
-def _end(ids: Tensor, log_probs: Tensor) -> Drawn:
-    """Discard what draws that stayed in the batch drew after their first EOS; (T, B) each."""
-    stops = ids == EOS
-    after = stops.cumsum(0) > stops.long()
-    ids, log_probs = ids.masked_fill(after, EOS), log_probs.masked_fill(after, 0)
-    return Drawn(ids.T.cpu(), log_probs.sum(0).cpu())
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the fewest logits (…, V) whose probabilities add up to p in (0, 1]; of ties, the first ones.
+
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (https://arxiv.org/abs/1904.09751).
+    """
+    if p == 1:
+        return logits  # rounded sums can reach 1 before the last character
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    reached = probabilities.cumsum(-1) - probabilities >= p  # by the more likely ones alone
+    return logits.masked_fill(torch.zeros_like(reached).scatter(-1, order, reached), -torch.inf)

@@ -31,17 +31,14 @@ class GenerateOptions:
     """Allow the same name more than once."""
 
     def __post_init__(self) -> None:
-        self._require("count", self.count >= 1, "a whole number from 1")
-        self._require(
-            "temperature",
-            0 < self.temperature < float("inf"),
-            "above 0, for example 0.8; --top-k 1 always takes the likeliest character",
-        )
-        self._require("top_k", self.top_k is None or self.top_k >= 1, "a whole number from 1")
-        self._require("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1")
-        self._require("seed", self.seed is None or 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1")
-
-    def _require(self, name: str, holds: bool, valid: str) -> None:
-        if not holds:
-            option = "--" + name.replace("_", "-")
-            raise ConfigError(f"a sensible {option}", f"{getattr(self, name)}", valid)
+        sensible = "above 0, for example 0.8; --top-k 1 always takes the likeliest character"
+        for name, holds, valid in (
+            ("count", self.count >= 1, "a whole number from 1"),
+            ("temperature", 0 < self.temperature < float("inf"), sensible),
+            ("top_k", self.top_k is None or self.top_k >= 1, "a whole number from 1"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1"),
+        ):
+            if not holds:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"a sensible {option}", f"{getattr(self, name)}", valid)

@@ -1,52 +1,103 @@
-"""Samples names from a run."""
+"""Samples names or text from a run, and scores names.
+
+Shape letters: B batch, T positions, V vocabulary.
+"""
 
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from flashmore.data.items import normalize
+from flashmore.data.batches import IGNORE, encode_items
+from flashmore.data.items import Novelty
+from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
-from flashmore.errors import ConfigError
-from flashmore.generation.draw import Drawn, draw
-from flashmore.generation.load import load_model
+from flashmore.errors import ConfigError, DataError, RunError
+from flashmore.generation.cache import decoder_for
+from flashmore.generation.draw import draw, next_probabilities, require_finite
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.score import Novelty
 from flashmore.memory import largest_batch
+from flashmore.models.registry import build
 from flashmore.runs import Run
 
 DRAWS_PER_NAME = 100
 """Generation stops after this many draws per requested name."""
-
+LONGEST = 10**7
+"""Most characters of a sampled text."""
 _FEWEST_DRAWS = 32
 
 
 @dataclass(frozen=True)
 class Name:
-    """A generated name."""
+    """A name and its log-probability."""
 
     text: str
+    """In the form of the data (Unicode's NFC)."""
     novelty: Novelty
-    """The first part of the data that contains the name: train, validation, test; else new."""
     log_prob: float
     """Natural logarithm of the probability of the whole name, prefix and EOS included, at temperature 1
-    and without top-k or top-p, as in `score`."""
+    and without top-k or top-p."""
+
+
+@dataclass(frozen=True)
+class Scored(Name):
+    """A name and its log-probability."""
+
+    log_prob_per_char: float
+    """`log_prob` divided by the number of characters plus one, since EOS counts: minus the name's loss."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The result of `generate`."""
+    """Names in the order of drawing."""
 
     names: list[Name]
-    """In order of drawing."""
     draws: int
     """Number of draws, including those that gave no name."""
     complete: bool
     """Whether there are as many names as requested."""
     seed: int
     """Seed that reproduces the names."""
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """Sampled text, after a prefix that is normalised like it."""
+
+    prefix: str
+    text: str
+    seed: int
+    """Seed that reproduces the text."""
+
+
+def load_model(run: Run, device: torch.device | str) -> nn.Module:
+    """Load the best weights of a run, or else the last, in evaluation mode.
+
+    The attention backend is always `sdpa`: the weights do not depend on the backend, and the one used in
+    training may not run on this device or in float32.
+
+    Raises:
+        RunError: the run has no checkpoint, a damaged one, or one whose weights are not finite.
+        ConfigError: the device cannot be used here.
+    """
+    weights = run.load_weights()
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
+    if bad:
+        raise RunError(
+            f"weights in {run.path} that are finite numbers",
+            f"NaN or infinities in {', '.join(bad)}: training went astray",
+            "a run whose loss stayed finite; a lower --learning-rate helps",
+        )
+    model = build(replace(run.model, attention="sdpa"), seed=0)
+    run.restore(model, weights)
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).partition("\n")[0]
+        raise ConfigError(f"to compute on '{device}'", cause, "cpu, or the name of a device here") from None
 
 
 def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
@@ -62,54 +113,138 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
         RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
     run.require_items("to draw names")
-    prefix = _encode_prefix(run, options.prefix)
+    context = run.model.block_size
+    prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
+    if len(prefix) >= context:
+        wanted = "a prefix that the model's context can hold"
+        raise ConfigError(wanted, f"{len(prefix)} characters", f"at most {context - 1} characters")
     model = load_model(run, device)
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    names, draws = _collect(run, model, prefix, options, torch.Generator().manual_seed(seed))
-    return Generated(names, draws, len(names) == options.count, seed)
-
-
-def _encode_prefix(run: Run, prefix: str) -> list[int]:
-    text = normalize(prefix).lstrip()  # as in the data, where no item starts with a space
-    ids = run.vocabulary.encode(text)
-    limit = run.model.block_size - 1
-    if len(ids) > limit:
-        raise ConfigError(
-            "a prefix that the model's context can hold",
-            f"{len(ids)} characters",
-            f"at most {limit} characters",
-        )
-    return ids
-
-
-def _collect(
-    run: Run, model: nn.Module, prefix: list[int], options: GenerateOptions, generator: torch.Generator
-) -> tuple[list[Name], int]:
-    """Draw until there are enough names or too many draws; returns the names and the number of draws."""
-    limit = DRAWS_PER_NAME * options.count
+    seed, generator = _seeded(options)
     names: list[Name] = []
     seen: set[str] = set()
-    draws = 0
+    draws, limit = 0, DRAWS_PER_NAME * options.count
     while len(names) < options.count and draws < limit:
         # A small batch takes as long as a single draw.
         batch = max(options.count - len(names), _FEWEST_DRAWS)
-        batch = min(batch, limit - draws, largest_batch(run.model, run.model.block_size))
-        drawn = draw(model, prefix, batch, run.model.block_size, options, generator)
-        for text, log_prob in _read_names(run, drawn):
+        batch = min(batch, limit - draws, largest_batch(run.model, context))
+        drawn = draw(model, prefix, batch, context, options, generator)
+        texts = run.vocabulary.decode_rows(drawn.ids.numpy())
+        finished = (drawn.ids[:, -1] == EOS).tolist()
+        for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
             draws += 1
-            if text and (options.repeats or text not in seen):
+            usual = ended and bool(text) and text == normalize(text).strip()  # as the data could contain it
+            if usual and (options.repeats or text not in seen):
                 name = Name(text, run.split.novelty(text), log_prob)
                 if not options.new_only or name.novelty == "new":
                     names.append(name)
                 seen.add(text)
             if len(names) == options.count:
                 break
-    return names, draws
+    return Generated(names, draws, len(names) == options.count, seed)
 
 
-def _read_names(run: Run, drawn: Drawn) -> Iterator[tuple[str, float]]:
-    """Each row's name, empty if the data could not contain it, and its log-probability."""
-    texts = run.vocabulary.decode_rows(drawn.ids.numpy())
-    finished = (drawn.ids[:, -1] == EOS).tolist()
-    for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
-        yield text if ended and text == normalize(text).strip() else "", log_prob
+def _seeded(options: GenerateOptions) -> tuple[int, torch.Generator]:
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    return seed, torch.Generator().manual_seed(seed)
+
+
+@torch.inference_mode()
+def continue_text(
+    run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu"
+) -> TextSample:
+    """Sample text after a prefix from the best weights of a run, or else the last.
+
+    Each character is conditioned on the last T characters, T being the context. Until the context is full, a
+    model with a KV cache computes one position per character; then the window slides, and every position is
+    recomputed. Without a prefix the model first sees one line ending, or else the text's first character in
+    code point order, which is not part of the sample.
+
+    `count`, `new_only` and `repeats` do not apply to text.
+
+    Raises:
+        DataError: the prefix has characters outside the vocabulary.
+        ConfigError: a length below 1 or above 10 million, or the device cannot be used here.
+        RunError: the run is on items or on ids without characters, has no checkpoint, or a damaged one.
+    """
+    if run.text is None or run.text.kind != "characters":
+        found = "a run on items" if run.text is None else "a run on ids, whose characters it does not know"
+        raise RunError(f"a run on a text at {run.path}", found, "a run of `flashmore train FILE --mode text`")
+    if not 1 <= length <= LONGEST:
+        raise ConfigError("a sensible --length", str(length), f"a whole number from 1 to {LONGEST:,}")
+    prefix = normalize(options.prefix)
+    context, characters = run.model.block_size, run.vocabulary.characters
+    ids = [number - 1 for number in run.vocabulary.encode(prefix)]  # from 0: a long text has no BOS
+    ids = (ids or [characters.index("\n") if "\n" in characters else 0])[-context:]
+    model = load_model(run, device)
+    decoder = decoder_for(model, 1)
+    seed, generator = _seeded(options)
+    begun = len(ids)
+    for known in range(begun, begun + length):
+        if known == begun:
+            logits = decoder.start(torch.tensor([ids], device=device))[:, -1]  # (1, T, V) -> (1, V)
+        elif known <= context:
+            logits = decoder.extend(torch.tensor(ids[-1:], device=device))
+        else:  # The window slides: every position changes, so the cache is invalid.
+            logits = model(torch.tensor([ids[-context:]], device=device))[:, -1]
+        logits = logits.cpu()
+        require_finite(logits)
+        ids.append(int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator)))
+    return TextSample(prefix, "".join(characters[number] for number in ids[begun:]), seed)
+
+
+def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") -> list[Scored]:
+    """Each name's log-probability under the best weights of a run, or else the last.
+
+    Raises:
+        DataError: a name is empty, too long for the model, or has characters outside the vocabulary; all such
+            names are listed.
+        RunError, ConfigError: as `generate`.
+    """
+    run.require_items("to score names")
+    texts = [normalize(name) for name in names]
+    _require_scorable(run, texts)
+    values = log_probs(run, load_model(run, device), texts, device)
+    return [
+        Scored(text, run.split.novelty(text), value, value / (len(text) + 1))
+        for text, value in zip(texts, values, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.device | str) -> list[float]:
+    """The natural logarithm of the probability of each whole text, EOS included.
+
+    The model is in evaluation mode on the device; texts are in NFC, and shorter than the context.
+    """
+    size = largest_batch(run.model, run.model.block_size)
+    values: list[float] = []
+    for start in range(0, len(texts), size):
+        sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.block_size, device)
+        longest = int(sequences.lengths.max())
+        ids, targets = sequences.ids[:, :longest], sequences.targets[:, :longest]  # (B, T)
+        logits = model(ids).transpose(1, 2)  # (B, V, T)
+        losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")  # (B, T)
+        sums = losses.cpu().double().sum(1).neg()
+        require_finite(sums)
+        values += sums.tolist()
+    return values
+
+
+def _require_scorable(run: Run, texts: Sequence[str]) -> None:
+    limit = run.model.block_size - 1
+    characters = f"any of the {run.vocabulary.size - 1} characters of the run's vocabulary"
+    problems = []
+    for text in texts:
+        shown = repr(text if len(text) <= 40 else text[:40] + "…")
+        if not text:
+            problems.append("an empty name")
+        if len(text) > limit:
+            problems.append(f"{shown} of {len(text)} characters")
+        try:
+            run.vocabulary.encode(text)
+        except DataError as error:
+            problems.append(f"{shown}: {error.found}")
+            characters = error.valid
+    if problems:
+        wanted = f"names of 1 to {limit} characters that the model has learned"
+        raise DataError(wanted, "; ".join(problems), characters)

@@ -1,1 +1,1 @@
-"""Models from ids to logits: one per file, with a common forward contract; `registry` builds them by name."""
+"""Models from ids to logits: with a common forward contract; `registry` builds them by name."""

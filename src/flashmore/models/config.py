@@ -30,11 +30,11 @@ class ModelConfig:
     model: str
     """A name of `flashmore.specs.models`."""
     vocab_size: int
-    """Vocabulary size V; for items, id 0 is both BOS and EOS."""
+    """V; for items, id 0 is both BOS and EOS."""
     block_size: int
     """Context length T: the longest item plus BOS, or a window of a long text."""
     n_layer: int = 4
-    """Blocks of the Transformer, dilated convolutions of the WaveNet; the other models have a fixed depth."""
+    """Blocks of the Transformer, dilated convolutions of the WaveNet."""
     n_head: int = 4
     """Attention heads of the Transformer; `n_embd` must be a multiple of it."""
     n_embd: int = 64
@@ -46,39 +46,33 @@ class ModelConfig:
     attention: str = "sdpa"
     """Name of the attention backend; never `auto` here."""
     activation: str = "gelu_tanh"
-    """Activation of the Transformer's feed-forward; one of `ACTIVATIONS`."""
+    """One of `ACTIVATIONS`; this and the following are for the Transformer."""
     bias: bool = True
-    """Whether the Transformer's linear layers and layer norms have biases."""
+    """Whether linear layers and layer norms have biases."""
     tie_weights: bool = False
-    """Whether the Transformer's token embedding and output layer share weights."""
+    """Whether token embedding and output layer share weights."""
     padding_multiple: int = 1
-    """Pad the Transformer's output layer to a multiple of this; columns beyond V are sliced off."""
+    """Pad the output layer to a multiple of this; columns beyond V are sliced off."""
     init: str = "torch"
-    """Initialisation of the Transformer's weights; one of `INITS`."""
+    """One of `INITS`."""
 
     def __post_init__(self) -> None:
         spec = model_spec(self.model)
         backend_spec(self.attention)
-        choices = {"activation": ACTIVATIONS, "init": INITS}
-        for name, known in choices.items():
+        for name, known in (("activation", ACTIVATIONS), ("init", INITS)):
             if getattr(self, name) not in known:
                 found = f"'{getattr(self, name)}'"
                 raise ConfigError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            value, largest = getattr(self, name), LARGEST_DEPTH if name == "n_layer" else LARGEST_SIZE
-            if not 1 <= value <= largest:
-                raise ConfigError(
-                    f"{name} of at least 1 and at most {largest:,}",
-                    f"{name} = {value}",
-                    f"any whole number from 1 to {largest:,}",
-                )
-        if not 1 <= self.padding_multiple <= LARGEST_MULTIPLE:
-            found = f"padding_multiple = {self.padding_multiple}"
-            raise ConfigError("a sensible padding_multiple", found, f"from 1 to {LARGEST_MULTIPLE:,}")
+        largest = dict.fromkeys(("vocab_size", "block_size", "n_head", "n_embd"), LARGEST_SIZE)
+        largest |= {"n_layer": LARGEST_DEPTH, "padding_multiple": LARGEST_MULTIPLE}
+        for name, most in largest.items():
+            if not 1 <= getattr(self, name) <= most:
+                found = f"{name} = {getattr(self, name)}"
+                raise ConfigError(f"{name} of 1 to {most:,}", found, f"any whole number from 1 to {most:,}")
         for name in ("dropout", "attention_dropout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ConfigError(f"{name} in [0, 1)", f"{name} = {value}", "0 for none, 0.1 for a little")
+            if not 0 <= getattr(self, name) < 1:
+                found = f"{name} = {getattr(self, name)}"
+                raise ConfigError(f"{name} in [0, 1)", found, "0 for none, 0.1 for a little")
         if spec.attends and self.n_embd % self.n_head:
             divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             raise ConfigError(
@@ -88,14 +82,8 @@ class ModelConfig:
             )
 
     def check_length(self, positions: int) -> None:
-        """Refuse a sequence longer than the model's context.
-
-        Raises:
-            ConfigError: `positions` is greater than `block_size`.
-        """
+        """Refuse a sequence longer than the model's context, with a ConfigError."""
         if positions > self.block_size:
-            raise ConfigError(
-                f"a sequence within the model's context of {self.block_size}",
-                f"{positions} positions",
-                f"1 to {self.block_size} positions, BOS included, or a model with a longer context",
-            )
+            wanted = f"a sequence within the model's context of {self.block_size}"
+            valid = f"1 to {self.block_size} positions, BOS included, or a model with a longer context"
+            raise ConfigError(wanted, f"{positions} positions", valid)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from flashmore.errors import ConfigError
@@ -23,8 +23,7 @@ from flashmore.specs import model_spec
 def build(config: ModelConfig, seed: int) -> nn.Module:
     """Build a model on the CPU whose initial weights depend only on the sizes and the seed.
 
-    They do not depend on the attention backend or the device. The caller's generator state is unchanged on
-    every device.
+    The caller's generator state is unchanged on every device.
 
     Raises:
         ConfigError: the weights do not fit in memory.
@@ -33,18 +32,12 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
         # torch.manual_seed would also seed accelerators, and fork_rng only restores the devices it is given
         torch.default_generator.manual_seed(seed)
         try:
-            return _make(config)
+            made: nn.Module = model_spec(config.model).load()(config)
+            return made
         except RuntimeError as error:
-            raise ConfigError(
-                "a model whose weights fit in memory",
-                f"{config.n_layer} layers of {config.n_embd} channels, context {config.block_size}",
-                "fewer channels, fewer layers, or shorter items",
-            ) from error
-
-
-def _make(config: ModelConfig) -> nn.Module:
-    made: nn.Module = model_spec(config.model).load()(config)
-    return made
+            found = f"{config.n_layer} layers of {config.n_embd} channels, context {config.block_size}"
+            valid = "fewer channels, fewer layers, or shorter items"
+            raise ConfigError("a model whose weights fit in memory", found, valid) from error
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -64,7 +57,7 @@ class _WithoutValues(TorchFunctionMode):
 def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every tensor of a model's `state_dict()`, without allocating them."""
     with torch.device("meta"), _WithoutValues():
-        tensors = _make(config).state_dict()
+        tensors: dict[str, Tensor] = model_spec(config.model).load()(config).state_dict()
     return {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 

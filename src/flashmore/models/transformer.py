@@ -8,7 +8,7 @@ length and (N, C) for packed tokens.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,26 @@ from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.one_query import attend_last
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
-from flashmore.models.dropout import Dropout
+
+
+class Dropout(nn.Module):
+    """Zero each element with probability p in training, and scale the rest by 1 / (1 - p).
+
+    Srivastava et al. 2014, "Dropout". `nn.Dropout` queries the number of elements, which fails inside a
+    gradient transform while torch.compile treats the number of tokens as dynamic; there it is written out.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x to the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        if torch.compiler.is_compiling():
+            return torch.where(torch.rand_like(x) < self.p, 0.0, x / (1 - self.p))
+        return F.dropout(x, self.p)
 
 
 class CausalSelfAttention(nn.Module):
@@ -37,32 +56,17 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C).
-
-        Raises:
-            BackendUnavailable: the backend cannot run for this device, dtype and shape.
-        """
-        y = self._rows(x) if segments is None else self._packed(x, segments)
-        projected: Tensor = self.c_proj(y)
+        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C)."""
+        heads = (3, self.n_head, x.size(-1) // self.n_head)
+        q, k, v = self.c_attn(x).unflatten(-1, heads).unbind(-3)  # (…, 3C) -> 3 × (…, H, D)
+        dropout_p = self.dropout_p if self.training else 0.0
+        if segments is None:
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, T, H, D) -> (B, H, T, D)
+            y = attention(q, k, v, backend=self.backend, causal=True, dropout_p=dropout_p).transpose(1, 2)
+        else:
+            y = packed_attention(q, k, v, segments, backend=self.backend, dropout_p=dropout_p)  # (N, H, D)
+        projected: Tensor = self.c_proj(y.flatten(-2))  # (…, H, D) -> (…, C)
         return projected
-
-    def _rows(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        H, D = self.n_head, C // self.n_head
-        q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, 3C) -> 3 × (B, T, C)
-        q = q.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
-        k = k.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
-        v = v.view(B, T, H, D).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
-        dropout_p = self.dropout_p if self.training else 0.0
-        y = attention(q, k, v, backend=self.backend, causal=True, dropout_p=dropout_p)  # (B, H, T, D)
-        return y.transpose(1, 2).reshape(B, T, C)  # (B, H, T, D) -> (B, T, C)
-
-    def _packed(self, x: Tensor, segments: Segments) -> Tensor:
-        N, C = x.shape
-        q, k, v = self.c_attn(x).view(N, 3, self.n_head, C // self.n_head).unbind(1)  # 3 × (N, H, D)
-        dropout_p = self.dropout_p if self.training else 0.0
-        y = packed_attention(q, k, v, segments, backend=self.backend, dropout_p=dropout_p)
-        return y.reshape(N, C)  # (N, H, D) -> (N, C)
 
     def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Write the keys and values of x (N, C) to `places` (N,) of `kept`; return the queries (N, C)."""
@@ -74,10 +78,8 @@ class CausalSelfAttention(nn.Module):
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Map only the last position, (B, C) to (B, C), in evaluation mode.
 
-        Args:
-            x: (B, C).
-            kept: (N, 2C), concatenated keys and values; those of the last position are written here.
-            places: (T, B) int64, the row of `kept` for each position of each sequence.
+        `kept` (N, 2C) holds keys and values, also those of the last position, and `places` (T, B) int64 the
+        row of each position of each sequence in it.
         """
         heads = (self.n_head, x.size(1) // self.n_head)  # (H, D)
         q = self.remember(x, kept, places[-1])  # (B, C)
@@ -131,7 +133,7 @@ class Block(nn.Module):
         return out
 
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Map only the last position, (B, C) to (B, C); the rest as in `CausalSelfAttention.step`."""
+        """As `CausalSelfAttention.step`."""
         x = x + self.attention.step(self.ln_1(x), kept, places)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
@@ -157,10 +159,8 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(C, V, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
-        if config.init == "gpt2":
-            start_like_gpt2(self, config.n_layer)
-        elif config.init == "zero_residual":
-            start_from_zero_residuals(self)
+        if config.init != "torch":
+            self._initialise()
 
     def forward(self, ids: Tensor, segments: Segments | None = None) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V), or with segments ids (N,) to logits (N, V).
@@ -179,40 +179,49 @@ class Transformer(nn.Module):
         if V % multiple == 0:
             logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)
             return logits
-        wide = F.pad(self.lm_head.weight, (0, 0, 0, multiple - V % multiple))  # (V', C)
+        wide = F.pad(self.lm_head.weight, (0, 0, 0, -V % multiple))  # (V', C)
         return F.linear(self.ln_f(x), wide)[..., :V]  # (…, V') -> (…, V)
+
+    def _initialise(self) -> None:
+        """Initialise like GPT-2, or so that every block starts as the identity.
+
+        Radford et al. 2019, section 2.3, and GPT-2's own code; Zhang et al. 2019, "Fixup Initialization"
+        (https://arxiv.org/abs/1901.09321), section 3.
+        """
+        small = 0.02 / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
+            residual = ".c_proj." in name
+            if self.config.init == "zero_residual":
+                if residual:
+                    nn.init.zeros_(parameter)
+                elif name.startswith(("wte", "wpe", "lm_head")):
+                    nn.init.normal_(parameter, std=0.1)  # tied logits of magnitude 0.1 √C instead of √C
+            elif parameter.dim() > 1:
+                nn.init.normal_(parameter, std=small if residual else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
     def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
         """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and fill the KV cache for `step`.
 
-        Args:
-            ids: (B, T) int64.
-            cache: (L, N, 2C), where every layer's keys and values are written.
-            places: (T, B) int64, the cache row for each position of each sequence.
+        `cache` (L, N, 2C) has the `kept` of every block; `places` as in `CausalSelfAttention.step`.
         """
         x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
-        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+        block: Any
+        for block, kept in zip(self.blocks, cache, strict=True):
             block.attention.remember(block.ln_1(x).flatten(0, 1), kept, places.T.flatten())
             x = block(x)  # (B, T, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
         return logits
 
     def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map only the last ids, (B,) int64, to the logits (B, V) of `forward` at the last position.
-
-        Args:
-            ids: (B,) int64, at position T - 1.
-            cache: (L, N, 2C), every layer's keys and values; those of the last position are written here.
-            places: (T, B) int64, the cache row for each position of each sequence.
-        """
+        """Map only the last ids, (B,) int64, to logits (B, V); the rest as in `prefill`."""
         x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
-        for block, kept in zip(self._typed_blocks(), cache, strict=True):
+        block: Any
+        for block, kept in zip(self.blocks, cache, strict=True):
             x = block.step(x, kept, places)  # (B, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
-
-    def _typed_blocks(self) -> list[Block]:
-        return cast(list[Block], self.blocks)  # ModuleList is not generic
 
 
 MOST_ONE_HOT = 256
@@ -230,30 +239,3 @@ def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
         one_hot = ids[..., None] == torch.arange(len(table), device=ids.device)
         return one_hot.to(table.dtype) @ table
     return F.embedding(ids, table)
-
-
-EMBEDDING_DEVIATION = 0.1
-"""For `zero_residual`: tied logits then have magnitude 0.1 √C; PyTorch's 1 would give √C."""
-
-
-def start_like_gpt2(model: nn.Module, layers: int) -> None:
-    """Initialise matrices with standard deviation 0.02, residual projections with 0.02 / √(2 L), and biases
-    with 0: Radford et al. 2019, section 2.3, and GPT-2's own code.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            residual = name.endswith("c_proj.weight")
-            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
-
-
-def start_from_zero_residuals(model: nn.Module) -> None:
-    """Zero-initialise the residual projections, so that every block starts as the identity, and use small
-    embeddings: Zhang et al. 2019, "Fixup Initialization" (https://arxiv.org/abs/1901.09321), section 3.
-    """
-    for name, parameter in model.named_parameters():
-        if ".c_proj." in name:
-            nn.init.zeros_(parameter)
-        elif name.startswith(("wte", "wpe", "lm_head")):
-            nn.init.normal_(parameter, std=EMBEDDING_DEVIATION)

@@ -1,48 +1,55 @@
-"""A run's folder: config, data, metrics, checkpoints and result."""
+"""A run's folder: config, data, metrics, checkpoints, result, and a lock for one writer."""
 
 import os
 import shlex
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import lock_descriptor
 from torch import Tensor, nn
 
 from flashmore.data.items import Split
 from flashmore.data.long_text import LongText
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
-from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, replace_file, sync_folder
+from flashmore.files import (
+    INTACT,
+    disk_errors,
+    is_temporary,
+    open_regular,
+    read_regular,
+    replace_file,
+    sync_folder,
+    write_all,
+)
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout
-from flashmore.runs import metrics, records, settings
-from flashmore.runs.checkpoint import Checkpoint, CheckpointFile, Layout, Name, State, differences, layout_of
-from flashmore.runs.lock import LOCK
+from flashmore.runs import checkpoint, metrics, records, settings
+from flashmore.runs.checkpoint import Checkpoint, Layout, Name, State
 from flashmore.runs.metrics import MetricsLog
-from flashmore.runs.settings import Settings
+from flashmore.runs.settings import LOCK, Settings
 
-LARGEST_RESULT = 2**20
+LARGEST_RESULT, _LARGEST_LOCK = 2**20, 200
+"""Most bytes read of result.json, and of the lock, which names the process that holds it."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Run:
-    """An open run folder; it contains everything needed to resume, generate and label.
+    """An open run folder, with everything needed to resume, generate and label; use `create` or `open`.
 
-        config.json       format, versions, config, model; SHA-256 of the next two and of itself
-        vocabulary.json   the characters
-        split.json        the items of each part; for a long text, the position of each part
-        tokens.bin        for a long text, its characters as 16-bit ids
-        last.safetensors  the latest checkpoint: weights, optimizer, state
-        best.safetensors  the weights with the lowest validation loss so far
-        metrics.jsonl     one line per logged step
-        result.json       written once at the end
-        run.lock          held by the training process
+    docs/runs.md lists the files. Opening and reading change nothing in the folder, run no code from it and
+    follow no link in it.
 
-    Opening and reading change nothing in the folder, run no code from it and follow no link in it. Use
-    `create` or `open`.
+    Raises:
+        RunError: from every method that reads: a file is missing, truncated, altered or of another run.
+        StorageError: a file cannot be read or written; what was there before is kept.
     """
 
     path: Path
@@ -58,14 +65,9 @@ class Run:
         Within the context the run has everything except config.json and checkpoints: call `begin` with the
         first checkpoint. Otherwise everything is removed again. The caller must hold the lock (`locked`).
 
-        Args:
-            path: a folder that does not exist, is empty, or is left over from a killed creation.
-            made_from: the run's settings; a long text is stored in the folder.
-
         Raises:
-            RunError: `path` is a file, or a folder that is not empty.
+            RunError: `path` is a file, or a folder that is neither empty nor left by a killed creation.
             DataError: a long text has changed meanwhile, or there are too many items for a run's folder.
-            StorageError: writing failed; the new folder is removed.
         """
         if settings.is_run(path):
             raise RunError(f"a new or empty folder at {path}", "a run", "another folder")
@@ -85,11 +87,7 @@ class Run:
                     remove_unfinished(path)
 
     def begin(self, first: Checkpoint) -> None:
-        """Save the first checkpoint, then config.json, which makes the folder a run.
-
-        Raises:
-            StorageError: writing failed.
-        """
+        """Save the first checkpoint, then config.json, which makes the folder a run."""
         self.save_checkpoint("last", first)
         replace_file(self.path / settings.CONFIG, settings.encode(self.settings)[settings.CONFIG])
         sync_folder(self.path.parent)
@@ -99,9 +97,8 @@ class Run:
         """Open the folder of a run.
 
         Raises:
-            RunError: there is no such folder, it is not a run or of an unknown format, it contains anything
-                but regular files, or its configuration, vocabulary or split is missing, truncated or altered.
-            StorageError: the files cannot be read.
+            RunError: it is not a run or of an unknown format, contains anything but regular files, or has
+                settings that are missing, truncated or altered.
         """
         path = Path(path)
         return cls(path, *settings.read(path))
@@ -132,14 +129,7 @@ class Run:
         return self.settings.text
 
     def require_items(self, wanted: str) -> None:
-        """Refuse an operation on items if the run is on one long text.
-
-        Args:
-            wanted: the operation, such as `to score names`.
-
-        Raises:
-            RunError: the run is on a long text.
-        """
+        """Refuse an operation on items, such as `to score names`, for a run on one long text."""
         if self.text is not None:
             raise RunError(
                 f"a run on items, {wanted}",
@@ -148,114 +138,67 @@ class Run:
             )
 
     def log_metrics(self, state: State) -> MetricsLog:
-        """Open metrics.jsonl to resume from a checkpoint; later lines are dropped.
-
-        Raises:
-            RunError: the file no longer starts with its content at the checkpoint.
-            StorageError: a disk operation failed.
-        """
-        return MetricsLog(self._metrics, state)
+        """Open metrics.jsonl to resume from a checkpoint; later lines are dropped."""
+        return MetricsLog(self.path / "metrics.jsonl", state)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Read the lines of metrics.jsonl, without a truncated last one.
+        """Read the lines of metrics.jsonl, without a truncated last one."""
+        return metrics.read(self.path / "metrics.jsonl", self.load_state("last"))
 
-        Raises:
-            RunError: the file was truncated or altered.
-            StorageError: the file cannot be read.
-        """
-        return metrics.read(self._metrics, self.load_state("last"))
-
-    def save_checkpoint(self, name: Name, checkpoint: Checkpoint) -> None:
-        """Replace a checkpoint atomically.
-
-        Raises:
-            StorageError: writing failed; the previous checkpoint is kept.
-        """
-        self._file(name).save(checkpoint)
+    def save_checkpoint(self, name: Name, saved: Checkpoint) -> None:
+        """Replace a checkpoint atomically."""
+        checkpoint.save(self._checkpoint(name), self.digest, saved)
 
     def load_state(self, name: Name) -> State:
-        """Read the state of a checkpoint without its tensors.
-
-        Raises:
-            RunError: there is none, it is of another run, or it was altered.
-            StorageError: it cannot be read.
-        """
-        return self._file(name).load_state()
+        """Read the state of a checkpoint without its tensors."""
+        return checkpoint.load(self._checkpoint(name), self.digest).state
 
     def load_checkpoint(self, optimizer: Layout, optional: Layout | None = None) -> Checkpoint:
-        """Read the checkpoint `last` with its optimizer.
+        """Read the checkpoint `last`, which `best` must match.
 
         Args:
             optimizer: the layout of this run's optimizer.
-            optional: further tensors that may be present.
-
-        Raises:
-            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match
-                it.
-            StorageError: a file cannot be read.
+            optional: further tensors that it may have.
         """
 
         def read() -> Checkpoint:
-            checkpoint = self._file("last").load(layout(self.model), optimizer, optional or {})
-            self._best(checkpoint.state)
-            return checkpoint
+            path = self._checkpoint("last")
+            loaded = checkpoint.load(path, self.digest, layout(self.model), optimizer, optional)
+            self._best(loaded.state)
+            return loaded
 
         return self._unchanged(read)
 
     def load_weights(self, name: Name | None = None) -> dict[str, Tensor]:
-        """Read the weights of a checkpoint; the optimizer's tensors are not read.
-
-        Args:
-            name: which checkpoint; None means the best one, or the last of a run without a validation part.
-
-        Raises:
-            RunError: it is missing, of another run or model, truncated or altered; or `best` does not match
-                `last`.
-            StorageError: a file cannot be read.
-        """
+        """Read the weights of a checkpoint, by default the best, or the last without a validation part."""
 
         def read() -> dict[str, Tensor]:
-            chosen = name or self._best(self.load_state("last"))
-            return self._file(chosen).load_weights(layout(self.model))[0]
+            path = self._checkpoint(name or self._best(self.load_state("last")))
+            return checkpoint.load(path, self.digest, layout(self.model)).weights
 
         return self._unchanged(read)
 
     def restore(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
-        """Copy weights into a model.
-
-        Raises:
-            RunError: names, shapes or dtypes are not the model's; the model is unchanged.
-        """
-        wanted, found = layout_of(model.state_dict()), layout_of(weights)
+        """Copy weights into a model; it is unchanged if names, shapes or dtypes are not the model's."""
+        wanted, found = checkpoint.layout_of(model.state_dict()), checkpoint.layout_of(weights)
         if wanted != found:
             raise RunError(
                 f"weights that fit the {self.model.model} of {self.path}",
-                differences(wanted, found),
+                checkpoint.differences(wanted, found),
                 f"the version of flashmore that made this run: {self.settings.versions.get('flashmore')}",
             )
         model.load_state_dict(weights)
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write result.json.
-
-        Raises:
-            StorageError: writing failed; an earlier result is kept.
-            ValueError, TypeError: the result has values that JSON does not support.
-        """
+        """Write result.json; ValueError or TypeError for what JSON does not support."""
         replace_file(self._result, records.encode(records.seal(result | {"config_sha256": self.digest})))
 
     def read_result(self) -> dict[str, Any] | None:
-        """Read result.json; None if there is none.
-
-        Raises:
-            RunError: the file was truncated or altered, or is of another run.
-            StorageError: the file cannot be read.
-        """
+        """Read result.json; None if there is none."""
         if not self._result.exists():
             return None
-        result = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
-        records.check_seal(result, self._result)
-        del result[records.SEAL]
+        record = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
+        result = records.unseal(record, self._result)
         if result.pop("config_sha256", None) != self.digest:
             raise RunError(f"the result of this run in {self._result}", "that of another run", INTACT)
         return result
@@ -264,14 +207,15 @@ class Run:
         """The command that resumes this run."""
         return f"flashmore train --resume {shlex.quote(str(self.path))}"
 
-    def _file(self, name: Name) -> CheckpointFile:
-        return CheckpointFile(self.path, name, self.digest)
+    @property
+    def _result(self) -> Path:
+        return self.path / "result.json"
+
+    def _checkpoint(self, name: Name) -> Path:
+        return self.path / f"{name}.safetensors"
 
     def _unchanged(self, read: Callable[[], T]) -> T:
-        """Read again if the training process has replaced a checkpoint meanwhile.
-
-        safetensors opens a file for its header and again for its tensors.
-        """
+        """Read again if the training process has replaced a checkpoint between two openings of its file."""
         while True:
             before = self._identities()
             try:
@@ -280,37 +224,27 @@ class Run:
                 if self._identities() == before:
                     raise
 
-    def _identities(self) -> list[tuple[int, int] | None]:
-        """The identities of the checkpoint files, which change on replacement; None for a missing one."""
-        identities: list[tuple[int, int] | None] = []
+    def _identities(self) -> list[tuple[int, int]]:
+        """What changes when a checkpoint is replaced."""
+        identities = []
         for name in ("last", "best"):
-            try:
+            with suppress(FileNotFoundError):
                 status = (self.path / f"{name}.safetensors").lstat()
                 identities.append((status.st_ino, status.st_mtime_ns))
-            except FileNotFoundError:
-                identities.append(None)
         return identities
 
     def _best(self, last: State) -> Name:
-        """The checkpoint with the best weights: `last` is saved before `best`, so it may still be `last`
-        right after an evaluation."""
+        """The one with the best weights: `last` is saved first, so it is `last` right after an evaluation."""
+        path = self._checkpoint("best")
         if last.best_step in (None, last.step):
-            if (self.path / "best.safetensors").exists():  # of an earlier step, but of this run
+            if path.exists():  # of an earlier step, but of this run
                 self.load_state("best")
             return "last"
         step = self.load_state("best").step
         if step != last.best_step:
-            wanted = f"the checkpoint of step {last.best_step} in {self._file('best').path}"
+            wanted = f"the checkpoint of step {last.best_step} in {path}"
             raise RunError(wanted, f"one of step {step}", INTACT)
         return "best"
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def _result(self) -> Path:
-        return self.path / "result.json"
 
 
 def remove_unfinished(path: Path) -> None:
@@ -321,3 +255,71 @@ def remove_unfinished(path: Path) -> None:
             unfinished = not is_run and entry.name in settings.UNFINISHED - {LOCK}
             if (unfinished or is_temporary(entry.name)) and entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run for this process; a missing folder is created.
+
+    If the folder contains only the lock at the end, it is removed again, with the parents created for it.
+
+    Raises:
+        RunError: another process, which is named, holds the lock.
+        StorageError: a disk operation failed.
+    """
+    with disk_errors(f"to make the folder {folder}", folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = _hold(folder)
+        except BaseException:
+            _remove(made)
+            raise
+    with file:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if [entry.name for entry in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+                    _remove(made)
+
+
+def _hold(folder: Path) -> FileIO:
+    while True:
+        file = open_regular(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            _acquire(file, folder)
+            # Its last holder may have removed the file between opening and locking: then it locks nothing.
+            if os.fstat(file.fileno()).st_nlink:
+                file.truncate(0)
+                since = f"since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
+                with suppress(OSError):  # a full disk: the lock holds without a name in it
+                    write_all(file, f"process {os.getpid()} on {socket.gethostname()}, {since}".encode())
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _acquire(file: FileIO, folder: Path) -> None:
+    try:
+        if lock_descriptor(file.fileno(), blocking=False):
+            return
+    except OSError:  # a file system without locks
+        return
+    holder = ""
+    with suppress(OSError):  # Windows does not allow reading a locked file
+        holder = (file.read(_LARGEST_LOCK) or b"").decode("utf-8", "replace")
+    raise RunError(
+        f"the run {folder} for one process at a time",
+        f"it is being written by {holder or 'another process'}",
+        "the same command after that one has ended, or another folder",
+    )
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

@@ -6,9 +6,9 @@ checkpoint stores the length and the SHA-256 of the file at its step, from which
 
 import hashlib
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import msgspec
 
@@ -37,16 +37,12 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 _LINES = msgspec.json.Decoder(_Line)
 
 
-class MetricsLog:
-    """A context manager for appending to metrics.jsonl, truncated to its length at the checkpoint.
-
-    Args:
-        path: the file; created if missing.
-        state: state of the checkpoint that the run resumes from.
+class MetricsLog(AbstractContextManager["MetricsLog"]):
+    """Appends to metrics.jsonl, which is created or truncated to its length at the checkpoint.
 
     Raises:
         RunError: the file no longer starts with its content at the checkpoint.
-        StorageError: a disk operation failed.
+        StorageError: a disk operation failed, here or in a method.
     """
 
     def __init__(self, path: Path, state: State) -> None:
@@ -59,82 +55,55 @@ class MetricsLog:
                     self._digest.update(piece)
                     self._bytes += len(piece)
                 _check(self._bytes, self._digest.hexdigest(), state, path)
-                self._file.truncate(self._bytes)
-                self._file.seek(self._bytes)
+                self._truncate()
             except BaseException:
                 self._file.close()
                 raise
 
+    def _truncate(self) -> None:
+        self._file.truncate(self._bytes)
+        self._file.seek(self._bytes)
+
     def append(self, line: dict[str, Any]) -> None:
-        """Append a line, completely or not at all.
-
-        Args:
-            line: JSON values, with `step` as an integer; NaN and infinities are refused.
-
-        Raises:
-            StorageError: writing failed.
-            ValueError, TypeError: the line has values that JSON does not support.
-        """
+        """Append a line, completely or not at all; ValueError for NaN and infinities."""
         data = records.encode(line, indent=None)
         with disk_errors(f"to write {self._path}", self._path):
             try:
                 write_all(self._file, data)
             except BaseException:
-                self._file.truncate(self._bytes)
-                self._file.seek(self._bytes)
+                self._truncate()
                 raise
         self._digest.update(data)
         self._bytes += len(data)
 
     def saved(self) -> tuple[int, str]:
-        """Flush to disk; returns the length in bytes and the SHA-256 of the file.
-
-        Raises:
-            StorageError: a disk operation failed.
-        """
+        """Flush to disk; returns the length in bytes and the SHA-256 of the file."""
         with disk_errors(f"to write {self._path}", self._path):
             os.fsync(self._file.fileno())
         return self._bytes, self._digest.hexdigest()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
 
 def read(path: Path, state: State) -> list[dict[str, Any]]:
-    """Read every complete line, including those after the checkpoint; none if there is no file yet.
-
-    Args:
-        path: the file.
-        state: state of the run's checkpoint `last`.
-
-    Raises:
-        RunError: the file does not start with its content at the checkpoint, or a line is not a JSON object.
-        StorageError: the file cannot be read.
-    """
-    data = read_regular(path, LARGEST) if path.is_symlink() or path.exists() else b""
+    """Read every complete line, including those after the checkpoint `last`; none if there is no file yet."""
+    data = read_regular(path, LARGEST) if os.path.lexists(path) else b""
     kept = data[: state.metrics_bytes]
     _check(len(kept), records.digest(kept), state, path)
     count = data.count(b"\n")
     if count > MOST_LINES:
         raise RunError(f"at most {MOST_LINES:,} lines in {path}", f"{count:,}", INTACT)
-    lines = data.split(b"\n")[:-1]
-    return [_decode(line, number, path) for number, line in enumerate(lines, start=1)]
+    lines = []
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            lines.append(msgspec.to_builtins(_LINES.decode(line)))
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise RunError(f"a logged step in line {number} of {path}", str(error), INTACT) from None
+    return lines
 
 
 def _check(length: int, sha256: str, state: State, path: Path) -> None:
     if (length, sha256) != (state.metrics_bytes, state.metrics_sha256):
         wanted = f"{path} as it was at step {state.step}: {state.metrics_bytes:,} bytes"
         raise RunError(wanted, f"{length:,} bytes, cut off or altered", INTACT)
-
-
-def _decode(data: bytes, number: int, path: Path) -> dict[str, Any]:
-    try:
-        line: dict[str, Any] = msgspec.to_builtins(_LINES.decode(data))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise RunError(f"a logged step in line {number} of {path}", str(error), INTACT) from None
-    return line

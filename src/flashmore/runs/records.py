@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-SEAL = "sha256"
-"""The field that holds a sealed record's checksum."""
+_SEAL = "sha256"
 
 
 def digest(data: bytes) -> str:
@@ -30,31 +29,30 @@ def digest(data: bytes) -> str:
 
 
 def encode(value: object, indent: int | None = 2) -> bytes:
-    """Encode a value as strict JSON in UTF-8.
-
-    Raises:
-        ValueError: NaN or an infinity.
-        TypeError: a value that JSON does not support.
-    """
+    """Encode a value as strict JSON in UTF-8; ValueError or TypeError for what JSON does not support."""
     return (json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """The content as JSON values, with its checksum.
-
-    Raises:
-        ValueError, TypeError: as `encode`.
-    """
+    """The content as JSON values, with its checksum."""
     plain = json.loads(encode(content))
-    return {**plain, SEAL: _checksum(plain)}
+    return {**plain, _SEAL: _checksum(plain)}
+
+
+def unseal(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a sealed record from `path`; a RunError if it differs from its checksum."""
+    content = {key: value for key, value in record.items() if key != _SEAL}
+    if record.get(_SEAL) != _checksum(content):
+        raise RunError(f"{path} with the content that its checksum describes", "it was altered", INTACT)
+    return content
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    return digest(json.dumps(plain, sort_keys=True).encode())
 
 
 def decode(data: bytes, path: Path) -> dict[str, Any]:
-    """Decode a JSON object from the bytes of `path`.
-
-    Raises:
-        RunError: the bytes are not a JSON object, for example truncated.
-    """
+    """Decode a JSON object from the bytes of `path`; a RunError for anything else."""
     try:
         value = loads(data)
     except ValueError as error:
@@ -65,15 +63,10 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def convert(value: object, kind: type[T], wanted: str) -> T:
-    """Convert JSON values to a typed value; all fields must be present with the right type, and no others.
-
-    Args:
-        value: decoded JSON.
-        kind: a dataclass; its `__post_init__` may refuse values.
-        wanted: its name in messages, such as `the state of a checkpoint in FILE`.
+    """Convert decoded JSON to a dataclass; all fields must be present with the right type, and no others.
 
     Raises:
-        RunError: it does not match; the field is named.
+        RunError: a field, which is named, does not match, or `__post_init__` refuses the values.
     """
     try:
         made = msgspec.convert(value, kind, dec_hook=_decode_path)
@@ -81,14 +74,13 @@ def convert(value: object, kind: type[T], wanted: str) -> T:
         raise RunError(wanted, error.found, INTACT) from None
     except (msgspec.ValidationError, OverflowError) as error:
         raise RunError(wanted, str(error), INTACT) from None
-    odd = _different_fields(value, made)
-    if odd:
+    if odd := _different_fields(value, made):
         raise RunError(wanted, f"missing or unknown fields: {', '.join(odd[:8])}", INTACT)
     return made
 
 
 def _different_fields(value: object, made: object) -> list[str]:
-    """Fields that msgspec filled in or ignored, in a dataclass and nested ones."""
+    """Fields that msgspec filled in or ignored, in nested dataclasses too."""
     if not isinstance(value, dict) or not dataclasses.is_dataclass(made):
         return []
     fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
@@ -100,32 +92,3 @@ def _decode_path(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise msgspec.ValidationError(f"a value of type {type(value).__name__}")
-
-
-def check_seal(record: dict[str, Any], path: Path) -> None:
-    """Compare a record's content with its checksum.
-
-    Raises:
-        RunError: they differ.
-    """
-    content = {key: value for key, value in record.items() if key != SEAL}
-    if record.get(SEAL) != _checksum(content):
-        raise RunError(f"{path} with the content that its checksum describes", "it was altered", INTACT)
-
-
-def check_digest(data: bytes, expected: object, path: Path) -> None:
-    """Compare a file's bytes with its recorded SHA-256.
-
-    Raises:
-        RunError: they differ.
-    """
-    if digest(data) != expected:
-        raise RunError(
-            f"{path} with SHA-256 {str(expected)[:12]}…",
-            f"{len(data):,} bytes with SHA-256 {digest(data)[:12]}…: cut off or altered",
-            INTACT,
-        )
-
-
-def _checksum(plain: dict[str, Any]) -> str:
-    return digest(json.dumps(plain, sort_keys=True).encode())

@@ -4,61 +4,46 @@ config.json is sealed and contains the SHA-256 of the other two, which ties the 
 SHA-256 identifies the run in all files written later.
 """
 
-import dataclasses
 import shlex
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flashmore.data.items import MAX_LENGTH, NOT_TEXT, Split
+from flashmore.data.items import MAX_LENGTH, Split
 from flashmore.data.long_text import STORE, LongText, random_facts
+from flashmore.data.text import NOT_TEXT
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
 from flashmore.runs import records
-from flashmore.runs.lock import LOCK
 from flashmore.strict_json import MOST_VALUES, count_values
 
 FORMAT = 4
 """Version of the folder's format, increased with every change that an older flashmore cannot read."""
 
-CONFIG, VOCABULARY, SPLIT = "config.json", "vocabulary.json", "split.json"
+CONFIG, VOCABULARY, SPLIT, LOCK = "config.json", "vocabulary.json", "split.json", "run.lock"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
-"""Most bytes of config.json, and of each of the other two."""
+"""Most bytes of config.json, and of each of the next two."""
 Value = bool | int | float | str | list[str] | None
-"""Value of an option in a config."""
-FILES = {
-    CONFIG,
-    VOCABULARY,
-    SPLIT,
-    STORE,
-    LOCK,
-    "last.safetensors",
-    "best.safetensors",
-    "metrics.jsonl",
-    "result.json",
-}
+UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
+"""Files of a run's folder during creation; config.json, which makes it a run, comes last."""
+FILES = UNFINISHED | {CONFIG, "best.safetensors", "metrics.jsonl", "result.json"}
 """The files that flashmore writes to a run's folder, except TensorBoard events."""
 MOST_FILES = 10_000
 """Most files in a run's folder; TensorBoard adds one each time training resumes."""
-UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
-"""Files of a run's folder during creation; config.json, which makes it a run, comes last."""
-_A_RUN = "the folder of a run, made by `flashmore train --out FOLDER`"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that a run was created from."""
+    """The settings that a run was created from: the config as requested and as resolved, as JSON values."""
 
     requested: dict[str, Any]
-    """The requested config, as JSON values."""
     config: dict[str, Any]
-    """The resolved config."""
     model: ModelConfig
     vocabulary: Vocabulary
     split: Split
@@ -80,49 +65,27 @@ class _Config:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Parts(Split):
     """split.json."""
 
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-    leak_share: float | None
     text: LongText | None
 
 
-@dataclass(frozen=True)
-class _Characters:
-    """vocabulary.json."""
-
-    characters: tuple[str, ...]
-
-
 def encode(settings: Settings) -> dict[str, bytes]:
-    """Encode the files, by name; config.json, which makes a folder a run, comes last.
-
-    Raises:
-        ValueError, TypeError: the config has values that JSON does not support.
-        DataError: too many items for a run's folder.
-    """
-    parts = _Parts(**dataclasses.asdict(settings.split), text=settings.text)
+    """Encode the files, by name; a DataError for too many items."""
+    parts = _Parts(**asdict(settings.split), text=settings.text)
     files = {
-        VOCABULARY: records.encode(settings.vocabulary.to_json(), indent=None),
-        SPLIT: records.encode(dataclasses.asdict(parts), indent=None),
+        VOCABULARY: records.encode(asdict(settings.vocabulary), indent=None),
+        SPLIT: records.encode(asdict(parts), indent=None),
     }
     items = count_values(files[SPLIT])
     if len(files[SPLIT]) > LARGEST_PART or items > MOST_VALUES:
         wanted = f"at most {MOST_VALUES:,} items and commas in them, of {LARGEST_PART:,} bytes together"
         found = f"{items:,} of {len(files[SPLIT]):,} bytes"
         raise DataError(wanted, found, "fewer items, or --mode text")
-    config = {
-        "format": FORMAT,
-        "versions": settings.versions,
-        "requested": settings.requested,
-        "config": settings.config,
-        "model": dataclasses.asdict(settings.model),
-        "files": {name: records.digest(data) for name, data in files.items()},
-    }
-    return {**files, CONFIG: records.encode(records.seal(config))}
+    digests = {name: records.digest(data) for name, data in files.items()}
+    config = _Config(FORMAT, settings.versions, settings.requested, settings.config, settings.model, digests)
+    return {**files, CONFIG: records.encode(records.seal(asdict(config)))}
 
 
 def versions_here() -> dict[str, str]:
@@ -131,143 +94,42 @@ def versions_here() -> dict[str, str]:
 
 
 def read(folder: Path) -> tuple[Settings, str]:
-    """Read and validate the three files; returns the settings and the SHA-256 of config.json.
-
-    Raises:
-        RunError: the folder is not a run or of an unknown format, or a file is missing, truncated, altered,
-            or not a regular file.
-        StorageError: the files cannot be read.
-    """
+    """Read and validate the three files; returns the settings and the SHA-256 of config.json."""
     require_run(folder)
-    data = read_regular(folder / CONFIG, LARGEST_CONFIG)
-    config = _decode_config(data, folder / CONFIG)
-    parts = records.convert(_read_part(folder / SPLIT, config), _Parts, f"the parts in {folder / SPLIT}")
-    characters = _read_part(folder / VOCABULARY, config)
-    wanted = f"the vocabulary in {folder / VOCABULARY}"
-    try:
-        vocabulary = Vocabulary(records.convert(characters, _Characters, wanted).characters)
-    except DataError as error:
-        raise RunError(wanted, error.found, INTACT) from None
-    split = Split(parts.train, parts.validation, parts.test, parts.leak_share)
+    path = folder / CONFIG
+    data = read_regular(path, LARGEST_CONFIG)
+    record = records.decode(data, path)
+    if record.get("format") != FORMAT:
+        found = f"format {str(record.get('format'))[:20]}, which this version of flashmore does not know"
+        valid = "a run of this version, or the version of flashmore that made it"
+        raise RunError(f"format {FORMAT} in {path}", found, valid)
+    config = records.convert(records.unseal(record, path), _Config, f"the settings of a run in {path}")
+    split, vocabulary = (_read_part(folder / name, config) for name in (SPLIT, VOCABULARY))
+    parts = records.convert(split, _Parts, f"the parts in {folder / SPLIT}")
     settings = Settings(
-        config.requested, config.config, config.model, vocabulary, split, parts.text, config.versions
+        config.requested,
+        config.config,
+        config.model,
+        records.convert(vocabulary, Vocabulary, f"the vocabulary in {folder / VOCABULARY}"),
+        Split(parts.train, parts.validation, parts.test, parts.leak_share),
+        parts.text,
+        config.versions,
     )
     _require_fit(settings, folder)
     return settings, records.digest(data)
 
 
-def is_run(path: Path) -> bool:
-    """Whether a run is at `path`; refuses anything that a new run could overwrite.
-
-    Returns:
-        False if there is nothing, an empty folder, or the remains of a killed creation.
-
-    Raises:
-        RunError: it is a file, or a folder with other content.
-        StorageError: a disk operation failed.
-    """
-    wanted = f"a new or empty folder at {path}"
-    with disk_errors(wanted, path):
-        if not path.is_dir():
-            if path.exists():
-                raise RunError(wanted, "a file", "another path")
-            return False
-        names = sorted(entry.name for entry in path.iterdir())
-    if CONFIG in names:
-        return True
-    foreign = [name for name in names if name not in UNFINISHED and not is_temporary(name)]
-    if foreign or (names and LOCK not in names):
-        listed = foreign or names
-        shown = ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
-        raise RunError(wanted, f"a folder that holds {shown}", "another folder, or this one emptied")
-    return False
-
-
-def require_same(run: Settings, asked: Settings, path: Path) -> None:
-    """Refuse to resume a run started with other options or data.
-
-    Raises:
-        RunError: the options or the data differ; the differences are named.
-    """
-    odd = [
-        name
-        for name in asked.requested
-        if name != "file" and asked.requested[name] != run.requested.get(name)
-    ]
-    found = ", ".join(
-        f"{name} {run.requested.get(name)!r} instead of {asked.requested[name]!r}" for name in odd
-    )
-    if not odd and (run.split, run.vocabulary, _as_read(run.text)) != (
-        asked.split,
-        asked.vocabulary,
-        asked.text,
-    ):
-        found = "other data: the file has changed, or is another one"
-    if found:
-        raise RunError(
-            f"a new or empty folder at {path}, or a run that the same command began",
-            f"a run with {found}",
-            f"another folder; to go on with this run: flashmore train --resume {shlex.quote(str(path))}",
-        )
-
-
-def _as_read(text: LongText | None) -> LongText | None:
-    """The text's metadata before its token file was written."""
-    return None if text is None else dataclasses.replace(text, store_sha256=None)
-
-
-def require_run(folder: Path) -> None:
-    """Refuse a folder that is not a run, or that contains anything but regular files.
-
-    Raises:
-        RunError: naming what was found.
-        StorageError: a disk operation failed.
-    """
-    wanted = f"a run at {folder}"
-    with disk_errors(wanted, folder):
-        if not folder.exists():
-            raise RunError(wanted, "no such folder", _A_RUN)
-        if not folder.is_dir():
-            raise RunError(wanted, "a file", _A_RUN)
-        entries = {}
-        for path in folder.iterdir():
-            with suppress(FileNotFoundError):  # the training process has renamed a file meanwhile
-                entries[path.name] = path.lstat()
-            if len(entries) > MOST_FILES:
-                raise RunError(wanted, f"a folder of more than {MOST_FILES:,} files", _A_RUN)
-    if CONFIG not in entries:
-        raise RunError(wanted, f"a folder without {CONFIG}", _A_RUN)
-    for name, status in entries.items():
-        found = why_not_regular(status)
-        if found is not None and (found != "a folder" or name in FILES):
-            raise RunError(f"regular files in the run {folder}", f"{name}, {found}", INTACT)
-
-
-def _decode_config(data: bytes, path: Path) -> _Config:
-    record = records.decode(data, path)
-    if record.get("format") != FORMAT:
-        raise RunError(
-            f"format {FORMAT} in {path}",
-            f"format {str(record.get('format'))[:20]}, which this version of flashmore does not know",
-            "a run of this version, or the version of flashmore that made it",
-        )
-    records.check_seal(record, path)
-    del record[records.SEAL]
-    return records.convert(record, _Config, f"the settings of a run in {path}")
-
-
 def _read_part(path: Path, config: _Config) -> dict[str, Any]:
     data = read_regular(path, LARGEST_PART)
-    records.check_digest(data, config.files.get(path.name), path)
+    expected, found = str(config.files.get(path.name)), records.digest(data)
+    if found != expected:
+        described = f"{len(data):,} bytes with SHA-256 {found[:12]}…: cut off or altered"
+        raise RunError(f"{path} with SHA-256 {expected[:12]}…", described, INTACT)
     return records.decode(data, path)
 
 
 def _require_fit(settings: Settings, folder: Path) -> None:
-    """Check consistency: the checksums are right, so inconsistent values were written by hand.
-
-    Raises:
-        RunError: the model, the vocabulary and the data do not match.
-    """
+    """Check consistency: the checksums are right, so inconsistent values were written by hand."""
 
     def require(holds: bool, wanted: str, found: str) -> None:
         if not holds:
@@ -292,12 +154,84 @@ def _require_fit(settings: Settings, folder: Path) -> None:
             require(found == facts, f"random ids as {facts}", f"{found}")
         return
     require(bool(settings.split.train), "items to train on", "none")
-    lengths = {len(item) for item in items}
-    fit = min(lengths) > 0 and max(lengths) == model.block_size - 1 <= MAX_LENGTH
+    shortest, longest = min(map(len, items)), max(map(len, items))
     require(
-        fit,
+        shortest > 0 and longest == model.block_size - 1 <= MAX_LENGTH,
         f"items of 1 to {MAX_LENGTH} characters, and a context of the longest and one",
-        f"{min(lengths)} to {max(lengths)} characters, and a context of {model.block_size}",
+        f"{shortest} to {longest} characters, and a context of {model.block_size}",
     )
     unknown = set("".join(items)) - set(vocabulary.characters)
     require(not unknown, "items of the vocabulary's characters", f"{len(unknown)} others")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run is at `path`, not nothing, an empty folder, or the remains of a killed creation.
+
+    Raises:
+        RunError: it is a file, or a folder with other content, which a new run could overwrite.
+        StorageError: a disk operation failed.
+    """
+    wanted = f"a new or empty folder at {path}"
+    with disk_errors(wanted, path):
+        if not path.is_dir():
+            if path.exists():
+                raise RunError(wanted, "a file", "another path")
+            return False
+        names = sorted(entry.name for entry in path.iterdir())
+    if CONFIG in names:
+        return True
+    foreign = [name for name in names if name not in UNFINISHED and not is_temporary(name)]
+    if foreign or (names and LOCK not in names):
+        listed = foreign or names
+        shown = ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
+        raise RunError(wanted, f"a folder that holds {shown}", "another folder, or this one emptied")
+    return False
+
+
+def require_same(run: Settings, asked: Settings, path: Path) -> None:
+    """Refuse to resume a run started with other options or data, with a RunError that names them."""
+    found = ", ".join(
+        f"{name} {run.requested.get(name)!r} instead of {value!r}"
+        for name, value in asked.requested.items()
+        if name != "file" and value != run.requested.get(name)
+    )
+    text = run.text and replace(run.text, store_sha256=None)  # as before its token file was written
+    if not found and (run.split, run.vocabulary, text) != (asked.split, asked.vocabulary, asked.text):
+        found = "other data: the file has changed, or is another one"
+    if found:
+        raise RunError(
+            f"a new or empty folder at {path}, or a run that the same command began",
+            f"a run with {found}",
+            f"another folder; to go on with this run: flashmore train --resume {shlex.quote(str(path))}",
+        )
+
+
+def require_run(folder: Path) -> None:
+    """Refuse a folder that is not a run, or that contains anything but regular files.
+
+    Raises:
+        RunError: naming what was found.
+        StorageError: a disk operation failed.
+    """
+
+    def refuse(found: str) -> RunError:
+        valid = "the folder of a run, made by `flashmore train --out FOLDER`"
+        return RunError(f"a run at {folder}", found, valid)
+
+    with disk_errors(f"a run at {folder}", folder):
+        if not folder.exists():
+            raise refuse("no such folder")
+        if not folder.is_dir():
+            raise refuse("a file")
+        entries = {}
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # the training process has renamed a file meanwhile
+                entries[path.name] = path.lstat()
+            if len(entries) > MOST_FILES:
+                raise refuse(f"a folder of more than {MOST_FILES:,} files")
+    if CONFIG not in entries:
+        raise refuse(f"a folder without {CONFIG}")
+    for name, status in entries.items():
+        found = why_not_regular(status)
+        if found is not None and (found != "a folder" or name in FILES):
+            raise RunError(f"regular files in the run {folder}", f"{name}, {found}", INTACT)

@@ -6,12 +6,10 @@ import numpy as np
 import torch
 
 from flashmore.config import DataConfig, TrainConfig
-from flashmore.data.batches import encode_items
+from flashmore.data.batches import Windows, encode_items
 from flashmore.data.items import Split, read_words, split_words
-from flashmore.data.long_text import LongText, read_long_text
-from flashmore.data.tokens import Ids
+from flashmore.data.long_text import Ids, LongText, read_long_text
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.data.windows import Windows
 from flashmore.errors import RunError
 from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Run

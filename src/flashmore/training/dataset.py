@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from flashmore.backends.packed import Segments
-from flashmore.data.batches import BatchOrder, Sequences, take
-from flashmore.data.windows import Windows
+from flashmore.data.batches import BatchOrder, Sequences, Windows, take
 
 Form = Literal["padded", "trimmed", "packed"]
 """Rows padded to the context; rows padded to the longest item of the batch; or no padding."""

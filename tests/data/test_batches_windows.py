@@ -9,10 +9,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flashmore.data import windows as windows_module
-from flashmore.data.batches import IGNORE
-from flashmore.data.tokens import Ids
-from flashmore.data.windows import Windows, cut_parts
+from flashmore.data import batches
+from flashmore.data.batches import IGNORE, Windows
+from flashmore.data.long_text import Ids, cut_parts
 from flashmore.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -71,7 +70,7 @@ def test_an_evaluation_predicts_every_id_but_the_first_once(text: tuple[int, int
 
 
 def test_of_a_huge_part_the_same_windows_are_evaluated_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows_module, "MOST_EVALUATED", 100)
+    monkeypatch.setattr(batches, "MOST_EVALUATED", 100)
     first, again = (Windows(numbered(5000), (0, 5000), 10, CPU).covering for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert len(first) == len(set(first.tolist())) == 10
@@ -86,7 +85,7 @@ def test_choosing_windows_of_a_huge_part_takes_no_more_memory_than_they_do() -> 
     starts = Windows(ids, (0, count), 64, CPU).covering
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(np.unique(starts)) == len(starts) == windows_module.MOST_EVALUATED // 64
+    assert len(np.unique(starts)) == len(starts) == batches.MOST_EVALUATED // 64
     assert 0 <= starts.min() < starts.max() < count - 1
     assert not (starts % 64).any()
     assert peak < 2**25

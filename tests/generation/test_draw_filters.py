@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flashmore.generation.filters import apply_temperature, keep_top_k, keep_top_p
+from flashmore.generation.draw import apply_temperature, keep_top_k, keep_top_p
 
 ROWS = npst.arrays(
     "float64", npst.array_shapes(min_dims=1, max_dims=3, max_side=12), elements=st.floats(-20, 20, width=32)
