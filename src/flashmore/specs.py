@@ -17,9 +17,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from flashmore.errors import ConfigError
 from flashmore.rules.call import AttentionCall
-from flashmore.rules.cautions import CAUTIONS
 from flashmore.rules.rule import Reason, Rule
-from flashmore.rules.sdpa import RULES
+from flashmore.rules.sdpa import CAUTIONS, RULES
 
 
 class Sizes(Protocol):

@@ -1,6 +1,7 @@
 """The description of a call of scaled_dot_product_attention; does not import torch."""
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, get_args
 
 from flashmore.errors import ConfigError
@@ -31,11 +32,9 @@ class AttentionCall:
     key: Shape
     value: Shape
     dtype: str = "float32"
-    """Of q, k and v: a name in `DTYPES`."""
     device: str = "cpu"
-    """`cpu`, `cuda` or `mps`."""
     mask: Shape | None = None
-    """The mask's shape, or None."""
+    """Its shape."""
     mask_dtype: str = "bool"
     mask_needs_grad: bool = False
     """The mask has requires_grad=True, even if no backward pass follows."""
@@ -46,7 +45,7 @@ class AttentionCall:
     needs_grad: bool = True
     """Training: a backward pass follows."""
     gqa: bool = False
-    """`enable_gqa=True`: H_kv may divide H."""
+    """`enable_gqa=True`."""
     unit_stride: bool = True
     """The last dimension of q, k and v has stride 1."""
     capability: tuple[int, int] = (8, 0)
@@ -66,8 +65,21 @@ class AttentionCall:
                 "no mask" if self.mask is None else f"a mask of {self.mask_dtype}",
                 "a mask of " + ", ".join(DTYPES),
             )
-        self._check_sizes()
-        self._check_mask(self._scores_lead())
+        shapes = {"query": self.query, "key": self.key, "value": self.value}
+        for name, shape in shapes.items():
+            if len(shape) < 2 or min(shape) < 1:
+                wanted = f"a {name} of at least two dimensions, each at least 1"
+                raise ConfigError(wanted, f"{shape}", "(B, H, T, D)")
+        if self.key[-1] != self.query[-1] or self.value[-2] != self.key[-2]:
+            raise ConfigError(
+                "query (…, L, D), key (…, S, D), value (…, S, D_v)",
+                f"{self.query}, {self.key}, {self.value}",
+                "the same D in query and key, the same S in key and value",
+            )
+        scores = (*self._scores_lead(), self.length, self.source_length)
+        if self.mask is not None and _broadcast(self.mask, scores) != scores:
+            valid = f"{scores[-2:]} or {scores}, with 1 where it repeats"
+            raise ConfigError(f"a mask that fits the scores, {scores}", f"{self.mask}", valid)
 
     @property
     def head_dim(self) -> int:
@@ -99,28 +111,10 @@ class AttentionCall:
         """Whether q, k and v have the same batch size and the same number of heads."""
         return self.query[:-2] == self.key[:-2] == self.value[:-2]
 
-    def groups(self, *, key_as_value: bool) -> bool:
-        """Whether the batch sizes are equal and `gqa` lets the heads differ as they do.
-
-        Args:
-            key_as_value: k and v must have the same number of heads.
-        """
-        batches = {self.query[:-3], self.key[:-3], self.value[:-3]}
-        return self.gqa and len(batches) == 1 and (not key_as_value or self.key[-3] == self.value[-3])
-
-    def _check_sizes(self) -> None:
-        for name in ("query", "key", "value"):
-            shape = getattr(self, name)
-            if len(shape) < 2 or min(shape) < 1:
-                raise ConfigError(
-                    f"a {name} of at least two dimensions, each at least 1", f"{shape}", "(B, H, T, D)"
-                )
-        if self.key[-1] != self.query[-1] or self.value[-2] != self.key[-2]:
-            raise ConfigError(
-                "query (…, L, D), key (…, S, D), value (…, S, D_v)",
-                f"{self.query}, {self.key}, {self.value}",
-                "the same D in query and key, the same S in key and value",
-            )
+    @property
+    def grouped(self) -> bool:
+        """Whether the batch sizes are equal and `gqa` lets the heads differ."""
+        return self.gqa and self.query[:-3] == self.key[:-3] == self.value[:-3]
 
     def _scores_lead(self) -> Shape:
         """The leading dimensions of q @ kᵀ, after grouped heads are repeated."""
@@ -143,15 +137,6 @@ class AttentionCall:
             )
         return scores
 
-    def _check_mask(self, lead: Shape) -> None:
-        scores = (*lead, self.length, self.source_length)
-        if self.mask is not None and _broadcast(self.mask, scores) != scores:
-            raise ConfigError(
-                f"a mask that fits the scores, {scores}",
-                f"{self.mask}",
-                f"{(self.length, self.source_length)} or {scores}, with 1 where it repeats",
-            )
-
 
 def _require_known(what: str, found: str, known: tuple[str, ...]) -> None:
     if found not in known:
@@ -160,7 +145,7 @@ def _require_known(what: str, found: str, known: tuple[str, ...]) -> None:
 
 def _broadcast(one: Shape, other: Shape) -> Shape | None:
     """The shape that two shapes broadcast to; None if they do not."""
-    longest = max(len(one), len(other))
-    padded = zip((1,) * (longest - len(one)) + one, (1,) * (longest - len(other)) + other, strict=True)
-    sizes = [b if a == 1 else a if b in (1, a) else None for a, b in padded]
-    return None if None in sizes else tuple(size for size in sizes if size is not None)
+    pairs = list(zip_longest(reversed(one), reversed(other), fillvalue=1))
+    if any(first != second and 1 not in (first, second) for first, second in pairs):
+        return None
+    return tuple(second if first == 1 else first for first, second in reversed(pairs))

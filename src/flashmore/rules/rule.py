@@ -25,13 +25,13 @@ class Rule:
         return (call.device, backend) in self.kernels and self.breaks(call)
 
     def filled(self, call: AttentionCall) -> "Reason":
-        """The rule's message, filled in for this call."""
+        """The message for this call."""
         return Reason(self.reason.format(call=call), self.change.format(call=call))
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A rule that a call breaks: why the backend cannot run, and what to change."""
+    """Why a backend cannot run, and what to change."""
 
     why: str
     change: str
@@ -47,4 +47,4 @@ def on(device: Device, *backends: str) -> Kernels:
 
 def everywhere(*backends: str) -> Kernels:
     """These backends on every device."""
-    return tuple(kernel for device in DEVICES for kernel in on(device, *backends))
+    return tuple((device, backend) for device in DEVICES for backend in backends)
