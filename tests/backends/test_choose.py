@@ -143,7 +143,7 @@ def test_a_backend_that_answers_wrongly_is_never_chosen(monkeypatch: pytest.Monk
     right = contract.load_backend("flash")
 
     def wrong(q: Tensor, k: Tensor, v: Tensor, **keywords: object) -> Tensor:
-        return right(q, k, v, **{**keywords, "scale": 1.0})  # type: ignore[arg-type]
+        return right(q, k, v, **{**keywords, "scale": 1.0})
 
     monkeypatch.setitem(contract.LOADED, "flash", wrong)
     choice = choose("auto", PROBLEM, fresh=True)

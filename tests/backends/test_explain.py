@@ -141,7 +141,6 @@ def test_all_reasons_are_told_at_once() -> None:
 def with_rules_of_flash(rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dict(backends()) | {"flash": replace(backend_spec("flash"), rules=rules)}
     monkeypatch.setattr("flashmore.backends.explain.backends", lambda: changed)
-    monkeypatch.setattr("flashmore.backends.probe.backends", lambda: changed)
 
 
 def test_torch_is_believed_more_than_a_rule_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

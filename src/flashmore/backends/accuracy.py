@@ -42,29 +42,21 @@ def attention_accuracy(
     shape = (*q.shape[:3], v.size(3))
     cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    B, H = part or q.shape[:2]
-
-    def last(tensor: Tensor) -> Tensor:  # the last ones, because index overflow occurs at the end
-        return tensor[-B:, -H:]
-
-    def run(
-        name: str,
-        dtype: torch.dtype,
-        inputs: tuple[Tensor, ...],
-        cotangent: Tensor,
-        attend: Callable[..., Tensor] = attention,
-    ) -> dict[str, Tensor]:
-        leaves = [t.detach().to(dtype).requires_grad_() for t in inputs]
+    def run(name: str, dtype: torch.dtype, attend: Callable[..., Tensor], *qkv: Tensor) -> dict[str, Tensor]:
+        leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in qkv]
         bias = None
         if mask is not None:
             bias = mask.to(leaves[0].device).to(mask.dtype if mask.dtype == torch.bool else dtype)
         out = attend(*leaves, backend=name, causal=causal, mask=bias, scale=scale)
-        grads = torch.autograd.grad(out, leaves, cotangent.to(out.dtype).to(out.device))
+        wanted = cotangent[-out.size(0) :, -out.size(1) :].to(out.dtype).to(out.device)
+        grads = torch.autograd.grad(out, leaves, wanted)
         return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *grads), strict=True))
 
-    whole = run(backend, q.dtype, (q, k, v), cotangent, attend)
-    answers = {name: last(tensor) for name, tensor in whole.items()}
-    inputs: tuple[Tensor, ...] = (last(q), last(k), last(v))
-    plain = run("manual", q.dtype, inputs, last(cotangent))
-    inputs = tuple(each.to(float64_device(q.device)) for each in inputs)
-    return judge_all(answers, plain, run("manual", torch.float64, inputs, last(cotangent)))
+    B, H = part or q.shape[:2]
+    answers = run(backend, q.dtype, attend, q, k, v)
+    # The last ones, because index overflow occurs at the end.
+    last = [tensor[-B:, -H:] for tensor in (q, k, v)]
+    plain = run("manual", q.dtype, attention, *last)
+    on_float64 = (tensor.to(float64_device(q.device)) for tensor in last)
+    exact = run("manual", torch.float64, attention, *on_float64)
+    return judge_all({name: tensor[-B:, -H:] for name, tensor in answers.items()}, plain, exact)

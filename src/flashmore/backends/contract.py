@@ -4,7 +4,7 @@ Shapes: B batch, H heads, T queries, S keys, D channels per head. q is (B, H, T,
 `manual` in float64 is the reference; `flashmore.backends.accuracy` compares backends with it.
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,25 +13,8 @@ from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.rules.call import AttentionCall
 from flashmore.specs import backend_spec, usable
 
-
-class Compute(Protocol):
-    """An attention backend's function."""
-
-    def __call__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        mask: Tensor | None,
-        causal: bool,
-        scale: float | None,
-        dropout_p: float,
-    ) -> Tensor:
-        """Attention over (B, H, T, D); see `attention`."""
-        ...
-
-
+Compute = Callable[..., Tensor]
+"""A backend's function (q, k, v, *, mask, causal, scale, dropout_p), all as `attention` takes them."""
 LOADED: dict[str, Compute] = {}
 
 
@@ -114,8 +97,6 @@ def describe_call(
     Raises:
         ConfigError: no kernel supports them; see `AttentionCall`.
     """
-    on_cuda = q.device.type == "cuda"
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
     return AttentionCall(
         query=tuple(q.shape),
         key=tuple(k.shape),
@@ -128,10 +109,10 @@ def describe_call(
         mask_unit_stride=mask is None or mask.dim() == 0 or mask.stride(-1) == 1,
         causal=causal,
         dropout_p=dropout_p,
-        needs_grad=needs_grad,
+        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)),
         gqa=gqa,
         unit_stride=all(t.stride(-1) == 1 for t in (q, k, v)),
-        capability=torch.cuda.get_device_capability(q.device) if on_cuda else (8, 0),
+        capability=torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else (8, 0),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
 
@@ -141,12 +122,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -
         raise ConfigError("causal or a mask", "both", "one mask that says both, or causal=True alone")
     fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)
     if not fits or q.shape[:2] != k.shape[:2] or min(*q.shape, *k.shape, *v.shape) < 1:
-        raise ConfigError(
-            "q (B, H, T, D), k (B, H, S, D) and v (B, H, S, D), no size 0",
-            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}",
-            "the same B, H and D everywhere, the same S in k and v",
-        )
+        found = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        valid = "the same B, H and D everywhere, the same S in k and v"
+        raise ConfigError("q (B, H, T, D), k (B, H, S, D) and v (B, H, S, D), no size 0", found, valid)
     if not q.dtype == k.dtype == v.dtype:
-        raise ConfigError(
-            "q, k and v of one dtype", f"{q.dtype}, {k.dtype}, {v.dtype}", "cast them to one dtype"
-        )
+        found = f"{q.dtype}, {k.dtype}, {v.dtype}"
+        raise ConfigError("q, k and v of one dtype", found, "cast them to one dtype")

@@ -8,11 +8,8 @@ norms and the loss skip it; only attention needs the segment boundaries. On CUDA
 padded to rows of T places for attention only.
 """
 
-import inspect
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -56,8 +53,7 @@ class Segments:
         places = real.flatten().nonzero()[:, 0]  # (N,)
         tokens = torch.zeros(real.numel(), dtype=torch.int64, device=lengths.device)
         tokens[places] = torch.arange(len(places), device=lengths.device)
-        ends = lengths.cumsum(0, dtype=torch.int32)
-        cu_seqlens = torch.nn.functional.pad(ends, (1, 0))
+        cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
         return cls(cu_seqlens, longest, places % longest, places, tokens, real.flatten())
 
     @property
@@ -72,9 +68,7 @@ def packed_attention(
     """Causal attention inside each segment, scaled by 1/√D.
 
     Args:
-        q: queries, (N, H, D), floating point.
-        k: keys, likewise.
-        v: values, likewise.
+        q: queries, (N, H, D), floating point; k and v likewise.
         segments: their layout.
         backend: a name in `PACKED_BACKENDS`.
         dropout_p: probability of dropping a weight; it applies whenever it is above 0.
@@ -100,63 +94,44 @@ def packed_attention(
 def to_places(x: Tensor, segments: Segments) -> Tensor:
     """Pad tokens (N, C) to rows of places (B·T, C); padding repeats token 0.
 
-    With causal attention no real query sees padding, which is at the end of each row.
+    With causal attention no real query sees padding, which is at the end of each row. So the gradients of
+    padding are zero and can be omitted.
     """
-    placed: Tensor = _ToPlaces.apply(x, segments.tokens, segments.places)  # type: ignore[no-untyped-call]
+    placed: Tensor = _Gather.apply(x, segments.tokens, segments.places, None)  # type: ignore[no-untyped-call]
     return placed
 
 
 def to_tokens(x: Tensor, segments: Segments) -> Tensor:
-    """Gather the tokens (N, C) from their places (B·T, C)."""
+    """Gather the tokens (N, C) from their places (B·T, C); the gradients of padding are zero."""
     where = (segments.places, segments.tokens, segments.real)
-    taken: Tensor = _ToTokens.apply(x, *where)  # type: ignore[no-untyped-call]
+    taken: Tensor = _Gather.apply(x, *where)  # type: ignore[no-untyped-call]
     return taken
 
 
-class _ToPlaces(torch.autograd.Function):
-    """A gather whose backward is also a gather: autograd's would be a slow scatter-add.
-
-    Padding does not affect the result, so its gradients are zero and can be omitted.
-    """
+class _Gather(torch.autograd.Function):
+    """A gather whose backward is also a gather: autograd's would be a slow scatter-add."""
 
     @staticmethod
-    def forward(x: Tensor, tokens: Tensor, _: Tensor) -> Tensor:
-        return x[tokens]
+    def forward(x: Tensor, there: Tensor, *_: Tensor | None) -> Tensor:
+        return x[there]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        ctx.save_for_backward(inputs[2])
-        ctx.dtype = inputs[0].dtype
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
+        x, _there, back, real = inputs
+        ctx.save_for_backward(back, real)
+        ctx.dtype = x.dtype
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (places,) = ctx.saved_tensors
-        return grad[places].to(ctx.dtype), None, None
-
-
-class _ToTokens(torch.autograd.Function):
-    """A gather whose backward is a gather, with zeros for padding."""
-
-    @staticmethod
-    def forward(x: Tensor, places: Tensor, *_: Tensor) -> Tensor:
-        return x[places]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        ctx.save_for_backward(inputs[2], inputs[3])
-        ctx.dtype = inputs[0].dtype
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, real = ctx.saved_tensors
-        return torch.where(real[:, None], grad[tokens], 0).to(ctx.dtype), None, None, None
+        back, real = ctx.saved_tensors
+        gathered = grad[back] if real is None else torch.where(real[:, None], grad[back], 0)
+        return gathered.to(ctx.dtype), None, None, None
 
 
 def _one_by_one(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: float) -> Tensor:
     """Manual attention for each segment in turn: the reference."""
-    ends = segments.cu_seqlens.tolist()
     parts = []
-    for start, end in itertools.pairwise(ends):
+    for start, end in itertools.pairwise(segments.cu_seqlens.tolist()):
         one = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))  # (t, H, D) -> (1, H, t, D)
         y = manual(*one, mask=None, causal=True, scale=None, dropout_p=dropout_p)
         parts.append(y[0].transpose(0, 1))  # (1, H, t, D) -> (t, H, D)
@@ -174,16 +149,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: floa
         reasons.append("varlen_attn has no dropout on the weights")
     if reasons:
         raise BackendUnavailable("varlen", tuple(reasons), others)
-    ends, longest = segments.cu_seqlens, segments.longest
-    y: Tensor = _varlen_kernel()(q, k, v, ends, ends, longest, longest)
-    return y
-
-
-def _varlen_kernel() -> Callable[..., Any]:
-    """Causal `varlen_attn`, with the installed torch's signature."""
     from torch.nn.attention.varlen import varlen_attn
 
-    # 2.10 had is_causal=True; from 2.11 on a window replaces it: any number of keys back, none ahead.
-    if "window_size" in inspect.signature(varlen_attn).parameters:
-        return partial(varlen_attn, window_size=(-1, 0))
-    return partial(varlen_attn, is_causal=True)  # type: ignore[call-arg]
+    ends, longest = segments.cu_seqlens, segments.longest
+    # Causal: a window of any number of keys back, and none ahead.
+    y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0))
+    assert isinstance(y, Tensor)  # without return_aux
+    return y

@@ -85,8 +85,7 @@ def main(argv: Sequence[str]) -> int:
         found = f"--device {command.device}"
         raise ConfigError("--device cuda beside --capability", found, "--device cuda, or no --capability")
 
-    from flashmore.backends.explain import explain
-    from flashmore.backends.probe import is_present
+    from flashmore.backends.explain import explain, is_present
     from flashmore.training.resolve import resolve_device
 
     call = replace(call, device=resolve_device("auto").type if command.device == "auto" else command.device)
