@@ -5,7 +5,7 @@ from .errors import FlashmoreError
 from .generation.options import GenerateOptions
 from .generation.sample import generate
 from .generation.score import score
-from .rules.call import AttentionCall
+from .rules import AttentionCall
 from .runs import Run
 from .training.loop import resume, train
 from .upgrade.find import find_sites

@@ -11,7 +11,7 @@ from flashmore.backends.accuracy import attention_accuracy
 from flashmore.backends.contract import attention, describe_call
 from flashmore.backends.manual import attend_last
 from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.specs import backend_spec, backends, usable
 
 HERE = usable(AttentionCall((1, 1, 2, 8), (1, 1, 2, 8), (1, 1, 2, 8)))

@@ -14,9 +14,7 @@ from torch import Tensor
 from flashmore.backends.contract import attention, describe_call
 from flashmore.backends.explain import Answer, Explanation, explain
 from flashmore.errors import BackendUnavailable
-from flashmore.rules.call import AttentionCall
-from flashmore.rules.rule import Rule, everywhere, on
-from flashmore.rules.sdpa import RULES
+from flashmore.rules import RULES, AttentionCall, Rule, everywhere, on
 from flashmore.specs import backend_spec, backends
 
 HERE = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

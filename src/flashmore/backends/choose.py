@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,14 @@ from flashmore.measuring.statistics import Spread, spread
 from flashmore.specs import backends
 
 BLOCKS, FEWEST_BLOCKS = 15, 5
-ALL_SECONDS = 2.0
-"""Time limit in seconds, so that `auto` does not delay training for long."""
+ALL_SECONDS = 2.0  # so that `auto` does not delay training for long
 BLOCK_SECONDS = 0.01
 MOST_REPEATS = 50
 BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
 """Limits for the four (T, T) matrices of a manual pass: above the first, fewer sequences are measured; above
 the second, shorter ones."""
 CACHE_VERSION = 3
-LARGEST_ANSWER = 2**20
-"""Most bytes of a cache file; ours have about 2,000."""
+LARGEST_ANSWER = 2**20  # bytes of a cache file; ours have about 2,000
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,9 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
 
     Args:
         name: a backend, which is only tried, or `auto` for the fastest here.
-        problem: the attention call. If it is too large to measure, a smaller one named in `why` decides.
+        problem: if it is too large to measure, a smaller one named in `why` decides.
         fresh: ignore the cache and measure again.
-        clock: the clock.
+        clock: in seconds.
 
     Raises:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
@@ -136,26 +135,23 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
         where += f" at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
     path = _cache_file(problem)
     candidates = None if fresh or path is None else _recall(path, problem)
-    if candidates is not None:
-        why = f"the fastest {where}, as measured before: {_times(candidates)}"
-        return Choice(fastest(candidates).name, why, candidates)
-    began = clock()
-    candidates = _measure(problem, clock)
-    seconds = clock() - began
-    kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
-    why = f"the fastest {where}, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
-    return Choice(fastest(candidates).name, why, candidates, seconds)
+    seconds, kept = 0.0, ""
+    how = "as measured before"
+    if candidates is None:
+        began = clock()
+        candidates = _measure(problem, clock)
+        seconds = clock() - began
+        how = f"measured in {seconds:.1f} s"
+        kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
+    times = ranked(candidates)
+    listed = ", ".join(f"{name} {low:.3g} ms" for name, low in times.items())
+    return Choice(next(iter(times)), f"the fastest {where}, {how}: {listed}{kept}", candidates, seconds)
 
 
-def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
-    """The candidate with the lowest first quartile; `manual` always has one."""
-    timed = [candidate for candidate in candidates if candidate.time_ms is not None]
-    return min(timed, key=lambda candidate: candidate.time_ms.low if candidate.time_ms else 0.0)
-
-
-def _times(candidates: tuple[Candidate, ...]) -> str:
-    timed = [(candidate.time_ms.low, candidate.name) for candidate in candidates if candidate.time_ms]
-    return ", ".join(f"{name} {low:.3g} ms" for low, name in sorted(timed))
+def ranked(candidates: tuple[Candidate, ...]) -> dict[str, float]:
+    """The first quartiles in ms, the lowest first; `manual` always has one."""
+    lows = {candidate.name: candidate.time_ms.low for candidate in candidates if candidate.time_ms}
+    return dict(sorted(lows.items(), key=itemgetter(1)))
 
 
 def _measure(problem: Problem, clock: Clock) -> tuple[Candidate, ...]:
@@ -185,13 +181,8 @@ def _why_not(name: str, problem: Problem) -> str | None:
     checked = problem if problem.compiled else replace(problem, shape=(1, *problem.shape[1:]))
     try:
         _try(name, problem)
-        verdicts = attention_accuracy(
-            name,
-            *_random(3, checked),
-            causal=True,
-            part=(1, problem.shape[1]),
-            attend=_attend(problem.compiled),
-        )
+        qkv, attend = _random(3, checked), _attend(problem.compiled)
+        verdicts = attention_accuracy(name, *qkv, causal=True, part=(1, problem.shape[1]), attend=attend)
     except BackendUnavailable as error:
         return "; ".join(error.reasons)
     except RuntimeError as error:
@@ -246,7 +237,7 @@ def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
         kept = msgspec.json.decode(read_regular(path, LARGEST_ANSWER), type=_Answer)
     except (FlashmoreError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    names = {candidate.name for candidate in kept.candidates if candidate.time_ms is not None}
+    names = ranked(kept.candidates).keys()
     known = kept.key == problem.key() and names and names <= backends().keys()
     return kept.candidates if known else None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.specs import backend_spec, usable
 
 Compute = Callable[..., Tensor]
@@ -19,11 +19,7 @@ LOADED: dict[str, Compute] = {}
 
 
 def load_backend(name: str) -> Compute:
-    """Load a backend's function; call this before compiling `attention`, so that compilation imports nothing.
-
-    Raises:
-        ConfigError: there is no backend with this name.
-    """
+    """Load a backend's function, before `attention` is compiled: compilation should import nothing."""
     if name not in LOADED:
         LOADED[name] = backend_spec(name).load()
     return LOADED[name]
@@ -95,7 +91,7 @@ def describe_call(
         mask, causal, dropout_p, gqa: as scaled_dot_product_attention takes them.
 
     Raises:
-        ConfigError: no kernel supports them; see `AttentionCall`.
+        ConfigError: no kernel supports them.
     """
     return AttentionCall(
         query=tuple(q.shape),

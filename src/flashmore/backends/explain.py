@@ -20,15 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashmore.backends.contract import attention
 from flashmore.errors import FlashmoreError
-from flashmore.rules.call import AttentionCall, Shape
+from flashmore.rules import AttentionCall, Shape
 from flashmore.specs import BackendSpec, backend_spec, backends
 
-LARGEST_SCORES = 2**24
-"""Most elements of the (…, L, S) matrix of a call that is run: 64 MiB in float32."""
+LARGEST_SCORES, LARGEST_INPUT = 2**24, 2**24
+"""Most elements of the (…, L, S) matrix of a call that is run, and of its q, k and v together."""
 LARGEST_PRODUCT = 2**29
 """Most multiplications in its q @ kᵀ: well below a second."""
-LARGEST_INPUT = 2**24
-"""Most elements of its q, k and v together."""
 
 
 @dataclass(frozen=True)
@@ -254,24 +252,26 @@ def _smaller(call: AttentionCall) -> AttentionCall:
     length, source = call.length, call.source_length
     sizes = {length: min(length, 64 if length >= source else 32)}
     sizes[source] = min(source, 64 if source >= length else 32)
-    query, key, value, mask = _smaller_leads(call)
+    divisors: list[
+        int
+    ] = []  # of the leading sizes, from the last one on: 1 if all agree, otherwise their ratios remain
+    for lead in zip_longest(*(shape[-3::-1] for shape in (call.query, call.key, call.value))):
+        there = [size for size in lead if size is not None]
+        alike = len(set(there)) == 1 or (call.gqa and not divisors)
+        divisors.append(math.gcd(*there) if alike else 1)
+
+    def small(shape: Shape, *rest: int) -> Shape:
+        pairs = zip(shape[-3::-1], divisors, strict=False)
+        lead = [max(1, size // by) if by > 1 else min(size, 2) for size, by in pairs]
+        return (*reversed(lead), *rest)
+
+    mask = call.mask
+    if mask is not None:
+        mask = small(mask, *(min(size, sizes.get(size, 1)) for size in mask[-2:]))
     return replace(
         call,
-        query=(*query, sizes[length], call.head_dim),
-        key=(*key, sizes[source], call.head_dim),
-        value=(*value, sizes[source], call.value_dim),
-        mask=None if call.mask is None else (*mask, *(min(n, sizes.get(n, 1)) for n in call.mask[-2:])),
+        query=small(call.query, sizes[length], call.head_dim),
+        key=small(call.key, sizes[source], call.head_dim),
+        value=small(call.value, sizes[source], call.value_dim),
+        mask=mask,
     )
-
-
-def _smaller_leads(call: AttentionCall) -> tuple[Shape, ...]:
-    """Leading sizes of q, k, v and the mask: 1 if all agree, otherwise their ratios."""
-    shapes = [shape[:-2] for shape in (call.query, call.key, call.value, call.mask or ())]
-    small: list[list[int]] = [[] for _ in shapes]
-    for axis in range(1, max(map(len, shapes)) + 1):
-        there = [shape[-axis] for shape in shapes[:3] if len(shape) >= axis]
-        common = math.gcd(*there) if len(set(there)) == 1 or (call.gqa and axis == 1) else 1
-        for made, shape in zip(small, shapes, strict=True):
-            if len(shape) >= axis:
-                made.insert(0, max(1, shape[-axis] // common) if common > 1 else min(shape[-axis], 2))
-    return tuple(map(tuple, small))

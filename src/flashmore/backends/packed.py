@@ -3,12 +3,10 @@
 Shapes: N tokens in all segments, B segments, T places (the longest segment), H heads, D channels per head.
 
 About half of a batch of names is padding. If the segments are concatenated instead, linear layers, layer
-norms and the loss skip it; only attention needs the segment boundaries. On CUDA PyTorch supports this with
-`varlen_attn` (https://docs.pytorch.org/docs/stable/nn.attention.varlen.html); elsewhere the segments are
-padded to rows of T places for attention only.
+norms and the loss skip it; only attention needs the segment boundaries, and for it alone the segments are
+padded to rows of T places.
 """
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +14,12 @@ import torch
 from torch import Tensor
 
 from flashmore.backends.contract import attention
-from flashmore.backends.manual import manual
-from flashmore.errors import BackendUnavailable
-from flashmore.specs import backends
-
-PACKED_BACKENDS: tuple[str, ...] = ("segments", *backends(), "varlen")
-"""`segments` loops over segments and is the reference; `varlen` is for CUDA; the others use padded rows."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The position of each segment in the N tokens, and of its tokens in rows of T places."""
+    """The position of each of the N tokens in its segment, and its place in rows of T places."""
 
-    cu_seqlens: Tensor
-    """(B + 1,) int32: segment b is tokens cu_seqlens[b] … cu_seqlens[b + 1] - 1."""
     longest: int
     """T, at least the length of every segment."""
     positions: Tensor
@@ -53,13 +43,12 @@ class Segments:
         places = real.flatten().nonzero()[:, 0]  # (N,)
         tokens = torch.zeros(real.numel(), dtype=torch.int64, device=lengths.device)
         tokens[places] = torch.arange(len(places), device=lengths.device)
-        cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-        return cls(cu_seqlens, longest, places % longest, places, tokens, real.flatten())
+        return cls(longest, places % longest, places, tokens, real.flatten())
 
     @property
     def rows(self) -> int:
         """B."""
-        return len(self.cu_seqlens) - 1
+        return len(self.real) // self.longest
 
 
 def packed_attention(
@@ -70,7 +59,7 @@ def packed_attention(
     Args:
         q: queries, (N, H, D), floating point; k and v likewise.
         segments: their layout.
-        backend: a name in `PACKED_BACKENDS`.
+        backend: a name in `flashmore.specs.backends`.
         dropout_p: probability of dropping a weight; it applies whenever it is above 0.
 
     Returns:
@@ -80,10 +69,6 @@ def packed_attention(
         ConfigError: an unknown backend.
         BackendUnavailable: the backend cannot run for this device, dtype and shape.
     """
-    if backend == "segments":
-        return _one_by_one(q, k, v, segments, dropout_p)
-    if backend == "varlen":
-        return _varlen(q, k, v, segments, dropout_p)
     H, D = q.shape[1:]
     qkv = torch.stack((q, k, v), dim=1).flatten(1)  # 3 × (N, H, D) -> (N, 3·H·D)
     rows = to_places(qkv, segments).view(segments.rows, segments.longest, 3, H, D)  # (B, T, 3, H, D)
@@ -126,33 +111,3 @@ class _Gather(torch.autograd.Function):
         back, real = ctx.saved_tensors
         gathered = grad[back] if real is None else torch.where(real[:, None], grad[back], 0)
         return gathered.to(ctx.dtype), None, None, None
-
-
-def _one_by_one(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: float) -> Tensor:
-    """Manual attention for each segment in turn: the reference."""
-    parts = []
-    for start, end in itertools.pairwise(segments.cu_seqlens.tolist()):
-        one = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))  # (t, H, D) -> (1, H, t, D)
-        y = manual(*one, mask=None, causal=True, scale=None, dropout_p=dropout_p)
-        parts.append(y[0].transpose(0, 1))  # (1, H, t, D) -> (t, H, D)
-    return torch.cat(parts)
-
-
-def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, dropout_p: float) -> Tensor:
-    others = tuple(name for name in PACKED_BACKENDS if name != "varlen")
-    reasons = []
-    if q.device.type != "cuda":
-        reasons.append(f"varlen_attn runs on CUDA, and these tensors are on {q.device.type}")
-    if q.dtype not in (torch.float16, torch.bfloat16):
-        reasons.append(f"varlen_attn takes float16 and bfloat16, and these tensors are {q.dtype}")
-    if dropout_p:
-        reasons.append("varlen_attn has no dropout on the weights")
-    if reasons:
-        raise BackendUnavailable("varlen", tuple(reasons), others)
-    from torch.nn.attention.varlen import varlen_attn
-
-    ends, longest = segments.cu_seqlens, segments.longest
-    # Causal: a window of any number of keys back, and none ahead.
-    y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0))
-    assert isinstance(y, Tensor)  # without return_aux
-    return y

@@ -8,8 +8,7 @@ from rich.box import SIMPLE_HEAD
 
 from flashmore.benchmark.wording import ABLATION_NUMBERS, machine, variant_cells
 from flashmore.cli.bench_outputs import BlockBar, Outputs, give
-from flashmore.cli.ineffective import refuse_ineffective
-from flashmore.cli.parse import defaults, parse
+from flashmore.cli.parse import defaults, parse, refuse_ineffective
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError

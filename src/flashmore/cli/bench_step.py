@@ -13,8 +13,7 @@ from flashmore.benchmark.wording import (
     share_sentence,
 )
 from flashmore.cli.bench_outputs import BlockBar, Outputs, give
-from flashmore.cli.ineffective import refuse_ineffective
-from flashmore.cli.parse import defaults, parse, value_of
+from flashmore.cli.parse import defaults, parse, refuse_ineffective, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError

@@ -21,14 +21,10 @@ def require_writable(option: str, path: Path | None, *, folder: bool = False) ->
     Raises:
         StorageError: why it cannot be written.
     """
-    if path is None:
-        return
-    why = _why_not(path.absolute(), folder=folder)
+    why = None if path is None else _why_not(path.absolute(), folder=folder)
     if why is not None:
-        kind = "folder" if folder else "file"
-        raise StorageError(
-            f"a {kind} for {option} that can be written", f"{path}: {why}", f"another {option}"
-        )
+        wanted = f"a {'folder' if folder else 'file'} for {option} that can be written"
+        raise StorageError(wanted, f"{path}: {why}", f"another {option}")
 
 
 def _why_not(path: Path, *, folder: bool) -> str | None:

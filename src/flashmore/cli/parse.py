@@ -1,12 +1,13 @@
-"""Parses command line arguments into a typed command with tyro; all option names are flat."""
+"""Parses command line arguments into a typed command with tyro; refuses options without effect."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar, get_args
 
 import tyro
 
 from flashmore.config import Preset, TrainConfig
+from flashmore.errors import ConfigError
 from flashmore.specs import models
 from flashmore.terminal import one_line
 
@@ -17,6 +18,7 @@ STYLE = (
     tyro.conf.FlagCreatePairsOff,  # --json, without --no-json
     tyro.conf.OmitSubcommandPrefixes,
 )
+MODEL_OPTIONS = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout")
 
 
 def parse(command: type[Command], verb: str, argv: Sequence[str], default: Command | None = None) -> Command:
@@ -82,6 +84,51 @@ def defaults(argv: Sequence[str], preset: Preset = "names") -> TrainConfig:
         preset: the default preset.
     """
     model, named = value_of("--model", argv), value_of("--preset", argv)
-    if model not in models():
+    if model is None or model not in models():
         model = "transformer"
-    return TrainConfig(model=model, preset=named if named in get_args(Preset) else preset)  # type: ignore[arg-type]
+    chosen: Any = named if named in get_args(Preset) else preset
+    try:
+        return TrainConfig(model=model, preset=chosen)
+    except ConfigError:  # a preset for other models, which must not keep the help from being shown
+        if not {"-h", "--help"} & set(argv):
+            raise
+        return TrainConfig(model=model, preset=preset)
+
+
+def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequence[str] = ()) -> None:
+    """Refuse given options that have no effect on this config.
+
+    Args:
+        config: the parsed config.
+        argv: the arguments.
+        unused: config options that this command does not use.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    given = options_in(argv)
+    for option in unused:
+        if option in given:
+            raise ConfigError("options that change what is measured", option, f"the same without {option}")
+    for option, needed, present in _ineffective(config):
+        if option in given:
+            found = f"it changes nothing with {present}"
+            raise ConfigError(f"{option} with {needed}", found, f"{needed}, or no {option}")
+
+
+def _ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """Every option without an effect, what it would need, and what the config has instead."""
+    for name in MODEL_OPTIONS:
+        able = [model for model, spec in models().items() if name in spec.options]
+        if config.model not in able and (name, config.attention) != ("attention", "auto"):
+            option = "--" + name.replace("_", "-")
+            yield option, f"--model {' or '.join(able)}", f"--model {config.model}"
+    if config.optimizer != "muon":
+        yield "--muon-learning-rate", "--optimizer muon", f"--optimizer {config.optimizer}"
+    if config.lr_schedule != "cosine":
+        yield "--min-lr-ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"
+    if config.mode == "text" or config.split == "makemore":
+        present = "--mode text" if config.mode == "text" else "--split makemore"
+        yield "--split-seed", "shares of items, such as 80/10/10", present
+    if config.file is None:
+        yield "--encoding", "a text file", "the built-in names"

@@ -31,7 +31,7 @@ from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import Ratio, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, warnings_about
 from flashmore.memory import free_bytes
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.specs import backend_spec
 from flashmore.training.resolve import resolve_device
 

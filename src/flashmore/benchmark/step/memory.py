@@ -6,7 +6,7 @@ estimate with measured peaks.
 
 from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.specs import backends, usable
 
 KEPT_CHANNELS = 20
