@@ -24,9 +24,8 @@ def attention_accuracy(
     """Judge the output and all three gradients of one backend on these inputs.
 
     Args:
-        backend: a name in `flashmore.specs.backends()`.
-        q: (B, H, T, D), in the precision under test; likewise k and v, (B, H, S, D).
-        causal, mask, scale: as in `flashmore.backends.contract.attention`; no mask together with `part`.
+        backend, q, k, v, causal, mask, scale: as `flashmore.backends.contract.attention` takes them, in the
+            precision under test; no mask together with `part`.
         part: compare only this many batch items and heads, the last ones, if the float64 (T, S) matrices for
             all would not fit. The backend still computes everything; None compares everything.
         attend: the function under test: `attention`, or its compiled form.

@@ -73,11 +73,8 @@ def explain(call: AttentionCall) -> Explanation:
     under every rule. Otherwise only the rules are used.
 
     Args:
-        call: shapes, dtype, device, mask and so on; `flashmore.describe_call` builds one from tensors. Its
-            compute capability is only used if no GPU is present.
-
-    Returns:
-        An answer for each of `flashmore.specs.backends`, and the default.
+        call: as `flashmore.describe_call` builds it from tensors. Its compute capability is only used if no
+            GPU is present.
     """
     present = is_present(call.device)
     if present and call.device == "cuda":

@@ -23,9 +23,9 @@ class Segments:
     longest: int
     """T, at least the length of every segment."""
     positions: Tensor
-    """(N,) int64: the position of each token in its segment."""
+    """(N,) int64."""
     places: Tensor
-    """(N,) int64: b·T + position, the place of each token."""
+    """(N,) int64: b·T + position."""
     tokens: Tensor
     """(B·T,) int64: the token at each place; token 0 for padding."""
     real: Tensor
@@ -33,12 +33,7 @@ class Segments:
 
     @classmethod
     def of(cls, lengths: Tensor, longest: int) -> "Segments":
-        """Build the layout from segment lengths.
-
-        Args:
-            lengths: (B,) int64, each from 1 to `longest`, on any device.
-            longest: T.
-        """
+        """Build the layout from lengths, (B,) int64, each from 1 to `longest`, on any device."""
         real = torch.arange(longest, device=lengths.device) < lengths[:, None]  # (B, T)
         places = real.flatten().nonzero()[:, 0]  # (N,)
         tokens = torch.zeros(real.numel(), dtype=torch.int64, device=lengths.device)
@@ -58,16 +53,10 @@ def packed_attention(
 
     Args:
         q: queries, (N, H, D), floating point; k and v likewise.
-        segments: their layout.
-        backend: a name in `flashmore.specs.backends`.
-        dropout_p: probability of dropping a weight; it applies whenever it is above 0.
+        backend, dropout_p: as `flashmore.backends.contract.attention` takes them; it raises the same errors.
 
     Returns:
         (N, H, D), of q's dtype.
-
-    Raises:
-        ConfigError: an unknown backend.
-        BackendUnavailable: the backend cannot run for this device, dtype and shape.
     """
     H, D = q.shape[1:]
     qkv = torch.stack((q, k, v), dim=1).flatten(1)  # 3 × (N, H, D) -> (N, 3·H·D)

@@ -11,12 +11,9 @@ LONGEST_ENDING = 22
 
 
 def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:
-    """Refuse a path that cannot be written; the check leaves nothing behind.
+    """Refuse an option's path that cannot be written, though it and its parent folders may be new.
 
-    Args:
-        option: the option that names the path.
-        path: may not exist yet, like its parent folders.
-        folder: whether it is a folder.
+    The check leaves nothing behind.
 
     Raises:
         StorageError: why it cannot be written.

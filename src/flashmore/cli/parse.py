@@ -22,13 +22,7 @@ MODEL_OPTIONS = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd"
 
 
 def parse(command: type[Command], verb: str, argv: Sequence[str], default: Command | None = None) -> Command:
-    """Parse the arguments after a verb.
-
-    Args:
-        command: a dataclass; its docstring and its fields' docstrings are the help.
-        verb: the preceding words, such as `train`.
-        argv: the arguments to parse.
-        default: default values; None means the dataclass's own.
+    """Parse the arguments after a verb into a dataclass, whose docstring and fields' docstrings are the help.
 
     Raises:
         SystemExit: 0 after --help, 2 for invalid arguments; the output has been printed.
@@ -77,12 +71,7 @@ def value_of(option: str, argv: Sequence[str]) -> str | None:
 
 
 def defaults(argv: Sequence[str], preset: Preset = "names") -> TrainConfig:
-    """The config for --model and --preset only; invalid names are left for the parser to refuse.
-
-    Args:
-        argv: the command line arguments.
-        preset: the default preset.
-    """
+    """The config for --model and --preset only; invalid names are left for the parser to refuse."""
     model, named = value_of("--model", argv), value_of("--preset", argv)
     if model is None or model not in models():
         model = "transformer"
@@ -96,16 +85,7 @@ def defaults(argv: Sequence[str], preset: Preset = "names") -> TrainConfig:
 
 
 def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequence[str] = ()) -> None:
-    """Refuse given options that have no effect on this config.
-
-    Args:
-        config: the parsed config.
-        argv: the arguments.
-        unused: config options that this command does not use.
-
-    Raises:
-        ConfigError: the first of them.
-    """
+    """Refuse given options that have no effect on this config, or that are `unused` by this command."""
     given = options_in(argv)
     for option in unused:
         if option in given:
