@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.contract import attention, describe_call
+from flashmore.backends.contract import attention, attention_accuracy, describe_call
 from flashmore.backends.manual import attend_last
 from flashmore.errors import BackendUnavailable, ConfigError
 from flashmore.rules import AttentionCall

@@ -20,8 +20,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.contract import Compute, attention, load_backend
+from flashmore.backends.contract import Compute, attention, attention_accuracy, load_backend
 from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
 from flashmore.files import cache_folder, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name

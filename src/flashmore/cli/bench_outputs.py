@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flashmore.cli.outputs import require_writable
+from flashmore.cli.parse import require_writable
 from flashmore.errors import ConfigError, Interrupted
 from flashmore.terminal import Terminal, say, write_json
 

@@ -8,8 +8,7 @@ from typing import Literal
 from flashmore.cli import bench_step
 from flashmore.cli import compare as compare_command
 from flashmore.cli.bench_outputs import BlockBar
-from flashmore.cli.outputs import require_writable
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.show import stdout
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted

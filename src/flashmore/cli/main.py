@@ -15,7 +15,7 @@ from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
     "train": "learn from a file of names; leaves a run's folder",
-    "generate": "more names from a run",
+    "generate": "names or text from a run",
     "score": "how likely a run finds given names",
     "compare": "several runs or models side by side, with a picture",
     "bench": "what each way of computing attention costs here, on whole steps or alone",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from flashmore.backends.accuracy import attention_accuracy
+from flashmore.backends.contract import attention_accuracy
 from flashmore.benchmark.attention.budget import SHARE_OF_FREE, TimeBudget
 from flashmore.benchmark.attention.flops import (
     check_bytes,

@@ -21,7 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from flashmore.backends.accuracy import attention_accuracy
+from flashmore.backends.contract import attention_accuracy
 from flashmore.benchmark.step.data import Task
 from flashmore.data.batches import IGNORE, Sequences
 from flashmore.errors import ConfigError
