@@ -148,7 +148,9 @@ def _attention_gflop(trainer: Trainer, model_config: ModelConfig) -> float:
     batch = trainer.batch(0)
     segments = batch.segments
     lengths = (
-        [batch.ids.size(1)] * len(batch.ids) if segments is None else segments.cu_seqlens.diff().tolist()
+        [batch.ids.size(1)] * len(batch.ids)
+        if segments is None
+        else segments.real.view(segments.rows, -1).sum(1).tolist()
     )
     D = model_config.n_embd // model_config.n_head
     one = (attention_flops(1, model_config.n_head, T, T, D, causal=True, which="both") for T in lengths)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 SPECS = """
-from flashmore.rules.rule import Rule, on
+from flashmore.rules import Rule, on
 from flashmore.specs import BackendSpec, ModelSpec
 
 MODEL = ModelSpec("ema", "extra_code:Ema", "an average of all characters, the last ones most")

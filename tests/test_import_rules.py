@@ -16,7 +16,7 @@ WITHOUT_TORCH = (
     "flashmore",
     "flashmore.errors",
     "flashmore.specs",
-    "flashmore.rules.sdpa",
+    "flashmore.rules",
     "flashmore.cli.main",
     "flashmore.cli.train",
     "flashmore.cli.upgrade",

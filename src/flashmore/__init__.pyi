@@ -4,7 +4,7 @@ from .config import TrainConfig
 from .errors import FlashmoreError
 from .generation.options import GenerateOptions
 from .generation.sample import generate, score
-from .rules.call import AttentionCall
+from .rules import AttentionCall
 from .runs import Run
 from .training.loop import Observer, resume, train
 from .upgrade.find import find_sites

@@ -122,8 +122,8 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = BY_PRESET
     """Precision of matrix products; 16-bit types run under autocast."""
     speedups: tuple[str, ...] = ("auto",)
-    """`auto` (what pays off here for a run of this length), `none`, `exact` (same gradients), `all`, or names
-    listed by `flashmore speedups`."""
+    """`auto` (what pays off here for a run of this length), `none`, `exact` (same gradients), `all`, or the
+    names that `flashmore speedups` lists with --speedups."""
     threads: int = 0
     """CPU threads, capped at the number of CPUs; 0 leaves PyTorch's default."""
     eval_interval: int = BY_PRESET

@@ -16,10 +16,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from tyro.constructors import PrimitiveConstructorSpec
 
 from flashmore.errors import ConfigError
-from flashmore.rules.call import AttentionCall
-from flashmore.rules.cautions import CAUTIONS
-from flashmore.rules.rule import Reason, Rule
-from flashmore.rules.sdpa import RULES
+from flashmore.rules import CAUTIONS, RULES, AttentionCall, Reason, Rule
 
 
 class Sizes(Protocol):

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashmore.backends.contract import attention
 from flashmore.errors import FlashmoreError
-from flashmore.rules.call import DTYPES, AttentionCall
+from flashmore.rules import DTYPES, AttentionCall
 
 KERNELS = {
     "math": SDPBackend.MATH,

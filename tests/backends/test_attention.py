@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.contract import attention, describe_call
+from flashmore.backends.contract import attention, attention_accuracy, describe_call
+from flashmore.backends.manual import attend_last
 from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.specs import backend_spec, backends, usable
 
 HERE = usable(AttentionCall((1, 1, 2, 8), (1, 1, 2, 8), (1, 1, 2, 8)))
@@ -159,6 +159,22 @@ def test_mixed_dtypes_are_refused() -> None:
     q, k, v = qkv(1, 1, 4, 4, 8)
     with pytest.raises(ConfigError, match="one dtype"):
         attention(q, k.double(), v, backend="manual")
+
+
+@given(st.integers(1, 5), st.integers(1, 20), st.integers(1, 4), st.integers(1, 9), st.integers(0, 99))
+def test_one_query_gives_the_last_row_of_causal_attention(B: int, T: int, H: int, D: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, B, H, T, D, dtype=torch.float64, generator=generator)
+    expected = attention(q, k, v, backend="manual", causal=True)[:, :, -1]
+    last = attend_last(q[:, :, -1], k.permute(2, 0, 1, 3), v.permute(2, 0, 1, 3))
+    torch.testing.assert_close(last, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e18])
+def test_large_scores_of_one_query_do_not_overflow(size: float) -> None:
+    q = torch.tensor([[[size]]])
+    k, v = torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1, 1), torch.tensor([5.0, 6.0, 7.0]).view(3, 1, 1, 1)
+    assert attend_last(q, k, v).item() == 7.0
 
 
 @pytest.mark.cuda

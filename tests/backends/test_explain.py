@@ -14,9 +14,7 @@ from torch import Tensor
 from flashmore.backends.contract import attention, describe_call
 from flashmore.backends.explain import Answer, Explanation, explain
 from flashmore.errors import BackendUnavailable
-from flashmore.rules.call import AttentionCall
-from flashmore.rules.rule import Rule, everywhere, on
-from flashmore.rules.sdpa import RULES
+from flashmore.rules import RULES, AttentionCall, Rule, everywhere, on
 from flashmore.specs import backend_spec, backends
 
 HERE = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -141,7 +139,6 @@ def test_all_reasons_are_told_at_once() -> None:
 def with_rules_of_flash(rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dict(backends()) | {"flash": replace(backend_spec("flash"), rules=rules)}
     monkeypatch.setattr("flashmore.backends.explain.backends", lambda: changed)
-    monkeypatch.setattr("flashmore.backends.probe.backends", lambda: changed)
 
 
 def test_torch_is_believed_more_than_a_rule_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashmore.errors import ConfigError
-from flashmore.rules.call import DTYPES, MASK_DTYPES, AttentionCall
-from flashmore.rules.rule import Rule
-from flashmore.rules.sdpa import RULES
+from flashmore.rules import DTYPES, MASK_DTYPES, RULES, AttentionCall, Rule
 from flashmore.specs import backend_spec, backends, usable
 
 HERE = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.contract import LOADED, load_backend
+from flashmore.backends.contract import LOADED, attention_accuracy, load_backend
 from flashmore.benchmark.attention.bench import TimeBudget, bench_attention
 from flashmore.benchmark.attention.passes import Inputs
 from flashmore.benchmark.attention.plan import (

@@ -16,7 +16,7 @@ from flashmore.data.items import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, RunError
 from flashmore.models.config import ModelConfig
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.runs import Checkpoint, Run, Settings, State
 from flashmore.specs import backends
 

@@ -1,5 +1,6 @@
 """Help answers at once, tells every option, and wrong words are told from right ones."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from flashmore.cli.main import VERBS
+from flashmore.speedups import SWITCHES
 
 Call = Callable[..., CompletedProcess[str]]
 IMPORTED = re.compile(r"^import time: .*\| +(\w+)", re.MULTILINE)
@@ -65,6 +67,19 @@ def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
 )
 def test_the_help_tells_the_defaults_that_hold(words: str, lr: str, call: Call) -> None:
     assert f"Peak learning rate. (default: {lr})" in call("train", *words.split(), "--help").stdout
+
+
+def test_the_help_is_shown_with_a_preset_that_is_for_other_models(call: Call) -> None:
+    done = call("train", "--preset", "names-long", "--model", "gru", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--preset" in done.stdout
+
+
+def test_the_help_of_speedups_tells_which_names_it_takes(call: Call) -> None:
+    help_text = " ".join(call("train", "--help").stdout.replace("│", " ").split())
+    assert "the names that `flashmore speedups` lists with --speedups." in help_text
+    listed = json.loads(call("speedups", "--json").stdout)
+    assert tuple(entry["name"] for entry in listed if entry["how"].startswith("--speedups ")) == SWITCHES
 
 
 def test_no_command_is_wrong_use_and_shows_the_help(call: Call) -> None:

@@ -41,6 +41,26 @@ def test_a_run_tells_its_losses(file: Path, tmp_path: Path, document: Callable[.
     assert result["steps"] == 4
 
 
+def test_the_advice_is_to_generate_what_the_run_is_on(
+    file: Path, tmp_path: Path, call: Callable[..., CompletedProcess[str]]
+) -> None:
+    tokens, run = tmp_path / "tokens.bin", tmp_path / "run"
+    (np.arange(900, dtype="<u2") % 9).tofile(tokens)
+    options = (*SMALL, "--device", "cpu", "--attention", "sdpa", "--out")
+    assert call("train", file, *options, run).stdout.endswith(f"\nmore text: flashmore generate {run}\n")
+    resumed = call("train", "--resume", run, "--max-steps", 6)
+    assert resumed.stdout.endswith(f"\nmore text: flashmore generate {run}\n")
+    assert "flashmore generate" not in call("train", tokens, *options, tmp_path / "ids").stdout
+
+
+def test_no_advice_for_a_text_is_a_split_of_items(
+    file: Path, call: Callable[..., CompletedProcess[str]], refusal: Callable[..., str]
+) -> None:
+    valid = refusal(call("train", file, "--mode", "text", "--split", "makemore"), 2).splitlines()[-1]
+    assert "80/10/10" in valid
+    assert valid.endswith("or makemore, for items alone")
+
+
 def test_resume_changes_the_number_of_steps(file: Path, tmp_path: Path, document: Callable[..., Any]) -> None:
     path = tmp_path / "run"
     document("train", file, *SMALL, "--device", "cpu", "--attention", "sdpa", "--out", path)

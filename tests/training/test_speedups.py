@@ -121,7 +121,7 @@ def rows_of(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
             (tuple(ids[real].tolist()), tuple(targets[real].tolist()))
             for ids, targets, real in zip(batch.ids, batch.targets, batch.targets != IGNORE, strict=True)
         ]
-    lengths = batch.segments.cu_seqlens.diff().tolist()
+    lengths = batch.segments.real.view(batch.segments.rows, -1).sum(1).tolist()
     pieces = zip(torch.split(batch.ids, lengths), torch.split(batch.targets, lengths), strict=True)
     return [(tuple(ids.tolist()), tuple(targets.tolist())) for ids, targets in pieces]
 

@@ -10,8 +10,9 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from flashmore.backends.accuracy import attention_accuracy
-from flashmore.backends.contract import attention, load_backend
+from flashmore.backends.contract import Compute, attention, attention_accuracy, load_backend
 from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
 from flashmore.files import cache_folder, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
@@ -29,16 +29,14 @@ from flashmore.measuring.statistics import Spread, spread
 from flashmore.specs import backends
 
 BLOCKS, FEWEST_BLOCKS = 15, 5
-ALL_SECONDS = 2.0
-"""Time limit in seconds, so that `auto` does not delay training for long."""
+ALL_SECONDS = 2.0  # so that `auto` does not delay training for long
 BLOCK_SECONDS = 0.01
 MOST_REPEATS = 50
 BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
 """Limits for the four (T, T) matrices of a manual pass: above the first, fewer sequences are measured; above
 the second, shorter ones."""
 CACHE_VERSION = 3
-LARGEST_ANSWER = 2**20
-"""Most bytes of a cache file; ours have about 2,000."""
+LARGEST_ANSWER = 2**20  # bytes of a cache file; ours have about 2,000
 
 
 @dataclass(frozen=True)
@@ -119,9 +117,9 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
 
     Args:
         name: a backend, which is only tried, or `auto` for the fastest here.
-        problem: the attention call. If it is too large to measure, a smaller one named in `why` decides.
+        problem: if it is too large to measure, a smaller one named in `why` decides.
         fresh: ignore the cache and measure again.
-        clock: the clock.
+        clock: in seconds.
 
     Raises:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
@@ -134,29 +132,37 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
     where = "here, compiled" if problem.compiled else "here"
     if problem != asked:
         where += f" at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
-    cache = cache_folder()
-    path = None if cache is None else cache / f"{_digest(problem)}.json"
+    path = _cache_file(problem)
     candidates = None if fresh or path is None else _recall(path, problem)
-    if candidates is not None:
-        best = fastest(candidates)
-        return Choice(best.name, f"the fastest {where}, as measured before: {_times(candidates)}", candidates)
-    began = clock()
-    candidates = measure_candidates(problem, clock)
-    seconds = clock() - began
-    kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
-    why = f"the fastest {where}, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
-    return Choice(fastest(candidates).name, why, candidates, seconds)
+    seconds, kept = 0.0, ""
+    how = "as measured before"
+    if candidates is None:
+        began = clock()
+        candidates = _measure(problem, clock)
+        seconds = clock() - began
+        how = f"measured in {seconds:.1f} s"
+        kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
+    times = ranked(candidates)
+    listed = ", ".join(f"{name} {low:.3g} ms" for name, low in times.items())
+    return Choice(next(iter(times)), f"the fastest {where}, {how}: {listed}{kept}", candidates, seconds)
 
 
-def measure_candidates(problem: Problem, clock: Clock = time.perf_counter) -> tuple[Candidate, ...]:
+def ranked(candidates: tuple[Candidate, ...]) -> dict[str, float]:
+    """The first quartiles in ms, the lowest first; `manual` always has one."""
+    lows = {candidate.name: candidate.time_ms.low for candidate in candidates if candidate.time_ms}
+    return dict(sorted(lows.items(), key=itemgetter(1)))
+
+
+def _measure(problem: Problem, clock: Clock) -> tuple[Candidate, ...]:
     """Check every backend, then time the correct ones in alternating blocks."""
-    reasons: dict[str, str | None] = {}
-    runs: dict[str, Callable[[], object]] = {}
-    for name in _considered(problem):
-        reasons[name] = _why_not(name, problem)
-        if reasons[name] is None:
-            runs[name] = one_pass(name, problem)
-    seconds = [_seconds(run, clock) for run in runs.values()]
+    considered: Iterable[str] = backends()
+    if problem.compiled:  # which takes seconds each: only `manual` and the uncompiled winner
+        considered = dict.fromkeys(("manual", choose("auto", replace(problem, compiled=False)).backend))
+    reasons = {name: _why_not(name, problem) for name in considered}
+    runs = {name: one_pass(name, problem) for name, reason in reasons.items() if reason is None}
+    # The shortest of three runs excludes most of the machine's other load.
+    probes = alternate(runs, blocks=1, repeats=3, warmup=0, clock=clock)
+    seconds = [min(*block) / 1000 for (block,) in probes.values()]
     repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / max(seconds))))
     blocks = min(BLOCKS, max(FEWEST_BLOCKS, round(ALL_SECONDS / (repeats * sum(seconds)))))
     samples = alternate(runs, blocks=blocks, repeats=repeats, warmup=1, clock=clock)
@@ -168,31 +174,14 @@ def measure_candidates(problem: Problem, clock: Clock = time.perf_counter) -> tu
     )
 
 
-def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
-    """The candidate with the lowest first quartile; `manual` always has one."""
-    timed = [candidate for candidate in candidates if candidate.time_ms is not None]
-    return min(timed, key=lambda candidate: candidate.time_ms.low if candidate.time_ms else 0.0)
-
-
-def _considered(problem: Problem) -> tuple[str, ...]:
-    """All backends; compiled, which takes seconds each, only `manual` and the uncompiled winner."""
-    if not problem.compiled:
-        return tuple(backends())
-    return tuple(dict.fromkeys(("manual", choose("auto", replace(problem, compiled=False)).backend)))
-
-
 def _why_not(name: str, problem: Problem) -> str | None:
     """Why a backend is not timed: it cannot run, or exceeds the error budget; None if it is."""
-    generator = torch.Generator().manual_seed(0)
     # Kernels treat batch entries alike, so one is enough to check, and float64 stays affordable.
-    H = problem.shape[1]
-    shape = problem.shape if problem.compiled else (1, *problem.shape[1:])
-    q, k, v = (torch.randn(shape, generator=generator).to(problem.device, problem.dtype) for _ in range(3))
+    checked = problem if problem.compiled else replace(problem, shape=(1, *problem.shape[1:]))
     try:
         _try(name, problem)
-        verdicts = attention_accuracy(
-            name, q, k, v, causal=True, part=(1, H), attend=_attend(problem.compiled)
-        )
+        qkv, attend = _random(3, checked), _attend(problem.compiled)
+        verdicts = attention_accuracy(name, *qkv, causal=True, part=(1, problem.shape[1]), attend=attend)
     except BackendUnavailable as error:
         return "; ".join(error.reasons)
     except RuntimeError as error:
@@ -209,22 +198,25 @@ def _try(name: str, problem: Problem) -> None:
         one_pass(name, problem)()
 
 
-def _attend(compiled: bool) -> Callable[..., Tensor]:
+def _random(count: int, problem: Problem) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    numbers = (torch.randn(problem.shape, generator=generator) for _ in range(count))
+    return [tensor.to(problem.device, problem.dtype) for tensor in numbers]
+
+
+def _attend(compiled: bool) -> Compute:
     return torch.compile(attention, fullgraph=True, dynamic=False) if compiled else attention
 
 
 def one_pass(name: str, problem: Problem) -> Callable[[], object]:
     """Return the timed function: forward and backward, synchronised."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v, cotangent = (
-        torch.randn(problem.shape, generator=generator).to(problem.device, problem.dtype) for _ in range(4)
-    )
-    leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    *qkv, cotangent = _random(4, problem)
+    leaves = [tensor.requires_grad_() for tensor in qkv]
     load_backend(name)
     attend = _attend(problem.compiled)
 
     def run() -> None:
-        out = attend(q, k, v, backend=name, causal=True, dropout_p=problem.dropout_p)
+        out = attend(*leaves, backend=name, causal=True, dropout_p=problem.dropout_p)
         torch.autograd.grad(out, leaves, cotangent)
         if problem.device.type == "cuda":
             torch.cuda.synchronize(problem.device)
@@ -232,23 +224,10 @@ def one_pass(name: str, problem: Problem) -> Callable[[], object]:
     return run
 
 
-def _seconds(run: Callable[[], object], clock: Clock) -> float:
-    """The shortest of three runs, which excludes most of the machine's other load."""
-    shortest = float("inf")
-    for _ in range(3):
-        began = clock()
-        run()
-        shortest = min(shortest, clock() - began)
-    return shortest
-
-
-def _times(candidates: tuple[Candidate, ...]) -> str:
-    timed = [(candidate.time_ms.low, candidate.name) for candidate in candidates if candidate.time_ms]
-    return ", ".join(f"{name} {low:.3g} ms" for low, name in sorted(timed))
-
-
-def _digest(problem: Problem) -> str:
-    return hashlib.sha256(json.dumps(problem.key(), sort_keys=True).encode()).hexdigest()[:32]
+def _cache_file(problem: Problem) -> Path | None:
+    folder = cache_folder()
+    digest = hashlib.sha256(json.dumps(problem.key(), sort_keys=True).encode()).hexdigest()[:32]
+    return None if folder is None else folder / f"{digest}.json"
 
 
 def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
@@ -257,19 +236,17 @@ def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
         kept = msgspec.json.decode(read_regular(path, LARGEST_ANSWER), type=_Answer)
     except (FlashmoreError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    names = [candidate.name for candidate in kept.candidates if candidate.time_ms is not None]
-    if kept.key != problem.key() or not names or not set(names) <= backends().keys():
-        return None
-    return kept.candidates
+    names = ranked(kept.candidates).keys()
+    known = kept.key == problem.key() and names and names <= backends().keys()
+    return kept.candidates if known else None
 
 
 def _remember(path: Path, problem: Problem, candidates: tuple[Candidate, ...]) -> str:
     """Cache an answer atomically; returns a remark if that failed."""
-    answers = [asdict(replace(candidate, samples_ms=())) for candidate in candidates]
-    document = json.dumps({"key": problem.key(), "candidates": answers}, indent=1)
+    answer = _Answer(problem.key(), tuple(replace(candidate, samples_ms=()) for candidate in candidates))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, document.encode())
+        replace_file(path, json.dumps(asdict(answer), indent=1).encode())
     except (OSError, StorageError) as error:
         return f" (not remembered: {error.found if isinstance(error, StorageError) else error.strerror})"
     return ""

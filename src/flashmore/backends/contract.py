@@ -1,46 +1,26 @@
 """The contract of `attention(q, k, v)`.
 
 Shapes: B batch, H heads, T queries, S keys, D channels per head. q is (B, H, T, D), k and v are (B, H, S, D).
-`manual` in float64 is the reference; `flashmore.backends.accuracy` compares backends with it.
+`manual` in float64 is the reference; `attention_accuracy` compares a backend's output and gradients with it.
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from flashmore.errors import BackendUnavailable, ConfigError
-from flashmore.rules.call import AttentionCall
+from flashmore.measuring.accuracy import Judgement, float64_device, judge_all
+from flashmore.rules import AttentionCall
 from flashmore.specs import backend_spec, usable
 
-
-class Compute(Protocol):
-    """An attention backend's function."""
-
-    def __call__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        mask: Tensor | None,
-        causal: bool,
-        scale: float | None,
-        dropout_p: float,
-    ) -> Tensor:
-        """Attention over (B, H, T, D); see `attention`."""
-        ...
-
-
+Compute = Callable[..., Tensor]
+"""A backend's function (q, k, v, *, mask, causal, scale, dropout_p), all as `attention` takes them."""
 LOADED: dict[str, Compute] = {}
 
 
 def load_backend(name: str) -> Compute:
-    """Load a backend's function; call this before compiling `attention`, so that compilation imports nothing.
-
-    Raises:
-        ConfigError: there is no backend with this name.
-    """
+    """Load a backend's function, before `attention` is compiled: compilation should import nothing."""
     if name not in LOADED:
         LOADED[name] = backend_spec(name).load()
     return LOADED[name]
@@ -112,10 +92,8 @@ def describe_call(
         mask, causal, dropout_p, gqa: as scaled_dot_product_attention takes them.
 
     Raises:
-        ConfigError: no kernel supports them; see `AttentionCall`.
+        ConfigError: no kernel supports them.
     """
-    on_cuda = q.device.type == "cuda"
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
     return AttentionCall(
         query=tuple(q.shape),
         key=tuple(k.shape),
@@ -128,12 +106,64 @@ def describe_call(
         mask_unit_stride=mask is None or mask.dim() == 0 or mask.stride(-1) == 1,
         causal=causal,
         dropout_p=dropout_p,
-        needs_grad=needs_grad,
+        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)),
         gqa=gqa,
         unit_stride=all(t.stride(-1) == 1 for t in (q, k, v)),
-        capability=torch.cuda.get_device_capability(q.device) if on_cuda else (8, 0),
+        capability=torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else (8, 0),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
+
+
+def attention_accuracy(
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    part: tuple[int, int] | None = None,
+    attend: Callable[..., Tensor] = attention,
+) -> tuple[Judgement, ...]:
+    """Judge the output and all three gradients of one backend on these inputs.
+
+    Args:
+        backend, q, k, v, causal, mask, scale: as `attention` takes them, in the precision under test; no mask
+            together with `part`.
+        part: compare only this many batch items and heads, the last ones, if the float64 (T, S) matrices for
+            all would not fit. The backend still computes everything; None compares everything.
+        attend: the function under test: `attention`, or its compiled form.
+
+    Returns:
+        One judgement each for `out`, `dq`, `dk` and `dv`.
+
+    Raises:
+        BackendUnavailable: the backend cannot run on these inputs.
+        ValueError: the float64 result is not finite (a fully masked row), so nothing can be compared.
+    """
+    # A random cotangent: a sum as the loss would hide errors that cancel.
+    shape = (*q.shape[:3], v.size(3))
+    cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def run(name: str, dtype: torch.dtype, attend: Callable[..., Tensor], *qkv: Tensor) -> dict[str, Tensor]:
+        leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in qkv]
+        bias = None
+        if mask is not None:
+            bias = mask.to(leaves[0].device).to(mask.dtype if mask.dtype == torch.bool else dtype)
+        out = attend(*leaves, backend=name, causal=causal, mask=bias, scale=scale)
+        wanted = cotangent[-out.size(0) :, -out.size(1) :].to(out.dtype).to(out.device)
+        grads = torch.autograd.grad(out, leaves, wanted)
+        return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *grads), strict=True))
+
+    B, H = part or q.shape[:2]
+    answers = run(backend, q.dtype, attend, q, k, v)
+    # The last ones, because index overflow occurs at the end.
+    last = [tensor[-B:, -H:] for tensor in (q, k, v)]
+    plain = run("manual", q.dtype, attention, *last)
+    on_float64 = (tensor.to(float64_device(q.device)) for tensor in last)
+    exact = run("manual", torch.float64, attention, *on_float64)
+    return judge_all({name: tensor[-B:, -H:] for name, tensor in answers.items()}, plain, exact)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> None:
@@ -141,12 +171,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -
         raise ConfigError("causal or a mask", "both", "one mask that says both, or causal=True alone")
     fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)
     if not fits or q.shape[:2] != k.shape[:2] or min(*q.shape, *k.shape, *v.shape) < 1:
-        raise ConfigError(
-            "q (B, H, T, D), k (B, H, S, D) and v (B, H, S, D), no size 0",
-            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}",
-            "the same B, H and D everywhere, the same S in k and v",
-        )
+        found = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        valid = "the same B, H and D everywhere, the same S in k and v"
+        raise ConfigError("q (B, H, T, D), k (B, H, S, D) and v (B, H, S, D), no size 0", found, valid)
     if not q.dtype == k.dtype == v.dtype:
-        raise ConfigError(
-            "q, k and v of one dtype", f"{q.dtype}, {k.dtype}, {v.dtype}", "cast them to one dtype"
-        )
+        found = f"{q.dtype}, {k.dtype}, {v.dtype}"
+        raise ConfigError("q, k and v of one dtype", found, "cast them to one dtype")

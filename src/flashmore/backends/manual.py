@@ -1,6 +1,7 @@
-"""Attention in the four explicit steps of the paper: the reference for every other backend.
+"""Attention by hand: the reference for every other backend, and a generation step's.
 
-Attention Is All You Need (Vaswani et al. 2017), equation 1: softmax(Q Kᵀ / √D) V.
+Attention Is All You Need (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), equation 1:
+softmax(Q Kᵀ / √D) V.
 
 Shapes: B batch, H heads, T queries, S keys, D channels per head.
 """
@@ -43,3 +44,22 @@ def manual(
     weights = F.dropout(weights, dropout_p)
 
     return weights.to(v.dtype) @ v  # (B, H, T, S) @ (B, H, S, D) -> (B, H, T, D)
+
+
+def attend_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend from the last position to every position, with elementwise products and sums.
+
+    With one query per head there is no matmul left to fuse: scaled_dot_product_attention or a batched matmul
+    has an overhead for each of the B × H heads, which exceeds the arithmetic.
+
+    Args:
+        q: (B, H, D), floating point: the query of the last position.
+        k: (S, B, H, D), of q's dtype and device: positions first, so that a new one is contiguous.
+        v: (S, B, H, D), likewise.
+
+    Returns:
+        (B, H, D).
+    """
+    scores = (q * q.size(-1) ** -0.5 * k).sum(-1, keepdim=True)  # (S, B, H, D) -> (S, B, H, 1)
+    y: Tensor = (scores.softmax(0) * v).sum(0)  # (S, B, H, D) -> (B, H, D)
+    return y

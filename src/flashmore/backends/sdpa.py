@@ -6,6 +6,7 @@ https://docs.pytorch.org/docs/stable/generated/torch.nn.attention.sdpa_kernel.ht
 
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,29 +24,18 @@ def chosen_by_pytorch(
     scale: float | None,
     dropout_p: float,
 ) -> Tensor:
-    """Let PyTorch choose the kernel, which may silently be MATH.
-
-    Args and result as in `flashmore.backends.contract.attention`.
-    """
+    """Let PyTorch choose the kernel, which may silently be MATH; called like `manual`."""
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale
     )
 
 
-def forced(
-    kernel: SDPBackend,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    mask: Tensor | None,
-    causal: bool,
-    scale: float | None,
-    dropout_p: float,
-) -> Tensor:
+def forced(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     """Run one kernel or fail: with a list of one there is no fallback.
 
-    Args and result as in `flashmore.backends.contract.attention`.
+    Args:
+        kernel: the kernel.
+        q, k, v, options: as `chosen_by_pytorch` takes them.
 
     Raises:
         RuntimeError: the kernel cannot run; the message depends on the torch release.
@@ -55,7 +45,7 @@ def forced(
     single = kernel is SDPBackend.MATH and q.dtype in (torch.bfloat16, torch.float16)
     apart = torch.autocast(q.device.type, enabled=False) if single else nullcontext()
     with sdpa_kernel([kernel]), apart:
-        return chosen_by_pytorch(q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)
+        return chosen_by_pytorch(q, k, v, **options)
 
 
 math = partial(forced, SDPBackend.MATH)

@@ -9,9 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flashmore.benchmark.attention.plan import AttentionPlan
-from flashmore.cli.ineffective import refuse_ineffective
-from flashmore.cli.outputs import require_writable
-from flashmore.cli.parse import defaults, parse, value_of
+from flashmore.cli.parse import defaults, parse, refuse_ineffective, require_writable, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, UsageError

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from flashmore.cli.bench import show
-from flashmore.cli.outputs import require_writable
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import parse, require_writable
 from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 from tyro.conf import Positional
 
-from flashmore.cli.outputs import require_writable
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.show import NOVELTY_STYLE, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flashmore.cli import bench as bench_step
+from flashmore.cli import bench
 from flashmore.cli import compare as compare_command
 from flashmore.cli.bench import BlockBar
-from flashmore.cli.outputs import require_writable
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.show import stdout
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
@@ -36,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     require_writable("--picture", command.picture)
     require_writable("--out", command.out, folder=True)
 
+    from flashmore.benchmark.step.bench import bench_steps
     from flashmore.comparison import compare
     from flashmore.runs import Run
     from flashmore.training.loop import train
@@ -50,23 +50,15 @@ def main(argv: Sequence[str]) -> int:
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
     compare_command.draw_picture(rows, command.picture)
-    _time_attention(TrainConfig(preset="makemore", device=DEVICE))
-    _what_next(runs[-1].path)
-    return 0
 
-
-def _time_attention(config: TrainConfig) -> None:
-    """The experiment this project grew from: the same model with manual and fused attention."""
-    from flashmore.benchmark.step.bench import bench_steps
-
-    with BlockBar(bench_step.BLOCKS) as bar:
-        record = bench_steps(config, blocks=bench_step.BLOCKS, say=bar.say, after_block=bar.after_block)
-    bench_step.show(record)
+    # The experiment this project grew from: the same model with manual and fused attention.
+    makemore = TrainConfig(preset="makemore", device=DEVICE)
+    with BlockBar(bench.BLOCKS) as bar:
+        record = bench_steps(makemore, blocks=bench.BLOCKS, say=bar.say, after_block=bar.after_block)
+    bench.show(record)
     if not record["complete"]:
         raise Interrupted("the whole story", "Ctrl-C while steps were timed", "flashmore bench step")
-
-
-def _what_next(run: Path) -> None:
+    run = runs[-1].path
     stdout().print(
         "",
         "What to try next:",
@@ -76,3 +68,4 @@ def _what_next(run: Path) -> None:
         "  flashmore compare --models bigram mlp gru transformer --picture models.png",
         "  docs/attention.md                       # why fused attention can be faster",
     )
+    return 0

@@ -1,7 +1,7 @@
 """`flashmore explain`: which attention kernel runs, and every reason why the others do not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,12 +10,12 @@ from rich.console import Group
 from flashmore.cli.parse import options_in, parse, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.errors import ConfigError
-from flashmore.rules.call import AttentionCall, Dtype, Shape
+from flashmore.rules import AttentionCall, Dtype, Shape
 from flashmore.specs import model_spec
 from flashmore.terminal import write_json
 
 if TYPE_CHECKING:
-    from flashmore.backends.explain import Answer, Explanation
+    from flashmore.backends.explain import Explanation
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,14 @@ def main(argv: Sequence[str]) -> int:
     """Run `flashmore explain`."""
     run = value_of("--run", argv)
     command = parse(Explain, "explain", argv, _of_run(Path(run)) if run else None)
-    call = call_of(command)
-    if command.mask == "none" and "--mask-dims" in options_in(argv):
-        raise ConfigError("a mask for --mask-dims", "--mask none", "--mask bool, or another mask")
-    if command.capability is not None and command.device != "cuda":
-        found = f"--device {command.device}"
-        raise ConfigError("--device cuda beside --capability", found, "--device cuda, or no --capability")
+    _require_effects(command, options_in(argv))
 
-    from flashmore.backends.explain import explain
-    from flashmore.backends.probe import is_present
+    from flashmore.backends.explain import explain, is_present
     from flashmore.training.resolve import resolve_device
 
-    call = replace(call, device=resolve_device("auto").type if command.device == "auto" else command.device)
-    if command.capability is not None and call.device == "cuda" and is_present("cuda"):
+    device = resolve_device("auto").type if command.device == "auto" else command.device
+    call = _call(command, device)
+    if command.capability is not None and is_present("cuda"):
         raise ConfigError("--capability only for a GPU that is not here", command.capability, "leave it out")
     explanation = explain(call)
     if command.json:
@@ -120,28 +115,39 @@ def _of_run(path: Path) -> Explain:
     )
 
 
-def call_of(command: Explain) -> AttentionCall:
-    """The call described by the options, on the CPU if the device is still `auto`.
-
-    Raises:
-        ConfigError: contradictory options, or a call that no kernel supports.
-    """
+def _require_effects(command: Explain, given: set[str]) -> None:
+    """Refuse contradictory options, and those that would have no effect."""
     if command.training and command.inference:
         raise ConfigError("--training or --inference", "both", "one of them, or none for training")
+    mask = f"--mask {command.mask}"
+    if command.mask == "none" and "--mask-dims" in given:
+        raise ConfigError("a mask for --mask-dims", mask, "--mask bool, or another mask")
+    if command.mask in ("none", "bool") and command.mask_dtype is not None:
+        raise ConfigError("--mask-dtype for a mask of numbers", mask, "--mask float")
+    if command.capability is not None and command.device != "cuda":
+        found = f"--device {command.device}"
+        raise ConfigError("--device cuda beside --capability", found, "--device cuda, or no --capability")
+
+
+def _call(command: Explain, device: str) -> AttentionCall:
+    """The call that the options describe."""
     B, H, L, D = command.batch_size, command.n_head, command.length, command.head_dim
-    H_kv, S, D_v = _or(command.n_kv_head, H), _or(command.source_length, L), _or(command.value_dim, D)
+    H_kv = H if command.n_kv_head is None else command.n_kv_head
+    S = L if command.source_length is None else command.source_length
+    D_v = D if command.value_dim is None else command.value_dim
 
     def shape(heads: int, length: int, channels: int, dims: int = command.dims) -> Shape:
         return (1, B, heads, length, channels)[-dims:]
 
+    of_numbers = command.mask in ("float", "float-grad")
     return AttentionCall(
         query=shape(H, L, D),
         key=shape(H_kv, S, D),
         value=shape(H_kv, S, D_v),
         dtype=command.dtype,
-        device="cpu" if command.device == "auto" else command.device,
+        device=device,
         mask=None if command.mask == "none" else shape(H, L, S, command.mask_dims),
-        mask_dtype=_mask_dtype(command),
+        mask_dtype=(command.mask_dtype or command.dtype) if of_numbers else "bool",
         mask_needs_grad=command.mask == "float-grad",
         causal=command.causal,
         dropout_p=command.dropout,
@@ -153,18 +159,6 @@ def call_of(command: Explain) -> AttentionCall:
     )
 
 
-def _or(value: int | None, otherwise: int) -> int:
-    return otherwise if value is None else value
-
-
-def _mask_dtype(command: Explain) -> str:
-    if command.mask in ("float", "float-grad"):
-        return command.mask_dtype or command.dtype
-    if command.mask_dtype is not None:
-        raise ConfigError("--mask-dtype for a mask of numbers", f"--mask {command.mask}", "--mask float")
-    return "bool"
-
-
 def _capability(text: str) -> tuple[int, int]:
     major, dot, minor = text.partition(".")
     if not (major.isdecimal() and dot and minor.isdecimal()):
@@ -173,37 +167,29 @@ def _capability(text: str) -> tuple[int, int]:
 
 
 def _show(explanation: "Explanation") -> None:
-    console = stdout()
-    console.print(_title(explanation.call))
+    call, default = explanation.call, explanation.default
+    facts = {
+        f"q {call.query}, k {call.key}, v {call.value}": True,
+        f"{call.dtype} on {call.device}": True,
+        "training" if call.needs_grad else "inference": True,
+        "causal": call.causal,
+        f"dropout {call.dropout_p}": call.dropout_p,
+        "grouped heads": call.gqa,
+        f"mask {call.mask} of {call.mask_dtype}": call.mask is not None,
+        "the mask needs a gradient": call.mask_needs_grad,
+        "last dimension not contiguous": not call.unit_stride,
+        "deterministic": call.deterministic,
+    }
     rows = table("backend", "usable", "why not, or what to know (what to change)")
+    chosen = explanation.how
     for answer in explanation.backends:
-        rows.add_row(answer.name, "yes" if answer.usable else "no", _words(answer))
-    console.print(rows)
-    default = explanation.default
-    about = next((answer.about for answer in explanation.backends if answer.name == default), None)
-    chosen = explanation.how if default is None else f"{default} ({about}), {explanation.how}"
+        notes = (f"note: {caution}" for caution in answer.cautions)
+        words = (answer.about, *notes) if answer.usable else answer.reasons
+        rows.add_row(answer.name, "yes" if answer.usable else "no", Group(*words))
+        if answer.name == default:
+            chosen = f"{default} ({answer.about}), {explanation.how}"
+    console = stdout()
+    console.print(", ".join(fact for fact, holds in facts.items() if holds), rows)
     console.print(f"PyTorch's own choice: {chosen}")
     if explanation.line is not None:
         console.print("", "to have one kernel and no other:", *explanation.line.split("\n"))
-
-
-def _words(answer: "Answer") -> Group:
-    if answer.usable:
-        return Group(answer.about, *(f"note: {caution}" for caution in answer.cautions))
-    return Group(*answer.reasons)
-
-
-def _title(call: AttentionCall) -> str:
-    facts = [
-        f"q {call.query}, k {call.key}, v {call.value}",
-        f"{call.dtype} on {call.device}",
-        "training" if call.needs_grad else "inference",
-        "causal" if call.causal else "",
-        f"dropout {call.dropout_p}" if call.dropout_p else "",
-        "grouped heads" if call.gqa else "",
-        f"mask {call.mask} of {call.mask_dtype}" if call.mask is not None else "",
-        "the mask needs a gradient" if call.mask_needs_grad else "",
-        "" if call.unit_stride else "last dimension not contiguous",
-        "deterministic" if call.deterministic else "",
-    ]
-    return ", ".join(fact for fact in facts if fact)

@@ -5,18 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.cli.parse import options_in, parse
-from flashmore.cli.show import NOVELTY_STYLE, stdout, table
+from flashmore.cli.show import name_cells, stdout, table
 from flashmore.errors import ConfigError, FlashmoreError
 from flashmore.generation.options import GenerateOptions
 from flashmore.terminal import say, write, write_json
 
 if TYPE_CHECKING:
     from flashmore.runs import Run
-
 
 LENGTH = 500
 
@@ -56,35 +54,30 @@ def main(argv: Sequence[str]) -> int:
     else:
         rows = table("name", "novelty", "log-probability", numbers=("log-probability",))
         for name in made.names:
-            style = NOVELTY_STYLE[name.novelty]
-            rows.add_row(Text(name.text, style), Text(name.novelty, style), f"{name.log_prob:.2f}")
+            rows.add_row(*name_cells(name.text, name.novelty), f"{name.log_prob:.2f}")
         stdout().print(rows)
     if command.sampling.seed is None:
         say(f"the same names again: --seed {made.seed}")
     if not made.complete:
-        raise FlashmoreError(
-            f"{command.sampling.count} names",
-            f"{len(made.names)} after {made.draws:,} draws",
-            "a smaller --count, a higher --temperature, another --prefix, or --repeats",
-        )
+        found = f"{len(made.names)} after {made.draws:,} draws"
+        valid = "a smaller --count, a higher --temperature, another --prefix, or --repeats"
+        raise FlashmoreError(f"{command.sampling.count} names", found, valid)
     return 0
 
 
 def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
     from flashmore.generation.sample import continue_text
 
-    options = command.sampling
     for option in ("--count", "--new-only", "--repeats"):
         if option in given:
             found = f"{command.run}, a run on one long text"
-            raise ConfigError(
-                f"a run on items, for {option}", found, "--length, --prefix and what decides a draw"
-            )
-    made = continue_text(run, options, LENGTH if command.length is None else command.length)
+            valid = "--length, --prefix and what decides a draw"
+            raise ConfigError(f"a run on items, for {option}", found, valid)
+    made = continue_text(run, command.sampling, LENGTH if command.length is None else command.length)
     if command.json:
         write_json(asdict(made))
         return 0
     write(f"{made.prefix}{made.text}\n")
-    if options.seed is None:
+    if command.sampling.seed is None:
         say(f"the same text again: --seed {made.seed}")
     return 0

@@ -10,13 +10,12 @@ from pathlib import Path
 from traceback import walk_tb
 
 from flashmore.cli.process import INTERRUPTED
-from flashmore.cli.show import complain
 from flashmore.errors import FlashmoreError, UsageError, is_of_the_compiler, is_out_of_memory
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
     "train": "learn from a file of names; leaves a run's folder",
-    "generate": "more names from a run",
+    "generate": "names or text from a run",
     "score": "how likely a run finds given names",
     "compare": "several runs or models side by side, with a picture",
     "bench": "what each way of computing attention costs here, on whole steps or alone",
@@ -42,49 +41,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # do not fail on characters outside stdout's encoding
     with best_effort_stderr():
-        return _report(words)
+        try:
+            code = _run(words)
+            sys.stdout.flush()  # a full disk or a closed pipe can still be reported here
+            return code
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader closed the pipe (`| head`)
+            _drop_unwritten()
+            return 1
+        except Exception as error:
+            ours = _for_users(error)
+            if ours is None:
+                raise
+            # Line by line, such that no part can imitate another.
+            say(f"wanted: {ours.wanted}", f" found: {ours.found}", f" valid: {ours.valid}")
+            if isinstance(error, OSError):
+                _drop_unwritten()
+            return ours.exit_code
 
 
-def _report(words: list[str]) -> int:
-    try:
-        code = _run(words)
-        sys.stdout.flush()  # a full disk or a closed pipe is detected here, where it can still be reported
-        return code
-    except FlashmoreError as error:
-        complain(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader closed the pipe (`| head`)
-        _drop_unwritten()
-        return 1
-    except OSError as error:
-        found = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+def _for_users(error: Exception) -> FlashmoreError | None:
+    """The message in three parts for an error; None for one that only a defect of ours causes."""
+    if isinstance(error, FlashmoreError):
+        return error
+    found = str(error).strip().partition("\n")[0] or type(error).__name__
+    if isinstance(error, OSError):
+        found = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or found
         valid = "a disk with free space and an output that can be written, then the same command"
-        complain(FlashmoreError("to finish the command", found, valid))
-        _drop_unwritten()
-        return 1
-    except ValueError as error:
-        if not _is_of_torch_logs(error):
-            raise
+        return FlashmoreError("to finish the command", found, valid)
+    if is_out_of_memory(error):
+        return FlashmoreError("memory to finish the command", found, "more free memory, or smaller sizes")
+    if is_of_the_compiler(error):
+        valid = "a C++ compiler that works; or --speedups without compile and max-autotune"
+        return FlashmoreError("PyTorch's compiler to take this", found, valid)
+    frames = walk_tb(error.__traceback__)
+    if any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames):
         valid = (
             "no TORCH_LOGS, or names of PyTorch's logs, which TORCH_LOGS=help python -c 'import torch' tells"
         )
-        unfit = UsageError("PyTorch's logs in TORCH_LOGS", repr(os.environ.get("TORCH_LOGS")), valid)
-        complain(unfit)
-        return unfit.exit_code
-    except (MemoryError, RuntimeError) as error:
-        found = str(error).strip().partition("\n")[0]
-        if is_out_of_memory(error):
-            wanted, valid = "memory to finish the command", "more free memory, or smaller sizes"
-        elif is_of_the_compiler(error):
-            wanted = "PyTorch's compiler to take this"
-            valid = "a C++ compiler that works; or --speedups without compile and max-autotune"
-        else:
-            raise
-        complain(FlashmoreError(wanted, found or type(error).__name__, valid))
-        return 1
+        return UsageError("PyTorch's logs in TORCH_LOGS", repr(os.environ.get("TORCH_LOGS")), valid)
+    return None
 
 
 def _run(words: list[str]) -> int:
@@ -101,27 +99,16 @@ def _run(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise UsageError("a command", f"'{verb}'", ", ".join(VERBS))
-    _require_unicode(rest)
+    for word in rest:  # a run could not store what is not valid Unicode
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError("words in UTF-8", ascii(word), "another name for this file") from None
     command = importlib.import_module(f"flashmore.cli.{verb}")
     try:
         return int(command.main(rest))
     except SystemExit as stop:  # the parser has printed its help or an error
         return int(stop.code or 0)
-
-
-def _is_of_torch_logs(error: ValueError) -> bool:
-    """Whether PyTorch refused $TORCH_LOGS, which it reads when imported."""
-    frames = walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames)
-
-
-def _require_unicode(words: Sequence[str]) -> None:
-    """Refuse arguments that are not valid Unicode: a run could not store them."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise UsageError("words in UTF-8", ascii(word), "another name for this file") from None
 
 
 def _drop_unwritten() -> None:

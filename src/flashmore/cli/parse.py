@@ -1,12 +1,16 @@
-"""Parses command line arguments into a typed command with tyro; all option names are flat."""
+"""Command line options: parsed with tyro; refused without an effect, or for a path that cannot be written."""
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import tyro
 
 from flashmore.config import Preset, TrainConfig
+from flashmore.errors import ConfigError, StorageError
 from flashmore.specs import models
 from flashmore.terminal import one_line
 
@@ -17,16 +21,13 @@ STYLE = (
     tyro.conf.FlagCreatePairsOff,  # --json, without --no-json
     tyro.conf.OmitSubcommandPrefixes,
 )
+MODEL_OPTIONS = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout")
+LONGEST_ENDING = 22
+"""Characters added to a file name while the file is being written."""
 
 
 def parse(command: type[Command], verb: str, argv: Sequence[str], default: Command | None = None) -> Command:
-    """Parse the arguments after a verb.
-
-    Args:
-        command: a dataclass; its docstring and its fields' docstrings are the help.
-        verb: the preceding words, such as `train`.
-        argv: the arguments to parse.
-        default: default values; None means the dataclass's own.
+    """Parse the arguments after a verb into a dataclass, whose docstring and fields' docstrings are the help.
 
     Raises:
         SystemExit: 0 after --help, 2 for invalid arguments; the output has been printed.
@@ -75,13 +76,79 @@ def value_of(option: str, argv: Sequence[str]) -> str | None:
 
 
 def defaults(argv: Sequence[str], preset: Preset = "names") -> TrainConfig:
-    """The config for --model and --preset only; invalid names are left for the parser to refuse.
-
-    Args:
-        argv: the command line arguments.
-        preset: the default preset.
-    """
+    """The config for --model and --preset only; invalid names are left for the parser to refuse."""
     model, named = value_of("--model", argv), value_of("--preset", argv)
-    if model not in models():
+    if model is None or model not in models():
         model = "transformer"
-    return TrainConfig(model=model, preset=named if named in get_args(Preset) else preset)  # type: ignore[arg-type]
+    chosen: Any = named if named in get_args(Preset) else preset
+    try:
+        return TrainConfig(model=model, preset=chosen)
+    except ConfigError:  # a preset for other models, which must not keep the help from being shown
+        if not {"-h", "--help"} & set(argv):
+            raise
+        return TrainConfig(model=model, preset=preset)
+
+
+def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequence[str] = ()) -> None:
+    """Refuse given options that have no effect on this config, or that are `unused` by this command."""
+    given = options_in(argv)
+    for option in unused:
+        if option in given:
+            raise ConfigError("options that change what is measured", option, f"the same without {option}")
+    for option, needed, present in _ineffective(config):
+        if option in given:
+            found = f"it changes nothing with {present}"
+            raise ConfigError(f"{option} with {needed}", found, f"{needed}, or no {option}")
+
+
+def _ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """Every option without an effect, what it would need, and what the config has instead."""
+    for name in MODEL_OPTIONS:
+        able = [model for model, spec in models().items() if name in spec.options]
+        if config.model not in able and (name, config.attention) != ("attention", "auto"):
+            option = "--" + name.replace("_", "-")
+            yield option, f"--model {' or '.join(able)}", f"--model {config.model}"
+    if config.optimizer != "muon":
+        yield "--muon-learning-rate", "--optimizer muon", f"--optimizer {config.optimizer}"
+    if config.lr_schedule != "cosine":
+        yield "--min-lr-ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"
+    if config.mode == "text" or config.split == "makemore":
+        present = "--mode text" if config.mode == "text" else "--split makemore"
+        yield "--split-seed", "shares of items, such as 80/10/10", present
+    if config.file is None:
+        yield "--encoding", "a text file", "the built-in names"
+
+
+def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:
+    """Refuse an option's path that cannot be written, though it and its parent folders may be new.
+
+    The check leaves nothing behind.
+
+    Raises:
+        StorageError: why it cannot be written.
+    """
+    why = None if path is None else _why_not(path.absolute(), folder=folder)
+    if why is not None:
+        wanted = f"a {'folder' if folder else 'file'} for {option} that can be written"
+        raise StorageError(wanted, f"{path}: {why}", f"another {option}")
+
+
+def _why_not(path: Path, *, folder: bool) -> str | None:
+    try:
+        if not folder and path.is_dir():
+            return "it is a folder"
+        there = path if folder and path.is_dir() else path.parent
+        missing = [path.name]
+        while not os.path.lexists(there):
+            missing.append(there.name)
+            there = there.parent
+        if not there.is_dir():
+            return f"{there} is no folder"
+        with tempfile.TemporaryFile(dir=there):  # permissions do not reveal a read-only disk
+            pass
+        longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        if max(len(os.fsencode(name)) for name in missing) + LONGEST_ENDING > longest:
+            return "its name is too long"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

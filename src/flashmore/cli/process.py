@@ -74,16 +74,12 @@ def _open_missing_streams() -> None:
 
     Otherwise the next opened file would get its file descriptor, and receive printed output.
     """
-    for number, flags in enumerate(
-        (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)
-    ):  # stdout then refuses to be written
+    # stdout is opened for reading, so that it then refuses to be written.
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, flags)
-    if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.outputs import require_writable
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import parse, require_writable
 from flashmore.errors import UsageError
 from flashmore.files import disk_errors, replacing, write_all
 from flashmore.terminal import write_lines

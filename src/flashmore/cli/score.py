@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.cli.parse import parse
-from flashmore.cli.show import NOVELTY_STYLE, stdout, table
+from flashmore.cli.show import name_cells, stdout, table
 from flashmore.errors import ConfigError
 from flashmore.terminal import write_json
 
@@ -41,12 +40,7 @@ def main(argv: Sequence[str]) -> int:
     numbers = ("log-probability", "a character")
     rows = table("name", "novelty", *numbers, numbers=numbers)
     for name in scored:
-        style = NOVELTY_STYLE[name.novelty]
-        rows.add_row(
-            Text(name.text, style),
-            Text(name.novelty, style),
-            f"{name.log_prob:.2f}",
-            f"{name.log_prob_per_char:.3f}",
-        )
+        logs = (f"{name.log_prob:.2f}", f"{name.log_prob_per_char:.3f}")
+        rows.add_row(*name_cells(name.text, name.novelty), *logs)
     stdout().print(rows)
     return 0

@@ -1,7 +1,8 @@
 """Human-readable results on stdout: tables and lines, printed by `flashmore.terminal`."""
 
-from flashmore.errors import FlashmoreError
-from flashmore.terminal import Cells, Terminal, one_line, say
+from rich.text import Text
+
+from flashmore.terminal import Cells, Terminal, one_line
 
 UNFOLDED = 100_000
 """Width for lines that must not be folded: a name has at most 1,000 characters."""
@@ -16,19 +17,16 @@ def stdout() -> Terminal:
     return console
 
 
-def complain(error: FlashmoreError) -> None:
-    """Print the three parts of an error to stderr, such that none can imitate another."""
-    say(f"wanted: {error.wanted}", f" found: {error.found}", f" valid: {error.valid}")
-
-
 def table(*headers: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Cells:
     """An empty table in the common style; columns named in `numbers` are right-aligned."""
-    made = Cells(
-        title=None if title is None else one_line(title),
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-    )
+    title = None if title is None else one_line(title)
+    made = Cells(title=title, title_justify="left", title_style="bold", header_style="bold")
     for header in headers:
         made.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
     return made
+
+
+def name_cells(name: str, novelty: str) -> tuple[Text, Text]:
+    """The cells of a name and of the part of the data that it is in."""
+    style = NOVELTY_STYLE[novelty]
+    return Text(name, style), Text(novelty, style)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashmore.cli.ineffective import refuse_ineffective
-from flashmore.cli.parse import defaults, parse, parse_known, value_of
+from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
@@ -48,43 +47,38 @@ class Resume:
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore train`."""
+    command: Train | Resume
     if value_of("--resume", argv) is not None:
-        command, others = parse_known(Resume, "train", argv)
+        command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
                 "only --max-steps and --json beside --resume: a run goes on as it began", " ".join(others),
-                f"flashmore train --resume {shlex.quote(str(command.resume))} [--max-steps N] [--json]",
+                f"flashmore train --resume {shlex.quote(str(resumed.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
-        return _resume(command)
-    if value_of("--out", argv) == "":
+    elif value_of("--out", argv) == "":
         raise ConfigError("a folder for --out", "an empty name", "for example --out runs/names")
-    train = parse(Train, "train", argv, Train(defaults(argv)))
-    refuse_ineffective(train.config, argv)
-    return _train(train)
+    else:
+        command = parse(Train, "train", argv, Train(defaults(argv)))
+        refuse_ineffective(command.config, argv)
 
-
-def _train(command: Train) -> int:
-    from flashmore.training.loop import train
+    from flashmore.training.loop import resume, train
     from flashmore.training.progress import ProgressLine
 
     with ProgressLine() as line:
-        result = train(command.config, command.out, line)
-    return _report(result, command.json)
-
-
-def _resume(command: Resume) -> int:
-    from flashmore.training.loop import resume
-    from flashmore.training.progress import ProgressLine
-
-    with ProgressLine() as line:
-        result = resume(command.resume, command.max_steps, line)
-    return _report(result, command.json)
-
-
-def _report(result: "TrainResult", as_json: bool) -> int:
-    if as_json:
+        if isinstance(command, Resume):
+            result = resume(command.resume, command.max_steps, line)
+        else:
+            result = train(command.config, command.out, line)
+    if command.json:
         write_json(result.to_json())
-        return 0
+    else:
+        _show(result)
+    return 0
+
+
+def _show(result: "TrainResult") -> None:
+    from flashmore.runs import Run
+
     rows = table("", "")
     rows.show_header = False
     units = {"train_seconds": " s", "step_ms": " ms", "val_loss": " nats", "test_loss": " nats"}
@@ -93,7 +87,8 @@ def _report(result: "TrainResult", as_json: bool) -> int:
             shown = f"{value:,.4f}" if isinstance(value, float) else str(value)
             rows.add_row(name.replace("_", " "), shown + units.get(name, ""))
     console = stdout()
-    console.print(f"run {result.run}")
-    console.print(rows)
-    console.print(f"more names: flashmore generate {shlex.quote(result.run)}")
-    return 0
+    console.print(f"run {result.run}", rows)
+    text = Run.open(Path(result.run)).text
+    if text is None or text.kind == "characters":  # ids alone cannot be shown
+        kind = "names" if text is None else "text"
+        console.print(f"more {kind}: flashmore generate {shlex.quote(result.run)}")

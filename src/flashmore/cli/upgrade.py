@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -14,11 +14,13 @@ from flashmore.cli.waiting import Waiting
 from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
 from flashmore.terminal import say, write_json, write_lines, write_patch
-from flashmore.upgrade.report import FileReport, Report, SiteReport
+from flashmore.upgrade.gain.measure import measure_gain
+from flashmore.upgrade.prove.prover import Prover
+from flashmore.upgrade.report import FileReport, Report
+from flashmore.upgrade.search import search
 from flashmore.upgrade.site import NotRead
-
-if TYPE_CHECKING:
-    from flashmore.upgrade.trace.tracer import Source
+from flashmore.upgrade.trace.tracer import Source, prove_traced
+from flashmore.upgrade.write import write_source
 
 
 @dataclass(frozen=True)
@@ -57,100 +59,84 @@ class Upgrade:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore upgrade`."""
     command = parse(Upgrade, "upgrade", argv)
-    _check(command, options_in(argv))
+    source = _checked(command, options_in(argv))
     report = _search(command)
-    if command.prove or command.write or command.example or command.run:
-        _prove(command, report)
-    if command.gain:
-        _measure(command, report)
+    if command.prove or command.write or source is not None:
+        _prove(command, source, report)
+    if command.gain and source is not None:
+        _measure(command, source, report)
     if command.write:
         indices = Indices(file.path.resolve() for file in report.files)
         for file in report.files:
             _write(command, file, indices)
     if command.diff:
-        _show_patch(report)
+        for file in report.files:
+            hopeful = [one for one in file.rewritten if one.proved is not False]
+            write_patch(file.patch_bytes(hopeful), file.encoding)
+        say(*(f"{one.path}: not read: {one.reason}" for one in report.not_read))
     elif command.json:
         write_json(report.to_json())
     else:
         write_lines(report.lines())
-    return _exit_code(command, report)
+    if any(Path(one.path) in command.paths for one in report.not_read):
+        return 2
+    rewritten = [one for file in report.files for one in file.rewritten]
+    return 0 if all(command.write and one.written for one in rewritten) else 1
 
 
-def _check(command: Upgrade, given: set[str]) -> None:
-    """Refuse invalid combinations of options before anything is read."""
-    if not command.paths:
-        raise UsageError("files or folders", "none", "flashmore upgrade model.py, or a folder")
+def _checked(command: Upgrade, given: set[str]) -> Source | None:
+    """The program to run, if any; invalid options are refused before anything is read."""
     for path in command.paths:
-        if _is_missing(path):
-            raise UsageError("files or folders that are there", str(path), "a path that exists")
-    _refuse_both(command.diff and command.json, "--diff or --json", "one of them")
-    _refuse_both(bool(command.example and command.run), "--example or --run", "one at a time")
-    if command.gain and not (command.example or command.run):
-        raise UsageError("a program to measure", "--gain alone", "--gain with --example or --run")
-    if command.force and not command.write:
-        raise UsageError("--force together with --write", "--force alone", "--write --force")
-    if command.even_if_slower and not (command.write and command.gain):
-        raise UsageError(
-            "--even-if-slower with a gain to go by", "no --write --gain", "--write --gain beside it"
-        )
-    if "--seconds" in given and not (command.example or command.run):
-        raise UsageError("a program for --seconds to limit", "none", "--seconds with --example or --run")
-    if command.seconds <= 0:
-        raise UsageError("--seconds above 0", f"{command.seconds:g}", "300")
-    if command.example is not None:
-        module, colon, function = command.example.partition(":")
-        if not (colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-            raise UsageError("--example module:function", f"'{command.example}'", "package.module:make_model")
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError("files or folders that are there", str(path), "a path that exists") from None
+        except OSError:
+            continue  # it cannot be looked at: the search says why
+    program = bool(command.example or command.run)
+    for refused, wanted, found, valid in (
+        (not command.paths, "files or folders", "none", "flashmore upgrade model.py, or a folder"),
+        (command.diff and command.json, "--diff or --json", "both", "one of them"),
+        (command.example and command.run, "--example or --run", "both", "one at a time"),
+        (command.gain and not program,
+         "a program to measure", "--gain alone", "--gain with --example or --run"),
+        (command.force and not command.write,
+         "--force together with --write", "--force alone", "--write --force"),
+        (command.even_if_slower and not (command.write and command.gain),
+         "--even-if-slower with a gain to go by", "no --write --gain", "--write --gain beside it"),
+        ("--seconds" in given and not program,
+         "a program for --seconds to limit", "none", "--seconds with --example or --run"),
+        (command.seconds <= 0, "--seconds above 0", f"{command.seconds:g}", "300"),
+    ):  # fmt: skip
+        if refused:
+            raise UsageError(wanted, found, valid)
     if command.run is not None:
-        _script(command.run)
-
-
-def _is_missing(path: Path) -> bool:
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:  # it cannot be looked at: the search says why
-        return False
-    return False
-
-
-def _refuse_both(both: bool, wanted: str, valid: str) -> None:
-    if both:
-        raise UsageError(wanted, "both", valid)
+        return Source(run=_script(command.run))
+    if command.example is None:
+        return None
+    module, colon, function = command.example.partition(":")
+    if not (colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise UsageError("--example module:function", f"'{command.example}'", "package.module:make_model")
+    return Source(example=command.example)
 
 
 def _script(line: str) -> tuple[str, ...]:
     """The words of --run; a leading `python` may be there or not."""
-    expected, valid = (
-        "--run with a script or a module, and its arguments",
-        '"train.py --steps 3", "python -m train"',
-    )
+    wanted = "--run with a script or a module, and its arguments"
+    valid = '"train.py --steps 3", "python -m train"'
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise UsageError(expected, f"{line!r}: {error}", valid) from None
+        raise UsageError(wanted, f"{line!r}: {error}", valid) from None
     if words and Path(words[0]).name.startswith("python"):
         words = words[1:]
-    if len(words) > 1 and words[0] == "-m":
-        return tuple(words)
-    if not words or not Path(words[0]).is_file():
-        found = f"'{words[0]}' is no file" if words else "nothing"
-        raise UsageError(expected, found, valid)
+    is_module = len(words) > 1 and words[0] == "-m"
+    if not is_module and not (words and Path(words[0]).is_file()):
+        raise UsageError(wanted, f"'{words[0]}' is no file" if words else "nothing", valid)
     return tuple(words)
 
 
-def _source(command: Upgrade) -> "Source | None":
-    from flashmore.upgrade.trace.tracer import Source
-
-    if command.example is not None:
-        return Source(example=command.example)
-    return None if command.run is None else Source(run=_script(command.run))
-
-
 def _search(command: Upgrade) -> Report:
-    from flashmore.upgrade.search import search
-
     report = Report()
     with Waiting("searching", "files") as waiting:
         for found in search(command.paths, processes=os.cpu_count() or 1, progress=waiting.reach):
@@ -159,40 +145,30 @@ def _search(command: Upgrade) -> Report:
                 continue
             report.searched += 1
             if found.sites:
-                report.files.append(_file_report(FileReport.of(found)))
+                file = FileReport.of(found)
+                for one in file.rewritten:
+                    one.diff = file.patch([one])
+                report.files.append(file)
     return report
 
 
-def _file_report(file: FileReport) -> FileReport:
-    for report in file.rewritten:
-        report.diff = file.patch([report])
-    return file
-
-
-def _prove(command: Upgrade, report: Report) -> None:
+def _prove(command: Upgrade, source: Source | None, report: Report) -> None:
     """Prove on synthetic tensors, then on the inputs from the user's program."""
-    from flashmore.upgrade.prove.prover import Prover
-
     wanted = [site for file in report.files for site in file.rewritten]
     if not wanted:
         return
-    source = _source(command)
-    with (
-        Prover() as prover,
-        Waiting("proving", "places", len(wanted) * (1 if source is None else 2)) as waiting,
-    ):
+    total = len(wanted) * (1 if source is None else 2)
+    with Prover() as prover, Waiting("proving", "places", total) as waiting:
         for one in wanted:
             one.proofs.append(prover.prove(one.site))
             waiting.advance()
         if source is not None:
-            from flashmore.upgrade.trace.tracer import prove_traced
-
             with_lines = [one for one in wanted if one.site.fragment is not None]
-            hopeful = {file.path: [one for one in file.rewritten if not one.refuted] for file in report.files}
+            hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in report.files]
             traced = prove_traced(
                 [one.site for one in with_lines],
                 source,
-                rewritten={f.path: f.rewriting(hopeful[f.path]) for f in report.files if hopeful[f.path]},
+                rewritten={file.path: file.rewriting(sites) for file, sites in hopeful if sites},
                 seconds=command.seconds,
                 prover=prover,
             )
@@ -204,21 +180,17 @@ def _prove(command: Upgrade, report: Report) -> None:
         say(f"{source}: {report.problem}")
 
 
-def _measure(command: Upgrade, report: Report) -> None:
+def _measure(command: Upgrade, source: Source, report: Report) -> None:
     """Time whole steps and attention alone, before and after all proved rewrites."""
-    from flashmore.upgrade.gain.measure import measure_gain
-
-    source = _source(command)
-    proved = [(file, one) for file in report.files for one in file.rewritten if one.proved]
-    if not proved or source is None:
+    proved = [(file, [one for one in file.rewritten if one.proved]) for file in report.files]
+    sites = [one for _, chosen in proved for one in chosen]
+    if not sites:
         say("no gain to measure: nothing is proved")
         return
-    rewritten = {file.path: file.rewriting([one for f, one in proved if f is file]) for file, _ in proved}
+    rewritten = {file.path: file.rewriting(chosen) for file, chosen in proved if chosen}
     with Waiting("measuring"):
-        report.gain = measure_gain(
-            [one.site for _, one in proved], rewritten, source, seconds=command.seconds
-        )
-    for (_, one), gain in zip(proved, report.gain.sites, strict=True):
+        report.gain = measure_gain([one.site for one in sites], rewritten, source, seconds=command.seconds)
+    for one, gain in zip(sites, report.gain.sites, strict=True):
         one.gain = gain
 
 
@@ -227,8 +199,6 @@ def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
     chosen = file.choose(even_if_slower=command.even_if_slower)
     if not chosen:
         return
-    from flashmore.upgrade.write import write_source
-
     try:
         write_source(file.as_read(), file.rewriting(chosen), force=command.force, indices=indices)
     except FlashmoreError as error:
@@ -236,19 +206,3 @@ def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
     else:
         for one in chosen:
             one.written = True
-
-
-def _show_patch(report: Report) -> None:
-    for file in report.files:
-        chosen: list[SiteReport] = [one for one in file.rewritten if one.proved is not False]
-        write_patch(file.patch_bytes(chosen), file.encoding)
-    say(*(f"{one.path}: not read: {one.reason}" for one in report.not_read))
-
-
-def _exit_code(command: Upgrade, report: Report) -> int:
-    if any(Path(one.path) in command.paths for one in report.not_read):
-        return 2
-    left = [
-        one for one in report.sites if one.site.verdict == "rewritten" and not (command.write and one.written)
-    ]
-    return 1 if left else 0

@@ -151,7 +151,8 @@ def parse_shares(how: str) -> tuple[Fraction, Fraction, Fraction]:
     raise ConfigError(
         "shares in percent for train, validation and test, with something to train on",
         repr(how),
-        f"three numbers that add up to 100, the first above 0, such as 80/10/10 or 100/0/0; or {MAKEMORE}",
+        "three numbers that add up to 100, the first above 0, such as 80/10/10 or 100/0/0;"
+        f" or {MAKEMORE}, for items alone",
     )
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashmore.backends.contract import attention, load_backend
-from flashmore.backends.one_query import attend_last
+from flashmore.backends.manual import attend_last
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
 

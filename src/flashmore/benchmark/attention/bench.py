@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from flashmore.backends.accuracy import attention_accuracy
+from flashmore.backends.contract import attention_accuracy
 from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes, Stopwatch
 from flashmore.benchmark.attention.plan import (
     SHARE_OF_FREE,
@@ -31,7 +31,7 @@ from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import Ratio, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
 from flashmore.memory import free_bytes
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.specs import backend_spec
 from flashmore.training.resolve import resolve_device
 

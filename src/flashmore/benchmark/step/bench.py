@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flashmore.backends.accuracy import attention_accuracy
+from flashmore.backends.contract import attention_accuracy
 from flashmore.benchmark.attention.plan import SHARE_OF_FREE
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
 from flashmore.benchmark.variant import Rounds, Variant, torch_says

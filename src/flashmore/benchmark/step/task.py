@@ -12,7 +12,7 @@ from flashmore.data.batches import Sequences, encode_items
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError
 from flashmore.models.config import ModelConfig
-from flashmore.rules.call import AttentionCall
+from flashmore.rules import AttentionCall
 from flashmore.specs import backends, model_spec, usable
 from flashmore.training.corpus import Corpus, read_corpus
 from flashmore.training.dataset import ItemDataset
