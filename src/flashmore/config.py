@@ -4,13 +4,25 @@ It imports no torch, so that `flashmore train --help` answers at once.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from flashmore.errors import ConfigError
 from flashmore.specs import Attention, Model, backend_spec, model_spec, models
@@ -25,14 +37,26 @@ MOST_THREADS = 4096
 LARGEST_FACTOR = 1e38
 """Upper bound of optimizer settings, which are used in float32."""
 BY_PRESET: Any = None
-"""Placeholder default; `TrainConfig` fills it in from the preset and the model."""
+"""Placeholder default; `TrainConfig` fills it in from the preset and the model, or leaves it open."""
+
+if TYPE_CHECKING:
+    OpenInt: TypeAlias = int
+    OpenFloat: TypeAlias = float
+    OpenOptimizer: TypeAlias = Literal["adamw", "muon"]
+else:
+    _HINT = "(default: {})".format
+    _OPEN = {"help_behavior_hint": lambda value: _HINT("fitted to the data" if value == "None" else value)}
+    OpenInt = Annotated[int | None, arg(metavar="INT", **_OPEN)]
+    OpenFloat = Annotated[float | None, arg(metavar="FLOAT", **_OPEN)]
+    OpenOptimizer = Annotated[Literal["adamw", "muon"] | None, arg(metavar="{adamw,muon}", **_OPEN)]
+"""A number that the preset `names` leaves open (None) until `flashmore.training.fit` has seen the items."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """The data and its split."""
 
-    file: Positional[Path | None] = None
+    file: Positional[Annotated[Path | None, arg(metavar="FILE")]] = None
     """Text file with one item per line; with --mode text, one long text or a `.bin` file of 16-bit token ids.
     Default: the built-in names, or with --mode text and --vocab-size random ids."""
     mode: Literal["items", "text"] = BY_PRESET
@@ -44,9 +68,9 @@ class DataConfig:
     split by position."""
     split_seed: int = 3407
     """Seed of the split, separate from --seed so that training seeds can be compared on the same split."""
-    block_size: int | None = BY_PRESET
+    block_size: Annotated[int | None, arg(metavar="INT")] = BY_PRESET
     """With --mode text: window length in characters (default 256)."""
-    vocab_size: int | None = BY_PRESET
+    vocab_size: Annotated[int | None, arg(metavar="INT")] = BY_PRESET
     """With --mode text and a `.bin` file: vocabulary size of the model (default: the largest id + 1)."""
 
 
@@ -56,11 +80,11 @@ class ModelOptions:
 
     model: Model = "transformer"
     """Model to train."""
-    n_layer: int = BY_PRESET
+    n_layer: OpenInt = BY_PRESET
     """Number of layers (transformer, wavenet)."""
     n_head: int = BY_PRESET
     """Number of attention heads; --n-embd must be a multiple of it."""
-    n_embd: int = BY_PRESET
+    n_embd: OpenInt = BY_PRESET
     """Width of embeddings and hidden layers."""
     activation: Activation = BY_PRESET
     """Activation of the transformer's MLP: tanh-approximated GELU, exact GELU, or squared ReLU."""
@@ -71,7 +95,7 @@ class ModelOptions:
     init: Init = BY_PRESET
     """Initialisation of the transformer: PyTorch's defaults, GPT-2's, or zero-initialised residual
     projections."""
-    dropout: float = BY_PRESET
+    dropout: OpenFloat = BY_PRESET
     """Dropout probability on embeddings and residual branches."""
     attention: Attention = "auto"
     """Attention backend; `auto` picks the one that measures fastest on this machine."""
@@ -83,13 +107,13 @@ class ModelOptions:
 class OptimConfig:
     """The optimizer, its schedule and the number of steps."""
 
-    max_steps: int = BY_PRESET
+    max_steps: OpenInt = BY_PRESET
     """Number of optimizer steps."""
-    batch_size: int = BY_PRESET
+    batch_size: OpenInt = BY_PRESET
     """Items, or windows of a long text, per step."""
-    learning_rate: float = BY_PRESET
+    learning_rate: OpenFloat = BY_PRESET
     """Peak learning rate."""
-    optimizer: Literal["adamw", "muon"] = BY_PRESET
+    optimizer: OpenOptimizer = BY_PRESET
     """AdamW, or Muon for the matrices of the transformer's blocks and AdamW for the rest."""
     muon_learning_rate: float = 0.02
     """Peak learning rate of the parameters that Muon updates."""
@@ -97,13 +121,13 @@ class OptimConfig:
     """After warm-up: constant, or cosine decay to --min-lr-ratio of the peak."""
     min_lr_ratio: float = BY_PRESET
     """Final learning rate of the cosine schedule as a fraction of the peak."""
-    warmup_steps: int = BY_PRESET
+    warmup_steps: OpenInt = BY_PRESET
     """Steps of linear warm-up."""
     beta1: float = 0.9
     """AdamW's decay rate of the first moment."""
     beta2: float = BY_PRESET
     """AdamW's decay rate of the second moment."""
-    weight_decay: float = BY_PRESET
+    weight_decay: OpenFloat = BY_PRESET
     """Decoupled weight decay."""
     decay_on: Literal["all", "matrices"] = BY_PRESET
     """Parameters that weight decay applies to: all, as in makemore, or all but biases and norm gains."""
@@ -126,8 +150,10 @@ class RunConfig:
     names that `flashmore speedups` lists with --speedups."""
     threads: int = 0
     """CPU threads, capped at the number of CPUs; 0 leaves PyTorch's default."""
-    eval_interval: int = BY_PRESET
+    eval_interval: OpenInt = BY_PRESET
     """Steps between evaluations on the validation split; a checkpoint is saved at each."""
+    patience: int = BY_PRESET
+    """Stop after this many evaluations without a better validation loss; 0 never stops early."""
     log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
 
@@ -155,7 +181,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
     """
 
     preset: Preset = "names"
-    """Source of the other options' defaults: `names`, or `names-long` for minutes and a better loss;
+    """Source of the other options' defaults: `names`, fitted to the data; `names-long` for minutes and a
+    better loss;
     `makemore` for makemore's training parameters; `shakespeare` and `gpt2-124m` for nanoGPT's on one long
     text, `shakespeare-fast` for the first one's loss sooner."""
 
@@ -166,7 +193,10 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         self._set("speedups", (speedups,) if isinstance(speedups, str) else speedups)
         for name in ("model", "preset"):
             self._require_type(name)
-        for name, value in _defaults(self.preset, self.model).items():
+        values = _defaults(self.preset, self.model)
+        if self.preset == "names" and self.mode in (None, "items"):
+            values |= dict.fromkeys(OPEN)
+        for name, value in values.items():
             if getattr(self, name) is None:
                 self._set(name, value)
         for field in fields(self):
@@ -192,21 +222,20 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 
     def _require_ranges(self) -> None:
         for name, (least, most) in COUNTS.items():
-            value = getattr(self, name)
-            if value is not None:
-                self._require(name, least <= value <= most, f"a whole number from {least} to {most:,}")
+            self._require(name, lambda n: least <= n <= most, f"a whole number from {least} to {most:,}")  # noqa: B023
         for name in ("grad_clip", "weight_decay"):
-            self._require(name, 0 <= getattr(self, name) <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
+            self._require(name, lambda x: 0 <= x <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
         for name in ("dropout", "attention_dropout", "beta1", "beta2"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+            self._require(name, lambda x: 0 <= x < 1, "at least 0 and below 1")
         for name in ("learning_rate", "muon_learning_rate"):
             valid = f"above 0 and at most {LARGEST_FACTOR:g}, for example 1e-3"
-            self._require(name, 0 < getattr(self, name) <= LARGEST_FACTOR, valid)
-        self._require("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1, a share of --learning-rate")
+            self._require(name, lambda x: 0 < x <= LARGEST_FACTOR, valid)
+        self._require("min_lr_ratio", lambda x: 0 <= x <= 1, "from 0 to 1, a share of --learning-rate")
 
-    def _require(self, name: str, holds: bool, valid: str) -> None:
-        if not holds:
-            raise ConfigError(f"a sensible {_option(name)}", f"{getattr(self, name)}", valid)
+    def _require(self, name: str, fits: Callable[[Any], bool], valid: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not fits(value):
+            raise ConfigError(f"a sensible {_option(name)}", f"{value}", valid)
 
     def _require_combinations(self) -> None:
         spec = model_spec(self.model)
@@ -248,7 +277,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), (1, LARGEST)),
     **dict.fromkeys(("max_steps", "batch_size", "eval_interval", "log_interval"), (1, LARGEST)),
-    "warmup_steps": (0, LARGEST),
+    **dict.fromkeys(("warmup_steps", "patience"), (0, LARGEST)),
     "threads": (0, MOST_THREADS),
     **dict.fromkeys(("seed", "split_seed"), (0, 2**63 - 1)),
 }
@@ -260,9 +289,14 @@ DEFAULTS: dict[str, Any] = {
     "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw",
     "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100, "beta2": 0.99,
     "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
-    "dtype": "float32", "eval_interval": 250,
+    "dtype": "float32", "eval_interval": 250, "patience": 0,
 }  # fmt: skip
 """Defaults of every preset and model."""
+OPEN = (
+    "n_layer", "n_embd", "dropout", "optimizer", "max_steps", "batch_size", "learning_rate", "weight_decay",
+    "warmup_steps", "eval_interval",
+)  # fmt: skip
+"""Options that the preset `names` fits to the items."""
 NANOGPT: dict[str, Any] = {
     "mode": "text", "split": "90/10/0",
     "tie_weights": True, "bias": False, "activation": "gelu", "init": "gpt2",
@@ -273,7 +307,7 @@ SHAKESPEARE: dict[str, Any] = {
     **NANOGPT, "block_size": 64, "n_embd": 128, "batch_size": 12, "max_steps": 2000, "learning_rate": 1e-3,
 }  # fmt: skip
 PRESETS: dict[Preset, dict[str, Any]] = {
-    "names": {},
+    "names": {"patience": 5},
     # Found by the experiments in docs/log.md, on names held out of the training part.
     "names-long": {"optimizer": "muon", "dropout": 0.1, "max_steps": 8000, "eval_interval": 500},
     "makemore": {
@@ -319,6 +353,8 @@ def _types() -> dict[str, Any]:
 
 
 def _described(hint: Any) -> str:
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
     if get_origin(hint) is Literal:
         return ", ".join(map(str, get_args(hint)))
     return f"a value of type {getattr(hint, '__name__', hint)}"

@@ -23,8 +23,13 @@ class FlashmoreError(Exception):
         super().__init__(wanted, found, valid)
         self.wanted, self.found, self.valid = map(_shortened, (wanted, found, valid))
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message, line by line."""
+        return f"wanted: {self.wanted}", f" found: {self.found}", f" valid: {self.valid}"
+
     def __str__(self) -> str:
-        return f"wanted: {self.wanted}\n found: {self.found}\n valid: {self.valid}"
+        return "\n".join(self.lines)
 
 
 def _shortened(text: str) -> str:
@@ -40,9 +45,14 @@ class TrainingFailed(FlashmoreError):
 
 
 class Interrupted(FlashmoreError):
-    """The user pressed Ctrl-C; everything up to the last completed step is saved."""
+    """The user or a scheduler stopped the command; everything up to the last completed step is saved."""
 
     exit_code = 130
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message, a sentence."""
+        return (f"Interrupted {self.found}. {self.valid}",)
 
 
 class UsageError(FlashmoreError):

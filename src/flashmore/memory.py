@@ -1,4 +1,4 @@
-"""Free memory, and how many sequences fit in a batch.
+"""What this process may use: free memory, the sequences of a batch that fit in it, and CPUs.
 
 B batch, H heads, T positions, V vocabulary.
 """
@@ -36,6 +36,15 @@ def left_in_group(group: Path) -> int | None:
     except (OSError, ValueError):  # no such file, or "max"
         return None
     return max(0, limit - used)
+
+
+def cpu_quota(group: Path) -> int | None:
+    """CPUs that this container's control group (version 2) allows, rounded up; None without a limit."""
+    try:
+        quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
 
 
 def _available() -> int | None:

@@ -24,7 +24,7 @@ from flashmore.benchmark.attention.plan import (
 )
 from flashmore.measuring.environment import memory_bytes
 from flashmore.measuring.result import read_record, write_record
-from flashmore.memory import free_bytes, left_in_group
+from flashmore.memory import cpu_quota, free_bytes, left_in_group
 
 CPU = torch.device("cpu")
 SMALL = AttentionPlan(
@@ -83,6 +83,15 @@ def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
     assert left_in_group(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
     assert left_in_group(tmp_path) == 700
+
+
+@pytest.mark.parametrize(
+    ("limit", "cpus"), [("max 100000", None), ("50000 100000", 1), ("150000 100000", 2), ("400000 100000", 4)]
+)
+def test_a_container_s_cpu_quota_is_known(tmp_path: Path, limit: str, cpus: int | None) -> None:
+    assert cpu_quota(tmp_path) is None
+    (tmp_path / "cpu.max").write_text(limit + "\n", encoding="utf-8")
+    assert cpu_quota(tmp_path) == cpus
 
 
 def test_what_exceeds_the_memory_is_left_out_by_name_and_the_rest_runs(tmp_path: Path) -> None:

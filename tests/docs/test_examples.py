@@ -52,7 +52,7 @@ def check_python_api(output: str) -> None:
 
 def check_resume(output: str) -> None:
     """Interrupted in the middle, finished afterwards, and every weight tensor the same."""
-    assert "interrupted: Ctrl-C after 30;" in output
+    assert "interrupted: by Ctrl-C at step 30 of 40; saved" in output
     assert "done after step 40" in output
     equal, count = re.findall(r"^(\d+) of (\d+) weight tensors", output, re.MULTILINE)[0]
     assert int(equal) == int(count) > 0

@@ -39,11 +39,13 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             batch_size=8,
             max_steps=100,
             warmup_steps=2,
+            dropout=0.0,
+            optimizer="adamw",
         )
         config = replace(config, device=device, speedups=names or ("none",), attention="manual", **changes)
         corpus = read_corpus(config)
         resolved = resolve(config, corpus, resolve_device(device))
-        return resolved.trainer(corpus.parts(config, resolved.device).train)
+        return resolved.trainer(corpus.parts(resolved.config, resolved.device).train)
 
     return build
 

@@ -26,7 +26,7 @@ def never_timed(_: Names) -> float:
 def decided(
     *names: str, step_ms: float | None = None, device: torch.device = CPU, **changes: object
 ) -> Decision:
-    config = TrainConfig(speedups=names, **changes)  # type: ignore[arg-type]
+    config = TrainConfig(speedups=names, **{"max_steps": 1500, "batch_size": 128, **changes})  # type: ignore[arg-type]
     model_config = replace(SIZES, model=config.model, attention_dropout=config.attention_dropout)
     return decide(config, model_config, device, never_timed if step_ms is None else lambda _: step_ms)
 
@@ -148,7 +148,7 @@ def test_what_has_an_option_of_its_own_is_refused_with_that_option(name: str, ho
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    reason = why_not("compile", TrainConfig(), SIZES, CPU)
+    reason = why_not("compile", TrainConfig(preset="makemore"), SIZES, CPU)
     assert reason is not None
     assert "C++ compiler" in reason
     assert "compile" not in decided("auto", max_steps=100_000)[0]
@@ -197,7 +197,7 @@ def timed(with_graph: float | Exception, without: float) -> Callable[[Names], fl
 def test_auto_takes_a_cuda_graph_where_it_measures_faster(
     with_graph: float | Exception, steps: int, on: bool, note: str
 ) -> None:
-    config = replace(TrainConfig(), speedups=("auto",), max_steps=steps)
+    config = replace(TrainConfig(batch_size=128), speedups=("auto",), max_steps=steps)
     found, notes = decide(config, SIZES, CUDA, timed(with_graph, 1.0))
     assert ["cuda-graph" in found, "replay" in found, "pack" in found] == [on, on, not on]
     assert note in notes
@@ -205,7 +205,7 @@ def test_auto_takes_a_cuda_graph_where_it_measures_faster(
 
 @pytest.mark.parametrize("name", ["pack", "trim"])
 def test_what_is_named_beside_auto_is_not_taken_away(name: str) -> None:
-    config = replace(TrainConfig(), speedups=("auto", name), max_steps=100_000)
+    config = replace(TrainConfig(batch_size=128), speedups=("auto", name), max_steps=100_000)
     on_cuda, _ = decide(config, SIZES, CUDA, timed(0.5, 1.0))
     assert name in on_cuda
     assert "cuda-graph" not in on_cuda

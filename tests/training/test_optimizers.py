@@ -48,12 +48,12 @@ def test_muon_is_for_the_matrices_of_the_blocks_and_adamw_for_the_rest() -> None
     chosen = muon_matrices(model)
     assert set(chosen) == {name for name in chosen if name.startswith("blocks.") and name.endswith("weight")}
     assert len(chosen) == 4 * CONFIG.n_layer
-    adamw, muon = optimizers_of(model, TrainConfig(optimizer="muon"), fused=True)
+    adamw, muon = optimizers_of(model, TrainConfig(preset="names-long"), fused=True)
     in_muon = {id(p) for group in muon.param_groups for p in group["params"]}
     in_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert in_muon == {id(p) for p in chosen.values()}
     assert in_adamw == {id(p) for p in model.parameters()} - in_muon
-    assert len(optimizers_of(model, TrainConfig(optimizer="adamw"), fused=True)) == 1
+    assert len(optimizers_of(model, TrainConfig(preset="makemore"), fused=True)) == 1
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 64), (64, 1)], ids=str)

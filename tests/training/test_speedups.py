@@ -23,6 +23,7 @@ from flashmore.speedups import CATALOGUE, EXACT, NUMERICS, changed
 from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Batch
 from flashmore.training.decide import why_not
+from flashmore.training.fit import fit
 from flashmore.training.flat import FlatStep
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.resolve import resolve_model, resolve_speed
@@ -41,9 +42,11 @@ Make = Callable[..., Trainer]
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     path = tmp_path_factory.mktemp("names") / "names.txt"
     path.write_text("\n".join(NAMES), encoding="utf-8")
-    return TrainConfig(
-        file=path, device="cpu", n_layer=1, n_embd=16, n_head=2, batch_size=8, max_steps=STEPS, warmup_steps=2
-    )
+    config = TrainConfig(
+        file=path, device="cpu", n_layer=1, n_embd=16, n_head=2, dropout=0.0, optimizer="adamw",
+        batch_size=8, max_steps=STEPS, warmup_steps=2, learning_rate=6e-3, weight_decay=0.1,
+    )  # fmt: skip
+    return fit(config, read_corpus(config))[0]
 
 
 @pytest.fixture(scope="module")

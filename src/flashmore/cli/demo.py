@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
         record = bench_steps(makemore, blocks=bench.BLOCKS, say=bar.say, after_block=bar.after_block)
     bench.show(record)
     if not record["complete"]:
-        raise Interrupted("the whole story", "Ctrl-C while steps were timed", "flashmore bench step")
+        found = "by Ctrl-C while steps were timed"
+        raise Interrupted("the whole story", found, "Time them with: flashmore bench step")
     run = runs[-1].path
     stdout().print(
         "",

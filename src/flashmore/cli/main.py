@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if ours is None:
                 raise
             # Line by line, such that no part can imitate another.
-            say(f"wanted: {ours.wanted}", f" found: {ours.found}", f" valid: {ours.valid}")
+            say(*ours.lines)
             if isinstance(error, OSError):
                 _drop_unwritten()
             return ours.exit_code

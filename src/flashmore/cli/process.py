@@ -24,6 +24,10 @@ def entry() -> NoReturn:
     # PyTorch's default is in the folder for temporary files, where another user may create it first.
     if (cache := cache_folder()) is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "torchinductor"))
+    # libgomp's threads spin for milliseconds by default, which keeps the threads that they wait for off
+    # a busy CPU: steps took 25 times as long. A thousand turns cost an idle machine nothing (docs/log.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Shells start background commands with Ctrl-C ignored, which is kept.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)

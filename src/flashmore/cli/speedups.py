@@ -30,10 +30,13 @@ def main(argv: Sequence[str]) -> int:
 
     from flashmore.training.corpus import read_corpus
     from flashmore.training.decide import why_not
+    from flashmore.training.fit import fit
     from flashmore.training.resolve import resolve_device, resolve_model
 
     config, device = TrainConfig(device=command.device), resolve_device(command.device)
-    model_config = resolve_model(config, read_corpus(config))
+    corpus = read_corpus(config)
+    config = fit(config, corpus)[0]
+    model_config = resolve_model(config, corpus)
     reasons = {name: why_not(name, config, model_config, device) for name in CATALOGUE}
     if command.json:
         write_json(

@@ -83,11 +83,16 @@ def _show(result: "TrainResult") -> None:
     rows.show_header = False
     units = {"train_seconds": " s", "step_ms": " ms", "val_loss": " nats", "test_loss": " nats"}
     for name, value in result.to_json().items():
-        if value is not None and name != "run":
+        if value is not None and name not in ("run", "ngram"):
             shown = f"{value:,.4f}" if isinstance(value, float) else str(value)
             rows.add_row(name.replace("_", " "), shown + units.get(name, ""))
+    if result.ngram is not None:
+        rows.add_row("best n-gram", f"{result.ngram.loss:.4f} nats on validation, order {result.ngram.order}")
     console = stdout()
     console.print(f"run {result.run}", rows)
+    if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
+        better = f"counting n-grams of {result.ngram.order} characters predicts these items better"
+        console.print(f"{better} than this model: more items, or --preset names-long, may change that")
     text = Run.open(Path(result.run)).text
     if text is None or text.kind == "characters":  # ids alone cannot be shown
         kind = "names" if text is None else "text"

@@ -188,10 +188,14 @@ def is_run(path: Path) -> bool:
     return False
 
 
+def _said(value: Value) -> str:
+    return "left to default" if value is None else repr(value)
+
+
 def require_same(run: Settings, asked: Settings, path: Path) -> None:
     """Refuse to resume a run started with other options or data, with a RunError that names them."""
     found = ", ".join(
-        f"{name} {run.requested.get(name)!r} instead of {value!r}"
+        f"{name} {_said(run.requested.get(name))} instead of {_said(value)}"
         for name, value in asked.requested.items()
         if name != "file" and value != run.requested.get(name)
     )

@@ -12,7 +12,8 @@ from flashmore.models.registry import count_parameters
 from flashmore.training.dataset import Dataset
 from flashmore.training.events import EventWriter
 from flashmore.training.memory import out_of_memory
-from flashmore.training.result import TrainResult, result_of
+from flashmore.training.ngram import Ngrams
+from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
 from flashmore.training.signals import stop_signals
 
@@ -34,6 +35,9 @@ class Observer:
 
     def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
         """The validation part was evaluated after `step` updates; `val_loss` is None where there is none."""
+
+    def stopped_early(self, step: int, best_step: int) -> None:
+        """Training ends after `step` updates: no evaluation since `best_step` has been better."""
 
 
 def train(
@@ -94,7 +98,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     if session.best_step == trainer.done:  # the process may have died between saving `last` and `best`
         session.save()
     with stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
-        while trainer.done < config.max_steps and not stopped_by():
+        while not session.finished and not stopped_by():
             loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
@@ -109,12 +113,14 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             events.write(line)
             if pauses or stopped_by():
                 session.save()
-        if trainer.done < config.max_steps:
+        if not session.finished:
             raise Interrupted(
                 f"{config.max_steps} steps",
-                f"{stopped_by()} after {trainer.done}; everything is saved",
-                f"to go on: {run.resume_command()}",
+                f"by {stopped_by()} at step {trainer.done:,} of {config.max_steps:,}; saved",
+                f"Resume with: {run.resume_command()}",
             )
+        if session.stopped_early and session.best_step is not None:
+            observer.stopped_early(trainer.done, session.best_step)
     return stretches_ms
 
 
@@ -185,6 +191,9 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         _require_finite(loss, "evaluation", session)
         return loss
 
+    split, ngram = run.split, None
+    if split.validation and len(split.train) <= NGRAM_ITEMS:
+        ngram = Ngrams(split.train, run.model.vocab_size).best(split.validation)
     return TrainResult(
         run=str(run.path),
         model=run.model.model,
@@ -197,6 +206,7 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         test_loss=loss_of(session.parts.test),
         leak_share=run.split.leak_share,
         test_loss_unleaked=loss_of(session.parts.unleaked),
+        ngram=ngram,
     )
 
 

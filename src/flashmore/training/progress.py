@@ -56,6 +56,11 @@ class ProgressLine(Observer):
         elif told:
             self.progress.console.print(f"step {step:,}{told}{' (best so far)' * is_best}")
 
+    def stopped_early(self, step: int, best_step: int) -> None:
+        """Say so, and which weights are kept."""
+        why = f"no better validation loss since step {best_step:,}, whose weights are kept"
+        self.console.print(f"stopped early at step {step:,}: {why} (--patience 0 trains on)", soft_wrap=True)
+
     def __enter__(self) -> Self:
         return self
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from flashmore.backends.choose import Choice, Problem, choose
-from flashmore.config import ModelOptions, TrainConfig
+from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig
 from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
+from flashmore.memory import CGROUP, cpu_quota
 from flashmore.models.config import ModelConfig
 from flashmore.specs import model_spec
 from flashmore.training.corpus import Corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.decide import decide
+from flashmore.training.fit import fit
 from flashmore.training.memory import out_of_memory, require_memory
 from flashmore.training.trainer import Trainer
 
@@ -50,7 +52,10 @@ def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolv
     Raises:
         ConfigError, BackendUnavailable, TrainingFailed: see `resolve_speed`.
     """
-    return resolve_speed(config, resolve_model(config, corpus), device, corpus.parts(config, device).train)
+    config, reasons = fit(config, corpus)
+    data = corpus.parts(config, device).train
+    resolved = resolve_speed(config, resolve_model(config, corpus), device, data)
+    return replace(resolved, notes=(*reasons, *resolved.notes))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -135,8 +140,9 @@ def resolve_speed(
         BackendUnavailable: the requested attention backend cannot run here.
         TrainingFailed: a step does not fit in memory.
     """
-    if config.threads_here:  # before anything is measured
-        torch.set_num_threads(config.threads_here)
+    # Before anything is measured. PyTorch's default respects the CPU affinity, but not a container's quota.
+    threads = config.threads_here or min(torch.get_num_threads(), cpu_quota(CGROUP) or MOST_THREADS)
+    torch.set_num_threads(threads)
 
     def resolved(speedups: tuple[str, ...], notes: tuple[str, ...] = ()) -> Resolved:
         def chosen(name: str) -> Choice | None:

@@ -8,6 +8,9 @@ from flashmore.files import INTACT
 from flashmore.runs import Run
 from flashmore.runs.records import convert
 from flashmore.specs import backends, model_spec
+from flashmore.training.ngram import NgramLoss
+
+NGRAM_ITEMS = 10_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class TrainResult:
     """With makemore's split: the share of test items that are also in the training part."""
     test_loss_unleaked: float | None = None
     """With makemore's split: the test loss over the other test items."""
+    ngram: NgramLoss | None = None
+    """The validation loss of the best n-gram, for at most `NGRAM_ITEMS` training items."""
 
     def __post_init__(self) -> None:
         losses = (self.val_loss, self.test_loss, self.test_loss_unleaked)
@@ -44,11 +49,11 @@ class TrainResult:
             raise ValueError("a time or a loss below 0")
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; the two fields of makemore's split only where they apply."""
-        values = asdict(self)
+        """JSON values; those of makemore's split and of the n-gram only where they apply."""
+        left_out = {"ngram"} if self.ngram is None else set()
         if self.leak_share is None:
-            del values["leak_share"], values["test_loss_unleaked"]
-        return values
+            left_out |= {"leak_share", "test_loss_unleaked"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def result_of(run: Run) -> TrainResult | None:
@@ -62,8 +67,8 @@ def result_of(run: Run) -> TrainResult | None:
     if record is None:
         return None
     wanted = f"the result of the run {run.path}"
-    complete = {"leak_share": None, "test_loss_unleaked": None} | record
-    result = convert(complete, TrainResult, wanted)
+    optional = dict.fromkeys(("leak_share", "test_loss_unleaked", "ngram"))
+    result = convert(optional | record, TrainResult, wanted)
     facts = {"model": run.model.model, "leak_share": run.split.leak_share}
     odd = [name for name, value in facts.items() if getattr(result, name) != value]
     if (result.attention in backends()) != model_spec(run.model.model).attends:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from flashmore.config import TrainConfig
+from flashmore.config import OPEN, TrainConfig
 from flashmore.errors import ConfigError, RunError, TrainingFailed
 from flashmore.files import INTACT
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
@@ -20,6 +20,7 @@ from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
 from flashmore.specs import model_spec
 from flashmore.training.corpus import Parts, open_parts, read_corpus
+from flashmore.training.fit import fit
 from flashmore.training.memory import require_memory
 from flashmore.training.resolve import Resolved, model_config_of, resolve_device, resolve_model, resolve_speed
 from flashmore.training.trainer import CUDA_GENERATOR, Trainer
@@ -48,6 +49,17 @@ class Session:
 
     def __post_init__(self) -> None:
         self.saved_step = self.trainer.done
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the validation loss has not improved for `patience` evaluations."""
+        waited = self.config.patience * self.config.eval_interval
+        return bool(waited) and self.best_step is not None and self.trainer.done - self.best_step >= waited
+
+    @property
+    def finished(self) -> bool:
+        """Whether no more steps are to be made."""
+        return self.trainer.done >= self.config.max_steps or self.stopped_early
 
     @property
     def config(self) -> TrainConfig:
@@ -106,8 +118,10 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     """
     goes_on = out is not None and _is_run(out)
     corpus = read_corpus(config)
+    requested = config.to_json()
+    config, reasons = fit(config, corpus)
     asked = Settings(
-        requested=config.to_json(),
+        requested=requested,
         config={},
         model=resolve_model(config, corpus),
         vocabulary=corpus.vocabulary,
@@ -123,6 +137,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     device = resolve_device(config.device)
     parts = corpus.parts(config, device)
     resolved = resolve_speed(config, asked.model, device, parts.train)
+    resolved = replace(resolved, notes=(*reasons, *resolved.notes))
     with ExitStack() as lock:
         folder = _lock_new(lock, config.model, out)
         made_from = replace(asked, config=resolved.config.to_json(), model=resolved.model_config)
@@ -178,8 +193,8 @@ def config_of(run: Run) -> TrainConfig:
         )
     config = convert(run.config, TrainConfig, wanted)
     asked = run.settings.requested
-    settled = [name for name, value in run.config.items() if asked.get(name) != value]
-    odd = [name for name in settled if name != "speedups"]
+    free = {"speedups", *(name for name in OPEN if asked.get(name) is None)}
+    odd = [name for name, value in run.config.items() if name not in free and asked.get(name) != value]
     if odd:
         raise RunError(wanted, f"another {', '.join(odd)} than was asked for", INTACT)
     return config

@@ -26,6 +26,7 @@ from flashmore.measuring.result import make_record
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, NUMERICS, Exactness, changed
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.decide import why_not
+from flashmore.training.fit import fit
 from flashmore.training.resolve import resolve_device, resolve_model, resolve_speed
 from flashmore.training.trainer import Trainer
 
@@ -116,8 +117,9 @@ class _Bench(Rounds):
     ) -> None:
         super().__init__(config, resolve_device(config.device), blocks, say)
         self.began = time.perf_counter()
-        self.config, self.seconds, self.leave_one_out = config, seconds, leave_one_out
         corpus = read_items(config)
+        config = fit(config, corpus)[0]
+        self.config, self.seconds, self.leave_one_out = config, seconds, leave_one_out
         self.plain = changed(config, ())
         """The config without speed-ups, to which a variant's are added."""
         self.model_config = resolve_model(self.plain, corpus)

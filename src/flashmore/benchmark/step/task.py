@@ -16,6 +16,7 @@ from flashmore.rules import AttentionCall
 from flashmore.specs import backends, model_spec, usable
 from flashmore.training.corpus import Corpus, read_corpus
 from flashmore.training.dataset import ItemDataset
+from flashmore.training.fit import fit
 from flashmore.training.resolve import resolve_device, resolve_model
 from flashmore.training.step import precision_of
 
@@ -63,6 +64,7 @@ def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> 
     if not model_spec(config.model).attends:
         raise ConfigError("a model with attention", config.model, "--model transformer")
     device, corpus = resolve_device(config.device), read_items(config)
+    config = fit(config, corpus)[0]
     model_config = resolve_model(config, corpus)
     if context is None:
         data = encode_items(corpus.split.train, corpus.vocabulary, corpus.block_size, device)

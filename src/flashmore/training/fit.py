@@ -1,0 +1,58 @@
+"""Fits the options that a config leaves open to the number of items and characters.
+
+The rule was found on lists of 50 to 32,000 items in several scripts (docs/log.md).
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from flashmore.config import DEFAULTS, OPEN, TrainConfig
+from flashmore.specs import ModelSpec, model_spec
+from flashmore.training.corpus import Corpus
+
+LARGE = 20_000
+"""From this number of items on, the defaults are those that were found on 32,000 names."""
+FEWEST_STEPS = 30
+EVALUATIONS = 20
+"""Evaluations in a run."""
+
+
+def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Choose the options that are still open; those that were given stay.
+
+    Returns:
+        A config without open options, and a line that says what was chosen and why.
+    """
+    missing = [name for name in OPEN if getattr(config, name) is None]
+    if not missing:
+        return config, ()
+    items = len(corpus.split.train)
+    values = {**DEFAULTS, **model_spec(config.model).training}
+    if items < LARGE:
+        values |= _for_few(items, model_spec(config.model))
+    values |= {name: getattr(config, name) for name in OPEN if name not in missing}
+    if items < LARGE and "max_steps" in missing:
+        characters = sum(map(len, corpus.split.train)) + items  # EOS included
+        passes = 2 if model_spec(config.model).muon else 8  # AdamW needs more steps than Muon
+        values["max_steps"] = max(FEWEST_STEPS, round(passes * characters / values["batch_size"]))
+    if "warmup_steps" in missing:
+        values["warmup_steps"] = min(100, values["max_steps"] // 10)
+    if "eval_interval" in missing:
+        values["eval_interval"] = max(1, min(250, math.ceil(values["max_steps"] / EVALUATIONS)))
+    told = ", ".join(f"{name.replace('_', '-')} {_shown(values[name])}" for name in missing)
+    return replace(config, **{name: values[name] for name in missing}), (f"for {items:,} items: {told}",)
+
+
+def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:
+    """Few items are learned by heart: dropout delays that, and small batches make more updates of them."""
+    values: dict[str, Any] = {"batch_size": 32 if items < 1000 else 64}
+    if spec.has("dropout"):
+        values["dropout"] = 0.3 if items < 500 else 0.2 if items < 5000 else 0.1
+    if spec.muon:
+        values |= {"optimizer": "muon", "learning_rate": 4e-3 if items < 1000 else 6e-3}
+    return values
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,91 @@
+"""Options that were left open follow from the data; those that were given stay."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flashmore.config import OPEN, TrainConfig
+from flashmore.runs import Run
+from flashmore.training.corpus import read_corpus
+from flashmore.training.fit import fit
+from flashmore.training.loop import Observer, resume, train
+from flashmore.training.session import Session
+
+
+def names(folder: Path, count: int) -> Path:
+    """Pronounceable items without a pattern to learn beyond their letters."""
+    draw = random.Random(5)
+    items: set[str] = set()
+    while len(items) < count:
+        items.add("".join(draw.choice("bdklmnrst") + draw.choice("aeiou") for _ in range(draw.randint(2, 5))))
+    path = folder / f"{count}.txt"
+    path.write_text("\n".join(sorted(items)), encoding="utf-8")
+    return path
+
+
+def fitted(config: TrainConfig) -> TrainConfig:
+    return fit(config, read_corpus(config))[0]
+
+
+def test_nothing_stays_open_and_more_items_mean_more_steps_and_less_dropout(tmp_path: Path) -> None:
+    few, some, many = (fitted(TrainConfig(file=names(tmp_path, n))) for n in (30, 500, 5000))
+    for config in (few, some, many):
+        assert all(getattr(config, name) is not None for name in OPEN)
+    assert few.max_steps < some.max_steps < many.max_steps
+    assert few.dropout >= some.dropout >= many.dropout
+    assert few.n_layer * few.n_embd <= many.n_layer * many.n_embd
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_is_given_stays(tmp_path: Path, name: str) -> None:
+    file = names(tmp_path, 40)
+    given = {"dropout": 0.05, "learning_rate": 0.5, "weight_decay": 0.25, "optimizer": "adamw"}.get(name, 8)
+    config = TrainConfig(file=file, **{name: given})  # type: ignore[arg-type]
+    assert getattr(config, name) == given
+    assert getattr(fitted(config), name) == given
+
+
+@pytest.mark.parametrize("preset", ["names-long", "makemore"])
+def test_other_presets_leave_nothing_open(tmp_path: Path, preset: str) -> None:
+    config = TrainConfig(file=names(tmp_path, 30), preset=preset)  # type: ignore[arg-type]
+    assert fit(config, read_corpus(config)) == (config, ())
+
+
+@pytest.mark.parametrize("model", ["bigram", "mlp", "gru", "wavenet"])
+def test_every_model_trains_with_what_is_fitted(tmp_path: Path, model: str) -> None:
+    config = TrainConfig(file=names(tmp_path, 30), model=model, device="cpu")
+    assert train(config, tmp_path / "run").test_loss
+
+
+SHORT = TrainConfig(
+    n_layer=1, n_embd=32, dropout=0.0, learning_rate=2e-2, lr_schedule="constant", batch_size=16,
+    max_steps=300, warmup_steps=0, eval_interval=5, device="cpu", attention="manual", speedups=("none",),
+)  # fmt: skip
+
+
+def test_training_stops_when_the_validation_loss_no_longer_improves(tmp_path: Path) -> None:
+    class Losses(Observer):
+        def started(self, session: Session) -> None:
+            self.steps: list[int] = []
+            self.losses: list[float] = []
+
+        def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
+            assert val_loss is not None
+            self.steps.append(step)
+            self.losses.append(val_loss)
+
+    config = replace(SHORT, file=names(tmp_path, 40), patience=3)
+    seen = Losses()
+    result = train(config, tmp_path / "run", seen)
+    assert result.steps < 300
+    best = min(range(len(seen.losses)), key=seen.losses.__getitem__)
+    assert best == len(seen.losses) - 4
+    assert result.val_loss == pytest.approx(seen.losses[best])
+    assert Run.open(tmp_path / "run").load_state("best").step == seen.steps[best]
+    again = resume(tmp_path / "run")
+    assert again == result
+    whole = train(replace(config, patience=0), tmp_path / "whole")
+    assert whole.steps == 300
+    assert whole.test_loss == pytest.approx(result.test_loss, abs=0.2)
