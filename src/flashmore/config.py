@@ -33,8 +33,11 @@ class DataConfig:
     """The data and its split."""
 
     file: Positional[Path | None] = None
-    """Text file with one item per line; with --mode text, one long text or a `.bin` file of 16-bit token ids.
-    Default: the built-in names, or with --mode text and --vocab-size random ids."""
+    """Text file with one item per line, `-` for stdin, or a folder of such files; with --mode text, one long
+    text or a `.bin` file of 16-bit token ids. Default: the built-in names, or with --mode text and
+    --vocab-size random ids."""
+    column: str | None = None
+    """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
     mode: Literal["items", "text"] = BY_PRESET
     """`items`: every line is a sequence of its own. `text`: one long text, cut into windows."""
     encoding: str = "utf-8"
@@ -227,6 +230,9 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
                 raise ConfigError(
                     f"--mode text beside {_option(name)}", "--mode items", "one of the two options"
                 )
+        if self.mode == "text" and (self.column is not None or self.file == Path("-")):
+            found = "--column" if self.column is not None else "stdin, which can be read only once"
+            raise ConfigError("a text file for --mode text", found, "the path of a text, or --mode items")
         if "none" in self.speedups and len(self.speedups) > 1:
             found = " ".join(self.speedups)
             raise ConfigError("--speedups none alone, or others", found, "none, or the others without it")

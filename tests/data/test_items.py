@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.data.items import MAX_LENGTH, MOST_LINES, Words, read_words
+from flashmore.data.inputs import MOST_LINES
+from flashmore.data.items import MAX_LENGTH, Words, read_words
 from flashmore.data.text import normalize, read_text
 from flashmore.errors import DataError
 
@@ -181,7 +182,6 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     paths = [
         tmp_path / "missing",
-        tmp_path,
         tmp_path / "file" / "x",
         tmp_path / ("x" * 999),
         Path("nul\0nul"),
@@ -194,8 +194,9 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
             read_words(path)
         assert str(path) in caught.value.wanted
         assert "built-in names" in caught.value.valid
-    with pytest.raises(DataError, match="a folder"):
-        read_words(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="a folder without any"):
+        read_words(tmp_path / "empty")
 
 
 def test_file_without_the_right_to_read_it(tmp_path: Path) -> None:

@@ -1,24 +1,22 @@
-"""Items, one per line: read, cleaned, and split into train, validation and test."""
+"""Items, one per line or row: read, cleaned, and split into train, validation and test."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from flashmore.data.text import LINE_END, Decoder, count_line_ends, normalize_file
+from flashmore.data.inputs import read_files, read_rows
+from flashmore.data.text import LINE_END, NOT_TEXT, normalize_file, require_encoding
 from flashmore.errors import ConfigError, DataError
-from flashmore.files import open_input
 
 MAX_LENGTH = 1000
 """Longest item in characters."""
-LARGEST_FILE = 2**27
-"""Largest file of items in bytes; it is read into memory."""
-MOST_LINES = 6_000_000
 
 
 @dataclass(frozen=True)
@@ -31,57 +29,63 @@ class Words:
     """Without."""
     source: str
     """The path as given, or `built-in names`."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user about how the file was read."""
 
 
-def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
-    """Read one item per line.
+def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = None) -> Words:
+    """Read one item per line, or per row of a table.
 
-    Lines end with LF, CRLF or CR. Byte-order marks, blank lines and spaces around items are dropped, and
+    Lines end with LF, CRLF or CR. Byte-order marks, blank items and spaces around items are dropped, and
     Unicode is normalised, so that different encodings of the same item are equal.
 
     Args:
-        path: a text file; None for the built-in names (see NAMES.md).
-        encoding: the file's encoding, by any name that Python knows.
+        path: a text file, a table, or a folder of them; `-` for stdin; None for the built-in names (see
+            NAMES.md). docs/input.md describes them.
+        encoding: the encoding of text, by any name that Python knows.
+        column: the column of a table that holds the items; None for lines.
 
     Raises:
-        DataError: the file is missing, a folder, unreadable, empty, blank, binary or in another encoding; a
-            line is longer than `MAX_LENGTH`; or the encoding is unknown.
+        DataError: the file is missing, unreadable, empty, blank, binary or in another encoding; an item is
+            longer than `MAX_LENGTH`; there is no such column; or the encoding is unknown.
     """
-    source = "built-in names" if path is None else str(path)
-    decoder = Decoder(encoding, source)
-    if path is None:
-        text = resources.files("flashmore.data").joinpath("names.txt").read_text(encoding="utf-8")
-    else:
-        wanted = f"a text file with one item a line at {path}"
-        valid = "the path of a file that you may read, or no file for the built-in names"
-        with open_input(path, wanted, valid) as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", "a smaller file, or --mode text")
-        text = decoder.decode(data, last=True)
-    lines = _clean_lines(text, source)
-    return Words(lines, tuple(dict.fromkeys(lines)), source)
+    require_encoding(encoding)
+    source, notes = "built-in names" if path is None else str(path), list[str]()
+    columns = [] if column is None else [column]
+    lines, empty = list[str](), True
+    for name, data in _built_in() if path is None else read_files(path):
+        for number, (value,) in read_rows(data, name, encoding if path else "utf-8", columns, notes):
+            if item := _cleaned(value, name, number, column):
+                lines.append(item)
+        empty = empty and not data
+    if not lines:
+        found = "an empty file" if empty else "only blank lines"
+        raise DataError(f"at least one item in {source}", found, "a text file with one item a line")
+    return Words(tuple(lines), tuple(dict.fromkeys(lines)), source, tuple(notes))
 
 
-def _clean_lines(text: str, source: str) -> tuple[str, ...]:
-    valid = "a text file with one item a line"
-    count = count_line_ends(text)
-    if count > MOST_LINES:
-        wanted = f"at most {MOST_LINES:,} lines in {source}"
-        raise DataError(wanted, f"{count:,}", "a smaller file, or --mode text")
-    lines = [line.strip() for line in LINE_END.split(normalize_file(text, source))]
-    for number, line in enumerate(lines, start=1):
-        if len(line) > MAX_LENGTH:
-            raise DataError(
-                f"items of at most {MAX_LENGTH:,} characters in {source}",
-                f"line {number}: {len(line):,} characters",
-                f"{valid}, each of 1 to {MAX_LENGTH:,} characters",
-            )
-    items = tuple(filter(None, lines))
-    if not items:
-        found = "only blank lines" if text else "an empty file"
-        raise DataError(f"at least one item in {source}", found, valid)
-    return items
+def _built_in() -> Iterator[tuple[str, bytes]]:
+    yield "built-in names", resources.files("flashmore.data").joinpath("names.txt").read_bytes()
+
+
+def _cleaned(value: Any, source: str, number: int, column: str | None) -> str:
+    """An item without spaces around it; empty for a blank one. Lines are normalised already."""
+    if column is not None:
+        if not isinstance(value, str | None):
+            wanted, found = f"text in the column '{column}' of {source}", f"line {number}: {value!r}"
+            raise DataError(wanted, found, "a column of strings")
+        value = LINE_END.sub("\n", normalize_file(value or "", source))
+        if stray := NOT_TEXT.search(value):
+            found = f"line {number}: the character U+{ord(stray.group()):04X}, which no text holds"
+            raise DataError(f"text in the column '{column}' of {source}", found, "a column of text")
+    item: str = value.strip()
+    if len(item) > MAX_LENGTH:
+        raise DataError(
+            f"items of at most {MAX_LENGTH:,} characters in {source}",
+            f"line {number}: {len(item):,} characters",
+            f"one item a line, each of 1 to {MAX_LENGTH:,} characters",
+        )
+    return item
 
 
 MAKEMORE = "makemore"

@@ -123,6 +123,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     device = resolve_device(config.device)
     parts = corpus.parts(config, device)
     resolved = resolve_speed(config, asked.model, device, parts.train)
+    resolved = replace(resolved, notes=(*corpus.notes, *resolved.notes))
     with ExitStack() as lock:
         folder = _lock_new(lock, config.model, out)
         made_from = replace(asked, config=resolved.config.to_json(), model=resolved.model_config)

@@ -1,0 +1,196 @@
+"""Input files of items: lines, or a column of CSV, TSV, JSON lines or Parquet; gzip; stdin; a folder."""
+
+import csv
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flashmore.data.text import LINE_END, Decoder, count_line_ends, normalize_file
+from flashmore.errors import DataError
+from flashmore.files import open_input
+
+LARGEST_FILE = 2**27
+"""Most bytes of all files of items together, decompressed; they are read into memory."""
+MOST_LINES = 6_000_000
+STDIN = Path("-")
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_PEEKED = 20
+"""Lines that decide whether a file looks like a table."""
+_SMALLER = "a smaller file, or --mode text"
+
+
+def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Each file's name and decompressed content: of a path, of stdin for `-`, or of a folder in sorted order.
+
+    Of a folder, the regular files are read, without links, hidden files and subfolders.
+
+    Raises:
+        DataError: a file is missing, unreadable, damaged or too large; or a folder has no such files.
+    """
+    wanted = f"a text file with one item a line at {path}"
+    valid = "the path of a file that you may read, or no file for the built-in names"
+    try:
+        entries = sorted(path.iterdir()) if path.is_dir() else None
+    except OSError as error:
+        raise DataError(wanted, error.strerror or str(error), valid) from None
+    files = [path]
+    if entries is not None:
+        files = [e for e in entries if e.is_file() and not e.is_symlink() and not e.name.startswith(".")]
+        if not files:
+            raise DataError(f"text files in {path}", "a folder without any", valid)
+    left = LARGEST_FILE
+    for file in files:
+        if file == STDIN:
+            data = sys.stdin.buffer.read(left + 1)
+        else:
+            with open_input(file, wanted, valid) as opened:
+                data = opened.read(left + 1)
+        if data.startswith(_GZIP) and len(data) <= left:
+            try:
+                data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(left + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"a gzip file at {file}", str(error), "the file again, undamaged") from None
+        left -= len(data)
+        if left < 0:
+            raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", _SMALLER)
+        yield "stdin" if file == STDIN else str(file), data
+
+
+def read_rows(
+    data: bytes, source: str, encoding: str, columns: Sequence[str], notes: list[str]
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    """The line or row number and the values of each row: a line, or those of the columns of a table.
+
+    A table is Parquet if it begins as such, JSON lines if its first character is `{`, else CSV: separated by
+    tabs if its header has one, else by semicolons if it has no comma.
+
+    Args:
+        data: the content of the file.
+        source: its name, for errors.
+        encoding: of text.
+        columns: none for lines.
+        notes: receives a remark about lines that look like a table.
+
+    Raises:
+        DataError: another encoding, no such column, a malformed or ragged row, or too many rows.
+    """
+    if data.startswith(_PARQUET):
+        rows = _parquet(data, source, columns)
+    else:
+        text = Decoder(encoding, source).decode(data, last=True)
+        if count_line_ends(text) > MOST_LINES:
+            raise _too_many(source, f"{count_line_ends(text):,}")
+        if not columns:
+            lines = LINE_END.split(normalize_file(text, source))
+            if found := looks_like(lines[:_PEEKED]):
+                notes.append(f"{source} looks like {found}; its lines are the items, --column NAME reads one")
+            yield from enumerate(([line] for line in lines), start=1)
+            return
+        text = text.lstrip("\ufeff")
+        rows = (_json if text.lstrip()[:1] == "{" else _csv)(text, source, columns)
+    count = 0
+    for count, (number, values) in enumerate(rows, start=1):
+        if count > MOST_LINES:
+            raise _too_many(source, "more")
+        yield number, values
+
+
+def looks_like(lines: Sequence[str]) -> str | None:
+    """The kind and the columns of the table that the first lines of a file look like; None for a list."""
+    filled = [line for line in lines if line.strip()]
+    if len(filled) < 3:
+        return None
+    try:
+        rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in filled]
+        return f"JSON lines with the keys {', '.join(rows[0])}"
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    try:
+        header, *others = csv.reader(filled, delimiter=_delimiter(filled[0]), skipinitialspace=True)
+    except csv.Error:
+        return None
+    names = [name.strip() for name in header]
+    if len(names) > 1 and all(names) and all(len(row) == len(names) for row in others):
+        return f"a CSV with the columns {', '.join(names)}"
+    return None
+
+
+def _delimiter(header: str) -> str:
+    return "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
+
+
+def _places(columns: Sequence[str], names: Sequence[str], source: str) -> list[int]:
+    for column in columns:
+        if names.count(column) != 1:
+            found = f"{names.count(column) or 'not one'} of that name among: {', '.join(names)}"
+            raise DataError(f"a column '{column}' in {source}", found, "the name of one of its columns")
+    if not columns:
+        raise DataError(f"--column for {source}", f"columns {', '.join(names)}", "--column with one of them")
+    return [names.index(column) for column in columns]
+
+
+def _csv(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    delimiter = _delimiter(LINE_END.split(text, 1)[0])
+    reader = csv.reader(io.StringIO(text, ""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        header = next(reader, [])
+        places = _places(columns, [name.strip() for name in header], source)
+        for row in reader:
+            if row and len(row) != len(header):
+                wanted = f"{len(header)} fields in each row of {source}, as in its header"
+                found = f"line {reader.line_num}: {len(row)}"
+                raise DataError(wanted, found, "the row mended; a field with a separator in it needs quotes")
+            if row:
+                yield reader.line_num, [row[place] for place in places]
+    except csv.Error as error:
+        found = f"line {reader.line_num}: {error}"
+        raise DataError(f"a CSV file at {source}", found, "fields that are quoted as in RFC 4180") from None
+
+
+def _json(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    wanted = f"a JSON object on each line of {source}"
+    names: dict[str, None] = {}
+    for number, line in enumerate(LINE_END.split(text), start=1):
+        if line.strip():
+            try:
+                row = msgspec.json.decode(line, type=dict[str, Any])
+            except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+                raise DataError(
+                    wanted, f"line {number}: {error}", "JSON lines, as of jsonlines.org"
+                ) from None
+            if not names.keys() >= row.keys():
+                names |= dict.fromkeys(row)
+            yield number, [row.get(column) for column in columns]
+    _places(columns, [*names], source)
+
+
+def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        wanted, valid = f"pyarrow, to read the Parquet file {source}", "pip install 'flashmore[parquet]'"
+        raise DataError(wanted, "it is not installed", valid) from None
+    try:
+        table = ParquetFile(io.BytesIO(data))
+        _places(columns, table.schema_arrow.names, source)
+        count = 0
+        for batch in table.iter_batches(1024, columns=[*columns]):
+            if batch.nbytes > LARGEST_FILE:
+                raise DataError(f"at most {LARGEST_FILE:,} bytes in 1,024 rows of {source}", "more", _SMALLER)
+            for number, row in enumerate(batch.to_pylist(), start=count + 1):
+                yield number, [row[column] for column in columns]
+            count += batch.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError, UnicodeError) as error:
+        found = str(error).partition("\n")[0]
+        raise DataError(f"a Parquet file at {source}", found, "the file again, undamaged") from None
+
+
+def _too_many(source: str, found: str) -> DataError:
+    return DataError(f"at most {MOST_LINES:,} lines in {source}", found, _SMALLER)
