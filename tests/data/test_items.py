@@ -122,6 +122,30 @@ def test_wrong_encoding_names_the_line_in_utf_16() -> None:
     assert "line 3" in error.found
 
 
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("utf-16", "Zoë 张伟"),
+        ("utf-16-le", "José"),
+        ("cp1252", "don’t naïve €5"),
+        ("cp1250", "Łódź Wałęsa"),
+        ("cp1251", "Пётр ИВАН"),
+        ("koi8-r", "Пётр"),
+        ("cp1253", "Γιώργος"),
+        ("shift_jis", "さとう 佐藤"),
+        ("euc_jp", "さとう 佐藤"),
+        ("gb18030", "张伟"),
+        ("big5", "張偉"),
+        ("euc_kr", "김민수"),
+    ],
+)
+def test_a_wrong_encoding_is_told_with_likely_ones_and_how_the_file_reads_in_them(
+    encoding: str, line: str
+) -> None:
+    found = refusal(f"anna\n{line}\nbob\n".encode(encoding)).found
+    assert f"{line!r} in {encoding}" in (found.replace("anna", line) if encoding == "utf-16" else found)
+
+
 def test_utf_16_read_as_utf_8_says_so() -> None:
     assert "UTF-16" in refusal("ana\nbo\n".encode("utf-16")).found
 
