@@ -1,17 +1,14 @@
 """Compares several runs: losses, sizes, time and names, as rows and as a plot."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashmore.errors import RunError
-from flashmore.files import disk_errors, replace_file
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
-from flashmore.plotting import matplotlib
+from flashmore.plotting import save_png
 from flashmore.runs import Run
 from flashmore.terminal import one_line
 from flashmore.training.result import TrainResult, result_of
@@ -66,15 +63,7 @@ def draw(rows: Sequence[Row], path: Path) -> int:
     Raises:
         StorageError: writing failed; `path` is unchanged.
     """
-    mpl = matplotlib()
-    picture = io.BytesIO()
-    with warnings.catch_warnings(record=True) as caught, mpl.rc_context(dict(mpl.rcParamsDefault)):
-        warnings.filterwarnings("always", "Glyph ")
-        _figure(rows).savefig(picture, format="png", facecolor="white")
-    with disk_errors(f"to make the folder {path.parent}", path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, picture.getvalue())
-    return len({text for warning in caught if (text := str(warning.message)).startswith("Glyph ")})
+    return save_png(lambda: _figure(rows), path)
 
 
 def _figure(rows: Sequence[Row]) -> "Figure":
