@@ -41,8 +41,8 @@ def test_the_help_names_every_command(call: Call) -> None:
     ("verb", "options"),
     {
         "train": "model attention preset split max-steps batch-size learning-rate seed device dtype out json "
-        "resume log-interval column encoding split-seed n-layer n-head n-embd dropout attention-dropout lr-schedule "
-        "warmup-steps beta1 beta2 weight-decay grad-clip threads eval-interval",
+        "resume log-interval encoding split-seed n-layer n-head n-embd dropout attention-dropout lr-schedule "
+        "warmup-steps beta1 beta2 weight-decay grad-clip threads eval-interval column",
         "generate": "count prefix temperature top-k top-p seed new-only repeats json",
         "look": "column encoding split split-seed picture json",
         "score": "json",

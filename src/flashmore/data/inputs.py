@@ -62,48 +62,46 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
         yield "stdin" if file == STDIN else str(file), data
 
 
+def read_lines(data: bytes, source: str, encoding: str) -> list[str]:
+    """The lines of a text; a DataError for another encoding, too many lines, or Parquet."""
+    if data.startswith(_PARQUET):
+        [*_parquet(data, source, ())]
+    text = _decoded(data, source, encoding)
+    return LINE_END.split(normalize_file(text, source))
+
+
 def read_rows(
-    data: bytes, source: str, encoding: str, columns: Sequence[str], notes: list[str]
+    data: bytes, source: str, encoding: str, columns: Sequence[str]
 ) -> Iterator[tuple[int, Sequence[Any]]]:
-    """The line or row number and the values of each row: a line, or those of the columns of a table.
+    """The line or row number and the values of `columns`, for each row of a table.
 
-    A table is Parquet if it begins as such, JSON lines if its first character is `{`, else CSV: separated by
-    tabs if its header has one, else by semicolons if it has no comma.
-
-    Args:
-        data: the content of the file.
-        source: its name, for errors.
-        encoding: of text.
-        columns: none for lines.
-        notes: receives a remark about lines that look like a table.
+    It is Parquet if it begins as such, JSON lines if its first character is `{`, else CSV: separated by tabs
+    if its header has one, else by semicolons if it has no comma.
 
     Raises:
         DataError: another encoding, no such column, a malformed or ragged row, or too many rows.
     """
     if data.startswith(_PARQUET):
-        rows = _parquet(data, source, columns)
-    else:
-        text = Decoder(encoding, source).decode(data, last=True)
-        if count_line_ends(text) > MOST_LINES:
-            raise _too_many(source, f"{count_line_ends(text):,}")
-        if not columns:
-            lines = LINE_END.split(normalize_file(text, source))
-            if found := looks_like(lines[:_PEEKED]):
-                notes.append(f"{source} looks like {found}; its lines are the items, --column NAME reads one")
-            yield from enumerate(([line] for line in lines), start=1)
-            return
-        text = text.lstrip("\ufeff")
-        rows = (_json if text.lstrip()[:1] == "{" else _csv)(text, source, columns)
-    count = 0
-    for count, (number, values) in enumerate(rows, start=1):
-        if count > MOST_LINES:
-            raise _too_many(source, "more")
-        yield number, values
+        yield from _parquet(data, source, columns)
+        return
+    text = _decoded(data, source, encoding).lstrip("\ufeff")
+    yield from (_json if text.lstrip()[:1] == "{" else _csv)(text, source, columns)
+
+
+def _decoded(data: bytes, source: str, encoding: str) -> str:
+    text = Decoder(encoding, source).decode(data, last=True)
+    _require_few(count_line_ends(text), source)
+    return text
+
+
+def _require_few(count: int, source: str) -> None:
+    if count > MOST_LINES:
+        raise DataError(f"at most {MOST_LINES:,} lines in {source}", f"{count:,}", _SMALLER)
 
 
 def looks_like(lines: Sequence[str]) -> str | None:
-    """The kind and the columns of the table that the first lines of a file look like; None for a list."""
-    filled = [line for line in lines if line.strip()]
+    """The kind and the columns of the table that lines look like; None for a list."""
+    filled = [line for line in lines[:_PEEKED] if line.strip()]
     if len(filled) < 3:
         return None
     try:
@@ -180,6 +178,7 @@ def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple
     try:
         table = ParquetFile(io.BytesIO(data))
         _places(columns, table.schema_arrow.names, source)
+        _require_few(table.metadata.num_rows, source)
         count = 0
         for batch in table.iter_batches(1024, columns=[*columns]):
             if batch.nbytes > LARGEST_FILE:
@@ -190,7 +189,3 @@ def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple
     except (pyarrow.ArrowException, OSError, ValueError, UnicodeError) as error:
         found = str(error).partition("\n")[0]
         raise DataError(f"a Parquet file at {source}", found, "the file again, undamaged") from None
-
-
-def _too_many(source: str, found: str) -> DataError:
-    return DataError(f"at most {MOST_LINES:,} lines in {source}", found, _SMALLER)

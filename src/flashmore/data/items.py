@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flashmore.data.inputs import read_files, read_rows
+from flashmore.data.inputs import looks_like, read_files, read_lines, read_rows
 from flashmore.data.text import LINE_END, NOT_TEXT, normalize_file, require_encoding
 from flashmore.errors import ConfigError, DataError
 
@@ -51,16 +51,26 @@ def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = 
     """
     require_encoding(encoding)
     source, notes = "built-in names" if path is None else str(path), list[str]()
-    columns = [] if column is None else [column]
     lines, empty = list[str](), True
     for name, data in _built_in() if path is None else read_files(path):
-        for number, (value,) in read_rows(data, name, encoding if path else "utf-8", columns, notes):
-            if item := _cleaned(value, name, number, column):
-                lines.append(item)
+        if column is not None:
+            rows = read_rows(data, name, encoding, [column])
+            lines += (item for number, (value,) in rows if (item := _cell(value, f"line {number}", name)))
+        else:
+            found = read_lines(data, name, encoding if path else "utf-8")
+            if table := looks_like(found):
+                notes.append(
+                    f"{name} looks like {table}; --column NAME reads one, this run reads whole lines"
+                )
+            found = [line.strip() for line in found]
+            if max(map(len, found)) > MAX_LENGTH:
+                for number, line in enumerate(found, start=1):
+                    _require_length(line, f"line {number}", name)
+            lines += filter(None, found)
         empty = empty and not data
     if not lines:
-        found = "an empty file" if empty else "only blank lines"
-        raise DataError(f"at least one item in {source}", found, "a text file with one item a line")
+        blank = "an empty file" if empty else "only blank lines"
+        raise DataError(f"at least one item in {source}", blank, "a text file with one item a line")
     return Words(tuple(lines), tuple(dict.fromkeys(lines)), source, tuple(notes))
 
 
@@ -68,24 +78,26 @@ def _built_in() -> Iterator[tuple[str, bytes]]:
     yield "built-in names", resources.files("flashmore.data").joinpath("names.txt").read_bytes()
 
 
-def _cleaned(value: Any, source: str, number: int, column: str | None) -> str:
-    """An item without spaces around it; empty for a blank one. Lines are normalised already."""
-    if column is not None:
-        if not isinstance(value, str | None):
-            wanted, found = f"text in the column '{column}' of {source}", f"line {number}: {value!r}"
-            raise DataError(wanted, found, "a column of strings")
-        value = LINE_END.sub("\n", normalize_file(value or "", source))
-        if stray := NOT_TEXT.search(value):
-            found = f"line {number}: the character U+{ord(stray.group()):04X}, which no text holds"
-            raise DataError(f"text in the column '{column}' of {source}", found, "a column of text")
-    item: str = value.strip()
+def _cell(value: Any, place: str, source: str) -> str:
+    """The item in a cell of a table, which is empty for a blank one."""
+    wanted, valid = f"text in the column of {source}", "a column of strings"
+    if not isinstance(value, str | None):
+        raise DataError(wanted, f"{place}: {value!r}", valid)
+    item = LINE_END.sub("\n", normalize_file(value or "", source)).strip()
+    if stray := NOT_TEXT.search(item):
+        found = f"{place}: the character U+{ord(stray.group()):04X}, which no text holds"
+        raise DataError(wanted, found, valid)
+    _require_length(item, place, source)
+    return item
+
+
+def _require_length(item: str, place: str, source: str) -> None:
     if len(item) > MAX_LENGTH:
         raise DataError(
             f"items of at most {MAX_LENGTH:,} characters in {source}",
-            f"line {number}: {len(item):,} characters",
+            f"{place}: {len(item):,} characters",
             f"one item a line, each of 1 to {MAX_LENGTH:,} characters",
         )
-    return item
 
 
 MAKEMORE = "makemore"
@@ -140,7 +152,7 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
         raise ConfigError("a seed for the split", str(seed), "any whole number from 0")
     validation, test = _held_out_sizes(len(words.items), shares, how, words.source)
     items = sorted(words.items)
-    shuffled = tuple(items[index] for index in np.random.default_rng(seed).permutation(len(items)).tolist())
+    shuffled = tuple(map(items.__getitem__, np.random.default_rng(seed).permutation(len(items)).tolist()))
     first, second = len(items) - validation - test, len(items) - test
     return Split(shuffled[:first], shuffled[first:second], shuffled[second:], leak_share=None)
 

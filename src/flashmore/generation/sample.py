@@ -221,7 +221,7 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
     for start in range(0, len(texts), size):
         sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.block_size, device)
         longest = int(sequences.lengths.max())
-        ids, targets = sequences.ids[:, :longest], sequences.targets[:, :longest]  # (B, T)
+        ids, targets = sequences.ids[:, :longest].long(), sequences.targets[:, :longest].long()  # (B, T)
         logits = model(ids).transpose(1, 2)  # (B, V, T)
         losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")  # (B, T)
         sums = losses.cpu().double().sum(1).neg()
