@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHARACTERS = 12
 """Most frequent and rarest characters in the table."""
 LONGEST = 40
-"""Most characters of an item that is shown for a finding."""
+"""Most characters of an item that is shown."""
 BARS = 40
 """Characters in the picture."""
 
@@ -77,13 +77,16 @@ def _show(found: Overview) -> None:
     rows.add_row("characters", f"{len(found.characters):,}; most frequent: {_counts(frequent)}")
     if rare:
         rows.add_row("", f"rarest: {_counts(rare[: -CHARACTERS - 1 : -1])}")
-    rows.add_row("examples", ", ".join(found.examples))
+    rows.add_row("examples", _shortened(found.examples))
     for finding in found.findings:
         rows.add_section()
-        examples = ", ".join(repr(item[:LONGEST]) for item in finding.examples)
-        rows.add_row(f"{finding.count:,}", f"{finding.what}: {examples}")
+        rows.add_row(f"{finding.count:,}", f"{finding.what}: {_shortened(finding.examples)}")
     stdout().print(f"{found.source}", rows)
     say(*found.notes)
+
+
+def _shortened(items: Sequence[str]) -> str:
+    return ", ".join(repr(item[:LONGEST]) for item in items)
 
 
 def _counts(characters: Sequence[tuple[str, int]]) -> str:
