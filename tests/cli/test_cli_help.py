@@ -45,7 +45,7 @@ def test_the_help_names_every_command(call: Call) -> None:
         "warmup-steps beta1 beta2 weight-decay grad-clip threads eval-interval column",
         "generate": "count prefix temperature top-k top-p seed new-only repeats json",
         "look": "column encoding split split-seed picture json",
-        "score": "json",
+        "score": "file column encoding json",
         "compare": "models file max-steps out count seed picture json",
         "demo": "out picture",
         "upgrade": "prove example run gain write force even-if-slower diff seconds json",

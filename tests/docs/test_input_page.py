@@ -16,18 +16,24 @@ COMMANDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("input")
+    (csv,) = re.findall(r"```csv\n(.*?)```", PAGE, re.DOTALL)
+    (path / "names.csv").write_text(csv, encoding="utf-8")
+    (path / "latin.txt").write_bytes("Anna\nJosé\nBob\n".encode("latin-1"))
+    return path
+
+
 @pytest.mark.parametrize(("command", "output"), COMMANDS)
 def test_a_command_of_the_page_works(
     command: str,
     output: str,
-    tmp_path: Path,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (csv,) = re.findall(r"```csv\n(.*?)```", PAGE, re.DOTALL)
-    Path("names.csv").write_text(csv, encoding="utf-8")
-    Path("latin.txt").write_bytes("Anna\nJosé\nBob\n".encode("latin-1"))
+    monkeypatch.chdir(folder)
     refused = output.startswith("wanted:")
     assert main(shlex.split(command)) == (2 if refused else 0)
     assert output.strip() in capsys.readouterr().err

@@ -59,9 +59,7 @@ def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = 
         else:
             found = read_lines(data, name, encoding if path else "utf-8")
             if table := looks_like(found):
-                notes.append(
-                    f"{name} looks like {table}; --column NAME reads one, this run reads whole lines"
-                )
+                notes.append(f"{name} looks like {table}; --column NAME reads one, whole lines are read now")
             found = [line.strip() for line in found]
             if max(map(len, found)) > MAX_LENGTH:
                 for number, line in enumerate(found, start=1):
