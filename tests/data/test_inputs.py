@@ -160,6 +160,16 @@ def test_the_rows_of_a_table_are_limited_as_lines_are(write: Write, monkeypatch:
         read_words(write(parquet({"name": ["a"] * 4})), column="name")
 
 
+def test_repeated_values_of_a_parquet_file_are_limited_by_what_they_fill(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(parquet({"name": ["x" * 100] * 1000}))
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(inputs, "LARGEST_FILE", 20_000)
+    with pytest.raises(DataError, match="at most 20,000 bytes in the column"):
+        read_words(path, column="name")
+
+
 def test_a_dash_is_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"anna\nbob\n")))
     assert read_words(Path("-")) == Words(("anna", "bob"), ("anna", "bob"), "-")

@@ -146,6 +146,10 @@ def test_a_wrong_encoding_is_told_with_likely_ones_and_how_the_file_reads_in_the
     assert f"{line!r} in {encoding}" in (found.replace("anna", line) if encoding == "utf-16" else found)
 
 
+def test_utf_16_of_ascii_without_a_mark_is_told_too() -> None:
+    assert "'anna' in utf-16-be" in refusal("anna\nbob\n".encode("utf-16-be")).found
+
+
 def test_utf_16_read_as_utf_8_says_so() -> None:
     assert "UTF-16" in refusal("ana\nbo\n".encode("utf-16")).found
 

@@ -179,10 +179,12 @@ def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple
         table = ParquetFile(io.BytesIO(data))
         _places(columns, table.schema_arrow.names, source)
         _require_few(table.metadata.num_rows, source)
-        count = 0
+        count = size = 0
         for batch in table.iter_batches(1024, columns=[*columns]):
-            if batch.nbytes > LARGEST_FILE:
-                raise DataError(f"at most {LARGEST_FILE:,} bytes in 1,024 rows of {source}", "more", _SMALLER)
+            size += batch.nbytes  # repeated values are stored once in the file, but not in memory
+            if size > LARGEST_FILE:
+                wanted = f"at most {LARGEST_FILE:,} bytes in the column of {source}"
+                raise DataError(wanted, "more", _SMALLER)
             for number, row in enumerate(batch.to_pylist(), start=count + 1):
                 yield number, [row[column] for column in columns]
             count += batch.num_rows

@@ -104,7 +104,9 @@ class Decoder:
             found = (
                 f"the character U+{ord(stray.group()):04X}, which no text holds; this may be a binary file"
             )
-            raise self._refusal(f"line {self._line_after(text[: stray.start()])}: {found}")
+            raise self._refusal(
+                f"line {self._line_after(text[: stray.start()])}: {found}{_other_signs(data)}"
+            )
         lines = self._half + text
         self._half = "\r" if lines.endswith("\r") else ""  # perhaps of a CRLF: counted with the next piece
         self._line += count_line_ends(lines.removesuffix("\r"))
