@@ -66,7 +66,7 @@ def test_a_missing_column_is_refused_with_the_columns_found(kind: str, write: Wr
 
 def test_a_parquet_file_needs_a_column_that_it_has_and_of_text(write: Write) -> None:
     path = write(parquet({"id": [1, 2], "name": ["a", "b"]}))
-    for column, found in ((None, "columns id, name"), ("x", "among: id, name"), ("id", "line 1: 1")):
+    for column, found in ((None, "the columns id, name"), ("x", "among: id, name"), ("id", "line 1: 1")):
         with pytest.raises(DataError) as caught:
             read_words(path, column=column)
         assert found in caught.value.found
@@ -154,10 +154,16 @@ def test_the_limit_of_a_file_holds_for_what_it_decompresses_to(
         read_words(path.parent)
 
 
-def test_the_rows_of_a_table_are_limited_as_lines_are(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_of_a_table_and_the_lines_of_a_folder_are_limited(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inputs, "MOST_LINES", 3)
     with pytest.raises(DataError, match="at most 3 lines"):
         read_words(write(parquet({"name": ["a"] * 4})), column="name")
+    (tmp_path / "items").write_text("anna\nbob\n")
+    (tmp_path / "others").write_text("cy\ndan\n")
+    with pytest.raises(DataError, match="at most 3 lines"):
+        read_words(tmp_path)
 
 
 def test_repeated_values_of_a_parquet_file_are_limited_by_what_they_fill(

@@ -65,36 +65,35 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
 def read_lines(data: bytes, source: str, encoding: str) -> list[str]:
     """The lines of a text; a DataError for another encoding, too many lines, or Parquet."""
     if data.startswith(_PARQUET):
-        [*_parquet(data, source, ())]
+        [*_parquet(data, source, None)]  # refuses it
     text = _decoded(data, source, encoding)
     return LINE_END.split(normalize_file(text, source))
 
 
-def read_rows(
-    data: bytes, source: str, encoding: str, columns: Sequence[str]
-) -> Iterator[tuple[int, Sequence[Any]]]:
-    """The line or row number and the values of `columns`, for each row of a table.
+def read_column(data: bytes, source: str, encoding: str, column: str) -> Iterator[tuple[int, Any]]:
+    """The line or row number and the value of a column, for each row of a table.
 
     It is Parquet if it begins as such, JSON lines if its first character is `{`, else CSV: separated by tabs
     if its header has one, else by semicolons if it has no comma.
 
     Raises:
-        DataError: another encoding, no such column, a malformed or ragged row, or too many rows.
+        DataError: another encoding, no such column, a malformed or ragged row, or too many.
     """
     if data.startswith(_PARQUET):
-        yield from _parquet(data, source, columns)
+        yield from _parquet(data, source, column)
         return
     text = _decoded(data, source, encoding).lstrip("\ufeff")
-    yield from (_json if text.lstrip()[:1] == "{" else _csv)(text, source, columns)
+    yield from (_json if text.lstrip()[:1] == "{" else _csv)(text, source, column)
 
 
 def _decoded(data: bytes, source: str, encoding: str) -> str:
     text = Decoder(encoding, source).decode(data, last=True)
-    _require_few(count_line_ends(text), source)
+    require_few(count_line_ends(text), source)
     return text
 
 
-def _require_few(count: int, source: str) -> None:
+def require_few(count: int, source: str) -> None:
+    """Refuse more than `MOST_LINES` lines or items with a DataError."""
     if count > MOST_LINES:
         raise DataError(f"at most {MOST_LINES:,} lines in {source}", f"{count:,}", _SMALLER)
 
@@ -123,35 +122,35 @@ def _delimiter(header: str) -> str:
     return "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
 
 
-def _places(columns: Sequence[str], names: Sequence[str], source: str) -> list[int]:
-    for column in columns:
-        if names.count(column) != 1:
-            found = f"{names.count(column) or 'not one'} of that name among: {', '.join(names)}"
-            raise DataError(f"a column '{column}' in {source}", found, "the name of one of its columns")
-    if not columns:
-        raise DataError(f"--column for {source}", f"columns {', '.join(names)}", "--column with one of them")
-    return [names.index(column) for column in columns]
+def _place(column: str | None, names: Sequence[str], source: str) -> int:
+    shown = ", ".join(names)
+    if column is None:
+        raise DataError(f"--column for {source}", f"the columns {shown}", "--column with one of them")
+    if names.count(column) != 1:
+        found = f"{names.count(column) or 'not one'} of that name among: {shown}"
+        raise DataError(f"a column '{column}' in {source}", found, "the name of one of its columns")
+    return names.index(column)
 
 
-def _csv(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def _csv(text: str, source: str, column: str) -> Iterator[tuple[int, str]]:
     delimiter = _delimiter(LINE_END.split(text, 1)[0])
     reader = csv.reader(io.StringIO(text, ""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         header = next(reader, [])
-        places = _places(columns, [name.strip() for name in header], source)
+        place = _place(column, [name.strip() for name in header], source)
         for row in reader:
             if row and len(row) != len(header):
                 wanted = f"{len(header)} fields in each row of {source}, as in its header"
                 found = f"line {reader.line_num}: {len(row)}"
                 raise DataError(wanted, found, "the row mended; a field with a separator in it needs quotes")
             if row:
-                yield reader.line_num, [row[place] for place in places]
+                yield reader.line_num, row[place]
     except csv.Error as error:
         found = f"line {reader.line_num}: {error}"
         raise DataError(f"a CSV file at {source}", found, "fields that are quoted as in RFC 4180") from None
 
 
-def _json(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+def _json(text: str, source: str, column: str) -> Iterator[tuple[int, Any]]:
     wanted = f"a JSON object on each line of {source}"
     names: dict[str, None] = {}
     for number, line in enumerate(LINE_END.split(text), start=1):
@@ -164,11 +163,11 @@ def _json(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int,
                 ) from None
             if not names.keys() >= row.keys():
                 names |= dict.fromkeys(row)
-            yield number, [row.get(column) for column in columns]
-    _places(columns, [*names], source)
+            yield number, row.get(column)
+    _place(column, [*names], source)
 
 
-def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+def _parquet(data: bytes, source: str, column: str | None) -> Iterator[tuple[int, Any]]:
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -177,16 +176,15 @@ def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple
         raise DataError(wanted, "it is not installed", valid) from None
     try:
         table = ParquetFile(io.BytesIO(data))
-        _places(columns, table.schema_arrow.names, source)
-        _require_few(table.metadata.num_rows, source)
+        place = _place(column, table.schema_arrow.names, source)
+        require_few(table.metadata.num_rows, source)
         count = size = 0
-        for batch in table.iter_batches(1024, columns=[*columns]):
+        for batch in table.iter_batches(1024, columns=[table.schema_arrow.names[place]]):
             size += batch.nbytes  # repeated values are stored once in the file, but not in memory
             if size > LARGEST_FILE:
                 wanted = f"at most {LARGEST_FILE:,} bytes in the column of {source}"
                 raise DataError(wanted, "more", _SMALLER)
-            for number, row in enumerate(batch.to_pylist(), start=count + 1):
-                yield number, [row[column] for column in columns]
+            yield from enumerate(batch.column(0).to_pylist(), start=count + 1)
             count += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError, UnicodeError) as error:
         found = str(error).partition("\n")[0]

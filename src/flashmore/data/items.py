@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flashmore.data.inputs import looks_like, read_files, read_lines, read_rows
+from flashmore.data.inputs import looks_like, read_column, read_files, read_lines, require_few
 from flashmore.data.text import LINE_END, NOT_TEXT, normalize_file, require_encoding
 from flashmore.errors import ConfigError, DataError
 
@@ -54,8 +54,8 @@ def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = 
     lines, empty = list[str](), True
     for name, data in _built_in() if path is None else read_files(path):
         if column is not None:
-            rows = read_rows(data, name, encoding, [column])
-            lines += (item for number, (value,) in rows if (item := _cell(value, f"line {number}", name)))
+            cells = read_column(data, name, encoding, column)
+            lines += (item for number, cell in cells if (item := _cell(cell, f"line {number}", name)))
         else:
             found = read_lines(data, name, encoding if path else "utf-8")
             if table := looks_like(found):
@@ -65,6 +65,7 @@ def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = 
                 for number, line in enumerate(found, start=1):
                     _require_length(line, f"line {number}", name)
             lines += filter(None, found)
+        require_few(len(lines), source)
         empty = empty and not data
     if not lines:
         blank = "an empty file" if empty else "only blank lines"
