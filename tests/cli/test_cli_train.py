@@ -1,6 +1,7 @@
 """`flashmore train`: what it prints and leaves, what decides a run, and what it learns from."""
 
 import json
+import re
 import shlex
 import shutil
 import unicodedata
@@ -71,7 +72,7 @@ def test_progress_goes_to_stderr_as_plain_lines(by_process: Trained, plain: Call
     assert "112 train, 14 validation, 14 test" in first
     assert attention == "attention: manual (asked for by name)"
     assert speedups.startswith("speed-ups: fused-adamw")
-    assert compiling.startswith("left out compile: ")
+    assert compiling.startswith("compile is left out: ")
     assert [line.split("  ")[0] for line in lines] == ["step 10", "step 20", "step 25"]
     for word in ("loss", "ms a step", "characters/s", "validation"):
         assert all(word in line for line in lines)
@@ -113,8 +114,21 @@ def test_the_table_holds_the_figures_and_says_how_to_go_on(
         assert figure in done.stdout
     assert f"; into {run}\n" in done.stderr
     assert plain(done.stdout)
+    assert re.fullmatch(r"\d+ drawn: \d+ new, \d+ copies.*", done.stdout.splitlines()[-2])
+    examples = re.findall(r"^│ (\w+) +│ (train|validation|test|new) +│$", done.stdout, re.MULTILINE)
+    assert len(dict(examples)) == len(examples) == 10
+    assert all(Run.open(run).split.novelty(name) == novelty for name, novelty in examples)
     advice = done.stdout.splitlines()[-1].removeprefix("more names: flashmore ")
     assert call(*shlex.split(advice)).returncode == 0
+
+
+def test_no_names_are_drawn_at_the_end_where_that_would_take_long(
+    quick: tuple[object, ...], call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("flashmore.cli.train.MOST_PRODUCTS", 1000)
+    done = call(*quick, "--out", tmp_path / "run")
+    assert done.returncode == 0
+    assert " drawn: " not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -249,7 +263,7 @@ def test_any_text_trains_and_gives_names_of_its_own_characters(
     assert len(items) == len(set(items))
     assert all(kept == kept.strip() == unicodedata.normalize("NFC", kept) != "" for kept in items)
 
-    names = document("generate", run, "--count", 3, "--seed", 1, "--repeats")
+    names = document("generate", run, "--count", 3, "--seed", 1, "--repeats")["names"]
     assert {character for name in names for character in name["text"]} <= set("".join(items))
     (scored,) = document("score", run, unicodedata.normalize("NFD", item))
     assert scored["text"] == item
