@@ -30,10 +30,18 @@ class Row(NamedTuple):
 
     result: TrainResult
     names: tuple[Name, ...]
+    best_step: int | None
+    """The step with the lowest validation loss; None without a validation part."""
+
+    @property
+    def improving(self) -> bool:
+        """Whether the last evaluation was the best, so that longer training may lower the loss."""
+        return self.best_step == self.result.steps
 
     def to_json(self) -> dict[str, Any]:
-        """The result's fields, and `names` as printed by `flashmore generate --json`."""
-        return self.result.to_json() | {"names": [asdict(name) for name in self.names]}
+        """The result's fields, `best_step`, and `names` as printed by `flashmore generate --json`."""
+        names = [asdict(name) for name in self.names]
+        return self.result.to_json() | {"best_step": self.best_step, "names": names}
 
 
 def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
@@ -48,7 +56,8 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
         if (result := result_of(run)) is None:
             found = "one that was interrupted, with no result yet"
             raise RunError(f"a finished run in {run.path}", found, f"first: {run.resume_command()}")
-        rows.append(Row(replace(result, run=str(run.path)), tuple(generate(run, options).names)))
+        names, best_step = tuple(generate(run, options).names), run.load_state("last").best_step
+        rows.append(Row(replace(result, run=str(run.path)), names, best_step))
     return rows
 
 
