@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
     if command.length is not None:
         found = f"{command.run}, a run on items, each of which ends by itself"
         raise ConfigError("a run on one long text, for --length", found, "--count for the number of items")
+    if "--max-distance" in options_in(argv) and command.sampling.like is None:
+        raise ConfigError("--like NAME, for --max-distance", "no --like", "both, or neither")
     made = generate(run, command.sampling)
     if command.json:
         write_json(asdict(made))
