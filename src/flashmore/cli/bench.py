@@ -44,8 +44,12 @@ class Outputs:
     """Save a plot of the record to this file: .png, .svg or .pdf."""
     json: bool = False
     """Print the record on stdout and nothing else."""
+    equivalence: float = 3.0
+    """Largest difference in percent that counts as none."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.equivalence < 100:
+            raise ConfigError("a sensible --equivalence", f"{self.equivalence:g}", "a percentage, such as 3")
         if self.picture is not None and self.picture.suffix.lower() not in FORMS:
             raise ConfigError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
         require_writable("--out", self.out)
@@ -137,6 +141,7 @@ def _step(argv: Sequence[str]) -> int:
             command.lengths,
             shrink_batch=value_of("--batch-size", argv) is None,
             blocks=command.blocks,
+            equivalence=command.equivalence,
             say=bar.say,
             after_block=bar.after_block,
         )
@@ -156,6 +161,7 @@ def _ablation(argv: Sequence[str]) -> int:
             command.config,
             leave_one_out=command.leave_one_out,
             blocks=command.blocks,
+            equivalence=command.equivalence,
             seconds=usual if command.seconds is None else command.seconds,
             say=bar.say,
             after_block=bar.after_block,
@@ -169,7 +175,8 @@ def _attention(argv: Sequence[str]) -> int:
     from flashmore.benchmark.attention.bench import bench_attention
     from flashmore.benchmark.plots import attention_picture
 
-    return _give(bench_attention(command.plan, say=say), command, attention_picture)
+    record = bench_attention(command.plan, equivalence=command.equivalence, say=say)
+    return _give(record, command, attention_picture)
 
 
 WHAT: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {

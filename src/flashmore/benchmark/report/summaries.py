@@ -1,11 +1,12 @@
 """What a report and the terminal show of a record: sentences, tables and plots; nothing is computed anew."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from flashmore.benchmark.plots import MIB, SETTING, ablation_plot, memory_plot, step_plot, time_plot
 from flashmore.benchmark.report.values import Plot, Record, Setting, Summary, Table, digits, machine
+from flashmore.measuring.statistics import Ratio
 
 QUESTIONS = {
     "step": "training step",
@@ -15,6 +16,7 @@ QUESTIONS = {
 }
 """By kind of record, in the order of a report's tables."""
 SEED_EXPERIMENT = "The experiment this grew from, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
+PACE = "the machine's speed changed, and a ratio only compares neighbouring blocks"
 SIZES = ("model", "n_layer", "n_head", "n_embd")
 
 
@@ -45,6 +47,26 @@ def _ratio_text(ratio: Record) -> str:
 def _ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
     found = ("", "", "") if ratio is None else (f"{ratio['value']:.3f}", _interval(ratio), ratio["verdict"])
     return dict(zip((column, "95 % interval", "verdict"), found, strict=True))
+
+
+def _doubts(ratios: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Remarks on ratios that are undecided, or that the medians beside them contradict.
+
+    Args:
+        ratios: by the words that name it, each with the spreads of its two variants.
+    """
+    undecided, odd = [], []
+    for name, (ratio, of, to) in ratios.items():
+        if ratio.get("more_blocks"):
+            undecided.append(f"{name} ({ratio['more_blocks']:,})")
+        if Ratio(ratio["value"], ratio["low"], ratio["high"], 0).contradicts(of["median"] / to["median"]):
+            odd.append(name)
+    lines = []
+    if undecided:
+        lines.append(f"inconclusive, with about how many more blocks would decide: {', '.join(undecided)}")
+    if odd:
+        lines.append(f"the medians contradict the ratio of {', '.join(odd)}: {PACE}")
+    return lines
 
 
 def _context_title(found: Record) -> str:
@@ -81,7 +103,7 @@ def _step_findings(found: Record) -> list[str]:
     findings = []
     for ratio in found["ratios"]:
         of, to, verdict = ratio["of"], ratio["to"], ratio["verdict"]
-        verdict = verdict if verdict == "no difference" else f"{to} is {verdict}"
+        verdict = f"{to} is {verdict}" if verdict in ("faster", "slower") else verdict
         findings.append(f"{of} / {to} = {ratio['value']:.3f} (95 %: {_interval(ratio)}): {verdict}")
     return [f"{_context_title(found)}: {finding}." for finding in findings or ["nothing to compare"]]
 
@@ -102,6 +124,12 @@ def _step_setting(found: Record, where: str) -> Setting:
             }
         )
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
+    remarks += _doubts(
+        {
+            f"{ratio['of']} / {ratio['to']}": (ratio, timed[0]["step_ms"], variant["step_ms"])
+            for variant, ratio in zip(timed[1:], found["ratios"], strict=False)
+        }
+    )
     comparable = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in timed}
     comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
@@ -141,11 +169,13 @@ def _of_ablation(record: Record, where: str) -> Summary:
         below = "A bar for each variant with its quartiles; the table below has the numbers."
         plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
         caption = f"Speed-ups added one after the other: {title}, on {where}; {sizes}"
-        settings.append(_ablation_setting(title, caption, variants, "added", "the one before / this"))
+        settings.append(
+            _ablation_setting(title, caption, variants, variants, "added", "the one before / this")
+        )
     if alone:
         caption = f"All together but one: {title}, on {where}; {sizes}"
         title = f"{title}, each left out alone"
-        settings.append(_ablation_setting(title, caption, alone, "left out", "all / this"))
+        settings.append(_ablation_setting(title, caption, alone, variants, "left out", "all / this"))
     every = (*record["variants"], *record["left_out_alone"])
     remarks = [
         *(f"no number: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
@@ -161,7 +191,7 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
     """The gain of the full set, and what each speed-up adds."""
     if len(timed) < 2:
         return ["Nothing to compare: fewer than two variants were timed."]
-    last = timed[-1]
+    last = [one for one in timed if one.get("kept", True)][-1]
     findings = [
         f"{' + '.join(last['speedups'])}: {_ratio_text(last['ratio'])} times as fast as the plain loop."
     ]
@@ -172,8 +202,15 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
     return findings
 
 
-def _ablation_setting(title: str, caption: str, timed: Sequence[Record], first: str, before: str) -> Setting:
+def _ablation_setting(
+    title: str, caption: str, timed: Sequence[Record], others: Sequence[Record], first: str, before: str
+) -> Setting:
     rows, comparable = [], {}
+    steps = {one["name"]: one["step_ms"] for one in (*others, *timed)}
+    ratios = [ratio for one in timed for ratio in (one["ratio"], one["ratio_before"]) if ratio]
+    doubts = _doubts(
+        {f"{one['of']} / {one['to']}": (one, steps[one["of"]], steps[one["to"]]) for one in ratios}
+    )
     for variant in timed:
         name, step, ratio = variant["name"], variant["step_ms"], variant["ratio"]
         total, added = _ratio_cells(ratio, "none / this"), _ratio_cells(variant["ratio_before"], before)
@@ -196,7 +233,8 @@ def _ablation_setting(title: str, caption: str, timed: Sequence[Record], first: 
         comparable[f"{name}, ms"] = digits(step["median"])
         if ratio is not None:
             comparable[f"none / {name}"] = _ratio_text(ratio)
-    return Setting(title, Table(caption, rows, words=[first, "verdict", "answers"]), comparable=comparable)
+    table = Table(caption, rows, words=[first, "verdict", "answers"])
+    return Setting(title, table, remarks=doubts, comparable=comparable)
 
 
 def _likeness(variant: Record) -> str:
@@ -257,7 +295,15 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         words=("backend", "verdict"),
         page_only=("quartiles of both", "first call, ms", "verdict"),
     )
-    return Setting(title, table, crossover_sentence(found["T"], ratios), left_out(rows), comparable)
+    spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _both_passes(rows)}
+    doubts = _doubts(
+        {
+            f"{one['to']} at T {one['T']:,}": (one, *(spreads[one["T"], one[side]] for side in ("of", "to")))
+            for one in ratios
+        }
+    )
+    remarks = [*left_out(rows), *doubts]
+    return Setting(title, table, crossover_sentence(found["T"], ratios), remarks, comparable)
 
 
 def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[dict[str, str]]:
