@@ -1,9 +1,10 @@
 """The measured choice: which backend is fastest here, for this device, dtype and shape.
 
 Correctness first: a backend whose output or gradients exceed the error budget is not timed. The others run
-forward and backward in alternating blocks, and the one with the lowest first quartile is cached on disk: the
-answer depends on the machine and the torch release, not on the day. The first quartile is robust against
-other programs, which only add time: they can make the median 30 times too high (docs/log.md).
+forward and backward in alternating blocks. One is safe: the previous answer, or else PyTorch's own choice,
+`sdpa`. Another is chosen only if it is faster than that by the interval of their ratio; of several, the one
+with the lowest first quartile, since other programs only add time. The answer is cached on disk, because it
+depends on the machine and the torch release, not on the day; if the interval decides nothing, it is not.
 """
 
 import hashlib
@@ -25,10 +26,10 @@ from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, i
 from flashmore.files import cache_folder, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import Clock, alternate
-from flashmore.measuring.statistics import Spread, spread
+from flashmore.measuring.statistics import Spread, ratio, spread
 from flashmore.specs import backends
 
-BLOCKS, FEWEST_BLOCKS = 15, 5
+BLOCKS, FEWEST_BLOCKS = 40, 6
 ALL_SECONDS = 2.0
 """Time limit in seconds, so that `auto` does not delay training for long."""
 BLOCK_SECONDS = 0.01
@@ -36,7 +37,8 @@ MOST_REPEATS = 50
 BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
 """Limits for the four (T, T) matrices of a manual pass: above the first, fewer sequences are measured; above
 the second, shorter ones."""
-CACHE_VERSION = 3
+CACHE_VERSION = 4
+SAFE = "sdpa"
 LARGEST_ANSWER = 2**20
 """Most bytes of a cache file; ours have about 2,000."""
 
@@ -92,6 +94,8 @@ class Candidate:
     why_not: str | None
     samples_ms: tuple[tuple[float, ...], ...] = ()
     """Blocks; empty for an answer from the cache."""
+    ratio: dict[str, str | float] | None = None
+    """Time of the safe backend over this one's, as in a record; None for the safe one."""
 
 
 @dataclass(frozen=True)
@@ -136,20 +140,33 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
         where += f" at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
     cache = cache_folder()
     path = None if cache is None else cache / f"{_digest(problem)}.json"
-    candidates = None if fresh or path is None else _recall(path, problem)
-    if candidates is not None:
-        best = fastest(candidates)
-        return Choice(best.name, f"the fastest {where}, as measured before: {_times(candidates)}", candidates)
+    before = None if path is None else _recall(path, problem)
+    if before is not None and not fresh:
+        best = fastest(before)
+        return Choice(best.name, f"the fastest {where}, as measured before: {_times(before)}", before)
     began = clock()
-    candidates = measure_candidates(problem, clock)
+    candidates = measure_candidates(problem, clock, fastest(before).name if before else SAFE)
     seconds = clock() - began
-    kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
-    why = f"the fastest {where}, measured in {seconds:.1f} s: {_times(candidates)}{kept}"
-    return Choice(fastest(candidates).name, why, candidates, seconds)
+    best, rival = fastest(candidates), undecided(candidates)
+    if rival:
+        why = f"the safe choice, since this run did not decide whether {rival} is faster (not remembered)"
+    else:
+        kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
+        why = f"the fastest {where}{kept}"
+    why += f", measured in {seconds:.1f} s: {_times(candidates)}"
+    return Choice(best.name, why, candidates, seconds)
 
 
-def measure_candidates(problem: Problem, clock: Clock = time.perf_counter) -> tuple[Candidate, ...]:
-    """Check every backend, then time the correct ones in alternating blocks."""
+def measure_candidates(
+    problem: Problem, clock: Clock = time.perf_counter, safe: str = SAFE
+) -> tuple[Candidate, ...]:
+    """Check every backend, then time the correct ones in alternating blocks.
+
+    Args:
+        problem: the attention call.
+        clock: the clock.
+        safe: the backend to compare with; if it cannot run, the last that can.
+    """
     reasons: dict[str, str | None] = {}
     runs: dict[str, Callable[[], object]] = {}
     for name in _considered(problem):
@@ -160,8 +177,15 @@ def measure_candidates(problem: Problem, clock: Clock = time.perf_counter) -> tu
     repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / max(seconds))))
     blocks = min(BLOCKS, max(FEWEST_BLOCKS, round(ALL_SECONDS / (repeats * sum(seconds)))))
     samples = alternate(runs, blocks=blocks, repeats=repeats, warmup=1, clock=clock)
+    if safe not in samples:
+        safe = list(samples)[-1]
+    against = {
+        name: ratio(samples[safe], blocks).to_json(safe, name)
+        for name, blocks in samples.items()
+        if name != safe
+    }
     return tuple(
-        Candidate(name, spread(samples[name]), None, tuple(map(tuple, samples[name])))
+        Candidate(name, spread(samples[name]), None, tuple(map(tuple, samples[name])), against.get(name))
         if name in samples
         else Candidate(name, None, reason)
         for name, reason in reasons.items()
@@ -169,9 +193,20 @@ def measure_candidates(problem: Problem, clock: Clock = time.perf_counter) -> tu
 
 
 def fastest(candidates: tuple[Candidate, ...]) -> Candidate:
-    """The candidate with the lowest first quartile; `manual` always has one."""
-    timed = [candidate for candidate in candidates if candidate.time_ms is not None]
-    return min(timed, key=lambda candidate: candidate.time_ms.low if candidate.time_ms else 0.0)
+    """The safe candidate, or of those that are faster the one with the lowest first quartile."""
+    return next(one for one in _by_time(candidates) if one.ratio is None or one.ratio["verdict"] == "faster")
+
+
+def undecided(candidates: tuple[Candidate, ...]) -> str:
+    """The candidates of lower first quartiles that are faster than the chosen one or not; empty if none."""
+    timed = _by_time(candidates)
+    ahead = timed[: timed.index(fastest(candidates))]
+    return ", ".join(one.name for one in ahead if one.ratio and one.ratio["verdict"] == "inconclusive")
+
+
+def _by_time(candidates: tuple[Candidate, ...]) -> list[Candidate]:
+    timed = [(one.time_ms.low, one) for one in candidates if one.time_ms is not None]
+    return [one for _, one in sorted(timed, key=lambda pair: pair[0])]
 
 
 def _considered(problem: Problem) -> tuple[str, ...]:
@@ -243,8 +278,7 @@ def _seconds(run: Callable[[], object], clock: Clock) -> float:
 
 
 def _times(candidates: tuple[Candidate, ...]) -> str:
-    timed = [(candidate.time_ms.low, candidate.name) for candidate in candidates if candidate.time_ms]
-    return ", ".join(f"{name} {low:.3g} ms" for low, name in sorted(timed))
+    return ", ".join(f"{one.name} {one.time_ms.low:.3g} ms" for one in _by_time(candidates) if one.time_ms)
 
 
 def _digest(problem: Problem) -> str:
@@ -257,8 +291,13 @@ def _recall(path: Path, problem: Problem) -> tuple[Candidate, ...] | None:
         kept = msgspec.json.decode(read_regular(path, LARGEST_ANSWER), type=_Answer)
     except (FlashmoreError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    names = [candidate.name for candidate in kept.candidates if candidate.time_ms is not None]
-    if kept.key != problem.key() or not names or not set(names) <= backends().keys():
+    timed = _by_time(kept.candidates)
+    if (
+        kept.key != problem.key()
+        or not {one.name for one in timed} <= backends().keys()
+        or [one.ratio for one in timed].count(None) != 1
+        or not all("verdict" in one.ratio for one in timed if one.ratio is not None)
+    ):
         return None
     return kept.candidates
 

@@ -130,7 +130,9 @@ def _step_setting(found: Record, where: str) -> Setting:
             for variant, ratio in zip(timed[1:], found["ratios"], strict=False)
         }
     )
-    comparable = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in timed}
+    comparable: dict[str, str | float] = {
+        f"{variant['name']}, ms": variant["step_ms"]["median"] for variant in timed
+    }
     comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
         comparable["attention's share"] = f"{100 * share:.0f} %"
@@ -205,7 +207,8 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
 def _ablation_setting(
     title: str, caption: str, timed: Sequence[Record], others: Sequence[Record], first: str, before: str
 ) -> Setting:
-    rows, comparable = [], {}
+    rows: list[dict[str, str]] = []
+    comparable: dict[str, str | float] = {}
     steps = {one["name"]: one["step_ms"] for one in (*others, *timed)}
     ratios = [ratio for one in timed for ratio in (one["ratio"], one["ratio_before"]) if ratio]
     doubts = _doubts(
@@ -230,7 +233,7 @@ def _ablation_setting(
                 "answers": _likeness(variant),
             }
         )
-        comparable[f"{name}, ms"] = digits(step["median"])
+        comparable[f"{name}, ms"] = step["median"]
         if ratio is not None:
             comparable[f"none / {name}"] = _ratio_text(ratio)
     table = Table(caption, rows, words=[first, "verdict", "answers"])
@@ -283,8 +286,8 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
     )
     mask = "causal" if found["causal"] else "every query sees every key"
     title = f"B {found['B']}, H {found['H']}, D {found['D']}, {found['dtype']}, {mask}"
-    comparable = {
-        f"T {row['T']:,}: {row['backend']}, both passes, ms": digits(row["time_ms"]["median"])
+    comparable: dict[str, str | float] = {
+        f"T {row['T']:,}: {row['backend']}, both passes, ms": row["time_ms"]["median"]
         for row in _both_passes(rows)
     }
     comparable |= {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in ratios}
@@ -375,20 +378,29 @@ def _of_choice(record: Record, where: str) -> Summary:
     title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
     conclusion = f"{record['chosen']} is chosen, {when}."
-    times = {one["name"]: one["time_ms"] for one in record["candidates"] if one["time_ms"]}
-    best = min((time["low"] for time in times.values()), default=0.0)
+    timed = {one["name"]: one for one in record["candidates"] if one["time_ms"]}
+    ratios = {name: one["ratio"] for name, one in timed.items() if one.get("ratio")}
+    safe = next((ratio["of"] for ratio in ratios.values()), "safe")
     rows = [
         {
             "backend": name,
-            "ms": digits(time["median"]),
-            "quartiles": _quartiles(time),
-            "first quartile / best": f"{time['low'] / best:.2f}" if best else "–",
+            "ms": digits(one["time_ms"]["median"]),
+            "quartiles": _quartiles(one["time_ms"]),
+            **_ratio_cells(ratios.get(name), f"{safe} / this"),
         }
-        for name, time in times.items()
+        for name, one in timed.items()
     ]
     caption = f"Forward and backward once on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
-    comparable = {f"{row['backend']}, ms": row["ms"] for row in rows}
-    setting = Setting(title, Table(caption, rows, words=["backend"]), conclusion, remarks, comparable)
+    remarks += _doubts(
+        {
+            f"{safe} / {name}": (ratio, timed[safe]["time_ms"], timed[name]["time_ms"])
+            for name, ratio in ratios.items()
+        }
+    )
+    comparable = {f"{name}, ms": one["time_ms"]["median"] for name, one in timed.items()}
+    setting = Setting(
+        title, Table(caption, rows, words=["backend", "verdict"]), conclusion, remarks, comparable
+    )
     return Summary([f"{title}: {conclusion}"], [], [setting])

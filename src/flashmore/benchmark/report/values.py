@@ -68,8 +68,8 @@ class Setting:
     table: Table
     conclusion: str = ""
     remarks: Sequence[str] = ()
-    comparable: Mapping[str, str] = field(default_factory=dict)
-    """Values comparable with other records of the same setting, by name."""
+    comparable: Mapping[str, str | float] = field(default_factory=dict)
+    """Values comparable with other records of the same setting, by name; numbers are times in ms."""
 
 
 @dataclass(frozen=True)
