@@ -214,7 +214,7 @@ def test_two_machines_stand_side_by_side_and_only_what_differs_is_marked() -> No
 def test_times_of_two_records_have_a_ratio_and_their_titles_differ() -> None:
     record = golden("step")
     twice = deepcopy(record)
-    for variant in twice["variants"]:
+    for variant in (one for one in twice["variants"] if one["ok"]):
         variant["step_ms"] = {name: value / 2 for name, value in variant["step_ms"].items()}
     text = pages(record, twice)[1]
     name = record["variants"][0]["name"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flashmore.cli.bench import show
 from flashmore.cli.outputs import require_writable
@@ -54,13 +54,29 @@ class Choose:
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore choose`."""
+    record, command = measured(argv)
+    if command.out is not None:
+        from flashmore.measuring.result import write_record
+
+        write_record(record, command.out)
+    if command.json:
+        write_json(record)
+    else:
+        show(record)
+        if not record["measuring_s"]:
+            say("as measured before; --fresh measures again")
+    return 0
+
+
+def measured(argv: Sequence[str]) -> tuple[dict[str, Any], Choose]:
+    """The record that these arguments ask for, and the arguments."""
     command = parse(Choose, "choose", argv)
     require_writable("--out", command.out)
 
     import torch
 
     from flashmore.backends.choose import Problem, choose
-    from flashmore.measuring.result import make_record, write_record
+    from flashmore.measuring.result import make_record
     from flashmore.training.resolve import resolve_device
 
     if command.threads:
@@ -76,13 +92,4 @@ def main(argv: Sequence[str]) -> int:
         "problem": problem.key(),
         "candidates": [asdict(candidate) for candidate in choice.candidates],
     }
-    record = make_record("choose", device, body)
-    if command.out is not None:
-        write_record(record, command.out)
-    if command.json:
-        write_json(record)
-    else:
-        show(record)
-        if not choice.seconds:
-            say("as measured before; --fresh measures again")
-    return 0
+    return make_record("choose", device, body), command

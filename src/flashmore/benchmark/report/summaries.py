@@ -44,12 +44,13 @@ def _ratio_text(ratio: Record) -> str:
     return f"{ratio['value']:.3f} ({_interval(ratio)})"
 
 
-def _ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
+def ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
+    """A ratio, its interval and its verdict; empty cells for None."""
     found = ("", "", "") if ratio is None else (f"{ratio['value']:.3f}", _interval(ratio), ratio["verdict"])
     return dict(zip((column, "95 % interval", "verdict"), found, strict=True))
 
 
-def _doubts(ratios: Mapping[str, Sequence[Record]]) -> list[str]:
+def doubts(ratios: Mapping[str, Sequence[Record]]) -> list[str]:
     """Remarks on ratios that are undecided, or that the medians beside them contradict.
 
     Args:
@@ -118,13 +119,13 @@ def _step_setting(found: Record, where: str) -> Setting:
                 "attention": name,
                 "ms a step": digits(step["median"]),
                 "quartiles": _quartiles(step),
-                **_ratio_cells(ratio, f"{timed[0]['name']} / this"),
+                **ratio_cells(ratio, f"{timed[0]['name']} / this"),
                 "peak MiB": _quantity(variant["peak_bytes"], MIB),
                 "error / budget": "–" if budget_used is None else f"{budget_used:.2f}",
             }
         )
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
-    remarks += _doubts(
+    remarks += doubts(
         {
             f"{ratio['of']} / {ratio['to']}": (ratio, timed[0]["step_ms"], variant["step_ms"])
             for variant, ratio in zip(timed[1:], found["ratios"], strict=False)
@@ -211,12 +212,12 @@ def _ablation_setting(
     comparable: dict[str, str | float] = {}
     steps = {one["name"]: one["step_ms"] for one in (*others, *timed)}
     ratios = [ratio for one in timed for ratio in (one["ratio"], one["ratio_before"]) if ratio]
-    doubts = _doubts(
+    remarks = doubts(
         {f"{one['of']} / {one['to']}": (one, steps[one["of"]], steps[one["to"]]) for one in ratios}
     )
     for variant in timed:
         name, step, ratio = variant["name"], variant["step_ms"], variant["ratio"]
-        total, added = _ratio_cells(ratio, "none / this"), _ratio_cells(variant["ratio_before"], before)
+        total, added = ratio_cells(ratio, "none / this"), ratio_cells(variant["ratio_before"], before)
         del total["verdict"], added["95 % interval"]
         pays, earns = variant["break_even_steps"], first == "added" and variant["ratio_before"] is not None
         rows.append(
@@ -237,7 +238,7 @@ def _ablation_setting(
         if ratio is not None:
             comparable[f"none / {name}"] = _ratio_text(ratio)
     table = Table(caption, rows, words=[first, "verdict", "answers"])
-    return Setting(title, table, remarks=doubts, comparable=comparable)
+    return Setting(title, table, remarks=remarks, comparable=comparable)
 
 
 def _likeness(variant: Record) -> str:
@@ -299,13 +300,13 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         page_only=("quartiles of both", "first call, ms", "verdict"),
     )
     spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _both_passes(rows)}
-    doubts = _doubts(
+    undecided = doubts(
         {
             f"{one['to']} at T {one['T']:,}": (one, *(spreads[one["T"], one[side]] for side in ("of", "to")))
             for one in ratios
         }
     )
-    remarks = [*left_out(rows), *doubts]
+    remarks = [*left_out(rows), *undecided]
     return Setting(title, table, crossover_sentence(found["T"], ratios), remarks, comparable)
 
 
@@ -330,7 +331,7 @@ def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[d
                 "TFLOP/s" if fast else "GFLOP/s": digits(row["tflop_per_s"] * (1 if fast else 1000)),
                 "peak MiB": _quantity(row["peak_bytes"], MIB),
                 "error / budget": f"{error / budget:.2f}" if error is not None and budget else "–",
-                **_ratio_cells(against.get((T, backend)), "manual / this"),
+                **ratio_cells(against.get((T, backend)), "manual / this"),
             }
         )
     return cells
@@ -386,14 +387,14 @@ def _of_choice(record: Record, where: str) -> Summary:
             "backend": name,
             "ms": digits(one["time_ms"]["median"]),
             "quartiles": _quartiles(one["time_ms"]),
-            **_ratio_cells(ratios.get(name), f"{safe} / this"),
+            **ratio_cells(ratios.get(name), f"{safe} / this"),
         }
         for name, one in timed.items()
     ]
     caption = f"Forward and backward once on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
-    remarks += _doubts(
+    remarks += doubts(
         {
             f"{safe} / {name}": (ratio, timed[safe]["time_ms"], timed[name]["time_ms"])
             for name, ratio in ratios.items()
