@@ -50,15 +50,15 @@ def check(baseline: Record, now: Record, equivalence: float) -> tuple[Setting, l
         rows.append(
             {
                 "measured": name,
-                "baseline, ms": digits(spreads[0]["median"]),
+                "before, ms": digits(spreads[0]["median"]),
                 "now, ms": digits(spreads[1]["median"]),
-                **ratio_cells(told, "baseline / now"),
+                **ratio_cells(told, "before / now"),
             }
         )
         ratios[name] = (told, *spreads)
         slower += [name] * (found.verdict == "slower")
     remarks = [f"not in both records: {name}" for name in {**before, **after} if name not in shared]
-    table = Table("Now against the baseline", rows, words=("measured", "verdict"))
+    table = Table("Now against the baseline", rows, ("measured", "verdict"), dispensable=["95 % interval"])
     conclusion = f"Slower than the baseline: {', '.join(slower)}." if slower else "Nothing is slower."
     return Setting("", table, conclusion, [*remarks, *doubts(ratios)]), slower
 

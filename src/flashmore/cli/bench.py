@@ -29,6 +29,8 @@ BLOCKS, ABLATION_BLOCKS = 30, 20
 SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
 VARIED = ("--attention", "--dtype", "--optimizer", "--lr-schedule")
 """Options that the ablation sets for each variant."""
+WIDEST, PADDING = 120, 3
+"""Most characters of a table, and those between two columns."""
 FORMS = (".png", ".svg", ".pdf")
 WRITES = ("--out", "--picture")
 CHECK = "check"
@@ -308,7 +310,12 @@ def _show_warnings(console: Terminal, record: Record) -> None:
 
 
 def _show_setting(console: Terminal, setting: "Setting", unsaid: Sequence[str] = ("",)) -> None:
-    columns = [column for column in setting.table.columns if column not in setting.table.page_only]
+    columns = setting.table.columns
+    cells = [dict(zip(columns, columns, strict=True)), *setting.table.rows]
+    for column in setting.table.dispensable:
+        width = sum(max(len(row[name]) for row in cells) + PADDING for name in columns)
+        if column in columns and width >= min(console.width, WIDEST):
+            columns.remove(column)
     numbers = tuple(column for column in columns if column not in setting.table.words)
     rows = table(*columns, numbers=numbers)
     rows.box = SIMPLE_HEAD

@@ -85,6 +85,8 @@ def measured(argv: Sequence[str]) -> tuple[dict[str, Any], Choose]:
     device = resolve_device(command.device)
     problem = Problem(shape, getattr(torch, command.dtype), device, command.dropout)
     choice = choose("auto", problem, fresh=command.fresh or command.out is not None)
+    if choice.seconds:
+        say(f"{choice.backend}: {choice.why}")
     body = {
         "warnings": [],
         "chosen": choice.backend,

@@ -17,6 +17,13 @@ QUESTIONS = {
 """By kind of record, in the order of a report's tables."""
 SEED_EXPERIMENT = "The experiment this grew from, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
 PACE = "the machine's speed changed, and a ratio only compares neighbouring blocks"
+ABLATION_DISPENSABLE = (
+    "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "pays after steps", "95 % interval",
+)  # fmt: skip
+ATTENTION_DISPENSABLE = (
+    "quartiles of both", "first call, ms", "TFLOP/s", "GFLOP/s", "error / budget", "forward, ms",
+    "backward, ms", "peak MiB",
+)  # fmt: skip
 SIZES = ("model", "n_layer", "n_head", "n_embd")
 
 
@@ -137,7 +144,11 @@ def _step_setting(found: Record, where: str) -> Setting:
     comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
         comparable["attention's share"] = f"{100 * share:.0f} %"
-    table = Table(f"One training step at {title} {where}", rows, words=["attention", "verdict"])
+    caption, dispensable = (
+        f"One training step at {title} {where}",
+        ("error / budget", "quartiles", "peak MiB"),
+    )
+    table = Table(caption, rows, ("attention", "verdict"), dispensable=dispensable)
     return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], comparable)
 
 
@@ -172,9 +183,7 @@ def _of_ablation(record: Record, where: str) -> Summary:
         below = "A bar for each variant with its quartiles; the table below has the numbers."
         plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
         caption = f"Speed-ups added one after the other: {title}, on {where}; {sizes}"
-        settings.append(
-            _ablation_setting(title, caption, variants, variants, "added", "the one before / this")
-        )
+        settings.append(_ablation_setting(title, caption, variants, variants, "added", "before / this"))
     if alone:
         caption = f"All together but one: {title}, on {where}; {sizes}"
         title = f"{title}, each left out alone"
@@ -211,7 +220,8 @@ def _ablation_setting(
     rows: list[dict[str, str]] = []
     comparable: dict[str, str | float] = {}
     steps = {one["name"]: one["step_ms"] for one in (*others, *timed)}
-    ratios = [ratio for one in timed for ratio in (one["ratio"], one["ratio_before"]) if ratio]
+    ratios = [one["ratio"] | {"more_blocks": 0} for one in timed if one["ratio"]]  # its verdict is not shown
+    ratios += [one["ratio_before"] for one in timed if one["ratio_before"]]
     remarks = doubts(
         {f"{one['of']} / {one['to']}": (one, steps[one["of"]], steps[one["to"]]) for one in ratios}
     )
@@ -237,7 +247,7 @@ def _ablation_setting(
         comparable[f"{name}, ms"] = step["median"]
         if ratio is not None:
             comparable[f"none / {name}"] = _ratio_text(ratio)
-    table = Table(caption, rows, words=[first, "verdict", "answers"])
+    table = Table(caption, rows, (first, "verdict", "answers"), dispensable=ABLATION_DISPENSABLE)
     return Setting(title, table, remarks=remarks, comparable=comparable)
 
 
@@ -297,7 +307,7 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         f"Attention alone on {where}: {title}; times are medians",
         _attention_cells(rows, ratios),
         words=("backend", "verdict"),
-        page_only=("quartiles of both", "first call, ms", "verdict"),
+        dispensable=ATTENTION_DISPENSABLE,
     )
     spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _both_passes(rows)}
     undecided = doubts(
@@ -402,6 +412,10 @@ def _of_choice(record: Record, where: str) -> Summary:
     )
     comparable = {f"{name}, ms": one["time_ms"]["median"] for name, one in timed.items()}
     setting = Setting(
-        title, Table(caption, rows, words=["backend", "verdict"]), conclusion, remarks, comparable
+        title,
+        Table(caption, rows, ("backend", "verdict"), dispensable=["quartiles"]),
+        conclusion,
+        remarks,
+        comparable,
     )
     return Summary([f"{title}: {conclusion}"], [], [setting])

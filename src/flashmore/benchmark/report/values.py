@@ -29,8 +29,8 @@ class Table:
     """Text columns; all others are numeric and right-aligned."""
     differing: Collection[str] = ()
     """Names of the rows to mark because their values differ."""
-    page_only: Collection[str] = ()
-    """Columns that a terminal is too narrow for."""
+    dispensable: Sequence[str] = ()
+    """Columns that a narrow terminal leaves out as needed, from the first on."""
 
     @property
     def columns(self) -> list[str]:
