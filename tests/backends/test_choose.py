@@ -255,6 +255,30 @@ def test_a_choice_by_a_smaller_problem_says_so(cache: Path, monkeypatch: pytest.
     assert again.why.startswith("the fastest here, as measured before")
 
 
+@pytest.mark.parametrize("passes", ["both", "forward", "backward"])
+def test_grouped_heads_other_lengths_and_masks_are_measured(passes: Any) -> None:
+    decode = Problem((2, 4, 1, 8), torch.float32, PROBLEM.device, source=12, kv_heads=2, causal=False)
+    masked = Problem((2, 2, 6, 8), torch.float32, PROBLEM.device, causal=False, mask=True)
+    for problem in (replace(decode, passes=passes), replace(masked, passes=passes)):
+        found = {one.name: one for one in module.measure_candidates(problem)}
+        assert found["manual"].time_ms is not None
+        assert found["math"].time_ms is not None, found["math"].why_not
+
+
+def test_inputs_have_the_shapes_of_the_problem_and_shrink_with_it() -> None:
+    problem = Problem((2, 4, 3, 8), torch.float32, PROBLEM.device, source=12, kv_heads=2, mask=True)
+    q, k, v, mask = problem.inputs(2)
+    assert (q.shape, k.shape, v.shape) == ((2, 4, 3, 8), (2, 2, 12, 8), (2, 2, 12, 8))
+    assert mask is not None
+    assert mask.shape == (3, 12)
+    assert mask.any(1).all(), "no query is fully masked"
+    assert [tensor.shape for tensor in problem.repeated(k, v)] == [(2, 4, 12, 8)] * 2
+    huge = replace(problem, shape=(1, 4, 1, 16), source=10**9).measurable
+    assert huge.shape[2] == 1
+    assert huge.source is not None
+    assert 16 * 4 * huge.source <= module.MATRIX_BYTES
+
+
 def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

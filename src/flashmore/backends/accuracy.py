@@ -26,7 +26,8 @@ def attention_accuracy(
     Args:
         backend: a name in `flashmore.specs.backends()`.
         q: (B, H, T, D), in the precision under test; likewise k and v, (B, H, S, D).
-        causal, mask, scale: as in `flashmore.backends.contract.attention`; no mask together with `part`.
+        causal, mask, scale: as in `flashmore.backends.contract.attention`; with `part` only a
+            mask (T, S).
         part: compare only this many batch items and heads, the last ones, if the float64 (T, S) matrices for
             all would not fit. The backend still computes everything; None compares everything.
         attend: the function under test: `attention`, or its compiled form.

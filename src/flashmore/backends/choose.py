@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -29,6 +29,7 @@ from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.statistics import Spread, ratio, spread
 from flashmore.specs import backends
 
+Passes = Literal["both", "forward", "backward"]
 BLOCKS, FEWEST_BLOCKS = 40, 6
 ALL_SECONDS = 2.0
 """Time limit in seconds, so that `auto` does not delay training for long."""
@@ -45,7 +46,7 @@ LARGEST_ANSWER = 2**20
 
 @dataclass(frozen=True)
 class Problem:
-    """Causal self-attention of one shape on one device, for which a backend is chosen."""
+    """An attention call of one shape on one device, for which a backend is chosen."""
 
     shape: tuple[int, int, int, int]
     """(B, H, T, D)."""
@@ -56,16 +57,42 @@ class Problem:
     """Dropout probability on the weights, in training."""
     compiled: bool = False
     """Inside a torch.compile graph, which fuses manual attention, so another backend may win."""
+    source: int | None = None
+    """S, the number of keys; None means T."""
+    kv_heads: int | None = None
+    """Heads of k and v, which are repeated to H as a part of the call; None means H."""
+    causal: bool = True
+    mask: bool = False
+    """With a boolean mask (T, S)."""
+    passes: Passes = "both"
+    """What is timed; `forward` is inference, without a graph."""
 
     @property
     def measurable(self) -> "Problem":
         """The same with fewer, then shorter sequences, until a manual pass is affordable."""
         B, H, T, D = self.shape
-        while B > 1 and 16 * B * H * T * max(T, D) > BATCH_BYTES:
+        S = self.source or T
+        while B > 1 and 16 * B * H * T * max(S, D) > BATCH_BYTES:
             B //= 2
-        while T > 1 and 16 * B * H * T * max(T, D) > MATRIX_BYTES:
-            T //= 2
-        return replace(self, shape=(B, H, T, D))
+        while max(T, S) > 1 and 16 * B * H * T * max(S, D) > MATRIX_BYTES:
+            T, S = max(1, T // 2), max(1, S // 2)
+        return replace(self, shape=(B, H, T, D), source=self.source and S)
+
+    def inputs(self, B: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Random q, k and v of this many batch items, and the mask; no query is fully masked."""
+        generator = torch.Generator().manual_seed(0)
+        _, H, T, D = self.shape
+        S = self.source or T
+        sizes = ((B, H, T, D), *[(B, self.kv_heads or H, S, D)] * 2)
+        q, k, v = (torch.randn(size, generator=generator).to(self.device, self.dtype) for size in sizes)
+        mask = torch.rand((T, S), generator=generator) < 0.5
+        mask[:, 0] = True
+        return q, k, v, mask.to(self.device) if self.mask else None
+
+    def repeated(self, *tensors: Tensor) -> list[Tensor]:
+        """k and v with as many heads as q."""
+        times = self.shape[1] // (self.kv_heads or self.shape[1])
+        return [tensor.repeat_interleave(times, 1) if times > 1 else tensor for tensor in tensors]
 
     def key(self) -> dict[str, Any]:
         """Everything the answer depends on, as JSON values."""
@@ -80,6 +107,11 @@ class Problem:
             "shape": list(self.shape),
             "dropout_p": self.dropout_p,
             "compiled": self.compiled,
+            "source": self.source,
+            "kv_heads": self.kv_heads,
+            "causal": self.causal,
+            "mask": self.mask,
+            "passes": self.passes,
             "backends": list(backends()),
         }
 
@@ -90,7 +122,7 @@ class Candidate:
 
     name: str
     time_ms: Spread | None
-    """Time of one forward and backward pass."""
+    """Time of the problem's passes."""
     why_not: str | None
     samples_ms: tuple[tuple[float, ...], ...] = ()
     """Blocks; empty for an answer from the cache."""
@@ -174,7 +206,7 @@ def measure_candidates(
         if reasons[name] is None:
             runs[name] = one_pass(name, problem)
     seconds = [_seconds(run, clock) for run in runs.values()]
-    repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / max(seconds))))
+    repeats = min(MOST_REPEATS, max(1, round(BLOCK_SECONDS / max(*seconds, 1e-9))))
     blocks = min(BLOCKS, max(FEWEST_BLOCKS, round(ALL_SECONDS / (repeats * sum(seconds)))))
     samples = alternate(runs, blocks=blocks, repeats=repeats, warmup=1, clock=clock)
     if safe not in samples:
@@ -218,15 +250,15 @@ def _considered(problem: Problem) -> tuple[str, ...]:
 
 def _why_not(name: str, problem: Problem) -> str | None:
     """Why a backend is not timed: it cannot run, or exceeds the error budget; None if it is."""
-    generator = torch.Generator().manual_seed(0)
+    B, H, *_ = problem.shape
     # Kernels treat batch entries alike, so one is enough to check, and float64 stays affordable.
-    H = problem.shape[1]
-    shape = problem.shape if problem.compiled else (1, *problem.shape[1:])
-    q, k, v = (torch.randn(shape, generator=generator).to(problem.device, problem.dtype) for _ in range(3))
+    q, k, v, mask = problem.inputs(B if problem.compiled else 1)
+    k, v = problem.repeated(k, v)
+    attend = _attend(problem.compiled)
     try:
         _try(name, problem)
         verdicts = attention_accuracy(
-            name, q, k, v, causal=True, part=(1, H), attend=_attend(problem.compiled)
+            name, q, k, v, causal=problem.causal, mask=mask, part=(1, H), attend=attend
         )
     except BackendUnavailable as error:
         return "; ".join(error.reasons)
@@ -249,18 +281,25 @@ def _attend(compiled: bool) -> Callable[..., Tensor]:
 
 
 def one_pass(name: str, problem: Problem) -> Callable[[], object]:
-    """Return the timed function: forward and backward, synchronised."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v, cotangent = (
-        torch.randn(problem.shape, generator=generator).to(problem.device, problem.dtype) for _ in range(4)
-    )
-    leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    """Return the timed function: forward, backward or both, synchronised."""
+    q, k, v, mask = problem.inputs(problem.shape[0])
+    leaves = [tensor.requires_grad_(problem.passes != "forward") for tensor in (q, k, v)]
     load_backend(name)
     attend = _attend(problem.compiled)
 
+    def forward() -> Tensor:
+        repeated = problem.repeated(k, v)
+        return attend(
+            q, *repeated, backend=name, causal=problem.causal, mask=mask, dropout_p=problem.dropout_p
+        )
+
+    kept = forward() if problem.passes == "backward" else None
+    cotangent = torch.ones_like(q)
+
     def run() -> None:
-        out = attend(q, k, v, backend=name, causal=True, dropout_p=problem.dropout_p)
-        torch.autograd.grad(out, leaves, cotangent)
+        out = forward() if kept is None else kept
+        if problem.passes != "forward":
+            torch.autograd.grad(out, leaves, cotangent, retain_graph=kept is not None)
         if problem.device.type == "cuda":
             torch.cuda.synchronize(problem.device)
 

@@ -9,6 +9,7 @@ from flashmore.benchmark.report.values import Record, Setting, Table, digits
 from flashmore.errors import UsageError
 from flashmore.measuring.statistics import Blocks, ratio, spread
 
+PROBLEM = ("shape", "dtype", "dropout_p", "source", "kv_heads", "causal", "mask", "passes")
 MACHINE = ("device", "device_name", "cpu_name")
 
 
@@ -71,7 +72,7 @@ def _settings(record: Record) -> dict[str, Any]:
         for one in (record, *record.get("further_contexts", ()))
         if "context" in one
     ]
-    found = {name: problem[name] for name in ("shape", "dtype", "dropout_p") if problem}
+    found = {name: problem[name] for name in PROBLEM if name in problem}
     return {"kind": record["kind"], "(T, batch)": places, **found, **record.get("config", {})}
 
 

@@ -1,7 +1,7 @@
 """`flashmore bench WHAT …`: measure whole training steps, each speed-up, or the attention kernels alone."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.cli.ineffective import refuse_ineffective
+from flashmore.cli.model_config import heads_of
 from flashmore.cli.outputs import require_writable
 from flashmore.cli.parse import defaults, parse, value_of
 from flashmore.cli.show import stdout, table
@@ -122,6 +123,8 @@ class BenchAttention(Outputs):
     """
 
     plan: AttentionPlan
+    from_config: Path | None = None
+    """A Hugging Face model's config.json: its heads (k's repeated) and channels are the defaults."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,11 @@ def _ablation(argv: Sequence[str]) -> Measured:
 
 
 def _attention(argv: Sequence[str]) -> Measured:
-    command = parse(BenchAttention, "bench attention", argv)
+    plan = AttentionPlan()
+    if path := value_of("--from-config", argv):
+        sizes = heads_of(Path(path))
+        plan = replace(plan, n_head=(sizes["n_head"],), head_dim=(sizes["head_dim"],))
+    command = parse(BenchAttention, "bench attention", argv, BenchAttention(plan))
 
     from flashmore.benchmark.attention.bench import bench_attention
     from flashmore.benchmark.plots import attention_picture

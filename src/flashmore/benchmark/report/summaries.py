@@ -386,7 +386,16 @@ def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
 
 def _of_choice(record: Record, where: str) -> Summary:
     B, H, T, D = record["problem"]["shape"]
-    title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
+    problem = record["problem"]
+    facts = {
+        f"S {problem.get('source')}": problem.get("source"),
+        f"{problem.get('kv_heads')} heads of k and v": problem.get("kv_heads"),
+        "full": not problem.get("causal", True),
+        "mask": problem.get("mask"),
+    }
+    title = ", ".join(
+        (f"B {B}, H {H}, T {T:,}, D {D}, {problem['dtype']}", *(fact for fact in facts if facts[fact]))
+    )
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
     conclusion = f"{record['chosen']} is chosen, {when}."
     timed = {one["name"]: one for one in record["candidates"] if one["time_ms"]}
@@ -401,7 +410,8 @@ def _of_choice(record: Record, where: str) -> Summary:
         }
         for name, one in timed.items()
     ]
-    caption = f"Forward and backward once on {where}: medians"
+    passes = problem.get("passes", "both").replace("both", "forward and backward")
+    caption = f"{passes.capitalize()} once on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
     remarks += doubts(
