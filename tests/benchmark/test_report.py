@@ -251,6 +251,22 @@ def test_what_is_undecided_and_what_the_medians_contradict_is_said() -> None:
     assert f"the medians contradict the ratio of {ratio}" in text
 
 
+def test_ratios_without_the_rows_that_they_compare_break_nothing() -> None:
+    for kind in KINDS:
+        record = golden(kind)
+        ratios = record.get("ratios", []) + [one.get("ratio") for one in record.get("variants", [])]
+        for ratio in filter(None, ratios):
+            ratio["of"] = "nothing"
+        assert pages(record)[1]
+
+
+def test_an_ablation_that_keeps_nothing_says_so() -> None:
+    record = golden("ablation")
+    for variant in record["variants"][1:]:
+        variant["kept"] = False
+    assert "No speed-up is kept" in pages(record)[1]
+
+
 def test_no_name_that_a_record_brings_hides_a_row_of_the_machines() -> None:
     record = golden("step")
     record["complete"] = False

@@ -85,6 +85,13 @@ def test_other_machines_and_settings_are_refused(
     assert found in refusal(call("bench", "check", "--baseline", STEP, other), 2)
 
 
+def test_empty_blocks_are_no_samples(call: Call, tmp_path: Path) -> None:
+    record = read_record(STEP)
+    record["variants"][0]["samples_ms"][1:] = [[]] * 7
+    other = written(record, tmp_path / "now.json")
+    assert "1: manual at T 16 (" in call("bench", "check", "--baseline", STEP, other).stdout
+
+
 def test_another_kind_is_refused(call: Call, refusal: Callable[..., str]) -> None:
     one, other = GOLDEN / "step-cpu.json", GOLDEN / "choose-cpu.json"
     assert "another kind" in refusal(call("bench", "check", "--baseline", one, other), 2)
@@ -115,9 +122,9 @@ def test_a_baseline_of_no_command_and_of_another_machine_is_refused_before_measu
     elsewhere = written(record, tmp_path / "elsewhere.json")
     assert "another" in refusal(call("bench", "check", "--baseline", elsewhere), 2)
     record["environment"] = environment(resolve_device("cpu"))
-    record["command"] = ["python", "train.py"]
-    unknown = written(record, tmp_path / "unknown.json")
-    assert "python train.py" in refusal(call("bench", "check", "--baseline", unknown), 2)
+    for command in (["python", "train.py"], ["flashmore", "bench"], ["flashmore", "bench", "check"], []):
+        unknown = written(record | {"command": command}, tmp_path / "unknown.json")
+        assert " ".join(command) in refusal(call("bench", "check", "--baseline", unknown), 2)
 
 
 def test_an_equivalence_that_is_no_percentage_is_refused(call: Call, refusal: Callable[..., str]) -> None:

@@ -90,4 +90,5 @@ def _samples(record: Record) -> dict[str, Blocks]:
         if row["pass"] == "both":
             found[f"{row['backend']}: {shape}, {row['dtype']}, {causal}"] = row["samples_ms"]
     found |= {one["name"]: one["samples_ms"] for one in record.get("candidates", ())}
-    return {name: blocks for name, blocks in found.items() if blocks}
+    timed = {name: [block for block in blocks if block] for name, blocks in found.items()}
+    return {name: blocks for name, blocks in timed.items() if blocks}

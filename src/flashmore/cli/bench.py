@@ -259,7 +259,7 @@ def _measured_again(baseline: Record) -> Record:
 
     here = environment(resolve_device(baseline["environment"]["device"]))
     require_same("machine", {name: baseline["environment"][name] for name in MACHINE}, here)
-    _, *words = baseline["command"]
+    words = baseline["command"][1:]
     words = [word for word, before in zip(words, ["", *words], strict=False) if before not in WRITES]
     words = [word for word in words if word.partition("=")[0] not in (*WRITES, "--json")]
     if words[:1] == ["choose"]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from flashmore.benchmark.plots import MIB, SETTING, ablation_plot, memory_plot, step_plot, time_plot
 from flashmore.benchmark.report.values import Plot, Record, Setting, Summary, Table, digits, machine
@@ -57,17 +58,18 @@ def ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
     return dict(zip((column, "95 % interval", "verdict"), found, strict=True))
 
 
-def doubts(ratios: Mapping[str, Sequence[Record]]) -> list[str]:
+def doubts(ratios: Mapping[str, Sequence[Any]]) -> list[str]:
     """Remarks on ratios that are undecided, or that the medians beside them contradict.
 
     Args:
-        ratios: by the words that name it, each with the spreads of its two variants.
+        ratios: by the words that name it, each with the spreads of its two variants, None where one has none.
     """
     undecided, odd = [], []
     for name, (ratio, of, to) in ratios.items():
         if ratio.get("more_blocks"):
             undecided.append(f"{name} ({ratio['more_blocks']:,})")
-        if Ratio(ratio["value"], ratio["low"], ratio["high"], 0).contradicts(of["median"] / to["median"]):
+        found = Ratio(ratio["value"], ratio["low"], ratio["high"], 0)
+        if of and to and found.contradicts(of["median"] / to["median"]):
             odd.append(name)
     lines = []
     if undecided:
@@ -144,10 +146,8 @@ def _step_setting(found: Record, where: str) -> Setting:
     comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
         comparable["attention's share"] = f"{100 * share:.0f} %"
-    caption, dispensable = (
-        f"One training step at {title} {where}",
-        ("error / budget", "quartiles", "peak MiB"),
-    )
+    caption = f"One training step at {title} {where}"
+    dispensable = ("error / budget", "quartiles", "peak MiB")
     table = Table(caption, rows, ("attention", "verdict"), dispensable=dispensable)
     return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], comparable)
 
@@ -203,10 +203,11 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
     """The gain of the full set, and what each speed-up adds."""
     if len(timed) < 2:
         return ["Nothing to compare: fewer than two variants were timed."]
-    last = [one for one in timed if one.get("kept", True)][-1]
+    kept = [one for one in timed[1:] if one.get("kept", True)]
     findings = [
         f"{' + '.join(last['speedups'])}: {_ratio_text(last['ratio'])} times as fast as the plain loop."
-    ]
+        for last in kept[-1:]
+    ] or ["No speed-up is kept: each was slower in its trial."]
     for variant in timed[1:]:
         ratio = variant["ratio_before"]
         verdict = f"{_ratio_text(ratio)}: {ratio['verdict']}"
@@ -223,7 +224,7 @@ def _ablation_setting(
     ratios = [one["ratio"] | {"more_blocks": 0} for one in timed if one["ratio"]]  # its verdict is not shown
     ratios += [one["ratio_before"] for one in timed if one["ratio_before"]]
     remarks = doubts(
-        {f"{one['of']} / {one['to']}": (one, steps[one["of"]], steps[one["to"]]) for one in ratios}
+        {f"{one['of']} / {one['to']}": (one, steps.get(one["of"]), steps.get(one["to"])) for one in ratios}
     )
     for variant in timed:
         name, step, ratio = variant["name"], variant["step_ms"], variant["ratio"]
@@ -310,13 +311,11 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         dispensable=ATTENTION_DISPENSABLE,
     )
     spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _both_passes(rows)}
-    undecided = doubts(
-        {
-            f"{one['to']} at T {one['T']:,}": (one, *(spreads[one["T"], one[side]] for side in ("of", "to")))
-            for one in ratios
-        }
-    )
-    remarks = [*left_out(rows), *undecided]
+    compared = {
+        f"{one['to']} at T {one['T']:,}": (one, *(spreads.get((one["T"], one[end])) for end in ("of", "to")))
+        for one in ratios
+    }
+    remarks = [*left_out(rows), *doubts(compared)]
     return Setting(title, table, crossover_sentence(found["T"], ratios), remarks, comparable)
 
 
@@ -414,18 +413,11 @@ def _of_choice(record: Record, where: str) -> Summary:
     caption = f"{passes.capitalize()} once on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
+    spreads = {name: one["time_ms"] for name, one in timed.items()}
     remarks += doubts(
-        {
-            f"{safe} / {name}": (ratio, timed[safe]["time_ms"], timed[name]["time_ms"])
-            for name, ratio in ratios.items()
-        }
+        {f"{safe} / {name}": (ratio, spreads.get(safe), spreads[name]) for name, ratio in ratios.items()}
     )
     comparable = {f"{name}, ms": one["time_ms"]["median"] for name, one in timed.items()}
-    setting = Setting(
-        title,
-        Table(caption, rows, ("backend", "verdict"), dispensable=["quartiles"]),
-        conclusion,
-        remarks,
-        comparable,
-    )
+    table = Table(caption, rows, ("backend", "verdict"), dispensable=["quartiles"])
+    setting = Setting(title, table, conclusion, remarks, comparable)
     return Summary([f"{title}: {conclusion}"], [], [setting])
