@@ -265,7 +265,10 @@ def _measured_again(baseline: Record) -> Record:
     if words[:1] == ["choose"]:
         return choose.measured([*words[1:], "--fresh"])[0]
     if words[:1] != ["bench"] or words[1:2] == [] or words[1] not in MEASURES:
-        found, valid = " ".join(baseline["command"])[:200], "a second RECORD to compare with the baseline"
+        found, valid = (
+            " ".join(baseline["command"])[:200] or "no command",
+            "a second RECORD to compare with the baseline",
+        )
         raise UsageError("a baseline that `flashmore bench` or `choose` measured", found, valid)
     return MEASURES[words[1]](words[2:])[0]
 
