@@ -30,8 +30,8 @@ BLOCKS, ABLATION_BLOCKS = 30, 20
 SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
 VARIED = ("--attention", "--dtype", "--optimizer", "--lr-schedule")
 """Options that the ablation sets for each variant."""
-WIDEST, PADDING = 120, 3
-"""Most characters of a table, and those between two columns."""
+PADDING = 3
+"""Characters between two columns of a table."""
 FORMS = (".png", ".svg", ".pdf")
 WRITES = ("--out", "--picture")
 CHECK = "check"
@@ -265,10 +265,8 @@ def _measured_again(baseline: Record) -> Record:
     if words[:1] == ["choose"]:
         return choose.measured([*words[1:], "--fresh"])[0]
     if words[:1] != ["bench"] or words[1:2] == [] or words[1] not in MEASURES:
-        found, valid = (
-            " ".join(baseline["command"])[:200] or "no command",
-            "a second RECORD to compare with the baseline",
-        )
+        found = " ".join(baseline["command"])[:200] or "no command"
+        valid = "a second RECORD to compare with the baseline"
         raise UsageError("a baseline that `flashmore bench` or `choose` measured", found, valid)
     return MEASURES[words[1]](words[2:])[0]
 
@@ -324,7 +322,7 @@ def _show_setting(console: Terminal, setting: "Setting", unsaid: Sequence[str] =
     cells = [dict(zip(columns, columns, strict=True)), *setting.table.rows]
     for column in setting.table.dispensable:
         width = sum(max(len(row[name]) for row in cells) + PADDING for name in columns)
-        if column in columns and width >= min(console.width, WIDEST):
+        if column in columns and width >= console.width:
             columns.remove(column)
     numbers = tuple(column for column in columns if column not in setting.table.words)
     rows = table(*columns, numbers=numbers)
