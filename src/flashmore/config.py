@@ -57,8 +57,11 @@ class DataConfig:
     """The data and its split."""
 
     file: Positional[Annotated[Path | None, arg(metavar="FILE")]] = None
-    """Text file with one item per line; with --mode text, one long text or a `.bin` file of 16-bit token ids.
-    Default: the built-in names, or with --mode text and --vocab-size random ids."""
+    """Text file with one item per line, `-` for stdin, or a folder of such files; with --mode text, one long
+    text or a `.bin` file of 16-bit token ids. Default: the built-in names, or with --mode text and
+    --vocab-size random ids."""
+    column: str | None = None
+    """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
     mode: Literal["items", "text"] = BY_PRESET
     """`items`: every line is a sequence of its own. `text`: one long text, cut into windows."""
     encoding: str = "utf-8"
@@ -147,7 +150,7 @@ class RunConfig:
     """Precision of matrix products; 16-bit types run under autocast."""
     speedups: tuple[str, ...] = ("auto",)
     """`auto` (what pays off here for a run of this length), `none`, `exact` (same gradients), `all`, or the
-    names that `flashmore speedups` lists with --speedups."""
+    names that `flashmore speedups` lists as taken here."""
     threads: int = 0
     """CPU threads, capped at the number of CPUs; 0 leaves PyTorch's default."""
     eval_interval: OpenInt = BY_PRESET
@@ -195,7 +198,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             self._require_type(name)
         values = _defaults(self.preset, self.model)
         if self.preset == "names" and self.mode in (None, "items"):
-            values |= dict.fromkeys(OPEN)
+            values |= dict.fromkeys(name for name in OPEN if name not in PRESETS["names"])
         for name, value in values.items():
             if getattr(self, name) is None:
                 self._set(name, value)
@@ -256,6 +259,9 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
                 raise ConfigError(
                     f"--mode text beside {_option(name)}", "--mode items", "one of the two options"
                 )
+        if self.mode == "text" and (self.column is not None or self.file == Path("-")):
+            found = "--column" if self.column is not None else "stdin, which can be read only once"
+            raise ConfigError("a text file for --mode text", found, "the path of a text, or --mode items")
         if "none" in self.speedups and len(self.speedups) > 1:
             found = " ".join(self.speedups)
             raise ConfigError("--speedups none alone, or others", found, "none, or the others without it")

@@ -1,9 +1,18 @@
 """matplotlib, without settings from the working directory."""
 
+import io
 import os
+import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+from flashmore.files import disk_errors, replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @cache
@@ -20,3 +29,23 @@ def matplotlib() -> ModuleType:
     finally:
         os.chdir(before)
     return module
+
+
+def save_png(draw: "Callable[[], Figure]", path: Path) -> int:
+    """Draw with matplotlib's default settings and save as a PNG.
+
+    Returns:
+        How many different characters the font lacks; each is drawn as a box.
+
+    Raises:
+        StorageError: writing failed; `path` is unchanged.
+    """
+    mpl = matplotlib()
+    picture = io.BytesIO()
+    with warnings.catch_warnings(record=True) as caught, mpl.rc_context(dict(mpl.rcParamsDefault)):
+        warnings.filterwarnings("always", "Glyph ")
+        draw().savefig(picture, format="png", facecolor="white")
+    with disk_errors(f"to make the folder {path.parent}", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, picture.getvalue())
+    return len({text for warning in caught if (text := str(warning.message)).startswith("Glyph ")})

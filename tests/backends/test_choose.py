@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from flashmore.backends import choose as module
 from flashmore.backends import contract
-from flashmore.backends.choose import Candidate, Problem, choose, ranked
+from flashmore.backends.choose import Candidate, Problem, choose, fastest
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.statistics import Spread
 
@@ -26,28 +30,79 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("fastest_here", ["manual", "math", "flash"])
-def test_the_fastest_of_the_right_ones_is_chosen(fastest_here: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that each backend moves by its own time."""
-    now = 0.0
+class Pace:
+    """A clock that each backend moves by its own times, in turn."""
 
-    def taking(seconds: float, compute: contract.Compute) -> contract.Compute:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.seconds: dict[str, Iterator[float]] = {}
+        for number, name in enumerate(("manual", "sdpa", "math", "flash")):
+            self.takes(name, 4e-4 - 1e-4 * number)
+            monkeypatch.setitem(contract.LOADED, name, self.paced(name, contract.load_backend(name)))
+
+    def __call__(self) -> float:
+        return self.now
+
+    def takes(self, name: str, *seconds: float) -> None:
+        self.seconds[name] = cycle(seconds)
+
+    def paced(self, name: str, compute: contract.Compute) -> contract.Compute:
         def slowed(*inputs: Tensor, **options: Any) -> Tensor:
-            nonlocal now
-            now += seconds
+            self.now += next(self.seconds[name])
             return compute(*inputs, **options)
 
         return slowed
 
-    for number, name in enumerate(("manual", "sdpa", "math", "flash")):
-        seconds = 1e-4 if name == fastest_here else 2e-4 + 1e-5 * number
-        monkeypatch.setitem(contract.LOADED, name, taking(seconds, contract.load_backend(name)))
-    choice = choose("auto", PROBLEM, clock=lambda: now)
+
+@pytest.fixture(autouse=True)
+def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
+    """Makes `choose` measure by a `Pace`, by which flash is faster than all others."""
+    made = Pace(monkeypatch)
+    monkeypatch.setitem(globals(), "choose", partial(module.choose, clock=made))
+    return made
+
+
+@pytest.mark.parametrize("fastest_here", ["manual", "math", "flash"])
+def test_the_fastest_of_the_right_ones_is_chosen(fastest_here: str, pace: Pace) -> None:
+    pace.takes("flash", 5e-4)
+    pace.takes(fastest_here, 1e-4)
+    choice = choose("auto", PROBLEM)
     assert choice.backend == fastest_here
     times = {c.name: c.time_ms.median for c in choice.candidates if c.time_ms}
     assert times.keys() == {"manual", "sdpa", "math", "flash"}
     assert times[fastest_here] == pytest.approx(0.1)
     assert all(c.why_not for c in choice.candidates if not c.time_ms)
+    assert [c.name for c in choice.candidates if c.time_ms and c.ratio is None] == ["sdpa"]
+
+
+def test_what_the_interval_does_not_decide_is_the_safe_choice_and_not_remembered(
+    pace: Pace, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By blocks of one call each: in half of the pairs flash is thrice as fast, in half as slow."""
+    monkeypatch.setattr(module, "MOST_REPEATS", 1)
+    for name in ("manual", "math"):
+        pace.takes(name, 9e-4)
+    pace.takes("sdpa", 3e-4)
+    pace.takes("flash", 1e-4, 9e-4)
+    choice = choose("auto", PROBLEM)
+    assert choice.backend == "sdpa"
+    assert "did not decide whether flash is faster (not remembered)" in choice.why
+    assert not list(cache.glob("*.json"))
+    assert choose("auto", PROBLEM).seconds > 0
+
+
+def test_within_3_percent_the_safe_choice_stays_and_is_remembered(pace: Pace) -> None:
+    pace.takes("sdpa", 1.01e-4)
+    assert choose("auto", PROBLEM).backend == "sdpa"
+    assert choose("auto", PROBLEM).seconds == 0
+
+
+def test_measured_again_the_previous_answer_is_the_safe_one(pace: Pace) -> None:
+    assert choose("auto", PROBLEM).backend == "flash"
+    pace.takes("sdpa", 0.99e-4)
+    assert choose("auto", PROBLEM, fresh=True).backend == "flash"
+    pace.takes("sdpa", 0.5e-4)
+    assert choose("auto", PROBLEM, fresh=True).backend == "sdpa"
 
 
 def test_the_answer_is_remembered_for_this_problem_alone(cache: Path) -> None:
@@ -86,6 +141,8 @@ def test_a_cache_whose_backends_are_damaged_is_rebuilt(cache: Path) -> None:
         [{"name": "flash"}],
         [{"name": "flash", "time_ms": None, "why_not": None}],
         {"a": 1},
+        [candidate | {"ratio": {}} for candidate in timed],
+        [candidate | {"ratio": None} for candidate in timed],
         [],
         deep,
         [candidate | {"name": "fast"} for candidate in timed],
@@ -111,7 +168,9 @@ def test_what_could_be_read_without_end_is_no_answer(cache: Path) -> None:
 def test_a_process_killed_while_it_writes_leaves_no_damage(cache: Path) -> None:
     code = (
         "import os, pathlib, torch\n"
+        "import flashmore.backends.choose as module\n"
         "from flashmore.backends.choose import Problem, choose\n"
+        "module.undecided = lambda _: ''\n"  # whatever the time
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "choose('auto', Problem((2, 2, 16, 8), torch.float32, torch.device('cpu')))\n"
     )
@@ -166,9 +225,9 @@ def test_ties_and_missing_times_do_not_confuse() -> None:
     candidates = (
         Candidate("manual", spread, None),
         Candidate("math", None, "no"),
-        Candidate("flash", spread, None),
+        Candidate("flash", spread, None, ratio={"verdict": "no difference"}),
     )
-    assert list(ranked(candidates)) == ["manual", "flash"]
+    assert fastest(candidates).name == "manual"
 
 
 @pytest.mark.parametrize(
@@ -196,8 +255,37 @@ def test_a_choice_by_a_smaller_problem_says_so(cache: Path, monkeypatch: pytest.
     assert again.why.startswith("the fastest here, as measured before")
 
 
-def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled(cache: Path) -> None:
+@pytest.mark.parametrize("passes", ["both", "forward", "backward"])
+def test_grouped_heads_other_lengths_and_masks_are_measured(passes: Any) -> None:
+    decode = Problem((2, 4, 1, 8), torch.float32, PROBLEM.device, source=12, kv_heads=2, causal=False)
+    masked = Problem((2, 2, 6, 8), torch.float32, PROBLEM.device, causal=False, mask=True)
+    for problem in (replace(decode, passes=passes), replace(masked, passes=passes)):
+        found = {one.name: one for one in module.measure_candidates(problem)}
+        assert found["manual"].time_ms is not None
+        assert found["math"].time_ms is not None, found["math"].why_not
+
+
+def test_inputs_have_the_shapes_of_the_problem_and_shrink_with_it() -> None:
+    problem = Problem((2, 4, 3, 8), torch.float32, PROBLEM.device, source=12, kv_heads=2, mask=True)
+    q, k, v, mask = problem.inputs(2)
+    assert (q.shape, k.shape, v.shape) == ((2, 4, 3, 8), (2, 2, 12, 8), (2, 2, 12, 8))
+    assert mask is not None
+    assert mask.shape == (3, 12)
+    assert mask.any(1).all(), "no query is fully masked"
+    assert [tensor.shape for tensor in problem.repeated(k, v)] == [(2, 4, 12, 8)] * 2
+    huge = replace(problem, shape=(1, 4, 1, 16), source=10**9).measurable
+    assert huge.shape[2] == 1
+    assert huge.source is not None
+    assert 16 * 4 * huge.source <= module.MATRIX_BYTES
+
+
+def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each must be right as it is compiled, and the answer is another one than that for single calls."""
+    monkeypatch.undo()
+    monkeypatch.setenv("FLASHMORE_CACHE", str(cache))
+    monkeypatch.setattr(module, "undecided", lambda _: "")  # by the real clock, whatever it says
     alone = Problem((4, 2, 8, 8), torch.float32, torch.device("cpu"))
     first = choose("auto", alone)
     found = choose("auto", replace(alone, compiled=True))

@@ -97,8 +97,8 @@ def test_there_is_no_crossover_where_the_longest_does_not_win(ratios: dict[int, 
     assert crossover(ratios | {20_000: last}) is None
 
 
-@pytest.mark.parametrize(("low", "found"), [(1.011, 64), (1.01, None), (0.99, None)])
-def test_a_win_needs_its_whole_interval_above_one_percent(low: float, found: int | None) -> None:
+@pytest.mark.parametrize(("low", "found"), [(1.001, 64), (1.0, None), (0.99, None)])
+def test_a_win_needs_its_whole_interval_above_one(low: float, found: int | None) -> None:
     assert crossover({64: Ratio(1.2, low, 1.3, 30)}) == found
 
 

@@ -51,6 +51,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr(ablation_module, "TRIAL_BLOCKS", 2)  # too few to drop a speed-up
 
 
 def ablated(config: TrainConfig, **options: Any) -> dict[str, Any]:
@@ -219,6 +220,30 @@ def test_after_break_even_the_whole_run_is_no_longer(a: float, b: float, x: floa
         assert 1000 * y + steps * b <= 1000 * x + steps * a + 1e-6 * (1 + steps * a)
 
 
+def test_a_speed_up_that_is_slower_is_dropped_before_the_next_one(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By recorded samples of the trials: 10 ms a step, and 20 with `trim`."""
+
+    def recorded(steps: dict[str, Any], **_: Any) -> dict[str, list[list[float]]]:
+        return {name: [[20.0 if name == "trim" else 10.0]] * 8 for name in steps}
+
+    monkeypatch.setattr(ablation_module, "alternate", recorded)
+    found = ablated(replace(config, speedups=("resident", "trim", "muon")), leave_one_out=True)
+    trim, muon = (next(one for one in found["variants"] if one["name"] == name) for name in ("trim", "muon"))
+    assert (trim["kept"], trim["speedups"]) == (False, ["resident", "trim"])
+    assert (muon["kept"], muon["speedups"], muon["before"]) == (True, ["resident", "muon"], "resident")
+    assert muon["ratio_before"]["of"] == "resident"
+    assert [one["name"] for one in found["left_out_alone"]] == ["without resident", "without muon"]
+    assert all(one["ratio_before"]["of"] == "muon" for one in found["left_out_alone"])
+    assert any("trim is slower" in note for note in found["notes"])
+
+
+def test_the_rounds_end_with_the_time_budget(config: TrainConfig) -> None:
+    found = ablate(replace(config, speedups=("resident",)), blocks=1000, seconds=1e-6)
+    assert [len(one["samples_ms"]) for one in found["variants"] if one["ok"]] == [1]
+
+
 # Numbers, records, interruption.
 
 
@@ -263,6 +288,7 @@ def test_ctrl_c_between_rounds_keeps_the_whole_ones(config: TrainConfig) -> None
 def record(config: TrainConfig) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
     patch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
+    patch.setattr(ablation_module, "TRIAL_BLOCKS", 2)
     try:
         return ablate(config, leave_one_out=True, blocks=2)
     finally:

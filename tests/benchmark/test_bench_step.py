@@ -376,7 +376,7 @@ def test_the_record_fits_the_schema_and_has_every_context(config: TrainConfig, t
     for found in (record, *record["further_contexts"]):
         assert [variant["ok"] for variant in found["variants"]] == [True, False, True]
         (between,) = found["ratios"]
-        assert set(between) == {"of", "to", "value", "low", "high", "verdict"}
+        assert set(between) == {"of", "to", "value", "low", "high", "verdict", "more_blocks", "equivalence"}
         assert between["low"] <= between["value"] <= between["high"]
     assert record["config"] == replace(config, dtype="float32").to_json(), "what ran"
     few = [warning for warning in record["warnings"] if warning["code"] == "too few samples"]
@@ -401,7 +401,7 @@ def test_ctrl_c_keeps_the_rounds_that_were_finished(config: TrainConfig, rounds:
     assert not record["complete"]
     assert record["further_contexts"] == []
     assert [len(variant["samples_ms"]) for variant in record["variants"]] == [rounds, rounds]
-    assert [between["verdict"] for between in record["ratios"]] == ["no difference"]
+    assert [between["verdict"] for between in record["ratios"]] == ["inconclusive"]
 
 
 def test_ctrl_c_at_the_second_context_keeps_the_first_whole(config: TrainConfig, tmp_path: Path) -> None:

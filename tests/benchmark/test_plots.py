@@ -170,5 +170,6 @@ def test_steps_show_every_sample_and_why_a_variant_has_none(step: Record) -> Non
 def test_samples_beyond_the_axis_are_counted(step: Record) -> None:
     step["variants"][0]["samples_ms"][0][0] = 900.0
     first, _ = panels(step_plot(step))
+    assert first.get_xlim()[0] == 0
     assert first.get_xlim()[1] < 900
     assert "(1 beyond)" in first.get_xlabel()

@@ -211,6 +211,62 @@ def test_two_machines_stand_side_by_side_and_only_what_differs_is_marked() -> No
         assert page.count(marked) == 3
 
 
+def test_times_of_two_records_have_a_ratio_and_their_titles_differ() -> None:
+    record = golden("step")
+    twice = deepcopy(record)
+    for variant in (one for one in twice["variants"] if one["ok"]):
+        variant["step_ms"] = {name: value / 2 for name, value in variant["step_ms"].items()}
+    text = pages(record, twice)[1]
+    name = record["variants"][0]["name"]
+    machines, *tables = tables_of(record, twice)
+    row = dict(zip(machines.columns, (f"{name}: first / this", "1.00", "2.00"), strict=True))
+    assert any(row in table.rows for table in tables)
+    headings = re.findall(r"^## (Record \d: .*)$", text, re.MULTILINE)
+    assert len({heading.partition(":")[2] for heading in headings}) == 2
+    assert text.count("![Record 1: ") == text.count("![Record 2: ") == 1
+
+
+def test_what_an_older_record_lacks_is_blank() -> None:
+    record = golden("step")
+    newer = deepcopy(record)
+    newer["environment"]["fuse_attention"] = 2
+    machines = tables_of(record, newer)[0]
+    assert {tuple(row.values())[1:] for row in machines.rows if "Inductor" in row[""]} == {("", "2")}
+
+
+def test_what_is_undecided_and_what_the_medians_contradict_is_said() -> None:
+    record = golden("step")
+    of, to, *_ = (variant for variant in record["variants"] if variant["ok"])
+    of["step_ms"]["median"] = 0.5 * to["step_ms"]["median"]
+    record["ratios"][0] |= {
+        "value": 1.1,
+        "low": 0.9,
+        "high": 1.3,
+        "verdict": "inconclusive",
+        "more_blocks": 21,
+    }
+    text = pages(record)[1]
+    ratio = f"{of['name']} / {to['name']}"
+    assert f"inconclusive, with about how many more blocks would decide: {ratio} (21)" in text
+    assert f"the medians contradict the ratio of {ratio}" in text
+
+
+def test_ratios_without_the_rows_that_they_compare_break_nothing() -> None:
+    for kind in KINDS:
+        record = golden(kind)
+        ratios = record.get("ratios", []) + [one.get("ratio") for one in record.get("variants", [])]
+        for ratio in filter(None, ratios):
+            ratio["of"] = "nothing"
+        assert pages(record)[1]
+
+
+def test_an_ablation_that_keeps_nothing_says_so() -> None:
+    record = golden("ablation")
+    for variant in record["variants"][1:]:
+        variant["kept"] = False
+    assert "No speed-up is kept" in pages(record)[1]
+
+
 def test_no_name_that_a_record_brings_hides_a_row_of_the_machines() -> None:
     record = golden("step")
     record["complete"] = False

@@ -22,6 +22,7 @@ def small(names_file: Path) -> tuple[object, ...]:
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flashmore.benchmark.ablation.bench.BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr("flashmore.benchmark.ablation.bench.TRIAL_BLOCKS", 2)  # too few to drop a speed-up
 
 
 def test_the_ablation_is_a_table_a_record_and_a_picture(

@@ -54,6 +54,10 @@ def material(names_file: Path, trained: Path, tmp_path_factory: pytest.TempPathF
     (folder / "one.txt").write_text("anna\n")
     (folder / "two.txt").write_text("anna\nbob\nanna\n")
     (folder / "latin-1.txt").write_bytes("anna\nbob\nJosé\n".encode("latin-1"))
+    (folder / "nothing").mkdir()
+    (folder / "table.csv").write_text("name,year\nanna,1\nbob,2\n")
+    (folder / "same.txt").write_text("anna\n" * 9)
+    (folder / "million.txt").write_text("a" * 1_000_000 + "\n")
     (folder / "long.txt").write_text("anna\n" + "a" * 10_000 + "\nbob\n")
     imsave(folder / "picture.png", np.random.default_rng(0).random((8, 8)))
     shutil.copytree(trained, folder / "run")
@@ -69,7 +73,14 @@ def material(names_file: Path, trained: Path, tmp_path_factory: pytest.TempPathF
 REFUSED = [
     # what to learn from
     ("nowhere.txt", 2, ("nowhere.txt", "No such file", "built-in names")),
-    ("{here}", 2, ("{here}", "a folder")),
+    ("{here}/nothing", 2, ("{here}/nothing", "a folder without any")),
+    ("{here}", 2, ("latin-1.txt", "line 3")),
+    ("{here}/table.csv --column nmae", 2, ("'nmae'", "not one", "name, year")),
+    ("--column name", 2, ("--column", "the built-in names")),
+    ("{here}/names.txt --mode text --column name", 2, ("--mode text", "--column")),
+    ("- --mode text", 2, ("stdin",)),
+    ("{here}/same.txt", 2, ("at least 3 different items", "1 different item")),
+    ("{here}/million.txt", 2, ("line 1", "1,000,000 characters")),
     ("{here}/names.txt/below", 2, ("Not a directory",)),
     ("{here}/empty.txt", 2, ("an empty file",)),
     ("{here}/blank.txt", 2, ("only blank lines",)),
@@ -165,7 +176,10 @@ REFUSED = [
     ("train --resume {here}/other-metrics", 2, ("metrics.jsonl", "altered")),
     # what is asked of a run
     ("score {here}/run zoé", 2, ("'z' (U+007A), 'é' (U+00E9)", "a b d e i")),
-    ("score {here}/run", 2, ("names to score",)),
+    ("score {here}/run", 2, ("names to score", "none")),
+    ("score {here}/run anna --file {here}/names.txt", 2, ("names to score", "both")),
+    ("score {here}/run anna --column name", 2, ("--file beside --column",)),
+    ("score {here}/run --file {here}/table.csv --column nmae", 2, ("'nmae'", "name, year")),
     ("generate {here}/run --prefix Q", 2, ("'Q' (U+0051)", "a b d e i")),
     ("generate {here}/run --prefix dandan", 2, ("6 characters", "at most 4")),
     ("generate {here}/run --count 0", 2, ("--count",)),

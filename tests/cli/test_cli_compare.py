@@ -20,6 +20,7 @@ Document = Callable[..., Any]
 Make = Callable[..., Path]
 
 OTHER_TEST = "tested on different names"
+STILL_IMPROVING = "best at its last step"
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def make(config: TrainConfig, tmp_path: Path) -> Make:
         if items is not None:
             changes["file"] = tmp_path / f"{name}.txt"
             changes["file"].write_text("\n".join(items), encoding="utf-8")
-        train(replace(config, model="bigram", max_steps=4, eval_interval=4, **changes), tmp_path / name)
+        short: dict[str, Any] = {"model": "bigram", "max_steps": 4, "eval_interval": 4}
+        train(replace(config, **short | changes), tmp_path / name)
         return tmp_path / name
 
     return run
@@ -60,7 +62,16 @@ def test_models_are_trained_and_laid_side_by_side(
         [cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line
     ]
     shown = {title: cells for title, *cells in rows if title}
-    figures = ["attention", "parameters", "steps", "training", "a step", "validation loss", "test loss"]
+    figures = [
+        "attention",
+        "parameters",
+        "steps",
+        "best step",
+        "training",
+        "a step",
+        "validation loss",
+        "test loss",
+    ]
     assert list(shown) == ["run", *figures, "names"]
     assert shown["steps"] == ["20", "20"]
     for model, column in (("bigram", 0), ("mlp", 1)):
@@ -83,8 +94,9 @@ def test_json_holds_the_fields_of_train_and_of_generate(
         result = Run.open(run).read_result()
         assert result is not None
         assert row.items() >= result.items()
-        assert row.keys() - result.keys() == {"names"}
-        assert row["names"] == document("generate", run, "--count", 4, "--seed", 7)
+        assert row.keys() - result.keys() == {"names", "best_step"}
+        assert row["best_step"] == Run.open(run).load_state("last").best_step
+        assert row["names"] == document("generate", run, "--count", 4, "--seed", 7)["names"]
     assert second.keys() - first.keys() == {"leak_share", "test_loss_unleaked"}
 
 
@@ -101,6 +113,38 @@ def test_an_unfinished_run_is_refused_before_anything_is_trained(
     message = refusal(call("compare", trained, unfinished, *words), 2)
     assert f"flashmore train --resume {unfinished}" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_was_best_at_its_last_step_is_told(make: Make, call: Call) -> None:
+    improving = make("improving")
+    done = make("done", learning_rate=3.0, lr_schedule="constant", max_steps=30, eval_interval=1)
+    best_step = Run.open(done).load_state("last").best_step
+    assert best_step
+    assert best_step < 30
+    (told,) = (
+        line for line in call("compare", improving, done).stderr.splitlines() if STILL_IMPROVING in line
+    )
+    assert told.startswith(f"{improving} was best at its last step, 4: ")
+
+
+def test_names_of_the_data_are_marked_without_colours_too(
+    trained: Path, call: Call, document: Document
+) -> None:
+    given = ("compare", trained, "--count", 40, "--seed", 7)
+    (row,) = document(*given)
+    shown = call(*given).stdout
+    assert {name["novelty"] for name in row["names"]} > {"new", "train"}
+    for name in row["names"]:
+        known = "" if name["novelty"] == "new" else f" ({name['novelty']})"
+        assert f"│ {name['text']}{known} " in shown
+
+
+def test_models_are_evaluated_at_the_same_steps(call: Call, names_file: Path, tmp_path: Path) -> None:
+    words = ("--models", "bigram", "mlp", "--file", names_file, "--max-steps", 40, "--out", tmp_path)
+    assert call("compare", *words, "--count", 2).returncode == 0
+    for model in ("bigram", "mlp"):
+        lines = Run.open(tmp_path / model).read_metrics()
+        assert [line["step"] for line in lines if "val_loss" in line] == [*range(2, 41, 2)]
 
 
 def test_different_test_names_are_told(trained: Path, make: Make, call: Call) -> None:
@@ -130,7 +174,8 @@ def test_any_names_can_be_drawn_without_a_warning(
     plain_width, _ = size_of_comparison(call, trained, trained, picture=picture)
     done = call("compare", trained, odd, "--picture", picture, "--count", 6)
     assert done.returncode == 0
-    told = [line for line in done.stderr.splitlines() if OTHER_TEST not in line]
+    remarks = (OTHER_TEST, STILL_IMPROVING)
+    told = [line for line in done.stderr.splitlines() if not any(remark in line for remark in remarks)]
     assert told[0] == f"picture: {picture}"
     assert ["boxes in the picture" in line for line in told[1:]] == [True] * boxes
     assert size_of(picture)[0] == plain_width
@@ -204,6 +249,8 @@ def test_another_kind_of_picture_is_refused_before_anything_is_done(
         ("{run} --seed -1", "--seed"),
         ("--models bigram --max-steps 0 --file {names}", "--max-steps"),
         ("--models bigram --file nowhere.txt", "nowhere.txt"),
+        ("--models bigram --file {names} --column nmae", "'nmae'"),
+        ("--models bigram --column name", "--file beside --column"),
         ("--models bigram --count 0 --file {names}", "--count"),
     ],
 )

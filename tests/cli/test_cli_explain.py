@@ -108,7 +108,7 @@ def test_a_device_that_is_not_here_is_answered_by_the_rules(capsys: pytest.Captu
 def make_run(path: Path, model: str, **options: Any) -> Path:
     vocabulary = Vocabulary.from_items(["abc"])
     sizes = ModelConfig(model, vocabulary.size, block_size=9, n_head=2, n_embd=24, attention_dropout=0.5)
-    made = TrainConfig(model=model, attention_dropout=0.5, **options)
+    made = TrainConfig(**{"model": model, "attention_dropout": 0.5, "preset": "makemore", **options})
     split = Split(("abcabcab",), (), (), None)
     settings = Settings(made.to_json(), made.to_json(), sizes, vocabulary, split, None, {})
     with Run.create(path, settings) as run:
@@ -127,7 +127,7 @@ def test_a_run_gives_its_shape_dtype_and_dropout(tmp_path: Path, capsys: pytest.
 def test_options_beside_a_run_ask_what_would_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", "transformer")
     document = explained(f"--run {run} --dropout 0 --length 4", capsys)
-    assert document["call"]["query"] == [128, 2, 4, 12]
+    assert document["call"]["query"] == [32, 2, 4, 12]
     assert document["default"] == "flash"
 
 

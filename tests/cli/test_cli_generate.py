@@ -35,8 +35,11 @@ def texts(names: list[dict[str, Any]]) -> list[str]:
     return [name["text"] for name in names]
 
 
-def test_json_is_an_array_with_the_documented_fields(trained: Path, document: Document) -> None:
-    names = document("generate", trained, "--count", 30)
+def test_json_is_an_object_with_the_documented_fields(trained: Path, document: Document) -> None:
+    made = document("generate", trained, "--count", 30)
+    assert made.keys() == {"names", "tally", "draws", "complete", "seed"}
+    assert made["tally"].keys() == {"drawn", "new", "copies", "copies_up_to_case", "held_out"}
+    names = made["names"]
     assert len(names) == 30
     for name in names:
         types = {field: type(value) for field, value in name.items()}
@@ -46,7 +49,7 @@ def test_json_is_an_array_with_the_documented_fields(trained: Path, document: Do
 
 def test_a_name_is_labelled_with_the_first_part_that_holds_it(trained: Path, document: Document) -> None:
     split = Run.open(trained).split
-    names = document("generate", trained, "--count", 200, "--seed", 1)
+    names = document("generate", trained, "--count", 200, "--seed", 1)["names"]
     for name in names:
         parts = {"train": split.train, "validation": split.validation, "test": split.test}
         held = [part for part, items in parts.items() if name["text"] in items]
@@ -55,7 +58,8 @@ def test_a_name_is_labelled_with_the_first_part_that_holds_it(trained: Path, doc
 
 
 def test_its_log_probabilities_are_those_of_score(trained: Path, document: Document) -> None:
-    names = document("generate", trained, "--temperature", 0.5, "--top-k", 5, "--seed", 1, "--count", 10)
+    options = ("--temperature", 0.5, "--top-k", 5, "--seed", 1, "--count", 10)
+    names = document("generate", trained, *options)["names"]
     scored = document("score", trained, *texts(names))
     for name, same in zip(names, scored, strict=True):
         assert name["log_prob"] == pytest.approx(same["log_prob"], rel=1e-6)
@@ -66,10 +70,24 @@ def test_the_same_seed_gives_the_same_names_and_none_gives_others(
 ) -> None:
     first, second = (call("generate", trained, "--json") for _ in range(2))
     assert first.stdout != second.stdout
-    told = re.fullmatch(r"the same names again: --seed (\d+)\n", first.stderr)
+    told = re.search(r"^the same names again: --seed (\d+)\n", first.stderr, re.MULTILINE)
     assert told
     assert document("generate", trained, "--seed", told[1]) == json.loads(first.stdout)
-    assert call("generate", trained, "--seed", told[1]).stderr == ""
+    assert call("generate", trained, "--seed", told[1]).stderr == first.stderr.replace(told[0], "")
+
+
+def test_the_origin_of_the_names_and_the_accepted_share_are_told(
+    trained: Path, call: Call, document: Document
+) -> None:
+    given = ("generate", trained, "--seed", 1, "--count", 10, "--suffix", "ra", "--nearest")
+    made, done = document(*given), call(*given)
+    tally, draws = made["tally"], made["draws"]
+    assert all(name["text"].endswith("ra") for name in made["names"])
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"{tally['drawn']} drawn: {tally['new']} new, {tally['copies']} copies")
+    assert second == f"10 of {draws} draws accepted ({10 / draws:.2%})"
+    for name in made["names"]:
+        assert re.search(rf" {name['text']} .* {name['nearest']} .* {name['distance']} ", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +104,7 @@ def test_options_narrow_what_is_drawn(
     words: str, holds: Callable[[dict[str, Any]], bool], trained: Path, document: Document
 ) -> None:
     def shares(*options: str) -> list[bool]:
-        return [holds(name) for name in document("generate", trained, "--seed", 1, *options)]
+        return [holds(name) for name in document("generate", trained, "--seed", 1, *options)["names"]]
 
     assert all(shares(*words.split()))
     assert not all(shares("--count", "100"))
@@ -96,31 +114,40 @@ def test_options_narrow_what_is_drawn(
 def test_options_keep_to_what_is_likely(words: str, trained: Path, document: Document) -> None:
     def mean_log_prob(*options: str) -> float:
         given = ("--repeats", "--count", 100, "--seed", 1)
-        return fmean(name["log_prob"] for name in document("generate", trained, *given, *options))
+        return fmean(name["log_prob"] for name in document("generate", trained, *given, *options)["names"])
 
     assert mean_log_prob(*words.split()) > mean_log_prob() + 0.2
 
 
 def test_top_k_1_always_takes_the_likeliest(trained: Path, document: Document) -> None:
-    drawn = [document("generate", trained, "--top-k", 1, "--count", 1, "--seed", seed) for seed in range(3)]
+    given = ("generate", trained, "--top-k", 1)
+    drawn = [document(*given, "--count", 1, "--seed", seed)["names"] for seed in range(3)]
     assert drawn[0] == drawn[1] == drawn[2]
-    repeated = document("generate", trained, "--top-k", 1, "--count", 4, "--repeats")
+    repeated = document(*given, "--count", 4, "--repeats")["names"]
     assert repeated == drawn[0] * 4
 
 
-@pytest.mark.parametrize("words", ["--new-only", "--new-only --prefix a", "--count 9 --seed 3 --prefix ab"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--new-only",
+        "--new-only --prefix a",
+        "--count 9 --seed 3 --prefix ab",
+        "--pattern [^a]a --contains ab",
+    ],
+)
 def test_what_cannot_be_had_is_said_with_what_there_is(
     words: str, full: Path, call: Call, refusal: Callable[..., str]
 ) -> None:
     given = ("generate", full, "--seed", 1, "--count", 7, *words.split())
     count = 9 if "--count" in words else 7
     table, as_json = call(*given), call(*given, "--json")
-    names = json.loads(as_json.stdout)
-    assert texts(names) == ([] if "--new-only" in words else ["ab"])
+    names = json.loads(as_json.stdout)["names"]
+    assert texts(names) == (["ab"] if "--count" in words else [])
     for done in (table, as_json):
         message = refusal(done, 1, after_progress=True)
         assert f"wanted: {count} names" in message
-        assert f"found: {len(names)} after {100 * count} draws" in message
+        assert f"found: {len(names)} after 20,000 draws" in message
     assert all(name in table.stdout for name in texts(names))
 
 
@@ -128,7 +155,7 @@ def test_the_best_weights_are_used_and_the_last_where_there_are_none(
     unfinished: Path, call: Call, document: Document
 ) -> None:
     assert Run.open(unfinished).load_state("last").best_step is None
-    assert len(document("generate", unfinished, "--count", 5)) == 5
+    assert len(document("generate", unfinished, "--count", 5)["names"]) == 5
 
 
 def test_long_names_are_shown_whole(call: Call, document: Document, tmp_path: Path) -> None:
@@ -139,7 +166,7 @@ def test_long_names_are_shown_whole(call: Call, document: Document, tmp_path: Pa
     )
     train(config, tmp_path / "run")
     given = ("generate", tmp_path / "run", "--count", 5, "--seed", 1, "--prefix", "ab" * 60)
-    names = texts(document(*given))
+    names = texts(document(*given)["names"])
     assert min(map(len, names)) >= 120
     table = call(*given).stdout
     assert all(f" {name} " in table for name in names)
@@ -152,7 +179,7 @@ def test_a_process_prints_a_plain_table_and_its_remark_apart(
     """In an encoding without lines and accents too."""
     done = process("generate", trained, "--count", 3, PYTHONIOENCODING="ascii")
     assert done.returncode == 0
-    assert re.fullmatch(r"the same names again: --seed \d+\n", done.stderr)
+    assert re.fullmatch(r"\d+ drawn: .*\n3 of .*\nthe same names again: --seed \d+\n", done.stderr)
     assert plain(done.stdout)
     assert done.stdout.isascii()
     assert "log-probability" in done.stdout
@@ -182,7 +209,7 @@ def test_a_reader_that_left_gets_no_traceback(full: Path, environment: dict[str,
         encoding="utf-8",
     ) as running:
         assert running.stdout
-        assert running.stdout.readline() == "[\n"
+        assert running.stdout.readline() == "{\n"
         running.stdout.close()
         assert running.stderr
         assert running.stderr.read() == ""
@@ -202,4 +229,5 @@ def test_an_output_that_takes_nothing_is_told(
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
-    assert "No space left" in refusal(CompletedProcess(done.args, done.returncode, "", done.stderr), 1)
+    done = CompletedProcess(done.args, done.returncode, "", done.stderr)
+    assert "No space left" in refusal(done, 1, after_progress=True)

@@ -42,10 +42,12 @@ def test_the_help_names_every_command(call: Call) -> None:
     {
         "train": "model attention preset split max-steps batch-size learning-rate seed device dtype out json "
         "resume log-interval encoding split-seed n-layer n-head n-embd dropout attention-dropout lr-schedule "
-        "warmup-steps beta1 beta2 weight-decay grad-clip threads eval-interval",
-        "generate": "count prefix temperature top-k top-p seed new-only repeats json",
-        "score": "json",
-        "compare": "models file max-steps out count seed picture json",
+        "warmup-steps beta1 beta2 weight-decay grad-clip threads eval-interval patience column",
+        "generate": "count prefix temperature top-k top-p seed new-only repeats max-draws min-length "
+        "max-length suffix contains pattern like max-distance avoid nearest length json",
+        "look": "column encoding split split-seed picture json",
+        "score": "file column encoding json",
+        "compare": "models file column max-steps out count seed picture json",
         "demo": "out picture",
         "upgrade": "prove example run gain write force even-if-slower diff seconds json",
     }.items(),
@@ -63,7 +65,7 @@ def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
 
 @pytest.mark.parametrize(
     ("words", "lr"),
-    [("", "0.006"), ("--model bigram", "0.05"), ("--preset makemore", "0.0005"), ("--model=bigram", "0.05")],
+    [("", "fitted to the data"), ("--preset makemore", "0.0005"), ("--preset=shakespeare", "0.001")],
 )
 def test_the_help_tells_the_defaults_that_hold(words: str, lr: str, call: Call) -> None:
     assert f"Peak learning rate. (default: {lr})" in call("train", *words.split(), "--help").stdout
@@ -77,7 +79,7 @@ def test_the_help_is_shown_with_a_preset_that_is_for_other_models(call: Call) ->
 
 def test_the_help_of_speedups_tells_which_names_it_takes(call: Call) -> None:
     help_text = " ".join(call("train", "--help").stdout.replace("│", " ").split())
-    assert "the names that `flashmore speedups` lists with --speedups." in help_text
+    assert "the names that `flashmore speedups` lists as taken here." in help_text
     listed = json.loads(call("speedups", "--json").stdout)
     assert tuple(entry["name"] for entry in listed if entry["how"].startswith("--speedups ")) == SWITCHES
 

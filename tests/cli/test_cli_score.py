@@ -70,3 +70,11 @@ def test_a_name_that_cannot_be_scored_is_refused_with_the_reason(
     names: list[str], told: str, trained: Path, call: Call, refusal: Callable[..., str]
 ) -> None:
     assert told in refusal(call("score", trained, *names), 2)
+
+
+def test_the_names_of_a_table_are_scored_as_those_given(
+    trained: Path, document: Document, tmp_path: Path
+) -> None:
+    (tmp_path / "names.csv").write_text("id,name\n1,mala\n2,dan\n")
+    scored = document("score", trained, "--file", tmp_path / "names.csv", "--column", "name")
+    assert scored == document("score", trained, "mala", "dan")

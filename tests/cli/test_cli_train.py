@@ -1,6 +1,7 @@
 """`flashmore train`: what it prints and leaves, what decides a run, and what it learns from."""
 
 import json
+import re
 import shlex
 import shutil
 import unicodedata
@@ -14,6 +15,8 @@ import pytest
 
 from flashmore.config import TrainConfig
 from flashmore.runs import Run
+from flashmore.training.corpus import read_corpus
+from flashmore.training.fit import fit
 from flashmore.training.session import config_of
 
 Call = Callable[..., CompletedProcess[str]]
@@ -29,6 +32,7 @@ RESULT = {
     "step_ms": float,
     "val_loss": float,
     "test_loss": float,
+    "ngram": dict,
 }
 TRANSFORMER = ("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--attention", "manual", "--device", "cpu")
 
@@ -67,11 +71,12 @@ def test_json_is_one_document_with_the_documented_fields(by_process: Trained) ->
 
 
 def test_progress_goes_to_stderr_as_plain_lines(by_process: Trained, plain: Callable[[str], bool]) -> None:
-    first, attention, speedups, compiling, *lines = by_process.done.stderr.splitlines()
+    first, attention, fitted, speedups, compiling, *lines = by_process.done.stderr.splitlines()
     assert "112 train, 14 validation, 14 test" in first
     assert attention == "attention: manual (asked for by name)"
+    assert fitted.startswith("for 112 items: dropout ")
     assert speedups.startswith("speed-ups: fused-adamw")
-    assert compiling.startswith("left out compile: ")
+    assert compiling.startswith("compile is left out: ")
     assert [line.split("  ")[0] for line in lines] == ["step 10", "step 20", "step 25"]
     for word in ("loss", "ms a step", "characters/s", "validation"):
         assert all(word in line for line in lines)
@@ -99,7 +104,9 @@ def test_makemores_split_adds_its_two_fields_and_has_no_validation_loss(
 ) -> None:
     result = document(*quick, "--split", "makemore", "--out", tmp_path / "run")
     added = {"leak_share": float, "test_loss_unleaked": float}
-    assert types_of(result) == RESULT | {"attention": type(None), "val_loss": type(None)} | added
+    expected = RESULT | {"attention": type(None), "val_loss": type(None)} | added
+    del expected["ngram"]
+    assert types_of(result) == expected
 
 
 def test_the_table_holds_the_figures_and_says_how_to_go_on(
@@ -113,8 +120,21 @@ def test_the_table_holds_the_figures_and_says_how_to_go_on(
         assert figure in done.stdout
     assert f"; into {run}\n" in done.stderr
     assert plain(done.stdout)
+    assert re.fullmatch(r"\d+ drawn: \d+ new, \d+ copies.*", done.stdout.splitlines()[-2])
+    examples = re.findall(r"^│ (\w+) +│ (train|validation|test|new) +│$", done.stdout, re.MULTILINE)
+    assert len(dict(examples)) == len(examples) == 10
+    assert all(Run.open(run).split.novelty(name) == novelty for name, novelty in examples)
     advice = done.stdout.splitlines()[-1].removeprefix("more names: flashmore ")
     assert call(*shlex.split(advice)).returncode == 0
+
+
+def test_no_names_are_drawn_at_the_end_where_that_would_take_long(
+    quick: tuple[object, ...], call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("flashmore.cli.train.MOST_PRODUCTS", 1000)
+    done = call(*quick, "--out", tmp_path / "run")
+    assert done.returncode == 0
+    assert " drawn: " not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -147,6 +167,8 @@ def test_defaults_come_from_preset_and_model_and_options_win(
     given = ("--max-steps", 2, "--device", "cpu", "--out", tmp_path / "run")
     assert call("train", names_file, *words.split(), *given).returncode == 0
     kept = config_of(Run.open(tmp_path / "run"))
+    expected = replace(expected, file=names_file, max_steps=2)
+    expected = fit(expected, read_corpus(expected))[0]
     # What `auto` came to is kept with the run.
     settled = {name: getattr(kept, name) for name in ("speedups", "dtype")}
     for name in ("optimizer", "lr_schedule"):
@@ -249,7 +271,7 @@ def test_any_text_trains_and_gives_names_of_its_own_characters(
     assert len(items) == len(set(items))
     assert all(kept == kept.strip() == unicodedata.normalize("NFC", kept) != "" for kept in items)
 
-    names = document("generate", run, "--count", 3, "--seed", 1, "--repeats")
+    names = document("generate", run, "--count", 3, "--seed", 1, "--repeats")["names"]
     assert {character for name in names for character in name["text"]} <= set("".join(items))
     (scored,) = document("score", run, unicodedata.normalize("NFD", item))
     assert scored["text"] == item

@@ -5,6 +5,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from flashmore.data import batches
 from flashmore.data.batches import IGNORE, BatchOrder, encode_items, take
 from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import ConfigError, DataError
@@ -20,7 +21,7 @@ def test_targets_are_the_ids_shifted_and_ignore_is_padding(items: list[str], roo
     context = max(map(len, items), default=0) + 1 + room
     sequences = encode_items(items, vocabulary, context, "cpu")
     for tensor in (sequences.ids, sequences.targets):
-        assert (tensor.shape, tensor.dtype) == ((len(items), context), torch.int64)
+        assert (tensor.shape, tensor.dtype) == ((len(items), context), torch.int16)
     assert sequences.lengths.dtype == torch.int64
     for row, item in enumerate(items):
         characters = vocabulary.encode(item)
@@ -101,6 +102,16 @@ def test_take_gathers_rows_in_the_order_asked_for() -> None:
     ids, targets = take(sequences, torch.tensor([1, 0, 1]))
     assert ids.tolist() == [[0, 3, 0, 0], [0, 1, 2, 0], [0, 3, 0, 0]]
     assert targets.tolist() == [[3, 0, -1, -1], [1, 2, 0, -1], [3, 0, -1, -1]]
+    assert (ids.dtype, targets.dtype) == (torch.int64, torch.int64)
+
+
+def test_ids_of_a_large_vocabulary_and_of_many_items_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_AT_ONCE", 7)
+    characters = [chr(point) for point in range(0x20000, 0x20000 + 2**15)]
+    vocabulary = Vocabulary(tuple(characters))
+    sequences = encode_items(characters, vocabulary, 2, "cpu")
+    assert sequences.ids.dtype == torch.int32
+    assert sequences.targets[:, 0].tolist() == [*range(1, 2**15 + 1)]
 
 
 @pytest.mark.cuda

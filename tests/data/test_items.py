@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmore.data.items import MAX_LENGTH, MOST_LINES, Words, read_words
+from flashmore.data.inputs import MOST_LINES
+from flashmore.data.items import MAX_LENGTH, Words, read_words
 from flashmore.data.text import normalize, read_text
 from flashmore.errors import DataError
 
@@ -121,6 +122,34 @@ def test_wrong_encoding_names_the_line_in_utf_16() -> None:
     assert "line 3" in error.found
 
 
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("utf-16", "Zoë 张伟"),
+        ("utf-16-le", "José"),
+        ("cp1252", "don’t naïve €5"),
+        ("cp1250", "Łódź Wałęsa"),
+        ("cp1251", "Пётр ИВАН"),
+        ("koi8-r", "Пётр"),
+        ("cp1253", "Γιώργος"),
+        ("shift_jis", "さとう 佐藤"),
+        ("euc_jp", "さとう 佐藤"),
+        ("gb18030", "张伟"),
+        ("big5", "張偉"),
+        ("euc_kr", "김민수"),
+    ],
+)
+def test_a_wrong_encoding_is_told_with_likely_ones_and_how_the_file_reads_in_them(
+    encoding: str, line: str
+) -> None:
+    found = refusal(f"anna\n{line}\nbob\n".encode(encoding)).found
+    assert f"{line!r} in {encoding}" in (found.replace("anna", line) if encoding == "utf-16" else found)
+
+
+def test_utf_16_of_ascii_without_a_mark_is_told_too() -> None:
+    assert "'anna' in utf-16-be" in refusal("anna\nbob\n".encode("utf-16-be")).found
+
+
 def test_utf_16_read_as_utf_8_says_so() -> None:
     assert "UTF-16" in refusal("ana\nbo\n".encode("utf-16")).found
 
@@ -181,7 +210,6 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     paths = [
         tmp_path / "missing",
-        tmp_path,
         tmp_path / "file" / "x",
         tmp_path / ("x" * 999),
         Path("nul\0nul"),
@@ -194,8 +222,9 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
             read_words(path)
         assert str(path) in caught.value.wanted
         assert "built-in names" in caught.value.valid
-    with pytest.raises(DataError, match="a folder"):
-        read_words(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="a folder without any"):
+        read_words(tmp_path / "empty")
 
 
 def test_file_without_the_right_to_read_it(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def commands() -> list[tuple[str, str]]:
 
 def test_the_readme_shows_commands() -> None:
     verbs = {command.split()[1] for command, _ in commands()}
-    assert verbs == {"train", "generate", "score", "compare", "explain", "choose", "speedups"}
+    assert verbs == {"look", "train", "generate", "score", "compare", "explain", "choose", "speedups"}
     assert "$ make demo" in README
 
 

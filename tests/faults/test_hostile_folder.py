@@ -68,9 +68,7 @@ def test_a_working_directory_that_was_removed_is_told(tmp_path: Path) -> None:
 def test_events_that_cannot_be_written_stop_no_training(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     (tmp_path / "names.txt").write_text("\n".join(first + second for first in "abcde" for second in "no"))
-    words = split(
-        "train names.txt --model bigram --max-steps 90 --log-interval 1 --device cpu --speedups none"
-    )
+    words = split("train names.txt --model bigram --max-steps 90 --patience 0 --log-interval 1 --device cpu")
     largest = 7500  # bytes: more than everything but the events
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
     done = run(*words, "--out", "run", folder=tmp_path, preexec_fn=limit)

@@ -23,6 +23,10 @@ from flashmore.generation.options import GenerateOptions
         ("top_p", float("nan")),
         ("seed", -1),
         ("seed", 2**63),
+        ("max_draws", 0),
+        ("min_length", 0),
+        ("max_length", 0),
+        ("max_distance", 0),
     ],
 )
 def test_a_number_outside_its_range_is_refused(option: str, bad: float) -> None:

@@ -135,15 +135,49 @@ def test_names_are_labelled_and_known_ones_left_out(make_bigram: Callable[..., R
     assert {name.novelty for name in fresh.names} == {"new"}
 
 
-def test_it_gives_up_after_a_hundred_draws_a_name(make_bigram: Callable[..., Run]) -> None:
+def test_it_gives_up_after_a_number_of_draws(make_bigram: Callable[..., Run]) -> None:
     run = make_bigram([[0.1, 0.9], [0.5, 0.5]], "a", 3)
-    generated = generate(run, GenerateOptions(count=5, seed=8))
-    assert {name.text for name in generated.names} == {"a", "aa"}
-    assert (generated.draws, generated.complete) == (500, False)
+    few = GenerateOptions(count=5, seed=8)
+    cases = ((few, 20_000), (replace(few, count=300), 30_000), (replace(few, max_draws=77), 77))
+    for options, draws in cases:
+        generated = generate(run, options)
+        assert {name.text for name in generated.names} == {"a", "aa"}
+        assert (generated.draws, generated.complete) == (draws, False)
     nothing = make_bigram([[1.0, 0.0], [1.0, 0.0]], "a", 3)
     assert generate(nothing, GenerateOptions(count=3, seed=8)).names == []
     endless = make_bigram([[0.0, 1.0], [0.0, 1.0]], "a", 3)
-    assert generate(endless, GenerateOptions(count=3, seed=8)).draws == 300
+    assert generate(endless, GenerateOptions(count=3, seed=8)).draws == 20_000
+
+
+def test_drawn_names_are_counted_by_where_they_come_from(make_bigram: Callable[..., Run]) -> None:
+    split = Split(train=("a", "bA"), validation=("A",), test=("a", "b"), leak_share=None)
+    run = make_bigram([[0.1, 0.3, 0.3, 0.3], *[[0.5, 0.2, 0.2, 0.1]] * 3], "Aab", 4, split)
+    options = GenerateOptions(count=300, seed=1, repeats=True)
+    generated = generate(run, options)
+    texts = [name.text for name in generated.names]
+    tally = generated.tally
+    assert (tally.drawn, tally.copies) == (300, texts.count("a") + texts.count("bA"))
+    assert tally.held_out == texts.count("A") + texts.count("b") > 0
+    assert tally.new == 300 - tally.copies - tally.held_out
+    assert tally.copies_up_to_case == sum(texts.count(text) for text in ("A", "ba", "BA", "Ba")) > 0
+    assert str(tally) == (
+        f"300 drawn: {tally.new} new, {tally.copies} copies ({tally.copies_up_to_case} more up to case),"
+        f" {tally.held_out} held out"
+    )
+    rejected = generate(run, replace(options, max_draws=generated.draws, new_only=True))
+    assert rejected.tally == tally, "rejected names count too"
+
+
+def test_names_do_not_depend_on_the_sizes_of_batches(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("gru", "abcdefgh", 12)
+    options = GenerateOptions(count=40, seed=4, suffix="a", min_length=3)
+    expected = generate(run, options)
+    monkeypatch.setattr("flashmore.generation.sample.largest_batch", lambda *_: 7)
+    again = generate(run, options)
+    assert [name.text for name in again.names] == [name.text for name in expected.names]
+    assert (again.draws, again.tally) == (expected.draws, expected.tally)
 
 
 def test_greedy_takes_the_likeliest_character(make_bigram: Callable[..., Run]) -> None:

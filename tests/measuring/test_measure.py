@@ -77,6 +77,16 @@ def test_a_block_that_lasts_too_long_ends_early_but_never_empty() -> None:
     }
 
 
+def test_no_round_begins_after_the_end_of_the_time() -> None:
+    clock = FakeClock()
+    for until, rounds in ((-1.0, 1), (2.5, 2), (100.0, 9)):
+        clock.exact = 0.0
+        samples = alternate(
+            {"a": clock.work(1), "b": clock.work(1)}, blocks=9, repeats=1, warmup=0, until=until, clock=clock
+        )
+        assert [len(blocks) for blocks in samples.values()] == [rounds] * 2
+
+
 def test_the_observer_hears_of_every_round() -> None:
     clock = FakeClock()
     heard: list[int] = []

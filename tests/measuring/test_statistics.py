@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmore.measuring.statistics import FEWEST_PAIRS, SAME, Ratio, ratio, spread
+from flashmore.measuring.statistics import FEWEST_PAIRS, Ratio, ratio, spread
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def covered(found: list[Ratio], truth: float) -> float:
 
 def test_two_identical_variants_are_called_different_in_at_most_5_percent_of_2000_runs() -> None:
     found = simulated_ratios(1.0)
-    different = np.mean([one.verdict != "no difference" for one in found])
+    different = np.mean([one.verdict in ("faster", "slower") for one in found])
     assert different <= 0.05
     assert covered(found, 1.0) >= 0.93
 
@@ -112,11 +112,13 @@ def test_the_other_way_round_it_is_the_inverse(pairs: list[tuple[list[float], li
 
 
 @given(pairs_of_blocks)
-def test_against_itself_it_is_1_and_no_difference(pairs: list[tuple[list[float], list[float]]]) -> None:
+def test_against_itself_it_is_1_and_no_difference_with_enough_pairs(
+    pairs: list[tuple[list[float], list[float]]],
+) -> None:
     of, _ = zip(*pairs, strict=True)
     same = ratio(of, of)
     assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
-    assert same.verdict == "no difference"
+    assert same.verdict == ("no difference" if len(pairs) >= FEWEST_PAIRS else "inconclusive")
 
 
 @given(pairs_of_blocks)
@@ -135,18 +137,48 @@ def test_the_value_lies_among_the_pairs(pairs: list[tuple[list[float], list[floa
     [
         (1.02, 1.2, 30, "faster"),
         (0.8, 0.98, 30, "slower"),
-        (SAME[1], 1.2, 30, "no difference"),
-        (0.8, SAME[0], 30, "no difference"),
-        (0.9, 1.2, 30, "no difference"),
+        (1.001, 1.2, 30, "faster"),
+        (1.0, 1.2, 30, "inconclusive"),
+        (0.8, 1.0, 30, "inconclusive"),
+        (0.9, 1.2, 30, "inconclusive"),
+        (0.98, 1.02, 30, "no difference"),
+        (1.01, 1.03, 30, "no difference"),
+        (0.96, 1.02, 30, "inconclusive"),
         (1.02, 1.2, FEWEST_PAIRS, "faster"),
-        (1.02, 1.2, FEWEST_PAIRS - 1, "no difference"),
-        (0.8, 0.98, FEWEST_PAIRS - 1, "no difference"),
+        (1.02, 1.2, FEWEST_PAIRS - 1, "inconclusive"),
+        (0.99, 1.01, FEWEST_PAIRS - 1, "inconclusive"),
     ],
 )
-def test_the_verdict_needs_the_whole_interval_outside_and_enough_pairs(
+def test_a_verdict_needs_the_whole_interval_and_enough_pairs(
     low: float, high: float, pairs: int, verdict: str
 ) -> None:
-    assert Ratio((low + high) / 2, low, high, pairs).verdict == verdict
+    found = Ratio((low + high) / 2, low, high, pairs)
+    assert found.verdict == verdict
+    assert (found.more_blocks > 0) == (verdict == "inconclusive")
+
+
+def test_the_width_of_no_difference_is_the_users() -> None:
+    assert Ratio(1.0, 0.98, 1.02, 30, equivalence=1.0).verdict == "inconclusive"
+    assert Ratio(1.06, 1.04, 1.08, 30, equivalence=10.0).verdict == "no difference"
+
+
+@pytest.mark.parametrize(
+    ("found", "more"),
+    [
+        (Ratio(1.0, 1 / 1.0609, 1.0609, 10), 30),  # twice as wide as 3 %: four times the blocks
+        (Ratio(1.1, 1.1**-1, 1.1**3, 10), 30),  # twice as wide as what would exclude 1
+        (Ratio(1.5, 1.4, 1.6, 2), FEWEST_PAIRS - 2),
+    ],
+)
+def test_how_many_more_blocks_decide_follows_from_the_width(found: Ratio, more: int) -> None:
+    assert found.more_blocks == pytest.approx(more, abs=1)
+
+
+def test_medians_that_say_the_opposite_are_noticed() -> None:
+    faster = Ratio(1.1, 1.05, 1.15, 30)
+    assert faster.contradicts(1 / 1.2)
+    assert not faster.contradicts(1.2)
+    assert not Ratio(1.01, 0.97, 1.05, 30).contradicts(1 / 1.01)  # within the interval
 
 
 def test_no_blocks_or_unequal_numbers_of_them_cannot_be_compared() -> None:

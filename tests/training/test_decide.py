@@ -11,7 +11,7 @@ from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.models.config import ModelConfig
 from flashmore.speedups import CATALOGUE, EXACT, SWITCHES
-from flashmore.training.decide import decide, why_not
+from flashmore.training.decide import Quartiles, decide, why_not
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SIZES = ModelConfig("transformer", vocab_size=27, block_size=16)
@@ -19,7 +19,7 @@ Names = tuple[str, ...]
 Decision = tuple[Names, tuple[str, ...]]
 
 
-def never_timed(_: Names) -> float:
+def never_timed(_: Names) -> Quartiles:
     raise AssertionError("a step was timed where nothing had to be weighed")
 
 
@@ -28,7 +28,7 @@ def decided(
 ) -> Decision:
     config = TrainConfig(speedups=names, **{"max_steps": 1500, "batch_size": 128, **changes})  # type: ignore[arg-type]
     model_config = replace(SIZES, model=config.model, attention_dropout=config.attention_dropout)
-    return decide(config, model_config, device, never_timed if step_ms is None else lambda _: step_ms)
+    return decide(config, model_config, device, never_timed if step_ms is None else lambda _: (step_ms,) * 3)
 
 
 @pytest.fixture(autouse=True)
@@ -166,15 +166,15 @@ def test_max_autotune_alone_is_refused() -> None:
 # CUDA graphs.
 
 
-def timed(with_graph: float | Exception, without: float) -> Callable[[Names], float]:
-    """Times of a step, by whether it is captured."""
+def timed(with_graph: float | Exception, without: float) -> Callable[[Names], Quartiles]:
+    """Times of a step, by whether it is captured; the quartiles are 10 % apart from the median."""
 
-    def step_ms(speedups: Names) -> float:
+    def step_ms(speedups: Names) -> Quartiles:
         if "cuda-graph" not in speedups:
-            return without
+            return 0.9 * without, without, 1.1 * without
         if isinstance(with_graph, Exception):
             raise with_graph
-        return with_graph
+        return 0.9 * with_graph, with_graph, 1.1 * with_graph
 
     return step_ms
 
@@ -183,6 +183,12 @@ def timed(with_graph: float | Exception, without: float) -> Callable[[Names], fl
     ("with_graph", "steps", "on", "note"),
     [
         (0.5, 2_000, True, "cuda-graph pays off: 0.50 ms a step with it, 1.00 ms without"),
+        (
+            0.95,
+            2_000,
+            False,
+            "cuda-graph is left out: 0.95 ms a step with it, 1.00 ms without, and the quartiles overlap",
+        ),
         (2.0, 2_000, False, "cuda-graph is left out: 2.00 ms a step with it, 1.00 ms without"),
         (
             RuntimeError("not permitted\nwhen capturing"),
@@ -192,7 +198,7 @@ def timed(with_graph: float | Exception, without: float) -> Callable[[Names], fl
         ),
         (0.5, 200, False, "cuda-graph is left out: 200 steps are too few to recoup it"),
     ],
-    ids=("faster", "slower", "fails", "short"),
+    ids=("faster", "undecided", "slower", "fails", "short"),
 )
 def test_auto_takes_a_cuda_graph_where_it_measures_faster(
     with_graph: float | Exception, steps: int, on: bool, note: str

@@ -1,6 +1,7 @@
 """The gain: functions that change their code, steps of a script, and what the numbers come to."""
 
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,8 @@ def result(before: float, after: float, count: int = 20) -> dict[str, Any]:
         "sites": [{"calls": 2, "kernel": kernel}],
         "device": "cpu",
         "environment": {},
+        "others": None,
+        "threads": 1,
         "whole": "a step",
         "problem": None,
     }
@@ -129,6 +132,26 @@ def test_a_place_tells_memory_kernel_and_why_no_faster_one() -> None:
     assert "kernel that runs now: math" in lines
     assert "not flash: dropout" in lines
     assert "cudnn" not in lines
+
+
+def test_noise_is_warned_of_and_an_undecided_ratio_says_how_many_more_blocks() -> None:
+    noisy = result(2.0, 2.0)
+    noisy["samples_ms"]["step after"] = [[1.0], [4.0]] * 10
+    first, *lines = gain_of(noisy, 1).lines()
+    assert re.search(r": inconclusive, about [\d,]+ more blocks would decide\)$", first)
+    assert any(line.startswith("warning: noisy machine: neighbouring blocks of step after") for line in lines)
+    assert not any("warning" in line for line in gain_of(result(2.0, 1.0), 1).lines())
+
+
+def test_medians_that_contradict_the_ratio_are_explained() -> None:
+    """A machine slows down: most samples of one version were taken before that, most of the other after."""
+    slowing = result(2.0, 2.0)
+    slowing["samples_ms"] |= {
+        "step before": [[1.1] * 9] * 10 + [[5.5]] * 11,
+        "step after": [[1.0]] * 10 + [[5.0] * 9] * 11,
+    }
+    line = gain_of(slowing, 1).lines()[0]
+    assert ": faster); the medians say otherwise, since the machine's speed changed" in line
 
 
 def test_too_few_steps_give_no_number() -> None:

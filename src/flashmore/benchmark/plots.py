@@ -209,17 +209,15 @@ def _draw_steps(axes: "Axes", context: Record) -> None:
 
 
 def _show_the_bulk(axes: "Axes", variants: Sequence[Record]) -> int:
-    """Limit the axis if there are outliers, so that differences are visible; returns how many are cut off."""
+    """Begin the axis at 0, and limit it if there are outliers; returns how many are cut off."""
     steps = [variant["step_ms"] for variant in variants if variant["ok"]]
     if not steps:
         return 0
     reach = 6 * max(step["high"] - step["low"] for step in steps)
-    left, right = axes.get_xlim()
-    low = max(left, min(step["low"] for step in steps) - reach)
-    high = min(right, max(step["high"] for step in steps) + reach)
-    axes.set_xlim(low, high)
+    high = min(axes.get_xlim()[1], max(step["high"] for step in steps) + reach)
+    axes.set_xlim(0, high)
     blocks = (block for variant in variants for block in variant["samples_ms"])
-    return sum(not low <= sample <= high for block in blocks for sample in block)
+    return sum(sample > high for block in blocks for sample in block)
 
 
 def _draw_bars(axes: "Axes", variants: Sequence[Record]) -> None:

@@ -1,5 +1,6 @@
 """One variant of a training step: checked, warmed up, measured for memory, and timed next to the others."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -52,9 +53,9 @@ class Variant:
         elif self.ok:
             self.why_not = INTERRUPTED
 
-    def ratio_to(self, other: "Variant") -> dict[str, str | float]:
+    def ratio_to(self, other: "Variant", equivalence: float) -> dict[str, str | float]:
         """How many times faster another variant is, as in a record."""
-        return ratio(self.samples_ms, other.samples_ms).to_json(self.name, other.name)
+        return ratio(self.samples_ms, other.samples_ms, equivalence).to_json(self.name, other.name)
 
     def to_json(self) -> dict[str, Any]:
         """The variant as in a record."""
@@ -70,13 +71,18 @@ class Rounds:
     """Variants in progress: prepared one after the other, then timed in alternating blocks."""
 
     def __init__(
-        self, config: TrainConfig, device: torch.device, blocks: int, say: Callable[[str], None]
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        blocks: int,
+        say: Callable[[str], None],
+        equivalence: float,
     ) -> None:
         if blocks < 1:
             raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
         if config.threads_here:
             torch.set_num_threads(config.threads_here)
-        self.device, self.blocks, self.say = device, blocks, say
+        self.device, self.blocks, self.say, self.equivalence = device, blocks, say, equivalence
         self.steps: dict[str, Callable[[], object]] = {}
         """One repetition of each variant to time, synchronised."""
         self.samples: dict[str, list[list[float]]] = {}
@@ -89,10 +95,15 @@ class Rounds:
         """Fill in `steps`."""
         raise NotImplementedError
 
-    def run(self, block_seconds: float, after_block: Callable[[int], None]) -> None:
+    def run(self, block_seconds: float, after_block: Callable[[int], None], until: float = math.inf) -> None:
         """Prepare the variants, and time them in alternating blocks that are about equally long.
 
         A block that takes twice as long ends with what it has. Ctrl-C keeps the completed rounds.
+
+        Args:
+            block_seconds: intended length of a block.
+            after_block: called with the number of completed rounds.
+            until: no round begins after this time of `time.perf_counter`, except the first.
         """
         resolution = time.get_clock_info("perf_counter").resolution
         try:
@@ -112,6 +123,7 @@ class Rounds:
                     repeats=repeats,
                     warmup=0,
                     most_seconds=2 * block_seconds,
+                    until=until,
                     after_block=after_block,
                 )
             except Stopped as stopped:

@@ -1,14 +1,16 @@
 """`flashmore bench WHAT …`: measure whole training steps, each speed-up, or the attention kernels alone."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import Positional
 
 from flashmore.benchmark.attention.plan import AttentionPlan
+from flashmore.cli.model_config import heads_of
 from flashmore.cli.parse import defaults, parse, refuse_ineffective, require_writable, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
@@ -19,12 +21,24 @@ from flashmore.terminal import Terminal, say, write, write_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from flashmore.benchmark.report.values import Setting
+
 Record = Mapping[str, Any]
 BLOCKS, ABLATION_BLOCKS = 30, 20
 SECONDS, SECONDS_WITH_EACH_LEFT_OUT = 180.0, 1200.0
 VARIED = ("--attention", "--dtype", "--optimizer", "--lr-schedule")
 """Options that the ablation sets for each variant."""
+PADDING = 3
+"""Characters between two columns of a table."""
 FORMS = (".png", ".svg", ".pdf")
+WRITES = ("--out", "--picture")
+CHECK = "check"
+WHAT = {
+    "step": "whole training steps of one model under two or more attention backends",
+    "ablation": "training steps with the documented speed-ups added one after the other",
+    "attention": "the kernels alone: time, memory and error against T",
+    CHECK: "the same as an earlier record, to see what became slower; for CI",
+}
 HELP = """usage: flashmore bench WHAT [OPTIONS]
 
 Measure what training, attention and each speed-up cost on this machine, and how sure that is.
@@ -42,12 +56,18 @@ class Outputs:
     """Save a plot of the record to this file: .png, .svg or .pdf."""
     json: bool = False
     """Print the record on stdout and nothing else."""
+    equivalence: float = 3.0
+    """Largest difference in percent that counts as none."""
 
     def __post_init__(self) -> None:
+        require_percentage(self.equivalence)
         if self.picture is not None and self.picture.suffix.lower() not in FORMS:
             raise ConfigError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
         require_writable("--out", self.out)
         require_writable("--picture", self.picture)
+
+
+Measured = tuple[Record, Outputs, "Callable[[Record], Figure]"]
 
 
 @dataclass(frozen=True)
@@ -101,21 +121,48 @@ class BenchAttention(Outputs):
     """
 
     plan: AttentionPlan
+    from_config: Path | None = None
+    """A Hugging Face model's config.json: its heads (k's repeated) and channels are the defaults."""
+
+
+@dataclass(frozen=True)
+class BenchCheck:
+    """Measure again what a record measured, and exit with 1 if something is slower, with 0 otherwise.
+
+    The blocks of two runs cannot share the machine's moods, so let nothing else run, and choose --equivalence
+    by what two runs of the same code differ by. Records of another device or other settings are refused.
+    """
+
+    baseline: Path
+    """Record to compare with, written by `flashmore bench … --out` or `choose --out`."""
+    record: Positional[Path | None] = None
+    """Compare this record instead of measuring."""
+    equivalence: float = 3.0
+    """Largest difference in percent that counts as none."""
+
+    def __post_init__(self) -> None:
+        require_percentage(self.equivalence)
+
+
+def require_percentage(equivalence: float) -> None:
+    """Refuse an --equivalence that is not between 0 and 100."""
+    if not 0 < equivalence < 100:
+        raise ConfigError("a sensible --equivalence", f"{equivalence:g}", "a percentage, such as 3")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench`."""
     if not argv or argv[0] in ("-h", "--help"):
-        write(HELP + "".join(f"  {what:<10} {does}\n" for what, (does, _) in WHAT.items()))
+        write(HELP + "".join(f"  {what:<10} {does}\n" for what, does in WHAT.items()))
         write("\nflashmore bench WHAT --help tells the options.\n")
         return 0 if argv else 2
     what, *rest = argv
     if what not in WHAT:
         raise UsageError("something to measure: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
-    return WHAT[what][1](rest)
+    return _check(rest) if what == CHECK else _give(*MEASURES[what](rest))
 
 
-def _step(argv: Sequence[str]) -> int:
+def _step(argv: Sequence[str]) -> Measured:
     command = parse(BenchStep, "bench step", argv, BenchStep(defaults(argv, "makemore")))
     if model_spec(command.config.model).attends:  # the others are refused as such
         refuse_ineffective(command.config, argv, ("--speedups", "--eval-interval", "--log-interval"))
@@ -135,13 +182,14 @@ def _step(argv: Sequence[str]) -> int:
             command.lengths,
             shrink_batch=value_of("--batch-size", argv) is None,
             blocks=command.blocks,
+            equivalence=command.equivalence,
             say=bar.say,
             after_block=bar.after_block,
         )
-    return _give(record, command, step_plot)
+    return record, command, step_plot
 
 
-def _ablation(argv: Sequence[str]) -> int:
+def _ablation(argv: Sequence[str]) -> Measured:
     command = parse(BenchAblation, "bench ablation", argv, BenchAblation(defaults(argv, "makemore")))
     refuse_ineffective(command.config, argv, ("--eval-interval", "--log-interval", *VARIED))
 
@@ -154,27 +202,71 @@ def _ablation(argv: Sequence[str]) -> int:
             command.config,
             leave_one_out=command.leave_one_out,
             blocks=command.blocks,
+            equivalence=command.equivalence,
             seconds=usual if command.seconds is None else command.seconds,
             say=bar.say,
             after_block=bar.after_block,
         )
-    return _give(record, command, ablation_plot)
+    return record, command, ablation_plot
 
 
-def _attention(argv: Sequence[str]) -> int:
-    command = parse(BenchAttention, "bench attention", argv)
+def _attention(argv: Sequence[str]) -> Measured:
+    plan = AttentionPlan()
+    if path := value_of("--from-config", argv):
+        sizes = heads_of(Path(path))
+        plan = replace(plan, n_head=(sizes["n_head"],), head_dim=(sizes["head_dim"],))
+    command = parse(BenchAttention, "bench attention", argv, BenchAttention(plan))
 
     from flashmore.benchmark.attention.bench import bench_attention
     from flashmore.benchmark.plots import attention_picture
 
-    return _give(bench_attention(command.plan, say=say), command, attention_picture)
+    record = bench_attention(command.plan, equivalence=command.equivalence, say=say)
+    return record, command, attention_picture
 
 
-WHAT: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
-    "step": ("whole training steps of one model under two or more attention backends", _step),
-    "ablation": ("training steps with the documented speed-ups added one after the other", _ablation),
-    "attention": ("the kernels alone: time, memory and error against T", _attention),
+MEASURES: dict[str, Callable[[Sequence[str]], Measured]] = {
+    "step": _step,
+    "ablation": _ablation,
+    "attention": _attention,
 }
+
+
+def _check(argv: Sequence[str]) -> int:
+    command = parse(BenchCheck, "bench check", argv)
+
+    from flashmore.benchmark.check import check
+    from flashmore.measuring.result import read_record
+
+    baseline = read_record(command.baseline)
+    now = read_record(command.record) if command.record else _measured_again(baseline)
+    setting, slower = check(baseline, now, command.equivalence)
+    console = stdout()
+    _show_setting(console, setting)
+    _show_warnings(console, now)
+    if not now["complete"]:
+        return Interrupted.exit_code
+    return 1 if slower else 0
+
+
+def _measured_again(baseline: Record) -> Record:
+    """A new record by the command that made the baseline; nothing is written."""
+    from flashmore.benchmark.check import MACHINE, require_same
+    from flashmore.cli import choose
+    from flashmore.measuring.environment import environment
+    from flashmore.training.resolve import resolve_device
+
+    here = environment(resolve_device(baseline["environment"]["device"]))
+    require_same("machine", {name: baseline["environment"][name] for name in MACHINE}, here)
+    words = baseline["command"][1:]
+    words = [word for word, before in zip(words, ["", *words], strict=False) if before not in WRITES]
+    words = [word for word in words if word.partition("=")[0] not in (*WRITES, "--json")]
+    if words[:1] == ["choose"]:
+        return choose.measured([*words[1:], "--fresh"])[0]
+    if words[:1] != ["bench"] or words[1:2] == [] or words[1] not in MEASURES:
+        found = " ".join(baseline["command"])[:200] or "no command"
+        valid = "a second RECORD to compare with the baseline"
+        raise UsageError("a baseline that `flashmore bench` or `choose` measured", found, valid)
+    return MEASURES[words[1]](words[2:])[0]
 
 
 def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") -> int:
@@ -211,23 +303,36 @@ def show(record: Record) -> None:
 
     console, summary, unsaid = stdout(), summarize(record), ["", *_notes(record)]
     for setting in summary.settings:
-        columns = [column for column in setting.table.columns if column not in setting.table.page_only]
-        numbers = tuple(column for column in columns if column not in setting.table.words)
-        rows = table(*columns, numbers=numbers)
-        rows.box = SIMPLE_HEAD
-        for row in setting.table.rows:
-            rows.add_row(*(row[column] for column in columns))
-        console.print("", setting.table.caption)
-        if setting.table.rows:
-            console.print(rows)
-        for line in (*setting.remarks, setting.conclusion):
-            if line not in unsaid:
-                console.print(line)
+        _show_setting(console, setting, unsaid)
     for line in summary.remarks:
         if line not in unsaid:
             console.print(line)
+    _show_warnings(console, record)
+
+
+def _show_warnings(console: Terminal, record: Record) -> None:
     for warning in record["warnings"]:
         console.print(f"warning: {warning['code']}: {warning['message']}", f"  {warning['advice']}")
+
+
+def _show_setting(console: Terminal, setting: "Setting", unsaid: Sequence[str] = ("",)) -> None:
+    columns = setting.table.columns
+    cells = [dict(zip(columns, columns, strict=True)), *setting.table.rows]
+    for column in setting.table.dispensable:
+        width = sum(max(len(row[name]) for row in cells) + PADDING for name in columns)
+        if column in columns and width >= console.width:
+            columns.remove(column)
+    numbers = tuple(column for column in columns if column not in setting.table.words)
+    rows = table(*columns, numbers=numbers)
+    rows.box = SIMPLE_HEAD
+    for row in setting.table.rows:
+        rows.add_row(*(row[column] for column in columns))
+    console.print("", setting.table.caption)
+    if setting.table.rows:
+        console.print(rows)
+    for line in (*setting.remarks, setting.conclusion):
+        if line not in unsaid:
+            console.print(line)
 
 
 class BlockBar:

@@ -19,8 +19,8 @@ from flashmore.terminal import say, write_json
 
 if TYPE_CHECKING:
     from flashmore.comparison import Row
+    from flashmore.generation.sample import Name
     from flashmore.runs import Run
-    from flashmore.training.result import TrainResult
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Compare:
     """Models to train first, each with its own defaults, instead of or in addition to runs."""
     file: Path | None = None
     """With --models: the text file to train on; none means the built-in names."""
+    column: str | None = None
+    """With --file: column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
     max_steps: int | None = None
     """With --models: optimizer steps for each; none means the default."""
     out: Path = Path("runs")
@@ -58,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
             "runs that are finished, and no --models",
             "the runs alone, or --models bigram transformer beside them",
         )
-
+    if command.column is not None and command.file is None:
+        raise ConfigError("--file beside --column", "no file", "--file FILE, or no --column")
     options = GenerateOptions(count=command.count, seed=command.seed)
     if command.picture is not None:
         require_png(command.picture)
@@ -71,10 +74,16 @@ def main(argv: Sequence[str]) -> int:
 
     runs = [Run.open(path) for path in command.runs]
     rows = compare(runs, options)  # before any training, because it refuses unfinished runs
-    trained = [_train(model, command) for model in command.models]
+    given: dict[str, Any] = {"file": command.file, "column": command.column, "max_steps": command.max_steps}
+    configs = [TrainConfig(model=model, **given) for model in command.models]
+    trained = [_train(config, command.out) for config in configs]
     rows += compare(trained, options)
     if not same_test_items(runs + trained):
         say("these runs were tested on different names: their test losses cannot be compared")
+    for row in rows:
+        if row.improving:
+            last = f"{row.result.run} was best at its last step, {row.result.steps:,}"
+            say(f"{last}: it may not be trained to its best; a larger --max-steps tells")
     if command.json:
         write_json([row.to_json() for row in rows])
     else:
@@ -100,39 +109,47 @@ def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
         say(f"{boxes} characters are boxes in the picture: the font that it is drawn with lacks them")
 
 
-def _train(model: Model, command: Compare) -> "Run":
+def _train(config: TrainConfig, out: Path) -> "Run":
     from flashmore.runs import Run
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import unused_folder
 
-    steps: dict[str, Any] = {} if command.max_steps is None else {"max_steps": command.max_steps}
-    config = TrainConfig(model=model, file=command.file, **steps)
     with ProgressLine() as line:
-        result = train(config, unused_folder(model, command.out), line)
+        result = train(config, unused_folder(config.model, out), line)
     return Run.open(result.run)
 
 
 def show(rows: "Sequence[Row]") -> None:
-    """Print a table with a column for each run: numbers above, names below."""
+    """Print a table with a column for each run: numbers above, names below.
+
+    A name of the data is followed by the part that it is in.
+    """
     shown = table("", *(row.result.model for row in rows))
-    figures = [_figures(row.result) for row in rows]
+    figures = [_figures(row) for row in rows]
     for title in figures[0]:
         shown.add_row(title, *(of_run[title] for of_run in figures))
     shown.add_section()
-    columns = [[Text(name.text, NOVELTY_STYLE[name.novelty]) for name in row.names] for row in rows]
+    columns = [[_shown(name) for name in row.names] for row in rows]
     for line, names in enumerate(zip_longest(*columns, fillvalue=Text())):
         shown.add_row("" if line else "names", *names)
     stdout().print(shown)
 
 
-def _figures(result: "TrainResult") -> dict[str, str]:
+def _shown(name: "Name") -> Text:
+    known = "" if name.novelty == "new" else f" ({name.novelty})"
+    return Text(f"{name.text}{known}", NOVELTY_STYLE[name.novelty])
+
+
+def _figures(row: "Row") -> dict[str, str]:
+    result = row.result
     losses = {"validation loss": result.val_loss, "test loss": result.test_loss}
     return {
         "run": result.run,
         "attention": result.attention or "none",
         "parameters": f"{result.parameters:,}",
         "steps": f"{result.steps:,}",
+        "best step": "–" if row.best_step is None else f"{row.best_step:,}",
         "training": f"{result.train_seconds:.1f} s",
         "a step": f"{result.step_ms:.2f} ms",
         **{name: "–" if loss is None else f"{loss:.4f}" for name, loss in losses.items()},

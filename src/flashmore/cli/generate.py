@@ -1,7 +1,7 @@
 """`flashmore generate`: generate names or text from a run."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from flashmore.runs import Run
 
 LENGTH = 500
+FOR_TEXT = {"prefix", "temperature", "top_k", "top_p", "seed"}
+"""The options that apply to a run on one long text."""
 
 
 @dataclass(frozen=True)
 class Generate:
     """Generate names from a run's best weights, each labelled `train`, `validation`, `test` or `new`.
+
+    Names are drawn as the model gives them, and those that do not fulfil the options are rejected.
 
     For a run on one long text (--mode text), generate --length characters after --prefix.
     """
@@ -48,19 +52,26 @@ def main(argv: Sequence[str]) -> int:
     if command.length is not None:
         found = f"{command.run}, a run on items, each of which ends by itself"
         raise ConfigError("a run on one long text, for --length", found, "--count for the number of items")
+    if "--max-distance" in options_in(argv) and command.sampling.like is None:
+        raise ConfigError("--like NAME, for --max-distance", "no --like", "both, or neither")
     made = generate(run, command.sampling)
     if command.json:
-        write_json([asdict(name) for name in made.names])
+        write_json(asdict(made))
     else:
-        rows = table("name", "novelty", "log-probability", numbers=("log-probability",))
+        headers = ("name", "novelty", "log-probability")
+        near = ("nearest", "distance") if command.sampling.nearest else ()
+        rows = table(*headers, *near, numbers=("log-probability", "distance"))
         for name in made.names:
-            rows.add_row(*name_cells(name.text, name.novelty), f"{name.log_prob:.2f}")
+            cells = (str(getattr(name, field)) for field in near)
+            rows.add_row(*name_cells(name.text, name.novelty), f"{name.log_prob:.2f}", *cells)
         stdout().print(rows)
+    share = len(made.names) / made.draws
+    say(str(made.tally), f"{len(made.names):,} of {made.draws:,} draws accepted ({share:.2%})")
     if command.sampling.seed is None:
         say(f"the same names again: --seed {made.seed}")
     if not made.complete:
         found = f"{len(made.names)} after {made.draws:,} draws"
-        valid = "a smaller --count, a higher --temperature, another --prefix, or --repeats"
+        valid = "a smaller --count, fewer constraints, --repeats, or a larger --max-draws"
         raise FlashmoreError(f"{command.sampling.count} names", found, valid)
     return 0
 
@@ -68,8 +79,9 @@ def main(argv: Sequence[str]) -> int:
 def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
     from flashmore.generation.sample import continue_text
 
-    for option in ("--count", "--new-only", "--repeats"):
-        if option in given:
+    for field in fields(GenerateOptions):
+        option = "--" + field.name.replace("_", "-")
+        if option in given and field.name not in FOR_TEXT:
             found = f"{command.run}, a run on one long text"
             valid = "--length, --prefix and what decides a draw"
             raise ConfigError(f"a run on items, for {option}", found, valid)

@@ -15,6 +15,7 @@ from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
     "train": "learn from a file of names; leaves a run's folder",
+    "look": "what a list holds, and what in it may be unintended, without training",
     "generate": "names or text from a run",
     "score": "how likely a run finds given names",
     "compare": "several runs or models side by side, with a picture",

@@ -117,6 +117,7 @@ def _ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "--split-seed", "shares of items, such as 80/10/10", present
     if config.file is None:
         yield "--encoding", "a text file", "the built-in names"
+        yield "--column", "a file that has columns", "the built-in names"
 
 
 def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:

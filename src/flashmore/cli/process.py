@@ -6,6 +6,8 @@ It imports nothing slow, so that the Ctrl-C handler is installed first.
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -24,9 +26,9 @@ def entry() -> NoReturn:
     # PyTorch's default is in the folder for temporary files, where another user may create it first.
     if (cache := cache_folder()) is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "torchinductor"))
-    # libgomp's threads spin for milliseconds by default, which keeps the threads that they wait for off
-    # a busy CPU: steps took 25 times as long. A thousand turns cost an idle machine nothing (docs/log.md).
-    if "OMP_WAIT_POLICY" not in os.environ:
+    # libgomp's threads spin for milliseconds by default, which keeps the threads that they wait for off the
+    # CPUs of a busy machine: steps took 25 times as long. On an idle one compiled steps gain by it.
+    if "OMP_WAIT_POLICY" not in os.environ and _is_busy():
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Shells start background commands with Ctrl-C ignored, which is kept.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -45,6 +47,19 @@ def entry() -> NoReturn:
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # only Python's shutdown is left
     sys.exit(code)
+
+
+def _is_busy() -> bool:
+    """Whether other threads of this machine want a CPU, at three moments; False where Linux does not tell."""
+    for _ in range(3):
+        try:
+            running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]
+        except (OSError, IndexError):
+            return False
+        if int(running) <= 1:  # this thread
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
-from flashmore.cli.show import stdout, table
+from flashmore.cli.show import name_cells, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
+from flashmore.generation.options import GenerateOptions
+from flashmore.specs import model_spec
 from flashmore.terminal import write_json
 
 if TYPE_CHECKING:
+    from flashmore.runs import Run
     from flashmore.training.result import TrainResult
+
+SHOWN, DRAWS = 10, 200
+"""Names shown at the end, and how many are drawn to count the new ones."""
+MOST_PRODUCTS = 2 * 10**9
+"""Most multiplications in drawing them, which take less than a second on one core."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,26 @@ def _show(result: "TrainResult") -> None:
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
         better = f"counting n-grams of {result.ngram.order} characters predicts these items better"
         console.print(f"{better} than this model: more items, or --preset names-long, may change that")
-    text = Run.open(Path(result.run)).text
+    run = Run.open(Path(result.run))
+    text = run.text
+    if text is None:
+        _show_names(run, result.parameters)
     if text is None or text.kind == "characters":  # ids alone cannot be shown
         kind = "names" if text is None else "text"
         console.print(f"more {kind}: flashmore generate {shlex.quote(result.run)}")
+
+
+def _show_names(run: "Run", parameters: int) -> None:
+    """Draw a few names, unless the model is so large, or its context so long, that this would take long."""
+    from flashmore.generation.sample import generate
+
+    context = run.model.block_size
+    positions = context if model_spec(run.model.model).kv_cache else context**2 // 2  # of each name
+    draws = min(DRAWS, MOST_PRODUCTS // (parameters * positions))
+    if draws < SHOWN:
+        return
+    made = generate(run, GenerateOptions(count=draws, max_draws=draws, repeats=True, seed=0))
+    rows = table("name", "novelty")
+    for text, novelty in list({name.text: name.novelty for name in made.names}.items())[:SHOWN]:
+        rows.add_row(*name_cells(text, novelty))
+    stdout().print(rows, str(made.tally))

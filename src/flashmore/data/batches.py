@@ -19,19 +19,24 @@ IGNORE = -1
 """Target of padding positions, which the loss ignores."""
 MOST_EVALUATED = 2**20
 """Most positions per evaluation of a long text, which bounds its time; smaller parts are read completely."""
+_AT_ONCE = 2**16
+"""Items encoded together: intermediate results of all at once would need more memory than the result."""
 _ORDER, _EVALUATION = 0, 1
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """A whole part of a split as int64 tensors on the device."""
+    """A whole part of a split as tensors on the device; `ids` and `targets` are int16 where these suffice.
+
+    Long lists fill memory: int64 would need four times as much. `take` gives int64.
+    """
 
     ids: Tensor
     """(N, T): BOS, the characters, padding 0."""
     targets: Tensor
     """(N, T): the characters, EOS, then IGNORE; the next id after each of `ids`."""
     lengths: Tensor
-    """(N,): number of positions with a target, EOS included."""
+    """(N,) int64: number of positions with a target, EOS included."""
 
     @property
     def mean_length(self) -> float:
@@ -58,13 +63,14 @@ def encode_items(
             f"an item of {lengths.max()}",
             "shorter items, or a model with a longer context",
         )
-    flat = _encode_together("".join(items), vocabulary)  # (sum of the items' characters,)
-    # In row-major order, the True entries of the mask are the items' characters in order.
-    mask = np.arange(context - 1) < lengths[:, None]  # (N, T - 1)
-    ids = np.full((len(items), context), EOS, dtype=np.int64)
-    ids[:, 1:][mask] = flat
-    targets = np.full((len(items), context), IGNORE, dtype=np.int64)
-    targets[:, :-1][mask] = flat
+    dtype = np.int16 if vocabulary.size <= 2**15 else np.int32
+    ids = np.full((len(items), context), EOS, dtype=dtype)
+    targets = np.full((len(items), context), IGNORE, dtype=dtype)
+    for start in range(0, len(items), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        # In row-major order, the True entries of the mask are the items' characters in order.
+        mask = np.arange(context - 1) < lengths[rows, None]  # (rows, T - 1)
+        ids[rows, 1:][mask] = targets[rows, :-1][mask] = _encode_together("".join(items[rows]), vocabulary)
     targets[np.arange(len(items)), lengths] = EOS
     return Sequences(*map(torch.from_numpy, (ids, targets, lengths + 1))).to(device)
 
@@ -118,7 +124,7 @@ class BatchOrder:
 def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
     chosen = indices.to(sequences.ids.device)
-    return sequences.ids.index_select(0, chosen), sequences.targets.index_select(0, chosen)
+    return sequences.ids.index_select(0, chosen).long(), sequences.targets.index_select(0, chosen).long()
 
 
 class Windows:

@@ -1,24 +1,22 @@
-"""Items, one per line: read, cleaned, and split into train, validation and test."""
+"""Items, one per line or row: read, cleaned, and split into train, validation and test."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from flashmore.data.text import LINE_END, Decoder, count_line_ends, normalize_file
+from flashmore.data.inputs import looks_like, read_column, read_files, read_lines, require_few
+from flashmore.data.text import LINE_END, NOT_TEXT, normalize_file, require_encoding
 from flashmore.errors import ConfigError, DataError
-from flashmore.files import open_input
 
 MAX_LENGTH = 1000
 """Longest item in characters."""
-LARGEST_FILE = 2**27
-"""Largest file of items in bytes; it is read into memory."""
-MOST_LINES = 6_000_000
 
 
 @dataclass(frozen=True)
@@ -31,57 +29,74 @@ class Words:
     """Without."""
     source: str
     """The path as given, or `built-in names`."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user about how the file was read."""
 
 
-def read_words(path: Path | None, encoding: str = "utf-8") -> Words:
-    """Read one item per line.
+def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = None) -> Words:
+    """Read one item per line, or per row of a table.
 
-    Lines end with LF, CRLF or CR. Byte-order marks, blank lines and spaces around items are dropped, and
+    Lines end with LF, CRLF or CR. Byte-order marks, blank items and spaces around items are dropped, and
     Unicode is normalised, so that different encodings of the same item are equal.
 
     Args:
-        path: a text file; None for the built-in names (see NAMES.md).
-        encoding: the file's encoding, by any name that Python knows.
+        path: a text file, a table, or a folder of them; `-` for stdin; None for the built-in names (see
+            NAMES.md). docs/input.md describes them.
+        encoding: the encoding of text, by any name that Python knows.
+        column: the column of a table that holds the items; None for lines.
 
     Raises:
-        DataError: the file is missing, a folder, unreadable, empty, blank, binary or in another encoding; a
-            line is longer than `MAX_LENGTH`; or the encoding is unknown.
+        DataError: the file is missing, unreadable, empty, blank, binary or in another encoding; an item is
+            longer than `MAX_LENGTH`; there is no such column; or the encoding is unknown.
     """
-    source = "built-in names" if path is None else str(path)
-    decoder = Decoder(encoding, source)
-    if path is None:
-        text = resources.files("flashmore.data").joinpath("names.txt").read_text(encoding="utf-8")
-    else:
-        wanted = f"a text file with one item a line at {path}"
-        valid = "the path of a file that you may read, or no file for the built-in names"
-        with open_input(path, wanted, valid) as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", "a smaller file, or --mode text")
-        text = decoder.decode(data, last=True)
-    lines = _clean_lines(text, source)
-    return Words(lines, tuple(dict.fromkeys(lines)), source)
+    require_encoding(encoding)
+    source, notes = "built-in names" if path is None else str(path), list[str]()
+    lines, empty = list[str](), True
+    for name, data in _built_in() if path is None else read_files(path):
+        if column is not None:
+            cells = read_column(data, name, encoding, column)
+            lines += (item for number, cell in cells if (item := _cell(cell, f"line {number}", name)))
+        else:
+            found = read_lines(data, name, encoding if path else "utf-8")
+            if table := looks_like(found):
+                notes.append(f"{name} looks like {table}; --column NAME reads one, whole lines are read now")
+            found = [line.strip() for line in found]
+            if max(map(len, found)) > MAX_LENGTH:
+                for number, line in enumerate(found, start=1):
+                    _require_length(line, f"line {number}", name)
+            lines += filter(None, found)
+        require_few(len(lines), source)
+        empty = empty and not data
+    if not lines:
+        blank = "an empty file" if empty else "only blank lines"
+        raise DataError(f"at least one item in {source}", blank, "a text file with one item a line")
+    return Words(tuple(lines), tuple(dict.fromkeys(lines)), source, tuple(notes))
 
 
-def _clean_lines(text: str, source: str) -> tuple[str, ...]:
-    valid = "a text file with one item a line"
-    count = count_line_ends(text)
-    if count > MOST_LINES:
-        wanted = f"at most {MOST_LINES:,} lines in {source}"
-        raise DataError(wanted, f"{count:,}", "a smaller file, or --mode text")
-    lines = [line.strip() for line in LINE_END.split(normalize_file(text, source))]
-    for number, line in enumerate(lines, start=1):
-        if len(line) > MAX_LENGTH:
-            raise DataError(
-                f"items of at most {MAX_LENGTH:,} characters in {source}",
-                f"line {number}: {len(line):,} characters",
-                f"{valid}, each of 1 to {MAX_LENGTH:,} characters",
-            )
-    items = tuple(filter(None, lines))
-    if not items:
-        found = "only blank lines" if text else "an empty file"
-        raise DataError(f"at least one item in {source}", found, valid)
-    return items
+def _built_in() -> Iterator[tuple[str, bytes]]:
+    yield "built-in names", resources.files("flashmore.data").joinpath("names.txt").read_bytes()
+
+
+def _cell(value: Any, place: str, source: str) -> str:
+    """The item in a cell of a table, which is empty for a blank one."""
+    wanted, valid = f"text in the column of {source}", "a column of strings"
+    if not isinstance(value, str | None):
+        raise DataError(wanted, f"{place}: {value!r}", valid)
+    item = LINE_END.sub("\n", normalize_file(value or "", source)).strip()
+    if stray := NOT_TEXT.search(item):
+        found = f"{place}: the character U+{ord(stray.group()):04X}, which no text holds"
+        raise DataError(wanted, found, valid)
+    _require_length(item, place, source)
+    return item
+
+
+def _require_length(item: str, place: str, source: str) -> None:
+    if len(item) > MAX_LENGTH:
+        raise DataError(
+            f"items of at most {MAX_LENGTH:,} characters in {source}",
+            f"{place}: {len(item):,} characters",
+            f"one item a line, each of 1 to {MAX_LENGTH:,} characters",
+        )
 
 
 MAKEMORE = "makemore"
@@ -136,7 +151,7 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
         raise ConfigError("a seed for the split", str(seed), "any whole number from 0")
     validation, test = _held_out_sizes(len(words.items), shares, how, words.source)
     items = sorted(words.items)
-    shuffled = tuple(items[index] for index in np.random.default_rng(seed).permutation(len(items)).tolist())
+    shuffled = tuple(map(items.__getitem__, np.random.default_rng(seed).permutation(len(items)).tolist()))
     first, second = len(items) - validation - test, len(items) - test
     return Split(shuffled[:first], shuffled[first:second], shuffled[second:], leak_share=None)
 

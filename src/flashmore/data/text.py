@@ -21,6 +21,18 @@ MOST_MARKS = 100
 """Most consecutive combining marks: Unicode's Stream-Safe Text Format (UAX 15) has at most 30. Normalisation
 is quadratic in their number."""
 _ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
+_LATIN = "(?!.*[^\x00-\x7f]{4})[a-zA-Z¡ª«º»¿\xc0-\u024f\u2013-\u2026€]+"
+_CYRILLIC = "[\u0400-\u04ff][\u0430-\u045f]*|[\u0410-\u042f]+"
+_CJK = "[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff01-\uff9f]+"
+_USUAL = {
+    "utf-16": ".+",
+    **dict.fromkeys(("utf-16-le", "utf-16-be", "cp1252", "cp1250", "iso8859-2"), _LATIN),
+    **dict.fromkeys(("cp1251", "koi8-r"), _CYRILLIC),
+    "cp1253": "[\u0370-\u03ff]+",
+    **dict.fromkeys(("shift_jis", "euc_jp", "gb18030", "big5", "euc_kr"), _CJK),
+}
+"""Encodings to suggest, and what a word outside ASCII usually looks like in them."""
+_MOST_READINGS = 4
 _WIDE = ("Na", "W", "F")
 
 
@@ -83,14 +95,18 @@ class Decoder:
         except UnicodeDecodeError as error:
             line = self._line_after(error.object[: error.start].decode(self._encoding, "replace"))
             found = f"line {line}: byte 0x{error.object[error.start]:02x} is not {self._encoding}"
-            raise self._refusal(f"{found} ({error.reason}){_other_signs(data)}") from None
+            raise self._refusal(
+                f"{found} ({error.reason}){_other_signs(error.object, error.start)}"
+            ) from None
         except UnicodeError as error:
             raise self._refusal(f"{error}{_other_signs(data)}") from None
         if stray := NOT_TEXT.search(text):
             found = (
                 f"the character U+{ord(stray.group()):04X}, which no text holds; this may be a binary file"
             )
-            raise self._refusal(f"line {self._line_after(text[: stray.start()])}: {found}")
+            raise self._refusal(
+                f"line {self._line_after(text[: stray.start()])}: {found}{_other_signs(data)}"
+            )
         lines = self._half + text
         self._half = "\r" if lines.endswith("\r") else ""  # perhaps of a CRLF: counted with the next piece
         self._line += count_line_ends(lines.removesuffix("\r"))
@@ -104,11 +120,27 @@ class Decoder:
         return DataError(f"text in {self._encoding} in {self._source}", found, valid)
 
 
-def _other_signs(data: bytes) -> str:
-    """Further evidence against the encoding; may be empty."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "; the file begins as UTF-16 does"
-    return "; it holds NUL bytes, as binary files do" if b"\0" in data else ""
+def _other_signs(data: bytes, start: int = 0) -> str:
+    """Other evidence about the encoding, and how the line at `start` reads in likely ones; may be empty."""
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    sample = data[max(data.rfind(b"\n", 0, start), 0) :][:PIECE_BYTES]
+    readings: dict[str, str] = {}
+    for encoding, usual in _USUAL.items():
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(sample)
+        except UnicodeError:
+            continue
+        # Letters, and anything outside ASCII: of a wrong encoding, symbols within words.
+        words = [word for word in re.findall(r"[^\x00-@\[-`{-~]+", text) if not word.isascii()]
+        fitting = sum(re.fullmatch(usual, word) is not None for word in words)
+        if NOT_TEXT.search(text) or fitting < 0.9 * len(words):
+            continue
+        readings.setdefault(min(LINE_END.split(text), key=str.isascii).strip()[:40], encoding)
+    shown = [f"{text!r} in {encoding}" for text, encoding in readings.items()][:_MOST_READINGS]
+    signs = "; the file begins as UTF-16 does" * marked
+    if shown:
+        return f"{signs}; it could be {' or '.join(shown)}"
+    return signs or "; it holds NUL bytes, as binary files do" * (b"\0" in data)
 
 
 def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTES) -> Iterator[str]:

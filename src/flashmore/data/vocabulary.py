@@ -68,7 +68,7 @@ class Vocabulary:
             raise DataError(
                 "characters that the model has learned",
                 ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown),
-                " ".join(map(_shown, self.characters[:_SHOWN])) + (f" and {more:,} more" if more > 0 else ""),
+                " ".join(map(shown, self.characters[:_SHOWN])) + (f" and {more:,} more" if more > 0 else ""),
             ) from None
 
     def decode_rows(self, ids: npt.NDArray[np.int64]) -> list[str]:
@@ -84,6 +84,7 @@ class Vocabulary:
         return texts
 
 
-def _shown(character: str) -> str:
+def shown(character: str) -> str:
+    """The character, or its code point if it is invisible."""
     seen = character.isprintable() and not character.isspace()
     return character if seen else f"U+{ord(character):04X}"

@@ -4,8 +4,9 @@ Shape letters: B batch, T positions, V vocabulary.
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +18,18 @@ from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.generation.cache import decoder_for
+from flashmore.generation.constraints import constraint, nearest
 from flashmore.generation.draw import draw, next_probabilities, require_finite
 from flashmore.generation.options import GenerateOptions
 from flashmore.memory import largest_batch
 from flashmore.models.registry import build
 from flashmore.runs import Run
 
-DRAWS_PER_NAME = 100
-"""Generation stops after this many draws per requested name."""
+DRAWS_PER_NAME, FEWEST_DRAWS = 100, 20_000
+"""Generation stops after this many draws per requested name, but not before the second number."""
 LONGEST = 10**7
 """Most characters of a sampled text."""
-_FEWEST_DRAWS = 32
+_SMALLEST_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,41 @@ class Scored(Name):
 
 
 @dataclass(frozen=True)
+class Near(Name):
+    """A name, and the closest one of the training part."""
+
+    nearest: str
+    distance: int
+    """Levenshtein distance: insertions, deletions and substitutions of a character."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Where the drawn names come from: each draw that gave a name counts, repeated or rejected ones too."""
+
+    drawn: int
+    new: int
+    """In no part of the data."""
+    copies: int
+    """In the training part."""
+    copies_up_to_case: int
+    """In the training part up to upper and lower case only."""
+    held_out: int
+    """In the validation or test part, but not in the training part."""
+
+    def __str__(self) -> str:
+        case = f" ({self.copies_up_to_case:,} more up to case)" if self.copies_up_to_case else ""
+        held_out = f", {self.held_out:,} held out" if self.held_out else ""
+        return f"{self.drawn:,} drawn: {self.new:,} new, {self.copies:,} copies{case}{held_out}"
+
+
+@dataclass(frozen=True)
 class Generated:
     """Names in the order of drawing."""
 
     names: list[Name]
+    """With the option `nearest`, each a `Near`."""
+    tally: Tally
     draws: int
     """Number of draws, including those that gave no name."""
     complete: bool
@@ -105,42 +138,56 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
 
     A draw gives no name if it has not reached EOS when the context is full (so every log-probability is that
     of a whole name), if the data could not contain it (empty, with surrounding spaces, or not in NFC), if it
-    was drawn before (unless `repeats`), or if the data contains it (with `new_only`).
+    was drawn before (unless `repeats`), if the data contains it (with `new_only`), or if an option excludes
+    it. Names are thus distributed as the model's own, given the options; nothing changes the temperature.
 
     Raises:
-        DataError: the prefix has characters outside the vocabulary.
-        ConfigError: the prefix is too long for the model, or the device cannot be used here.
+        DataError: an option has characters outside the vocabulary, or a file that cannot be read.
+        ConfigError: no name can fulfil the options, or the device cannot be used here.
         RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
     run.require_items("to draw names")
-    context = run.model.block_size
+    longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
-    if len(prefix) >= context:
-        wanted = "a prefix that the model's context can hold"
-        raise ConfigError(wanted, f"{len(prefix)} characters", f"at most {context - 1} characters")
     model = load_model(run, device)
     seed, generator = _seeded(options)
     names: list[Name] = []
     seen: set[str] = set()
-    draws, limit = 0, DRAWS_PER_NAME * options.count
+    folded = {item.casefold() for item in run.split.train}
+    origins: Counter[str] = Counter()
+    draws, limit = 0, options.max_draws or max(DRAWS_PER_NAME * options.count, FEWEST_DRAWS)
     while len(names) < options.count and draws < limit:
-        # A small batch takes as long as a single draw.
-        batch = max(options.count - len(names), _FEWEST_DRAWS)
-        batch = min(batch, limit - draws, largest_batch(run.model, context))
-        drawn = draw(model, prefix, batch, context, options, generator)
+        # A small batch takes as long as a single draw, and few names fulfil some options. The sizes of the
+        # batches do not change the names.
+        batch = max(options.count - len(names), _SMALLEST_BATCH, draws)
+        batch = min(batch, limit - draws, largest_batch(run.model, longest + 1))
+        drawn = draw(model, prefix, batch, longest + 1, options, generator)
         texts = run.vocabulary.decode_rows(drawn.ids.numpy())
         finished = (drawn.ids[:, -1] == EOS).tolist()
         for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
             draws += 1
             usual = ended and bool(text) and text == normalize(text).strip()  # as the data could contain it
-            if usual and (options.repeats or text not in seen):
-                name = Name(text, run.split.novelty(text), log_prob)
-                if not options.new_only or name.novelty == "new":
-                    names.append(name)
-                seen.add(text)
-            if len(names) == options.count:
-                break
-    return Generated(names, draws, len(names) == options.count, seed)
+            if not usual:
+                continue
+            name = Name(text, run.split.novelty(text), log_prob)
+            origins[name.novelty] += 1
+            origins["case"] += name.novelty != "train" and text.casefold() in folded
+            fresh = options.repeats or text not in seen
+            if fresh and (not options.new_only or name.novelty == "new") and fulfils(text):
+                names.append(name)
+                if len(names) == options.count:
+                    break
+            seen.add(text)
+    if options.nearest:
+        found = nearest([name.text for name in names], run.split.train)
+        names = [
+            Near(**asdict(name), nearest=near, distance=far)
+            for name, (near, far) in zip(names, found, strict=True)
+        ]
+    held_out = origins["validation"] + origins["test"]
+    total = origins["new"] + origins["train"] + held_out
+    tally = Tally(total, origins["new"], origins["train"], origins["case"], held_out)
+    return Generated(names, tally, draws, len(names) == options.count, seed)
 
 
 def _seeded(options: GenerateOptions) -> tuple[int, torch.Generator]:
@@ -159,7 +206,7 @@ def continue_text(
     recomputed. Without a prefix the model first sees one line ending, or else the text's first character in
     code point order, which is not part of the sample.
 
-    `count`, `new_only` and `repeats` do not apply to text.
+    Of the options, `prefix`, `temperature`, `top_k`, `top_p` and `seed` apply to text.
 
     Raises:
         DataError: the prefix has characters outside the vocabulary.
@@ -221,7 +268,7 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
     for start in range(0, len(texts), size):
         sequences = encode_items(texts[start : start + size], run.vocabulary, run.model.block_size, device)
         longest = int(sequences.lengths.max())
-        ids, targets = sequences.ids[:, :longest], sequences.targets[:, :longest]  # (B, T)
+        ids, targets = sequences.ids[:, :longest].long(), sequences.targets[:, :longest].long()  # (B, T)
         logits = model(ids).transpose(1, 2)  # (B, V, T)
         losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")  # (B, T)
         sums = losses.cpu().double().sum(1).neg()

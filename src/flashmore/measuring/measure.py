@@ -29,6 +29,7 @@ def alternate(
     repeats: int | Mapping[Key, int],
     warmup: int,
     most_seconds: float = math.inf,
+    until: float = math.inf,
     clock: Clock = time.perf_counter,
     after_block: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[list[float]]]:
@@ -42,6 +43,7 @@ def alternate(
         repeats: repetitions per block, for all variants or for each.
         warmup: untimed repetitions of each variant before the first block.
         most_seconds: a block that has lasted this long ends early, in case the machine became much slower.
+        until: no round but the first begins after this time of the clock.
         after_block: called with the number of completed rounds.
 
     Returns:
@@ -57,6 +59,8 @@ def alternate(
             for _ in range(warmup):
                 run()
         for done in range(blocks):
+            if done and clock() > until:
+                break
             for name in order if done % 2 == 0 else reversed(order):
                 times = repeats if isinstance(repeats, int) else repeats[name]
                 samples_ms[name].append(_block(variants[name], times, most_seconds, clock))

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 Blocks = Sequence[Sequence[float]]
 """The samples of one variant."""
-Verdict = Literal["faster", "slower", "no difference"]
+Verdict = Literal["faster", "slower", "no difference", "inconclusive"]
 
-SAME = (0.99, 1.01)
-"""If the interval of a ratio overlaps this range, the verdict is `no difference`."""
+EQUIVALENCE = 3.0
+"""Differences up to this many percent count as none."""
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 TRIMMED = 0.2
@@ -47,20 +47,40 @@ class Ratio:
     high: float
     pairs: int
     """Number of block pairs compared."""
+    equivalence: float = EQUIVALENCE
+    """Differences up to this many percent count as none."""
 
     @property
     def verdict(self) -> Verdict:
-        """`faster` or `slower` if there are enough pairs and the whole interval is outside 0.99 … 1.01."""
-        if self.pairs >= FEWEST_PAIRS and self.low > SAME[1]:
-            return "faster"
-        if self.pairs >= FEWEST_PAIRS and self.high < SAME[0]:
-            return "slower"
-        return "no difference"
+        """What the whole interval shows: equivalence comes first, then a difference.
+
+        `no difference` if it lies within ±`equivalence` percent (Schuirmann 1987), `faster` or `slower` if it
+        excludes 1. Otherwise, and with fewer than `FEWEST_PAIRS` pairs, this run is `inconclusive`.
+        """
+        same = 1 + self.equivalence / 100
+        if self.pairs < FEWEST_PAIRS:
+            return "inconclusive"
+        if 1 / same <= self.low and self.high <= same:
+            return "no difference"
+        return "faster" if self.low > 1 else "slower" if self.high < 1 else "inconclusive"
+
+    @property
+    def more_blocks(self) -> int:
+        """About how many more blocks would decide, 0 if it is decided: intervals narrow like 1/√blocks."""
+        if self.verdict != "inconclusive":
+            return 0
+        value, half = abs(math.log(self.value)), math.log(self.high / self.low) / 2
+        wanted = max(value, math.log1p(self.equivalence / 100) - value)
+        return max(FEWEST_PAIRS, math.ceil(self.pairs * (half / wanted) ** 2), self.pairs + 1) - self.pairs
+
+    def contradicts(self, medians: float) -> bool:
+        """Whether the ratio of the medians of all samples says the opposite, outside the interval."""
+        return (medians - 1) * (self.value - 1) < 0 and not self.low <= medians <= self.high
 
     def to_json(self, of: str, to: str) -> dict[str, str | float]:
         """The ratio as in a record: how many times faster variant `to` is than variant `of`."""
-        told = {"value": self.value, "low": self.low, "high": self.high, "verdict": self.verdict}
-        return {"of": of, "to": to, **told}
+        names = ("value", "low", "high", "verdict", "more_blocks", "equivalence")
+        return {"of": of, "to": to} | {name: getattr(self, name) for name in names}
 
 
 def spread(blocks: Blocks) -> Spread:
@@ -70,7 +90,7 @@ def spread(blocks: Blocks) -> Spread:
     return Spread(median, low, high)
 
 
-def ratio(of: Blocks, to: Blocks) -> Ratio:
+def ratio(of: Blocks, to: Blocks, equivalence: float = EQUIVALENCE) -> Ratio:
     """Time of one variant over the time of another: above 1, `to` is faster.
 
     Each pair of neighbouring blocks gives one ratio of medians; the value is their trimmed geometric mean,
@@ -79,6 +99,7 @@ def ratio(of: Blocks, to: Blocks) -> Ratio:
     Args:
         of: the blocks of the baseline variant.
         to: the blocks of the other variant; block r ran next to block r of `of`.
+        equivalence: differences up to this many percent count as none.
 
     Raises:
         ValueError: no blocks, or different numbers of blocks.
@@ -89,7 +110,7 @@ def ratio(of: Blocks, to: Blocks) -> Ratio:
     draws = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.exp(np.percentile(_trimmed_mean(pairs[draws]), (tail, 100 - tail))).tolist()
-    return Ratio(math.exp(_trimmed_mean(pairs[None])[0]), low, high, len(pairs))
+    return Ratio(math.exp(_trimmed_mean(pairs[None])[0]), low, high, len(pairs), equivalence)
 
 
 def _trimmed_mean(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

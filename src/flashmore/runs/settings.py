@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from flashmore.data.items import MAX_LENGTH, Split
@@ -73,10 +74,11 @@ class _Parts(Split):
 
 def encode(settings: Settings) -> dict[str, bytes]:
     """Encode the files, by name; a DataError for too many items."""
-    parts = _Parts(**asdict(settings.split), text=settings.text)
+    split = settings.split
+    parts = _Parts(split.train, split.validation, split.test, split.leak_share, settings.text)
     files = {
         VOCABULARY: records.encode(asdict(settings.vocabulary), indent=None),
-        SPLIT: records.encode(asdict(parts), indent=None),
+        SPLIT: msgspec.json.encode(parts),  # many times faster than json and asdict, for millions of items
     }
     items = count_values(files[SPLIT])
     if len(files[SPLIT]) > LARGEST_PART or items > MOST_VALUES:

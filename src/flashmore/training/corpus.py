@@ -35,6 +35,8 @@ class Corpus:
     """Vocabulary size V of the model."""
     block_size: int
     """Context length T: the longest item plus BOS, or a window."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user about how the file was read."""
 
     def parts(self, config: TrainConfig, device: torch.device, ids: Ids | None = None) -> "Parts":
         """Encode the parts.
@@ -108,10 +110,11 @@ def read_corpus(config: DataConfig) -> Corpus:
             config.file, config.encoding, config.split, block_size, config.vocab_size
         )
         return Corpus(Split((), (), (), None), vocabulary, text, vocab_size, block_size)
-    words = read_words(config.file, config.encoding)
+    words = read_words(config.file, config.encoding, config.column)
     split = split_words(words, config.split, config.split_seed)
     vocabulary = Vocabulary.from_items(words.items)
-    return Corpus(split, vocabulary, None, vocabulary.size, max(map(len, words.items)) + 1)
+    longest = max(map(len, words.items))
+    return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, words.notes)
 
 
 def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:

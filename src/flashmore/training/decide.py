@@ -13,6 +13,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.specs import model_spec
 from flashmore.speedups import CATALOGUE, EXACT, GROUPS, SWITCHES, switches
 
+Quartiles = tuple[float, float, float]
 FREE = ("fused-adamw", "pack", "trim")
 """Enabled by `auto` wherever supported: no start-up cost and no loss of precision."""
 FEWEST_PACKED = 64
@@ -31,7 +32,7 @@ def decide(
     config: TrainConfig,
     model_config: ModelConfig,
     device: torch.device,
-    step_ms: Callable[[tuple[str, ...]], float],
+    step_ms: Callable[[tuple[str, ...]], Quartiles],
     *,
     replaceable: bool = False,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -41,8 +42,8 @@ def decide(
         config: `speedups` holds names and groups.
         model_config: the model's sizes.
         device: the training device.
-        step_ms: returns the time of a step with given speed-ups, in ms; called only if `auto` considers
-            compiling or a CUDA graph.
+        step_ms: returns the quartiles of the time of a step with given speed-ups, in ms; called only if
+            `auto` considers compiling or a CUDA graph.
         replaceable: leave out a name that cannot work here instead of refusing it, for a run made elsewhere.
 
     Returns:
@@ -145,11 +146,12 @@ def _worth_preparing(
     device: torch.device,
     chosen: set[str],
     named: set[str],
-    step_ms: Callable[[tuple[str, ...]], float],
+    step_ms: Callable[[tuple[str, ...]], Quartiles],
     notes: list[str],
 ) -> set[str]:
-    """Add a CUDA graph if it measures faster, or the compiler if the run is long enough to recoup it.
+    """Add a CUDA graph if it is faster, or the compiler if the run is long enough to recoup it.
 
+    A graph is faster if its upper quartile is below the lower one without it.
     Speed-ups requested by name stay: a graph excludes packing and trimming, compiling excludes trimming.
     """
 
@@ -169,15 +171,17 @@ def _worth_preparing(
             except (RuntimeError, TrainingFailed) as error:  # cannot be captured, or does not fit in memory
                 why = f"PyTorch: {str(error).partition(chr(10))[0]}"
             else:
-                why = f"{within:.2f} ms a step with it, {without:.2f} ms without"
-                if within < without:
+                why = f"{within[1]:.2f} ms a step with it, {without[1]:.2f} ms without"
+                if within[2] < without[0]:
                     chosen = captured
+                elif within[1] < without[1]:
+                    why += ", and the quartiles overlap"
         notes.append(f"cuda-graph {'pays off' if chosen is captured else 'is left out'}: {why}")
     if "compile" not in chosen and "trim" not in named:
         why = skipped("compile")
         pays = False
         if why is None:
-            ms = step_ms(switches(chosen))
+            _, ms, _ = step_ms(switches(chosen))
             break_even = 1000 * COMPILE_SECONDS / (COMPILE_SAVES * ms)
             pays = config.max_steps >= break_even
             why = (

@@ -27,21 +27,26 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     missing = [name for name in OPEN if getattr(config, name) is None]
     if not missing:
         return config, ()
-    items = len(corpus.split.train)
-    values = {**DEFAULTS, **model_spec(config.model).training}
+    items, spec = len(corpus.split.train), model_spec(config.model)
+    values = {**DEFAULTS, **spec.training}
     if items < LARGE:
-        values |= _for_few(items, model_spec(config.model))
+        values |= _for_few(items, spec)
     values |= {name: getattr(config, name) for name in OPEN if name not in missing}
     if items < LARGE and "max_steps" in missing:
         characters = sum(map(len, corpus.split.train)) + items  # EOS included
-        passes = 2 if model_spec(config.model).muon else 8  # AdamW needs more steps than Muon
+        passes = 2 if spec.muon else 8  # AdamW needs more steps than Muon
         values["max_steps"] = max(FEWEST_STEPS, round(passes * characters / values["batch_size"]))
     if "warmup_steps" in missing:
         values["warmup_steps"] = min(100, values["max_steps"] // 10)
     if "eval_interval" in missing:
         values["eval_interval"] = max(1, min(250, math.ceil(values["max_steps"] / EVALUATIONS)))
-    told = ", ".join(f"{name.replace('_', '-')} {_shown(values[name])}" for name in missing)
-    return replace(config, **{name: values[name] for name in missing}), (f"for {items:,} items: {told}",)
+    of_other_models = {"n_layer", "n_embd", "dropout"} - spec.options
+    told = [
+        f"{name.replace('_', '-')} {_shown(values[name])}" for name in missing if name not in of_other_models
+    ]
+    return replace(config, **{name: values[name] for name in missing}), (
+        f"for {items:,} items: {', '.join(told)}",
+    )
 
 
 def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def require_memory_for_items(count: int, context: int) -> None:
     Raises:
         DataError: half of the memory they need exceeds the free memory.
     """
-    needed, free = 2 * 8 * count * context, free_bytes(torch.device("cpu"))
+    needed, free = 2 * 2 * count * context, free_bytes(torch.device("cpu"))
     if needed / 2 > free:
         raise DataError(
             f"memory for {count:,} items in rows of {context:,} positions",

@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import dataclass, fields, replace
+from statistics import quantiles
 
 import torch
 
@@ -14,7 +15,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.specs import model_spec
 from flashmore.training.corpus import Corpus
 from flashmore.training.dataset import Dataset
-from flashmore.training.decide import decide
+from flashmore.training.decide import Quartiles, decide
 from flashmore.training.fit import fit
 from flashmore.training.memory import out_of_memory, require_memory
 from flashmore.training.trainer import Trainer
@@ -161,7 +162,7 @@ def resolve_speed(
         named = replace(config, speedups=speedups or ("none",))
         return Resolved(named, model, device, choice, notes)
 
-    def step_ms(speedups: tuple[str, ...]) -> float:
+    def step_ms(speedups: tuple[str, ...]) -> Quartiles:
         trainer = resolved(speedups).trainer(data)
         require_memory(trainer)
         try:
@@ -174,11 +175,12 @@ def resolve_speed(
     return resolved(*decide(config, model_config, device, step_ms, replaceable=replaceable))
 
 
-def _step_ms(trainer: Trainer) -> float:
-    """The median time of a step, per update if one call makes several."""
+def _step_ms(trainer: Trainer) -> Quartiles:
+    """The quartiles of the time of a step, per update if one call makes several."""
     times_ms = []
     for _ in range(WARM_UP + TIMED):
         began, done = time.perf_counter(), trainer.done
         trainer.train_step(trainer.step.updates).item()
         times_ms.append(1000 * (time.perf_counter() - began) / (trainer.done - done))
-    return sorted(times_ms[WARM_UP:])[TIMED // 2]
+    low, median, high = quantiles(times_ms[WARM_UP:], n=4, method="inclusive")
+    return low, median, high

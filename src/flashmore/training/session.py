@@ -137,7 +137,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     device = resolve_device(config.device)
     parts = corpus.parts(config, device)
     resolved = resolve_speed(config, asked.model, device, parts.train)
-    resolved = replace(resolved, notes=(*reasons, *resolved.notes))
+    resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
     with ExitStack() as lock:
         folder = _lock_new(lock, config.model, out)
         made_from = replace(asked, config=resolved.config.to_json(), model=resolved.model_config)
@@ -192,6 +192,8 @@ def config_of(run: Run) -> TrainConfig:
             wanted, f"missing or unknown options: {', '.join(odd[:8])}", f"{made_by}, which made the run"
         )
     config = convert(run.config, TrainConfig, wanted)
+    if odd := [name for name in OPEN if getattr(config, name) is None]:
+        raise RunError(wanted, f"no value of {', '.join(odd)}", INTACT)
     asked = run.settings.requested
     free = {"speedups", *(name for name in OPEN if asked.get(name) is None)}
     odd = [name for name, value in run.config.items() if name not in free and asked.get(name) != value]

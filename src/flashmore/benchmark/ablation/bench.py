@@ -8,7 +8,6 @@ difference is reported. Dropout is off for this, because compiled code draws dif
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +21,9 @@ from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
 from flashmore.errors import BackendUnavailable, ConfigError, UsageError
 from flashmore.measuring.accuracy import float64_device, judge
+from flashmore.measuring.measure import alternate, repeats_for
 from flashmore.measuring.result import make_record
+from flashmore.measuring.statistics import EQUIVALENCE, ratio
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, NUMERICS, Exactness, changed
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.decide import why_not
@@ -32,6 +33,7 @@ from flashmore.training.trainer import Trainer
 
 BLOCKS = 20
 BLOCK_SECONDS = 0.15
+TRIAL_BLOCKS = 8
 SECONDS = 180.0
 AT_THE_END = 5
 """Number of last losses whose mean is compared if a set is not exact."""
@@ -56,10 +58,14 @@ class SpeedupVariant(Variant):
     """For an inexact set: its loss after the checked steps minus the plain loop's, in nats."""
     ratio: dict[str, Any] | None = None
     """Against the first variant, as in a record."""
+    before: str = ""
+    """Name of the variant that it was added to; with one left out, of the full set."""
     ratio_before: dict[str, Any] | None = None
-    """Against the previous variant; with one left out, against the full set."""
+    """Against that variant."""
+    kept: bool = True
+    """False if its trial was slower than the one before; the next speed-up is then added without it."""
     break_even_steps: int | None = None
-    """Steps that make up for a longer first step than the previous variant's; None: never."""
+    """Steps that make up for a longer first step than that variant's; None: never."""
 
     @property
     def exactness(self) -> Exactness:
@@ -73,17 +79,22 @@ def ablate(
     *,
     leave_one_out: bool = False,
     blocks: int = BLOCKS,
+    equivalence: float = EQUIVALENCE,
     seconds: float = SECONDS,
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Add the speed-ups one at a time, in the catalogue's order, and time all variants in alternating blocks.
 
+    Each addition is first tried against the set before it; if it is slower, the next is added without it.
+
     Args:
         config: data, model and training parameters. `speedups` selects which to add (`auto` means all);
             options that are speed-ups themselves, such as `attention`, are set for each variant.
         leave_one_out: also leave each one out of the full set.
-        seconds: approximate time limit; a variant that would exceed it is left out, with this reason.
+        equivalence: differences up to this many percent count as none.
+        seconds: time limit; a variant that would exceed it is left out, with this reason, and the rounds end
+            with it.
         say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
@@ -95,10 +106,10 @@ def ablate(
             that cannot work here.
         UsageError: no variant could be timed.
     """
-    bench = _Bench(config, blocks, seconds, say, leave_one_out)
+    bench = _Bench(config, blocks, equivalence, seconds, say, leave_one_out)
     precision = torch.get_float32_matmul_precision()
     try:
-        bench.run(BLOCK_SECONDS, after_block)
+        bench.run(BLOCK_SECONDS, after_block, until=bench.began + seconds)
     finally:
         torch.set_float32_matmul_precision(precision)
     return bench.record()
@@ -111,11 +122,12 @@ class _Bench(Rounds):
         self,
         config: TrainConfig,
         blocks: int,
+        equivalence: float,
         seconds: float,
         say: Callable[[str], None],
         leave_one_out: bool,
     ) -> None:
-        super().__init__(config, resolve_device(config.device), blocks, say)
+        super().__init__(config, resolve_device(config.device), blocks, say, equivalence)
         self.began = time.perf_counter()
         corpus = read_items(config)
         config = fit(config, corpus)[0]
@@ -138,6 +150,8 @@ class _Bench(Rounds):
         """The config for comparing losses."""
         self.compiling = COMPILING
         self.preparing = 0.0
+        self.block_seconds = BLOCK_SECONDS
+        """Of the longest block so far."""
 
     def prepare(self) -> None:
         """Build and check every variant, and measure its memory."""
@@ -149,7 +163,8 @@ class _Bench(Rounds):
         if not self.reference.isfinite().all():
             raise diverged("variants")
         self.plain_losses = losses_of(self._trainer(self.checked, (), self.device)).float()
-        self._ready(SpeedupVariant("none"), self.variants)
+        last = SpeedupVariant("none")
+        self._ready(last, self.variants)
         now: tuple[str, ...] = ()
         for name in self.names:
             missing = [other for other in CATALOGUE[name].needs if other not in now]
@@ -158,13 +173,17 @@ class _Bench(Rounds):
                 continue
             dropped = [other for other in now if other in CATALOGUE[name].excludes]
             chosen = tuple(one for one in CATALOGUE if one == name or (one in now and one not in dropped))
-            variant = SpeedupVariant(name, speedups=chosen)
+            variant = SpeedupVariant(name, speedups=chosen, before=last.name)
             if self._fits(variant) and self._ready(variant, self.variants):
-                now = variant.speedups
+                variant.kept = self._pays(last, variant)
+                if not variant.kept:
+                    self.notes.append(f"{name} is slower here: what follows is added without it")
+                    continue
+                last, now = variant, variant.speedups
                 if dropped:
                     self.notes.append(f"{name} stands in place of {', '.join(dropped)}")
         for name in now if self.leave_one_out else ():
-            variant = SpeedupVariant(f"without {name}", speedups=without(name, now))
+            variant = SpeedupVariant(f"without {name}", speedups=without(name, now), before=last.name)
             if self._fits(variant):
                 self._ready(variant, self.alone)
 
@@ -173,7 +192,7 @@ class _Bench(Rounds):
         for variant in (*self.variants, *self.alone):
             blocks = self.samples.get(variant.name, [])
             variant.take([[sample / self.per_sample for sample in block] for block in blocks])
-        compare(self.variants, self.alone)
+        compare(self.variants, self.alone, self.equivalence)
         if self.complete and not any(variant.ok for variant in self.variants):
             why = "; ".join(f"{variant.name}: {variant.why_not}" for variant in self.variants)
             raise UsageError("at least one variant that can be timed", why, "a smaller --batch-size or model")
@@ -270,10 +289,26 @@ class _Bench(Rounds):
         else:
             variant.why_not = f"its loss is not finite within {STEPS} steps"
 
+    def _pays(self, before: SpeedupVariant, variant: SpeedupVariant) -> bool:
+        """Whether a speed-up stays: unless a short trial finds it slower than the set before it."""
+        if before.name not in self.steps:
+            return True
+        steps = {name: self.steps[name] for name in (before.name, variant.name)}
+        repeats = {
+            name: repeats_for(step, block_seconds=BLOCK_SECONDS, resolution=0.0)
+            for name, step in steps.items()
+        }
+        samples = alternate(
+            steps, blocks=TRIAL_BLOCKS, repeats=repeats, warmup=0, most_seconds=2 * BLOCK_SECONDS
+        )
+        every = [*samples[before.name], *samples[variant.name]]
+        self.block_seconds = max(self.block_seconds, *(sum(block) / 1000 for block in every))
+        return ratio(samples[before.name], samples[variant.name], self.equivalence).verdict != "slower"
+
     def _fits(self, variant: SpeedupVariant) -> bool:
         """Whether a variant fits into the remaining time; if not, it is left out with this reason."""
         left = self.seconds - (time.perf_counter() - self.began)
-        left -= (len(self.steps) + 1) * (self.blocks + 4) * BLOCK_SECONDS
+        left -= ((len(self.steps) + 1) * (self.blocks + 4) + 2 * TRIAL_BLOCKS) * self.block_seconds
         needed = self.preparing
         if "compile" in variant.speedups:
             needed += self.compiling
@@ -291,17 +326,18 @@ def losses_of(trainer: Trainer, *losses: float) -> Tensor:
     return torch.tensor([*losses, *further], dtype=torch.float64)
 
 
-def compare(variants: Sequence[SpeedupVariant], alone: Sequence[SpeedupVariant]) -> None:
+def compare(
+    variants: Sequence[SpeedupVariant], alone: Sequence[SpeedupVariant], equivalence: float = EQUIVALENCE
+) -> None:
     """Fill in the ratios and break-even steps."""
-    timed = [variant for variant in variants if variant.ok]
-    for before, variant in pairwise(timed):
-        variant.ratio = timed[0].ratio_to(variant)
-        variant.ratio_before = before.ratio_to(variant)
-        variant.break_even_steps = break_even(before, variant)
-    for variant in alone:
-        if variant.ok and timed:
-            variant.ratio = timed[0].ratio_to(variant)
-            variant.ratio_before = timed[-1].ratio_to(variant)
+    timed = {variant.name: variant for variant in variants if variant.ok}
+    for variant in [*[*timed.values()][1:], *(one for one in alone if one.ok and timed)]:
+        first = next(iter(timed.values()))
+        before = timed.get(variant.before, first)
+        variant.ratio = first.ratio_to(variant, equivalence)
+        variant.ratio_before = before.ratio_to(variant, equivalence)
+        if variant.name in timed:
+            variant.break_even_steps = break_even(before, variant)
 
 
 def break_even(before: SpeedupVariant, variant: SpeedupVariant) -> int | None:

@@ -28,7 +28,7 @@ from flashmore.benchmark.variant import INTERRUPTED, torch_says
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.result import make_record
-from flashmore.measuring.statistics import Ratio, ratio, spread
+from flashmore.measuring.statistics import EQUIVALENCE, Ratio, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
 from flashmore.memory import free_bytes
 from flashmore.rules import AttentionCall
@@ -61,10 +61,17 @@ MORE_TIME = "give it more time (--seconds) or fewer lengths, and let it run to t
 def bench_attention(
     plan: AttentionPlan,
     *,
+    equivalence: float = EQUIVALENCE,
     clock: Clock = time.perf_counter,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run the plan's measurements; on CUDA the blocks are timed with events, not with the clock.
+
+    Args:
+        plan: what to measure.
+        equivalence: differences up to this many percent count as none.
+        clock: for the time budget, and for timing.
+        say: called with each shape.
 
     Returns:
         A record of kind `attention`. After Ctrl-C it has the results so far and is not `complete`.
@@ -73,7 +80,7 @@ def bench_attention(
         ConfigError: the device is not on this machine.
     """
     device, complete = resolve_device(plan.device), True
-    bench = _Bench(plan, device, clock, say)
+    bench = _Bench(plan, device, equivalence, clock, say)
     try:
         for shape in bench.shapes:
             bench.measure(shape)
@@ -106,9 +113,14 @@ class _Bench:
     """A measurement in progress."""
 
     def __init__(
-        self, plan: AttentionPlan, device: torch.device, clock: Clock, say: Callable[[str], None]
+        self,
+        plan: AttentionPlan,
+        device: torch.device,
+        equivalence: float,
+        clock: Clock,
+        say: Callable[[str], None],
     ) -> None:
-        self.plan, self.device, self.clock, self.say = plan, device, clock, say
+        self.plan, self.device, self.equivalence, self.clock, self.say = plan, device, equivalence, clock, say
         self.shapes = plan.shapes(device.type)
         self.memory = SHARE_OF_FREE * free_bytes(device) if plan.memory is None else plan.memory * GIB
         self.budget = TimeBudget(plan.seconds, self.shapes, clock)
@@ -271,7 +283,7 @@ class _Bench:
         fused = [backend for backend in both if backend_spec(backend).fused]
         if "manual" not in both or not fused:
             return
-        ratios = {backend: ratio(both["manual"], both[backend]) for backend in fused}
+        ratios = {backend: ratio(both["manual"], both[backend], self.equivalence) for backend in fused}
         for backend, found in ratios.items():
             told = found.to_json("manual", backend) | {"pairs": found.pairs}
             self.ratios.append(asdict(shape) | told)

@@ -1,14 +1,14 @@
 """Combines records into one report, machines side by side, then each record; as HTML and as Markdown.
 
-A report only formats: every number in it is from a record, except for units.
+A report only formats: every number in it is from a record, except for units and ratios between records.
 """
 
 import re
 import shlex
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
@@ -43,14 +43,15 @@ FILL = re.compile(r"(fill: )(#\w+)")
 SMALLEST = 0.75
 """A plot may shrink to this share of its size before its frame scrolls; below, its text is illegible."""
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>&|#~$])")
+BETWEEN = "and ratios of the medians between the records"
 HOW_TO_READ = (
     "A time is the median of all samples; half of them lie between the quartiles. All variants of a record "
     "ran in short alternating blocks on one machine.",
     "manual / flash = 1.2 means that flash is 1.2 times as fast as manual. The interval holds the true ratio "
-    "in 95 of 100 such measurements. The verdict is faster or slower only where the whole interval lies "
-    "outside 0.99 – 1.01.",
+    "in 95 of 100 such measurements. The verdict is no difference only where the whole interval lies within "
+    "±3 % (or --equivalence), faster or slower where it excludes 1, and else inconclusive.",
     "Compare variants within a record. Between two records, everything that the table of machines marks with "
-    "≠ differs too.",
+    "≠ differs too, and so may the machine's speed: a ratio of their medians has no interval.",
 )
 
 
@@ -64,9 +65,14 @@ class Section:
     summary: Summary
 
     @property
+    def title(self) -> str:
+        """The heading of its sections."""
+        return f"Record {self.number}: {self.summary.question} on {self.summary.machine} ({self.name})"
+
+    @property
     def column(self) -> str:
         """The heading of its column in side-by-side tables."""
-        return f"{self.number}: {self.summary.machine}"
+        return f"{self.number}: {self.summary.machine} ({self.name})"
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,11 @@ def report_on(records: Sequence[tuple[str, Record]]) -> Report:
     Args:
         records: the name of each record's file, and the record as `read_record` gives it.
     """
-    sections = [
-        Section(number, name, record, summarize(record))
-        for number, (name, record) in enumerate(printable([*map(list, records)]), start=1)
-    ]
+    sections = []
+    for number, (name, record) in enumerate(printable([*map(list, records)]), start=1):
+        summary = summarize(record)
+        plots = [replace(plot, title=f"Record {number}: {plot.title}") for plot in summary.plots]
+        sections.append(Section(number, name, record, replace(summary, plots=plots)))
     machines = dict.fromkeys(section.summary.machine for section in sections)
     title = f"flashmore: measured on {' and on '.join(machines)}"
     side_by_side = [table for kind in QUESTIONS for table in _side_by_side(kind, sections)]
@@ -120,8 +127,9 @@ def _machines(sections: Sequence[Section]) -> Table:
         ("whole", ["yes" if record["complete"] else "no: interrupted" for record in records]),
     ]
     present = {name for record in records for name in record["environment"]}
+    found = [record["environment"] for record in records]
     environment = [
-        (ENVIRONMENT.get(name, name), [_text_of(name, record["environment"].get(name)) for record in records])
+        (ENVIRONMENT.get(name, name), [_text_of(name, one.get(name, "")) for one in found])
         for name in [*ENVIRONMENT, *sorted(present - {*ENVIRONMENT})]  # a newer record may hold more
         if name in present
     ]
@@ -145,7 +153,7 @@ def _text_of(name: str, value: Any) -> str:
 def _columns(
     caption: str,
     sections: Sequence[Section],
-    rows: Sequence[tuple[str, Sequence[str]]],
+    rows: Iterable[tuple[str, Sequence[str]]],
     differing: Sequence[str] | None = None,
 ) -> Table:
     """A table with a column for each record: of numbers, or of words with marked rows."""
@@ -167,7 +175,7 @@ def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
     titles = Counter(chain(*by_setting))
     shared = [title for title, count in titles.items() if count > 1]
     for title in shared:
-        caption = f"{what}, {title}: medians, and ratios with their 95 % intervals"
+        caption = f"{what}, {title}: medians, ratios with their 95 % intervals, {BETWEEN}"
         yield _columns(caption, sections, _aligned([values.get(title, {}) for values in by_setting]))
     if not shared:
         yield f"{what}: no two of these records measured the same shape."
@@ -178,10 +186,15 @@ def _side_by_side(kind: str, every: Sequence[Section]) -> Iterator[Table | str]:
         yield _columns(caption, sections, differing, [name for name, _ in differing])
 
 
-def _aligned(columns: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Rows of values that have the same name."""
-    names = dict.fromkeys(chain(*columns))
-    return [(name, [str(column.get(name, "–")) for column in columns]) for name in names]
+def _aligned(columns: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Rows of values that have the same name; times are followed by the ratio of the first to each."""
+    for name in dict.fromkeys(chain(*columns)):
+        values = [column.get(name, "") for column in columns]
+        times = [value for value in values if isinstance(value, float) and name.endswith(", ms")]
+        yield name, [digits(value) if times and value else str(value) for value in values]
+        if len(times) > 1:
+            ratios = [value and f"{times[0] / value:.2f}" for value in values]
+            yield f"{name.removesuffix(', ms')}: first / this", ratios
 
 
 def html_page(report: Report) -> str:

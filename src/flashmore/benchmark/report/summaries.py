@@ -1,11 +1,13 @@
 """What a report and the terminal show of a record: sentences, tables and plots; nothing is computed anew."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from flashmore.benchmark.plots import MIB, SETTING, ablation_plot, memory_plot, step_plot, time_plot
 from flashmore.benchmark.report.values import Plot, Record, Setting, Summary, Table, digits, machine
+from flashmore.measuring.statistics import Ratio
 
 QUESTIONS = {
     "step": "training step",
@@ -15,6 +17,14 @@ QUESTIONS = {
 }
 """By kind of record, in the order of a report's tables."""
 SEED_EXPERIMENT = "The experiment this grew from, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
+PACE = "the machine's speed changed, and a ratio only compares neighbouring blocks"
+ABLATION_DISPENSABLE = (
+    "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "pays after steps", "95 % interval",
+)  # fmt: skip
+ATTENTION_DISPENSABLE = (
+    "quartiles of both", "first call, ms", "TFLOP/s", "GFLOP/s", "error / budget", "forward, ms",
+    "backward, ms", "peak MiB",
+)  # fmt: skip
 SIZES = ("model", "n_layer", "n_head", "n_embd")
 
 
@@ -42,9 +52,31 @@ def _ratio_text(ratio: Record) -> str:
     return f"{ratio['value']:.3f} ({_interval(ratio)})"
 
 
-def _ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
+def ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
+    """A ratio, its interval and its verdict; empty cells for None."""
     found = ("", "", "") if ratio is None else (f"{ratio['value']:.3f}", _interval(ratio), ratio["verdict"])
     return dict(zip((column, "95 % interval", "verdict"), found, strict=True))
+
+
+def doubts(ratios: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Remarks on ratios that are undecided, or that the medians beside them contradict.
+
+    Args:
+        ratios: by the words that name it, each with the spreads of its two variants, None where one has none.
+    """
+    undecided, odd = [], []
+    for name, (ratio, of, to) in ratios.items():
+        if ratio.get("more_blocks"):
+            undecided.append(f"{name} ({ratio['more_blocks']:,})")
+        found = Ratio(ratio["value"], ratio["low"], ratio["high"], 0)
+        if of and to and found.contradicts(of["median"] / to["median"]):
+            odd.append(name)
+    lines = []
+    if undecided:
+        lines.append(f"inconclusive, with about how many more blocks would decide: {', '.join(undecided)}")
+    if odd:
+        lines.append(f"the medians contradict the ratio of {', '.join(odd)}: {PACE}")
+    return lines
 
 
 def _context_title(found: Record) -> str:
@@ -81,7 +113,7 @@ def _step_findings(found: Record) -> list[str]:
     findings = []
     for ratio in found["ratios"]:
         of, to, verdict = ratio["of"], ratio["to"], ratio["verdict"]
-        verdict = verdict if verdict == "no difference" else f"{to} is {verdict}"
+        verdict = f"{to} is {verdict}" if verdict in ("faster", "slower") else verdict
         findings.append(f"{of} / {to} = {ratio['value']:.3f} (95 %: {_interval(ratio)}): {verdict}")
     return [f"{_context_title(found)}: {finding}." for finding in findings or ["nothing to compare"]]
 
@@ -96,17 +128,27 @@ def _step_setting(found: Record, where: str) -> Setting:
                 "attention": name,
                 "ms a step": digits(step["median"]),
                 "quartiles": _quartiles(step),
-                **_ratio_cells(ratio, f"{timed[0]['name']} / this"),
+                **ratio_cells(ratio, f"{timed[0]['name']} / this"),
                 "peak MiB": _quantity(variant["peak_bytes"], MIB),
                 "error / budget": "–" if budget_used is None else f"{budget_used:.2f}",
             }
         )
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
-    comparable = {f"{variant['name']}, ms": digits(variant["step_ms"]["median"]) for variant in timed}
+    remarks += doubts(
+        {
+            f"{ratio['of']} / {ratio['to']}": (ratio, timed[0]["step_ms"], variant["step_ms"])
+            for variant, ratio in zip(timed[1:], found["ratios"], strict=False)
+        }
+    )
+    comparable: dict[str, str | float] = {
+        f"{variant['name']}, ms": variant["step_ms"]["median"] for variant in timed
+    }
     comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
         comparable["attention's share"] = f"{100 * share:.0f} %"
-    table = Table(f"One training step at {title} {where}", rows, words=["attention", "verdict"])
+    caption = f"One training step at {title} {where}"
+    dispensable = ("error / budget", "quartiles", "peak MiB")
+    table = Table(caption, rows, ("attention", "verdict"), dispensable=dispensable)
     return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], comparable)
 
 
@@ -141,11 +183,11 @@ def _of_ablation(record: Record, where: str) -> Summary:
         below = "A bar for each variant with its quartiles; the table below has the numbers."
         plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
         caption = f"Speed-ups added one after the other: {title}, on {where}; {sizes}"
-        settings.append(_ablation_setting(title, caption, variants, "added", "the one before / this"))
+        settings.append(_ablation_setting(title, caption, variants, variants, "added", "before / this"))
     if alone:
         caption = f"All together but one: {title}, on {where}; {sizes}"
         title = f"{title}, each left out alone"
-        settings.append(_ablation_setting(title, caption, alone, "left out", "all / this"))
+        settings.append(_ablation_setting(title, caption, alone, variants, "left out", "all / this"))
     every = (*record["variants"], *record["left_out_alone"])
     remarks = [
         *(f"no number: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
@@ -161,10 +203,11 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
     """The gain of the full set, and what each speed-up adds."""
     if len(timed) < 2:
         return ["Nothing to compare: fewer than two variants were timed."]
-    last = timed[-1]
+    kept = [one for one in timed[1:] if one.get("kept", True)]
     findings = [
         f"{' + '.join(last['speedups'])}: {_ratio_text(last['ratio'])} times as fast as the plain loop."
-    ]
+        for last in kept[-1:]
+    ] or ["No speed-up is kept: each was slower in its trial."]
     for variant in timed[1:]:
         ratio = variant["ratio_before"]
         verdict = f"{_ratio_text(ratio)}: {ratio['verdict']}"
@@ -172,11 +215,20 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
     return findings
 
 
-def _ablation_setting(title: str, caption: str, timed: Sequence[Record], first: str, before: str) -> Setting:
-    rows, comparable = [], {}
+def _ablation_setting(
+    title: str, caption: str, timed: Sequence[Record], others: Sequence[Record], first: str, before: str
+) -> Setting:
+    rows: list[dict[str, str]] = []
+    comparable: dict[str, str | float] = {}
+    steps = {one["name"]: one["step_ms"] for one in (*others, *timed)}
+    ratios = [one["ratio"] | {"more_blocks": 0} for one in timed if one["ratio"]]  # its verdict is not shown
+    ratios += [one["ratio_before"] for one in timed if one["ratio_before"]]
+    remarks = doubts(
+        {f"{one['of']} / {one['to']}": (one, steps.get(one["of"]), steps.get(one["to"])) for one in ratios}
+    )
     for variant in timed:
         name, step, ratio = variant["name"], variant["step_ms"], variant["ratio"]
-        total, added = _ratio_cells(ratio, "none / this"), _ratio_cells(variant["ratio_before"], before)
+        total, added = ratio_cells(ratio, "none / this"), ratio_cells(variant["ratio_before"], before)
         del total["verdict"], added["95 % interval"]
         pays, earns = variant["break_even_steps"], first == "added" and variant["ratio_before"] is not None
         rows.append(
@@ -193,10 +245,11 @@ def _ablation_setting(title: str, caption: str, timed: Sequence[Record], first: 
                 "answers": _likeness(variant),
             }
         )
-        comparable[f"{name}, ms"] = digits(step["median"])
+        comparable[f"{name}, ms"] = step["median"]
         if ratio is not None:
             comparable[f"none / {name}"] = _ratio_text(ratio)
-    return Setting(title, Table(caption, rows, words=[first, "verdict", "answers"]), comparable=comparable)
+    table = Table(caption, rows, (first, "verdict", "answers"), dispensable=ABLATION_DISPENSABLE)
+    return Setting(title, table, remarks=remarks, comparable=comparable)
 
 
 def _likeness(variant: Record) -> str:
@@ -245,8 +298,8 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
     )
     mask = "causal" if found["causal"] else "every query sees every key"
     title = f"B {found['B']}, H {found['H']}, D {found['D']}, {found['dtype']}, {mask}"
-    comparable = {
-        f"T {row['T']:,}: {row['backend']}, both passes, ms": digits(row["time_ms"]["median"])
+    comparable: dict[str, str | float] = {
+        f"T {row['T']:,}: {row['backend']}, both passes, ms": row["time_ms"]["median"]
         for row in _both_passes(rows)
     }
     comparable |= {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in ratios}
@@ -255,9 +308,15 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         f"Attention alone on {where}: {title}; times are medians",
         _attention_cells(rows, ratios),
         words=("backend", "verdict"),
-        page_only=("quartiles of both", "first call, ms", "verdict"),
+        dispensable=ATTENTION_DISPENSABLE,
     )
-    return Setting(title, table, crossover_sentence(found["T"], ratios), left_out(rows), comparable)
+    spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _both_passes(rows)}
+    compared = {
+        f"{one['to']} at T {one['T']:,}": (one, *(spreads.get((one["T"], one[end])) for end in ("of", "to")))
+        for one in ratios
+    }
+    remarks = [*left_out(rows), *doubts(compared)]
+    return Setting(title, table, crossover_sentence(found["T"], ratios), remarks, comparable)
 
 
 def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[dict[str, str]]:
@@ -281,7 +340,7 @@ def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[d
                 "TFLOP/s" if fast else "GFLOP/s": digits(row["tflop_per_s"] * (1 if fast else 1000)),
                 "peak MiB": _quantity(row["peak_bytes"], MIB),
                 "error / budget": f"{error / budget:.2f}" if error is not None and budget else "–",
-                **_ratio_cells(against.get((T, backend)), "manual / this"),
+                **ratio_cells(against.get((T, backend)), "manual / this"),
             }
         )
     return cells
@@ -326,23 +385,39 @@ def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
 
 def _of_choice(record: Record, where: str) -> Summary:
     B, H, T, D = record["problem"]["shape"]
-    title = f"B {B}, H {H}, T {T:,}, D {D}, {record['problem']['dtype']}"
+    problem = record["problem"]
+    facts = {
+        f"S {problem.get('source')}": problem.get("source"),
+        f"{problem.get('kv_heads')} heads of k and v": problem.get("kv_heads"),
+        "full": not problem.get("causal", True),
+        "mask": problem.get("mask"),
+    }
+    title = ", ".join(
+        (f"B {B}, H {H}, T {T:,}, D {D}, {problem['dtype']}", *(fact for fact in facts if facts[fact]))
+    )
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
     conclusion = f"{record['chosen']} is chosen, {when}."
-    times = {one["name"]: one["time_ms"] for one in record["candidates"] if one["time_ms"]}
-    best = min((time["low"] for time in times.values()), default=0.0)
+    timed = {one["name"]: one for one in record["candidates"] if one["time_ms"]}
+    ratios = {name: one["ratio"] for name, one in timed.items() if one.get("ratio")}
+    safe = next((ratio["of"] for ratio in ratios.values()), "safe")
     rows = [
         {
             "backend": name,
-            "ms": digits(time["median"]),
-            "quartiles": _quartiles(time),
-            "first quartile / best": f"{time['low'] / best:.2f}" if best else "–",
+            "ms": digits(one["time_ms"]["median"]),
+            "quartiles": _quartiles(one["time_ms"]),
+            **ratio_cells(ratios.get(name), f"{safe} / this"),
         }
-        for name, time in times.items()
+        for name, one in timed.items()
     ]
-    caption = f"Forward and backward once on {where}: medians"
+    passes = problem.get("passes", "both").replace("both", "forward and backward")
+    caption = f"{passes.capitalize()} once on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
-    comparable = {f"{row['backend']}, ms": row["ms"] for row in rows}
-    setting = Setting(title, Table(caption, rows, words=["backend"]), conclusion, remarks, comparable)
+    spreads = {name: one["time_ms"] for name, one in timed.items()}
+    remarks += doubts(
+        {f"{safe} / {name}": (ratio, spreads.get(safe), spreads[name]) for name, ratio in ratios.items()}
+    )
+    comparable = {f"{name}, ms": one["time_ms"]["median"] for name, one in timed.items()}
+    table = Table(caption, rows, ("backend", "verdict"), dispensable=["quartiles"])
+    setting = Setting(title, table, conclusion, remarks, comparable)
     return Summary([f"{title}: {conclusion}"], [], [setting])

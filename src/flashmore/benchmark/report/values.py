@@ -29,8 +29,8 @@ class Table:
     """Text columns; all others are numeric and right-aligned."""
     differing: Collection[str] = ()
     """Names of the rows to mark because their values differ."""
-    page_only: Collection[str] = ()
-    """Columns that a terminal is too narrow for."""
+    dispensable: Sequence[str] = ()
+    """Columns that a narrow terminal leaves out as needed, from the first on."""
 
     @property
     def columns(self) -> list[str]:
@@ -68,8 +68,8 @@ class Setting:
     table: Table
     conclusion: str = ""
     remarks: Sequence[str] = ()
-    comparable: Mapping[str, str] = field(default_factory=dict)
-    """Values comparable with other records of the same setting, by name."""
+    comparable: Mapping[str, str | float] = field(default_factory=dict)
+    """Values comparable with other records of the same setting, by name; numbers are times in ms."""
 
 
 @dataclass(frozen=True)

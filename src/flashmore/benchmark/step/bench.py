@@ -21,7 +21,7 @@ from flashmore.data.batches import IGNORE, Sequences
 from flashmore.errors import BackendUnavailable, ConfigError, UsageError
 from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
 from flashmore.measuring.result import make_record
-from flashmore.measuring.statistics import ratio
+from flashmore.measuring.statistics import EQUIVALENCE, ratio
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
 from flashmore.models.config import ModelConfig
@@ -50,6 +50,7 @@ def bench_steps(
     *,
     shrink_batch: bool = True,
     blocks: int = BLOCKS,
+    equivalence: float = EQUIVALENCE,
     say: Callable[[str], None] = lambda _: None,
     after_block: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def bench_steps(
             `flash`, or another fused backend if flash cannot run. `auto` is resolved first and listed under
             the name that it chose.
         contexts, shrink_batch: see `task_at`; no context means the data's own.
+        equivalence: differences up to this many percent count as none.
         say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
@@ -75,7 +77,9 @@ def bench_steps(
     warnings: list[MeasurementWarning] = []
     complete = True
     for context in contexts or (None,):
-        bench = _Bench(task_at(config, context, shrink_batch=shrink_batch), variants, blocks, say)
+        bench = _Bench(
+            task_at(config, context, shrink_batch=shrink_batch), variants, blocks, say, equivalence
+        )
         bench.run(BLOCK_SECONDS, after_block)
         found.append(bench.result())
         where = f"context {found[-1]['context']:,}: " if len(contexts) > 1 else ""
@@ -96,9 +100,14 @@ class _Bench(Rounds):
     """A comparison at one context in progress."""
 
     def __init__(
-        self, task: Task, names: Sequence[str] | None, blocks: int, say: Callable[[str], None]
+        self,
+        task: Task,
+        names: Sequence[str] | None,
+        blocks: int,
+        say: Callable[[str], None],
+        equivalence: float,
     ) -> None:
-        super().__init__(task.config, task.device, blocks, say)
+        super().__init__(task.config, task.device, blocks, say, equivalence)
         self.task, self.names = task, names
         self.gate = Gate(task)
         self.notes += task.notes
@@ -136,7 +145,7 @@ class _Bench(Rounds):
             "context": self.task.model_config.block_size,
             "batch": self.task.config.batch_size,
             "variants": [variant.to_json() for variant in self.variants.values()],
-            "ratios": [timed[0].ratio_to(other) for other in timed[1:]],
+            "ratios": [timed[0].ratio_to(other, self.equivalence) for other in timed[1:]],
             "attention_samples_ms": alone,
             "attention_share": share and share.value,
             "attention_share_low": share and share.low,

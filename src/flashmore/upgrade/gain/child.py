@@ -30,8 +30,12 @@ def main(argv: list[str]) -> int:
     from flashmore.upgrade.trace.user import UserCodeFailed, told
 
     request = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
+    from flashmore.measuring.warnings import load_meter
+
+    others = load_meter()
     try:
         result = _of_example(request) if request["example"] is not None else _of_run(request)
+        result |= {"others": others(), "threads": _threads()}
     except (UserCodeFailed, NotSwapped) as failed:
         result = {"problem": str(failed)}
     except Exception as error:  # noqa: BLE001 - the user's model may raise anything in a step
@@ -156,6 +160,12 @@ def _tensors(leaves: Sequence[Any]) -> list[Any]:
         elif hasattr(leaf, "__dict__"):  # a dataclass of results, which torch's trees do not know
             found += [value for value in vars(leaf).values() if isinstance(value, torch.Tensor)]
     return found
+
+
+def _threads() -> int:
+    import torch
+
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
 def _device(model: Any) -> Any:

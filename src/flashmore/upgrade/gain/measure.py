@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
 from flashmore.upgrade.gain.child import RESULT
@@ -17,6 +17,9 @@ from flashmore.upgrade.gain.further import Further, worth_trying
 from flashmore.upgrade.prove.child import fragment_to_json
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.tracer import ENDED_ITSELF, SECONDS, Source, run_child, watch, watched_site
+
+if TYPE_CHECKING:
+    from flashmore.measuring.warnings import MeasurementWarning
 
 FASTER_KERNELS = {"cpu": ("flash",), "cuda": ("flash", "cudnn", "efficient")}
 """On each device, the kernels that never write the (T, S) matrix."""
@@ -37,7 +40,11 @@ class BeforeAfter:
     def __str__(self) -> str:
         times = f"{_ms(self.before_ms.median)} -> {_ms(self.after_ms.median)}"
         interval = f"{self.ratio.value:.2f} times, {self.ratio.low:.2f} to {self.ratio.high:.2f}"
-        text = f"{times} ({interval}: {self.ratio.verdict})"
+        more = self.ratio.more_blocks
+        text = f"{times} ({interval}: {self.ratio.verdict}"
+        text += f", about {more:,} more blocks would decide)" if more else ")"
+        if self.ratio.contradicts(self.before_ms.median / self.after_ms.median):
+            text += "; the medians say otherwise, since the machine's speed changed between blocks"
         if self.before_bytes is None or self.after_bytes is None:
             return text
         return f"{text}, peak {_mib(self.before_bytes)} -> {_mib(self.after_bytes)}"
@@ -85,6 +92,7 @@ class Gain:
     problem: str | None = None
     environment: Mapping[str, Any] | None = None
     """Where it was measured; see `flashmore.measuring.environment`."""
+    warnings: "tuple[MeasurementWarning, ...]" = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -99,6 +107,7 @@ class Gain:
             lines.append(f"attention was {100 * self.share:.0f} % of it")
         if self.problem is not None:
             lines.append(f"not measured: {self.problem}" if self.step is None else f"but: {self.problem}")
+        lines += [f"warning: {one['code']}: {one['message']}; {one['advice']}" for one in self.warnings]
         lines += [f"worth trying next: {one.title}: {one.how} ({one.page})" for one in self.further]
         return lines
 
@@ -154,7 +163,11 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     problem = result["problem"]
     if step is None and problem is None:
         problem = f"too few steps to time: fewer than {FEWEST_STEPS} of either version"
-    return Gain(result["whole"], step, share, sites, worth_trying(device), problem, result["environment"])
+    from flashmore.measuring.warnings import warnings_about  # imports torch
+
+    warnings = tuple(warnings_about(samples, others=result["others"], threads=result["threads"]))
+    further = worth_trying(device)
+    return Gain(result["whole"], step, share, sites, further, problem, result["environment"], warnings)
 
 
 def _site_gain(

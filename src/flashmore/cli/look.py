@@ -1,0 +1,111 @@
+"""`flashmore look`: what a list holds, before training on it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from flashmore.cli.compare import require_png
+from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.show import stdout, table
+from flashmore.data.items import read_words, split_words
+from flashmore.data.overview import Overview, overview
+from flashmore.data.vocabulary import shown
+from flashmore.terminal import say, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHARACTERS = 12
+"""Most frequent and rarest characters in the table."""
+LONGEST = 40
+"""Most characters of an item that is shown."""
+BARS = 40
+"""Characters in the picture."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Show what a list holds without training: counts, lengths, characters, and what may be unintended."""
+
+    file: Positional[Path | None] = None
+    """As for `flashmore train`: a list, a table, `-` for stdin, or a folder. Default: the built-in names."""
+    column: str | None = None
+    """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    encoding: str = "utf-8"
+    """Text encoding of the file."""
+    split: str = "80/10/10"
+    """Percentages for train/validation/test, or `makemore`."""
+    split_seed: int = 3407
+    """Seed of the split."""
+    picture: Path | None = None
+    """Save lengths and characters as a PNG."""
+    json: bool = False
+    """Print one JSON document on stdout and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore look`."""
+    command = parse(Look, "look", argv)
+    if command.picture is not None:
+        require_png(command.picture)
+        require_writable("--picture", command.picture)
+    words = read_words(command.file, command.encoding, command.column)
+    found = overview(words, split_words(words, command.split, command.split_seed))
+    if command.json:
+        write_json(asdict(found))
+    else:
+        _show(found)
+    if command.picture is not None:
+        from flashmore.plotting import save_png
+
+        save_png(lambda: _figure(found), command.picture)
+        say(f"picture: {command.picture}")
+    return 0
+
+
+def _show(found: Overview) -> None:
+    rows = table("", "")
+    rows.show_header = False
+    rows.add_row("items", f"{found.items:,} different in {found.lines:,} lines")
+    rows.add_row("parts", ", ".join(f"{count:,} {name}" for name, count in found.parts.items()))
+    shares = ", ".join(f"{found.length(share)} at {share:.0%}" for share in (0.5, 0.95, 0.99))
+    rows.add_row("lengths", f"{min(found.lengths)} to {max(found.lengths)}; {shares} of the items")
+    frequent, rare = [*found.characters.items()][:CHARACTERS], [*found.characters.items()][CHARACTERS:]
+    rows.add_row("characters", f"{len(found.characters):,}; most frequent: {_counts(frequent)}")
+    if rare:
+        rows.add_row("", f"rarest: {_counts(rare[: -CHARACTERS - 1 : -1])}")
+    rows.add_row("examples", _shortened(found.examples))
+    for finding in found.findings:
+        rows.add_section()
+        rows.add_row(f"{finding.count:,}", f"{finding.what}: {_shortened(finding.examples)}")
+    stdout().print(f"{found.source}", rows)
+    say(*found.notes)
+
+
+def _shortened(items: Sequence[str]) -> str:
+    return ", ".join(repr(item[:LONGEST]) for item in items)
+
+
+def _counts(characters: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{shown(character)} {count:,}" for character, count in characters)
+
+
+def _figure(found: Overview) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 6), dpi=150, layout="constrained")
+    above, below = figure.subplots(2)
+    above.bar([*found.lengths], [*found.lengths.values()], color="#1b4f9c", width=0.9)
+    above.set(xlabel="characters in an item", ylabel="items")
+    most = [*found.characters.items()][:BARS]
+    below.bar(range(len(most)), [count for _, count in most], color="#1b4f9c")
+    below.set_xticks(range(len(most)), [shown(character) for character, _ in most], parse_math=False)
+    for label in below.get_xticklabels():
+        label.set_rotation(90 if len(label.get_text()) > 1 else 0)
+    below.set(xlabel=f"the most frequent of {len(found.characters):,} characters", ylabel="occurrences")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,47 @@
+"""The attention of a Hugging Face model, from its config.json."""
+
+from pathlib import Path
+
+from flashmore.errors import ConfigError
+from flashmore.files import open_input
+from flashmore.strict_json import loads
+
+LARGEST = 2**20
+"""Most bytes read; a config.json has a few thousand."""
+
+
+def heads_of(path: Path) -> dict[str, int]:
+    """The sizes `n_head`, `n_kv_head` and `head_dim`; unknown keys are ignored.
+
+    Source: https://huggingface.co/docs/transformers/model_doc/llama#transformers.LlamaConfig
+
+    Raises:
+        ConfigError: not a JSON object, or a key that is missing or not a positive whole number.
+        DataError: the file cannot be read.
+    """
+    wanted = f"a Hugging Face model's sizes in {path}"
+    valid = "num_attention_heads, and head_dim or hidden_size"
+    with open_input(path, wanted) as file:
+        data = file.read(LARGEST)
+    try:
+        found = loads(data)
+    except ValueError as error:
+        raise ConfigError(wanted, f"no JSON document ({error})", valid) from error
+
+    def size(name: str, otherwise: int | None = None) -> int:
+        value = found.get(name) if isinstance(found, dict) else None
+        value = otherwise if value is None else value
+        if value is None:
+            raise ConfigError(wanted, f"no {name}", valid)
+        if type(value) is not int or value < 1:
+            raise ConfigError(wanted, f"{name} {value!r}"[:200], "a whole number from 1")
+        return value
+
+    heads = size("num_attention_heads")
+    groups = size("num_key_value_heads", heads)
+    if isinstance(found, dict) and found.get("head_dim") is not None:
+        return {"n_head": heads, "n_kv_head": groups, "head_dim": size("head_dim")}
+    width = size("hidden_size")
+    if width % heads:
+        raise ConfigError(wanted, f"hidden_size {width} and num_attention_heads {heads}", "a head_dim")
+    return {"n_head": heads, "n_kv_head": groups, "head_dim": width // heads}

@@ -1,0 +1,191 @@
+"""Input files of items: lines, or a column of CSV, TSV, JSON lines or Parquet; gzip; stdin; a folder."""
+
+import csv
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flashmore.data.text import LINE_END, Decoder, count_line_ends, normalize_file
+from flashmore.errors import DataError
+from flashmore.files import open_input
+
+LARGEST_FILE = 2**27
+"""Most bytes of all files of items together, decompressed; they are read into memory."""
+MOST_LINES = 6_000_000
+STDIN = Path("-")
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_PEEKED = 20
+"""Lines that decide whether a file looks like a table."""
+_SMALLER = "a smaller file, or --mode text"
+
+
+def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Each file's name and decompressed content: of a path, of stdin for `-`, or of a folder in sorted order.
+
+    Of a folder, the regular files are read, without links, hidden files and subfolders.
+
+    Raises:
+        DataError: a file is missing, unreadable, damaged or too large; or a folder has no such files.
+    """
+    wanted = f"a text file with one item a line at {path}"
+    valid = "the path of a file that you may read, or no file for the built-in names"
+    try:
+        entries = sorted(path.iterdir()) if path.is_dir() else None
+    except OSError as error:
+        raise DataError(wanted, error.strerror or str(error), valid) from None
+    files = [path]
+    if entries is not None:
+        files = [e for e in entries if e.is_file() and not e.is_symlink() and not e.name.startswith(".")]
+        if not files:
+            raise DataError(f"text files in {path}", "a folder without any", valid)
+    left = LARGEST_FILE
+    for file in files:
+        if file == STDIN:
+            data = sys.stdin.buffer.read(left + 1)
+        else:
+            with open_input(file, wanted, valid) as opened:
+                data = opened.read(left + 1)
+        if data.startswith(_GZIP) and len(data) <= left:
+            try:
+                data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(left + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"a gzip file at {file}", str(error), "the file again, undamaged") from None
+        left -= len(data)
+        if left < 0:
+            raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", _SMALLER)
+        yield "stdin" if file == STDIN else str(file), data
+
+
+def read_lines(data: bytes, source: str, encoding: str) -> list[str]:
+    """The lines of a text; a DataError for another encoding, too many lines, or Parquet."""
+    if data.startswith(_PARQUET):
+        [*_parquet(data, source, None)]  # refuses it
+    text = _decoded(data, source, encoding)
+    return LINE_END.split(normalize_file(text, source))
+
+
+def read_column(data: bytes, source: str, encoding: str, column: str) -> Iterator[tuple[int, Any]]:
+    """The line or row number and the value of a column, for each row of a table.
+
+    It is Parquet if it begins as such, JSON lines if its first character is `{`, else CSV: separated by tabs
+    if its header has one, else by semicolons if it has no comma.
+
+    Raises:
+        DataError: another encoding, no such column, a malformed or ragged row, or too many.
+    """
+    if data.startswith(_PARQUET):
+        yield from _parquet(data, source, column)
+        return
+    text = _decoded(data, source, encoding).lstrip("\ufeff")
+    yield from (_json if text.lstrip()[:1] == "{" else _csv)(text, source, column)
+
+
+def _decoded(data: bytes, source: str, encoding: str) -> str:
+    text = Decoder(encoding, source).decode(data, last=True)
+    require_few(count_line_ends(text), source)
+    return text
+
+
+def require_few(count: int, source: str) -> None:
+    """Refuse more than `MOST_LINES` lines or items with a DataError."""
+    if count > MOST_LINES:
+        raise DataError(f"at most {MOST_LINES:,} lines in {source}", f"{count:,}", _SMALLER)
+
+
+def looks_like(lines: Sequence[str]) -> str | None:
+    """The kind and the columns of the table that lines look like; None for a list."""
+    filled = [line for line in lines[:_PEEKED] if line.strip()]
+    if len(filled) < 3:
+        return None
+    try:
+        rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in filled]
+        return f"JSON lines with the keys {', '.join(rows[0])}"
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    try:
+        header, *others = csv.reader(filled, delimiter=_delimiter(filled[0]), skipinitialspace=True)
+    except csv.Error:
+        return None
+    names = [name.strip() for name in header]
+    if len(names) > 1 and all(names) and all(len(row) == len(names) for row in others):
+        return f"a CSV with the columns {', '.join(names)}"
+    return None
+
+
+def _delimiter(header: str) -> str:
+    return "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
+
+
+def _place(column: str | None, names: Sequence[str], source: str) -> int:
+    shown = ", ".join(names)
+    if column is None:
+        raise DataError(f"--column for {source}", f"the columns {shown}", "--column with one of them")
+    if names.count(column) != 1:
+        found = f"{names.count(column) or 'not one'} of that name among: {shown}"
+        raise DataError(f"a column '{column}' in {source}", found, "the name of one of its columns")
+    return names.index(column)
+
+
+def _csv(text: str, source: str, column: str) -> Iterator[tuple[int, str]]:
+    delimiter = _delimiter(LINE_END.split(text, 1)[0])
+    reader = csv.reader(io.StringIO(text, ""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        header = next(reader, [])
+        place = _place(column, [name.strip() for name in header], source)
+        for row in reader:
+            if row and len(row) != len(header):
+                wanted = f"{len(header)} fields in each row of {source}, as in its header"
+                found = f"line {reader.line_num}: {len(row)}"
+                raise DataError(wanted, found, "the row mended; a field with a separator in it needs quotes")
+            if row:
+                yield reader.line_num, row[place]
+    except csv.Error as error:
+        found = f"line {reader.line_num}: {error}"
+        raise DataError(f"a CSV file at {source}", found, "fields that are quoted as in RFC 4180") from None
+
+
+def _json(text: str, source: str, column: str) -> Iterator[tuple[int, Any]]:
+    wanted = f"a JSON object on each line of {source}"
+    names: dict[str, None] = {}
+    for number, line in enumerate(LINE_END.split(text), start=1):
+        if line.strip():
+            try:
+                row = msgspec.json.decode(line, type=dict[str, Any])
+            except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+                raise DataError(
+                    wanted, f"line {number}: {error}", "JSON lines, as of jsonlines.org"
+                ) from None
+            if not names.keys() >= row.keys():
+                names |= dict.fromkeys(row)
+            yield number, row.get(column)
+    _place(column, [*names], source)
+
+
+def _parquet(data: bytes, source: str, column: str | None) -> Iterator[tuple[int, Any]]:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        wanted, valid = f"pyarrow, to read the Parquet file {source}", "pip install 'flashmore[parquet]'"
+        raise DataError(wanted, "it is not installed", valid) from None
+    try:
+        table = ParquetFile(io.BytesIO(data))
+        place = _place(column, table.schema_arrow.names, source)
+        require_few(table.metadata.num_rows, source)
+        count = size = 0
+        for batch in table.iter_batches(1024, columns=[table.schema_arrow.names[place]]):
+            size += batch.nbytes  # repeated values are stored once in the file, but not in memory
+            if size > LARGEST_FILE:
+                wanted = f"at most {LARGEST_FILE:,} bytes in the column of {source}"
+                raise DataError(wanted, "more", _SMALLER)
+            yield from enumerate(batch.column(0).to_pylist(), start=count + 1)
+            count += batch.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError, UnicodeError) as error:
+        found = str(error).partition("\n")[0]
+        raise DataError(f"a Parquet file at {source}", found, "the file again, undamaged") from None
