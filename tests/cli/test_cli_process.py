@@ -24,7 +24,7 @@ def busy() -> Iterator[None]:
 @pytest.mark.usefixtures("busy")
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+    [({}, "100"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
     ids=("default", "count", "policy"),
 )
 def test_threads_spin_briefly_on_a_busy_machine_unless_the_user_has_said_otherwise(

@@ -29,7 +29,7 @@ def entry() -> NoReturn:
     # libgomp's threads spin for milliseconds by default, which keeps the threads that they wait for off the
     # CPUs of a busy machine: steps took 25 times as long. On an idle one compiled steps gain by it.
     if "OMP_WAIT_POLICY" not in os.environ and _is_busy():
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "100")
     # Shells start background commands with Ctrl-C ignored, which is kept.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
