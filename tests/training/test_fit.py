@@ -47,6 +47,12 @@ def test_what_is_given_stays(tmp_path: Path, name: str) -> None:
     assert getattr(fitted(config), name) == given
 
 
+def test_adamw_gets_more_steps_than_muon(tmp_path: Path) -> None:
+    file = names(tmp_path, 40)
+    adamw, muon = (fitted(TrainConfig(file=file, optimizer=name)) for name in ("adamw", "muon"))
+    assert adamw.max_steps > muon.max_steps
+
+
 @pytest.mark.parametrize("preset", ["names-long", "makemore"])
 def test_other_presets_leave_nothing_open(tmp_path: Path, preset: str) -> None:
     config = TrainConfig(file=names(tmp_path, 30), preset=preset)  # type: ignore[arg-type]

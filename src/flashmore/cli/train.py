@@ -99,8 +99,7 @@ def _show(result: "TrainResult") -> None:
     console = stdout()
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
-        better = f"counting n-grams of {result.ngram.order} characters predicts these items better"
-        console.print(f"{better} than this model: more items, or --preset names-long, may change that")
+        console.print(f"n-grams of {result.ngram.order} characters predict the validation items better")
     run = Run.open(Path(result.run))
     text = run.text
     if text is None:

@@ -34,7 +34,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     values |= {name: getattr(config, name) for name in OPEN if name not in missing}
     if items < LARGE and "max_steps" in missing:
         characters = sum(map(len, corpus.split.train)) + items  # EOS included
-        passes = 2 if spec.muon else 8  # AdamW needs more steps than Muon
+        passes = 2 if values["optimizer"] == "muon" else 8  # AdamW needs more steps
         values["max_steps"] = max(FEWEST_STEPS, round(passes * characters / values["batch_size"]))
     if "warmup_steps" in missing:
         values["warmup_steps"] = min(100, values["max_steps"] // 10)
