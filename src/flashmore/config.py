@@ -4,7 +4,7 @@ It imports no torch, so that `flashmore train --help` answers at once.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -130,6 +130,9 @@ class OptimConfig:
     """AdamW's decay rate of the first moment."""
     beta2: float = BY_PRESET
     """AdamW's decay rate of the second moment."""
+    ngram_smoothing: OpenFloat = BY_PRESET
+    """Share of each target that is an n-gram's distribution of the next character instead of the character:
+    few items are then not learned by heart. 0 for none."""
     weight_decay: OpenFloat = BY_PRESET
     """Decoupled weight decay."""
     decay_on: Literal["all", "matrices"] = BY_PRESET
@@ -228,7 +231,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             self._require(name, lambda n: least <= n <= most, f"a whole number from {least} to {most:,}")  # noqa: B023
         for name in ("grad_clip", "weight_decay"):
             self._require(name, lambda x: 0 <= x <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
-        for name in ("dropout", "attention_dropout", "beta1", "beta2"):
+        for name in ("dropout", "attention_dropout", "beta1", "beta2", "ngram_smoothing"):
             self._require(name, lambda x: 0 <= x < 1, "at least 0 and below 1")
         for name in ("learning_rate", "muon_learning_rate"):
             valid = f"above 0 and at most {LARGEST_FACTOR:g}, for example 1e-3"
@@ -254,24 +257,16 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             raise ConfigError(
                 "a preset for --mode items", found, "--mode text, or --preset names or makemore"
             )
-        for name in ("block_size", "vocab_size"):
-            if getattr(self, name) is not None and self.mode == "items":
-                raise ConfigError(
-                    f"--mode text beside {_option(name)}", "--mode items", "one of the two options"
-                )
-        if self.mode == "text" and (self.column is not None or self.file == Path("-")):
-            found = "--column" if self.column is not None else "stdin, which can be read only once"
+        if self.mode == "text" and self.file == Path("-"):
+            found = "stdin, which can be read only once"
             raise ConfigError("a text file for --mode text", found, "the path of a text, or --mode items")
         if "none" in self.speedups and len(self.speedups) > 1:
             found = " ".join(self.speedups)
             raise ConfigError("--speedups none alone, or others", found, "none, or the others without it")
-        for name in ("activation", "bias", "tie_weights", "init"):
-            if name not in spec.options and getattr(self, name) != DEFAULTS[name]:
-                able = ", ".join(other for other, each in models().items() if name in each.options)
-                found = f"--model {self.model}, which it does not change"
-                raise ConfigError(
-                    f"one of the models {able} for {_option(name)}", found, f"no {_option(name)}"
-                )
+        defaults = _defaults(self.preset, self.model)
+        for name, needed, present in ineffective(self):
+            if getattr(self, name) not in (None, defaults.get(name, getattr(TrainConfig, name))):
+                raise without_effect(name, needed, present)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for a run's config.json."""
@@ -294,13 +289,18 @@ DEFAULTS: dict[str, Any] = {
     "activation": "gelu_tanh", "bias": True, "tie_weights": False, "init": "torch", "dropout": 0.0,
     "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw",
     "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100, "beta2": 0.99,
-    "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
+    "ngram_smoothing": 0.0, "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
     "dtype": "float32", "eval_interval": 250, "patience": 0,
 }  # fmt: skip
 """Defaults of every preset and model."""
+MODEL_OPTIONS = (
+    "attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout",
+    "activation", "bias", "tie_weights", "init",
+)  # fmt: skip
+"""Options that not every model has."""
 OPEN = (
-    "n_layer", "n_embd", "dropout", "optimizer", "max_steps", "batch_size", "learning_rate", "weight_decay",
-    "warmup_steps", "eval_interval",
+    "n_layer", "n_embd", "dropout", "optimizer", "max_steps", "batch_size", "learning_rate",
+    "ngram_smoothing", "weight_decay", "warmup_steps", "eval_interval",
 )  # fmt: skip
 """Options that the preset `names` fits to the items."""
 NANOGPT: dict[str, Any] = {
@@ -349,8 +349,39 @@ def _defaults(preset: Preset, model: Model) -> dict[str, Any]:
         raise ConfigError(f"--preset {preset} for the transformer", f"--model {model}", "--preset names")
     own = {} if "mode" in chosen else spec.training  # nanoGPT's numbers are the same for every model
     values = {**DEFAULTS, **own, **chosen}
-    others = ("activation", "bias", "tie_weights", "init")
-    return values | {name: DEFAULTS[name] for name in others if name not in spec.options}
+    return values | {
+        name: DEFAULTS[name] for name in MODEL_OPTIONS if name in DEFAULTS and name not in spec.options
+    }
+
+
+def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """Every option without an effect, what it would need, and what the config has instead."""
+    for name in MODEL_OPTIONS:
+        able = [model for model, spec in models().items() if name in spec.options]
+        if config.model not in able and (name, config.attention) != ("attention", "auto"):
+            yield name, f"--model {' or '.join(able)}", f"--model {config.model}"
+    if config.optimizer not in (None, "muon"):
+        yield "muon_learning_rate", "--optimizer muon", f"--optimizer {config.optimizer}"
+    if config.lr_schedule != "cosine":
+        yield "min_lr_ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"
+    if config.mode == "text":
+        for name in ("column", "ngram_smoothing"):
+            yield name, "--mode items", "--mode text"
+    else:
+        for name in ("block_size", "vocab_size"):
+            yield name, "--mode text", "--mode items"
+    if config.mode == "text" or config.split == "makemore":
+        present = "--mode text" if config.mode == "text" else "--split makemore"
+        yield "split_seed", "shares of items, such as 80/10/10", present
+    if config.file is None:
+        yield "encoding", "a text file", "the built-in names"
+        yield "column", "a file that has columns", "the built-in names"
+
+
+def without_effect(name: str, needed: str, present: str) -> ConfigError:
+    """The error for an option that `ineffective` names."""
+    found = f"it changes nothing with {present}"
+    return ConfigError(f"{_option(name)} with {needed}", found, f"{needed}, or no {_option(name)}")
 
 
 @cache

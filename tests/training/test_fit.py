@@ -41,7 +41,13 @@ def test_nothing_stays_open_and_more_items_mean_more_steps_and_less_dropout(tmp_
 @pytest.mark.parametrize("name", OPEN)
 def test_what_is_given_stays(tmp_path: Path, name: str) -> None:
     file = names(tmp_path, 40)
-    given = {"dropout": 0.05, "learning_rate": 0.5, "weight_decay": 0.25, "optimizer": "adamw"}.get(name, 8)
+    given = {
+        "dropout": 0.05,
+        "learning_rate": 0.5,
+        "ngram_smoothing": 0.25,
+        "weight_decay": 0.25,
+        "optimizer": "adamw",
+    }.get(name, 8)
     config = TrainConfig(file=file, **{name: given})  # type: ignore[arg-type]
     assert getattr(config, name) == given
     assert getattr(fitted(config), name) == given

@@ -1,37 +1,147 @@
-"""Kneser–Ney n-grams: probabilities, by hand and in sum, and the order that is chosen."""
+"""Kneser–Ney n-grams: held against their definition, and the soft targets that training takes from them."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from flashmore.training.ngram import BOS, EOS, LONGEST, Ngrams
+from flashmore.config import TrainConfig
+from flashmore.data.batches import IGNORE, Sequences, encode_items
+from flashmore.data.vocabulary import Vocabulary
+from flashmore.models.config import ModelConfig
+from flashmore.models.registry import build
+from flashmore.training.dataset import Batch, Form, ItemDataset
+from flashmore.training.flat import FlatStep
+from flashmore.training.ngram import LONGEST, Ngrams
+from flashmore.training.step import EagerStep, mean_loss, training_loss
 
-NAMES = ("anna", "hanna", "susanna", "ann", "bella", "isabella")
-
-
-def test_one_character_by_hand() -> None:
-    """Counts 2, 1 and 3 of 6; the discount 1 / (1 + 2 · 1) is spread over 3 characters."""
-    model = Ngrams(("a", "a", "b"), vocab_size=3)
-    found = [model.probabilities(BOS * LONGEST, character)[0] for character in ("a", "b", EOS)]
-    assert found == pytest.approx([1 / 3, 1 / 6, 1 / 2])
-
-
-@pytest.mark.parametrize("context", ["", "ann", "bell", "q", "susann"])
-def test_probabilities_sum_to_one_in_every_order(context: str) -> None:
-    characters = [*sorted(set("".join(NAMES))), EOS]
-    model = Ngrams(NAMES, len(characters))
-    every = [model.probabilities(BOS * LONGEST + context, character) for character in characters]
-    assert [sum(order) for order in zip(*every, strict=True)] == pytest.approx([1.0] * LONGEST)
+NAMES = ("anna", "hanna", "susanna", "ann", "bella", "isabella", "anna")
+VOCABULARY = Vocabulary.from_items(NAMES)
+V = VOCABULARY.size
+CPU = torch.device("cpu")
+Token = tuple[str, str]
 
 
-def test_the_best_order_has_the_lowest_loss() -> None:
-    model = Ngrams(NAMES, vocab_size=10)
-    best = model.best(("anna",))
+def encoded(*items: str) -> Sequences:
+    return encode_items(items, VOCABULARY, 1 + max(map(len, NAMES)), "cpu")
+
+
+def tokens(items: Iterable[str]) -> list[Token]:
+    """Every character, EOS (ETX) included, with the `LONGEST` characters before it (STX before the item)."""
+    texts = ["\x02" * LONGEST + item + "\x03" for item in items]
+    return [(text[end - LONGEST : end], text[end]) for text in texts for end in range(LONGEST, len(text))]
+
+
+def by_definition(counted: list[Token], everything: list[Token], order: int, context: str) -> list[float]:
+    """The distribution of the next character, by Chen and Goodman's formula; discounts of `everything`."""
+
+    def counts(found: list[Token], length: int) -> Counter[Token]:
+        if length == order - 1:
+            return Counter((before[LONGEST - length :], after) for before, after in found)
+        longer = {(before[LONGEST - length - 1 :], after) for before, after in found}
+        return Counter((before[1:], after) for before, after in longer)
+
+    characters = ["\x03", *VOCABULARY.characters]
+    result = [1 / V] * V
+    for length in range(order):
+        times = Counter(counts(everything, length).values())
+        discount = times[1] / (times[1] + 2 * times[2]) if times[1] else 0.5
+        here = counts(counted, length)
+        seen = [here[context[LONGEST - length :], character] for character in characters]
+        if total := sum(seen):
+            kinds = sum(count > 0 for count in seen)
+            result = [
+                (max(count - discount, 0) + discount * kinds * shorter) / total
+                for count, shorter in zip(seen, result, strict=True)
+            ]
+    return result
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5, LONGEST])
+def test_a_position_left_out_is_a_count_less(order: int) -> None:
+    everything = tokens(NAMES)
+    found = Ngrams(encoded(*NAMES), V).left_out(torch.arange(len(everything)), order)
+    for place, (context, _) in enumerate(everything):
+        counted = everything[:place] + everything[place + 1 :]
+        assert found[place].tolist() == pytest.approx(by_definition(counted, everything, order, context))
+
+
+def test_the_best_order_has_the_lowest_loss_on_the_held_out_items() -> None:
+    everything, characters = tokens(NAMES), ["\x03", *VOCABULARY.characters]
+    held_out = ("anna", "bebe", "")
     losses = []
-    for order in range(LONGEST):
-        text = BOS * LONGEST + "anna" + EOS
-        ends = range(LONGEST, len(text))
-        logs = [math.log(model.probabilities(text[:end], text[end])[order]) for end in ends]
-        losses.append(-sum(logs) / 5)
+    for order in range(1, LONGEST + 1):
+        logs = [
+            math.log(by_definition(everything, everything, order, context)[characters.index(after)])
+            for context, after in tokens(held_out)
+        ]
+        losses.append(-sum(logs) / len(logs))
+    best = Ngrams(encoded(*NAMES), V).best(encoded(*held_out))
     assert best.order == losses.index(min(losses)) + 1
     assert best.loss == pytest.approx(min(losses))
+
+
+@pytest.mark.parametrize("form", ["padded", "trimmed", "packed"])
+def test_every_form_of_a_batch_has_the_same_soft_targets(form: Form) -> None:
+    sequences = encoded(*NAMES)
+    data = ItemDataset(sequences, batch_size=5, seed=1, ngrams=Ngrams(sequences, V))
+    batch = data.batch(3, form)
+    assert batch.smooth is not None
+    real = batch.targets != IGNORE
+    every = data.ngrams.left_out(torch.arange(int(sequences.lengths.sum())), 5)  # type: ignore[union-attr]
+    wanted = torch.cat(
+        [every.split(sequences.lengths.tolist())[index] for index in data.order.indices(3).tolist()]
+    )
+    assert torch.equal(batch.smooth[real], wanted)
+    assert batch.smooth.shape == (*batch.targets.shape, V)
+
+
+def smoothed_batch(*, soft: Tensor | None = None) -> Batch:
+    sequences = encoded(*NAMES)
+    batch = ItemDataset(sequences, 4, ngrams=Ngrams(sequences, V)).batch(0, "trimmed")
+    return batch if soft is None else replace(batch, smooth=soft)
+
+
+def test_the_minimised_loss_is_the_cross_entropy_with_mixed_targets() -> None:
+    batch = smoothed_batch()
+    assert batch.smooth is not None
+    logits = torch.randn(*batch.smooth.shape, generator=torch.Generator().manual_seed(0))
+    minimised, loss = training_loss(logits, batch, 0.3)
+    real = batch.targets != IGNORE
+    mixed = 0.3 * batch.smooth[real] + 0.7 * F.one_hot(batch.targets[real], V)
+    assert minimised.item() == pytest.approx(F.cross_entropy(logits[real], mixed).item())
+    assert loss.item() == pytest.approx(mean_loss(logits, batch.targets).item())
+
+
+def test_soft_targets_that_are_the_characters_change_nothing() -> None:
+    batch = smoothed_batch()
+    hard = smoothed_batch(soft=F.one_hot(batch.targets.clamp(min=0), V).float())
+    logits = torch.randn(*batch.targets.shape, V, generator=torch.Generator().manual_seed(0))
+    minimised, loss = training_loss(logits, hard, 0.5)
+    assert minimised.item() == pytest.approx(loss.item())
+
+
+def test_the_flat_step_smooths_as_the_eager_one() -> None:
+    config = TrainConfig(model="transformer", ngram_smoothing=0.5, n_layer=1, n_embd=16, optimizer="adamw")
+    config = replace(config, learning_rate=1e-2, weight_decay=0.1, warmup_steps=0, max_steps=5)
+    sizes = ModelConfig("transformer", V, 9, n_layer=1, n_embd=16, attention="manual")
+    data = ItemDataset(encoded(*NAMES), 4, ngrams=Ngrams(encoded(*NAMES), V))
+    weights = []
+    for flat in (False, True):
+        model = build(sizes, seed=1)
+        step = FlatStep(model, config, CPU, None) if flat else EagerStep(model, config, CPU, fused=True)
+        losses = [step([data.batch(number, "packed")], [(1e-2, 0.0)]).item() for number in range(3)]
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    plain = build(sizes, seed=1)
+    unsmoothed = EagerStep(plain, replace(config, ngram_smoothing=0.0), CPU, fused=True)
+    for number in range(3):
+        unsmoothed([replace(data.batch(number, "packed"), smooth=None)], [(1e-2, 0.0)])
+    assert losses[-1] < losses[0]
+    assert torch.allclose(weights[0], weights[1], atol=1e-5)
+    other = torch.cat([parameter.detach().flatten() for parameter in plain.parameters()])
+    assert not torch.allclose(weights[0], other, atol=1e-3)

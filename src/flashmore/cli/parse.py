@@ -2,14 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import tyro
 
-from flashmore.config import Preset, TrainConfig
+from flashmore.config import Preset, TrainConfig, ineffective, without_effect
 from flashmore.errors import ConfigError, StorageError
 from flashmore.specs import models
 from flashmore.terminal import one_line
@@ -21,7 +21,6 @@ STYLE = (
     tyro.conf.FlagCreatePairsOff,  # --json, without --no-json
     tyro.conf.OmitSubcommandPrefixes,
 )
-MODEL_OPTIONS = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout")
 LONGEST_ENDING = 22
 """Characters added to a file name while the file is being written."""
 
@@ -95,29 +94,9 @@ def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequenc
     for option in unused:
         if option in given:
             raise ConfigError("options that change what is measured", option, f"the same without {option}")
-    for option, needed, present in _ineffective(config):
-        if option in given:
-            found = f"it changes nothing with {present}"
-            raise ConfigError(f"{option} with {needed}", found, f"{needed}, or no {option}")
-
-
-def _ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
-    """Every option without an effect, what it would need, and what the config has instead."""
-    for name in MODEL_OPTIONS:
-        able = [model for model, spec in models().items() if name in spec.options]
-        if config.model not in able and (name, config.attention) != ("attention", "auto"):
-            option = "--" + name.replace("_", "-")
-            yield option, f"--model {' or '.join(able)}", f"--model {config.model}"
-    if config.optimizer != "muon":
-        yield "--muon-learning-rate", "--optimizer muon", f"--optimizer {config.optimizer}"
-    if config.lr_schedule != "cosine":
-        yield "--min-lr-ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"
-    if config.mode == "text" or config.split == "makemore":
-        present = "--mode text" if config.mode == "text" else "--split makemore"
-        yield "--split-seed", "shares of items, such as 80/10/10", present
-    if config.file is None:
-        yield "--encoding", "a text file", "the built-in names"
-        yield "--column", "a file that has columns", "the built-in names"
+    for name, needed, present in ineffective(config):
+        if "--" + name.replace("_", "-") in given:
+            raise without_effect(name, needed, present)
 
 
 def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:

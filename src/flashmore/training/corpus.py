@@ -15,6 +15,7 @@ from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Run
 from flashmore.training.dataset import Dataset, ItemDataset, TextDataset
 from flashmore.training.memory import require_memory_for_items
+from flashmore.training.ngram import Ngrams
 
 CONTEXT = 256
 """Default window length."""
@@ -50,13 +51,13 @@ class Corpus:
         """
         batch_size, seed = config.batch_size, config.seed
 
-        def encoded(items: tuple[str, ...]) -> Dataset | None:
+        def encoded(items: tuple[str, ...], *, smoothed: bool = False) -> Dataset | None:
             if not items:
                 return None
             require_memory_for_items(len(items), self.block_size)
-            return ItemDataset(
-                encode_items(items, self.vocabulary, self.block_size, device), batch_size, seed
-            )
+            sequences = encode_items(items, self.vocabulary, self.block_size, device)
+            ngrams = Ngrams(sequences, self.vocab_size) if smoothed else None
+            return ItemDataset(sequences, batch_size, seed, ngrams)
 
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
@@ -65,7 +66,10 @@ class Corpus:
 
         split, unleaked = self.split, None
         if self.text is None:
-            found = {name: encoded(getattr(split, name)) for name in PARTS}
+            smoothed = config.ngram_smoothing > 0
+            found = {
+                name: encoded(getattr(split, name), smoothed=smoothed and name == "train") for name in PARTS
+            }
             if split.leak_share is not None:
                 known = set(split.train)
                 unleaked = encoded(tuple(item for item in split.test if item not in known))

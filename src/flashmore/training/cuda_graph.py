@@ -59,13 +59,22 @@ class CudaGraphStep:
         for kept, batch in zip(recording.batches, batches, strict=True):
             kept.ids.copy_(batch.ids)
             kept.targets.copy_(batch.targets)
+            if kept.smooth is not None and batch.smooth is not None:
+                kept.smooth.copy_(batch.smooth)
         recording.rates.copy_(torch.tensor(rates))
         recording.graph.replay()
         return recording.loss.clone()  # the next replay overwrites it
 
     def _record(self, batches: Sequence[Batch]) -> Recording:
         """Capture updates without applying any: state changed by the warm-up is restored."""
-        kept = tuple(Batch(batch.ids.clone(), batch.targets.clone()) for batch in batches)
+        kept = tuple(
+            Batch(
+                batch.ids.clone(),
+                batch.targets.clone(),
+                smooth=None if batch.smooth is None else batch.smooth.clone(),
+            )
+            for batch in batches
+        )
         rates = torch.zeros((len(batches), 2), device=self.step.flat.device)
         before = [buffer.clone() for buffer in self.step.buffers]
         random = torch.cuda.get_rng_state(rates.device)

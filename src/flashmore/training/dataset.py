@@ -4,15 +4,18 @@ Shapes: B batch, T positions, N tokens.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from flashmore.backends.packed import Segments
-from flashmore.data.batches import BatchOrder, Sequences, Windows, take
+from flashmore.data.batches import IGNORE, BatchOrder, Sequences, Windows, take
+from flashmore.training.ngram import Ngrams
 
+SMOOTHING_ORDER = 5
+"""Order of the n-grams that give soft targets."""
 Form = Literal["padded", "trimmed", "packed"]
 """Rows padded to the context; rows padded to the longest item of the batch; or no padding."""
 
@@ -27,6 +30,8 @@ class Batch:
     """The same shape, `IGNORE` at padding."""
     segments: Segments | None = None
     """Item boundaries of packed tokens; None for rows."""
+    smooth: Tensor | None = None
+    """Soft targets: the ids' shape and V, float32, every row a distribution; None for none."""
 
     @property
     def extra(self) -> tuple[Segments, ...]:
@@ -43,7 +48,8 @@ class Batch:
     def leave_length_open(self) -> None:
         """Mark the number of tokens as dynamic for torch.compile."""
         if self.segments is not None:
-            for tensor in (self.ids, self.targets, self.segments.positions, self.segments.places):
+            smooth = () if self.smooth is None else (self.smooth,)
+            for tensor in (self.ids, self.targets, self.segments.positions, self.segments.places, *smooth):
                 torch._dynamo.mark_dynamic(tensor, 0)
 
 
@@ -75,10 +81,15 @@ class ItemDataset:
         sequences: the items.
         batch_size: items per training batch.
         seed: seed of the training order.
+        ngrams: n-grams of these items, which give soft targets; None for none.
     """
 
-    def __init__(self, sequences: Sequences, batch_size: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, sequences: Sequences, batch_size: int = 1, seed: int = 0, ngrams: Ngrams | None = None
+    ) -> None:
         self.sequences = sequences
+        self.ngrams = ngrams
+        self.firsts = sequences.lengths.cumsum(0) - sequences.lengths
         self.order = BatchOrder(len(sequences.ids), batch_size, seed)
 
     @property
@@ -89,8 +100,17 @@ class ItemDataset:
     def batch(self, step: int, form: Form = "padded") -> Batch:
         """As in `Dataset`."""
         indices = self.order.indices(step)
-        lengths = self.sequences.lengths.index_select(0, indices.to(self.sequences.lengths.device))
-        return shaped(*take(self.sequences, indices), lengths, form)
+        indices = indices.to(self.sequences.lengths.device)
+        lengths = self.sequences.lengths.index_select(0, indices)
+        batch = shaped(*take(self.sequences, indices), lengths, form)
+        if self.ngrams is None:
+            return batch
+        real = batch.targets != IGNORE
+        within = torch.arange(int(lengths.max()), device=lengths.device)
+        positions = (self.firsts.index_select(0, indices)[:, None] + within)[within < lengths[:, None]]
+        smooth = batch.targets.new_zeros((*real.shape, self.ngrams.vocab_size), dtype=torch.float32)
+        smooth[real] = self.ngrams.left_out(positions, SMOOTHING_ORDER)
+        return replace(batch, smooth=smooth)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
         """As in `Dataset`.
@@ -110,7 +130,7 @@ class ItemDataset:
 
     def to(self, device: torch.device) -> "ItemDataset":
         """As in `Dataset`."""
-        moved = ItemDataset(self.sequences.to(device))
+        moved = ItemDataset(self.sequences.to(device), ngrams=self.ngrams)
         moved.order = self.order
         return moved
 

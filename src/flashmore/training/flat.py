@@ -32,7 +32,7 @@ from flashmore.training.optimizers import (
     is_decayed,
     muon_matrices,
 )
-from flashmore.training.step import Rates, mean_loss, precision_of
+from flashmore.training.step import Rates, precision_of, training_loss
 
 
 class FlatStep:
@@ -102,12 +102,12 @@ class FlatStep:
         return self.update(batch, on_device)
 
     def _update(self, batch: Batch, rates: Tensor) -> Tensor:
-        def loss_of(flat: Tensor) -> Tensor:
+        def loss_of(flat: Tensor) -> tuple[Tensor, Tensor]:
             with self.precision():
                 logits = functional_call(self.model, self.views(flat), (batch.ids, *batch.extra))
-            return mean_loss(logits, batch.targets)
+            return training_loss(logits, batch, self.config.ngram_smoothing)
 
-        gradient, loss = grad_and_value(loss_of)(self.flat)
+        gradient, (_, loss) = grad_and_value(loss_of, has_aux=True)(self.flat)
         config, end = self.config, self._adamw
         if config.grad_clip:
             norm = torch.linalg.vector_norm(gradient)

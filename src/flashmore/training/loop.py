@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flashmore.config import TrainConfig
+from flashmore.data.batches import encode_items
 from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
 from flashmore.models.registry import count_parameters
 from flashmore.training.dataset import Dataset
@@ -193,7 +194,11 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
 
     split, ngram = run.split, None
     if split.validation and len(split.train) <= NGRAM_ITEMS:
-        ngram = Ngrams(split.train, run.model.vocab_size).best(split.validation)
+        known, held_out = (
+            encode_items(items, run.vocabulary, run.model.block_size, "cpu")
+            for items in (split.train, split.validation)
+        )
+        ngram = Ngrams(known, run.model.vocab_size).best(held_out)
     return TrainResult(
         run=str(run.path),
         model=run.model.model,

@@ -79,6 +79,22 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE)
 
 
+def training_loss(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The value to minimise and `mean_loss`, which differ where the batch has soft targets.
+
+    Each target is `smoothing` parts of the n-grams' distribution and 1 - `smoothing` parts of the character
+    that follows: label smoothing (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7) with a
+    distribution that knows the context, as in distillation (Hinton et al. 2015,
+    https://arxiv.org/abs/1503.02531).
+    """
+    loss = mean_loss(logits, batch.targets)
+    if batch.smooth is None:
+        return loss, loss
+    real = (batch.targets != IGNORE).float()
+    soft = -(batch.smooth * logits.float().log_softmax(-1)).sum(-1)
+    return (1 - smoothing) * loss + smoothing * (soft * real).sum() / real.sum(), loss
+
+
 class EagerStep:
     """One eager optimizer step on one batch.
 
@@ -95,6 +111,7 @@ class EagerStep:
         self.model = model
         self.optimizers = optimizers_of(model, config, fused=fused)
         self.grad_clip = config.grad_clip
+        self.smoothing = config.ngram_smoothing
         self.precision = precision_of(config, device)
         # float16's gradients underflow without scaling; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
@@ -103,9 +120,9 @@ class EagerStep:
         """As in `Step`."""
         (batch,), (learning_rates,) = batches, rates
         with self.precision():
-            loss = mean_loss(self.model(batch.ids, *batch.extra), batch.targets)
+            minimised, loss = training_loss(self.model(batch.ids, *batch.extra), batch, self.smoothing)
         self.model.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
         for optimizer, rate in zip(self.optimizers, learning_rates, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate
