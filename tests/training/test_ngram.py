@@ -15,7 +15,7 @@ from flashmore.data.batches import IGNORE, Sequences, encode_items
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
-from flashmore.training.dataset import Batch, Form, ItemDataset
+from flashmore.training.dataset import SMOOTHING_ORDER, Batch, Form, ItemDataset
 from flashmore.training.flat import FlatStep
 from flashmore.training.ngram import LONGEST, Ngrams
 from flashmore.training.step import EagerStep, mean_loss, training_loss
@@ -65,7 +65,7 @@ def by_definition(counted: list[Token], everything: list[Token], order: int, con
 @pytest.mark.parametrize("order", [1, 2, 3, 5, LONGEST])
 def test_a_position_left_out_is_a_count_less(order: int) -> None:
     everything = tokens(NAMES)
-    found = Ngrams(encoded(*NAMES), V).left_out(torch.arange(len(everything)), order)
+    found = Ngrams(encoded(*NAMES), V).left_out(order)
     for place, (context, _) in enumerate(everything):
         counted = everything[:place] + everything[place + 1 :]
         assert found[place].tolist() == pytest.approx(by_definition(counted, everything, order, context))
@@ -89,21 +89,19 @@ def test_the_best_order_has_the_lowest_loss_on_the_held_out_items() -> None:
 @pytest.mark.parametrize("form", ["padded", "trimmed", "packed"])
 def test_every_form_of_a_batch_has_the_same_soft_targets(form: Form) -> None:
     sequences = encoded(*NAMES)
-    data = ItemDataset(sequences, batch_size=5, seed=1, ngrams=Ngrams(sequences, V))
+    data = ItemDataset(sequences, batch_size=5, seed=1, smoothed=V)
     batch = data.batch(3, form)
     assert batch.smooth is not None
     real = batch.targets != IGNORE
-    every = data.ngrams.left_out(torch.arange(int(sequences.lengths.sum())), 5)  # type: ignore[union-attr]
-    wanted = torch.cat(
-        [every.split(sequences.lengths.tolist())[index] for index in data.order.indices(3).tolist()]
-    )
+    every = torch.split(Ngrams(sequences, V).left_out(SMOOTHING_ORDER), sequences.lengths.tolist())
+    wanted = torch.cat([every[index] for index in data.order.indices(3).tolist()])
     assert torch.equal(batch.smooth[real], wanted)
     assert batch.smooth.shape == (*batch.targets.shape, V)
 
 
 def smoothed_batch(*, soft: Tensor | None = None) -> Batch:
     sequences = encoded(*NAMES)
-    batch = ItemDataset(sequences, 4, ngrams=Ngrams(sequences, V)).batch(0, "trimmed")
+    batch = ItemDataset(sequences, 4, smoothed=V).batch(0, "trimmed")
     return batch if soft is None else replace(batch, smooth=soft)
 
 
@@ -130,7 +128,7 @@ def test_the_flat_step_smooths_as_the_eager_one() -> None:
     config = TrainConfig(model="transformer", ngram_smoothing=0.5, n_layer=1, n_embd=16, optimizer="adamw")
     config = replace(config, learning_rate=1e-2, weight_decay=0.1, warmup_steps=0, max_steps=5)
     sizes = ModelConfig("transformer", V, 9, n_layer=1, n_embd=16, attention="manual")
-    data = ItemDataset(encoded(*NAMES), 4, ngrams=Ngrams(encoded(*NAMES), V))
+    data = ItemDataset(encoded(*NAMES), 4, smoothed=V)
     weights = []
     for flat in (False, True):
         model = build(sizes, seed=1)

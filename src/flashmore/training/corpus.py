@@ -10,15 +10,16 @@ from flashmore.data.batches import Windows, encode_items
 from flashmore.data.items import Split, read_words, split_words
 from flashmore.data.long_text import Ids, LongText, read_long_text
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.errors import RunError
+from flashmore.errors import ConfigError, RunError
 from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Run
 from flashmore.training.dataset import Dataset, ItemDataset, TextDataset
 from flashmore.training.memory import require_memory_for_items
-from flashmore.training.ngram import Ngrams
 
 CONTEXT = 256
 """Default window length."""
+MOST_SMOOTHED = 2**26
+"""Most numbers in the soft targets of a training part, 256 MB."""
 PARTS = ("train", "validation", "test")
 
 
@@ -39,6 +40,16 @@ class Corpus:
     notes: tuple[str, ...] = ()
     """Remarks for the user about how the file was read."""
 
+    @property
+    def positions(self) -> int:
+        """Number of characters to predict in the training items, EOS included."""
+        return sum(map(len, self.split.train)) + len(self.split.train)
+
+    @property
+    def smoothable(self) -> bool:
+        """Whether soft targets of all positions fit in memory."""
+        return self.positions * self.vocab_size <= MOST_SMOOTHED
+
     def parts(self, config: TrainConfig, device: torch.device, ids: Ids | None = None) -> "Parts":
         """Encode the parts.
 
@@ -55,9 +66,14 @@ class Corpus:
             if not items:
                 return None
             require_memory_for_items(len(items), self.block_size)
+            if smoothed and not self.smoothable:
+                raise ConfigError(
+                    f"--ngram-smoothing for at most {MOST_SMOOTHED:,} positions times characters",
+                    f"{self.positions:,} times {self.vocab_size:,}",
+                    "--ngram-smoothing 0, or fewer items",
+                )
             sequences = encode_items(items, self.vocabulary, self.block_size, device)
-            ngrams = Ngrams(sequences, self.vocab_size) if smoothed else None
-            return ItemDataset(sequences, batch_size, seed, ngrams)
+            return ItemDataset(sequences, batch_size, seed, self.vocab_size if smoothed else None)
 
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:

@@ -5,6 +5,7 @@ Shapes: B batch, T positions, N tokens.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, Protocol, Self
 
 import torch
@@ -81,15 +82,14 @@ class ItemDataset:
         sequences: the items.
         batch_size: items per training batch.
         seed: seed of the training order.
-        ngrams: n-grams of these items, which give soft targets; None for none.
+        smoothed: the vocabulary size, for batches with soft targets from n-grams; None for batches without.
     """
 
     def __init__(
-        self, sequences: Sequences, batch_size: int = 1, seed: int = 0, ngrams: Ngrams | None = None
+        self, sequences: Sequences, batch_size: int = 1, seed: int = 0, smoothed: int | None = None
     ) -> None:
         self.sequences = sequences
-        self.ngrams = ngrams
-        self.firsts = sequences.lengths.cumsum(0) - sequences.lengths
+        self.smoothed = smoothed
         self.order = BatchOrder(len(sequences.ids), batch_size, seed)
 
     @property
@@ -99,18 +99,25 @@ class ItemDataset:
 
     def batch(self, step: int, form: Form = "padded") -> Batch:
         """As in `Dataset`."""
-        indices = self.order.indices(step)
-        indices = indices.to(self.sequences.lengths.device)
-        lengths = self.sequences.lengths.index_select(0, indices)
-        batch = shaped(*take(self.sequences, indices), lengths, form)
-        if self.ngrams is None:
+        sequences = self.sequences
+        indices = self.order.indices(step).to(sequences.lengths.device)
+        lengths = sequences.lengths.index_select(0, indices)
+        batch = shaped(*take(sequences, indices), lengths, form)
+        if self.smoothed is None:
             return batch
+        firsts = (sequences.lengths.cumsum(0) - sequences.lengths).index_select(0, indices)
+        within = torch.arange(sequences.ids.size(1), device=lengths.device)  # (T,)
+        rows = (firsts[:, None] + within)[within < lengths[:, None]]  # one item after another
         real = batch.targets != IGNORE
-        within = torch.arange(int(lengths.max()), device=lengths.device)
-        positions = (self.firsts.index_select(0, indices)[:, None] + within)[within < lengths[:, None]]
-        smooth = batch.targets.new_zeros((*real.shape, self.ngrams.vocab_size), dtype=torch.float32)
-        smooth[real] = self.ngrams.left_out(positions, SMOOTHING_ORDER)
+        smooth = self._soft_targets.new_zeros((*real.shape, self.smoothed))
+        smooth[real] = self._soft_targets.index_select(0, rows)
         return replace(batch, smooth=smooth)
+
+    @cached_property
+    def _soft_targets(self) -> Tensor:
+        """For every position of every item, the distribution of n-grams that did not count it: (P, V)."""
+        assert self.smoothed is not None
+        return Ngrams(self.sequences, self.smoothed).left_out(SMOOTHING_ORDER)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
         """As in `Dataset`.
@@ -130,7 +137,7 @@ class ItemDataset:
 
     def to(self, device: torch.device) -> "ItemDataset":
         """As in `Dataset`."""
-        moved = ItemDataset(self.sequences.to(device), ngrams=self.ngrams)
+        moved = ItemDataset(self.sequences.to(device), smoothed=self.smoothed)
         moved.order = self.order
         return moved
 

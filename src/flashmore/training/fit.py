@@ -13,6 +13,7 @@ from flashmore.training.corpus import Corpus
 
 LARGE = 20_000
 """From this number of items on, the defaults are those that were found on 32,000 names."""
+SMOOTHING = 0.4
 FEWEST_STEPS = 30
 EVALUATIONS = 20
 """Evaluations in a run."""
@@ -29,13 +30,14 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
         return config, ()
     items, spec = len(corpus.split.train), model_spec(config.model)
     values = {**DEFAULTS, **spec.training}
+    if corpus.smoothable:
+        values["ngram_smoothing"] = SMOOTHING
     if items < LARGE:
         values |= _for_few(items, spec)
     values |= {name: getattr(config, name) for name in OPEN if name not in missing}
     if items < LARGE and "max_steps" in missing:
-        characters = sum(map(len, corpus.split.train)) + items  # EOS included
         passes = 2 if values["optimizer"] == "muon" else 8  # AdamW needs more steps
-        values["max_steps"] = max(FEWEST_STEPS, round(passes * characters / values["batch_size"]))
+        values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / values["batch_size"]))
     if "warmup_steps" in missing:
         values["warmup_steps"] = min(100, values["max_steps"] // 10)
     if "eval_interval" in missing:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from flashmore.data.batches import IGNORE, Sequences
 
+AT_ONCE = 2**13
+"""Positions whose distributions are computed together, which bounds the memory for intermediate results."""
 LONGEST = 7
 """Highest order; a model of order n sees n - 1 characters."""
 
@@ -122,16 +124,19 @@ class Ngrams:
         order = min(range(LONGEST), key=losses.__getitem__)
         return NgramLoss(order + 1, losses[order])
 
-    def left_out(self, positions: Tensor, order: int) -> Tensor:
-        """The distribution at training positions as if each were not among the counts.
+    def left_out(self, order: int) -> Tensor:
+        """The distribution at every training position as if that position were not among the counts.
 
         Args:
-            positions: (P,) int64, in the order of the items' characters, each item's EOS included.
             order: the order of the model, at most `LONGEST`.
 
         Returns:
-            (P, V) float32; every row sums to 1.
+            (P, V) float32, in the order of the items' characters, each item's EOS included.
         """
+        every = torch.arange(len(self._following), device=self._following.device)
+        return torch.cat([self._left_out(some, order) for some in torch.split(every, AT_ONCE)])
+
+    def _left_out(self, positions: Tensor, order: int) -> Tensor:
         V, own = self.vocab_size, self._following[positions]
         result = own.new_full((len(own), V), 1 / V, dtype=torch.float32)
         for length in range(order):

@@ -1,0 +1,51 @@
+"""How sure a loss is: the same training on several random splits."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, Interrupted
+from flashmore.training.loop import train
+
+
+def losses_of_splits(config: TrainConfig, splits: int, first: float | None = None) -> Iterator[float]:
+    """Train on several splits, with `split_seed`, `split_seed + 1`, …; the runs are not kept.
+
+    Args:
+        config: items, whose split has a test part and is random.
+        splits: how many.
+        first: the test loss on the first split, if it is known.
+
+    Yields:
+        The test loss of each split, in nats per character.
+
+    Raises:
+        ConfigError: data that has no random split with a test part. Otherwise as for `train`.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    require_random_split(config)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(splits):
+            if number == 0 and first is not None:
+                yield first
+                continue
+            other = replace(config, split_seed=config.split_seed + number)
+            try:
+                loss = train(other, Path(folder) / str(number)).test_loss
+            except Interrupted:
+                raise KeyboardInterrupt from None
+            assert loss is not None
+            yield loss
+
+
+def require_random_split(config: TrainConfig) -> None:
+    """Refuse data that cannot be split in several ways, or of which nothing is held out."""
+    found = None
+    if config.mode == "text" or config.split == "makemore" or config.split.endswith("/0"):
+        found = "--mode text" if config.mode == "text" else f"--split {config.split}"
+    elif config.file == Path("-"):
+        found = "stdin, which can be read only once"
+    if found is not None:
+        raise ConfigError("a file of items with a random test part for --splits", found, "--splits 1")
