@@ -146,7 +146,7 @@ _MODELS = (
         "flashmore.models.simple:Bigram",
         "the next character from the last one: a table",
         options=frozenset(),
-        training={"learning_rate": 5e-2, "weight_decay": 0.0},
+        training={"learning_rate": 5e-2, "weight_decay": 0.0, "ngram_smoothing": 0.0},
         kept=lambda _: 0,
     ),
     ModelSpec(

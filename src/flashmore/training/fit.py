@@ -29,14 +29,14 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     if not missing:
         return config, ()
     items, spec = len(corpus.split.train), model_spec(config.model)
-    values = {**DEFAULTS, **spec.training}
-    if corpus.smoothable:
-        values["ngram_smoothing"] = SMOOTHING
+    smoothing = SMOOTHING if corpus.smoothable else 0.0
+    values = {**DEFAULTS, "ngram_smoothing": smoothing, **spec.training}
     if items < LARGE:
         values |= _for_few(items, spec)
     values |= {name: getattr(config, name) for name in OPEN if name not in missing}
     if items < LARGE and "max_steps" in missing:
-        passes = 2 if values["optimizer"] == "muon" else 8  # AdamW needs more steps
+        passes = 3 if items < 5000 else 2
+        passes *= 1 if values["optimizer"] == "muon" else 4  # AdamW needs more steps
         values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / values["batch_size"]))
     if "warmup_steps" in missing:
         values["warmup_steps"] = min(100, values["max_steps"] // 10)
