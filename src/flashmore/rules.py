@@ -214,6 +214,13 @@ def _flash_groups(call: AttentionCall) -> bool:
     return call.leads_equal or (call.grouped and call.key[-3] == call.value[-3])
 
 
+def _contract_groups(call: AttentionCall) -> bool:
+    """Whether the sizes are those that `flashmore.backends.contract.attention` takes."""
+    if not call.four_dimensional or call.key[:2] != call.value[:2] or call.query[0] != call.key[0]:
+        return False
+    return call.query[1] % call.key[1] == 0
+
+
 def _index_error(call: AttentionCall) -> bool:
     """PyTorch reads the mask's second-last size when no other check has refused flash before."""
     short = call.mask is not None and len(call.mask) < 2 and not call.mask_needs_grad
@@ -261,8 +268,9 @@ RULES: tuple[Rule, ...] = (
          "combine both into one mask"),
     Rule(everywhere("manual"), _mask_and_causal,
          "flashmore takes causal or a mask, never both", "combine both into one mask"),
-    Rule(everywhere("manual"), lambda call: not (call.four_dimensional and call.leads_equal),
-         "flashmore's own is written for (B, H, T, D) with the same B and H everywhere",
+    Rule(everywhere("manual"), lambda call: not _contract_groups(call),
+         "flashmore's own is written for (B, H, T, D) with the same B everywhere, and heads of k and v that"
+         " divide q's",
          "lift q, k and v to 4-D and repeat k and v to q's batch and heads"),
     Rule(EVERY_FUSED, lambda call: not call.four_dimensional,
          "q {call.query}, k {call.key}, v {call.value} are not all 4-D", "lift them, for example q[:, None]"),
