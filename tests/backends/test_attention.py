@@ -95,7 +95,7 @@ def test_grouped_heads_are_those_that_repeated_ones_would_give(
 def test_a_part_is_checked_with_its_part_of_the_mask(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)
     mask = torch.randn(shape, generator=generator)
-    q, k, v = qkv(2, 3, 5, 6, 8)
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(2, 3, 5, 6, 8))
     for backend in usable(describe_call(q, k, v, mask=mask)):
         judged = attention_accuracy(backend, q, k, v, mask=mask, part=(1, 2))
         assert all(verdict.good for verdict in judged), (backend, judged)
@@ -163,7 +163,7 @@ def test_an_unavailable_backend_tells_every_reason_and_what_would_work() -> None
 
 @pytest.mark.parametrize("backend", ["efficient", "cudnn"])
 def test_kernels_that_no_cpu_has_are_refused_with_the_ones_that_run(backend: str) -> None:
-    q, k, v = qkv(1, 1, 4, 4, 8)
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(1, 1, 4, 4, 8))
     with pytest.raises(BackendUnavailable) as caught:
         attention(q, k, v, backend=backend, causal=True)
     assert caught.value.usable == HERE

@@ -175,6 +175,7 @@ def test_flops_count_the_channels_of_values() -> None:
         {"dtype": ("int8",)},
         {"backends": ()},
         {"backends": ("sdpa",)},
+        {"threads": -1},
         {"seconds": 0.0},
         {"seconds": float("nan")},
         {"memory": -1.0},

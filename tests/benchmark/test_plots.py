@@ -173,3 +173,10 @@ def test_samples_beyond_the_axis_are_counted(step: Record) -> None:
     assert first.get_xlim()[0] == 0
     assert first.get_xlim()[1] < 900
     assert "(1 beyond)" in first.get_xlabel()
+
+
+def test_one_length_has_no_slopes(attention: Record) -> None:
+    one = attention | {"rows": [row for row in attention["rows"] if row["T"] == attention["rows"][0]["T"]]}
+    for axes in panels(time_plot(one)):
+        assert not any("∝" in text.get_text() for text in axes.texts)
+        assert not any((line.get_gid() or "").startswith("slope") for line in axes.lines)

@@ -38,8 +38,9 @@ def test_the_table_has_a_line_for_each_length_and_backend(told: tuple[CompletedP
     cells = [line.split() for line in lines]
     found = [words[:2] for words in cells if words and words[0].isdigit()]
     assert found == [[T, backend] for T in ("16", "32") for backend in ("manual", "math", "flash")]
-    (refused,) = (line for line in lines if line.startswith("left out: "))
-    assert refused.startswith("left out: efficient and cudnn: PyTorch has no CPU kernel of this name")
+    refused = [line for line in lines if line.startswith("left out: ")]
+    assert refused[0].startswith("left out: efficient and cudnn: PyTorch has no CPU kernel of this name")
+    assert [line.split()[2] for line in refused[1:]] == ["flex:", "varlen:"]
     verdicts = [line for line in lines if line.startswith("Fused attention ")]
     assert len(verdicts) == 1
 
@@ -64,13 +65,13 @@ def test_progress_is_on_stderr(told: tuple[CompletedProcess[str], Path]) -> None
 
 
 def test_json_is_the_record_and_nothing_else(process: Call, tmp_path: Path) -> None:
-    done = process(*TINY, "--json", "--causal", "--full", "--out", tmp_path / "record.json")
+    more = ("--json", "--causal", "--full", "--threads", "1", "--out", tmp_path / "record.json")
+    done = process(*TINY, *more)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == read_record(tmp_path / "record.json")
     record = json.loads(done.stdout)
-    assert record["command"][1:] == [str(word) for word in TINY] + [
-        "--json", "--causal", "--full", "--out", str(tmp_path / "record.json"),
-    ]  # fmt: skip
+    assert record["command"][1:] == [str(word) for word in (*TINY, *more)]
+    assert record["environment"]["threads"] == 1
     assert [found["causal"] for found in record["crossovers"]] == [True, False]
 
 

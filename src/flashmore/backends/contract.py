@@ -17,6 +17,8 @@ from flashmore.specs import backend_spec, usable
 
 Compute = Callable[..., Tensor]
 """A backend's function (q, k, v, *, mask, causal, scale, dropout_p), all as `attention` takes them."""
+MOST_SAID = 500
+"""Most characters of an error of torch; one of the compiler may have thousands."""
 LOADED: dict[str, Compute] = {}
 
 
@@ -72,10 +74,11 @@ def attention(
         call = describe_call(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p, gqa=gqa)
         spec = backend_spec(backend)
         reasons = tuple(map(str, spec.reasons_against(call)))
-        if not reasons and spec.sdp_backend is None:
+        if not reasons and spec.sdp_backend is None and not spec.compiled:
             raise
         names = tuple(name for name in usable(call) if name != backend)
-        raise BackendUnavailable(backend, reasons or (f"torch says: {error}",), names) from error
+        said = " ".join(str(error).split())[:MOST_SAID]
+        raise BackendUnavailable(backend, reasons or (f"torch says: {said}",), names) from error
 
 
 def describe_call(

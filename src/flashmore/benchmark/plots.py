@@ -300,6 +300,8 @@ def _draw_slopes(axes: "Axes", points: Sequence[tuple[float, ...]]) -> tuple[flo
     first = max(min(point[0] for point in points), last / SLOPES_REACH)
     at_the_end = [point[1] for point in points if point[0] == last]
     bottom, top = min(point[1] for point in points), max(point[1] for point in points)
+    if first == last:
+        return bottom, top * CLEARANCE
     slopes = ((1, "∝ T", min(at_the_end) / CLEARANCE), (2, "∝ T²", max(at_the_end) * CLEARANCE))
     for power, name, end in slopes:
         ends = (end * (first / last) ** power, end)

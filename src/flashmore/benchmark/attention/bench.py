@@ -86,6 +86,8 @@ def bench_attention(
         ConfigError: the device is not on this machine.
     """
     device, complete = resolve_device(plan.device), True
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
     bench = _Bench(plan, device, equivalence, clock, say)
     try:
         for shape in bench.shapes:

@@ -42,6 +42,8 @@ class AttentionPlan(CallKind):
     """Attention backends; one that cannot run is listed with the reasons."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to use; `auto` selects a GPU if there is one."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's default."""
     seconds: float = 150.0
     """Time budget of the whole measurement in seconds; what would exceed it is left out and named."""
     memory: float | None = None
@@ -57,6 +59,7 @@ class AttentionPlan(CallKind):
         _require("backends", "none", bool(self.backends), "at least one name")
         for dtype in self.dtype:
             _require("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
+        _require("threads", self.threads, self.threads >= 0, "0, or as many as there are CPUs")
         _require("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
         if self.memory is not None:
             _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
