@@ -77,8 +77,9 @@ def test_the_document_tells_backends_default_and_line(capsys: pytest.CaptureFixt
     document = explained("--dropout 0.1 --causal", capsys)
     told = {backend["name"]: backend for backend in document["backends"]}
     assert list(told) == list(backends())
-    assert told["math"] | {"about": ""} == {
-        "name": "math", "usable": True, "reasons": [], "cautions": [], "about": "",
+    assert told["math"]["documentation"].startswith("https://docs.pytorch.org/")
+    assert told["math"] | {"about": "", "documentation": ""} == {
+        "name": "math", "usable": True, "reasons": [], "cautions": [], "about": "", "documentation": "",
     }  # fmt: skip
     assert not told["flash"]["usable"]
     assert "dropout_p = 0.1" in told["flash"]["reasons"][0]
