@@ -16,10 +16,12 @@ import torch
 import tyro
 
 from flashmore.backends.choose import Problem, choose, one_pass
+from flashmore.call import CallOptions
 from flashmore.measuring.environment import environment
 from flashmore.measuring.measure import alternate
 from flashmore.measuring.result import as_text
 from flashmore.measuring.statistics import ratio, spread
+from flashmore.rules import Dtype
 
 SHAPES = (
     (32, 4, 16, 16),
@@ -39,7 +41,7 @@ class Options:
 
     device: str = "cpu"
     """Where."""
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     """What q, k and v are."""
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
@@ -50,7 +52,7 @@ def main() -> int:
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
     with tempfile.TemporaryDirectory() as folder:  # an empty cache: every choice is measured here and now
         os.environ["FLASHMORE_CACHE"] = folder
-        rows = [row(Problem(shape, getattr(torch, options.dtype), torch.device(options.device)))
+        rows = [row(problem(shape, options))
                 for shape in SHAPES]  # fmt: skip
     record = {"rows": rows, "environment": environment(torch.device(options.device))}
     if options.json:
@@ -65,6 +67,13 @@ def main() -> int:
     return 0
 
 
+def problem(shape: tuple[int, int, int, int], options: Options) -> Problem:
+    """Causal attention of this shape."""
+    B, H, L, D = shape
+    call = CallOptions(batch_size=B, n_head=H, length=L, head_dim=D, dtype=options.dtype)
+    return Problem(call, torch.device(options.device))
+
+
 def row(problem: Problem) -> dict[str, Any]:
     """One shape: what was chosen, what is best, and how far they are apart."""
     choice = choose("auto", problem)
@@ -75,7 +84,7 @@ def row(problem: Problem) -> dict[str, Any]:
     samples = alternate(runs, blocks=BLOCKS, repeats=repeats, warmup=1)
     best = min(timed, key=lambda name: spread(samples[name]).median)
     return {
-        "shape": problem.shape, "chosen": choice.backend, "best": best, "seconds": choice.seconds,
+        "shape": problem.key()["shape"], "chosen": choice.backend, "best": best, "seconds": choice.seconds,
         "ratio": asdict(ratio(samples[choice.backend], samples[best])),
         "ms": {name: asdict(spread(blocks)) for name, blocks in samples.items()}, "samples_ms": samples,
     }  # fmt: skip

@@ -127,7 +127,7 @@ def test_its_backend_is_measured_and_reported(flashmore: Callable[..., str]) -> 
         *("--out", "step.json", "--picture", "step.svg"),
     )
     flashmore(
-        *("bench", "attention", "--lengths", "16", "--batch-size", "1", "--n-head", "2", "--head-dim", "8"),
+        *("bench", "attention", "--length", "16", "--batch-size", "1", "--n-head", "2", "--head-dim", "8"),
         *("--backends", "manual", "rowwise", "--seconds", "2", "--device", "cpu"),
         *("--out", "attention.json", "--picture", "attention.svg"),
     )

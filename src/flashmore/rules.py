@@ -195,6 +195,7 @@ def everywhere(*backends: str) -> Kernels:
 FUSED = ("flash", "efficient", "cudnn")
 TOP_LEFT = ("manual", "sdpa", "math")
 FLASH = on("cpu", "flash") + on("cuda", "flash")
+FLASH_ON_CUDA = on("cuda", "flash", "varlen")
 EVERY_FUSED = on("cpu", "flash") + on("cuda", *FUSED)
 CUDNN_OR_CPU_FLASH = on("cpu", "flash") + on("cuda", "cudnn")
 LARGE_GIB = 4
@@ -206,12 +207,20 @@ def can_run(kernel: str, call: AttentionCall) -> bool:
     return not any(rule.breaks_on(kernel, call) for rule in RULES)
 
 
-def _mask_and_causal(call: AttentionCall) -> bool:
+def mask_and_causal(call: AttentionCall) -> bool:
+    """Whether the call has a mask and is causal."""
     return call.mask is not None and call.causal
 
 
 def _flash_groups(call: AttentionCall) -> bool:
     return call.leads_equal or (call.grouped and call.key[-3] == call.value[-3])
+
+
+def in_contract(call: AttentionCall) -> bool:
+    """Whether the sizes are those that `flashmore.backends.contract.attention` takes."""
+    if not call.four_dimensional or call.key[:2] != call.value[:2] or call.query[0] != call.key[0]:
+        return False
+    return call.query[1] % call.key[1] == 0
 
 
 def _index_error(call: AttentionCall) -> bool:
@@ -253,16 +262,17 @@ RULES: tuple[Rule, ...] = (
     Rule(everywhere("sdpa", "math", *FUSED),
          lambda call: call.mask is not None and call.mask_dtype not in ("bool", "float32", call.dtype),
          "a mask of {call.mask_dtype} meets queries of {call.dtype}", "use bool, float32 or {call.dtype}"),
-    Rule(everywhere("math"), _mask_and_causal,
+    Rule(everywhere("math"), mask_and_causal,
          "math takes no attn_mask together with is_causal=True", "combine both into one mask"),
     Rule(everywhere("sdpa"),
-         lambda call: _mask_and_causal(call) and not any(can_run(kernel, call) for kernel in FUSED),
+         lambda call: mask_and_causal(call) and not any(can_run(kernel, call) for kernel in FUSED),
          "without a fused kernel PyTorch falls back to math, which takes no attn_mask with is_causal=True",
          "combine both into one mask"),
-    Rule(everywhere("manual"), _mask_and_causal,
+    Rule(everywhere("manual", "flex"), mask_and_causal,
          "flashmore takes causal or a mask, never both", "combine both into one mask"),
-    Rule(everywhere("manual"), lambda call: not (call.four_dimensional and call.leads_equal),
-         "flashmore's own is written for (B, H, T, D) with the same B and H everywhere",
+    Rule(everywhere("manual", "flex") + on("cuda", "varlen"), lambda call: not in_contract(call),
+         "flashmore's attention is written for (B, H, T, D) with the same B everywhere, and heads of k and v"
+         " that divide q's",
          "lift q, k and v to 4-D and repeat k and v to q's batch and heads"),
     Rule(EVERY_FUSED, lambda call: not call.four_dimensional,
          "q {call.query}, k {call.key}, v {call.value} are not all 4-D", "lift them, for example q[:, None]"),
@@ -272,7 +282,7 @@ RULES: tuple[Rule, ...] = (
          "expand k and v to q's batch; pass enable_gqa=True where k and v share heads that divide q's"),
     Rule(on("cpu", "flash") + on("cuda", "efficient"), lambda call: not call.unit_stride,
          "the last dimension of q, k or v is not contiguous", "call .contiguous() on it"),
-    Rule(FLASH, lambda call: call.value_dim != call.head_dim,
+    Rule((*FLASH, ("cuda", "varlen")), lambda call: call.value_dim != call.head_dim,
          "v has {call.value_dim} channels a head, q has {call.head_dim}", "pad the smaller one with zeros"),
     Rule(CUDNN_OR_CPU_FLASH, lambda call: call.mask is not None and len(call.mask) not in (2, 4),
          "the mask {call.mask} is neither 2-D nor 4-D", "make it (L, S) or (B, H, L, S), 1 where it repeats"),
@@ -294,24 +304,24 @@ RULES: tuple[Rule, ...] = (
     Rule(on("mps", "manual", "sdpa", "math"), lambda call: call.dtype == "float64",
          "MPS has no float64", "use float32"),
     # CUDA
-    Rule(on("cuda", "flash", "cudnn"), lambda call: call.dtype not in ("float16", "bfloat16"),
+    Rule(on("cuda", "flash", "cudnn", "varlen"), lambda call: call.dtype not in ("float16", "bfloat16"),
          "the dtype is {call.dtype}", "use bfloat16 or float16, for example under autocast"),
     Rule(on("cuda", "efficient"), lambda call: call.dtype == "float64",
          "the dtype is float64", "use float32, bfloat16 or float16"),
     Rule(on("cuda", "efficient"), lambda call: call.dtype == "bfloat16" and call.capability < (8, 0),
          "bfloat16 on compute capability {call.capability[0]}.{call.capability[1]}",
          "use float16 or float32; bfloat16 needs 8.0 or newer (Ampere)"),
-    Rule(on("cuda", "flash", "cudnn"), lambda call: not (8, 0) <= call.capability <= (12, 1),
+    Rule(on("cuda", "flash", "cudnn", "varlen"), lambda call: not (8, 0) <= call.capability <= (12, 1),
          "the GPU has compute capability {call.capability[0]}.{call.capability[1]}",
          "it needs 8.0 (Ampere) to 12.1; efficient runs on older ones"),
-    Rule(on("cuda", "flash"), lambda call: call.mask is not None,
+    Rule(FLASH_ON_CUDA, lambda call: call.mask is not None,
          "FlashAttention takes no attn_mask", "use is_causal=True if causal and square, or another one"),
-    Rule(on("cuda", "flash"), lambda call: call.causal and call.length != call.source_length,
+    Rule(FLASH_ON_CUDA, lambda call: call.causal and call.length != call.source_length,
          "is_causal=True with L = {call.length}, S = {call.source_length}: it would be aligned bottom-right",
          "use L = S, or an explicit mask with another backend"),
-    Rule(on("cuda", "flash"), lambda call: call.head_dim > 256,
+    Rule(FLASH_ON_CUDA, lambda call: call.head_dim > 256,
          "the head dimension {call.head_dim} is above 256", "use more heads of at most 256 channels"),
-    Rule(on("cuda", "flash"), _exceeds_shared_memory,
+    Rule(FLASH_ON_CUDA, _exceeds_shared_memory,
          "training with head dimension {call.head_dim} and dropout {call.dropout_p} on compute capability"
          " {call.capability[0]}.{call.capability[1]}, whose shared memory is too small for it",
          "use at most 192 channels a head, or 225 to 256 without dropout"),
@@ -363,10 +373,10 @@ CAUTIONS: tuple[Rule, ...] = (
          "torch 2.13 silently misreads a float32 mask for float64 queries", "make the mask float64"),
     Rule(on("cpu", "sdpa"), lambda call: _misread(call) and can_run("flash", call),
          "PyTorch picks flash, which misreads a float32 mask for float64 queries", "make the mask float64"),
-    Rule(on("cpu", "flash"), _mask_and_causal,
+    Rule(on("cpu", "flash"), mask_and_causal,
          "attn_mask and is_causal=True both apply, though PyTorch documents an error, and math raises it",
          "combine both into one mask"),
-    Rule(on("cpu", "sdpa"), lambda call: _mask_and_causal(call) and can_run("flash", call),
+    Rule(on("cpu", "sdpa"), lambda call: mask_and_causal(call) and can_run("flash", call),
          "attn_mask and is_causal=True both apply while PyTorch picks flash; where it cannot, math raises",
          "combine both into one mask"),
     Rule(on("cpu", *TOP_LEFT, "flash") + on("cuda", *TOP_LEFT, "efficient", "cudnn"),

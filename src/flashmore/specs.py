@@ -16,7 +16,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from tyro.constructors import PrimitiveConstructorSpec
 
 from flashmore.errors import ConfigError
-from flashmore.rules import CAUTIONS, RULES, AttentionCall, Reason, Rule
+from flashmore.rules import CAUTIONS, DTYPES, RULES, AttentionCall, Reason, Rule, everywhere, on
 
 
 class Sizes(Protocol):
@@ -112,6 +112,10 @@ class BackendSpec(_Spec):
     """It does not materialise the (T, S) attention weights."""
     sdp_backend: str | None = None
     """The member of `torch.nn.attention.SDPBackend` that it forces."""
+    compiled: bool = False
+    """Its first call of each shape compiles a kernel, for seconds, so `explain` asks the rules alone."""
+    documentation: str = ""
+    """Its address."""
     operator: str | None = None
     """Common substring of torch's names of its operators and backward nodes, in lower case without _."""
     rules: tuple[Rule, ...] = ()
@@ -211,6 +215,8 @@ def _about(table: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
 
 
 _SDPA = "flashmore.backends.sdpa"
+_DOCS = "https://docs.pytorch.org/docs/stable"
+_SDPA_DOCS = f"{_DOCS}/generated/torch.nn.functional.scaled_dot_product_attention.html"
 _BACKENDS = (
     BackendSpec(
         "manual",
@@ -228,6 +234,7 @@ _BACKENDS = (
         kernel=False,
         color="#6b8e23",
         marker="P",
+        documentation=_SDPA_DOCS,
         rules=_about(RULES, "sdpa"),
         cautions=_about(CAUTIONS, "sdpa"),
     ),
@@ -238,6 +245,7 @@ _BACKENDS = (
         sdp_backend="MATH",
         color="#c27c0e",
         marker="s",
+        documentation=_SDPA_DOCS,
         rules=_about(RULES, "math"),
         cautions=_about(CAUTIONS, "math"),
     ),
@@ -251,6 +259,7 @@ _BACKENDS = (
         operator="flashattention",
         color="#2f7ed8",
         marker="^",
+        documentation=_SDPA_DOCS,
         rules=_about(RULES, "flash"),
         cautions=_about(CAUTIONS, "flash"),
     ),
@@ -263,6 +272,7 @@ _BACKENDS = (
         operator="efficientattention",
         color="#0f9b8e",
         marker="D",
+        documentation=_SDPA_DOCS,
         rules=_about(RULES, "efficient"),
         cautions=_about(CAUTIONS, "efficient"),
     ),
@@ -275,8 +285,82 @@ _BACKENDS = (
         operator="cudnnattention",
         color="#9468d6",
         marker="v",
+        documentation=_SDPA_DOCS,
         rules=_about(RULES, "cudnn"),
         cautions=_about(CAUTIONS, "cudnn"),
+    ),
+    BackendSpec(
+        "flex",
+        "flashmore.backends.flex:flex",
+        "FlexAttention, in tiles; a kernel is compiled for each shape on its first call, which takes seconds",
+        fused=True,
+        compiled=True,
+        documentation=f"{_DOCS}/nn.attention.flex_attention.html",
+        color="#b5548f",
+        marker="p",
+        rules=(
+            *_about(RULES, "flex"),
+            Rule(
+                on("cpu", "flex") + on("mps", "flex"),
+                lambda call: call.needs_grad,
+                "FlexAttention has no backward pass on {call.device}",
+                "use it in inference, without gradients, or on CUDA",
+            ),
+            Rule(
+                everywhere("flex"),
+                lambda call: call.dropout_p > 0,
+                "dropout_p = {call.dropout_p}, and FlexAttention knows no dropout",
+                "set dropout_p=0.0, or drop out after attention",
+            ),
+            Rule(
+                everywhere("flex"),
+                lambda call: call.mask is not None and call.mask_dtype not in ("bool", *DTYPES),
+                "a mask of {call.mask_dtype}",
+                "use bool, or {call.dtype}",
+            ),
+            Rule(
+                on("cpu", "flex") + on("mps", "flex"),
+                lambda call: call.dtype == "float64",
+                "the dtype is float64, for which PyTorch compiles no kernel on {call.device}",
+                "use float32, bfloat16 or float16",
+            ),
+            Rule(
+                on("cuda", "flex"),
+                lambda call: min(call.head_dim, call.value_dim) < 16,
+                "head dimensions {call.head_dim} and {call.value_dim}, and the kernel needs 16 or more",
+                "pad them with zeros",
+            ),
+            Rule(
+                on("cuda", "flex"),
+                lambda call: call.capability < (7, 0),
+                "the GPU has compute capability {call.capability[0]}.{call.capability[1]}",
+                "torch.compile needs 7.0 (Volta) or newer; math runs on older ones",
+            ),
+        ),
+    ),
+    BackendSpec(
+        "varlen",
+        "flashmore.backends.varlen:varlen",
+        "FlashAttention-2 on sequences one after the other, by varlen_attn",
+        fused=True,
+        documentation=f"{_DOCS}/nn.attention.varlen.html",
+        color="#5b7083",
+        marker="<",
+        rules=(
+            *_about(RULES, "varlen"),
+            Rule(
+                on("cpu", "varlen") + on("mps", "varlen"),
+                lambda _: True,
+                "varlen_attn is a CUDA kernel",
+                "use flash, or a CUDA device",
+            ),
+            Rule(
+                on("cuda", "varlen"),
+                lambda call: call.dropout_p > 0,
+                "dropout_p = {call.dropout_p}, and varlen_attn knows no dropout",
+                "set dropout_p=0.0, or use flash",
+            ),
+        ),
     ),
 )
 

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flashmore.backends.contract import attention
 from flashmore.errors import FlashmoreError
 from flashmore.rules import DTYPES, AttentionCall
+from flashmore.specs import backend_spec
 
 KERNELS = {
     "math": SDPBackend.MATH,
@@ -31,6 +32,11 @@ PROFILED = {
     "aten::_scaled_dot_product_efficient_attention": "efficient",
     "aten::_scaled_dot_product_cudnn_attention": "cudnn",
 }
+
+
+def tried(backend: str, call: Any) -> bool:
+    """Whether a call is tried: compiling takes seconds, but training on the CPU is refused at once."""
+    return not backend_spec(backend).compiled or (call.needs_grad and call.device == "cpu")
 
 
 class Reality:
@@ -54,11 +60,13 @@ class Reality:
         assert len(seen) == 1, seen
         return seen.pop()
 
+    tried = staticmethod(tried)
+
     def compute(self, backend: str, call: Any, tensors: tuple[Tensor, ...]) -> Tensor:
         q, k, v, *masks = tensors
         mask = masks[0] if masks else None
         with torch.set_grad_enabled(call.needs_grad):
-            if backend == "manual":
+            if backend in ("manual", "flex", "varlen"):
                 return attention(
                     q, k, v, backend=backend, mask=mask, causal=call.causal, dropout_p=call.dropout_p
                 )

@@ -67,6 +67,40 @@ def test_masked_output_and_gradients_are_within_the_budget(
     assert all(verdict.good for verdict in verdicts), verdicts
 
 
+@pytest.mark.parametrize("backend", HERE)
+@given(
+    groups=st.integers(1, 3),
+    H_kv=st.integers(1, 3),
+    T=st.integers(1, 20),
+    S=st.integers(1, 20),
+    dtype=st.sampled_from(DTYPES),
+    gradients=st.booleans(),
+)
+@settings(max_examples=20, deadline=None)
+def test_grouped_heads_are_those_that_repeated_ones_would_give(
+    backend: str, groups: int, H_kv: int, T: int, S: int, dtype: torch.dtype, gradients: bool
+) -> None:
+    q, _, _ = qkv(2, groups * H_kv, T, S, 8, dtype)
+    _, k, v = qkv(2, H_kv, T, S, 8, dtype)
+    part = (1, groups)
+    verdicts = attention_accuracy(backend, q, k, v, gradients=gradients, part=part)
+    assert [verdict.name for verdict in verdicts] == ["out", "dq", "dk", "dv"][: 4 if gradients else 1]
+    assert all(verdict.good for verdict in verdicts), verdicts
+    repeated = (tensor.repeat_interleave(groups, 1) for tensor in (k, v))
+    wanted = attention(q, *repeated, backend="manual")
+    torch.testing.assert_close(attention(q, k, v, backend="manual"), wanted)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6), (2, 3, 5, 6), (2, 1, 1, 6), (1, 3, 1, 6)], ids=str)
+def test_a_part_is_checked_with_its_part_of_the_mask(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.randn(shape, generator=generator)
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(2, 3, 5, 6, 8))
+    for backend in usable(describe_call(q, k, v, mask=mask)):
+        judged = attention_accuracy(backend, q, k, v, mask=mask, part=(1, 2))
+        assert all(verdict.good for verdict in judged), (backend, judged)
+
+
 def test_manual_is_the_textbook_sum() -> None:
     q, k, v = (t.double() for t in qkv(1, 1, 3, 3, 2))
     out = attention(q, k, v, backend="manual", causal=True)
@@ -129,7 +163,7 @@ def test_an_unavailable_backend_tells_every_reason_and_what_would_work() -> None
 
 @pytest.mark.parametrize("backend", ["efficient", "cudnn"])
 def test_kernels_that_no_cpu_has_are_refused_with_the_ones_that_run(backend: str) -> None:
-    q, k, v = qkv(1, 1, 4, 4, 8)
+    q, k, v = (tensor.requires_grad_() for tensor in qkv(1, 1, 4, 4, 8))
     with pytest.raises(BackendUnavailable) as caught:
         attention(q, k, v, backend=backend, causal=True)
     assert caught.value.usable == HERE

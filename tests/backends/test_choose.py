@@ -18,10 +18,17 @@ from torch import Tensor
 from flashmore.backends import choose as module
 from flashmore.backends import contract
 from flashmore.backends.choose import Candidate, Problem, choose, fastest
+from flashmore.call import CallOptions
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.statistics import Spread
 
-PROBLEM = Problem((2, 2, 16, 8), torch.float32, torch.device("cpu"))
+
+def problem(B: int, H: int, L: int, D: int, **options: Any) -> Problem:
+    sizes = CallOptions(batch_size=B, n_head=H, length=L, head_dim=D, **options)
+    return Problem(sizes, torch.device("cpu"))
+
+
+PROBLEM = problem(2, 2, 16, 8)
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +117,9 @@ def test_the_answer_is_remembered_for_this_problem_alone(cache: Path) -> None:
     assert (second.backend, second.seconds) == (first.backend, 0.0)
     assert choose("auto", PROBLEM, fresh=True).seconds > 0
     others = (
-        Problem((2, 2, 17, 8), torch.float32, PROBLEM.device),
-        Problem((2, 2, 16, 8), torch.bfloat16, PROBLEM.device),
-        Problem((2, 2, 16, 8), torch.float32, PROBLEM.device, dropout_p=0.1),
+        problem(2, 2, 17, 8),
+        problem(2, 2, 16, 8, dtype="bfloat16"),
+        problem(2, 2, 16, 8, dropout=0.1),
     )
     assert all(choose("auto", other).seconds > 0 for other in others)
     assert len(list(cache.glob("*.json"))) == 1 + len(others)
@@ -170,9 +177,11 @@ def test_a_process_killed_while_it_writes_leaves_no_damage(cache: Path) -> None:
         "import os, pathlib, torch\n"
         "import flashmore.backends.choose as module\n"
         "from flashmore.backends.choose import Problem, choose\n"
+        "from flashmore.call import CallOptions\n"
         "module.undecided = lambda _: ''\n"  # whatever the time
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
-        "choose('auto', Problem((2, 2, 16, 8), torch.float32, torch.device('cpu')))\n"
+        "options = CallOptions(batch_size=2, n_head=2, head_dim=8)\n"
+        "choose('auto', Problem(options, torch.device('cpu')))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert not list(cache.glob("*.json"))
@@ -217,7 +226,7 @@ def test_a_name_is_only_tried() -> None:
     with pytest.raises(BackendUnavailable):
         choose("cudnn", PROBLEM)
     with pytest.raises(BackendUnavailable):
-        choose("flash", Problem(PROBLEM.shape, torch.float32, PROBLEM.device, dropout_p=0.5))
+        choose("flash", problem(2, 2, 16, 8, dropout=0.5))
 
 
 def test_ties_and_missing_times_do_not_confuse() -> None:
@@ -244,39 +253,32 @@ def test_ties_and_missing_times_do_not_confuse() -> None:
 def test_what_is_too_large_to_be_measured_is_measured_smaller(
     shape: tuple[int, int, int, int], measured: tuple[int, int, int, int]
 ) -> None:
-    assert Problem(shape, torch.float32, torch.device("cpu")).measurable.shape == measured
+    assert problem(*shape).measurable == problem(*measured)
 
 
 def test_a_choice_by_a_smaller_problem_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flashmore.backends.choose.BATCH_BYTES", 2**16)
-    found = choose("auto", Problem((64, 2, 8, 4), torch.float32, torch.device("cpu")))
+    found = choose("auto", problem(64, 2, 8, 4))
     assert found.why.startswith("the fastest here at B, T = 32, 8, measured in ")
-    again = choose("auto", Problem((32, 2, 8, 4), torch.float32, torch.device("cpu")))
+    again = choose("auto", problem(32, 2, 8, 4))
     assert again.why.startswith("the fastest here, as measured before")
 
 
 @pytest.mark.parametrize("passes", ["both", "forward", "backward"])
 def test_grouped_heads_other_lengths_and_masks_are_measured(passes: Any) -> None:
-    decode = Problem((2, 4, 1, 8), torch.float32, PROBLEM.device, source=12, kv_heads=2, causal=False)
-    masked = Problem((2, 2, 6, 8), torch.float32, PROBLEM.device, causal=False, mask=True)
-    for problem in (replace(decode, passes=passes), replace(masked, passes=passes)):
-        found = {one.name: one for one in module.measure_candidates(problem)}
+    decode = problem(2, 4, 1, 8, source_length=12, n_kv_head=2, gqa=True, value_dim=6, passes=passes)
+    masked = problem(2, 2, 6, 8, mask="bool", passes=passes)
+    for one in (decode, masked):
+        found = {one.name: one for one in module.measure_candidates(one)}
         assert found["manual"].time_ms is not None
         assert found["math"].time_ms is not None, found["math"].why_not
+        assert (found["flex"].time_ms is not None) == (passes == "forward"), found["flex"].why_not
 
 
-def test_inputs_have_the_shapes_of_the_problem_and_shrink_with_it() -> None:
-    problem = Problem((2, 4, 3, 8), torch.float32, PROBLEM.device, source=12, kv_heads=2, mask=True)
-    q, k, v, mask = problem.inputs(2)
-    assert (q.shape, k.shape, v.shape) == ((2, 4, 3, 8), (2, 2, 12, 8), (2, 2, 12, 8))
-    assert mask is not None
-    assert mask.shape == (3, 12)
-    assert mask.any(1).all(), "no query is fully masked"
-    assert [tensor.shape for tensor in problem.repeated(k, v)] == [(2, 4, 12, 8)] * 2
-    huge = replace(problem, shape=(1, 4, 1, 16), source=10**9).measurable
-    assert huge.shape[2] == 1
-    assert huge.source is not None
-    assert 16 * 4 * huge.source <= module.MATRIX_BYTES
+def test_what_is_huge_shrinks_to_what_can_be_measured() -> None:
+    huge = problem(1, 4, 1, 16, source_length=10**9, n_kv_head=2, gqa=True).measurable.options
+    assert huge.length == 1
+    assert 16 * 4 * huge.keys <= module.MATRIX_BYTES
 
 
 def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled(
@@ -286,7 +288,7 @@ def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled
     monkeypatch.undo()
     monkeypatch.setenv("FLASHMORE_CACHE", str(cache))
     monkeypatch.setattr(module, "undecided", lambda _: "")  # by the real clock, whatever it says
-    alone = Problem((4, 2, 8, 8), torch.float32, torch.device("cpu"))
+    alone = problem(4, 2, 8, 8)
     first = choose("auto", alone)
     found = choose("auto", replace(alone, compiled=True))
     assert {candidate.name for candidate in found.candidates} == {"manual", first.backend}

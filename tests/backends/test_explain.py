@@ -32,7 +32,7 @@ def lies(explanation: Explanation, reality: Any) -> list[str]:
     found = [
         f"{said.name}: {said.usable}, {said.reasons}, {said.cautions}, {call}"
         for said in explanation.backends
-        if said.usable != reality.runs(said.name, call)
+        if (reality.tried(said.name, call) and said.usable != reality.runs(said.name, call))
         or said.usable != (said.reasons == ())
         or any("our rules" in text or "no rule" in text for text in said.reasons + said.cautions)
     ]

@@ -21,7 +21,8 @@ def disagreements(reality: Any, call: AttentionCall) -> list[str]:
     return [
         f"{backend}: {[str(reason) for reason in backend_spec(backend).reasons_against(call)]}, {call}"
         for backend in backends()
-        if reality.runs(backend, call) == bool(backend_spec(backend).reasons_against(call))
+        if reality.tried(backend, call)
+        and reality.runs(backend, call) == bool(backend_spec(backend).reasons_against(call))
     ]
 
 

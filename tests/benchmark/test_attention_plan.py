@@ -12,7 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from flashmore.backends.manual import manual
 from flashmore.benchmark.attention.bench import crossover
 from flashmore.benchmark.attention.passes import Inputs, Passes, Stopwatch
-from flashmore.benchmark.attention.plan import AttentionPlan, Shape, attention_flops, peak_estimate
+from flashmore.benchmark.attention.plan import (
+    AttentionPlan,
+    attention_flops,
+    described,
+    peak_estimate,
+    setting_of,
+)
+from flashmore.call import CallOptions
 from flashmore.errors import ConfigError
 from flashmore.measuring.statistics import Ratio
 
@@ -48,21 +55,34 @@ def test_forward_flops_are_what_torch_counts_in_attention_by_hand(
 
 
 SHAPES = (
-    Shape(B=1, H=4, T=16, D=16, dtype="float32", causal=True),
-    Shape(B=8, H=4, T=64, D=16, dtype="float32", causal=True),
-    Shape(B=2, H=2, T=256, D=64, dtype="float32", causal=False),
-    Shape(B=1, H=2, T=1024, D=32, dtype="float32", causal=True),
-    Shape(B=1, H=4, T=512, D=64, dtype="bfloat16", causal=True),
-    Shape(B=4, H=4, T=128, D=8, dtype="float16", causal=False),
+    CallOptions(batch_size=1, n_head=4, length=16, head_dim=16, dtype="float32"),
+    CallOptions(batch_size=8, n_head=4, length=64, head_dim=16, dtype="float32"),
+    CallOptions(batch_size=2, n_head=2, length=256, head_dim=64, dtype="float32", full=True),
+    CallOptions(batch_size=1, n_head=2, length=1024, head_dim=32, dtype="float32"),
+    CallOptions(batch_size=1, n_head=4, length=512, head_dim=64, dtype="bfloat16"),
+    CallOptions(batch_size=4, n_head=4, length=128, head_dim=8, dtype="float16", full=True),
+)
+
+DECODE = CallOptions(
+    batch_size=2, n_head=8, n_kv_head=2, gqa=True, length=1, source_length=4096, head_dim=64, passes="forward"
+)
+OTHER_SHAPES = (
+    DECODE,
+    CallOptions(batch_size=2, n_head=8, n_kv_head=2, gqa=True, length=256, head_dim=32),
+    CallOptions(batch_size=2, n_head=4, length=128, source_length=512, head_dim=64, mask="bool"),
+    CallOptions(batch_size=2, n_head=4, length=256, head_dim=64, mask="padding", passes="forward"),
+    CallOptions(batch_size=2, n_head=4, length=256, head_dim=64, mask="float", mask_dims=4),
 )
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + OTHER_SHAPES, ids=str)
 @pytest.mark.parametrize("backend", ["manual", "math", "flash"])
-def test_estimated_memory_is_within_a_factor_of_two_of_the_measured_peak(backend: str, shape: Shape) -> None:
-    passes = Passes(backend, shape.causal, Inputs.random(shape, CPU), Stopwatch(CPU))
+def test_estimated_memory_is_within_a_factor_of_two_of_the_measured_peak(
+    backend: str, shape: CallOptions
+) -> None:
+    passes = Passes(backend, shape, Inputs.random(shape, CPU), Stopwatch(CPU))
     passes()
-    peak = passes.peak_bytes()["both"]
+    peak = passes.peak_bytes()[shape.passes]
     assert peak is not None
     estimate = peak_estimate(backend, shape, device="cpu", threads=torch.get_num_threads())
     assert peak / 2 < estimate < peak * 2
@@ -70,8 +90,8 @@ def test_estimated_memory_is_within_a_factor_of_two_of_the_measured_peak(backend
 
 @pytest.mark.parametrize("backend", ["manual", "math"])
 def test_estimated_memory_is_near_where_it_matters(backend: str) -> None:
-    shape = Shape(B=1, H=1, T=2048, D=16, dtype="float32", causal=True)
-    passes = Passes(backend, shape.causal, Inputs.random(shape, CPU), Stopwatch(CPU))
+    shape = CallOptions(batch_size=1, n_head=1, length=2048, head_dim=16, dtype="float32")
+    passes = Passes(backend, shape, Inputs.random(shape, CPU), Stopwatch(CPU))
     peak = passes.peak_bytes()["both"]
     assert peak is not None
     assert 0.95 < peak_estimate(backend, shape, device="cpu", threads=1) / peak < 1.1
@@ -106,34 +126,56 @@ def test_a_win_needs_its_whole_interval_above_one(low: float, found: int | None)
 
 
 def test_lists_are_combined_and_the_shortest_come_first() -> None:
-    plan = AttentionPlan(lengths=(64, 16, 64), batch_size=(1, 2), head_dim=(8,), causal=True, full=True)
-    shapes = plan.shapes("cpu")
-    assert [shape.T for shape in shapes] == [16] * 4 + [64] * 4
-    assert [(shape.B, shape.causal) for shape in shapes[:4]] == [(1, True), (1, False), (2, True), (2, False)]
-    assert len({shape.setting for shape in shapes}) == 4
+    plan = AttentionPlan(length=(64, 16, 64), batch_size=(1, 2), head_dim=(8,), causal=True, full=True)
+    shapes = plan.calls("cpu")
+    assert [shape.length for shape in shapes] == [16] * 4 + [64] * 4
+    assert [(shape.batch_size, shape.is_causal) for shape in shapes[:4]] == [
+        (1, True),
+        (1, False),
+        (2, True),
+        (2, False),
+    ]
+    assert len({setting_of(shape) for shape in shapes}) == 4
 
 
 @pytest.mark.parametrize(
     ("device", "longest", "dtype"), [("cpu", 4096, "float32"), ("cuda", 16_384, "bfloat16")]
 )
 def test_defaults_go_up_in_powers_of_two(device: str, longest: int, dtype: str) -> None:
-    shapes = AttentionPlan().shapes(device)
-    assert shapes[0].T == 16
-    assert longest == shapes[-1].T
-    assert all(b.T == 2 * a.T for a, b in pairwise(shapes))
-    assert {(shape.dtype, shape.causal) for shape in shapes} == {(dtype, True)}
+    shapes = AttentionPlan().calls(device)
+    assert shapes[0].length == 16
+    assert longest == shapes[-1].length
+    assert all(b.length == 2 * a.length for a, b in pairwise(shapes))
+    assert {(shape.dtype, shape.is_causal) for shape in shapes} == {(dtype, True)}
+
+
+def test_decoding_is_a_curve_against_the_keys() -> None:
+    plan = AttentionPlan(length=(1, 2), source_length=(64, 16), n_head=(4,), n_kv_head=2, gqa=True)
+    found = plan.calls("cpu")
+    assert [(one.length, one.keys) for one in found] == [(1, 16), (2, 16), (1, 64), (2, 64)]
+    assert len({setting_of(one) for one in found}) == 2
+    assert not any(one.is_causal for one in found)
+    told = described(found[2])
+    assert (told["T"], told["L"], told["H"], told["H_kv"], told["mask"]) == (64, 1, 4, 2, "none")
+
+
+def test_flops_count_the_channels_of_values() -> None:
+    found = attention_flops(1, 1, 2, 3, 5, causal=False, which="forward", D_v=7)
+    assert found == 2 * 2 * 3 * (5 + 7)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"lengths": (0,)},
+        {"length": (0,)},
+        {"source_length": (0,)},
         {"batch_size": (2, -1)},
         {"n_head": (2**40,)},
         {"head_dim": (0,)},
         {"dtype": ("int8",)},
         {"backends": ()},
         {"backends": ("sdpa",)},
+        {"threads": -1},
         {"seconds": 0.0},
         {"seconds": float("nan")},
         {"memory": -1.0},

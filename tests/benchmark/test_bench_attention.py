@@ -17,18 +17,20 @@ from flashmore.benchmark.attention.bench import TimeBudget, bench_attention
 from flashmore.benchmark.attention.passes import Inputs
 from flashmore.benchmark.attention.plan import (
     AttentionPlan,
-    Shape,
     check_bytes,
     inputs_bytes,
     peak_estimate,
 )
+from flashmore.benchmark.report.summaries import summarize
+from flashmore.benchmark.report.values import PASSES
+from flashmore.call import CallOptions
 from flashmore.measuring.environment import memory_bytes
 from flashmore.measuring.result import read_record, write_record
 from flashmore.memory import cpu_quota, free_bytes, left_in_group
 
 CPU = torch.device("cpu")
 SMALL = AttentionPlan(
-    lengths=(16, 32), batch_size=(2,), n_head=(2,), head_dim=(8,), device="cpu", seconds=60.0
+    length=(16, 32), batch_size=(2,), n_head=(2,), head_dim=(8,), device="cpu", seconds=60.0
 )
 UNHURRIED = replace(SMALL, seconds=1000.0)
 """For clocks that tick at every reading."""
@@ -63,7 +65,7 @@ def test_shares_of_the_time_never_exceed_it_and_the_last_takes_what_is_left(
     lengths: list[int], seconds: float, used: float
 ) -> None:
     now = 0.0
-    shapes = [Shape(1, 4, T, 16, "float32", True) for T in lengths]
+    shapes = [CallOptions(batch_size=1, n_head=4, length=T, head_dim=16, dtype="float32") for T in lengths]
     budget = TimeBudget(seconds, shapes, lambda: now)
     for _ in lengths:
         left, share = budget.left(), budget.next_share()
@@ -95,12 +97,12 @@ def test_a_container_s_cpu_quota_is_known(tmp_path: Path, limit: str, cpus: int 
 
 
 def test_what_exceeds_the_memory_is_left_out_by_name_and_the_rest_runs(tmp_path: Path) -> None:
-    shape = Shape(B=8, H=4, T=64, D=4, dtype="float32", causal=True)
+    shape = CallOptions(batch_size=8, n_head=4, length=64, head_dim=4, dtype="float32")
     flash = peak_estimate("flash", shape, device="cpu", threads=torch.get_num_threads())
     enough = inputs_bytes(shape) + max(flash, check_bytes(shape, checked_pairs=4))
     assert enough < peak_estimate("manual", shape, device="cpu", threads=1)
     plan = AttentionPlan(
-        lengths=(16, 64),
+        length=(16, 64),
         batch_size=(8,),
         n_head=(4,),
         head_dim=(4,),
@@ -121,7 +123,7 @@ def test_what_exceeds_the_memory_is_left_out_by_name_and_the_rest_runs(tmp_path:
 
 def test_what_would_take_too_long_is_left_out_by_name(tmp_path: Path) -> None:
     plan = AttentionPlan(
-        lengths=(16, 4096), batch_size=(1,), n_head=(1,), head_dim=(8,), device="cpu", seconds=60
+        length=(16, 4096), batch_size=(1,), n_head=(1,), head_dim=(8,), device="cpu", seconds=60
     )
     record = fits_the_schema(bench_attention(plan, clock=Ticking()), tmp_path)
     for backend in ("manual", "math", "flash"):
@@ -138,7 +140,7 @@ def test_math_is_the_first_that_is_left_out_for_time() -> None:
             clock.now = 60 - 3.0  # forward and backward take 0.02 s at T = 16: each needs at least 1.1 s
 
     plan = AttentionPlan(
-        lengths=(16, 32), batch_size=(1,), n_head=(1,), head_dim=(8,), device="cpu", seconds=60
+        length=(16, 32), batch_size=(1,), n_head=(1,), head_dim=(8,), device="cpu", seconds=60
     )
     record = bench_attention(plan, clock=clock, say=hurry)
     ran = {name: whole_rows(record, name)[32]["ok"] for name in ("manual", "math", "flash")}
@@ -155,7 +157,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 def test_every_backend_shape_and_pass_has_one_row(record: Record) -> None:
     found = [(row["backend"], row["T"], row["pass"]) for row in record["rows"]]
-    assert len(found) == len(set(found)) == 5 * 2 * 3
+    assert len(found) == len(set(found)) == 7 * 2 * 3
     assert record["complete"]
 
 
@@ -172,7 +174,8 @@ def test_what_runs_has_numbers_and_what_cannot_has_its_reasons(record: Record) -
             flops *= {"forward": 1, "backward": 2.5, "both": 3.5}[row["pass"]]
             assert row["tflop_per_s"] == pytest.approx(flops / row["time_ms"]["median"] / 1e9)
         else:
-            assert "no CPU kernel of this name" in row["why_not"]
+            why = {"flex": "no backward pass on cpu", "varlen": "a CUDA kernel"}
+            assert why.get(row["backend"], "no CPU kernel of this name") in row["why_not"]
 
 
 def test_both_is_the_sum_of_forward_and_backward_sample_by_sample(record: Record) -> None:
@@ -190,7 +193,20 @@ def test_fused_is_compared_with_by_hand_at_every_length(record: Record) -> None:
         ("manual", "flash", 32),
     ]
     assert record["crossovers"] == [
-        {"B": 2, "H": 2, "D": 8, "dtype": "float32", "causal": True, "T": record["crossover_T"]}
+        {
+            "B": 2,
+            "H": 2,
+            "D": 8,
+            "dtype": "float32",
+            "causal": True,
+            "L": None,
+            "H_kv": 2,
+            "D_v": 8,
+            "mask": "none",
+            "dropout_p": 0.0,
+            "passes": "both",
+            "T": record["crossover_T"],
+        }
     ]
 
 
@@ -228,7 +244,7 @@ def test_a_part_of_the_matrices_is_the_last_part(B: int, H: int, where: tuple[in
         off[where] = 1e-2
         return right(q, k, v, **how) + off
 
-    shape = Shape(B=3, H=3, T=8, D=4, dtype="float32", causal=True)
+    shape = CallOptions(batch_size=3, n_head=3, length=8, head_dim=4, dtype="float32")
     inputs = Inputs.random(shape, CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LOADED, "flash", wrong)
@@ -236,6 +252,54 @@ def test_a_part_of_the_matrices_is_the_last_part(B: int, H: int, where: tuple[in
     checked = where[0] >= 3 - B and where[1] >= 3 - H
     assert judged[0].good != checked
     assert all(judgement.good for judgement in judged[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "ran"),
+    [
+        ({"length": (1,), "source_length": (16, 32), "n_kv_head": 1, "gqa": True, "passes": "forward"},
+         {"L": 1, "H_kv": 1, "causal": False, "passes": "forward"}, ("forward",)),
+        ({"mask": "padding"}, {"mask": "padding", "causal": False}, ("forward", "backward", "both")),
+        ({"mask": "float", "mask_dims": 4, "passes": "backward"},
+         {"mask": "float 4-D", "passes": "backward"}, ("backward",)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_calls_are_checked_timed_and_named(
+    options: dict[str, Any], settings: Record, ran: tuple[str, ...], tmp_path: Path
+) -> None:
+    plan = replace(SMALL, seconds=10, backends=("manual", "math", "flash"), **options)
+    record = fits_the_schema(bench_attention(plan), tmp_path)
+    assert [row["pass"] for row in record["rows"] if (row["backend"], row["T"]) == ("flash", 32)] == [*ran]
+    assert {row["T"] for row in record["rows"]} == {16, 32}
+    for row in (*record["rows"], *record["ratios"], *record["crossovers"]):
+        assert settings.items() <= row.items()
+    for row in record["rows"]:
+        assert row["ok"], row["why_not"]
+        assert 0 < row["error"] <= row["error_budget"]
+        assert row["peak_bytes"] > 0
+    assert [(ratio["to"], ratio["T"]) for ratio in record["ratios"]] == [("flash", 16), ("flash", 32)]
+    assert PASSES[settings.get("passes", "both")].split()[0] in summarize(record).plots[0].title
+
+
+def test_what_a_backend_cannot_do_is_left_out_with_its_reason() -> None:
+    rows = bench_attention(replace(SMALL, seconds=10, value_dim=4))["rows"]
+    (why,) = {row["why_not"] for row in rows if row["backend"] == "flash"}
+    assert why.startswith("v has 4 channels a head, q has 8")
+    assert all(row["ok"] for row in rows if row["backend"] == "manual")
+
+
+def test_a_backend_that_ignores_the_mask_has_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = load_backend("flash")
+
+    def wrong(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
+        return right(q, k, v, **how | {"mask": None})
+
+    monkeypatch.setitem(LOADED, "flash", wrong)
+    plan = replace(SMALL, seconds=10, mask="padding", passes="forward", backends=("manual", "flash"))
+    record = bench_attention(plan)
+    rows = [row for row in record["rows"] if row["backend"] == "flash"]
+    assert [row["why_not"] for row in rows] == ["not as good as its precision allows: out"] * 2
 
 
 # Interrupted.
@@ -291,7 +355,7 @@ def test_memory_that_runs_out_while_timing_is_a_reason_and_not_the_end(tmp_path:
 @pytest.mark.cuda
 def test_on_cuda_events_time_what_runs_there(tmp_path: Path) -> None:
     plan = AttentionPlan(
-        lengths=(64, 256), batch_size=(2,), n_head=(4,), head_dim=(64,), device="cuda", seconds=20
+        length=(64, 256), batch_size=(2,), n_head=(4,), head_dim=(64,), device="cuda", seconds=20
     )
     record = fits_the_schema(bench_attention(plan), tmp_path)
     for backend in ("manual", "math", "flash", "efficient"):

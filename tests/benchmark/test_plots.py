@@ -23,7 +23,7 @@ LENGTHS = (16, 32, 64)
 @pytest.fixture(scope="module")
 def attention() -> Record:
     plan = AttentionPlan(
-        lengths=LENGTHS, batch_size=(1,), n_head=(2,), head_dim=(8,), causal=True, full=True, device="cpu"
+        length=LENGTHS, batch_size=(1,), n_head=(2,), head_dim=(8,), causal=True, full=True, device="cpu"
     )
     return bench_attention(plan)
 
@@ -69,7 +69,7 @@ def test_lines_hold_the_rows_of_both_passes_in_a_panel_for_each_setting(
     axes_of = panels(plot(attention))
     assert [axes.get_title("left") for axes in axes_of] == [
         "B 1 · H 2 · D 8 · float32 · causal",
-        "B 1 · H 2 · D 8 · float32 · full",
+        "B 1 · H 2 · D 8 · float32 · every query sees every key",
     ]
     for axes, causal in zip(axes_of, (True, False), strict=True):
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
@@ -173,3 +173,10 @@ def test_samples_beyond_the_axis_are_counted(step: Record) -> None:
     assert first.get_xlim()[0] == 0
     assert first.get_xlim()[1] < 900
     assert "(1 beyond)" in first.get_xlabel()
+
+
+def test_one_length_has_no_slopes(attention: Record) -> None:
+    one = attention | {"rows": [row for row in attention["rows"] if row["T"] == attention["rows"][0]["T"]]}
+    for axes in panels(time_plot(one)):
+        assert not any("∝" in text.get_text() for text in axes.texts)
+        assert not any((line.get_gid() or "").startswith("slope") for line in axes.lines)

@@ -1,9 +1,11 @@
 """Findings in words: what was measured, and no more."""
 
+from typing import Any
+
 import pytest
 
 from flashmore.benchmark.report.summaries import crossover_sentence, share_sentence
-from flashmore.benchmark.report.values import machine
+from flashmore.benchmark.report.values import machine, setting_words
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,32 @@ def test_a_share_says_what_it_is_of_and_what_it_limits() -> None:
     assert told.endswith("2.00 times as fast at most.")
     assert share_sentence(found | {"most_gain": None}).endswith("55.0 %).")
     assert share_sentence(found | {"attention_share": None}) == "Nothing was timed."
+
+
+OLD = {"B": 2, "H": 4, "D": 8, "dtype": "float32", "causal": False}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, ()),
+        ({"L": None, "H_kv": 4, "D_v": 8, "mask": "none", "dropout_p": 0.0, "passes": "both"}, ()),
+        ({"H_kv": 2}, ("H_kv 2",)),
+        ({"D_v": 6}, ("D_v 6",)),
+        ({"L": 1}, ("1 query",)),
+        ({"L": 2}, ("2 queries",)),
+        ({"dropout_p": 0.25}, ("dropout 0.25",)),
+        ({"mask": "padding"}, ("mask padding",)),
+        ({"passes": "forward"}, ("forward alone (inference)",)),
+    ],
+    ids=str,
+)
+def test_what_an_older_record_lacks_is_the_ordinary_and_all_else_is_in_the_title(
+    more: dict[str, Any], told: tuple[str, ...]
+) -> None:
+    plain, found = setting_words(OLD), setting_words(OLD | more)
+    assert plain == ("B 2", "H 4", "D 8", "float32", "every query sees every key")
+    assert tuple(word for word in found if word not in plain) == told
 
 
 @pytest.mark.parametrize(

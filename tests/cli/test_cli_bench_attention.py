@@ -18,7 +18,7 @@ from flashmore.measuring.result import read_record
 
 Call = Callable[..., CompletedProcess[str]]
 TINY = (
-    "bench", "attention", "--lengths", 16, 32, "--batch-size", 2, "--n-head", 2, "--head-dim", 8,
+    "bench", "attention", "--length", 16, 32, "--batch-size", 2, "--n-head", 2, "--head-dim", 8,
     "--device", "cpu",
 )  # fmt: skip
 
@@ -38,8 +38,9 @@ def test_the_table_has_a_line_for_each_length_and_backend(told: tuple[CompletedP
     cells = [line.split() for line in lines]
     found = [words[:2] for words in cells if words and words[0].isdigit()]
     assert found == [[T, backend] for T in ("16", "32") for backend in ("manual", "math", "flash")]
-    (refused,) = (line for line in lines if line.startswith("left out: "))
-    assert refused.startswith("left out: efficient and cudnn: PyTorch has no CPU kernel of this name")
+    refused = [line for line in lines if line.startswith("left out: ")]
+    assert refused[0].startswith("left out: efficient and cudnn: PyTorch has no CPU kernel of this name")
+    assert [line.split()[2] for line in refused[1:]] == ["flex:", "varlen:"]
     verdicts = [line for line in lines if line.startswith("Fused attention ")]
     assert len(verdicts) == 1
 
@@ -64,19 +65,19 @@ def test_progress_is_on_stderr(told: tuple[CompletedProcess[str], Path]) -> None
 
 
 def test_json_is_the_record_and_nothing_else(process: Call, tmp_path: Path) -> None:
-    done = process(*TINY, "--json", "--causal", "--full", "--out", tmp_path / "record.json")
+    more = ("--json", "--causal", "--full", "--threads", "1", "--out", tmp_path / "record.json")
+    done = process(*TINY, *more)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == read_record(tmp_path / "record.json")
     record = json.loads(done.stdout)
-    assert record["command"][1:] == [str(word) for word in TINY] + [
-        "--json", "--causal", "--full", "--out", str(tmp_path / "record.json"),
-    ]  # fmt: skip
+    assert record["command"][1:] == [str(word) for word in (*TINY, *more)]
+    assert record["environment"]["threads"] == 1
     assert [found["causal"] for found in record["crossovers"]] == [True, False]
 
 
 def test_what_exceeds_the_memory_is_named_and_the_rest_is_shown(call: Call) -> None:
     done = call(
-        "bench", "attention", "--lengths", 16, 64, "--batch-size", 8, "--n-head", 4, "--head-dim", 4,
+        "bench", "attention", "--length", 16, 64, "--batch-size", 8, "--n-head", 4, "--head-dim", 4,
         "--device", "cpu", "--memory", 0.001,
     )  # fmt: skip
     assert done.returncode == 0
@@ -89,7 +90,7 @@ def test_what_exceeds_the_memory_is_named_and_the_rest_is_shown(call: Call) -> N
 
 
 def test_more_memory_than_there_is_is_no_crash(call: Call) -> None:
-    done = call("bench", "attention", "--lengths", 2**20, "--device", "cpu", "--seconds", 5)
+    done = call("bench", "attention", "--length", 2**20, "--device", "cpu", "--seconds", 5)
     assert done.returncode == 0
     assert "it would take" in done.stdout or "the check against float64 would take" in done.stdout
     assert "No crossover: it needs manual and a fused backend at the same T." in done.stdout
@@ -98,7 +99,7 @@ def test_more_memory_than_there_is_is_no_crash(call: Call) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        ("--lengths", 16, 0),
+        ("--length", 16, 0),
         ("--batch-size", -3),
         ("--n-head", 10**9),
         ("--head-dim", 0),
@@ -124,7 +125,7 @@ def test_a_device_that_is_not_here_is_refused(call: Call, refusal: Callable[...,
 
 
 def test_ctrl_c_keeps_the_shapes_that_were_finished(environment: dict[str, str], tmp_path: Path) -> None:
-    words = [*TINY[:2], "--lengths", 16, 64, 256, 512, 1024, *TINY[5:], "--json"]
+    words = [*TINY[:2], "--length", 16, 64, 256, 512, 1024, *TINY[5:], "--json"]
     command = [sys.executable, "-m", "flashmore", *map(str, words)]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"

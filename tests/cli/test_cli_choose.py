@@ -30,12 +30,14 @@ def test_the_sizes_of_a_hugging_face_model_are_the_defaults(
     assert other["problem"]["shape"] == [1, H, 4, 16]
 
 
-def test_bench_attention_takes_them_too(document: Callable[..., Any], tmp_path: Path) -> None:
+def test_bench_attention_and_explain_take_them_too(document: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA))
-    words = ("--lengths", 4, "--batch-size", 1, "--backends", "manual", "--seconds", 1, "--device", "cpu")
+    words = ("--length", 4, "--batch-size", 1, "--backends", "manual", "--seconds", 1, "--device", "cpu")
     record = document("bench", "attention", "--from-config", path, *words)
-    assert {(row["H"], row["D"]) for row in record["rows"]} == {(4, 8)}
+    assert {(row["H"], row["H_kv"], row["D"]) for row in record["rows"]} == {(4, 2, 8)}
+    explained = document("explain", "--from-config", path, "--device", "cpu")["call"]
+    assert (explained["query"], explained["key"]) == ([32, 4, 16, 8], [32, 2, 16, 8])
 
 
 @pytest.mark.parametrize(
@@ -61,15 +63,26 @@ def test_a_config_without_them_is_refused_by_name(
 
 
 def test_decoding_is_measured_and_said(call: Call) -> None:
-    words = ("--length", 1, "--source-length", 16, "--n-kv-head", 2, "--full", "--passes", "forward")
+    words = ("--length", 1, "--source-length", 16, "--n-kv-head", 2, "--gqa", "--passes", "forward")
     done = call("choose", "--batch-size", 1, *words, "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert "Forward once" in done.stdout
+    assert "Forward alone (inference), once" in done.stdout
 
 
 @pytest.mark.parametrize(
     "words",
-    [("--mask",), ("--source-length", 9), ("--n-kv-head", 3), ("--n-kv-head", 0), ("--source-length", 0)],
+    [
+        ("--mask", "bool", "--causal"),
+        ("--source-length", 9, "--causal"),
+        ("--causal", "--full"),
+        ("--mask", "float-grad"),
+        ("--mask-dims", 4),
+        ("--n-kv-head", 2),
+        ("--n-kv-head", 3, "--gqa"),
+        ("--n-kv-head", 0, "--gqa"),
+        ("--source-length", 0),
+        ("--dropout", 1),
+    ],
     ids=str,
 )
 def test_contradictory_shapes_are_refused(

@@ -20,7 +20,8 @@ from flashmore.rules import AttentionCall
 from flashmore.runs import Checkpoint, Run, Settings, State
 from flashmore.specs import backends
 
-MAKEMORE = AttentionCall((32, 4, 16, 16), (32, 4, 16, 16), (32, 4, 16, 16))
+MAKEMORE = AttentionCall((32, 4, 16, 16), (32, 4, 16, 16), (32, 4, 16, 16), causal=True)
+MASKED = {"causal": False}
 
 
 def explained(words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -40,19 +41,24 @@ def explained(words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
             dict.fromkeys(("query", "key", "value"), (2, 6, 5, 7)),
         ),
         ("--n-kv-head 2 --gqa", {"key": (32, 2, 16, 16), "value": (32, 2, 16, 16), "gqa": True}),
-        ("--source-length 9 --value-dim 3", {"key": (32, 4, 9, 16), "value": (32, 4, 9, 3)}),
+        ("--source-length 9 --value-dim 3", MASKED | {"key": (32, 4, 9, 16), "value": (32, 4, 9, 3)}),
         ("--dims 2", dict.fromkeys(("query", "key", "value"), (16, 16))),
         ("--dims 3", dict.fromkeys(("query", "key", "value"), (4, 16, 16))),
         ("--dims 5", dict.fromkeys(("query", "key", "value"), (1, 32, 4, 16, 16))),
-        ("--dtype bfloat16 --inference", {"dtype": "bfloat16", "needs_grad": False}),
-        ("--training --causal --dropout 0.25", {"causal": True, "dropout_p": 0.25}),
-        ("--mask bool", {"mask": (16, 16)}),
-        ("--mask bool --mask-dims 4", {"mask": (32, 4, 16, 16)}),
-        ("--mask bool --mask-dims 1", {"mask": (16,)}),
-        ("--mask float --dtype float16", {"mask": (16, 16), "mask_dtype": "float16", "dtype": "float16"}),
+        ("--dtype bfloat16 --passes forward", {"dtype": "bfloat16", "needs_grad": False}),
+        ("--passes backward --full --dropout 0.25", {"causal": False, "dropout_p": 0.25}),
+        ("--mask bool", MASKED | {"mask": (16, 16)}),
+        ("--mask bool --mask-dims 4", MASKED | {"mask": (32, 4, 16, 16)}),
+        ("--mask bool --mask-dims 1", MASKED | {"mask": (16,)}),
+        ("--mask padding", MASKED | {"mask": (32, 1, 1, 16)}),
+        ("--mask bool --causal", {"mask": (16, 16)}),
+        (
+            "--mask float --dtype float16",
+            MASKED | {"mask": (16, 16), "mask_dtype": "float16", "dtype": "float16"},
+        ),
         (
             "--mask float-grad --mask-dtype float64 --mask-dims 3",
-            {"mask": (4, 16, 16), "mask_dtype": "float64", "mask_needs_grad": True},
+            MASKED | {"mask": (4, 16, 16), "mask_dtype": "float64", "mask_needs_grad": True},
         ),
         ("--non-contiguous --deterministic", {"unit_stride": False, "deterministic": True}),
     ],
@@ -71,8 +77,9 @@ def test_the_document_tells_backends_default_and_line(capsys: pytest.CaptureFixt
     document = explained("--dropout 0.1 --causal", capsys)
     told = {backend["name"]: backend for backend in document["backends"]}
     assert list(told) == list(backends())
-    assert told["math"] | {"about": ""} == {
-        "name": "math", "usable": True, "reasons": [], "cautions": [], "about": "",
+    assert told["math"]["documentation"].startswith("https://docs.pytorch.org/")
+    assert told["math"] | {"about": "", "documentation": ""} == {
+        "name": "math", "usable": True, "reasons": [], "cautions": [], "about": "", "documentation": "",
     }  # fmt: skip
     assert not told["flash"]["usable"]
     assert "dropout_p = 0.1" in told["flash"]["reasons"][0]
@@ -156,7 +163,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         "--mask bool --mask-dims 4 --dims 3",
         "--mask bool --mask-dtype float16",
         "--mask-dtype float16",
-        "--training --inference",
+        "--causal --full",
+        "--mask padding --mask-dims 3",
         "--capability ten",
         "--capability 9",
     ],

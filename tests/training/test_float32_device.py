@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flashmore.backends.choose import Problem, choose
+from flashmore.call import CallOptions
 from flashmore.cli.main import main
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import continue_text, generate, score
@@ -88,7 +89,7 @@ def test_a_run_on_text_trains_evaluates_and_generates() -> None:
 
 
 def test_attention_is_chosen_and_explained() -> None:
-    choice = choose("auto", Problem((2, 2, 8, 8), torch.float32, DEVICE))
+    choice = choose("auto", Problem(CallOptions(batch_size=2, n_head=2, length=8, head_dim=8), DEVICE))
     manual = next(one for one in choice.candidates if one.name == "manual")
     assert manual.time_ms is not None
     assert main(["explain"]) == 0
@@ -99,7 +100,7 @@ def test_attention_is_chosen_and_explained() -> None:
     [
         ("step", "names.txt", "--variants", "manual", "sdpa", "--batch-size", "8", *SIZES),
         ("ablation", "names.txt", "--speedups", "fused-adamw", "schedule", "--batch-size", "8", *SIZES),
-        ("attention", "--lengths", "16", "--batch-size", "1", "--n-head", "1", "--head-dim", "8"),
+        ("attention", "--length", "16", "--batch-size", "1", "--n-head", "1", "--head-dim", "8"),
     ],
     ids=lambda words: words[0],
 )

@@ -14,21 +14,23 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
 from flashmore.backends.contract import attention, attention_accuracy, load_backend
+from flashmore.backends.inputs import random_inputs
+from flashmore.call import CallOptions
 from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
 from flashmore.files import cache_folder, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.statistics import Spread, ratio, spread
+from flashmore.rules import AttentionCall
 from flashmore.specs import backends
 
-Passes = Literal["both", "forward", "backward"]
 BLOCKS, FEWEST_BLOCKS = 40, 6
 ALL_SECONDS = 2.0
 """Time limit in seconds, so that `auto` does not delay training for long."""
@@ -37,7 +39,7 @@ MOST_REPEATS = 50
 BATCH_BYTES, MATRIX_BYTES = 2**28, 2**30
 """Limits for the four (T, T) matrices of a manual pass: above the first, fewer sequences are measured; above
 the second, shorter ones."""
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 SAFE = "sdpa"
 LARGEST_ANSWER = 2**20
 """Most bytes of a cache file; ours have about 2,000."""
@@ -45,72 +47,60 @@ LARGEST_ANSWER = 2**20
 
 @dataclass(frozen=True)
 class Problem:
-    """An attention call of one shape on one device, for which a backend is chosen."""
+    """An attention call on one device, for which a backend is chosen.
 
-    shape: tuple[int, int, int, int]
-    """(B, H, T, D)."""
-    dtype: torch.dtype
-    """Dtype of q, k and v; under autocast, the 16-bit type."""
+    Raises:
+        ConfigError: a call that cannot be measured.
+    """
+
+    options: CallOptions
     device: torch.device
-    dropout_p: float = 0.0
-    """Dropout probability on the weights, in training."""
     compiled: bool = False
     """Inside a torch.compile graph, which fuses manual attention, so another backend may win."""
-    source: int | None = None
-    """S, the number of keys; None means T."""
-    kv_heads: int | None = None
-    """Heads of k and v, which are repeated to H as a part of the call; None means H."""
-    causal: bool = True
-    mask: bool = False
-    """With a boolean mask (T, S)."""
-    passes: Passes = "both"
-    """What is timed; `forward` is inference, without a graph."""
+
+    def __post_init__(self) -> None:
+        self.options.require_measurable()
+
+    @property
+    def call(self) -> AttentionCall:
+        """The call as the rules take it."""
+        return self.options.call(self.device.type)
 
     @property
     def measurable(self) -> "Problem":
         """The same with fewer, then shorter sequences, until a manual pass is affordable."""
-        B, H, T, D = self.shape
-        S = self.source or T
-        while B > 1 and 16 * B * H * T * max(S, D) > BATCH_BYTES:
+        one = self.options
+        B, L, S = one.batch_size, one.length, one.keys
+        while B > 1 and 16 * B * one.n_head * L * max(S, one.head_dim) > BATCH_BYTES:
             B //= 2
-        while max(T, S) > 1 and 16 * B * H * T * max(S, D) > MATRIX_BYTES:
-            T, S = max(1, T // 2), max(1, S // 2)
-        return replace(self, shape=(B, H, T, D), source=self.source and S)
+        while max(L, S) > 1 and 16 * B * one.n_head * L * max(S, one.head_dim) > MATRIX_BYTES:
+            L, S = max(1, L // 2), max(1, S // 2)
+        source = None if one.source_length is None else S
+        return self.changed(batch_size=B, length=L, source_length=source)
 
-    def inputs(self, B: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Random q, k and v of this many batch items, and the mask; no query is fully masked."""
-        generator = torch.Generator().manual_seed(0)
-        _, H, T, D = self.shape
-        S = self.source or T
-        sizes = ((B, H, T, D), *[(B, self.kv_heads or H, S, D)] * 2)
-        q, k, v = (torch.randn(size, generator=generator).to(self.device, self.dtype) for size in sizes)
-        mask = torch.rand((T, S), generator=generator) < 0.5
-        mask[:, 0] = True
-        return q, k, v, mask.to(self.device) if self.mask else None
-
-    def repeated(self, *tensors: Tensor) -> list[Tensor]:
-        """k and v with as many heads as q."""
-        times = self.shape[1] // (self.kv_heads or self.shape[1])
-        return [tensor.repeat_interleave(times, 1) if times > 1 else tensor for tensor in tensors]
+    def changed(self, **sizes: int | None) -> "Problem":
+        """The same with other sizes."""
+        return replace(self, options=replace(self.options, **sizes))  # type: ignore[arg-type]
 
     def key(self) -> dict[str, Any]:
         """Everything the answer depends on, as JSON values."""
-        on_cuda = self.device.type == "cuda"
+        one, on_cuda = self.options, self.device.type == "cuda"
         return {
             "version": CACHE_VERSION,
             "device": torch.cuda.get_device_name(self.device) if on_cuda else cpu_name(),
             "kind": self.device.type,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "shape": list(self.shape),
-            "dropout_p": self.dropout_p,
+            "dtype": one.dtype,
+            "shape": [one.batch_size, one.n_head, one.length, one.head_dim],
+            "dropout_p": one.dropout,
             "compiled": self.compiled,
-            "source": self.source,
-            "kv_heads": self.kv_heads,
-            "causal": self.causal,
-            "mask": self.mask,
-            "passes": self.passes,
+            "source": one.source_length,
+            "kv_heads": one.n_kv_head,
+            "value_dim": one.value_dim,
+            "causal": one.is_causal,
+            "mask": one.mask_words,
+            "passes": one.passes,
             "backends": list(backends()),
         }
 
@@ -163,12 +153,12 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
     """
     if name != "auto":
         # One row shows whether the kernel runs; whether all rows fit in memory, the first step shows.
-        _try(name, replace(problem.measurable, shape=(1, *problem.measurable.shape[1:])))
+        _try(name, problem.measurable.changed(batch_size=1))
         return Choice(name, "asked for by name")
     asked, problem = problem, problem.measurable
     where = "here, compiled" if problem.compiled else "here"
     if problem != asked:
-        where += f" at B, T = {problem.shape[0]:,}, {problem.shape[2]:,}"
+        where += f" at B, T = {problem.options.batch_size:,}, {problem.options.length:,}"
     cache = cache_folder()
     path = None if cache is None else cache / f"{_digest(problem)}.json"
     before = None if path is None else _recall(path, problem)
@@ -249,15 +239,21 @@ def _considered(problem: Problem) -> tuple[str, ...]:
 
 def _why_not(name: str, problem: Problem) -> str | None:
     """Why a backend is not timed: it cannot run, or exceeds the error budget; None if it is."""
-    B, H, *_ = problem.shape
+    options = problem.options
     # Kernels treat batch entries alike, so one is enough to check, and float64 stays affordable.
-    q, k, v, mask = problem.inputs(B if problem.compiled else 1)
-    k, v = problem.repeated(k, v)
+    one = problem if problem.compiled else problem.changed(batch_size=1)
+    q, k, v, mask = random_inputs(one.call, problem.device)
     attend = _attend(problem.compiled)
     try:
         _try(name, problem)
         verdicts = attention_accuracy(
-            name, q, k, v, causal=problem.causal, mask=mask, part=(1, H), attend=attend
+            name,
+            *(q, k, v),
+            causal=options.is_causal,
+            mask=mask,
+            gradients=options.passes != "forward",
+            part=(1, options.n_head),
+            attend=attend,
         )
     except BackendUnavailable as error:
         return "; ".join(error.reasons)
@@ -281,24 +277,22 @@ def _attend(compiled: bool) -> Callable[..., Tensor]:
 
 def one_pass(name: str, problem: Problem) -> Callable[[], object]:
     """Return the timed function: forward, backward or both, synchronised."""
-    q, k, v, mask = problem.inputs(problem.shape[0])
-    leaves = [tensor.requires_grad_(problem.passes != "forward") for tensor in (q, k, v)]
+    options = problem.options
+    q, k, v, mask = random_inputs(problem.call, problem.device)
     load_backend(name)
     attend = _attend(problem.compiled)
 
     def forward() -> Tensor:
-        repeated = problem.repeated(k, v)
-        return attend(
-            q, *repeated, backend=name, causal=problem.causal, mask=mask, dropout_p=problem.dropout_p
-        )
+        causal, dropout_p = options.is_causal, options.dropout
+        return attend(q, k, v, backend=name, causal=causal, mask=mask, dropout_p=dropout_p)
 
-    kept = forward() if problem.passes == "backward" else None
-    cotangent = torch.ones_like(q)
+    kept = forward() if options.passes == "backward" else None
+    cotangent = torch.ones((*q.shape[:3], v.size(3)), dtype=q.dtype, device=q.device)
 
     def run() -> None:
         out = forward() if kept is None else kept
-        if problem.passes != "forward":
-            torch.autograd.grad(out, leaves, cotangent, retain_graph=kept is not None)
+        if options.passes != "forward":
+            torch.autograd.grad(out, (q, k, v), cotangent, retain_graph=kept is not None)
         if problem.device.type == "cuda":
             torch.cuda.synchronize(problem.device)
 

@@ -1,6 +1,7 @@
 """The contract of `attention(q, k, v)`.
 
-Shapes: B batch, H heads, T queries, S keys, D channels per head. q is (B, H, T, D), k and v are (B, H, S, D).
+Shapes: B batch, H heads, T queries, S keys, D channels per head. q is (B, H, T, D), k and v are
+(B, H_kv, S, D).
 `manual` in float64 is the reference; `attention_accuracy` compares a backend's output and gradients with it.
 """
 
@@ -16,6 +17,8 @@ from flashmore.specs import backend_spec, usable
 
 Compute = Callable[..., Tensor]
 """A backend's function (q, k, v, *, mask, causal, scale, dropout_p), all as `attention` takes them."""
+MOST_SAID = 500
+"""Most characters of an error of torch; one of the compiler may have thousands."""
 LOADED: dict[str, Compute] = {}
 
 
@@ -41,8 +44,9 @@ def attention(
 
     Args:
         q: queries, (B, H, T, D), floating point.
-        k: keys, (B, H, S, D), of q's dtype and device.
-        v: values, (B, H, S, D_v), likewise; D_v is usually D.
+        k: keys, (B, H_kv, S, D), of q's dtype and device; H_kv divides H, and each head of k and v serves
+            H / H_kv consecutive heads of q (grouped heads).
+        v: values, (B, H_kv, S, D_v), likewise; D_v is usually D.
         backend: a name in `flashmore.specs.backends`; there is no default, so that the caller always knows
             which one ran.
         causal: query t attends to keys 0 … t (aligned top-left, so meant for T = S).
@@ -66,13 +70,15 @@ def attention(
         return compute(q, k, v, mask=mask, causal=causal, scale=scale, dropout_p=dropout_p)
     except (RuntimeError, IndexError) as error:
         # torch's messages change between releases, so the reasons come from our rules
-        call = describe_call(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p)
+        gqa = q.size(1) != k.size(1)
+        call = describe_call(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p, gqa=gqa)
         spec = backend_spec(backend)
         reasons = tuple(map(str, spec.reasons_against(call)))
-        if not reasons and spec.sdp_backend is None:
+        if not reasons and spec.sdp_backend is None and not spec.compiled:
             raise
         names = tuple(name for name in usable(call) if name != backend)
-        raise BackendUnavailable(backend, reasons or (f"torch says: {error}",), names) from error
+        said = " ".join(str(error).split())[:MOST_SAID]
+        raise BackendUnavailable(backend, reasons or (f"torch says: {said}",), names) from error
 
 
 def describe_call(
@@ -123,20 +129,22 @@ def attention_accuracy(
     causal: bool = False,
     mask: Tensor | None = None,
     scale: float | None = None,
+    gradients: bool = True,
     part: tuple[int, int] | None = None,
     attend: Callable[..., Tensor] = attention,
 ) -> tuple[Judgement, ...]:
-    """Judge the output and all three gradients of one backend on these inputs.
+    """Judge the output and, in training, all three gradients of one backend on these inputs.
 
     Args:
-        backend, q, k, v, causal, mask, scale: as `attention` takes them, in the precision under test; no mask
-            together with `part`.
-        part: compare only this many batch items and heads, the last ones, if the float64 (T, S) matrices for
-            all would not fit. The backend still computes everything; None compares everything.
+        backend, q, k, v, causal, mask, scale: as `attention` takes them, in the precision under test.
+        gradients: whether to judge them; False is inference, without a graph.
+        part: compare only this many batch items and heads of q, the last ones, if the float64 (T, S) matrices
+            for all would not fit; a multiple of H / H_kv heads. The backend still computes everything; None
+            compares everything.
         attend: the function under test: `attention`, or its compiled form.
 
     Returns:
-        One judgement each for `out`, `dq`, `dk` and `dv`.
+        One judgement each for `out` and, with `gradients`, `dq`, `dk` and `dv`.
 
     Raises:
         BackendUnavailable: the backend cannot run on these inputs.
@@ -146,34 +154,50 @@ def attention_accuracy(
     shape = (*q.shape[:3], v.size(3))
     cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def run(name: str, dtype: torch.dtype, attend: Callable[..., Tensor], *qkv: Tensor) -> dict[str, Tensor]:
-        leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in qkv]
-        bias = None
-        if mask is not None:
-            bias = mask.to(leaves[0].device).to(mask.dtype if mask.dtype == torch.bool else dtype)
-        out = attend(*leaves, backend=name, causal=causal, mask=bias, scale=scale)
+    def run(
+        name: str, dtype: torch.dtype, attend: Callable[..., Tensor], mask: Tensor | None, *qkv: Tensor
+    ) -> dict[str, Tensor]:
+        leaves = [tensor.detach().to(dtype).requires_grad_(gradients) for tensor in qkv]
+        if mask is not None:  # the backend and `manual` in the same precision get it as it is
+            lifted = dtype == torch.float64 and mask.dtype != torch.bool
+            mask = mask.to(leaves[0].device, dtype if lifted else mask.dtype)
+        with torch.set_grad_enabled(gradients):
+            out = attend(*leaves, backend=name, causal=causal, mask=mask, scale=scale)
+        if not gradients:
+            return {"out": out}
         wanted = cotangent[-out.size(0) :, -out.size(1) :].to(out.dtype).to(out.device)
         grads = torch.autograd.grad(out, leaves, wanted)
         return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *grads), strict=True))
 
     B, H = part or q.shape[:2]
-    answers = run(backend, q.dtype, attend, q, k, v)
+    H_kv = H * k.size(1) // q.size(1)
     # The last ones, because index overflow occurs at the end.
-    last = [tensor[-B:, -H:] for tensor in (q, k, v)]
-    plain = run("manual", q.dtype, attention, *last)
+    heads = {"out": H, "dq": H, "dk": H_kv, "dv": H_kv}
+    answers = {
+        name: tensor[-B:, -heads[name] :]
+        for name, tensor in run(backend, q.dtype, attend, mask, q, k, v).items()
+    }
+    last = q[-B:, -H:], k[-B:, -H_kv:], v[-B:, -H_kv:]
+    if mask is not None and mask.dim() > 2:
+        # a size of 1 is repeated, so its last one serves all; a mask (H, T, S) has no batch
+        mask = mask[-B:, -H:] if mask.dim() == 4 else mask[-H:]
+    plain = run("manual", q.dtype, attention, mask, *last)
     on_float64 = (tensor.to(float64_device(q.device)) for tensor in last)
-    exact = run("manual", torch.float64, attention, *on_float64)
-    return judge_all({name: tensor[-B:, -H:] for name, tensor in answers.items()}, plain, exact)
+    exact = run("manual", torch.float64, attention, mask, *on_float64)
+    return judge_all(answers, plain, exact)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> None:
     if causal and mask is not None:
         raise ConfigError("causal or a mask", "both", "one mask that says both, or causal=True alone")
     fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)
-    if not fits or q.shape[:2] != k.shape[:2] or min(*q.shape, *k.shape, *v.shape) < 1:
+    fits = fits and q.size(0) == k.size(0) and min(*q.shape, *k.shape, *v.shape) > 0
+    if not fits or q.size(1) % k.size(1):
         found = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
-        valid = "the same B, H and D everywhere, the same S in k and v"
-        raise ConfigError("q (B, H, T, D), k (B, H, S, D) and v (B, H, S, D), no size 0", found, valid)
+        valid = "the same B and D everywhere, the same S in k and v, and heads of both that divide q's"
+        raise ConfigError(
+            "q (B, H, T, D), k (B, H_kv, S, D) and v (B, H_kv, S, D_v), no size 0", found, valid
+        )
     if not q.dtype == k.dtype == v.dtype:
         found = f"{q.dtype}, {k.dtype}, {v.dtype}"
         raise ConfigError("q, k and v of one dtype", found, "cast them to one dtype")

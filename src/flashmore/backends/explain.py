@@ -1,7 +1,7 @@
 """Which backends can compute an attention call, every reason against the others, and which one runs.
 
-If the device is present, every backend is forced once, and the outcome overrides the rules, which give the
-reasons: a rule that is wrong for the installed torch is reported.
+If the device is present, every backend that need not be compiled first is forced once, and the outcome
+overrides the rules, which give the reasons: a rule that is wrong for the installed torch is reported.
 """
 
 import math
@@ -40,6 +40,8 @@ class Answer:
     cautions: tuple[str, ...]
     """Caveats of using it."""
     about: str
+    documentation: str
+    """Its address; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class Explanation:
 def explain(call: AttentionCall) -> Explanation:
     """Explain for every backend whether it can compute a call, with all reasons against it.
 
-    If the device is present, every backend is run once, forward and, if `call.needs_grad`, backward, and
-    PyTorch's default is read from what ran; a call that is too large is replaced by a smaller one equivalent
-    under every rule. Otherwise only the rules are used.
+    If the device is present, every backend that need not be compiled first is run once, forward and, if
+    `call.needs_grad`, backward, and PyTorch's default is read from what ran; a call that is too large is
+    replaced by a smaller one equivalent under every rule. Otherwise only the rules are used.
 
     Args:
         call: as `flashmore.describe_call` builds it from tensors. Its compute capability is only used if no
@@ -96,7 +98,7 @@ def _answer(spec: BackendSpec, call: AttentionCall, ran: AttentionCall | None) -
     reasons = tuple(map(str, spec.reasons_against(call)))
     cautions = tuple(map(str, spec.cautions_about(call)))
     about = spec.on_device.get(call.device, spec.summary)
-    if ran is not None:
+    if ran is not None and not spec.compiled:
         failure = _failure_of(spec.name, ran)
         if failure is None and reasons:
             wrong = (f"it ran, though our rules for torch 2.11 to 2.13 say: {why}" for why in reasons)
@@ -104,7 +106,7 @@ def _answer(spec: BackendSpec, call: AttentionCall, ran: AttentionCall | None) -
         elif failure is not None and not reasons:
             refused = f"torch {torch.__version__} refuses it, and no rule of ours knows why"
             reasons = (f"{refused}: {_first(failure)}",)
-    return Answer(spec.name, not reasons, reasons, () if reasons else cautions, about)
+    return Answer(spec.name, not reasons, reasons, () if reasons else cautions, about, spec.documentation)
 
 
 def _default(call: AttentionCall, present: bool, ran: AttentionCall | None) -> tuple[str | None, str]:

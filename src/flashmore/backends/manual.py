@@ -28,6 +28,11 @@ def manual(
     Args and result as in `flashmore.backends.contract.attention`. A fully masked row gives NaN.
     """
     T, S, D = q.size(-2), k.size(-2), q.size(-1)
+    if (groups := q.size(1) // k.size(1)) > 1:
+        k, v = (
+            k.repeat_interleave(groups, 1),
+            v.repeat_interleave(groups, 1),
+        )  # (B, H_kv, S, D) -> (B, H, S, D)
 
     scores = q @ k.transpose(-2, -1)  # (B, H, T, D) @ (B, H, D, S) -> (B, H, T, S)
 

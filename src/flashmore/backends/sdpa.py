@@ -25,8 +25,9 @@ def chosen_by_pytorch(
     dropout_p: float,
 ) -> Tensor:
     """Let PyTorch choose the kernel, which may silently be MATH; called like `manual`."""
+    gqa = q.size(1) != k.size(1)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale
+        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=gqa
     )
 
 

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 from flashmore.benchmark.report.summaries import doubts, ratio_cells
-from flashmore.benchmark.report.values import Record, Setting, Table, digits
+from flashmore.benchmark.report.values import Record, Setting, Table, compared, digits, setting_words
 from flashmore.errors import UsageError
 from flashmore.measuring.statistics import Blocks, ratio, spread
 
-PROBLEM = ("shape", "dtype", "dropout_p", "source", "kv_heads", "causal", "mask", "passes")
+PROBLEM = ("shape", "dtype", "dropout_p", "source", "kv_heads", "value_dim", "causal", "mask", "passes")
 MACHINE = ("device", "device_name", "cpu_name")
 
 
@@ -84,11 +84,8 @@ def _samples(record: Record) -> dict[str, Blocks]:
             found[f"{number}: {one['name']} at T {context['context']:,}"] = one["samples_ms"]
     if record["kind"] == "ablation":
         found |= {one["name"]: one["samples_ms"] for one in (*record["variants"], *record["left_out_alone"])}
-    for row in record.get("rows", ()):
-        shape = ", ".join(f"{name} {row[name]}" for name in ("T", "B", "H", "D"))
-        causal = "causal" if row["causal"] else "full"
-        if row["pass"] == "both":
-            found[f"{row['backend']}: {shape}, {row['dtype']}, {causal}"] = row["samples_ms"]
+    for row in compared(record.get("rows", ())):
+        found[f"{row['backend']}: T {row['T']}, {', '.join(setting_words(row))}"] = row["samples_ms"]
     found |= {one["name"]: one["samples_ms"] for one in record.get("candidates", ())}
     timed = {name: [block for block in blocks if block] for name, blocks in found.items()}
     return {name: blocks for name, blocks in timed.items() if blocks}

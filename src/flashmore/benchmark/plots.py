@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashmore.benchmark.report.values import PASSES, Record, compared, passes_of, setting_words
 from flashmore.errors import StorageError
 from flashmore.plotting import matplotlib
 from flashmore.specs import BackendSpec, backends
@@ -17,17 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
-Record = Mapping[str, Any]
 Lines = Mapping[str, Sequence[tuple[float, ...]]]
 """By backend, points: T, the value, and the ends of its band."""
 
 MIB = 2**20
-SETTING = ("B", "H", "D", "dtype", "causal")
-"""Fields that identify an attention row, except T."""
 INK = "#737882"
 PANEL_INCHES = (5.2, 4.0)
 NAME = 24
 """Most characters of a name next to its panel."""
+TITLE = 70
+"""Most characters of a line of a setting above its panel."""
 WHY_NOT = 60
 """Most characters of a reason in its panel; the table has the full text."""
 COLORS = {
@@ -38,10 +38,7 @@ COLORS = {
 """By the exactness of an ablation's variant."""
 ROOM_FOR_WORDS = 1.3
 """Length of an ablation's axis relative to the longest bar, with room for the number at its end."""
-LABELS = {
-    "time_ms": "milliseconds, forward and backward",
-    "peak_bytes": "peak MiB, forward and backward",
-}
+UNITS = {"time_ms": "milliseconds", "peak_bytes": "peak MiB"}
 COLUMNS = 3
 SLOPES_REACH = 16
 """Range of T, as a factor, over which the reference slopes are drawn."""
@@ -106,17 +103,17 @@ def ablation_plot(record: Record) -> "Figure":
 
 
 def time_plot(record: Record) -> "Figure":
-    """Draw the time of forward plus backward against T, log–log, in one panel per setting.
+    """Draw the time of the compared passes against T, log–log, in one panel per setting.
 
     Args:
-        record: of kind `attention`. A setting is a combination of B, H, D, dtype and causal; rows without a
-            number are left out; bands are quartiles.
+        record: of kind `attention`. A setting is everything but T; rows without a number are left out; bands
+            are quartiles.
     """
     return _attention_plot(record, "time_ms")
 
 
 def memory_plot(record: Record) -> "Figure":
-    """Draw the peak memory of forward plus backward against T, log–log, in the same panels."""
+    """Draw the peak memory of the compared passes against T, log–log, in the same panels."""
     return _attention_plot(record, "peak_bytes")
 
 
@@ -126,7 +123,7 @@ def attention_picture(record: Record) -> "Figure":
 
 
 def _attention_plot(record: Record, *quantities: str) -> "Figure":
-    settings = list(dict.fromkeys(tuple(row[name] for name in SETTING) for row in record["rows"]))
+    settings = list(dict.fromkeys(setting_words(row) for row in record["rows"]))
     columns = max(1, min(len(settings), COLUMNS))
     grid = -(-max(1, len(settings)) // columns), columns
     parts = (1, len(quantities)) if grid == (1, 1) else (len(quantities), 1)
@@ -237,7 +234,7 @@ def _draw_bars(axes: "Axes", variants: Sequence[Record]) -> None:
     _dress_rows(axes, variants)
 
 
-def _draw_panels(record: Record, settings: Sequence[tuple[Any, ...]], quantity: str, panels: Any) -> None:
+def _draw_panels(record: Record, settings: Sequence[tuple[str, ...]], quantity: str, panels: Any) -> None:
     """Draw `time_ms` or `peak_bytes` of every setting."""
     lowest, highest = math.inf, 0.0
     for axes in panels.flat[len(settings) :]:
@@ -247,21 +244,20 @@ def _draw_panels(record: Record, settings: Sequence[tuple[Any, ...]], quantity: 
     for axes, setting in zip(panels.flat, settings, strict=False):
         low, high = _draw_lines(axes, _measured(record, setting, quantity))
         lowest, highest = min(lowest, low), max(highest, high)
-        B, H, D, dtype, causal = setting
-        title = f"B {B} · H {H} · D {D} · {dtype} · {'causal' if causal else 'full'}"
+        title = textwrap.fill(" · ".join(setting), TITLE)
         axes.set_title(title, loc="left", color=INK, fontsize=9)
+    passes = {PASSES[passes_of(row)] for row in record["rows"]}
     for axes in panels[:, 0]:
-        axes.set_ylabel(LABELS[quantity])
+        axes.set_ylabel(", ".join((UNITS[quantity], *passes)))
     if highest > 0:
         panels[0, 0].set_ylim(lowest / MARGIN, highest * MARGIN)
 
 
-def _measured(record: Record, setting: tuple[Any, ...], quantity: str) -> Lines:
+def _measured(record: Record, setting: tuple[str, ...], quantity: str) -> Lines:
     """The points of one panel."""
     found: dict[str, list[tuple[float, ...]]] = {}
-    for row in record["rows"]:
-        here = tuple(row[name] for name in SETTING) == setting
-        if here and row["pass"] == "both" and row["ok"] and (value := row[quantity]):
+    for row in compared(record["rows"]):
+        if setting_words(row) == setting and row["ok"] and (value := row[quantity]):
             time = quantity == "time_ms"
             values = (value["median"], value["low"], value["high"]) if time else (value / MIB,) * 3
             found.setdefault(row["backend"], []).append((row["T"], *values))
@@ -304,6 +300,8 @@ def _draw_slopes(axes: "Axes", points: Sequence[tuple[float, ...]]) -> tuple[flo
     first = max(min(point[0] for point in points), last / SLOPES_REACH)
     at_the_end = [point[1] for point in points if point[0] == last]
     bottom, top = min(point[1] for point in points), max(point[1] for point in points)
+    if first == last:
+        return bottom, top * CLEARANCE
     slopes = ((1, "∝ T", min(at_the_end) / CLEARANCE), (2, "∝ T²", max(at_the_end) * CLEARANCE))
     for power, name, end in slopes:
         ends = (end * (first / last) ** power, end)

@@ -122,7 +122,7 @@ class BenchAttention(Outputs):
 
     plan: AttentionPlan
     from_config: Path | None = None
-    """A Hugging Face model's config.json: its heads (k's repeated) and channels are the defaults."""
+    """A Hugging Face model's config.json: its heads and channels per head become the defaults."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _attention(argv: Sequence[str]) -> Measured:
     plan = AttentionPlan()
     if path := value_of("--from-config", argv):
         sizes = heads_of(Path(path))
-        plan = replace(plan, n_head=(sizes["n_head"],), head_dim=(sizes["head_dim"],))
+        plan = replace(plan, **sizes | {name: (sizes[name],) for name in ("n_head", "head_dim")})  # type: ignore[arg-type]
     command = parse(BenchAttention, "bench attention", argv, BenchAttention(plan))
 
     from flashmore.benchmark.attention.bench import bench_attention

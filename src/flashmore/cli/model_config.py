@@ -10,8 +10,8 @@ LARGEST = 2**20
 """Most bytes read; a config.json has a few thousand."""
 
 
-def heads_of(path: Path) -> dict[str, int]:
-    """The sizes `n_head`, `n_kv_head` and `head_dim`; unknown keys are ignored.
+def heads_of(path: Path) -> dict[str, int | bool]:
+    """The options `n_head`, `n_kv_head`, `gqa` and `head_dim` of a call; unknown keys are ignored.
 
     Source: https://huggingface.co/docs/transformers/model_doc/llama#transformers.LlamaConfig
 
@@ -39,9 +39,10 @@ def heads_of(path: Path) -> dict[str, int]:
 
     heads = size("num_attention_heads")
     groups = size("num_key_value_heads", heads)
+    options: dict[str, int | bool] = {"n_head": heads, "n_kv_head": groups, "gqa": groups != heads}
     if isinstance(found, dict) and found.get("head_dim") is not None:
-        return {"n_head": heads, "n_kv_head": groups, "head_dim": size("head_dim")}
+        return options | {"head_dim": size("head_dim")}
     width = size("hidden_size")
     if width % heads:
         raise ConfigError(wanted, f"hidden_size {width} and num_attention_heads {heads}", "a head_dim")
-    return {"n_head": heads, "n_kv_head": groups, "head_dim": width // heads}
+    return options | {"head_dim": width // heads}

@@ -8,6 +8,7 @@ from statistics import quantiles
 import torch
 
 from flashmore.backends.choose import Choice, Problem, choose
+from flashmore.call import CallOptions
 from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig
 from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
 from flashmore.memory import CGROUP, cpu_quota
@@ -116,10 +117,15 @@ def resolve_attention(
     """
     if not model_spec(model_config.model).attends:
         return None
-    head_dim = model_config.n_embd // model_config.n_head
-    shape = (config.batch_size, model_config.n_head, model_config.block_size, head_dim)
-    dtype = getattr(torch, config.dtype)
-    return choose(name, Problem(shape, dtype, device, config.attention_dropout, compiled))
+    options = CallOptions(
+        batch_size=config.batch_size,
+        n_head=model_config.n_head,
+        length=model_config.block_size,
+        head_dim=model_config.n_embd // model_config.n_head,
+        dtype=config.dtype,
+        dropout=config.attention_dropout,
+    )
+    return choose(name, Problem(options, device, compiled))
 
 
 def resolve_speed(

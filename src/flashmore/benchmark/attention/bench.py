@@ -17,21 +17,21 @@ from flashmore.benchmark.attention.passes import EventStopwatch, Inputs, Passes,
 from flashmore.benchmark.attention.plan import (
     SHARE_OF_FREE,
     AttentionPlan,
-    Pass,
-    Shape,
     attention_flops,
     check_bytes,
+    described,
     inputs_bytes,
     peak_estimate,
+    setting_of,
 )
 from flashmore.benchmark.variant import INTERRUPTED, torch_says
+from flashmore.call import CallOptions, Pass
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import EQUIVALENCE, Ratio, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
 from flashmore.memory import free_bytes
-from flashmore.rules import AttentionCall
 from flashmore.specs import backend_spec
 from flashmore.training.resolve import resolve_device
 
@@ -55,6 +55,12 @@ JUDGED: dict[Pass, tuple[str, ...]] = {
     "backward": ("dq", "dk", "dv"),
     "both": ("out", "dq", "dk", "dv"),
 }
+ROWS: dict[Pass, tuple[Pass, ...]] = {
+    "forward": ("forward",),
+    "backward": ("backward",),
+    "both": ("forward", "backward", "both"),
+}
+"""The passes that a record has rows for, by what was asked for; the last one is compared."""
 MORE_TIME = "give it more time (--seconds) or fewer lengths, and let it run to the end"
 
 
@@ -80,6 +86,8 @@ def bench_attention(
         ConfigError: the device is not on this machine.
     """
     device, complete = resolve_device(plan.device), True
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
     bench = _Bench(plan, device, equivalence, clock, say)
     try:
         for shape in bench.shapes:
@@ -92,11 +100,13 @@ def bench_attention(
 class TimeBudget:
     """Time for a list of shapes: each gets a share, and unused time goes to later ones."""
 
-    def __init__(self, seconds: float, shapes: Iterable[Shape], clock: Clock) -> None:
+    def __init__(self, seconds: float, shapes: Iterable[CallOptions], clock: Clock) -> None:
         self.clock = clock
         self.end = clock() + seconds
         # Work grows with T², but short shapes need repetitions: a compromise between equal and T² shares.
-        self._ahead = [shape.T * math.sqrt(shape.pairs * shape.D) for shape in shapes]
+        self._ahead = [
+            math.sqrt(shape.length * shape.keys * shape.pairs * shape.head_dim) for shape in shapes
+        ]
 
     def left(self) -> float:
         """Remaining seconds of the budget; negative if exceeded."""
@@ -121,7 +131,7 @@ class _Bench:
         say: Callable[[str], None],
     ) -> None:
         self.plan, self.device, self.equivalence, self.clock, self.say = plan, device, equivalence, clock, say
-        self.shapes = plan.shapes(device.type)
+        self.shapes = plan.calls(device.type)
         self.memory = SHARE_OF_FREE * free_bytes(device) if plan.memory is None else plan.memory * GIB
         self.budget = TimeBudget(plan.seconds, self.shapes, clock)
         self.wall = Stopwatch(device, clock)
@@ -130,10 +140,10 @@ class _Bench:
         self.ratios: list[dict[str, Any]] = []
         self.doubts: dict[str, dict[int, MeasurementWarning]] = {}
         """By code and length; the last one if several settings have the same length."""
-        self.wins: dict[Shape, dict[int, Ratio]] = {shape.setting: {} for shape in self.shapes}
-        self.pace: dict[tuple[str, Shape], tuple[int, float]] = {}
-        """By backend and setting: a length, and the seconds of one forward and backward there."""
-        self.check_seconds: dict[Shape, tuple[int, float]] = {}
+        self.wins: dict[CallOptions, dict[int, Ratio]] = {setting_of(shape): {} for shape in self.shapes}
+        self.pace: dict[tuple[str, CallOptions], tuple[int, float]] = {}
+        """By backend and setting: the size of an (L, S) matrix, and the seconds of one sample there."""
+        self.check_seconds: dict[CallOptions, tuple[int, float]] = {}
         """By setting: a number of scores compared with float64, and the seconds it took."""
 
     def body(self) -> dict[str, Any]:
@@ -142,16 +152,17 @@ class _Bench:
         return {
             "rows": self.rows,
             "ratios": self.ratios,
-            "crossovers": [asdict(setting) | {"T": T} for setting, T in found],
+            "crossovers": [described(setting) | {"T": T} for setting, T in found],
             "crossover_T": found[0][1],
             "memory_budget_bytes": int(self.memory),
             "time_budget_s": self.plan.seconds,
             "warnings": [_warning_over(doubts) for doubts in self.doubts.values()],
         }
 
-    def measure(self, shape: Shape) -> None:
+    def measure(self, shape: CallOptions) -> None:
         """Run all measurements for one shape."""
-        self.say(f"T {shape.T:,} (B {shape.B}, H {shape.H}, D {shape.D}, {shape.dtype})")
+        sizes = f"B {shape.batch_size}, H {shape.n_head}, D {shape.head_dim}, {shape.dtype}"
+        self.say(f"T {shape.keys:,} ({sizes})")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # fragments from shorter lengths
         until = self.clock() + self.budget.next_share()
@@ -162,7 +173,7 @@ class _Bench:
         if remaining := _remaining(why_not):
             inputs = Inputs.random(shape, self.device)
             for backend in remaining:
-                every[backend] = Passes(backend, shape.causal, inputs, self.stopwatch)
+                every[backend] = Passes(backend, shape, inputs, self.stopwatch)
                 why_not[backend] = self._prepare(every[backend], shape, checked)
         ready = {backend: every[backend] for backend in _remaining(why_not)}
         try:
@@ -175,19 +186,22 @@ class _Bench:
                 self.rows += _rows_of(backend, why, every.get(backend), shape, checked)
             self._compare(ready, shape)
 
-    def _checked_pairs(self, shape: Shape) -> int:
-        """How many (T, T) matrices are compared with float64: as many as time and memory allow."""
-        pairs = min(shape.pairs, max(1, CHECKED_SCORES // shape.T**2))
-        while pairs > 1 and check_bytes(shape, pairs) > self.memory:
-            pairs -= 1
-        return pairs if pairs <= shape.H else pairs // shape.H * shape.H
+    def _checked_pairs(self, shape: CallOptions) -> int:
+        """How many (L, S) matrices are compared with float64: as many as time and memory allow.
 
-    def _refusal(self, backend: str, shape: Shape, checked: int) -> str | None:
-        size, device = (shape.B, shape.H, shape.T, shape.D), self.device.type
+        Whole groups of heads that share k and v, and, above one batch item, whole items.
+        """
+        group = shape.n_head // shape.kv_heads
+        pairs = min(shape.pairs, max(1, CHECKED_SCORES // (shape.length * shape.keys)))
+        while pairs > group and check_bytes(shape, pairs) > self.memory:
+            pairs -= 1
+        whole = group if pairs <= shape.n_head else shape.n_head
+        return max(group, pairs // whole * whole)
+
+    def _refusal(self, backend: str, shape: CallOptions, checked: int) -> str | None:
+        device = self.device.type
         capability = torch.cuda.get_device_capability(self.device) if device == "cuda" else (8, 0)
-        call = AttentionCall(
-            size, size, size, shape.dtype, device, causal=shape.causal, capability=capability
-        )
+        call = replace(shape.call(device), capability=capability)
         if reasons := backend_spec(backend).reasons_against(call):
             return "; ".join(map(str, reasons))
         own = peak_estimate(backend, shape, device=device, threads=torch.get_num_threads())
@@ -198,7 +212,9 @@ class _Bench:
             return f"{what} would take {needed / GIB:.2g} GiB, and {self.memory / GIB:.2g} GiB may be used"
         return None
 
-    def _leave_out_what_takes_long(self, shape: Shape, why_not: dict[str, str | None], checked: int) -> None:
+    def _leave_out_what_takes_long(
+        self, shape: CallOptions, why_not: dict[str, str | None], checked: int
+    ) -> None:
         """Leave out backends until the rest fits in time: math, which no ratio needs, then the slowest."""
         seconds = {backend: self._seconds(backend, shape, checked) for backend in _remaining(why_not)}
         for backend in sorted(seconds, key=lambda name: (name != "math", -seconds[name])):
@@ -207,33 +223,41 @@ class _Bench:
                 of = f"{left:,.1f} s of {self.plan.seconds:g} s are left for all"
                 why_not[backend] = f"it would take about {seconds.pop(backend):,.1f} s, and {of}"
 
-    def _seconds(self, backend: str, shape: Shape, checked: int) -> float:
-        """Lower bound of the time to measure one backend, from shorter lengths: work grows with T²."""
-        key = backend, shape.setting
+    def _seconds(self, backend: str, shape: CallOptions, checked: int) -> float:
+        """Lower bound of the time to measure one backend, from shorter lengths: work grows with L · S."""
+        key, matrix = (backend, setting_of(shape)), shape.length * shape.keys
         if key not in self.pace:
             self.pace[key] = self._probe(backend, shape)
-        T, call = self.pace[key]
-        scores, check = self.check_seconds.get(shape.setting, (1, 0.0))
-        growth = max(1.0, checked * shape.T**2 / scores)
-        return call * max(1.0, (shape.T / T) ** 2) * (MIN_BLOCKS + OTHER_CALLS) + check * growth
+        before, call = self.pace[key]
+        scores, check = self.check_seconds.get(setting_of(shape), (1, 0.0))
+        growth = max(1.0, checked * matrix / scores)
+        return call * max(1.0, matrix / before) * (MIN_BLOCKS + OTHER_CALLS) + check * growth
 
-    def _probe(self, backend: str, shape: Shape) -> tuple[int, float]:
-        small = replace(shape, T=min(shape.T, PROBED_T))
-        passes = Passes(backend, shape.causal, Inputs.random(small, self.device), self.wall)
+    def _probe(self, backend: str, shape: CallOptions) -> tuple[int, float]:
+        source = None if shape.source_length is None else min(shape.keys, PROBED_T)
+        small = replace(shape, length=min(shape.length, PROBED_T), source_length=source)
+        passes, matrix = (
+            Passes(backend, small, Inputs.random(small, self.device), self.wall),
+            small.length * small.keys,
+        )
         try:
-            return small.T, min(passes.first_call_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
+            return matrix, min(passes.first_call_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
         except (BackendUnavailable, RuntimeError, MemoryError):
-            return small.T, 0.0  # the shape itself will tell why
+            return matrix, 0.0  # the shape itself will tell why
 
-    def _prepare(self, passes: Passes, shape: Shape, checked: int) -> str | None:
+    def _prepare(self, passes: Passes, shape: CallOptions, checked: int) -> str | None:
         """Everything before timing: the first call, the check, the memory; returns why it is not timed."""
-        part = (checked // shape.H, shape.H) if checked >= shape.H else (1, checked)  # batch items and heads
-        q, k, v, _ = passes.inputs
+        heads = shape.n_head
+        part = (checked // heads, heads) if checked >= heads else (1, checked)  # batch items and heads
+        q, k, v, mask, _ = passes.inputs
         try:
             passes.cold_ms = passes.first_call_ms(self.wall)
             began = self.clock()
-            passes.judgements = attention_accuracy(passes.backend, q, k, v, causal=shape.causal, part=part)
-            self.check_seconds[shape.setting] = checked * shape.T**2, self.clock() - began
+            passes.judgements = attention_accuracy(
+                passes.backend, q, k, v, causal=shape.is_causal, mask=mask, part=part, gradients=passes.trains
+            )
+            scores = checked * shape.length * shape.keys
+            self.check_seconds[setting_of(shape)] = scores, self.clock() - began
             bad = [judgement.name for judgement in passes.judgements if not judgement.good]
             if bad:
                 return f"not as good as its precision allows: {', '.join(bad)}"
@@ -244,7 +268,7 @@ class _Bench:
             return torch_says(error)
         return None
 
-    def _time(self, every: Mapping[str, Passes], shape: Shape, until: float) -> None:
+    def _time(self, every: Mapping[str, Passes], shape: CallOptions, until: float) -> None:
         """Alternating blocks until the shape's share of the time is used, at least `MIN_BLOCKS`."""
         if not every:
             return
@@ -264,11 +288,12 @@ class _Bench:
             # Two at a time: every backend runs as often before the others as after them.
             round_seconds = (self.clock() - began) / done
             more = 2 if done < BLOCKS and self.clock() + 2 * round_seconds < until else 0
-        both = {backend: passes.samples_ms("both") for backend, passes in every.items()}
-        for doubt in warnings_about(both, others=others(), threads=torch.get_num_threads()):
-            self.doubts.setdefault(doubt["code"], {})[shape.T] = doubt
-        for backend, samples_ms in both.items():
-            self.pace[backend, shape.setting] = shape.T, spread(samples_ms).median / 1000
+        compared = {backend: passes.samples_ms(shape.passes) for backend, passes in every.items()}
+        for doubt in warnings_about(compared, others=others(), threads=torch.get_num_threads()):
+            self.doubts.setdefault(doubt["code"], {})[shape.keys] = doubt
+        for backend, passes in every.items():
+            whole = spread(passes.samples_ms("both")).median / 1000
+            self.pace[backend, setting_of(shape)] = shape.length * shape.keys, whole
 
     def _warm_up(self, passes: Passes) -> float:
         """Seconds of the fastest of a few calls, or of a single long one; they are not recorded."""
@@ -278,17 +303,19 @@ class _Bench:
         passes.forget()
         return fastest / 1000
 
-    def _compare(self, every: Mapping[str, Passes], shape: Shape) -> None:
-        both = {backend: passes.samples_ms("both") for backend, passes in every.items() if passes.blocks}
+    def _compare(self, every: Mapping[str, Passes], shape: CallOptions) -> None:
+        both = {
+            backend: passes.samples_ms(shape.passes) for backend, passes in every.items() if passes.blocks
+        }
         fused = [backend for backend in both if backend_spec(backend).fused]
         if "manual" not in both or not fused:
             return
         ratios = {backend: ratio(both["manual"], both[backend], self.equivalence) for backend in fused}
         for backend, found in ratios.items():
             told = found.to_json("manual", backend) | {"pairs": found.pairs}
-            self.ratios.append(asdict(shape) | told)
+            self.ratios.append(described(shape) | told)
         best = min(fused, key=lambda backend: spread(both[backend]).median)
-        self.wins[shape.setting][shape.T] = ratios[best]
+        self.wins[setting_of(shape)][shape.keys] = ratios[best]
 
 
 def _remaining(why_not: Mapping[str, str | None]) -> list[str]:
@@ -318,18 +345,20 @@ def _warning_over(doubts: Mapping[int, MeasurementWarning]) -> MeasurementWarnin
 
 
 def _rows_of(
-    backend: str, why_not: str | None, passes: Passes | None, shape: Shape, checked: int
+    backend: str, why_not: str | None, passes: Passes | None, shape: CallOptions, checked: int
 ) -> Iterable[dict[str, Any]]:
     """One row per pass, as described by the record's schema."""
-    for which, names in JUDGED.items():
+    for which in ROWS[shape.passes]:
+        names = JUDGED[which]
         judged = [judgement for judgement in passes.judgements if judgement.name in names] if passes else []
         samples = passes.samples_ms(which) if passes and why_not is None else []
         worst = max(judged, key=lambda judgement: judgement.budget_used, default=None)
         time_ms = spread(samples) if samples else None
-        flops = attention_flops(shape.B, shape.H, shape.T, shape.T, shape.D, causal=shape.causal, which=which)
+        sizes = shape.batch_size, shape.n_head, shape.length, shape.keys, shape.head_dim
+        flops = attention_flops(*sizes, causal=shape.is_causal, which=which, D_v=shape.values)
         yield {
             "backend": backend,
-            **asdict(shape),
+            **described(shape),
             "pass": which,
             "ok": bool(samples),
             "why_not": why_not or (None if samples else INTERRUPTED),

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashmore.backends.contract import attention, load_backend
+from flashmore.backends.inputs import random_inputs
 from flashmore.backends.sdpa import chosen_by_pytorch
-from flashmore.benchmark.attention.plan import Pass, Shape
+from flashmore.call import CallOptions, Pass
 from flashmore.measuring.accuracy import Judgement
 from flashmore.measuring.measure import Clock
 from flashmore.measuring.memory import peak_bytes
@@ -26,21 +27,21 @@ FLUSHED_BYTES = 256 * 2**20
 
 
 class Inputs(NamedTuple):
-    """q, k and v, (B, H, T, D) each and contiguous, and the gradient with respect to the output."""
+    """q, k and v, contiguous, the mask, and the gradient with respect to the output."""
 
     q: Tensor
     k: Tensor
     v: Tensor
+    mask: Tensor | None
     cotangent: Tensor
 
     @classmethod
-    def random(cls, shape: Shape, device: torch.device) -> "Inputs":
-        """Standard normal values, the same for the same shape."""
-        generator = torch.Generator().manual_seed(0)
-        size = (shape.B, shape.H, shape.T, shape.D)
-        dtype = getattr(torch, shape.dtype)
-        q, k, v, cotangent = (torch.randn(size, generator=generator).to(device, dtype) for _ in range(4))
-        return cls(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), cotangent)
+    def random(cls, one: CallOptions, device: torch.device) -> "Inputs":
+        """Standard normal values, the same for the same call."""
+        q, k, v, mask = random_inputs(one.call(device.type), device)
+        size = (one.batch_size, one.n_head, one.length, one.values)
+        cotangent = torch.randn(size, generator=torch.Generator().manual_seed(1))
+        return cls(q, k, v, mask, cotangent.to(device, q.dtype))
 
 
 class Stopwatch:
@@ -81,13 +82,14 @@ class EventStopwatch(Stopwatch):
 
 
 class Passes:
-    """One backend on one shape; every call runs both passes once and records their times."""
+    """One backend on one attention call; each sample runs the forward and, in training, the backward pass."""
 
-    def __init__(self, backend: str, causal: bool, inputs: Inputs, stopwatch: Stopwatch) -> None:
+    def __init__(self, backend: str, one: CallOptions, inputs: Inputs, stopwatch: Stopwatch) -> None:
         self.backend = backend
-        self.causal = causal
+        self.one = one
         self.inputs = inputs
         self.stopwatch = stopwatch
+        self.trains = one.passes != "forward"
         self.judgements: tuple[Judgement, ...] = ()
         self.cold_ms: dict[Pass, float] = {}
         self.peaks: dict[Pass, int | None] = {}
@@ -95,11 +97,9 @@ class Passes:
         self._open: list[tuple[float, float]] = []
 
     def __call__(self) -> None:
-        """One sample of both passes."""
+        """One sample of both passes, or of the forward pass alone."""
         with self._this_kernel_only():
-            forward_ms, out = self.stopwatch.time(self._forward)
-            backward_ms, _ = self.stopwatch.time(lambda: self._backward(out))
-        self._open.append((forward_ms, backward_ms))
+            self._open.append(self._timed(self._forward, self.stopwatch))
 
     def close_block(self) -> None:
         """Group all samples since the last block into a block."""
@@ -124,9 +124,14 @@ class Passes:
         Raises:
             BackendUnavailable: the backend cannot run on these inputs; with every reason.
         """
-        q, k, v, _ = self.inputs
-        forward_ms, out = stopwatch.time(lambda: attention(q, k, v, backend=self.backend, causal=self.causal))
-        backward_ms, _ = stopwatch.time(lambda: self._backward(out))
+        q, k, v, mask, _ = self.inputs
+
+        def forward() -> Tensor:
+            causal, dropout_p = self.one.is_causal, self.one.dropout
+            with torch.set_grad_enabled(self.trains):
+                return attention(q, k, v, backend=self.backend, causal=causal, mask=mask, dropout_p=dropout_p)
+
+        forward_ms, backward_ms = self._timed(forward, stopwatch)
         return {"forward": forward_ms, "backward": backward_ms, "both": forward_ms + backward_ms}
 
     def peak_bytes(self) -> dict[Pass, int | None]:
@@ -135,6 +140,8 @@ class Passes:
         kept: list[Tensor] = []
         with self._this_kernel_only():
             forward = peak_bytes(lambda: kept.append(self._forward()), device)
+            if not self.trains:
+                return {"forward": forward}
             backward = peak_bytes(lambda: self._backward(kept.pop()), device)
             both = peak_bytes(lambda: self._backward(self._forward()), device)
         return {"forward": forward, "backward": backward, "both": both}
@@ -143,11 +150,18 @@ class Passes:
         kernel = backend_spec(self.backend).sdp_backend
         return sdpa_kernel([getattr(SDPBackend, kernel)]) if kernel else nullcontext()
 
+    def _timed(self, forward: Callable[[], Tensor], stopwatch: Stopwatch) -> tuple[float, float]:
+        forward_ms, out = stopwatch.time(forward)
+        backward_ms = stopwatch.time(lambda: self._backward(out))[0] if self.trains else 0.0
+        return forward_ms, backward_ms
+
     def _forward(self) -> Tensor:
         forced = backend_spec(self.backend).sdp_backend is not None
         compute = chosen_by_pytorch if forced else load_backend(self.backend)
-        q, k, v, _ = self.inputs
-        return compute(q, k, v, mask=None, causal=self.causal, scale=None, dropout_p=0.0)
+        q, k, v, mask, _ = self.inputs
+        causal, dropout_p = self.one.is_causal, self.one.dropout
+        with torch.set_grad_enabled(self.trains):
+            return compute(q, k, v, mask=mask, causal=causal, scale=None, dropout_p=dropout_p)
 
     def _backward(self, out: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(out, self.inputs[:3], self.inputs.cotangent)

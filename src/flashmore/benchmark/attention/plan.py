@@ -1,78 +1,56 @@
 """Options of `bench attention`, for Python and the command line, and its costs by arithmetic."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
+from flashmore.call import CallKind, CallOptions, Pass
 from flashmore.errors import ConfigError
 from flashmore.specs import Kernel, backend_spec, backends
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-ITEM_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+ITEM_BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 REFERENCE_BYTES = 8
 SHARE_OF_FREE = 0.8
 """Share of the free memory to use; the rest is for other processes."""
-Pass = Literal["forward", "backward", "both"]
 Value = TypeVar("Value")
 LARGEST = 2**24
 """Upper bound of sizes; larger values are typos, and exceed what any kernel supports."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Self-attention of one shape: q, k and v are (B, H, T, D) each."""
-
-    B: int
-    H: int
-    T: int
-    D: int
-    dtype: Dtype
-    causal: bool
-
-    @property
-    def pairs(self) -> int:
-        """The number of (T, T) matrices: one per batch item and head."""
-        return self.B * self.H
-
-    @property
-    def setting(self) -> "Shape":
-        """Everything except the length: the shapes of one setting form one curve against T."""
-        return replace(self, T=0)
-
-
-@dataclass(frozen=True)
-class AttentionPlan:
-    """Sizes to measure; several values of one option are combined with those of every other.
+@dataclass(frozen=True, kw_only=True)
+class AttentionPlan(CallKind):
+    """Calls to measure; several values of one option are combined with those of every other.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value out of range, or a call that cannot be measured.
     """
 
-    lengths: tuple[int, ...] = ()
-    """Sequence lengths T; none means the powers of 2 from 16 to 4096, on a GPU to 16384."""
+    length: tuple[int, ...] = ()
+    """Numbers of queries L; none means the powers of 2 from 16 to 4096, on a GPU to 16384."""
+    source_length: tuple[int, ...] = ()
+    """Numbers of keys S; none means L. --length 1 is decoding: one query against S keys."""
     batch_size: tuple[int, ...] = ()
-    """Batch sizes B, the same at every T; none means 2, on a GPU 4."""
+    """Batch sizes B, the same at every length; none means 2, on a GPU 4."""
     n_head: tuple[int, ...] = ()
-    """Attention heads H; none means 4, on a GPU 16."""
+    """Query heads H; none means 4, on a GPU 16."""
     head_dim: tuple[int, ...] = ()
     """Channels per head, D; none means 64, on a GPU 128."""
     dtype: tuple[Dtype, ...] = ()
     """Dtype of q, k and v; none means float32, on a GPU bfloat16."""
-    causal: bool = False
-    """Measure causal attention; the default unless --full is given."""
-    full: bool = False
-    """Measure attention without a mask; with --causal both are measured."""
     backends: tuple[Kernel, ...] = tuple(name for name, spec in backends().items() if spec.kernel)
     """Attention backends; one that cannot run is listed with the reasons."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to use; `auto` selects a GPU if there is one."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's default."""
     seconds: float = 150.0
     """Time budget of the whole measurement in seconds; what would exceed it is left out and named."""
     memory: float | None = None
     """Memory budget in GiB; none means four fifths of the free memory."""
 
     def __post_init__(self) -> None:
-        for name in ("lengths", "batch_size", "n_head", "head_dim"):
+        for name in ("length", "source_length", "batch_size", "n_head", "head_dim"):
             for size in getattr(self, name):
                 _require(name, size, 1 <= size <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
         for backend in self.backends:
@@ -81,25 +59,59 @@ class AttentionPlan:
         _require("backends", "none", bool(self.backends), "at least one name")
         for dtype in self.dtype:
             _require("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
+        _require("threads", self.threads, self.threads >= 0, "0, or as many as there are CPUs")
         _require("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
         if self.memory is not None:
             _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
 
-    def shapes(self, device: str) -> list[Shape]:
-        """Every shape to measure: all settings at the shortest length first, in the order of the options."""
+        self.calls("cpu")
+
+    def calls(self, device: str) -> list[CallOptions]:
+        """Every call to measure: all settings at the shortest length first, in the order of the options."""
         on_gpu = device == "cuda"
         longest = 16_384 if on_gpu else 4096
         powers = tuple(2**power for power in range(4, longest.bit_length()))
-        masks = (True,) * (self.causal or not self.full) + (False,) * self.full
-        return [
-            Shape(B, H, T, D, dtype, causal)
-            for T in sorted(_once(self.lengths or powers))
+        kind: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(CallKind)}
+        both = self.causal and self.full
+        kinds = [kind | {"full": False}, kind | {"causal": False}] if both else [kind]
+        found = [
+            CallOptions(**each, length=L, source_length=S, batch_size=B, n_head=H, head_dim=D, dtype=dtype)
+            for S in sorted(_once(self.source_length)) or (None,)
+            for L in sorted(_once(self.length or powers))
             for B in _once(self.batch_size or ((4,) if on_gpu else (2,)))
             for H in _once(self.n_head or ((16,) if on_gpu else (4,)))
             for D in _once(self.head_dim or ((128,) if on_gpu else (64,)))
             for dtype in _once(self.dtype or (("bfloat16",) if on_gpu else ("float32",)))
-            for causal in masks
+            for each in kinds
         ]
+        for one in found:
+            one.require_measurable()
+        return found
+
+
+def described(one: CallOptions) -> dict[str, Any]:
+    """The fields of a call in a record; everything but T, the number of keys, is its setting."""
+    return {
+        "B": one.batch_size,
+        "H": one.n_head,
+        "T": one.keys,
+        "D": one.head_dim,
+        "dtype": one.dtype,
+        "causal": one.is_causal,
+        "L": None if one.source_length is None else one.length,
+        "H_kv": one.kv_heads,
+        "D_v": one.values,
+        "mask": one.mask_words,
+        "dropout_p": one.dropout,
+        "passes": one.passes,
+    }
+
+
+def setting_of(one: CallOptions) -> CallOptions:
+    """Everything except the number of keys: the calls of one setting form one curve against it."""
+    if one.source_length is None:
+        return replace(one, length=0)
+    return replace(one, source_length=0)
 
 
 def _once(values: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -111,52 +123,71 @@ def _require(name: str, value: object, holds: bool, valid: str) -> None:
         raise ConfigError(f"a sensible --{name.replace('_', '-')}", f"{value}", valid)
 
 
-def attention_flops(B: int, H: int, L: int, S: int, D: int, *, causal: bool, which: Pass) -> float:
+def attention_flops(
+    B: int, H: int, L: int, S: int, D: int, *, causal: bool, which: Pass, D_v: int | None = None
+) -> float:
     """Floating-point operations of attention, as published benchmarks count them.
 
-    Forward 4·B·H·L·S·D, two products of 2·L·S·D each; half of it when causal; backward, which has five such
-    products, 2.5 times as many. The count is the same for every backend: computing the masked half, or the
-    scores twice, does not count (Dao 2023, FlashAttention-2, section 4).
+    Forward 2·B·H·L·S·(D + D_v), 4·B·H·L·S·D where D_v is D: two products. Half of it when causal. Backward,
+    which has five such products, 2.5 times as many. The count is the same for every backend: computing the
+    masked half, or the scores twice, does not count (Dao 2023, FlashAttention-2, section 4).
 
     Args:
-        B, H, L, S, D: batch, heads, queries, keys, channels per head.
+        B, H, L, S, D, D_v: batch, query heads, queries, keys, channels per head and per value (none: D).
     """
-    forward = 4.0 * B * H * L * S * D * (0.5 if causal else 1.0)
+    forward = 2.0 * B * H * L * S * (D + (D if D_v is None else D_v)) * (0.5 if causal else 1.0)
     return forward * {"forward": 1.0, "backward": 2.5, "both": 3.5}[which]
 
 
-def peak_estimate(backend: str, shape: Shape, *, device: str, threads: int) -> int:
-    """Estimate the peak bytes of forward and backward together, beyond q, k and v.
+def _elements(one: CallOptions) -> tuple[int, int, int]:
+    """Numbers in q, in k and v together, and in the output."""
+    queries, keys = one.pairs * one.length, one.batch_size * one.kv_heads * one.keys
+    return queries * one.head_dim, keys * (one.head_dim + one.values), queries * one.values
 
-    - `manual` holds three (T, T) matrices per head at once (in the backward pass: the weights, their
-      gradient, and that of the scores), and a byte mask.
+
+def _mask_elements(one: CallOptions) -> int:
+    shape = one.call("cpu").mask
+    return 0 if shape is None else math.prod(shape)
+
+
+def peak_estimate(backend: str, one: CallOptions, *, device: str, threads: int) -> int:
+    """Estimate the peak bytes of the passes together, beyond q, k, v and the mask.
+
+    - `manual` holds three (L, S) matrices per head at once (in the backward pass: the weights, their
+      gradient, and that of the scores; two in inference), and a byte mask. Grouped heads of k and v are
+      repeated, and so are their gradients.
     - `math` holds three as well. Its forward pass holds two, a byte for each score, and a floating-point
       mask. It computes in at least float32, so 16-bit inputs are copied.
     - The fused kernels hold no matrix: output, gradients, one number per row, and tiles. On the CPU each
       thread has one tile in the forward and two in the backward pass, of up to 256 × 512 float32. On CUDA the
       tiles are on-chip, and gradients may be accumulated in float32: an upper estimate.
     """
-    item = ITEM_BYTES[shape.dtype]
-    scores, elements = shape.pairs * shape.T**2, shape.pairs * shape.T * shape.D
+    item, training = ITEM_BYTES[one.dtype], one.passes != "forward"
+    L, S = one.length, one.keys
+    scores, (q, kv, out) = one.pairs * L * S, _elements(one)
+    elements = out + (q + kv) * training
+    repeated = (one.n_head // one.kv_heads) * kv * (1 + training) if one.kv_heads != one.n_head else 0
+    matrices = (3 if training else 2) + bool(one.dropout)
+    hidden = L * S * (one.is_causal or one.mask != "none")
     if backend == "math":
-        lifted = 3 * elements * 4 if item < 4 else 0
-        forward = scores * (2 * 4 + 1) + shape.T**2 * 4 * shape.causal + 2 * elements * 4
-        return max(forward, 3 * scores * 4 + 4 * elements * 4) + lifted
+        lifted = (q + kv) * 4 if item < 4 else 0
+        forward = scores * (2 * 4 + 1) + 4 * hidden + 2 * q * 4
+        return max(forward, matrices * scores * 4 + elements * 4) + lifted + repeated * max(4, item)
     if backend_spec(backend).materializes_scores:
-        return (3 * scores + 3 * elements) * item + shape.T**2 * shape.causal
-    rows = 8 * shape.pairs * shape.T
+        return (matrices * scores + elements + repeated) * item + hidden
+    rows = 8 * one.pairs * L
     if device == "cpu":
-        queries = 256 if shape.T >= 768 else 64 if shape.T >= 192 else 32  # of a tile of the CPU kernel
-        tile_bytes = 4 * min(queries, shape.T) * min(512, shape.T)
-        return 5 * elements * item + rows + threads * 2 * tile_bytes
-    return elements * (4 * item + 3 * 4) + rows
+        queries = 256 if L >= 768 else 64 if L >= 192 else 32  # of a tile of the CPU kernel
+        tile_bytes = 4 * min(queries, L) * min(512, S)
+        return (elements + q) * item + rows + threads * 2 * tile_bytes
+    return elements * (item + 4) + rows
 
 
-def inputs_bytes(shape: Shape) -> int:
-    """Bytes of q, k, v and the incoming gradient."""
-    return 4 * shape.pairs * shape.T * shape.D * ITEM_BYTES[shape.dtype]
+def inputs_bytes(one: CallOptions) -> int:
+    """Bytes of q, k, v, the mask and the incoming gradient."""
+    return (sum(_elements(one)) + _mask_elements(one)) * ITEM_BYTES[one.dtype]
 
 
-def check_bytes(shape: Shape, checked_pairs: int) -> int:
-    """Bytes for comparing this many (T, T) matrices with `manual` in float64."""
-    return (3 * checked_pairs * shape.T**2 + 8 * shape.pairs * shape.T * shape.D) * REFERENCE_BYTES
+def check_bytes(one: CallOptions, checked_pairs: int) -> int:
+    """Bytes for comparing this many (L, S) matrices with `manual` in float64."""
+    return (3 * checked_pairs * one.length * one.keys + 2 * sum(_elements(one))) * REFERENCE_BYTES

@@ -5,8 +5,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flashmore.benchmark.plots import MIB, SETTING, ablation_plot, memory_plot, step_plot, time_plot
-from flashmore.benchmark.report.values import Plot, Record, Setting, Summary, Table, digits, machine
+from flashmore.benchmark.plots import MIB, ablation_plot, memory_plot, step_plot, time_plot
+from flashmore.benchmark.report.values import (
+    PASSES,
+    Plot,
+    Record,
+    Setting,
+    Summary,
+    Table,
+    compared,
+    digits,
+    machine,
+    passes_of,
+    setting_words,
+)
 from flashmore.measuring.statistics import Ratio
 
 QUESTIONS = {
@@ -22,8 +34,8 @@ ABLATION_DISPENSABLE = (
     "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "pays after steps", "95 % interval",
 )  # fmt: skip
 ATTENTION_DISPENSABLE = (
-    "quartiles of both", "first call, ms", "TFLOP/s", "GFLOP/s", "error / budget", "forward, ms",
-    "backward, ms", "peak MiB",
+    "quartiles of both", "quartiles of forward", "quartiles of backward", "first call, ms", "TFLOP/s",
+    "GFLOP/s", "error / budget", "forward, ms", "backward, ms", "peak MiB",
 )  # fmt: skip
 SIZES = ("model", "n_layer", "n_head", "n_embd")
 
@@ -266,10 +278,11 @@ def _likeness(variant: Record) -> str:
 
 def _of_attention(record: Record, where: str) -> Summary:
     plots = []
-    whole = _both_passes(record["rows"])
+    whole = _timed(compared(record["rows"]))
+    passes = " and on ".join(dict.fromkeys(PASSES[passes_of(row)] for row in record["rows"]))
     settings = [_attention_setting(record, found, where) for found in record["crossovers"]]
     findings = [f"{setting.title}: {setting.conclusion}" for setting in settings] or ["Nothing was measured."]
-    title = f"of forward and backward against T on {where}"
+    title = f"of {passes} against T on {where}"
     below = (
         "A line for each backend, log–log, with dotted lines that grow like T and like T²; the tables have "
         "the numbers."
@@ -280,27 +293,22 @@ def _of_attention(record: Record, where: str) -> Summary:
         plots.append(Plot("memory", f"Peak memory {title}", below, partial(memory_plot, record)))
     note = (
         f"Budgets: {digits(record['memory_budget_bytes'] / 2**30)} GiB and {record['time_budget_s']:g} s. "
-        "Memory is what a pass needs beyond its inputs. Errors are those of the output and of the gradients "
-        "from float64, as a share of the error budget."
+        "T is the number of keys. Memory is what a pass needs beyond its inputs. Errors are those of the "
+        "output and of the gradients from float64, as a share of the error budget."
     )
     return Summary(findings, plots, settings, [note])
 
 
-def _both_passes(rows: Sequence[Record]) -> list[Record]:
-    """The timed rows of both passes together."""
-    return [row for row in rows if row["pass"] == "both" and row["ok"]]
-
-
 def _attention_setting(record: Record, found: Record, where: str) -> Setting:
     rows, ratios = (
-        [row for row in record[name] if all(row[key] == found[key] for key in SETTING)]
+        [row for row in record[name] if setting_words(row) == setting_words(found)]
         for name in ("rows", "ratios")
     )
-    mask = "causal" if found["causal"] else "every query sees every key"
-    title = f"B {found['B']}, H {found['H']}, D {found['D']}, {found['dtype']}, {mask}"
+    title = ", ".join(setting_words(found))
+    told = "both passes" if passes_of(found) == "both" else PASSES[passes_of(found)]
     comparable: dict[str, str | float] = {
-        f"T {row['T']:,}: {row['backend']}, both passes, ms": row["time_ms"]["median"]
-        for row in _both_passes(rows)
+        f"T {row['T']:,}: {row['backend']}, {told}, ms": row["time_ms"]["median"]
+        for row in _timed(compared(rows))
     }
     comparable |= {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in ratios}
     comparable["fused wins from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
@@ -310,12 +318,12 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         words=("backend", "verdict"),
         dispensable=ATTENTION_DISPENSABLE,
     )
-    spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _both_passes(rows)}
-    compared = {
+    spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _timed(compared(rows))}
+    pairs = {
         f"{one['to']} at T {one['T']:,}": (one, *(spreads.get((one["T"], one[end])) for end in ("of", "to")))
         for one in ratios
     }
-    remarks = [*left_out(rows), *doubts(compared)]
+    remarks = [*left_out(rows), *doubts(pairs)]
     return Setting(title, table, crossover_sentence(found["T"], ratios), remarks, comparable)
 
 
@@ -324,7 +332,7 @@ def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[d
         (row["T"], row["backend"], row["pass"]): digits(row["time_ms"]["median"]) for row in rows if row["ok"]
     }
     against = {(ratio["T"], ratio["to"]): ratio for ratio in ratios}
-    whole, cells = _both_passes(rows), []
+    whole, cells = _timed(compared(rows)), []
     fast = max((row["tflop_per_s"] for row in whole), default=0.0) >= 1
     for row in whole:
         T, backend, error, budget = (row[name] for name in ("T", "backend", "error", "error_budget"))
@@ -332,10 +340,12 @@ def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[d
             {
                 "T": f"{T:,}",
                 "backend": backend,
-                "forward, ms": medians.get((T, backend, "forward"), "–"),
-                "backward, ms": medians.get((T, backend, "backward"), "–"),
-                "both, ms": medians[T, backend, "both"],
-                "quartiles of both": _quartiles(row["time_ms"]),
+                **{
+                    f"{which}, ms": medians.get((T, backend, which), "–")
+                    for which in ("forward", "backward", "both")
+                    if passes_of(row) in ("both", which)
+                },
+                f"quartiles of {passes_of(row)}": _quartiles(row["time_ms"]),
                 "first call, ms": _quantity(row.get("cold_ms")),
                 "TFLOP/s" if fast else "GFLOP/s": digits(row["tflop_per_s"] * (1 if fast else 1000)),
                 "peak MiB": _quantity(row["peak_bytes"], MIB),
@@ -349,8 +359,8 @@ def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[d
 def left_out(rows: Sequence[Record]) -> list[str]:
     """What was left out of one setting of `bench attention`, with one line per reason."""
     lengths: dict[str, dict[str, list[int]]] = {}
-    for row in rows:
-        if row["pass"] == "both" and not row["ok"]:
+    for row in compared(rows):
+        if not row["ok"]:
             lengths.setdefault(row["why_not"], {}).setdefault(row["backend"], []).append(row["T"])
     every = len({row["T"] for row in rows})
     lines = []
@@ -389,8 +399,12 @@ def _of_choice(record: Record, where: str) -> Summary:
     facts = {
         f"S {problem.get('source')}": problem.get("source"),
         f"{problem.get('kv_heads')} heads of k and v": problem.get("kv_heads"),
+        f"D_v {problem.get('value_dim')}": problem.get("value_dim"),
         "full": not problem.get("causal", True),
-        "mask": problem.get("mask"),
+        f"mask {problem.get('mask')}".removesuffix(" True"): problem.get("mask", "none")
+        not in ("none", False),
+        f"dropout {problem['dropout_p']:g}": problem["dropout_p"],
+        PASSES[passes_of(problem)]: passes_of(problem) != "both",
     }
     title = ", ".join(
         (f"B {B}, H {H}, T {T:,}, D {D}, {problem['dtype']}", *(fact for fact in facts if facts[fact]))
@@ -409,8 +423,7 @@ def _of_choice(record: Record, where: str) -> Summary:
         }
         for name, one in timed.items()
     ]
-    passes = problem.get("passes", "both").replace("both", "forward and backward")
-    caption = f"{passes.capitalize()} once on {where}: medians"
+    caption = f"{PASSES[passes_of(problem)].capitalize()}, once, on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
     remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
     spreads = {name: one["time_ms"] for name, one in timed.items()}

@@ -98,3 +98,45 @@ def machine(environment: Record) -> str:
         return name
     threads = environment["threads"]
     return f"{name}, {threads} thread{'s' * (threads != 1)}"
+
+
+PASSES = {
+    "both": "forward and backward",
+    "forward": "forward alone (inference)",
+    "backward": "backward alone",
+}
+
+
+def passes_of(found: Record) -> str:
+    """Which passes a row or ratio of attention, or a problem, compares; older records have no other."""
+    passes: str = found.get("passes", "both")
+    return passes
+
+
+def compared(rows: Sequence[Record]) -> list[Record]:
+    """Of the rows of attention, those of the passes that were compared."""
+    return [row for row in rows if row["pass"] == passes_of(row)]
+
+
+def setting_words(found: Record) -> tuple[str, ...]:
+    """A setting of attention, everything but T; what older records do not have was as it is left out here.
+
+    Args:
+        found: a row, ratio or crossover of a record of kind `attention`.
+    """
+    queries, groups, values = found.get("L"), found.get("H_kv", found["H"]), found.get("D_v", found["D"])
+    mask, dropout = found.get("mask", "none"), found.get("dropout_p", 0.0)
+    sees = "causal" if found["causal"] else "every query sees every key" if mask == "none" else f"mask {mask}"
+    facts = {
+        f"B {found['B']}": True,
+        f"H {found['H']}": True,
+        f"H_kv {groups}": groups != found["H"],
+        f"D {found['D']}": True,
+        f"D_v {values}": values != found["D"],
+        f"{queries} quer{'y' if queries == 1 else 'ies'}": queries is not None,
+        str(found["dtype"]): True,
+        sees: True,
+        f"dropout {dropout:g}": dropout,
+        PASSES[passes_of(found)]: passes_of(found) != "both",
+    }
+    return tuple(fact for fact, holds in facts.items() if holds)
