@@ -108,9 +108,11 @@ class ItemDataset:
         firsts = (sequences.lengths.cumsum(0) - sequences.lengths).index_select(0, indices)
         within = torch.arange(sequences.ids.size(1), device=lengths.device)  # (T,)
         rows = (firsts[:, None] + within)[within < lengths[:, None]]  # one item after another
-        real = batch.targets != IGNORE
-        smooth = self._soft_targets.new_zeros((*real.shape, self.smoothed))
-        smooth[real] = self._soft_targets.index_select(0, rows)
+        smooth = self._soft_targets.index_select(0, rows)
+        if batch.segments is None:
+            padded = smooth.new_zeros((*batch.targets.shape, self.smoothed))
+            padded[batch.targets != IGNORE] = smooth
+            smooth = padded
         return replace(batch, smooth=smooth)
 
     @cached_property

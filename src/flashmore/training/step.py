@@ -73,10 +73,12 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         A scalar float32 (float64 for float64 logits).
     """
-    flat = logits.flatten(0, -2)  # (B·T, V) or (N, V)
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
+    flat = _not_16_bit(logits).flatten(0, -2)  # (B·T, V) or (N, V)
     return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE)
+
+
+def _not_16_bit(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def training_loss(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -87,12 +89,13 @@ def training_loss(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tenso
     distribution that knows the context, as in distillation (Hinton et al. 2015,
     https://arxiv.org/abs/1503.02531).
     """
-    loss = mean_loss(logits, batch.targets)
     if batch.smooth is None:
+        loss = mean_loss(logits, batch.targets)
         return loss, loss
-    real = (batch.targets != IGNORE).float()
-    soft = -(batch.smooth * logits.float().log_softmax(-1)).sum(-1)
-    return (1 - smoothing) * loss + smoothing * (soft * real).sum() / real.sum(), loss
+    log_p = _not_16_bit(logits).log_softmax(-1)
+    loss = F.nll_loss(log_p.flatten(0, -2), batch.targets.flatten(), ignore_index=IGNORE)
+    soft = -(batch.smooth * log_p).sum() / (batch.targets != IGNORE).sum()  # it is 0 at padding
+    return (1 - smoothing) * loss + smoothing * soft, loss
 
 
 class EagerStep:
