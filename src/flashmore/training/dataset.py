@@ -32,7 +32,7 @@ class Batch:
     segments: Segments | None = None
     """Item boundaries of packed tokens; None for rows."""
     smooth: Tensor | None = None
-    """Soft targets: the ids' shape and V, float32, every row a distribution; None for none."""
+    """Soft targets: (…, V) float32, a distribution for each target, 0 at padding; None for none."""
 
     @property
     def extra(self) -> tuple[Segments, ...]:
