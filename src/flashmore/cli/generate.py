@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         for name in made.names:
             cells = (str(getattr(name, field)) for field in near)
             rows.add_row(*name_cells(name.text, name.novelty), f"{name.log_prob:.2f}", *cells)
-        stdout().print(rows)
+        stdout(folded=False).print(rows)
     share = len(made.names) / made.draws
     say(str(made.tally), f"{len(made.names):,} of {made.draws:,} draws accepted ({share:.2%})")
     if command.sampling.seed is None:

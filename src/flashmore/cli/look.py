@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.columns import Columns
 from tyro.conf import Positional
 
 from flashmore.cli.compare import require_png
@@ -74,9 +75,10 @@ def _show(found: Overview) -> None:
     shares = ", ".join(f"{found.length(share)} at {share:.0%}" for share in (0.5, 0.95, 0.99))
     rows.add_row("lengths", f"{min(found.lengths)} to {max(found.lengths)}; {shares} of the items")
     frequent, rare = [*found.characters.items()][:CHARACTERS], [*found.characters.items()][CHARACTERS:]
-    rows.add_row("characters", f"{len(found.characters):,}; most frequent: {_counts(frequent)}")
+    rows.add_row("characters", f"{len(found.characters):,}")
+    rows.add_row("frequent", _counts(frequent))
     if rare:
-        rows.add_row("", f"rarest: {_counts(rare[: -CHARACTERS - 1 : -1])}")
+        rows.add_row("rare", _counts(rare[: -CHARACTERS - 1 : -1]))
     rows.add_row("examples", _shortened(found.examples))
     for finding in found.findings:
         rows.add_section()
@@ -89,8 +91,8 @@ def _shortened(items: Sequence[str]) -> str:
     return ", ".join(repr(item[:LONGEST]) for item in items)
 
 
-def _counts(characters: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{shown(character)} {count:,}" for character, count in characters)
+def _counts(characters: Sequence[tuple[str, int]]) -> Columns:
+    return Columns([f"{shown(character)} {count:,}" for character, count in characters], padding=(0, 2))
 
 
 def _figure(found: Overview) -> "Figure":
