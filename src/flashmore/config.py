@@ -62,6 +62,8 @@ class DataConfig:
     --vocab-size random ids."""
     column: str | None = None
     """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    weight: str | None = None
+    """With --column: the column that holds the items' weights, such as frequencies."""
     mode: Literal["items", "text"] = BY_PRESET
     """`items`: every line is a sequence of its own. `text`: one long text, cut into windows."""
     encoding: str = "utf-8"
@@ -259,6 +261,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
                 raise ConfigError(
                     f"--mode text beside {_option(name)}", "--mode items", "one of the two options"
                 )
+        if self.weight is not None and self.column is None:
+            raise ConfigError("--column beside --weight", "no --column", "both, or no --weight")
         if self.mode == "text" and (self.column is not None or self.file == Path("-")):
             found = "--column" if self.column is not None else "stdin, which can be read only once"
             raise ConfigError("a text file for --mode text", found, "the path of a text, or --mode items")

@@ -35,6 +35,8 @@ class Look:
     """As for `flashmore train`: a list, a table, `-` for stdin, or a folder. Default: the built-in names."""
     column: str | None = None
     """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    weight: str | None = None
+    """With --column: the column that holds the items' weights."""
     encoding: str = "utf-8"
     """Text encoding of the file."""
     split: str = "80/10/10"
@@ -53,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     if command.picture is not None:
         require_png(command.picture)
         require_writable("--picture", command.picture)
-    words = read_words(command.file, command.encoding, command.column)
+    words = read_words(command.file, command.encoding, command.column, command.weight)
     found = overview(words, split_words(words, command.split, command.split_seed))
     if command.json:
         write_json(asdict(found))
@@ -75,6 +77,9 @@ def _show(found: Overview) -> None:
     shares = ", ".join(f"{found.length(share)} at {share:.0%}" for share in (0.5, 0.95, 0.99))
     rows.add_row("lengths", f"{min(found.lengths)} to {max(found.lengths)}; {shares} of the items")
     frequent, rare = [*found.characters.items()][:CHARACTERS], [*found.characters.items()][CHARACTERS:]
+    if (weights := found.weights) is not None:
+        rows.add_row("weights", f"{weights.least:,g} to {weights.most:,g}, in sum {weights.total:,g}")
+        rows.add_row("", f"a mean is as exact as of {weights.effective:,.0f} items of equal weight")
     rows.add_row("characters", f"{len(found.characters):,}")
     rows.add_row("frequent", _counts(frequent))
     if rare:

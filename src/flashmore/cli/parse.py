@@ -118,6 +118,7 @@ def _ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if config.file is None:
         yield "--encoding", "a text file", "the built-in names"
         yield "--column", "a file that has columns", "the built-in names"
+        yield "--weight", "a file that has columns", "the built-in names"
 
 
 def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:

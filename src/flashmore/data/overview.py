@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashmore.data.items import Split, Words
+from flashmore.data.items import Split, Words, effective
 
 FAR = 10
 """An item of more than this many times the median length is far longer than the others."""
@@ -29,6 +29,17 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class WeightRange:
+    """The weights of the items."""
+
+    least: float
+    most: float
+    total: float
+    effective: float
+    """Number of items of equal weight whose mean is as exact."""
+
+
+@dataclass(frozen=True)
 class Overview:
     """Counts, lengths, characters and findings."""
 
@@ -46,6 +57,8 @@ class Overview:
     examples: tuple[str, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    weights: WeightRange | None = None
+    """None if every item counts once."""
 
     def length(self, share: float) -> int:
         """The smallest length that this share of the items does not exceed."""
@@ -65,7 +78,10 @@ def overview(words: Words, split: Split) -> Overview:
     )
     counts = (len(words.lines), len(words.items))
     examples = split.train[:EXAMPLES]  # in random order
-    return Overview(words.source, *counts, parts, lengths, characters, examples, found, words.notes)
+    weights = None
+    if (given := words.weights) is not None:
+        weights = WeightRange(min(given), max(given), sum(given), effective(given))
+    return Overview(words.source, *counts, parts, lengths, characters, examples, found, words.notes, weights)
 
 
 def _unintended(

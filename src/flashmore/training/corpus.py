@@ -7,7 +7,7 @@ import torch
 
 from flashmore.config import DataConfig, TrainConfig
 from flashmore.data.batches import Windows, encode_items
-from flashmore.data.items import Split, read_words, split_words
+from flashmore.data.items import Split, effective, read_words, split_words
 from flashmore.data.long_text import Ids, LongText, read_long_text
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
@@ -50,13 +50,12 @@ class Corpus:
         """
         batch_size, seed = config.batch_size, config.seed
 
-        def encoded(items: tuple[str, ...]) -> Dataset | None:
+        def encoded(items: tuple[str, ...], weights: tuple[float, ...] | None = None) -> Dataset | None:
             if not items:
                 return None
             require_memory_for_items(len(items), self.block_size)
-            return ItemDataset(
-                encode_items(items, self.vocabulary, self.block_size, device), batch_size, seed
-            )
+            sequences = encode_items(items, self.vocabulary, self.block_size, device)
+            return ItemDataset(sequences, batch_size, seed, weights)
 
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
@@ -65,7 +64,9 @@ class Corpus:
 
         split, unleaked = self.split, None
         if self.text is None:
-            found = {name: encoded(getattr(split, name)) for name in PARTS}
+            found = {
+                name: encoded(getattr(split, name), getattr(split.weights, name, None)) for name in PARTS
+            }
             if split.leak_share is not None:
                 known = set(split.train)
                 unleaked = encoded(tuple(item for item in split.test if item not in known))
@@ -110,11 +111,17 @@ def read_corpus(config: DataConfig) -> Corpus:
             config.file, config.encoding, config.split, block_size, config.vocab_size
         )
         return Corpus(Split((), (), (), None), vocabulary, text, vocab_size, block_size)
-    words = read_words(config.file, config.encoding, config.column)
+    words = read_words(config.file, config.encoding, config.column, config.weight)
     split = split_words(words, config.split, config.split_seed)
+    notes = words.notes
+    if split.weights is not None:
+        alike = ", ".join(
+            f"{effective(part):,.0f} {name}" for name, part in vars(split.weights).items() if part
+        )
+        notes += (f"losses are weighted means, as exact as of {alike} items of equal weight",)
     vocabulary = Vocabulary.from_items(words.items)
     longest = max(map(len, words.items))
-    return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, words.notes)
+    return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, notes)
 
 
 def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:

@@ -192,7 +192,7 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         return loss
 
     split, ngram = run.split, None
-    if split.validation and len(split.train) <= NGRAM_ITEMS:
+    if split.validation and split.weights is None and len(split.train) <= NGRAM_ITEMS:  # n-grams have none
         ngram = Ngrams(split.train, run.model.vocab_size).best(split.validation)
     return TrainResult(
         run=str(run.path),
