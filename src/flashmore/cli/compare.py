@@ -79,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
     configs = [TrainConfig(model=model, **given) for model in command.models]
     trained = [_train(config, command.out) for config in configs]
     rows += compare(trained, options)
-    if not same_test_items(runs + trained):
+    if not all(run.split.train for run in runs):
+        say("a pack without items does not tell whether the test losses can be compared")
+    elif not same_test_items(runs + trained):
         say("these runs were tested on different names: their test losses cannot be compared")
     for row in rows:
         if row.improving:
@@ -156,5 +158,5 @@ def _table(rows: "Sequence[Row]", first: int, last: int) -> Cells:
 
 
 def _shown(name: "Name") -> Text:
-    known = "" if name.novelty == "new" else f" ({name.novelty})"
+    known = "" if name.novelty in ("new", "unknown") else f" ({name.novelty})"
     return Text(f"{name.text}{known}", STYLE[name.novelty])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 UNFOLDED = 100_000
 """Width for lines that must not be folded: a name has at most 1,000 characters."""
 STYLE = {
-    "new": "bold cyan", "train": "dim", "validation": "dim", "test": "dim",
+    "new": "bold cyan", "train": "dim", "validation": "dim", "test": "dim", "unknown": "",
     "faster": "green", "slower": "red", "inconclusive": "yellow",
 }  # fmt: skip
 """Styles of cells: the part of the data that a name is in, and verdicts."""

@@ -142,8 +142,9 @@ _MAKEMORE_SEED = 3407
 _MAKEMORE_LARGEST_TEST = 1000
 _SHARE = r"(\d{1,3}(?:\.\d{1,6})?)"
 _SHARES = re.compile(f"{_SHARE}/{_SHARE}/{_SHARE}", re.ASCII)
-Novelty = Literal["train", "validation", "test", "new"]
-"""The first part of the data that contains a text, in the order train, validation, test; else `new`."""
+Novelty = Literal["train", "validation", "test", "new", "unknown"]
+"""The first part of the data that contains a text, in the order train, validation, test; else `new`;
+`unknown` without the data."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Split:
 
     def novelty(self, text: str) -> Novelty:
         """See `Novelty`."""
-        return self._novelties.get(text, "new")
+        return self._novelties.get(text, "new" if self.train else "unknown")
 
     @cached_property
     def _novelties(self) -> dict[str, Novelty]:

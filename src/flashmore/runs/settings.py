@@ -52,6 +52,8 @@ class Settings:
     text: LongText | None
     versions: dict[str, str]
     """Versions of `flashmore` and `torch` that created the run."""
+    packed: bool = False
+    """Whether these are those of a pack, which may lack the items."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class _Config:
     config: dict[str, Value]
     model: ModelConfig
     files: dict[str, str]
+    packed: bool
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,15 @@ def encode(settings: Settings) -> dict[str, bytes]:
         found = f"{items:,} of {len(files[SPLIT]):,} bytes"
         raise DataError(wanted, found, "fewer items, or --mode text")
     digests = {name: records.digest(data) for name, data in files.items()}
-    config = _Config(FORMAT, settings.versions, settings.requested, settings.config, settings.model, digests)
+    config = _Config(
+        FORMAT,
+        settings.versions,
+        settings.requested,
+        settings.config,
+        settings.model,
+        digests,
+        settings.packed,
+    )
     return {**files, CONFIG: records.encode(records.seal(asdict(config)))}
 
 
@@ -117,6 +128,7 @@ def read(folder: Path) -> tuple[Settings, str]:
         Split(parts.train, parts.validation, parts.test, parts.leak_share, parts.weights),
         parts.text,
         config.versions,
+        config.packed,
     )
     _require_fit(settings, folder)
     return settings, records.digest(data)
@@ -156,6 +168,9 @@ def _require_fit(settings: Settings, folder: Path) -> None:
             facts = random_facts(model.block_size, model.vocab_size)
             found = (text.count, text.largest, text.origin)
             require(found == facts, f"random ids as {facts}", f"{found}")
+        return
+    if settings.packed and not items:
+        require(settings.split.weights is None, "a pack without items", "weights of items")
         return
     require(bool(settings.split.train), "items to train on", "none")
     if (weights := settings.split.weights) is not None:
