@@ -153,7 +153,7 @@ def test_every_altered_file_in_a_pack_is_refused(
         copy.write_bytes(data[:size])
         with pytest.raises(UsageError):
             Run.open(copy)
-    assert "copy it again" in refusal(call("generate", copy), 2)
+    assert "`flashmore pack --out FILE` made, undamaged" in refusal(call("generate", copy), 2)
 
 
 def test_a_changed_value_with_a_right_zip_is_refused(packed: Path, tmp_path: Path) -> None:

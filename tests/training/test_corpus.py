@@ -16,6 +16,7 @@ from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, RunError
 from flashmore.generation.sample import score
 from flashmore.runs import Run
+from flashmore.training import corpus
 from flashmore.training.corpus import read_corpus
 from flashmore.training.loop import Observer, resume, train
 
@@ -121,3 +122,29 @@ def test_how_exact_weighted_losses_are_is_told(tmp_path: Path) -> None:
         note
         == "losses are weighted means, as exact as of 26 train, 3 validation, 3 test items of equal weight"
     )
+
+
+def test_what_may_be_unintended_is_told_in_a_line_each_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [f"{a}{b}" for a in "abcdefgh" for b in "mnop"]
+    lines = [*items, "am", "am", "bn", *(item.upper() for item in items), "b\u200bo", "ab" * 30]
+    (tmp_path / "list").write_text("\n".join(lines), encoding="utf-8")
+    config = TrainConfig(file=tmp_path / "list")
+    repeat, alike, odd, far = read_corpus(config).notes
+    assert repeat == "items that repeat, in 3 further lines (2): 'am', 'bn'"
+    assert "held-out items equal to a training item up to case, accents and spaces (" in alike
+    assert odd.startswith("items with control, invisible")
+    assert odd.endswith(" (1): 'b\\u200bo'")
+    assert "10 times the median; without them the context is 4, not 61 (1): 'abab" in far
+    monkeypatch.setattr(corpus, "EXAMINED", 50)
+    assert read_corpus(config).notes == ("more than 50 items are not examined; `flashmore look` does it",)
+
+
+def test_an_ordinary_list_and_repeated_items_with_weights_need_no_remark(tmp_path: Path) -> None:
+    assert read_corpus(TrainConfig()).notes == ()
+    config = weighted(tmp_path, [1.0] * 32)
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write("am,3\nam,1\n")
+    (note,) = read_corpus(config).notes
+    assert note.startswith("losses are weighted means")

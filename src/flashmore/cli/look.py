@@ -12,7 +12,7 @@ from flashmore.cli.compare import require_png
 from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.show import stdout, table
 from flashmore.data.items import read_words, split_words
-from flashmore.data.overview import Overview, overview
+from flashmore.data.overview import Overview, overview, shortened
 from flashmore.data.vocabulary import shown
 from flashmore.terminal import say, write_json
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 CHARACTERS = 12
 """Most frequent and rarest characters in the table."""
-LONGEST = 40
-"""Most characters of an item that is shown."""
 BARS = 40
 """Characters in the picture."""
 
@@ -84,16 +82,12 @@ def _show(found: Overview) -> None:
     rows.add_row("frequent", _counts(frequent))
     if rare:
         rows.add_row("rare", _counts(rare[: -CHARACTERS - 1 : -1]))
-    rows.add_row("examples", _shortened(found.examples))
+    rows.add_row("examples", shortened(found.examples))
     for finding in found.findings:
         rows.add_section()
-        rows.add_row(f"{finding.count:,}", f"{finding.what}: {_shortened(finding.examples)}")
+        rows.add_row(f"{finding.count:,}", f"{finding.what}: {shortened(finding.examples)}")
     stdout().print(f"{found.source}", rows)
     say(*found.notes)
-
-
-def _shortened(items: Sequence[str]) -> str:
-    return ", ".join(repr(item[:LONGEST]) for item in items)
 
 
 def _counts(characters: Sequence[tuple[str, int]]) -> Columns:

@@ -37,6 +37,7 @@ _END = struct.Struct("<4s4H2LH")
 """A zip's last bytes: signature, two disks, two counts of files, the directory's size and place, comment."""
 _SIGNATURE = b"PK\x05\x06"
 _LARGEST_DIRECTORY = 1000
+_MADE = "what `flashmore train --out FOLDER` or `flashmore pack --out FILE` made, undamaged"
 _BEYOND = b"PK\x06\x07"
 """What stands before these bytes if an extension replaces them."""
 
@@ -107,13 +108,13 @@ def unpack(path: Path, folder: Path) -> None:
     Raises:
         RunError: it is no pack, or not as it was written.
     """
-    wanted = f"a run at {path}: its folder, or a file made by `flashmore pack`"
+    wanted = f"a run at {path}"
     with open_input(path, wanted, again=True) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _END.size - 20))
         tail = file.read()
         if size > LARGEST or not tail[-_END.size :].startswith(_SIGNATURE) or len(tail) < _END.size:
-            raise RunError(wanted, "a file that is no pack, or one cut off", INTACT)
+            raise RunError(wanted, "a file that is no pack, or one cut off", _MADE)
         # A zip may claim millions of files, which zipfile would list before any could be checked.
         *_, entries, directory, _, comment = _END.unpack(tail[-_END.size :])
         if entries > len(_NAMES) or directory > _LARGEST_DIRECTORY or comment or tail.startswith(_BEYOND):

@@ -9,6 +9,7 @@ from flashmore.config import DataConfig, TrainConfig
 from flashmore.data.batches import Windows, encode_items
 from flashmore.data.items import Split, effective, read_words, split_words
 from flashmore.data.long_text import Ids, LongText, read_long_text
+from flashmore.data.overview import findings, shortened
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
 from flashmore.files import INTACT, disk_errors
@@ -18,6 +19,8 @@ from flashmore.training.memory import require_memory_for_items
 
 CONTEXT = 256
 """Default window length."""
+EXAMINED = 200_000
+"""Most items that are examined before training, which takes less than a second."""
 PARTS = ("train", "validation", "test")
 
 
@@ -114,6 +117,13 @@ def read_corpus(config: DataConfig) -> Corpus:
     words = read_words(config.file, config.encoding, config.column, config.weight)
     split = split_words(words, config.split, config.split_seed)
     notes = words.notes
+    if len(words.items) <= EXAMINED:
+        notes += tuple(
+            f"{finding.what} ({finding.count:,}): {shortened(finding.examples)}"
+            for finding in findings(words, split)
+        )
+    else:
+        notes += (f"more than {EXAMINED:,} items are not examined; `flashmore look` does it",)
     if split.weights is not None:
         alike = ", ".join(
             f"{effective(part):,.0f} {name}" for name, part in vars(split.weights).items() if part
