@@ -17,9 +17,10 @@ STEP = re.compile(r"^\d+\. `([\w/]+\.py)`: (.*)$", re.MULTILINE)
 FUNCTION = re.compile(r"`([\w.]+)`")
 BESIDE = {
     "files.py", "data/text.py", "data/inputs.py", "data/overview.py", "memory.py", "training/memory.py",
-    "models/config.py", "config.py", "specs.py", "training/fit.py", "training/optimizers.py", "training/result.py", "errors.py",
+    "models/config.py", "config.py", "specs.py", "training/fit.py", "training/optimizers.py",
+    "training/result.py", "errors.py",
 }  # fmt: skip
-"""Decoding, remarks on the items, checks of sizes, memory and options, dropout and learning rates: called on the way."""
+"""Decoding, remarks, checks of sizes, memory and options, dropout and learning rates: called on the way."""
 Calls = list[tuple[str, str]]
 
 

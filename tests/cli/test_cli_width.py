@@ -107,6 +107,8 @@ def test_training_shows_a_bar_on_80_columns_and_the_time_left(
     bars = [CODES.sub("", line) for line in re.split(r"[\r\n]", printed) if "━" in line and "step" in line]
     assert bars
     assert max(map(len, bars)) <= 80
+    fitted = CODES.sub("", printed).partition("for 112 items:")[2].partition("speed-ups:")[0]
+    assert {"learning-rate", "0.004,", "weight-decay"} <= {*fitted.split()}, "no word is broken"
     assert re.search(r"transformer ━{10,}[╸╺━]* step \d+/400 loss \d\.\d{4}  \d+\.\d\d ms a step ", bars[-1])
 
 

@@ -166,7 +166,9 @@ def main(argv: Sequence[str]) -> int:
 def _step(argv: Sequence[str]) -> Measured:
     command = parse(BenchStep, "bench step", argv, BenchStep(defaults(argv, "makemore")))
     if model_spec(command.config.model).attends:  # the others are refused as such
-        refuse_ineffective(command.config, argv, ("--speedups", "--eval-interval", "--log-interval"))
+        refuse_ineffective(
+            command.config, argv, ("--speedups", "--eval-interval", "--log-interval", "--weight")
+        )
     if command.config.attention != "auto":
         option = f"--attention {command.config.attention}"
         raise ConfigError("attention backends to compare", option, "--variants manual flash")
@@ -192,7 +194,7 @@ def _step(argv: Sequence[str]) -> Measured:
 
 def _ablation(argv: Sequence[str]) -> Measured:
     command = parse(BenchAblation, "bench ablation", argv, BenchAblation(defaults(argv, "makemore")))
-    refuse_ineffective(command.config, argv, ("--eval-interval", "--log-interval", *VARIED))
+    refuse_ineffective(command.config, argv, ("--eval-interval", "--log-interval", "--weight", *VARIED))
 
     from flashmore.benchmark.ablation.bench import ablate
     from flashmore.benchmark.plots import ablation_plot

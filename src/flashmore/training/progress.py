@@ -43,7 +43,7 @@ class ProgressLine(Observer):
         if resolved.choice is not None:
             lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
         for line in (*lines, *resolved.notes):
-            self.console.print(line, soft_wrap=True)
+            self.console.print(line, soft_wrap=not self.live)
         self.task = self.progress.add_task(
             run.model.model, total=session.config.max_steps, completed=session.trainer.done, figures=""
         )
@@ -76,7 +76,9 @@ class ProgressLine(Observer):
     def stopped_early(self, step: int, best_step: int) -> None:
         """Say so, and which weights are kept."""
         why = f"no better validation loss since step {best_step:,}, whose weights are kept"
-        self.console.print(f"stopped early at step {step:,}: {why} (--patience 0 trains on)", soft_wrap=True)
+        self.console.print(
+            f"stopped early at step {step:,}: {why} (--patience 0 trains on)", soft_wrap=not self.live
+        )
 
     def __enter__(self) -> Self:
         return self
