@@ -16,10 +16,11 @@ SOURCE = Path(flashmore.__file__).parent
 STEP = re.compile(r"^\d+\. `([\w/]+\.py)`: (.*)$", re.MULTILINE)
 FUNCTION = re.compile(r"`([\w.]+)`")
 BESIDE = {
-    "files.py", "data/text.py", "data/inputs.py", "memory.py", "training/memory.py", "models/config.py",
-    "config.py", "specs.py", "training/fit.py", "training/optimizers.py", "training/result.py", "errors.py",
+    "files.py", "data/text.py", "data/inputs.py", "data/overview.py", "memory.py", "training/memory.py",
+    "models/config.py", "config.py", "specs.py", "training/fit.py", "training/optimizers.py",
+    "training/result.py", "errors.py",
 }  # fmt: skip
-"""Decoding, checks of sizes, memory and options, dropout and learning rates: called on the way."""
+"""Decoding, remarks, checks of sizes, memory and options, dropout and learning rates: called on the way."""
 Calls = list[tuple[str, str]]
 
 

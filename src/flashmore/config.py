@@ -62,6 +62,8 @@ class DataConfig:
     --vocab-size random ids."""
     column: str | None = None
     """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    weight: str | None = None
+    """With --column: the column that holds the items' weights, such as frequencies."""
     mode: Literal["items", "text"] = BY_PRESET
     """`items`: every line is a sequence of its own. `text`: one long text, cut into windows."""
     encoding: str = "utf-8"
@@ -257,6 +259,11 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             raise ConfigError(
                 "a preset for --mode items", found, "--mode text, or --preset names or makemore"
             )
+        if self.weight is not None and (self.column is None or self.ngram_smoothing):
+            if self.column is None:
+                raise ConfigError("--column beside --weight", "no --column", "both, or no --weight")
+            found = "--weight, which n-grams do not count"
+            raise ConfigError("--ngram-smoothing without weights", found, "one of the two options")
         if self.mode == "text" and self.file == Path("-"):
             found = "stdin, which can be read only once"
             raise ConfigError("a text file for --mode text", found, "the path of a text, or --mode items")
@@ -376,6 +383,7 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if config.file is None:
         yield "encoding", "a text file", "the built-in names"
         yield "column", "a file that has columns", "the built-in names"
+        yield "weight", "a file that has columns", "the built-in names"
 
 
 def without_effect(name: str, needed: str, present: str) -> ConfigError:

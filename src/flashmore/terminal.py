@@ -20,6 +20,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+PIPED_WIDTH = 80
+"""Columns where the output is no terminal and $COLUMNS does not say."""
+_DIFF = {"+": "32", "-": "31", "@": "36"}
+"""ANSI colours of a diff's lines: green, red, cyan."""
 _MONGOLIAN = "\u1800-\u180a\u1810-\u18aa"
 _HANGUL_FIRST = "\u1100-\u115e\ua960-\ua97c"
 _HANGUL_NEXT = "\u1161-\u11ff\ud7b0-\ud7fb"  # vowels and last consonants
@@ -78,6 +82,14 @@ def _is_needed(found: re.Match[str]) -> bool:
     return before > "\x7f" and kind in "LMS" and seen
 
 
+def duration(seconds: float) -> str:
+    """A duration in words: 1.5 s, 4 min 12 s, 2 h 5 min."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def write(text: str) -> None:
     """Write text to stdout, escaped by `printable`."""
     sys.stdout.write(printable(text))
@@ -93,10 +105,22 @@ def say(*lines: str) -> None:
     write_lines(lines, sys.stderr)
 
 
+def write_diff(lines: Iterable[str], indent: str = "") -> None:
+    """Write lines to stdout as `write_lines` does; diff lines after this indent in colour where there is any.
+
+    rich decides whether there is: on a terminal, unless $NO_COLOR or TERM=dumb; elsewhere with $FORCE_COLOR.
+    """
+    console = Terminal()
+    colored = console.color_system is not None and not console.no_color
+    for line in map(one_line, lines):
+        code = _DIFF.get(line.removeprefix(indent)[:1]) if colored and line.startswith(indent) else None
+        sys.stdout.write(f"{line}\n" if code is None else f"\x1b[{code}m{line}\x1b[0m\n")
+
+
 def write_patch(patch: bytes, encoding: str) -> None:
     """Write a patch to stdout: byte for byte to a file or a pipe, decoded and escaped on a terminal."""
     if sys.stdout.isatty():
-        write(patch.decode(encoding, "surrogateescape"))
+        write_diff(patch.decode(encoding, "surrogateescape").replace("\r\n", "\n").split("\n")[:-1])
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(patch)
@@ -163,6 +187,9 @@ class Terminal(Console):
 
     def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=soft_wrap, highlight=False, markup=False, emoji=False)
+        if not self.file.isatty():  # rich would take the width of the terminal that stdin is
+            columns = os.environ.get("COLUMNS", "")
+            self.width = int(columns) if columns.isdecimal() and int(columns) else PIPED_WIDTH
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as rich does, each object on its own line."""

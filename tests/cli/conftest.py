@@ -28,7 +28,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A plain environment, in which a warning is an error."""
-    odd = ("FORCE_COLOR", "COLUMNS", "PYTHONUNBUFFERED")
+    odd = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "PYTHONUNBUFFERED")
     ours = {name: value for name, value in os.environ.items() if name not in odd}
     cache = str(tmp_path_factory.mktemp("cache"))
     return ours | {"PYTHONWARNINGS": "error", "FLASHMORE_CACHE": cache}

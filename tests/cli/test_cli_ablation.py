@@ -26,8 +26,13 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_ablation_is_a_table_a_record_and_a_picture(
-    call: Call, small: tuple[object, ...], tmp_path: Path, plain: Callable[[str], bool]
+    call: Call,
+    small: tuple[object, ...],
+    tmp_path: Path,
+    plain: Callable[[str], bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     record, picture = tmp_path / "ablation.json", tmp_path / "ablation.png"
     done = call(*small, "--leave-one-out", "--out", record, "--picture", picture)
     assert done.returncode == 0, done.stderr
@@ -60,6 +65,7 @@ def test_json_is_the_record_and_nothing_else(process: Call, small: tuple[object,
         (("--blocks", "0"), "0"),
         (("--seconds", "0"), "0.0"),
         (("--speedups", "none"), "none"),
+        (("--column", "a", "--weight", "n"), "--weight"),
         (("--speedups", "turbo"), "turbo"),
         (("--speedups", "tf32"), "on cpu"),
         (("--mode", "text"), "--mode text"),
@@ -72,13 +78,15 @@ def test_what_cannot_be_measured_is_refused(
     assert found in refusal(call(*small, *words), 2)
 
 
-def test_the_catalogue_is_a_table(call: Call, plain: Callable[[str], bool]) -> None:
+def test_the_catalogue_shows_every_entry(call: Call, plain: Callable[[str], bool]) -> None:
     done = call("speedups", "--device", "cpu")
     assert done.returncode == 0, done.stderr
+    joined = " ".join(done.stdout.split())
     for name, entry in CATALOGUE.items():
-        line = next(line for line in done.stdout.splitlines() if f" {name} " in line)
-        assert all(part in line for part in (entry.title, entry.exactness, entry.costs, entry.page))
-    assert "no: it works on cuda, and this run is on cpu" in done.stdout
+        assert f"{name}: {entry.title}\n" in done.stdout
+        assert f"; {entry.exactness}; costs {entry.costs} " in joined
+        assert f"  {entry.page}\n" in done.stdout
+    assert "not here: it works on cuda, and this run is on cpu" in done.stdout
     assert plain(done.stdout)
 
 

@@ -33,8 +33,9 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_tells_times_spreads_memory_ratio_and_the_seed_experiment(
-    call: Call, small: tuple[object, ...], plain: Callable[[str], bool]
+    call: Call, small: tuple[object, ...], plain: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     done = call(*small)
     assert done.returncode == 0, done.stderr
     by_hand = re.search(r"^ +manual +[\d.]+ +[\d.]+ – [\d.]+ +[\d.]+ +0\.\d\d", done.stdout, re.M)

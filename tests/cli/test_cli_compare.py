@@ -77,9 +77,10 @@ def test_models_are_trained_and_laid_side_by_side(
     for model, column in (("bigram", 0), ("mlp", 1)):
         result = Run.open(tmp_path / "out" / model).read_result()
         assert result
-        assert shown["run"][column] == str(tmp_path / "out" / model)
+        assert shown["run"][column] == str(column + 1)
+        assert f"run {column + 1}: {tmp_path / 'out' / model}\n" in done.stdout
         assert shown["parameters"][column] == f"{result['parameters']:,}"
-        assert shown["test loss"][column] == f"{result['test_loss']:.4f}"
+        assert shown["test loss"][column] == f"{result['test_loss']:.4f} nats"
     assert all(cell for _, *cells in rows[-3:] for cell in cells), "three names from each"
     assert "step 20  loss" in done.stderr
     assert done.stderr.endswith(f"picture: {tmp_path / 'new' / 'names.png'}\n")

@@ -106,5 +106,5 @@ def test_on_a_terminal_the_progress_moves_and_the_result_stays_apart(
     assert plain(whole.out)
     assert json.loads(whole.out)["run"] == str(whole.run)
     assert "\x1b[" in whole.err
-    for shown in ("step 1,000/1,000", "loss", "ms a step", "characters/s", "step 400", "(best so far)"):
+    for shown in ("step 1,000/1,000", "loss", "ms a step", "step 400", "(best so far)"):
         assert shown in whole.err

@@ -51,3 +51,15 @@ def test_what_training_refuses_is_refused(tmp_path: Path, call: Call, refusal: C
     (tmp_path / "one.txt").write_text("anna\n")
     assert "at least 3 different items" in refusal(call("look", tmp_path / "one.txt"), 2)
     assert "ends in .png" in refusal(call("look", "--picture", "x.jpg"), 2)
+
+
+def test_the_range_of_weights_is_shown(
+    table: Path, call: Call, document: Callable[..., Any], refusal: Callable[..., str]
+) -> None:
+    table.write_text("name,n\nanna,1000\nbob,1000\nanna,3000\ncy,0.25\n")
+    done = call("look", table, "--column", "name", "--weight", "n")
+    assert "│ 0.25 to 4,000, in sum 5,000.25 " in done.stdout
+    assert "│ a mean is as exact as of 1 items of equal weight " in done.stdout
+    found = document("look", table, "--column", "name", "--weight", "n")
+    assert found["weights"].keys() == {"least", "most", "total", "effective"}
+    assert "--column beside --weight" in refusal(call("look", table, "--weight", "n"), 2)

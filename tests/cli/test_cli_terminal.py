@@ -21,7 +21,7 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202e\u2066\u2028\U000e0041"
 """Sets a title, clears the screen, colours by a C1 code, deletes, turns the line round, hides a letter."""
 LINE = "\n valid: rm -rf ~"
 RICH = re.compile(r"\r(?=\x1b\[2K|\x1b\[1A)|\x1b\[[\d;?]*[A-Za-z]")
-"""The control codes that rich writes on a terminal."""
+"""The control codes that rich writes on a terminal, and those of coloured diffs."""
 ATTENTION = """\
 import torch
 def attend(q, k, v):
@@ -121,7 +121,8 @@ def test_a_patch_is_exact_in_a_file_and_escaped_on_a_terminal(
     assert EVIL.replace("\u2028", "") in model.read_text(encoding="utf-8")
     code, printed = on_a_terminal(environment, "upgrade", sources, "--diff")
     assert code == 1
-    assert harmless(printed), ascii(printed)
+    assert harmless(RICH.sub("", printed)), ascii(printed)
+    assert "\x1b[2J" not in printed
     assert "\\x1b]0;owned\\x07" in printed
 
 

@@ -116,7 +116,7 @@ def test_the_table_holds_the_figures_and_says_how_to_go_on(
     done = call(*quick, "--out", run)
     assert done.returncode == 0
     assert f"run {run}\n" in done.stdout
-    for figure in ("bigram", "169", "train seconds", "step ms", "val loss", "test loss"):
+    for figure in ("bigram", "169", "training", " ms ", "validation loss", " nats "):
         assert figure in done.stdout
     assert f"; into {run}\n" in done.stderr
     assert plain(done.stdout)

@@ -121,3 +121,43 @@ def test_sequences_live_on_the_device() -> None:
     sequences = encode_items(["ab"], Vocabulary.from_items(["ab"]), 4, "cuda")
     batch = take(sequences, BatchOrder(1, 2, 0).indices(0))
     assert [tensor.device.type for tensor in (sequences.lengths, *batch)] == ["cuda"] * 3
+
+
+@given(
+    st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=40),
+    st.integers(1, 100),
+    st.integers(0, 2**70),
+    st.integers(0, 5),
+)
+@settings(deadline=None)
+def test_items_are_drawn_by_their_weights_in_every_epoch(
+    weights: list[float], batch: int, seed: int, epoch: int
+) -> None:
+    count = len(weights)
+    order = BatchOrder(count, batch, seed, weights)
+    steps = range(epoch * count // batch, (epoch + 1) * count // batch + 1)
+    indices = torch.cat([order.indices(step) for step in steps])
+    assert torch.equal(order.indices(steps[0]), BatchOrder(count, batch, seed, weights).indices(steps[0]))
+    start = epoch * count - steps[0] * batch
+    drawn = torch.bincount(indices[start : start + count], minlength=count)
+    expected = count * torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    assert drawn.sum() == count
+    assert (drawn - expected).abs().max() < 1 + 1e-6
+
+
+def test_the_mean_of_many_epochs_is_the_weight_and_neighbours_are_in_random_order() -> None:
+    weights = [0.1, 1.0, 2.5, 0.4]
+    order = BatchOrder(4, 4, 7, weights)
+    epochs = torch.stack([order.indices(step) for step in range(4000)])
+    shares = torch.bincount(epochs.flatten(), minlength=4) / epochs.numel()
+    assert shares.tolist() == pytest.approx([0.025, 0.25, 0.625, 0.1], abs=0.006)
+    first = torch.bincount(epochs[:, 0], minlength=4) / len(epochs)
+    assert first.tolist() == pytest.approx([0.025, 0.25, 0.625, 0.1], abs=0.03)
+
+
+@given(SIZES, st.integers(0, 100))
+@settings(deadline=None)
+def test_equal_weights_give_every_item_once_an_epoch(sizes: tuple[int, int], seed: int) -> None:
+    count, _ = sizes
+    order = BatchOrder(count, count, seed, [0.3] * count)
+    assert sorted(order.indices(3).tolist()) == list(range(count))

@@ -194,3 +194,47 @@ def test_a_folder_is_its_files_in_sorted_order_without_what_is_hidden_linked_or_
     with pytest.raises(DataError, match=r"c\.txt") as caught:
         read_words(tmp_path)
     assert "line 2" in caught.value.found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "n,name\n2,anna\n0,cy\n0.5,bob\n1e0,anna\n",
+        '{"name": "anna", "n": 2}\n{"name": "cy", "n": 0}\n'
+        '{"name": "bob", "n": 0.5}\n{"name": "anna", "n": 1}\n',
+        parquet({"n": [2.0, 0.0, 0.5, 1.0], "name": ["anna", "cy", "bob", "anna"]}),
+    ],
+)
+def test_weights_of_an_item_add_up_and_rows_of_weight_0_are_left_out(data: str | bytes, write: Write) -> None:
+    words = read_words(write(data), column="name", weight="n")
+    assert (words.lines, words.items, words.weights) == (
+        ("anna", "bob", "anna"),
+        ("anna", "bob"),
+        (3.0, 0.5),
+    )
+    assert words.notes == ("1 item of weight 0 left out",)
+
+
+@pytest.mark.parametrize("weight", ["-1", "nan", "inf", "", "many", "1;2", "1e999"])
+def test_what_is_no_weight_is_refused_with_its_line(weight: str, write: Write) -> None:
+    path = write(f"name,n\nanna,1\nbob,{weight}\n")
+    with pytest.raises(DataError) as caught:
+        read_words(path, column="name", weight="n")
+    assert caught.value.found == f"line 3: {weight!r}"
+    assert "finite numbers from 0" in caught.value.valid
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ("name,n\nanna,0\nbob,0\n", "none"),
+        ("name,n\nanna,1e308\nbob,1e308\n", "a sum that no float64 can hold"),
+        ('{"name": "anna", "n": true}\n', "line 1: True"),
+        ('{"name": "anna"}\n{"name": "b", "n": 1}\n', "line 1: None"),
+        ("name,m\nanna,0\nbob,0\n", "not one of that name among: name, m"),
+    ],
+)
+def test_weights_without_a_distribution_are_refused(data: str, found: str, write: Write) -> None:
+    with pytest.raises(DataError) as caught:
+        read_words(write(data), column="name", weight="n")
+    assert caught.value.found == found

@@ -11,7 +11,8 @@ from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.runs import Checkpoint, Run, Settings, State
 
-NO_ITEMS = Split(train=(), validation=(), test=(), leak_share=None)
+NO_ITEMS = Split(train=("",), validation=(), test=(), leak_share=None)
+"""No item that a model could draw."""
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def test_a_hostile_pattern_takes_no_longer_than_another(make_bigram: Callable[..
     options = GenerateOptions(count=1, seed=1, max_draws=50, min_length=100, pattern="((a|a)+)+b")
     generated = generate(run, options)
     assert generated.names == []
+    assert generated.tally
     assert generated.tally.drawn > 5
 
 

@@ -156,6 +156,7 @@ def test_drawn_names_are_counted_by_where_they_come_from(make_bigram: Callable[.
     generated = generate(run, options)
     texts = [name.text for name in generated.names]
     tally = generated.tally
+    assert tally
     assert (tally.drawn, tally.copies) == (300, texts.count("a") + texts.count("bA"))
     assert tally.held_out == texts.count("A") + texts.count("b") > 0
     assert tally.new == 300 - tally.copies - tally.held_out

@@ -267,7 +267,7 @@ def test_open_refuses_the_vocabulary_of_another_run(run: Run, tmp_path: Path) ->
         Run.open(tmp_path / "other")
 
 
-@pytest.mark.parametrize("version", [1, 3, 5, "4", None, 10**15])
+@pytest.mark.parametrize("version", [1, 4, 6, "5", None, 10**15])
 def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
     rewrite_config(run.path, lambda config: config.update(format=version))
     with pytest.raises(RunError, match="does not know") as caught:
@@ -316,7 +316,8 @@ TEXT = {
     "kind": "characters", "path": "text.txt", "encoding": "utf-8", "count": 100, "largest": 4, "origin": "",
     "store_sha256": "", "parts": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
 }  # fmt: skip
-ITEMS = {"train": ["anna"], "validation": [], "test": [], "leak_share": None, "text": None}
+WEIGHTS: dict[str, Any] = {"train": [], "validation": [], "test": []}
+ITEMS = {"train": ["anna"], "validation": [], "test": [], "leak_share": None, "weights": None, "text": None}
 
 
 @pytest.mark.parametrize(
@@ -334,6 +335,12 @@ ITEMS = {"train": ["anna"], "validation": [], "test": [], "leak_share": None, "t
         ("split.json", ITEMS | {"train": ["a" * 8]}),
         ("split.json", ITEMS | {"leak_share": "none"}),
         ("split.json", ITEMS | {"surprise": 1}),
+        ("split.json", ITEMS | {"weights": {"train": [1.0]}}),
+        ("split.json", ITEMS | {"weights": {"train": [1.0, 1.0], "validation": [], "test": []}}),
+        ("split.json", ITEMS | {"weights": {"train": [0.0], "validation": [], "test": []}}),
+        ("split.json", ITEMS | {"weights": {"train": [-1.0], "validation": [], "test": []}}),
+        ("split.json", ITEMS | {"weights": {"train": ["1"], "validation": [], "test": []}}),
+        ("split.json", ITEMS | {"train": [], "text": TEXT, "weights": WEIGHTS}),
         ("split.json", ITEMS | {"text": TEXT}),
         ("split.json", ITEMS | {"train": [], "text": TEXT | {"kind": "scroll"}}),
         ("split.json", ITEMS | {"train": [], "text": TEXT | {"path": None}}),

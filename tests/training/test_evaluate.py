@@ -1,6 +1,7 @@
 """An evaluation is the mean over all characters, whatever the batches that it is made in."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -55,3 +56,17 @@ def one_by_one(model: nn.Module, ids: Tensor, targets: Tensor, items: list[str])
     characters = [len(item) + 1 for item in items]
     total = sum(losses[item] * count for item, count in zip(items, characters, strict=True))
     return total / sum(characters)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_count_an_item_as_often_as_its_copies_would(dtype: torch.dtype) -> None:
+    items, weights = ["a", "abc", "ca", "bbbbbbbb"], [3.0, 1.0, 2.0, 5.0]
+    copies = [item for item, weight in zip(items, weights, strict=True) for _ in range(int(weight))]
+    config = ModelConfig("mlp", VOCABULARY.size, block_size=9, n_embd=16)
+    model = build(config, seed=1)
+    once = ItemDataset(encode_items(items, VOCABULARY, 9, "cpu"), weights=weights)
+    often = ItemDataset(encode_items(copies, VOCABULARY, 9, "cpu"))
+    precision = partial(torch.autocast, "cpu", dtype=dtype, enabled=dtype != torch.float32)
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-3
+    assert evaluate(model, once, precision) == pytest.approx(evaluate(model, often, precision), rel=tolerance)
+    assert once.tokens_a_batch == pytest.approx(often.tokens_a_batch)

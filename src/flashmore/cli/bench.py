@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.cli.model_config import heads_of
 from flashmore.cli.parse import defaults, parse, refuse_ineffective, require_writable, value_of
-from flashmore.cli.show import stdout, table
+from flashmore.cli.show import STYLE, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, UsageError
 from flashmore.specs import Attention, backends, model_spec
@@ -165,7 +166,9 @@ def main(argv: Sequence[str]) -> int:
 def _step(argv: Sequence[str]) -> Measured:
     command = parse(BenchStep, "bench step", argv, BenchStep(defaults(argv, "makemore")))
     if model_spec(command.config.model).attends:  # the others are refused as such
-        refuse_ineffective(command.config, argv, ("--speedups", "--eval-interval", "--log-interval"))
+        refuse_ineffective(
+            command.config, argv, ("--speedups", "--eval-interval", "--log-interval", "--weight")
+        )
     if command.config.attention != "auto":
         option = f"--attention {command.config.attention}"
         raise ConfigError("attention backends to compare", option, "--variants manual flash")
@@ -191,7 +194,7 @@ def _step(argv: Sequence[str]) -> Measured:
 
 def _ablation(argv: Sequence[str]) -> Measured:
     command = parse(BenchAblation, "bench ablation", argv, BenchAblation(defaults(argv, "makemore")))
-    refuse_ineffective(command.config, argv, ("--eval-interval", "--log-interval", *VARIED))
+    refuse_ineffective(command.config, argv, ("--eval-interval", "--log-interval", "--weight", *VARIED))
 
     from flashmore.benchmark.ablation.bench import ablate
     from flashmore.benchmark.plots import ablation_plot
@@ -326,7 +329,7 @@ def _show_setting(console: Terminal, setting: "Setting", unsaid: Sequence[str] =
     rows = table(*columns, numbers=numbers)
     rows.box = SIMPLE_HEAD
     for row in setting.table.rows:
-        rows.add_row(*(row[column] for column in columns))
+        rows.add_row(*(Text(row[column], STYLE.get(row[column], "")) for column in columns))
     console.print("", setting.table.caption)
     if setting.table.rows:
         console.print(rows)
@@ -352,7 +355,7 @@ class BlockBar:
     def say(self, what: str) -> None:
         """Show the current activity."""
         self.progress.reset(self.task, description=what)
-        if not self.progress.console.is_terminal:
+        if not self.progress.console.file.isatty():
             say(what)
 
     def after_block(self, done: int) -> None:
@@ -360,10 +363,10 @@ class BlockBar:
         self.progress.update(self.task, completed=done)
 
     def __enter__(self) -> "BlockBar":
-        if self.progress.console.is_terminal:
+        if self.progress.console.file.isatty():
             self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.progress.console.is_terminal:  # elsewhere it was not started, and stopping prints a line
+        if self.progress.console.file.isatty():  # elsewhere it was not started, and stopping prints a line
             self.progress.stop()

@@ -6,16 +6,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.measure import Measurement
 from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.cli.parse import parse, require_writable
-from flashmore.cli.show import NOVELTY_STYLE, stdout, table
+from flashmore.cli.show import STYLE, UNFOLDED, figures, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
 from flashmore.specs import Model
-from flashmore.terminal import say, write_json
+from flashmore.terminal import Cells, Terminal, say, write_json
 
 if TYPE_CHECKING:
     from flashmore.comparison import Row
@@ -78,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
     configs = [TrainConfig(model=model, **given) for model in command.models]
     trained = [_train(config, command.out) for config in configs]
     rows += compare(trained, options)
-    if not same_test_items(runs + trained):
+    if not all(run.split.train for run in runs):
+        say("a pack without items does not tell whether the test losses can be compared")
+    elif not same_test_items(runs + trained):
         say("these runs were tested on different names: their test losses cannot be compared")
     for row in rows:
         if row.improving:
@@ -121,36 +124,39 @@ def _train(config: TrainConfig, out: Path) -> "Run":
 
 
 def show(rows: "Sequence[Row]") -> None:
-    """Print a table with a column for each run: numbers above, names below.
+    """Print tables with a column for each run, as many as fit beside each other: numbers above, names below.
 
     A name of the data is followed by the part that it is in.
     """
-    shown = table("", *(row.result.model for row in rows))
-    figures = [_figures(row) for row in rows]
-    for title in figures[0]:
-        shown.add_row(title, *(of_run[title] for of_run in figures))
+    console, first = stdout(), 0
+    while first < len(rows):
+        last = len(rows)
+        while last > first + 1 and _width(console, _table(rows, first, last)) > console.width:
+            last -= 1
+        console.print(_table(rows, first, last))
+        first = last
+    console.print(*(f"run {number}: {row.result.run}" for number, row in enumerate(rows, start=1)))
+
+
+def _width(console: Terminal, shown: Cells) -> int:
+    """Columns that a table needs to fold no cell."""
+    return Measurement.get(console, console.options.update(max_width=UNFOLDED), shown).maximum
+
+
+def _table(rows: "Sequence[Row]", first: int, last: int) -> Cells:
+    chosen = rows[first:last]
+    shown = table("", *(row.result.model for row in chosen))
+    shown.add_row("run", *map(str, range(first + 1, last + 1)))
+    columns = [figures(row.result, row.best_step) for row in chosen]
+    for title in columns[0]:
+        shown.add_row(title, *(column[title] for column in columns))
     shown.add_section()
-    columns = [[_shown(name) for name in row.names] for row in rows]
-    for line, names in enumerate(zip_longest(*columns, fillvalue=Text())):
-        shown.add_row("" if line else "names", *names)
-    stdout().print(shown)
+    names = [[_shown(name) for name in row.names] for row in chosen]
+    for line, cells in enumerate(zip_longest(*names, fillvalue=Text())):
+        shown.add_row("" if line else "names", *cells)
+    return shown
 
 
 def _shown(name: "Name") -> Text:
-    known = "" if name.novelty == "new" else f" ({name.novelty})"
-    return Text(f"{name.text}{known}", NOVELTY_STYLE[name.novelty])
-
-
-def _figures(row: "Row") -> dict[str, str]:
-    result = row.result
-    losses = {"validation loss": result.val_loss, "test loss": result.test_loss}
-    return {
-        "run": result.run,
-        "attention": result.attention or "none",
-        "parameters": f"{result.parameters:,}",
-        "steps": f"{result.steps:,}",
-        "best step": "–" if row.best_step is None else f"{row.best_step:,}",
-        "training": f"{result.train_seconds:.1f} s",
-        "a step": f"{result.step_ms:.2f} ms",
-        **{name: "–" if loss is None else f"{loss:.4f}" for name, loss in losses.items()},
-    }
+    known = "" if name.novelty in ("new", "unknown") else f" ({name.novelty})"
+    return Text(f"{name.text}{known}", STYLE[name.novelty])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flashmore.runs import Run
 
 LENGTH = 500
+NO_ITEMS = "this pack holds no items, so new names and copies cannot be told apart"
 FOR_TEXT = {"prefix", "temperature", "top_k", "top_p", "seed"}
 """The options that apply to a run on one long text."""
 
@@ -64,9 +65,9 @@ def main(argv: Sequence[str]) -> int:
         for name in made.names:
             cells = (str(getattr(name, field)) for field in near)
             rows.add_row(*name_cells(name.text, name.novelty), f"{name.log_prob:.2f}", *cells)
-        stdout().print(rows)
+        stdout(folded=False).print(rows)
     share = len(made.names) / made.draws
-    say(str(made.tally), f"{len(made.names):,} of {made.draws:,} draws accepted ({share:.2%})")
+    say(str(made.tally or NO_ITEMS), f"{len(made.names):,} of {made.draws:,} draws accepted ({share:.2%})")
     if command.sampling.seed is None:
         say(f"the same names again: --seed {made.seed}")
     if not made.complete:

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.columns import Columns
 from tyro.conf import Positional
 
 from flashmore.cli.compare import require_png
 from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.show import stdout, table
 from flashmore.data.items import read_words, split_words
-from flashmore.data.overview import Overview, overview
+from flashmore.data.overview import Overview, overview, shortened
 from flashmore.data.vocabulary import shown
 from flashmore.terminal import say, write_json
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 CHARACTERS = 12
 """Most frequent and rarest characters in the table."""
-LONGEST = 40
-"""Most characters of an item that is shown."""
 BARS = 40
 """Characters in the picture."""
 
@@ -34,6 +33,8 @@ class Look:
     """As for `flashmore train`: a list, a table, `-` for stdin, or a folder. Default: the built-in names."""
     column: str | None = None
     """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    weight: str | None = None
+    """With --column: the column that holds the items' weights."""
     encoding: str = "utf-8"
     """Text encoding of the file."""
     split: str = "80/10/10"
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     if command.picture is not None:
         require_png(command.picture)
         require_writable("--picture", command.picture)
-    words = read_words(command.file, command.encoding, command.column)
+    words = read_words(command.file, command.encoding, command.column, command.weight)
     found = overview(words, split_words(words, command.split, command.split_seed))
     if command.json:
         write_json(asdict(found))
@@ -74,23 +75,23 @@ def _show(found: Overview) -> None:
     shares = ", ".join(f"{found.length(share)} at {share:.0%}" for share in (0.5, 0.95, 0.99))
     rows.add_row("lengths", f"{min(found.lengths)} to {max(found.lengths)}; {shares} of the items")
     frequent, rare = [*found.characters.items()][:CHARACTERS], [*found.characters.items()][CHARACTERS:]
-    rows.add_row("characters", f"{len(found.characters):,}; most frequent: {_counts(frequent)}")
+    if (weights := found.weights) is not None:
+        rows.add_row("weights", f"{weights.least:,g} to {weights.most:,g}, in sum {weights.total:,g}")
+        rows.add_row("", f"a mean is as exact as of {weights.effective:,.0f} items of equal weight")
+    rows.add_row("characters", f"{len(found.characters):,}")
+    rows.add_row("frequent", _counts(frequent))
     if rare:
-        rows.add_row("", f"rarest: {_counts(rare[: -CHARACTERS - 1 : -1])}")
-    rows.add_row("examples", _shortened(found.examples))
+        rows.add_row("rare", _counts(rare[: -CHARACTERS - 1 : -1]))
+    rows.add_row("examples", shortened(found.examples))
     for finding in found.findings:
         rows.add_section()
-        rows.add_row(f"{finding.count:,}", f"{finding.what}: {_shortened(finding.examples)}")
+        rows.add_row(f"{finding.count:,}", f"{finding.what}: {shortened(finding.examples)}")
     stdout().print(f"{found.source}", rows)
     say(*found.notes)
 
 
-def _shortened(items: Sequence[str]) -> str:
-    return ", ".join(repr(item[:LONGEST]) for item in items)
-
-
-def _counts(characters: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{shown(character)} {count:,}" for character, count in characters)
+def _counts(characters: Sequence[tuple[str, int]]) -> Columns:
+    return Columns([f"{shown(character)} {count:,}" for character, count in characters], padding=(0, 2))
 
 
 def _figure(found: Overview) -> "Figure":

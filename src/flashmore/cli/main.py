@@ -18,6 +18,7 @@ VERBS = {
     "look": "what a list holds, and what in it may be unintended, without training",
     "generate": "names or text from a run",
     "score": "how likely a run finds given names",
+    "pack": "a run as one file to hand on, without its items",
     "compare": "several runs or models side by side, with a picture",
     "bench": "what each way of computing attention costs here, on whole steps or alone",
     "explain": "which attention kernels can run, which not and why, and which one PyTorch picks",

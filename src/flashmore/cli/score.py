@@ -57,5 +57,5 @@ def main(argv: Sequence[str]) -> int:
     for name in scored:
         logs = (f"{name.log_prob:.2f}", f"{name.log_prob_per_char:.3f}")
         rows.add_row(*name_cells(name.text, name.novelty), *logs)
-    stdout().print(rows)
+    stdout(folded=False).print(rows)
     return 0

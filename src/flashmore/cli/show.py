@@ -1,18 +1,31 @@
 """Human-readable results on stdout: tables and lines, printed by `flashmore.terminal`."""
 
+from typing import TYPE_CHECKING
+
 from rich.text import Text
 
-from flashmore.terminal import Cells, Terminal, one_line
+from flashmore.terminal import Cells, Terminal, duration, one_line
+
+if TYPE_CHECKING:
+    from flashmore.training.result import TrainResult
 
 UNFOLDED = 100_000
 """Width for lines that must not be folded: a name has at most 1,000 characters."""
-NOVELTY_STYLE = {"new": "bold cyan", "train": "dim", "validation": "dim", "test": "dim"}
+STYLE = {
+    "new": "bold cyan", "train": "dim", "validation": "dim", "test": "dim", "unknown": "",
+    "faster": "green", "slower": "red", "inconclusive": "yellow",
+}  # fmt: skip
+"""Styles of cells: the part of the data that a name is in, and verdicts."""
 
 
-def stdout() -> Terminal:
-    """The console for results: table cells are folded on a terminal, and on one line elsewhere."""
+def stdout(*, folded: bool = True) -> Terminal:
+    """The console for results.
+
+    Args:
+        folded: whether table cells are folded in a pipe; on a terminal they always are.
+    """
     console = Terminal(soft_wrap=True)
-    if not console.is_terminal:
+    if not folded and not console.file.isatty():
         console.width = UNFOLDED
     return console
 
@@ -28,5 +41,18 @@ def table(*headers: str, title: str | None = None, numbers: tuple[str, ...] = ()
 
 def name_cells(name: str, novelty: str) -> tuple[Text, Text]:
     """The cells of a name and of the part of the data that it is in."""
-    style = NOVELTY_STYLE[novelty]
-    return Text(name, style), Text(novelty, style)
+    return Text(name, STYLE[novelty]), Text(novelty, STYLE[novelty])
+
+
+def figures(result: "TrainResult", best_step: int | None) -> dict[str, str]:
+    """A finished run's sizes, times and losses, by their titles."""
+    losses = {"validation loss": result.val_loss, "test loss": result.test_loss}
+    return {
+        "attention": result.attention or "none",
+        "parameters": f"{result.parameters:,}",
+        "steps": f"{result.steps:,}",
+        "best step": "–" if best_step is None else f"{best_step:,}",
+        "training": duration(result.train_seconds),
+        "a step": f"{result.step_ms:.2f} ms",
+        **{name: "–" if loss is None else f"{loss:.4f} nats" for name, loss in losses.items()},
+    }

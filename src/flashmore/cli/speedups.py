@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from textwrap import wrap
 from typing import Literal
 
+from rich.text import Text
+
 from flashmore.cli.parse import parse
-from flashmore.cli.show import stdout, table
+from flashmore.cli.show import stdout
 from flashmore.config import TrainConfig
 from flashmore.speedups import CATALOGUE
 from flashmore.terminal import write_json
@@ -15,7 +19,7 @@ from flashmore.terminal import write_json
 class ListSpeedups:
     """List every documented speed-up: devices, exactness, costs, and documentation.
 
-    The last column applies to this machine and the default config; a run of another model may differ.
+    Whether one works here applies to this machine and the default config; a run of another model may differ.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -47,10 +51,19 @@ def main(argv: Sequence[str]) -> int:
             ]
         )
         return 0
-    rows = table("name", "what", "devices", "how", "exactness", "costs", "works here", "page")
+    console = stdout()
+    indented = partial(
+        wrap,
+        width=console.width,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,  # of links
+        break_on_hyphens=False,
+    )
     for name, entry in CATALOGUE.items():
-        works = "yes" if reasons[name] is None else f"no: {reasons[name]}"
-        how = (", ".join(entry.devices), entry.how(name), entry.exactness, entry.costs)
-        rows.add_row(name, entry.title, *how, works, entry.page)
-    stdout().print(rows)
+        works = entry.how(name) if reasons[name] is None else f"not here: {reasons[name]}"
+        facts = f"{', '.join(entry.devices)}; {entry.exactness}; costs {entry.costs}"
+        console.print(Text(f"{name}: {entry.title}", "bold"))
+        for fact in (facts, works, entry.page):
+            console.print(*indented(fact))
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
-from flashmore.cli.show import name_cells, stdout, table
+from flashmore.cli.show import figures, name_cells, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
@@ -87,20 +87,22 @@ def main(argv: Sequence[str]) -> int:
 def _show(result: "TrainResult") -> None:
     from flashmore.runs import Run
 
+    run = Run.open(Path(result.run))
     rows = table("", "")
     rows.show_header = False
-    units = {"train_seconds": " s", "step_ms": " ms", "val_loss": " nats", "test_loss": " nats"}
-    for name, value in result.to_json().items():
-        if value is not None and name not in ("run", "ngram"):
-            shown = f"{value:,.4f}" if isinstance(value, float) else str(value)
-            rows.add_row(name.replace("_", " "), shown + units.get(name, ""))
+    rows.add_row("model", result.model)
+    for title, figure in figures(result, run.load_state("last").best_step).items():
+        rows.add_row(title, figure)
+    if result.leak_share is not None:
+        rows.add_row("test items also in train", f"{result.leak_share:.2%}")
+    if result.test_loss_unleaked is not None:
+        rows.add_row("test loss of the others", f"{result.test_loss_unleaked:.4f} nats")
     if result.ngram is not None:
         rows.add_row("best n-gram", f"{result.ngram.loss:.4f} nats on validation, order {result.ngram.order}")
     console = stdout()
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
         console.print(f"n-grams of {result.ngram.order} characters predict the validation items better")
-    run = Run.open(Path(result.run))
     text = run.text
     if text is None:
         _show_names(run, result.parameters)
@@ -122,4 +124,4 @@ def _show_names(run: "Run", parameters: int) -> None:
     rows = table("name", "novelty")
     for text, novelty in list({name.text: name.novelty for name in made.names}.items())[:SHOWN]:
         rows.add_row(*name_cells(text, novelty))
-    stdout().print(rows, str(made.tally))
+    stdout(folded=False).print(rows, str(made.tally))

@@ -13,10 +13,10 @@ from flashmore.cli.parse import options_in, parse
 from flashmore.cli.waiting import Waiting
 from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
-from flashmore.terminal import say, write_json, write_lines, write_patch
+from flashmore.terminal import say, write_diff, write_json, write_patch
 from flashmore.upgrade.gain.measure import measure_gain
 from flashmore.upgrade.prove.prover import Prover
-from flashmore.upgrade.report import FileReport, Report
+from flashmore.upgrade.report import INDENT, FileReport, Report
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import NotRead
 from flashmore.upgrade.trace.tracer import Source, prove_traced
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     elif command.json:
         write_json(report.to_json())
     else:
-        write_lines(report.lines())
+        write_diff(report.lines(), INDENT)
     if any(Path(one.path) in command.paths for one in report.not_read):
         return 2
     rewritten = [one for file in report.files for one in file.rewritten]

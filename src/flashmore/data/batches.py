@@ -88,14 +88,23 @@ def _encode_together(text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int64]
 class BatchOrder:
     """The B items of each step's batch of N = `count`: a pure function of the seed and the step.
 
-    Each epoch is a new permutation, so every item occurs once per epoch. Batches continue across epochs, so
-    every batch is full, even if it is larger than the whole part.
+    Each epoch is a new permutation, so every item occurs once per epoch. With weights an epoch is a
+    systematic sample of N draws in random order: an item with the share p of their sum occurs N·p times,
+    rounded up or down at random so that this is the mean. With equal weights every item occurs once.
+
+    Batches continue across epochs, so every batch is full, even if it is larger than the whole part.
+
+    Args:
+        count: N.
+        batch: B.
+        seed: of the order.
+        weights: of the N items, above 0 and with a finite sum; None if they are equal.
 
     Raises:
         ConfigError: a count or batch below 1, or a negative seed.
     """
 
-    def __init__(self, count: int, batch: int, seed: int) -> None:
+    def __init__(self, count: int, batch: int, seed: int, weights: Sequence[float] | None = None) -> None:
         for name, value, least in (("items", count, 1), ("batch", batch, 1), ("seed", seed, 0)):
             if value < least:
                 raise ConfigError(f"{name} of at least {least}", str(value), f"any whole number from {least}")
@@ -103,6 +112,7 @@ class BatchOrder:
         self._count, self._seed = count, seed
         # Epochs are drawn in blocks of at least a batch, so that no batch spans more than two blocks.
         self._epochs = -(-batch // count)
+        self._shares = None if weights is None else np.cumsum(np.asarray(weights, dtype=np.float64))
         self._number = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -115,8 +125,13 @@ class BatchOrder:
 
     def _block(self, number: int) -> Tensor:
         if number != self._number:
+            generator = np.random.default_rng((self._seed, number))
             epochs = np.tile(np.arange(self._count, dtype=np.int64), (self._epochs, 1))
-            shuffled = np.random.default_rng((self._seed, number)).permuted(epochs, axis=1)
+            if self._shares is not None:
+                points = (epochs + generator.random((self._epochs, 1))) * (self._shares[-1] / self._count)
+                epochs = np.searchsorted(self._shares, points, side="right")
+                epochs = np.minimum(epochs, self._count - 1)  # where rounding exceeds the sum
+            shuffled = generator.permuted(epochs, axis=1)
             self._number, self._order = number, torch.from_numpy(shuffled.reshape(-1))
         return self._order
 

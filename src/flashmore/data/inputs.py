@@ -65,13 +65,15 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
 def read_lines(data: bytes, source: str, encoding: str) -> list[str]:
     """The lines of a text; a DataError for another encoding, too many lines, or Parquet."""
     if data.startswith(_PARQUET):
-        [*_parquet(data, source, None)]  # refuses it
+        [*_parquet(data, source, ())]  # refuses it
     text = _decoded(data, source, encoding)
     return LINE_END.split(normalize_file(text, source))
 
 
-def read_column(data: bytes, source: str, encoding: str, column: str) -> Iterator[tuple[int, Any]]:
-    """The line or row number and the value of a column, for each row of a table.
+def read_columns(
+    data: bytes, source: str, encoding: str, columns: Sequence[str]
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    """The line or row number and the values of some columns, for each row of a table.
 
     It is Parquet if it begins as such, JSON lines if its first character is `{`, else CSV: separated by tabs
     if its header has one, else by semicolons if it has no comma.
@@ -80,10 +82,10 @@ def read_column(data: bytes, source: str, encoding: str, column: str) -> Iterato
         DataError: another encoding, no such column, a malformed or ragged row, or too many.
     """
     if data.startswith(_PARQUET):
-        yield from _parquet(data, source, column)
+        yield from _parquet(data, source, columns)
         return
     text = _decoded(data, source, encoding).lstrip("\ufeff")
-    yield from (_json if text.lstrip()[:1] == "{" else _csv)(text, source, column)
+    yield from (_json if text.lstrip()[:1] == "{" else _csv)(text, source, columns)
 
 
 def _decoded(data: bytes, source: str, encoding: str) -> str:
@@ -122,35 +124,36 @@ def _delimiter(header: str) -> str:
     return "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
 
 
-def _place(column: str | None, names: Sequence[str], source: str) -> int:
+def _places(columns: Sequence[str], names: Sequence[str], source: str) -> list[int]:
     shown = ", ".join(names)
-    if column is None:
+    if not columns:
         raise DataError(f"--column for {source}", f"the columns {shown}", "--column with one of them")
-    if names.count(column) != 1:
-        found = f"{names.count(column) or 'not one'} of that name among: {shown}"
-        raise DataError(f"a column '{column}' in {source}", found, "the name of one of its columns")
-    return names.index(column)
+    for column in columns:
+        if names.count(column) != 1:
+            found = f"{names.count(column) or 'not one'} of that name among: {shown}"
+            raise DataError(f"a column '{column}' in {source}", found, "the name of one of its columns")
+    return [names.index(column) for column in columns]
 
 
-def _csv(text: str, source: str, column: str) -> Iterator[tuple[int, str]]:
+def _csv(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     delimiter = _delimiter(LINE_END.split(text, 1)[0])
     reader = csv.reader(io.StringIO(text, ""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         header = next(reader, [])
-        place = _place(column, [name.strip() for name in header], source)
+        places = _places(columns, [name.strip() for name in header], source)
         for row in reader:
             if row and len(row) != len(header):
                 wanted = f"{len(header)} fields in each row of {source}, as in its header"
                 found = f"line {reader.line_num}: {len(row)}"
                 raise DataError(wanted, found, "the row mended; a field with a separator in it needs quotes")
             if row:
-                yield reader.line_num, row[place]
+                yield reader.line_num, [row[place] for place in places]
     except csv.Error as error:
         found = f"line {reader.line_num}: {error}"
         raise DataError(f"a CSV file at {source}", found, "fields that are quoted as in RFC 4180") from None
 
 
-def _json(text: str, source: str, column: str) -> Iterator[tuple[int, Any]]:
+def _json(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
     wanted = f"a JSON object on each line of {source}"
     names: dict[str, None] = {}
     for number, line in enumerate(LINE_END.split(text), start=1):
@@ -163,11 +166,11 @@ def _json(text: str, source: str, column: str) -> Iterator[tuple[int, Any]]:
                 ) from None
             if not names.keys() >= row.keys():
                 names |= dict.fromkeys(row)
-            yield number, row.get(column)
-    _place(column, [*names], source)
+            yield number, [row.get(column) for column in columns]
+    _places(columns, [*names], source)
 
 
-def _parquet(data: bytes, source: str, column: str | None) -> Iterator[tuple[int, Any]]:
+def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -176,15 +179,16 @@ def _parquet(data: bytes, source: str, column: str | None) -> Iterator[tuple[int
         raise DataError(wanted, "it is not installed", valid) from None
     try:
         table = ParquetFile(io.BytesIO(data))
-        place = _place(column, table.schema_arrow.names, source)
+        _places(columns, table.schema_arrow.names, source)
         require_few(table.metadata.num_rows, source)
         count = size = 0
-        for batch in table.iter_batches(1024, columns=[table.schema_arrow.names[place]]):
+        for batch in table.iter_batches(1024, columns=[*columns]):
             size += batch.nbytes  # repeated values are stored once in the file, but not in memory
             if size > LARGEST_FILE:
                 wanted = f"at most {LARGEST_FILE:,} bytes in the column of {source}"
                 raise DataError(wanted, "more", _SMALLER)
-            yield from enumerate(batch.column(0).to_pylist(), start=count + 1)
+            cells = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+            yield from enumerate(cells, start=count + 1)
             count += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError, UnicodeError) as error:
         found = str(error).partition("\n")[0]

@@ -1,7 +1,8 @@
 """Items, one per line or row: read, cleaned, and split into train, validation and test."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flashmore.data.inputs import looks_like, read_column, read_files, read_lines, require_few
+from flashmore.data.inputs import looks_like, read_columns, read_files, read_lines, require_few
 from flashmore.data.text import LINE_END, NOT_TEXT, normalize_file, require_encoding
 from flashmore.errors import ConfigError, DataError
 
@@ -31,9 +32,13 @@ class Words:
     """The path as given, or `built-in names`."""
     notes: tuple[str, ...] = ()
     """Remarks for the user about how the file was read."""
+    weights: tuple[float, ...] | None = None
+    """One above 0 for each of `items`: the sum over its lines. None if every item counts once."""
 
 
-def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = None) -> Words:
+def read_words(
+    path: Path | None, encoding: str = "utf-8", column: str | None = None, weight: str | None = None
+) -> Words:
     """Read one item per line, or per row of a table.
 
     Lines end with LF, CRLF or CR. Byte-order marks, blank items and spaces around items are dropped, and
@@ -44,18 +49,29 @@ def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = 
             NAMES.md). docs/input.md describes them.
         encoding: the encoding of text, by any name that Python knows.
         column: the column of a table that holds the items; None for lines.
+        weight: the column that holds their weights. Rows of weight 0 are left out.
 
     Raises:
         DataError: the file is missing, unreadable, empty, blank, binary or in another encoding; an item is
-            longer than `MAX_LENGTH`; there is no such column; or the encoding is unknown.
+            longer than `MAX_LENGTH`; there is no such column; a weight is negative or not finite, or none is
+            above 0; or the encoding is unknown.
+        ConfigError: a weight without a column.
     """
+    if weight is not None and column is None:
+        raise ConfigError("--column beside --weight", "no --column", "a table, and both columns by name")
     require_encoding(encoding)
     source, notes = "built-in names" if path is None else str(path), list[str]()
     lines, empty = list[str](), True
+    totals: dict[str, float] = {}
     for name, data in _built_in() if path is None else read_files(path):
         if column is not None:
-            cells = read_column(data, name, encoding, column)
-            lines += (item for number, cell in cells if (item := _cell(cell, f"line {number}", name)))
+            columns = (column,) if weight is None else (column, weight)
+            for number, (cell, *others) in read_columns(data, name, encoding, columns):
+                if not (item := _cell(cell, f"line {number}", name)):
+                    continue
+                for other in others:
+                    totals[item] = totals.get(item, 0.0) + _weight(other, f"line {number}", name)
+                lines.append(item)
         else:
             found = read_lines(data, name, encoding if path else "utf-8")
             if table := looks_like(found):
@@ -70,7 +86,17 @@ def read_words(path: Path | None, encoding: str = "utf-8", column: str | None = 
     if not lines:
         blank = "an empty file" if empty else "only blank lines"
         raise DataError(f"at least one item in {source}", blank, "a text file with one item a line")
-    return Words(tuple(lines), tuple(dict.fromkeys(lines)), source, tuple(notes))
+    if weight is None:
+        return Words(tuple(lines), tuple(dict.fromkeys(lines)), source, tuple(notes))
+    weights = {item: total for item, total in totals.items() if total > 0}
+    if not weights or not math.isfinite(sum(weights.values())):
+        told = "a sum that no float64 can hold" if weights else "none"
+        wanted = f"weights above 0 in the column '{weight}' of {source}"
+        raise DataError(wanted, told, "finite numbers from 0, at least one above 0")
+    if left_out := len(totals) - len(weights):
+        notes.append(f"{left_out:,} item{'s' * (left_out > 1)} of weight 0 left out")
+    lines = [line for line in lines if line in weights]
+    return Words(tuple(lines), tuple(weights), source, tuple(notes), tuple(weights.values()))
 
 
 def _built_in() -> Iterator[tuple[str, bytes]]:
@@ -90,6 +116,18 @@ def _cell(value: Any, place: str, source: str) -> str:
     return item
 
 
+def _weight(value: Any, place: str, source: str) -> float:
+    """The weight in a cell of a table."""
+    try:
+        number = math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        wanted, found = f"weights in {source}", f"{place}: {value!r:.60}"
+        raise DataError(wanted, found, "finite numbers from 0, such as 3 or 0.25")
+    return number
+
+
 def _require_length(item: str, place: str, source: str) -> None:
     if len(item) > MAX_LENGTH:
         raise DataError(
@@ -104,8 +142,24 @@ _MAKEMORE_SEED = 3407
 _MAKEMORE_LARGEST_TEST = 1000
 _SHARE = r"(\d{1,3}(?:\.\d{1,6})?)"
 _SHARES = re.compile(f"{_SHARE}/{_SHARE}/{_SHARE}", re.ASCII)
-Novelty = Literal["train", "validation", "test", "new"]
-"""The first part of the data that contains a text, in the order train, validation, test; else `new`."""
+Novelty = Literal["train", "validation", "test", "new", "unknown"]
+"""The first part of the data that contains a text, in the order train, validation, test; else `new`;
+`unknown` without the data."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of each part's items."""
+
+    train: tuple[float, ...]
+    validation: tuple[float, ...]
+    test: tuple[float, ...]
+
+
+def effective(weights: Sequence[float]) -> float:
+    """Number of items of equal weight whose mean is as exact: (Σw)² / Σw² (Kish's effective sample size)."""
+    shares = np.asarray(weights) / sum(weights)
+    return float(1 / np.square(shares).sum())
 
 
 @dataclass(frozen=True)
@@ -117,10 +171,12 @@ class Split:
     test: tuple[str, ...]
     leak_share: float | None
     """Share of the test items that are also in train, in [0, 1]; None if the split cannot leak."""
+    weights: Weights | None = None
+    """None if every item counts once."""
 
     def novelty(self, text: str) -> Novelty:
         """See `Novelty`."""
-        return self._novelties.get(text, "new")
+        return self._novelties.get(text, "new" if self.train else "unknown")
 
     @cached_property
     def _novelties(self) -> dict[str, Novelty]:
@@ -140,11 +196,16 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
     duplicates, shuffled with seed 3407 (`seed` is ignored), the last tenth but at most 1,000 as test, and no
     validation part.
 
+    Weights play no part in it.
+
     Raises:
-        ConfigError: shares that are not three such numbers, or a negative seed.
+        ConfigError: shares that are not three such numbers, a negative seed, or `makemore` with weights.
         DataError: too few items for the split.
     """
     if how == MAKEMORE:
+        if words.weights is not None:
+            found = f"--split {MAKEMORE}, which repeats items"
+            raise ConfigError("shares of different items for --weight", found, "shares such as 80/10/10")
         return _split_like_makemore(words)
     shares = parse_shares(how)
     if seed < 0:
@@ -153,7 +214,11 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
     items = sorted(words.items)
     shuffled = tuple(map(items.__getitem__, np.random.default_rng(seed).permutation(len(items)).tolist()))
     first, second = len(items) - validation - test, len(items) - test
-    return Split(shuffled[:first], shuffled[first:second], shuffled[second:], leak_share=None)
+    parts, weights = (shuffled[:first], shuffled[first:second], shuffled[second:]), None
+    if words.weights is not None:
+        of_item = dict(zip(words.items, words.weights, strict=True))
+        weights = Weights(*(tuple(map(of_item.__getitem__, part)) for part in parts))
+    return Split(*parts, leak_share=None, weights=weights)
 
 
 def parse_shares(how: str) -> tuple[Fraction, Fraction, Fraction]:

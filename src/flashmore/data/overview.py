@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashmore.data.items import Split, Words
+from flashmore.data.items import Split, Words, effective
 
 FAR = 10
 """An item of more than this many times the median length is far longer than the others."""
 EXAMPLES = 3
+LONGEST = 40
+"""Most characters of an item that is shown."""
 _ALPHABETS = ("LATIN ", "GREEK ", "CYRILLIC ", "ARMENIAN ", "COPTIC ", "CHEROKEE ")
 """Scripts with letters that look the same, by the names of their letters."""
 _JOINERS = "\u200c\u200d"
@@ -26,6 +28,17 @@ class Finding:
     what: str
     count: int
     examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WeightRange:
+    """The weights of the items."""
+
+    least: float
+    most: float
+    total: float
+    effective: float
+    """Number of items of equal weight whose mean is as exact."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class Overview:
     examples: tuple[str, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    weights: WeightRange | None = None
+    """None if every item counts once."""
 
     def length(self, share: float) -> int:
         """The smallest length that this share of the items does not exceed."""
@@ -56,23 +71,41 @@ class Overview:
 def overview(words: Words, split: Split) -> Overview:
     """Examine items and their split."""
     parts = {name: len(getattr(split, name)) for name in ("train", "validation", "test")}
-    lengths = dict(sorted(Counter(map(len, words.items)).items()))
-    characters = dict(Counter("".join(words.items)).most_common())
-    found = tuple(
-        Finding(what, len(items), tuple(items[:EXAMPLES]))
-        for what, items in _unintended(words, split, [*lengths], characters)
-        if items
-    )
+    lengths, characters = _lengths(words), _characters(words)
     counts = (len(words.lines), len(words.items))
     examples = split.train[:EXAMPLES]  # in random order
-    return Overview(words.source, *counts, parts, lengths, characters, examples, found, words.notes)
+    weights = None
+    if (given := words.weights) is not None:
+        weights = WeightRange(min(given), max(given), sum(given), effective(given))
+    found = findings(words, split)
+    return Overview(words.source, *counts, parts, lengths, characters, examples, found, words.notes, weights)
 
 
-def _unintended(
-    words: Words, split: Split, lengths: list[int], characters: dict[str, int]
-) -> Iterator[tuple[str, Sequence[str]]]:
-    items = words.items
-    if len(words.lines) > len(items):
+def shortened(items: Sequence[str]) -> str:
+    """Items side by side, each in quotes and of at most `LONGEST` characters."""
+    return ", ".join(repr(item[:LONGEST]) for item in items)
+
+
+def findings(words: Words, split: Split) -> tuple[Finding, ...]:
+    """What in the items may be unintended."""
+    return tuple(
+        Finding(what, len(items), tuple(items[:EXAMPLES]))
+        for what, items in _unintended(words, split)
+        if items
+    )
+
+
+def _lengths(words: Words) -> dict[int, int]:
+    return dict(sorted(Counter(map(len, words.items)).items()))
+
+
+def _characters(words: Words) -> dict[str, int]:
+    return dict(Counter("".join(words.items)).most_common())
+
+
+def _unintended(words: Words, split: Split) -> Iterator[tuple[str, Sequence[str]]]:
+    items, lengths, characters = words.items, [*_lengths(words)], _characters(words)
+    if len(words.lines) > len(items) and words.weights is None:  # weights of repeated items add up
         copies = Counter(words.lines) - Counter(items)
         yield (
             f"items that repeat, in {copies.total():,} further lines",

@@ -87,7 +87,8 @@ class Generated:
 
     names: list[Name]
     """With the option `nearest`, each a `Near`."""
-    tally: Tally
+    tally: Tally | None
+    """None for a pack without the items."""
     draws: int
     """Number of draws, including those that gave no name."""
     complete: bool
@@ -147,6 +148,9 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
         RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
     run.require_items("to draw names")
+    for option, needs in (("--new-only", options.new_only), ("--nearest", options.nearest)):
+        if needs:
+            run.require_training_items(option)
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
     model = load_model(run, device)
@@ -187,7 +191,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
     held_out = origins["validation"] + origins["test"]
     total = origins["new"] + origins["train"] + held_out
     tally = Tally(total, origins["new"], origins["train"], origins["case"], held_out)
-    return Generated(names, tally, draws, len(names) == options.count, seed)
+    return Generated(names, tally if run.split.train else None, draws, len(names) == options.count, seed)
 
 
 def _seeded(options: GenerateOptions) -> tuple[int, torch.Generator]:

@@ -2,7 +2,10 @@
 
 import os
 import shlex
+import shutil
 import socket
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,7 +33,7 @@ from flashmore.files import (
 )
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout
-from flashmore.runs import checkpoint, metrics, records, settings
+from flashmore.runs import checkpoint, metrics, pack, records, settings
 from flashmore.runs.checkpoint import Checkpoint, Layout, Name, State
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.settings import LOCK, Settings
@@ -56,6 +59,8 @@ class Run:
     settings: Settings
     digest: str
     """SHA-256 of config.json, stored in the checkpoints and the result."""
+    unpacked: Path | None = None
+    """For a pack: the temporary folder with its files, which is removed with this object."""
 
     @classmethod
     @contextmanager
@@ -94,14 +99,33 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
-        """Open the folder of a run.
+        """Open the folder of a run, or a pack.
 
         Raises:
             RunError: it is not a run or of an unknown format, contains anything but regular files, or has
-                settings that are missing, truncated or altered.
+                settings that are missing, truncated or altered; a pack is checked as a whole.
         """
         path = Path(path)
-        return cls(path, *settings.read(path))
+        return cls._open_pack(path) if is_pack(path) else cls(path, *settings.read(path))
+
+    @classmethod
+    def _open_pack(cls, path: Path) -> "Run":
+        with disk_errors(f"to unpack {path}", path):
+            folder = Path(tempfile.mkdtemp(prefix="flashmore-"))
+        try:
+            with disk_errors(f"to unpack {path}", path):
+                pack.unpack(path, folder)
+            run = cls(path, *settings.read(folder), folder)
+            run.load_weights()
+            run.read_result()
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, RunError):  # names the pack, not where it was unpacked
+                wanted, found = (part.replace(str(folder), str(path)) for part in (error.wanted, error.found))
+                raise RunError(wanted, found, error.valid) from None
+            raise
+        weakref.finalize(run, shutil.rmtree, folder, ignore_errors=True)
+        return run
 
     @property
     def config(self) -> dict[str, Any]:
@@ -135,6 +159,15 @@ class Run:
                 f"a run on items, {wanted}",
                 f"{self.path}, a run on one long text (--mode text)",
                 f"a run of --mode items; this one's losses are in {self._result}",
+            )
+
+    def require_training_items(self, option: str) -> None:
+        """Refuse an option that needs the training items, for a pack without them."""
+        if not self.split.train:
+            raise RunError(
+                f"the training items, for {option}",
+                f"{self.path}, a pack without them",
+                "the run's folder, or a pack made with --with-items",
             )
 
     def log_metrics(self, state: State) -> MetricsLog:
@@ -208,11 +241,15 @@ class Run:
         return f"flashmore train --resume {shlex.quote(str(self.path))}"
 
     @property
+    def _files(self) -> Path:
+        return self.unpacked or self.path
+
+    @property
     def _result(self) -> Path:
-        return self.path / "result.json"
+        return self._files / pack.RESULT
 
     def _checkpoint(self, name: Name) -> Path:
-        return self.path / f"{name}.safetensors"
+        return self._files / f"{name}.safetensors"
 
     def _unchanged(self, read: Callable[[], T]) -> T:
         """Read again if the training process has replaced a checkpoint between two openings of its file."""
@@ -227,9 +264,10 @@ class Run:
     def _identities(self) -> list[tuple[int, int]]:
         """What changes when a checkpoint is replaced."""
         identities = []
-        for name in ("last", "best"):
+        names: tuple[Name, Name] = ("last", "best")
+        for name in names:
             with suppress(FileNotFoundError):
-                status = (self.path / f"{name}.safetensors").lstat()
+                status = self._checkpoint(name).lstat()
                 identities.append((status.st_ino, status.st_mtime_ns))
         return identities
 
@@ -245,6 +283,12 @@ class Run:
             wanted = f"the checkpoint of step {last.best_step} in {path}"
             raise RunError(wanted, f"one of step {step}", INTACT)
         return "best"
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a file is at `path`, which can only be a pack."""
+    with disk_errors(f"a run at {path}", path):
+        return path.is_file()
 
 
 def remove_unfinished(path: Path) -> None:

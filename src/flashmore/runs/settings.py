@@ -4,6 +4,7 @@ config.json is sealed and contains the SHA-256 of the other two, which ties the 
 SHA-256 identifies the run in all files written later.
 """
 
+import math
 import shlex
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.runs import records
 from flashmore.strict_json import MOST_VALUES, count_values
 
-FORMAT = 4
+FORMAT = 5
 """Version of the folder's format, increased with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT, LOCK = "config.json", "vocabulary.json", "split.json", "run.lock"
@@ -51,6 +52,8 @@ class Settings:
     text: LongText | None
     versions: dict[str, str]
     """Versions of `flashmore` and `torch` that created the run."""
+    packed: bool = False
+    """Whether these are those of a pack, which may lack the items."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,20 @@ class _Config:
     config: dict[str, Value]
     model: ModelConfig
     files: dict[str, str]
+    packed: bool
 
 
 @dataclass(frozen=True)
 class _Parts(Split):
     """split.json."""
 
-    text: LongText | None
+    text: LongText | None = None
 
 
 def encode(settings: Settings) -> dict[str, bytes]:
     """Encode the files, by name; a DataError for too many items."""
     split = settings.split
-    parts = _Parts(split.train, split.validation, split.test, split.leak_share, settings.text)
+    parts = _Parts(split.train, split.validation, split.test, split.leak_share, split.weights, settings.text)
     files = {
         VOCABULARY: records.encode(asdict(settings.vocabulary), indent=None),
         SPLIT: msgspec.json.encode(parts),  # many times faster than json and asdict, for millions of items
@@ -86,7 +90,15 @@ def encode(settings: Settings) -> dict[str, bytes]:
         found = f"{items:,} of {len(files[SPLIT]):,} bytes"
         raise DataError(wanted, found, "fewer items, or --mode text")
     digests = {name: records.digest(data) for name, data in files.items()}
-    config = _Config(FORMAT, settings.versions, settings.requested, settings.config, settings.model, digests)
+    config = _Config(
+        FORMAT,
+        settings.versions,
+        settings.requested,
+        settings.config,
+        settings.model,
+        digests,
+        settings.packed,
+    )
     return {**files, CONFIG: records.encode(records.seal(asdict(config)))}
 
 
@@ -113,9 +125,10 @@ def read(folder: Path) -> tuple[Settings, str]:
         config.config,
         config.model,
         records.convert(vocabulary, Vocabulary, f"the vocabulary in {folder / VOCABULARY}"),
-        Split(parts.train, parts.validation, parts.test, parts.leak_share),
+        Split(parts.train, parts.validation, parts.test, parts.leak_share, parts.weights),
         parts.text,
         config.versions,
+        config.packed,
     )
     _require_fit(settings, folder)
     return settings, records.digest(data)
@@ -146,6 +159,7 @@ def _require_fit(settings: Settings, folder: Path) -> None:
     items = settings.split.train + settings.split.validation + settings.split.test
     if text is not None:
         require(not items, "a run on one long text", f"{len(items)} items beside it")
+        require(settings.split.weights is None, "a run on one long text", "weights of items beside it")
         require(text.largest < model.vocab_size, "ids that the model has", f"the id {text.largest}")
         sizes = [stop - start for start, stop in vars(text.parts).values()]
         short = any(0 < size <= model.block_size for size in sizes) or not sizes[0]
@@ -155,7 +169,17 @@ def _require_fit(settings: Settings, folder: Path) -> None:
             found = (text.count, text.largest, text.origin)
             require(found == facts, f"random ids as {facts}", f"{found}")
         return
+    if settings.packed and not items:
+        require(settings.split.weights is None, "a pack without items", "weights of items")
+        return
     require(bool(settings.split.train), "items to train on", "none")
+    if (weights := settings.split.weights) is not None:
+        for name, values in vars(weights).items():
+            count = len(getattr(settings.split, name))
+            require(len(values) == count, f"{count} weights of the {name} part", f"{len(values)}")
+        every = [value for values in vars(weights).values() for value in values]
+        fit = min(every) > 0 and math.isfinite(sum(every))
+        require(fit, "weights above 0 with a finite sum", "others")
     shortest, longest = min(map(len, items)), max(map(len, items))
     require(
         shortest > 0 and longest == model.block_size - 1 <= MAX_LENGTH,

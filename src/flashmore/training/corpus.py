@@ -7,8 +7,9 @@ import torch
 
 from flashmore.config import DataConfig, TrainConfig
 from flashmore.data.batches import Windows, encode_items
-from flashmore.data.items import Split, read_words, split_words
+from flashmore.data.items import Split, effective, read_words, split_words
 from flashmore.data.long_text import Ids, LongText, read_long_text
+from flashmore.data.overview import findings, shortened
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import INTACT, disk_errors
@@ -20,6 +21,8 @@ CONTEXT = 256
 """Default window length."""
 MOST_SMOOTHED = 2**26
 """Most numbers in the soft targets of a training part, 256 MB."""
+EXAMINED = 200_000
+"""Most items that are examined before training, which takes less than a second."""
 PARTS = ("train", "validation", "test")
 
 
@@ -47,8 +50,8 @@ class Corpus:
 
     @property
     def smoothable(self) -> bool:
-        """Whether soft targets of all positions fit in memory."""
-        return self.positions * self.vocab_size <= MOST_SMOOTHED
+        """Whether n-grams can give soft targets: they count no weights, and all targets must fit in memory."""
+        return self.split.weights is None and self.positions * self.vocab_size <= MOST_SMOOTHED
 
     def parts(self, config: TrainConfig, device: torch.device, ids: Ids | None = None) -> "Parts":
         """Encode the parts.
@@ -62,10 +65,11 @@ class Corpus:
         """
         batch_size, seed = config.batch_size, config.seed
 
-        def encoded(items: tuple[str, ...], *, smoothed: bool = False) -> Dataset | None:
+        def encoded(items: tuple[str, ...], part: str) -> Dataset | None:
             if not items:
                 return None
             require_memory_for_items(len(items), self.block_size)
+            smoothed = part == "train" and config.ngram_smoothing > 0
             if smoothed and not self.smoothable:
                 raise ConfigError(
                     f"--ngram-smoothing for at most {MOST_SMOOTHED:,} positions times characters",
@@ -73,7 +77,8 @@ class Corpus:
                     "--ngram-smoothing 0, or fewer items",
                 )
             sequences = encode_items(items, self.vocabulary, self.block_size, device)
-            return ItemDataset(sequences, batch_size, seed, self.vocab_size if smoothed else None)
+            weights: tuple[float, ...] | None = getattr(split.weights, part, None)
+            return ItemDataset(sequences, batch_size, seed, weights, self.vocab_size if smoothed else None)
 
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
@@ -82,13 +87,10 @@ class Corpus:
 
         split, unleaked = self.split, None
         if self.text is None:
-            smoothed = config.ngram_smoothing > 0
-            found = {
-                name: encoded(getattr(split, name), smoothed=smoothed and name == "train") for name in PARTS
-            }
+            found = {name: encoded(getattr(split, name), name) for name in PARTS}
             if split.leak_share is not None:
                 known = set(split.train)
-                unleaked = encoded(tuple(item for item in split.test if item not in known))
+                unleaked = encoded(tuple(item for item in split.test if item not in known), "unleaked")
             described = ", ".join(f"{len(getattr(split, name)):,} {name}" for name in PARTS)
         else:
             bounds = {name: getattr(self.text.parts, name) for name in PARTS}
@@ -130,11 +132,24 @@ def read_corpus(config: DataConfig) -> Corpus:
             config.file, config.encoding, config.split, block_size, config.vocab_size
         )
         return Corpus(Split((), (), (), None), vocabulary, text, vocab_size, block_size)
-    words = read_words(config.file, config.encoding, config.column)
+    words = read_words(config.file, config.encoding, config.column, config.weight)
     split = split_words(words, config.split, config.split_seed)
+    notes = words.notes
+    if len(words.items) <= EXAMINED:
+        notes += tuple(
+            f"{finding.what} ({finding.count:,}): {shortened(finding.examples)}"
+            for finding in findings(words, split)
+        )
+    else:
+        notes += (f"more than {EXAMINED:,} items are not examined; `flashmore look` does it",)
+    if split.weights is not None:
+        alike = ", ".join(
+            f"{effective(part):,.0f} {name}" for name, part in vars(split.weights).items() if part
+        )
+        notes += (f"losses are weighted means, as exact as of {alike} items of equal weight",)
     vocabulary = Vocabulary.from_items(words.items)
     longest = max(map(len, words.items))
-    return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, words.notes)
+    return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, notes)
 
 
 def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:

@@ -3,7 +3,7 @@
 Shapes: B batch, T positions, N tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol, Self
@@ -33,6 +33,9 @@ class Batch:
     """Item boundaries of packed tokens; None for rows."""
     smooth: Tensor | None = None
     """Soft targets: (…, V) float32, a distribution for each target, 0 at padding; None for none."""
+    weights: Tensor | None = None
+    """In an evaluation: the weights of the rows, (B,) float64 on the CPU; None if they are equal. A training
+    batch needs none, because its items are drawn by their weights."""
 
     @property
     def extra(self) -> tuple[Segments, ...]:
@@ -82,20 +85,31 @@ class ItemDataset:
         sequences: the items.
         batch_size: items per training batch.
         seed: seed of the training order.
+        weights: of the items; None if they are equal.
         smoothed: the vocabulary size, for batches with soft targets from n-grams; None for batches without.
     """
 
     def __init__(
-        self, sequences: Sequences, batch_size: int = 1, seed: int = 0, smoothed: int | None = None
+        self,
+        sequences: Sequences,
+        batch_size: int = 1,
+        seed: int = 0,
+        weights: Sequence[float] | None = None,
+        smoothed: int | None = None,
     ) -> None:
         self.sequences = sequences
         self.smoothed = smoothed
-        self.order = BatchOrder(len(sequences.ids), batch_size, seed)
+        self.order = BatchOrder(len(sequences.ids), batch_size, seed, weights)
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64, device="cpu")
 
     @property
     def tokens_a_batch(self) -> float:
         """As in `Dataset`."""
-        return self.sequences.mean_length * self.order.batch_size
+        mean = self.sequences.mean_length
+        if self.weights is not None:
+            lengths = self.sequences.lengths.cpu().double()
+            mean = (lengths @ self.weights / self.weights.sum()).item()
+        return mean * self.order.batch_size
 
     def batch(self, step: int, form: Form = "padded") -> Batch:
         """As in `Dataset`."""
@@ -134,13 +148,14 @@ class ItemDataset:
             at_least_half = int((2 * lengths >= longest).sum())
             stop = min(at_least_half, start + rows(longest))
             ids, targets = take(self.sequences, order[start:stop])
-            yield Batch(ids[:, :longest], targets[:, :longest])
+            weights = None if self.weights is None else self.weights[order[start:stop]]
+            yield Batch(ids[:, :longest], targets[:, :longest], weights=weights)
             start = stop
 
     def to(self, device: torch.device) -> "ItemDataset":
         """As in `Dataset`."""
         moved = ItemDataset(self.sequences.to(device), smoothed=self.smoothed)
-        moved.order = self.order
+        moved.order, moved.weights = self.order, self.weights
         return moved
 
 

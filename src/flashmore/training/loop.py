@@ -193,7 +193,8 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         return loss
 
     split, ngram = run.split, None
-    if split.validation and len(split.train) <= NGRAM_ITEMS:
+    # n-grams have no weights
+    if split.validation and split.weights is None and len(split.train) <= NGRAM_ITEMS:
         known, held_out = (
             encode_items(items, run.vocabulary, run.model.block_size, "cpu")
             for items in (split.train, split.validation)

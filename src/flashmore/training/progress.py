@@ -1,17 +1,20 @@
 """The progress line of a training run, on stderr."""
 
+import time
 from types import TracebackType
 from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flashmore.terminal import Terminal
+from flashmore.terminal import Terminal, duration
 from flashmore.training.loop import Observer
 from flashmore.training.session import Session
 
+QUIET_SECONDS = 10.0
+"""Elsewhere than on a terminal, a line is printed when this time has passed without one."""
 COLUMNS = (
     TextColumn("[bold]{task.description}"),
-    BarColumn(bar_width=24),
+    BarColumn(bar_width=None),  # what the others leave: at least a dozen of 80 columns
     TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
     TextColumn("{task.fields[figures]}"),
     TimeRemainingColumn(compact=True),
@@ -19,47 +22,63 @@ COLUMNS = (
 
 
 class ProgressLine(Observer):
-    """A context manager and observer that shows step, loss, ms per step, characters/s and time left.
+    """A context manager and observer that shows step, loss, ms per step and time left.
 
-    On a terminal the line is updated in place; elsewhere (a log file, a pipe) each evaluation prints a line.
+    On a terminal the line is updated in place. Elsewhere (a log file, a pipe) each evaluation prints a line,
+    and so do `QUIET_SECONDS` without one.
     """
 
     def __init__(self) -> None:
         self.console = Terminal(stderr=True)
+        self.live = self.console.file.isatty()  # whatever $FORCE_COLOR says
         self.progress = Progress(*COLUMNS, console=self.console, transient=False)
-        self.figures = ""
+        self.figures = self.left = ""
+        self.printed = time.monotonic()
 
     def started(self, session: Session) -> None:
         """Print what is trained, and which attention backend runs and why."""
         run, resolved = session.run, session.resolved
+        self.config = session.config
         lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; into {run.path}"]
         if resolved.choice is not None:
             lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
         for line in (*lines, *resolved.notes):
-            self.console.print(line, soft_wrap=True)
+            self.console.print(line, soft_wrap=not self.live)
         self.task = self.progress.add_task(
             run.model.model, total=session.config.max_steps, completed=session.trainer.done, figures=""
         )
-        if self.console.is_terminal:
+        if self.live:
             self.progress.start()
 
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
         """Update the line."""
-        self.figures = f"loss {loss:.4f}  {step_ms:.2f} ms a step  {characters_per_s:,.0f} characters/s"
+        self.figures = f"loss {loss:.4f}  {step_ms:.2f} ms a step"
         self.progress.update(self.task, completed=step, figures=self.figures)
+        self.figures += f"  {characters_per_s:,.0f} characters/s"
+        remaining = self.config.max_steps - step
+        self.left = f"  {duration(remaining * step_ms / 1000)} left" if remaining else ""
+        evaluated = step % self.config.eval_interval == 0 or not remaining  # prints a line of its own
+        if not (self.live or evaluated) and time.monotonic() - self.printed >= QUIET_SECONDS:
+            self._print_line(step)
 
     def evaluated(self, step: int, val_loss: float | None, is_best: bool) -> None:
         """Print a line that stays."""
         told = "" if val_loss is None else f"  validation {val_loss:.4f}"
-        if not self.console.is_terminal:
-            self.console.print(f"step {step:,}  {self.figures}{told}", soft_wrap=True)
+        if not self.live:
+            self._print_line(step, told)
         elif told:
-            self.progress.console.print(f"step {step:,}{told}{' (best so far)' * is_best}")
+            self.console.print(f"step {step:,}{told}{' (best so far)' * is_best}")
+
+    def _print_line(self, step: int, told: str = "") -> None:
+        self.console.print(f"step {step:,}  {self.figures}{told}{self.left}", soft_wrap=True)
+        self.printed = time.monotonic()
 
     def stopped_early(self, step: int, best_step: int) -> None:
         """Say so, and which weights are kept."""
         why = f"no better validation loss since step {best_step:,}, whose weights are kept"
-        self.console.print(f"stopped early at step {step:,}: {why} (--patience 0 trains on)", soft_wrap=True)
+        self.console.print(
+            f"stopped early at step {step:,}: {why} (--patience 0 trains on)", soft_wrap=not self.live
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -67,5 +86,5 @@ class ProgressLine(Observer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.console.is_terminal:  # elsewhere it never began, and stopping would print an empty line
+        if self.live:  # elsewhere it never began, and stopping would print an empty line
             self.progress.stop()

@@ -14,7 +14,7 @@ from flashmore.errors import ConfigError, RunError, TrainingFailed
 from flashmore.files import INTACT
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
 from flashmore.runs.checkpoint import layout_of
-from flashmore.runs.folder import remove_unfinished
+from flashmore.runs.folder import is_pack, remove_unfinished
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
@@ -163,10 +163,14 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         RunError: no run, a damaged one, or one being trained by another process.
         ConfigError: `steps` is below the number of completed steps.
     """
+    if is_pack(path):
+        raise _packed(path)
     require_run(path)
     with locked(path):
         remove_unfinished(path)
         run = Run.open(path)
+        if run.settings.packed:
+            raise _packed(path)
         state = run.load_state("last")
         if steps is not None and steps < state.step:
             found = f"{steps}, and {state.step} steps are done"
@@ -175,6 +179,11 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         with run.log_metrics(state) as metrics:
             best = (state.best_loss, state.best_step)
             yield Session(run, resolved, parts, trainer, metrics, *best, state.train_seconds)
+
+
+def _packed(path: Path) -> RunError:
+    found = "a file; a pack has neither the optimizer's state nor the metrics"
+    return RunError(f"the folder of a run to resume at {path}", found, "the folder that it was packed from")
 
 
 def config_of(run: Run) -> TrainConfig:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashmore.config import TrainConfig
@@ -144,18 +145,26 @@ def evaluate(model: nn.Module, data: Dataset, precision: Precision) -> float:
     """Mean loss in nats per character over all of `data`, in evaluation mode, within the free memory.
 
     The sum over characters divided by their number: a mean of batch means would overweight short batches.
+    With weights, each item's sum and number of characters count by its weight.
     """
     config = model.config
     assert isinstance(config, ModelConfig)
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64)
-    characters = 0
+    characters = 0.0
     for batch in data.evaluation(partial(largest_batch, config)):
-        real = int((batch.targets != IGNORE).sum())
+        real = (batch.targets != IGNORE).sum(1).cpu()  # (B,)
         with precision():
-            loss = mean_loss(model(batch.ids), batch.targets)
-        total += loss.cpu().double() * real  # not every device has float64
-        characters += real
+            logits = model(batch.ids)
+        if batch.weights is None:
+            loss = mean_loss(logits, batch.targets)
+            total += loss.cpu().double() * real.sum()  # not every device has float64
+            characters += int(real.sum())
+        else:
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)  # (B, V, T)
+            losses = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none")  # (B, T)
+            total += batch.weights @ losses.cpu().double().sum(1)
+            characters += (batch.weights @ real.double()).item()
     model.train(was_training)
     return (total / characters).item()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flashmore.upgrade.gain.measure import Gain, SiteGain
 
 CONTEXT_LINES = 3
+INDENT = " " * 6
+"""Before each line of a diff in the report."""
 QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
 QUOTED |= {'"': '\\"', "\\": "\\\\"}
 
@@ -227,7 +229,7 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
         yield f"    assumes that {assumption}"
     if report.gain is not None:
         yield from (f"    {line}" for line in report.gain.lines())
-    yield from (f"    {line}" for line in report.diff.replace("\r\n", "\n").split("\n")[2:-1])
+    yield from (f"{INDENT[2:]}{line}" for line in report.diff.replace("\r\n", "\n").split("\n")[2:-1])
 
 
 def patch(before: str, after: str, path: Path) -> str:

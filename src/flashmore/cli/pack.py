@@ -1,0 +1,47 @@
+"""`flashmore pack`: a run as one file to hand on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from flashmore.cli.parse import parse, require_writable
+from flashmore.errors import ConfigError, RunError
+from flashmore.terminal import say
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pack a finished run into one file, which generate, score, compare and explain open like a run's folder.
+
+    It has the best weights, the vocabulary, the options and the result, but neither items nor paths.
+    """
+
+    run: Positional[Path]
+    """The run's folder."""
+    out: Path
+    """The file to write."""
+    with_items: bool = False
+    """Include the items, which label names as new or known, and their weights."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore pack`."""
+    command = parse(Pack, "pack", argv)
+    require_writable("--out", command.out)
+
+    from flashmore.runs import Run
+    from flashmore.runs.pack import write
+    from flashmore.training.result import result_of
+
+    run = Run.open(command.run)
+    if command.out.resolve().is_relative_to(command.run.resolve()):
+        raise ConfigError("a file for --out outside the run", str(command.out), "another --out")
+    if (result := result_of(run)) is None:
+        valid = f"first: {run.resume_command()}"
+        raise RunError(f"a finished run in {run.path}", "one that was interrupted, with no result yet", valid)
+    command.out.parent.mkdir(parents=True, exist_ok=True)
+    write(run, result.to_json(), command.out, with_items=command.with_items)
+    say(f"packed {command.run} into {command.out}: {command.out.stat().st_size:,} bytes")
+    return 0

@@ -1,0 +1,139 @@
+"""A finished run as one file to hand on: a zip of stored files, which opens wherever a run's folder does.
+
+The files are those of a run's folder, without the optimizer, the metrics, the lock and the paths of this
+machine; and without the items, unless they are asked for. Checksums tie them together as in a folder.
+"""
+
+import io
+import os
+import struct
+import tempfile
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from flashmore.data.items import Split
+from flashmore.errors import DataError, RunError
+from flashmore.files import INTACT, open_input, replace_file
+from flashmore.runs import checkpoint, records, settings
+from flashmore.runs.checkpoint import Checkpoint, State
+
+if TYPE_CHECKING:
+    from flashmore.runs.folder import Run
+
+LARGEST = 2**31 - 1
+"""Most bytes of a pack: a larger zip needs an extension of the format."""
+RESULT = "result.json"
+_NAMES = {
+    settings.CONFIG,
+    settings.VOCABULARY,
+    settings.SPLIT,
+    "last.safetensors",
+    "best.safetensors",
+    RESULT,
+}
+_END = struct.Struct("<4s4H2LH")
+"""A zip's last bytes: signature, two disks, two counts of files, the directory's size and place, comment."""
+_SIGNATURE = b"PK\x05\x06"
+_LARGEST_DIRECTORY = 1000
+_MADE = "what `flashmore train --out FOLDER` or `flashmore pack --out FILE` made, undamaged"
+_BEYOND = b"PK\x06\x07"
+"""What stands before these bytes if an extension replaces them."""
+
+
+def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) -> None:
+    """Pack the best weights of a finished run into the file `out`.
+
+    Args:
+        run: the run.
+        result: its result, as JSON values.
+        out: the file to write.
+        with_items: whether the pack holds the items, and their weights.
+
+    Raises:
+        RunError: the run is damaged, or lacks the items.
+        DataError: the pack would be too large.
+        StorageError: writing failed; what was at `out` is kept.
+    """
+    kept = run.settings
+    if with_items and not kept.split.train:
+        found = "a run on one long text" if kept.text is not None else "a pack without them"
+        raise RunError(f"the items of {run.path}, for --with-items", found, "the same without --with-items")
+
+    def without_path(config: dict[str, Any]) -> dict[str, Any]:
+        file = config.get("file")
+        return config | {"file": _name(file) if isinstance(file, str) else None}
+
+    made = replace(
+        kept,
+        requested=without_path(kept.requested),
+        config=without_path(kept.config),
+        split=kept.split if with_items else Split((), (), (), kept.split.leak_share),
+        text=kept.text and replace(kept.text, path=kept.text.path and f"/{_name(kept.text.path)}"),
+        packed=True,
+    )
+    files = settings.encode(made)
+    digest = records.digest(files[settings.CONFIG])
+    sealed = records.seal(result | {"run": out.name, "config_sha256": digest})
+    files[RESULT] = records.encode(sealed)
+    last, weights = run.load_state("last"), run.load_weights()
+    last = replace(last, loss_scale=None, metrics_bytes=0, metrics_sha256=State(0, 0).metrics_sha256)
+    is_best = last.best_step in (None, last.step)
+    saved = {"last": Checkpoint(weights if is_best else {}, {}, last)}
+    if last.best_step is not None and not is_best:
+        saved["best"] = Checkpoint(weights, {}, replace(last, step=last.best_step))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, each in saved.items():
+            path = Path(folder) / f"{name}.safetensors"
+            checkpoint.save(path, digest, each)
+            files[path.name] = path.read_bytes()
+    packed = io.BytesIO()
+    with ZipFile(packed, "w", ZIP_STORED) as archive:
+        for name, data in files.items():
+            archive.writestr(ZipInfo(name), data)  # of 1980, whenever it was made
+    if len(packed.getvalue()) > LARGEST:
+        found = f"{len(packed.getvalue()):,} bytes"
+        raise DataError(f"a pack of at most {LARGEST:,} bytes", found, "a smaller model, or the run's folder")
+    replace_file(out, packed.getvalue())
+
+
+def _name(path: str) -> str:
+    return PureWindowsPath(path).name  # which takes both kinds of separators
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Write the files of a pack into an empty folder; what they hold is checked when they are read.
+
+    Raises:
+        RunError: it is no pack, or not as it was written.
+    """
+    wanted = f"a run at {path}"
+    with open_input(path, wanted, again=True) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _END.size - 20))
+        tail = file.read()
+        if size > LARGEST or not tail[-_END.size :].startswith(_SIGNATURE) or len(tail) < _END.size:
+            raise RunError(wanted, "a file that is no pack, or one cut off", _MADE)
+        # A zip may claim millions of files, which zipfile would list before any could be checked.
+        *_, entries, directory, _, comment = _END.unpack(tail[-_END.size :])
+        if entries > len(_NAMES) or directory > _LARGEST_DIRECTORY or comment or tail.startswith(_BEYOND):
+            raise RunError(wanted, "a zip that flashmore did not make", INTACT)
+        try:
+            _extract(file, size, folder, wanted)
+        except (BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
+            raise RunError(wanted, f"cut off or altered: {error}", INTACT) from None
+
+
+def _extract(file: BinaryIO, size: int, folder: Path, wanted: str) -> None:
+    with ZipFile(file) as archive:
+        found = archive.infolist()
+        names = [entry.filename for entry in found]
+        if len(set(names)) < len(names) or not _NAMES.issuperset(names):
+            raise RunError(wanted, f"a zip of {', '.join(names)[:200]}", INTACT)
+        if any(each.compress_type != ZIP_STORED or each.flag_bits & 1 for each in found):
+            raise RunError(wanted, "a zip that is compressed or encrypted", INTACT)
+        if sum(each.file_size for each in found) > size:
+            raise RunError(wanted, "a zip whose files overlap", INTACT)
+        for name in names:
+            (folder / name).write_bytes(archive.read(name))
