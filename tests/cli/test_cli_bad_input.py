@@ -301,24 +301,29 @@ def test_weights_that_go_astray_in_the_last_step_are_told(
 
 
 @pytest.mark.parametrize(
+    "free",
+    [2**28, pytest.param(None, marks=pytest.mark.faults)],  # the machine's own takes gigabytes of trials
+    ids=["little memory", "the machine's memory"],
+)
+@pytest.mark.parametrize(
     ("model", "attention"), [("bigram", "auto"), ("transformer", "manual"), ("transformer", "auto")]
 )
 def test_a_batch_that_no_memory_holds_is_told(
-    model: str, attention: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
+    free: int | None,
+    model: str,
+    attention: str,
+    names_file: Path,
+    call: Call,
+    refusal: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = (
-        "train",
-        names_file,
-        "--model",
-        model,
-        "--attention",
-        attention,
-        "--device",
-        "cpu",
-        "--max-steps",
-        1,
-    )
-    message = refusal(call(*words, "--batch-size", 10**12, "--out", tmp_path / "run"), 1, after_progress=True)
+    if free is not None:
+        monkeypatch.setattr("flashmore.training.memory.free_bytes", lambda _: free)
+        monkeypatch.setattr("flashmore.backends.choose.BATCH_BYTES", 2**18)
+    kind = ("--model", model, "--attention", attention, "--device", "cpu", "--max-steps", 1)
+    words = ("train", names_file, *kind, "--batch-size", 10**12, "--out", tmp_path / "run")
+    message = refusal(call(*words), 1, after_progress=True)
     assert re.search(r"about [\d,]+ GiB needed, [\d,.]+ GiB free", message)
     assert re.search(r"--batch-size \d+, which was tried and fits", message)
 
