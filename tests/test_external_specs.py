@@ -150,7 +150,18 @@ def test_its_backend_is_measured_and_reported(flashmore: Callable[..., list[str]
     chosen, *_ = flashmore(
         ("choose", "--length", "8", "--batch-size", "2", "--device", "cpu", "--json"),
         (
-            *("bench", "step", *TINY, "--batch-size", "4", "--variants", "manual", "rowwise", "--blocks", "3"),
+            *(
+                "bench",
+                "step",
+                *TINY,
+                "--batch-size",
+                "4",
+                "--variants",
+                "manual",
+                "rowwise",
+                "--blocks",
+                "3",
+            ),
             *("--out", "step.json", "--picture", "step.svg"),
         ),
         (

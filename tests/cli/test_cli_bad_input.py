@@ -241,10 +241,10 @@ def test_a_process_ends_with_the_same_code_and_message(
 
 
 def test_a_kernel_that_knows_no_dropout_is_told_alone(
-    names_file: Path, process: Call, refusal: Callable[..., str], tmp_path: Path
+    names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     words = ("--model", "transformer", "--attention", "flash", "--attention-dropout", 0.1, "--device", "cpu")
-    message = refusal(process("train", names_file, *words, "--out", tmp_path / "run"), 2)
+    message = refusal(call("train", names_file, *words, "--out", tmp_path / "run"), 2)
     for part in ("'flash'", "dropout_p = 0.1", "manual, sdpa, math"):
         assert part in message
     assert not (tmp_path / "run").exists()

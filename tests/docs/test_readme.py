@@ -59,9 +59,7 @@ def typed(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 @pytest.mark.parametrize(("command", "output"), commands(), ids=lambda value: value.split("\n")[0][:60])
-def test_a_command_of_the_readme_works(
-    command: str, output: str, typed: dict[str, tuple[int, str]]
-) -> None:
+def test_a_command_of_the_readme_works(command: str, output: str, typed: dict[str, tuple[int, str]]) -> None:
     code, text = typed[command]
     assert code == (2 if output.startswith("wanted:") else 0), text
     assert output.strip() in text

@@ -110,7 +110,7 @@ def check_choices(forks: Forks, folder: Path, every: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS_OF_RECORDS)
 def test_records(kind: str, forks: Forks, tmp_path: Path) -> None:
-    check_records(forks, tmp_path, kind, every=200)
+    check_records(forks, tmp_path, kind, every=400)
 
 
 def test_remembered_choices(forks: Forks, tmp_path: Path) -> None:

@@ -165,9 +165,7 @@ CALL = (
 )
 
 
-def test_an_example_proves_what_it_reaches_on_what_it_gives(
-    sites: tuple[Site, Site], prover: Prover
-) -> None:
+def test_an_example_proves_what_it_reaches_on_what_it_gives(sites: tuple[Site, Site], prover: Prover) -> None:
     wrong = replace(sites[0], fragment=Fragment(INPUTS, OLD, NEW.replace("scale=scale, ", "")))
     source = Source(example="model:made")
     traced = prove_traced([*sites, wrong], source, rewritten=changed(sites, CALL), prover=prover)

@@ -430,7 +430,9 @@ def with_a_hostile_configuration(folder: Path, payload: str) -> Path:
     return model
 
 
-@pytest.mark.parametrize("made", [inside_a_cloned_one, with_a_hostile_configuration], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "made", [inside_a_cloned_one, with_a_hostile_configuration], ids=lambda m: m.__name__
+)
 def test_nothing_of_a_repository_is_run(made: Callable[[Path, str], Path], tmp_path: Path) -> None:
     models = {payload: made(tmp_path / payload, payload) for payload in PAYLOADS}
     command = [sys.executable, "-m", "flashmore", "upgrade", *map(str, models.values()), "--write"]
