@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
 # one, because the models are tiny and on a busy machine a second thread only waits. Torch reads it once.
@@ -11,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from forks import Forks
 
 # The same examples every time, so that what fails here fails everywhere; `make test-long` draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -36,3 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def comparison_data() -> Path:
     """The folder with the data that other people's figures were measured on."""
     return Path(os.environ["FLASHMORE_COMPARISON_DATA"])
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator["Forks"]:
+    """One process that forks for all tests of tests/faults, where its module lies."""
+    from forks import Forks
+
+    with Forks() as started:
+        yield started

@@ -61,13 +61,30 @@ ema = extra_specs:MODEL
 [flashmore.backends]
 rowwise = extra_specs:BACKEND
 """
+COMMANDS = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from flashmore.cli.main import main
+
+ended = []
+for words in json.loads(sys.argv[1]):
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        ended.append((main(words), out, err))
+json.dump([(code, out.getvalue(), err.getvalue()) for code, out, err in ended], sys.stdout)
+"""
+"""Several commands in one process, which imports torch once."""
+Words = tuple[str, ...]
 SMALL = ("--max-steps", "4", "--eval-interval", "2", "--device", "cpu", "--speedups", "none")
 TINY = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def flashmore(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Run a command in a folder, with the other package installed."""
+def flashmore(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Run commands in a folder, one after the other, with the other package installed.
+
+    What each printed is returned; the last may have another exit code, and then it is its message.
+    """
     packages, folder = tmp_path_factory.mktemp("packages"), tmp_path_factory.mktemp("folder")
     (packages / "extra_specs.py").write_text(SPECS)
     (packages / "extra_code.py").write_text(CODE)
@@ -81,34 +98,46 @@ def flashmore(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         "FLASHMORE_CACHE": str(folder / "cache"),
     }
 
-    def run(*words: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "flashmore", *words]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
-        assert done.returncode == code, done.stderr
-        return done.stdout if code == 0 else done.stderr
+    def run(*commands: Words, last: int = 0) -> list[str]:
+        program = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+        done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        ended = json.loads(done.stdout)
+        assert [code for code, _, _ in ended] == [*[0] * (len(commands) - 1), last], ended
+        return [out if code == 0 else err for code, out, err in ended]
 
     return run
 
 
-def test_its_model_is_trained_resumed_and_used(flashmore: Callable[..., str]) -> None:
-    assert "ema" in flashmore("train", "--help")
-    flashmore("train", "--model", "ema", *SMALL, "--out", "run")
-    flashmore("train", "--resume", "run", "--max-steps", "6")
-    assert len(json.loads(flashmore("generate", "run", "--count", "3", "--json"))["names"]) == 3
-    assert flashmore("score", "run", "anna")
-    assert json.loads(flashmore("compare", "run", "--count", "1", "--json"))[0]["model"] == "ema"
-    assert "--n-head" in flashmore("train", "--model", "ema", "--n-head", "2", code=2)
+def test_its_model_is_trained_resumed_and_used(flashmore: Callable[..., list[str]]) -> None:
+    told, _, _, generated, scored, compared, refused = flashmore(
+        ("train", "--help"),
+        ("train", "--model", "ema", *SMALL, "--out", "run"),
+        ("train", "--resume", "run", "--max-steps", "6"),
+        ("generate", "run", "--count", "3", "--json"),
+        ("score", "run", "anna"),
+        ("compare", "run", "--count", "1", "--json"),
+        ("train", "--model", "ema", "--n-head", "2"),
+        last=2,
+    )
+    assert "ema" in told
+    assert len(json.loads(generated)["names"]) == 3
+    assert scored
+    assert json.loads(compared)[0]["model"] == "ema"
+    assert "--n-head" in refused
 
 
-def test_its_backend_trains_a_transformer(flashmore: Callable[..., str]) -> None:
-    flashmore("train", *TINY, *SMALL[:-4], "--attention", "rowwise", "--out", "attended")
-    result = json.loads(flashmore("compare", "attended", "--count", "1", "--json"))[0]
-    assert result["attention"] == "rowwise"
+def test_its_backend_trains_a_transformer(flashmore: Callable[..., list[str]]) -> None:
+    _, compared = flashmore(
+        ("train", *TINY, *SMALL[:-4], "--attention", "rowwise", "--out", "attended"),
+        ("compare", "attended", "--count", "1", "--json"),
+    )
+    assert json.loads(compared)[0]["attention"] == "rowwise"
 
 
-def test_its_rules_are_explained(flashmore: Callable[..., str]) -> None:
+def test_its_rules_are_explained(flashmore: Callable[..., list[str]]) -> None:
     words = ("explain", "--device", "cpu", "--length", "8", "--json")
-    plain, masked = (json.loads(flashmore(*words, *more)) for more in ((), ("--mask", "bool")))
+    plain, masked = map(json.loads, flashmore(words, (*words, "--mask", "bool")))
     (plain,), (masked,) = (
         [backend for backend in document["backends"] if backend["name"] == "rowwise"]
         for document in (plain, masked)
@@ -117,18 +146,29 @@ def test_its_rules_are_explained(flashmore: Callable[..., str]) -> None:
     assert masked["reasons"] == ["rowwise takes no mask (use manual)"]
 
 
-def test_its_backend_is_measured_and_reported(flashmore: Callable[..., str]) -> None:
-    chosen = json.loads(
-        flashmore("choose", "--length", "8", "--batch-size", "2", "--device", "cpu", "--json")
+def test_its_backend_is_measured_and_reported(flashmore: Callable[..., list[str]]) -> None:
+    chosen, *_ = flashmore(
+        ("choose", "--length", "8", "--batch-size", "2", "--device", "cpu", "--json"),
+        (
+            *(
+                "bench",
+                "step",
+                *TINY,
+                "--batch-size",
+                "4",
+                "--variants",
+                "manual",
+                "rowwise",
+                "--blocks",
+                "3",
+            ),
+            *("--out", "step.json", "--picture", "step.svg"),
+        ),
+        (
+            *("bench", "attention", "--length", "16", "--batch-size", "1", "--n-head", "2"),
+            *("--head-dim", "8", "--backends", "manual", "rowwise", "--seconds", "2", "--device", "cpu"),
+            *("--out", "attention.json", "--picture", "attention.svg"),
+        ),
+        ("report", "step.json", "attention.json", "--out", "report.html"),
     )
-    assert "rowwise" in json.dumps(chosen)
-    flashmore(
-        *("bench", "step", *TINY, "--batch-size", "4", "--variants", "manual", "rowwise", "--blocks", "3"),
-        *("--out", "step.json", "--picture", "step.svg"),
-    )
-    flashmore(
-        *("bench", "attention", "--length", "16", "--batch-size", "1", "--n-head", "2", "--head-dim", "8"),
-        *("--backends", "manual", "rowwise", "--seconds", "2", "--device", "cpu"),
-        *("--out", "attention.json", "--picture", "attention.svg"),
-    )
-    flashmore("report", "step.json", "attention.json", "--out", "report.html")
+    assert "rowwise" in json.dumps(json.loads(chosen))

@@ -241,10 +241,10 @@ def test_a_process_ends_with_the_same_code_and_message(
 
 
 def test_a_kernel_that_knows_no_dropout_is_told_alone(
-    names_file: Path, process: Call, refusal: Callable[..., str], tmp_path: Path
+    names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     words = ("--model", "transformer", "--attention", "flash", "--attention-dropout", 0.1, "--device", "cpu")
-    message = refusal(process("train", names_file, *words, "--out", tmp_path / "run"), 2)
+    message = refusal(call("train", names_file, *words, "--out", tmp_path / "run"), 2)
     for part in ("'flash'", "dropout_p = 0.1", "manual, sdpa, math"):
         assert part in message
     assert not (tmp_path / "run").exists()
@@ -301,24 +301,29 @@ def test_weights_that_go_astray_in_the_last_step_are_told(
 
 
 @pytest.mark.parametrize(
+    "free",
+    [2**28, pytest.param(None, marks=pytest.mark.faults)],  # the machine's own takes gigabytes of trials
+    ids=["little memory", "the machine's memory"],
+)
+@pytest.mark.parametrize(
     ("model", "attention"), [("bigram", "auto"), ("transformer", "manual"), ("transformer", "auto")]
 )
 def test_a_batch_that_no_memory_holds_is_told(
-    model: str, attention: str, names_file: Path, call: Call, refusal: Callable[..., str], tmp_path: Path
+    free: int | None,
+    model: str,
+    attention: str,
+    names_file: Path,
+    call: Call,
+    refusal: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = (
-        "train",
-        names_file,
-        "--model",
-        model,
-        "--attention",
-        attention,
-        "--device",
-        "cpu",
-        "--max-steps",
-        1,
-    )
-    message = refusal(call(*words, "--batch-size", 10**12, "--out", tmp_path / "run"), 1, after_progress=True)
+    if free is not None:
+        monkeypatch.setattr("flashmore.training.memory.free_bytes", lambda _: free)
+        monkeypatch.setattr("flashmore.backends.choose.BATCH_BYTES", 2**18)
+    kind = ("--model", model, "--attention", attention, "--device", "cpu", "--max-steps", 1)
+    words = ("train", names_file, *kind, "--batch-size", 10**12, "--out", tmp_path / "run")
+    message = refusal(call(*words), 1, after_progress=True)
     assert re.search(r"about [\d,]+ GiB needed, [\d,.]+ GiB free", message)
     assert re.search(r"--batch-size \d+, which was tried and fits", message)
 

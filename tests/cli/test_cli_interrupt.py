@@ -21,7 +21,7 @@ from flashmore.runs import Run
 pty = pytest.importorskip("pty", reason="needs the terminals of Unix")
 
 Call = Callable[..., CompletedProcess[str]]
-STEPS = 1000
+STEPS = 600
 
 
 class Ended(NamedTuple):
@@ -35,7 +35,7 @@ class Ended(NamedTuple):
 def command(names_file: Path) -> list[str]:
     """Long enough to be interrupted, with dropout, whose random numbers must go on too."""
     sizes = ("--model", "mlp", "--n-embd", 16, "--dropout", 0.1, "--device", "cpu")
-    pace = ("--max-steps", STEPS, "--eval-interval", 400, "--log-interval", 1)
+    pace = ("--max-steps", STEPS, "--eval-interval", 250, "--log-interval", 1)
     words = ("train", names_file, *sizes, *pace, "--json", "--out")
     return [sys.executable, "-m", "flashmore", *map(str, words)]
 
@@ -106,5 +106,5 @@ def test_on_a_terminal_the_progress_moves_and_the_result_stays_apart(
     assert plain(whole.out)
     assert json.loads(whole.out)["run"] == str(whole.run)
     assert "\x1b[" in whole.err
-    for shown in ("step 1,000/1,000", "loss", "ms a step", "step 400", "(best so far)"):
+    for shown in ("step 600/600", "loss", "ms a step", "step 250", "(best so far)"):
         assert shown in whole.err

@@ -12,12 +12,10 @@ VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 @pytest.fixture
 def busy() -> Iterator[None]:
-    """Two programs that always want a CPU."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    yield
-    for loop in loops:
+    """A program that always wants a CPU."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as loop:
+        yield
         loop.kill()
-        loop.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have another OpenMP library")

@@ -28,6 +28,8 @@ LONG = (
     "--device",
     "cpu",
 )
+AT_ONCE = ("--speedups", "none")
+"""Without the compiler, for which so many steps would wait first."""
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_a_terminal_that_closes_leaves_a_saved_run(
     run = tmp_path / "run"
     ours, theirs = pty.openpty()
     terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
-    process = start("train", names_file, *LONG, "--out", run, **terminal)
+    process = start("train", names_file, *LONG, *AT_ONCE, "--out", run, **terminal)
     os.close(theirs)
     wait_until(lambda: bool(os.read(ours, 65536)) and trains(run), process)
     os.close(ours)
@@ -131,7 +133,7 @@ def test_what_ignores_the_end_of_its_terminal_goes_on(
     run = tmp_path / "run"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        process = start("train", names_file, *LONG, "--out", run, stdout=PIPE, stderr=PIPE)
+        process = start("train", names_file, *LONG, *AT_ONCE, "--out", run, stdout=PIPE, stderr=PIPE)
     finally:
         signal.signal(signal.SIGHUP, before)
     wait_until(lambda: trains(run), process)

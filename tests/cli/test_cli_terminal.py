@@ -92,11 +92,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--write",)])
 def test_upgrade_escapes_what_hostile_sources_hold(
-    process: Process, sources: Path, tmp_path: Path, options: tuple[str, ...]
+    call: Process, sources: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     folder = tmp_path / f"project{EVIL}"
     subprocess.run(["cp", "-a", str(sources), str(folder)], check=True)
-    done = process("upgrade", folder, *options)
+    done = call("upgrade", folder, *options)
     check(done, 0, 1)
     assert "owned" in done.stdout, "the hostile text is shown, escaped"
     if "--json" in options:
@@ -167,7 +167,7 @@ def run(process: Process, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_hostile_vocabulary_and_folder_are_escaped(process: Process, run: Path, as_json: bool) -> None:
+def test_a_hostile_vocabulary_and_folder_are_escaped(call: Process, run: Path, as_json: bool) -> None:
     option = ("--json",) if as_json else ()
     name = "a\x9bg\u202ek\u2066\u200b\xad"
     for words in (
@@ -177,11 +177,11 @@ def test_a_hostile_vocabulary_and_folder_are_escaped(process: Process, run: Path
         ("compare", run, run, "--count", 2),
         ("train", "--resume", run),
     ):
-        done = process(*words, *option)
+        done = call(*words, *option)
         check(done, 0)
         if as_json:
             json.loads(done.stdout)
-    shown = process("score", run, name, *option).stdout
+    shown = call("score", run, name, *option).stdout
     assert name in json.loads(shown)[0]["text"] if as_json else "a\\x9bg\\u202ek\\u2066\\u200b\\xad" in shown
 
 
@@ -210,7 +210,7 @@ def test_messages_about_words_escape_them(call: Process, verb: str, words: tuple
     check(call(verb, *words), 0, 1, 2)
 
 
-def test_messages_about_paths_escape_them(process: Process, run: Path, tmp_path: Path) -> None:
+def test_messages_about_paths_escape_them(call: Process, run: Path, tmp_path: Path) -> None:
     gone = tmp_path / f"gone{EVIL}{LINE.replace('/', '')}"
     record = tmp_path / f"record{EVIL}.json"
     record.write_text(json.dumps({"format": EVIL, EVIL: LINE}), encoding="utf-8")
@@ -230,17 +230,17 @@ def test_messages_about_paths_escape_them(process: Process, run: Path, tmp_path:
         ("bench", EVIL),
         (EVIL + LINE,),
     ):
-        done = process(*words)
+        done = call(*words)
         check(done, 2)
         assert "owned" in done.stderr
         assert len(re.findall(r"^ valid: ", done.stderr, re.MULTILINE)) <= 1
 
 
-def test_a_report_names_hostile_files_escaped(process: Process, tmp_path: Path) -> None:
+def test_a_report_names_hostile_files_escaped(call: Process, tmp_path: Path) -> None:
     record = tmp_path / f"record{EVIL}.json"
-    done = process("choose", "--device", "cpu", "--batch-size", 1, "--length", 4, "--out", record)
+    done = call("choose", "--device", "cpu", "--batch-size", 1, "--length", 4, "--out", record)
     check(done, 0)
     page = tmp_path / f"page{EVIL}{LINE.replace('/', '')}.html"
-    done = process("report", record, "--out", page)
+    done = call("report", record, "--out", page)
     check(done, 0)
     assert page.is_file()

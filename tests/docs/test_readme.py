@@ -4,9 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
+
+from flashmore.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,13 +20,6 @@ Bayer Bosch Canon Casio Chanel Cisco Citroen Dacia Danone Dell Duracell Epson Er
 Garmin Gucci Haribo Honda Ikea Intel Jaguar Kodak Lego Lexus Mazda Milka Nestle Nikon Nissan Nokia Reference
 Pepsi Philips Puma Renault Rolex Samsung Seat Sharp Shell Siemens Skoda Sony Suzuki Tesla Toyota Visa Volvo
 Xerox Yamaha Zara"""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("readme")
-    (path / "brands.txt").write_text(BRANDS.replace(" ", "\n"), encoding="utf-8")
-    return path
 
 
 def commands() -> list[tuple[str, str]]:
@@ -41,20 +38,40 @@ def test_the_readme_shows_commands() -> None:
     assert "$ make demo" in README
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("readme")
+    (path / "brands.txt").write_text(BRANDS.replace(" ", "\n"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def typed(folder: Path) -> dict[str, tuple[int, str]]:
+    """The exit code of each command, typed in the order of the page, and what it printed or complained of."""
+    ended = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        for command, output in commands():
+            with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+                code = main(command.split()[1:])
+            ended[command] = code, (err if output.startswith("wanted:") else out).getvalue()
+    return ended
+
+
 @pytest.mark.parametrize(("command", "output"), commands(), ids=lambda value: value.split("\n")[0][:60])
-def test_a_command_of_the_readme_works(command: str, output: str, folder: Path) -> None:
-    words = [sys.executable, "-m", "flashmore", *command.split()[1:]]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-    refused = output.startswith("wanted:")
-    assert done.returncode == (2 if refused else 0), done.stderr
-    assert output.strip() in (done.stderr if refused else done.stdout)
+def test_a_command_of_the_readme_works(command: str, output: str, typed: dict[str, tuple[int, str]]) -> None:
+    code, text = typed[command]
+    assert code == (2 if output.startswith("wanted:") else 0), text
+    assert output.strip() in text
 
 
+@pytest.mark.usefixtures("typed")
 def test_the_pictures_and_runs_of_the_readme_are_there(folder: Path) -> None:
     assert (folder / "models.png").stat().st_size > 1000
     assert (folder / "runs" / "brands" / "best.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("typed")  # whose run it reads
 def test_the_python_of_the_readme_works(folder: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     done = subprocess.run(

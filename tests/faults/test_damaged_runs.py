@@ -28,12 +28,6 @@ TEXT = split("names.txt --mode text --block-size 4 --model transformer --n-layer
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def material(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Intact runs: `items`, `text` and `half` (in float16), each with a twin of the same sizes and another
     seed."""

@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from shlex import split
 
@@ -21,12 +20,6 @@ TRAIN = split(
     "train names.txt --out run --device cpu --dropout 0.1 --model mlp --n-embd 8 --batch-size 4 "
     "--log-interval 1 --speedups none"
 )
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as started:
-        yield started
 
 
 def folder_at(path: Path) -> Path:
@@ -82,7 +75,7 @@ def kill_at_random(forks: Forks, tmp_path: Path, times: int) -> None:
 
 
 def test_a_run_killed_at_some_file_operations_goes_on(forks: Forks, tmp_path: Path) -> None:
-    kill_at_operations(forks, tmp_path, every=31)
+    kill_at_operations(forks, tmp_path, every=61)
 
 
 @pytest.mark.faults

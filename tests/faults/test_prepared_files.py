@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from shlex import split
 from typing import Any
@@ -52,8 +53,11 @@ def prepared(document: dict[str, Any]) -> Iterator[tuple[str, Prepare]]:
     yield from KINDS.items()
     for place in leaves(document):
         for value in VALUES if 1 not in place else ():
-            changed = put(deepcopy(document), place, value)
-            yield f"{list(place)} = {value!r:.40}", _holding(text_of(changed))
+            yield f"{list(place)} = {value!r:.40}", partial(_write_changed, document, place, value)
+
+
+def _write_changed(document: dict[str, Any], place: tuple[Any, ...], value: object, path: Path) -> None:
+    _holding(text_of(put(deepcopy(document), place, value)))(path)
 
 
 def check_all(
@@ -104,19 +108,13 @@ def check_choices(forks: Forks, folder: Path, every: int) -> None:
     check_all(cases, folder, f"cache/{remembered.name}", run, set())
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as started:
-        yield started
-
-
 @pytest.mark.parametrize("kind", KINDS_OF_RECORDS)
 def test_records(kind: str, forks: Forks, tmp_path: Path) -> None:
-    check_records(forks, tmp_path, kind, every=200)
+    check_records(forks, tmp_path, kind, every=400)
 
 
 def test_remembered_choices(forks: Forks, tmp_path: Path) -> None:
-    check_choices(forks, tmp_path, every=40)
+    check_choices(forks, tmp_path, every=80)
 
 
 @pytest.mark.faults

@@ -104,7 +104,10 @@ def test_attention_is_chosen_and_explained() -> None:
     ],
     ids=lambda words: words[0],
 )
-def test_every_bench_measures(words: tuple[str, ...]) -> None:
+def test_every_bench_measures(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for bench in ("step", "ablation"):
+        monkeypatch.setattr(f"flashmore.benchmark.{bench}.bench.BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr("flashmore.benchmark.ablation.bench.TRIAL_BLOCKS", 2)
     few = ["--blocks", "2"] if words[0] != "attention" else []
     assert main(["bench", *words, *few, "--out", "record.json"]) == 0
     record = json.loads(Path("record.json").read_text())

@@ -68,7 +68,7 @@ def test_what_is_thinned_keeps_each_case_with_each_answer() -> None:
     assert any("stand for all" in line for line in coverage.said(found, thin, whole))
 
 
-def test_a_rewrite_that_is_wrong_for_one_combination_of_many_is_refuted() -> None:
+def test_a_rewrite_that_is_wrong_for_one_combination_of_many_is_refuted(prover: Prover) -> None:
     flags = tuple(Input(f"c{n}", f"c{n}", "flag", None) for n in range(8))
     names = ", ".join(["q", "k", "v", *(flag.name for flag in flags)])
     lines = "".join(f"    if {flag.name}:\n        q = q * 0.{n + 1}\n" for n, flag in enumerate(flags))
@@ -76,13 +76,10 @@ def test_a_rewrite_that_is_wrong_for_one_combination_of_many_is_refuted() -> Non
     fused = "    return F.scaled_dot_product_attention(q, k, v, scale=1.0)\n"
     new = f"def new({names}):\n{lines}{fused}"
     wrong = f"def new({names}):\n{lines}    if c0 and not c1 and c6 and c7:\n        q = q * 2\n{fused}"
-    with Prover() as prover:
-        right, refuted = (
-            prover.prove(
-                Site(path, 1, 3, "f", "rewritten", "", fragment=Fragment((Q, K, V, *flags), old, text))
-            )
-            for path, text in (("a.py", new), ("b.py", wrong))
-        )
+    right, refuted = (
+        prover.prove(Site(path, 1, 3, "f", "rewritten", "", fragment=Fragment((Q, K, V, *flags), old, text)))
+        for path, text in (("right of many.py", new), ("wrong for one.py", wrong))
+    )
     assert right.proved, right.why_not
     assert any("cases stand for all" in line for line in right.assumptions)
     assert refuted.refuted

@@ -9,7 +9,7 @@ import pytest
 from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.prove.allowed import NotAllowed
 from flashmore.upgrade.prove.functions import functions_of
-from flashmore.upgrade.prove.prover import prove
+from flashmore.upgrade.prove.prover import Prover, prove
 from flashmore.upgrade.site import Site
 
 SOURCE = """
@@ -37,11 +37,11 @@ def site(case: str) -> Site:
 
 
 @pytest.mark.parametrize("case", ["einops.einsum", "under another name"])
-def test_lines_that_call_einops_are_proved(case: str) -> None:
+def test_lines_that_call_einops_are_proved(case: str, prover: Prover) -> None:
     found = site(case)
     assert found.fragment is not None
     assert "= einsum(q" in found.fragment.old
-    proof = prove(found)
+    proof = prover.prove(found)
     assert proof.proved, proof.why_not
 
 

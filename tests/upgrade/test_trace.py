@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flashmore.upgrade.prove.prover import Prover
 from flashmore.upgrade.prove.result import WHOLE, Proof
 from flashmore.upgrade.site import Fragment, Input, Site
 from flashmore.upgrade.trace.tracer import Source, Traced, prove_traced
@@ -164,10 +165,10 @@ CALL = (
 )
 
 
-def test_an_example_proves_what_it_reaches_on_what_it_gives(sites: tuple[Site, Site]) -> None:
+def test_an_example_proves_what_it_reaches_on_what_it_gives(sites: tuple[Site, Site], prover: Prover) -> None:
     wrong = replace(sites[0], fragment=Fragment(INPUTS, OLD, NEW.replace("scale=scale, ", "")))
     source = Source(example="model:made")
-    traced = prove_traced([*sites, wrong], source, rewritten=changed(sites, CALL))
+    traced = prove_traced([*sites, wrong], source, rewritten=changed(sites, CALL), prover=prover)
     reached, other, refuted = traced.proofs
     assert traced.problem is None
     assert reached.proved, reached.why_not
@@ -181,18 +182,21 @@ def test_an_example_proves_what_it_reaches_on_what_it_gives(sites: tuple[Site, S
     assert refuted.refuted
 
 
-def test_right_lines_in_a_wrong_file_are_refuted(sites: tuple[Site, Site], tmp_path: Path) -> None:
+def test_right_lines_in_a_wrong_file_are_refuted(
+    sites: tuple[Site, Site], tmp_path: Path, prover: Prover
+) -> None:
     rewritten = changed(sites, CALL.replace("scale=1.0", "scale=0.9"))
-    (proof,) = prove_traced(sites[:1], Source(example="model:named"), rewritten=rewritten).proofs
+    source = Source(example="model:named")
+    (proof,) = prove_traced(sites[:1], source, rewritten=rewritten, prover=prover).proofs
     assert proof.refuted
     assert str(proof.why_not).startswith(WHOLE)
     assert (tmp_path / "model.py").read_text(encoding="utf-8") == MODEL
 
 
 def test_a_script_proves_every_shape_and_what_it_showed_before_it_failed_counts(
-    sites: tuple[Site, Site],
+    sites: tuple[Site, Site], prover: Prover
 ) -> None:
-    traced = prove_traced(sites, Source(run=("train.py", "--steps", "2", "--fail")))
+    traced = prove_traced(sites, Source(run=("train.py", "--steps", "2", "--fail")), prover=prover)
     assert "the disk is full" in str(traced.problem)
     assert traced.proofs[0].proved, traced.proofs[0].why_not
     assert any("q (2, 5, 8)" in name for name in names(traced.proofs[0]))
@@ -236,14 +240,14 @@ PROBLEMS = {
     "dies": "signal 9",
     "wrong_input": "model.py, line 14)",
     "leaves": "without an error",
-    "hangs": "longer than 7 s",
+    "hangs": "longer than 4 s",
 }
 
 
 @pytest.mark.parametrize("function", PROBLEMS)
 def test_an_example_that_fails_is_told(sites: tuple[Site, Site], function: str) -> None:
     traced: Traced = prove_traced(
-        sites, Source(example=f"model:{function}"), seconds=7 if function == "hangs" else 60
+        sites, Source(example=f"model:{function}"), seconds=4 if function == "hangs" else 60
     )
     assert PROBLEMS[function] in str(traced.problem)
     assert not any(proof.proved for proof in traced.proofs)

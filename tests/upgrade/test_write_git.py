@@ -375,7 +375,8 @@ PAYLOADS = {
 
 
 def trap_in(folder: Path) -> Path:
-    """A program that leaves a trace when it is run."""
+    """A program that leaves a trace in a new folder when it is run."""
+    folder.mkdir()
     trap = folder / "trap.sh"
     trap.write_text(f"#!/bin/sh\ntouch {folder}/canary\ncat\n")
     trap.chmod(0o755)
@@ -385,15 +386,10 @@ def trap_in(folder: Path) -> Path:
     return trap
 
 
-def upgraded(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flashmore", "upgrade", str(path), "--write"]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, encoding="utf-8", timeout=300)
-
-
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_a_repository_inside_a_cloned_one_runs_nothing(tmp_path: Path, payload: str) -> None:
-    trap = trap_in(tmp_path)
-    author = tmp_path / "author"
+def inside_a_cloned_one(folder: Path, payload: str) -> Path:
+    """A clone that holds the parts of another `.git`, one folder up, beside a model."""
+    trap = trap_in(folder)
+    author = folder / "author"
     author.mkdir()
     git(author, "init", "-q")
     inner = author / "pkg"
@@ -403,39 +399,47 @@ def test_a_repository_inside_a_cloned_one_runs_nothing(tmp_path: Path, payload: 
     git(inner, "init", "-q")
     git(inner, "add", "-A")
     git(inner, "commit", "-qm", "inner")
-    for entry in ("HEAD", "objects", "refs", "index"):  # the parts of `.git`, one folder up
+    for entry in ("HEAD", "objects", "refs", "index"):
         (inner / ".git" / entry).rename(inner / entry)
     shutil.rmtree(inner / ".git")
-    for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
-        (inner / folder).mkdir(parents=True, exist_ok=True)
-        (inner / folder / "keep").touch()
+    for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+        (inner / name).mkdir(parents=True, exist_ok=True)
+        (inner / name / "keep").touch()
     config = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n\tworktree = .\n"
-    (inner / "config").write_text(config + PAYLOADS[payload].format(trap=trap, folder=tmp_path))
+    (inner / "config").write_text(config + PAYLOADS[payload].format(trap=trap, folder=folder))
     git(author, "add", "-A", "-f")
     git(author, "commit", "-qm", "outer")
-    git(tmp_path, "clone", "-q", str(author), "clone")
-    model = tmp_path / "clone" / "pkg" / "model.py"
+    git(folder, "clone", "-q", str(author), "clone")
+    model = folder / "clone" / "pkg" / "model.py"
     os.utime(model)  # git would have to look at the content
-    done = upgraded(model)
-    assert not (tmp_path / "canary").exists(), "a program of the repository was run"
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "scaled_dot_product_attention" in model.read_text()
+    return model
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_a_repository_with_a_hostile_configuration_runs_nothing(tmp_path: Path, payload: str) -> None:
-    trap = trap_in(tmp_path)
-    top = started(tmp_path / "unpacked")
+def with_a_hostile_configuration(folder: Path, payload: str) -> Path:
+    trap = trap_in(folder)
+    top = started(folder / "unpacked")
     model = top / "model.py"
     model.write_text(ATTENTION)
     (top / ".gitattributes").write_text("*.py filter=x diff=x\n")
     git(top, "add", "-A")
     git(top, "commit", "-qm", "model")
     with (top / ".git" / "config").open("a") as config:
-        config.write(PAYLOADS[payload].format(trap=trap, folder=tmp_path))
-    shutil.copytree(tmp_path / "hooks", top / ".git" / "hooks", dirs_exist_ok=True)
+        config.write(PAYLOADS[payload].format(trap=trap, folder=folder))
+    shutil.copytree(folder / "hooks", top / ".git" / "hooks", dirs_exist_ok=True)
     os.utime(model, (1, 1))
-    done = upgraded(model)
-    assert not (tmp_path / "canary").exists(), "a program of the repository was run"
+    return model
+
+
+@pytest.mark.parametrize(
+    "made", [inside_a_cloned_one, with_a_hostile_configuration], ids=lambda m: m.__name__
+)
+def test_nothing_of_a_repository_is_run(made: Callable[[Path, str], Path], tmp_path: Path) -> None:
+    models = {payload: made(tmp_path / payload, payload) for payload in PAYLOADS}
+    command = [sys.executable, "-m", "flashmore", "upgrade", *map(str, models.values()), "--write"]
+    inside = next(iter(models.values())).parent
+    done = subprocess.run(command, cwd=inside, capture_output=True, encoding="utf-8", timeout=300)
+    for payload, model in models.items():
+        assert not (tmp_path / payload / "canary").exists(), f"{payload}: a program of the repository was run"
+        assert "scaled_dot_product_attention" in model.read_text(), payload
+        assert stat.S_ISREG(model.lstat().st_mode)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert stat.S_ISREG(model.lstat().st_mode)

@@ -50,7 +50,7 @@ class Corpus:
 
     @property
     def smoothable(self) -> bool:
-        """Whether n-grams can give soft targets: they count no weights, and all targets must fit in memory."""
+        """Whether n-grams can give soft targets: they have no weights, and all must fit in memory."""
         return self.split.weights is None and self.positions * self.vocab_size <= MOST_SMOOTHED
 
     def parts(self, config: TrainConfig, device: torch.device, ids: Ids | None = None) -> "Parts":

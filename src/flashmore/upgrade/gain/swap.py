@@ -8,6 +8,7 @@ import ast
 import gc
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -33,8 +34,9 @@ class Versions:
         self.codes: list[tuple[FunctionType, CodeType, CodeType]] = []
         spaces: dict[str, list[dict[str, object]]] = {}
         changed = {path: _changed(path, source) for path, source in rewritten.items()}
+        resolved = cache(lambda name: str(Path(name).resolve()))  # a process has 100,000 functions
         for function in _functions():
-            path = str(Path(function.__code__.co_filename).resolve())
+            path = resolved(function.__code__.co_filename)
             after = changed.get(path, {}).get(
                 (function.__code__.co_qualname, function.__code__.co_firstlineno)
             )
