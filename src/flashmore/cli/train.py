@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from flashmore.runs import Run
     from flashmore.training.result import TrainResult
 
+MOST_SPLITS = 1000
+FEW_TESTED = 100
+"""With fewer test items, `--splits` is recommended."""
 SHOWN, DRAWS = 10, 200
 """Names shown at the end, and how many are drawn to count the new ones."""
 MOST_PRODUCTS = 2 * 10**9
@@ -37,8 +41,17 @@ class Train:
     """Data, model and training; --model and --preset decide some of the defaults."""
     out: Path | None = None
     """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
+    splits: int = 1
+    """Train on this many random splits of the items and report how their test losses vary; the run on the
+    first is kept."""
     json: bool = False
     """Print one JSON document on stdout and nothing else."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.splits <= MOST_SPLITS:
+            raise ConfigError(
+                "a sensible --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,20 +84,27 @@ def main(argv: Sequence[str]) -> int:
 
     from flashmore.training.loop import resume, train
     from flashmore.training.progress import ProgressLine
+    from flashmore.training.splits import losses_of_splits, require_random_split
+
+    if isinstance(command, Train) and command.splits > 1:
+        require_random_split(command.config)
 
     with ProgressLine() as line:
         if isinstance(command, Resume):
             result = resume(command.resume, command.max_steps, line)
         else:
             result = train(command.config, command.out, line)
+    losses: list[float] = []
+    if isinstance(command, Train) and command.splits > 1:
+        losses = list(losses_of_splits(command.config, command.splits, result.test_loss))
     if command.json:
-        write_json(result.to_json())
+        write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
     else:
-        _show(result)
+        _show(result, losses)
     return 0
 
 
-def _show(result: "TrainResult") -> None:
+def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     from flashmore.runs import Run
 
     run = Run.open(Path(result.run))
@@ -97,12 +117,18 @@ def _show(result: "TrainResult") -> None:
         rows.add_row("test items also in train", f"{result.leak_share:.2%}")
     if result.test_loss_unleaked is not None:
         rows.add_row("test loss of the others", f"{result.test_loss_unleaked:.4f} nats")
+    if losses:
+        spread = f"{mean(losses):.4f} nats, standard deviation {stdev(losses):.4f}"
+        rows.add_row(f"test loss, {len(losses)} splits", spread)
     if result.ngram is not None:
         rows.add_row("best n-gram", f"{result.ngram.loss:.4f} nats on validation, order {result.ngram.order}")
     console = stdout()
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
         console.print(f"n-grams of {result.ngram.order} characters predict the validation items better")
+    if not losses and 0 < len(run.split.test) < FEW_TESTED:
+        few = f"only {len(run.split.test)} test items"
+        console.print(f"{few}: --splits 5 tells how much the test loss depends on the split")
     text = run.text
     if text is None:
         _show_names(run, result.parameters)

@@ -1,0 +1,50 @@
+"""The same training on several splits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flashmore.cli.main import main
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
+from flashmore.training.loop import train
+from flashmore.training.splits import losses_of_splits
+
+NAMES = "\n".join(first + second for first in "bdklmnrst" for second in ("ana", "eli", "ora", "imo"))
+
+
+def config(folder: Path, **changes: object) -> TrainConfig:
+    file = folder / "names.txt"
+    file.write_text(NAMES, encoding="utf-8")
+    return TrainConfig(file=file, model="bigram", max_steps=20, device="cpu", **changes)  # type: ignore[arg-type]
+
+
+def test_every_split_is_the_one_of_its_seed(tmp_path: Path) -> None:
+    losses = list(losses_of_splits(config(tmp_path, split_seed=5), 3))
+    for number, loss in enumerate(losses):
+        assert train(config(tmp_path, split_seed=5 + number), tmp_path / str(number)).test_loss == loss
+    assert len(set(losses)) == 3
+
+
+def test_the_command_keeps_the_first_run_and_tells_all_losses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = config(tmp_path)
+    words = ["train", str(given.file), "--model", "bigram", "--max-steps", "20", "--device", "cpu"]
+    words += ["--splits", "3", "--out", str(tmp_path / "run")]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["test_losses"] == list(losses_of_splits(given, 3))
+    assert told["test_loss"] == told["test_losses"][0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["names.txt", "run"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [({"split": "makemore"}, "--split makemore"), ({"split": "90/10/0"}, "--split 90/10/0")],
+)
+def test_a_split_that_cannot_vary_is_refused(tmp_path: Path, changes: dict[str, object], found: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        next(losses_of_splits(config(tmp_path, **changes), 2))
+    assert refused.value.found == found
