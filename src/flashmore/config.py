@@ -272,7 +272,10 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             raise ConfigError("--speedups none alone, or others", found, "none, or the others without it")
         defaults = _defaults(self.preset, self.model)
         for name, needed, present in ineffective(self):
-            if getattr(self, name) not in (None, defaults.get(name, getattr(TrainConfig, name))):
+            if name not in SIZES and getattr(self, name) not in (
+                None,
+                defaults.get(name, getattr(TrainConfig, name)),
+            ):
                 raise without_effect(name, needed, present)
 
     def to_json(self) -> dict[str, Any]:
@@ -300,10 +303,9 @@ DEFAULTS: dict[str, Any] = {
     "dtype": "float32", "eval_interval": 250, "patience": 0,
 }  # fmt: skip
 """Defaults of every preset and model."""
-MODEL_OPTIONS = (
-    "attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout",
-    "activation", "bias", "tie_weights", "init",
-)  # fmt: skip
+SIZES = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout")
+"""Options that a config may hold for other models, so that `replace(config, model=…)` compares models."""
+MODEL_OPTIONS = (*SIZES, "activation", "bias", "tie_weights", "init")
 """Options that not every model has."""
 OPEN = (
     "n_layer", "n_embd", "dropout", "optimizer", "max_steps", "batch_size", "learning_rate",

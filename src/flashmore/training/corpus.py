@@ -69,7 +69,7 @@ class Corpus:
             if not items:
                 return None
             require_memory_for_items(len(items), self.block_size)
-            smoothed = part == "train" and config.ngram_smoothing > 0
+            smoothed = part == "train" and bool(config.ngram_smoothing)
             if smoothed and not self.smoothable:
                 raise ConfigError(
                     f"--ngram-smoothing for at most {MOST_SMOOTHED:,} positions times characters",
