@@ -18,9 +18,9 @@ FUNCTION = re.compile(r"`([\w.]+)`")
 BESIDE = {
     "files.py", "data/text.py", "data/inputs.py", "data/overview.py", "memory.py", "training/memory.py",
     "models/config.py", "config.py", "specs.py", "training/fit.py", "training/optimizers.py",
-    "training/result.py", "errors.py",
+    "training/ngram.py", "training/result.py", "errors.py",
 }  # fmt: skip
-"""Decoding, remarks, checks of sizes, memory and options, dropout and learning rates: called on the way."""
+"""Decoding, remarks, checks of sizes, memory and options, dropout, n-grams, learning rates: called on the way."""
 Calls = list[tuple[str, str]]
 
 
@@ -77,7 +77,7 @@ def test_a_name_takes_the_path_that_is_documented_to_the_loss(tmp_path: Path) ->
     begins = [index for index, (_, name) in enumerate(calls) if name == "read_corpus"]
     start, end = begins[0], next(i for i, (_, n) in enumerate(calls) if n == "Trainer.train_step")
     read = {file for file, _ in calls[start : calls.index(("training/resolve.py", "resolve_model"))]}
-    stop = next(i for i in range(end, len(calls)) if calls[i][1] == "mean_loss")
+    stop = next(i for i in range(end, len(calls)) if calls[i][1] == "training_loss")
     step = {file for file, _ in calls[end:stop]}
     attention = {file for file, _ in path("From `--attention flash` to the kernel")} | {"backends/manual.py"}
     assert (read | step) - documented - attention <= BESIDE
