@@ -20,7 +20,7 @@ BESIDE = {
     "models/config.py", "config.py", "specs.py", "training/fit.py", "training/optimizers.py",
     "training/ngram.py", "training/result.py", "errors.py",
 }  # fmt: skip
-"""Decoding, remarks, checks of sizes, memory and options, dropout, n-grams, learning rates: called on the way."""
+"""Decoding, remarks, checks of sizes, memory and options, dropout, n-grams, learning rates: on the way."""
 Calls = list[tuple[str, str]]
 
 
