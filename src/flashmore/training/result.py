@@ -10,7 +10,7 @@ from flashmore.runs.records import convert
 from flashmore.specs import backends, model_spec
 from flashmore.training.ngram import NgramLoss
 
-NGRAM_ITEMS = 10_000
+NGRAM_ITEMS = 50_000
 
 
 @dataclass(frozen=True)
