@@ -20,12 +20,7 @@ BESIDE = {
     "models/config.py", "config.py", "specs.py", "training/fit.py", "training/optimizers.py",
     "training/ngram.py", "training/result.py", "errors.py",
 }  # fmt: skip
-<<<<<<< HEAD
-"""Decoding, remarks, checks of sizes, memory and options, soft targets, dropout and learning rates: called on
-the way."""
-=======
 """Decoding, remarks, checks of sizes, memory and options, dropout, n-grams, learning rates: on the way."""
->>>>>>> 1a2d729745cc6498d721e1a9a08d91ecb2a165eb
 Calls = list[tuple[str, str]]
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MOST_SPLITS = 1000
 FEW_TESTED = 100
 """With fewer test items, `--splits` is recommended."""
+FEW_TRAINED = 1000
+"""With fewer training items, a GRU often does better than the Transformer (docs/log.md)."""
 SHOWN, DRAWS = 10, 200
 """Names shown at the end, and how many are drawn to count the new ones."""
 MOST_PRODUCTS = 2 * 10**9
@@ -125,7 +127,10 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     console = stdout()
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
-        console.print(f"n-grams of {result.ngram.order} characters predict the validation items better")
+        better = f"n-grams of {result.ngram.order} characters predict the validation items better"
+        other = "; with so few items, --model gru may do so too"
+        fits = len(run.split.train) < FEW_TRAINED and result.model != "gru"
+        console.print(better + other * fits)
     if not losses and 0 < len(run.split.test) < FEW_TESTED:
         few = f"only {len(run.split.test)} test items"
         console.print(f"{few}: --splits 5 tells how much the test loss depends on the split")
