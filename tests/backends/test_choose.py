@@ -273,7 +273,7 @@ def test_grouped_heads_other_lengths_and_masks_are_measured(passes: Any) -> None
         found = {one.name: one for one in module.measure_candidates(one)}
         assert found["manual"].time_ms is not None
         assert found["math"].time_ms is not None, found["math"].why_not
-        assert (found["flex"].time_ms is not None) == (passes == "forward"), found["flex"].why_not
+        assert found["flex"].time_ms is None
 
 
 def test_what_is_huge_shrinks_to_what_can_be_measured() -> None:

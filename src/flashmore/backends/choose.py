@@ -29,7 +29,7 @@ from flashmore.measuring.environment import cpu_name
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.statistics import Spread, ratio, spread
 from flashmore.rules import AttentionCall
-from flashmore.specs import backends
+from flashmore.specs import backend_spec, backends
 
 BLOCKS, FEWEST_BLOCKS = 40, 6
 ALL_SECONDS = 2.0
@@ -239,6 +239,8 @@ def _considered(problem: Problem) -> tuple[str, ...]:
 
 def _why_not(name: str, problem: Problem) -> str | None:
     """Why a backend is not timed: it cannot run, or exceeds the error budget; None if it is."""
+    if backend_spec(name).compiled:
+        return f"compiling it takes seconds for each shape; bench attention --backends {name} measures it"
     options = problem.options
     # Kernels treat batch entries alike, so one is enough to check, and float64 stays affordable.
     one = problem if problem.compiled else problem.changed(batch_size=1)
