@@ -109,7 +109,7 @@ class Ratio(Part):
 class StepVariant(Part):
     """The training step with one backend."""
 
-    name: Annotated[str, says("of the backend, numbered from its second time on")]
+    name: str
     ok: Annotated[bool, says("ran, was timed, and its losses and gradients are within the error budget")]
     why_not: WhyNot
     budget_used: Annotated[Share | None, says("the largest error from float64 as a share of its budget; null "
