@@ -147,6 +147,25 @@ def test_what_does_not_fit_the_schema_is_refused_by_its_place(
         read_record(tmp_path / "record.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "damage"),
+    [
+        ("tests/golden/records/attention-cpu.json", "rows", {"tflop_per_s": None}),
+        ("benchmarks/results/epyc-2-cores-ablation.json", "variants", {"characters_per_s": None}),
+        ("benchmarks/results/epyc-2-cores-ablation.json", "variants", {"ratio": None}),
+        ("benchmarks/results/epyc-2-cores-ablation.json", "variants", {"ratio_before": None}),
+    ],
+)
+def test_a_record_without_a_number_that_a_report_needs_is_refused(
+    name: str, part: str, damage: dict[str, Any], tmp_path: Path
+) -> None:
+    document = json.loads((ROOT / name).read_bytes())
+    document[part] = [one | damage if one["ok"] else one for one in document[part]]
+    write_record(document, tmp_path / "record.json")
+    with pytest.raises(RecordError, match=r"contradict|no ratios"):
+        read_record(tmp_path / "record.json")
+
+
 def test_unknown_and_missing_fields_are_named(record: dict[str, Any], tmp_path: Path) -> None:
     write_record(record | {"mood": 1}, tmp_path / "record.json")
     with pytest.raises(RecordError, match="unknown field `mood`"):

@@ -37,8 +37,8 @@ def _joined(one: type[Part], other: type[Part]) -> Any:
     return msgspec.defstruct(one.__name__ + other.__name__, fields, bases=(one,), kw_only=True)
 
 
-def _require_agreement(ok: bool, why_not: str | None, time: object, samples: list[list[float]]) -> None:
-    if not ok == (why_not is None) == (time is not None) == bool(samples):
+def _require_agreement(ok: bool, why_not: str | None, samples: list[list[float]], *numbers: object) -> None:
+    if any(ok != timed for timed in (why_not is None, bool(samples), *(one is not None for one in numbers))):
         raise ValueError("`ok`, `why_not`, the time and the samples contradict each other")
 
 
@@ -120,7 +120,7 @@ class StepVariant(Part):
         "of one step, gradients included, beyond the weights and the optimizer's moments")]  # fmt: skip
 
     def __post_init__(self) -> None:
-        _require_agreement(self.ok, self.why_not, self.step_ms, self.samples_ms)
+        _require_agreement(self.ok, self.why_not, self.samples_ms, self.step_ms)
 
 
 class AtOneContext(Part):
@@ -186,7 +186,7 @@ class Row(Setting, kw_only=True, rename={"which": "pass"}):
         "compared with float64: the last ones, if not all fit")] = None  # fmt: skip
 
     def __post_init__(self) -> None:
-        _require_agreement(self.ok, self.why_not, self.time_ms, self.samples_ms)
+        _require_agreement(self.ok, self.why_not, self.samples_ms, self.time_ms, self.tflop_per_s)
 
 
 class SettingRatio(_joined(Setting, Ratio), kw_only=True):  # type: ignore[call-arg, misc]
@@ -295,7 +295,7 @@ class Variant(Part, kw_only=True):
         "checked losses less the plain loop's, in nats")]  # fmt: skip
 
     def __post_init__(self) -> None:
-        _require_agreement(self.ok, self.why_not, self.step_ms, self.samples_ms)
+        _require_agreement(self.ok, self.why_not, self.samples_ms, self.step_ms, self.characters_per_s)
 
 
 class LeftOut(Part):
@@ -318,6 +318,11 @@ class Ablation(Envelope, tag_field="kind", tag="ablation"):
     left_out_alone: Annotated[list[Variant], says("the full set without one; empty unless requested")]
     left_out: Annotated[list[LeftOut], says("speed-ups without a variant")]
     notes: Notes
+
+    def __post_init__(self) -> None:
+        timed = [variant for variant in self.variants if variant.ok]
+        if any(variant.ratio is None or variant.ratio_before is None for variant in timed[1:]):
+            raise ValueError("a variant after the first that was timed has no ratios")
 
 
 Record = Step | Attention | Choose | Ablation

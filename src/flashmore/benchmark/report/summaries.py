@@ -239,7 +239,7 @@ def _ablation_setting(
                 **total,
                 **added,
                 "peak MiB": "" if variant["peak_bytes"] is None else digits(variant["peak_bytes"] / MIB),
-                "first step, s": digits(variant["first_step_seconds"]),
+                "first step, s": _quantity(variant["first_step_seconds"]),
                 "pays after steps": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
                 "answers": _likeness(variant),
             }
