@@ -2,9 +2,9 @@
 
     python scripts/document.py [--check]
 
-docs/measuring.md has the record's schema as tables, docs/speedups.md the catalogue of speed-ups, and
-docs/upgrade-rules.md the case files that the tests hold the rules of `flashmore upgrade` to. With --check
-nothing is written: exit 1 says which page is not what its source makes.
+docs/measuring.md has the record's schema as tables, record.schema.json has it whole, docs/speedups.md the
+catalogue of speed-ups, and docs/upgrade-rules.md the case files that the tests hold the rules of `flashmore
+upgrade` to. With --check nothing is written: exit 1 says which file is not what its source makes.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import catalogue_table
 import record_tables
 import rules_page
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = "src/flashmore/measuring/record.schema.json"
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
-    ("measuring.md", "fields", record_tables.tables),
-    ("speedups.md", "catalogue", catalogue_table.table),
-    ("upgrade-rules.md", "rules", rules_page.chapters),
+    ("docs/measuring.md", "fields", record_tables.tables),
+    ("docs/speedups.md", "catalogue", catalogue_table.table),
+    ("docs/upgrade-rules.md", "rules", rules_page.chapters),
 )
 """A page, the name of its part that is made, and what makes it."""
 
@@ -40,16 +41,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page differs")
     check = parser.parse_args().check
-    stale = []
-    for name, part, make in PARTS:
-        page = (DOCS / name).read_text(encoding="utf-8")
-        wanted = with_part(page, part, make())
-        if page != wanted:
-            stale.append(name)
-            if not check:
-                (DOCS / name).write_text(wanted, encoding="utf-8")
+    pages = {
+        name: (ROOT / name).read_text(encoding="utf-8") for name in (SCHEMA, *(page[0] for page in PARTS))
+    }
+    made = {name: with_part(pages[name], part, make()) for name, part, make in PARTS}
+    made[SCHEMA] = record_tables.document()
+    stale = [name for name in pages if pages[name] != made[name]]
     for name in stale:
-        print(f"docs/{name} {'is not what its source makes' if check else 'is written anew'}")
+        if not check:
+            (ROOT / name).write_text(made[name], encoding="utf-8")
+        print(f"{name} {'is not what its source makes' if check else 'is written anew'}")
     return int(check and bool(stale))
 
 

@@ -1,60 +1,47 @@
-"""The record's schema as tables."""
+"""The record's schema as a file and as tables."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-SCHEMA = Path(__file__).resolve().parents[1] / "src" / "flashmore" / "measuring" / "record.schema.json"
-ENVELOPE = "Every record"
+from flashmore.measuring.record import schema
 
 Schema = Mapping[str, Any]
 
 
+def document() -> str:
+    """The schema as a file, with one line for each part."""
+    return re.sub(r'\s?("\w+": {"title")', r"\n\1", json.dumps(schema(), ensure_ascii=False)) + "\n"
+
+
 def tables() -> str:
     """Every field of every part of a record, in the schema's order."""
-    schema: Schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    parts = {ENVELOPE: schema, **schema["$defs"]}
-    return "\n".join(table for name, part in parts.items() for table in _tables_of(name, part))
+    parts = schema()["$defs"]
+    return "\n".join(line for name in parts for line in _table_of(name, parts))
 
 
-def _tables_of(name: str, part: Schema) -> Iterator[str]:
-    fields = part.get("properties", {})
-    if not fields:
-        return
-    title = ENVELOPE if name == ENVELOPE else f"`{name}`"
-    also = "".join(
-        f"All of `{_target(other)}`, and:\n\n" for other in part.get("allOf", ()) if "$ref" in other
-    )
-    yield f"### {title}\n\n{also}| field | type | what it is |\n| --- | --- | --- |"
-    within = []
+def _table_of(name: str, parts: Schema) -> Iterator[str]:
+    fields = parts[name]["properties"]
+    within = [other for other in parts if parts[other]["properties"].items() < fields.items()]
+    yield f"### `{name}`\n\n{parts[name]['description']}\n"
+    if within:
+        yield f"All of {' and of '.join(f'`{other}`' for other in within)}, and:\n"
+    yield "| field | type | what it is |\n| --- | --- | --- |"
     for field, content in fields.items():
-        optional = "" if field in part.get("required", ()) else " (may be missing)"
-        kind, meaning = _type(content, f"{name}.{field}"), content.get("description", "")
-        yield f"| `{field}` | {kind} | {meaning}{optional} |"
-        for inner in (content, content.get("items", {})):
-            if "properties" in inner:
-                within.append((f"{name}.{field}".removeprefix(f"{ENVELOPE}."), inner))
+        if not any(field in parts[other]["properties"] for other in within):
+            optional = "" if field in parts[name]["required"] else " (may be missing)"
+            yield f"| `{field}` | {_type(content)} | {content.get('description', '')}{optional} |"
     yield ""
-    for path, inner in within:
-        yield from _tables_of(path, inner)
 
 
-def _type(content: Schema, path: str) -> str:
+def _type(content: Schema) -> str:
     if "$ref" in content:
-        return f"`{_target(content)}`"
+        return f"`{content['$ref'].rpartition('/')[2]}`"
     if "anyOf" in content:
-        return " or ".join(_type(choice, path) for choice in content["anyOf"])
-    if "const" in content:
-        return f"`{json.dumps(content['const'])}`"
+        return " or ".join(map(_type, content["anyOf"]))
     if "enum" in content:
         return ", ".join(f"`{value}`" for value in content["enum"])
-    kinds = content["type"] if isinstance(content["type"], list) else [content["type"]]
-    if "array" in kinds and "items" in content:
-        items = f"`{path}`" if "properties" in content["items"] else _type(content["items"], path)
-        kinds = [f"list of {items}" if kind == "array" else kind for kind in kinds]
-    return " or ".join(kinds)
-
-
-def _target(content: Schema) -> str:
-    return str(content["$ref"]).rpartition("/")[2]
+    if "items" in content or "prefixItems" in content:
+        return f"list of {_type(content.get('items') or content['prefixItems'][0])}"
+    return str(content["type"])

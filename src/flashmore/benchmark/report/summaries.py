@@ -38,6 +38,7 @@ ATTENTION_DISPENSABLE = (
     "GFLOP/s", "error / budget", "forward, ms", "backward, ms", "peak MiB",
 )  # fmt: skip
 SIZES = ("model", "n_layer", "n_head", "n_embd")
+Comparable = dict[str, str | float]
 
 
 def summarize(record: Record) -> Summary:
@@ -51,17 +52,24 @@ def _quantity(value: float | None, unit: float = 1) -> str:
     return "–" if value is None else digits(value / unit)
 
 
+def _share(error: float | None, budget: float | None) -> str:
+    return "–" if error is None or not budget else f"{error / budget:.2f}"
+
+
 def _quartiles(spread: Record) -> str:
     return f"{digits(spread['low'])} – {digits(spread['high'])}"
 
 
 def _interval(ratio: Record) -> str:
-    """The 95 % interval of a ratio."""
     return f"{ratio['low']:.3f} – {ratio['high']:.3f}"
 
 
 def _ratio_text(ratio: Record) -> str:
     return f"{ratio['value']:.3f} ({_interval(ratio)})"
+
+
+def _pair(ratio: Record) -> str:
+    return f"{ratio['of']} / {ratio['to']}"
 
 
 def ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
@@ -73,8 +81,7 @@ def ratio_cells(ratio: Record | None, column: str) -> dict[str, str]:
 def doubts(ratios: Mapping[str, Sequence[Any]]) -> list[str]:
     """Remarks on ratios that are undecided, or that the medians beside them contradict.
 
-    Args:
-        ratios: by the words that name it, each with the spreads of its two variants, None where one has none.
+    Each ratio is given by its name, with the spreads of its two variants, None where one has none.
     """
     undecided, odd = [], []
     for name, (ratio, of, to) in ratios.items():
@@ -83,12 +90,11 @@ def doubts(ratios: Mapping[str, Sequence[Any]]) -> list[str]:
         found = Ratio(ratio["value"], ratio["low"], ratio["high"], 0)
         if of and to and found.contradicts(of["median"] / to["median"]):
             odd.append(name)
-    lines = []
-    if undecided:
-        lines.append(f"inconclusive, with about how many more blocks would decide: {', '.join(undecided)}")
-    if odd:
-        lines.append(f"the medians contradict the ratio of {', '.join(odd)}: {PACE}")
-    return lines
+    lines = {
+        f"inconclusive, with about how many more blocks would decide: {', '.join(undecided)}": undecided,
+        f"the medians contradict the ratio of {', '.join(odd)}: {PACE}": odd,
+    }
+    return [line for line, names in lines.items() if names]
 
 
 def _context_title(found: Record) -> str:
@@ -103,18 +109,15 @@ def _timed(variants: Sequence[Record]) -> list[Record]:
     return [variant for variant in variants if variant["ok"]]
 
 
-# `bench step`
-
-
 def _of_steps(record: Record, where: str) -> Summary:
-    config = record["config"]
+    """What is shown of a record of `bench step`."""
     contexts = [record, *record["further_contexts"]]
     plots = []
     if any(_timed(found["variants"]) for found in contexts):
         title = f"Milliseconds a training step on {where}"
         below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
         plots.append(Plot("steps", title, below, partial(step_plot, record)))
-    sizes = _sizes(config, *SIZES, "dtype")
+    sizes = _sizes(record["config"], *SIZES, "dtype")
     settings = [_step_setting(found, f"on {where}; {sizes}") for found in contexts]
     findings = [finding for found in contexts for finding in _step_findings(found)]
     return Summary(findings, plots, settings, [SEED_EXPERIMENT])
@@ -124,52 +127,40 @@ def _step_findings(found: Record) -> list[str]:
     """One sentence per ratio, or a sentence that there is none."""
     findings = []
     for ratio in found["ratios"]:
-        of, to, verdict = ratio["of"], ratio["to"], ratio["verdict"]
-        verdict = f"{to} is {verdict}" if verdict in ("faster", "slower") else verdict
-        findings.append(f"{of} / {to} = {ratio['value']:.3f} (95 %: {_interval(ratio)}): {verdict}")
+        subject = f"{ratio['to']} is " * (ratio["verdict"] in ("faster", "slower"))
+        interval = f"{ratio['value']:.3f} (95 %: {_interval(ratio)})"
+        findings.append(f"{_pair(ratio)} = {interval}: {subject}{ratio['verdict']}")
     return [f"{_context_title(found)}: {finding}." for finding in findings or ["nothing to compare"]]
 
 
 def _step_setting(found: Record, where: str) -> Setting:
     title, timed, share = _context_title(found), _timed(found["variants"]), found["attention_share"]
-    rows = []
-    for variant, ratio in zip(timed, [None, *found["ratios"]], strict=False):
-        name, step, budget_used = variant["name"], variant["step_ms"], variant["budget_used"]
-        rows.append(
-            {
-                "attention": name,
-                "ms a step": digits(step["median"]),
-                "quartiles": _quartiles(step),
-                **ratio_cells(ratio, f"{timed[0]['name']} / this"),
-                "peak MiB": _quantity(variant["peak_bytes"], MIB),
-                "error / budget": "–" if budget_used is None else f"{budget_used:.2f}",
-            }
-        )
-    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
-    remarks += doubts(
+    rows = [
         {
-            f"{ratio['of']} / {ratio['to']}": (ratio, timed[0]["step_ms"], variant["step_ms"])
-            for variant, ratio in zip(timed[1:], found["ratios"], strict=False)
+            "attention": variant["name"],
+            "ms a step": digits(variant["step_ms"]["median"]),
+            "quartiles": _quartiles(variant["step_ms"]),
+            **ratio_cells(ratio, f"{timed[0]['name']} / this"),
+            "peak MiB": _quantity(variant["peak_bytes"], MIB),
+            "error / budget": _share(variant["budget_used"], 1),
         }
-    )
-    comparable: dict[str, str | float] = {
-        f"{variant['name']}, ms": variant["step_ms"]["median"] for variant in timed
-    }
-    comparable |= {f"{ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in found["ratios"]}
+        for variant, ratio in zip(timed, [None, *found["ratios"]], strict=False)
+    ]
+    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
+    steps = [variant["step_ms"] for variant in timed]
+    pairs = zip(found["ratios"], steps[1:], strict=False)
+    remarks += doubts({_pair(ratio): (ratio, steps[0], step) for ratio, step in pairs})
+    comparable: Comparable = {f"{one['name']}, ms": one["step_ms"]["median"] for one in timed}
+    comparable |= {_pair(ratio): _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
         comparable["attention's share"] = f"{100 * share:.0f} %"
     caption = f"One training step at {title} {where}"
-    dispensable = ("error / budget", "quartiles", "peak MiB")
-    table = Table(caption, rows, ("attention", "verdict"), dispensable=dispensable)
+    table = Table(caption, rows, ("attention", "verdict"), (), ("error / budget", "quartiles", "peak MiB"))
     return Setting(title, table, share_sentence(found), [*remarks, *found["notes"]], comparable)
 
 
 def share_sentence(found: Record) -> str:
-    """Attention's share of a training step, and the upper bound of a perfect kernel's gain (Amdahl).
-
-    Args:
-        found: one context of a record of kind `step`.
-    """
+    """Attention's share of a training step at one context, and the most that a kernel can gain (Amdahl)."""
     share = found["attention_share"]
     if share is None:
         return "Nothing was timed."
@@ -183,10 +174,8 @@ def share_sentence(found: Record) -> str:
     return f"{told}: a kernel that took no time would make it {found['most_gain']:.2f} times as fast at most."
 
 
-# `bench ablation`
-
-
 def _of_ablation(record: Record, where: str) -> Summary:
+    """What is shown of a record of `bench ablation`."""
     title, sizes = _context_title(record), _sizes(record["config"], *SIZES)
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
@@ -231,13 +220,11 @@ def _ablation_setting(
     title: str, caption: str, timed: Sequence[Record], others: Sequence[Record], first: str, before: str
 ) -> Setting:
     rows: list[dict[str, str]] = []
-    comparable: dict[str, str | float] = {}
+    comparable: Comparable = {}
     steps = {one["name"]: one["step_ms"] for one in (*others, *timed)}
     ratios = [one["ratio"] | {"more_blocks": 0} for one in timed if one["ratio"]]  # its verdict is not shown
     ratios += [one["ratio_before"] for one in timed if one["ratio_before"]]
-    remarks = doubts(
-        {f"{one['of']} / {one['to']}": (one, steps.get(one["of"]), steps.get(one["to"])) for one in ratios}
-    )
+    remarks = doubts({_pair(one): (one, steps.get(one["of"]), steps.get(one["to"])) for one in ratios})
     for variant in timed:
         name, step, ratio = variant["name"], variant["step_ms"], variant["ratio"]
         total, added = ratio_cells(ratio, "none / this"), ratio_cells(variant["ratio_before"], before)
@@ -252,7 +239,7 @@ def _ablation_setting(
                 **total,
                 **added,
                 "peak MiB": "" if variant["peak_bytes"] is None else digits(variant["peak_bytes"] / MIB),
-                "first step, s": digits(variant["first_step_seconds"]),
+                "first step, s": _quantity(variant["first_step_seconds"]),
                 "pays after steps": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
                 "answers": _likeness(variant),
             }
@@ -273,10 +260,8 @@ def _likeness(variant: Record) -> str:
     return "–"
 
 
-# `bench attention`
-
-
 def _of_attention(record: Record, where: str) -> Summary:
+    """What is shown of a record of `bench attention`."""
     plots = []
     whole = _timed(compared(record["rows"]))
     passes = " and on ".join(dict.fromkeys(PASSES[passes_of(row)] for row in record["rows"]))
@@ -300,60 +285,49 @@ def _of_attention(record: Record, where: str) -> Summary:
 
 
 def _attention_setting(record: Record, found: Record, where: str) -> Setting:
-    rows, ratios = (
-        [row for row in record[name] if setting_words(row) == setting_words(found)]
-        for name in ("rows", "ratios")
-    )
-    title = ", ".join(setting_words(found))
-    told = "both passes" if passes_of(found) == "both" else PASSES[passes_of(found)]
-    comparable: dict[str, str | float] = {
-        f"T {row['T']:,}: {row['backend']}, {told}, ms": row["time_ms"]["median"]
-        for row in _timed(compared(rows))
-    }
-    comparable |= {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in ratios}
-    comparable["fused wins from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
-    table = Table(
-        f"Attention alone on {where}: {title}; times are medians",
-        _attention_cells(rows, ratios),
-        words=("backend", "verdict"),
-        dispensable=ATTENTION_DISPENSABLE,
-    )
+    words = setting_words(found)
+    rows, ratios = ([one for one in record[of] if setting_words(one) == words] for of in ("rows", "ratios"))
+    title = ", ".join(words)
+    told = (PASSES | {"both": "both passes"})[passes_of(found)]
     spreads = {(row["T"], row["backend"]): row["time_ms"] for row in _timed(compared(rows))}
+    comparable: Comparable = {
+        f"T {T:,}: {backend}, {told}, ms": time["median"] for (T, backend), time in spreads.items()
+    }
+    comparable |= {f"T {ratio['T']:,}: {_pair(ratio)}": _ratio_text(ratio) for ratio in ratios}
+    comparable["fused wins from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
+    caption = f"Attention alone on {where}: {title}; times are medians"
+    table = Table(caption, _attention_cells(rows, ratios), ("backend", "verdict"), (), ATTENTION_DISPENSABLE)
     pairs = {
         f"{one['to']} at T {one['T']:,}": (one, *(spreads.get((one["T"], one[end])) for end in ("of", "to")))
         for one in ratios
     }
-    remarks = [*left_out(rows), *doubts(pairs)]
-    return Setting(title, table, crossover_sentence(found["T"], ratios), remarks, comparable)
+    conclusion = crossover_sentence(found["T"], ratios)
+    return Setting(title, table, conclusion, [*left_out(rows), *doubts(pairs)], comparable)
 
 
 def _attention_cells(rows: Sequence[Record], ratios: Sequence[Record]) -> list[dict[str, str]]:
-    medians = {
-        (row["T"], row["backend"], row["pass"]): digits(row["time_ms"]["median"]) for row in rows if row["ok"]
-    }
+    medians = {(row["T"], row["backend"], row["pass"]): row["time_ms"]["median"] for row in _timed(rows)}
     against = {(ratio["T"], ratio["to"]): ratio for ratio in ratios}
-    whole, cells = _timed(compared(rows)), []
+    whole = _timed(compared(rows))
     fast = max((row["tflop_per_s"] for row in whole), default=0.0) >= 1
-    for row in whole:
-        T, backend, error, budget = (row[name] for name in ("T", "backend", "error", "error_budget"))
-        cells.append(
-            {
-                "T": f"{T:,}",
-                "backend": backend,
-                **{
-                    f"{which}, ms": medians.get((T, backend, which), "–")
-                    for which in ("forward", "backward", "both")
-                    if passes_of(row) in ("both", which)
-                },
-                f"quartiles of {passes_of(row)}": _quartiles(row["time_ms"]),
-                "first call, ms": _quantity(row.get("cold_ms")),
-                "TFLOP/s" if fast else "GFLOP/s": digits(row["tflop_per_s"] * (1 if fast else 1000)),
-                "peak MiB": _quantity(row["peak_bytes"], MIB),
-                "error / budget": f"{error / budget:.2f}" if error is not None and budget else "–",
-                **ratio_cells(against.get((T, backend)), "manual / this"),
-            }
-        )
-    return cells
+    return [
+        {
+            "T": f"{row['T']:,}",
+            "backend": row["backend"],
+            **{
+                f"{which}, ms": _quantity(medians.get((row["T"], row["backend"], which)))
+                for which in ("forward", "backward", "both")
+                if passes_of(row) in ("both", which)
+            },
+            f"quartiles of {passes_of(row)}": _quartiles(row["time_ms"]),
+            "first call, ms": _quantity(row.get("cold_ms")),
+            "TFLOP/s" if fast else "GFLOP/s": digits(row["tflop_per_s"] * (1 if fast else 1000)),
+            "peak MiB": _quantity(row["peak_bytes"], MIB),
+            "error / budget": _share(row["error"], row["error_budget"]),
+            **ratio_cells(against.get((row["T"], row["backend"])), "manual / this"),
+        }
+        for row in whole
+    ]
 
 
 def left_out(rows: Sequence[Record]) -> list[str]:
@@ -374,12 +348,7 @@ def left_out(rows: Sequence[Record]) -> list[str]:
 
 
 def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
-    """A sentence on the length from which on fused attention is faster.
-
-    Args:
-        T: the crossover of one setting, or None.
-        ratios: ratios of the same setting.
-    """
+    """A sentence on T, the crossover of the setting that these are the ratios of, or on there being none."""
     if not ratios:
         return "No crossover: it needs manual and a fused backend at the same T."
     lengths = sorted({ratio["T"] for ratio in ratios})
@@ -390,47 +359,41 @@ def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
     return f"Fused attention wins from T = {T:,} on, up to the {lengths[-1]:,} that were measured."
 
 
-# `choose`
-
-
 def _of_choice(record: Record, where: str) -> Summary:
-    B, H, T, D = record["problem"]["shape"]
+    """What is shown of a record of `choose`."""
     problem = record["problem"]
+    (B, H, T, D), mask = problem["shape"], problem.get("mask", "none")
     facts = {
+        f"B {B}, H {H}, T {T:,}, D {D}, {problem['dtype']}": True,
         f"S {problem.get('source')}": problem.get("source"),
         f"{problem.get('kv_heads')} heads of k and v": problem.get("kv_heads"),
         f"D_v {problem.get('value_dim')}": problem.get("value_dim"),
         "full": not problem.get("causal", True),
-        f"mask {problem.get('mask')}".removesuffix(" True"): problem.get("mask", "none")
-        not in ("none", False),
+        f"mask {mask}".removesuffix(" True"): mask not in ("none", False),
         f"dropout {problem['dropout_p']:g}": problem["dropout_p"],
         PASSES[passes_of(problem)]: passes_of(problem) != "both",
     }
-    title = ", ".join(
-        (f"B {B}, H {H}, T {T:,}, D {D}, {problem['dtype']}", *(fact for fact in facts if facts[fact]))
-    )
+    title = ", ".join(fact for fact, holds in facts.items() if holds)
     when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
     conclusion = f"{record['chosen']} is chosen, {when}."
-    timed = {one["name"]: one for one in record["candidates"] if one["time_ms"]}
-    ratios = {name: one["ratio"] for name, one in timed.items() if one.get("ratio")}
+    timed = [one for one in record["candidates"] if one["time_ms"]]
+    spreads = {one["name"]: one["time_ms"] for one in timed}
+    ratios = {one["name"]: one["ratio"] for one in timed if one.get("ratio")}
     safe = next((ratio["of"] for ratio in ratios.values()), "safe")
     rows = [
         {
             "backend": name,
-            "ms": digits(one["time_ms"]["median"]),
-            "quartiles": _quartiles(one["time_ms"]),
+            "ms": digits(time["median"]),
+            "quartiles": _quartiles(time),
             **ratio_cells(ratios.get(name), f"{safe} / this"),
         }
-        for name, one in timed.items()
+        for name, time in spreads.items()
     ]
     caption = f"{PASSES[passes_of(problem)].capitalize()}, once, on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
-    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
-    spreads = {name: one["time_ms"] for name, one in timed.items()}
-    remarks += doubts(
-        {f"{safe} / {name}": (ratio, spreads.get(safe), spreads[name]) for name, ratio in ratios.items()}
-    )
-    comparable = {f"{name}, ms": one["time_ms"]["median"] for name, one in timed.items()}
+    pairs = {f"{safe} / {name}": (ratio, spreads.get(safe), spreads[name]) for name, ratio in ratios.items()}
+    remarks = [*(f"left out: {one['name']}: {one['why_not']}" for one in missing), *doubts(pairs)]
+    comparable = {f"{name}, ms": time["median"] for name, time in spreads.items()}
     table = Table(caption, rows, ("backend", "verdict"), dispensable=["quartiles"])
     setting = Setting(title, table, conclusion, remarks, comparable)
     return Summary([f"{title}: {conclusion}"], [], [setting])
