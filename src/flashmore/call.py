@@ -18,26 +18,25 @@ class CallKind:
     """Everything of a call except its sizes and dtype, of which `bench attention` takes lists."""
 
     n_kv_head: int | None = None
-    """H_kv, the number of key and value heads; none means H."""
+    """Number of key and value heads H_kv. If omitted, H."""
     gqa: bool = False
-    """enable_gqa=True: H_kv may divide H."""
+    """Set enable_gqa=True, so that H can be a multiple of H_kv."""
     value_dim: int | None = None
-    """D_v, the channels per value; none means D."""
+    """Head dimension of the values, D_v. If omitted, D."""
     causal: bool = False
-    """is_causal=True; the default without --full, a mask or a source length."""
+    """Set is_causal=True. This is the default without --full, --mask and --source-length."""
     full: bool = False
-    """is_causal=False: every query sees every key that the mask leaves."""
+    """Set is_causal=False: each query attends to every key that the mask allows."""
     mask: Mask = "none"
-    """attn_mask: none, boolean (True takes part in attention), padding (boolean, of keys: (B, 1, 1, S)),
-    additive, or additive with gradient."""
+    """attn_mask: none, boolean, boolean padding (B, 1, 1, S), additive, or additive with a gradient."""
     mask_dims: Literal[1, 2, 3, 4, 5] = 2
-    """Dimensions of the mask: this many trailing ones of (1, B, H, L, S)."""
+    """Number of dimensions of the mask: that many of the last ones of (1, B, H, L, S)."""
     mask_dtype: Dtype | None = None
-    """Dtype of an additive mask; none means that of q."""
+    """Dtype of an additive mask. If omitted, that of q."""
     dropout: float = 0.0
-    """Probability of dropping an attention weight."""
+    """Dropout probability on attention weights, dropout_p."""
     passes: Pass = "both"
-    """forward and backward, forward alone (inference, without a graph), or backward alone."""
+    """Forward and backward, forward only (inference, no autograd), or backward only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +44,15 @@ class CallOptions(CallKind):
     """One attention call."""
 
     batch_size: int = 32
-    """B, the number of sequences."""
+    """Batch size B."""
     n_head: int = 4
-    """H, the number of query heads."""
+    """Number of query heads H."""
     length: int = 16
-    """L, the number of queries."""
+    """Number of queries L."""
     source_length: int | None = None
-    """S, the number of keys; none means L. --length 1 is decoding."""
+    """Number of keys S. If omitted, L. Use --length 1 for decoding."""
     head_dim: int = 16
-    """D, the channels per head."""
+    """Head dimension D."""
     dtype: Dtype = "float32"
     """Dtype of q, k and v; under autocast, the 16-bit type."""
 

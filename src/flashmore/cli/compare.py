@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare runs: losses, parameters, time and names."""
+    """Compare runs by loss, parameters, training time and generated names."""
 
     runs: Positional[tuple[Path, ...]] = ()
-    """Folders of finished runs."""
+    """Folders or packs of finished runs."""
     models: tuple[Model, ...] = ()
-    """Models to train first, each with its own defaults, instead of or in addition to runs."""
+    """Models to train first with their default options, alone or in addition to the given runs."""
     file: Path | None = None
-    """With --models: the text file to train on; none means the built-in names."""
+    """With --models: text file to train on. If omitted, the built-in names."""
     column: str | None = None
-    """With --file: column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    """With --file: column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
     max_steps: int | None = None
-    """With --models: optimizer steps for each; none means the default."""
+    """With --models: number of optimizer steps of each. If omitted, the model's default."""
     out: Path = Path("runs")
-    """With --models: the folder for their runs."""
+    """With --models: folder for their runs."""
     count: int = 10
-    """Names to generate from each."""
+    """Number of names to generate from each."""
     seed: int = 3407
-    """Seed of the generated names."""
+    """Random seed for the names."""
     picture: Path | None = None
-    """Save the comparison as a PNG."""
+    """Save a plot of the comparison as a PNG file."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,12 +20,12 @@ DEVICE: Literal["cpu"] = "cpu"
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a Bigram and a Transformer on the built-in names, compare them, and time fused attention."""
+    """Train a bigram and a transformer on the built-in names, compare them, and time fused attention."""
 
     out: Path = Path("demo")
     """Folder for the runs."""
     picture: Path = Path("demo/names.png")
-    """PNG file for the comparison."""
+    """PNG file for the plot of the comparison."""
 
 
 def main(argv: Sequence[str]) -> int:

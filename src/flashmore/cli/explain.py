@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explain:
-    """Explain which attention backends can run, every reason against the others, and which one PyTorch picks.
+    """Show which attention backends can run, why the others cannot, and which one PyTorch picks.
 
-    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). If the device is present every backend is
-    run; otherwise only the rules are used.
+    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). If the device is present, every backend is
+    run; otherwise the answer comes from known rules only.
     """
 
     call: CallOptions
     run: Path | None = None
-    """A run's folder: its shape, dtype, device and dropout become the defaults."""
+    """Take shape, dtype, device and dropout from a run."""
     from_config: Path | None = None
-    """A Hugging Face model's config.json: its heads and channels per head become the defaults."""
+    """Take the number of heads and the head dimension from a Hugging Face model's config.json."""
     dims: Literal[2, 3, 4, 5] = 4
-    """Dimensions of q, k and v: 3 omits B, 2 omits B and H, 5 adds a leading 1."""
+    """Number of dimensions of q, k and v: 3 omits B, 2 omits B and H, 5 adds a leading 1."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` selects a GPU if there is one; for an absent device only the rules are used."""
+    """Device of the call, which need not be present; `auto` uses a GPU if there is one."""
     capability: str | None = None
-    """Compute capability of an absent GPU, such as 9.0 for an H100; none means 8.0."""
+    """Compute capability of a GPU that is not present, such as 9.0 for an H100. If omitted, 8.0."""
     non_contiguous: bool = False
-    """The last dimension of q, k and v is not contiguous."""
+    """Make the last dimension of q, k and v non-contiguous."""
     deterministic: bool = False
-    """torch.use_deterministic_algorithms(True) is on."""
+    """Assume torch.use_deterministic_algorithms(True)."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:

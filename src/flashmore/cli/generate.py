@@ -24,20 +24,20 @@ FOR_TEXT = {"prefix", "temperature", "top_k", "top_p", "seed"}
 
 @dataclass(frozen=True)
 class Generate:
-    """Generate names from a run's best weights, each labelled `train`, `validation`, `test` or `new`.
+    """Generate names with a run's best weights, each labelled `train`, `validation`, `test` or `new`.
 
-    Names are drawn as the model gives them, and those that do not fulfil the options are rejected.
+    Names are sampled from the model; those that do not match the options are rejected.
 
-    For a run on one long text (--mode text), generate --length characters after --prefix.
+    For a run on one long text (--mode text), --prefix is continued by --length characters.
     """
 
     run: Positional[Path]
-    """The run's folder."""
+    """Folder or pack of the run."""
     sampling: GenerateOptions
     length: int | None = None
-    """For a run on one long text: number of characters to generate; none means 500."""
+    """For a run on one long text: number of characters to generate. If omitted, 500."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -27,24 +27,24 @@ BARS = 40
 
 @dataclass(frozen=True)
 class Look:
-    """Show what a list holds without training: counts, lengths, characters, and what may be unintended."""
+    """Show what a list contains, without training: counts, lengths, characters and likely mistakes."""
 
     file: Positional[Path | None] = None
-    """As for `flashmore train`: a list, a table, `-` for stdin, or a folder. Default: the built-in names."""
+    """A list, a table, a folder or `-` for stdin, as for `train`. If omitted, the built-in names."""
     column: str | None = None
-    """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    """Column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
     weight: str | None = None
-    """With --column: the column that holds the items' weights."""
+    """With --column: column with the weights of the items."""
     encoding: str = "utf-8"
-    """Text encoding of the file."""
+    """Encoding of the file."""
     split: str = "80/10/10"
     """Percentages for train/validation/test, or `makemore`."""
     split_seed: int = 3407
     """Seed of the split."""
     picture: Path | None = None
-    """Save lengths and characters as a PNG."""
+    """Save a plot of lengths and characters as a PNG file."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,19 +14,19 @@ from flashmore.errors import FlashmoreError, UsageError, is_of_the_compiler, is_
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
-    "train": "learn from a file of names; leaves a run's folder",
-    "look": "what a list holds, and what in it may be unintended, without training",
-    "generate": "names or text from a run",
-    "score": "how likely a run finds given names",
-    "pack": "a run as one file to hand on, without its items",
-    "compare": "several runs or models side by side, with a picture",
-    "bench": "what each way of computing attention costs here, on whole steps or alone",
-    "explain": "which attention kernels can run, which not and why, and which one PyTorch picks",
-    "choose": "the fastest attention backend here, measured and remembered",
-    "speedups": "every documented speed-up: what it is, what it costs, whether it works here",
-    "upgrade": "hand-written attention in your own code: rewritten, proved, written, measured",
-    "report": "records of measurements as a web page and as Markdown",
-    "demo": "the whole story on the built-in names, in about a minute",
+    "train": "train a model on a list of names or one long text",
+    "look": "inspect a list before training: counts, characters, likely mistakes",
+    "generate": "generate names or text from a run",
+    "score": "print the log-probabilities of given names",
+    "pack": "pack a run into one file to share, without the training items",
+    "compare": "compare runs or models side by side",
+    "bench": "benchmark attention backends, training steps and speed-ups",
+    "explain": "show which attention kernels can run, why others cannot, and PyTorch's pick",
+    "choose": "measure and cache the fastest attention backend",
+    "speedups": "list the speed-ups, their costs, and whether they work here",
+    "upgrade": "replace hand-written attention in your own code with fused attention",
+    "report": "turn benchmark records into an HTML page or Markdown",
+    "demo": "train, compare and benchmark on the built-in names, in about a minute",
 }
 
 
@@ -125,8 +125,8 @@ def _help() -> str:
     verbs = "\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())
     return (
         "usage: flashmore COMMAND [OPTIONS]\n\n"
-        "Train small character models at the speed PyTorch's documentation makes possible,\n"
-        "and measure what each documented speed-up is worth on this machine.\n\n"
+        "Train small character models with PyTorch's documented speed-ups,\n"
+        "and measure what each of them gains on this machine.\n\n"
         f"{verbs}\n\n"
-        "flashmore COMMAND --help tells a command's options; flashmore --version the version.\n"
+        "Run `flashmore COMMAND --help` for a command's options, `flashmore --version` for the version.\n"
     )

@@ -13,17 +13,17 @@ from flashmore.terminal import say
 
 @dataclass(frozen=True)
 class Pack:
-    """Pack a finished run into one file, which generate, score, compare and explain open like a run's folder.
+    """Pack a finished run into one file. `generate`, `score`, `compare` and `explain` open it like a folder.
 
-    It has the best weights, the vocabulary, the options and the result, but neither items nor paths.
+    It contains the best weights, the vocabulary, the options and the result, but no items and no paths.
     """
 
     run: Positional[Path]
-    """The run's folder."""
+    """Folder of the run."""
     out: Path
-    """The file to write."""
+    """File to write."""
     with_items: bool = False
-    """Include the items, which label names as new or known, and their weights."""
+    """Include the items and their weights, which are needed to tell new names from known ones."""
 
 
 def main(argv: Sequence[str]) -> int:

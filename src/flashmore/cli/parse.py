@@ -19,6 +19,7 @@ Command = TypeVar("Command")
 STYLE = (
     tyro.conf.OmitArgPrefixes,  # --max-steps, never --config.max-steps
     tyro.conf.FlagCreatePairsOff,  # --json, without --no-json
+    tyro.conf.DisallowNone,  # --file PATH, not {None}|PATH
     tyro.conf.OmitSubcommandPrefixes,
 )
 LONGEST_ENDING = 22

@@ -30,22 +30,21 @@ MOST_PRODUCTS = 2 * 10**9
 
 @dataclass(frozen=True)
 class Train:
-    """Train on a file of names, one per line (default: the built-in names), and save a run's folder.
+    """Train a model on a list of names, one per line, and save the run in a folder.
 
-    With --mode text the file is one long text, split into windows of --block-size characters.
+    With --mode text, the file is one long text, which is split into windows of --block-size characters.
 
-    `flashmore train --resume RUN` resumes an interrupted run, with no options except --max-steps and --json.
+    To resume an interrupted run: `flashmore train --resume RUN`, with no options but --max-steps and --json.
     """
 
     config: TrainConfig
-    """Data, model and training; --model and --preset decide some of the defaults."""
+    """Data, model and training. Some defaults depend on --model and --preset."""
     out: Path | None = None
-    """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
+    """New or empty folder for the run. If omitted, the first unused of runs/MODEL, runs/MODEL-2, …"""
     splits: int = 1
-    """Train on this many random splits of the items and report how their test losses vary; the run on the
-    first is kept."""
+    """Train on this many random splits and report how the test loss varies. Only the first run is kept."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.splits <= MOST_SPLITS:
@@ -56,14 +55,14 @@ class Train:
 
 @dataclass(frozen=True)
 class Resume:
-    """Resume an interrupted run as if it had never stopped; only --max-steps may change."""
+    """Resume an interrupted run with its own options; only --max-steps can change."""
 
     resume: Path
     """The run's folder."""
     max_steps: int | None = None
-    """New total number of steps; none keeps the run's own."""
+    """New total number of steps. If omitted, that of the run."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -25,35 +25,35 @@ from flashmore.upgrade.write import write_source
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Find hand-written attention in Python files and show how PyTorch's fused attention would replace it.
+    """Find hand-written attention in Python files and show how to replace it with PyTorch's fused attention.
 
-    Reads only, by default: nothing of yours is run, and nothing is written. Exit code 0 where nothing is
-    to be rewritten, 1 where something could be, 2 for an error or a path that cannot be read; with --write, 0
-    if all of it was written.
+    By default, your code is only read: it is not run, and no file is changed. Exit code: 0 if there is
+    nothing to rewrite or --write has written everything, 1 if something can be rewritten, 2 for an error or a
+    path that cannot be read.
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """Files, folders, or packages' folders."""
+    """Python files or folders."""
     prove: bool = False
-    """Run old and new lines on synthetic tensors, forward and backward, and say what was proved."""
+    """Run the old and the new lines on synthetic tensors, forward and backward, and compare the results."""
     example: str | None = None
-    """module:function that returns a model and its inputs; imported and run, for proofs on real inputs."""
+    """module:function that returns a model and its inputs. Runs it to prove rewrites on real inputs."""
     run: str | None = None
-    """A script with its arguments, such as "train.py --steps 3"; run as it is, for proofs on real inputs."""
+    """A script and its arguments, such as "train.py --steps 3". Runs it to prove rewrites on real inputs."""
     gain: bool = False
-    """With --example or --run: measure what the proved rewrites bring to attention and to the whole step."""
+    """With --example or --run: measure the speed-up of the proved rewrites, for attention and whole steps."""
     write: bool = False
-    """Write what is proved, each file whole or not at all."""
+    """Write the proved rewrites to the files."""
     force: bool = False
-    """Write files that differ from what git has committed, too."""
+    """Also write files that have uncommitted changes."""
     even_if_slower: bool = False
-    """Write rewrites that --gain found to be slower, too."""
+    """Also write rewrites that --gain found to be slower."""
     diff: bool = False
-    """Print a patch that `git apply` takes, and nothing else."""
+    """Print a patch for `git apply`, and nothing else."""
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 300.0
-    """How long an example or a script may take."""
+    """Time limit for --example or --run, in seconds."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
