@@ -129,19 +129,19 @@ class CallOptions(CallKind):
             ConfigError: what it is, and what to give instead.
         """
         if self.kv_heads != self.n_head and not self.gqa:
-            found = f"{self.kv_heads} key and value heads, and {self.n_head} query heads"
-            raise ConfigError("--gqa beside --n-kv-head", found, "--gqa as well")
+            found = f"{self.kv_heads} key and value heads for {self.n_head} query heads"
+            raise ConfigError("--gqa with --n-kv-head", found, "add --gqa")
         self.call("cpu")
         if not self.dropout < 1:
-            raise ConfigError("a sensible --dropout", str(self.dropout), "at least 0 and below 1")
+            raise ConfigError("a valid --dropout", str(self.dropout), "at least 0 and below 1")
         if self.is_causal and (self.mask != "none" or self.keys != self.length):
             found = (
                 f"--mask {self.mask}" if self.mask != "none" else f"{self.length} queries, {self.keys} keys"
             )
-            raise ConfigError("--causal alone, with as many keys as queries", found, "no --causal")
+            raise ConfigError("--causal without --mask, with as many keys as queries", found, "omit --causal")
         if self.mask == "float-grad":
             raise ConfigError(
-                "a mask without gradient, since only those of q, k and v are checked",
+                "a mask without a gradient; only the gradients of q, k and v are checked",
                 "--mask float-grad",
                 "--mask float",
             )
@@ -151,6 +151,6 @@ class CallOptions(CallKind):
             raise ConfigError("--causal or --full", "both", "one of them")
         if self.mask in ("none", "padding") and self.mask_dims != 2:
             found = f"--mask {self.mask}"
-            raise ConfigError("a mask for --mask-dims", found, "--mask bool, or a mask of numbers")
+            raise ConfigError("a mask with --mask-dims", found, "--mask bool, float or float-grad")
         if self.mask not in ("float", "float-grad") and self.mask_dtype is not None:
-            raise ConfigError("--mask-dtype for a mask of numbers", f"--mask {self.mask}", "--mask float")
+            raise ConfigError("--mask-dtype with an additive mask", f"--mask {self.mask}", "--mask float")

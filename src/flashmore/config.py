@@ -225,7 +225,9 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
                 value = msgspec.convert(value, _types()[name])
             except (msgspec.ValidationError, OverflowError) as error:
                 found = f"{value!r}: {error}"
-                raise ConfigError(f"{name} of its type", found, _described(_types()[name])) from None
+                raise ConfigError(
+                    f"a value of the right type for {name}", found, _described(_types()[name])
+                ) from None
         elif not isinstance(value, Path | None):
             raise ConfigError("file, a path", f"{value!r}", "a pathlib.Path, a string, or None")
         self._set(name, value)
@@ -234,7 +236,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         for name, (least, most) in COUNTS.items():
             self._require(name, lambda n: least <= n <= most, f"a whole number from {least} to {most:,}")  # noqa: B023
         for name in ("grad_clip", "weight_decay"):
-            self._require(name, lambda x: 0 <= x <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
+            self._require(name, lambda x: 0 <= x <= LARGEST_FACTOR, f"a number from 0 to {LARGEST_FACTOR:g}")
         for name in ("dropout", "attention_dropout", "beta1", "beta2", "ngram_smoothing"):
             self._require(name, lambda x: 0 <= x < 1, "at least 0 and below 1")
         for name in ("learning_rate", "muon_learning_rate"):
@@ -245,7 +247,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
     def _require(self, name: str, fits: Callable[[Any], bool], valid: str) -> None:
         value = getattr(self, name)
         if value is not None and not fits(value):
-            raise ConfigError(f"a sensible {_option(name)}", f"{value}", valid)
+            raise ConfigError(f"a valid {_option(name)}", f"{value}", valid)
 
     def _require_combinations(self) -> None:
         spec = model_spec(self.model)
@@ -254,24 +256,26 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         if self.optimizer == "muon" and not spec.muon:
             able = ", ".join(name for name, other in models().items() if other.muon)
             raise ConfigError(
-                f"a model whose matrices Muon updates ({able})", f"--model {self.model}", "--optimizer adamw"
+                f"a model that supports Muon ({able})", f"--model {self.model}", "--optimizer adamw"
             )
         if self.mode == "items" and PRESETS[self.preset].get("mode") == "text":
-            found = f"--preset {self.preset}, which is for one long text"
+            found = f"--preset {self.preset}, which needs --mode text"
             raise ConfigError(
                 "a preset for --mode items", found, "--mode text, or --preset names or makemore"
             )
         if self.weight is not None and (self.column is None or self.ngram_smoothing):
             if self.column is None:
-                raise ConfigError("--column beside --weight", "no --column", "both, or no --weight")
-            found = "--weight, which n-grams do not count"
+                raise ConfigError("--column with --weight", "no --column", "use both, or omit --weight")
+            found = "--weight, which n-grams do not support"
             raise ConfigError("--ngram-smoothing without weights", found, "one of the two options")
         if self.mode == "text" and self.file == Path("-"):
             found = "stdin, which can be read only once"
-            raise ConfigError("a text file for --mode text", found, "the path of a text, or --mode items")
+            raise ConfigError(
+                "a text file with --mode text", found, "the path of a text file, or --mode items"
+            )
         if "none" in self.speedups and len(self.speedups) > 1:
             found = " ".join(self.speedups)
-            raise ConfigError("--speedups none alone, or others", found, "none, or the others without it")
+            raise ConfigError("--speedups none without other names", found, "none, or only the other names")
         defaults = _defaults(self.preset, self.model)
         for name, needed, present in ineffective(self):
             if getattr(self, name) not in (None, defaults.get(name, getattr(TrainConfig, name))):
@@ -352,10 +356,10 @@ def _defaults(preset: Preset, model: Model) -> dict[str, Any]:
         ConfigError: an unknown preset or model, or a preset for other models.
     """
     if preset not in PRESETS:
-        raise ConfigError("a preset known to flashmore", f"'{preset}'", ", ".join(PRESETS))
+        raise ConfigError("a preset", f"'{preset}'", ", ".join(PRESETS))
     spec, chosen = model_spec(model), PRESETS[preset]
     if chosen.get("optimizer") == "muon" and not spec.muon:
-        raise ConfigError(f"--preset {preset} for the transformer", f"--model {model}", "--preset names")
+        raise ConfigError(f"--preset {preset} with --model transformer", f"--model {model}", "--preset names")
     own = {} if "mode" in chosen else spec.training  # nanoGPT's numbers are the same for every model
     values = {**DEFAULTS, **own, **chosen}
     return values | {
@@ -381,17 +385,17 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
             yield name, "--mode text", "--mode items"
     if config.mode == "text" or config.split == "makemore":
         present = "--mode text" if config.mode == "text" else "--split makemore"
-        yield "split_seed", "shares of items, such as 80/10/10", present
+        yield "split_seed", "a split by percentages, such as 80/10/10", present
     if config.file is None:
         yield "encoding", "a text file", "the built-in names"
-        yield "column", "a file that has columns", "the built-in names"
-        yield "weight", "a file that has columns", "the built-in names"
+        yield "column", "a file with columns", "the built-in names"
+        yield "weight", "a file with columns", "the built-in names"
 
 
 def without_effect(name: str, needed: str, present: str) -> ConfigError:
     """The error for an option that `ineffective` names."""
-    found = f"it changes nothing with {present}"
-    return ConfigError(f"{_option(name)} with {needed}", found, f"{needed}, or no {_option(name)}")
+    found = f"it has no effect with {present}"
+    return ConfigError(f"{_option(name)} with {needed}", found, f"{needed}, or omit {_option(name)}")
 
 
 @cache

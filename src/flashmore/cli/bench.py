@@ -63,7 +63,7 @@ class Outputs:
     def __post_init__(self) -> None:
         require_percentage(self.equivalence)
         if self.picture is not None and self.picture.suffix.lower() not in FORMS:
-            raise ConfigError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
+            raise ConfigError("a file format for --picture", str(self.picture), ", ".join(FORMS))
         require_writable("--out", self.out)
         require_writable("--picture", self.picture)
 
@@ -111,7 +111,7 @@ class BenchAblation(Outputs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise ConfigError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
+            raise ConfigError("a valid --seconds", f"{self.seconds}", "above 0, for example 180")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class BenchCheck:
 def require_percentage(equivalence: float) -> None:
     """Refuse an --equivalence that is not between 0 and 100."""
     if not 0 < equivalence < 100:
-        raise ConfigError("a sensible --equivalence", f"{equivalence:g}", "a percentage, such as 3")
+        raise ConfigError("a valid --equivalence", f"{equivalence:g}", "a percentage, such as 3")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -160,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     what, *rest = argv
     if what not in WHAT:
-        raise UsageError("something to measure: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
+        raise UsageError("a benchmark: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
     return _check(rest) if what == CHECK else _give(*MEASURES[what](rest))
 
 
@@ -268,8 +268,8 @@ def _measured_again(baseline: Record) -> Record:
         return choose.measured([*words[1:], "--fresh"])[0]
     if words[:1] != ["bench"] or words[1:2] == [] or words[1] not in MEASURES:
         found = " ".join(baseline["command"])[:200] or "no command"
-        valid = "a second RECORD to compare with the baseline"
-        raise UsageError("a baseline that `flashmore bench` or `choose` measured", found, valid)
+        valid = "a RECORD to compare with the baseline"
+        raise UsageError("a baseline written by `flashmore bench` or `flashmore choose`", found, valid)
     return MEASURES[words[1]](words[2:])[0]
 
 
@@ -286,12 +286,12 @@ def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") 
         show(record)
     if outputs.out is not None:
         write_record(record, outputs.out)
-        say(f"the record: {outputs.out}")
+        say(f"record: {outputs.out}")
     if outputs.picture is not None:
         save_picture(draw(record), outputs.picture)
-        say(f"the picture: {outputs.picture}")
+        say(f"picture: {outputs.picture}")
     if not record["complete"]:
-        say("interrupted: what was measured so far is kept")
+        say("interrupted: the measurements so far are kept")
         return Interrupted.exit_code
     return 0
 

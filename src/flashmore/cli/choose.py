@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         show(record)
         if not record["measuring_s"]:
-            say("as measured before; --fresh measures again")
+            say("from the cache; use --fresh to measure again")
     return 0
 
 

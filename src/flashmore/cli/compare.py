@@ -54,15 +54,15 @@ def main(argv: Sequence[str]) -> int:
     """Run `flashmore compare`."""
     command = parse(Compare, "compare", argv)
     if not command.runs and not command.models:
-        raise ConfigError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
+        raise ConfigError("runs to compare", "none", "RUN RUN …, or --models bigram transformer")
     if not command.models and (command.file, command.max_steps, command.out) != (None, None, Compare.out):
         raise ConfigError(
-            "--file, --max-steps and --out with models to train",
-            "runs that are finished, and no --models",
-            "the runs alone, or --models bigram transformer beside them",
+            "--models with --file, --max-steps or --out",
+            "no --models",
+            "only the runs, or --models bigram transformer as well",
         )
     if command.column is not None and command.file is None:
-        raise ConfigError("--file beside --column", "no file", "--file FILE, or no --column")
+        raise ConfigError("--file with --column", "no --file", "--file FILE, or omit --column")
     options = GenerateOptions(count=command.count, seed=command.seed)
     if command.picture is not None:
         require_png(command.picture)
@@ -80,13 +80,13 @@ def main(argv: Sequence[str]) -> int:
     trained = [_train(config, command.out) for config in configs]
     rows += compare(trained, options)
     if not all(run.split.train for run in runs):
-        say("a pack without items does not tell whether the test losses can be compared")
+        say("a pack has no items, so the test losses may not be comparable")
     elif not same_test_items(runs + trained):
-        say("these runs were tested on different names: their test losses cannot be compared")
+        say("these runs have different test items: their test losses are not comparable")
     for row in rows:
         if row.improving:
-            last = f"{row.result.run} was best at its last step, {row.result.steps:,}"
-            say(f"{last}: it may not be trained to its best; a larger --max-steps tells")
+            last = f"{row.result.run} has its lowest validation loss at its last step, {row.result.steps:,}"
+            say(f"{last}: its loss may improve with a larger --max-steps")
     if command.json:
         write_json([row.to_json() for row in rows])
     else:
@@ -109,7 +109,7 @@ def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
     boxes = draw(rows, picture)
     say(f"picture: {picture}")
     if boxes:
-        say(f"{boxes} characters are boxes in the picture: the font that it is drawn with lacks them")
+        say(f"{boxes} characters are shown as boxes in the picture: they are missing in its font")
 
 
 def _train(config: TrainConfig, out: Path) -> "Run":

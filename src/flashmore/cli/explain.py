@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
     call = _call(command, device)
     if command.capability is not None and command.device != "cuda":
         found = f"--device {command.device}"
-        raise ConfigError("--device cuda beside --capability", found, "--device cuda, or no --capability")
+        raise ConfigError("--device cuda with --capability", found, "--device cuda, or omit --capability")
     if command.capability is not None and is_present("cuda"):
-        raise ConfigError("--capability only for a GPU that is not here", command.capability, "leave it out")
+        raise ConfigError("--capability with a GPU that is not present", "a GPU", "omit --capability")
     explanation = explain(call)
     if command.json:
         write_json(explanation.to_json())
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 def _defaults(argv: Sequence[str]) -> Explain:
     run, config = value_of("--run", argv), value_of("--from-config", argv)
     if run and config:
-        raise ConfigError("--run or --from-config", "both", "one of them")
+        raise ConfigError("--run or --from-config", "both", "only one of them")
     if config:
         return Explain(CallOptions(**heads_of(Path(config))))  # type: ignore[arg-type]
     return _of_run(Path(run)) if run else Explain(CallOptions())
@@ -84,7 +84,9 @@ def _of_run(path: Path) -> Explain:
 
     run = Run.open(path)
     if not model_spec(run.model.model).attends:
-        raise ConfigError("a run of a model with attention", f"a {run.model.model}", "a run of a transformer")
+        raise ConfigError(
+            "a run of a transformer, which has attention", f"a {run.model.model}", "a run of a transformer"
+        )
     config = config_of(run)
     call = CallOptions(
         batch_size=config.batch_size,
@@ -128,7 +130,7 @@ def _show(explanation: "Explanation") -> None:
         "last dimension not contiguous": not call.unit_stride,
         "deterministic": call.deterministic,
     }
-    rows = table("backend", "usable", "why not, or what to know (what to change)")
+    rows = table("backend", "usable", "reasons and notes (what to change)")
     chosen = explanation.how
     for answer in explanation.backends:
         notes = (f"note: {caution}" for caution in answer.cautions)
@@ -138,6 +140,6 @@ def _show(explanation: "Explanation") -> None:
             chosen = f"{default} ({answer.about}), {explanation.how}"
     console = stdout()
     console.print(", ".join(fact for fact, holds in facts.items() if holds), rows)
-    console.print(f"PyTorch's own choice: {chosen}")
+    console.print(f"PyTorch picks: {chosen}")
     if explanation.line is not None:
-        console.print("", "to have one kernel and no other:", *explanation.line.split("\n"))
+        console.print("", "to use only this kernel:", *explanation.line.split("\n"))

@@ -76,8 +76,8 @@ def _show(found: Overview) -> None:
     rows.add_row("lengths", f"{min(found.lengths)} to {max(found.lengths)}; {shares} of the items")
     frequent, rare = [*found.characters.items()][:CHARACTERS], [*found.characters.items()][CHARACTERS:]
     if (weights := found.weights) is not None:
-        rows.add_row("weights", f"{weights.least:,g} to {weights.most:,g}, in sum {weights.total:,g}")
-        rows.add_row("", f"a mean is as exact as of {weights.effective:,.0f} items of equal weight")
+        rows.add_row("weights", f"{weights.least:,g} to {weights.most:,g}, total {weights.total:,g}")
+        rows.add_row("", f"effective sample size {weights.effective:,.0f}")
     rows.add_row("characters", f"{len(found.characters):,}")
     rows.add_row("frequent", _counts(frequent))
     if rare:

@@ -71,19 +71,19 @@ def _for_users(error: Exception) -> FlashmoreError | None:
     found = str(error).strip().partition("\n")[0] or type(error).__name__
     if isinstance(error, OSError):
         found = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or found
-        valid = "a disk with free space and an output that can be written, then the same command"
+        valid = "run the same command again with free disk space and a writable output"
         return FlashmoreError("to finish the command", found, valid)
     if is_out_of_memory(error):
-        return FlashmoreError("memory to finish the command", found, "more free memory, or smaller sizes")
+        return FlashmoreError(
+            "enough memory to finish the command", found, "more free memory, or smaller sizes"
+        )
     if is_of_the_compiler(error):
-        valid = "a C++ compiler that works; or --speedups without compile and max-autotune"
-        return FlashmoreError("PyTorch's compiler to take this", found, valid)
+        valid = "a working C++ compiler, or --speedups without compile and max-autotune"
+        return FlashmoreError("torch.compile to succeed", found, valid)
     frames = walk_tb(error.__traceback__)
     if any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames):
-        valid = (
-            "no TORCH_LOGS, or names of PyTorch's logs, which TORCH_LOGS=help python -c 'import torch' tells"
-        )
-        return UsageError("PyTorch's logs in TORCH_LOGS", repr(os.environ.get("TORCH_LOGS")), valid)
+        valid = "no TORCH_LOGS, or names listed by: TORCH_LOGS=help python -c 'import torch'"
+        return UsageError("names of PyTorch's logs in TORCH_LOGS", repr(os.environ.get("TORCH_LOGS")), valid)
     return None
 
 
@@ -97,7 +97,7 @@ def _run(words: list[str]) -> int:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise UsageError("a working directory", "it was deleted", "cd to a folder that is there") from None
+        raise UsageError("a working directory", "it was deleted", "cd to an existing folder") from None
     verb, *rest = words
     if verb not in VERBS:
         raise UsageError("a command", f"'{verb}'", ", ".join(VERBS))
@@ -105,7 +105,7 @@ def _run(words: list[str]) -> int:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise UsageError("words in UTF-8", ascii(word), "another name for this file") from None
+            raise UsageError("arguments in UTF-8", ascii(word), "another name for this file") from None
     command = importlib.import_module(f"flashmore.cli.{verb}")
     try:
         return int(command.main(rest))

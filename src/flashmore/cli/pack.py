@@ -37,10 +37,10 @@ def main(argv: Sequence[str]) -> int:
 
     run = Run.open(command.run)
     if command.out.resolve().is_relative_to(command.run.resolve()):
-        raise ConfigError("a file for --out outside the run", str(command.out), "another --out")
+        raise ConfigError("a file for --out outside the run's folder", str(command.out), "another --out")
     if (result := result_of(run)) is None:
-        valid = f"first: {run.resume_command()}"
-        raise RunError(f"a finished run in {run.path}", "one that was interrupted, with no result yet", valid)
+        valid = f"finish it first: {run.resume_command()}"
+        raise RunError(f"a finished run in {run.path}", "an interrupted run, which has no result yet", valid)
     command.out.parent.mkdir(parents=True, exist_ok=True)
     write(run, result.to_json(), command.out, with_items=command.with_items)
     say(f"packed {command.run} into {command.out}: {command.out.stat().st_size:,} bytes")

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Report, "report", argv)
     page = DEFAULT_PAGE if command.out is None and command.markdown is None else command.out
     if not command.records:
-        raise UsageError("at least one record", "none", "files that `flashmore bench … --out FILE` wrote")
+        raise UsageError("at least one record", "none", "files written by `flashmore bench … --out FILE`")
     _require_ending("--out", page, (".html", ".htm"))
     _require_ending("--markdown", command.markdown, (".md", ".markdown"))
     require_writable("--out", page)

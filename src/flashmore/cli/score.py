@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         say(*words.notes)
         names = words.items
     elif command.column or command.encoding != Score.encoding:
-        raise ConfigError("--file beside --column and --encoding", "names", "the names alone, or --file")
+        raise ConfigError("--file with --column or --encoding", "names", "only the names, or --file")
 
     from flashmore.generation.sample import score
     from flashmore.runs import Run

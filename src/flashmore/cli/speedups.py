@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         break_on_hyphens=False,
     )
     for name, entry in CATALOGUE.items():
-        works = entry.how(name) if reasons[name] is None else f"not here: {reasons[name]}"
+        works = entry.how(name) if reasons[name] is None else f"not usable here: {reasons[name]}"
         facts = f"{', '.join(entry.devices)}; {entry.exactness}; costs {entry.costs}"
         console.print(Text(f"{name}: {entry.title}", "bold"))
         for fact in (facts, works, entry.page):

@@ -48,9 +48,7 @@ class Train:
 
     def __post_init__(self) -> None:
         if not 1 <= self.splits <= MOST_SPLITS:
-            raise ConfigError(
-                "a sensible --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}"
-            )
+            raise ConfigError("a valid --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
-                "only --max-steps and --json beside --resume: a run goes on as it began", " ".join(others),
+                "only --max-steps and --json with --resume", " ".join(others),
                 f"flashmore train --resume {shlex.quote(str(resumed.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
     elif value_of("--out", argv) == "":
@@ -124,16 +122,16 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     console = stdout()
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
-        console.print(f"n-grams of {result.ngram.order} characters predict the validation items better")
+        console.print(f"an n-gram model of order {result.ngram.order} predicts the validation items better")
     if not losses and 0 < len(run.split.test) < FEW_TESTED:
         few = f"only {len(run.split.test)} test items"
-        console.print(f"{few}: --splits 5 tells how much the test loss depends on the split")
+        console.print(f"{few}: use --splits 5 to see how much the test loss varies between splits")
     text = run.text
     if text is None:
         _show_names(run, result.parameters)
     if text is None or text.kind == "characters":  # ids alone cannot be shown
         kind = "names" if text is None else "text"
-        console.print(f"more {kind}: flashmore generate {shlex.quote(result.run)}")
+        console.print(f"to generate more {kind}: flashmore generate {shlex.quote(result.run)}")
 
 
 def _show_names(run: "Run", parameters: int) -> None:

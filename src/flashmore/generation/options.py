@@ -52,7 +52,7 @@ class GenerateOptions:
     """Show the nearest training item of each name, and its edit distance."""
 
     def __post_init__(self) -> None:
-        sensible = "above 0, for example 0.8; --top-k 1 always takes the likeliest character"
+        sensible = "above 0, for example 0.8; use --top-k 1 to always take the most likely character"
         for name, holds, valid in (
             ("count", self.count >= 1, "a whole number from 1"),
             ("temperature", 0 < self.temperature < float("inf"), sensible),
@@ -66,4 +66,4 @@ class GenerateOptions:
         ):
             if not holds:
                 option = "--" + name.replace("_", "-")
-                raise ConfigError(f"a sensible {option}", f"{getattr(self, name)}", valid)
+                raise ConfigError(f"a valid {option}", f"{getattr(self, name)}", valid)

@@ -80,7 +80,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     from jsonschema import Draft202012Validator
 
-    wanted, valid = f"a record in {path}", "a file that `flashmore bench … --out FILE` wrote"
+    wanted, valid = f"a record in {path}", "a file written by `flashmore bench … --out FILE`"
     try:
         with open_input(path, wanted, valid, again=True) as file:
             data = file.read(LARGEST + 1)
@@ -90,13 +90,13 @@ def read_record(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise RecordError(wanted, error.found, valid) from None
     except ValueError as error:
-        found = f"no whole JSON document ({error}); it may have been cut off"
+        found = f"invalid or incomplete JSON ({error})"
         raise RecordError(wanted, found, valid) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise RecordError(wanted, "another kind of JSON document", valid)
+        raise RecordError(wanted, "a JSON document of another kind", valid)
     if record.get("version") != VERSION:
         found = f"schema version {record.get('version')}"
-        raise RecordError(wanted, found, f"version {VERSION}: measure again with this flashmore")
+        raise RecordError(wanted, found, f"version {VERSION}: measure again with this version of flashmore")
     problem = next(iter(Draft202012Validator(schema()).iter_errors(record)), None)
     if problem is not None:
         where = "/".join(map(str, problem.absolute_path)) or "the top"

@@ -48,4 +48,4 @@ def require_random_split(config: TrainConfig) -> None:
     elif config.file == Path("-"):
         found = "stdin, which can be read only once"
     if found is not None:
-        raise ConfigError("a file of items with a random test part for --splits", found, "--splits 1")
+        raise ConfigError("a file of items with a random test split for --splits", found, "--splits 1")

@@ -59,7 +59,7 @@ class AttentionPlan(CallKind):
         _require("backends", "none", bool(self.backends), "at least one name")
         for dtype in self.dtype:
             _require("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
-        _require("threads", self.threads, self.threads >= 0, "0, or as many as there are CPUs")
+        _require("threads", self.threads, self.threads >= 0, "0 or more")
         _require("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
         if self.memory is not None:
             _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
@@ -120,7 +120,7 @@ def _once(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 def _require(name: str, value: object, holds: bool, valid: str) -> None:
     if not holds:
-        raise ConfigError(f"a sensible --{name.replace('_', '-')}", f"{value}", valid)
+        raise ConfigError(f"a valid --{name.replace('_', '-')}", f"{value}", valid)
 
 
 def attention_flops(

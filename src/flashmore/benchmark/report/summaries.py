@@ -28,10 +28,10 @@ QUESTIONS = {
     "choose": "choice of a backend",
 }
 """By kind of record, in the order of a report's tables."""
-SEED_EXPERIMENT = "The experiment this grew from, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
+SEED_EXPERIMENT = "The original experiment, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
 PACE = "the machine's speed changed, and a ratio only compares neighbouring blocks"
 ABLATION_DISPENSABLE = (
-    "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "pays after steps", "95 % interval",
+    "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "break-even step", "95 % interval",
 )  # fmt: skip
 ATTENTION_DISPENSABLE = (
     "quartiles of both", "quartiles of forward", "quartiles of backward", "first call, ms", "TFLOP/s",
@@ -85,7 +85,9 @@ def doubts(ratios: Mapping[str, Sequence[Any]]) -> list[str]:
             odd.append(name)
     lines = []
     if undecided:
-        lines.append(f"inconclusive, with about how many more blocks would decide: {', '.join(undecided)}")
+        lines.append(
+            f"inconclusive, with an estimate of how many more blocks are needed: {', '.join(undecided)}"
+        )
     if odd:
         lines.append(f"the medians contradict the ratio of {', '.join(odd)}: {PACE}")
     return lines
@@ -112,7 +114,7 @@ def _of_steps(record: Record, where: str) -> Summary:
     plots = []
     if any(_timed(found["variants"]) for found in contexts):
         title = f"Milliseconds a training step on {where}"
-        below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
+        below = "Every sample as a dot, with median and quartiles; see the tables below for the numbers."
         plots.append(Plot("steps", title, below, partial(step_plot, record)))
     sizes = _sizes(config, *SIZES, "dtype")
     settings = [_step_setting(found, f"on {where}; {sizes}") for found in contexts]
@@ -145,7 +147,7 @@ def _step_setting(found: Record, where: str) -> Setting:
                 "error / budget": "–" if budget_used is None else f"{budget_used:.2f}",
             }
         )
-    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
+    remarks = [f"skipped: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
     remarks += doubts(
         {
             f"{ratio['of']} / {ratio['to']}": (ratio, timed[0]["step_ms"], variant["step_ms"])
@@ -180,7 +182,7 @@ def share_sentence(found: Record) -> str:
         told += f" (95 %: {100 * low:.1f} – {100 * high:.1f} %)"
     if found["most_gain"] is None:
         return f"{told}."
-    return f"{told}: a kernel that took no time would make it {found['most_gain']:.2f} times as fast at most."
+    return f"{told}: removing all of it would make the step at most {found['most_gain']:.2f} times as fast."
 
 
 # `bench ablation`
@@ -192,18 +194,18 @@ def _of_ablation(record: Record, where: str) -> Summary:
     plots, settings = [], []
     if variants:
         heading = f"Milliseconds a training step on {where}, speed-up by speed-up"
-        below = "A bar for each variant with its quartiles; the table below has the numbers."
+        below = "A bar for each variant with its quartiles; see the table below for the numbers."
         plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
-        caption = f"Speed-ups added one after the other: {title}, on {where}; {sizes}"
+        caption = f"Speed-ups added one by one: {title}, on {where}; {sizes}"
         settings.append(_ablation_setting(title, caption, variants, variants, "added", "before / this"))
     if alone:
-        caption = f"All together but one: {title}, on {where}; {sizes}"
+        caption = f"All but one: {title}, on {where}; {sizes}"
         title = f"{title}, each left out alone"
         settings.append(_ablation_setting(title, caption, alone, variants, "left out", "all / this"))
     every = (*record["variants"], *record["left_out_alone"])
     remarks = [
-        *(f"no number: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
-        *(f"left out: {one['name']}: {one['why']}" for one in record["left_out"]),
+        *(f"not timed: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
+        *(f"skipped: {one['name']}: {one['why']}" for one in record["left_out"]),
         *record["notes"],
         f"Exact variants gave the plain loop's losses of the first {record['checked_steps']} steps within "
         "the error budget; for the others the table says by how much the loss differs after them.",
@@ -219,7 +221,7 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
     findings = [
         f"{' + '.join(last['speedups'])}: {_ratio_text(last['ratio'])} times as fast as the plain loop."
         for last in kept[-1:]
-    ] or ["No speed-up is kept: each was slower in its trial."]
+    ] or ["No speed-up is kept: each was slower."]
     for variant in timed[1:]:
         ratio = variant["ratio_before"]
         verdict = f"{_ratio_text(ratio)}: {ratio['verdict']}"
@@ -253,7 +255,7 @@ def _ablation_setting(
                 **added,
                 "peak MiB": "" if variant["peak_bytes"] is None else digits(variant["peak_bytes"] / MIB),
                 "first step, s": digits(variant["first_step_seconds"]),
-                "pays after steps": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
+                "break-even step": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
                 "answers": _likeness(variant),
             }
         )
@@ -311,7 +313,7 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         for row in _timed(compared(rows))
     }
     comparable |= {f"T {ratio['T']:,}: {ratio['of']} / {ratio['to']}": _ratio_text(ratio) for ratio in ratios}
-    comparable["fused wins from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
+    comparable["fused faster from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
     table = Table(
         f"Attention alone on {where}: {title}; times are medians",
         _attention_cells(rows, ratios),
@@ -369,7 +371,7 @@ def left_out(rows: Sequence[Record]) -> list[str]:
             backend if len(found) == every else f"{backend} at T = {', '.join(f'{T:,}' for T in found)}"
             for backend, found in backends.items()
         ]
-        lines.append(f"left out: {' and '.join(where)}: {why}")
+        lines.append(f"skipped: {' and '.join(where)}: {why}")
     return lines
 
 
@@ -381,13 +383,13 @@ def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
         ratios: ratios of the same setting.
     """
     if not ratios:
-        return "No crossover: it needs manual and a fused backend at the same T."
+        return "No crossover: this needs manual and a fused backend at the same T."
     lengths = sorted({ratio["T"] for ratio in ratios})
     if T is None:
-        return f"Fused attention does not win here up to T = {lengths[-1]:,}: no crossover."
+        return f"No crossover: fused attention is not faster up to T = {lengths[-1]:,}."
     if lengths[0] == T:
-        return f"Fused attention wins at every T that was measured, from {T:,} to {lengths[-1]:,}."
-    return f"Fused attention wins from T = {T:,} on, up to the {lengths[-1]:,} that were measured."
+        return f"Fused attention is faster at every measured T, from {T:,} to {lengths[-1]:,}."
+    return f"Fused attention is faster from T = {T:,} on, up to T = {lengths[-1]:,}, the longest measured."
 
 
 # `choose`
@@ -409,7 +411,7 @@ def _of_choice(record: Record, where: str) -> Summary:
     title = ", ".join(
         (f"B {B}, H {H}, T {T:,}, D {D}, {problem['dtype']}", *(fact for fact in facts if facts[fact]))
     )
-    when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
+    when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "from the cache"
     conclusion = f"{record['chosen']} is chosen, {when}."
     timed = {one["name"]: one for one in record["candidates"] if one["time_ms"]}
     ratios = {name: one["ratio"] for name, one in timed.items() if one.get("ratio")}
@@ -425,7 +427,7 @@ def _of_choice(record: Record, where: str) -> Summary:
     ]
     caption = f"{PASSES[passes_of(problem)].capitalize()}, once, on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
-    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in missing]
+    remarks = [f"skipped: {one['name']}: {one['why_not']}" for one in missing]
     spreads = {name: one["time_ms"] for name, one in timed.items()}
     remarks += doubts(
         {f"{safe} / {name}": (ratio, spreads.get(safe), spreads[name]) for name, ratio in ratios.items()}
