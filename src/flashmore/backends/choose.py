@@ -2,9 +2,9 @@
 
 Correctness first: a backend whose output or gradients exceed the error budget is not timed. The others run
 forward and backward in alternating blocks. One is safe: the previous answer, or else PyTorch's own choice,
-`sdpa`. Another is chosen only if it is faster than that by the interval of their ratio; of several, the one
-with the lowest first quartile, since other programs only add time. The answer is cached on disk, because it
-depends on the machine and the torch release, not on the day; if the interval decides nothing, it is not.
+`sdpa`. Another is chosen only if it is faster by the whole interval of their ratio; of several, the one with
+the lowest first quartile, since other programs only add time. The answer is cached on disk, because it
+depends on the machine and the torch release only; if the interval decides nothing, it is not cached.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Compares two records of one measurement, made at different times: what became slower."""
+"""Compares two records of the same measurement, and tells what became slower."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

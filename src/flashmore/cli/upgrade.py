@@ -90,22 +90,22 @@ def _checked(command: Upgrade, given: set[str]) -> Source | None:
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError("files or folders that are there", str(path), "a path that exists") from None
+            raise UsageError("existing files or folders", str(path), "a path that exists") from None
         except OSError:
             continue  # it cannot be looked at: the search says why
     program = bool(command.example or command.run)
     for refused, wanted, found, valid in (
         (not command.paths, "files or folders", "none", "flashmore upgrade model.py, or a folder"),
         (command.diff and command.json, "--diff or --json", "both", "one of them"),
-        (command.example and command.run, "--example or --run", "both", "one at a time"),
+        (command.example and command.run, "--example or --run", "both", "only one of them"),
         (command.gain and not program,
-         "a program to measure", "--gain alone", "--gain with --example or --run"),
+         "an example or script to measure", "--gain alone", "--gain with --example or --run"),
         (command.force and not command.write,
-         "--force together with --write", "--force alone", "--write --force"),
+         "--force with --write", "--force alone", "--write --force"),
         (command.even_if_slower and not (command.write and command.gain),
-         "--even-if-slower with a gain to go by", "no --write --gain", "--write --gain beside it"),
+         "--even-if-slower with --write --gain", "no --write --gain", "add --write --gain"),
         ("--seconds" in given and not program,
-         "a program for --seconds to limit", "none", "--seconds with --example or --run"),
+         "an example or script for --seconds", "none", "--seconds with --example or --run"),
         (command.seconds <= 0, "--seconds above 0", f"{command.seconds:g}", "300"),
     ):  # fmt: skip
         if refused:
@@ -132,7 +132,7 @@ def _script(line: str) -> tuple[str, ...]:
         words = words[1:]
     is_module = len(words) > 1 and words[0] == "-m"
     if not is_module and not (words and Path(words[0]).is_file()):
-        raise UsageError(wanted, f"'{words[0]}' is no file" if words else "nothing", valid)
+        raise UsageError(wanted, f"'{words[0]}' is not a file" if words else "nothing", valid)
     return tuple(words)
 
 
@@ -185,7 +185,7 @@ def _measure(command: Upgrade, source: Source, report: Report) -> None:
     proved = [(file, [one for one in file.rewritten if one.proved]) for file in report.files]
     sites = [one for _, chosen in proved for one in chosen]
     if not sites:
-        say("no gain to measure: nothing is proved")
+        say("gain not measured: nothing is proved")
         return
     rewritten = {file.path: file.rewriting(chosen) for file, chosen in proved if chosen}
     with Waiting("measuring"):

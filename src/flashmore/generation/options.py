@@ -8,7 +8,7 @@ from flashmore.errors import ConfigError
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How many names to generate, and how.
+    """How names are generated, and how many.
 
     Raises:
         ConfigError: a value out of range.

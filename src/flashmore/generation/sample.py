@@ -71,7 +71,7 @@ class Tally:
     copies: int
     """In the training part."""
     copies_up_to_case: int
-    """In the training part up to upper and lower case only."""
+    """In the training part, but in other upper and lower case."""
     held_out: int
     """In the validation or test part, but not in the training part."""
 
