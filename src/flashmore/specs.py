@@ -241,7 +241,7 @@ _BACKENDS = (
     BackendSpec(
         "math",
         f"{_SDPA}:math",
-        "the same in PyTorch; 16-bit inputs are computed in float32",
+        "PyTorch's unfused attention; 16-bit inputs are computed in float32",
         sdp_backend="MATH",
         color="#c27c0e",
         marker="s",
@@ -253,7 +253,7 @@ _BACKENDS = (
         "flash",
         f"{_SDPA}:flash",
         "FlashAttention-2, in tiles",
-        {"cpu": "a tiled CPU kernel of the same name, not the FlashAttention of GPUs"},
+        {"cpu": "PyTorch's tiled CPU kernel, not the FlashAttention of GPUs"},
         fused=True,
         sdp_backend="FLASH_ATTENTION",
         operator="flashattention",

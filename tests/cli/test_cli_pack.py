@@ -185,7 +185,7 @@ def commented(data: bytes) -> bytes:
     ("data", "told"),
     [
         (b"", "an empty file"),
-        (b"anna\nbob\n", "a file that is no pack"),
+        (b"anna\nbob\n", "a file that is not a pack"),
         (zip_of([("../evil", b"x")]), "../evil"),
         (zip_of([("/tmp/evil", b"x")]), "/tmp/evil"),
         (

@@ -123,8 +123,8 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
         console.print(f"an n-gram model of order {result.ngram.order} predicts the validation items better")
-    if not losses and 0 < len(run.split.test) < FEW_TESTED:
-        few = f"only {len(run.split.test)} test items"
+    if not losses and 0 < (tested := len(run.split.test)) < FEW_TESTED:
+        few = f"only {tested} test item{'s' * (tested > 1)}"
         console.print(f"{few}: use --splits 5 to see how much the test loss varies between splits")
     text = run.text
     if text is None:
