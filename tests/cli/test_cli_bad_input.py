@@ -178,7 +178,7 @@ REFUSED = [
     ("score {here}/run zoé", 2, ("'z' (U+007A), 'é' (U+00E9)", "a b d e i")),
     ("score {here}/run", 2, ("names to score", "none")),
     ("score {here}/run anna --file {here}/names.txt", 2, ("names to score", "both")),
-    ("score {here}/run anna --column name", 2, ("--file beside --column",)),
+    ("score {here}/run anna --column name", 2, ("--file with --column",)),
     ("score {here}/run --file {here}/table.csv --column nmae", 2, ("'nmae'", "name, year")),
     ("generate {here}/run --prefix Q", 2, ("'Q' (U+0051)", "a b d e i")),
     ("generate {here}/run --prefix dandan", 2, ("6 characters", "at most 4")),

@@ -251,7 +251,7 @@ def test_another_kind_of_picture_is_refused_before_anything_is_done(
         ("--models bigram --max-steps 0 --file {names}", "--max-steps"),
         ("--models bigram --file nowhere.txt", "nowhere.txt"),
         ("--models bigram --file {names} --column nmae", "'nmae'"),
-        ("--models bigram --column name", "--file beside --column"),
+        ("--models bigram --column name", "--file with --column"),
         ("--models bigram --count 0 --file {names}", "--count"),
     ],
 )
