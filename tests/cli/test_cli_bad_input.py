@@ -75,7 +75,7 @@ REFUSED = [
     ("nowhere.txt", 2, ("nowhere.txt", "No such file", "built-in names")),
     ("{here}/nothing", 2, ("{here}/nothing", "none")),
     ("{here}", 2, ("latin-1.txt", "line 3")),
-    ("{here}/table.csv --column nmae", 2, ("'nmae'", "not one", "name, year")),
+    ("{here}/table.csv --column nmae", 2, ("'nmae'", "none with this name", "name, year")),
     ("--column name", 2, ("--column", "the built-in names")),
     ("{here}/names.txt --mode text --column name", 2, ("--mode text", "--column")),
     ("- --mode text", 2, ("stdin",)),
@@ -136,19 +136,19 @@ REFUSED = [
     pytest.param(
         "{names} --device cuda",
         2,
-        ("--device cuda", "sees none", "cpu"),
+        ("--device cuda", "finds none", "cpu"),
         marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
     ),
     pytest.param(
         "{names} --device mps",
         2,
-        ("--device mps", "sees none", "cpu"),
+        ("--device mps", "finds none", "cpu"),
         marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is Apple's GPU"),
     ),
     # where it should go
     ("{names} --out {here}/names.txt", 2, ("a file",)),
     ("{names} --out {here}/run", 2, ("--resume {here}/run",)),
-    ("{names} --out {here}", 2, ("a folder that holds",)),
+    ("{names} --out {here}", 2, ("a folder that contains",)),
     ("{names} --out {here}/names.txt/run", 1, ("Not a directory",)),
     # runs that are none
     ("generate nowhere", 2, ("nowhere", "no such folder", "flashmore train")),
@@ -339,7 +339,7 @@ def test_a_compiler_that_does_not_work_is_told(
         "train --speedups compile --max-steps 1 --batch-size 4 --n-embd 8 --n-layer 1 --n-head 1 --device cpu"
     )
     done = process(*words, "--out", tmp_path / "run", CXX=str(compiler), FLASHMORE_CACHE=str(tmp_path))
-    assert "PyTorch's compiler" in refusal(done, 1)
+    assert "torch.compile to succeed" in refusal(done, 1)
     assert not (tmp_path / "run").exists()
 
 
