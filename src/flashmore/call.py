@@ -18,26 +18,25 @@ class CallKind:
     """Everything of a call except its sizes and dtype, of which `bench attention` takes lists."""
 
     n_kv_head: int | None = None
-    """H_kv, the number of key and value heads; none means H."""
+    """Number of key and value heads H_kv. If omitted, H."""
     gqa: bool = False
-    """enable_gqa=True: H_kv may divide H."""
+    """Set enable_gqa=True, so that H can be a multiple of H_kv."""
     value_dim: int | None = None
-    """D_v, the channels per value; none means D."""
+    """Head dimension of the values, D_v. If omitted, D."""
     causal: bool = False
-    """is_causal=True; the default without --full, a mask or a source length."""
+    """Set is_causal=True. This is the default without --full, --mask and --source-length."""
     full: bool = False
-    """is_causal=False: every query sees every key that the mask leaves."""
+    """Set is_causal=False: each query attends to every key that the mask allows."""
     mask: Mask = "none"
-    """attn_mask: none, boolean (True takes part in attention), padding (boolean, of keys: (B, 1, 1, S)),
-    additive, or additive with gradient."""
+    """attn_mask: none, boolean, boolean padding (B, 1, 1, S), additive, or additive with a gradient."""
     mask_dims: Literal[1, 2, 3, 4, 5] = 2
-    """Dimensions of the mask: this many trailing ones of (1, B, H, L, S)."""
+    """Number of dimensions of the mask: that many of the last ones of (1, B, H, L, S)."""
     mask_dtype: Dtype | None = None
-    """Dtype of an additive mask; none means that of q."""
+    """Dtype of an additive mask. If omitted, that of q."""
     dropout: float = 0.0
-    """Probability of dropping an attention weight."""
+    """Dropout probability on attention weights, dropout_p."""
     passes: Pass = "both"
-    """forward and backward, forward alone (inference, without a graph), or backward alone."""
+    """Forward and backward, forward only (inference, no autograd), or backward only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +44,15 @@ class CallOptions(CallKind):
     """One attention call."""
 
     batch_size: int = 32
-    """B, the number of sequences."""
+    """Batch size B."""
     n_head: int = 4
-    """H, the number of query heads."""
+    """Number of query heads H."""
     length: int = 16
-    """L, the number of queries."""
+    """Number of queries L."""
     source_length: int | None = None
-    """S, the number of keys; none means L. --length 1 is decoding."""
+    """Number of keys S. If omitted, L. Use --length 1 for decoding."""
     head_dim: int = 16
-    """D, the channels per head."""
+    """Head dimension D."""
     dtype: Dtype = "float32"
     """Dtype of q, k and v; under autocast, the 16-bit type."""
 
@@ -130,19 +129,19 @@ class CallOptions(CallKind):
             ConfigError: what it is, and what to give instead.
         """
         if self.kv_heads != self.n_head and not self.gqa:
-            found = f"{self.kv_heads} key and value heads, and {self.n_head} query heads"
-            raise ConfigError("--gqa beside --n-kv-head", found, "--gqa as well")
+            found = f"{self.kv_heads} key and value heads for {self.n_head} query heads"
+            raise ConfigError("--gqa with --n-kv-head", found, "add --gqa")
         self.call("cpu")
         if not self.dropout < 1:
-            raise ConfigError("a sensible --dropout", str(self.dropout), "at least 0 and below 1")
+            raise ConfigError("a valid --dropout", str(self.dropout), "at least 0 and below 1")
         if self.is_causal and (self.mask != "none" or self.keys != self.length):
             found = (
                 f"--mask {self.mask}" if self.mask != "none" else f"{self.length} queries, {self.keys} keys"
             )
-            raise ConfigError("--causal alone, with as many keys as queries", found, "no --causal")
+            raise ConfigError("--causal without --mask, with as many keys as queries", found, "omit --causal")
         if self.mask == "float-grad":
             raise ConfigError(
-                "a mask without gradient, since only those of q, k and v are checked",
+                "a mask without a gradient; only the gradients of q, k and v are checked",
                 "--mask float-grad",
                 "--mask float",
             )
@@ -152,6 +151,6 @@ class CallOptions(CallKind):
             raise ConfigError("--causal or --full", "both", "one of them")
         if self.mask in ("none", "padding") and self.mask_dims != 2:
             found = f"--mask {self.mask}"
-            raise ConfigError("a mask for --mask-dims", found, "--mask bool, or a mask of numbers")
+            raise ConfigError("a mask with --mask-dims", found, "--mask bool, float or float-grad")
         if self.mask not in ("float", "float-grad") and self.mask_dtype is not None:
-            raise ConfigError("--mask-dtype for a mask of numbers", f"--mask {self.mask}", "--mask float")
+            raise ConfigError("--mask-dtype with an additive mask", f"--mask {self.mask}", "--mask float")

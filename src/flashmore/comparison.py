@@ -51,8 +51,8 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
     for run in runs:
         run.require_items("to compare with others")
         if (result := result_of(run)) is None:
-            found = "one that was interrupted, with no result yet"
-            raise RunError(f"a finished run in {run.path}", found, f"first: {run.resume_command()}")
+            found = "an interrupted run, which has no result yet"
+            raise RunError(f"a finished run in {run.path}", found, f"finish it first: {run.resume_command()}")
         names, best_step = tuple(generate(run, options).names), run.load_state("last").best_step
         rows.append(Row(replace(result, run=str(run.path)), names, best_step))
     return rows

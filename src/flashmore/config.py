@@ -39,6 +39,12 @@ LARGEST_FACTOR = 1e38
 BY_PRESET: Any = None
 """Placeholder default; `TrainConfig` fills it in from the preset and the model, or leaves it open."""
 
+_ON_OR_OFF = {
+    "True": "(on by default; this flag disables it)",
+    "False": "(off by default; this flag enables it)",
+}.get
+_BUILT_IN = "(default: the built-in names; with --mode text and --vocab-size, random ids)"
+
 if TYPE_CHECKING:
     OpenInt: TypeAlias = int
     OpenFloat: TypeAlias = float
@@ -56,27 +62,25 @@ else:
 class DataConfig:
     """The data and its split."""
 
-    file: Positional[Annotated[Path | None, arg(metavar="FILE")]] = None
-    """Text file with one item per line, `-` for stdin, or a folder of such files; with --mode text, one long
-    text or a `.bin` file of 16-bit token ids. Default: the built-in names, or with --mode text and
-    --vocab-size random ids."""
+    file: Positional[Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=_BUILT_IN)]] = None
+    """Text file with one item per line, a folder of such files, or `-` for stdin.
+    With --mode text: one long text, or a `.bin` file of 16-bit token ids."""
     column: str | None = None
-    """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    """Column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
     weight: str | None = None
-    """With --column: the column that holds the items' weights, such as frequencies."""
+    """With --column: column with the weights of the items, such as frequencies."""
     mode: Literal["items", "text"] = BY_PRESET
-    """`items`: every line is a sequence of its own. `text`: one long text, cut into windows."""
+    """`items`: each line is one sequence. `text`: one long text, split into windows."""
     encoding: str = "utf-8"
-    """Text encoding of the file, such as utf-8 or latin-1."""
+    """Encoding of the file, such as utf-8 or latin-1."""
     split: str = BY_PRESET
-    """Percentages for train/validation/test, or `makemore` for makemore's own split of items. A long text is
-    split by position."""
+    """Percentages for train/validation/test, or `makemore` for its split. A text is split by position."""
     split_seed: int = 3407
-    """Seed of the split, separate from --seed so that training seeds can be compared on the same split."""
-    block_size: Annotated[int | None, arg(metavar="INT")] = BY_PRESET
-    """With --mode text: window length in characters (default 256)."""
-    vocab_size: Annotated[int | None, arg(metavar="INT")] = BY_PRESET
-    """With --mode text and a `.bin` file: vocabulary size of the model (default: the largest id + 1)."""
+    """Seed of the random split. It does not depend on --seed."""
+    block_size: int | None = BY_PRESET
+    """With --mode text: window length in characters. If omitted, 256."""
+    vocab_size: int | None = BY_PRESET
+    """With --mode text and a `.bin` file: vocabulary size. If omitted, the largest id + 1."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,18 @@ class ModelOptions:
     """Width of embeddings and hidden layers."""
     activation: Activation = BY_PRESET
     """Activation of the transformer's MLP: tanh-approximated GELU, exact GELU, or squared ReLU."""
-    bias: bool = BY_PRESET
-    """Whether the transformer's linear layers and layer norms have biases."""
-    tie_weights: bool = BY_PRESET
-    """Share the transformer's token embedding with its output layer."""
+    bias: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = BY_PRESET
+    """Biases in the transformer's linear layers and layer norms."""
+    tie_weights: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = BY_PRESET
+    """Share the weights of the transformer's token embedding and output layer."""
     init: Init = BY_PRESET
-    """Initialisation of the transformer: PyTorch's defaults, GPT-2's, or zero-initialised residual
-    projections."""
+    """Initialisation of the transformer: PyTorch's, GPT-2's, or PyTorch's with zero residual projections."""
     dropout: OpenFloat = BY_PRESET
     """Dropout probability on embeddings and residual branches."""
     attention: Attention = "auto"
-    """Attention backend; `auto` picks the one that measures fastest on this machine."""
+    """Attention backend; `auto` measures which is fastest on this machine."""
     attention_dropout: float = 0.0
-    """Dropout probability on attention weights; several fused kernels do not support it."""
+    """Dropout probability on attention weights. Some fused kernels do not support it."""
 
 
 @dataclass(frozen=True)
@@ -115,34 +118,33 @@ class OptimConfig:
     max_steps: OpenInt = BY_PRESET
     """Number of optimizer steps."""
     batch_size: OpenInt = BY_PRESET
-    """Items, or windows of a long text, per step."""
+    """Number of items, or windows of a long text, per step."""
     learning_rate: OpenFloat = BY_PRESET
     """Peak learning rate."""
     optimizer: OpenOptimizer = BY_PRESET
-    """AdamW, or Muon for the matrices of the transformer's blocks and AdamW for the rest."""
+    """AdamW, or Muon for the weight matrices of the transformer's blocks and AdamW for the rest."""
     muon_learning_rate: float = 0.02
-    """Peak learning rate of the parameters that Muon updates."""
+    """Peak learning rate of the parameters updated by Muon."""
     lr_schedule: Literal["constant", "cosine"] = BY_PRESET
-    """After warm-up: constant, or cosine decay to --min-lr-ratio of the peak."""
+    """Learning rate after warm-up: constant, or cosine decay to --min-lr-ratio of the peak."""
     min_lr_ratio: float = BY_PRESET
-    """Final learning rate of the cosine schedule as a fraction of the peak."""
+    """Final learning rate of the cosine schedule, as a fraction of the peak."""
     warmup_steps: OpenInt = BY_PRESET
-    """Steps of linear warm-up."""
+    """Number of linear warm-up steps."""
     beta1: float = 0.9
-    """AdamW's decay rate of the first moment."""
+    """AdamW's decay rate for the first moment."""
     beta2: float = BY_PRESET
-    """AdamW's decay rate of the second moment."""
+    """AdamW's decay rate for the second moment."""
     ngram_smoothing: OpenFloat = BY_PRESET
-    """Share of each target that is an n-gram's distribution of the next character instead of the character:
-    few items are then not learned by heart. 0 for none."""
+    """Weight of an n-gram model's predictions in the targets, against overfitting; 0 disables it."""
     weight_decay: OpenFloat = BY_PRESET
     """Decoupled weight decay."""
     decay_on: Literal["all", "matrices"] = BY_PRESET
-    """Parameters that weight decay applies to: all, as in makemore, or all but biases and norm gains."""
+    """Parameters with weight decay: all, as in makemore, or all except biases and norm gains."""
     grad_clip: float = BY_PRESET
     """Maximum gradient norm; 0 disables clipping."""
     seed: int = 3407
-    """Seed of the initial weights, the data order and dropout."""
+    """Random seed for the initial weights, the data order and dropout."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,14 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = BY_PRESET
     """Precision of matrix products; 16-bit types run under autocast."""
     speedups: tuple[str, ...] = ("auto",)
-    """`auto` (what pays off here for a run of this length), `none`, `exact` (same gradients), `all`, or the
-    names that `flashmore speedups` lists as taken here."""
+    """Names from `flashmore speedups`, or one of `auto`, `exact`, `all` and `none`.
+    `auto`: those worth their start-up time in this run. `exact`: those with the same gradients."""
     threads: int = 0
-    """CPU threads, capped at the number of CPUs; 0 leaves PyTorch's default."""
+    """CPU threads, at most the number of CPUs; 0 keeps PyTorch's default."""
     eval_interval: OpenInt = BY_PRESET
-    """Steps between evaluations on the validation split; a checkpoint is saved at each."""
+    """Steps between evaluations on the validation split. Each also saves a checkpoint."""
     patience: int = BY_PRESET
-    """Stop after this many evaluations without a better validation loss; 0 never stops early."""
+    """Stop after this many evaluations without a lower validation loss; 0 disables early stopping."""
     log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
 
@@ -189,10 +191,10 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
     """
 
     preset: Preset = "names"
-    """Source of the other options' defaults: `names`, fitted to the data; `names-long` for minutes and a
-    better loss;
-    `makemore` for makemore's training parameters; `shakespeare` and `gpt2-124m` for nanoGPT's on one long
-    text, `shakespeare-fast` for the first one's loss sooner."""
+    """Set of defaults for the other options.
+    `names`: fitted to the data. `names-long`: a lower loss, in a few minutes.
+    `makemore`: those of makemore. `shakespeare`, `gpt2-124m`: those of nanoGPT, for one long text.
+    `shakespeare-fast`: the loss of `shakespeare` in less time."""
 
     def __post_init__(self) -> None:
         file: Any = self.file
@@ -223,7 +225,9 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
                 value = msgspec.convert(value, _types()[name])
             except (msgspec.ValidationError, OverflowError) as error:
                 found = f"{value!r}: {error}"
-                raise ConfigError(f"{name} of its type", found, _described(_types()[name])) from None
+                raise ConfigError(
+                    f"a value of the right type for {name}", found, _described(_types()[name])
+                ) from None
         elif not isinstance(value, Path | None):
             raise ConfigError("file, a path", f"{value!r}", "a pathlib.Path, a string, or None")
         self._set(name, value)
@@ -232,7 +236,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         for name, (least, most) in COUNTS.items():
             self._require(name, lambda n: least <= n <= most, f"a whole number from {least} to {most:,}")  # noqa: B023
         for name in ("grad_clip", "weight_decay"):
-            self._require(name, lambda x: 0 <= x <= LARGEST_FACTOR, f"from 0 to {LARGEST_FACTOR:g}")
+            self._require(name, lambda x: 0 <= x <= LARGEST_FACTOR, f"a number from 0 to {LARGEST_FACTOR:g}")
         for name in ("dropout", "attention_dropout", "beta1", "beta2", "ngram_smoothing"):
             self._require(name, lambda x: 0 <= x < 1, "at least 0 and below 1")
         for name in ("learning_rate", "muon_learning_rate"):
@@ -243,7 +247,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
     def _require(self, name: str, fits: Callable[[Any], bool], valid: str) -> None:
         value = getattr(self, name)
         if value is not None and not fits(value):
-            raise ConfigError(f"a sensible {_option(name)}", f"{value}", valid)
+            raise ConfigError(f"a valid {_option(name)}", f"{value}", valid)
 
     def _require_combinations(self) -> None:
         spec = model_spec(self.model)
@@ -252,24 +256,26 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         if self.optimizer == "muon" and not spec.muon:
             able = ", ".join(name for name, other in models().items() if other.muon)
             raise ConfigError(
-                f"a model whose matrices Muon updates ({able})", f"--model {self.model}", "--optimizer adamw"
+                f"a model that supports Muon ({able})", f"--model {self.model}", "--optimizer adamw"
             )
         if self.mode == "items" and PRESETS[self.preset].get("mode") == "text":
-            found = f"--preset {self.preset}, which is for one long text"
+            found = f"--preset {self.preset}, which needs --mode text"
             raise ConfigError(
                 "a preset for --mode items", found, "--mode text, or --preset names or makemore"
             )
         if self.weight is not None and (self.column is None or self.ngram_smoothing):
             if self.column is None:
-                raise ConfigError("--column beside --weight", "no --column", "both, or no --weight")
-            found = "--weight, which n-grams do not count"
+                raise ConfigError("--column with --weight", "no --column", "use both, or omit --weight")
+            found = "--weight, which n-grams do not support"
             raise ConfigError("--ngram-smoothing without weights", found, "one of the two options")
         if self.mode == "text" and self.file == Path("-"):
             found = "stdin, which can be read only once"
-            raise ConfigError("a text file for --mode text", found, "the path of a text, or --mode items")
+            raise ConfigError(
+                "a text file with --mode text", found, "the path of a text file, or --mode items"
+            )
         if "none" in self.speedups and len(self.speedups) > 1:
             found = " ".join(self.speedups)
-            raise ConfigError("--speedups none alone, or others", found, "none, or the others without it")
+            raise ConfigError("--speedups none without other names", found, "none, or only the other names")
         defaults = _defaults(self.preset, self.model)
         for name, needed, present in ineffective(self):
             if name not in SIZES and getattr(self, name) not in (
@@ -352,10 +358,10 @@ def _defaults(preset: Preset, model: Model) -> dict[str, Any]:
         ConfigError: an unknown preset or model, or a preset for other models.
     """
     if preset not in PRESETS:
-        raise ConfigError("a preset known to flashmore", f"'{preset}'", ", ".join(PRESETS))
+        raise ConfigError("a preset", f"'{preset}'", ", ".join(PRESETS))
     spec, chosen = model_spec(model), PRESETS[preset]
     if chosen.get("optimizer") == "muon" and not spec.muon:
-        raise ConfigError(f"--preset {preset} for the transformer", f"--model {model}", "--preset names")
+        raise ConfigError(f"--preset {preset} with --model transformer", f"--model {model}", "--preset names")
     own = {} if "mode" in chosen else spec.training  # nanoGPT's numbers are the same for every model
     values = {**DEFAULTS, **own, **chosen}
     return values | {
@@ -381,17 +387,17 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
             yield name, "--mode text", "--mode items"
     if config.mode == "text" or config.split == "makemore":
         present = "--mode text" if config.mode == "text" else "--split makemore"
-        yield "split_seed", "shares of items, such as 80/10/10", present
+        yield "split_seed", "a split by percentages, such as 80/10/10", present
     if config.file is None:
         yield "encoding", "a text file", "the built-in names"
-        yield "column", "a file that has columns", "the built-in names"
-        yield "weight", "a file that has columns", "the built-in names"
+        yield "column", "a file with columns", "the built-in names"
+        yield "weight", "a file with columns", "the built-in names"
 
 
 def without_effect(name: str, needed: str, present: str) -> ConfigError:
     """The error for an option that `ineffective` names."""
-    found = f"it changes nothing with {present}"
-    return ConfigError(f"{_option(name)} with {needed}", found, f"{needed}, or no {_option(name)}")
+    found = f"it has no effect with {present}"
+    return ConfigError(f"{_option(name)} with {needed}", found, f"{needed}, or omit {_option(name)}")
 
 
 @cache

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from flashmore.errors import DataError, RunError, StorageError
 
-INTACT = "the run as flashmore wrote it: copy it again from where it is intact, or train anew"
+INTACT = "an intact copy of the run, or a new run"
 
 _RANDOM_BYTES = 8
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
@@ -57,11 +57,11 @@ def disk_errors(wanted: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        valid = "a path on a disk that works and that you may use"
+        valid = "a path on a working disk, with permission to use it"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            valid = f"free space on the disk (or the quota) that holds {path}, then try again"
+            valid = f"more free space on the disk of {path}, or a larger quota"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            valid = "a folder that you may write, or write permission for this one"
+            valid = "a folder with write permission"
         found = f"{error.filename or path}: {error.strerror or error}"
         raise StorageError(wanted, found, valid) from error
 
@@ -74,7 +74,7 @@ def _special(status: os.stat_result) -> str | None:
 def why_not_regular(status: os.stat_result) -> str | None:
     """Why a file must not be opened, such as `a symbolic link`; None for a regular file with one name."""
     if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-        return f"a file with {status.st_nlink} hard links, which may be another file too"
+        return f"a file with {status.st_nlink} hard links"
     return _special(status)
 
 
@@ -92,7 +92,7 @@ def _why_sparse(descriptor: int) -> str | None:
     os.lseek(descriptor, 0, os.SEEK_SET)
     if first_hole == size:
         return None
-    return f"a sparse file of {size:,} bytes, of which the disk holds {512 * blocks:,}"
+    return f"a sparse file of {size:,} bytes, of which the disk stores {512 * blocks:,}"
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
@@ -151,7 +151,7 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 @contextmanager
 def open_input(
-    path: Path, wanted: str, valid: str = "the path of a file that you may read", *, again: bool = False
+    path: Path, wanted: str, valid: str = "the path of a readable file", *, again: bool = False
 ) -> Iterator[BinaryIO]:
     """Open a file named by the user; links are followed, because the user is trusted.
 

@@ -174,7 +174,7 @@ def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
     try:
         version, count = read_index_header(stream)
         if count > MOST_ENTRIES:
-            raise Unreadable(f"it has {count:,} files, and at most {MOST_ENTRIES:,} are looked at")
+            raise Unreadable(f"it has {count:,} files, and at most {MOST_ENTRIES:,} are supported")
         for _ in range(count):
             entry = read_cache_entry(stream, version, name, kind)
             name = entry.name
@@ -189,7 +189,7 @@ def _ids_in(index: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
     # Upper-case extensions may be ignored; lower-case ones change the meaning of the entries.
     while stream.tell() < len(index) - kind.oid_length:
         if not stream.read(4).isupper():
-            raise Unreadable("its index is split, sparse, or of another kind that is not known")
+            raise Unreadable("its index is split, sparse, or of an unknown format")
         stream.seek(int.from_bytes(stream.read(4), "big"), os.SEEK_CUR)
     return ids
 
@@ -202,4 +202,4 @@ def _object_format(index: bytes) -> "ObjectFormat":
         checksum = index[-kind.oid_length :]
         if checksum in (hashed(index[: -kind.oid_length]).digest(), bytes(kind.oid_length)):
             return kind
-    raise Unreadable("its index is cut off or altered")
+    raise Unreadable("its index is damaged")

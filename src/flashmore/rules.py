@@ -127,12 +127,12 @@ class AttentionCall:
         q, k, v = self.query[:-2], self.key[:-2], self.value[:-2]
         if self.gqa:
             if min(len(q), len(k), len(v)) < 1 or q[-1] % k[-1] or q[-1] % v[-1]:
-                wanted = "with grouped heads (enable_gqa), heads of k and v that divide q's heads"
+                wanted = "with enable_gqa, a number of k and v heads that divides q's"
                 raise ConfigError(wanted, found, "(B, H, L, D) and (B, H_kv, S, D), where H_kv divides H")
             k, v = (*k[:-1], q[-1]), (*v[:-1], q[-1])
         scores = _broadcast(q, k)
         if scores is None or _broadcast(scores, v) is None:
-            valid = "the same sizes everywhere, or grouped heads (enable_gqa) where k's heads divide q's"
+            valid = "the same sizes, or enable_gqa if k's heads divide q's"
             raise ConfigError("batch sizes and heads of q, k and v that are equal or 1", found, valid)
         return scores
 
@@ -261,21 +261,22 @@ def _large(call: AttentionCall) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule(everywhere("sdpa", "math", *FUSED),
          lambda call: call.mask is not None and call.mask_dtype not in ("bool", "float32", call.dtype),
-         "a mask of {call.mask_dtype} meets queries of {call.dtype}", "use bool, float32 or {call.dtype}"),
+         "the mask is {call.mask_dtype} and q is {call.dtype}", "use bool, float32 or {call.dtype}"),
     Rule(everywhere("math"), mask_and_causal,
-         "math takes no attn_mask together with is_causal=True", "combine both into one mask"),
+         "math rejects attn_mask together with is_causal=True", "combine both into one mask"),
     Rule(everywhere("sdpa"),
          lambda call: mask_and_causal(call) and not any(can_run(kernel, call) for kernel in FUSED),
-         "without a fused kernel PyTorch falls back to math, which takes no attn_mask with is_causal=True",
+         "without a fused kernel PyTorch falls back to math, which rejects attn_mask with is_causal=True",
          "combine both into one mask"),
     Rule(everywhere("manual", "flex"), mask_and_causal,
-         "flashmore takes causal or a mask, never both", "combine both into one mask"),
+         "flashmore supports either causal or a mask, not both", "combine both into one mask"),
     Rule(everywhere("manual", "flex") + on("cuda", "varlen"), lambda call: not in_contract(call),
          "flashmore's attention is written for (B, H, T, D) with the same B everywhere, and heads of k and v"
          " that divide q's",
-         "lift q, k and v to 4-D and repeat k and v to q's batch and heads"),
+         "reshape q, k and v to 4-D, and repeat k and v to q's batch and heads"),
     Rule(EVERY_FUSED, lambda call: not call.four_dimensional,
-         "q {call.query}, k {call.key}, v {call.value} are not all 4-D", "lift them, for example q[:, None]"),
+         "q {call.query}, k {call.key}, v {call.value} are not all 4-D",
+         "add dimensions, for example q[:, None]"),
     Rule(FLASH, lambda call: not _flash_groups(call),
          "batch sizes or heads differ, and up to torch 2.13 this kernel does not broadcast:"
          " q {call.query}, k {call.key}, v {call.value}",
@@ -287,17 +288,17 @@ RULES: tuple[Rule, ...] = (
     Rule(CUDNN_OR_CPU_FLASH, lambda call: call.mask is not None and len(call.mask) not in (2, 4),
          "the mask {call.mask} is neither 2-D nor 4-D", "make it (L, S) or (B, H, L, S), 1 where it repeats"),
     Rule(CUDNN_OR_CPU_FLASH, lambda call: call.mask_needs_grad,
-         "the mask needs a gradient", "detach the mask if it is not learned; under no_grad, too"),
+         "the mask needs a gradient", "detach the mask if it is not learned, even under no_grad"),
     # CPU
     Rule(on("cpu", "efficient", "cudnn"), lambda _: True,
          "PyTorch has no CPU kernel of this name",
-         "use flash, which on the CPU is a CPU kernel of that name, or a CUDA device"),
+         "use flash, which has a CPU kernel, or a CUDA device"),
     Rule(on("cpu", "flash"), lambda call: call.dropout_p > 0,
-         "dropout_p = {call.dropout_p}, and the CPU kernel knows no dropout",
-         "set dropout_p=0.0, or drop out after attention"),
+         "dropout_p = {call.dropout_p}, which the CPU kernel does not support",
+         "set dropout_p=0.0, or apply dropout after attention"),
     Rule(on("cpu", "sdpa"), _index_error,
-         "PyTorch looks for the second-last dimension of the mask {call.mask}, which has none (IndexError)",
-         "make it (1, S), or force math, which never looks"),
+         "PyTorch reads the second-to-last dimension of the mask {call.mask} (IndexError)",
+         "make it (1, S), or force math, which does not read it"),
     # MPS
     Rule(on("mps", *FUSED), lambda _: True,
          "PyTorch has no MPS kernel of this name", "use sdpa or math, which have their own operators"),
@@ -315,7 +316,8 @@ RULES: tuple[Rule, ...] = (
          "the GPU has compute capability {call.capability[0]}.{call.capability[1]}",
          "it needs 8.0 (Ampere) to 12.1; efficient runs on older ones"),
     Rule(FLASH_ON_CUDA, lambda call: call.mask is not None,
-         "FlashAttention takes no attn_mask", "use is_causal=True if causal and square, or another one"),
+         "FlashAttention does not support attn_mask",
+         "use is_causal=True if the mask is causal and square, or another backend"),
     Rule(FLASH_ON_CUDA, lambda call: call.causal and call.length != call.source_length,
          "is_causal=True with L = {call.length}, S = {call.source_length}: it would be aligned bottom-right",
          "use L = S, or an explicit mask with another backend"),
@@ -323,14 +325,14 @@ RULES: tuple[Rule, ...] = (
          "the head dimension {call.head_dim} is above 256", "use more heads of at most 256 channels"),
     Rule(FLASH_ON_CUDA, _exceeds_shared_memory,
          "training with head dimension {call.head_dim} and dropout {call.dropout_p} on compute capability"
-         " {call.capability[0]}.{call.capability[1]}, whose shared memory is too small for it",
+         " {call.capability[0]}.{call.capability[1]}, whose shared memory is too small",
          "use at most 192 channels a head, or 225 to 256 without dropout"),
     Rule(on("cuda", "flash", "cudnn"), lambda call: not call.unit_stride and call.head_dim > 1,
          "the last dimension of q, k or v is not contiguous", "call .contiguous() on it"),
     # It passes PyTorch's check but fails in the kernel, so PyTorch's default fails too.
     Rule(on("cuda", "efficient"),
          lambda call: call.mask is not None and call.mask_dtype not in ("bool", call.dtype),
-         "a mask of {call.mask_dtype} meets queries of {call.dtype} in a kernel that reads one dtype",
+         "the mask is {call.mask_dtype} and q is {call.dtype}, but the kernel reads only one dtype",
          "make the mask bool or {call.dtype}"),
     Rule(on("cuda", "efficient", "cudnn"), lambda call: call.mask is not None and not call.mask_unit_stride,
          "the last dimension of the mask is not contiguous", "call .contiguous() on it"),
@@ -354,20 +356,20 @@ RULES: tuple[Rule, ...] = (
          "dropout_p = {call.dropout_p} is not a multiple of 1/16, and torch 2.13 no longer rounds it",
          "use 0, 0.0625, 0.125, …"),
     Rule(on("cuda", "cudnn"), lambda call: call.deterministic,
-         "deterministic algorithms are asked for",
+         "deterministic algorithms are enabled",
          "use flash, efficient or math, or torch.use_deterministic_algorithms(False)"),
     Rule(on("cuda", "cudnn"),
          lambda call: call.source_length == 1 or (call.length == 1 and call.dropout_p > 0),
          "L = {call.length} and S = {call.source_length}: a single key, or a single query with dropout",
          "use flash or efficient"),
     Rule(on("cuda", "cudnn"), lambda call: call.four_dimensional and max(call.query[:2]) > 65_535,
-         "more than 65,535 items or heads: {call.query}", "cut the batch into smaller ones"),
+         "more than 65,535 items or heads: {call.query}", "split the batch into smaller ones"),
 )  # fmt: skip
 """Every reason why a kernel cannot run."""
 
 CAUTIONS: tuple[Rule, ...] = (
     Rule(everywhere("manual", "math"), _large,
-         "the matrix of weights is written to memory, and takes 4 GiB or more here",
+         "the matrix of weights is written to memory and takes 4 GiB or more",
          "use a fused kernel, or a smaller batch"),
     Rule(on("cpu", "flash"), _misread,
          "torch 2.13 silently misreads a float32 mask for float64 queries", "make the mask float64"),
@@ -388,7 +390,7 @@ CAUTIONS: tuple[Rule, ...] = (
          "with a mask and {call.source_length} keys, NaN in the gradient of q is reported since torch 2.11"
          " (pytorch issue 196678)", "check your gradients, or use efficient"),
     Rule(on("cuda", "cudnn"), lambda call: call.mask is not None and call.mask_dtype == "float32",
-         "a float32 mask is reported to be misread, without a word (pytorch pull request 191612)",
+         "a float32 mask is reported to be misread silently (pytorch pull request 191612)",
          "make the mask bool or {call.dtype}"),
 )  # fmt: skip
 """Unexpected results of kernels that can run. Those for the CPU were observed with torch 2.13, and a test

@@ -148,7 +148,7 @@ _MODELS = (
     ModelSpec(
         "bigram",
         "flashmore.models.simple:Bigram",
-        "the next character from the last one: a table",
+        "a table of the next character given the last one",
         options=frozenset(),
         training={"learning_rate": 5e-2, "weight_decay": 0.0, "ngram_smoothing": 0.0},
         kept=lambda _: 0,
@@ -156,31 +156,31 @@ _MODELS = (
     ModelSpec(
         "mlp",
         "flashmore.models.simple:MLP",
-        "a window of embeddings through one hidden layer (Bengio et al. 2003)",
+        "one hidden layer on a window of embeddings (Bengio et al. 2003)",
         widest=lambda config: max(4, config.block_size) * config.n_embd,
         kept=lambda config: (30 + 2 * config.block_size) * config.n_embd,
     ),
     ModelSpec(
         "bow",
         "flashmore.models.simple:BoW",
-        "the mean of everything so far: attention with equal weights",
+        "the mean of all previous characters: attention with equal weights",
     ),
     ModelSpec(
         "rnn",
         "flashmore.models.simple:RNN",
-        "a state that every character overwrites (Elman 1990)",
+        "a recurrent state (Elman 1990)",
         recurrent_kernel=True,
     ),
     ModelSpec(
         "gru",
         "flashmore.models.simple:GRU",
-        "a state behind gates (Cho et al. 2014)",
+        "a gated recurrent state (Cho et al. 2014)",
         recurrent_kernel=True,
     ),
     ModelSpec(
         "lstm",
         "flashmore.models.simple:LSTM",
-        "a state and a memory behind gates (Hochreiter and Schmidhuber 1997)",
+        "a gated recurrent state and a memory cell (Hochreiter and Schmidhuber 1997)",
         recurrent_kernel=True,
     ),
     ModelSpec(
@@ -221,7 +221,7 @@ _BACKENDS = (
     BackendSpec(
         "manual",
         "flashmore.backends.manual:manual",
-        "flashmore's four steps by hand; the whole (L, S) matrix is written to memory",
+        "matmul, mask, softmax and matmul; the whole (L, S) matrix is written to memory",
         color="#d1495b",
         marker="o",
         rules=_about(RULES, "manual"),
@@ -230,7 +230,7 @@ _BACKENDS = (
     BackendSpec(
         "sdpa",
         f"{_SDPA}:chosen_by_pytorch",
-        "whichever of the following PyTorch picks",
+        "PyTorch's choice among the following",
         kernel=False,
         color="#6b8e23",
         marker="P",
@@ -241,7 +241,7 @@ _BACKENDS = (
     BackendSpec(
         "math",
         f"{_SDPA}:math",
-        "PyTorch's own four steps; 16-bit inputs are computed in float32",
+        "PyTorch's unfused attention; 16-bit inputs are computed in float32",
         sdp_backend="MATH",
         color="#c27c0e",
         marker="s",
@@ -253,7 +253,7 @@ _BACKENDS = (
         "flash",
         f"{_SDPA}:flash",
         "FlashAttention-2, in tiles",
-        {"cpu": "a CPU kernel of that name: in tiles too, but not the GPU's FlashAttention"},
+        {"cpu": "PyTorch's tiled CPU kernel, not the FlashAttention of GPUs"},
         fused=True,
         sdp_backend="FLASH_ATTENTION",
         operator="flashattention",
@@ -292,7 +292,7 @@ _BACKENDS = (
     BackendSpec(
         "flex",
         "flashmore.backends.flex:flex",
-        "FlexAttention, in tiles; a kernel is compiled for each shape on its first call, which takes seconds",
+        "FlexAttention, in tiles; the first call with a shape compiles a kernel, which takes seconds",
         fused=True,
         compiled=True,
         documentation=f"{_DOCS}/nn.attention.flex_attention.html",
@@ -304,13 +304,13 @@ _BACKENDS = (
                 on("cpu", "flex") + on("mps", "flex"),
                 lambda call: call.needs_grad,
                 "FlexAttention has no backward pass on {call.device}",
-                "use it in inference, without gradients, or on CUDA",
+                "use it without gradients, or on CUDA",
             ),
             Rule(
                 everywhere("flex"),
                 lambda call: call.dropout_p > 0,
-                "dropout_p = {call.dropout_p}, and FlexAttention knows no dropout",
-                "set dropout_p=0.0, or drop out after attention",
+                "dropout_p = {call.dropout_p}, which FlexAttention does not support",
+                "set dropout_p=0.0, or apply dropout after attention",
             ),
             Rule(
                 everywhere("flex"),
@@ -321,13 +321,13 @@ _BACKENDS = (
             Rule(
                 on("cpu", "flex") + on("mps", "flex"),
                 lambda call: call.dtype == "float64",
-                "the dtype is float64, for which PyTorch compiles no kernel on {call.device}",
+                "the dtype is float64, which FlexAttention does not support on {call.device}",
                 "use float32, bfloat16 or float16",
             ),
             Rule(
                 on("cuda", "flex"),
                 lambda call: min(call.head_dim, call.value_dim) < 16,
-                "head dimensions {call.head_dim} and {call.value_dim}, and the kernel needs 16 or more",
+                "head dimensions {call.head_dim} and {call.value_dim}; the kernel needs at least 16",
                 "pad them with zeros",
             ),
             Rule(
@@ -341,7 +341,7 @@ _BACKENDS = (
     BackendSpec(
         "varlen",
         "flashmore.backends.varlen:varlen",
-        "FlashAttention-2 on sequences one after the other, by varlen_attn",
+        "FlashAttention-2 on packed sequences, with varlen_attn",
         fused=True,
         documentation=f"{_DOCS}/nn.attention.varlen.html",
         color="#5b7083",
@@ -357,7 +357,7 @@ _BACKENDS = (
             Rule(
                 on("cuda", "varlen"),
                 lambda call: call.dropout_p > 0,
-                "dropout_p = {call.dropout_p}, and varlen_attn knows no dropout",
+                "dropout_p = {call.dropout_p}, which varlen_attn does not support",
                 "set dropout_p=0.0, or use flash",
             ),
         ),
@@ -418,11 +418,11 @@ def _registered(ours: tuple[Spec, ...], kind: type[Spec], group: str) -> dict[st
             spec = entry.load()
         except Exception as error:
             raise ConfigError(
-                f"{where} to be imported", repr(error), "that package mended, or removed"
+                f"{where} to be imported", repr(error), "a fixed version of that package, or none"
             ) from error
         if not isinstance(spec, kind) or spec.name in found:
             raise ConfigError(
-                f"a new {kind.__name__} at {where}", repr(spec), "that package mended, or removed"
+                f"a new {kind.__name__} at {where}", repr(spec), "a fixed version of that package, or none"
             )
         found[spec.name] = spec
     return found

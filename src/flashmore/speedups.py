@@ -71,7 +71,7 @@ CATALOGUE: dict[str, Entry] = {
         DOCS + "data.html",
         ("cpu", "cuda", "mps"), EXACT,
         "a DataLoader runs Python for every item, and copies every batch to the device",
-        "device memory for the encoded data: 16 bytes per position",
+        "16 bytes of device memory per position",
         "tests/benchmark/test_bench_ablation.py::test_the_plain_loop_has_the_same_batches",
         always=True,
     ),
@@ -84,7 +84,7 @@ CATALOGUE: dict[str, Entry] = {
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
     ),
     "no-sync": Entry(
-        "The loss is read only when displayed",
+        "Loss read only when displayed",
         "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#avoid-unnecessary-cpu-gpu-synchronization",
         ("cpu", "cuda", "mps"), EXACT,
         "`loss.item()` in every step makes the CPU wait for the device",
@@ -96,8 +96,8 @@ CATALOGUE: dict[str, Entry] = {
         "Fused attention, with the backend that measures fastest here",
         DOCS + "generated/torch.nn.functional.scaled_dot_product_attention.html",
         ("cpu", "cuda", "mps"), EXACT,
-        "manual attention writes the (T, T) scores to memory and reads them again four times",
-        "about two seconds of measuring, once per machine and shape",
+        "manual attention writes the (T, T) scores to memory and reads them back four times",
+        "about two seconds of measurement, once per machine and shape",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         option=Option("attention", "auto", "manual"), model="attention",
     ),
@@ -111,7 +111,7 @@ CATALOGUE: dict[str, Entry] = {
         excludes=("pack", "compile", "cuda-graph", "replay"),
     ),
     "pack": Entry(
-        "Packed items: linear layers see real characters only",
+        "Packed items: linear layers process no padding",
         DOCS + "nn.attention.varlen.html",
         ("cpu", "cuda"), EXACT,
         "about half of makemore's positions are padding",
@@ -120,7 +120,7 @@ CATALOGUE: dict[str, Entry] = {
         excludes=("trim", "cuda-graph", "replay"), model="packed",
     ),
     "pad-vocab": Entry(
-        "The vocabulary padded to a multiple of 64",
+        "Vocabulary padded to a multiple of 64",
         "https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/index.html",
         ("cuda",), EXACT,
         "matmul kernels are slower for odd widths; the added columns do not affect the loss",
@@ -133,12 +133,12 @@ CATALOGUE: dict[str, Entry] = {
         DOCS + "generated/torch.compile.html",
         ("cpu", "cuda"), EXACT,
         "every small operation has the overhead of Python, autograd and a kernel launch",
-        "10 to 60 seconds before the first step, a few the next time",
+        "10 to 60 seconds before the first step, a few seconds when cached",
         "tests/training/test_speedups.py::test_gradients_are_those_of_the_plain_loop",
         excludes=("trim",),
     ),
     "max-autotune": Entry(
-        "torch.compile's mode max-autotune",
+        "torch.compile with mode max-autotune",
         DOCS + "generated/torch.compile.html",
         ("cpu", "cuda"), EXACT,
         "the library's matmul kernel is not always the fastest for a shape",
@@ -150,8 +150,8 @@ CATALOGUE: dict[str, Entry] = {
         "The whole step as one CUDA graph",
         DOCS + "generated/torch.cuda.CUDAGraph.html",
         ("cuda",), EXACT,
-        "for a small model the CPU cannot launch kernels as fast as the GPU finishes them",
-        "a private memory pool, a second for the capture",
+        "with a small model, the GPU finishes kernels faster than the CPU launches them",
+        "a private memory pool, and about a second for the capture",
         "tests/training/test_cuda_graph.py::test_a_captured_step_trains_as_the_plain_loop",
         excludes=("trim", "pack"),
     ),
@@ -185,7 +185,7 @@ CATALOGUE: dict[str, Entry] = {
         "KV cache in generation",
         DOCS + "generated/torch.nn.functional.scaled_dot_product_attention.html",
         ("cpu", "cuda", "mps"), EXACT,
-        "every new character would recompute all earlier ones",
+        "without it, every new character recomputes all earlier ones",
         "2·L·B·T·C numbers in generation; training is unaffected",
         "tests/generation/test_cache.py",
         always=True, model="kv_cache",
@@ -194,8 +194,8 @@ CATALOGUE: dict[str, Entry] = {
         "Learning rate warm-up and cosine schedule",
         DOCS + "generated/torch.optim.lr_scheduler.CosineAnnealingLR.html",
         ("cpu", "cuda", "mps"), ALGORITHM,
-        "a constant learning rate that is low enough for the end is too low before",
-        "nothing; but the number of steps must be known at the start",
+        "a constant learning rate that is low enough for the end is too low for the start",
+        "nothing, but the number of steps must be known in advance",
         "tests/training/test_optimizers.py::test_the_schedule_rises_and_falls",
         option=Option("lr_schedule", "cosine", "constant"),
     ),
@@ -204,7 +204,7 @@ CATALOGUE: dict[str, Entry] = {
         DOCS + "generated/torch.optim.Muon.html",
         ("cpu", "cuda"), ALGORITHM,
         "AdamW needs more steps for the same loss",
-        "five small matrix products per matrix and step",
+        "five small matrix products per weight matrix and step",
         "tests/training/test_optimizers.py::test_muon_is_the_one_of_pytorch",
         option=Option("optimizer", "muon", "adamw"), model="muon",
     ),
@@ -227,7 +227,7 @@ def switches(names: Iterable[str]) -> tuple[str, ...]:
     for name in sorted(wanted - set(SWITCHES)):
         entry = CATALOGUE.get(name)
         found = f"'{name}'" if entry is None else f"'{name}', which is {entry.how(name)}"
-        raise ConfigError("a speed-up that --speedups switches", found, ", ".join(SWITCHES))
+        raise ConfigError("a name for --speedups", found, ", ".join(SWITCHES))
     return tuple(name for name in SWITCHES if name in wanted)
 
 

@@ -94,7 +94,7 @@ def test_what_the_interval_does_not_decide_is_the_safe_choice_and_not_remembered
     pace.takes("flash", 1e-4, 9e-4)
     choice = choose("auto", PROBLEM)
     assert choice.backend == "sdpa"
-    assert "did not decide whether flash is faster (not remembered)" in choice.why
+    assert "does not show whether flash is faster (not cached)" in choice.why
     assert not list(cache.glob("*.json"))
     assert choose("auto", PROBLEM).seconds > 0
 
@@ -262,7 +262,7 @@ def test_a_choice_by_a_smaller_problem_says_so(cache: Path, monkeypatch: pytest.
     found = choose("auto", problem(64, 2, 8, 4))
     assert found.why.startswith("the fastest here at B, T = 32, 8, measured in ")
     again = choose("auto", problem(32, 2, 8, 4))
-    assert again.why.startswith("the fastest here, as measured before")
+    assert again.why.startswith("the fastest here, measured earlier")
 
 
 @pytest.mark.parametrize("passes", ["both", "forward", "backward"])

@@ -117,11 +117,11 @@ def test_where_nothing_runs_there_is_no_line_and_no_default() -> None:
     explanation = explain(replace(MAKEMORE, mask=(16, 16), dropout_p=0.5))
     assert (explanation.default, explanation.line) == (None, None)
     assert "call fails" in explanation.how
-    assert "math, which takes no attn_mask" in explanation.how
+    assert "math, which rejects attn_mask" in explanation.how
 
 
 def test_flash_on_the_cpu_is_called_what_it_is() -> None:
-    assert "a CPU kernel of that name" in answer(explain(MAKEMORE), "flash").about
+    assert "tiled CPU kernel" in answer(explain(MAKEMORE), "flash").about
     assert "CPU kernel" not in answer(explain(replace(MAKEMORE, device="cuda")), "flash").about
 
 
@@ -197,7 +197,7 @@ def test_a_mask_that_requires_a_gradient_does_so_without_grad_mode() -> None:
 
 def test_a_mask_of_one_dimension_is_refused_with_the_reason() -> None:
     q = torch.zeros(1, 1, 4, 8)
-    with pytest.raises(BackendUnavailable, match="second-last dimension"):
+    with pytest.raises(BackendUnavailable, match="second-to-last dimension"):
         attention(q, q, q, backend="sdpa", mask=torch.ones(4, dtype=torch.bool))
 
 

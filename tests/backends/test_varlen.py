@@ -56,8 +56,8 @@ def test_no_cpu_has_it_and_that_is_said() -> None:
     ("options", "words"),
     [
         ({"dtype": "float32"}, "the dtype is float32"),
-        ({"mask": "padding"}, "no attn_mask"),
-        ({"dropout": 0.1}, "knows no dropout"),
+        ({"mask": "padding"}, "does not support attn_mask"),
+        ({"dropout": 0.1}, "which varlen_attn does not support"),
         ({"value_dim": 8}, "v has 8 channels"),
         ({"head_dim": 512}, "above 256"),
         ({"length": 1, "source_length": 16, "causal": True}, "bottom-right"),

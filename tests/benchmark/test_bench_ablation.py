@@ -72,7 +72,7 @@ def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(confi
         ("resident", "fused-adamw", "pack"),
         ("resident", "fused-adamw", "pack", "muon"),
     ]
-    assert "pack stands in place of trim" in found["notes"]
+    assert "pack replaces trim" in found["notes"]
     assert found["complete"]
 
 
@@ -117,7 +117,7 @@ def test_what_would_take_too_long_is_left_out_and_said(
     assert [variant["name"] for variant in found["variants"]] == ["none", "resident", "muon"]
     reasons = {one["name"]: one["why"] for one in found["left_out"]}
     assert "--seconds" in reasons["compile"]
-    assert reasons["max-autotune"] == "it is a part of compile"
+    assert reasons["max-autotune"] == "it is part of compile"
 
 
 def test_the_plain_loop_has_the_same_batches() -> None:
@@ -167,7 +167,7 @@ def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
     monkeypatch.setattr(Trainer, "batch", wrong)
     found = {variant["name"]: variant for variant in ablated(config)["variants"]}
     assert found["pack"]["why_not"] is not None
-    assert "not the plain loop" in found["pack"]["why_not"]
+    assert "differ from the plain loop's" in found["pack"]["why_not"]
     assert found["pack"]["step_ms"] is None
     assert not found["pack"]["samples_ms"]
     assert found["muon"]["speedups"] == ["resident", "fused-adamw", "trim", "muon"]
@@ -177,7 +177,7 @@ def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
 def test_dropout_is_off_for_the_check_alone(config: TrainConfig) -> None:
     found = ablated(replace(config, dropout=0.3, speedups=("resident", "pack")))
     assert all(variant["ok"] for variant in found["variants"])
-    assert "answers were checked without dropout" in found["notes"]
+    assert "results were checked without dropout" in found["notes"]
 
 
 def test_a_loop_that_diverges_is_refused(config: TrainConfig) -> None:
@@ -310,7 +310,7 @@ def test_the_report_tells_every_variant_and_every_reason(record: dict[str, Any])
     for one in (*record["variants"], *record["left_out_alone"]):
         assert one["name"] in page
         assert one["name"] in text
-    assert "pack stands in place of trim" in text
+    assert "pack replaces trim" in text
     assert "Ablation of speed-ups" in page
     assert "times as fast as the plain loop" in text
     assert page.count("<svg") == 2

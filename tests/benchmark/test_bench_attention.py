@@ -114,7 +114,7 @@ def test_what_exceeds_the_memory_is_left_out_by_name_and_the_rest_runs(tmp_path:
     by_hand, flash_rows = whole_rows(record, "manual"), whole_rows(record, "flash")
     assert by_hand[16]["ok"]
     assert not by_hand[64]["ok"]
-    assert "GiB may be used" in by_hand[64]["why_not"]
+    assert "GiB, and the limit is" in by_hand[64]["why_not"]
     assert flash_rows[64]["ok"]
     # float64 takes room as well: not all of the 32 matrices were held against it, and the record says so.
     assert flash_rows[16]["checked_pairs"] == 32
@@ -299,7 +299,7 @@ def test_a_backend_that_ignores_the_mask_has_no_number(monkeypatch: pytest.Monke
     plan = replace(SMALL, seconds=10, mask="padding", passes="forward", backends=("manual", "flash"))
     record = bench_attention(plan)
     rows = [row for row in record["rows"] if row["backend"] == "flash"]
-    assert [row["why_not"] for row in rows] == ["not as good as its precision allows: out"] * 2
+    assert [row["why_not"] for row in rows] == ["its error is too large for its precision: out"] * 2
 
 
 # Interrupted.

@@ -153,7 +153,7 @@ def test_what_would_not_fit_is_refused_by_name_and_the_rest_runs(
     found = compare(config, "manual", "flash", context=128, shrink_batch=False)
     refused, runs = found["variants"]
     assert not refused["ok"]
-    assert "MiB may be used" in (refused["why_not"] or "")
+    assert "MiB are available" in (refused["why_not"] or "")
     assert refused["peak_bytes"] is None
     assert runs["ok"]
     assert found["ratios"] == []

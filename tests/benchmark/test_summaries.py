@@ -12,9 +12,9 @@ from flashmore.benchmark.report.values import machine, setting_words
     ("T", "lengths", "told"),
     [
         (None, (), "needs manual and a fused backend"),
-        (None, (16, 64), "does not win here up to T = 64"),
-        (16, (16, 64), "wins at every T that was measured, from 16 to 64"),
-        (1024, (16, 1024, 4096), "wins from T = 1,024 on, up to the 4,096"),
+        (None, (16, 64), "is not faster up to T = 64"),
+        (16, (16, 64), "is faster at every measured T, from 16 to 64"),
+        (1024, (16, 1024, 4096), "is faster from T = 1,024 on, up to T = 4,096"),
     ],
 )
 def test_the_crossover_in_words(T: int | None, lengths: tuple[int, ...], told: str) -> None:
@@ -31,7 +31,7 @@ def test_a_share_says_what_it_is_of_and_what_it_limits() -> None:
     }
     told = share_sentence(found)
     assert told.startswith("Attention alone takes 50 % of manual's step (95 %: 40.0 – 55.0 %)")
-    assert told.endswith("2.00 times as fast at most.")
+    assert told.endswith("2.00 times as fast.")
     assert share_sentence(found | {"most_gain": None}).endswith("55.0 %).")
     assert share_sentence(found | {"attention_share": None}) == "Nothing was timed."
 

@@ -85,7 +85,7 @@ def test_the_catalogue_shows_every_entry(call: Call, plain: Callable[[str], bool
         assert f"{name}: {entry.title}\n" in done.stdout
         assert f"; {entry.exactness}; costs {entry.costs} " in joined
         assert f"  {entry.page}\n" in done.stdout
-    assert "not here: it works on cuda, and this run is on cpu" in done.stdout
+    assert "not usable here: it works on cuda, but this run uses cpu" in done.stdout
     assert plain(done.stdout)
 
 

@@ -38,8 +38,8 @@ def test_the_table_has_a_line_for_each_length_and_backend(told: tuple[CompletedP
     cells = [line.split() for line in lines]
     found = [words[:2] for words in cells if words and words[0].isdigit()]
     assert found == [[T, backend] for T in ("16", "32") for backend in ("manual", "math", "flash")]
-    refused = [line for line in lines if line.startswith("left out: ")]
-    assert refused[0].startswith("left out: efficient and cudnn: PyTorch has no CPU kernel of this name")
+    refused = [line for line in lines if line.startswith("skipped: ")]
+    assert refused[0].startswith("skipped: efficient and cudnn: PyTorch has no CPU kernel of this name")
     assert [line.split()[2] for line in refused[1:]] == ["flex:", "varlen:"]
     verdicts = [line for line in lines if line.startswith("Fused attention ")]
     assert len(verdicts) == 1
@@ -59,8 +59,8 @@ def test_progress_is_on_stderr(told: tuple[CompletedProcess[str], Path]) -> None
     assert done.stderr.splitlines() == [
         "T 16 (B 2, H 2, D 8, float32)",
         "T 32 (B 2, H 2, D 8, float32)",
-        f"the record: {folder / 'record.json'}",
-        f"the picture: {folder / 'attention.png'}",
+        f"record: {folder / 'record.json'}",
+        f"picture: {folder / 'attention.png'}",
     ]
 
 
@@ -81,8 +81,8 @@ def test_what_exceeds_the_memory_is_named_and_the_rest_is_shown(call: Call) -> N
         "--device", "cpu", "--memory", 0.001,
     )  # fmt: skip
     assert done.returncode == 0
-    (line,) = (line for line in done.stdout.splitlines() if "GiB may be used" in line)
-    assert line.startswith("left out: manual at T = 64")
+    (line,) = (line for line in done.stdout.splitlines() if "GiB, and the limit is" in line)
+    assert line.startswith("skipped: manual at T = 64")
     assert "math at T = 64" in done.stdout
     assert (
         "Fused attention " in done.stdout
@@ -93,7 +93,7 @@ def test_more_memory_than_there_is_is_no_crash(call: Call) -> None:
     done = call("bench", "attention", "--length", 2**20, "--device", "cpu", "--seconds", 5)
     assert done.returncode == 0
     assert "it would take" in done.stdout or "the check against float64 would take" in done.stdout
-    assert "No crossover: it needs manual and a fused backend at the same T." in done.stdout
+    assert "No crossover: this needs manual and a fused backend at the same T." in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_ctrl_c_keeps_the_shapes_that_were_finished(environment: dict[str, str],
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert err.endswith("interrupted: what was measured so far is kept\n")
+    assert err.endswith("interrupted: the measurements so far are kept\n")
     assert "Traceback" not in err
     (tmp_path / "record.json").write_text(out, encoding="utf-8")
     record = read_record(tmp_path / "record.json")
@@ -170,6 +170,6 @@ def test_what_shares_a_reason_shares_a_line() -> None:
         row("math", 1024, "too large"), row("cudnn", 16, "no kernel"), row("cudnn", 1024, "no kernel"),
     ]  # fmt: skip
     assert left_out(rows) == [
-        "left out: manual at T = 1,024 and math at T = 1,024: too large",
-        "left out: cudnn: no kernel",
+        "skipped: manual at T = 1,024 and math at T = 1,024: too large",
+        "skipped: cudnn: no kernel",
     ]

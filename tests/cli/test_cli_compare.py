@@ -19,8 +19,8 @@ Call = Callable[..., CompletedProcess[str]]
 Document = Callable[..., Any]
 Make = Callable[..., Path]
 
-OTHER_TEST = "tested on different names"
-STILL_IMPROVING = "best at its last step"
+OTHER_TEST = "these runs have different test items"
+STILL_IMPROVING = "its lowest validation loss at its last step"
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_run_that_was_best_at_its_last_step_is_told(make: Make, call: Call) ->
     (told,) = (
         line for line in call("compare", improving, done).stderr.splitlines() if STILL_IMPROVING in line
     )
-    assert told.startswith(f"{improving} was best at its last step, 4: ")
+    assert told.startswith(f"{improving} has its lowest validation loss at its last step, 4: ")
 
 
 def test_names_of_the_data_are_marked_without_colours_too(
@@ -242,8 +242,8 @@ def test_another_kind_of_picture_is_refused_before_anything_is_done(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("", "something to compare"),
-        ("--count 3", "something to compare"),
+        ("", "runs to compare"),
+        ("--count 3", "runs to compare"),
         ("nowhere", "no such folder"),
         ("{names}", "a file"),
         ("{run} --count 0", "--count"),
@@ -251,7 +251,7 @@ def test_another_kind_of_picture_is_refused_before_anything_is_done(
         ("--models bigram --max-steps 0 --file {names}", "--max-steps"),
         ("--models bigram --file nowhere.txt", "nowhere.txt"),
         ("--models bigram --file {names} --column nmae", "'nmae'"),
-        ("--models bigram --column name", "--file beside --column"),
+        ("--models bigram --column name", "--file with --column"),
         ("--models bigram --count 0 --file {names}", "--count"),
     ],
 )

@@ -92,7 +92,7 @@ def test_people_read_names_reasons_and_the_line(capsys: pytest.CaptureFixture[st
     assert main(["--device", "cpu", "--causal"]) == 0
     printed = capsys.readouterr().out
     assert all(backend in printed for backend in backends())
-    assert "PyTorch's own choice: flash (a CPU kernel of that name" in printed
+    assert "PyTorch picks: flash (PyTorch's tiled CPU kernel" in printed
     assert "PyTorch has no CPU kernel of this name (use flash" in printed
     assert printed.endswith(
         "from torch.nn.attention import SDPBackend, sdpa_kernel\n"

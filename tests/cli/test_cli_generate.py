@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_names_and_none_gives_others(
 ) -> None:
     first, second = (call("generate", trained, "--json") for _ in range(2))
     assert first.stdout != second.stdout
-    told = re.search(r"^the same names again: --seed (\d+)\n", first.stderr, re.MULTILINE)
+    told = re.search(r"^to generate the same names again: --seed (\d+)\n", first.stderr, re.MULTILINE)
     assert told
     assert document("generate", trained, "--seed", told[1]) == json.loads(first.stdout)
     assert call("generate", trained, "--seed", told[1]).stderr == first.stderr.replace(told[0], "")
@@ -179,7 +179,9 @@ def test_a_process_prints_a_plain_table_and_its_remark_apart(
     """In an encoding without lines and accents too."""
     done = process("generate", trained, "--count", 3, PYTHONIOENCODING="ascii")
     assert done.returncode == 0
-    assert re.fullmatch(r"\d+ drawn: .*\n3 of .*\nthe same names again: --seed \d+\n", done.stderr)
+    assert re.fullmatch(
+        r"\d+ drawn: .*\n3 of .*\nto generate the same names again: --seed \d+\n", done.stderr
+    )
     assert plain(done.stdout)
     assert done.stdout.isascii()
     assert "log-probability" in done.stdout

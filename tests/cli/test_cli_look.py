@@ -58,8 +58,8 @@ def test_the_range_of_weights_is_shown(
 ) -> None:
     table.write_text("name,n\nanna,1000\nbob,1000\nanna,3000\ncy,0.25\n")
     done = call("look", table, "--column", "name", "--weight", "n")
-    assert "│ 0.25 to 4,000, in sum 5,000.25 " in done.stdout
-    assert "│ a mean is as exact as of 1 items of equal weight " in done.stdout
+    assert "│ 0.25 to 4,000, total 5,000.25 " in done.stdout
+    assert "│ effective sample size 1 " in done.stdout
     found = document("look", table, "--column", "name", "--weight", "n")
     assert found["weights"].keys() == {"least", "most", "total", "effective"}
-    assert "--column beside --weight" in refusal(call("look", table, "--weight", "n"), 2)
+    assert "--column with --weight" in refusal(call("look", table, "--weight", "n"), 2)

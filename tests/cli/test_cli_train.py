@@ -73,10 +73,10 @@ def test_json_is_one_document_with_the_documented_fields(by_process: Trained) ->
 def test_progress_goes_to_stderr_as_plain_lines(by_process: Trained, plain: Callable[[str], bool]) -> None:
     first, attention, fitted, speedups, compiling, *lines = by_process.done.stderr.splitlines()
     assert "112 train, 14 validation, 14 test" in first
-    assert attention == "attention: manual (asked for by name)"
+    assert attention == "attention: manual (as requested)"
     assert fitted.startswith("for 112 items: dropout ")
     assert speedups.startswith("speed-ups: fused-adamw")
-    assert compiling.startswith("compile is left out: ")
+    assert compiling.startswith("compile skipped: ")
     assert [line.split("  ")[0] for line in lines] == ["step 10", "step 20", "step 25"]
     for word in ("loss", "ms a step", "characters/s", "validation"):
         assert all(word in line for line in lines)

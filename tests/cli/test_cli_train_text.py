@@ -58,7 +58,7 @@ def test_no_advice_for_a_text_is_a_split_of_items(
 ) -> None:
     valid = refusal(call("train", file, "--mode", "text", "--split", "makemore"), 2).splitlines()[-1]
     assert "80/10/10" in valid
-    assert valid.endswith("or makemore, for items alone")
+    assert valid.endswith("or makemore, for items only")
 
 
 def test_resume_changes_the_number_of_steps(file: Path, tmp_path: Path, document: Callable[..., Any]) -> None:
@@ -127,7 +127,7 @@ def test_a_bin_file_trains_and_has_no_characters_to_generate(
     document(*words, "--out", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert config["model"]["vocab_size"] == 16
-    assert "characters it does not know" in refusal(call("generate", tmp_path / "run"), 2)
+    assert "a run on ids, without their characters" in refusal(call("generate", tmp_path / "run"), 2)
 
 
 def test_bench_step_takes_items_alone(

@@ -24,11 +24,11 @@ def test_counts_lengths_and_characters() -> None:
 @pytest.mark.parametrize(
     ("lines", "what", "examples"),
     [
-        (("a", "b", "b", "a", "b"), "repeat, in 3 further lines", ("b", "a")),
-        (("José Maria", "josemaria", "bob"), "equal to a training item", ("josemaria",)),
+        (("a", "b", "b", "a", "b"), "more than once, in 3 extra lines", ("b", "a")),
+        (("José Maria", "josemaria", "bob"), "equal a training item", ("josemaria",)),
         (("anna", "b\u200bob", "cy\ufffd", "\ue000"), "control", ("b\u200bob", "cy\ufffd", "\ue000")),
         (("anna", "\u041caria", "Мария", "Ωmega"), "mix alphabets", ("\u041caria", "Ωmega")),
-        (("anna", "bo" * 21), "without them the context is 5, not 43", ("bo" * 21,)),
+        (("anna", "bo" * 21), "without them the context would be 5, not 43", ("bo" * 21,)),
     ],
 )
 def test_what_may_be_unintended_is_found(

@@ -92,7 +92,7 @@ def test_only_line_ends_marks_and_unicode_form_change(tmp_path: Path) -> None:
         (
             b"one\n\ntwo\x07",
             "utf-8",
-            "line 3: the character U+0007, which no text holds; this may be a binary",
+            "line 3: the character U+0007, which is not text; this may be a binary",
         ),
         (b"one\ncut \xe2\x82", "utf-8", "line 2: byte 0xe2 is not utf-8"),
         (b"\r\n\r\n\x81", "cp1252", "line 3: byte 0x81 is not cp1252"),

@@ -162,7 +162,7 @@ def test_drawn_names_are_counted_by_where_they_come_from(make_bigram: Callable[.
     assert tally.new == 300 - tally.copies - tally.held_out
     assert tally.copies_up_to_case == sum(texts.count(text) for text in ("A", "ba", "BA", "Ba")) > 0
     assert str(tally) == (
-        f"300 drawn: {tally.new} new, {tally.copies} copies ({tally.copies_up_to_case} more up to case),"
+        f"300 drawn: {tally.new} new, {tally.copies} copies ({tally.copies_up_to_case} more ignoring case),"
         f" {tally.held_out} held out"
     )
     rejected = generate(run, replace(options, max_draws=generated.draws, new_only=True))

@@ -83,7 +83,7 @@ def test_a_record_that_was_cut_off_anywhere_is_refused(record: dict[str, Any], t
     whole = path.read_bytes()
     for length in range(1, len(whole.rstrip()), 97):
         path.write_bytes(whole[:length])
-        with pytest.raises(RecordError, match="cut off"):
+        with pytest.raises(RecordError, match="incomplete JSON"):
             read_record(path)
 
 

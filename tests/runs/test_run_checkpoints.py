@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_run_is_refused(run: Run, make_run: MakeRun, tmp
     del config["sha256"]
     config["config"]["lr"] = 1.0
     (other.path / "config.json").write_bytes(records.encode(records.seal(config)))
-    with pytest.raises(RunError, match="one of another run"):
+    with pytest.raises(RunError, match="a checkpoint of another run"):
         Run.open(other.path).load_weights()
     assert run.load_weights()
 

@@ -89,7 +89,7 @@ def test_a_read_only_disk_can_be_read(make_run: MakeRun, small_disk: Path, step_
         lambda: run.write_result({}),
         lambda: make_run(small_disk / "other"),
     ):
-        with pytest.raises(StorageError, match="that you may write"):
+        with pytest.raises(StorageError, match="write permission"):
             write()
 
 

@@ -110,18 +110,15 @@ def test_a_model_learns_the_weights_in_every_form_of_a_batch(speedups: str, tmp_
 
 def test_weights_need_a_column_and_different_items(tmp_path: Path) -> None:
     config = weighted(tmp_path, [1.0] * 32)
-    with pytest.raises(ConfigError, match="--column beside --weight"):
+    with pytest.raises(ConfigError, match="--column with --weight"):
         TrainConfig(file=tmp_path / "t.csv", weight="n")
-    with pytest.raises(ConfigError, match="shares of different items"):
+    with pytest.raises(ConfigError, match="a split by percentages"):
         read_corpus(replace(config, split="makemore"))
 
 
 def test_how_exact_weighted_losses_are_is_told(tmp_path: Path) -> None:
     (note,) = read_corpus(weighted(tmp_path, [1.0] * 32)).notes
-    assert (
-        note
-        == "losses are weighted means, as exact as of 26 train, 3 validation, 3 test items of equal weight"
-    )
+    assert note == "losses are weighted means; effective sample sizes: 26 train, 3 validation, 3 test"
 
 
 def test_what_may_be_unintended_is_told_in_a_line_each_before_training(
@@ -132,13 +129,15 @@ def test_what_may_be_unintended_is_told_in_a_line_each_before_training(
     (tmp_path / "list").write_text("\n".join(lines), encoding="utf-8")
     config = TrainConfig(file=tmp_path / "list")
     repeat, alike, odd, far = read_corpus(config).notes
-    assert repeat == "items that repeat, in 3 further lines (2): 'am', 'bn'"
-    assert "held-out items equal to a training item up to case, accents and spaces (" in alike
+    assert repeat == "items that occur more than once, in 3 extra lines (2): 'am', 'bn'"
+    assert "held-out items that equal a training item except for case, accents and spaces (" in alike
     assert odd.startswith("items with control, invisible")
     assert odd.endswith(" (1): 'b\\u200bo'")
     assert "10 times the median; without them the context is 4, not 61 (1): 'abab" in far
     monkeypatch.setattr(corpus, "EXAMINED", 50)
-    assert read_corpus(config).notes == ("more than 50 items are not examined; `flashmore look` does it",)
+    assert read_corpus(config).notes == (
+        "more than 50 items are not checked for likely mistakes; use `flashmore look`",
+    )
 
 
 def test_an_ordinary_list_and_repeated_items_with_weights_need_no_remark(tmp_path: Path) -> None:

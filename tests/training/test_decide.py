@@ -46,7 +46,7 @@ def test_exact_is_everything_exact_that_works_here_and_says_what_is_left_out() -
     left_out = {"trim", "cuda-graph", "replay", "pad-vocab"}
     assert set(speedups) == {n for n in SWITCHES if CATALOGUE[n].exactness == EXACT} - left_out
     for name in left_out:
-        assert any(note.startswith(f"{name} is left out: ") for note in notes)
+        assert any(note.startswith(f"{name} skipped: ") for note in notes)
 
 
 def test_all_adds_what_changes_numerics() -> None:
@@ -72,11 +72,11 @@ def test_what_was_decided_decides_the_same_again() -> None:
 def test_compiling_pays_for_a_long_run_and_not_for_a_short_one() -> None:
     short, notes = decided("auto", max_steps=200)
     assert "compile" not in short
-    assert "compile is left out: 200 steps are too few to recoup it" in notes
+    assert "compile skipped: too few steps (200) to recoup its start-up time" in notes
     long, notes = decided("auto", max_steps=100_000, step_ms=10.0)
     assert "compile" in long
     assert "trim" not in long
-    assert any(note.startswith("compile is used: it pays off from about 7,500 steps") for note in notes)
+    assert any(note.startswith("compile used: it pays off from about 7,500 steps") for note in notes)
     middle, notes = decided("auto", max_steps=5_000, step_ms=10.0)
     assert "compile" not in middle
     assert any("pays off from about 7,500 steps" in note for note in notes)
@@ -100,12 +100,12 @@ def test_auto_takes_nothing_that_costs_digits() -> None:
 @pytest.mark.parametrize(
     ("names", "changes", "why"),
     [
-        (("tf32",), {}, "on cpu"),
-        (("cuda-graph",), {}, "on cpu"),
+        (("tf32",), {}, "uses cpu"),
+        (("cuda-graph",), {}, "uses cpu"),
         (("pack",), {"model": "mlp"}, "this model is mlp"),
         (("compile",), {"model": "lstm"}, "recurrent kernel"),
         (("compile",), {"dtype": "float16"}, "float16"),
-        (("compile",), {"attention_dropout": 0.1}, "not in the graph"),
+        (("compile",), {"attention_dropout": 0.1}, "does not support dropout"),
         (("pack", "trim"), {}, "cannot be combined with"),
         (("compile", "trim"), {}, "cannot be combined with"),
         (("pack",), {"mode": "text"}, "no padding"),
@@ -121,7 +121,7 @@ def test_what_cannot_work_is_an_error_by_name_and_left_out_in_a_group(
     speedups, notes = decided("all", **changes)  # type: ignore[arg-type]
     out = [name for name in names if name not in speedups]
     assert out
-    assert all(any(note.startswith(f"{name} is left out: ") for note in notes) for name in out)
+    assert all(any(note.startswith(f"{name} skipped: ") for note in notes) for name in out)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
@@ -182,21 +182,21 @@ def timed(with_graph: float | Exception, without: float) -> Callable[[Names], Qu
 @pytest.mark.parametrize(
     ("with_graph", "steps", "on", "note"),
     [
-        (0.5, 2_000, True, "cuda-graph pays off: 0.50 ms a step with it, 1.00 ms without"),
+        (0.5, 2_000, True, "cuda-graph used: 0.50 ms a step with it, 1.00 ms without"),
         (
             0.95,
             2_000,
             False,
-            "cuda-graph is left out: 0.95 ms a step with it, 1.00 ms without, and the quartiles overlap",
+            "cuda-graph skipped: 0.95 ms a step with it, 1.00 ms without, but the quartiles overlap",
         ),
-        (2.0, 2_000, False, "cuda-graph is left out: 2.00 ms a step with it, 1.00 ms without"),
+        (2.0, 2_000, False, "cuda-graph skipped: 2.00 ms a step with it, 1.00 ms without"),
         (
             RuntimeError("not permitted\nwhen capturing"),
             2_000,
             False,
-            "cuda-graph is left out: PyTorch: not permitted",
+            "cuda-graph skipped: PyTorch: not permitted",
         ),
-        (0.5, 200, False, "cuda-graph is left out: 200 steps are too few to recoup it"),
+        (0.5, 200, False, "cuda-graph skipped: too few steps (200) to recoup its start-up time"),
     ],
     ids=("faster", "undecided", "slower", "fails", "short"),
 )
@@ -223,7 +223,7 @@ def test_exact_on_cuda_has_the_graph_in_place_of_packing() -> None:
     assert "cuda-graph" in speedups
     assert "replay" in speedups
     assert "pack" not in speedups
-    assert any(note.startswith("pack is left out: it cannot be combined with") for note in notes)
+    assert any(note.startswith("pack skipped: it cannot be combined with") for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_exact_on_cuda_has_the_graph_in_place_of_packing() -> None:
         (("cuda-graph", "trim"), {}, "cannot be combined with"),
         (("replay",), {}, "requires cuda-graph"),
         (("cuda-graph",), {"model": "gru"}, "recurrent kernel"),
-        (("cuda-graph",), {"dtype": "float16"}, "scales its loss"),
+        (("cuda-graph",), {"dtype": "float16"}, "loss scaling"),
     ],
     ids=str,
 )

@@ -35,7 +35,7 @@ def test_a_compiled_run_goes_on_without_a_compiler(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with resumed(compiled, 8) as session:
-        assert any("compile, which this run used, is left out" in note for note in session.resolved.notes)
+        assert any("compile, which this run used, is skipped" in note for note in session.resolved.notes)
     result = resume(compiled, 8)
     whole = train(replace(SMALL, max_steps=8, speedups=("fused-adamw", "pack")), tmp_path / "whole")
     assert result.steps == 8
@@ -55,7 +55,7 @@ def test_what_a_gpu_had_is_left_out_on_a_cpu_with_the_reasons() -> None:
     assert resolved.config.speedups == ("fused-adamw",)
     assert resolved.model_config.attention != "cudnn"
     for name in ("pad-vocab", "cuda-graph", "replay", "tf32", "cudnn attention"):
-        assert any(note.startswith(f"{name}, which this run used, is left out: ") for note in resolved.notes)
+        assert any(note.startswith(f"{name}, which this run used, is skipped: ") for note in resolved.notes)
     again = here(replace(resolved.config, attention="manual"), model_config)
     assert again.notes == ("speed-ups: fused-adamw",)
 

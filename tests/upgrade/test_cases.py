@@ -143,7 +143,7 @@ def test_torch_is_imported_as_f_where_its_own_name_is_taken() -> None:
     assert name == "F."
     assert "import torch.nn.functional as F\n" in after
     (site,) = find_sites(source.replace("torch = other", "torch, F = other"))
-    assert (site.verdict, site.reason) == ("refused", "`torch` may mean something else: see line 6")
+    assert (site.verdict, site.reason) == ("refused", "`torch` may be redefined: see line 6")
 
 
 def test_a_maximum_that_is_no_builtin_is_not_written() -> None:
@@ -153,7 +153,7 @@ def test_a_maximum_that_is_no_builtin_is_not_written() -> None:
     )
     assert "max(torch" in called(source)[1]
     (site,) = find_sites(source.replace("most", "max"))
-    assert (site.verdict, site.reason) == ("refused", "`max` means something else: see line 8")
+    assert (site.verdict, site.reason) == ("refused", "`max` is redefined: see line 8")
 
 
 CHANGES = """import contextlib

@@ -151,7 +151,7 @@ def test_medians_that_contradict_the_ratio_are_explained() -> None:
         "step after": [[1.0]] * 10 + [[5.0] * 9] * 11,
     }
     line = gain_of(slowing, 1).lines()[0]
-    assert ": faster); the medians say otherwise, since the machine's speed changed" in line
+    assert ": faster); the medians disagree, since the machine's speed changed" in line
 
 
 def test_too_few_steps_give_no_number() -> None:

@@ -73,7 +73,7 @@ def test_the_proofs_of_one_file_have_a_limit_together(monkeypatch: pytest.Monkey
         assert prover.spent["a.py"] < 3.0
     assert not any(proof.proved for proof in proofs)
     assert "of processor time" in str(proofs[0].why_not)
-    assert "the proofs of this file have taken the 3 s" in str(proofs[-1].why_not)
+    assert "the proofs of this file have used up their 3 s" in str(proofs[-1].why_not)
     assert other.proved
 
 

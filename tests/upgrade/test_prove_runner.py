@@ -211,7 +211,7 @@ def test_an_answer_that_is_none_is_refused(name: str, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patched:
         patched.setattr("flashmore.upgrade.prove.lines.encoded", lambda *_: data)
         runner = Runner(FRAGMENT, "old", limits())
-    with runner, pytest.raises(RunnerEnded, match="answered something else"):
+    with runner, pytest.raises(RunnerEnded, match="gave an unexpected answer"):
         run(runner)
 
 

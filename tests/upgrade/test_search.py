@@ -56,7 +56,7 @@ def test_a_byte_order_mark_is_no_part_of_the_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"def attend(q k v):\n    softmax\n", "not Python of this version"),
+        (b"def attend(q k v):\n    softmax\n", "not valid for this version of Python"),
         (b"softmax = '\xff'\n", "encoding is unclear"),
         (b"# coding: martian\nsoftmax = 1\n", "encoding is unclear"),
         (b"softmax = 1\0\n", "null bytes"),
@@ -131,9 +131,7 @@ def test_links_that_lead_out_of_the_folder_are_named_and_not_followed(linked: Pa
     assert unread.keys() == {"link.py", "sub", "up", "notes.ipynb", "twice.py"}
     for name, reason in unread.items():
         target = (linked / "project" / name).resolve()
-        assert reason == (
-            f"it is a link that leads out of what is searched, to {target}; name that to search it"
-        )
+        assert reason == (f"it is a link to {target}, outside the given paths; give that path to search it")
 
 
 def test_a_path_on_the_command_line_may_be_a_link(linked: Path) -> None:
@@ -182,7 +180,7 @@ def test_folders_that_are_nested_too_deeply_are_named_and_the_rest_goes_on(tmp_p
     (tmp_path / "z.py").write_text(ATTENTION, encoding="utf-8")
     searched, unread = named(tmp_path)
     assert searched == {"z.py", *("d/" * depth + "model.py" for depth in range(1, DEEPEST + 1))}
-    assert [*unread.values()] == [f"it lies more than {DEEPEST} folders deep; name it to search it"]
+    assert [*unread.values()] == [f"it lies more than {DEEPEST} folders deep; give its path to search it"]
 
 
 def test_more_names_than_are_looked_at_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +207,7 @@ def test_more_links_than_are_looked_at_are_told_once(tmp_path: Path, monkeypatch
     searched, unread = named(tmp_path)
     assert searched == models
     assert unread.keys() == {"one/a/x.py", "one/b/x.py"}
-    assert unread["one/b/x.py"].startswith("it is a link after 3 others")
+    assert unread["one/b/x.py"].startswith("it is one of more than 3 links")
     searched, unread = named(tmp_path, tmp_path / "one", tmp_path / "two")  # of each path so many
     assert searched == models
     assert unread.keys() == {"one/a/x.py", "one/b/x.py", "two/a/x.py", "two/b/x.py"}
@@ -305,7 +303,7 @@ def installed(limit: int) -> list[Path]:
 def round_trip(path: Path) -> None:
     found = search_file(path)
     if isinstance(found, Searched):
-        assert not any("could not be understood" in site.reason for site in found.sites), path
+        assert not any("could not be analysed" in site.reason for site in found.sites), path
         with warnings.catch_warnings():  # of an escape in a string, which is the file's own
             warnings.simplefilter("ignore")
             ast.parse(apply(found.source, found.sites))
@@ -334,7 +332,7 @@ def test_of_two_attentions_within_each_other_one_is_rewritten_at_a_time() -> Non
     sites = find_sites(NESTED, "nested.py")
     assert sorted(site.verdict for site in sites) == ["refused", "rewritten"]
     (refused,) = (site for site in sites if site.verdict == "refused")
-    assert "another attention of this function" in refused.reason
+    assert "another attention in this function" in refused.reason
     assert not refused.edits
     changed = apply(NESTED, sites)
     ast.parse(changed)

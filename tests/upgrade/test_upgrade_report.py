@@ -15,7 +15,7 @@ EQUAL = CaseResult("square", "equal", "", (TensorVerdict("out", "equal", 1e-7, 1
 DIFFERS = CaseResult("L < S", "differs", "out differs")
 PROVED = Proof(True, "synthetic tensors", (EQUAL,), ("keys are numbers",))
 REFUTED = Proof(False, "what --example a:b gave to it", (EQUAL, DIFFERS), (), "L < S: out differs")
-UNKNOWN = not_proved("the shape of q is not known from the source alone")
+UNKNOWN = not_proved("the shape of q is not known from the source")
 SPREAD = Spread(1.0, 1.0, 1.0)
 SLOWER = SiteGain(BeforeAfter(SPREAD, SPREAD, Ratio(0.5, 0.4, 0.6, 20)))
 
@@ -62,7 +62,7 @@ def test_the_text_says_what_was_proved_on_what_and_what_is_assumed() -> None:
     report = Report(searched=2, files=[file_of(SiteReport(SITE, proofs=[UNKNOWN, PROVED]))])
     text = "\n".join(report.lines())
     assert "3-5 f: rewritten: softmax" in text
-    assert "fused only where not weights; elsewhere the old lines run" in text
+    assert "fused only if not weights; otherwise the old lines run" in text
     assert "not proved: the shape of q is not known" in text
     assert "proved on synthetic tensors: 1 cases equal; out" in text
     assert "assumes that it rains" in text

@@ -206,10 +206,10 @@ def test_an_index_that_changes_meanwhile_is_asked_anew(tmp_path: Path) -> None:
     assert Checkout(new, indices).stores(new, new.read_bytes()) is None
     git(top, "add", "new.py")
     new.write_text("x = 2\n")
-    with pytest.raises(UsageError, match="git has not stored"):
+    with pytest.raises(UsageError, match="uncommitted changes"):
         write_source(read_source(new), "x = 3\n", indices=indices)
     known.write_text("x = 98\n")
-    with pytest.raises(UsageError, match="git has not stored"):
+    with pytest.raises(UsageError, match="uncommitted changes"):
         write_source(read_source(known), "x = 3\n", indices=indices)
     git(top, "add", "model.py")
     write_source(read_source(known), "x = 3\n", indices=indices)
@@ -250,7 +250,7 @@ def test_a_folder_that_git_does_not_take_as_its_own_hides_no_repository(tmp_path
     changed = top / "a" / "other.py"
     changed.write_text("x = 99\n")
     assert Path(git(top / "a", "rev-parse", "--show-toplevel").strip()) == top.resolve()
-    with pytest.raises(UsageError, match="git has not stored"):
+    with pytest.raises(UsageError, match="uncommitted changes"):
         write_source(read_source(changed), "x = 4\n")
 
 
@@ -275,7 +275,7 @@ def test_git_need_not_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     top = started(tmp_path / "plain")
     monkeypatch.setenv("PATH", str(tmp_path))
     (top / "model.py").write_text("x = 99\n")
-    with pytest.raises(UsageError, match="git has not stored"):
+    with pytest.raises(UsageError, match="uncommitted changes"):
         write_source(read_source(top / "model.py"), "x = 4\n")
 
 

@@ -2,9 +2,9 @@
 
 Correctness first: a backend whose output or gradients exceed the error budget is not timed. The others run
 forward and backward in alternating blocks. One is safe: the previous answer, or else PyTorch's own choice,
-`sdpa`. Another is chosen only if it is faster than that by the interval of their ratio; of several, the one
-with the lowest first quartile, since other programs only add time. The answer is cached on disk, because it
-depends on the machine and the torch release, not on the day; if the interval decides nothing, it is not.
+`sdpa`. Another is chosen only if it is faster by the whole interval of their ratio; of several, the one with
+the lowest first quartile, since other programs only add time. The answer is cached on disk, because it
+depends on the machine and the torch release only; if the interval decides nothing, it is not cached.
 """
 
 import hashlib
@@ -154,7 +154,7 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
     if name != "auto":
         # One row shows whether the kernel runs; whether all rows fit in memory, the first step shows.
         _try(name, problem.measurable.changed(batch_size=1))
-        return Choice(name, "asked for by name")
+        return Choice(name, "as requested")
     asked, problem = problem, problem.measurable
     where = "here, compiled" if problem.compiled else "here"
     if problem != asked:
@@ -164,15 +164,15 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
     before = None if path is None else _recall(path, problem)
     if before is not None and not fresh:
         best = fastest(before)
-        return Choice(best.name, f"the fastest {where}, as measured before: {_times(before)}", before)
+        return Choice(best.name, f"the fastest {where}, measured earlier: {_times(before)}", before)
     began = clock()
     candidates = measure_candidates(problem, clock, fastest(before).name if before else SAFE)
     seconds = clock() - began
     best, rival = fastest(candidates), undecided(candidates)
     if rival:
-        why = f"the safe choice, since this run did not decide whether {rival} is faster (not remembered)"
+        why = f"the safe choice, since the measurement does not show whether {rival} is faster (not cached)"
     else:
-        kept = " (not remembered: no home folder)" if path is None else _remember(path, problem, candidates)
+        kept = " (not cached: no home folder)" if path is None else _remember(path, problem, candidates)
         why = f"the fastest {where}{kept}"
     why += f", measured in {seconds:.1f} s: {_times(candidates)}"
     return Choice(best.name, why, candidates, seconds)
@@ -262,9 +262,9 @@ def _why_not(name: str, problem: Problem) -> str | None:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return "it does not fit into memory here"
+        return "it does not fit in memory"
     missed = [f"{verdict.name} is off by {verdict.error:.2g}" for verdict in verdicts if not verdict.good]
-    return f"its answer misses the error budget: {', '.join(missed)}" if missed else None
+    return f"its error exceeds the budget: {', '.join(missed)}" if missed else None
 
 
 def _try(name: str, problem: Problem) -> None:
@@ -344,5 +344,5 @@ def _remember(path: Path, problem: Problem, candidates: tuple[Candidate, ...]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, document.encode())
     except (OSError, StorageError) as error:
-        return f" (not remembered: {error.found if isinstance(error, StorageError) else error.strerror})"
+        return f" (not cached: {error.found if isinstance(error, StorageError) else error.strerror})"
     return ""

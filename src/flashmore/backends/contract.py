@@ -189,7 +189,7 @@ def attention_accuracy(
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> None:
     if causal and mask is not None:
-        raise ConfigError("causal or a mask", "both", "one mask that says both, or causal=True alone")
+        raise ConfigError("causal or a mask", "both", "one combined mask, or causal=True without a mask")
     fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)
     fits = fits and q.size(0) == k.size(0) and min(*q.shape, *k.shape, *v.shape) > 0
     if not fits or q.size(1) % k.size(1):
@@ -200,4 +200,4 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -
         )
     if not q.dtype == k.dtype == v.dtype:
         found = f"{q.dtype}, {k.dtype}, {v.dtype}"
-        raise ConfigError("q, k and v of one dtype", found, "cast them to one dtype")
+        raise ConfigError("q, k and v of the same dtype", found, "q, k and v cast to the same dtype")

@@ -101,10 +101,10 @@ def _answer(spec: BackendSpec, call: AttentionCall, ran: AttentionCall | None) -
     if ran is not None and not spec.compiled:
         failure = _failure_of(spec.name, ran)
         if failure is None and reasons:
-            wrong = (f"it ran, though our rules for torch 2.11 to 2.13 say: {why}" for why in reasons)
+            wrong = (f"it ran, although the rules for torch 2.11 to 2.13 say: {why}" for why in reasons)
             reasons, cautions = (), (*wrong, *cautions)
         elif failure is not None and not reasons:
-            refused = f"torch {torch.__version__} refuses it, and no rule of ours knows why"
+            refused = f"torch {torch.__version__} rejects it, for a reason that no rule covers"
             reasons = (f"{refused}: {_first(failure)}",)
     return Answer(spec.name, not reasons, reasons, () if reasons else cautions, about, spec.documentation)
 
@@ -116,20 +116,20 @@ def _default(call: AttentionCall, present: bool, ran: AttentionCall | None) -> t
         assuming = f"; the rules assume compute capability {assumed}" if call.device == "cuda" else ""
         return None, f"unknown: torch {torch.__version__} sees no {call.device} device here{assuming}"
     if ran is None:
-        return None, "unknown: the call is too large to try, and no smaller one is treated alike"
+        return None, "unknown: the call is too large to run, and no smaller one follows the same rules"
     try:
         with _surroundings(ran), _Operators() as operators:
             _compute("sdpa", ran)
     except (RuntimeError, IndexError) as error:
         against = backend_spec("sdpa").reasons_against(ran)
         return None, "none: the call fails: " + (str(against[0]) if against else _first(error))
-    smaller = "" if ran == call else f" a smaller one that every rule treats alike, q {ran.query}"
-    how = f"seen by running{smaller or ' it'}: "
+    smaller = "" if ran == call else f" a smaller call that follows the same rules, q {ran.query}"
+    how = f"found by running{smaller or ' it'}: "
     for operator in operators.names:
         for spec in backends().values():
             if spec.operator and spec.operator in operator.lower().replace("_", ""):
                 return spec.name, how + operator
-    return "math", f"{how}no operator is a fused kernel's"
+    return "math", f"{how}no operator is a fused kernel"
 
 
 def _line(default: str | None, answers: tuple[Answer, ...]) -> str | None:

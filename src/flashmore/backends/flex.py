@@ -43,7 +43,7 @@ def flex(
         RuntimeError: dropout, a mask of integers, a gradient other than on CUDA, or what cannot be compiled.
     """
     if dropout_p > 0:
-        raise RuntimeError("FlexAttention knows no dropout")
+        raise RuntimeError("FlexAttention does not support dropout")
     if mask is not None and not (mask.dtype == torch.bool or mask.is_floating_point()):
         raise RuntimeError(f"a mask of {mask.dtype}")
     if not torch.is_grad_enabled():  # PyTorch refuses on the CPU whatever requires a gradient, even then

@@ -26,7 +26,7 @@ def varlen(
         RuntimeError: a mask, dropout, causal attention that is not square, or what the kernel refuses.
     """
     if mask is not None or dropout_p > 0:
-        raise RuntimeError("varlen_attn takes neither a mask nor dropout")
+        raise RuntimeError("varlen_attn supports neither a mask nor dropout")
     (B, H, L, _), S = q.shape, k.size(2)
     if causal and L != S:
         raise RuntimeError("varlen_attn would align the causal mask bottom-right")

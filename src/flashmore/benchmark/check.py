@@ -1,4 +1,4 @@
-"""Compares two records of one measurement, made at different times: what became slower."""
+"""Compares two records of the same measurement, and tells what became slower."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,8 +21,10 @@ def require_same(what: str, baseline: Mapping[str, Any], now: Mapping[str, Any])
     """
     if differing := [name for name in baseline if baseline[name] != now.get(name)]:
         first = differing[0]
-        found = f"another {' and '.join(differing)}: {now.get(first)} instead of {baseline[first]}"
-        raise UsageError(f"the {what} of the baseline", found[:500], "records of one machine and one command")
+        found = f"a different {' and '.join(differing)}: {now.get(first)} instead of {baseline[first]}"
+        raise UsageError(
+            f"the {what} of the baseline", found[:500], "records of the same machine and the same command"
+        )
 
 
 def check(baseline: Record, now: Record, equivalence: float) -> tuple[Setting, list[str]]:
@@ -41,7 +43,7 @@ def check(baseline: Record, now: Record, equivalence: float) -> tuple[Setting, l
     shared = [name for name in before if name in after]
     if not shared:
         valid = "two records with the same shapes and variants"
-        raise UsageError("a measurement that both records have", "none", valid)
+        raise UsageError("a measurement that is in both records", "none", valid)
     rows, ratios, slower = [], {}, []
     for name in shared:
         blocks = min(len(before[name]), len(after[name]))

@@ -92,7 +92,7 @@ def ablation_plot(record: Record) -> "Figure":
     def draw(figure: "FigureBase") -> None:
         rows = {"height_ratios": heights}
         axes_of = figure.subplots(len(panels), 1, squeeze=False, sharex=True, gridspec_kw=rows)[:, 0]
-        titles = ("added one after the other", "all together but one")
+        titles = ("added one by one", "all but one")
         for axes, variants, title in zip(axes_of, panels, titles, strict=False):
             _draw_bars(axes, variants)
             axes.set_title(title, loc="left", color=INK, fontsize=9)

@@ -79,7 +79,7 @@ class Rounds:
         equivalence: float,
     ) -> None:
         if blocks < 1:
-            raise ConfigError("a sensible --blocks", f"{blocks}", "20 or more")
+            raise ConfigError("a valid --blocks", f"{blocks}", "20 or more")
         if config.threads_here:
             torch.set_num_threads(config.threads_here)
         self.device, self.blocks, self.say, self.equivalence = device, blocks, say, equivalence

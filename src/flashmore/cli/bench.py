@@ -35,14 +35,14 @@ FORMS = (".png", ".svg", ".pdf")
 WRITES = ("--out", "--picture")
 CHECK = "check"
 WHAT = {
-    "step": "whole training steps of one model under two or more attention backends",
-    "ablation": "training steps with the documented speed-ups added one after the other",
-    "attention": "the kernels alone: time, memory and error against T",
-    CHECK: "the same as an earlier record, to see what became slower; for CI",
+    "step": "whole training steps with two or more attention backends",
+    "ablation": "training steps with the speed-ups added one by one",
+    "attention": "the attention kernels only: time, memory and error by sequence length",
+    CHECK: "regressions against an earlier record, for CI",
 }
 HELP = """usage: flashmore bench WHAT [OPTIONS]
 
-Measure what training, attention and each speed-up cost on this machine, and how sure that is.
+Benchmark training steps, attention backends and speed-ups on this machine.
 
 """
 
@@ -54,16 +54,16 @@ class Outputs:
     out: Path | None = None
     """Write the record to this file."""
     picture: Path | None = None
-    """Save a plot of the record to this file: .png, .svg or .pdf."""
+    """Save a plot to this file: .png, .svg or .pdf."""
     json: bool = False
-    """Print the record on stdout and nothing else."""
+    """Print the record to stdout as JSON, and nothing else."""
     equivalence: float = 3.0
-    """Largest difference in percent that counts as none."""
+    """Differences up to this percentage count as no difference."""
 
     def __post_init__(self) -> None:
         require_percentage(self.equivalence)
         if self.picture is not None and self.picture.suffix.lower() not in FORMS:
-            raise ConfigError("a --picture that can be drawn", str(self.picture), ", ".join(FORMS))
+            raise ConfigError("a file format for --picture", str(self.picture), ", ".join(FORMS))
         require_writable("--out", self.out)
         require_writable("--picture", self.picture)
 
@@ -73,73 +73,74 @@ Measured = tuple[Record, Outputs, "Callable[[Record], Figure]"]
 
 @dataclass(frozen=True)
 class BenchStep(Outputs):
-    """Time whole training steps of the same model, data and seed with two or more attention backends.
+    """Time whole training steps with two or more attention backends, on the same model, data and seed.
 
-    Each backend is first compared with manual attention in float64; one that exceeds the error budget of its
-    precision is not timed. The variants then alternate in short blocks, so that drift affects all equally.
+    Each backend is first checked against manual attention in float64, and skipped if its error is too large
+    for its precision. The variants then alternate in short blocks, so that drift affects all of them equally.
     """
 
     config: TrainConfig
-    """Data, model and training; --model and --preset decide some of the defaults."""
+    """Data, model and training. Some defaults depend on --model and --preset."""
     variants: tuple[Attention, ...] = ("manual", "flash")
-    """Attention backends, the first of which is the baseline; a name may be repeated."""
+    """Attention backends; the first is the baseline. A name can be repeated."""
     lengths: tuple[int, ...] = ()
-    """Lengths T of rows from a stream of all names; none means padded names, as in training."""
+    """Sequence lengths T, filled with concatenated names. If omitted, padded names, as in training."""
     blocks: int = BLOCKS
-    """Blocks per variant; fewer than 20 are imprecise."""
+    """Blocks per variant; use at least 20."""
 
 
 @dataclass(frozen=True)
 class BenchAblation(Outputs):
-    """Add the catalogue's speed-ups one at a time to the plain loop, and time each variant.
+    """Add the speed-ups to the plain training loop one by one, and time each variant.
 
-    Exact ones must first reproduce the plain loop's losses, or they are not timed. The variants then
-    alternate in short blocks, so that drift affects all equally. --speedups selects which to add: `auto` and
-    `all` mean every one that works here.
+    Exact speed-ups must first reproduce the losses of the plain loop; those that do not are skipped. The
+    variants then alternate in short blocks, so that drift affects all of them equally. --speedups selects the
+    speed-ups to add; `auto` and `all` add every one that works here.
     """
 
     config: TrainConfig
-    """Data, model and training; --model and --preset decide some of the defaults."""
+    """Data, model and training. Some defaults depend on --model and --preset."""
     leave_one_out: bool = False
-    """Also leave each one out of the full set."""
+    """Also time the full set without each speed-up in turn."""
     blocks: int = ABLATION_BLOCKS
-    """Blocks per variant; fewer than 20 are imprecise."""
+    """Blocks per variant; use at least 20."""
     seconds: float | None = None
-    """Approximate time limit; speed-ups whose compilation would exceed it are left out, with a note. None
-    means 180, or 1,200 with --leave-one-out, where nearly every variant is compiled again."""
+    """Approximate time limit in seconds. If omitted, 180, or 1,200 with --leave-one-out.
+    Speed-ups that would take too long to compile are skipped, with a note."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise ConfigError("a sensible --seconds", f"{self.seconds}", "above 0, for example 180")
+            raise ConfigError("a valid --seconds", f"{self.seconds}", "above 0, for example 180")
 
 
 @dataclass(frozen=True)
 class BenchAttention(Outputs):
-    """Measure time, memory and error of every attention backend against T, and where fused gets faster.
+    """Measure time, memory and error of every attention backend by sequence length.
 
-    Lists are combined: `--head-dim 16 64 --causal --full` measures four settings. Memory is estimated first.
+    The result shows from which length on fused attention is faster. All combinations of the given values are
+    measured: `--head-dim 16 64 --causal --full` gives four settings.
     """
 
     plan: AttentionPlan
     from_config: Path | None = None
-    """A Hugging Face model's config.json: its heads and channels per head become the defaults."""
+    """Take the number of heads and the head dimension from a Hugging Face model's config.json."""
 
 
 @dataclass(frozen=True)
 class BenchCheck:
-    """Measure again what a record measured, and exit with 1 if something is slower, with 0 otherwise.
+    """Repeat the measurement of a record. Exit with 1 if anything got slower, with 0 otherwise.
 
-    The blocks of two runs cannot share the machine's moods, so let nothing else run, and choose --equivalence
-    by what two runs of the same code differ by. Records of another device or other settings are refused.
+    The two measurements do not run side by side: let nothing else run on the machine, and set --equivalence
+    to how much two runs of the same code differ. The device and the settings must be those of the record.
     """
 
     baseline: Path
-    """Record to compare with, written by `flashmore bench … --out` or `choose --out`."""
+    """Record to compare with, written by `flashmore bench … --out` or `flashmore choose --out`."""
     record: Positional[Path | None] = None
-    """Compare this record instead of measuring."""
+    """Compare this record instead of measuring again."""
     equivalence: float = 3.0
-    """Largest difference in percent that counts as none."""
+    """Differences up to this percentage count as no difference."""
 
     def __post_init__(self) -> None:
         require_percentage(self.equivalence)
@@ -148,18 +149,18 @@ class BenchCheck:
 def require_percentage(equivalence: float) -> None:
     """Refuse an --equivalence that is not between 0 and 100."""
     if not 0 < equivalence < 100:
-        raise ConfigError("a sensible --equivalence", f"{equivalence:g}", "a percentage, such as 3")
+        raise ConfigError("a valid --equivalence", f"{equivalence:g}", "a percentage, such as 3")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore bench`."""
     if not argv or argv[0] in ("-h", "--help"):
         write(HELP + "".join(f"  {what:<10} {does}\n" for what, does in WHAT.items()))
-        write("\nflashmore bench WHAT --help tells the options.\n")
+        write("\nRun `flashmore bench WHAT --help` for the options.\n")
         return 0 if argv else 2
     what, *rest = argv
     if what not in WHAT:
-        raise UsageError("something to measure: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
+        raise UsageError("a benchmark: flashmore bench WHAT", f"'{what}'", ", ".join(WHAT))
     return _check(rest) if what == CHECK else _give(*MEASURES[what](rest))
 
 
@@ -267,8 +268,8 @@ def _measured_again(baseline: Record) -> Record:
         return choose.measured([*words[1:], "--fresh"])[0]
     if words[:1] != ["bench"] or words[1:2] == [] or words[1] not in MEASURES:
         found = " ".join(baseline["command"])[:200] or "no command"
-        valid = "a second RECORD to compare with the baseline"
-        raise UsageError("a baseline that `flashmore bench` or `choose` measured", found, valid)
+        valid = "a RECORD to compare with the baseline"
+        raise UsageError("a baseline written by `flashmore bench` or `flashmore choose`", found, valid)
     return MEASURES[words[1]](words[2:])[0]
 
 
@@ -285,12 +286,12 @@ def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") 
         show(record)
     if outputs.out is not None:
         write_record(record, outputs.out)
-        say(f"the record: {outputs.out}")
+        say(f"record: {outputs.out}")
     if outputs.picture is not None:
         save_picture(draw(record), outputs.picture)
-        say(f"the picture: {outputs.picture}")
+        say(f"picture: {outputs.picture}")
     if not record["complete"]:
-        say("interrupted: what was measured so far is kept")
+        say("interrupted: the measurements so far are kept")
         return Interrupted.exit_code
     return 0
 

@@ -14,25 +14,25 @@ from flashmore.terminal import say, write_json
 
 @dataclass(frozen=True)
 class Choose:
-    """Measure which backend computes attention fastest here, and cache the answer.
+    """Measure which backend computes attention fastest here, and cache the result.
 
-    `--attention auto` uses the same answer. It is cached for this device, torch release, number of threads,
-    dtype, shape and so on, in $FLASHMORE_CACHE or the user's cache folder.
+    `train --attention auto` uses the same result. The cache, in $FLASHMORE_CACHE or the user's cache folder,
+    has an entry for each device, torch release, number of threads and attention call.
     """
 
     call: CallOptions
     from_config: Path | None = None
-    """A Hugging Face model's config.json: its heads and channels per head become the defaults."""
+    """Take the number of heads and the head dimension from a Hugging Face model's config.json."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device to use; `auto` selects a GPU if there is one."""
+    """Device to use; `auto` uses a GPU if there is one."""
     threads: int = 0
-    """CPU threads; 0 leaves PyTorch's default."""
+    """CPU threads; 0 keeps PyTorch's default."""
     fresh: bool = False
-    """Measure again even if the answer is cached."""
+    """Measure again even if there is a cached result."""
     out: Path | None = None
     """Write the record to this file."""
     json: bool = False
-    """Print the record, one JSON document, on stdout and nothing else."""
+    """Print the record to stdout as JSON, and nothing else."""
 
     def __post_init__(self) -> None:
         self.call.require_measurable()
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         show(record)
         if not record["measuring_s"]:
-            say("as measured before; --fresh measures again")
+            say("from the cache; use --fresh to measure again")
     return 0
 
 

@@ -26,43 +26,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare runs: losses, parameters, time and names."""
+    """Compare runs by loss, parameters, training time and generated names."""
 
     runs: Positional[tuple[Path, ...]] = ()
-    """Folders of finished runs."""
+    """Folders or packs of finished runs."""
     models: tuple[Model, ...] = ()
-    """Models to train first, each with its own defaults, instead of or in addition to runs."""
+    """Models to train first with their default options, alone or in addition to the given runs."""
     file: Path | None = None
-    """With --models: the text file to train on; none means the built-in names."""
+    """With --models: text file to train on. If omitted, the built-in names."""
     column: str | None = None
-    """With --file: column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    """With --file: column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
     max_steps: int | None = None
-    """With --models: optimizer steps for each; none means the default."""
+    """With --models: number of optimizer steps of each. If omitted, the model's default."""
     out: Path = Path("runs")
-    """With --models: the folder for their runs."""
+    """With --models: folder for their runs."""
     count: int = 10
-    """Names to generate from each."""
+    """Number of names to generate from each."""
     seed: int = 3407
-    """Seed of the generated names."""
+    """Random seed for the names."""
     picture: Path | None = None
-    """Save the comparison as a PNG."""
+    """Save a plot of the comparison as a PNG file."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore compare`."""
     command = parse(Compare, "compare", argv)
     if not command.runs and not command.models:
-        raise ConfigError("something to compare", "nothing", "RUN RUN …, or --models bigram transformer")
+        raise ConfigError("runs to compare", "none", "RUN RUN …, or --models bigram transformer")
     if not command.models and (command.file, command.max_steps, command.out) != (None, None, Compare.out):
         raise ConfigError(
-            "--file, --max-steps and --out with models to train",
-            "runs that are finished, and no --models",
-            "the runs alone, or --models bigram transformer beside them",
+            "--models with --file, --max-steps or --out",
+            "no --models",
+            "only the runs, or --models bigram transformer as well",
         )
     if command.column is not None and command.file is None:
-        raise ConfigError("--file beside --column", "no file", "--file FILE, or no --column")
+        raise ConfigError("--file with --column", "no --file", "--file FILE, or omit --column")
     options = GenerateOptions(count=command.count, seed=command.seed)
     if command.picture is not None:
         require_png(command.picture)
@@ -80,13 +80,13 @@ def main(argv: Sequence[str]) -> int:
     trained = [_train(config, command.out) for config in configs]
     rows += compare(trained, options)
     if not all(run.split.train for run in runs):
-        say("a pack without items does not tell whether the test losses can be compared")
+        say("a pack has no items, so the test losses may not be comparable")
     elif not same_test_items(runs + trained):
-        say("these runs were tested on different names: their test losses cannot be compared")
+        say("these runs have different test items: their test losses are not comparable")
     for row in rows:
         if row.improving:
-            last = f"{row.result.run} was best at its last step, {row.result.steps:,}"
-            say(f"{last}: it may not be trained to its best; a larger --max-steps tells")
+            last = f"{row.result.run} has its lowest validation loss at its last step, {row.result.steps:,}"
+            say(f"{last}: its loss may improve with a larger --max-steps")
     if command.json:
         write_json([row.to_json() for row in rows])
     else:
@@ -109,7 +109,7 @@ def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
     boxes = draw(rows, picture)
     say(f"picture: {picture}")
     if boxes:
-        say(f"{boxes} characters are boxes in the picture: the font that it is drawn with lacks them")
+        say(f"{boxes} characters are shown as boxes in the picture: they are missing in its font")
 
 
 def _train(config: TrainConfig, out: Path) -> "Run":

@@ -20,12 +20,12 @@ DEVICE: Literal["cpu"] = "cpu"
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a Bigram and a Transformer on the built-in names, compare them, and time fused attention."""
+    """Train a bigram and a transformer on the built-in names, compare them, and time fused attention."""
 
     out: Path = Path("demo")
     """Folder for the runs."""
     picture: Path = Path("demo/names.png")
-    """PNG file for the comparison."""
+    """PNG file for the plot of the comparison."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,15 +57,15 @@ def main(argv: Sequence[str]) -> int:
         record = bench_steps(makemore, blocks=bench.BLOCKS, say=bar.say, after_block=bar.after_block)
     bench.show(record)
     if not record["complete"]:
-        found = "by Ctrl-C while steps were timed"
-        raise Interrupted("the whole story", found, "Time them with: flashmore bench step")
+        found = "by Ctrl-C while timing steps"
+        raise Interrupted("the complete demo", found, "Time them with: flashmore bench step")
     run = runs[-1].path
     stdout().print(
         "",
         "What to try next:",
         f"  flashmore generate {run} --prefix ma --new-only",
         f"  flashmore score {run} emma xqzw",
-        "  flashmore train YOUR_FILE.txt           # brands, places, words: one a line",
+        "  flashmore train YOUR_FILE.txt           # brands, places, words: one per line",
         "  flashmore compare --models bigram mlp gru transformer --picture models.png",
         "  docs/attention.md                       # why fused attention can be faster",
     )

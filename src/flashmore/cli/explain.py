@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explain:
-    """Explain which attention backends can run, every reason against the others, and which one PyTorch picks.
+    """Show which attention backends can run, why the others cannot, and which one PyTorch picks.
 
-    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). If the device is present every backend is
-    run; otherwise only the rules are used.
+    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). If the device is present, every backend is
+    run; otherwise the answer comes from known rules only.
     """
 
     call: CallOptions
     run: Path | None = None
-    """A run's folder: its shape, dtype, device and dropout become the defaults."""
+    """Take shape, dtype, device and dropout from a run."""
     from_config: Path | None = None
-    """A Hugging Face model's config.json: its heads and channels per head become the defaults."""
+    """Take the number of heads and the head dimension from a Hugging Face model's config.json."""
     dims: Literal[2, 3, 4, 5] = 4
-    """Dimensions of q, k and v: 3 omits B, 2 omits B and H, 5 adds a leading 1."""
+    """Number of dimensions of q, k and v: 3 omits B, 2 omits B and H, 5 adds a leading 1."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """`auto` selects a GPU if there is one; for an absent device only the rules are used."""
+    """Device of the call, which need not be present; `auto` uses a GPU if there is one."""
     capability: str | None = None
-    """Compute capability of an absent GPU, such as 9.0 for an H100; none means 8.0."""
+    """Compute capability of a GPU that is not present, such as 9.0 for an H100. If omitted, 8.0."""
     non_contiguous: bool = False
-    """The last dimension of q, k and v is not contiguous."""
+    """Make the last dimension of q, k and v non-contiguous."""
     deterministic: bool = False
-    """torch.use_deterministic_algorithms(True) is on."""
+    """Assume torch.use_deterministic_algorithms(True)."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
     call = _call(command, device)
     if command.capability is not None and command.device != "cuda":
         found = f"--device {command.device}"
-        raise ConfigError("--device cuda beside --capability", found, "--device cuda, or no --capability")
+        raise ConfigError("--device cuda with --capability", found, "--device cuda, or omit --capability")
     if command.capability is not None and is_present("cuda"):
-        raise ConfigError("--capability only for a GPU that is not here", command.capability, "leave it out")
+        raise ConfigError("--capability with a GPU that is not present", "a GPU", "omit --capability")
     explanation = explain(call)
     if command.json:
         write_json(explanation.to_json())
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 def _defaults(argv: Sequence[str]) -> Explain:
     run, config = value_of("--run", argv), value_of("--from-config", argv)
     if run and config:
-        raise ConfigError("--run or --from-config", "both", "one of them")
+        raise ConfigError("--run or --from-config", "both", "only one of them")
     if config:
         return Explain(CallOptions(**heads_of(Path(config))))  # type: ignore[arg-type]
     return _of_run(Path(run)) if run else Explain(CallOptions())
@@ -84,7 +84,9 @@ def _of_run(path: Path) -> Explain:
 
     run = Run.open(path)
     if not model_spec(run.model.model).attends:
-        raise ConfigError("a run of a model with attention", f"a {run.model.model}", "a run of a transformer")
+        raise ConfigError(
+            "a run of a transformer, which has attention", f"a {run.model.model}", "a run of a transformer"
+        )
     config = config_of(run)
     call = CallOptions(
         batch_size=config.batch_size,
@@ -128,7 +130,7 @@ def _show(explanation: "Explanation") -> None:
         "last dimension not contiguous": not call.unit_stride,
         "deterministic": call.deterministic,
     }
-    rows = table("backend", "usable", "why not, or what to know (what to change)")
+    rows = table("backend", "usable", "reasons and notes (what to change)")
     chosen = explanation.how
     for answer in explanation.backends:
         notes = (f"note: {caution}" for caution in answer.cautions)
@@ -138,6 +140,6 @@ def _show(explanation: "Explanation") -> None:
             chosen = f"{default} ({answer.about}), {explanation.how}"
     console = stdout()
     console.print(", ".join(fact for fact, holds in facts.items() if holds), rows)
-    console.print(f"PyTorch's own choice: {chosen}")
+    console.print(f"PyTorch picks: {chosen}")
     if explanation.line is not None:
-        console.print("", "to have one kernel and no other:", *explanation.line.split("\n"))
+        console.print("", "to use only this kernel:", *explanation.line.split("\n"))

@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from flashmore.runs import Run
 
 LENGTH = 500
-NO_ITEMS = "this pack holds no items, so new names and copies cannot be told apart"
+NO_ITEMS = "this pack has no items, so new names cannot be told from known ones"
 FOR_TEXT = {"prefix", "temperature", "top_k", "top_p", "seed"}
 """The options that apply to a run on one long text."""
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Generate names from a run's best weights, each labelled `train`, `validation`, `test` or `new`.
+    """Generate names with a run's best weights, each labelled `train`, `validation`, `test` or `new`.
 
-    Names are drawn as the model gives them, and those that do not fulfil the options are rejected.
+    Names are sampled from the model; those that do not match the options are rejected.
 
-    For a run on one long text (--mode text), generate --length characters after --prefix.
+    For a run on one long text (--mode text), --prefix is continued by --length characters.
     """
 
     run: Positional[Path]
-    """The run's folder."""
+    """Folder or pack of the run."""
     sampling: GenerateOptions
     length: int | None = None
-    """For a run on one long text: number of characters to generate; none means 500."""
+    """For a run on one long text: number of characters to generate. If omitted, 500."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,10 +51,10 @@ def main(argv: Sequence[str]) -> int:
     if run.text is not None:
         return _continue_text(run, command, options_in(argv))
     if command.length is not None:
-        found = f"{command.run}, a run on items, each of which ends by itself"
-        raise ConfigError("a run on one long text, for --length", found, "--count for the number of items")
+        found = f"{command.run}, a run on items"
+        raise ConfigError("a run on one long text with --length", found, "--count to set the number of items")
     if "--max-distance" in options_in(argv) and command.sampling.like is None:
-        raise ConfigError("--like NAME, for --max-distance", "no --like", "both, or neither")
+        raise ConfigError("--like NAME with --max-distance", "no --like", "use both, or neither")
     made = generate(run, command.sampling)
     if command.json:
         write_json(asdict(made))
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     share = len(made.names) / made.draws
     say(str(made.tally or NO_ITEMS), f"{len(made.names):,} of {made.draws:,} draws accepted ({share:.2%})")
     if command.sampling.seed is None:
-        say(f"the same names again: --seed {made.seed}")
+        say(f"to generate the same names again: --seed {made.seed}")
     if not made.complete:
         found = f"{len(made.names)} after {made.draws:,} draws"
         valid = "a smaller --count, fewer constraints, --repeats, or a larger --max-draws"
@@ -84,13 +84,13 @@ def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
         option = "--" + field.name.replace("_", "-")
         if option in given and field.name not in FOR_TEXT:
             found = f"{command.run}, a run on one long text"
-            valid = "--length, --prefix and what decides a draw"
-            raise ConfigError(f"a run on items, for {option}", found, valid)
+            valid = "--length, --prefix, --temperature, --top-k, --top-p, --seed"
+            raise ConfigError(f"a run on items with {option}", found, valid)
     made = continue_text(run, command.sampling, LENGTH if command.length is None else command.length)
     if command.json:
         write_json(asdict(made))
         return 0
     write(f"{made.prefix}{made.text}\n")
     if command.sampling.seed is None:
-        say(f"the same text again: --seed {made.seed}")
+        say(f"to generate the same text again: --seed {made.seed}")
     return 0

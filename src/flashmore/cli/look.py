@@ -27,24 +27,24 @@ BARS = 40
 
 @dataclass(frozen=True)
 class Look:
-    """Show what a list holds without training: counts, lengths, characters, and what may be unintended."""
+    """Show what a list contains, without training: counts, lengths, characters and likely mistakes."""
 
     file: Positional[Path | None] = None
-    """As for `flashmore train`: a list, a table, `-` for stdin, or a folder. Default: the built-in names."""
+    """A list, a table, a folder or `-` for stdin, as for `train`. If omitted, the built-in names."""
     column: str | None = None
-    """Column of a CSV, TSV, JSON lines or Parquet file that holds the items."""
+    """Column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
     weight: str | None = None
-    """With --column: the column that holds the items' weights."""
+    """With --column: column with the weights of the items."""
     encoding: str = "utf-8"
-    """Text encoding of the file."""
+    """Encoding of the file."""
     split: str = "80/10/10"
     """Percentages for train/validation/test, or `makemore`."""
     split_seed: int = 3407
     """Seed of the split."""
     picture: Path | None = None
-    """Save lengths and characters as a PNG."""
+    """Save a plot of lengths and characters as a PNG file."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -76,8 +76,8 @@ def _show(found: Overview) -> None:
     rows.add_row("lengths", f"{min(found.lengths)} to {max(found.lengths)}; {shares} of the items")
     frequent, rare = [*found.characters.items()][:CHARACTERS], [*found.characters.items()][CHARACTERS:]
     if (weights := found.weights) is not None:
-        rows.add_row("weights", f"{weights.least:,g} to {weights.most:,g}, in sum {weights.total:,g}")
-        rows.add_row("", f"a mean is as exact as of {weights.effective:,.0f} items of equal weight")
+        rows.add_row("weights", f"{weights.least:,g} to {weights.most:,g}, total {weights.total:,g}")
+        rows.add_row("", f"effective sample size {weights.effective:,.0f}")
     rows.add_row("characters", f"{len(found.characters):,}")
     rows.add_row("frequent", _counts(frequent))
     if rare:

@@ -14,19 +14,19 @@ from flashmore.errors import FlashmoreError, UsageError, is_of_the_compiler, is_
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
-    "train": "learn from a file of names; leaves a run's folder",
-    "look": "what a list holds, and what in it may be unintended, without training",
-    "generate": "names or text from a run",
-    "score": "how likely a run finds given names",
-    "pack": "a run as one file to hand on, without its items",
-    "compare": "several runs or models side by side, with a picture",
-    "bench": "what each way of computing attention costs here, on whole steps or alone",
-    "explain": "which attention kernels can run, which not and why, and which one PyTorch picks",
-    "choose": "the fastest attention backend here, measured and remembered",
-    "speedups": "every documented speed-up: what it is, what it costs, whether it works here",
-    "upgrade": "hand-written attention in your own code: rewritten, proved, written, measured",
-    "report": "records of measurements as a web page and as Markdown",
-    "demo": "the whole story on the built-in names, in about a minute",
+    "train": "train a model on a list of names or one long text",
+    "look": "inspect a list before training: counts, characters, likely mistakes",
+    "generate": "generate names or text from a run",
+    "score": "print the log-probabilities of given names",
+    "pack": "pack a run into one file to share, without the training items",
+    "compare": "compare runs or models side by side",
+    "bench": "benchmark attention backends, training steps and speed-ups",
+    "explain": "show which attention kernels can run, why others cannot, and PyTorch's pick",
+    "choose": "measure and cache the fastest attention backend",
+    "speedups": "list the speed-ups, their costs, and whether they work here",
+    "upgrade": "replace hand-written attention in your own code with fused attention",
+    "report": "turn benchmark records into an HTML page or Markdown",
+    "demo": "train, compare and benchmark on the built-in names, in about a minute",
 }
 
 
@@ -71,19 +71,19 @@ def _for_users(error: Exception) -> FlashmoreError | None:
     found = str(error).strip().partition("\n")[0] or type(error).__name__
     if isinstance(error, OSError):
         found = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or found
-        valid = "a disk with free space and an output that can be written, then the same command"
+        valid = "run the same command again with free disk space and a writable output"
         return FlashmoreError("to finish the command", found, valid)
     if is_out_of_memory(error):
-        return FlashmoreError("memory to finish the command", found, "more free memory, or smaller sizes")
+        return FlashmoreError(
+            "enough memory to finish the command", found, "more free memory, or smaller sizes"
+        )
     if is_of_the_compiler(error):
-        valid = "a C++ compiler that works; or --speedups without compile and max-autotune"
-        return FlashmoreError("PyTorch's compiler to take this", found, valid)
+        valid = "a working C++ compiler, or --speedups without compile and max-autotune"
+        return FlashmoreError("torch.compile to succeed", found, valid)
     frames = walk_tb(error.__traceback__)
     if any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames):
-        valid = (
-            "no TORCH_LOGS, or names of PyTorch's logs, which TORCH_LOGS=help python -c 'import torch' tells"
-        )
-        return UsageError("PyTorch's logs in TORCH_LOGS", repr(os.environ.get("TORCH_LOGS")), valid)
+        valid = "no TORCH_LOGS, or names listed by: TORCH_LOGS=help python -c 'import torch'"
+        return UsageError("names of PyTorch's logs in TORCH_LOGS", repr(os.environ.get("TORCH_LOGS")), valid)
     return None
 
 
@@ -97,7 +97,7 @@ def _run(words: list[str]) -> int:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise UsageError("a working directory", "it was deleted", "cd to a folder that is there") from None
+        raise UsageError("a working directory", "it was deleted", "cd to an existing folder") from None
     verb, *rest = words
     if verb not in VERBS:
         raise UsageError("a command", f"'{verb}'", ", ".join(VERBS))
@@ -105,7 +105,7 @@ def _run(words: list[str]) -> int:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise UsageError("words in UTF-8", ascii(word), "another name for this file") from None
+            raise UsageError("arguments in UTF-8", ascii(word), "another name for this file") from None
     command = importlib.import_module(f"flashmore.cli.{verb}")
     try:
         return int(command.main(rest))
@@ -125,8 +125,8 @@ def _help() -> str:
     verbs = "\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())
     return (
         "usage: flashmore COMMAND [OPTIONS]\n\n"
-        "Train small character models at the speed PyTorch's documentation makes possible,\n"
-        "and measure what each documented speed-up is worth on this machine.\n\n"
+        "Train small character models with PyTorch's documented speed-ups,\n"
+        "and measure what each of them gains on this machine.\n\n"
         f"{verbs}\n\n"
-        "flashmore COMMAND --help tells a command's options; flashmore --version the version.\n"
+        "Run `flashmore COMMAND --help` for a command's options, `flashmore --version` for the version.\n"
     )

@@ -26,7 +26,7 @@ def heads_of(path: Path) -> dict[str, int | bool]:
     try:
         found = loads(data)
     except ValueError as error:
-        raise ConfigError(wanted, f"no JSON document ({error})", valid) from error
+        raise ConfigError(wanted, f"invalid JSON ({error})", valid) from error
 
     def size(name: str, otherwise: int | None = None) -> int:
         value = found.get(name) if isinstance(found, dict) else None

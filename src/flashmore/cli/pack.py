@@ -13,17 +13,17 @@ from flashmore.terminal import say
 
 @dataclass(frozen=True)
 class Pack:
-    """Pack a finished run into one file, which generate, score, compare and explain open like a run's folder.
+    """Pack a finished run into one file. `generate`, `score`, `compare` and `explain` open it like a folder.
 
-    It has the best weights, the vocabulary, the options and the result, but neither items nor paths.
+    It contains the best weights, the vocabulary, the options and the result, but no items and no paths.
     """
 
     run: Positional[Path]
-    """The run's folder."""
+    """Folder of the run."""
     out: Path
-    """The file to write."""
+    """File to write."""
     with_items: bool = False
-    """Include the items, which label names as new or known, and their weights."""
+    """Include the items and their weights, which are needed to tell new names from known ones."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,10 +37,10 @@ def main(argv: Sequence[str]) -> int:
 
     run = Run.open(command.run)
     if command.out.resolve().is_relative_to(command.run.resolve()):
-        raise ConfigError("a file for --out outside the run", str(command.out), "another --out")
+        raise ConfigError("a file for --out outside the run's folder", str(command.out), "another --out")
     if (result := result_of(run)) is None:
-        valid = f"first: {run.resume_command()}"
-        raise RunError(f"a finished run in {run.path}", "one that was interrupted, with no result yet", valid)
+        valid = f"finish it first: {run.resume_command()}"
+        raise RunError(f"a finished run in {run.path}", "an interrupted run, which has no result yet", valid)
     command.out.parent.mkdir(parents=True, exist_ok=True)
     write(run, result.to_json(), command.out, with_items=command.with_items)
     say(f"packed {command.run} into {command.out}: {command.out.stat().st_size:,} bytes")

@@ -19,6 +19,7 @@ Command = TypeVar("Command")
 STYLE = (
     tyro.conf.OmitArgPrefixes,  # --max-steps, never --config.max-steps
     tyro.conf.FlagCreatePairsOff,  # --json, without --no-json
+    tyro.conf.DisallowNone,  # --file PATH, not {None}|PATH
     tyro.conf.OmitSubcommandPrefixes,
 )
 LONGEST_ENDING = 22
@@ -93,7 +94,7 @@ def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequenc
     given = options_in(argv)
     for option in unused:
         if option in given:
-            raise ConfigError("options that change what is measured", option, f"the same without {option}")
+            raise ConfigError("options that affect the measurement", option, f"omit {option}")
     for name, needed, present in ineffective(config):
         if "--" + name.replace("_", "-") in given:
             raise without_effect(name, needed, present)
@@ -109,7 +110,7 @@ def require_writable(option: str, path: Path | None, *, folder: bool = False) ->
     """
     why = None if path is None else _why_not(path.absolute(), folder=folder)
     if why is not None:
-        wanted = f"a {'folder' if folder else 'file'} for {option} that can be written"
+        wanted = f"a writable {'folder' if folder else 'file'} for {option}"
         raise StorageError(wanted, f"{path}: {why}", f"another {option}")
 
 
@@ -123,7 +124,7 @@ def _why_not(path: Path, *, folder: bool) -> str | None:
             missing.append(there.name)
             there = there.parent
         if not there.is_dir():
-            return f"{there} is no folder"
+            return f"{there} is not a folder"
         with tempfile.TemporaryFile(dir=there):  # permissions do not reveal a read-only disk
             pass
         longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255

@@ -17,17 +17,17 @@ DEFAULT_PAGE = Path("report.html")
 
 @dataclass(frozen=True)
 class Report:
-    """Show records as one self-contained HTML page, or as Markdown with separate plots.
+    """Turn records into one self-contained HTML page, or into Markdown with plots in separate files.
 
-    Several records are shown side by side, and differences between their machines are marked.
+    Several records are shown side by side, with the differences between their machines marked.
     """
 
     records: Positional[tuple[Path, ...]]
-    """Files written by `flashmore bench … --out FILE` or `flashmore choose --out FILE`."""
+    """Records, written by `flashmore bench … --out FILE` or `flashmore choose --out FILE`."""
     out: Path | None = None
-    """The HTML file; without --markdown the default is report.html."""
+    """HTML file to write. If omitted, report.html, or none with --markdown."""
     markdown: Path | None = None
-    """The Markdown file; its plots are SVG files next to it, whose names start like its own."""
+    """Markdown file to write. Its plots are SVG files next to it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Report, "report", argv)
     page = DEFAULT_PAGE if command.out is None and command.markdown is None else command.out
     if not command.records:
-        raise UsageError("at least one record", "none", "files that `flashmore bench … --out FILE` wrote")
+        raise UsageError("at least one record", "none", "files written by `flashmore bench … --out FILE`")
     _require_ending("--out", page, (".html", ".htm"))
     _require_ending("--markdown", command.markdown, (".md", ".markdown"))
     require_writable("--out", page)

@@ -15,20 +15,20 @@ from flashmore.terminal import say, write_json
 
 @dataclass(frozen=True)
 class Score:
-    """Print names' log-probabilities under a run's best weights, total and per character, with EOS."""
+    """Print the log-probability of names under a run's best weights, total and per character, with EOS."""
 
     run: Positional[Path]
-    """The run's folder."""
+    """Folder or pack of the run."""
     names: Positional[tuple[str, ...]] = ()
-    """The names to score."""
+    """Names to score."""
     file: Path | None = None
-    """Score the names of a file instead: a list, a table, `-` for stdin, or a folder, as for `train`."""
+    """Score the names in a file instead: a list, a table, a folder or `-` for stdin, as for `train`."""
     column: str | None = None
-    """With --file: column of a CSV, TSV, JSON lines or Parquet file that holds the names."""
+    """With --file: column with the names, in a CSV, TSV, JSON Lines or Parquet file."""
     encoding: str = "utf-8"
-    """With --file: its text encoding."""
+    """With --file: encoding of the file."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         say(*words.notes)
         names = words.items
     elif command.column or command.encoding != Score.encoding:
-        raise ConfigError("--file beside --column and --encoding", "names", "the names alone, or --file")
+        raise ConfigError("--file with --column or --encoding", "names", "only the names, or --file")
 
     from flashmore.generation.sample import score
     from flashmore.runs import Run

@@ -17,15 +17,15 @@ from flashmore.terminal import write_json
 
 @dataclass(frozen=True)
 class ListSpeedups:
-    """List every documented speed-up: devices, exactness, costs, and documentation.
+    """List the speed-ups: devices, exactness, costs, and links to their documentation.
 
-    Whether one works here applies to this machine and the default config; a run of another model may differ.
+    Whether a speed-up works is told for this machine and the default options; other models may differ.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device of the run; `auto` selects a GPU if there is one."""
+    """Device to use; `auto` uses a GPU if there is one."""
     json: bool = False
-    """Print a list of objects on stdout and nothing else."""
+    """Print the list to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         break_on_hyphens=False,
     )
     for name, entry in CATALOGUE.items():
-        works = entry.how(name) if reasons[name] is None else f"not here: {reasons[name]}"
+        works = entry.how(name) if reasons[name] is None else f"not usable here: {reasons[name]}"
         facts = f"{', '.join(entry.devices)}; {entry.exactness}; costs {entry.costs}"
         console.print(Text(f"{name}: {entry.title}", "bold"))
         for fact in (facts, works, entry.page):

@@ -32,40 +32,37 @@ MOST_PRODUCTS = 2 * 10**9
 
 @dataclass(frozen=True)
 class Train:
-    """Train on a file of names, one per line (default: the built-in names), and save a run's folder.
+    """Train a model on a list of names, one per line, and save the run in a folder.
 
-    With --mode text the file is one long text, split into windows of --block-size characters.
+    With --mode text, the file is one long text, which is split into windows of --block-size characters.
 
-    `flashmore train --resume RUN` resumes an interrupted run, with no options except --max-steps and --json.
+    To resume an interrupted run: `flashmore train --resume RUN`, with no options but --max-steps and --json.
     """
 
     config: TrainConfig
-    """Data, model and training; --model and --preset decide some of the defaults."""
+    """Data, model and training. Some defaults depend on --model and --preset."""
     out: Path | None = None
-    """The run's folder, new or empty; none means the first unused of runs/MODEL, runs/MODEL-2, …"""
+    """New or empty folder for the run. If omitted, the first unused of runs/MODEL, runs/MODEL-2, …"""
     splits: int = 1
-    """Train on this many random splits of the items and report how their test losses vary; the run on the
-    first is kept."""
+    """Train on this many random splits and report how the test loss varies. Only the first run is kept."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.splits <= MOST_SPLITS:
-            raise ConfigError(
-                "a sensible --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}"
-            )
+            raise ConfigError("a valid --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}")
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Resume an interrupted run as if it had never stopped; only --max-steps may change."""
+    """Resume an interrupted run with its own options; only --max-steps can change."""
 
     resume: Path
     """The run's folder."""
     max_steps: int | None = None
-    """New total number of steps; none keeps the run's own."""
+    """New total number of steps. If omitted, that of the run."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
-                "only --max-steps and --json beside --resume: a run goes on as it began", " ".join(others),
+                "only --max-steps and --json with --resume", " ".join(others),
                 f"flashmore train --resume {shlex.quote(str(resumed.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
     elif value_of("--out", argv) == "":
@@ -127,19 +124,19 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     console = stdout()
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
-        better = f"n-grams of {result.ngram.order} characters predict the validation items better"
-        other = "; with so few items, --model gru may do so too"
-        fits = len(run.split.train) < FEW_TRAINED and result.model != "gru"
-        console.print(better + other * fits)
-    if not losses and 0 < len(run.split.test) < FEW_TESTED:
-        few = f"only {len(run.split.test)} test items"
-        console.print(f"{few}: --splits 5 tells how much the test loss depends on the split")
+        better = f"an n-gram model of order {result.ngram.order} predicts the validation items better"
+        advice = "; with so few items, --model gru may do so too"
+        advised = len(run.split.train) < FEW_TRAINED and result.model != "gru"
+        console.print(better + advice * advised)
+    if not losses and 0 < (tested := len(run.split.test)) < FEW_TESTED:
+        few = f"only {tested} test item{'s' * (tested > 1)}"
+        console.print(f"{few}: use --splits 5 to see how much the test loss varies between splits")
     text = run.text
     if text is None:
         _show_names(run, result.parameters)
     if text is None or text.kind == "characters":  # ids alone cannot be shown
         kind = "names" if text is None else "text"
-        console.print(f"more {kind}: flashmore generate {shlex.quote(result.run)}")
+        console.print(f"to generate more {kind}: flashmore generate {shlex.quote(result.run)}")
 
 
 def _show_names(run: "Run", parameters: int) -> None:

@@ -25,35 +25,35 @@ from flashmore.upgrade.write import write_source
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Find hand-written attention in Python files and show how PyTorch's fused attention would replace it.
+    """Find hand-written attention in Python files and show how to replace it with PyTorch's fused attention.
 
-    Reads only, by default: nothing of yours is run, and nothing is written. Exit code 0 where nothing is
-    to be rewritten, 1 where something could be, 2 for an error or a path that cannot be read; with --write, 0
-    if all of it was written.
+    By default, your code is only read: it is not run, and no file is changed. Exit code: 0 if there is
+    nothing to rewrite or --write has written everything, 1 if something can be rewritten, 2 for an error or a
+    path that cannot be read.
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """Files, folders, or packages' folders."""
+    """Python files or folders."""
     prove: bool = False
-    """Run old and new lines on synthetic tensors, forward and backward, and say what was proved."""
+    """Run the old and the new lines on synthetic tensors, forward and backward, and compare the results."""
     example: str | None = None
-    """module:function that returns a model and its inputs; imported and run, for proofs on real inputs."""
+    """module:function that returns a model and its inputs. Runs it to prove rewrites on real inputs."""
     run: str | None = None
-    """A script with its arguments, such as "train.py --steps 3"; run as it is, for proofs on real inputs."""
+    """A script and its arguments, such as "train.py --steps 3". Runs it to prove rewrites on real inputs."""
     gain: bool = False
-    """With --example or --run: measure what the proved rewrites bring to attention and to the whole step."""
+    """With --example or --run: measure the speed-up of the proved rewrites, for attention and whole steps."""
     write: bool = False
-    """Write what is proved, each file whole or not at all."""
+    """Write the proved rewrites to the files."""
     force: bool = False
-    """Write files that differ from what git has committed, too."""
+    """Also write files that have uncommitted changes."""
     even_if_slower: bool = False
-    """Write rewrites that --gain found to be slower, too."""
+    """Also write rewrites that --gain found to be slower."""
     diff: bool = False
-    """Print a patch that `git apply` takes, and nothing else."""
+    """Print a patch for `git apply`, and nothing else."""
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 300.0
-    """How long an example or a script may take."""
+    """Time limit for --example or --run, in seconds."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,22 +90,22 @@ def _checked(command: Upgrade, given: set[str]) -> Source | None:
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError("files or folders that are there", str(path), "a path that exists") from None
+            raise UsageError("existing files or folders", str(path), "a path that exists") from None
         except OSError:
             continue  # it cannot be looked at: the search says why
     program = bool(command.example or command.run)
     for refused, wanted, found, valid in (
         (not command.paths, "files or folders", "none", "flashmore upgrade model.py, or a folder"),
         (command.diff and command.json, "--diff or --json", "both", "one of them"),
-        (command.example and command.run, "--example or --run", "both", "one at a time"),
+        (command.example and command.run, "--example or --run", "both", "only one of them"),
         (command.gain and not program,
-         "a program to measure", "--gain alone", "--gain with --example or --run"),
+         "an example or script to measure", "--gain alone", "--gain with --example or --run"),
         (command.force and not command.write,
-         "--force together with --write", "--force alone", "--write --force"),
+         "--force with --write", "--force alone", "--write --force"),
         (command.even_if_slower and not (command.write and command.gain),
-         "--even-if-slower with a gain to go by", "no --write --gain", "--write --gain beside it"),
+         "--even-if-slower with --write --gain", "no --write --gain", "add --write --gain"),
         ("--seconds" in given and not program,
-         "a program for --seconds to limit", "none", "--seconds with --example or --run"),
+         "an example or script for --seconds", "none", "--seconds with --example or --run"),
         (command.seconds <= 0, "--seconds above 0", f"{command.seconds:g}", "300"),
     ):  # fmt: skip
         if refused:
@@ -132,7 +132,7 @@ def _script(line: str) -> tuple[str, ...]:
         words = words[1:]
     is_module = len(words) > 1 and words[0] == "-m"
     if not is_module and not (words and Path(words[0]).is_file()):
-        raise UsageError(wanted, f"'{words[0]}' is no file" if words else "nothing", valid)
+        raise UsageError(wanted, f"'{words[0]}' is not a file" if words else "nothing", valid)
     return tuple(words)
 
 
@@ -185,7 +185,7 @@ def _measure(command: Upgrade, source: Source, report: Report) -> None:
     proved = [(file, [one for one in file.rewritten if one.proved]) for file in report.files]
     sites = [one for _, chosen in proved for one in chosen]
     if not sites:
-        say("no gain to measure: nothing is proved")
+        say("gain not measured: nothing is proved")
         return
     rewritten = {file.path: file.rewriting(chosen) for file, chosen in proved if chosen}
     with Waiting("measuring"):

@@ -33,8 +33,8 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
     Raises:
         DataError: a file is missing, unreadable, damaged or too large; or a folder has no such files.
     """
-    wanted = f"a text file with one item a line at {path}"
-    valid = "the path of a file that you may read, or no file for the built-in names"
+    wanted = f"a text file at {path} with one item per line"
+    valid = "the path of a readable file, or no file for the built-in names"
     try:
         entries = sorted(path.iterdir()) if path.is_dir() else None
     except OSError as error:
@@ -43,7 +43,7 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
     if entries is not None:
         files = [e for e in entries if e.is_file() and not e.is_symlink() and not e.name.startswith(".")]
         if not files:
-            raise DataError(f"text files in {path}", "a folder without any", valid)
+            raise DataError(f"text files in {path}", "none", valid)
     left = LARGEST_FILE
     for file in files:
         if file == STDIN:
@@ -55,7 +55,9 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
             try:
                 data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(left + 1)
             except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"a gzip file at {file}", str(error), "the file again, undamaged") from None
+                raise DataError(
+                    f"a gzip file at {file}", str(error), "an undamaged copy of the file"
+                ) from None
         left -= len(data)
         if left < 0:
             raise DataError(wanted, f"more than {LARGEST_FILE:,} bytes", _SMALLER)
@@ -127,10 +129,10 @@ def _delimiter(header: str) -> str:
 def _places(columns: Sequence[str], names: Sequence[str], source: str) -> list[int]:
     shown = ", ".join(names)
     if not columns:
-        raise DataError(f"--column for {source}", f"the columns {shown}", "--column with one of them")
+        raise DataError(f"--column for {source}", f"the columns {shown}", "--column with one of these names")
     for column in columns:
         if names.count(column) != 1:
-            found = f"{names.count(column) or 'not one'} of that name among: {shown}"
+            found = f"{names.count(column) or 'none'} with this name among: {shown}"
             raise DataError(f"a column '{column}' in {source}", found, "the name of one of its columns")
     return [names.index(column) for column in columns]
 
@@ -145,12 +147,12 @@ def _csv(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, 
             if row and len(row) != len(header):
                 wanted = f"{len(header)} fields in each row of {source}, as in its header"
                 found = f"line {reader.line_num}: {len(row)}"
-                raise DataError(wanted, found, "the row mended; a field with a separator in it needs quotes")
+                raise DataError(wanted, found, "a row with all fields; quote fields that contain a separator")
             if row:
                 yield reader.line_num, [row[place] for place in places]
     except csv.Error as error:
         found = f"line {reader.line_num}: {error}"
-        raise DataError(f"a CSV file at {source}", found, "fields that are quoted as in RFC 4180") from None
+        raise DataError(f"valid CSV in {source}", found, "fields quoted as in RFC 4180") from None
 
 
 def _json(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
@@ -161,9 +163,7 @@ def _json(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int,
             try:
                 row = msgspec.json.decode(line, type=dict[str, Any])
             except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-                raise DataError(
-                    wanted, f"line {number}: {error}", "JSON lines, as of jsonlines.org"
-                ) from None
+                raise DataError(wanted, f"line {number}: {error}", "JSON Lines, see jsonlines.org") from None
             if not names.keys() >= row.keys():
                 names |= dict.fromkeys(row)
             yield number, [row.get(column) for column in columns]
@@ -192,4 +192,4 @@ def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple
             count += batch.num_rows
     except (pyarrow.ArrowException, OSError, ValueError, UnicodeError) as error:
         found = str(error).partition("\n")[0]
-        raise DataError(f"a Parquet file at {source}", found, "the file again, undamaged") from None
+        raise DataError(f"a valid Parquet file at {source}", found, "an undamaged copy of the file") from None

@@ -58,7 +58,7 @@ def read_words(
         ConfigError: a weight without a column.
     """
     if weight is not None and column is None:
-        raise ConfigError("--column beside --weight", "no --column", "a table, and both columns by name")
+        raise ConfigError("--column with --weight", "no --column", "a table, with both columns given by name")
     require_encoding(encoding)
     source, notes = "built-in names" if path is None else str(path), list[str]()
     lines, empty = list[str](), True
@@ -75,7 +75,9 @@ def read_words(
         else:
             found = read_lines(data, name, encoding if path else "utf-8")
             if table := looks_like(found):
-                notes.append(f"{name} looks like {table}; --column NAME reads one, whole lines are read now")
+                notes.append(
+                    f"{name} looks like {table}: use --column NAME to read a column; whole lines are read now"
+                )
             found = [line.strip() for line in found]
             if max(map(len, found)) > MAX_LENGTH:
                 for number, line in enumerate(found, start=1):
@@ -85,16 +87,16 @@ def read_words(
         empty = empty and not data
     if not lines:
         blank = "an empty file" if empty else "only blank lines"
-        raise DataError(f"at least one item in {source}", blank, "a text file with one item a line")
+        raise DataError(f"at least one item in {source}", blank, "a text file with one item per line")
     if weight is None:
         return Words(tuple(lines), tuple(dict.fromkeys(lines)), source, tuple(notes))
     weights = {item: total for item, total in totals.items() if total > 0}
     if not weights or not math.isfinite(sum(weights.values())):
-        told = "a sum that no float64 can hold" if weights else "none"
+        told = "a sum too large for float64" if weights else "none"
         wanted = f"weights above 0 in the column '{weight}' of {source}"
-        raise DataError(wanted, told, "finite numbers from 0, at least one above 0")
+        raise DataError(wanted, told, "finite numbers of at least 0, at least one of them above 0")
     if left_out := len(totals) - len(weights):
-        notes.append(f"{left_out:,} item{'s' * (left_out > 1)} of weight 0 left out")
+        notes.append(f"{left_out:,} item{'s' * (left_out > 1)} with weight 0 skipped")
     lines = [line for line in lines if line in weights]
     return Words(tuple(lines), tuple(weights), source, tuple(notes), tuple(weights.values()))
 
@@ -110,7 +112,7 @@ def _cell(value: Any, place: str, source: str) -> str:
         raise DataError(wanted, f"{place}: {value!r}", valid)
     item = LINE_END.sub("\n", normalize_file(value or "", source)).strip()
     if stray := NOT_TEXT.search(item):
-        found = f"{place}: the character U+{ord(stray.group()):04X}, which no text holds"
+        found = f"{place}: the character U+{ord(stray.group()):04X}, which is not text"
         raise DataError(wanted, found, valid)
     _require_length(item, place, source)
     return item
@@ -124,7 +126,7 @@ def _weight(value: Any, place: str, source: str) -> float:
         number = math.nan
     if not 0 <= number < math.inf:
         wanted, found = f"weights in {source}", f"{place}: {value!r:.60}"
-        raise DataError(wanted, found, "finite numbers from 0, such as 3 or 0.25")
+        raise DataError(wanted, found, "finite numbers of at least 0, such as 3 or 0.25")
     return number
 
 
@@ -133,7 +135,7 @@ def _require_length(item: str, place: str, source: str) -> None:
         raise DataError(
             f"items of at most {MAX_LENGTH:,} characters in {source}",
             f"{place}: {len(item):,} characters",
-            f"one item a line, each of 1 to {MAX_LENGTH:,} characters",
+            f"one item per line, each of 1 to {MAX_LENGTH:,} characters",
         )
 
 
@@ -205,11 +207,11 @@ def split_words(words: Words, how: str = "80/10/10", seed: int = 3407) -> Split:
     if how == MAKEMORE:
         if words.weights is not None:
             found = f"--split {MAKEMORE}, which repeats items"
-            raise ConfigError("shares of different items for --weight", found, "shares such as 80/10/10")
+            raise ConfigError("a split by percentages with --weight", found, "percentages such as 80/10/10")
         return _split_like_makemore(words)
     shares = parse_shares(how)
     if seed < 0:
-        raise ConfigError("a seed for the split", str(seed), "any whole number from 0")
+        raise ConfigError("a seed for the split", str(seed), "a whole number of at least 0")
     validation, test = _held_out_sizes(len(words.items), shares, how, words.source)
     items = sorted(words.items)
     shuffled = tuple(map(items.__getitem__, np.random.default_rng(seed).permutation(len(items)).tolist()))
@@ -229,10 +231,10 @@ def parse_shares(how: str) -> tuple[Fraction, Fraction, Fraction]:
         if train > 0 and train + validation + test == 100:
             return train, validation, test
     raise ConfigError(
-        "shares in percent for train, validation and test, with something to train on",
+        "percentages for train, validation and test",
         repr(how),
         "three numbers that add up to 100, the first above 0, such as 80/10/10 or 100/0/0;"
-        f" or {MAKEMORE}, for items alone",
+        f" or {MAKEMORE}, for items only",
     )
 
 
@@ -243,7 +245,7 @@ def _held_out_sizes(count: int, shares: tuple[Fraction, ...], how: str, source: 
         raise DataError(
             f"at least {needed} different items in {source}: one for each part of the split {how}",
             f"{count} different item{'s' if count > 1 else ''}",
-            f"{needed} or more; or the split 100/0/0, which holds nothing out and for which one is enough",
+            f"{needed} or more; or --split 100/0/0, which holds out nothing and needs only one",
         )
     validation, test = (max(int(count * share / 100), int(share > 0)) for share in shares[1:])
     while validation + test >= count:  # a large share of few items, after another was raised to one
@@ -261,7 +263,7 @@ def _split_like_makemore(words: Words) -> Split:
         raise DataError(
             f"at least 10 lines in {words.source} for makemore's split, which tests on a tenth of them",
             f"{count} line{'s' if count > 1 else ''}",
-            "10 lines or more; or shares such as 80/10/10",
+            "10 lines or more, or percentages such as 80/10/10",
         )
     import torch  # only this split needs it: makemore shuffles with torch's generator
 

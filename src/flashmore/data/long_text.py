@@ -106,8 +106,8 @@ class LongText:
             if not self._is_intact(store):
                 store.unlink()
                 wanted = f"the text that {self.path or 'the generator of random ids'} held when the run began"
-                found = "another one, or one that is encoded differently"
-                raise DataError(wanted, found, "the same again")
+                found = "a different text, or another encoding"
+                raise DataError(wanted, found, "the original text")
         return np.memmap(store, DTYPE, "r")
 
     def _is_intact(self, store: Path) -> bool:
@@ -127,10 +127,12 @@ class LongText:
         size = self._size(path)
         inside = path.resolve().parent == folder.resolve()  # such a file changes while the run trains
         if inside or size != DTYPE.itemsize * self.count:
-            found = "a file of the run itself" if inside else f"a file of {size:,} bytes"
-            raise DataError(f"{self.count:,} tokens in {path}", found, "that file again")
+            found = "a file in the run's folder" if inside else f"a file of {size:,} bytes"
+            raise DataError(f"{self.count:,} tokens in {path}", found, "the original file")
         if scan_tokens(path, self.count) != (self.count, self.largest, self.origin):
-            raise DataError(f"the tokens that {path} held when the run began", "others", "that file again")
+            raise DataError(
+                f"the tokens that {path} held when the run began", "different ones", "the original file"
+            )
         return np.memmap(path, DTYPE, "r")
 
     def _make(self, vocabulary: Vocabulary) -> Iterator[Ids]:
@@ -173,13 +175,13 @@ def read_long_text(
     vocabulary = Vocabulary(())
     path = None if file is None else str(file.absolute())
     if path is not None and any("\ud800" <= character <= "\udfff" for character in path):
-        wanted = "a path in UTF-8, for the run to find its text again"
-        raise DataError(wanted, ascii(path), "the text in a folder whose path is UTF-8")
+        wanted = "a path in UTF-8, so that the run can store it"
+        raise DataError(wanted, ascii(path), "a copy of the text at a path in UTF-8")
     kind: Literal["characters", "tokens", "random"]
     if file is None:
         if vocabulary_size is None:
             valid = "a text file, a .bin file of ids, or --vocab-size for random ids"
-            raise ConfigError("a text for --mode text", "no FILE", valid)
+            raise ConfigError("a text with --mode text", "no FILE", valid)
         kind, size, source = "random", vocabulary_size, "the random ids"
         count, largest, origin = random_facts(context, vocabulary_size)
     elif file.suffix.lower() == ".bin":
@@ -192,9 +194,9 @@ def read_long_text(
     else:
         if vocabulary_size is not None:
             raise ConfigError(
-                "--vocab-size for a .bin file of ids or for random ids",
-                f"the text {file}, whose characters are the vocabulary",
-                "the same without --vocab-size (a preset that sets it wants ids)",
+                "--vocab-size with a .bin file of ids or with random ids",
+                f"the text file {file}, whose characters are the vocabulary",
+                "omit --vocab-size, and any preset that sets it",
             )
         kind, source = "characters", str(file)
         vocabulary, count, origin = scan_text(file, encoding)
@@ -250,7 +252,7 @@ def scan_text(path: Path, encoding: str) -> tuple[Vocabulary, int, str]:
         count += len(piece)
     if len(characters) > MOST_IDS:
         wanted = f"at most {MOST_IDS:,} different characters in {path}"
-        raise DataError(wanted, f"{len(characters):,} different ones", "text in fewer scripts")
+        raise DataError(wanted, f"{len(characters):,}", "text in fewer scripts")
     return Vocabulary.from_items(characters), count, digest.hexdigest()
 
 
@@ -262,7 +264,9 @@ def encode_text(path: Path, encoding: str, vocabulary: Vocabulary, sha256: str) 
         points = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
         yield np.searchsorted(vocabulary.points, points).astype(DTYPE)
     if digest.hexdigest() != sha256:
-        raise DataError(f"the text that {path} held when the run began", "another one", "that text again")
+        raise DataError(
+            f"the text that {path} held when the run began", "a different text", "the original text"
+        )
 
 
 def scan_tokens(path: Path, count: int | None = None) -> tuple[int, int, str]:

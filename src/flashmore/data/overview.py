@@ -108,12 +108,12 @@ def _unintended(words: Words, split: Split) -> Iterator[tuple[str, Sequence[str]
     if len(words.lines) > len(items) and words.weights is None:  # weights of repeated items add up
         copies = Counter(words.lines) - Counter(items)
         yield (
-            f"items that repeat, in {copies.total():,} further lines",
+            f"items that occur more than once, in {copies.total():,} extra lines",
             [item for item, _ in copies.most_common()],
         )
     known = {_folded(item) for item in split.train}
     alike = [item for item in split.validation + split.test if _folded(item) in known]
-    yield "held-out items equal to a training item up to case, accents and spaces", alike
+    yield "held-out items that equal a training item except for case, accents and spaces", alike
     if odd := "".join(re.escape(character) for character in characters if _is_odd(character)):
         search = re.compile(f"[{odd}]").search
         what = "items with control, invisible, private or unassigned characters or U+FFFD"
@@ -123,11 +123,11 @@ def _unintended(words: Words, split: Split) -> Iterator[tuple[str, Sequence[str]
     ]
     if sum(map(bool, alphabets)) > 1:
         mixed = [item for item in items if sum(not each.isdisjoint(item) for each in alphabets) > 1]
-        yield "items that mix alphabets with letters of the same shape", mixed
+        yield "items that mix alphabets with similar letters", mixed
     far = FAR * sorted(map(len, items))[len(items) // 2]
     if lengths[-1] > far:
         context = 1 + max(length for length in lengths if length <= far)
-        what = f"items longer than {FAR} times the median; without them the context is {context}"
+        what = f"items longer than {FAR} times the median; without them the context would be {context}"
         yield f"{what}, not {lengths[-1] + 1}", [item for item in items if len(item) > far]
 
 

@@ -20,7 +20,7 @@ NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 MOST_MARKS = 100
 """Most consecutive combining marks: Unicode's Stream-Safe Text Format (UAX 15) has at most 30. Normalisation
 is quadratic in their number."""
-_ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python knows"
+_ENCODINGS = "--encoding utf-16, latin-1, cp1252, shift_jis, gb18030 or another that Python supports"
 _LATIN = "(?!.*[^\x00-\x7f]{4})[a-zA-Z¡ª«º»¿\xc0-\u024f\u2013-\u2026€]+"
 _CYRILLIC = "[\u0400-\u04ff][\u0430-\u045f]*|[\u0410-\u042f]+"
 _CJK = "[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff01-\uff9f]+"
@@ -43,7 +43,7 @@ def require_encoding(encoding: str) -> None:
         if not is_of_no_file(encoding):
             "a".encode(encoding, "replace")  # "replace" is needed to name the bad line
             return
-        found += ", which Python knows, but no file is written in it"
+        found += ", which is not an encoding of files"
     except (LookupError, ValueError):
         pass
     raise DataError("the name of a text encoding", found, f"utf-8, or {_ENCODINGS}")
@@ -60,7 +60,7 @@ def normalize_file(text: str, source: str) -> str:
     if not text.isascii() and (found := _many_marks().search(text)):
         raise DataError(
             f"at most {MOST_MARKS} combining marks in a row in {source}",
-            f"more of them after {text[max(found.start() - 10, 0) : found.start()]!r}",
+            f"more after {text[max(found.start() - 10, 0) : found.start()]!r}",
             "text without them",
         )
     return normalize(text)
@@ -101,9 +101,7 @@ class Decoder:
         except UnicodeError as error:
             raise self._refusal(f"{error}{_other_signs(data)}") from None
         if stray := NOT_TEXT.search(text):
-            found = (
-                f"the character U+{ord(stray.group()):04X}, which no text holds; this may be a binary file"
-            )
+            found = f"the character U+{ord(stray.group()):04X}, which is not text; this may be a binary file"
             raise self._refusal(
                 f"line {self._line_after(text[: stray.start()])}: {found}{_other_signs(data)}"
             )
@@ -116,7 +114,7 @@ class Decoder:
         return self._line + count_line_ends(self._half + text)
 
     def _refusal(self, found: str) -> DataError:
-        valid = f"a file saved as UTF-8, or its own encoding by name: {_ENCODINGS}"
+        valid = f"a file in UTF-8, or its actual encoding: {_ENCODINGS}"
         return DataError(f"text in {self._encoding} in {self._source}", found, valid)
 
 
@@ -137,10 +135,10 @@ def _other_signs(data: bytes, start: int = 0) -> str:
             continue
         readings.setdefault(min(LINE_END.split(text), key=str.isascii).strip()[:40], encoding)
     shown = [f"{text!r} in {encoding}" for text, encoding in readings.items()][:_MOST_READINGS]
-    signs = "; the file begins as UTF-16 does" * marked
+    signs = "; the file begins like UTF-16" * marked
     if shown:
         return f"{signs}; it could be {' or '.join(shown)}"
-    return signs or "; it holds NUL bytes, as binary files do" * (b"\0" in data)
+    return signs or "; it contains NUL bytes, like a binary file" * (b"\0" in data)
 
 
 def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTES) -> Iterator[str]:
@@ -175,7 +173,7 @@ def read_text(path: Path, encoding: str = "utf-8", piece_bytes: int = PIECE_BYTE
             if decoded:
                 held.append(decoded)
     if empty:
-        raise DataError(f"a text in {path}", "an empty file", "a text file with something to learn from")
+        raise DataError(f"a text in {path}", "an empty file", "a text file that is not empty")
 
 
 def _last_boundary(text: str) -> int:

@@ -31,7 +31,7 @@ class Vocabulary:
         if not single or list(self.characters) != sorted(set(self.characters)):
             raise DataError(
                 "a vocabulary: single characters, each once, sorted by code point",
-                f"{len(self.characters)} entries of which some are not",
+                f"{len(self.characters)} entries that are not",
                 "the vocabulary that was stored with the run",
             )
 

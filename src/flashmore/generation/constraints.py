@@ -37,14 +37,14 @@ def constraint(
         least["--like"], most["--like"] = len(like) - options.max_distance, len(like) + options.max_distance
     low, high = max(least, key=least.__getitem__), min(most, key=most.__getitem__)
     if least[low] > most[high]:
-        wanted, found = "lengths that a name can have", f"at least {least[low]} characters, by {low}"
+        wanted, found = "a possible length for the names", f"at least {least[low]} characters, by {low}"
         raise ConfigError(wanted, found, f"at most {most[high]} characters, by {high}")
     quiet = re2.Options()
     quiet.log_errors = False
     try:
         pattern = None if options.pattern is None else re2.compile(normalize(options.pattern), quiet)
     except (re2.error, UnicodeError) as error:
-        valid = "one in RE2's syntax, for example '[a-m].*(a|o)'; it has no look-around and no backreferences"
+        valid = "RE2 syntax, for example '[a-m].*(a|o)', without look-around and backreferences"
         cause = error.args[0].decode() if isinstance(error, re2.error) else str(error)
         wanted, found = "a regular expression for --pattern", f"{options.pattern!r}: {cause}"
         raise ConfigError(wanted, found, valid) from None

@@ -98,9 +98,9 @@ def require_finite(numbers: Tensor) -> None:
     """Refuse the output of a model whose weights have diverged or were altered, with a RunError."""
     if not numbers.isfinite().all():
         raise RunError(
-            "a model that gives finite numbers",
+            "a model with finite outputs",
             "NaN or infinities",
-            "a run whose loss stayed finite; a lower --learning-rate helps",
+            "a run with a finite loss; try a lower --learning-rate",
         )
 
 

@@ -8,51 +8,51 @@ from flashmore.errors import ConfigError
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How many names to generate, and how.
+    """How names are generated, and how many.
 
     Raises:
         ConfigError: a value out of range.
     """
 
     count: int = 20
-    """Names to generate."""
+    """Number of names to generate."""
     prefix: str = ""
-    """Characters that every name starts with."""
+    """Text that every name starts with."""
     temperature: float = 1.0
-    """Sampling temperature: below 1 favours likely characters, above 1 unlikely ones."""
+    """Sampling temperature: lower values favour likely characters."""
     top_k: int | None = None
-    """Sample each character from the k most likely; 1 is greedy."""
+    """Sample each character from the k most likely ones; 1 is greedy."""
     top_p: float | None = None
-    """Sample each character from the fewest whose total probability reaches p."""
+    """Sample each character from the smallest set of likely ones whose total probability reaches p."""
     seed: int | None = None
-    """Random seed; none draws a new one and reports it."""
+    """Random seed. If omitted, a random one, which is printed."""
     new_only: bool = False
-    """Omit names that are in the data."""
+    """Reject names that are in the data."""
     repeats: bool = False
-    """Allow the same name more than once."""
+    """Allow duplicate names."""
     max_draws: int | None = None
-    """Stop after this many draws; none means 100 for each name, and at least 20,000."""
+    """Stop after this many draws. If omitted, 100 per name, but at least 20,000."""
     min_length: int = 1
-    """Fewest characters of a name."""
+    """Minimum length of a name, in characters."""
     max_length: int | None = None
-    """Most characters of a name; none leaves it to the model's context."""
+    """Maximum length of a name. If omitted, the model's context length."""
     suffix: str = ""
-    """Characters that every name ends with."""
+    """Text that every name ends with."""
     contains: str = ""
-    """Characters that every name contains, together and in this order."""
+    """Text that every name contains."""
     pattern: str | None = None
-    """Regular expression, in RE2's syntax, that matches every name as a whole."""
+    """Regular expression in RE2 syntax that every whole name matches."""
     like: str | None = None
-    """Names close to this one, which is itself omitted."""
+    """Generate names similar to this one, but not the name itself."""
     max_distance: int = 2
-    """With --like: most insertions, deletions and substitutions of a character."""
+    """With --like: maximum edit distance."""
     avoid: Path | None = None
-    """Omit the names in this file, one per line in UTF-8, in upper or lower case."""
+    """Reject the names in this UTF-8 file, one per line, ignoring case."""
     nearest: bool = False
-    """Add the closest name of the training part to each name, and its edit distance."""
+    """Show the nearest training item of each name, and its edit distance."""
 
     def __post_init__(self) -> None:
-        sensible = "above 0, for example 0.8; --top-k 1 always takes the likeliest character"
+        sensible = "above 0, for example 0.8; use --top-k 1 to always take the most likely character"
         for name, holds, valid in (
             ("count", self.count >= 1, "a whole number from 1"),
             ("temperature", 0 < self.temperature < float("inf"), sensible),
@@ -66,4 +66,4 @@ class GenerateOptions:
         ):
             if not holds:
                 option = "--" + name.replace("_", "-")
-                raise ConfigError(f"a sensible {option}", f"{getattr(self, name)}", valid)
+                raise ConfigError(f"a valid {option}", f"{getattr(self, name)}", valid)

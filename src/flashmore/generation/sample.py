@@ -71,12 +71,12 @@ class Tally:
     copies: int
     """In the training part."""
     copies_up_to_case: int
-    """In the training part up to upper and lower case only."""
+    """In the training part, but in other upper and lower case."""
     held_out: int
     """In the validation or test part, but not in the training part."""
 
     def __str__(self) -> str:
-        case = f" ({self.copies_up_to_case:,} more up to case)" if self.copies_up_to_case else ""
+        case = f" ({self.copies_up_to_case:,} more ignoring case)" if self.copies_up_to_case else ""
         held_out = f", {self.held_out:,} held out" if self.held_out else ""
         return f"{self.drawn:,} drawn: {self.new:,} new, {self.copies:,} copies{case}{held_out}"
 
@@ -121,9 +121,9 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
     bad = [name for name, value in weights.items() if not value.isfinite().all()]
     if bad:
         raise RunError(
-            f"weights in {run.path} that are finite numbers",
-            f"NaN or infinities in {', '.join(bad)}: training went astray",
-            "a run whose loss stayed finite; a lower --learning-rate helps",
+            f"finite weights in {run.path}",
+            f"NaN or infinities in {', '.join(bad)}: training diverged",
+            "a run with a finite loss; try a lower --learning-rate",
         )
     model = build(replace(run.model, attention="sdpa"), seed=0)
     run.restore(model, weights)
@@ -131,7 +131,9 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         cause = str(error).partition("\n")[0]
-        raise ConfigError(f"to compute on '{device}'", cause, "cpu, or the name of a device here") from None
+        raise ConfigError(
+            f"to compute on '{device}'", cause, "cpu, or another device of this machine"
+        ) from None
 
 
 def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
@@ -218,10 +220,12 @@ def continue_text(
         RunError: the run is on items or on ids without characters, has no checkpoint, or a damaged one.
     """
     if run.text is None or run.text.kind != "characters":
-        found = "a run on items" if run.text is None else "a run on ids, whose characters it does not know"
-        raise RunError(f"a run on a text at {run.path}", found, "a run of `flashmore train FILE --mode text`")
+        found = "a run on items" if run.text is None else "a run on ids, without their characters"
+        raise RunError(
+            f"a run on a text at {run.path}", found, "a run made by `flashmore train FILE --mode text`"
+        )
     if not 1 <= length <= LONGEST:
-        raise ConfigError("a sensible --length", str(length), f"a whole number from 1 to {LONGEST:,}")
+        raise ConfigError("a valid --length", str(length), f"a whole number from 1 to {LONGEST:,}")
     prefix = normalize(options.prefix)
     context, characters = run.model.block_size, run.vocabulary.characters
     ids = [number - 1 for number in run.vocabulary.encode(prefix)]  # from 0: a long text has no BOS

@@ -78,7 +78,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: no such file, not JSON, truncated, not a record, or of another schema version.
     """
-    wanted, valid = f"a record in {path}", "a file that `flashmore bench … --out FILE` wrote"
+    wanted, valid = f"a record in {path}", "a file written by `flashmore bench … --out FILE`"
     try:
         with open_input(path, wanted, valid, again=True) as file:
             data = file.read(LARGEST + 1)
@@ -88,13 +88,13 @@ def read_record(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise RecordError(wanted, error.found, valid) from None
     except ValueError as error:
-        found = f"no whole JSON document ({error}); it may have been cut off"
+        found = f"invalid or incomplete JSON ({error})"
         raise RecordError(wanted, found, valid) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise RecordError(wanted, "another kind of JSON document", valid)
+        raise RecordError(wanted, "a JSON document of another kind", valid)
     if record.get("version") != VERSION:
         found = f"schema version {record.get('version')}"
-        raise RecordError(wanted, found, f"version {VERSION}: measure again with this flashmore")
+        raise RecordError(wanted, found, f"version {VERSION}: measure again with this version of flashmore")
     try:
         msgspec.convert(record, Record)
     except msgspec.ValidationError as error:

@@ -27,11 +27,11 @@ SPIKES = 0.02
 OTHERS = 0.1
 """CPUs that other processes may keep busy when this one uses all of them."""
 ADVICE: dict[Code, str] = {
-    "too few samples": f"let it run to the end, with at least {FEWEST_BLOCKS} blocks",
-    "noisy machine": "close other programs, fix the clock rate, plug in the charger; or measure more blocks",
-    "thermal drift": "let the machine cool down and measure again; the ratios still stand, because only "
+    "too few samples": f"do not interrupt it, and use at least {FEWEST_BLOCKS} blocks",
+    "noisy machine": "close other programs, fix the clock rate, plug in the charger, or measure more blocks",
+    "thermal drift": "let the machine cool down and measure again; the ratios are still valid, because only "
     "neighbouring blocks are compared",
-    "other load": "stop what else runs (top shows it), or leave it a CPU with --threads",
+    "other load": "stop other processes (see top), or leave CPUs for them with --threads",
 }
 DEVIATIONS = 0.954
 """The median of |a − b| for two normal numbers, in standard deviations of each."""
@@ -101,7 +101,7 @@ def _noisy(medians: Medians) -> str | None:
     worst = max(noise, key=noise.__getitem__, default="")
     if not worst or noise[worst] <= NOISE:
         return None
-    return f"neighbouring blocks of {worst} scatter by {100 * noise[worst]:.0f} % (standard deviation)"
+    return f"neighbouring blocks of {worst} vary by {100 * noise[worst]:.0f} % (standard deviation)"
 
 
 def _drifting(medians: Medians) -> str | None:
@@ -119,7 +119,7 @@ def _drifting(medians: Medians) -> str | None:
 def _loaded(others: float | None, cpus: int, threads: int) -> str | None:
     if others is None or others <= OTHERS or others + threads <= cpus:
         return None
-    return f"other processes kept {others:.1f} of {cpus} CPUs busy, and this one runs {threads} threads"
+    return f"other processes kept {others:.1f} of {cpus} CPUs busy, and this one uses {threads} threads"
 
 
 def _interrupted(samples: Mapping[str, Blocks]) -> str | None:
@@ -131,4 +131,4 @@ def _interrupted(samples: Mapping[str, Blocks]) -> str | None:
     worst = max(shares, key=shares.__getitem__, default="")
     if not worst or shares[worst] <= SPIKES:
         return None
-    return f"{100 * shares[worst]:.1f} % of the samples of {worst} took over twice their block's median"
+    return f"{100 * shares[worst]:.1f} % of the samples of {worst} took more than twice their block's median"

@@ -62,7 +62,7 @@ class ModelConfig:
         for name, known in (("activation", ACTIVATIONS), ("init", INITS)):
             if getattr(self, name) not in known:
                 found = f"'{getattr(self, name)}'"
-                raise ConfigError(f"{name} known to flashmore", found, f"one of {', '.join(known)}")
+                raise ConfigError(f"a known {name}", found, f"one of {', '.join(known)}")
         largest = dict.fromkeys(("vocab_size", "block_size", "n_head", "n_embd"), LARGEST_SIZE)
         largest |= {"n_layer": LARGEST_DEPTH, "padding_multiple": LARGEST_MULTIPLE}
         for name, most in largest.items():
@@ -72,11 +72,11 @@ class ModelConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 found = f"{name} = {getattr(self, name)}"
-                raise ConfigError(f"{name} in [0, 1)", found, "0 for none, 0.1 for a little")
+                raise ConfigError(f"{name} in [0, 1)", found, "0 for no dropout, or for example 0.1")
         if spec.attends and self.n_embd % self.n_head:
             divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
             raise ConfigError(
-                "heads that divide the channels",
+                "n_embd divisible by n_head",
                 f"{self.n_head} heads and {self.n_embd} channels",
                 f"for {self.n_embd} channels: {', '.join(divisors)} heads",
             )

@@ -115,7 +115,7 @@ def load(
         wanted = f"the state of a checkpoint in {path}"
         header = records.convert(records.unseal(record, path), _Header, wanted)
         if header.run != run:
-            raise RunError(f"a checkpoint of this run in {path}", "one of another run", INTACT)
+            raise RunError(f"a checkpoint of this run in {path}", "a checkpoint of another run", INTACT)
         if header.name != path.stem:
             raise RunError(f"the checkpoint '{path.stem}' in {path}", f"'{header.name}'", INTACT)
         loaded = Checkpoint({}, {}, header.state)

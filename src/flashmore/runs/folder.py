@@ -156,17 +156,17 @@ class Run:
         """Refuse an operation on items, such as `to score names`, for a run on one long text."""
         if self.text is not None:
             raise RunError(
-                f"a run on items, {wanted}",
+                f"a run on items {wanted}",
                 f"{self.path}, a run on one long text (--mode text)",
-                f"a run of --mode items; this one's losses are in {self._result}",
+                f"a run with --mode items; the losses of this run are in {self._result}",
             )
 
     def require_training_items(self, option: str) -> None:
         """Refuse an option that needs the training items, for a pack without them."""
         if not self.split.train:
             raise RunError(
-                f"the training items, for {option}",
-                f"{self.path}, a pack without them",
+                f"a run with its training items for {option}",
+                f"{self.path}, a pack without items",
                 "the run's folder, or a pack made with --with-items",
             )
 
@@ -216,7 +216,7 @@ class Run:
         wanted, found = checkpoint.layout_of(model.state_dict()), checkpoint.layout_of(weights)
         if wanted != found:
             raise RunError(
-                f"weights that fit the {self.model.model} of {self.path}",
+                f"weights for the {self.model.model} of {self.path}",
                 checkpoint.differences(wanted, found),
                 f"the version of flashmore that made this run: {self.settings.versions.get('flashmore')}",
             )
@@ -233,7 +233,7 @@ class Run:
         record = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
         result = records.unseal(record, self._result)
         if result.pop("config_sha256", None) != self.digest:
-            raise RunError(f"the result of this run in {self._result}", "that of another run", INTACT)
+            raise RunError(f"the result of this run in {self._result}", "the result of another run", INTACT)
         return result
 
     def resume_command(self) -> str:
@@ -357,9 +357,9 @@ def _acquire(file: FileIO, folder: Path) -> None:
     with suppress(OSError):  # Windows does not allow reading a locked file
         holder = (file.read(_LARGEST_LOCK) or b"").decode("utf-8", "replace")
     raise RunError(
-        f"the run {folder} for one process at a time",
+        f"exclusive access to the run {folder}",
         f"it is being written by {holder or 'another process'}",
-        "the same command after that one has ended, or another folder",
+        "wait until that process has ended, or use another folder",
     )
 
 

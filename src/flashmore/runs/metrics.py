@@ -106,4 +106,4 @@ def read(path: Path, state: State) -> list[dict[str, Any]]:
 def _check(length: int, sha256: str, state: State, path: Path) -> None:
     if (length, sha256) != (state.metrics_bytes, state.metrics_sha256):
         wanted = f"{path} as it was at step {state.step}: {state.metrics_bytes:,} bytes"
-        raise RunError(wanted, f"{length:,} bytes, cut off or altered", INTACT)
+        raise RunError(wanted, f"{length:,} bytes, truncated or altered", INTACT)

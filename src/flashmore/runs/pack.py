@@ -37,7 +37,7 @@ _END = struct.Struct("<4s4H2LH")
 """A zip's last bytes: signature, two disks, two counts of files, the directory's size and place, comment."""
 _SIGNATURE = b"PK\x05\x06"
 _LARGEST_DIRECTORY = 1000
-_MADE = "what `flashmore train --out FOLDER` or `flashmore pack --out FILE` made, undamaged"
+_MADE = "an intact run of `flashmore train --out FOLDER`, or pack of `flashmore pack --out FILE`"
 _BEYOND = b"PK\x06\x07"
 """What stands before these bytes if an extension replaces them."""
 
@@ -58,8 +58,8 @@ def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) ->
     """
     kept = run.settings
     if with_items and not kept.split.train:
-        found = "a run on one long text" if kept.text is not None else "a pack without them"
-        raise RunError(f"the items of {run.path}, for --with-items", found, "the same without --with-items")
+        found = "a run on one long text" if kept.text is not None else "a pack without items"
+        raise RunError(f"the items of {run.path} with --with-items", found, "omit --with-items")
 
     def without_path(config: dict[str, Any]) -> dict[str, Any]:
         file = config.get("file")
@@ -114,15 +114,15 @@ def unpack(path: Path, folder: Path) -> None:
         file.seek(max(0, size - _END.size - 20))
         tail = file.read()
         if size > LARGEST or not tail[-_END.size :].startswith(_SIGNATURE) or len(tail) < _END.size:
-            raise RunError(wanted, "a file that is no pack, or one cut off", _MADE)
+            raise RunError(wanted, "a file that is not a pack, or is truncated", _MADE)
         # A zip may claim millions of files, which zipfile would list before any could be checked.
         *_, entries, directory, _, comment = _END.unpack(tail[-_END.size :])
         if entries > len(_NAMES) or directory > _LARGEST_DIRECTORY or comment or tail.startswith(_BEYOND):
-            raise RunError(wanted, "a zip that flashmore did not make", INTACT)
+            raise RunError(wanted, "a zip file that is not a pack", INTACT)
         try:
             _extract(file, size, folder, wanted)
         except (BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
-            raise RunError(wanted, f"cut off or altered: {error}", INTACT) from None
+            raise RunError(wanted, f"truncated or altered: {error}", INTACT) from None
 
 
 def _extract(file: BinaryIO, size: int, folder: Path, wanted: str) -> None:

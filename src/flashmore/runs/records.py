@@ -56,7 +56,7 @@ def decode(data: bytes, path: Path) -> dict[str, Any]:
     try:
         value = loads(data)
     except ValueError as error:
-        raise RunError(f"JSON in {path}", f"cut off or altered: {error}", INTACT) from None
+        raise RunError(f"JSON in {path}", f"truncated or altered: {error}", INTACT) from None
     if not isinstance(value, dict):
         raise RunError(f"a JSON object in {path}", type(value).__name__, INTACT)
     return value

@@ -86,8 +86,8 @@ def encode(settings: Settings) -> dict[str, bytes]:
     }
     items = count_values(files[SPLIT])
     if len(files[SPLIT]) > LARGEST_PART or items > MOST_VALUES:
-        wanted = f"at most {MOST_VALUES:,} items and commas in them, of {LARGEST_PART:,} bytes together"
-        found = f"{items:,} of {len(files[SPLIT]):,} bytes"
+        wanted = f"at most {MOST_VALUES:,} items and commas in them, and {LARGEST_PART:,} bytes in total"
+        found = f"{items:,}, and {len(files[SPLIT]):,} bytes"
         raise DataError(wanted, found, "fewer items, or --mode text")
     digests = {name: records.digest(data) for name, data in files.items()}
     config = _Config(
@@ -114,8 +114,8 @@ def read(folder: Path) -> tuple[Settings, str]:
     data = read_regular(path, LARGEST_CONFIG)
     record = records.decode(data, path)
     if record.get("format") != FORMAT:
-        found = f"format {str(record.get('format'))[:20]}, which this version of flashmore does not know"
-        valid = "a run of this version, or the version of flashmore that made it"
+        found = f"format {str(record.get('format'))[:20]}, which this version of flashmore does not support"
+        valid = "a run of this version, or the version of flashmore that made the run"
         raise RunError(f"format {FORMAT} in {path}", found, valid)
     config = records.convert(records.unseal(record, path), _Config, f"the settings of a run in {path}")
     split, vocabulary = (_read_part(folder / name, config) for name in (SPLIT, VOCABULARY))
@@ -138,7 +138,7 @@ def _read_part(path: Path, config: _Config) -> dict[str, Any]:
     data = read_regular(path, LARGEST_PART)
     expected, found = str(config.files.get(path.name)), records.digest(data)
     if found != expected:
-        described = f"{len(data):,} bytes with SHA-256 {found[:12]}…: cut off or altered"
+        described = f"{len(data):,} bytes with SHA-256 {found[:12]}…: truncated or altered"
         raise RunError(f"{path} with SHA-256 {expected[:12]}…", described, INTACT)
     return records.decode(data, path)
 
@@ -210,12 +210,12 @@ def is_run(path: Path) -> bool:
     if foreign or (names and LOCK not in names):
         listed = foreign or names
         shown = ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
-        raise RunError(wanted, f"a folder that holds {shown}", "another folder, or this one emptied")
+        raise RunError(wanted, f"a folder that contains {shown}", "another folder, or empty this one")
     return False
 
 
 def _said(value: Value) -> str:
-    return "left to default" if value is None else repr(value)
+    return "(default)" if value is None else repr(value)
 
 
 def require_same(run: Settings, asked: Settings, path: Path) -> None:
@@ -227,12 +227,12 @@ def require_same(run: Settings, asked: Settings, path: Path) -> None:
     )
     text = run.text and replace(run.text, store_sha256=None)  # as before its token file was written
     if not found and (run.split, run.vocabulary, text) != (asked.split, asked.vocabulary, asked.text):
-        found = "other data: the file has changed, or is another one"
+        found = "different data"
     if found:
         raise RunError(
-            f"a new or empty folder at {path}, or a run that the same command began",
+            f"a new or empty folder at {path}, or a run started by the same command",
             f"a run with {found}",
-            f"another folder; to go on with this run: flashmore train --resume {shlex.quote(str(path))}",
+            f"another folder; to resume this run: flashmore train --resume {shlex.quote(str(path))}",
         )
 
 

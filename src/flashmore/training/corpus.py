@@ -72,7 +72,7 @@ class Corpus:
             smoothed = part == "train" and bool(config.ngram_smoothing)
             if smoothed and not self.smoothable:
                 raise ConfigError(
-                    f"--ngram-smoothing for at most {MOST_SMOOTHED:,} positions times characters",
+                    f"--ngram-smoothing with at most {MOST_SMOOTHED:,} positions times characters",
                     f"{self.positions:,} times {self.vocab_size:,}",
                     "--ngram-smoothing 0, or fewer items",
                 )
@@ -102,7 +102,7 @@ class Corpus:
                 bounds = {"train": (0, size), "validation": (0, 0), "test": (0, 0)}
             found = {name: windows(ids, part) for name, part in bounds.items()}
         if found["train"] is None:
-            raise RunError("something to train on", "an empty training part", INTACT)
+            raise RunError("training data", "an empty training part", INTACT)
         return Parts(found["train"], found["validation"], found["test"], unleaked, described)
 
 
@@ -141,12 +141,12 @@ def read_corpus(config: DataConfig) -> Corpus:
             for finding in findings(words, split)
         )
     else:
-        notes += (f"more than {EXAMINED:,} items are not examined; `flashmore look` does it",)
+        notes += (f"more than {EXAMINED:,} items are not checked for likely mistakes; use `flashmore look`",)
     if split.weights is not None:
         alike = ", ".join(
             f"{effective(part):,.0f} {name}" for name, part in vars(split.weights).items() if part
         )
-        notes += (f"losses are weighted means, as exact as of {alike} items of equal weight",)
+        notes += (f"losses are weighted means; effective sample sizes: {alike}",)
     vocabulary = Vocabulary.from_items(words.items)
     longest = max(map(len, words.items))
     return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, notes)

@@ -25,7 +25,7 @@ COMPILE_SAVES = 0.4
 """Share of an eager packed step that compiling saves on the same machine."""
 FEWEST_MEASURED = 500
 """With fewer steps `auto` does not measure whether compiling or a CUDA graph pays off."""
-_KERNEL = "{} runs PyTorch's recurrent kernel, which is neither compiled nor captured"
+_KERNEL = "{} uses PyTorch's recurrent kernel, which cannot be compiled or captured"
 
 
 def decide(
@@ -73,10 +73,10 @@ def decide(
         if why is None:
             chosen.add(name)
         elif replaceable:
-            notes.append(f"{name}, which this run used, is left out: {why}")
+            notes.append(f"{name}, which this run used, is skipped: {why}")
         else:
             wanted = f"the speed-up {name} ({CATALOGUE[name].title})"
-            raise ConfigError(wanted, why, "--speedups auto, exact or all, which leave it out")
+            raise ConfigError(wanted, why, "--speedups auto, exact or all, which skip it")
     for name in offered:
         if name in chosen:
             continue
@@ -84,7 +84,7 @@ def decide(
         if why is None:
             chosen.add(name)
         elif "auto" not in config.speedups:
-            notes.append(f"{name} is left out: {why}")
+            notes.append(f"{name} skipped: {why}")
     if "auto" in config.speedups:
         chosen = _worth_preparing(config, model_config, device, chosen, named, step_ms, notes)
     enabled = switches(chosen)
@@ -106,31 +106,31 @@ def why_not(name: str, config: TrainConfig, model_config: ModelConfig, device: t
     """Why a speed-up cannot work for this run; None if it can."""
     entry, spec = CATALOGUE[name], model_spec(model_config.model)
     if device.type not in entry.devices:
-        return f"it works on {', '.join(entry.devices)}, and this run is on {device.type}"
+        return f"it works on {', '.join(entry.devices)}, but this run uses {device.type}"
     if name in ("cuda-graph", "replay", "compile"):
         if spec.recurrent_kernel:
             return _KERNEL.format(model_config.model)
         if config.dtype == "float16":
-            return "float16 scales its loss, and decides in every step whether to update"
+            return "float16 loss scaling decides in every step whether to update"
     if entry.model and not spec.has(entry.model):
-        return f"it is for the transformer, and this model is {model_config.model}"
+        return f"it needs a transformer, and this model is {model_config.model}"
     if name in ("pack", "trim", "resident") and config.mode == "text":
-        return "the windows of a long text have no padding, and come from its memory map"
+        return "windows of a long text have no padding, and are read from a memory map"
     if name == "compile":
         return _why_not_compile(model_config, device)
     if name == "bf16" and not _has_bf16(device):
-        return "this machine has no instructions for bfloat16: it would be slower"
+        return "bfloat16 would be slower: this machine has no instructions for it"
     return None
 
 
 def _why_not_compile(model_config: ModelConfig, device: torch.device) -> str | None:
     if model_config.attention_dropout:
-        return "dropout on attention weights is not in the graph"
+        return "it does not support dropout on attention weights"
     compilers = (os.environ.get("CXX", ""), "c++", "g++", "clang++") if os.name != "nt" else ("cl",)
     if not any(compiler and shutil.which(compiler) for compiler in compilers):
-        return "torch.compile needs a C++ compiler, and none was found (on Debian: apt install g++)"
+        return "torch.compile needs a C++ compiler, but none was found (on Debian: apt install g++)"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return "torch.compile needs Triton on CUDA, and it is not installed"
+        return "torch.compile needs Triton on CUDA, but it is not installed"
     return None
 
 
@@ -159,7 +159,7 @@ def _worth_preparing(
         if why := why_not(name, config, model_config, device):
             return why
         if config.max_steps < FEWEST_MEASURED:
-            return f"{config.max_steps:,} steps are too few to recoup it"
+            return f"too few steps ({config.max_steps:,}) to recoup its start-up time"
         return None
 
     if device.type == "cuda" and not {"cuda-graph", "compile"} & chosen and not {"pack", "trim"} & named:
@@ -175,8 +175,8 @@ def _worth_preparing(
                 if within[2] < without[0]:
                     chosen = captured
                 elif within[1] < without[1]:
-                    why += ", and the quartiles overlap"
-        notes.append(f"cuda-graph {'pays off' if chosen is captured else 'is left out'}: {why}")
+                    why += ", but the quartiles overlap"
+        notes.append(f"cuda-graph {'used' if chosen is captured else 'skipped'}: {why}")
     if "compile" not in chosen and "trim" not in named:
         why = skipped("compile")
         pays = False
@@ -188,7 +188,7 @@ def _worth_preparing(
                 f"it pays off from about {break_even:,.0f} steps "
                 f"(about {COMPILE_SECONDS:.0f} s once, and {COMPILE_SAVES:.0%} of {ms:.1f} ms a step saved)"
             )
-        notes.append(f"compile is {'used' if pays else 'left out'}: {why}")
+        notes.append(f"compile {'used' if pays else 'skipped'}: {why}")
         if pays:
             return (chosen - {"trim"}) | {"compile"}
         if device.type == "cpu" and "pack" in chosen - named and config.batch_size < FEWEST_PACKED:

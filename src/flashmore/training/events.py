@@ -48,7 +48,7 @@ class EventWriter:
 
     def _give_up(self, error: OSError) -> None:
         self._writer = None
-        say(f"TensorBoard's events are no longer written: {error.strerror or error}")
+        say(f"TensorBoard events are no longer written: {error.strerror or error}")
 
     def __enter__(self) -> Self:
         threading.excepthook = self._on_failure

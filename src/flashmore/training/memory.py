@@ -25,13 +25,11 @@ def out_of_memory(trainer: Trainer, error: Exception) -> TrainingFailed:
     while rows > 1:
         rows //= 2
         if _fits(trainer, rows, positions):
-            return TrainingFailed(
-                f"memory for {sizes}", found, f"--batch-size {rows}, which was tried and fits"
-            )
+            return TrainingFailed(f"memory for {sizes}", found, f"--batch-size {rows}, which fits")
     while positions > 1 and config.mode == "text":
         positions //= 2
         if _fits(trainer, 1, positions):
-            valid = f"--batch-size 1 --block-size {positions}, which was tried and fits"
+            valid = f"--batch-size 1 --block-size {positions}, which fits"
             return TrainingFailed(f"memory for {sizes}", found, valid)
     valid = "shorter items, fewer --n-layer or --n-embd, or a machine with more memory"
     return TrainingFailed(f"memory for {sizes}", found, valid)
@@ -70,7 +68,7 @@ def require_memory_for_items(count: int, context: int) -> None:
         raise DataError(
             f"memory for {count:,} items in rows of {context:,} positions",
             f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free",
-            "the file without its longest items, because the longest decides the length of all rows",
+            "the file without its longest items: the longest one sets the length of all rows",
         )
 
 

@@ -75,9 +75,9 @@ class ProgressLine(Observer):
 
     def stopped_early(self, step: int, best_step: int) -> None:
         """Say so, and which weights are kept."""
-        why = f"no better validation loss since step {best_step:,}, whose weights are kept"
+        why = f"no lower validation loss since step {best_step:,}, whose weights are kept"
         self.console.print(
-            f"stopped early at step {step:,}: {why} (--patience 0 trains on)", soft_wrap=not self.live
+            f"stopped early at step {step:,}: {why} (use --patience 0 to train on)", soft_wrap=not self.live
         )
 
     def __enter__(self) -> Self:

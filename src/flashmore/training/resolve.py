@@ -72,7 +72,7 @@ def resolve_device(name: str) -> torch.device:
     if not here[name]:
         present = ", ".join(device for device, is_here in here.items() if is_here)
         raise ConfigError(
-            f"--device {name}", f"torch {torch.__version__} sees none on {sys.platform}", present
+            f"--device {name}", f"torch {torch.__version__} finds none on {sys.platform}", present
         )
     return torch.device(name)
 
@@ -89,10 +89,10 @@ def resolve_model(config: TrainConfig, corpus: Corpus) -> ModelConfig:
     grows = widest > width(replace(sizes, block_size=1))
     if corpus.text is not None and widest > LARGEST_WIDTH and grows:
         raise ConfigError(
-            f"at most {LARGEST_WIDTH:,} numbers a position in an activation",
+            f"at most {LARGEST_WIDTH:,} activations per position",
             f"{widest:,} in the {config.model} with --block-size {corpus.block_size:,} "
             f"and --n-embd {config.n_embd:,}",
-            "a shorter --block-size, fewer --n-embd, or another --model",
+            "a smaller --block-size, a smaller --n-embd, or another --model",
         )
     return sizes
 
@@ -160,7 +160,7 @@ def resolve_speed(
         except BackendUnavailable as error:
             if not replaceable:
                 raise
-            notes += (f"{config.attention} attention, which this run used, is left out: {error.found}",)
+            notes += (f"{config.attention} attention, which this run used, is replaced: {error.found}",)
             choice = chosen("auto")
         model = model_config if choice is None else replace(model_config, attention=choice.backend)
         if "pad-vocab" in speedups:

@@ -97,7 +97,7 @@ class Session:
         step = f"{found} at step {self.trainer.done} of {self.run.path}"
         return TrainingFailed(
             f"finite {what}",
-            f"{step}; its last checkpoint is of step {self.saved_step}",
+            f"{step}; the last checkpoint is from step {self.saved_step}",
             f"a lower --learning-rate than {self.config.learning_rate:g}, a longer --warmup-steps, "
             "--grad-clip 1, or --dtype float32",
         )
@@ -173,8 +173,8 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
             raise _packed(path)
         state = run.load_state("last")
         if steps is not None and steps < state.step:
-            found = f"{steps}, and {state.step} steps are done"
-            raise ConfigError("--max-steps to go on to", found, f"{state.step} or more")
+            found = f"{steps}, but {state.step} steps are done"
+            raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
         resolved, parts, trainer = _restored(run, state.max_steps if steps is None else steps)
         with run.log_metrics(state) as metrics:
             best = (state.best_loss, state.best_step)
@@ -183,7 +183,7 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
 
 def _packed(path: Path) -> RunError:
     found = "a file; a pack has neither the optimizer's state nor the metrics"
-    return RunError(f"the folder of a run to resume at {path}", found, "the folder that it was packed from")
+    return RunError(f"a folder with a run to resume at {path}", found, "the folder of the packed run")
 
 
 def config_of(run: Run) -> TrainConfig:
@@ -207,7 +207,7 @@ def config_of(run: Run) -> TrainConfig:
     free = {"speedups", *(name for name in OPEN if asked.get(name) is None)}
     odd = [name for name, value in run.config.items() if name not in free and asked.get(name) != value]
     if odd:
-        raise RunError(wanted, f"another {', '.join(odd)} than was asked for", INTACT)
+        raise RunError(wanted, f"values of {', '.join(odd)} that were not requested", INTACT)
     return config
 
 
@@ -230,7 +230,7 @@ def _is_run(path: Path) -> bool:
     """As `is_run`; a dangling link is not a new folder either."""
     found = is_run(path)
     if not found and path.is_symlink() and not path.exists():
-        raise RunError(f"a new or empty folder at {path}", "a link that leads nowhere", "another path")
+        raise RunError(f"a new or empty folder at {path}", "a broken link", "another path")
     return found
 
 
@@ -262,7 +262,9 @@ def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
     sizes = model_config_of(config, run.model.vocab_size, run.model.block_size)
     chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
     if chosen != run.model or (config.mode == "text") != (run.text is not None):
-        raise RunError(f"the config of the run {run.path}", "other sizes than its model has", INTACT)
+        raise RunError(
+            f"the config of the run {run.path}", "sizes that differ from those of its model", INTACT
+        )
     if model_spec(run.model.model).attends:
         config = replace(config, attention=run.model.attention)
     parts = open_parts(run, config, device)

@@ -1,4 +1,4 @@
-"""How sure a loss is: the same training on several random splits."""
+"""How much a loss varies: the same training on several random splits."""
 
 import tempfile
 from collections.abc import Iterator
@@ -41,11 +41,11 @@ def losses_of_splits(config: TrainConfig, splits: int, first: float | None = Non
 
 
 def require_random_split(config: TrainConfig) -> None:
-    """Refuse data that cannot be split in several ways, or of which nothing is held out."""
+    """Refuse data without a random split, or without a test part."""
     found = None
     if config.mode == "text" or config.split == "makemore" or config.split.endswith("/0"):
         found = "--mode text" if config.mode == "text" else f"--split {config.split}"
     elif config.file == Path("-"):
         found = "stdin, which can be read only once"
     if found is not None:
-        raise ConfigError("a file of items with a random test part for --splits", found, "--splits 1")
+        raise ConfigError("a file of items with a random test split for --splits", found, "--splits 1")

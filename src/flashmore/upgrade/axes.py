@@ -80,17 +80,15 @@ def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
         dim = softmax.get(1, "dim") or softmax.named.get("axis")
         if dim is None:
             raise Refuse(
-                "softmax() is called without a dimension: PyTorch then guesses one",
-                "say softmax(..., dim=-1) if the last one is meant",
+                "softmax() is called without dim, so PyTorch guesses the dimension",
+                "write softmax(..., dim=-1) if the last dimension is meant",
             )
         at = position(layout, number(dim))
         if at is None:
-            raise Refuse(
-                "which axis the softmax runs over cannot be said: the number of dimensions is unknown"
-            )
+            raise Refuse("the axis of the softmax is unclear, because the number of dimensions is unknown")
         letters.add(layout[at])
     if len(letters) != 1:
-        raise Refuse("the branches take their softmax over different axes")
+        raise Refuse("the branches take the softmax over different axes")
     return letters.pop()
 
 
@@ -100,7 +98,7 @@ def value_letters(
     """The letters of the values and of the output, in the first product's letters; "e" is the values' own."""
     own = product.only(1 - side)
     if len(own) != 1:
-        raise Refuse("the values have more than one axis of their own, or none")
+        raise Refuse("the values must have exactly one axis of their own")
     shared = dict(names)
     shared[own[0]] = OWN
     for letter in product.letters[1 - side]:
@@ -113,7 +111,7 @@ def value_letters(
         return values, out
     expected = {each for each in names.values() if each != names[next(iter(product.contracted))]} | {OWN}
     if set(out) != expected:
-        raise Refuse("the second product sums over another axis too")
+        raise Refuse("the second product also sums over another axis")
     return values, out
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from flashmore.upgrade.site import Edit, Site
 from flashmore.upgrade.text import Text
 
-ADVICE = "store what the inner one gives under a name, in a statement of its own"
+ADVICE = "assign the result of the inner one to a name, in its own statement"
 
 
 def apply(source: str, sites: Iterable[Site]) -> str:
@@ -33,7 +33,7 @@ def apart(sites: Iterable[Site]) -> list[Site]:
     made: set[Edit] = set()
     for site in sites:
         if any(_overlap(one, other) for one in site.edits for other in made):
-            reason = "its lines hold, or lie in, another attention of this function that is rewritten"
+            reason = "its lines overlap another attention in this function that is rewritten"
             refused = replace(site, verdict="refused", reason=reason, advice=ADVICE)
             found.append(replace(refused, edits=(), guard=None, fragment=None, assumptions=()))
         else:

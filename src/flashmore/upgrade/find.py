@@ -106,11 +106,11 @@ def _in_function(
         with limited(budget):
             return _sites_of(text, module, owner, function, name, path)
     except Exceeded as exceeded:
-        reason, advice = str(exceeded), "make functions of its parts"
+        reason, advice = str(exceeded), "split it into several functions"
     except RecursionError:
         reason, advice = "it is nested too deeply", ""
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason, advice = f"it could not be understood ({type(error).__name__}: {error})", ""
+        reason, advice = f"it could not be analysed ({type(error).__name__}: {error})", ""
     if not _mentions(function, text, _ATTENTION):
         return []
     end = function.end_lineno or function.lineno
@@ -204,7 +204,7 @@ class Search:
         chain = Scores(self.flow.module, self.shapes).walk(scores)
         if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
             return self._refusal(
-                softmax, softmax, f"what `{softmax.detail}` does cannot be seen in this file"
+                softmax, softmax, f"the definition of `{softmax.detail}` is not in this file"
             )
         if isinstance(chain, Term):
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
@@ -243,15 +243,15 @@ class Search:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{name}"
         ]
         if not callers:
-            return "where nobody reads them, leave them out of what is returned or stored"
+            return "if they are not needed, do not return or store them"
         return (
-            f"called by {', '.join(callers)}: give it the flag under which they are wanted there, and return "
-            "them under that flag alone; others may call it too, so this is not done unasked"
+            f"called by {', '.join(callers)}: add a flag to it, and return them only with that flag; this is "
+            "not done automatically, because other code may call it too"
         )
 
     def _understood(self, found: Attention) -> Site:
         if self.fused:
-            reason = "another branch of this function is fused already"
+            reason = "another branch of this function is already fused"
             return self._site(found.product.value, found.final, "already fused", reason)
         return self._rewritten(found)
 
@@ -284,7 +284,7 @@ class Search:
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:
         if self.fused:
             return self._site(
-                first, last, "already fused", "another branch of this function is fused already"
+                first, last, "already fused", "another branch of this function is already fused"
             )
         return self._site(first, last, "refused", reason, advice)
 

@@ -61,5 +61,5 @@ def installed(name: str) -> ModuleType:
     except importlib.metadata.PackageNotFoundError:
         raise ImportError(f"{name} is not installed") from None
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != own.resolve():
-        raise ImportError(f"{name} is not that of the installed distribution")
+        raise ImportError(f"{name} is not imported from the installed distribution")
     return importlib.import_module(name)

@@ -94,7 +94,7 @@ def choices(flow: Flow, shapes: Shapes, weights: Term) -> list[tuple[Condition, 
             if not any(each.same(other) for _, other in found):
                 found.append((roots[0] == roots[1], each))
     found.sort(key=lambda each: (each[0], each[1].holds))
-    return [(condition, "the attention is another one") for _, condition in found]
+    return [(condition, "the attention differs") for _, condition in found]
 
 
 def attention(
@@ -120,7 +120,9 @@ def attention(
     ):
         raise Refuse("the branches start from different products of queries and keys")
     if any(each.inner for each in products):
-        raise Refuse("the product of queries and keys is made inside a helper", "write it into this function")
+        raise Refuse(
+            "the product of queries and keys is computed inside a helper", "move it into this function"
+        )
     product = _ranks(product, final, side, shapes)
     guards = [
         *chosen,
@@ -213,7 +215,7 @@ def _same_layout(scores: Term, product: Product, shapes: Shapes) -> Letters:
     """The letters of the softmax's input, the same for every softmax."""
     found = layouts(scores, product.out, shapes)
     if found is None:
-        raise Refuse("the scores are reshaped in a way whose axes cannot be followed")
+        raise Refuse("the scores are reshaped in a way that cannot be analysed")
     return found
 
 
@@ -224,13 +226,13 @@ def _axes(
     key_letter = softmax_letter(layout, softmaxes)
     key_side = next((at for at in (0, 1) if product.only(at) == [key_letter]), None)
     if key_side is None:
-        raise Refuse("the softmax runs over an axis that is not one of the keys alone")
+        raise Refuse("the softmax is not over the axis of the keys")
     query_letters = product.only(1 - key_side)
     value_product = product_of(final, shapes)
     assert value_product is not None
     seen = layouts_of_weights(weights, layout, shapes)
     if seen is None or len(seen) != len(value_product.letters[side]):
-        raise Refuse("the weights are reshaped in a way whose axes cannot be followed")
+        raise Refuse("the weights are reshaped in a way that cannot be analysed")
     names = dict(zip(value_product.letters[side], seen, strict=True))
     contracted = value_product.contracted
     if len(contracted) != 1 or names.get(next(iter(contracted))) != key_letter:
@@ -280,7 +282,7 @@ def _refuse_other_zeros(found: Attention) -> None:
         return term.other.key, {fact(each, tests) for each in term.value.conditions}
 
     if zeros and (len(fills) != 1 or fills[0].detail[2] or any(where(e) != where(fills[0]) for e in zeros)):
-        raise Refuse("weights are hidden after the softmax, which does not renormalise them")
+        raise Refuse("weights are masked after the softmax and not renormalised")
     found.zeroed = bool(zeros)
 
 
@@ -296,6 +298,6 @@ def _refuse_channels(found: Attention) -> None:
     over_positions = "positions:" in size["d"] or size["d"] in found.shapes.positions
     if over_positions or ("features:" in size["l"] and "features:" not in size["d"]):
         raise Refuse(
-            "channel attention: the softmax runs over channels, and the products sum over positions",
-            "leave it: there are few channels and many positions, so a fused kernel is slower",
+            "channel attention: the softmax is over channels, and the products sum over positions",
+            "leave it as it is: with few channels and many positions, a fused kernel is slower",
         )

@@ -121,7 +121,7 @@ class FileReport:
         proved = [report for report in self.rewritten if report.proved]
         chosen = [report for report in proved if even_if_slower or not report.slower]
         if self.rewritten and not chosen:
-            slower = "slower than before; --even-if-slower writes it all the same"
+            slower = "slower than before; use --even-if-slower to write it anyway"
             self.why_not_written = slower if proved else "nothing is proved"
         return chosen
 
@@ -222,7 +222,7 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
     if site.advice:
         yield f"    {site.advice}"
     if site.guard is not None:
-        yield f"    fused only where {site.guard}; elsewhere the old lines run"
+        yield f"    fused only if {site.guard}; otherwise the old lines run"
     for proof in report.proofs:
         yield f"    {proof.summary()}"
     for assumption in report.to_json()["assumptions"]:

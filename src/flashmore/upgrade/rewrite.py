@@ -192,14 +192,14 @@ class Rewriting:
         first, last = self.text.whole_lines(statement)
         before, after = self.text.source[first:start], self.text.source[end:last].strip()
         if before.strip() or (after and not after.startswith("#")):
-            raise Refuse("several statements share a line", "give each a line of its own")
+            raise Refuse("several statements share a line", "put each on its own line")
 
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
         edits, extra = self.edits(), self._import()
         if _is_scripted(self.found.flow.module) and any(_NOT_SCRIPTED.search(each.text) for each in edits):
             raise Refuse(
-                "TorchScript compiles this file, and not the bounds of a dtype", "leave it unscripted"
+                "TorchScript compiles this file, but does not support torch.finfo", "do not script it"
             )
         if not self.is_guarded:
             return self._with_line_ends((*extra, *edits)), None
@@ -211,9 +211,9 @@ class Rewriting:
         end = self.text.whole_lines(block[last])[1]
         old = self.text.source[start:end]
         if _has_long_string(block[first : last + 1], self.text):
-            raise Refuse("a text of several lines stands where a guard would have to indent it")
+            raise Refuse("a guard would have to indent a multi-line string")
         if any(edit.start < start or edit.end > end for edit in edits):
-            raise Refuse("the rewriting reaches beyond the guarded lines")
+            raise Refuse("the rewrite extends beyond the guarded lines")
         new = _edited(self.text.source, edits, start, end)
         indent, line = self.text.indent(block[first]), self.text.newline
         if old and not old.endswith(("\n", "\r")):
@@ -257,7 +257,7 @@ class Rewriting:
         tests: list[str] = []
         for condition, reason in self.found.guards:
             if condition.node is None or not stability.holds(condition.node, first):
-                raise Refuse(f"on one branch {reason}, and that cannot be told beforehand")
+                raise Refuse(f"on one branch {reason}, and the branch is not known in advance")
             text = self.words.condition(condition)
             if " or " in text or " if " in text:
                 text = f"({text})"

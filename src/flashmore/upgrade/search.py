@@ -36,7 +36,7 @@ def _why_not_python(path: Path, data: bytes) -> str | None:
 def read(path: Path) -> tuple[bytes, str, str] | NotRead:
     """A file's bytes, its text with its line ends, and the encoding that its first lines name (PEP 263)."""
     if path.suffix.lower() == NOTEBOOK:
-        advice = "`jupyter nbconvert --to script` makes a Python file of it"
+        advice = "`jupyter nbconvert --to script` converts it to a Python file"
         return NotRead(str(path), f"it is a notebook; {advice}")
     try:
         data = content(path)
@@ -62,7 +62,7 @@ def search_file(path: Path) -> Searched | NotRead:
             sites = find_sites(source, str(path))
     except SyntaxError as error:
         line = f" in line {error.lineno}" if error.lineno else ""
-        return NotRead(str(path), f"it is not Python of this version: {error.msg}{line}")
+        return NotRead(str(path), f"it is not valid for this version of Python: {error.msg}{line}")
     except (RecursionError, MemoryError):  # the parser's own stack is a kind of memory to Python
         return NotRead(str(path), "it is nested too deeply to be parsed")
     except ValueError as error:

@@ -89,7 +89,7 @@ def write_source(
             temporary.replace(target)
     except OSError as error:
         raise StorageError(
-            f"to write {source.path}", str(error), "room on the disk and a folder that may be written"
+            f"to write {source.path}", str(error), "free disk space and a folder with write permission"
         ) from None
 
 
@@ -100,7 +100,7 @@ def _require_python(new: bytes, path: Path) -> None:
             ast.parse(new)
     except (SyntaxError, ValueError) as error:
         found = f"it would not parse: {error}"
-        raise UsageError(f"a rewritten {path} that is Python", found, "the file is left as it is") from None
+        raise UsageError(f"valid Python in the rewritten {path}", found, "leave the file as it is") from None
 
 
 def _require_unchanged(
@@ -112,16 +112,18 @@ def _require_unchanged(
         data, found = content(target), target.lstat()
     except (files.Unreadable, OSError):
         raise UsageError(
-            f"{path} as it was read", "it cannot be read any more", "the same command once more"
+            f"{path} as it was read", "it can no longer be read", "run the same command again"
         ) from None
     if data != source.raw or (before is not None and not os.path.samestat(before, found)):
-        raise UsageError(f"{path} as it was read", "it has changed meanwhile", "the same command once more")
+        raise UsageError(f"{path} as it was read", "it has changed since", "run the same command again")
     if not found.st_mode & 0o222 or not os.access(target, os.W_OK):
-        raise UsageError(f"to write {path}", "it is read-only", f"chmod u+w {path}, then the same command")
+        raise UsageError(
+            f"to write {path}", "it is read-only", f"chmod u+w {path}, then run the same command again"
+        )
     if found.st_nlink > 1:
         # Another name may belong to another project, or to a package manager's store.
-        valid = "a copy of its own: the rewrite would leave the other names with the old file"
-        raise UsageError(f"{path} with one name", f"{found.st_nlink} hard links to it", valid)
+        valid = "a separate copy: the other names would keep the old file"
+        raise UsageError(f"{path} without hard links", f"{found.st_nlink} hard links to it", valid)
     return found
 
 
@@ -132,13 +134,13 @@ def _require_stored(target: Path, source: SourceFile, indices: Indices | None) -
     except Unreadable as error:
         found = f"its repository cannot be read: {error}"
         raise UsageError(
-            f"{target.name} as git knows it", found, "--force to write without looking at git"
+            f"{target.name} as stored in git", found, "--force to write without checking git"
         ) from None
     if stored is False:
         raise UsageError(
-            f"{target.name} without changes that git has not stored",
+            f"{target.name} without uncommitted changes",
             "it differs from what was last added or committed",
-            "commit it first, so that the rewrite can be seen apart, or --force",
+            "commit it first, or use --force",
         )
 
 
@@ -150,7 +152,7 @@ def _keep_attributes(target: Path, found: os.stat_result, temporary: Path, path:
             os.chown(temporary, found.st_uid, found.st_gid)
         except PermissionError:
             owner = f"it belongs to user {found.st_uid} and group {found.st_gid}"
-            raise UsageError(f"to write {path} and keep its owner", owner, "a file of your own") from None
+            raise UsageError(f"to write {path} and keep its owner", owner, "a file that you own") from None
     temporary.chmod(stat.S_IMODE(found.st_mode))
     given = _extended_attributes(temporary)
     for name, value in _extended_attributes(target).items():
@@ -160,7 +162,7 @@ def _keep_attributes(target: Path, found: os.stat_result, temporary: Path, path:
             os.setxattr(temporary, name, value)
         except OSError as error:
             why = f"{name}: {error.strerror}"
-            valid = "a file without it, or a user who may set it"
+            valid = "a file without them, or a user who may set them"
             raise UsageError(f"to write {path} with its extended attributes", why, valid) from None
 
 

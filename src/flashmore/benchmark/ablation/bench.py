@@ -44,7 +44,7 @@ AUTOTUNING = 3.0
 ON_A_GPU = 16
 """Steps per sample on a GPU, synchronised once, so that loops without synchronisation and replays of several
 steps can show their gain."""
-NOT_IN_A_STEP = {"kv-cache": "it is about generation, and a training step has nothing of it"}
+NOT_IN_A_STEP = {"kv-cache": "it speeds up generation, not training"}
 
 
 @dataclass
@@ -169,7 +169,7 @@ class _Bench(Rounds):
         for name in self.names:
             missing = [other for other in CATALOGUE[name].needs if other not in now]
             if missing:
-                self.left_out.append({"name": name, "why": f"it is a part of {', '.join(missing)}"})
+                self.left_out.append({"name": name, "why": f"it is part of {', '.join(missing)}"})
                 continue
             dropped = [other for other in now if other in CATALOGUE[name].excludes]
             chosen = tuple(one for one in CATALOGUE if one == name or (one in now and one not in dropped))
@@ -177,11 +177,11 @@ class _Bench(Rounds):
             if self._fits(variant) and self._ready(variant, self.variants):
                 variant.kept = self._pays(last, variant)
                 if not variant.kept:
-                    self.notes.append(f"{name} is slower here: what follows is added without it")
+                    self.notes.append(f"{name} is slower here; the following speed-ups are added without it")
                     continue
                 last, now = variant, variant.speedups
                 if dropped:
-                    self.notes.append(f"{name} stands in place of {', '.join(dropped)}")
+                    self.notes.append(f"{name} replaces {', '.join(dropped)}")
         for name in now if self.leave_one_out else ():
             variant = SpeedupVariant(f"without {name}", speedups=without(name, now), before=last.name)
             if self._fits(variant):
@@ -206,7 +206,7 @@ class _Bench(Rounds):
             "variants": [self._told(variant) for variant in self.variants],
             "left_out_alone": [self._told(variant) for variant in self.alone],
             "left_out": self.left_out,
-            "notes": [*self.notes, *["answers were checked without dropout"] * (self.checked != self.plain)],
+            "notes": [*self.notes, *["results were checked without dropout"] * (self.checked != self.plain)],
             "warnings": self.warnings,
         }
         return make_record("ablation", self.device, body, complete=self.complete)
@@ -282,7 +282,9 @@ class _Bench(Rounds):
                 variant.budget_used = found.budget_used
             else:
                 error = f"the error of its first {STEPS} losses is {found.error:.2g}"
-                variant.why_not = f"not the plain loop: {error}, and the budget {found.budget:.2g}"
+                variant.why_not = (
+                    f"its losses differ from the plain loop's: {error}, its budget {found.budget:.2g}"
+                )
         elif losses.isfinite().all():
             difference = losses[-AT_THE_END:].mean() - self.reference[-AT_THE_END:].mean()
             variant.loss_difference = difference.item()
@@ -315,7 +317,7 @@ class _Bench(Rounds):
         if variant.name == "max-autotune":
             needed = AUTOTUNING * max(COMPILING, needed)
         if needed > left:
-            why = f"it would take about {needed:.0f} s to prepare, and {max(0, left):.0f} s are left"
+            why = f"preparing it would take about {needed:.0f} s, and {max(0, left):.0f} s are left"
             self.left_out.append({"name": variant.name, "why": f"{why} (--seconds)"})
         return needed <= left
 
@@ -366,7 +368,7 @@ def added(
     """
     named = {name for name in asked if name not in GROUPS}
     for name in named - set(CATALOGUE):
-        raise ConfigError("a speed-up of the catalogue", f"'{name}'", ", ".join(CATALOGUE))
+        raise ConfigError("the name of a speed-up", f"'{name}'", ", ".join(CATALOGUE))
     everything = "all" in asked or "auto" in asked
     names, left_out = [], []
     for name, entry in CATALOGUE.items():
@@ -377,7 +379,7 @@ def added(
         if why is None:
             names.append(name)
         elif name in named:
-            raise ConfigError(f"the speed-up {name} on the ablation", why, "--speedups exact or all")
+            raise ConfigError(f"the speed-up {name} in the ablation", why, "--speedups exact or all")
         else:
             left_out.append({"name": name, "why": why})
     if not names:

@@ -61,7 +61,7 @@ ROWS: dict[Pass, tuple[Pass, ...]] = {
     "both": ("forward", "backward", "both"),
 }
 """The passes that a record has rows for, by what was asked for; the last one is compared."""
-MORE_TIME = "give it more time (--seconds) or fewer lengths, and let it run to the end"
+MORE_TIME = "give it more time (--seconds) or fewer lengths, and do not interrupt it"
 
 
 def bench_attention(
@@ -209,7 +209,7 @@ class _Bench:
         needed = inputs_bytes(shape) + max(own, check)
         if needed > self.memory:
             what = "it" if own >= check else "the check against float64"
-            return f"{what} would take {needed / GIB:.2g} GiB, and {self.memory / GIB:.2g} GiB may be used"
+            return f"{what} would need {needed / GIB:.2g} GiB, and the limit is {self.memory / GIB:.2g} GiB"
         return None
 
     def _leave_out_what_takes_long(
@@ -260,7 +260,7 @@ class _Bench:
             self.check_seconds[setting_of(shape)] = scores, self.clock() - began
             bad = [judgement.name for judgement in passes.judgements if not judgement.good]
             if bad:
-                return f"not as good as its precision allows: {', '.join(bad)}"
+                return f"its error is too large for its precision: {', '.join(bad)}"
             passes.peaks = passes.peak_bytes()
         except BackendUnavailable as error:
             return "; ".join(error.reasons)

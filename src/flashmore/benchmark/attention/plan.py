@@ -20,34 +20,34 @@ LARGEST = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionPlan(CallKind):
-    """Calls to measure; several values of one option are combined with those of every other.
+    """Calls to measure: all combinations of the given values.
 
     Raises:
         ConfigError: a value out of range, or a call that cannot be measured.
     """
 
     length: tuple[int, ...] = ()
-    """Numbers of queries L; none means the powers of 2 from 16 to 4096, on a GPU to 16384."""
+    """Numbers of queries L. If omitted, the powers of 2 from 16 to 4096, or to 16384 on a GPU."""
     source_length: tuple[int, ...] = ()
-    """Numbers of keys S; none means L. --length 1 is decoding: one query against S keys."""
+    """Numbers of keys S. If omitted, L. Use --length 1 for decoding."""
     batch_size: tuple[int, ...] = ()
-    """Batch sizes B, the same at every length; none means 2, on a GPU 4."""
+    """Batch sizes B. If omitted, 2, or 4 on a GPU."""
     n_head: tuple[int, ...] = ()
-    """Query heads H; none means 4, on a GPU 16."""
+    """Numbers of query heads H. If omitted, 4, or 16 on a GPU."""
     head_dim: tuple[int, ...] = ()
-    """Channels per head, D; none means 64, on a GPU 128."""
+    """Head dimensions D. If omitted, 64, or 128 on a GPU."""
     dtype: tuple[Dtype, ...] = ()
-    """Dtype of q, k and v; none means float32, on a GPU bfloat16."""
+    """Dtypes of q, k and v. If omitted, float32, or bfloat16 on a GPU."""
     backends: tuple[Kernel, ...] = tuple(name for name, spec in backends().items() if spec.kernel)
-    """Attention backends; one that cannot run is listed with the reasons."""
+    """Attention backends. Those that cannot run are listed with the reasons."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device to use; `auto` selects a GPU if there is one."""
+    """Device to use; `auto` uses a GPU if there is one."""
     threads: int = 0
-    """CPU threads; 0 leaves PyTorch's default."""
+    """CPU threads; 0 keeps PyTorch's default."""
     seconds: float = 150.0
-    """Time budget of the whole measurement in seconds; what would exceed it is left out and named."""
+    """Time limit in seconds. Calls that would exceed it are skipped and listed."""
     memory: float | None = None
-    """Memory budget in GiB; none means four fifths of the free memory."""
+    """Memory limit in GiB. If omitted, 80 % of the free memory."""
 
     def __post_init__(self) -> None:
         for name in ("length", "source_length", "batch_size", "n_head", "head_dim"):
@@ -59,7 +59,7 @@ class AttentionPlan(CallKind):
         _require("backends", "none", bool(self.backends), "at least one name")
         for dtype in self.dtype:
             _require("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
-        _require("threads", self.threads, self.threads >= 0, "0, or as many as there are CPUs")
+        _require("threads", self.threads, self.threads >= 0, "0 or more")
         _require("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
         if self.memory is not None:
             _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
@@ -120,7 +120,7 @@ def _once(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 def _require(name: str, value: object, holds: bool, valid: str) -> None:
     if not holds:
-        raise ConfigError(f"a sensible --{name.replace('_', '-')}", f"{value}", valid)
+        raise ConfigError(f"a valid --{name.replace('_', '-')}", f"{value}", valid)
 
 
 def attention_flops(

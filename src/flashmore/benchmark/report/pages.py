@@ -34,8 +34,8 @@ ENVIRONMENT = {
     "cuda": "CUDA of torch",
     "cudnn": "cuDNN",
     "commit": "flashmore's commit",
-    "clock_resolution_s": "the clock's smallest step",
-    "fuse_attention": "patterns that Inductor made SDPA",
+    "clock_resolution_s": "clock resolution",
+    "fuse_attention": "attention patterns fused by Inductor",
 }
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 REFERENCE = re.compile(r'(?:url\(|href=")#([^)"]+)')
@@ -50,8 +50,8 @@ HOW_TO_READ = (
     "manual / flash = 1.2 means that flash is 1.2 times as fast as manual. The interval holds the true ratio "
     "in 95 of 100 such measurements. The verdict is no difference only where the whole interval lies within "
     "±3 % (or --equivalence), faster or slower where it excludes 1, and else inconclusive.",
-    "Compare variants within a record. Between two records, everything that the table of machines marks with "
-    "≠ differs too, and so may the machine's speed: a ratio of their medians has no interval.",
+    "Compare variants within a record. Two records also differ in everything marked ≠ in the table of "
+    "machines, and perhaps in the machine's speed: the ratio of their medians has no interval.",
 )
 
 

@@ -28,10 +28,10 @@ QUESTIONS = {
     "choose": "choice of a backend",
 }
 """By kind of record, in the order of a report's tables."""
-SEED_EXPERIMENT = "The experiment this grew from, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
+SEED_EXPERIMENT = "The original experiment, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
 PACE = "the machine's speed changed, and a ratio only compares neighbouring blocks"
 ABLATION_DISPENSABLE = (
-    "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "pays after steps", "95 % interval",
+    "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "break-even step", "95 % interval",
 )  # fmt: skip
 ATTENTION_DISPENSABLE = (
     "quartiles of both", "quartiles of forward", "quartiles of backward", "first call, ms", "TFLOP/s",
@@ -91,7 +91,7 @@ def doubts(ratios: Mapping[str, Sequence[Any]]) -> list[str]:
         if of and to and found.contradicts(of["median"] / to["median"]):
             odd.append(name)
     lines = {
-        f"inconclusive, with about how many more blocks would decide: {', '.join(undecided)}": undecided,
+        f"inconclusive, with an estimate of the blocks still needed: {', '.join(undecided)}": undecided,
         f"the medians contradict the ratio of {', '.join(odd)}: {PACE}": odd,
     }
     return [line for line, names in lines.items() if names]
@@ -115,7 +115,7 @@ def _of_steps(record: Record, where: str) -> Summary:
     plots = []
     if any(_timed(found["variants"]) for found in contexts):
         title = f"Milliseconds a training step on {where}"
-        below = "Every sample as a dot, with median and quartiles; the tables below have the numbers."
+        below = "Every sample as a dot, with median and quartiles; see the tables below for the numbers."
         plots.append(Plot("steps", title, below, partial(step_plot, record)))
     sizes = _sizes(record["config"], *SIZES, "dtype")
     settings = [_step_setting(found, f"on {where}; {sizes}") for found in contexts]
@@ -146,7 +146,7 @@ def _step_setting(found: Record, where: str) -> Setting:
         }
         for variant, ratio in zip(timed, [None, *found["ratios"]], strict=False)
     ]
-    remarks = [f"left out: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
+    remarks = [f"skipped: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
     steps = [variant["step_ms"] for variant in timed]
     pairs = zip(found["ratios"], steps[1:], strict=False)
     remarks += doubts({_pair(ratio): (ratio, steps[0], step) for ratio, step in pairs})
@@ -171,7 +171,7 @@ def share_sentence(found: Record) -> str:
         told += f" (95 %: {100 * low:.1f} – {100 * high:.1f} %)"
     if found["most_gain"] is None:
         return f"{told}."
-    return f"{told}: a kernel that took no time would make it {found['most_gain']:.2f} times as fast at most."
+    return f"{told}: removing all of it would make the step at most {found['most_gain']:.2f} times as fast."
 
 
 def _of_ablation(record: Record, where: str) -> Summary:
@@ -181,18 +181,18 @@ def _of_ablation(record: Record, where: str) -> Summary:
     plots, settings = [], []
     if variants:
         heading = f"Milliseconds a training step on {where}, speed-up by speed-up"
-        below = "A bar for each variant with its quartiles; the table below has the numbers."
+        below = "A bar for each variant with its quartiles; see the table below for the numbers."
         plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
-        caption = f"Speed-ups added one after the other: {title}, on {where}; {sizes}"
+        caption = f"Speed-ups added one by one: {title}, on {where}; {sizes}"
         settings.append(_ablation_setting(title, caption, variants, variants, "added", "before / this"))
     if alone:
-        caption = f"All together but one: {title}, on {where}; {sizes}"
+        caption = f"All but one: {title}, on {where}; {sizes}"
         title = f"{title}, each left out alone"
         settings.append(_ablation_setting(title, caption, alone, variants, "left out", "all / this"))
     every = (*record["variants"], *record["left_out_alone"])
     remarks = [
-        *(f"no number: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
-        *(f"left out: {one['name']}: {one['why']}" for one in record["left_out"]),
+        *(f"not timed: {one['name']}: {one['why_not']}" for one in every if not one["ok"]),
+        *(f"skipped: {one['name']}: {one['why']}" for one in record["left_out"]),
         *record["notes"],
         f"Exact variants gave the plain loop's losses of the first {record['checked_steps']} steps within "
         "the error budget; for the others the table says by how much the loss differs after them.",
@@ -208,7 +208,7 @@ def _ablation_findings(timed: Sequence[Record]) -> list[str]:
     findings = [
         f"{' + '.join(last['speedups'])}: {_ratio_text(last['ratio'])} times as fast as the plain loop."
         for last in kept[-1:]
-    ] or ["No speed-up is kept: each was slower in its trial."]
+    ] or ["No speed-up is kept: each was slower."]
     for variant in timed[1:]:
         ratio = variant["ratio_before"]
         verdict = f"{_ratio_text(ratio)}: {ratio['verdict']}"
@@ -240,7 +240,7 @@ def _ablation_setting(
                 **added,
                 "peak MiB": "" if variant["peak_bytes"] is None else digits(variant["peak_bytes"] / MIB),
                 "first step, s": _quantity(variant["first_step_seconds"]),
-                "pays after steps": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
+                "break-even step": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
                 "answers": _likeness(variant),
             }
         )
@@ -294,7 +294,7 @@ def _attention_setting(record: Record, found: Record, where: str) -> Setting:
         f"T {T:,}: {backend}, {told}, ms": time["median"] for (T, backend), time in spreads.items()
     }
     comparable |= {f"T {ratio['T']:,}: {_pair(ratio)}": _ratio_text(ratio) for ratio in ratios}
-    comparable["fused wins from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
+    comparable["fused faster from T ="] = "–" if found["T"] is None else f"{found['T']:,}"
     caption = f"Attention alone on {where}: {title}; times are medians"
     table = Table(caption, _attention_cells(rows, ratios), ("backend", "verdict"), (), ATTENTION_DISPENSABLE)
     pairs = {
@@ -343,20 +343,20 @@ def left_out(rows: Sequence[Record]) -> list[str]:
             backend if len(found) == every else f"{backend} at T = {', '.join(f'{T:,}' for T in found)}"
             for backend, found in backends.items()
         ]
-        lines.append(f"left out: {' and '.join(where)}: {why}")
+        lines.append(f"skipped: {' and '.join(where)}: {why}")
     return lines
 
 
 def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
     """A sentence on T, the crossover of the setting that these are the ratios of, or on there being none."""
     if not ratios:
-        return "No crossover: it needs manual and a fused backend at the same T."
+        return "No crossover: this needs manual and a fused backend at the same T."
     lengths = sorted({ratio["T"] for ratio in ratios})
     if T is None:
-        return f"Fused attention does not win here up to T = {lengths[-1]:,}: no crossover."
+        return f"No crossover: fused attention is not faster up to T = {lengths[-1]:,}."
     if lengths[0] == T:
-        return f"Fused attention wins at every T that was measured, from {T:,} to {lengths[-1]:,}."
-    return f"Fused attention wins from T = {T:,} on, up to the {lengths[-1]:,} that were measured."
+        return f"Fused attention is faster at every measured T, from {T:,} to {lengths[-1]:,}."
+    return f"Fused attention is faster from T = {T:,} on, up to T = {lengths[-1]:,}, the longest measured."
 
 
 def _of_choice(record: Record, where: str) -> Summary:
@@ -374,7 +374,7 @@ def _of_choice(record: Record, where: str) -> Summary:
         PASSES[passes_of(problem)]: passes_of(problem) != "both",
     }
     title = ", ".join(fact for fact, holds in facts.items() if holds)
-    when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "as measured before"
+    when = f"measured in {record['measuring_s']:.1f} s" if record["measuring_s"] else "from the cache"
     conclusion = f"{record['chosen']} is chosen, {when}."
     timed = [one for one in record["candidates"] if one["time_ms"]]
     spreads = {one["name"]: one["time_ms"] for one in timed}
@@ -392,7 +392,7 @@ def _of_choice(record: Record, where: str) -> Summary:
     caption = f"{PASSES[passes_of(problem)].capitalize()}, once, on {where}: medians"
     missing = [one for one in record["candidates"] if not one["time_ms"]]
     pairs = {f"{safe} / {name}": (ratio, spreads.get(safe), spreads[name]) for name, ratio in ratios.items()}
-    remarks = [*(f"left out: {one['name']}: {one['why_not']}" for one in missing), *doubts(pairs)]
+    remarks = [*(f"skipped: {one['name']}: {one['why_not']}" for one in missing), *doubts(pairs)]
     comparable = {f"{name}, ms": time["median"] for name, time in spreads.items()}
     table = Table(caption, rows, ("backend", "verdict"), dispensable=["quartiles"])
     setting = Setting(title, table, conclusion, remarks, comparable)

@@ -192,7 +192,7 @@ class _Bench(Rounds):
         needed = activation_bytes(name, model_config, config, device=self.device.type, threads=threads)
         needed += weights_bytes(model_config)
         if needed > free:
-            return f"it would take about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB may be used", None
+            return f"it needs about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are available", None
         if reasons := self._reasons(name, config, model_config):
             return "; ".join(reasons), None
         judgements = self.gate.judgements(name)
@@ -200,9 +200,9 @@ class _Bench(Rounds):
         if not bad:
             return None, max(judgement.budget_used for judgement in judgements)
         worst = max(bad, key=lambda judgement: judgement.budget_used)
-        found = f"the error of {worst.name} is {worst.error:.2g}, and its budget {worst.budget:.2g}"
+        found = f"the error of {worst.name} is {worst.error:.2g}, its budget {worst.budget:.2g}"
         count = f"({len(bad)} of {len(judgements)} checks failed)"
-        return f"not as right as its precision allows: {found} {count}", None
+        return f"its error is too large for its precision: {found} {count}", None
 
     def _ready_step(self, variant: Variant) -> Callable[[], object]:
         """Make one training step a synchronised call, warm it up, and measure its memory."""
@@ -256,7 +256,7 @@ class Gate:
         )
         self.note = None
         if rows > B or length > T:
-            self.note = f"answers were checked on {B} row{'s' * (B > 1)} of {T:,} positions"
+            self.note = f"results were checked on {B} row{'s' * (B > 1)} of {T:,} positions"
 
     def judgements(self, backend: str) -> list[Judgement]:
         """Judge attention alone, all gradients of the first step, and the losses of the first steps.
@@ -313,8 +313,8 @@ class Gate:
 def diverged(what: str) -> ConfigError:
     """The error for training that fails even in float64, so that there is no reference."""
     found = f"a loss that is not finite within {STEPS} steps, in float64"
-    valid = "a lower --learning-rate, or a --warmup-steps"
-    return ConfigError(f"a training to hold {what} against", found, valid)
+    valid = "a lower --learning-rate, or more --warmup-steps"
+    return ConfigError(f"a reference to check {what} against", found, valid)
 
 
 def first_gradients(trainer: Trainer) -> dict[str, Tensor]:

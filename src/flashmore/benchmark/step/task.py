@@ -85,7 +85,7 @@ def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> 
 def read_items(config: TrainConfig) -> Corpus:
     """Read the items of a config; as `read_corpus`, but a long text is refused."""
     if config.mode == "text":
-        raise ConfigError("items, one a line", "--mode text", "--mode items, which is the default")
+        raise ConfigError("items, one per line", "--mode text", "--mode items, which is the default")
     return read_corpus(config)
 
 
@@ -94,7 +94,7 @@ def _stream(corpus: Corpus, context: int, device: torch.device) -> Sequences:
     names = corpus.split.train
     length = sum(map(len, names)) + len(names)
     if not 1 <= context <= length:
-        valid = f"1 to {length:,}, the length of all names of the training part one after the other"
+        valid = f"1 to {length:,}, the total length of the training names"
         raise ConfigError("--lengths that the data can fill", f"{context:,}", valid)
     ids = [EOS]
     for name in names:

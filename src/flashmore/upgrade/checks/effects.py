@@ -53,7 +53,7 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     for guard in rewriting.guards:
         if guard.node is not None and (effect := next(_effects(guard.node, flow.module), None)):
             raise Refuse(
-                f"the test in line {guard.node.lineno} would run twice, and `{effect[0]}` is no plain test"
+                f"the test in line {guard.node.lineno} would run twice, and `{effect[0]}` may have effects"
             )
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
     _check_between(rewriting, mine)
@@ -119,10 +119,10 @@ def _compare(old: Iterator[Effect], new: Iterator[Effect], mine: set[int]) -> No
             line = getattr(node, "lineno", 0)
             raise Refuse(
                 f"`{said}` in line {line} would run at another time, or not at all",
-                "do it in a statement of its own, before the product or after the values",
+                "move it to its own statement, before the product or after the values",
             )
     if after:
-        raise Refuse(f"`{after[0]}` would run at another time, or more often than now")
+        raise Refuse(f"`{after[0]}` would run at another time, or more often")
 
 
 def _check_helpers(flow: Flow, calls: set[int], chain: set[Value]) -> None:
@@ -134,9 +134,7 @@ def _check_helpers(flow: Flow, calls: set[int], chain: set[Value]) -> None:
             )
             if does or value.op in ("append", "extend", "update", "py:print"):
                 line = getattr(value.node, "lineno", 0)
-                raise Refuse(
-                    f"a helper that is called in line {line} does more than its part of the attention"
-                )
+                raise Refuse(f"a helper that is called in line {line} does more than compute attention")
 
 
 def _check_between(rewriting: Rewriting, mine: set[int]) -> None:
@@ -158,13 +156,13 @@ def _check_between(rewriting: Rewriting, mine: set[int]) -> None:
         if drawn is not None:
             raise Refuse(f"{where} would run before `{ast.unparse(drawn)}`")
         if moved and (what := _disturbs(node, moved, flow)):
-            raise Refuse(f"{where} {what}, and stands before the values")
+            raise Refuse(f"{where} {what}, before the values are multiplied")
 
 
 def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow) -> str:
     """What an effect may do to something that is read after it now, and was read before it."""
     if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
-        return "lets other code run"
+        return "runs other code"
     if isinstance(node, ast.Attribute):
         stored = any(
             isinstance(each, ast.Attribute) and each.attr == node.attr for e in moved for each in ast.walk(e)
@@ -237,8 +235,8 @@ def _check_output(final: Value, module: Module) -> None:
             ) is value:
                 line = getattr(user.node, "lineno", 0)
                 raise Refuse(
-                    f"the output is changed in place in line {line}; the kernels keep it for the gradients",
-                    "add or multiply it into a new tensor there",
+                    f"the output is changed in place in line {line}; fused kernels need it for the gradients",
+                    "write the result to a new tensor instead",
                 )
             if user.op in _VIEWS and (first or user.op in ("phi", "loop", "tuple")):
                 ahead.append(user)

@@ -16,7 +16,7 @@ from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Binding, Reaching, Use
 from flashmore.upgrade.source.scopes import claimed_by, is_private
 
-ADVICE = "where nobody needs it, remove that use"
+ADVICE = "remove that use if it is not needed"
 _ALWAYS = {"locals", "eval", "exec", "globals"}
 _WITHOUT_ARGUMENTS = {"vars", "dir"}
 _FRAMES = {"_getframe", "_current_frames", "currentframe", "f_locals", "f_back", "tb_frame"}
@@ -72,7 +72,9 @@ class _Names:
         if touched and use.how == "read":
             if use.name in self.shared:
                 line = self.shared[use.name]
-                raise Refuse(f"`{use.name}` may be changed by any call: line {line} shares it between scopes")
+                raise Refuse(
+                    f"`{use.name}` may be changed by any call, because line {line} shares it between scopes"
+                )
             strange = [
                 getattr(each, "lineno", 0)
                 for each in use.bindings
@@ -80,7 +82,7 @@ class _Names:
             ]
             if strange:
                 raise Refuse(
-                    f"`{use.name}` may be changed in line {max(strange)}, in a way that is not followed"
+                    f"`{use.name}` may be changed in line {max(strange)}, in a way that is not analysed"
                 )
             return
         if self._only_in_old_lines(use):
@@ -89,10 +91,10 @@ class _Names:
         seen = use.bindings - use.unfollowed if use.how == "read" and use.node in self.flow.seen else ()
         lost = [each for each in use.bindings if id(each) not in self.ruled_out]
         if any(not self._remains(each, use.name, each in seen) for each in lost):
-            raise Refuse(f"`{use.name}` falls away, and is {use.how} in line {line}", ADVICE)
+            raise Refuse(f"`{use.name}` would be removed, but is {use.how} in line {line}", ADVICE)
         changed = any(id(each) in self.inside and each not in seen for each in use.bindings)
         if changed and use.how != "deleted":
-            raise Refuse(f"`{use.name}` gets another value, and is {use.how} in line {line}", ADVICE)
+            raise Refuse(f"`{use.name}` would get another value, but is {use.how} in line {line}", ADVICE)
 
     def _remains(
         self, binding: Binding, name: str, seen: bool, before: frozenset[Binding] = frozenset()
@@ -159,11 +161,11 @@ def _refuse_onlookers(found: Attention) -> None:
             case ast.Call(func=ast.Name(id=name), args=[_, *_]) if name in _WITHOUT_ARGUMENTS:
                 harmless.add(node.func)
             case ast.Name(id=name) if name in _ALWAYS | _WITHOUT_ARGUMENTS and node not in harmless:
-                raise Refuse(f"`{name}` in line {node.lineno} may see the names that fall away", ADVICE)
+                raise Refuse(f"`{name}` in line {node.lineno} may see names that would be removed", ADVICE)
     _refuse_private(found)
     if (of_frames := _reads_frames(found.flow.module)) is not None:
         name, line = of_frames
-        raise Refuse(f"`{name}` in line {line} may look at the names of a running function", ADVICE)
+        raise Refuse(f"`{name}` in line {line} may inspect the names of a running function", ADVICE)
 
 
 def _refuse_private(found: Attention) -> None:
@@ -178,7 +180,7 @@ def _refuse_private(found: Attention) -> None:
             line = getattr(node, "lineno", 0)
             raise Refuse(
                 f"`{private}` in line {line} is a private name of its class",
-                "begin its name with one underscore",
+                "start its name with a single underscore",
             )
 
 

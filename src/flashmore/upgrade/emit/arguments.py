@@ -50,12 +50,12 @@ class Arguments(Writer):
             if isinstance(target, ast.Name)
         }
         if any(self.flow.seen.get(name) in made for node in self.pieces.emitted for name in _names(node)):
-            raise Refuse("a statement makes both the scores and what else is needed")
+            raise Refuse("one statement computes the scores and something else that is needed")
 
     def _hidden(self, fills: list[Step], q: str) -> tuple[str, str]:
         keeps = [keep(each, self.pieces) for each in fills]
         self.result.assumptions += [
-            f"`{each.text.removesuffix(' != 0')}` holds zeros and ones, and needs no gradient"
+            f"`{each.text.removesuffix(' != 0')}` contains only zeros and ones, and needs no gradient"
             for each, step in zip(keeps, fills, strict=True)
             if "0/1" in step.term.detail
         ]
@@ -66,7 +66,7 @@ class Arguments(Writer):
         kept = keeps[0].text if len(keeps) == 1 else " & ".join(f"({each.text})" for each in keeps)
         found = kinds(fills)
         if len(found) > 1:
-            raise Refuse("some masks are filled with -inf and some with a finite number")
+            raise Refuse("some masks use -inf and some a finite number")
         value = fills[0].term.other
         assert value is not None
         if self.found.zeroed:
@@ -74,7 +74,7 @@ class Arguments(Writer):
             return q, kept if when is None else f"{kept} if {when} else None"
         if found == {FINITE}:
             return self._rows(kept, when, q, value)
-        self.result.assumptions.append("rows whose keys are all hidden are NaN today, and may become zeros")
+        self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
         kept = self._lifted_mask(kept, value)
         return q, kept if when is None else f"{kept} if {when} else None"
 
@@ -95,7 +95,7 @@ class Arguments(Writer):
                 first = False
         if found == {FINITE}:
             rows = [
-                f"{row} = {mask}.any(dim=-1, keepdim=True)  # a row that keeps no key is even",
+                f"{row} = {mask}.any(dim=-1, keepdim=True)  # fully masked rows get uniform weights",
                 f"{query} = {atom(q)}.masked_fill(~{row}, 0)",
                 f"{mask} = {mask} | ~{row}",
             ]
@@ -104,9 +104,7 @@ class Arguments(Writer):
             )
             q = query
         else:
-            self.result.assumptions.append(
-                "rows whose keys are all hidden are NaN today, and may become zeros"
-            )
+            self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
         self.result.setup.append((self.pieces.at, lines))
         return q, mask
 
@@ -121,7 +119,7 @@ class Arguments(Writer):
         mask, row, query = (fresh(each, self.taken) for each in ("keep", "some", "query"))
         lines = [
             f"{mask} = {kept}",
-            f"{row} = {mask}.any(dim=-1, keepdim=True)  # a row that keeps no key is even",
+            f"{row} = {mask}.any(dim=-1, keepdim=True)  # fully masked rows get uniform weights",
         ]
         lines += [
             f"{query} = {atom(q)}.masked_fill(~{row}, 0)",
@@ -163,7 +161,7 @@ class Arguments(Writer):
             ):
                 continue
             if statement is None or not self._is_all_chain(statement, chain):
-                raise Refuse("a statement about the scores does something else too")
+                raise Refuse("a statement that changes the scores also does something else")
             gone.add(statement)
         for value in chain:
             if (
@@ -172,7 +170,7 @@ class Arguments(Writer):
                 and value.statement is not self.pieces.at
             ):
                 if value.statement is None or not self._is_all_chain(value.statement, chain):
-                    raise Refuse("a statement about the scores does something else too")
+                    raise Refuse("a statement that changes the scores also does something else")
                 gone.add(value.statement)
         self._remove_needed(chain, gone)
         self.result.removed = gone
@@ -191,7 +189,7 @@ class Arguments(Writer):
             or names != {target.id}
             or not made <= {"product", "scale", "cast"}
         ):
-            raise Refuse("the scores' shape or dtype is asked for elsewhere")
+            raise Refuse("the shape or dtype of the scores is used elsewhere")
         if statement is not None:
             gone.discard(statement)
         self._zero_product()
@@ -229,7 +227,7 @@ class Arguments(Writer):
                     continue
                 asked = children(user.node)[:1] if user.node is not None else []
                 if not asked or not isinstance(asked[0], ast.Name):
-                    raise Refuse("the scores' shape or dtype is asked for elsewhere")
+                    raise Refuse("the shape or dtype of the scores is used elsewhere")
                 self.donors.append(asked[0])
 
     def _guarded(self) -> set[ast.stmt]:

@@ -46,9 +46,9 @@ class Pieces:
     def read(self, node: ast.expr | None, what: str) -> str:
         """The text of an expression that is read again where the call stands."""
         if node is None:
-            raise Refuse(f"{what} is made inside a helper", "write it into this function")
+            raise Refuse(f"{what} is computed inside a helper", "move it into this function")
         if not self.stability.holds(node, self.at):
-            raise Refuse(f"{what} changes its meaning before the values are multiplied")
+            raise Refuse(f"{what} changes before the values are multiplied")
         self.emitted.append(node)
         return self.words.flat(node)
 
@@ -56,7 +56,7 @@ class Pieces:
         """An operand's expression without the transpositions that stand in it, and its letters."""
         node = operand(self.flow, owner.node, which.value)
         if node is None:
-            raise Refuse("the product's operands cannot be told apart in the source")
+            raise Refuse("the operands of the product cannot be separated in the source")
         value, letters = which.value, which.letters
         while (inner := _before(value, letters)) is not None:
             found = operand(self.flow, node, value.args[0])
@@ -159,7 +159,7 @@ class Pieces:
         if term.value.inner and (constant := number_of(term.other)) is not None:
             return Scale([*inner.numbers, (how, repr(constant))], inner.learned)
         if term.value.inner:
-            raise Refuse("the scores are scaled inside a helper", "write the scale into this function")
+            raise Refuse("the scores are scaled inside a helper", "move the scale into this function")
         text = self.read(operand(self.flow, term.value.node, term.other), "the scale")
         if kind == "number":
             return Scale([*inner.numbers, (how, text)], inner.learned)
@@ -170,13 +170,13 @@ class Pieces:
         if one == two:
             return one
         if one.learned != two.learned or term.condition is None:
-            raise Refuse("a learned scale is used on one branch only")
+            raise Refuse("a learned scale is used on only one branch")
         if term.condition.node is None or not self.stability.holds(term.condition.node, self.at):
-            raise Refuse("what decides about the scale changes its meaning before the values are multiplied")
+            raise Refuse("the condition for the scale changes before the values are multiplied")
         test = self.words.condition(term.condition)
         text = f"({number(one)} if {test} else {number(two)})"
         if len(text) > _LONGEST:
-            raise Refuse("the scale is another one on too many branches")
+            raise Refuse("the scale differs on too many branches")
         return Scale([("mul", text)], one.learned)
 
     def dropout(self) -> str | None:
@@ -188,7 +188,7 @@ class Pieces:
         if term not in known:
             known[term] = self._last_dropout(term, known)
             if len(known[term] or "") > _LONGEST:
-                raise Refuse("dropout is another one on too many branches")
+                raise Refuse("dropout differs on too many branches")
         return known[term]
 
     def _last_dropout(self, term: Term, known: dict[Term, str | None]) -> str | None:
@@ -200,11 +200,9 @@ class Pieces:
             if inner == other:
                 return inner
             if term.condition is None or term.condition.node is None:
-                raise Refuse("dropout runs on one branch of a helper only")
+                raise Refuse("dropout is applied on only one branch of a helper")
             if not self.stability.holds(term.condition.node, self.at):
-                raise Refuse(
-                    "what decides about dropout changes its meaning before the values are multiplied"
-                )
+                raise Refuse("the condition for dropout changes before the values are multiplied")
             test = self.words.condition(term.condition)
             if other is None and inner is not None and " if " in inner:
                 first, rest = inner.split(" if ", 1)
@@ -212,7 +210,7 @@ class Pieces:
             return f"({inner or '0.0'}) if {test} else ({other or '0.0'})"
         if term.kind == "dropout" and term.value.op != "identity":
             if inner not in (None, "0.0"):
-                raise Refuse("dropout runs twice on the weights")
+                raise Refuse("dropout is applied twice to the weights")
             return self._one_dropout(term)
         return inner
 
@@ -238,7 +236,7 @@ class Pieces:
         if not isinstance(value.node, ast.Call) or (
             value.inner and any(operand(self.flow, value.node, each) is None for each in given)
         ):
-            raise Refuse("dropout runs inside a helper", "write it into this function")
+            raise Refuse("dropout is applied inside a helper", "move it into this function")
         if p is None or (value.inner and p.op == "const"):
             p_text = "0.5" if p is None else repr(p.detail)
         else:

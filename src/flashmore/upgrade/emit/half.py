@@ -40,8 +40,8 @@ class Half:
         name = next((text for node, text in self.operands if holds(node)), None)
         if name is None:
             raise Refuse(
-                "a mask may hold float16's lowest number, and nothing that has a name tells the dtype",
-                "store queries and keys under names of their own",
+                "a mask may contain the lowest float16 number, and no named tensor has the dtype",
+                "assign queries and keys to names",
             )
         half, device = f"{self.torch}.float16", f"{name}.device.type"
         return (

@@ -91,9 +91,9 @@ def keep(step: Step, pieces: Pieces) -> Keep:
 
 def _read(node: ast.expr | None, step: Step, pieces: Pieces) -> str:
     if node is None:
-        raise Refuse("a mask is made inside a helper")
+        raise Refuse("a mask is computed inside a helper")
     if not pieces.stability.holds(node, pieces.at, step.condition):
-        raise Refuse("a mask changes its meaning before the values are multiplied")
+        raise Refuse("a mask changes before the values are multiplied")
     pieces.emitted.append(node)
     return pieces.words.flat(node)
 
@@ -118,7 +118,7 @@ def test(step: Step, pieces: Pieces) -> str | None:
         return None
     stable = pieces.stability.holds(condition.node, pieces.at)
     if not stable and not _still_given(condition, pieces):
-        raise Refuse("what decides about a mask changes its meaning before the values are multiplied")
+        raise Refuse("the condition for a mask changes before the values are multiplied")
     pieces.emitted.append(condition.node)
     return pieces.words.condition(condition)
 

@@ -22,7 +22,7 @@ class Replay(Writer):
     def _replay(self) -> Emission:
         self.result.rule = "bias"
         if self.found.zeroed:
-            raise Refuse("weights are set to zero after the softmax, and masks are no argument of their own")
+            raise Refuse("weights are set to zero after the softmax, and the masks are no arguments")
         scale = self.pieces.scale()
         q = self._query(scale)
         self._check_replay()
@@ -35,7 +35,7 @@ class Replay(Writer):
         removed = self._unwrap()
         weights = operand(self.flow, self.found.final.node, self._weights_value())
         if weights is None:
-            raise Refuse("the weights cannot be told apart in the source")
+            raise Refuse("the weights cannot be separated in the source")
         bias = self._with_edits(weights, removed)
         bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
         if empty is not None:
@@ -57,8 +57,8 @@ class Replay(Writer):
         hidden = {term for fill in fills for term in fill.walk()}
         if fills and any(each not in hidden or self._may_hide(each) for each in adds):
             raise Refuse(
-                "a finite fill and a caller's additive mask together: rows that keep no key would change",
-                "make one boolean mask of both",
+                "a finite fill and a caller's additive mask together: fully masked rows would change",
+                "combine both into one boolean mask",
             )
         by_call: dict[ast.AST, set[str]] = {}
         factors: dict[ast.AST, list[tuple[str, str]]] = {}
@@ -79,7 +79,7 @@ class Replay(Writer):
                 "move",
             }:
                 raise Refuse(
-                    "one helper hides keys and takes the softmax", "write the softmax into this function"
+                    "a helper both masks keys and computes the softmax", "move the softmax into this function"
                 )
 
     def _may_hide(self, term: Term) -> bool:
@@ -88,7 +88,7 @@ class Replay(Writer):
             return True
         text = self.text.of(node)
         if from_caller(term.other) and not may_hide(term.other, text):
-            self.result.assumptions.append(f"`{text}` hides no keys")
+            self.result.assumptions.append(f"`{text}` masks no keys")
         return may_hide(term.other, text)
 
     def _rows_of_replay(self, q: str) -> str:
@@ -101,20 +101,19 @@ class Replay(Writer):
         simple = _conditions(self.found.scores)
         if len(fills) > 1 or simple is None or self.found.layout != (*self.found.batch, "l", "s"):
             raise Refuse(
-                "finite fills in several places: rows that keep no key would change", "fill with -inf"
+                "finite fills in several places: fully masked rows would change",
+                "fill with -inf",
             )
         term = fills[0]
         if term.value.inner:
-            raise Refuse(
-                "a finite fill inside a helper: rows that keep no key would change", "fill with -inf"
-            )
+            raise Refuse("a finite fill inside a helper: fully masked rows would change", "fill with -inf")
         step = Step(term, simple.get(term))
         found: Keep = keep(step, self.pieces)
         when = test(step, self.pieces)
         query = fresh("query", self.taken)
         hidden = found.hidden
         line = f"{query} = {atom(q)}.masked_fill({atom(hidden)}.all(dim=-1, keepdim=True), 0)"
-        lines = [f"{line}  # a row that keeps no key is even"]
+        lines = [f"{line}  # fully masked rows get uniform weights"]
         if when is not None:
             lines = [f"{query} = {q}", f"if {when}:", f"    {lines[0]}"]
         self.result.setup.append((self.pieces.at, lines))
@@ -141,14 +140,15 @@ class Replay(Writer):
         one = len({each.key for each in values}) == 1 and all(term.detail[0] == FINITE for term in fills)
         if between or not one:
             raise Refuse(
-                "finite fills in several places: rows that keep no key would change", "fill with -inf"
+                "finite fills in several places: fully masked rows would change",
+                "fill with -inf",
             )
         node = operand(self.flow, fills[0].value.node, values[0])
         if node is not None and self.pieces.stability.holds(node, self.pieces.at):
             return self.words.flat(node)
         if is_lowest(values[0]):
             return ""
-        raise Refuse("what hides keys changes its meaning before the values are multiplied")
+        raise Refuse("the mask changes before the values are multiplied")
 
     def _rows_of_bias(self, q: str, bias: str, fill: str) -> tuple[str, str]:
         """Rows that hold nothing but the fill, told from the bias itself."""
@@ -157,7 +157,7 @@ class Replay(Writer):
         hidden = f"({name} == {lowest}).all(dim=-1, keepdim=True)"
         lines = [
             f"{name} = {bias}",
-            f"{query} = {atom(q)}.masked_fill({hidden}, 0)  # a row that keeps no key is even",
+            f"{query} = {atom(q)}.masked_fill({hidden}, 0)  # fully masked rows get uniform weights",
         ]
         self.result.setup.append((self.pieces.at, lines))
         return query, name
@@ -174,7 +174,7 @@ class Replay(Writer):
             inner = self._input_of(term)
             found = operand(self.flow, node, inner)
             if found is None:
-                raise Refuse("the softmax's input cannot be told apart in the source")
+                raise Refuse("the input of the softmax cannot be separated in the source")
             if self._is_inside_final(node):
                 continue
             statement = term.value.statement
@@ -262,7 +262,7 @@ class Replay(Writer):
                 continue
             node = operand(self.flow, term.value.node, term.other)
             if node is None:
-                raise Refuse("a bias cannot be told apart in the source")
+                raise Refuse("a bias cannot be separated in the source")
             text = self.words.of(node)
             self._replace(node, self.clamped(text, term.other))
             self.adds_a_callers()

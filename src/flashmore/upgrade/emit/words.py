@@ -58,7 +58,7 @@ class Words:
     def condition(self, condition: Condition) -> str:
         """A condition as Python."""
         if condition.node is None:
-            raise Refuse("a condition inside a helper decides what the attention does")
+            raise Refuse("the attention depends on a condition inside a helper")
         if condition.node in self.names:
             return self.names[condition.node] if condition.holds else f"not {self.names[condition.node]}"
         return positive(self.flat(condition.node), condition.node, condition.holds)
@@ -104,12 +104,14 @@ def reordered(text: str, letters: Letters, target: Letters) -> str:
         return text
     present = tuple(each for each in target if each in letters)
     if set(present) != set(letters):
-        raise Refuse("an axis of one tensor is in none of the others")
+        raise Refuse("one tensor has an axis that no other tensor has")
     if present != letters:
         text = _permuted(atom(text), letters, present)
     if present != target:
         if MORE in present:
-            raise Refuse("the number of dimensions is unknown, and one tensor has fewer than the others")
+            raise Refuse(
+                "the number of dimensions is unknown, and one tensor has fewer dimensions than the others"
+            )
         index = ", ".join(":" if each in present else "None" for each in _trimmed(target, present))
         text = f"{atom(text)}[{index}]"
     return text

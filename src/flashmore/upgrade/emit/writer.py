@@ -68,13 +68,15 @@ class Writer:
                 continue
             for each in self.blocks.ancestors(term.value.statement):
                 if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
-                    raise Refuse("dropout runs inside a `with` that the values' product is not part of")
+                    raise Refuse(
+                        "dropout is applied in a `with` block, and the product with the values outside it"
+                    )
 
     def _query(self, scale: Scale) -> str:
         q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
         for how, text in scale.learned:
             q = f"{factor(q)} {'*' if how == 'mul' else '/'} {factor(text)}"
-            self.result.assumptions.append(f"{text} is a number, or has one value a head at most")
+            self.result.assumptions.append(f"{text} is a number, or has at most one value per head")
         return q
 
     def clamped(self, text: str, value: Value) -> str:
@@ -86,7 +88,7 @@ class Writer:
         torch, query = self._torch(), self._named_operand()
         if not self.extracted and not self.flow.module.is_builtin("max", self.flow.function):
             where = self.flow.module.names["max"]
-            raise Refuse(f"`max` means something else: see line {where}", "give that a name of its own")
+            raise Refuse(f"`max` is redefined: see line {where}", "rename that one")
         lowest = f"max({torch}.finfo({query}.dtype).min, {torch}.finfo({torch}.bfloat16).min)"
         return f"{atom(text)}.to({query}.dtype).clamp(min={lowest})"
 
@@ -123,8 +125,8 @@ class Writer:
             if self.pieces.stability.holds(node, self.pieces.at):
                 return text
         raise Refuse(
-            "what is added to the scores must get the dtype of queries and keys, which have no names here",
-            "store queries and keys under names of their own",
+            "the bias must get the dtype of queries and keys, which have no names here",
+            "assign queries and keys to names",
         )
 
     def _torch(self) -> str:
@@ -140,9 +142,7 @@ class Writer:
         """Import torch under its own name, which must mean nothing in this file yet."""
         if "torch" in self.flow.module.names:
             where = self.flow.module.names["torch"]
-            raise Refuse(
-                f"`torch` may mean something else: see line {where}", "import torch under a name of its own"
-            )
+            raise Refuse(f"`torch` may be redefined: see line {where}", "import torch under another name")
         self._needs(line)
 
     def _needs(self, line: str) -> None:
@@ -166,7 +166,7 @@ class Writer:
         for side in (0, 1):
             found = operand(self.flow, node, product.operands[side])
             if found is None:
-                raise Refuse("the product's operands cannot be told apart in the source")
+                raise Refuse("the operands of the product cannot be separated in the source")
             letters = product.letters[side]
             behind = len(letters) - 1 - letters.index(letter)
             index = f"[..., :0{', :' * behind}]"

@@ -70,7 +70,7 @@ class Axes:
     def _layout(self, term: Term) -> Letters:
         found = layouts(term, self._out(), self.all.shapes)
         if found is None:
-            raise Refuse("axes that cannot be followed")
+            raise Refuse("axes that cannot be analysed")
         return found
 
     def _out(self) -> Letters:
@@ -83,7 +83,7 @@ class Axes:
             sides, (q, k) if self.all.product.operands[0] is self.all.q.value else (k, q), strict=True
         ):
             if len(side) != len(letters):
-                raise Refuse("axes that cannot be followed")
+                raise Refuse("axes that cannot be analysed")
             for one, two in zip(side, letters, strict=True):
                 names.setdefault(one, two)
         return tuple(names[each] for each in raw)

@@ -118,7 +118,10 @@ def _of_run(request: Mapping[str, Any]) -> dict[str, Any]:
     if timer.failed is not None:
         return {"problem": timer.failed}
     if not timer.steps:
-        return {"problem": problem or "the script called no torch.optim optimizer's step(): nothing to time"}
+        return {
+            "problem": problem
+            or "the script never called step() of a torch.optim optimizer, so there is nothing to time"
+        }
     watched = [Watched(**site["watched"]) for site in request["sites"]]
     for number, one in enumerate(watched):
         captured = Path(request["captured"]) / f"{number}.pt"

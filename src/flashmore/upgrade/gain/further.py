@@ -23,12 +23,12 @@ FURTHER = (
     ),
     Further(
         "bfloat16",
-        "with torch.autocast(device, dtype=torch.bfloat16): half the memory traffic; changes the numerics",
+        "with torch.autocast(device, dtype=torch.bfloat16): half the memory traffic, but other numerics",
         f"{DOCS}/amp.html",
     ),
     Further(
         "TF32",
-        'torch.set_float32_matmul_precision("high"): tensor cores for float32 products; changes the numerics',
+        'torch.set_float32_matmul_precision("high"): tensor cores for float32 products, but other numerics',
         f"{DOCS}/generated/torch.set_float32_matmul_precision.html",
         on=("cuda",),
     ),
@@ -39,7 +39,7 @@ FURTHER = (
     ),
     Further(
         "less padding",
-        "batches of similar lengths, trimmed to the longest: a mask that pads costs what it hides",
+        "batches of similar lengths, trimmed to the longest: padding costs time even if it is masked",
         f"{DOCS}/nested.html",
     ),
 )

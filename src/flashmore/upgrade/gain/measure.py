@@ -44,7 +44,7 @@ class BeforeAfter:
         text = f"{times} ({interval}: {self.ratio.verdict}"
         text += f", about {more:,} more blocks would decide)" if more else ")"
         if self.ratio.contradicts(self.before_ms.median / self.after_ms.median):
-            text += "; the medians say otherwise, since the machine's speed changed between blocks"
+            text += "; the medians disagree, since the machine's speed changed between blocks"
         if self.before_bytes is None or self.after_bytes is None:
             return text
         return f"{text}, peak {_mib(self.before_bytes)} -> {_mib(self.after_bytes)}"
@@ -70,7 +70,7 @@ class SiteGain:
     def lines(self) -> list[str]:
         """What a person reads of one place."""
         if self.attention is None:
-            return ["gain not measured: the run gave too little to this place"]
+            return ["gain not measured: these lines ran too rarely"]
         lines = [f"attention alone, {self.calls} call{'s' * (self.calls != 1)} a step: {self.attention}"]
         if self.kernel is not None:
             lines.append(f"kernel that runs now: {self.kernel}")
@@ -162,7 +162,7 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     share = sum(alone) / step.before_ms.median if step is not None and alone else None
     problem = result["problem"]
     if step is None and problem is None:
-        problem = f"too few steps to time: fewer than {FEWEST_STEPS} of either version"
+        problem = f"too few steps to time: each version needs at least {FEWEST_STEPS}"
     from flashmore.measuring.warnings import warnings_about  # imports torch
 
     warnings = tuple(warnings_about(samples, others=result["others"], threads=result["threads"]))

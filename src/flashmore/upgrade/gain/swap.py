@@ -43,7 +43,7 @@ class Versions:
             if after is None:
                 continue
             if after.co_freevars != function.__code__.co_freevars:
-                raise NotSwapped(f"{after.co_qualname} closes over other variables than before")
+                raise NotSwapped(f"{after.co_qualname} closes over different variables than before")
             self.codes.append((function, function.__code__, after))
             if all(function.__globals__ is not space for space in spaces.setdefault(path, [])):
                 spaces[path].append(function.__globals__)

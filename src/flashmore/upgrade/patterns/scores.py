@@ -27,10 +27,10 @@ _NAMES = {
     "clamp": "the scores are clamped before the softmax",
     "cat": "one softmax runs over several sets of scores joined together",
     "concat": "one softmax runs over several sets of scores joined together",
-    "dropout": "dropout runs on the scores, before the softmax",
-    "index": "only a part of the scores goes into the softmax",
-    "gather": "only some of the scores go into the softmax",
-    "topk": "only the largest scores go into the softmax",
+    "dropout": "dropout is applied to the scores, before the softmax",
+    "index": "only part of the scores enters the softmax",
+    "gather": "only some of the scores enter the softmax",
+    "topk": "only the largest scores enter the softmax",
     "leaky_relu": "the scores go through a non-linearity",
     "relu": "the scores go through a non-linearity",
     "layer:LeakyReLU": "the scores go through a non-linearity (additive attention)",
@@ -63,7 +63,7 @@ class Scores:
             return self._product(value)
         if op in ("einsum", "einops.einsum", "tensordot", "contract"):
             return Unfit(
-                "which axes the product sums over cannot be read from the source", value, product=True
+                "the axes that the product sums over are unclear from the source", value, product=True
             )
         if op in ("mul", "multiply", "div", "true_divide", "divide") and len(value.args) == 2:
             return self._scale(value)
@@ -101,7 +101,7 @@ class Scores:
         sides = [product.only(0), product.only(1)]
         if not all(sides) or min(len(side) for side in sides) != 1:
             return Unfit(
-                "the product is not one of queries with keys (heads are mixed, or an axis is shared)", value
+                "the product is not one of queries and keys (heads are mixed, or an axis is shared)", value
             )
         for side, operand in enumerate(product.operands):
             other = product.letters[1 - side]
@@ -110,7 +110,7 @@ class Scores:
             if mixes and isinstance(self.walk(operand), Term):
                 return Unfit("heads are mixed before the softmax (talking heads)", value, product=True)
             if operand.op == "softmax":
-                return Unfit("the product's operand went through a softmax of its own", value)
+                return Unfit("an operand of the product comes from another softmax", value)
         return Term("product", value, product=product)
 
     def _scale(self, value: Value) -> Term | Unfit:
@@ -189,7 +189,7 @@ class Scores:
             mask_value = value.get(1, "mask")
             fill_value = value.get(2, "value")
             if mask_value is None or fill_value is None:
-                return Unfit("masked_fill() whose arguments are not seen", value)
+                return Unfit("masked_fill() with unknown arguments", value)
             base, mask, fill, keeps = value.args[0], mask_value, fill_value, False
         inner = self.walk(base)
         if isinstance(inner, Unfit):
@@ -216,7 +216,7 @@ class Scores:
                 "scores are replaced by a value that is neither -inf nor very negative", value, product=True
             )
         if depends(mask, {product.value for product in inner.products()}):
-            return Unfit("which keys are hidden depends on the scores", value, product=True)
+            return Unfit("which keys are masked depends on the scores", value, product=True)
         if value.op == "setitem" and kind != INFINITE:
             return Unfit("scores are assigned by index, with a finite value", value, product=True)
         return Term("fill", value, (inner,), mask, (kind, fill, keeps))

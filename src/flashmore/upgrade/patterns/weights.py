@@ -10,7 +10,7 @@ from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 
 _FATAL = {
-    "masked_fill": "weights are hidden after the softmax, which does not renormalise them",
+    "masked_fill": "weights are masked after the softmax and not renormalised",
     "setitem": "weights are changed by index after the softmax",
     "where": "weights are replaced after the softmax",
 }
@@ -24,8 +24,8 @@ _REASONS = {
     "layer:Linear": "heads are mixed after the softmax by a layer",
     "layer:Conv2d": "heads are mixed after the softmax by a convolution",
     "normalize": "the weights are renormalised after the softmax",
-    "index": "only a part of the weights is used",
-    "cat": "weights of several softmaxes are joined",
+    "index": "only part of the weights is used",
+    "cat": "the weights of several softmaxes are joined",
     "log_softmax": "the softmax is a log_softmax",
 }
 
@@ -63,7 +63,7 @@ class Weights:
         if op == "phi":
             return self._phi(value)
         if is_named_softmax(value):
-            return Unfit(f"what `{value.detail}` does cannot be seen in this file", value)
+            return Unfit(f"the definition of `{value.detail}` is not in this file", value)
         if op in ("dropout", "identity") or self._is_dropout_call(value):
             inner = self.walk(value.args[1 if op == "call" else 0])
             return Term("dropout", value, (inner,)) if isinstance(inner, Term) else inner
@@ -115,5 +115,5 @@ class Weights:
         if not any(isinstance(each, Term) for each in near):
             return None
         kind: Kind = kind_of(attribute, self.module)
-        what = "and what it is cannot be seen" if kind.name == "unknown" else ""
+        what = "and its definition is unknown" if kind.name == "unknown" else ""
         return Unfit(f"`{attribute.path}` is applied to the weights {what}".rstrip(), value)

@@ -55,7 +55,7 @@ def content(path: Path) -> bytes:
     except OSError as error:
         raise Unreadable(f"it cannot be read: {error.strerror or error}") from None
     if max(size, len(data)) > LARGEST:
-        raise Unreadable(f"it has {size / 1e6:.1f} MB, which is more than a program that people write")
+        raise Unreadable(f"it has {size / 1e6:.1f} MB, which is too large for hand-written code")
     return data
 
 
@@ -68,10 +68,10 @@ def decoded(data: bytes) -> tuple[str, str]:
     try:
         encoding, _ = tokenize.detect_encoding(BytesIO(data).readline)
         if is_of_no_file(encoding):
-            raise Unreadable(f"its encoding is unclear: no file is written in {encoding}")
+            raise Unreadable(f"its encoding is unclear: {encoding} is not an encoding of files")
         source = data.decode(encoding)
         if source.encode(encoding) != data:
-            raise Unreadable(f"its text does not give its bytes again, as {encoding}")
+            raise Unreadable(f"decoding and encoding it as {encoding} does not give the same bytes")
     except (SyntaxError, UnicodeError, LookupError) as error:
         raise Unreadable(f"its encoding is unclear: {error}") from None
     return source, encoding
@@ -79,7 +79,7 @@ def decoded(data: bytes) -> tuple[str, str]:
 
 def _no_file(path: Path) -> str:
     if path.is_symlink():
-        return "it is a link that leads to no file"
+        return "it is a broken link"
     return "it is not a file"
 
 
@@ -182,7 +182,9 @@ class _Walk:
                 if searched:
                     self.found.setdefault(target, path)
             if not searched:  # an environment, or a folder that is never searched
-                self._leave(path, f"it is a link to {target}, which is not searched; name that to search it")
+                self._leave(
+                    path, f"it is a link to {target}, which is not searched; give that path to search it"
+                )
         self._links = []
         return list(self.found.values())
 
@@ -194,14 +196,14 @@ class _Walk:
             path, at, depth, walk = ahead.pop()
             if not walk:
                 if self._most is not None and len(self.found) >= self._most:
-                    return self._leave(top, f"it has more than {self._most:,} files; the others are left out")
+                    return self._leave(top, f"it has more than {self._most:,} files; the others are skipped")
                 self.found.setdefault(at, path)
             elif depth > DEEPEST:
-                self._leave(path, f"it lies more than {DEEPEST} folders deep; name it to search it")
+                self._leave(path, f"it lies more than {DEEPEST} folders deep; give its path to search it")
             elif at not in self._walked:
                 names = self._names(path, at, outermost=depth == 0, below=below)
                 if self._entries_left < 0:
-                    valid = f"{path} and what follows are not searched; name folders in it to search them"
+                    valid = f"{path} and what follows are not searched; give paths of folders in it"
                     return self._leave(top, f"it has more than {MOST_ENTRIES:,} files and folders; {valid}")
                 ahead += [
                     (path / name, at / name, depth + 1, leads_on)
@@ -236,8 +238,8 @@ class _Walk:
             self._links_left -= 1
             if self._links_left < 0:
                 if self._links_left == -1:  # told once for all that follow
-                    found = f"it is a link after {MOST_LINKS:,} others, and from here on none is looked at"
-                    self._leave(folder / name, f"{found}; name what they lead to to search it")
+                    found = f"it is one of more than {MOST_LINKS:,} links, and the rest are skipped"
+                    self._leave(folder / name, f"{found}; give the paths of their targets to search them")
                 break
             path, target = folder / name, real(at / name)
             if (below and name not in _SKIPPED) if is_folder(path) else name.endswith(self._suffixes):
@@ -246,8 +248,8 @@ class _Walk:
 
     def _see_link(self, path: Path, target: Path) -> None:
         if not any(target.is_relative_to(root) for root in self._inside):
-            out = f"it is a link that leads out of what is searched, to {target}"
-            self._leave(path, f"{out}; name that to search it")
+            out = f"it is a link to {target}, outside the given paths"
+            self._leave(path, f"{out}; give that path to search it")
         else:
             self._links.append((path, target))
 

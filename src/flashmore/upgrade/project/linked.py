@@ -1,6 +1,6 @@
 """Whether a project differentiates twice through the attention of one of its files.
 
-A file is linked with a place that takes gradients of gradients where it is the file of that place, or one
+A file is linked with a place that takes second derivatives where it is the file of that place, or one
 that calls it (`train.py`, which calls the penalty in `losses.py`), or where one of these imports it, directly
 or through others: a penalty in `train.py` goes through the discriminator's attention, one in another program
 of the same repository does not.
@@ -58,7 +58,7 @@ class Project:
                 self.links = self._links()
             except RecursionError:
                 self.links = {}
-                self.limits.append("no import that is followed too deeply leads to gradients of gradients")
+                self.limits.append("no import beyond the search depth leads to second derivatives")
         links = self.links.get(real(Path(found.path)), [])
         if not links and not self.limits:
             return found
@@ -72,7 +72,7 @@ class Project:
             return Site(
                 site.path, site.line, site.end_line, site.symbol, "refused", reason(_said(certain)), ADVICE
             )
-        assumed = [f"nobody asks for gradients of gradients in {_said(link)}" for link in links]
+        assumed = [f"no second derivatives are taken in {_said(link)}" for link in links]
         return replace(site, assumptions=(*site.assumptions, *assumed, *self.limits))
 
     def _links(self) -> dict[Path, list[Link]]:
@@ -84,7 +84,7 @@ class Project:
             if not_read:
                 one, others = not_read[0], len(not_read) - 1
                 named = f"{_shown(Path(one.path))}: {one.reason}{f'; and {others:,} more' if others else ''}"
-                self.limits.append(f"nothing that is not read takes gradients of gradients ({named})")
+                self.limits.append(f"no unread file takes second derivatives ({named})")
             files |= dict.fromkeys(map(real, more))
         imports = Imports(files)
         found = list(_uses(files))
@@ -95,7 +95,7 @@ class Project:
                 linked.setdefault(path, []).append(link)
         if imports.cut_off:
             self.limits.append(
-                f"no import beyond the nearest {MOST_FOLLOWED:,} files leads to gradients of gradients"
+                f"no import beyond the nearest {MOST_FOLLOWED:,} files leads to second derivatives"
             )
         return linked
 

@@ -1,4 +1,4 @@
-"""Where a file takes gradients of gradients, or forward-mode derivatives: the fused kernels have neither.
+"""Where a file takes second derivatives, or forward-mode derivatives: the fused kernels have neither.
 
 PyTorch: https://docs.pytorch.org/docs/stable/generated/torch.autograd.grad.html (`create_graph`),
 https://docs.pytorch.org/docs/stable/func.api.html, https://docs.pytorch.org/docs/stable/autograd.html.
@@ -30,13 +30,13 @@ _POSITION = {"grad": 4, "backward": 2}
 """Where `create_graph` stands without its name: `grad(outputs, inputs, …)` and `tensor.backward(…)`."""
 
 
-ADVICE = "leave it, or choose the MATH kernel around the place that needs them"
+ADVICE = "leave it, or select the MATH kernel where second derivatives are needed"
 """What somebody can do whose attention is differentiated twice."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """A place that takes gradients of gradients."""
+    """A place that takes second derivatives."""
 
     line: int
     what: str
@@ -49,7 +49,7 @@ class Use:
 
 def reason(where: str) -> str:
     """Why a place is refused."""
-    return f"gradients of gradients are taken of it, which the fused kernels do not have: {where}"
+    return f"fused kernels do not support second derivatives, which are taken here: {where}"
 
 
 @lru_cache(maxsize=1)  # asked once for every place of a file

@@ -180,7 +180,9 @@ class _Reader:
             case ast.Assert(test=test, msg=None | ast.Constant()):
                 self.expression(test)
             case _:
-                raise NotAllowed(f"{type(statement).__name__} is not run in a proof: {_text(statement)}")
+                raise NotAllowed(
+                    f"{type(statement).__name__} is not supported in a proof: {_text(statement)}"
+                )
 
     def stores(self, target: ast.expr) -> None:
         """A name, an item of what a name means, or several of both."""
@@ -205,7 +207,7 @@ class _Reader:
             case ast.Starred(value=value):
                 self.stores_names(value)
             case _:
-                raise NotAllowed(f"it stores to something else than a name of its own: {_text(target)}")
+                raise NotAllowed(f"it stores to something other than a local name: {_text(target)}")
 
     def _is_item_of_own(self, node: ast.expr) -> bool:
         while isinstance(node, ast.Subscript):
@@ -222,7 +224,7 @@ class _Reader:
                 for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
                     self.expression(argument)
             case _:
-                raise NotAllowed(f"with is not run in a proof for {_text(item.context_expr)}")
+                raise NotAllowed(f"with is not supported in a proof for {_text(item.context_expr)}")
 
     def expression(self, node: ast.AST) -> None:
         """An expression of `EXPRESSIONS`, whose parts are read in turn."""
@@ -239,7 +241,7 @@ class _Reader:
                     self.expression(each)
                 return
         if not isinstance(node, EXPRESSIONS):
-            raise NotAllowed(f"{type(node).__name__} is not run in a proof: {_text(node)}")
+            raise NotAllowed(f"{type(node).__name__} is not supported in a proof: {_text(node)}")
         if not _asks_a_module(node):
             for child in ast.iter_child_nodes(node):
                 self.expression(child)
@@ -253,7 +255,7 @@ class _Reader:
         if node.attr not in ATTRIBUTES:
             raise NotAllowed(f".{node.attr} is not on the list of tensor operations")
         if node.attr in CHANGING and not self._is_own(node.value):
-            raise NotAllowed(f".{node.attr} changes what the lines did not make: {_text(node)}")
+            raise NotAllowed(f".{node.attr} changes a tensor that the lines did not create: {_text(node)}")
         self.expression(node.value)
 
     def _is_own(self, node: ast.expr) -> bool:

@@ -52,7 +52,7 @@ def prove_captured(
     except NotAllowed as error:
         return failed(str(error))
     if not cases:
-        return failed("no run came by these lines")
+        return failed("these lines were not reached")
     return concluded(cases, fragment, assumptions, on)
 
 

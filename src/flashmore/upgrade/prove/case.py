@@ -122,7 +122,7 @@ def run_cases(
         plain = old.run(make(False), setting)
     except LinesRaised as error:
         missing = error.kind == "NameError"
-        why = "the extracted lines lack something" if missing else "the original does not take it"
+        why = "the extracted lines are incomplete" if missing else "the original rejects it"
         for name in settings:
             yield CaseResult(name, "differs" if missing else "skipped", f"{why}: {error.message}")
         return
@@ -151,7 +151,7 @@ def _judged(
     if all(verdict.verdict == NAN for verdict in verdicts):
         return CaseResult(name, "not compared", "the original is NaN", verdicts)
     partly = [verdict.name for verdict in verdicts if verdict.verdict != "equal"]
-    detail = f"the original is NaN in {', '.join(partly)}: the rest is compared" if partly else ""
+    detail = f"the original is NaN in {', '.join(partly)}: only the rest is compared" if partly else ""
     return CaseResult(name, "equal", detail, verdicts)
 
 

@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
         except RunnerEnded as ended:
             proof = not_proved(str(ended), on=request["on"], assumptions=assumptions)
         except MemoryError:
-            proof = not_proved("the proof ran out of its memory", on=request["on"], assumptions=assumptions)
+            proof = not_proved("the proof ran out of memory", on=request["on"], assumptions=assumptions)
         except RuntimeError as error:
             why = f"torch says: {str(error).partition(chr(10))[0]}"
             proof = not_proved(why, on=request["on"], assumptions=assumptions)

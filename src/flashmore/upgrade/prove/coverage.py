@@ -100,11 +100,11 @@ def said(found: Accepted, tried: Design, of: Design) -> Iterator[str]:
     """What a proof says of what it left out."""
     if len(found.combinations) < found.of:
         yield (
-            f"{len(found.combinations)} of {found.of} combinations of flags and optional inputs stand for all"
+            f"{len(found.combinations)} of {found.of} combinations of flags and optional inputs were tried"
         )
     if size(tried) < size(of):
         yield (
-            f"{size(tried)} of {size(of)} cases stand for all: the plainest with every combination of flags "
+            f"{size(tried)} of {size(of)} cases were tried: the simplest with every combination of flags "
             "and optional inputs, and each case with every value of each of them"
         )
 

@@ -85,7 +85,7 @@ def compare_zeros(name: str, old: Draws, new: Draws, make: MakeArguments, settin
     try:
         before = _draws(old, make, setting, range(DRAWS))
     except LinesRaised as error:
-        return CaseResult(name, "skipped", f"the original does not take it: {error.message}")
+        return CaseResult(name, "skipped", f"the original rejects it: {error.message}")
     if not before.isfinite().all():
         return CaseResult(name, "not compared", "the original is NaN")
     try:

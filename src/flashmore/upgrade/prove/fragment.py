@@ -79,7 +79,7 @@ def prove_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limit
             takes = partial(_takes, functions, refusals)
             accepted = coverage.accepted(questions_of(fragment.inputs), takes)
             if not accepted.combinations:
-                return failed(f"the original takes none of the synthetic inputs: {refusals[-1]}")
+                return failed(f"the original rejects all synthetic inputs: {refusals[-1]}")
             everything = design = coverage.whole(fragment.inputs, accepted.combinations)
             if coverage.size(everything) > coverage.MOST_CASES:
                 design = coverage.thinned(everything)
@@ -190,11 +190,11 @@ def _assumes_a_bias_away(fragment: Fragment) -> bool:
 
 def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     if any("NaN" in tensor.verdict or "finite" in tensor.verdict for c in cases for tensor in c.tensors):
-        yield "where a row's keys are all hidden the original is NaN: there the rewrite may be finite"
+        yield "where all keys of a row are masked, the original is NaN and the rewrite may be finite"
     if any(is_mask(given) for given in fragment.inputs):
-        yield "keys and values that a mask hides hold numbers, not NaN"
+        yield "masked keys and values are not NaN"
         if _assumes_a_bias_away(fragment):
-            yield "under 16-bit autocast no row is masked throughout by a number such as -1e4 beside a bias"
+            yield "under 16-bit autocast, no row with a bias is fully masked by a number such as -1e4"
         if any("every row keeps a key" in given.note for given in fragment.inputs):
             yield "every row of the mask keeps a key"
     if "is_causal" in fragment.new and not has_two_lengths(fragment.inputs):
@@ -203,10 +203,10 @@ def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
         if given.role == "scale" and given.axes is None and "(" not in given.source:
             yield f"{given.source} is a number, not a tensor"
         if given.role in ("dropout", "softmax"):
-            yield f"no hook listens to {given.source}, which is no longer called"
+            yield f"no hook is registered on {given.source}, which is no longer called"
     if any("dropout" in case.name and "draws" in case.detail for case in cases):
-        yield "other weights are dropped for the same seed than before, with the same probability"
+        yield "dropout may drop other weights for the same seed, with the same probability"
     for what in (*map(str, WHOLE), *map(str, LAYERS)):
         tried = [case for case in cases if what in case.name.split(", ")]
         if tried and all(case.result == "skipped" for case in tried):
-            yield f"not tried in {what}, which the original does not take"
+            yield f"not tried in {what}, which the original rejects"

@@ -62,7 +62,7 @@ def serve(connection: "Connection[Any, Any]", fragment: Fragment, side: Side, li
         except LinesRaised as error:
             connection.send_bytes(encoded({"raised": [error.kind, error.message]}, {}))
         except MemoryError:
-            connection.send_bytes(encoded({"raised": ["MemoryError", "the proof ran out of its memory"]}, {}))
+            connection.send_bytes(encoded({"raised": ["MemoryError", "the proof ran out of memory"]}, {}))
 
 
 def _answer(lines: Lines, text: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:

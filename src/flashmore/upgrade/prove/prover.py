@@ -93,7 +93,7 @@ class Prover:
             return self.known[key]
         share = (FILE_SECONDS - self.spent[path]) / PROCESSES
         if share < LEAST_SECONDS:
-            why = f"the proofs of this file have taken the {FILE_SECONDS:g} s of processor time that they may"
+            why = f"the proofs of this file have used up their {FILE_SECONDS:g} s of processor time"
             return not_proved(why, on=request["on"], assumptions=tuple(request["assumptions"]))
         began = processor_seconds()
         try:
@@ -151,9 +151,9 @@ class Prover:
         code = self.child.wait()
         self.listener.join(JUDGING_SECONDS)
         if code == -getattr(signal, "SIGPROF", 0):
-            return "comparing took longer than what the proofs of this file had left of their processor time"
+            return "the comparison exceeded the processor time left for this file"
         how = f"signal {-code}" if code < 0 else f"exit {code}"
-        return f"the process that judges ended ({how}): {(self.said or ['nothing was said'])[0][:200]}"
+        return f"the process that compares ended ({how}): {(self.said or ['no output'])[0][:200]}"
 
     def _end(self) -> None:
         if self.child is None:

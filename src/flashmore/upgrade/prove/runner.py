@@ -105,7 +105,7 @@ class Runner:
         found = self._ask(encoded(asked, tensors))
         drawn = found.get("draws")
         if drawn is None or drawn.dtype != torch.float64 or drawn.dim() != 2 or len(drawn) != len(seeds):
-            raise RunnerEnded("the process that ran the lines answered something else: no draws")
+            raise RunnerEnded("the process that ran the lines gave an unexpected answer: no draws")
         return drawn
 
     def _ask(self, message: bytes) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ class Runner:
         how = (
             "it closed its connection" if code is None else f"signal {-code}" if code < 0 else f"exit {code}"
         )
-        return f"the process that ran the lines ended ({how}): {(lines or ['nothing was said'])[-1][:200]}"
+        return f"the process that ran the lines ended ({how}): {(lines or ['no output'])[-1][:200]}"
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except Unreadable as error:
-        raise RunnerEnded(f"the process that ran the lines answered something else: {error}") from None
+        raise RunnerEnded(f"the process that ran the lines gave an unexpected answer: {error}") from None
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class Values:
         return self._numbers(given, shape_of(axes, self.sizes))
 
     def _unknown(self, given: Input) -> object:
-        raise NotMade(f"the shape of {given.source} is not known from the source alone")
+        raise NotMade(f"the shape of {given.source} is not known from the source")
 
     def _numbers(self, given: Input, shape: tuple[int, ...]) -> Tensor:
         if given.dtype == "bool":

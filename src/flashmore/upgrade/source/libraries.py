@@ -44,11 +44,11 @@ def not_torchs(
             return f"its tensors may be {min(foreign)}'s: `{name}` in line {line}"
     for root, line in roots.get("*", ()):
         if root in OTHERS:
-            return f"its tensors may be {root}'s: line {line} imports every name of it"
+            return f"its tensors may be {root}'s: line {line} imports all names of {root}"
     for node in products:
         head = _head(node.func) if isinstance(node, ast.Call) else ""
         if {root for root, _ in roots.get(head, ())} & ARRAYS:
-            return f"`{head}` multiplies arrays, not torch's tensors"
+            return f"`{head}` multiplies arrays, not torch tensors"
     if _says_torch(roots, owner, function):
         return None
     others = sorted(everywhere & OTHERS)
@@ -56,7 +56,7 @@ def not_torchs(
         return None
     if "torch" in everywhere:
         return (
-            f"the file imports torch and {others[0]}, and this function does not say whose tensors it takes"
+            f"the file imports torch and {others[0]}, and this function does not show whose tensors it takes"
         )
     return "the file does not import torch: its tensors may be another library's"
 

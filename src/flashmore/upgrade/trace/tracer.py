@@ -28,7 +28,7 @@ SECONDS = 300.0
 SECONDS_TO_NOTICE = 0.2
 """After so long a signal to end is noticed at the latest."""
 
-ENDED_ITSELF = "the run ended its process before it was done, without an error"
+ENDED_ITSELF = "the run ended early, without an error"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _replayed(
     sites: Sequence[Site], source: Source, folder: Path, status: dict[str, Any], prover: Prover
 ) -> list[Proof]:
     proofs = []
-    on = f"what {source} gave to it"
+    on = f"the inputs from {source}"
     for number, site in enumerate(sites):
         captured = folder / f"{number}.pt"
         if captured.exists():
@@ -190,7 +190,7 @@ def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float
         if code == 0:
             return None
         output.seek(0)
-        last = (output.read().strip().splitlines() or ["nothing was said"])[-1][:300]
+        last = (output.read().strip().splitlines() or ["no output"])[-1][:300]
     return f"the run ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {last}"
 
 

@@ -54,7 +54,7 @@ def load_example(name: str) -> Example:
         if not _takes_nothing(function):
             found = f"{_what(function)} of this name" if function is not None else "no such name"
             raise UserCodeFailed(
-                f"{name}: {found} in it; wanted a function without arguments that returns {VALID}"
+                f"{name}: {found} in it; expected a function without arguments that returns {VALID}"
             )
         returned = function()
     except UserCodeFailed:
@@ -62,17 +62,17 @@ def load_example(name: str) -> Example:
     except BaseException as error:  # noqa: BLE001 - someone else's code may raise anything, SystemExit too
         raise UserCodeFailed(told(error)) from None
     if not isinstance(returned, (tuple, list)) or len(returned) != 2:
-        raise UserCodeFailed(f"{name} returned {_what(returned)}; wanted {VALID}")
+        raise UserCodeFailed(f"{name} returned {_what(returned)}; expected {VALID}")
     model, inputs = returned
     if not isinstance(model, nn.Module):
-        raise UserCodeFailed(f"{name} returned {_what(model)} as the model; wanted {VALID}")
+        raise UserCodeFailed(f"{name} returned {_what(model)} as the model; expected {VALID}")
     if isinstance(inputs, Tensor):
         return Example(model, (inputs,), {})
     if isinstance(inputs, Mapping):
         return Example(model, (), dict(inputs))
     if isinstance(inputs, (tuple, list)):
         return Example(model, tuple(inputs), {})
-    raise UserCodeFailed(f"{name} returned {_what(inputs)} as the inputs; wanted {VALID}")
+    raise UserCodeFailed(f"{name} returned {_what(inputs)} as the inputs; expected {VALID}")
 
 
 def run_script(words: Sequence[str]) -> None:
