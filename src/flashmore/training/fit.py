@@ -16,6 +16,7 @@ LARGE = 20_000
 MUON_STEPS = 1100
 """Steps for such lists with Muon, which needs fewer than AdamW; each takes longer."""
 SMOOTHING = 0.4
+"""Share of the soft targets."""
 FEWEST_STEPS = 30
 EVALUATIONS = 20
 """Evaluations in a run."""
@@ -42,7 +43,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     if items >= LARGE and muon and "max_steps" in missing:
         values["max_steps"] = MUON_STEPS
     elif items < LARGE and "max_steps" in missing:
-        passes = 3 if 500 <= items < 5000 else 2  # fewer items are learned by heart sooner
+        passes = 3 if 500 <= items < 5000 else 2  # shorter lists are memorised sooner
         passes *= 1 if muon else 4  # AdamW needs more steps
         values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / values["batch_size"]))
     if "warmup_steps" in missing:
@@ -59,7 +60,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
 
 
 def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:
-    """Few items are learned by heart: dropout delays that, and small batches make more updates of them."""
+    """Short lists are memorised quickly: dropout delays that, and small batches make more updates of them."""
     values: dict[str, Any] = {"batch_size": 32 if items < 1000 else 64}
     if spec.has("dropout"):
         values["dropout"] = 0.3 if items < 500 else 0.2 if items < 5000 else 0.1
