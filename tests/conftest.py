@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 # Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
 # one, because the models are tiny and on a busy machine a second thread only waits. Torch reads it once.
@@ -14,8 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-if TYPE_CHECKING:
-    from forks import Forks
+from forks import Forks
 
 # The same examples every time, so that what fails here fails everywhere; `make test-long` draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -44,9 +42,7 @@ def comparison_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator["Forks"]:
-    """One process that forks for all tests of tests/faults, where its module lies."""
-    from forks import Forks
-
+def forks() -> Iterator[Forks]:
+    """One process that forks for all tests."""
     with Forks() as started:
         yield started
