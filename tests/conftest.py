@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
 # one, because the models are tiny and on a busy machine a second thread only waits. Torch reads it once.
@@ -14,6 +15,9 @@ import torch
 from hypothesis import settings
 
 from forks import Forks
+
+if TYPE_CHECKING:
+    from jobs import Jobs
 
 # The same examples every time, so that what fails here fails everywhere; `make test-long` draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -46,3 +50,11 @@ def forks() -> Iterator[Forks]:
     """One process that forks for all tests."""
     with Forks() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def jobs(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> "Jobs":
+    """What does the jobs of tests/faults, where its module lies."""
+    from jobs import Jobs
+
+    return Jobs(forks, tmp_path_factory.mktemp("cache"))

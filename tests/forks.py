@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from select import select
 from subprocess import CompletedProcess
@@ -23,7 +24,7 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Self
 
-LATE = ("dulwich.repo", "matplotlib.figure", "torch.utils.tensorboard", "tyro.constructors")
+LATE = ("dulwich.repo", "matplotlib.figure", "rapidfuzz.process", "re2", "torch.utils.tensorboard")
 """What is large and imported inside functions of other packages, or of ours."""
 SECONDS = 300.0
 """A process that takes longer hangs, however loaded the machine is."""
@@ -99,7 +100,7 @@ class Forks:
             code = self.start(words, environment, (nothing.fileno(), to, err.fileno()), folder).wait()
             out.seek(0)
             err.seek(0)
-            return CompletedProcess([*words], code, out.read().decode(), err.read().decode())
+            return CompletedProcess([*map(str, words)], code, out.read().decode(), err.read().decode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,7 +124,8 @@ def _serve(requests: socket.socket) -> None:
         child = os.fork()
         if not child:
             requests.close()
-            _become(*json.loads(text), streams)
+            words, environment, folder = json.loads(text)
+            _become(words, environment, folder, streams)
             return
         for descriptor in streams:
             os.close(descriptor)
@@ -143,6 +145,10 @@ def _import_everything() -> None:
     for name in LATE:
         with suppress(ImportError):
             import_module(name)
+    from flashmore.cli.main import main
+
+    with redirect_stderr(StringIO()):  # the parser imports half of itself when it parses
+        main(["score", "nowhere", "anna"])
 
 
 def _become(words: list[str], environment: dict[str, str], folder: str, streams: list[int]) -> None:

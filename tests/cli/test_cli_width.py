@@ -31,7 +31,11 @@ def lines_of_tables(printed: str) -> list[str]:
 def test_a_table_fits_the_terminal_or_80_columns_in_a_pipe(
     verb: str, on_a_terminal: Terminal, names_file: Path, trained: Path
 ) -> None:
-    files = {"look": [names_file], "compare": [trained] * 9, "explain": ["--device", "cpu"]}
+    files: dict[str, list[object]] = {
+        "look": [names_file],
+        "compare": [trained] * 9,
+        "explain": ["--device", "cpu"],
+    }
     settings: list[tuple[int, dict[str, Any], int]] = [
         (80, {}, 80),
         (118, {"piped": True}, 80),

@@ -16,7 +16,7 @@ from flashmore.training.resolve import Resolved, resolve_speed
 from flashmore.training.session import resumed
 
 SMALL = replace(
-    TrainConfig(file=Path(__file__).parents[1] / "golden" / "names.txt"),
+    TrainConfig(),
     n_embd=16,
     n_head=2,
     n_layer=1,
