@@ -14,8 +14,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from forks import Forks
+
 if TYPE_CHECKING:
-    from forks import Forks
+    from jobs import Jobs
 
 # The same examples every time, so that what fails here fails everywhere; `make test-long` draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -44,9 +46,15 @@ def comparison_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator["Forks"]:
-    """One process that forks for all tests of tests/faults, where its module lies."""
-    from forks import Forks
-
+def forks() -> Iterator[Forks]:
+    """One process that forks for all tests."""
     with Forks() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def jobs(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> "Jobs":
+    """What does the jobs of tests/faults, where its module lies."""
+    from jobs import Jobs
+
+    return Jobs(forks, tmp_path_factory.mktemp("cache"))

@@ -4,13 +4,16 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from subprocess import CompletedProcess
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from flashmore.cli.main import main
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.training.loop import Observer, train
+from forks import Forks
 
 NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
 PARTS = re.compile(r"wanted: (.+)\n found: (.+)\n valid: (.+)\n")
@@ -43,10 +47,15 @@ def plain_here(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="session")
-def process(environment: dict[str, str]) -> Callable[..., CompletedProcess[str]]:
-    """Run a command as a process of its own: stdout, stderr and exit code apart."""
+def process(environment: dict[str, str], forks: Forks) -> Callable[..., CompletedProcess[str]]:
+    """Run a command as a process of its own: stdout, stderr and exit code apart.
+
+    It is forked, unless the environment changes, which Python and libraries read when they start.
+    """
 
     def run(*words: object, **changes: str) -> CompletedProcess[str]:
+        if not changes:
+            return forks.run(("-m", "flashmore", *words), environment)
         command = [sys.executable, "-m", "flashmore", *map(str, words)]
         return subprocess.run(
             command,
@@ -56,6 +65,34 @@ def process(environment: dict[str, str]) -> Callable[..., CompletedProcess[str]]
             encoding="utf-8",
             timeout=300,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def on_a_terminal(environment: dict[str, str], forks: Forks) -> Callable[..., tuple[int, str]]:
+    """Run a command with a terminal for stdin, and for stdout and stderr unless they are `piped`.
+
+    It gives the exit code and everything that was printed.
+    """
+    fcntl, pty, termios = (pytest.importorskip(name, reason="Unix") for name in ("fcntl", "pty", "termios"))
+
+    def run(*words: object, columns: int = 80, piped: bool = False, **changes: str) -> tuple[int, str]:
+        variables = environment | {"TERM": "xterm-256color"} | changes
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        with TemporaryFile() as file:
+            shown = file.fileno() if piped else theirs
+            forked = forks.start(("-m", "flashmore", *words), variables, (theirs, shown, shown))
+            os.close(theirs)
+            printed = b""
+            with suppress(OSError):  # how Linux says that the other end is closed
+                while piece := os.read(ours, 65536):
+                    printed += piece
+            os.close(ours)
+            code = forked.wait()
+            file.seek(0)
+            return code, (file.read() if piped else printed).decode()
 
     return run
 

@@ -330,15 +330,23 @@ def test_a_batch_that_no_memory_holds_is_told(
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a script in the place of the compiler")
 def test_a_compiler_that_does_not_work_is_told(
-    process: Callable[..., CompletedProcess[str]], refusal: Callable[..., str], tmp_path: Path
+    names_file: Path, process: Call, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\nexit 1\n")
     compiler.chmod(0o755)
     words = shlex.split(
-        "train --speedups compile --max-steps 1 --batch-size 4 --n-embd 8 --n-layer 1 --n-head 1 --device cpu"
+        "--speedups compile --max-steps 1 --batch-size 4 --n-embd 8 --n-layer 1 --n-head 1 --device cpu"
     )
-    done = process(*words, "--out", tmp_path / "run", CXX=str(compiler), FLASHMORE_CACHE=str(tmp_path))
+    done = process(
+        "train",
+        names_file,
+        *words,
+        "--out",
+        tmp_path / "run",
+        CXX=str(compiler),
+        FLASHMORE_CACHE=str(tmp_path),
+    )
     assert "torch.compile to succeed" in refusal(done, 1)
     assert not (tmp_path / "run").exists()
 

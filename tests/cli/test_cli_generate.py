@@ -16,6 +16,7 @@ import pytest
 from flashmore.config import TrainConfig
 from flashmore.runs import Run
 from flashmore.training.loop import train
+from forks import Forks
 
 Call = Callable[..., CompletedProcess[str]]
 Document = Callable[..., Any]
@@ -220,16 +221,9 @@ def test_a_reader_that_left_gets_no_traceback(full: Path, environment: dict[str,
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_output_that_takes_nothing_is_told(
-    trained: Path, environment: dict[str, str], refusal: Callable[..., str]
+    trained: Path, environment: dict[str, str], refusal: Callable[..., str], forks: Forks
 ) -> None:
-    words = ("generate", str(trained), "--seed", "1", "--json")
+    words = ("-m", "flashmore", "generate", trained, "--seed", 1, "--json")
     with Path("/dev/full").open("w") as stdout:
-        done = subprocess.run(
-            [sys.executable, "-m", "flashmore", *words],
-            env=environment,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-    done = CompletedProcess(done.args, done.returncode, "", done.stderr)
+        done = forks.run(words, environment, stdout=stdout.fileno())
     assert "No space left" in refusal(done, 1, after_progress=True)

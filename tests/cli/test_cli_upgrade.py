@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+
+from forks import Forks
 
 MODEL = """\
 import math
@@ -154,7 +155,9 @@ ENCODED = {
 
 @pytest.mark.parametrize("case", ENCODED)
 @pytest.mark.parametrize("name", ["model.py", "mo dèl.py"])
-def test_a_patch_keeps_the_encoding_of_each_file(folder: Path, case: str, name: str) -> None:
+def test_a_patch_keeps_the_encoding_of_each_file(
+    folder: Path, case: str, name: str, forks: Forks, environment: dict[str, str]
+) -> None:
     head, encoding, character, line = ENCODED[case]
     (folder / "model.py").unlink()
     short = "\n".join(MODEL.split("\n")[4:7]) + MODEL[MODEL.index("def fused") :].replace(
@@ -163,10 +166,10 @@ def test_a_patch_keeps_the_encoding_of_each_file(folder: Path, case: str, name: 
     text = head + short.replace("the scores", character).replace("\n", line)
     path = folder / name
     path.write_bytes(text.encode(encoding))
-    words = [sys.executable, "-m", "flashmore", "upgrade", name, "--diff"]
-    done = subprocess.run(words, capture_output=True, check=False)
+    with (folder / "p.patch").open("wb") as patch:
+        words = ("-m", "flashmore", "upgrade", name, "--diff")
+        done = forks.run(words, environment, stdout=patch.fileno())
     assert done.returncode == 1
-    (folder / "p.patch").write_bytes(done.stdout)
     subprocess.run(["git", "apply", "p.patch"], check=True)
     after = path.read_bytes().decode(encoding)
     assert "F.scaled_dot_product_attention(q, k, v, scale=1.0)" in after

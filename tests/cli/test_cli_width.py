@@ -1,13 +1,6 @@
 """Tables, progress and colours on a terminal of 80 columns, in a pipe, and where $COLUMNS says otherwise."""
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -16,7 +9,7 @@ from typing import Any
 import pytest
 
 Process = Callable[..., CompletedProcess[str]]
-Run = Callable[..., str]
+Terminal = Callable[..., tuple[int, str]]
 
 CODES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 BOX = "│┃├└┌┏┡─━"
@@ -29,34 +22,6 @@ def attend(q, k, v):
 """
 
 
-@pytest.fixture
-def run(environment: dict[str, str]) -> Run:
-    """Run a command with a terminal of some width on stdin, and also on stdout and stderr unless piped."""
-
-    def on_a_terminal(*words: object, columns: int = 80, piped: bool = False, **changes: str) -> str:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        command = [sys.executable, "-m", "flashmore", *map(str, words)]
-        variables = environment | {"TERM": "xterm-256color"} | changes
-        out, err = (subprocess.PIPE, None) if piped else (theirs, theirs)
-        process = subprocess.Popen(command, env=variables, stdin=theirs, stdout=out, stderr=err)
-        os.close(theirs)
-        printed = b""
-        if piped:
-            printed, _ = process.communicate(timeout=300)
-        else:
-            try:
-                while piece := os.read(ours, 65536):
-                    printed += piece
-            except OSError:  # Linux: the other side is closed
-                pass
-        os.close(ours)
-        assert process.wait(300) in (0, 1)
-        return printed.decode()
-
-    return on_a_terminal
-
-
 def lines_of_tables(printed: str) -> list[str]:
     lines = (CODES.sub("", line).rstrip("\r") for line in printed.split("\n"))
     return [line for line in lines if line and line[0] in BOX]
@@ -64,9 +29,13 @@ def lines_of_tables(printed: str) -> list[str]:
 
 @pytest.mark.parametrize("verb", ["look", "compare", "explain"])
 def test_a_table_fits_the_terminal_or_80_columns_in_a_pipe(
-    verb: str, run: Run, names_file: Path, trained: Path
+    verb: str, on_a_terminal: Terminal, names_file: Path, trained: Path
 ) -> None:
-    files = {"look": [names_file], "compare": [trained] * 9, "explain": []}
+    files: dict[str, list[object]] = {
+        "look": [names_file],
+        "compare": [trained] * 9,
+        "explain": ["--device", "cpu"],
+    }
     settings: list[tuple[int, dict[str, Any], int]] = [
         (80, {}, 80),
         (118, {"piped": True}, 80),
@@ -75,7 +44,9 @@ def test_a_table_fits_the_terminal_or_80_columns_in_a_pipe(
         (80, {"piped": True, "FORCE_COLOR": "1"}, 80),
     ]
     for columns, options, most in settings:
-        lines = lines_of_tables(run(verb, *files[verb], columns=columns, **options))
+        code, printed = on_a_terminal(verb, *files[verb], columns=columns, **options)
+        lines = lines_of_tables(printed)
+        assert code == 0
         assert lines
         assert max(map(len, lines)) <= most
 
@@ -100,10 +71,10 @@ def test_no_link_of_the_speedups_is_broken(process: Process) -> None:
 
 
 def test_training_shows_a_bar_on_80_columns_and_the_time_left(
-    run: Run, quick: tuple[object, ...], tmp_path: Path
+    on_a_terminal: Terminal, quick: tuple[object, ...], tmp_path: Path
 ) -> None:
     words = [*quick[:2], "--n-layer", 1, "--n-embd", 16, "--max-steps", 400, "--device", "cpu", "--speedups"]
-    printed = run(*words, "none", "--out", tmp_path / "run")
+    _, printed = on_a_terminal(*words, "none", "--out", tmp_path / "run")
     bars = [CODES.sub("", line) for line in re.split(r"[\r\n]", printed) if "━" in line and "step" in line]
     assert bars
     assert max(map(len, bars)) <= 80
@@ -127,7 +98,7 @@ def test_a_pipe_gets_plain_lines_even_with_colours_and_between_evaluations(
 
 
 def test_diffs_are_coloured_on_a_terminal_and_where_asked_for(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_a_terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.py").write_text(ATTENTION)
     monkeypatch.chdir(tmp_path)
@@ -138,9 +109,9 @@ def test_diffs_are_coloured_on_a_terminal_and_where_asked_for(
         ({"piped": True, "FORCE_COLOR": "1"}, True),
     ]
     for options, colored in settings:
-        printed = run("upgrade", "model.py", **options)
+        _, printed = on_a_terminal("upgrade", "model.py", **options)
         assert ("\x1b[31m      -    att = torch.softmax" in printed) == colored
         assert ("\x1b[32m      +" in printed) == colored
         assert ("\x1b[" in printed) == colored
-    assert "\x1b[32m+    return" in run("upgrade", "model.py", "--diff")
-    assert "\x1b[" not in run("upgrade", "model.py", "--diff", NO_COLOR="1")
+    assert "\x1b[32m+    return" in on_a_terminal("upgrade", "model.py", "--diff")[1]
+    assert "\x1b[" not in on_a_terminal("upgrade", "model.py", "--diff", NO_COLOR="1")[1]

@@ -1,14 +1,14 @@
 """Each example runs as its own process, without a warning, and tells its story."""
 
+import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flashmore.specs import backends
+from forks import Forks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -75,10 +75,9 @@ CHECKS: dict[str, Callable[[str], None]] = {
 }
 
 
-def run_example(name: str, *arguments: str, folder: Path) -> str:
+def run_example(forks: Forks, name: str, *arguments: str, folder: Path) -> str:
     """Run an example in an empty folder; a warning is an error."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+    done = forks.run((EXAMPLES / f"{name}.py", *arguments), os.environ, folder)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -88,13 +87,15 @@ def test_every_example_is_checked() -> None:
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_an_example_tells_its_story_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
-    CHECKS[name](run_example(name, folder=tmp_path))
+def test_an_example_tells_its_story_and_leaves_nothing_behind(
+    name: str, tmp_path: Path, forks: Forks
+) -> None:
+    CHECKS[name](run_example(forks, name, folder=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_goes_where_it_is_told(tmp_path: Path) -> None:
-    run_example("python_api", "mine", folder=tmp_path)
+def test_a_run_goes_where_it_is_told(tmp_path: Path, forks: Forks) -> None:
+    run_example(forks, "python_api", "mine", folder=tmp_path)
     assert {"config.json", "metrics.jsonl", "result.json", "best.safetensors"} <= {
         path.name for path in (tmp_path / "mine").iterdir()
     }

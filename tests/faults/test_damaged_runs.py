@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from damage import OUTSIDE, Home, copy_of, crafted, damage_at_random, written
-from forks import Forks, Job, Outcome
+from jobs import Job, Jobs, Outcome
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and the kinds of files that Unix has")
 NAMES = "\n".join(
@@ -28,14 +28,14 @@ TEXT = split("names.txt --mode text --block-size 4 --model transformer --n-layer
 
 
 @pytest.fixture(scope="module")
-def material(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def material(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Intact runs: `items`, `text` and `half` (in float16), each with a twin of the same sizes and another
     seed."""
     folder = tmp_path_factory.mktemp("material")
     (folder / "names.txt").write_text(NAMES * 3)
     for name, words in (("items", ITEMS), ("text", TEXT), ("half", [*ITEMS, "--dtype", "float16"])):
         for run, seed in ((name, "1"), (f"{name}-twin", "2")):
-            trained = forks.run(Job((("train", *words, *TRAIN, "--seed", seed, "--out", run),), str(folder)))
+            trained = jobs.run(Job((("train", *words, *TRAIN, "--seed", seed, "--out", run),), str(folder)))
             assert trained.codes == (0,), trained.text
     return folder
 
@@ -46,8 +46,8 @@ Damage = Callable[[Home], object]
 class Trial:
     """Damages copies of a run and looks at what commands make of them."""
 
-    def __init__(self, forks: Forks, material: Path, kind: str, folder: Path) -> None:
-        self.forks, self.material, self.kind, self.folder = forks, material, kind, folder
+    def __init__(self, jobs: Jobs, material: Path, kind: str, folder: Path) -> None:
+        self.jobs, self.material, self.kind, self.folder = jobs, material, kind, folder
         home = copy_of(material / kind, material / f"{kind}-twin", folder / "intact")
         self.intact = self.run(home)
         assert set(self.intact.codes) == {0}, self.intact.text
@@ -79,7 +79,7 @@ class Trial:
             shown = ["--picture", "run/names.png"] if name.startswith("result[") else ["--json"]
             commands = [generate, ["score", "run", "anna"], [*compare, *shown], resume]
         commands.append(["library", "run"])
-        return self.forks.run(Job(tuple(map(tuple, commands)), str(home.folder)))
+        return self.jobs.run(Job(tuple(map(tuple, commands)), str(home.folder)))
 
     def check(self, name: str, damage: Damage, *, must_be_right: bool) -> Outcome:
         """Damage a copy, and look at what became of it and of what lies around it."""
@@ -113,9 +113,9 @@ class Trial:
 
 @pytest.fixture(scope="module", params=["items", "text"])
 def trial(
-    forks: Forks, material: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    jobs: Jobs, material: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Trial:
-    return Trial(forks, material, request.param, tmp_path_factory.mktemp("copies"))
+    return Trial(jobs, material, request.param, tmp_path_factory.mktemp("copies"))
 
 
 def check_all(trial: Trial, damages: Iterable[tuple[str, Damage]], *, must_be_right: bool) -> int:
@@ -186,8 +186,8 @@ def test_every_crafted_run(trial: Trial) -> None:
 
 
 @pytest.fixture(scope="module")
-def half(forks: Forks, material: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    return Trial(forks, material, "half", tmp_path_factory.mktemp("copies"))
+def half(jobs: Jobs, material: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(jobs, material, "half", tmp_path_factory.mktemp("copies"))
 
 
 def test_loss_scales_of_a_run_in_float16(half: Trial) -> None:

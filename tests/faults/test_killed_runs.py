@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from forks import Forks, Job, Outcome
+from jobs import Job, Jobs, Outcome
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 NAMES = "\n".join(
@@ -28,13 +28,13 @@ def folder_at(path: Path) -> Path:
     return path
 
 
-def train(forks: Forks, folder: Path, *words: str, **kill: float | int) -> Outcome:
-    return forks.run(Job(((*TRAIN, *words),), str(folder), **kill))  # type: ignore[arg-type]
+def train(jobs: Jobs, folder: Path, *words: str, **kill: float | int) -> Outcome:
+    return jobs.run(Job(((*TRAIN, *words),), str(folder), **kill))  # type: ignore[arg-type]
 
 
-def require_same_end(forks: Forks, folder: Path, whole: Path, *words: str) -> None:
+def require_same_end(jobs: Jobs, folder: Path, whole: Path, *words: str) -> None:
     """The same command goes on, to the same tensors, and leaves nothing of the one that was killed."""
-    again = train(forks, folder, *words)
+    again = train(jobs, folder, *words)
     assert (again.codes, again.signal) == ((0,), 0), again.text
     for name in ("last", "best"):
         wanted, found = (load_file(path / "run" / f"{name}.safetensors") for path in (whole, folder))
@@ -46,47 +46,47 @@ def require_same_end(forks: Forks, folder: Path, whole: Path, *words: str) -> No
     assert left == {path.name for path in (whole / "run").iterdir() if not path.name.startswith("events.")}
 
 
-def kill_at_operations(forks: Forks, tmp_path: Path, every: int) -> int:
+def kill_at_operations(jobs: Jobs, tmp_path: Path, every: int) -> int:
     words = ("--max-steps", "4", "--eval-interval", "2")
     whole = folder_at(tmp_path / "whole")
-    operations = train(forks, whole, *words).operations
+    operations = train(jobs, whole, *words).operations
     assert operations > 100
     for number in range(0, operations, every):
         folder = folder_at(tmp_path / "cut")
-        killed = train(forks, folder, *words, kill_at=number)
+        killed = train(jobs, folder, *words, kill_at=number)
         assert killed.signal == 9, f"operation {number}: {killed.text}"
-        require_same_end(forks, folder, whole, *words)
+        require_same_end(jobs, folder, whole, *words)
         shutil.rmtree(folder)
     return operations
 
 
-def kill_at_random(forks: Forks, tmp_path: Path, times: int) -> None:
+def kill_at_random(jobs: Jobs, tmp_path: Path, times: int) -> None:
     words = ("--max-steps", "60", "--eval-interval", "7")
     whole = folder_at(tmp_path / "whole")
-    seconds = train(forks, whole, *words).cpu_s
+    seconds = train(jobs, whole, *words).cpu_s
     chance, killed = random.Random(1), 0
     for number in range(times):
         folder = folder_at(tmp_path / f"cut {number}")
         for _ in range(chance.choice((1, 1, 2, 3))):
-            killed += train(forks, folder, *words, kill_after_s=chance.uniform(0, seconds)).signal == 9
-        require_same_end(forks, folder, whole, *words)
+            killed += train(jobs, folder, *words, kill_after_s=chance.uniform(0, seconds)).signal == 9
+        require_same_end(jobs, folder, whole, *words)
         shutil.rmtree(folder)
     assert killed >= times / 2, "most of them must have been killed before they ended"
 
 
-def test_a_run_killed_at_some_file_operations_goes_on(forks: Forks, tmp_path: Path) -> None:
-    kill_at_operations(forks, tmp_path, every=61)
+def test_a_run_killed_at_some_file_operations_goes_on(jobs: Jobs, tmp_path: Path) -> None:
+    kill_at_operations(jobs, tmp_path, every=61)
 
 
 @pytest.mark.faults
-def test_a_run_killed_at_every_file_operation_goes_on(forks: Forks, tmp_path: Path) -> None:
-    assert kill_at_operations(forks, tmp_path, every=1) > 100
+def test_a_run_killed_at_every_file_operation_goes_on(jobs: Jobs, tmp_path: Path) -> None:
+    assert kill_at_operations(jobs, tmp_path, every=1) > 100
 
 
-def test_a_run_killed_at_random_moments_goes_on(forks: Forks, tmp_path: Path) -> None:
-    kill_at_random(forks, tmp_path, times=5)
+def test_a_run_killed_at_random_moments_goes_on(jobs: Jobs, tmp_path: Path) -> None:
+    kill_at_random(jobs, tmp_path, times=5)
 
 
 @pytest.mark.faults
-def test_a_run_killed_at_200_random_moments_goes_on(forks: Forks, tmp_path: Path) -> None:
-    kill_at_random(forks, tmp_path, times=200)
+def test_a_run_killed_at_200_random_moments_goes_on(jobs: Jobs, tmp_path: Path) -> None:
+    kill_at_random(jobs, tmp_path, times=200)

@@ -13,7 +13,7 @@ import pytest
 
 from damage import NESTED, VALUES, leaves, put, text_of
 from flashmore.specs import backends
-from forks import Forks, Job, Outcome
+from jobs import Job, Jobs, Outcome
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and the kinds of files that Unix has")
 RECORDS = Path(__file__).parents[1] / "golden" / "records"
@@ -90,16 +90,16 @@ def require_known_backend(outcome: Outcome, case: str) -> None:
         assert json.loads(outcome.text)["chosen"] in backends(), case
 
 
-def check_records(forks: Forks, folder: Path, kind: str, every: int) -> None:
+def check_records(jobs: Jobs, folder: Path, kind: str, every: int) -> None:
     record = json.loads((RECORDS / f"{kind}-cpu.json").read_bytes())
     cases = list(prepared(record))[::every]
     words = ("report", "record.json", "--out", "page.html")
-    check_all(cases, folder, "record.json", lambda home: forks.run(Job((words,), home)), {"page.html"})
+    check_all(cases, folder, "record.json", lambda home: jobs.run(Job((words,), home)), {"page.html"})
 
 
-def check_choices(forks: Forks, folder: Path, every: int) -> None:
+def check_choices(jobs: Jobs, folder: Path, every: int) -> None:
     def run(home: str) -> Outcome:
-        return forks.run(Job((tuple(CHOOSE),), home, cache="cache"))
+        return jobs.run(Job((tuple(CHOOSE),), home, cache="cache"))
 
     assert run(str(folder)).codes == (0,)
     (remembered,) = (folder / "cache").iterdir()
@@ -109,21 +109,21 @@ def check_choices(forks: Forks, folder: Path, every: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_RECORDS)
-def test_records(kind: str, forks: Forks, tmp_path: Path) -> None:
-    check_records(forks, tmp_path, kind, every=400)
+def test_records(kind: str, jobs: Jobs, tmp_path: Path) -> None:
+    check_records(jobs, tmp_path, kind, every=400)
 
 
-def test_remembered_choices(forks: Forks, tmp_path: Path) -> None:
-    check_choices(forks, tmp_path, every=80)
+def test_remembered_choices(jobs: Jobs, tmp_path: Path) -> None:
+    check_choices(jobs, tmp_path, every=80)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS_OF_RECORDS)
-def test_every_record(kind: str, forks: Forks, tmp_path: Path) -> None:
+def test_every_record(kind: str, jobs: Jobs, tmp_path: Path) -> None:
     # Those with pictures take a second each.
-    check_records(forks, tmp_path, kind, every=1 if kind == "choose" else 6)
+    check_records(jobs, tmp_path, kind, every=1 if kind == "choose" else 6)
 
 
 @pytest.mark.faults
-def test_every_remembered_choice(forks: Forks, tmp_path: Path) -> None:
-    check_choices(forks, tmp_path, every=1)
+def test_every_remembered_choice(jobs: Jobs, tmp_path: Path) -> None:
+    check_choices(jobs, tmp_path, every=1)

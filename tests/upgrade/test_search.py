@@ -15,6 +15,7 @@ from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.project.files import DEEPEST, python_files
 from flashmore.upgrade.search import MANY, search, search_file
 from flashmore.upgrade.site import NotRead, Searched
+from forks import Forks
 
 ATTENTION = """import torch.nn.functional as F
 
@@ -144,9 +145,8 @@ def test_a_path_on_the_command_line_may_be_a_link(linked: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--write", "--diff"])
-def test_nothing_is_written_through_a_link_that_leads_out(linked: Path, option: str) -> None:
-    command = [sys.executable, "-m", "flashmore", "upgrade", "project", option]
-    done = subprocess.run(command, cwd=linked, capture_output=True, encoding="utf-8", timeout=300)
+def test_nothing_is_written_through_a_link_that_leads_out(linked: Path, option: str, forks: Forks) -> None:
+    done = forks.run(("-m", "flashmore", "upgrade", "project", option), os.environ, linked)
     assert "link.py: not read: it is a link" in done.stdout + done.stderr
     assert "outside" not in "".join(line for line in done.stdout.splitlines() if line.startswith("+++"))
     for name in ("outside/attn.py", "outside/pkg/attn.py"):

@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from flashmore.errors import UsageError
 from flashmore.files import read_regular
 from flashmore.git import Checkout, Indices, Unreadable
 from flashmore.upgrade.write import read_source, write_source
+from forks import Forks
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-c", "gc.auto=0")
 ATTENTION = """\
@@ -433,11 +433,12 @@ def with_a_hostile_configuration(folder: Path, payload: str) -> Path:
 @pytest.mark.parametrize(
     "made", [inside_a_cloned_one, with_a_hostile_configuration], ids=lambda m: m.__name__
 )
-def test_nothing_of_a_repository_is_run(made: Callable[[Path, str], Path], tmp_path: Path) -> None:
+def test_nothing_of_a_repository_is_run(
+    made: Callable[[Path, str], Path], tmp_path: Path, forks: Forks
+) -> None:
     models = {payload: made(tmp_path / payload, payload) for payload in PAYLOADS}
-    command = [sys.executable, "-m", "flashmore", "upgrade", *map(str, models.values()), "--write"]
     inside = next(iter(models.values())).parent
-    done = subprocess.run(command, cwd=inside, capture_output=True, encoding="utf-8", timeout=300)
+    done = forks.run(("-m", "flashmore", "upgrade", *models.values(), "--write"), os.environ, inside)
     for payload, model in models.items():
         assert not (tmp_path / payload / "canary").exists(), f"{payload}: a program of the repository was run"
         assert "scaled_dot_product_attention" in model.read_text(), payload

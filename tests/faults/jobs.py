@@ -1,25 +1,24 @@
-"""Commands in forked processes: torch is imported once, so that thousands of them take minutes.
+"""Commands on hostile files, in forked processes, so that thousands of them take minutes.
 
-This file is a program too: `python forks.py` reads one JSON job a line and answers each with one JSON line.
+This file is a program too: it does the job that its first word describes.
 """
 
-import gc
 import json
 import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stderr, redirect_stdout
+import warnings
 from dataclasses import asdict, dataclass, replace
-from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forks import Forked, Forks
 
 FILE_OPERATIONS = frozenset(
     ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "truncate", "close")
@@ -83,103 +82,45 @@ class Outcome:
         assert self.cpu_s < LARGEST_CPU_S, case
 
 
-class Forks:
-    """A process that forks one child for each job; use it as a context."""
+class Jobs:
+    """Does jobs, each in a process that is forked."""
 
-    def __enter__(self) -> Self:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        self._server = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        return self
+    def __init__(self, forks: "Forks", cache: Path) -> None:
+        self._forks, self._cache = forks, cache
 
     def run(self, job: Job) -> Outcome:
         """Do a job."""
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(json.dumps(asdict(job)) + "\n")
-        self._server.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._server.stdout.readline())
-        return Outcome(**{**answer, "codes": tuple(answer["codes"]), "texts": tuple(answer["texts"])})
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.communicate()
-
-
-def _serve() -> None:
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["FLASHMORE_CACHE"] = cache
-        _import_everything()
-        gc.freeze()
-        _answer()
-
-
-def _answer() -> None:
-    for line in sys.stdin:
-        given = json.loads(line)
-        job = Job(**{**given, "commands": tuple(map(tuple, given["commands"]))})
-        sys.stdout.write(json.dumps(asdict(_fork(job))) + "\n")
-        sys.stdout.flush()
-
-
-def _import_everything() -> None:
-    """Run commands once, so that the children find every module that they use."""
-    from flashmore.cli.main import main
-
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        names = Path(folder, "names.txt")
-        names.write_text("anna\nben\ncleo\ndora\n" * 20)
-        for run, words in (("items", ["--model", "mlp"]), ("text", ["--mode", "text", "--block-size", "4"])):
-            out = str(Path(folder, run))
-            main(["train", str(names), *words, "--max-steps", "2", "--device", "cpu", "--out", out])
-            main(["generate", out, "--json"])
-        items, record = str(Path(folder, "items")), str(Path(folder, "record.json"))
-        main(["score", items, "anna"])
-        main(["compare", items, "--picture", str(Path(folder, "names.png"))])
-        main(["explain", "--run", out])
-        main(["choose", "--length", "2", "--device", "cpu", "--out", record])
-        main(["report", record, "--out", str(Path(folder, "report.html"))])
-
-
-def _fork(job: Job) -> Outcome:
-    with tempfile.TemporaryDirectory() as folder:
-        report, output = Path(folder, "report"), Path(folder, "output")
-        child = os.fork()
-        if not child:
-            _act(job, report, output)
-        status, usage = _wait(child, job.kill_after_s)
-        ended = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
+        with tempfile.TemporaryDirectory() as folder:
+            report, output = Path(folder, "report"), Path(folder, "output")
+            words = [Path(__file__), json.dumps(asdict(job)), report]
+            environment = {**os.environ, "FLASHMORE_CACHE": job.cache or str(self._cache)}
+            with output.open("wb") as out, Path(os.devnull).open() as nothing:
+                streams = (nothing.fileno(), out.fileno(), out.fileno())
+                forked = self._forks.start(words, environment, streams, Path(job.folder))
+            hung = not _wait(forked, job.kill_after_s)
+            ended = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
+            printed = output.read_bytes()
         codes = tuple(each["code"] for each in ended)
         bounds = [0, *(each["printed"] for each in ended)]
-        printed = output.read_bytes() if output.exists() else b""
         texts = tuple(printed[a:b].decode(errors="replace") for a, b in pairwise(bounds))
-        ended_by = -1 if status is None else max(0, -os.waitstatus_to_exitcode(status))
-        cpu_s = usage.ru_utime + usage.ru_stime
+        ended_by = -1 if hung else max(0, -forked.wait())
         operations = ended[-1]["operations"] if ended else 0
         text = printed.decode(errors="replace")
-        return Outcome(codes, ended_by, text, texts, usage.ru_maxrss / 1024, cpu_s, operations)
+        return Outcome(codes, ended_by, text, texts, forked.peak_mib, forked.cpu_s, operations)
 
 
-def _wait(child: int, kill_after_s: float | None) -> tuple[int | None, resource.struct_rusage]:
+def _wait(forked: "Forked", kill_after_s: float | None) -> bool:
+    """Wait for its end, and kill it when its time has come or it takes too much; False if it hung."""
     began = time.monotonic()
     killed = hung = False
-    while True:
-        done, status, usage = os.wait4(child, os.WNOHANG)
-        if done:
-            return (None if hung else status), usage
+    while not forked.ended(0.001):
         elapsed = time.monotonic() - began
         hung = hung or elapsed > WALL_SECONDS
         over = hung or (kill_after_s is not None and elapsed > kill_after_s)
-        if not killed and (over or _resident_mib(child) > 2 * LARGEST_MIB):
-            os.kill(child, signal.SIGKILL)
+        if not killed and (over or _resident_mib(forked.pid) > 2 * LARGEST_MIB):
+            os.kill(forked.pid, signal.SIGKILL)
             killed = True
-        time.sleep(0.001)
+    return not hung
 
 
 def _resident_mib(process: int) -> float:
@@ -190,17 +131,12 @@ def _resident_mib(process: int) -> float:
         return 0.0
 
 
-def _act(job: Job, report: Path, output: Path) -> None:
+def _act(job: Job, report: Path) -> None:
     """The child: run the commands and end."""
-    written = os.open(output, os.O_WRONLY | os.O_CREAT)
-    for number in (1, 2):
-        os.dup2(written, number)
+    warnings.simplefilter("ignore")
     told = report.open("w")
-    os.chdir(job.folder)
     # A command that never ends is stopped here, after more than it may take.
     resource.setrlimit(resource.RLIMIT_CPU, (2 * LARGEST_CPU_S, 3 * LARGEST_CPU_S))
-    if job.cache is not None:
-        os.environ["FLASHMORE_CACHE"] = job.cache
     counted = 0
 
     def count(frame: object, event: str, function: Any) -> None:
@@ -220,7 +156,8 @@ def _act(job: Job, report: Path, output: Path) -> None:
             code = _library(words[1]) if words[0] == "library" else main(words)
             sys.setprofile(None)
             sys.stdout.flush()
-            printed = os.lseek(written, 0, os.SEEK_CUR)
+            sys.stderr.flush()
+            printed = os.lseek(1, 0, os.SEEK_CUR)
             told.write(json.dumps({"code": code, "operations": counted, "printed": printed}) + "\n")
             told.flush()
     except BaseException:  # noqa: BLE001
@@ -251,4 +188,5 @@ def _library(run: str) -> int:
 
 
 if __name__ == "__main__":
-    _serve()
+    given = json.loads(sys.argv[1])
+    _act(Job(**{**given, "commands": tuple(map(tuple, given["commands"]))}), Path(sys.argv[2]))

@@ -1,0 +1,193 @@
+"""Programs in forked processes: torch is imported once, so that each of them starts in milliseconds.
+
+This file is a program too: it forks one child at a time, for what it reads from a socket.
+"""
+
+import atexit
+import gc
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, suppress
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from select import select
+from subprocess import CompletedProcess
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Any, Self
+
+LATE = ("dulwich.repo", "matplotlib.figure", "rapidfuzz.process", "re2", "torch.utils.tensorboard")
+"""What is large and imported inside functions of other packages, or of ours."""
+SECONDS = 300.0
+"""A process that takes longer hangs, however loaded the machine is."""
+
+
+class Forked:
+    """A process that was forked; it has to end before the next one starts."""
+
+    def __init__(self, answers: Any) -> None:
+        self._answers = answers
+        self.pid: int = json.loads(answers.readline())
+        self.returncode: int | None = None
+        self.peak_mib = self.cpu_s = 0.0
+
+    def ended(self, seconds: float) -> bool:
+        """Wait so long, or until it ended."""
+        if self.returncode is None and select([self._answers], [], [], seconds)[0]:
+            self.returncode, self.peak_mib, self.cpu_s = json.loads(self._answers.readline())
+        return self.returncode is not None
+
+    def wait(self) -> int:
+        """Its exit code, or the negative number of the signal that ended it."""
+        if not self.ended(SECONDS):
+            os.kill(self.pid, signal.SIGKILL)
+            raise TimeoutError
+        assert self.returncode is not None
+        return self.returncode
+
+
+class Forks:
+    """The process that forks; use it as a context."""
+
+    def __enter__(self) -> Self:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
+                start_new_session=True,  # Ctrl-C is for those who ask
+            )
+        self._socket, self._answers = ours, ours.makefile("rb", buffering=0)  # which select can ask
+        self._last: Forked | None = None
+        return self
+
+    def start(
+        self,
+        words: Sequence[object],
+        environment: Mapping[str, str],
+        streams: tuple[int, int, int],
+        folder: Path | None = None,
+    ) -> Forked:
+        """Start Python with these words, `-m module …` or `program.py …`, and these standard streams."""
+        if self._last is not None and self._last.returncode is None:
+            os.kill(self._last.pid, signal.SIGKILL)
+            self._last.wait()
+        request = json.dumps([[*map(str, words)], dict(environment), str(folder or Path.cwd())])
+        socket.send_fds(self._socket, [request.encode() + b"\n"], streams)
+        self._last = Forked(self._answers)
+        return self._last
+
+    def run(
+        self,
+        words: Sequence[object],
+        environment: Mapping[str, str],
+        folder: Path | None = None,
+        stdout: int | None = None,
+    ) -> CompletedProcess[str]:
+        """Run it to its end, with nothing on stdin, and take what it prints, or give it a stdout."""
+        with Path(os.devnull).open() as nothing, TemporaryFile() as out, TemporaryFile() as err:
+            to = out.fileno() if stdout is None else stdout
+            code = self.start(words, environment, (nothing.fileno(), to, err.fileno()), folder).wait()
+            out.seek(0)
+            err.seek(0)
+            return CompletedProcess([*map(str, words)], code, out.read().decode(), err.read().decode())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._answers.close()
+        self._socket.close()
+        self._server.wait()
+
+
+def _serve(requests: socket.socket) -> None:
+    """Answer requests; in a child, return when it has become what was asked for."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _import_everything()
+    gc.freeze()
+    while True:
+        text, streams, *_ = socket.recv_fds(requests, 2**20, 3)
+        while text and not text.endswith(b"\n"):
+            text += requests.recv(2**20)
+        if not text:
+            os._exit(0)
+        child = os.fork()
+        if not child:
+            requests.close()
+            words, environment, folder = json.loads(text)
+            _become(words, environment, folder, streams)
+            return
+        for descriptor in streams:
+            os.close(descriptor)
+        requests.sendall(b"%d\n" % child)
+        _, status, usage = os.wait4(child, 0)
+        ended = os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+        requests.sendall(json.dumps(ended).encode() + b"\n")
+
+
+def _import_everything() -> None:
+    """What commands import when they need it."""
+    import flashmore
+
+    for module in pkgutil.walk_packages(flashmore.__path__, "flashmore."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    for name in LATE:
+        with suppress(ImportError):
+            import_module(name)
+    from flashmore.cli.main import main
+
+    with redirect_stderr(StringIO()):  # the parser imports half of itself when it parses
+        main(["score", "nowhere", "anna"])
+
+
+def _become(words: list[str], environment: dict[str, str], folder: str, streams: list[int]) -> None:
+    """Make this process look as if Python had just started."""
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    lines = 1 if os.isatty(1) else -1
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", lines, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.argv[:] = words
+
+
+def _run() -> None:
+    """What `python` does with sys.argv."""
+    try:
+        if sys.argv[0] == "-m":
+            sys.argv.pop(0)
+            sys.path[0] = str(Path.cwd())
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0] = str(Path(sys.argv[0]).absolute().parent)
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code or 0
+        assert isinstance(code, int)
+    else:
+        code = 0
+    # Python would take every module apart, which takes longer than most commands.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _run()  # outside of everything that serves
