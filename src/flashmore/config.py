@@ -375,7 +375,9 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
         able = [model for model, spec in models().items() if name in spec.options]
         if config.model not in able and (name, config.attention) != ("attention", "auto"):
             yield name, f"--model {' or '.join(able)}", f"--model {config.model}"
-    if config.optimizer not in (None, "muon"):
+    if not model_spec(config.model).muon:
+        yield "muon_learning_rate", "--optimizer muon", f"--model {config.model}"
+    elif config.optimizer not in (None, "muon"):
         yield "muon_learning_rate", "--optimizer muon", f"--optimizer {config.optimizer}"
     if config.lr_schedule != "cosine":
         yield "min_lr_ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"

@@ -191,7 +191,7 @@ def test_calls_outside_the_contract_are_refused(
 
 def test_mixed_dtypes_are_refused() -> None:
     q, k, v = qkv(1, 1, 4, 4, 8)
-    with pytest.raises(ConfigError, match="one dtype"):
+    with pytest.raises(ConfigError, match="of the same dtype"):
         attention(q, k.double(), v, backend="manual")
 
 

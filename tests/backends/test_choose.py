@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_not_fatal(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / "file"))
-    assert "not remembered" in choose("auto", PROBLEM).why
+    assert "not cached" in choose("auto", PROBLEM).why
 
 
 def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_a_backend_that_answers_wrongly_is_never_chosen(monkeypatch: pytest.Monk
     choice = choose("auto", PROBLEM, fresh=True)
     flash = next(candidate for candidate in choice.candidates if candidate.name == "flash")
     assert flash.time_ms is None
-    assert "error budget" in (flash.why_not or "")
+    assert "exceeds the budget" in (flash.why_not or "")
     assert choice.backend != "flash"
 
 

@@ -247,7 +247,7 @@ def test_what_is_undecided_and_what_the_medians_contradict_is_said() -> None:
     }
     text = pages(record)[1]
     ratio = f"{of['name']} / {to['name']}"
-    assert f"inconclusive, with an estimate of how many more blocks are needed: {ratio} (21)" in text
+    assert f"inconclusive, with an estimate of the blocks still needed: {ratio} (21)" in text
     assert f"the medians contradict the ratio of {ratio}" in text
 
 

@@ -42,7 +42,6 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train --model bigram --dropout 0.1",
         "train --model gru --muon-learning-rate 0.1",
         "train --optimizer adamw --muon-learning-rate 0.1",
-        "train --muon-learning-rate 0.1",
         "train --lr-schedule constant --min-lr-ratio 0.1",
         "train --split makemore --split-seed 1",
         "train --mode text --split-seed 1",

@@ -124,7 +124,7 @@ def test_the_table_holds_the_figures_and_says_how_to_go_on(
     examples = re.findall(r"^│ (\w+) +│ (train|validation|test|new) +│$", done.stdout, re.MULTILINE)
     assert len(dict(examples)) == len(examples) == 10
     assert all(Run.open(run).split.novelty(name) == novelty for name, novelty in examples)
-    advice = done.stdout.splitlines()[-1].removeprefix("more names: flashmore ")
+    advice = done.stdout.splitlines()[-1].removeprefix("to generate more names: flashmore ")
     assert call(*shlex.split(advice)).returncode == 0
 
 

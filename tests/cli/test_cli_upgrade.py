@@ -220,7 +220,7 @@ def test_an_example_proves_on_real_inputs_and_measures(folder: Path, call: Call)
     assert rewritten["proved"] is True
     assert [proof["on"] for proof in rewritten["proofs"]] == [
         "synthetic tensors",
-        "what --example model:made gave to it",
+        "the inputs from --example model:made",
     ]
     gain = rewritten["gain"]
     assert gain["calls"] == 1

@@ -70,7 +70,7 @@ def test_create_refuses_a_run(make_run: MakeRun, run: Run, contents: Contents) -
 
 def test_create_refuses_a_folder_that_holds_something(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("four years")
-    with pytest.raises(RunError, match=r"holds thesis\.txt"):
+    with pytest.raises(RunError, match=r"contains thesis\.txt"):
         make_run(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "four years"
 
@@ -270,7 +270,7 @@ def test_open_refuses_the_vocabulary_of_another_run(run: Run, tmp_path: Path) ->
 @pytest.mark.parametrize("version", [1, 4, 6, "5", None, 10**15])
 def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
     rewrite_config(run.path, lambda config: config.update(format=version))
-    with pytest.raises(RunError, match="does not know") as caught:
+    with pytest.raises(RunError, match="which this version of flashmore does not") as caught:
         Run.open(run.path)
     assert str(version)[:20] in caught.value.found
 

@@ -223,7 +223,7 @@ def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tm
 
 
 def test_nothing_is_written_when_the_config_cannot_be_trained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="divide"):
+    with pytest.raises(ConfigError, match="divisible"):
         train(replace(SMALL, n_head=3), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -280,7 +280,7 @@ def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
     config = replace(SMALL, file=names, max_steps=2)
     train(config, tmp_path / "run")
     names.write_text("anna\nben\ncleo\nemma\n")
-    with pytest.raises(RunError, match="other data"):
+    with pytest.raises(RunError, match="different data"):
         train(config, tmp_path / "run")
 
 

@@ -128,7 +128,7 @@ def test_nothing_is_written_for_a_text_that_cannot_be_learned(config: TrainConfi
         (replace(config, file=binary), DataError, "line 2"),
         (replace(config, file=tmp_path / "absent"), DataError, "No such file"),
         (replace(config, file=None), ConfigError, "no FILE"),
-        (replace(config, split="makemore"), ConfigError, "shares"),
+        (replace(config, split="makemore"), ConfigError, "percentages"),
         (replace(config, n_head=3), ConfigError, "heads"),
         (replace(config, model="mlp", block_size=200, n_embd=512), ConfigError, "mlp"),
     ]
@@ -150,7 +150,7 @@ def test_a_text_that_changes_under_the_first_pass_leaves_no_run(
         return create(folder, made_from)
 
     monkeypatch.setattr(Run, "create", create_late)
-    with pytest.raises(DataError, match="another one"):
+    with pytest.raises(DataError, match="a different text"):
         train(replace(config, file=path), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -1,5 +1,7 @@
 """The search takes a bounded number of steps: what doubles is followed once, or said to be too much."""
 
+import sys
+
 import pytest
 
 from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS, Budget, Exceeded, limited, step
@@ -96,7 +98,12 @@ def test_the_same_source_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_is_nested_too_deeply_is_said() -> None:
     deep = f"{HEAD}{SCORES}    x = {'-' * 500}c\n{SOFTMAX}{TAIL}"
-    (site,) = find_sites(deep.replace("def f", "def deep"))
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)  # libraries raise it
+    try:
+        (site,) = find_sites(deep.replace("def f", "def deep"))
+    finally:
+        sys.setrecursionlimit(limit)
     assert site.verdict == "refused"
     assert "nested too deeply" in site.reason
 
