@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -97,6 +97,12 @@ def test_what_the_interval_does_not_decide_is_the_safe_choice_and_not_remembered
     assert "does not show whether flash is faster (not cached)" in choice.why
     assert not list(cache.glob("*.json"))
     assert choose("auto", PROBLEM).seconds > 0
+
+
+def test_a_remembered_answer_makes_the_same_record() -> None:
+    first, second = (choose("auto", PROBLEM).candidates for _ in range(2))
+    without_samples = [asdict(replace(candidate, samples_ms=())) for candidate in first]
+    assert json.dumps([asdict(candidate) for candidate in second]) == json.dumps(without_samples)
 
 
 def test_within_3_percent_the_safe_choice_stays_and_is_remembered(pace: Pace) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from flashmore.backends.contract import attention, attention_accuracy
 from flashmore.backends.explain import explain
+from flashmore.backends.flex import flex
 from flashmore.call import CallOptions
 from flashmore.errors import BackendUnavailable
 from flashmore.specs import backend_spec
@@ -81,6 +82,16 @@ def test_inputs_that_require_gradients_are_no_obstacle_without_grad_mode() -> No
     with torch.no_grad():
         out = attention(*qkv(gradients=True), backend="flex", causal=True)
     torch.testing.assert_close(out, attention(*qkv(), backend="manual", causal=True))
+
+
+def test_a_mask_that_requires_gradients_is_an_obstacle_on_the_cpu_only_in_grad_mode() -> None:
+    mask = torch.zeros(24, 24, requires_grad=True)
+    options: dict[str, Any] = {"mask": mask, "causal": False, "scale": None, "dropout_p": 0.0}
+    with pytest.raises(RuntimeError, match="no backward pass on cpu"):
+        flex(*qkv(), **options)
+    with torch.no_grad():
+        out = flex(*qkv(), **options)
+    torch.testing.assert_close(out, attention(*qkv(), backend="manual"))
 
 
 @pytest.mark.cuda

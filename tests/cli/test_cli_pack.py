@@ -207,3 +207,23 @@ def test_other_files_are_refused(
     assert told in message
     assert f"{tmp_path / 'x.pack'}" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pack"]
+
+
+def test_bytes_before_the_zip_and_a_place_that_is_none_are_refused(packed: Path, tmp_path: Path) -> None:
+    data, copy = packed.read_bytes(), tmp_path / "copy.pack"
+    moved = data[:-6] + struct.pack("<L", 2**32 - 1) + data[-2:]  # of the zip's directory
+    for altered in (b"x" + data, moved):
+        copy.write_bytes(altered)
+        with pytest.raises(UsageError) as caught:
+            Run.open(copy)
+        assert caught.value.found == "a zip file that is not a pack"
+
+
+def test_a_pack_without_its_result_is_refused(packed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pack"
+    with ZipFile(packed) as archive:
+        files = [(name, archive.read(name)) for name in archive.namelist() if name != "result.json"]
+    copy.write_bytes(zip_of(files))
+    with pytest.raises(UsageError) as caught:
+        Run.open(copy)
+    assert caught.value.found == "a pack without result.json"

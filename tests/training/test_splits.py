@@ -1,6 +1,8 @@
 """The same training on several splits."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,9 +44,22 @@ def test_the_command_keeps_the_first_run_and_tells_all_losses(
 
 @pytest.mark.parametrize(
     ("changes", "found"),
-    [({"split": "makemore"}, "--split makemore"), ({"split": "90/10/0"}, "--split 90/10/0")],
+    [
+        ({"split": "makemore"}, "--split makemore"),
+        ({"split": "90/10/0"}, "--split 90/10/0"),
+        ({"split": "90/10/0.0"}, "--split 90/10/0.0"),
+    ],
 )
 def test_a_split_that_cannot_vary_is_refused(tmp_path: Path, changes: dict[str, object], found: str) -> None:
     with pytest.raises(ConfigError) as refused:
         next(losses_of_splits(config(tmp_path, **changes), 2))
     assert refused.value.found == found
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError) as refused:
+        next(losses_of_splits(replace(config(tmp_path), file=pipe), 2))
+    assert refused.value.found == f"{pipe}, a pipe or a device, which can be read only once"

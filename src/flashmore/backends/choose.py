@@ -115,7 +115,7 @@ class Candidate:
     why_not: str | None
     samples_ms: tuple[tuple[float, ...], ...] = ()
     """Blocks; empty for an answer from the cache."""
-    ratio: dict[str, str | float] | None = None
+    ratio: dict[str, str | int | float] | None = None
     """Time of the safe backend over this one's, as in a record; None for the safe one."""
 
 

@@ -48,7 +48,7 @@ def flex(
         raise RuntimeError(f"a mask of {mask.dtype}")
     if not torch.is_grad_enabled():  # PyTorch refuses on the CPU whatever requires a gradient, even then
         q, k, v = q.detach(), k.detach(), v.detach()
-    elif q.device.type != "cuda" and (q.requires_grad or k.requires_grad or v.requires_grad):
+    elif q.device.type != "cuda" and any(one is not None and one.requires_grad for one in (q, k, v, mask)):
         raise RuntimeError(f"FlexAttention has no backward pass on {q.device.type}")
     B, H, L, _ = q.shape
     S = k.size(2)

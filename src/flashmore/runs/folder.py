@@ -117,7 +117,8 @@ class Run:
                 pack.unpack(path, folder)
             run = cls(path, *settings.read(folder), folder)
             run.load_weights()
-            run.read_result()
+            if run.read_result() is None:
+                raise RunError(f"a run at {path}", f"a pack without {pack.RESULT}", INTACT)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, RunError):  # names the pack, not where it was unpacked

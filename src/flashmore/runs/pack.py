@@ -116,8 +116,10 @@ def unpack(path: Path, folder: Path) -> None:
         if size > LARGEST or not tail[-_END.size :].startswith(_SIGNATURE) or len(tail) < _END.size:
             raise RunError(wanted, "a file that is not a pack, or is truncated", _MADE)
         # A zip may claim millions of files, which zipfile would list before any could be checked.
-        *_, entries, directory, _, comment = _END.unpack(tail[-_END.size :])
-        if entries > len(_NAMES) or directory > _LARGEST_DIRECTORY or comment or tail.startswith(_BEYOND):
+        *_, entries, directory, place, comment = _END.unpack(tail[-_END.size :])
+        too_many = entries > len(_NAMES) or directory > _LARGEST_DIRECTORY
+        whole = place + directory + _END.size == size  # zipfile also reads a zip behind other bytes
+        if too_many or not whole or comment or tail.startswith(_BEYOND):
             raise RunError(wanted, "a zip file that is not a pack", INTACT)
         try:
             _extract(file, size, folder, wanted)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flashmore.config import TrainConfig
+from flashmore.data.items import MAKEMORE, parse_shares
 from flashmore.errors import ConfigError, Interrupted
 from flashmore.training.loop import train
 
@@ -42,10 +43,14 @@ def losses_of_splits(config: TrainConfig, splits: int, first: float | None = Non
 
 def require_random_split(config: TrainConfig) -> None:
     """Refuse data without a random split, or without a test part."""
-    found = None
-    if config.mode == "text" or config.split == "makemore" or config.split.endswith("/0"):
-        found = "--mode text" if config.mode == "text" else f"--split {config.split}"
-    elif config.file == Path("-"):
+    found, file = None, config.file
+    if config.mode == "text":
+        found = "--mode text"
+    elif config.split == MAKEMORE or parse_shares(config.split)[2] == 0:
+        found = f"--split {config.split}"
+    elif file == Path("-"):
         found = "stdin, which can be read only once"
+    elif file is not None and file.exists() and not (file.is_file() or file.is_dir()):
+        found = f"{file}, a pipe or a device, which can be read only once"
     if found is not None:
         raise ConfigError("a file of items with a random test split for --splits", found, "--splits 1")
