@@ -94,7 +94,7 @@ def test_with_items_a_pack_gives_the_same_documents(
     assert Run.open(whole).split == Run.open(trained).split
     assert call("pack", whole, "--out", tmp_path / "again.pack").returncode == 0
     assert (tmp_path / "again.pack").stat().st_size < whole.stat().st_size
-    message = refusal(call("pack", packed, "--out", whole, "--with-items"), 2)
+    message = refusal(call("pack", packed, "--out", tmp_path / "third.pack", "--with-items"), 2)
     assert "a pack without items" in message
 
 
@@ -132,7 +132,18 @@ def test_a_run_on_a_text_is_packed_without_its_text(
     given = ("--length", 30, "--seed", 1)
     assert document("generate", pack, *given) == document("generate", tmp_path / "run", *given)
     assert str(tmp_path).encode() not in pack.read_bytes()
-    assert "one long text" in refusal(call("pack", tmp_path / "run", "--out", pack, "--with-items"), 2)
+    assert "one long text" in refusal(
+        call("pack", tmp_path / "run", "--out", tmp_path / "more.pack", "--with-items"), 2
+    )
+
+
+def test_an_existing_file_is_never_overwritten(
+    trained: Path, call: Call, refusal: Refusal, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("anna\n", encoding="utf-8")
+    assert f"{names} exists" in refusal(call("pack", trained, "--out", names), 2)
+    assert names.read_text(encoding="utf-8") == "anna\n"
 
 
 def test_every_altered_file_in_a_pack_is_refused(

@@ -21,7 +21,7 @@ class Pack:
     run: Positional[Path]
     """Folder of the run."""
     out: Path
-    """File to write."""
+    """File to write; it must not exist."""
     with_items: bool = False
     """Include the items and their weights, which are needed to tell new names from known ones."""
 
@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     """Run `flashmore pack`."""
     command = parse(Pack, "pack", argv)
     require_writable("--out", command.out)
+    if command.out.exists():  # it may be somebody's list
+        raise ConfigError("a new file for --out", f"{command.out} exists", "another --out")
 
     from flashmore.runs import Run
     from flashmore.runs.pack import write

@@ -78,7 +78,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: no such file, not JSON, truncated, not a record, or of another schema version.
     """
-    wanted, valid = f"a record in {path}", "a file written by `flashmore bench … --out FILE`"
+    wanted, valid = f"a record in {path}", "a file written by `flashmore bench` or `choose` with --out"
     try:
         with open_input(path, wanted, valid, again=True) as file:
             data = file.read(LARGEST + 1)
