@@ -66,7 +66,7 @@ def test_json_is_the_record_and_nothing_else(document: Document, small: tuple[ob
         (("--speedups", "none"), "none"),
         (("--column", "a", "--weight", "n"), "--weight"),
         (("--speedups", "turbo"), "turbo"),
-        (("--speedups", "tf32"), "on cpu"),
+        (("--speedups", "tf32"), "uses cpu"),
         (("--mode", "text"), "--mode text"),
     ],
     ids=str,

@@ -64,10 +64,10 @@ def test_an_ablation_too(call: Call) -> None:
 @pytest.mark.parametrize(
     ("where", "change", "found"),
     [
-        ("environment", {"device_name": "another"}, "another device_name: another instead of"),
-        ("environment", {"threads": 99}, "another threads: 99 instead of"),
-        ("config", {"n_embd": 8}, "another n_embd: 8 instead of 64"),
-        (None, {"batch": 99}, "another (T, batch): "),
+        ("environment", {"device_name": "another"}, "a different device_name: another instead of"),
+        ("environment", {"threads": 99}, "a different threads: 99 instead of"),
+        ("config", {"n_embd": 8}, "a different n_embd: 8 instead of 64"),
+        (None, {"batch": 99}, "a different (T, batch): "),
     ],
     ids=str,
 )
@@ -94,7 +94,7 @@ def test_empty_blocks_are_no_samples(call: Call, tmp_path: Path) -> None:
 
 def test_another_kind_is_refused(call: Call, refusal: Callable[..., str]) -> None:
     one, other = GOLDEN / "step-cpu.json", GOLDEN / "choose-cpu.json"
-    assert "another kind" in refusal(call("bench", "check", "--baseline", one, other), 2)
+    assert "a different kind" in refusal(call("bench", "check", "--baseline", one, other), 2)
 
 
 def test_it_measures_again_by_the_command_of_the_baseline_and_writes_nothing(
@@ -120,7 +120,7 @@ def test_a_baseline_of_no_command_and_of_another_machine_is_refused_before_measu
     record = read_record(STEP)
     record["environment"]["device_name"] = "Invented CPU"
     elsewhere = written(record, tmp_path / "elsewhere.json")
-    assert "another" in refusal(call("bench", "check", "--baseline", elsewhere), 2)
+    assert "a different device_name" in refusal(call("bench", "check", "--baseline", elsewhere), 2)
     record["environment"] = environment(resolve_device("cpu"))
     for command in (["python", "train.py"], ["flashmore", "bench"], ["flashmore", "bench", "check"], []):
         unknown = written(record | {"command": command}, tmp_path / "unknown.json")

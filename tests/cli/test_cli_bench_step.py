@@ -133,7 +133,7 @@ def test_the_options_are_flat_and_the_defaults_those_of_makemore(call: Call) -> 
         "n-head n-embd"
     )
     assert {f"--{name}" for name in wanted.split()} <= told
-    assert not [name for name in told if "." in name]
+    assert not [name for name in told if "." in name.rstrip(".")]  # a sentence may end with one
     assert "Peak learning rate. (default: 0.0005)" in done.stdout
 
 

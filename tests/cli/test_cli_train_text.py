@@ -47,9 +47,11 @@ def test_the_advice_is_to_generate_what_the_run_is_on(
     tokens, run = tmp_path / "tokens.bin", tmp_path / "run"
     (np.arange(900, dtype="<u2") % 9).tofile(tokens)
     options = (*SMALL, "--device", "cpu", "--attention", "sdpa", "--out")
-    assert call("train", file, *options, run).stdout.endswith(f"\nmore text: flashmore generate {run}\n")
+    assert call("train", file, *options, run).stdout.endswith(
+        f"\nto generate more text: flashmore generate {run}\n"
+    )
     resumed = call("train", "--resume", run, "--max-steps", 6)
-    assert resumed.stdout.endswith(f"\nmore text: flashmore generate {run}\n")
+    assert resumed.stdout.endswith(f"\nto generate more text: flashmore generate {run}\n")
     assert "flashmore generate" not in call("train", tokens, *options, tmp_path / "ids").stdout
 
 

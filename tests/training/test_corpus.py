@@ -35,7 +35,7 @@ def test_a_run_on_stdin_goes_on_without_it_and_repeats_with_the_same(
     give(b"anna\nbob\ncy\n", monkeypatch)
     assert train(config, tmp_path / "run").steps == 3
     give(b"anna\nbob\ndan\n", monkeypatch)
-    with pytest.raises(RunError, match="other data"):
+    with pytest.raises(RunError, match="different data"):
         train(config, tmp_path / "run")
 
 
@@ -75,7 +75,7 @@ def test_weights_are_kept_with_the_run(tmp_path: Path) -> None:
     for name in ("train", "validation", "test"):
         assert [float(read[item]) for item in getattr(kept, name)] == [*getattr(kept.weights, name)]
     (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace("am,1.0\n", "am,2.0\n"))
-    with pytest.raises(RunError, match="other data"):
+    with pytest.raises(RunError, match="different data"):
         train(config, tmp_path / "run")
 
 
@@ -133,7 +133,7 @@ def test_what_may_be_unintended_is_told_in_a_line_each_before_training(
     assert "held-out items that equal a training item except for case, accents and spaces (" in alike
     assert odd.startswith("items with control, invisible")
     assert odd.endswith(" (1): 'b\\u200bo'")
-    assert "10 times the median; without them the context is 4, not 61 (1): 'abab" in far
+    assert "10 times the median; without them the context would be 4, not 61 (1): 'abab" in far
     monkeypatch.setattr(corpus, "EXAMINED", 50)
     assert read_corpus(config).notes == (
         "more than 50 items are not checked for likely mistakes; use `flashmore look`",
