@@ -13,8 +13,8 @@ from torch import Tensor
 
 from flashmore.data.batches import IGNORE, Sequences
 
-AT_ONCE = 2**13
-"""Positions whose distributions are computed together, which bounds the memory for intermediate results."""
+AT_ONCE = 2**20
+"""Probabilities computed together, which bounds the memory for intermediate results to about 50 MB."""
 LONGEST = 7
 """Highest order; a model of order n sees n - 1 characters."""
 
@@ -134,7 +134,9 @@ class Ngrams:
             (P, V) float32, in the order of the items' characters, each item's EOS included.
         """
         every = torch.arange(len(self._following), device=self._following.device)
-        return torch.cat([self._left_out(some, order) for some in torch.split(every, AT_ONCE)])
+        return torch.cat(
+            [self._left_out(some, order) for some in torch.split(every, max(1, AT_ONCE // self.vocab_size))]
+        )
 
     def _left_out(self, positions: Tensor, order: int) -> Tensor:
         V, own = self.vocab_size, self._following[positions]
