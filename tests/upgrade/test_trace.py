@@ -175,7 +175,7 @@ def test_an_example_proves_what_it_reaches_on_what_it_gives(sites: tuple[Site, S
     assert all("q (3, 7, 8) float32" in name and "training" in name for name in names(reached)[:-1])
     assert names(reached)[-1] == WHOLE
     assert {"out 0", "d qkv.weight", "d qkv.bias"} == {tensor.name for tensor in reached.cases[-1].tensors}
-    assert "what --example model:made gave to it" in reached.summary()
+    assert "the inputs from --example model:made" in reached.summary()
     assert "with the gradients of 2 weights" in reached.summary()
     assert not other.proved
     assert "not reached" in str(other.why_not)

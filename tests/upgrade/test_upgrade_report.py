@@ -14,7 +14,7 @@ SITE = Site("model.py", 3, 5, "f", "rewritten", "softmax", guard="not weights", 
 EQUAL = CaseResult("square", "equal", "", (TensorVerdict("out", "equal", 1e-7, 1e-5),))
 DIFFERS = CaseResult("L < S", "differs", "out differs")
 PROVED = Proof(True, "synthetic tensors", (EQUAL,), ("keys are numbers",))
-REFUTED = Proof(False, "what --example a:b gave to it", (EQUAL, DIFFERS), (), "L < S: out differs")
+REFUTED = Proof(False, "the inputs from --example a:b", (EQUAL, DIFFERS), (), "L < S: out differs")
 UNKNOWN = not_proved("the shape of q is not known from the source")
 SPREAD = Spread(1.0, 1.0, 1.0)
 SLOWER = SiteGain(BeforeAfter(SPREAD, SPREAD, Ratio(0.5, 0.4, 0.6, 20)))
