@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test test-long test-faults format clean
 
-## The whole story on the built-in names, about a minute after installation.
+## Train, compare and benchmark on the built-in names: a minute and a half after installation.
 demo: $(VENV)/installed
 	$(BIN)/flashmore demo --out demo --picture demo/names.png
 

@@ -7,7 +7,7 @@ import torch
 
 from flashmore.backends.contract import attention, attention_accuracy
 from flashmore.backends.explain import explain
-from flashmore.backends.flex import flex
+from flashmore.backends.flex import _remembered_causal, flex
 from flashmore.call import CallOptions
 from flashmore.errors import BackendUnavailable
 from flashmore.specs import backend_spec
@@ -100,3 +100,9 @@ def test_output_and_gradients_on_cuda_are_within_the_error_budget() -> None:
     judged = attention_accuracy("flex", q, k, v, causal=True)
     assert len(judged) == 4
     assert all(one.good for one in judged), judged
+
+
+def test_a_causal_mask_made_in_inference_mode_can_be_saved_for_a_gradient() -> None:
+    with torch.inference_mode():
+        mask = _remembered_causal(24, 24, "cpu")
+    assert not mask.kv_num_blocks.is_inference()

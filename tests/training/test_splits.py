@@ -42,6 +42,11 @@ def test_the_command_keeps_the_first_run_and_tells_all_losses(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["names.txt", "run"]
 
 
+def test_a_seed_without_successors_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--split-seed"):
+        next(losses_of_splits(config(tmp_path, split_seed=2**63 - 1), 2))
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [

@@ -95,4 +95,7 @@ def _causal(L: int, S: int, device: str) -> BlockMask:
     return create_block_mask(lambda _b, _h, i, j: j <= i, None, None, L, S, device=device)
 
 
-_remembered_causal = lru_cache(maxsize=64)(_causal)
+@lru_cache(maxsize=64)
+def _remembered_causal(L: int, S: int, device: str) -> BlockMask:
+    with torch.inference_mode(False):  # autograd cannot save inference tensors, and a later call may train
+        return _causal(L, S, device)

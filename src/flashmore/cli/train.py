@@ -83,10 +83,10 @@ def main(argv: Sequence[str]) -> int:
 
     from flashmore.training.loop import resume, train
     from flashmore.training.progress import ProgressLine
-    from flashmore.training.splits import losses_of_splits, require_random_split
+    from flashmore.training.splits import losses_of_splits, require_random_splits
 
     if isinstance(command, Train) and command.splits > 1:
-        require_random_split(command.config)
+        require_random_splits(command.config, command.splits)
 
     with ProgressLine() as line:
         if isinstance(command, Resume):

@@ -26,7 +26,7 @@ def losses_of_splits(config: TrainConfig, splits: int, first: float | None = Non
         ConfigError: data that has no random split with a test part. Otherwise as for `train`.
         KeyboardInterrupt: Ctrl-C.
     """
-    require_random_split(config)
+    require_random_splits(config, splits)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(splits):
             if number == 0 and first is not None:
@@ -41,8 +41,8 @@ def losses_of_splits(config: TrainConfig, splits: int, first: float | None = Non
             yield loss
 
 
-def require_random_split(config: TrainConfig) -> None:
-    """Refuse data without a random split, or without a test part."""
+def require_random_splits(config: TrainConfig, splits: int) -> None:
+    """Refuse data without a random split or a test part, and a seed that has no successors."""
     found, file = None, config.file
     if config.mode == "text":
         found = "--mode text"
@@ -54,3 +54,4 @@ def require_random_split(config: TrainConfig) -> None:
         found = f"{file}, a pipe or a device, which can be read only once"
     if found is not None:
         raise ConfigError("a file of items with a random test split for --splits", found, "--splits 1")
+    replace(config, split_seed=config.split_seed + splits - 1)
