@@ -150,6 +150,7 @@ def test_what_cannot_be_had_is_said_with_what_there_is(
         assert f"wanted: {count} names" in message
         assert f"found: {len(names)} after 20,000 draws" in message
     assert all(name in table.stdout for name in texts(names))
+    assert bool(table.stdout) == bool(names)
 
 
 def test_the_best_weights_are_used_and_the_last_where_there_are_none(

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     made = generate(run, command.sampling)
     if command.json:
         write_json(asdict(made))
-    else:
+    elif made.names:
         headers = ("name", "novelty", "log-probability")
         near = ("nearest", "distance") if command.sampling.nearest else ()
         rows = table(*headers, *near, numbers=("log-probability", "distance"))
@@ -72,7 +72,9 @@ def main(argv: Sequence[str]) -> int:
         say(f"to generate the same names again: --seed {made.seed}")
     if not made.complete:
         found = f"{len(made.names)} after {made.draws:,} draws"
-        valid = "a smaller --count, fewer constraints, --repeats, or a larger --max-draws"
+        valid = "fewer constraints, or a larger --max-draws"
+        if made.names:
+            valid = f"a smaller --count, --repeats, {valid}"
         raise FlashmoreError(f"{command.sampling.count} names", found, valid)
     return 0
 
