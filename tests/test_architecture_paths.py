@@ -18,7 +18,7 @@ FUNCTION = re.compile(r"`([\w.]+)`")
 BESIDE = {
     "files.py", "data/text.py", "data/inputs.py", "data/overview.py", "memory.py", "training/memory.py",
     "models/config.py", "config.py", "specs.py", "training/fit.py", "training/optimizers.py",
-    "training/ngram.py", "training/result.py", "errors.py",
+    "models/ngram.py", "training/result.py", "errors.py",
 }  # fmt: skip
 """Decoding, remarks, checks of sizes, memory and options, dropout, n-grams, learning rates: on the way."""
 Calls = list[tuple[str, str]]

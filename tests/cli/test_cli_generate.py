@@ -12,8 +12,11 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import torch.nn.functional as F
 
 from flashmore.config import TrainConfig
+from flashmore.data.batches import IGNORE, encode_items
+from flashmore.models.ngram import NgramModel, Ngrams
 from flashmore.runs import Run
 from flashmore.training.loop import train
 from forks import Forks
@@ -151,6 +154,34 @@ def test_what_cannot_be_had_is_said_with_what_there_is(
         assert f"found: {len(names)} after 20,000 draws" in message
     assert all(name in table.stdout for name in texts(names))
     assert bool(table.stdout) == bool(names)
+
+
+def test_ngrams_of_the_training_items_generate_names(
+    trained: Path, call: Call, document: Document, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    run = Run.open(trained)
+    made = document("generate", trained, "--ngram", "--seed", 1, "--count", 5, "--prefix", "a")
+    known, held_out = (
+        encode_items(items, run.vocabulary, run.model.block_size, "cpu")
+        for items in (run.split.train, run.split.validation)
+    )
+    ngrams = Ngrams(known, run.model.vocab_size)
+    model = NgramModel(ngrams, ngrams.best(held_out).order)
+    for name in made["names"]:
+        assert name["text"].startswith("a")
+        own = encode_items([name["text"]], run.vocabulary, run.model.block_size, "cpu")
+        targets = own.targets[own.targets != IGNORE].long()
+        log_probs = model(own.ids.long())[0, : len(targets)]
+        assert name["log_prob"] == pytest.approx(
+            -F.nll_loss(log_probs, targets, reduction="sum").item(), rel=1e-4
+        )
+    (tmp_path / "items.txt").write_text("anna\nbert\ncarla")
+    config = TrainConfig(
+        file=tmp_path / "items.txt", split="100/0/0", model="bigram", max_steps=1, device="cpu"
+    )
+    train(config, tmp_path / "run")
+    message = refusal(call("generate", tmp_path / "run", "--ngram"), 2)
+    assert "found: a run with no validation part" in message
 
 
 def test_the_best_weights_are_used_and_the_last_where_there_are_none(

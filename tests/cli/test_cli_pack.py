@@ -61,7 +61,7 @@ def test_a_pack_generates_scores_and_compares_as_its_run_without_labels(
     assert "test losses may not be comparable" in call("compare", trained, packed).stderr
 
 
-@pytest.mark.parametrize("option", ["--new-only", "--nearest"])
+@pytest.mark.parametrize("option", ["--new-only", "--nearest", "--ngram"])
 def test_options_that_need_the_items_are_refused(
     option: str, packed: Path, call: Call, refusal: Refusal
 ) -> None:

@@ -124,10 +124,12 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     console = stdout()
     console.print(f"run {result.run}", rows)
     if result.ngram is not None and result.val_loss is not None and result.ngram.loss < result.val_loss:
-        better = f"an n-gram model of order {result.ngram.order} predicts the validation items better"
-        advice = "; with so few items, --model gru may do so too"
-        advised = len(run.split.train) < FEW_TRAINED and result.model != "gru"
-        console.print(better + advice * advised)
+        better = (
+            f"an n-gram model of order {result.ngram.order} predicts the validation items better; to use it:"
+        )
+        console.print(f"{better} flashmore generate {shlex.quote(result.run)} --ngram")
+        if len(run.split.train) < FEW_TRAINED and result.model != "gru":
+            console.print("with so few items, --model gru may do so too")
     if not losses and 0 < (tested := len(run.split.test)) < FEW_TESTED:
         few = f"only {tested} test item{'s' * (tested > 1)}"
         console.print(f"{few}: use --splits 5 to see how much the test loss varies between splits")

@@ -57,7 +57,8 @@ def draw(
     Raises:
         RunError: the logits are not finite.
     """
-    device, known = next(model.parameters()).device, len(prefix)
+    device = next(model.parameters(), torch.empty(0)).device  # n-grams have no parameters
+    known = len(prefix)
     apart = device.type in _KEPT_APART
     host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
     numbers = torch.rand(count, context - known, dtype=torch.float64, generator=generator)  # (B, T)

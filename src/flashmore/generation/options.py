@@ -50,6 +50,8 @@ class GenerateOptions:
     """Reject the names in this UTF-8 file, one per line, ignoring case."""
     nearest: bool = False
     """Show the nearest training item of each name, and its edit distance."""
+    ngram: bool = False
+    """Generate with the best n-gram model of the training items instead of the run's own model."""
 
     def __post_init__(self) -> None:
         sensible = "above 0, for example 0.8; use --top-k 1 to always take the most likely character"

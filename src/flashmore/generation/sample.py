@@ -22,6 +22,7 @@ from flashmore.generation.constraints import constraint, nearest
 from flashmore.generation.draw import draw, next_probabilities, require_finite
 from flashmore.generation.options import GenerateOptions
 from flashmore.memory import largest_batch
+from flashmore.models.ngram import NgramModel, Ngrams
 from flashmore.models.registry import build
 from flashmore.runs import Run
 
@@ -136,6 +137,28 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
         ) from None
 
 
+def best_ngram(run: Run) -> NgramModel:
+    """The n-gram of the training items, of the order with the lowest loss on the validation part.
+
+    Raises:
+        RunError: a run with weights, which n-grams do not support, or without a validation part.
+    """
+    split = run.split
+    found = "weights" if split.weights is not None else None if split.validation else "no validation part"
+    if found:
+        wanted, valid = (
+            f"a run with n-grams at {run.path}",
+            "a run without --weight and with a validation part",
+        )
+        raise RunError(wanted, f"a run with {found}", valid)
+    known, held_out = (
+        encode_items(items, run.vocabulary, run.model.block_size, "cpu")
+        for items in (split.train, split.validation)
+    )
+    ngrams = Ngrams(known, run.model.vocab_size)
+    return NgramModel(ngrams, ngrams.best(held_out).order)
+
+
 def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
     """Draw names from the best weights of a run, or else the last.
 
@@ -150,12 +173,12 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
         RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
     """
     run.require_items("to draw names")
-    for option, needs in (("--new-only", options.new_only), ("--nearest", options.nearest)):
-        if needs:
-            run.require_training_items(option)
+    for option in ("new_only", "nearest", "ngram"):
+        if getattr(options, option):
+            run.require_training_items("--" + option.replace("_", "-"))
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
-    model = load_model(run, device)
+    model = best_ngram(run) if options.ngram else load_model(run, device)
     seed, generator = _seeded(options)
     names: list[Name] = []
     seen: set[str] = set()

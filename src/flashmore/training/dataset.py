@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flashmore.backends.packed import Segments
 from flashmore.data.batches import IGNORE, BatchOrder, Sequences, Windows, take
-from flashmore.training.ngram import Ngrams
+from flashmore.models.ngram import Ngrams
 
 SMOOTHING_ORDER = 5
 """Order of the n-grams that give soft targets."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
 from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
+from flashmore.models.ngram import Ngrams
 from flashmore.models.registry import count_parameters
 from flashmore.training.dataset import Dataset
 from flashmore.training.events import EventWriter
 from flashmore.training.memory import out_of_memory
-from flashmore.training.ngram import Ngrams
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
 from flashmore.training.signals import stop_signals

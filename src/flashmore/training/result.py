@@ -5,10 +5,10 @@ from typing import Any
 
 from flashmore.errors import RunError
 from flashmore.files import INTACT
+from flashmore.models.ngram import NgramLoss
 from flashmore.runs import Run
 from flashmore.runs.records import convert
 from flashmore.specs import backends, model_spec
-from flashmore.training.ngram import NgramLoss
 
 NGRAM_ITEMS = 50_000
 

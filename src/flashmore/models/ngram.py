@@ -1,15 +1,16 @@
-"""Character n-grams with interpolated Kneser–Ney smoothing: a baseline, and soft targets for training.
+"""Character n-grams with interpolated Kneser–Ney smoothing: a baseline, soft targets, and a generator.
 
 Chen & Goodman 1999, "An empirical study of smoothing techniques for language modeling", section 4.1.6.
 Shape letters: N items, T positions, P positions of all items, V vocabulary.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flashmore.data.batches import IGNORE, Sequences
 
@@ -108,21 +109,27 @@ class Ngrams:
     def best(self, held_out: Sequences) -> NgramLoss:
         """The order with the lowest loss."""
         history, following = _positions(held_out, self.vocab_size)
-        contexts = torch.zeros_like(following)
         shorter = torch.full(following.shape, 1 / self.vocab_size, dtype=torch.float64)
         losses = []
-        for length in range(LONGEST):
+        for length, contexts in enumerate(self._contexts_of(history)):
             top, lower = (
                 _mixed(counts, contexts, following, shorter, self.vocab_size)
                 for counts in (self._occurrences[length], self._continuations[length])
             )
             losses.append(-top.log().mean().item())
             shorter = lower
-            keys, key = self._keys[length], self._key(contexts, history[length])
-            places = torch.searchsorted(keys, key).clamp_(max=len(keys) - 1)
-            contexts = torch.where((contexts >= 0) & (keys[places] == key), places, -1)
         order = min(range(LONGEST), key=losses.__getitem__)
         return NgramLoss(order + 1, losses[order])
+
+    def _contexts_of(self, history: list[Tensor]) -> Iterator[Tensor]:
+        """The contexts (P,) of the lengths 0 to `LONGEST` - 1 before positions; -1 for unseen ones."""
+        contexts = torch.zeros_like(history[0])
+        yield contexts
+        for characters, keys in zip(history, self._keys[:-1], strict=False):
+            key = self._key(contexts, characters)
+            places = torch.searchsorted(keys, key).clamp_(max=len(keys) - 1)
+            contexts = torch.where((contexts >= 0) & (keys[places] == key), places, -1)
+            yield contexts
 
     def left_out(self, order: int) -> Tensor:
         """The distribution at every training position as if that position were not among the counts.
@@ -133,32 +140,51 @@ class Ngrams:
         Returns:
             (P, V) float32, in the order of the items' characters, each item's EOS included.
         """
-        every = torch.arange(len(self._following), device=self._following.device)
-        return torch.cat(
-            [self._left_out(some, order) for some in torch.split(every, max(1, AT_ONCE // self.vocab_size))]
-        )
+        V, every = self.vocab_size, torch.arange(len(self._following), device=self._following.device)
+        parts = []
+        for positions in torch.split(every, max(1, AT_ONCE // V)):
+            own = self._following[positions]
+            contexts = [each[positions] for each in self._contexts]
+            # An occurrence is all that makes its context count where it is the only one.
+            removed = [
+                (self._occurrences[length + 1].of_entries(contexts[length + 1] * V + own) == 1).long()
+                for length in range(order - 1)
+            ]
+            removed.append(torch.ones_like(own))
+            parts.append(self._distributions(contexts[:order], own, removed))
+        return torch.cat(parts)
 
-    def _left_out(self, positions: Tensor, order: int) -> Tensor:
-        V, own = self.vocab_size, self._following[positions]
+    def after(self, ids: Tensor, order: int) -> Tensor:
+        """The distribution after every position of ids (N, T), each of which begins with BOS.
+
+        Returns:
+            (N, T, V) float32.
+        """
+        history = [each.flatten() for each in _shifted(ids, self.vocab_size)]
+        contexts = list(self._contexts_of(history))[:order]
+        nothing = torch.zeros_like(contexts[0])
+        return self._distributions(contexts, nothing, [nothing] * order).view(*ids.shape, self.vocab_size)
+
+    def _distributions(self, contexts: list[Tensor], own: Tensor, removed: list[Tensor]) -> Tensor:
+        """The distributions (P, V) after contexts of the lengths 0 to order - 1, -1 for unseen ones.
+
+        `removed` (P,) is what to subtract from the count of `own` (P,) after each of them.
+        """
+        V = self.vocab_size
         result = own.new_full((len(own), V), 1 / V, dtype=torch.float32)
-        for length in range(order):
-            contexts = self._contexts[length][positions]
-            if length == order - 1:
-                counts, removed = self._occurrences[length], torch.ones_like(own)
-            else:  # an occurrence is all that makes its context count where it is the only one
-                longer = self._contexts[length + 1][positions] * V + own
-                counts = self._continuations[length]
-                removed = (self._occurrences[length + 1].of_entries(longer) == 1).long()
-            kinds = counts.kinds(contexts)
-            totals = counts.totals[contexts] - removed
-            gone = removed * (counts.of_entries(contexts * V + own) == 1)
+        tables = (*self._continuations[: len(contexts) - 1], self._occurrences[len(contexts) - 1])
+        for counts, here, less in zip(tables, contexts, removed, strict=True):
+            seen, known = here >= 0, here.clamp(min=0)
+            kinds = torch.where(seen, counts.kinds(known), 0)
+            totals = torch.where(seen, counts.totals[known] - less, 0)
+            gone = less * (counts.of_entries(known * V + own) == 1)
             share = counts.discount * (kinds - gone) / totals.clamp(min=1)
             result *= torch.where(totals > 0, share, 1.0).to(result)[:, None]
             rows = torch.repeat_interleave(torch.arange(len(own), device=own.device), kinds)
             within = torch.arange(len(rows), device=own.device) - (kinds.cumsum(0) - kinds)[rows]
-            places = counts.starts[contexts[rows]] + within
+            places = counts.starts[known[rows]] + within
             characters = counts.entries[places] % V
-            left = counts.counts[places] - removed[rows] * (characters == own[rows])
+            left = counts.counts[places] - less[rows] * (characters == own[rows])
             discounted = (left - counts.discount).clamp(min=0) / totals.clamp(min=1)[rows]
             result.index_put_((rows, characters), discounted.to(result), accumulate=True)
         return result
@@ -171,15 +197,35 @@ class Ngrams:
         return contexts * self.vocab_size + self._following
 
 
+class NgramModel(nn.Module):
+    """The n-gram of one order, as a model that generates.
+
+    Args:
+        ngrams: counts of the training items.
+        order: its order, at most `LONGEST`.
+    """
+
+    def __init__(self, ngrams: Ngrams, order: int) -> None:
+        super().__init__()
+        self._ngrams, self._order = ngrams, order
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids (B, T) to log-probabilities (B, T, V), which are logits too."""
+        return self._ngrams.after(ids, self._order).log()
+
+
+def _shifted(ids: Tensor, blank: int) -> list[Tensor]:
+    """Ids (N, T) and those 1 to `LONGEST` - 1 positions before them; `blank` before BOS."""
+    shifted = [ids]
+    while len(shifted) < LONGEST:
+        shifted.append(torch.nn.functional.pad(shifted[-1][:, :-1], (1, 0), value=blank))
+    return shifted
+
+
 def _positions(items: Sequences, vocab_size: int) -> tuple[list[Tensor], Tensor]:
     """The characters before each position, the last first, and the one that follows: each (P,) int64."""
     real = items.targets != IGNORE
-    ids = items.ids.long()
-    history = []
-    for _ in range(LONGEST):
-        history.append(ids[real])
-        ids = torch.nn.functional.pad(ids[:, :-1], (1, 0), value=vocab_size)
-    return history, items.targets[real].long()
+    return [each[real] for each in _shifted(items.ids.long(), vocab_size)], items.targets[real].long()
 
 
 def _mixed(counts: _Counts, contexts: Tensor, following: Tensor, shorter: Tensor, vocab_size: int) -> Tensor:

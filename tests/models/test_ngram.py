@@ -14,10 +14,10 @@ from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE, Sequences, encode_items
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
+from flashmore.models.ngram import LONGEST, NgramModel, Ngrams
 from flashmore.models.registry import build
 from flashmore.training.dataset import SMOOTHING_ORDER, Batch, Form, ItemDataset
 from flashmore.training.flat import FlatStep
-from flashmore.training.ngram import LONGEST, Ngrams
 from flashmore.training.step import EagerStep, mean_loss, training_loss
 
 NAMES = ("anna", "hanna", "susanna", "ann", "bella", "isabella", "anna")
@@ -69,6 +69,17 @@ def test_a_position_left_out_is_a_count_less(order: int) -> None:
     for place, (context, _) in enumerate(everything):
         counted = everything[:place] + everything[place + 1 :]
         assert found[place].tolist() == pytest.approx(by_definition(counted, everything, order, context))
+
+
+@pytest.mark.parametrize("order", [1, 2, 5, LONGEST])
+def test_a_generating_model_has_the_distributions_of_the_definition(order: int) -> None:
+    everything, items = tokens(NAMES), ("hannn", "susi", "")
+    held_out = encoded(*items)
+    found = NgramModel(Ngrams(encoded(*NAMES), V), order)(held_out.ids.long()).exp()[
+        held_out.targets != IGNORE
+    ]
+    for (context, _), distribution in zip(tokens(items), found, strict=True):
+        assert distribution.tolist() == pytest.approx(by_definition(everything, everything, order, context))
 
 
 def test_the_best_order_has_the_lowest_loss_on_the_held_out_items() -> None:
