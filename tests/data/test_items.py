@@ -221,7 +221,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read_words(path)
         assert str(path) in caught.value.wanted
-        assert "built-in names" in caught.value.valid
+        assert "the path of a readable file" in caught.value.valid
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="none"):
         read_words(tmp_path / "empty")

@@ -34,7 +34,7 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
         DataError: a file is missing, unreadable, damaged or too large; or a folder has no such files.
     """
     wanted = f"a text file at {path} with one item per line"
-    valid = "the path of a readable file, or no file for the built-in names"
+    valid = "the path of a readable file"
     try:
         entries = sorted(path.iterdir()) if path.is_dir() else None
     except OSError as error:

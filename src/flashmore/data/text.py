@@ -114,7 +114,7 @@ class Decoder:
         return self._line + count_line_ends(self._half + text)
 
     def _refusal(self, found: str) -> DataError:
-        valid = f"a file in UTF-8, or its actual encoding: {_ENCODINGS}"
+        valid = f"a file in UTF-8, or for `train` and `look` its encoding: {_ENCODINGS}"
         return DataError(f"text in {self._encoding} in {self._source}", found, valid)
 
 
