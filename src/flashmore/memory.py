@@ -3,12 +3,11 @@
 B batch, H heads, T positions, V vocabulary.
 """
 
-import os
 from pathlib import Path
 
+import psutil
 import torch
 
-from flashmore.measuring.environment import memory_bytes
 from flashmore.models.config import ModelConfig
 from flashmore.specs import backend_spec, model_spec
 
@@ -20,13 +19,13 @@ LARGEST_TENSOR = 2**24
 def free_bytes(device: torch.device) -> int:
     """Memory available now, in bytes.
 
-    On CUDA, the driver's free memory; on a CPU, Linux's available memory, which includes the page cache, or
-    less if a control group sets a limit; half of the main memory if the system does not report it.
+    On CUDA, the driver's free memory; on a CPU, what is available without swapping, page cache included, or
+    less if a control group sets a limit.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    known = [free for free in (_available(), left_in_group(CGROUP)) if free is not None]
-    return min(known) if known else (memory_bytes() or 2**32) // 2
+    available, left = psutil.virtual_memory().available, left_in_group(CGROUP)
+    return available if left is None else min(available, left)
 
 
 def left_in_group(group: Path) -> int | None:
@@ -44,16 +43,6 @@ def cpu_quota(group: Path) -> int | None:
         quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         return max(1, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def _available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
         return None
 
 

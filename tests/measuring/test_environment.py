@@ -7,7 +7,6 @@ from pathlib import Path
 from shutil import copytree
 
 import msgspec
-import pytest
 import torch
 
 import flashmore
@@ -26,13 +25,10 @@ def test_every_field_that_a_record_requires_is_there_and_no_other() -> None:
     assert found["device_name"] == found["cpu_name"] != ""
 
 
-@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system has no /proc/stat")
 def test_what_another_process_used_is_told() -> None:
     first = others_cpu_seconds()
     subprocess.run([sys.executable, "-c", BURN], check=True)
     second = others_cpu_seconds()
-    assert first is not None
-    assert second is not None
     assert second - first >= 0.4
 
 

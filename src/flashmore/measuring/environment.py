@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from flashmore.git import Checkout, Indices, Unreadable
@@ -21,7 +22,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu_name": cpu_name(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_bytes": memory_bytes(),
+        "memory_bytes": psutil.virtual_memory().total,
         "os": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -43,23 +44,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def memory_bytes() -> int | None:
-    """Main memory in bytes; None if the system does not report it."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None
-
-
-def others_cpu_seconds() -> float | None:
-    """CPU seconds of all other processes and of the hypervisor since boot; None without /proc/stat."""
-    try:
-        words = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
-        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words[1:9])
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, AttributeError):
-        return None
+def others_cpu_seconds() -> float:
+    """CPU seconds of all other processes and of the hypervisor since boot."""
+    times = psutil.cpu_times()._asdict()
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    busy: float = sum(times.get(kind, 0.0) for kind in kinds)
     return busy - time.process_time()
+
+
+def on_battery() -> bool:
+    """Whether this machine runs on battery power, where that is known."""
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return battery is not None and battery.power_plugged is False
 
 
 def commit() -> str | None:

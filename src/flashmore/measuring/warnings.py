@@ -8,10 +8,10 @@ from typing import Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from flashmore.measuring.environment import others_cpu_seconds
+from flashmore.measuring.environment import on_battery, others_cpu_seconds
 from flashmore.measuring.statistics import Blocks
 
-Code = Literal["too few samples", "noisy machine", "thermal drift", "other load"]
+Code = Literal["too few samples", "noisy machine", "thermal drift", "other load", "battery"]
 Medians = Mapping[str, npt.NDArray[np.float64]]
 """The median of each block, by variant."""
 
@@ -32,6 +32,7 @@ ADVICE: dict[Code, str] = {
     "thermal drift": "let the machine cool down and measure again; the ratios are still valid, because only "
     "neighbouring blocks are compared",
     "other load": "stop other processes (see top), or leave CPUs for them with --threads",
+    "battery": "plug in the charger: many machines are slower on battery power",
 }
 DEVIATIONS = 0.954
 """The median of |a − b| for two normal numbers, in standard deviations of each."""
@@ -45,17 +46,10 @@ class MeasurementWarning(TypedDict):
     advice: str
 
 
-def load_meter() -> Callable[[], float | None]:
-    """Return a function that tells how many CPUs others kept busy since now, on average; None if unknown."""
+def load_meter() -> Callable[[], float]:
+    """Return a function that tells how many CPUs others kept busy since now, on average."""
     began, before = time.perf_counter(), others_cpu_seconds()
-
-    def others() -> float | None:
-        after = others_cpu_seconds()
-        if before is None or after is None:
-            return None
-        return (after - before) / (time.perf_counter() - began)
-
-    return others
+    return lambda: (others_cpu_seconds() - before) / (time.perf_counter() - began)
 
 
 def warnings_about(
@@ -78,6 +72,7 @@ def warnings_about(
         "noisy machine": _noisy(medians),
         "thermal drift": _drifting(medians),
         "other load": _loaded(others, cpus, threads) or _interrupted(samples),
+        "battery": "the machine ran on battery power" if on_battery() else None,
     }
     return [
         {"code": code, "message": message, "advice": ADVICE[code]}

@@ -1,17 +1,24 @@
 """The progress line of a training run, on stderr."""
 
+import math
 import time
 from types import TracebackType
 from typing import Self
 
+import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flashmore.measuring.environment import on_battery
 from flashmore.terminal import Terminal, duration
 from flashmore.training.loop import Observer
 from flashmore.training.session import Session
 
 QUIET_SECONDS = 10.0
 """Elsewhere than on a terminal, a line is printed when this time has passed without one."""
+SLOWER = 1.5
+"""Steps this many times as long as the fastest ones are reported."""
+BUSY = 0.5
+"""Load average for each CPU that is reported before training."""
 COLUMNS = (
     TextColumn("[bold]{task.description}"),
     BarColumn(bar_width=None),  # what the others leave: at least a dozen of 80 columns
@@ -19,6 +26,14 @@ COLUMNS = (
     TextColumn("{task.fields[figures]}"),
     TimeRemainingColumn(compact=True),
 )
+
+
+def conditions() -> list[str]:
+    """What about this machine makes training slower than usual."""
+    load, cpus = psutil.getloadavg()[0], psutil.cpu_count() or 1
+    busy = f"other programs use the CPUs (load average {load:.1f} on {cpus}): steps take longer than usual"
+    battery = "on battery power, steps may take longer"
+    return [busy] * (load >= BUSY * cpus) + [battery] * on_battery()
 
 
 class ProgressLine(Observer):
@@ -33,6 +48,7 @@ class ProgressLine(Observer):
         self.live = self.console.file.isatty()  # whatever $FORCE_COLOR says
         self.progress = Progress(*COLUMNS, console=self.console, transient=False)
         self.figures = self.left = ""
+        self.fastest_ms = math.inf
         self.printed = time.monotonic()
 
     def started(self, session: Session) -> None:
@@ -42,7 +58,7 @@ class ProgressLine(Observer):
         lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; into {run.path}"]
         if resolved.choice is not None:
             lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
-        for line in (*lines, *resolved.notes):
+        for line in (*lines, *resolved.notes, *conditions()):
             self.console.print(line, soft_wrap=not self.live)
         self.task = self.progress.add_task(
             run.model.model, total=session.config.max_steps, completed=session.trainer.done, figures=""
@@ -52,6 +68,11 @@ class ProgressLine(Observer):
 
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
         """Update the line."""
+        self.fastest_ms = min(self.fastest_ms, step_ms)
+        if step_ms > SLOWER * self.fastest_ms:
+            slower = f"steps now take {step_ms / self.fastest_ms:.1f} times as long as before"
+            self.console.print(f"{slower}: other programs may use the CPUs", soft_wrap=not self.live)
+            self.fastest_ms = step_ms
         self.figures = f"loss {loss:.4f}  {step_ms:.2f} ms a step"
         self.progress.update(self.task, completed=step, figures=self.figures)
         self.figures += f"  {characters_per_s:,.0f} characters/s"
