@@ -14,7 +14,7 @@ from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Binding, Reaching, Use
-from flashmore.upgrade.source.scopes import claimed_by, is_private
+from flashmore.upgrade.source.scopes import claimed_by, is_private, own_nodes
 
 ADVICE = "remove that use if it is not needed"
 _ALWAYS = {"locals", "eval", "exec", "globals"}
@@ -40,6 +40,8 @@ def check_names(rewriting: Rewriting, edits: Iterable[Edit]) -> None:
     names = _Names(rewriting, [edit for edit in edits if edit.end > edit.start])
     for use in names.uses:
         names.check(use)
+    for moved in rewriting.emission.read:
+        names.check_moved(moved)
 
 
 class _Names:
@@ -95,6 +97,19 @@ class _Names:
         changed = any(id(each) in self.inside and each not in seen for each in use.bindings)
         if changed and use.how != "deleted":
             raise Refuse(f"`{use.name}` would get another value, but is {use.how} in line {line}", ADVICE)
+
+    def check_moved(self, moved: ast.expr) -> None:
+        """Refuse an operand with a name that is bound between its old and its new place, unseen by the graph."""
+        if self.found.final.node is None:
+            return
+        start, end = self.text.span(moved)[1], self.text.span(self.found.final.node)[0]
+        names = {node.id for node in ast.walk(moved) if isinstance(node, ast.Name)}
+        for node in own_nodes(self.flow.function):
+            if names.isdisjoint(claimed_by(node)) or not hasattr(node, "lineno") or self._is_followed(node):
+                continue
+            if start <= self.text.span(node)[0] < end:
+                name = min(names.intersection(claimed_by(node)))
+                raise Refuse(f"`{name}` may be changed in line {node.lineno}, in a way that is not analysed")
 
     def _remains(
         self, binding: Binding, name: str, seen: bool, before: frozenset[Binding] = frozenset()
