@@ -191,7 +191,12 @@ def run(source: str, program: Program) -> dict[str, Any]:
         found = module.attend(given["q"], given["k"], given["v"], mask, given["bias"], program.flag)
     except Exception as error:  # noqa: BLE001 - what it raises is what it does
         return {"raised": type(error).__name__}
-    told: dict[str, Any] = {"state": torch.rand(3), "mask": mask, "notes": len(names["seen"]), "total": names["total"]}
+    told: dict[str, Any] = {
+        "state": torch.rand(3),
+        "mask": mask,
+        "notes": len(names["seen"]),
+        "total": names["total"],
+    }
     told |= {f"given {name}": tensor.detach().clone() for name, tensor in given.items()}
     told |= {f"module {name}": value for name, value in vars(module).items() if not name.startswith("_")}
     told |= {f"store {name}": value for name, value in vars(names["store"]).items()}
@@ -225,7 +230,9 @@ def _differs(old: Any, new: Any, tolerance: float) -> str:
         old, new = (list(each.values()) if isinstance(each, dict) else list(each) for each in (old, new))
         if len(old) != len(new):
             return f"{len(old)} and {len(new)}"
-        return next((how for one, two in zip(old, new, strict=True) if (how := _differs(one, two, tolerance))), "")
+        return next(
+            (how for one, two in zip(old, new, strict=True) if (how := _differs(one, two, tolerance))), ""
+        )
     if not (isinstance(old, Tensor) and isinstance(new, Tensor)):
         callables = callable(old) and callable(new)
         return "" if callables or (type(old) is type(new) and old == new) else f"{old!r} and {new!r}"[:80]

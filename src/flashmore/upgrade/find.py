@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step, walk
@@ -60,26 +61,39 @@ def find_sites(source: str, path: str = "<string>") -> list[Site]:
     text = Text(source)
     budget = Budget(FILE_STEPS)
     sites: list[Site] = []
-    for owner, function, name in _functions(tree, module):
-        sites += _in_function(text, module, owner, function, name, path, budget)
+    for nested in _functions(tree, module):
+        sites += _in_function(text, module, nested, path, budget)
     return sorted(sites, key=lambda site: (site.line, site.end_line))
 
 
-def _functions(tree: ast.Module, module: Module) -> Iterator[tuple[Class | None, Function, str]]:
-    """Every function that is not nested in another, with the class that it is a method of."""
+@dataclass(frozen=True)
+class _Function:
+    """A function, its full name, the class that it is a method of, and the functions that it is nested in."""
+
+    node: Function
+    name: str
+    owner: Class | None
+    enclosing: tuple[Function, ...] = ()
+
+
+def _functions(tree: ast.Module, module: Module) -> Iterator[_Function]:
+    """Every function of a file."""
 
     def inside(
-        body: list[ast.stmt], owner: Class | None, prefix: str
-    ) -> Iterator[tuple[Class | None, Function, str]]:
+        body: list[ast.stmt], owner: Class | None, prefix: str, enclosing: tuple[Function, ...] = ()
+    ) -> Iterator[_Function]:
         for statement in body:
             if isinstance(statement, Function):
-                yield owner, statement, prefix + statement.name
+                name = prefix + statement.name
+                yield _Function(statement, name, owner, enclosing)
+                yield from inside(statement.body, owner, f"{name}.", (*enclosing, statement))
             elif isinstance(statement, ast.ClassDef):
                 found = module.classes.get(statement.name)
                 own = found if found is not None and found.node is statement else Class(statement)
-                yield from inside(statement.body, own, f"{prefix}{statement.name}.")
+                yield from inside(statement.body, own, f"{prefix}{statement.name}.", enclosing)
             elif isinstance(statement, (ast.If, ast.Try, ast.With)):
-                yield from inside([*statement.body, *getattr(statement, "orelse", [])], owner, prefix)
+                both = [*statement.body, *getattr(statement, "orelse", [])]
+                yield from inside(both, owner, prefix, enclosing)
 
     yield from inside(tree.body, None, "")
 
@@ -90,21 +104,14 @@ def _mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
     return any(words.search(line) for line in text.lines[function.lineno - 1 : last])
 
 
-def _in_function(
-    text: Text,
-    module: Module,
-    owner: Class | None,
-    function: Function,
-    name: str,
-    path: str,
-    budget: Budget,
-) -> list[Site]:
+def _in_function(text: Text, module: Module, found: _Function, path: str, budget: Budget) -> list[Site]:
     """The sites of a function; where it is too much for the search, the function itself, refused."""
+    function = found.node
     if not _mentions(function, text, _WORTH):
         return []
     try:
         with limited(budget):
-            return _sites_of(text, module, owner, function, name, path)
+            return _sites_of(text, module, found, path)
     except Exceeded as exceeded:
         reason, advice = str(exceeded), "split it into several functions"
     except RecursionError:
@@ -114,18 +121,16 @@ def _in_function(
     if not _mentions(function, text, _ATTENTION):
         return []
     end = function.end_lineno or function.lineno
-    return [Site(path, function.lineno, end, name, "refused", reason, advice)]
+    return [Site(path, function.lineno, end, found.name, "refused", reason, advice)]
 
 
-def _sites_of(
-    text: Text, module: Module, owner: Class | None, function: Function, name: str, path: str
-) -> list[Site]:
-    flow = Flow(module, owner, function).run()
+def _sites_of(text: Text, module: Module, found: _Function, path: str) -> list[Site]:
+    flow = Flow(module, found.owner, found.node, found.enclosing).run()
     softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
     fused = list({id(each.node): each for each in flow.values if _fused_name(each) in _FUSED}.values())
     if not softmaxes and not fused:
         return []
-    search = Search(text, flow, name, path, fused)
+    search = Search(text, flow, found.name, path, fused)
     return [*search.already(), *apart(search.sites(softmaxes))]
 
 

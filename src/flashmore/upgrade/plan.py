@@ -22,6 +22,7 @@ from flashmore.upgrade.source.escape import escapes, fact
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value, number
 from flashmore.upgrade.source.shapes import Shapes
+from flashmore.upgrade.source.written import WrittenSoftmax
 
 
 @dataclass
@@ -170,6 +171,9 @@ def _specialised(term: Term, guards: list[tuple[Condition, str]], known: dict[Te
 def chain_of(scores: Term, weights: Term) -> set[Value]:
     """Every value between the first product and the second."""
     found = {term.value for tree in (scores, weights) for term in tree.walk()}
+    for value in [*found]:
+        if isinstance(value.detail, WrittenSoftmax):
+            found.update(value.detail.parts)
     for term in scores.walk():
         if term.kind == "shift" and term.other is not None:
             value = term.other

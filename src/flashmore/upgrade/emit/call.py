@@ -237,7 +237,9 @@ class Pieces:
             value.inner and any(operand(self.flow, value.node, each) is None for each in given)
         ):
             raise Refuse("dropout is applied inside a helper", "move it into this function")
-        if p is None or (value.inner and p.op == "const"):
+        if value.detail == "made" and p is not None and not p.detail:
+            return None
+        if p is None or (p.op == "const" and (value.inner or value.detail == "made")):
             p_text = "0.5" if p is None else repr(p.detail)
         else:
             p_text = self.read(operand(self.flow, value.node, p), "the dropout rate")

@@ -11,6 +11,7 @@ from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import Blocks, operand
 from flashmore.upgrade.source.sizes import pattern_axes
+from flashmore.upgrade.source.written import WrittenSoftmax
 from flashmore.upgrade.text import Text
 
 
@@ -142,6 +143,8 @@ class Cuts:
 
     def _cut_softmax(self, term: Term) -> None:
         node = term.value.node
+        if isinstance(term.value.detail, WrittenSoftmax) and not term.value.inner:
+            return
         if not isinstance(node, ast.Call):
             raise Refuse("a softmax that cannot be cut out")
         dim = term.value.get(1, "dim")

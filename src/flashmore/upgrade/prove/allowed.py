@@ -62,7 +62,7 @@ _METHODS = _words("""
     clamp_min clamp_max neg_ exp_ sqrt_ unsqueeze_ squeeze_ softmax repeat tile unflatten
     masked_scatter new_zeros new_ones new_full new_empty new_tensor fill_diagonal_ item detach
     index_fill swapdims adjoint unfold is_contiguous logical_not_ bitwise_not tril_ triu_ zero_
-    data p training min max eps tiny smallest_normal append
+    data p training min max eps tiny smallest_normal append values
 """)
 
 DOTTED = frozenset(

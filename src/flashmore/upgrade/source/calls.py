@@ -100,6 +100,10 @@ class Calls(Inlining):
             return self.make(
                 "softmax", args[:1], {"dim": dim} if dim is not None else {}, node, detail="made"
             )
+        if callee.op == "call" and callee.detail == "torch.nn.Dropout" and len(args) == 1:
+            p = callee.get(1, "p")
+            if "inplace" not in callee.named and len(callee.args) < 3 and (p is None or p.op == "const"):
+                return self.make("dropout", args, {"p": p} if p is not None else {}, node, detail="made")
         if callee.op == "phi" and all(each.op in ("global", "closure") for each in callee.args):
             return self._call_either(callee, args, named, node)
         return self.make("call", (callee, *args), named, node)

@@ -7,7 +7,7 @@ from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.expressions import Expressions
 from flashmore.upgrade.source.graph import Closure, Condition, Value
 from flashmore.upgrade.source.module import Class, Module
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, own_nodes
 
 
 class Flow(Expressions):
@@ -17,16 +17,28 @@ class Flow(Expressions):
         module: the names of its file.
         owner: the class that it is a method of.
         function: the function to read.
+        enclosing: the functions that it is nested in, whose names it sees as if they were its arguments.
     """
 
-    def __init__(self, module: Module, owner: Class | None, function: Function) -> None:
+    def __init__(
+        self, module: Module, owner: Class | None, function: Function, enclosing: Sequence[Function] = ()
+    ) -> None:
         super().__init__(module, owner)
         self.function = function
+        self.enclosing = enclosing
         self.before: dict[ast.stmt, dict[str, Value]] = {}
         self.after: dict[ast.stmt, dict[str, Value]] = {}
 
     def run(self) -> "Flow":
         """Reads the function."""
+        for outer in self.enclosing:
+            for node in own_nodes(outer):
+                for name in bound_by(node) if node is not outer else ():
+                    self.env[name] = self.make("param", detail=name, node=node)
+            for each in arguments_of(outer.args):
+                self.env[each.arg] = self.make("param", detail=each.arg, node=each)
+        if self.owner is not None and self.enclosing:
+            self.env["self"] = Value("self", detail="self")
         arguments = self.function.args
         for index, each in enumerate([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]):
             if index == 0 and self.owner is not None and each.arg == "self":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Condition, Value
 from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.written import written_softmax
 
 
 class State:
@@ -52,6 +53,8 @@ class State:
         step(1 + len(args))
         if self.inner:
             node = self.calling[0]
+        if (written := written_softmax(op, args, named)) is not None and not inplace:
+            op, args, named, detail = "softmax", written.scores, dict(written.dim), written
         value = Value(
             op, tuple(args), named or {}, node, self.statement, tuple(self.conditions), detail,
             inner=self.inner, inplace=inplace,
