@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING
 # Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
 # one, because the models are tiny and on a busy machine a second thread only waits. Torch reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Without bytecode files every process, each of the workers too, would compile the modules and tests again.
+# Without files of bytecode each process that a test starts, and each worker, would compile all modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import pytest
 import torch
