@@ -13,7 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
-import torch
 from hypothesis import settings
 
 from forks import Forks
@@ -31,6 +30,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # which the process that only hands out tests to workers does not need
+
     without_gpu = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none")
     folder = os.environ.get("FLASHMORE_COMPARISON_DATA")
     without_data = pytest.mark.skip(reason="FLASHMORE_COMPARISON_DATA names no folder with comparison data")
