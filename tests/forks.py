@@ -166,7 +166,7 @@ def _become(words: list[str], environment: dict[str, str], folder: str, streams:
     os.environ.update(environment)
     os.chdir(folder)
     lines = 1 if os.isatty(1) else -1
-    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    sys.stdin = sys.stdout = sys.stderr = None
     if 0 in streams:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if 1 in streams:

@@ -67,13 +67,13 @@ def run(environment: dict[str, str], forks: Forks) -> Callable[..., CompletedPro
                 "stderr": err.fileno(),
             }
             for name, path in given.items():
-                streams[name] = path and opened.enter_context(Path(path).open("wb")).fileno()
+                streams[name] = opened.enter_context(Path(path).open("wb")).fileno() if path else None
             stdin, stdout, stderr = streams.values()
             forked = forks.start(("-m", "flashmore", *words), environment, (stdin, stdout, stderr))
             code = forked.wait()
             for file in (out, err):
                 file.seek(0)
-            return CompletedProcess([*words], code, out.read().decode(), err.read().decode())
+            return CompletedProcess([*map(str, words)], code, out.read().decode(), err.read().decode())
 
     return to_end
 
