@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 # Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
 # one, because the models are tiny and on a busy machine a second thread only waits. Torch reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without files of bytecode each process that a test starts, and each worker, would compile all modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
-import torch
 from hypothesis import settings
 
 from forks import Forks
@@ -29,6 +30,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # which the process that only hands out tests to workers does not need
+
     without_gpu = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none")
     folder = os.environ.get("FLASHMORE_COMPARISON_DATA")
     without_data = pytest.mark.skip(reason="FLASHMORE_COMPARISON_DATA names no folder with comparison data")

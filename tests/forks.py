@@ -75,15 +75,19 @@ class Forks:
         self,
         words: Sequence[object],
         environment: Mapping[str, str],
-        streams: tuple[int, int, int],
+        streams: tuple[int | None, int | None, int | None],
         folder: Path | None = None,
     ) -> Forked:
-        """Start Python with these words, `-m module …` or `program.py …`, and these standard streams."""
+        """Start Python with these words, `-m module …` or `program.py …`, and these standard streams.
+
+        A stream that is None is closed.
+        """
         if self._last is not None and self._last.returncode is None:
             os.kill(self._last.pid, signal.SIGKILL)
             self._last.wait()
-        request = json.dumps([[*map(str, words)], dict(environment), str(folder or Path.cwd())])
-        socket.send_fds(self._socket, [request.encode() + b"\n"], streams)
+        given = {number: stream for number, stream in enumerate(streams) if stream is not None}
+        request = json.dumps([[*map(str, words)], dict(environment), str(folder or Path.cwd()), [*given]])
+        socket.send_fds(self._socket, [request.encode() + b"\n"], [*given.values()])
         self._last = Forked(self._answers)
         return self._last
 
@@ -124,8 +128,8 @@ def _serve(requests: socket.socket) -> None:
         child = os.fork()
         if not child:
             requests.close()
-            words, environment, folder = json.loads(text)
-            _become(words, environment, folder, streams)
+            words, environment, folder, numbers = json.loads(text)
+            _become(words, environment, folder, dict(zip(numbers, streams, strict=True)))
             return
         for descriptor in streams:
             os.close(descriptor)
@@ -151,18 +155,24 @@ def _import_everything() -> None:
         main(["score", "nowhere", "anna"])
 
 
-def _become(words: list[str], environment: dict[str, str], folder: str, streams: list[int]) -> None:
+def _become(words: list[str], environment: dict[str, str], folder: str, streams: Mapping[int, int]) -> None:
     """Make this process look as if Python had just started."""
-    for number, descriptor in enumerate(streams):
+    for number in range(3):
+        os.close(number)
+    for number, descriptor in streams.items():
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     lines = 1 if os.isatty(1) else -1
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", lines, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdin = sys.stdout = sys.stderr = None
+    if 0 in streams:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if 1 in streams:
+        sys.stdout = open(1, "w", lines, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if 2 in streams:
+        sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv[:] = words
 
 

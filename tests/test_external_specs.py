@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -77,14 +76,36 @@ json.dump([(code, out.getvalue(), err.getvalue()) for code, out, err in ended], 
 Words = tuple[str, ...]
 SMALL = ("--max-steps", "4", "--eval-interval", "2", "--device", "cpu", "--speedups", "none")
 TINY = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--device", "cpu")
+EXPLAIN = ("explain", "--device", "cpu", "--length", "8", "--json")
+GIVEN: dict[str, Words] = {
+    "help": ("train", "--help"),
+    "model": ("train", "--model", "ema", *SMALL, "--out", "run"),
+    "resumed": ("train", "--resume", "run", "--max-steps", "6"),
+    "generated": ("generate", "run", "--count", "3", "--json"),
+    "scored": ("score", "run", "anna"),
+    "backend": ("train", *TINY, *SMALL[:-4], "--attention", "rowwise", "--out", "attended"),
+    "compared": ("compare", "run", "attended", "--count", "1", "--json"),
+    "plain": EXPLAIN,
+    "masked": (*EXPLAIN, "--mask", "bool"),
+    "chosen": ("choose", "--length", "8", "--batch-size", "2", "--device", "cpu", "--json"),
+    "step": (
+        *("bench", "step", *TINY, "--batch-size", "4", "--variants", "manual", "rowwise", "--blocks", "3"),
+        *("--out", "step.json", "--picture", "step.svg"),
+    ),
+    "attention": (
+        *("bench", "attention", "--length", "16", "--batch-size", "1", "--n-head", "2", "--head-dim", "8"),
+        *("--backends", "manual", "rowwise", "--seconds", "1", "--device", "cpu"),
+        *("--out", "attention.json", "--picture", "attention.svg"),
+    ),
+    "report": ("report", "step.json", "attention.json", "--out", "report.html"),
+    "refused": ("train", "--model", "ema", "--n-head", "2"),
+}
+"""In this order; all but the last succeed."""
 
 
 @pytest.fixture(scope="module")
-def flashmore(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """Run commands in a folder, one after the other, with the other package installed.
-
-    What each printed is returned; the last may have another exit code, and then it is its message.
-    """
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each command printed, in a folder, with the other package installed; of the last, its message."""
     packages, folder = tmp_path_factory.mktemp("packages"), tmp_path_factory.mktemp("folder")
     (packages / "extra_specs.py").write_text(SPECS)
     (packages / "extra_code.py").write_text(CODE)
@@ -98,77 +119,34 @@ def flashmore(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[st
         "FLASHMORE_CACHE": str(folder / "cache"),
     }
 
-    def run(*commands: Words, last: int = 0) -> list[str]:
-        program = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
-        done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
-        assert done.returncode == 0, done.stderr
-        ended = json.loads(done.stdout)
-        assert [code for code, _, _ in ended] == [*[0] * (len(commands) - 1), last], ended
-        return [out if code == 0 else err for code, out, err in ended]
-
-    return run
+    program = [sys.executable, "-c", COMMANDS, json.dumps([*GIVEN.values()])]
+    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    ended = dict(zip(GIVEN, json.loads(done.stdout), strict=True))
+    assert {name: code for name, (code, _, _) in ended.items() if code} == {"refused": 2}, ended
+    return {name: err if code else out for name, (code, out, err) in ended.items()}
 
 
-def test_its_model_is_trained_resumed_and_used(flashmore: Callable[..., list[str]]) -> None:
-    told, _, _, generated, scored, compared, refused = flashmore(
-        ("train", "--help"),
-        ("train", "--model", "ema", *SMALL, "--out", "run"),
-        ("train", "--resume", "run", "--max-steps", "6"),
-        ("generate", "run", "--count", "3", "--json"),
-        ("score", "run", "anna"),
-        ("compare", "run", "--count", "1", "--json"),
-        ("train", "--model", "ema", "--n-head", "2"),
-        last=2,
-    )
-    assert "ema" in told
-    assert len(json.loads(generated)["names"]) == 3
-    assert scored
-    assert json.loads(compared)[0]["model"] == "ema"
-    assert "--n-head" in refused
+def test_its_model_is_trained_resumed_and_used(printed: dict[str, str]) -> None:
+    assert "ema" in printed["help"]
+    assert len(json.loads(printed["generated"])["names"]) == 3
+    assert printed["scored"]
+    assert json.loads(printed["compared"])[0]["model"] == "ema"
+    assert "--n-head" in printed["refused"]
 
 
-def test_its_backend_trains_a_transformer(flashmore: Callable[..., list[str]]) -> None:
-    _, compared = flashmore(
-        ("train", *TINY, *SMALL[:-4], "--attention", "rowwise", "--out", "attended"),
-        ("compare", "attended", "--count", "1", "--json"),
-    )
-    assert json.loads(compared)[0]["attention"] == "rowwise"
+def test_its_backend_trains_a_transformer(printed: dict[str, str]) -> None:
+    assert json.loads(printed["compared"])[1]["attention"] == "rowwise"
 
 
-def test_its_rules_are_explained(flashmore: Callable[..., list[str]]) -> None:
-    words = ("explain", "--device", "cpu", "--length", "8", "--json")
-    plain, masked = map(json.loads, flashmore(words, (*words, "--mask", "bool")))
+def test_its_rules_are_explained(printed: dict[str, str]) -> None:
     (plain,), (masked,) = (
-        [backend for backend in document["backends"] if backend["name"] == "rowwise"]
-        for document in (plain, masked)
+        [backend for backend in json.loads(printed[name])["backends"] if backend["name"] == "rowwise"]
+        for name in ("plain", "masked")
     )
     assert plain["usable"]
     assert masked["reasons"] == ["rowwise takes no mask (use manual)"]
 
 
-def test_its_backend_is_measured_and_reported(flashmore: Callable[..., list[str]]) -> None:
-    chosen, *_ = flashmore(
-        ("choose", "--length", "8", "--batch-size", "2", "--device", "cpu", "--json"),
-        (
-            *(
-                "bench",
-                "step",
-                *TINY,
-                "--batch-size",
-                "4",
-                "--variants",
-                "manual",
-                "rowwise",
-                "--blocks",
-                "3",
-            ),
-            *("--out", "step.json", "--picture", "step.svg"),
-        ),
-        (
-            *("bench", "attention", "--length", "16", "--batch-size", "1", "--n-head", "2"),
-            *("--head-dim", "8", "--backends", "manual", "rowwise", "--seconds", "2", "--device", "cpu"),
-            *("--out", "attention.json", "--picture", "attention.svg"),
-        ),
-        ("report", "step.json", "attention.json", "--out", "report.html"),
-    )
-    assert "rowwise" in json.dumps(json.loads(chosen))
+def test_its_backend_is_measured_and_reported(printed: dict[str, str]) -> None:
+    assert "rowwise" in json.dumps(json.loads(printed["chosen"]))

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,6 +19,7 @@ from flashmore.backends.choose import Candidate, Problem, choose, fastest
 from flashmore.call import CallOptions
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.statistics import Spread
+from forks import Forks
 
 
 def problem(B: int, H: int, L: int, D: int, **options: Any) -> Problem:
@@ -179,7 +178,7 @@ def test_what_could_be_read_without_end_is_no_answer(cache: Path) -> None:
     assert not file.is_symlink()
 
 
-def test_a_process_killed_while_it_writes_leaves_no_damage(cache: Path) -> None:
+def test_a_process_killed_while_it_writes_leaves_no_damage(cache: Path, forks: Forks, tmp_path: Path) -> None:
     code = (
         "import os, pathlib, torch\n"
         "import flashmore.backends.choose as module\n"
@@ -190,7 +189,8 @@ def test_a_process_killed_while_it_writes_leaves_no_damage(cache: Path) -> None:
         "options = CallOptions(batch_size=2, n_head=2, head_dim=8)\n"
         "choose('auto', Problem(options, torch.device('cpu')))\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    assert forks.run((tmp_path / "program.py",), os.environ).returncode == -9
     assert not list(cache.glob("*.json"))
     assert choose("auto", PROBLEM).seconds > 0
     assert choose("auto", PROBLEM).seconds == 0

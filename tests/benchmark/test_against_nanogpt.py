@@ -1,13 +1,13 @@
 """benchmarks/against_nanogpt.py reads the log of an unchanged checkout, and leaves the checkout as it was."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 import against_nanogpt
+from forks import Forks
 
 SCRIPT = Path(against_nanogpt.__file__)
 TRAIN = """
@@ -81,17 +81,17 @@ def test_a_side_that_never_gets_there_counts_with_its_whole_run() -> None:
         ),
     ],
 )
-def test_what_cannot_run_here_gives_a_message_and_no_number(checkout: Path, what: str, found: str) -> None:
-    words = [sys.executable, str(SCRIPT), "--nanogpt", str(checkout), "--what", what, "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+def test_what_cannot_run_here_gives_a_message_and_no_number(
+    checkout: Path, what: str, found: str, forks: Forks
+) -> None:
+    done = forks.run((SCRIPT, "--nanogpt", checkout, "--what", what, "--json"), os.environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert "wanted: " in done.stderr
     assert found in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    words = [sys.executable, str(SCRIPT), "--nanogpt", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, forks: Forks) -> None:
+    done = forks.run((SCRIPT, "--nanogpt", tmp_path), os.environ)
     assert done.returncode == 2
     assert "no train.py" in done.stderr

@@ -5,6 +5,7 @@ import re
 import shlex
 import xml.etree.ElementTree as ET
 from copy import deepcopy
+from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flashmore.benchmark.report.pages import html_page, markdown, printable, report_on
+from flashmore.benchmark.report.pages import Report, html_page, markdown, printable, report_on
 from flashmore.benchmark.report.summaries import crossover_sentence, share_sentence
 from flashmore.benchmark.report.values import Table, digits
 from flashmore.measuring.result import read_record
@@ -47,13 +48,36 @@ def reread(record: Record, folder: Path) -> Record:
 
 def pages(*records: Record) -> tuple[str, str]:
     """The HTML page and the Markdown."""
-    report = report_on([(f"{number}.json", record) for number, record in enumerate(records, 1)])
-    return html_page(report), markdown(report, "report")[0]
+    return page_of(*records), text_of(*records)
+
+
+def page_of(*records: Record) -> str:
+    """The HTML page."""
+    return _page_of(json.dumps(records))
+
+
+def text_of(*records: Record) -> str:
+    """The Markdown."""
+    return _text_of(json.dumps(records))
+
+
+@cache  # drawing takes a second
+def _page_of(records: str) -> str:
+    return html_page(_report(*json.loads(records)))
+
+
+@cache
+def _text_of(records: str) -> str:
+    return markdown(_report(*json.loads(records)), "report")[0]
+
+
+def _report(*records: Record) -> Report:
+    return report_on([(f"{number}.json", record) for number, record in enumerate(records, 1)])
 
 
 def tables_of(*records: Record) -> list[Table]:
     """The table of machines, those of several records, and those of each record."""
-    report = report_on([(f"{number}.json", record) for number, record in enumerate(records, 1)])
+    report = _report(*records)
     own = [setting.table for section in report.sections for setting in section.summary.settings]
     beside = [table for table in report.side_by_side if isinstance(table, Table)]
     return [report.machines, *beside, *own]
@@ -186,7 +210,7 @@ def test_both_formats_have_the_same_cells(kind: str) -> None:
 
 def test_conclusions_stand_as_sentences() -> None:
     step, attention = golden("step"), golden("attention")
-    told = texts_of(pages(step, attention)[0])
+    told = texts_of(page_of(step, attention))
     for found in (step, *step["further_contexts"]):
         assert share_sentence(found) in told
     for found in attention["crossovers"]:
@@ -216,7 +240,7 @@ def test_times_of_two_records_have_a_ratio_and_their_titles_differ() -> None:
     twice = deepcopy(record)
     for variant in (one for one in twice["variants"] if one["ok"]):
         variant["step_ms"] = {name: value / 2 for name, value in variant["step_ms"].items()}
-    text = pages(record, twice)[1]
+    text = text_of(record, twice)
     name = record["variants"][0]["name"]
     machines, *tables = tables_of(record, twice)
     row = dict(zip(machines.columns, (f"{name}: first / this", "1.00", "2.00"), strict=True))
@@ -245,7 +269,7 @@ def test_what_is_undecided_and_what_the_medians_contradict_is_said() -> None:
         "verdict": "inconclusive",
         "more_blocks": 21,
     }
-    text = pages(record)[1]
+    text = text_of(record)
     ratio = f"{of['name']} / {to['name']}"
     assert f"inconclusive, with an estimate of the blocks still needed: {ratio} (21)" in text
     assert f"the medians contradict the ratio of {ratio}" in text
@@ -257,14 +281,14 @@ def test_ratios_without_the_rows_that_they_compare_break_nothing() -> None:
         ratios = record.get("ratios", []) + [one.get("ratio") for one in record.get("variants", [])]
         for ratio in filter(None, ratios):
             ratio["of"] = "nothing"
-        assert pages(record)[1]
+        assert text_of(record)
 
 
 def test_an_ablation_that_keeps_nothing_says_so() -> None:
     record = golden("ablation")
     for variant in record["variants"][1:]:
         variant["kept"] = False
-    assert "No speed-up is kept" in pages(record)[1]
+    assert "No speed-up is kept" in text_of(record)
 
 
 def test_no_name_that_a_record_brings_hides_a_row_of_the_machines() -> None:
@@ -281,20 +305,20 @@ def test_records_of_other_shapes_are_not_put_into_one_row() -> None:
     other = elsewhere(record)
     other["batch"] += 1
     other["further_contexts"] = []
-    assert "no two of these records measured the same shape" in pages(record, other)[1]
+    assert "no two of these records measured the same shape" in text_of(record, other)
 
 
 def test_configs_that_differ_are_told() -> None:
     record = golden("step")
     other = elsewhere(record)
     other["config"]["learning_rate"] = 42.0
-    assert "| **≠ learning\\_rate** |" in pages(record, other)[1]
-    assert "configs of these records differ" not in pages(record, elsewhere(record))[1]
+    assert "| **≠ learning\\_rate** |" in text_of(record, other)
+    assert "configs of these records differ" not in text_of(record, elsewhere(record))
 
 
 def test_an_interrupted_record_is_marked_before_its_findings_and_again_at_its_tables() -> None:
     record = golden("attention")
-    assert "Incomplete" not in pages(record)[0]
+    assert "Incomplete" not in page_of(record)
     record["complete"] = False
     for page in pages(record):
         assert page.count("Incomplete") == 2
@@ -345,7 +369,7 @@ def test_nothing_that_a_record_holds_becomes_markup(kind: str, tmp_path: Path) -
 def test_a_command_cannot_leave_its_block() -> None:
     record = golden("choose")
     record["command"] = ["flashmore", "```\n# oops", "````"]
-    lines = pages(record)[1].splitlines()
+    lines = text_of(record).splitlines()
     place = lines.index("### The command that measured this")
     [line] = [line for line in lines[place:] if "oops" in line]
     assert line == f"    {shlex.join(printable(record['command']))}"
@@ -354,7 +378,7 @@ def test_a_command_cannot_leave_its_block() -> None:
 
 def test_ids_are_unique_references_resolve_and_nothing_is_loaded() -> None:
     step, attention = golden("step"), golden("attention")
-    page = Page.read(pages(step, elsewhere(step), attention, elsewhere(attention))[0])
+    page = Page.read(page_of(step, elsewhere(step), attention, elsewhere(attention)))
     assert len(page.ids) == len(set(page.ids))
     assert page.references
     assert set(page.references) <= set(page.ids)
@@ -363,7 +387,7 @@ def test_ids_are_unique_references_resolve_and_nothing_is_loaded() -> None:
 
 
 def test_tables_have_captions_scopes_and_a_region_and_plots_a_name() -> None:
-    page = Page.read(pages(golden("step"), golden("attention"))[0])
+    page = Page.read(page_of(golden("step"), golden("attention")))
     count = {
         tag: sum(found == tag for found, _ in page.tags) for tag in ("table", "caption", "svg", "figcaption")
     }

@@ -15,6 +15,7 @@ import pytest
 from flashmore.benchmark.report.summaries import left_out
 from flashmore.benchmark.report.values import digits
 from flashmore.measuring.result import read_record
+from forks import Forks
 
 Call = Callable[..., CompletedProcess[str]]
 TINY = (
@@ -125,23 +126,23 @@ def test_a_device_that_is_not_here_is_refused(call: Call, refusal: Callable[...,
     assert "--device" in refusal(call(*TINY[:-1], absent), 2)
 
 
-def test_ctrl_c_keeps_the_shapes_that_were_finished(environment: dict[str, str], tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_shapes_that_were_finished(
+    environment: dict[str, str], forks: Forks, tmp_path: Path
+) -> None:
     words = [*TINY[:2], "--length", 16, 64, 256, 512, 1024, *TINY[5:], "--json"]
-    command = [sys.executable, "-m", "flashmore", *map(str, words)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    ) as running:
-        assert running.stderr is not None
+    ours, theirs = os.pipe()
+    with (tmp_path / "record.json").open("wb") as out, os.fdopen(ours, encoding="utf-8") as told:
+        running = forks.start(("-m", "flashmore", *words), environment, (None, out.fileno(), theirs))
+        os.close(theirs)
         said = ""
         while not said.startswith("T 256 "):
-            said = running.stderr.readline()
+            said = told.readline()
             assert said, "it ended before it could be interrupted"
-        running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=120)
-    assert running.returncode == 130
+        os.kill(running.pid, signal.SIGINT)
+        err = told.read()
+    assert running.wait() == 130
     assert err.endswith("interrupted: the measurements so far are kept\n")
     assert "Traceback" not in err
-    (tmp_path / "record.json").write_text(out, encoding="utf-8")
     record = read_record(tmp_path / "record.json")
     assert not record["complete"]
     assert {16, 64} <= {row["T"] for row in record["rows"] if row["ok"]}

@@ -2,13 +2,13 @@
 
 import itertools
 import json
+import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from subprocess import CompletedProcess
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -232,23 +232,18 @@ def test_characters_that_stdout_lacks_neither_fail_nor_break_json(process: Call,
     assert texts(json.loads(as_json.stdout)) == ["さら"]
 
 
-def test_a_reader_that_left_gets_no_traceback(full: Path, environment: dict[str, str]) -> None:
+def test_a_reader_that_left_gets_no_traceback(full: Path, environment: dict[str, str], forks: Forks) -> None:
     """As in `flashmore generate RUN … | head -1`, with far more output than a pipe holds."""
-    words = ("generate", str(full), "--count", "3000", "--repeats", "--seed", "1", "--json")
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-m", "flashmore", *words],
-        env=environment,
-        stdout=pipe,
-        stderr=pipe,
-        encoding="utf-8",
-    ) as running:
-        assert running.stdout
-        assert running.stdout.readline() == "{\n"
-        running.stdout.close()
-        assert running.stderr
-        assert running.stderr.read() == ""
-    assert running.returncode == 1
+    words = ("-m", "flashmore", "generate", full, "--count", 3000, "--repeats", "--seed", 1, "--json")
+    ours, theirs = os.pipe()
+    with TemporaryFile() as err:
+        with os.fdopen(ours, encoding="utf-8") as reader:
+            running = forks.start(words, environment, (None, theirs, err.fileno()))
+            os.close(theirs)
+            assert reader.readline() == "{\n"
+        assert running.wait() == 1
+        err.seek(0)
+        assert err.read() == b""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import pytest
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from flashmore.runs import Run
+from forks import Forks
 
 pty = pytest.importorskip("pty", reason="needs the terminals of Unix")
 
@@ -57,13 +59,16 @@ def cut(command: list[str], environment: dict[str, str], tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="module")
-def whole(command: list[str], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def whole(
+    command: list[str], environment: dict[str, str], forks: Forks, tmp_path_factory: pytest.TempPathFactory
+) -> Ended:
     """The same without Ctrl-C, and with a terminal for its progress."""
     run = tmp_path_factory.mktemp("whole") / "run"
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*command, str(run)], env=environment | {"TERM": "xterm"}, stdout=subprocess.PIPE, stderr=theirs
-    ) as running:
+    with TemporaryFile() as out:
+        running = forks.start(
+            (*command[1:], run), environment | {"TERM": "xterm"}, (theirs, out.fileno(), theirs)
+        )
         os.close(theirs)
         seen = b""
         try:
@@ -71,10 +76,10 @@ def whole(command: list[str], environment: dict[str, str], tmp_path_factory: pyt
                 seen += chunk
         except OSError:  # how Linux says that the other end is closed
             pass
-        assert running.stdout
-        out = running.stdout.read().decode()
-    os.close(ours)
-    return Ended(running.returncode, out, seen.decode(), run)
+        os.close(ours)
+        code = running.wait()
+        out.seek(0)
+        return Ended(code, out.read().decode(), seen.decode(), run)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(cut: Ended, refusal: Callable[..., str]) -> None:

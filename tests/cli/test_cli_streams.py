@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess
+from tempfile import TemporaryFile
 
 import pytest
 
 from flashmore.runs import Run
+from forks import Forks
 
 pty = pytest.importorskip("pty", reason="needs the terminals and signals of Unix")
 
@@ -30,6 +33,7 @@ LONG = (
 )
 AT_ONCE = ("--speedups", "none")
 """Without the compiler, for which so many steps would wait first."""
+FULL = "/dev/full"
 
 
 @pytest.fixture
@@ -49,6 +53,31 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Pop
         process.communicate()
 
 
+@pytest.fixture
+def run(environment: dict[str, str], forks: Forks) -> Callable[..., CompletedProcess[str]]:
+    """Run a command whose streams are files or, where they are None, closed."""
+
+    def to_end(*words: object, **given: str | None) -> CompletedProcess[str]:
+        with ExitStack() as opened:
+            nothing = opened.enter_context(Path(os.devnull).open())
+            out, err = (opened.enter_context(TemporaryFile()) for _ in range(2))
+            streams: dict[str, int | None] = {
+                "stdin": nothing.fileno(),
+                "stdout": out.fileno(),
+                "stderr": err.fileno(),
+            }
+            for name, path in given.items():
+                streams[name] = opened.enter_context(Path(path).open("wb")).fileno() if path else None
+            stdin, stdout, stderr = streams.values()
+            forked = forks.start(("-m", "flashmore", *words), environment, (stdin, stdout, stderr))
+            code = forked.wait()
+            for file in (out, err):
+                file.seek(0)
+            return CompletedProcess([*map(str, words)], code, out.read().decode(), err.read().decode())
+
+    return to_end
+
+
 def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 300
     while not holds():
@@ -62,52 +91,63 @@ def trains(run: Path) -> bool:
     return metrics.exists() and metrics.stat().st_size > 0
 
 
-@pytest.mark.parametrize("redirections", ["2>/dev/full", "2>&-", "</dev/null 2>&-"])
+@pytest.mark.parametrize("stderr", [FULL, None])
 def test_progress_that_cannot_be_shown_stops_no_training(
-    redirections: str,
+    stderr: str | None,
     quick: tuple[object, ...],
-    start: Callable[..., "subprocess.Popen[bytes]"],
+    run: Callable[..., CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    process = start(*quick, "--json", "--out", tmp_path / "run", redirections=redirections, stdout=PIPE)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    assert out.startswith(b"{")
+    done = run(*quick, "--json", "--out", tmp_path / "run", stderr=stderr)
+    assert done.returncode == 0
+    assert done.stdout.startswith("{")
     assert Run.open(tmp_path / "run").load_state("last").step == 4
 
 
-@pytest.mark.parametrize("redirections", [">/dev/full", ">&-", ">&- <&-"])
+@pytest.mark.parametrize("streams", [{"stdout": FULL}, {"stdout": None}, {"stdout": None, "stdin": None}])
 def test_a_result_that_cannot_be_shown_is_told_and_kept(
-    redirections: str,
+    streams: dict[str, str | None],
     quick: tuple[object, ...],
-    start: Callable[..., "subprocess.Popen[bytes]"],
+    run: Callable[..., CompletedProcess[str]],
     refusal: Callable[..., str],
     tmp_path: Path,
 ) -> None:
-    process = start(*quick, "--out", tmp_path / "run", redirections=redirections, stderr=PIPE)
-    _, err = process.communicate(timeout=300)
-    done = CompletedProcess((), process.returncode, "", err.decode())
+    done = run(*quick, "--out", tmp_path / "run", **streams)
     assert "to finish the command" in refusal(done, 1, after_progress=True)
     assert Run.open(tmp_path / "run").read_result() is not None
 
 
-@pytest.mark.parametrize("redirections", [">/dev/full", ">&-", ">&- 2>&-", "2>/dev/full >/dev/full"])
-def test_generation_that_cannot_be_shown_ends_with_a_code(
-    redirections: str, trained: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+def test_streams_that_a_shell_closes_are_told(
+    names_file: Path, start: Callable[..., "subprocess.Popen[bytes]"], refusal: Callable[..., str]
 ) -> None:
-    process = start("generate", trained, "--count", "3", redirections=redirections, stderr=PIPE)
+    process = start("look", names_file, redirections=">&- <&-", stderr=PIPE)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert b"Traceback" not in err
+    done = CompletedProcess((), process.returncode, "", err.decode())
+    assert "to finish the command" in refusal(done, 1)
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [{"stdout": FULL}, {"stdout": None}, {"stdout": None, "stderr": None}, {"stdout": FULL, "stderr": FULL}],
+)
+def test_generation_that_cannot_be_shown_ends_with_a_code(
+    streams: dict[str, str | None], trained: Path, run: Callable[..., CompletedProcess[str]]
+) -> None:
+    done = run("generate", trained, "--count", "3", **streams)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_a_reader_that_left_stops_no_training(
-    quick: tuple[object, ...], start: Callable[..., "subprocess.Popen[bytes]"], tmp_path: Path
+    quick: tuple[object, ...], environment: dict[str, str], forks: Forks, tmp_path: Path
 ) -> None:
-    process = start(*quick, "--out", tmp_path / "run", stdout=PIPE, stderr=PIPE)
-    process.stderr.close()  # type: ignore[union-attr]
-    process.stdout.close()  # type: ignore[union-attr]
-    assert process.wait(timeout=300) == 1
+    ours, theirs = os.pipe()
+    forked = forks.start(
+        ("-m", "flashmore", *quick, "--out", tmp_path / "run"), environment, (None, theirs, theirs)
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert forked.wait() == 1
     assert Run.open(tmp_path / "run").read_result() is not None
 
 
@@ -151,32 +191,34 @@ COMMANDS = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see what a process does")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "moment"), [("train", "importing"), *((command, "running") for command in COMMANDS)]
+)
 def test_twenty_times_ctrl_c_shows_no_traceback(
     command: str,
+    moment: str,
     names_file: Path,
     trained: Path,
     start: Callable[..., "subprocess.Popen[bytes]"],
     tmp_path: Path,
 ) -> None:
     chance = random.Random(command)
-    for moment in ("importing", "running"):
-        places = {"names": names_file, "folder": tmp_path / moment, "trained": trained}
-        words = [word.format(**places) for word in COMMANDS[command]]
-        process = start(*words, stdout=PIPE, stderr=PIPE, cwd=tmp_path)
-        maps = Path(f"/proc/{process.pid}/maps")
-        wait_until(lambda maps=maps: "libtorch" in maps.read_text(), process)  # type: ignore[misc]
-        if moment == "running":
-            time.sleep(chance.uniform(1, 3))
-        for _ in range(20):
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                time.sleep(chance.uniform(0, 0.05))
-        out, err = process.communicate(timeout=300)
-        assert process.returncode in (0, 130, -signal.SIGINT), err.decode()
-        for shown in (out, err):
-            assert b"Traceback" not in shown, err.decode()
-            assert b"Exception ignored" not in shown, err.decode()
+    places = {"names": names_file, "folder": tmp_path / moment, "trained": trained}
+    words = [word.format(**places) for word in COMMANDS[command]]
+    process = start(*words, stdout=PIPE, stderr=PIPE, cwd=tmp_path)
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_until(lambda: "libtorch" in maps.read_text(), process)
+    if moment == "running":
+        time.sleep(chance.uniform(1, 3))
+    for _ in range(20):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(chance.uniform(0, 0.05))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode in (0, 130, -signal.SIGINT), err.decode()
+    for shown in (out, err):
+        assert b"Traceback" not in shown, err.decode()
+        assert b"Exception ignored" not in shown, err.decode()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see what a process does")

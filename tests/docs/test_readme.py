@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flashmore.cli.main import main
+from forks import Forks
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,11 +71,10 @@ def test_the_pictures_and_runs_of_the_readme_are_there(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("typed")  # whose run it reads
-def test_the_python_of_the_readme_works(folder: Path) -> None:
+def test_the_python_of_the_readme_works(folder: Path, forks: Forks) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block], cwd=folder, capture_output=True, text=True, check=False
-    )
+    (folder / "program.py").write_text(block, encoding="utf-8")
+    done = forks.run((folder / "program.py",), os.environ, folder)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[0]) > 0
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from forks import Forks
+
 MODULES = (
     "ctypes",
     "torch",
@@ -33,10 +35,10 @@ def run(*words: str, folder: Path, **options: Any) -> "subprocess.CompletedProce
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     words = split("train --model bigram --max-steps 2 --device cpu --speedups none --out run")
-    assert run(*words, folder=folder).returncode == 0
+    assert forks.run(("-m", "flashmore", *words), os.environ, folder).returncode == 0
     return folder
 
 

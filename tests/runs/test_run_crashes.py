@@ -1,15 +1,16 @@
 """A process that dies while it writes a run leaves a whole one, or what the next one cleans up."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import pytest
 
 from flashmore.runs import Checkpoint, Run, locked
 from flashmore.runs.folder import remove_unfinished
+from forks import Forked, Forks
 
 MakeRun = Callable[..., Run]
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -41,7 +42,7 @@ def save_for_ever():
         os.write(saved, b"!")
 
 chance = random.Random(1)
-for _ in range(40):
+for _ in range(25):
     told, saved = os.pipe()
     child = in_child(save_for_ever)
     os.close(saved)
@@ -61,21 +62,31 @@ while not Path(sys.argv[2]).exists() and step < 100_000:
 """
 
 
-def start(code: str, environment: dict[str, str], *arguments: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WRITER + code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+@pytest.fixture
+def start(environment: dict[str, str], forks: Forks, tmp_path: Path) -> Callable[..., Forked]:
+    """Start a writer that gives what it prints to a file."""
+    variables = {name: value for name, value in environment.items() if name != "PYTHONWARNINGS"}
+
+    def begin(code: str, *arguments: Path, printed: IO[bytes]) -> Forked:
+        program = tmp_path / "writer.py"
+        program.write_text(WRITER + code, encoding="utf-8")
+        with Path(os.devnull).open() as nothing:
+            streams = nothing.fileno(), printed.fileno(), 2
+            return forks.start((program, *arguments), variables, streams)
+
+    return begin
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 def test_saves_killed_at_any_moment_keep_weights_and_optimizer_together(
-    run: Run, step_of: StepOf, environment: dict[str, str]
+    run: Run, step_of: StepOf, start: Callable[..., Forked]
 ) -> None:
-    environment = {name: value for name, value in environment.items() if name != "PYTHONWARNINGS"}
-    writer = start(SAVE_AND_BE_KILLED, environment, run.path)
-    steps = [int(line) for line in writer.communicate(timeout=300)[0].split()]
-    assert writer.returncode == 0
+    with TemporaryFile() as printed:
+        assert start(SAVE_AND_BE_KILLED, run.path, printed=printed).wait() == 0
+        printed.seek(0)
+        steps = [int(line) for line in printed]
     assert steps == sorted(set(steps))
-    assert len(steps) == 40
+    assert len(steps) == 25
     assert step_of(run) == steps[-1]
 
 
@@ -100,17 +111,17 @@ def test_what_a_dead_writer_left_is_removed_by_the_next(run: Run, make_run: Make
 
 
 def test_a_run_is_read_while_another_process_writes_it(
-    run: Run, step_of: StepOf, environment: dict[str, str], tmp_path: Path
+    run: Run, step_of: StepOf, start: Callable[..., Forked], tmp_path: Path
 ) -> None:
-    environment = {name: value for name, value in environment.items() if name != "PYTHONWARNINGS"}
-    writer = start(SAVE_UNTIL_TOLD, environment, run.path, tmp_path / "enough")
     steps: list[int] = []
+    with TemporaryFile() as printed:
+        writer = start(SAVE_UNTIL_TOLD, run.path, tmp_path / "enough", printed=printed)
     try:
-        while len(set(steps)) < 15 and writer.poll() is None:
+        while len(set(steps)) < 15 and not writer.ended(0):
             steps.append(step_of(Run.open(run.path)))
     finally:
         (tmp_path / "enough").touch()
-        writer.communicate()
-    assert writer.returncode == 0
+        code = writer.wait()
+    assert code == 0
     with locked(run.path):
         pass

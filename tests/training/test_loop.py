@@ -5,9 +5,6 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,6 +22,7 @@ from flashmore.specs import models
 from flashmore.training import loop
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
+from forks import Forks
 
 NAMES = Path(__file__).parents[1] / "golden" / "names.txt"
 """Every 20th of the built-in names, of which the soft targets alone take a second."""
@@ -103,9 +101,9 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert left == right
 
 
-def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path, forks: Forks) -> None:
     train(SMALL, tmp_path / "whole")
-    command = [sys.executable, "-m", "flashmore", "train", str(NAMES), "--out", str(tmp_path / "cut")]
+    command = ("-m", "flashmore", "train", NAMES, "--out", tmp_path / "cut", "--device", "cpu")
     options = {
         "n-embd": 16,
         "n-head": 2,
@@ -117,11 +115,12 @@ def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path) -> 
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     metrics = tmp_path / "cut" / "metrics.jsonl"
-    with subprocess.Popen([*command, *words, "--device", "cpu"], stderr=subprocess.DEVNULL) as process:
-        while not metrics.exists() or metrics.read_text().count("\n") < 7:
-            assert process.poll() is None or metrics.exists()
-            time.sleep(0.001)
-        process.kill()
+    with Path(os.devnull).open("r+") as nothing:
+        process = forks.start((*command, *words), os.environ, (nothing.fileno(),) * 3)
+    while not metrics.exists() or metrics.read_text().count("\n") < 7:
+        assert not process.ended(0.001) or metrics.exists()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     with metrics.open("a") as file:
         file.write('{"step": 999, "lo')
     resume(tmp_path / "cut", steps=12)

@@ -1,7 +1,6 @@
 """Proofs run in a process of their own: crashes, hangs, no memory are named, and the others go on."""
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def test_one_that_fails_leaves_the_others_proved() -> None:
         "pass",
     )
     told: list[int] = []
-    proofs = prove_all([site(line) for line in lines], seconds=5, memory_bytes=2**30, after_each=told.append)
+    proofs = prove_all([site(line) for line in lines], seconds=5, memory_bytes=2**28, after_each=told.append)
     assert [proof.proved for proof in proofs] == [True, False, False, False, True]
     assert all(proof.why_not for proof in proofs[1:4])
     assert all("it rains" in proof.assumptions for proof in proofs)
@@ -54,26 +53,27 @@ def endless(name: str, side: str) -> Site:
 
 
 def test_lines_that_do_not_end_end_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.upgrade.prove.prover.FILE_SECONDS", 1.5)
+    monkeypatch.setattr("flashmore.upgrade.prove.prover.FILE_SECONDS", 0.9)
     with Prover() as prover:
-        for name, side in product(ENDLESS, ("old", "new")):
+        for name, side in (*((name, "old") for name in ENDLESS), ("a huge tensor", "new")):
             proof = prover.prove(endless(name, side))
             assert not proof.proved
-            assert "longer than 0.5 s of processor time" in str(proof.why_not), (name, side)
-            assert proof.seconds < 1.5
+            assert "longer than 0.3 s of processor time" in str(proof.why_not), (name, side)
+            assert proof.seconds < 0.9
         assert all(prover.spent[f"{name} old"] > 0 for name in ENDLESS)
 
 
 def test_the_proofs_of_one_file_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.upgrade.prove.prover.FILE_SECONDS", 3.0)
+    monkeypatch.setattr("flashmore.upgrade.prove.prover.FILE_SECONDS", 1.2)
     with Prover() as prover:
         hang = endless("a huge power", "old")
         proofs = [prover.prove(replace(hang, path="a.py")) for _ in range(12)]
+        monkeypatch.undo()  # too little for a whole proof
         other = prover.prove(replace(site(), path="b.py"))
-        assert prover.spent["a.py"] < 3.0
+        assert prover.spent["a.py"] < 1.2
     assert not any(proof.proved for proof in proofs)
     assert "of processor time" in str(proofs[0].why_not)
-    assert "the proofs of this file have used up their 3 s" in str(proofs[-1].why_not)
+    assert "the proofs of this file have used up their 1.2 s" in str(proofs[-1].why_not)
     assert other.proved
 
 

@@ -294,8 +294,8 @@ def test_weights_that_a_helper_returns_are_left_and_the_advice_leads_to_a_rewrit
 
 
 def installed(limit: int) -> list[Path]:
-    """Files of this environment that mention a softmax, and as many that do not."""
-    files, _ = python_files([sysconfig.get_path("purelib")])
+    """Files of PyTorch that mention a softmax, and as many that do not."""
+    files, _ = python_files([f"{sysconfig.get_path('purelib')}/torch/nn"])
     files.sort(key=lambda path: (b"oftmax" not in path.read_bytes(), str(path)))
     return files[:limit]
 

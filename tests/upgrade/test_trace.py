@@ -261,9 +261,8 @@ def test_the_users_modules_are_imported_by_a_run_alone(sites: tuple[Site, Site],
     assert not (tmp_path / "trap").exists()
 
 
-@pytest.mark.parametrize("source", [Source(example="model:made"), Source(run=("train.py", "--steps", "1"))])
 def test_pythonpath_is_the_programs_and_not_ours(
-    source: Source, sites: tuple[Site, Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sites: tuple[Site, Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -274,6 +273,8 @@ def test_pythonpath_is_the_programs_and_not_ours(
     model = tmp_path / "model.py"
     model.write_text(f"{MODEL}\nimport of_mine\n", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", "theirs")
-    traced = prove_traced(sites[:1], source)
-    assert traced.problem is None
-    assert traced.proofs[0].proved, traced.proofs[0].why_not
+    with Prover() as judge:
+        for source in (Source(example="model:made"), Source(run=("train.py", "--steps", "1"))):
+            traced = prove_traced(sites[:1], source, prover=judge)
+            assert traced.problem is None
+            assert traced.proofs[0].proved, traced.proofs[0].why_not
