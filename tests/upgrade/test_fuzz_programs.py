@@ -1,7 +1,7 @@
 """Attention inside other code, generated: a rewritten program is still the same program, or it is not proved.
 
-Statements of every kind stand before, between and after the lines of an attention: they read, delete, capture,
-change or alias what these lines use, draw random numbers, count, or change the mode that torch is in.
+Statements of every kind stand before, between and after the lines of an attention: they read, delete,
+capture, change or alias what these lines use, draw random numbers, count, or change the mode of torch.
 """
 
 import warnings
@@ -56,53 +56,168 @@ store = Store()
 PRODUCTS = ("q @ k.transpose(-2, -1)", "torch.matmul(q, k.mT)", "torch.einsum('bhid,bhjd->bhij', q, k)")
 VALUES = ("w @ v", "torch.matmul(w, v)", "torch.einsum('bhij,bhjd->bhid', w, v)")
 STEPS = (
-    "s = s * 0.5", "s = s / math.sqrt(q.size(-1))", "s *= self.scale", "s = s / self.scale",
-    "s = s.masked_fill(mask, float('-inf'))", "s = s.masked_fill(mask, -1e9)", "s = s + bias", "s += bias",
+    "s = s * 0.5",
+    "s = s / math.sqrt(q.size(-1))",
+    "s *= self.scale",
+    "s = s / self.scale",
+    "s = s.masked_fill(mask, float('-inf'))",
+    "s = s.masked_fill(mask, -1e9)",
+    "s = s + bias",
+    "s += bias",
     "s = s.masked_fill(self.causal[:s.size(-2), :s.size(-1)] == 0, float('-inf'))",
-    "s = halved(s)", "s = rescaled(s)", "s = kept(s)", "s = note(s)",
-    "s = s.clamp(max=1.0)", "s = s.float()", "s = s - s.amax(-1, keepdim=True)",
-)  # fmt: skip
-SOFTMAXES = ("s.softmax(-1)", "F.softmax(s, dim=-1)", "torch.softmax(s, -1)", "soften(s, dim=-1)",
-             "F.softmax(s.float(), dim=-1).type_as(q)", "F.softmax(s, dim=-1, dtype=torch.float32).to(q.dtype)",
-             "nn.Softmax(dim=-1)(s)", "self.softmax(s)")  # fmt: skip
-DROPOUTS = ("w = self.drop(w)", "w = F.dropout(w, 0.0, self.training)", "w = kept(w)", "w = w * 1.0",
-            "w = w.masked_fill(mask, 0.0)", "w = note(w)")  # fmt: skip
+    "s = halved(s)",
+    "s = rescaled(s)",
+    "s = kept(s)",
+    "s = note(s)",
+    "s = s.clamp(max=1.0)",
+    "s = s.float()",
+    "s = s - s.amax(-1, keepdim=True)",
+)
+SOFTMAXES = (
+    "s.softmax(-1)",
+    "F.softmax(s, dim=-1)",
+    "torch.softmax(s, -1)",
+    "soften(s, dim=-1)",
+    "F.softmax(s.float(), dim=-1).type_as(q)",
+    "F.softmax(s, dim=-1, dtype=torch.float32).to(q.dtype)",
+    "nn.Softmax(dim=-1)(s)",
+    "self.softmax(s)",
+)
+DROPOUTS = (
+    "w = self.drop(w)",
+    "w = F.dropout(w, 0.0, self.training)",
+    "w = kept(w)",
+    "w = w * 1.0",
+    "w = w.masked_fill(mask, 0.0)",
+    "w = note(w)",
+)
 ANYWHERE = (
-    "x = q", "x = q.sum()", "x = torch.rand_like(q)", "x = self.drop(v)", "seen.append(len(seen))",
-    "global total\ntotal = total + 1", "store.last = q", "store.keys = k\nstore.keys.mul_(2)",
-    "q = q + 1", "k = k * 1.5", "v = v.relu()", "q.mul_(1.5)", "k.add_(0.5)", "v.neg_()", "mask = ~mask",
-    "qq = q\nqq.mul_(2)", "vv = v.view(-1)\nvv.add_(1)", "kk = k.transpose(0, 1)\nkk.mul_(0.5)",
-    "if flag:\n    q = q * 2", "if flag:\n    k.mul_(2)", "if flag:\n    return {'early': q}",
-    "for _ in range(2):\n    v = v + 1", "while total < 0:\n    pass", "try:\n    q = q * 2\nexcept ValueError:\n    pass",
-    "with torch.no_grad():\n    q = q * 2", "with torch.no_grad():\n    k.mul_(2)", "torch.manual_seed(5)",
-    "assert q.size(0) > 0", "random.seed(3)", "self.calls += 1", "self.scale = self.scale * 2",
-    "bias = bias * 2", "self.causal[0] = 1", "f = lambda: q", "print_ = print", "del bias\nbias = q.new_ones(1)",
-    "match flag:\n    case True:\n        q = q * 3\n    case _:\n        pass", "q, k = k, q", "(x := v.mul_(1.5))",
-    "q = q.half().float()", "v = v.double()", "k = k.detach()", "q = q.contiguous()", "q = q[:, :, :3]",
-)  # fmt: skip
+    "x = q",
+    "x = q.sum()",
+    "x = torch.rand_like(q)",
+    "x = self.drop(v)",
+    "seen.append(len(seen))",
+    "global total\ntotal = total + 1",
+    "store.last = q",
+    "store.keys = k\nstore.keys.mul_(2)",
+    "q = q + 1",
+    "k = k * 1.5",
+    "v = v.relu()",
+    "q.mul_(1.5)",
+    "k.add_(0.5)",
+    "v.neg_()",
+    "mask = ~mask",
+    "qq = q\nqq.mul_(2)",
+    "vv = v.view(-1)\nvv.add_(1)",
+    "kk = k.transpose(0, 1)\nkk.mul_(0.5)",
+    "if flag:\n    q = q * 2",
+    "if flag:\n    k.mul_(2)",
+    "if flag:\n    return {'early': q}",
+    "for _ in range(2):\n    v = v + 1",
+    "while total < 0:\n    pass",
+    "try:\n    q = q * 2\nexcept ValueError:\n    pass",
+    "with torch.no_grad():\n    q = q * 2",
+    "with torch.no_grad():\n    k.mul_(2)",
+    "torch.manual_seed(5)",
+    "assert q.size(0) > 0",
+    "random.seed(3)",
+    "self.calls += 1",
+    "self.scale = self.scale * 2",
+    "bias = bias * 2",
+    "self.causal[0] = 1",
+    "f = lambda: q",
+    "print_ = print",
+    "del bias\nbias = q.new_ones(1)",
+    "match flag:\n    case True:\n        q = q * 3\n    case _:\n        pass",
+    "q, k = k, q",
+    "(x := v.mul_(1.5))",
+    "q = q.half().float()",
+    "v = v.double()",
+    "k = k.detach()",
+    "q = q.contiguous()",
+    "q = q[:, :, :3]",
+)
 AFTER_SCORES = (
-    "x = s", "x = s.sum()", "x = s.detach()", "store.scores = s", "seen.append(s)", "f = lambda: s.sum()",
-    "if flag:\n    s = s * 2", "s = s if flag else s * 3", "s.mul_(0.5)", "s[..., 0] = 0.0", "s[:, 0] += 1",
-    "self.last = s.detach()", "y = [s for _ in range(1)]", "z = s.shape", "s = s.view(s.shape)", "n = s.size(-1)",
+    "x = s",
+    "x = s.sum()",
+    "x = s.detach()",
+    "store.scores = s",
+    "seen.append(s)",
+    "f = lambda: s.sum()",
+    "if flag:\n    s = s * 2",
+    "s = s if flag else s * 3",
+    "s.mul_(0.5)",
+    "s[..., 0] = 0.0",
+    "s[:, 0] += 1",
+    "self.last = s.detach()",
+    "y = [s for _ in range(1)]",
+    "z = s.shape",
+    "s = s.view(s.shape)",
+    "n = s.size(-1)",
     "match flag:\n    case True:\n        s = s.clamp(max=0.5)\n    case _:\n        pass",
-    "for _ in range(2):\n    s = s * 0.5", "with torch.no_grad():\n    s = s * 1.0", "s = s + torch.rand_like(s)",
-    "def late(x=s):\n    return x", "class Local:\n    held = s", "exec('q = q')", "s = eval('s * 1.0')",
-    "while flag:\n    s = s * 0.5\n    break", "try:\n    s = s * 0.5\nfinally:\n    pass", "assert s.dim() == 4",
-)  # fmt: skip
+    "for _ in range(2):\n    s = s * 0.5",
+    "with torch.no_grad():\n    s = s * 1.0",
+    "s = s + torch.rand_like(s)",
+    "def late(x=s):\n    return x",
+    "class Local:\n    held = s",
+    "exec('q = q')",
+    "s = eval('s * 1.0')",
+    "while flag:\n    s = s * 0.5\n    break",
+    "try:\n    s = s * 0.5\nfinally:\n    pass",
+    "assert s.dim() == 4",
+)
 AFTER_WEIGHTS = (
-    "x = w", "x = w.mean()", "store.weights = w", "self.last = w", "f = lambda: w.sum()", "seen.append(w)",
-    "w = w / w.sum(-1, keepdim=True)", "w[..., 0] = 0.0", "w.mul_(2)", "if flag:\n    w = w * 2", "z = w.shape",
-    "w = torch.where(w > 0.1, w, 0.0)", "y = {name: w for name in 'a'}", "w = w.to(v.dtype)", "v = v + w.mean()",
-    "match flag:\n    case True:\n        w = w * 0.5\n    case _:\n        pass", "w = F.dropout(w, 0.5, flag)",
-)  # fmt: skip
+    "x = w",
+    "x = w.mean()",
+    "store.weights = w",
+    "self.last = w",
+    "f = lambda: w.sum()",
+    "seen.append(w)",
+    "w = w / w.sum(-1, keepdim=True)",
+    "w[..., 0] = 0.0",
+    "w.mul_(2)",
+    "if flag:\n    w = w * 2",
+    "z = w.shape",
+    "w = torch.where(w > 0.1, w, 0.0)",
+    "y = {name: w for name in 'a'}",
+    "w = w.to(v.dtype)",
+    "v = v + w.mean()",
+    "match flag:\n    case True:\n        w = w * 0.5\n    case _:\n        pass",
+    "w = F.dropout(w, 0.5, flag)",
+)
 AFTERWARDS = (
-    "del s", "del w", "del s, w", "out.mul_(2)", "out[0] = 0.0", "out += q", "out = out + q", "out.view(-1)[0] = 1.0",
-    "out = out.transpose(1, 2)", "out = out.transpose(1, 2).contiguous().view(2, 5, -1)",
-    "out = out.transpose(1, 2).reshape(2, 5, -1)", "x = s", "x = w", "x = sorted(locals())", "x = 's' in locals()",
-    "x = eval('w')", "f = lambda: w", "q.mul_(2)", "v.mul_(2)", "mask.logical_not_()", "s = out", "w = out\nout = w",
-    "try:\n    x = w\nexcept NameError:\n    x = None", "y = [w for w in range(2)]", "def g():\n    return w\nx = g()",
-    "out = self.drop(out)", "x = torch.rand(2)", "w = None", "if flag:\n    x = w", "out.relu_()", "F.relu(out, inplace=True)",
-)  # fmt: skip
+    "del s",
+    "del w",
+    "del s, w",
+    "out.mul_(2)",
+    "out[0] = 0.0",
+    "out += q",
+    "out = out + q",
+    "out.view(-1)[0] = 1.0",
+    "out = out.transpose(1, 2)",
+    "out = out.transpose(1, 2).contiguous().view(2, 5, -1)",
+    "out = out.transpose(1, 2).reshape(2, 5, -1)",
+    "x = s",
+    "x = w",
+    "x = sorted(locals())",
+    "x = 's' in locals()",
+    "x = eval('w')",
+    "f = lambda: w",
+    "q.mul_(2)",
+    "v.mul_(2)",
+    "mask.logical_not_()",
+    "s = out",
+    "w = out\nout = w",
+    "try:\n    x = w\nexcept NameError:\n    x = None",
+    "y = [w for w in range(2)]",
+    "def g():\n    return w\nx = g()",
+    "out = self.drop(out)",
+    "x = torch.rand(2)",
+    "w = None",
+    "if flag:\n    x = w",
+    "out.relu_()",
+    "F.relu(out, inplace=True)",
+)
 RETURNED = ("out", "x", "q", "k", "v", "s", "w", "y")
 SHAPES = {"q": (2, 3, 5, 4), "k": (2, 3, 7, 4), "v": (2, 3, 7, 6), "bias": (5, 7)}
 DTYPES = (torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -136,7 +251,7 @@ def programs(draw: st.DrawFn) -> Program:
     lines.append(f"out = {draw(st.sampled_from(VALUES))}")
     lines += some(AFTERWARDS, 2) + some(ANYWHERE, 1)
     told = draw(st.lists(st.sampled_from(RETURNED[1:]), max_size=draw(st.integers(0, 1))))
-    tail = [f"found = {{'out': out}}"]
+    tail = ["found = {'out': out}"]
     tail += [f"found['{name}'] = {name}" for name in told]
     body = "\n".join([*lines, *tail, "return found"])
     return Program(
@@ -158,7 +273,8 @@ def _module(body: str, form: str) -> str:
         "super().__init__()\nself.scale = 0.5\nself.calls = 0\nself.drop = nn.Dropout(0.0)\n"
         "self.softmax = nn.Softmax(dim=-1)\nself.register_buffer('causal', torch.tril(torch.ones(9, 9)))"
     )
-    return f"{HEAD}\n\nclass Attention(nn.Module):\n    def __init__(self):\n{_indented(_indented(init))}\n\n{_indented(function)}\n"
+    made = f"    def __init__(self):\n{_indented(_indented(init))}\n\n{_indented(function)}\n"
+    return f"{HEAD}\n\nclass Attention(nn.Module):\n{made}"
 
 
 def _indented(text: str) -> str:

@@ -184,7 +184,7 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow) -> str:
     if roots & heard:
         return f"may change `{min(roots & heard)}`"
     shared = sorted(_variables_of_module(moved, flow))
-    return f"may change the module's `{shared[0]}`" if shared else ""
+    return f"may change the shared `{shared[0]}`" if shared else ""
 
 
 def _variables_of_module(moved: list[ast.expr], flow: Flow) -> set[str]:

@@ -99,7 +99,7 @@ class _Names:
             raise Refuse(f"`{use.name}` would get another value, but is {use.how} in line {line}", ADVICE)
 
     def check_moved(self, moved: ast.expr) -> None:
-        """Refuse an operand with a name that is bound between its old and its new place, unseen by the graph."""
+        """Refuse an operand whose names are bound on the way to its new place, unseen by the graph."""
         if self.found.final.node is None:
             return
         start, end = self.text.span(moved)[1], self.text.span(self.found.final.node)[0]
