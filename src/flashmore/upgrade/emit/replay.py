@@ -250,7 +250,7 @@ class Replay(Writer):
         edits = [each for each in self.result.edits if start <= each.start and each.end <= end]
         self.result.edits = [each for each in self.result.edits if each not in edits]
         text, at = "", start
-        for each in sorted(edits, key=lambda edit: edit.start):
+        for each in sorted(edits, key=lambda edit: (edit.start, edit.end)):
             text += self.words.between(at, each.start) + each.text
             at = each.end
         return text + self.words.between(at, end)

@@ -175,6 +175,20 @@ class Writer:
                 self._insert(end + 1, index)
             else:
                 self._replace(found, atom(self.words.of(found)) + index)
+        if product.added is None:
+            self._detach(node)
+
+    def _detach(self, product: ast.AST | None) -> None:
+        """Zeros without a gradient: a mask that requires one rules out the fused kernels."""
+        assert product is not None
+        start, end = self.text.span(product)
+        if not isinstance(product, ast.BinOp):
+            self._insert(end, ".detach()")
+        elif self.text.source[start - 1 : start] == "(" and self.text.source[end : end + 1] == ")":
+            self._insert(end + 1, ".detach()")
+        else:
+            self._insert(start, "(")
+            self._insert(end, ").detach()")
 
     def _replace(self, node: ast.AST, text: str) -> None:
         start, end = self.text.span(node)
