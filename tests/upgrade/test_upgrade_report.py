@@ -1,12 +1,14 @@
 """What a report chooses to write and says: proofs that contradict each other, rewrites that are slower."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flashmore.measuring.statistics import Ratio, Spread
 from flashmore.upgrade.gain.measure import BeforeAfter, SiteGain
-from flashmore.upgrade.prove.result import CaseResult, Proof, TensorVerdict, not_proved
+from flashmore.upgrade.prove.result import CaseResult, Kernels, Mode, Proof, TensorVerdict, not_proved
 from flashmore.upgrade.report import FileReport, Report, SiteReport
 from flashmore.upgrade.site import Site
 
@@ -16,6 +18,7 @@ DIFFERS = CaseResult("L < S", "differs", "out differs")
 PROVED = Proof(True, "synthetic tensors", (EQUAL,), ("keys are numbers",))
 REFUTED = Proof(False, "the inputs from --example a:b", (EQUAL, DIFFERS), (), "L < S: out differs")
 UNKNOWN = not_proved("the shape of q is not known from the source")
+MODES: tuple[Mode, ...] = ("training", "evaluation")
 SPREAD = Spread(1.0, 1.0, 1.0)
 SLOWER = SiteGain(BeforeAfter(SPREAD, SPREAD, Ratio(0.5, 0.4, 0.6, 20)))
 
@@ -52,6 +55,20 @@ def test_a_rewrite_that_is_slower_is_written_only_if_asked() -> None:
     assert "slower" in "\n".join(SLOWER.lines())
 
 
+def test_a_rewrite_without_a_fused_kernel_is_written_only_if_asked() -> None:
+    kernels = tuple(Kernels(mode, "float32", "math", "math") for mode in MODES)
+    unfused = SiteReport(SITE, proofs=[replace(PROVED, kernels=kernels)])
+    alone = file_of(unfused)
+    assert alone.choose(even_if_slower=False) == []
+    assert "no gain" in str(alone.why_not_written)
+    assert alone.choose(even_if_slower=True) == [unfused]
+    text = "\n".join(Report(files=[alone]).lines())
+    assert "kernels: math on the CPU, math on CUDA\n" in text
+    assert "no gain: PyTorch has no fused kernel for this call" in text
+    fused = replace(PROVED, kernels=(*kernels, Kernels("evaluation", "bfloat16", "flash", "flash")))
+    assert file_of(SiteReport(SITE, proofs=[fused])).choose(even_if_slower=False)
+
+
 def test_what_is_not_proved_is_never_written() -> None:
     file = file_of(SiteReport(SITE, proofs=[PROVED, REFUTED]), SiteReport(SITE))
     assert file.choose(even_if_slower=True) == []
@@ -71,4 +88,5 @@ def test_the_text_says_what_was_proved_on_what_and_what_is_assumed() -> None:
 
 
 def test_a_proof_survives_the_way_through_json() -> None:
-    assert Proof.from_json(REFUTED.to_json()) == REFUTED
+    for proof in (REFUTED, replace(PROVED, kernels=(Kernels("training", "float32", "flash", "efficient"),))):
+        assert Proof.from_json(json.loads(json.dumps(proof.to_json()))) == proof

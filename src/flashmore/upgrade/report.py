@@ -52,6 +52,11 @@ class SiteReport:
         """Whether it was measured, and is slower."""
         return self.gain is not None and self.gain.slower
 
+    @property
+    def unfused(self) -> bool:
+        """Whether nothing is gained, because PyTorch selects its unfused kernel for the rewrite."""
+        return any(proof.unfused for proof in self.proofs)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         site = self.site
@@ -119,10 +124,15 @@ class FileReport:
             even_if_slower: what was measured to be slower, too.
         """
         proved = [report for report in self.rewritten if report.proved]
-        chosen = [report for report in proved if even_if_slower or not report.slower]
+        chosen = [each for each in proved if even_if_slower or not (each.slower or each.unfused)]
         if self.rewritten and not chosen:
-            slower = "slower than before; use --even-if-slower to write it anyway"
-            self.why_not_written = slower if proved else "nothing is proved"
+            why = (
+                "slower than before"
+                if any(each.slower for each in proved)
+                else "no gain without a fused kernel"
+            )
+            anyway = f"{why}; use --even-if-slower to write it anyway"
+            self.why_not_written = anyway if proved else "nothing is proved"
         return chosen
 
     def rewriting(self, reports: Sequence[SiteReport]) -> str:
@@ -225,6 +235,10 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
         yield f"    fused only if {site.guard}; otherwise the old lines run"
     for proof in report.proofs:
         yield f"    {proof.summary()}"
+        if proof.kernels:
+            yield f"    kernels: {proof.kernels_line()}"
+        if proof.unfused:
+            yield "    no gain: PyTorch has no fused kernel for this call"
     for assumption in report.to_json()["assumptions"]:
         yield f"    assumes that {assumption}"
     if report.gain is not None:

@@ -32,6 +32,8 @@ SHAPES: dict[str, dict[str, int]] = {
     "longer than a tile": {"B": 1, "H": 2, "L": 70, "S": 70, "D": 16},
     "L ≠ S, longer than a tile": {"B": 1, "H": 2, "L": 33, "S": 70, "D": 16},
 }
+USUAL, USUAL_SIZES = "usual sizes", {"L": 64, "S": 64, "D": 64, "E": 64}
+"""Not of the family: sizes for which the fused kernels are made."""
 SPARE = (4, 9, 11, 13, 14, 17)
 """Sizes of letters that are none of ours."""
 BUFFER_ROOM = 3
@@ -148,7 +150,7 @@ class Case:
 
 def sizes_of(case: Case, inputs: Sequence[Input]) -> dict[str, int]:
     """The size of every letter that the inputs' axes use."""
-    sizes = SQUARE | SHAPES[case.shape]
+    sizes = SQUARE | (USUAL_SIZES if case.shape == USUAL else SHAPES[case.shape])
     letters = {letter for given in inputs for axis in given.axes or () for letter in axis.split("*")}
     if "S" not in letters and sizes["S"] != sizes["L"]:
         sizes["S"] = sizes["L"]

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 
 import torch
 
@@ -13,12 +13,15 @@ from flashmore.upgrade.prove.allowed import NotAllowed
 from flashmore.upgrade.prove.case import LinesRaised, MakeArguments, Setting, run_cases
 from flashmore.upgrade.prove.dropout import compare_draws, compare_zeros, is_random
 from flashmore.upgrade.prove.family import (
+    FLOAT32,
     LAYERS,
     MASKS,
+    USUAL,
     WHOLE,
     Case,
     Choices,
     Fill,
+    Precision,
     base_of,
     has_two_lengths,
     is_mask,
@@ -27,10 +30,13 @@ from flashmore.upgrade.prove.family import (
     swallows_a_bias,
 )
 from flashmore.upgrade.prove.lines import Limits
-from flashmore.upgrade.prove.result import CaseResult, Proof, not_proved
+from flashmore.upgrade.prove.result import CaseResult, Kernels, Mode, Proof, not_proved
 from flashmore.upgrade.prove.runner import Runner, runners
 from flashmore.upgrade.prove.tensors import DROPOUT, NotMade, Values
 from flashmore.upgrade.site import Fragment, Input
+
+MOST_ASKED = 8
+"""Combinations of flags and optional inputs for which the kernels are asked for."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,31 @@ def prove_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limit
                 cases += _cases(functions, choices, tried)
                 if len(tried) > 1 and all(case.result != "differs" for case in cases):
                     cases += _dropout(functions, choices)
+            some = accepted.combinations[:MOST_ASKED]
+            kernels = tuple(dict.fromkeys(each for one in some for each in _kernels(functions, one)))
     except (NotAllowed, NotMade) as error:
         return failed(str(error))
     left_out = coverage.said(accepted, design, everything)
-    return concluded(cases, fragment, (*assumptions, *left_out))
+    proof = concluded(cases, fragment, (*assumptions, *left_out))
+    return replace(proof, kernels=kernels) if proof.proved else proof
+
+
+def _kernels(functions: Functions, choices: Choices) -> Iterator[Kernels]:
+    """What the new lines select, with dropout as given, in training and evaluation."""
+    modes: tuple[Mode, ...] = ("training", "evaluation")
+    for mode, dtype in product(modes, (FLOAT32, Precision("bfloat16", "bfloat16"))):
+        training = mode == "training"
+        case = replace(
+            base_of(functions.inputs, choices),
+            shape=USUAL, training=training, module_training=training, precision=dtype,
+        )  # fmt: skip
+        try:
+            arguments = _maker(functions, case)(False)
+            found = functions.new.kernels(arguments, Setting(exact=False, backward=training))
+        except LinesRaised:  # these lines do not take this dtype
+            continue
+        if found is not None:
+            yield Kernels(mode, dtype.tensors, *found)
 
 
 def _takes(functions: Functions, refusals: list[str], choices: Choices) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from flashmore.upgrade.prove.case import Here, Lines, LinesRaised, Setting, raised
 from flashmore.upgrade.prove.dropout import draw
 from flashmore.upgrade.prove.functions import functions_of
+from flashmore.upgrade.prove.kernels import selected
 from flashmore.upgrade.prove.messages import Message, encoded, made, receive
 from flashmore.upgrade.prove.tensors import Argument
 from flashmore.upgrade.site import Fragment
@@ -57,7 +58,7 @@ def serve(connection: "Connection[Any, Any]", fragment: Fragment, side: Side, li
             return
         try:
             with raised():
-                answer: Message = ({"raised": why_not}, {}) if why_not else ({}, _answer(lines, *asked))
+                answer: Message = ({"raised": why_not}, {}) if why_not else _answer(lines, *asked)
                 connection.send_bytes(encoded(*answer))
         except LinesRaised as error:
             connection.send_bytes(encoded({"raised": [error.kind, error.message]}, {}))
@@ -65,14 +66,17 @@ def serve(connection: "Connection[Any, Any]", fragment: Fragment, side: Side, li
             connection.send_bytes(encoded({"raised": ["MemoryError", "the proof ran out of memory"]}, {}))
 
 
-def _answer(lines: Lines, text: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of a run and its gradients, or many draws."""
+def _answer(lines: Lines, text: Mapping[str, Any], tensors: dict[str, Tensor]) -> Message:
+    """The outputs of a run and its gradients, or many draws, or the kernels that were selected."""
     setting = Setting(**text["setting"])
     if text["do"] == "draws":
         seeds = range(*text["seeds"])
-        return {"draws": draw(lines, lambda: made(text["arguments"], tensors), setting, seeds)}
+        return {}, {"draws": draw(lines, lambda: made(text["arguments"], tensors), setting, seeds)}
     torch.default_generator.manual_seed(0)
-    return Here(lines).run(made(text["arguments"], tensors), setting, double=text["double"])
+    arguments = made(text["arguments"], tensors)
+    if text["do"] == "kernels":
+        return {"kernels": selected(lines, arguments, setting)}, {}
+    return {}, Here(lines).run(arguments, setting, double=text["double"])
 
 
 def warm_up() -> None:

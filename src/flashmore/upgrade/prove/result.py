@@ -40,6 +40,21 @@ class CaseResult:
     tensors: tuple[TensorVerdict, ...] = ()
 
 
+Mode = Literal["training", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels that PyTorch selects for the new lines, as names of backends."""
+
+    mode: Mode
+    dtype: str
+    cpu: str
+    """As PyTorch selected it when the lines ran."""
+    cuda: str
+    """By the rules of `flashmore explain`, for a GPU of compute capability 8.0."""
+
+
 @dataclass(frozen=True)
 class Proof:
     """Whether a rewrite computes what the original computes, and how that is known."""
@@ -54,6 +69,8 @@ class Proof:
     """The first thing that speaks against it; None for a proof."""
     seconds: float = 0.0
     """Processor time of the processes that made it."""
+    kernels: tuple[Kernels, ...] = ()
+    """What the new lines run; empty if nothing was proved, or on inputs of the user's."""
 
     @property
     def refuted(self) -> bool:
@@ -63,6 +80,25 @@ class Proof:
     def count(self, result: Result) -> int:
         """How many cases ended so."""
         return sum(case.result == result for case in self.cases)
+
+    @property
+    def unfused(self) -> bool:
+        """Whether PyTorch selects its unfused kernel in every mode, so that nothing is gained."""
+        return bool(self.kernels) and all(each.cpu == each.cuda == "math" for each in self.kernels)
+
+    def kernels_line(self) -> str:
+        """One line: the kernels of the new lines, in each mode if the modes differ."""
+        told = {}
+        for mode in dict.fromkeys(each.mode for each in self.kernels):
+            of_mode = [each for each in self.kernels if each.mode == mode]
+            cpu, cuda = (
+                " or ".join(dict.fromkeys(getattr(each, device) for each in of_mode))
+                for device in ("cpu", "cuda")
+            )
+            told[mode] = f"{cpu} on the CPU, {cuda} on CUDA"
+        if len(set(told.values())) == 1:
+            return next(iter(told.values()))
+        return "; ".join(f"in {mode} {text}" for mode, text in told.items())
 
     def summary(self) -> str:
         """One line: what was proved and on what, or why not."""
@@ -95,7 +131,9 @@ class Proof:
             CaseResult(**{**case, "tensors": tuple(TensorVerdict(**t) for t in case["tensors"])})
             for case in document["cases"]
         )
-        return cls(**{**document, "cases": cases, "assumptions": tuple(document["assumptions"])})
+        kernels = tuple(Kernels(**each) for each in document["kernels"])
+        assumptions = tuple(document["assumptions"])
+        return cls(**{**document, "cases": cases, "assumptions": assumptions, "kernels": kernels})
 
 
 def not_proved(why: str, *, on: str = "synthetic tensors", assumptions: tuple[str, ...] = ()) -> Proof:

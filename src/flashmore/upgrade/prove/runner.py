@@ -19,10 +19,12 @@ from multiprocessing.connection import wait
 import torch
 from torch import Tensor
 
+from flashmore.specs import backends
 from flashmore.upgrade.prove.allowed import compiled
 from flashmore.upgrade.prove.case import LinesRaised, Setting
 from flashmore.upgrade.prove.lines import Limits, Side, serve
 from flashmore.upgrade.prove.messages import (
+    Message,
     Unreadable,
     check_results,
     describe,
@@ -93,7 +95,7 @@ class Runner:
         if double and key in self.references:
             return self.references[key]
         with _readable():
-            found = check_results(self._ask(message), arguments)
+            found = check_results(self._ask(message)[1], arguments)
         if double:
             self.references[key] = found
         return found
@@ -102,13 +104,25 @@ class Runner:
         """See `flashmore.upgrade.prove.dropout.Draws`."""
         described, tensors = describe(arguments)
         asked = {**described, "do": "draws", "setting": asdict(setting), "seeds": [seeds.start, seeds.stop]}
-        found = self._ask(encoded(asked, tensors))
+        found = self._ask(encoded(asked, tensors))[1]
         drawn = found.get("draws")
         if drawn is None or drawn.dtype != torch.float64 or drawn.dim() != 2 or len(drawn) != len(seeds):
             raise RunnerEnded("the process that ran the lines gave an unexpected answer: no draws")
         return drawn
 
-    def _ask(self, message: bytes) -> dict[str, Tensor]:
+    def kernels(self, arguments: Sequence[Argument], setting: Setting) -> tuple[str, str] | None:
+        """The kernels of the first call of SDPA on the CPU and on CUDA; None if there is no call."""
+        described, tensors = describe(arguments)
+        asked = {**described, "do": "kernels", "setting": asdict(setting)}
+        found = self._ask(encoded(asked, tensors))[0].get("kernels")
+        names = set(backends())
+        if not isinstance(found, list) or not all(
+            isinstance(pair, list) and len(pair) == 2 and names.issuperset(map(str, pair)) for pair in found
+        ):
+            raise RunnerEnded("the process that ran the lines gave an unexpected answer: no kernels")
+        return tuple(found[0]) if found else None
+
+    def _ask(self, message: bytes) -> Message:
         try:
             self.connection.send_bytes(message)
             self._wait()
@@ -121,7 +135,7 @@ class Runner:
             if kind in ("NotAllowed", "MemoryError"):
                 raise RunnerEnded(why)
             raise LinesRaised(kind, why)
-        return answer[1]
+        return answer
 
     def _wait(self) -> None:
         """Wait for an answer, and listen meanwhile, so that no process waits for a reader of its stderr."""
