@@ -57,7 +57,6 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "explain --device cpu --capability 9.0",
         "upgrade . --seconds 5",
         "upgrade . --even-if-slower",
-        "upgrade . --write --even-if-slower",
     ],
 )
 def test_what_would_change_nothing_is_refused(

@@ -47,9 +47,7 @@ def attend(q, k, v, mask):
             "in evaluation flash on the CPU, efficient or flash on CUDA",
             id="dropout in training alone",
         ),
-        pytest.param(
-            TWO_FILLS, "flash on the CPU, efficient on CUDA", id="a mask from the scores' statements"
-        ),
+        pytest.param(TWO_FILLS, "flash on the CPU, efficient on CUDA", id="a mask of several statements"),
         pytest.param(LEARNED_BIAS, "math on the CPU, efficient on CUDA", id="the mask needs a gradient"),
     ],
 )

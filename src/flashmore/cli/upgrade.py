@@ -47,7 +47,7 @@ class Upgrade:
     force: bool = False
     """Also write files that have uncommitted changes."""
     even_if_slower: bool = False
-    """Also write rewrites that --gain found to be slower."""
+    """Also write rewrites that --gain found to be slower, or for which PyTorch has no fused kernel."""
     diff: bool = False
     """Print a patch for `git apply`, and nothing else."""
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 300.0
@@ -102,8 +102,8 @@ def _checked(command: Upgrade, given: set[str]) -> Source | None:
          "an example or script to measure", "--gain alone", "--gain with --example or --run"),
         (command.force and not command.write,
          "--force with --write", "--force alone", "--write --force"),
-        (command.even_if_slower and not (command.write and command.gain),
-         "--even-if-slower with --write --gain", "no --write --gain", "add --write --gain"),
+        (command.even_if_slower and not command.write,
+         "--even-if-slower with --write", "--even-if-slower alone", "--write --even-if-slower"),
         ("--seconds" in given and not program,
          "an example or script for --seconds", "none", "--seconds with --example or --run"),
         (command.seconds <= 0, "--seconds above 0", f"{command.seconds:g}", "300"),
