@@ -15,7 +15,9 @@ LARGE = 20_000
 """From this number of items on, the number of steps no longer grows with the list."""
 MUON_STEPS = 1100
 """Steps for such lists with Muon, which needs fewer than AdamW; each takes longer."""
-SMOOTHING = 0.4
+FEW = 500
+"""Below this number of items, n-grams are the better teachers, and dropout is highest."""
+SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.6
 """Share of the soft targets."""
 FEWEST_STEPS = 30
 EVALUATIONS = 20
@@ -32,7 +34,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     if not missing:
         return config, ()
     items, spec = len(corpus.split.train), model_spec(config.model)
-    smoothing = SMOOTHING if corpus.smoothable else 0.0
+    smoothing = (SMOOTHING_OF_FEW if items < FEW else SMOOTHING) if corpus.smoothable else 0.0
     values = {**DEFAULTS, "ngram_smoothing": smoothing, **spec.training}
     if spec.muon:
         values["optimizer"] = "muon"
@@ -43,7 +45,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     if items >= LARGE and muon and "max_steps" in missing:
         values["max_steps"] = MUON_STEPS
     elif items < LARGE and "max_steps" in missing:
-        passes = 3 if 500 <= items < 5000 else 2  # shorter lists are memorised sooner
+        passes = 3 if FEW <= items < 5000 else 2  # shorter lists are memorised sooner
         passes *= 1 if muon else 4  # AdamW needs more steps
         values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / values["batch_size"]))
     if "warmup_steps" in missing:
@@ -63,7 +65,7 @@ def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:
     """Short lists are memorised quickly: dropout delays that, and small batches make more updates of them."""
     values: dict[str, Any] = {"batch_size": 32 if items < 1000 else 64}
     if spec.has("dropout"):
-        values["dropout"] = 0.3 if items < 500 else 0.2 if items < 5000 else 0.1
+        values["dropout"] = 0.3 if items < FEW else 0.2 if items < 5000 else 0.1
     if spec.muon:
         values["learning_rate"] = 4e-3 if items < 1000 else 6e-3
     return values

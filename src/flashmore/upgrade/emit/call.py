@@ -129,6 +129,25 @@ class Pieces:
             self._alpha(added, result)
         return result
 
+    def has_default_scale(self) -> bool:
+        """Whether the one scale is surely 1 / sqrt(D), PyTorch's default, D the last dimension of q."""
+        found = self.found
+        terms = [term for term in found.scores.walk() if term.kind in ("scale", "phi", "loop")]
+        if len(terms) != 1 or terms[0].kind != "scale" or found.product.added is not None:
+            return False
+        assert terms[0].other is not None
+        base = _root_of(terms[0].other, str(terms[0].detail[1]))
+        if base is None or "d" not in found.q.letters:
+            return False
+        tensor, index = found.shapes.size_of(base)
+        letters, at = found.q.letters, found.q.letters.index("d")
+        if tensor is found.q.value:  # other axes may stand for several dimensions
+            return (index == at - len(letters) and MORE not in letters[at:]) or (
+                index == at and MORE not in letters[:at]
+            )
+        dims = found.shapes.of(found.q.value)
+        return dims is not None and len(dims) == len(letters) and dims[at] == found.shapes.size(base)
+
     def _alpha(self, value: Value, result: Scale) -> None:
         alpha = value.named.get("alpha")
         if alpha is None:
@@ -250,6 +269,16 @@ class Pieces:
         return (
             f"{factor(p_text)} if {self.read(operand(self.flow, value.node, training), 'training')} else 0.0"
         )
+
+
+def _root_of(value: Value, how: str) -> Value | None:
+    """The x of a factor 1 / sqrt(x): `/ x**0.5`, `* x**-0.5`, `/ math.sqrt(x)`, `* (1 / math.sqrt(x))`."""
+    if how == "mul" and value.op in ("div", "true_divide") and number_of(value.args[0]) == 1:
+        return _root_of(value.args[1], "div")
+    if value.op == "sqrt" and how == "div" and len(value.args) == 1:
+        return value.args[0]
+    power = number_of(value.args[1]) if value.op == "pow" and len(value.args) == 2 else None
+    return value.args[0] if power == (0.5 if how == "div" else -0.5) else None
 
 
 def number(scale: Scale) -> str:

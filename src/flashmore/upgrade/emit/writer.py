@@ -204,7 +204,8 @@ class Writer:
         dropout = self.pieces.dropout()
         if dropout is not None:
             arguments.append(f"dropout_p={dropout}")
-        arguments.append(f"scale={number(scale)}")
+        if not self.pieces.has_default_scale():
+            arguments.append(f"scale={number(scale)}")
         node = self.found.final.node
         assert node is not None
         arguments = [*(self.pieces.lifted(each) for each in (q, k, v)), *arguments]

@@ -99,7 +99,7 @@ class Shapes(MovedShapes):
         step()
         if value.op == "const":
             return str(value.detail)
-        base, index = self._size_of(value)
+        base, index = self.size_of(value)
         if base is not None and index is not None:
             dims = self.of(base)
             if dims is not None and -len(dims) <= index < len(dims):
@@ -130,7 +130,7 @@ class Shapes(MovedShapes):
             return self.sizes(value.args[0])
         return None
 
-    def _size_of(self, value: Value) -> tuple[Value | None, int | None]:
+    def size_of(self, value: Value) -> tuple[Value | None, int | None]:
         """The tensor and the dimension that a size is taken from."""
         if value.op == "py:len" and value.args:
             return value.args[0], 0
