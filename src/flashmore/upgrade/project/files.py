@@ -119,8 +119,7 @@ def project_files(path: Path, most: int = MOST_FILES) -> tuple[list[Path], list[
     The project is the nearest folder above with a `.git`, `pyproject.toml`, `setup.py` or `setup.cfg`. Where
     there is none: the package that a file is in, and what lies beside it.
     """
-    here = real(path) if is_folder(path) else real(path).parent
-    root = next((folder for folder in (here, *here.parents) if _is_root(folder)), None)
+    here, root = real(path) if is_folder(path) else real(path).parent, root_of(path)
     if root is not None:
         walk = _Walk([root], (".py",), most)
         walk.folder(root)
@@ -134,6 +133,12 @@ def project_files(path: Path, most: int = MOST_FILES) -> tuple[list[Path], list[
     if package != top:
         walk.folder(package)
     return walk.files(), walk.not_read
+
+
+def root_of(path: Path) -> Path | None:
+    """The project's folder around a path: the nearest with a `.git`, `pyproject.toml` or the like."""
+    here = real(path) if is_folder(path) else real(path).parent
+    return next((folder for folder in (here, *here.parents) if _is_root(folder)), None)
 
 
 def real(path: Path) -> Path:

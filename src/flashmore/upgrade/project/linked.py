@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flashmore.upgrade.project.files import Unreadable, content, is_folder, project_files, real
+from flashmore.upgrade.project import pins
+from flashmore.upgrade.project.files import (
+    Unreadable,
+    content,
+    is_folder,
+    project_files,
+    real,
+    root_of,
+)
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
 from flashmore.upgrade.site import Searched, Site
@@ -46,13 +54,24 @@ class Project:
         self.given = given
         self.files = files
         self.links: dict[Path, list[Link]] | None = None
+        self.pinned: dict[Path, list[pins.Pin]] = {}
         self.limits: list[str] = []
         """What was not looked at, as assumptions."""
 
     def judged(self, found: Searched) -> Searched:
-        """What was found, with every rewriting refused that the project would differentiate twice."""
+        """What was found, with every rewriting refused that the project rules out.
+
+        It may differentiate twice, or require a version of torch that lacks what would be called.
+        """
         if not any(site.verdict == "rewritten" for site in found.sites):
             return found
+        path = Path(found.path)
+        pinned = self._pins(root_of(path) or real(path).parent)
+        if pinned:
+            sites = (
+                pins.judged(each, pinned) if each.verdict == "rewritten" else each for each in found.sites
+            )
+            found = replace(found, sites=tuple(sites))
         if self.links is None:
             try:
                 self.links = self._links()
@@ -63,6 +82,11 @@ class Project:
         if not links and not self.limits:
             return found
         return replace(found, sites=tuple(self._judged(site, links) for site in found.sites))
+
+    def _pins(self, root: Path) -> list[pins.Pin]:
+        if root not in self.pinned:
+            self.pinned[root] = pins.pins(root)
+        return self.pinned[root]
 
     def _judged(self, site: Site, links: Sequence[Link]) -> Site:
         if site.verdict != "rewritten":
