@@ -201,7 +201,7 @@ def _draw_steps(axes: "Axes", context: Record) -> None:
     axes.set_title(title, loc="left", color=INK, fontsize=9)
     _dress_rows(axes, context["variants"])
     beyond = _show_the_bulk(axes, context["variants"])
-    cut_off = f" ({beyond} beyond)" if beyond else ""
+    cut_off = f" ({beyond} outside the axis)" if beyond else ""
     axes.set_xlabel(f"milliseconds a step, each sample a dot{cut_off}")
 
 

@@ -158,8 +158,8 @@ def _require_fit(settings: Settings, folder: Path) -> None:
         require(ids == model.vocab_size, f"a model for {ids} ids", f"one for {model.vocab_size} ids")
     items = settings.split.train + settings.split.validation + settings.split.test
     if text is not None:
-        require(not items, "a run on one long text", f"{len(items)} items beside it")
-        require(settings.split.weights is None, "a run on one long text", "weights of items beside it")
+        require(not items, "a run on one long text", f"{len(items)} items as well")
+        require(settings.split.weights is None, "a run on one long text", "weights of items as well")
         require(text.largest < model.vocab_size, "ids that the model has", f"the id {text.largest}")
         sizes = [stop - start for start, stop in vars(text.parts).values()]
         short = any(0 < size <= model.block_size for size in sizes) or not sizes[0]
@@ -183,7 +183,7 @@ def _require_fit(settings: Settings, folder: Path) -> None:
     shortest, longest = min(map(len, items)), max(map(len, items))
     require(
         shortest > 0 and longest == model.block_size - 1 <= MAX_LENGTH,
-        f"items of 1 to {MAX_LENGTH} characters, and a context of the longest and one",
+        f"items of 1 to {MAX_LENGTH} characters, and a context one longer than the longest",
         f"{shortest} to {longest} characters, and a context of {model.block_size}",
     )
     unknown = set("".join(items)) - set(vocabulary.characters)

@@ -77,7 +77,8 @@ class ProgressLine(Observer):
         """Say so, and which weights are kept."""
         why = f"no lower validation loss since step {best_step:,}, whose weights are kept"
         self.console.print(
-            f"stopped early at step {step:,}: {why} (use --patience 0 to train on)", soft_wrap=not self.live
+            f"stopped early at step {step:,}: {why} (use --patience 0 to keep training)",
+            soft_wrap=not self.live,
         )
 
     def __enter__(self) -> Self:

@@ -195,7 +195,7 @@ def _of_ablation(record: Record, where: str) -> Summary:
         *(f"skipped: {one['name']}: {one['why']}" for one in record["left_out"]),
         *record["notes"],
         f"Exact variants gave the plain loop's losses of the first {record['checked_steps']} steps within "
-        "the error budget; for the others the table says by how much the loss differs after them.",
+        "the error budget; for the others, the table gives the difference in loss after these steps.",
     ]
     return Summary(_ablation_findings(variants), plots, settings, remarks)
 

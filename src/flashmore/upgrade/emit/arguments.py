@@ -23,7 +23,7 @@ class Arguments(Writer):
         fills = [each for each in found if each.term.kind == "fill"]
         adds = [each for each in found if each.term.kind == "add"]
         if (fills and adds) or len(adds) > 1:
-            raise Refuse("masks and biases together")
+            raise Refuse("masks and biases are combined")
         if len(fills) == 1 and is_causal(self.found, fills[0]):
             arguments.append("is_causal=True")
             self.result.rule = "causal"
@@ -135,7 +135,7 @@ class Arguments(Writer):
         assert term.other is not None
         node = operand(self.flow, term.value.node, term.other)
         if node is None or not self.pieces.stability.holds(node, self.pieces.at, step.condition):
-            raise Refuse("a bias changes its meaning before the values are multiplied")
+            raise Refuse("a bias changes before the values are multiplied")
         self.pieces.emitted.append(node)
         text = self.words.flat(node)
         if term.detail == ("-",):

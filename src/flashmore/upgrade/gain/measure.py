@@ -104,9 +104,9 @@ class Gain:
         if self.step is not None:
             lines.append(f"{self.whole}: {self.step}")
         if self.share is not None:
-            lines.append(f"attention was {100 * self.share:.0f} % of it")
+            lines.append(f"attention took {100 * self.share:.0f} % of it")
         if self.problem is not None:
-            lines.append(f"not measured: {self.problem}" if self.step is None else f"but: {self.problem}")
+            lines.append(f"not measured: {self.problem}" if self.step is None else f"problem: {self.problem}")
         lines += [f"warning: {one['code']}: {one['message']}; {one['advice']}" for one in self.warnings]
         lines += [f"worth trying next: {one.title}: {one.how} ({one.page})" for one in self.further]
         return lines
