@@ -142,4 +142,4 @@ def _show(explanation: "Explanation") -> None:
     console.print(", ".join(fact for fact, holds in facts.items() if holds), rows)
     console.print(f"PyTorch picks: {chosen}")
     if explanation.line is not None:
-        console.print("", "to use only this kernel:", *explanation.line.split("\n"))
+        console.print("", "to force one kernel:", *explanation.line.split("\n"))

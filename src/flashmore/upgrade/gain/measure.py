@@ -104,7 +104,7 @@ class Gain:
         if self.step is not None:
             lines.append(f"{self.whole}: {self.step}")
         if self.share is not None:
-            lines.append(f"attention took {100 * self.share:.0f} % of it")
+            lines.append(f"attention took {100 * self.share:.0f} % of the old step")
         if self.problem is not None:
             lines.append(f"not measured: {self.problem}" if self.step is None else f"problem: {self.problem}")
         lines += [f"warning: {one['code']}: {one['message']}; {one['advice']}" for one in self.warnings]
