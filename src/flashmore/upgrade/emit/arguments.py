@@ -81,7 +81,7 @@ class Arguments(Writer):
     def _several(self, masks: list[tuple[Keep, str | None]], found: set[str], q: str) -> tuple[str, str]:
         """Masks under different tests, one after the other into one."""
         if len(found) > 1 or (len(self.found.batch) == 1 and MORE not in self.found.batch):
-            raise Refuse("masks under different conditions")
+            raise Refuse("the masks are applied under different conditions")
         mask, row, query = (fresh(each, self.taken) for each in ("keep", "some", "query"))
         always = [each.text for each, when in masks if when is None]
         start = always[0] if len(always) == 1 else " & ".join(f"({each})" for each in always)
