@@ -179,7 +179,7 @@ def _require_fit(settings: Settings, folder: Path) -> None:
             require(len(values) == count, f"{count} weights of the {name} part", f"{len(values)}")
         every = [value for values in vars(weights).values() for value in values]
         fit = min(every) > 0 and math.isfinite(sum(every))
-        require(fit, "weights above 0 with a finite sum", "others")
+        require(fit, "weights above 0 with a finite sum", "other values")
     shortest, longest = min(map(len, items)), max(map(len, items))
     require(
         shortest > 0 and longest == model.block_size - 1 <= MAX_LENGTH,

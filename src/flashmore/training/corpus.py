@@ -72,7 +72,7 @@ class Corpus:
             smoothed = part == "train" and bool(config.ngram_smoothing)
             if smoothed and not self.smoothable:
                 raise ConfigError(
-                    f"--ngram-smoothing with at most {MOST_SMOOTHED:,} positions times characters",
+                    f"--ngram-smoothing with at most {MOST_SMOOTHED:,} positions times vocabulary entries",
                     f"{self.positions:,} times {self.vocab_size:,}",
                     "--ngram-smoothing 0, or fewer items",
                 )
