@@ -92,6 +92,7 @@ class Corpus:
                 known = set(split.train)
                 unleaked = encoded(tuple(item for item in split.test if item not in known), "unleaked")
             described = ", ".join(f"{len(getattr(split, name)):,} {name}" for name in PARTS)
+            described += " items"
         else:
             bounds = {name: getattr(self.text.parts, name) for name in PARTS}
             described = ", ".join(f"{stop - start:,} {name}" for name, (start, stop) in bounds.items())

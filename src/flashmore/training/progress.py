@@ -39,7 +39,7 @@ class ProgressLine(Observer):
         """Print what is trained, and which attention backend runs and why."""
         run, resolved = session.run, session.resolved
         self.config = session.config
-        lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; into {run.path}"]
+        lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; run {run.path}"]
         if resolved.choice is not None:
             lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
         for line in (*lines, *resolved.notes):
