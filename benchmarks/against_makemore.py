@@ -1,9 +1,9 @@
-"""Hold flashmore against makemore: the user's own checkout, unchanged, in turn with ours.
+"""Compare flashmore with makemore, alternating between an unmodified checkout and flashmore.
 
     python benchmarks/against_makemore.py --makemore PATH --what step|swap|generate|time-to-loss
 
 makemore is Karpathy's name generator, https://github.com/karpathy/makemore. Nothing of it is copied: PATH is
-a checkout of the user's own, run in a process of its own. It needs TensorBoard, as flashmore[dev] has it.
+your own checkout, which runs in a separate process. It needs TensorBoard, which flashmore[dev] includes.
 """
 
 import sys

@@ -1,16 +1,17 @@
-"""Hold flashmore against nanoGPT: the user's own checkout, unchanged, in turn with ours.
+"""Compare flashmore with nanoGPT, alternating between an unmodified checkout and flashmore.
 
     python benchmarks/against_nanogpt.py --nanogpt PATH --what shakespeare --data input.txt
     python benchmarks/against_nanogpt.py --nanogpt PATH --what gpt2-124m [--data train.bin]
 
 nanoGPT is Karpathy's GPT trainer, https://github.com/karpathy/nanoGPT. Nothing of it is copied: PATH
-is a checkout of the user's own, run in a process of its own, in a temporary folder that holds the data.
+is your own checkout, which runs in a separate process, in a temporary folder with the data.
 
-`shakespeare` is its README's configuration for a CPU: seconds of training until the validation loss is at
-most 1.88, the figure the README gives for its end. Evaluation and saving count on neither side. nanoGPT's log
-gives each iteration's time; those in which it evaluates count as the median of the others. A side that never
-gets there counts with the time of its whole run, which for nanoGPT is less than it would have needed.
-nanoGPT estimates its loss from random windows of the validation part, ours is over all of that same part.
+`shakespeare` is the CPU configuration of nanoGPT's README. It measures the seconds of training until the
+validation loss is at most 1.88, the final loss in the README. Evaluation and saving are excluded on both
+sides. nanoGPT's log contains the time of each iteration; those with an evaluation count as the median of the
+others. A side that does not reach the loss counts with the time of its whole run, which for nanoGPT is less
+than it would have needed. nanoGPT estimates its loss from random windows of the validation part; flashmore
+computes it over the whole part.
 """
 
 import json
@@ -59,16 +60,16 @@ class Options:
     """The checkout: a folder with train.py."""
     what: Literal["shakespeare", "gpt2-124m"] = "shakespeare"
     """`shakespeare`: seconds of training to a validation loss of 1.88 with the README's CPU configuration.
-    `gpt2-124m`: tokens a second at 124 million parameters; needs CUDA."""
+    `gpt2-124m`: tokens per second with 124 million parameters; needs CUDA."""
     data: Path | None = None
-    """For `shakespeare`: the text; none means data/shakespeare_char/input.txt of the checkout. For
-    `gpt2-124m`: a .bin file of 16-bit ids; none means random ids."""
+    """For `shakespeare`: the text. If omitted, data/shakespeare_char/input.txt of the checkout. For
+    `gpt2-124m`: a .bin file of 16-bit ids. If omitted, random ids."""
     runs: int = 2
-    """Processes on each side, in turn."""
+    """Number of processes of each side; they alternate."""
     threads: int = 2
-    """CPU threads on both sides."""
+    """CPU threads of both sides."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 @dataclass(frozen=True)

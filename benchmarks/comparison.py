@@ -1,4 +1,4 @@
-"""What every comparison with another program does alike: processes in turn, one answer, one exit code."""
+"""Shared by all comparisons with other programs: alternating processes, the result, the exit code."""
 
 import os
 import subprocess

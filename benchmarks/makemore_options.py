@@ -1,4 +1,4 @@
-"""What was asked of a comparison with makemore."""
+"""Options of a comparison with makemore."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,28 +14,28 @@ class Options:
     makemore: Path
     """The checkout: a folder with makemore.py."""
     what: Literal["step", "swap", "generate", "time-to-loss"] = "step"
-    """`step`: one training step, makemore's against ours, same model and training parameters. `swap`:
-    makemore's own step, by hand and with its attention exchanged in memory for the fused one. `generate`:
-    names drawn from the same trained weights, by makemore's `generate` and by ours. `time-to-loss`: whole
-    runs, up to makemore's best test loss; --runs 2 takes a quarter of an hour."""
+    """`step`: a training step with the same model and training parameters. `swap`: makemore's own step, with
+    its manual attention and with fused attention, replaced in memory. `generate`: names drawn from the same
+    trained weights. `time-to-loss`: whole runs, up to makemore's best test loss; --runs 2 takes a quarter of
+    an hour."""
     data: Path | None = None
-    """Names to train on; none means the checkout's own names.txt."""
+    """Names to train on. If omitted, the checkout's names.txt."""
     runs: int = 5
-    """Processes on each side, in turn."""
+    """Number of processes of each side; they alternate."""
     steps: int = 400
-    """Training steps: in each process, or for `generate` of the model that both sides draw from."""
+    """Training steps in each process; for `generate`, of the model that both sides draw from."""
     batch: int = 1000
-    """Names that one call of `generate` draws."""
+    """Number of names drawn in one call of `generate`."""
     their_steps: int = 15_000
-    """For `time-to-loss`: steps of makemore, whose best test loss comes at about this one."""
+    """For `time-to-loss`: steps of makemore, which reaches its best test loss at about this step."""
     our_steps: int = 1100
-    """For `time-to-loss`: steps of ours, over which its schedule runs."""
+    """For `time-to-loss`: steps of flashmore, and of its learning rate schedule."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where both sides train, for `step` and `swap`."""
+    """Device of both sides, for `step` and `swap`."""
     threads: int = 2
-    """CPU threads on both sides."""
+    """CPU threads of both sides."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
     @property
     def script(self) -> Path:

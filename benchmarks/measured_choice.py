@@ -1,9 +1,10 @@
-"""How far the measured choice is from the best single backend, in one run.
+"""Compare the measured choice with the fastest backend.
 
     python benchmarks/measured_choice.py
 
-For each shape `choose` measures afresh and names a backend; then all usable backends are timed once more, in
-turn and for longer, and the chosen one is held against the fastest of them. 1.00 means it is the fastest.
+For each shape, `choose` measures again and chooses a backend. Then all usable backends are timed for longer,
+in alternating blocks, and the chosen one is compared with the fastest. A ratio of 1.00 means that it is the
+fastest.
 """
 
 import os
@@ -37,14 +38,14 @@ BLOCK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Options:
-    """Hold the measured choice against every single backend on this machine."""
+    """Compare the measured choice with the fastest backend on this machine."""
 
     device: str = "cpu"
-    """Where."""
+    """Device to use."""
     dtype: Dtype = "float32"
-    """What q, k and v are."""
+    """Dtype of q, k and v."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
-"""The test loss of a preset, over several seeds, on makemore's split.
+"""Measure the test loss of a preset over several seeds, on makemore's split.
 
     python benchmarks/preset_losses.py --data names.txt --preset names-long --seeds 1 2 3 4 5
 
-Each seed is a training run in a process of its own. The presets were chosen on names held out of the training
-part (docs/log.md); here it is trained on all of it, and the test part is looked at once, at the end.
+Each seed is a training run in a separate process. The presets were chosen on names held out of the training
+part (docs/log.md). Here they are trained on all of it, and the test part is evaluated once, at the end.
 """
 
 import json
@@ -28,15 +28,15 @@ class Options:
     """Train a preset with several seeds."""
 
     data: Path
-    """The names, one a line."""
+    """Names, one per line."""
     preset: Preset = "names-long"
-    """The preset."""
+    """Preset to train."""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Of the initial weights and the order of the data."""
+    """Seeds of the initial weights and the data order."""
     threads: int = 2
     """CPU threads."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def run(options: Options, seed: int) -> dict[str, Any]:

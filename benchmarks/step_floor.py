@@ -1,11 +1,12 @@
-"""How near a training step is to its floor, and where the rest of its time goes.
+"""Compare a training step with its lower bound, and show where the rest of the time goes.
 
     python benchmarks/step_floor.py --preset makemore --speedups exact
 
-The floor is the step's matrix products alone, forward and both backward ones of every linear layer, at
-exactly the shapes of a step, the fastest of many rounds; and attention's arithmetic at the same rate. Floor
-and step take turns. Then PyTorch's profiler (https://docs.pytorch.org/docs/stable/profiler.html) says what
-the step's time is spent on, in a trainer of its own, since its measuring costs time.
+The lower bound ("floor") is the time of the step's matrix products alone: the forward and both backward
+products of every linear layer, in the shapes of the step, the fastest of many rounds; plus attention's
+arithmetic at the same rate. Floor and step alternate. Then PyTorch's profiler
+(https://docs.pytorch.org/docs/stable/profiler.html) shows what the step's time is spent on, with a separate
+trainer, because profiling takes time.
 """
 
 import statistics
@@ -43,12 +44,12 @@ ROUNDS, PROFILED = 60, 20
 
 @dataclass(frozen=True)
 class Options:
-    """Hold a training step against the time of its matrix products."""
+    """Compare a training step with the time of its matrix products."""
 
     preset: Preset = "makemore"
-    """The config."""
+    """Preset of the model and its training."""
     data: Path | None = None
-    """Names, one a line; none means the built-in ones. Of a long text the sizes alone matter."""
+    """Names, one per line. If omitted, the built-in names. Of a long text, only the sizes matter."""
     split: str = "80/10/10"
     """As for `flashmore train`."""
     speedups: tuple[str, ...] = ("exact",)
@@ -56,7 +57,7 @@ class Options:
     threads: int = 2
     """CPU threads."""
     json: bool = False
-    """Print one JSON document on stdout and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
 
 
 def main() -> int:

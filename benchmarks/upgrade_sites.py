@@ -1,11 +1,10 @@
-"""Hold the upgrade's search against attention that people wrote: a table of sites and the right answers.
+"""Evaluate `flashmore upgrade` on public repositories, given a table of places and right answers.
 
     python benchmarks/upgrade_sites.py --sites TSV --checkouts FOLDER [--json]
 
 TSV has the columns id, repo (owner/name), commit, path, lines (first-last), symbol and verdict (REWRITE,
-GUARDED, CONTRACT, LEAVE, ALREADY). FOLDER holds one checkout a repository, named owner+name, at the row's
-commit; a
-leading `src/` of a path may be missing there. Nothing of theirs is run but the extracted lines, in the
+GUARDED, CONTRACT, LEAVE, ALREADY). FOLDER contains a checkout of each repository, named owner+name, at the
+row's commit; a leading `src/` of a path may be missing there. Only the extracted lines are run, by the
 proofs.
 """
 
@@ -34,15 +33,15 @@ class Options:
     """Search the checkouts, prove what is rewritten, and count what was right."""
 
     sites: Path
-    """The table."""
+    """Table of places and right answers."""
     checkouts: Path
-    """The folder of checkouts."""
+    """Folder with the checkouts."""
     json: bool = False
-    """Print one JSON document and nothing else."""
+    """Print the result to stdout as JSON, and nothing else."""
     prove: bool = True
-    """Prove each rewriting of a site of the table."""
+    """Prove the rewrites of the places in the table."""
     processes: int = os.cpu_count() or 1
-    """How many processes search."""
+    """Number of processes that search."""
 
 
 @dataclass(frozen=True)

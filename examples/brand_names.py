@@ -1,9 +1,9 @@
-"""Sixty brand names of your own in, new ones out: train on a short list, and print only what is not in it.
+"""Train on a short list of sixty brand names, and print only generated names that are not in it.
 
     python examples/brand_names.py
 
-With so few names a model soon knows them by heart. So it is small, dropout is on, and the weights that are
-used are those that did best on the names that were kept from it.
+With so few names a model soon overfits. So the model is small and uses dropout, and the names are generated
+with the weights that had the lowest validation loss.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ BRANDS = """
 
 
 def main() -> None:
-    """Train for a few seconds, then print ten new names, the likeliest first."""
+    """Train for a few seconds, then print ten new names, the most likely first."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "brands.txt")
         file.write_text("\n".join(BRANDS.split()), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""The same attention by every backend that runs here, each held against the same computation in float64.
+"""Compute the same attention with every backend that runs here, and compare each with float64.
 
     python examples/compare_backends.py
 
-No two kernels agree bit for bit. What can be asked of one is that it is about as near to float64 as the
-attention written by hand in its own precision. A backend that cannot run here says why.
+Kernels do not agree bit for bit. A correct one is about as close to float64 as manual attention in the same
+precision. For a backend that cannot run here, the reason is printed.
 """
 
 import torch

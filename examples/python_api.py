@@ -1,8 +1,8 @@
-"""Train, look at the metrics, generate and score, all from Python.
+"""Train, read the metrics, generate and score from Python.
 
     python examples/python_api.py [FOLDER]
 
-The run goes into FOLDER, which must be new or empty; without one it goes into a temporary folder.
+The run is saved in FOLDER, which must be new or empty. If omitted, a temporary folder is used.
 """
 
 import sys
@@ -14,14 +14,14 @@ from flashmore import FlashmoreError, GenerateOptions, Run, TrainConfig, generat
 
 
 def tell(folder: Path) -> None:
-    """The built-in names, learned by a small WaveNet in a few seconds."""
+    """Train a small WaveNet on the built-in names for a few seconds, and use it."""
     config = replace(TrainConfig(model="wavenet"), n_embd=32, max_steps=100, eval_interval=50)
     result = train(config, folder)
     print(
         f"{result.model}: {result.parameters:,} parameters, test loss {result.test_loss:.2f} nats a character"
     )
 
-    run = Run.open(folder)  # all that is needed later, on any machine
+    run = Run.open(folder)  # later, on any machine, the folder is enough
     for line in run.read_metrics():
         if "val_loss" in line:
             print(f"step {line['step']}: training {line['loss']:.2f}, validation {line['val_loss']:.2f}")

@@ -1,4 +1,4 @@
-"""Interrupt a run and go on with it: it ends with the very weights of a run that was never interrupted.
+"""Interrupt a run and resume it: its final weights equal those of an uninterrupted run.
 
     python examples/resume.py
 
@@ -19,10 +19,10 @@ CONFIG = TrainConfig(
 
 
 class PressCtrlC(Observer):
-    """Watches training, and presses Ctrl-C at step 30, between two checkpoints."""
+    """Simulates Ctrl-C at step 30, between two checkpoints."""
 
     def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
-        """Some steps are done; the loss is in nats a character."""
+        """Print the progress; the loss is in nats per character."""
         print(f"step {step}: loss {loss:.4f}, {step_ms:.0f} ms a step, {characters_per_s:,.0f} characters/s")
         if step == 30:
             signal.raise_signal(signal.SIGINT)

@@ -1,6 +1,6 @@
-"""Rewrite attention in a model file: look, prove, write; a wrong rewrite could not get that far.
+"""Rewrite the attention in a model file: show the changes, then prove and write them.
 
-Run it: python examples/upgrade_model.py
+python examples/upgrade_model.py
 """
 
 import subprocess

@@ -1,10 +1,10 @@
-"""Write what the documentation tells from the code's own data, or check that it is there.
+"""Generate the parts of the documentation that come from the code, or check that they are up to date.
 
     python scripts/document.py [--check]
 
-docs/measuring.md has the record's schema as tables, record.schema.json has it whole, docs/speedups.md the
-catalogue of speed-ups, and docs/upgrade-rules.md the case files that the tests hold the rules of `flashmore
-upgrade` to. With --check nothing is written: exit 1 says which file is not what its source makes.
+These are the record's schema in docs/measuring.md (as tables) and record.schema.json, the catalogue of
+speed-ups in docs/speedups.md, and the case files of `flashmore upgrade` in docs/upgrade-rules.md. With
+--check nothing is written, and the exit code is 1 if a file is out of date.
 """
 
 import argparse
@@ -23,11 +23,11 @@ PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("docs/speedups.md", "catalogue", catalogue_table.table),
     ("docs/upgrade-rules.md", "rules", rules_page.chapters),
 )
-"""A page, the name of its part that is made, and what makes it."""
+"""A page, the name of its generated part, and the function that generates it."""
 
 
 def with_part(page: str, name: str, content: str) -> str:
-    """The page with this content between the part's two marks."""
+    """The page with this content between the two markers of the part."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
@@ -37,9 +37,11 @@ def with_part(page: str, name: str, content: str) -> str:
 
 
 def main() -> int:
-    """Write or check; 1 where a page is not up to date."""
+    """Write or check; 1 if a file is out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page differs")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file is out of date"
+    )
     check = parser.parse_args().check
     pages = {
         name: (ROOT / name).read_text(encoding="utf-8") for name in (SCHEMA, *(page[0] for page in PARTS))
@@ -50,7 +52,7 @@ def main() -> int:
     for name in stale:
         if not check:
             (ROOT / name).write_text(made[name], encoding="utf-8")
-        print(f"{name} {'is not what its source makes' if check else 'is written anew'}")
+        print(f"{name} {'is out of date' if check else 'updated'}")
     return int(check and bool(stale))
 
 

@@ -1,4 +1,4 @@
-"""The rules of `flashmore upgrade` as chapters, from the case files that the tests hold them to."""
+"""The rules of `flashmore upgrade` as chapters, from the case files of the tests."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ ORDER = ("plain", "causal", "boolean-mask", "additive-mask", "bias", "guard")
 
 
 def chapters() -> str:
-    """One chapter a case file, its sections one level deeper."""
+    """One chapter per case file, its sections one level deeper."""
     files = {path.stem: path.read_text(encoding="utf-8") for path in sorted(CASES.glob("*.md"))}
     names = [*(name for name in ORDER if name in files), *(name for name in files if name not in ORDER)]
     return "\n".join(_deeper(files[name]) for name in names)

@@ -30,7 +30,7 @@ class CallKind:
     mask: Mask = "none"
     """attn_mask: none, boolean, boolean padding (B, 1, 1, S), additive, or additive with a gradient."""
     mask_dims: Literal[1, 2, 3, 4, 5] = 2
-    """Number of dimensions of the mask: that many of the last ones of (1, B, H, L, S)."""
+    """Number of dimensions of the mask, the last ones of (1, B, H, L, S)."""
     mask_dtype: Dtype | None = None
     """Dtype of an additive mask. If omitted, that of q."""
     dropout: float = 0.0
@@ -54,7 +54,7 @@ class CallOptions(CallKind):
     head_dim: int = 16
     """Head dimension D."""
     dtype: Dtype = "float32"
-    """Dtype of q, k and v; under autocast, the 16-bit type."""
+    """Dtype of q, k and v. Under autocast, give the 16-bit type."""
 
     @property
     def is_causal(self) -> bool:

@@ -123,10 +123,10 @@ def _around(path: Path) -> tuple[Path, Path | None]:
         elif os.path.lexists(git):
             words = _read(git, _LARGEST_LINK)
             if not words.startswith(b"gitdir: "):
-                raise Unreadable(".git is neither a repository nor the name of one")
+                raise Unreadable(".git is neither a repository nor a file that names one")
             folder = _named(words.removeprefix(b"gitdir: ").rstrip(b"\r\n"), git)
             if not _is_repository(folder):  # git stops here too, and does not skip such a file
-                raise Unreadable(".git names a folder that is no repository")
+                raise Unreadable(".git names a folder that is not a repository")
             return top, folder
     return path.parent, None
 

@@ -69,7 +69,9 @@ class AttentionCall:
         _require_known("dtype of q, k and v", self.dtype, DTYPES)
         _require_known("dtype of the mask", self.mask_dtype, MASK_DTYPES)
         if not 0 <= self.dropout_p <= 1:
-            raise ConfigError("a dropout from 0 to 1", f"{self.dropout_p}", "0 for none, 0.1 for a little")
+            raise ConfigError(
+                "a dropout from 0 to 1", f"{self.dropout_p}", "0 for no dropout, or for example 0.1"
+            )
         if self.mask_needs_grad and (self.mask is None or self.mask_dtype not in DTYPES):
             wanted = "a mask of floating-point numbers, where the mask needs a gradient"
             given = "no mask" if self.mask is None else f"a mask of {self.mask_dtype}"

@@ -48,12 +48,12 @@ def loads(data: bytes, most_values: int = MOST_VALUES) -> object:
 def _whole(text: str) -> int:
     value = int(text) if len(text) <= 20 else 2**63
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{text[:20]}… is no number of 64 bits")
+        raise ValueError(f"{text[:20]}… is not a 64-bit number")
     return value
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not abs(value) <= LARGEST_FLOAT:
-        raise ValueError(f"{text[:20]} is no number up to {LARGEST_FLOAT:g}")
+        raise ValueError(f"{text[:20]} is not a number of at most {LARGEST_FLOAT:g}")
     return value

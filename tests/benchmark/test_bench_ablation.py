@@ -261,7 +261,7 @@ def test_every_variant_has_its_samples_ratio_and_memory(config: TrainConfig) -> 
             assert one["ratio_before"]["of"] == found["variants"][number - 1]["name"]
 
 
-@pytest.mark.parametrize("when", ["preparing pack", "timing in turn"])
+@pytest.mark.parametrize("when", ["preparing pack", "timing in alternating blocks"])
 def test_ctrl_c_keeps_what_was_measured(config: TrainConfig, when: str, tmp_path: Path) -> None:
     def press(what: str) -> None:
         if what == when:

@@ -172,7 +172,7 @@ def test_samples_beyond_the_axis_are_counted(step: Record) -> None:
     first, _ = panels(step_plot(step))
     assert first.get_xlim()[0] == 0
     assert first.get_xlim()[1] < 900
-    assert "(1 beyond)" in first.get_xlabel()
+    assert "(1 outside the axis)" in first.get_xlabel()
 
 
 def test_one_length_has_no_slopes(attention: Record) -> None:

@@ -158,7 +158,7 @@ def test_ctrl_c_keeps_what_was_measured_and_says_that_it_is_incomplete(
     ) as running:
         assert running.stderr
         for line in running.stderr:
-            if line == "timing in turn\n":
+            if line == "timing in alternating blocks\n":
                 break
         os.kill(running.pid, signal.SIGINT)
         stdout, stderr = running.communicate(timeout=60)

@@ -67,8 +67,8 @@ def test_models_are_trained_and_laid_side_by_side(
         "parameters",
         "steps",
         "best step",
-        "training",
-        "a step",
+        "training time",
+        "time per step",
         "validation loss",
         "test loss",
     ]

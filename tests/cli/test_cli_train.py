@@ -121,7 +121,7 @@ def test_the_table_holds_the_figures_and_says_how_to_go_on(
     assert f"run {run}\n" in done.stdout
     for figure in ("bigram", "169", "training", " ms ", "validation loss", " nats "):
         assert figure in done.stdout
-    assert f"; into {run}\n" in done.stderr
+    assert f"; run {run}\n" in done.stderr
     assert plain(done.stdout)
     assert re.fullmatch(r"\d+ drawn: \d+ new, \d+ copies.*", done.stdout.splitlines()[-2])
     examples = re.findall(r"^│ (\w+) +│ (train|validation|test|new) +│$", done.stdout, re.MULTILINE)

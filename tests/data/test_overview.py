@@ -24,7 +24,7 @@ def test_counts_lengths_and_characters() -> None:
 @pytest.mark.parametrize(
     ("lines", "what", "examples"),
     [
-        (("a", "b", "b", "a", "b"), "more than once, in 3 extra lines", ("b", "a")),
+        (("a", "b", "b", "a", "b"), "more than once, with 3 extra lines", ("b", "a")),
         (("José Maria", "josemaria", "bob"), "equal a training item", ("josemaria",)),
         (("anna", "b\u200bob", "cy\ufffd", "\ue000"), "control", ("b\u200bob", "cy\ufffd", "\ue000")),
         (("anna", "\u041caria", "Мария", "Ωmega"), "mix alphabets", ("\u041caria", "Ωmega")),

@@ -18,7 +18,7 @@ WORDS = {3: "three", 6: "six"}
 
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
-    assert f"ended after {SECONDS:.0f} s by\nthe clock" in PAGE
+    assert f"ended after {SECONDS:.0f} s of\nwall-clock time" in PAGE
     assert f"The proofs of one file may take {FILE_SECONDS:.0f} s of processor time together" in PAGE
     assert f"a function may take {FUNCTION_STEPS:,} of them, a file {FILE_STEPS:,}" in PAGE
     assert f"more than {LARGEST / 2**20:g} MiB" in PAGE

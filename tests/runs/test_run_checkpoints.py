@@ -236,7 +236,7 @@ def test_a_sealed_state_with_wrong_values_is_refused(run: Run, change: dict[str,
     state = header_of(path)["state"]
     assert isinstance(state, dict)
     seal_again(path, tensors_of(run), state=state | change)
-    with pytest.raises(RunError, match=r"state of a checkpoint|surprise|64 bits"):
+    with pytest.raises(RunError, match=r"state of a checkpoint|surprise|64-bit"):
         run.load_state("last")
 
 

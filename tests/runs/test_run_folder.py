@@ -376,7 +376,7 @@ def test_the_context_is_that_of_the_items_and_items_are_not_endless(run: Run, le
     if length <= 1000:
         assert Run.open(run.path).model.block_size == length + 1
         rewrite(run, "split.json", items, block_size=length + 2)
-    with pytest.raises(RunError, match="a context of the longest and one"):
+    with pytest.raises(RunError, match="a context one longer than the longest"):
         Run.open(run.path)
 
 

@@ -129,7 +129,7 @@ def test_what_may_be_unintended_is_told_in_a_line_each_before_training(
     (tmp_path / "list").write_text("\n".join(lines), encoding="utf-8")
     config = TrainConfig(file=tmp_path / "list")
     repeat, alike, odd, far = read_corpus(config).notes
-    assert repeat == "items that occur more than once, in 3 extra lines (2): 'am', 'bn'"
+    assert repeat == "items that occur more than once, with 3 extra lines (2): 'am', 'bn'"
     assert "held-out items that equal a training item except for case, accents and spaces (" in alike
     assert odd.startswith("items with control, invisible")
     assert odd.endswith(" (1): 'b\\u200bo'")

@@ -60,7 +60,7 @@ def test_a_run_on_items_trains_evaluates_resumes_and_generates(
     attention: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained("names.txt", *SIZES, "--attention", attention)
-    assert "; mps; into run" in capsys.readouterr().err, "auto takes the device"
+    assert "; mps; run " in capsys.readouterr().err, "auto takes the device"
     assert main(["train", "--resume", "run", "--max-steps", "6"]) == 0
     result = run.read_result()
     assert result is not None

@@ -99,13 +99,15 @@ def test_a_script_runs_old_new_new_old(module: ModuleType) -> None:
 
 def result(before: float, after: float, count: int = 20) -> dict[str, Any]:
     samples = {
-        "before": [[before + 0.001 * n] for n in range(count)],
-        "after": [[after] for _ in range(count)],
+        "old": [[before + 0.001 * n] for n in range(count)],
+        "new": [[after] for _ in range(count)],
     }
     kernel = {"name": "math", "how": "", "against": {"flash": ["dropout"], "cudnn": ["no CPU kernel"]}}
     return {
-        "samples_ms": {f"{what} {word}": samples[word] for what in ("step", "site 0") for word in samples},
-        "peak_bytes": {"site 0 before": 2**21, "site 0 after": 2**20},
+        "samples_ms": {
+            f"{word} {what}": samples[word] for what in ("step", "attention 0") for word in samples
+        },
+        "peak_bytes": {"old attention 0": 2**21, "new attention 0": 2**20},
         "sites": [{"calls": 2, "kernel": kernel}],
         "device": "cpu",
         "environment": {},
@@ -136,10 +138,10 @@ def test_a_place_tells_memory_kernel_and_why_no_faster_one() -> None:
 
 def test_noise_is_warned_of_and_an_undecided_ratio_says_how_many_more_blocks() -> None:
     noisy = result(2.0, 2.0)
-    noisy["samples_ms"]["step after"] = [[1.0], [4.0]] * 10
+    noisy["samples_ms"]["new step"] = [[1.0], [4.0]] * 10
     first, *lines = gain_of(noisy, 1).lines()
     assert re.search(r": inconclusive, about [\d,]+ more blocks would decide\)$", first)
-    assert any(line.startswith("warning: noisy machine: neighbouring blocks of step after") for line in lines)
+    assert any(line.startswith("warning: noisy machine: neighbouring blocks of new step") for line in lines)
     assert not any("warning" in line for line in gain_of(result(2.0, 1.0), 1).lines())
 
 
@@ -147,8 +149,8 @@ def test_medians_that_contradict_the_ratio_are_explained() -> None:
     """A machine slows down: most samples of one version were taken before that, most of the other after."""
     slowing = result(2.0, 2.0)
     slowing["samples_ms"] |= {
-        "step before": [[1.1] * 9] * 10 + [[5.5]] * 11,
-        "step after": [[1.0]] * 10 + [[5.0] * 9] * 11,
+        "old step": [[1.1] * 9] * 10 + [[5.5]] * 11,
+        "new step": [[1.0]] * 10 + [[5.0] * 9] * 11,
     }
     line = gain_of(slowing, 1).lines()[0]
     assert ": faster); the medians disagree, since the machine's speed changed" in line

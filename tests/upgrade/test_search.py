@@ -132,7 +132,9 @@ def test_links_that_lead_out_of_the_folder_are_named_and_not_followed(linked: Pa
     assert unread.keys() == {"link.py", "sub", "up", "notes.ipynb", "twice.py"}
     for name, reason in unread.items():
         target = (linked / "project" / name).resolve()
-        assert reason == (f"it is a link to {target}, outside the given paths; give that path to search it")
+        assert reason == (
+            f"it is a link to {target}, which is outside the given paths; give that path to search it"
+        )
 
 
 def test_a_path_on_the_command_line_may_be_a_link(linked: Path) -> None:

@@ -176,7 +176,7 @@ def test_an_example_proves_what_it_reaches_on_what_it_gives(sites: tuple[Site, S
     assert names(reached)[-1] == WHOLE
     assert {"out 0", "d qkv.weight", "d qkv.bias"} == {tensor.name for tensor in reached.cases[-1].tensors}
     assert "the inputs from --example model:made" in reached.summary()
-    assert "with the gradients of 2 weights" in reached.summary()
+    assert "including the gradients of 2 weights" in reached.summary()
     assert not other.proved
     assert "not reached" in str(other.why_not)
     assert refuted.refuted
@@ -216,9 +216,9 @@ WRONG = {
     "number": "returned a int",
     "no_model": "a function as the model",
     "no_inputs": "a int as the inputs",
-    "missing": "no such name in it; expected a function without arguments",
-    "constant": "a int of this name in it; expected a function without arguments",
-    "wants": "a function of this name in it; expected a function without arguments",
+    "missing": "the module has no such name; expected a function without arguments",
+    "constant": "the module has a int of this name; expected a function without arguments",
+    "wants": "the module has a function of this name; expected a function without arguments",
     "speechless": "Odd: no message",
     "raises": "LookupError: no weights here",
     "exits": "SystemExit: 5",

@@ -312,7 +312,10 @@ def _seconds(run: Callable[[], object], clock: Clock) -> float:
 
 
 def _times(candidates: tuple[Candidate, ...]) -> str:
-    return ", ".join(f"{one.name} {one.time_ms.low:.3g} ms" for one in _by_time(candidates) if one.time_ms)
+    return (
+        ", ".join(f"{one.name} {one.time_ms.low:.3g} ms" for one in _by_time(candidates) if one.time_ms)
+        + " (lower quartiles)"
+    )
 
 
 def _digest(problem: Problem) -> str:

@@ -129,7 +129,7 @@ def _default(call: AttentionCall, present: bool, ran: AttentionCall | None) -> t
         for spec in backends().values():
             if spec.operator and spec.operator in operator.lower().replace("_", ""):
                 return spec.name, how + operator
-    return "math", f"{how}no operator is a fused kernel"
+    return "math", f"{how}no fused kernel was called"
 
 
 def _line(default: str | None, answers: tuple[Answer, ...]) -> str | None:

@@ -97,7 +97,7 @@ def ablation_plot(record: Record) -> "Figure":
             _draw_bars(axes, variants)
             axes.set_title(title, loc="left", color=INK, fontsize=9)
             axes.set_xlim(0, slowest * ROOM_FOR_WORDS)
-        axes_of[-1].set_xlabel("milliseconds a step: median and quartiles")
+        axes_of[-1].set_xlabel("milliseconds per step: median and quartiles")
 
     return _new_figure(sum(heights) / PANEL_INCHES[1], 1.6, draw)
 
@@ -201,8 +201,8 @@ def _draw_steps(axes: "Axes", context: Record) -> None:
     axes.set_title(title, loc="left", color=INK, fontsize=9)
     _dress_rows(axes, context["variants"])
     beyond = _show_the_bulk(axes, context["variants"])
-    cut_off = f" ({beyond} beyond)" if beyond else ""
-    axes.set_xlabel(f"milliseconds a step, each sample a dot{cut_off}")
+    cut_off = f" ({beyond} outside the axis)" if beyond else ""
+    axes.set_xlabel(f"milliseconds per step, one dot per sample{cut_off}")
 
 
 def _show_the_bulk(axes: "Axes", variants: Sequence[Record]) -> int:

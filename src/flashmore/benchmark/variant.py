@@ -110,7 +110,7 @@ class Rounds:
             self.prepare()
             if not self.steps:
                 return
-            self.say("timing in turn")
+            self.say("timing in alternating blocks")
             repeats = {
                 name: repeats_for(step, block_seconds=block_seconds, resolution=resolution)
                 for name, step in self.steps.items()

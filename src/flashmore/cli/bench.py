@@ -131,8 +131,8 @@ class BenchAttention(Outputs):
 class BenchCheck:
     """Repeat the measurement of a record. Exit with 1 if anything got slower, with 0 otherwise.
 
-    The two measurements do not run side by side: let nothing else run on the machine, and set --equivalence
-    to how much two runs of the same code differ. The device and the settings must be those of the record.
+    The two measurements do not alternate: run nothing else on the machine, and set --equivalence to the
+    difference between two runs of the same code. The device and the settings must be those of the record.
     """
 
     baseline: Path

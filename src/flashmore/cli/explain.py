@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Explain:
     """Show which attention backends can run, why the others cannot, and which one PyTorch picks.
 
-    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). If the device is present, every backend is
-    run; otherwise the answer comes from known rules only.
+    Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v). If the device is present, every backend
+    that needs no compilation is run; otherwise the answer comes from known rules only.
     """
 
     call: CallOptions
@@ -142,4 +142,4 @@ def _show(explanation: "Explanation") -> None:
     console.print(", ".join(fact for fact, holds in facts.items() if holds), rows)
     console.print(f"PyTorch picks: {chosen}")
     if explanation.line is not None:
-        console.print("", "to use only this kernel:", *explanation.line.split("\n"))
+        console.print("", "to force one kernel:", *explanation.line.split("\n"))

@@ -52,7 +52,7 @@ def figures(result: "TrainResult", best_step: int | None) -> dict[str, str]:
         "parameters": f"{result.parameters:,}",
         "steps": f"{result.steps:,}",
         "best step": "–" if best_step is None else f"{best_step:,}",
-        "training": duration(result.train_seconds),
-        "a step": f"{result.step_ms:.2f} ms",
+        "training time": duration(result.train_seconds),
+        "time per step": f"{result.step_ms:.2f} ms",
         **{name: "–" if loss is None else f"{loss:.4f} nats" for name, loss in losses.items()},
     }

@@ -19,7 +19,7 @@ from flashmore.terminal import write_json
 class ListSpeedups:
     """List the speed-ups: devices, exactness, costs, and links to their documentation.
 
-    Whether a speed-up works is told for this machine and the default options; other models may differ.
+    Speed-ups that do not work on this machine with the default options are marked; other models may differ.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

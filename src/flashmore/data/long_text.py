@@ -77,7 +77,7 @@ class LongText:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
         systems = (PurePosixPath, PureWindowsPath)  # the run may come from another one
         if self.path is not None and not any(system(self.path).is_absolute() for system in systems):
-            raise ValueError(f"{self.path}, which is no absolute path")
+            raise ValueError(f"{self.path}, which is not an absolute path")
         require_encoding(self.encoding)
 
     def stored(self, folder: Path, vocabulary: Vocabulary) -> "LongText":

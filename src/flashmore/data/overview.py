@@ -107,8 +107,9 @@ def _unintended(words: Words, split: Split) -> Iterator[tuple[str, Sequence[str]
     items, lengths, characters = words.items, [*_lengths(words)], _characters(words)
     if len(words.lines) > len(items) and words.weights is None:  # weights of repeated items add up
         copies = Counter(words.lines) - Counter(items)
+        extra = copies.total()
         yield (
-            f"items that occur more than once, in {copies.total():,} extra lines",
+            f"items that occur more than once, with {extra:,} extra line{'s' * (extra != 1)}",
             [item for item, _ in copies.most_common()],
         )
     known = {_folded(item) for item in split.train}

@@ -97,13 +97,13 @@ class Ratio(Part):
     of: Annotated[str, says("the baseline variant")]
     to: Annotated[str, says("the other variant")]
     value: Annotated[float, says("time of `of` over time of `to`: above 1, `to` is faster")]
-    low: Annotated[float, says("of the 95 % interval")]
-    high: Annotated[float, says("of the same")]
+    low: Annotated[float, says("lower end of the 95 % interval")]
+    high: Annotated[float, says("upper end of the 95 % interval")]
     verdict: Annotated[Verdict, says("of `to`: no difference if the whole interval is within the "
         "equivalence, faster or slower if it excludes 1")]  # fmt: skip
-    more_blocks: Annotated[int, says("about how many more blocks would decide; 0 if it is decided", ge=0)] = 0
+    more_blocks: Annotated[int, says("estimate of how many more blocks would decide; 0 if decided", ge=0)] = 0
     equivalence: Annotated[Annotated[float, Meta(gt=0)] | UnsetType, says(
-        "differences up to this many percent count as none")] = UNSET  # fmt: skip
+        "differences up to this percentage count as none")] = UNSET  # fmt: skip
 
 
 class StepVariant(Part):
@@ -130,8 +130,8 @@ class AtOneContext(Part):
     batch: Annotated[int, says("rows per step")]
     attention_share: Annotated[float | None, says("time of attention alone, forward and backward in all "
         "layers, over the time of a step; both with the first variant that was timed")]  # fmt: skip
-    attention_share_low: Annotated[float | None, says("of its 95 % interval")]
-    attention_share_high: Annotated[float | None, says("of the same")]
+    attention_share_low: Annotated[float | None, says("lower end of its 95 % interval")]
+    attention_share_high: Annotated[float | None, says("upper end of its 95 % interval")]
     attention_samples_ms: Blocks
     most_gain: Annotated[float | None, says("upper bound of the speed-up if attention took no time "
         "(Amdahl): 1 / (1 − attention_share)")]  # fmt: skip
@@ -176,11 +176,11 @@ class Row(Setting, kw_only=True, rename={"which": "pass"}):
     cold_ms: Annotated[float | None, says(
         "wall-clock time of the first call of this shape: plans, allocations, loading")] = None  # fmt: skip
     samples_ms: Blocks
-    tflop_per_s: Annotated[float | None, says("10¹² operations a second by 2·B·H·L·T·(D + D_v) forward, half "
-        "when causal, 2.5 times that backward")]  # fmt: skip
+    tflop_per_s: Annotated[float | None, says("10¹² operations per second, counted as 2·B·H·L·T·(D + D_v) "
+        "forward, half of that when causal, and 2.5 times the forward count backward")]  # fmt: skip
     peak_bytes: Annotated[int | None, says("beyond what was allocated before this pass")]
-    error: Annotated[float | None, says("from float64, of the tensor that is nearest to its budget: out, or "
-        "dq, dk and dv, or all four; null where it is not finite or was not measured")]  # fmt: skip
+    error: Annotated[float | None, says("difference from float64 for the tensor nearest to its budget, among "
+        "out, or dq, dk and dv, or all four; null if it is not finite or was not measured")]  # fmt: skip
     error_budget: Annotated[float | None, says("of the same tensor")]
     checked_pairs: Annotated[int | None, says("how many of the B·H pairs of batch item and query head were "
         "compared with float64: the last ones, if not all fit")] = None  # fmt: skip
@@ -199,13 +199,13 @@ class SettingRatio(_joined(Setting, Ratio), kw_only=True):  # type: ignore[call-
 class Crossover(Setting, kw_only=True):
     """Where fused attention becomes faster."""
 
-    T: Annotated[int | None, says("from which on fused attention is faster; null: not at the longest")]
+    T: Annotated[int | None, says("from which fused attention is faster; null: it is not at the longest T")]
 
 
 class Attention(Envelope, tag_field="kind", tag="attention", rename={"first": "crossover_T"}):
     """A record of `flashmore bench attention`."""
 
-    first: Annotated[int | None, says("T from which on fused attention is faster, in the first setting; "
+    first: Annotated[int | None, says("T from which fused attention is faster, in the first setting; "
         "null: it is not at the longest T, or there was nothing to compare (no ratios)")]  # fmt: skip
     crossovers: Annotated[list[Crossover], says("the same for every setting")]
     memory_budget_bytes: Annotated[int, says("whatever was estimated to exceed it was left out")]
@@ -225,9 +225,9 @@ class Problem(Part, kw_only=True):
     kv_heads: Annotated[int | None, says("heads of k and v; null: H")] = None
     value_dim: Annotated[int | None, says("channels per value; null or missing: D")] = None
     causal: Causal = True
-    mask: Annotated[bool | str, says("as of a setting; in older records whether there was a boolean one")] = (
-        "none"
-    )
+    mask: Annotated[
+        bool | str, says("as of a setting; in older records, whether there was a boolean mask")
+    ] = "none"
     passes: Annotated[Pass, says("what was timed, `forward` in inference")] = "both"
     compiled: Annotated[bool, says("whether the call was compiled")] = False
     backends: Annotated[list[str] | UnsetType, says("all backends of this version of flashmore")] = UNSET

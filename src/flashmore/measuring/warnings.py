@@ -114,7 +114,10 @@ def _drifting(medians: Medians) -> str | None:
 def _loaded(others: float | None, cpus: int, threads: int) -> str | None:
     if others is None or others <= OTHERS or others + threads <= cpus:
         return None
-    return f"other processes kept {others:.1f} of {cpus} CPUs busy, and this one uses {threads} threads"
+    return (
+        f"other processes kept {others:.1f} of {cpus} CPUs busy, "
+        f"and this one uses {threads} thread{'s' * (threads != 1)}"
+    )
 
 
 def _interrupted(samples: Mapping[str, Blocks]) -> str | None:

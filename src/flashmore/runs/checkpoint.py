@@ -153,7 +153,7 @@ def _tensors(
         raise RunError(wanted, differences(layout, found), INTACT)
     tensors = {name: file.get_tensor(prefix + name).clone() for name in layout}  # the file may be removed
     if _digest(tensors) != digest:
-        raise RunError(f"{path} with the tensors that its checksum describes", "others", INTACT)
+        raise RunError(f"{path} with the tensors that its checksum describes", "different ones", INTACT)
     return tensors
 
 

@@ -158,8 +158,8 @@ def _require_fit(settings: Settings, folder: Path) -> None:
         require(ids == model.vocab_size, f"a model for {ids} ids", f"one for {model.vocab_size} ids")
     items = settings.split.train + settings.split.validation + settings.split.test
     if text is not None:
-        require(not items, "a run on one long text", f"{len(items)} items beside it")
-        require(settings.split.weights is None, "a run on one long text", "weights of items beside it")
+        require(not items, "a run on one long text", f"{len(items)} items as well")
+        require(settings.split.weights is None, "a run on one long text", "weights of items as well")
         require(text.largest < model.vocab_size, "ids that the model has", f"the id {text.largest}")
         sizes = [stop - start for start, stop in vars(text.parts).values()]
         short = any(0 < size <= model.block_size for size in sizes) or not sizes[0]
@@ -179,11 +179,11 @@ def _require_fit(settings: Settings, folder: Path) -> None:
             require(len(values) == count, f"{count} weights of the {name} part", f"{len(values)}")
         every = [value for values in vars(weights).values() for value in values]
         fit = min(every) > 0 and math.isfinite(sum(every))
-        require(fit, "weights above 0 with a finite sum", "others")
+        require(fit, "weights above 0 with a finite sum", "other values")
     shortest, longest = min(map(len, items)), max(map(len, items))
     require(
         shortest > 0 and longest == model.block_size - 1 <= MAX_LENGTH,
-        f"items of 1 to {MAX_LENGTH} characters, and a context of the longest and one",
+        f"items of 1 to {MAX_LENGTH} characters, and a context one longer than the longest",
         f"{shortest} to {longest} characters, and a context of {model.block_size}",
     )
     unknown = set("".join(items)) - set(vocabulary.characters)

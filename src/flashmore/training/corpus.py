@@ -72,7 +72,7 @@ class Corpus:
             smoothed = part == "train" and bool(config.ngram_smoothing)
             if smoothed and not self.smoothable:
                 raise ConfigError(
-                    f"--ngram-smoothing with at most {MOST_SMOOTHED:,} positions times characters",
+                    f"--ngram-smoothing with at most {MOST_SMOOTHED:,} positions times vocabulary entries",
                     f"{self.positions:,} times {self.vocab_size:,}",
                     "--ngram-smoothing 0, or fewer items",
                 )
@@ -92,6 +92,7 @@ class Corpus:
                 known = set(split.train)
                 unleaked = encoded(tuple(item for item in split.test if item not in known), "unleaked")
             described = ", ".join(f"{len(getattr(split, name)):,} {name}" for name in PARTS)
+            described += " items"
         else:
             bounds = {name: getattr(self.text.parts, name) for name in PARTS}
             described = ", ".join(f"{stop - start:,} {name}" for name, (start, stop) in bounds.items())

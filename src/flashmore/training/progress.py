@@ -55,7 +55,7 @@ class ProgressLine(Observer):
         """Print what is trained, and which attention backend runs and why."""
         run, resolved = session.run, session.resolved
         self.config = session.config
-        lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; into {run.path}"]
+        lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; run {run.path}"]
         if resolved.choice is not None:
             lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
         for line in (*lines, *resolved.notes, *conditions()):
@@ -98,7 +98,8 @@ class ProgressLine(Observer):
         """Say so, and which weights are kept."""
         why = f"no lower validation loss since step {best_step:,}, whose weights are kept"
         self.console.print(
-            f"stopped early at step {step:,}: {why} (use --patience 0 to train on)", soft_wrap=not self.live
+            f"stopped early at step {step:,}: {why} (use --patience 0 to keep training)",
+            soft_wrap=not self.live,
         )
 
     def __enter__(self) -> Self:

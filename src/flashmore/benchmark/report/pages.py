@@ -47,9 +47,9 @@ BETWEEN = "and ratios of the medians between the records"
 HOW_TO_READ = (
     "A time is the median of all samples; half of them lie between the quartiles. All variants of a record "
     "ran in short alternating blocks on one machine.",
-    "manual / flash = 1.2 means that flash is 1.2 times as fast as manual. The interval holds the true ratio "
-    "in 95 of 100 such measurements. The verdict is no difference only where the whole interval lies within "
-    "±3 % (or --equivalence), faster or slower where it excludes 1, and else inconclusive.",
+    "manual / flash = 1.2 means that flash is 1.2 times as fast as manual. The interval contains the true "
+    "ratio in 95 of 100 such measurements. The verdict is no difference only if the whole interval lies "
+    "within ±3 % (or --equivalence), faster or slower if it excludes 1, and otherwise inconclusive.",
     "Compare variants within a record. Two records also differ in everything marked ≠ in the table of "
     "machines, and perhaps in the machine's speed: the ratio of their medians has no interval.",
 )

@@ -31,7 +31,7 @@ QUESTIONS = {
 SEED_EXPERIMENT = "The original experiment, on its author's laptop: 6.77 → 5.81 ms, 1.17 times as fast."
 PACE = "the machine's speed changed, and a ratio only compares neighbouring blocks"
 ABLATION_DISPENSABLE = (
-    "quartiles", "characters/s", "answers", "first step, s", "peak MiB", "break-even step", "95 % interval",
+    "quartiles", "characters/s", "results", "first step, s", "peak MiB", "break-even step", "95 % interval",
 )  # fmt: skip
 ATTENTION_DISPENSABLE = (
     "quartiles of both", "quartiles of forward", "quartiles of backward", "first call, ms", "TFLOP/s",
@@ -114,7 +114,7 @@ def _of_steps(record: Record, where: str) -> Summary:
     contexts = [record, *record["further_contexts"]]
     plots = []
     if any(_timed(found["variants"]) for found in contexts):
-        title = f"Milliseconds a training step on {where}"
+        title = f"Milliseconds per training step on {where}"
         below = "Every sample as a dot, with median and quartiles; see the tables below for the numbers."
         plots.append(Plot("steps", title, below, partial(step_plot, record)))
     sizes = _sizes(record["config"], *SIZES, "dtype")
@@ -180,7 +180,7 @@ def _of_ablation(record: Record, where: str) -> Summary:
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
     if variants:
-        heading = f"Milliseconds a training step on {where}, speed-up by speed-up"
+        heading = f"Milliseconds per training step on {where}, speed-up by speed-up"
         below = "A bar for each variant with its quartiles; see the table below for the numbers."
         plots.append(Plot("ablation", heading, below, partial(ablation_plot, record)))
         caption = f"Speed-ups added one by one: {title}, on {where}; {sizes}"
@@ -195,7 +195,7 @@ def _of_ablation(record: Record, where: str) -> Summary:
         *(f"skipped: {one['name']}: {one['why']}" for one in record["left_out"]),
         *record["notes"],
         f"Exact variants gave the plain loop's losses of the first {record['checked_steps']} steps within "
-        "the error budget; for the others the table says by how much the loss differs after them.",
+        "the error budget; for the others, the table gives the difference in loss after these steps.",
     ]
     return Summary(_ablation_findings(variants), plots, settings, remarks)
 
@@ -241,13 +241,13 @@ def _ablation_setting(
                 "peak MiB": "" if variant["peak_bytes"] is None else digits(variant["peak_bytes"] / MIB),
                 "first step, s": _quantity(variant["first_step_seconds"]),
                 "break-even step": (f"{pays:,}" if pays else "never" if pays is None else "at once") * earns,
-                "answers": _likeness(variant),
+                "results": _likeness(variant),
             }
         )
         comparable[f"{name}, ms"] = step["median"]
         if ratio is not None:
             comparable[f"none / {name}"] = _ratio_text(ratio)
-    table = Table(caption, rows, (first, "verdict", "answers"), dispensable=ABLATION_DISPENSABLE)
+    table = Table(caption, rows, (first, "verdict", "results"), dispensable=ABLATION_DISPENSABLE)
     return Setting(title, table, remarks=remarks, comparable=comparable)
 
 
@@ -278,8 +278,8 @@ def _of_attention(record: Record, where: str) -> Summary:
         plots.append(Plot("memory", f"Peak memory {title}", below, partial(memory_plot, record)))
     note = (
         f"Budgets: {digits(record['memory_budget_bytes'] / 2**30)} GiB and {record['time_budget_s']:g} s. "
-        "T is the number of keys. Memory is what a pass needs beyond its inputs. Errors are those of the "
-        "output and of the gradients from float64, as a share of the error budget."
+        "T is the number of keys. Memory is what a pass needs beyond its inputs. Errors are the "
+        "differences of the output and the gradients from float64, as a share of the error budget."
     )
     return Summary(findings, plots, settings, [note])
 

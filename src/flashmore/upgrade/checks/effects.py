@@ -53,7 +53,8 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     for guard in rewriting.guards:
         if guard.node is not None and (effect := next(_effects(guard.node, flow.module), None)):
             raise Refuse(
-                f"the test in line {guard.node.lineno} would run twice, and `{effect[0]}` may have effects"
+                f"the condition in line {guard.node.lineno} would run twice, "
+                f"and `{effect[0]}` may have side effects"
             )
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
     _check_between(rewriting, mine)
@@ -118,11 +119,11 @@ def _compare(old: Iterator[Effect], new: Iterator[Effect], mine: set[int]) -> No
         elif id(node) not in mine:
             line = getattr(node, "lineno", 0)
             raise Refuse(
-                f"`{said}` in line {line} would run at another time, or not at all",
+                f"`{said}` in line {line} would run at a different time, or not at all",
                 "move it to its own statement, before the product or after the values",
             )
     if after:
-        raise Refuse(f"`{after[0]}` would run at another time, or more often")
+        raise Refuse(f"`{after[0]}` would run at a different time, or more often")
 
 
 def _check_helpers(flow: Flow, calls: set[int], chain: set[Value]) -> None:

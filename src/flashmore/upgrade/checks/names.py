@@ -96,7 +96,7 @@ class _Names:
             raise Refuse(f"`{use.name}` would be removed, but is {use.how} in line {line}", ADVICE)
         changed = any(id(each) in self.inside and each not in seen for each in use.bindings)
         if changed and use.how != "deleted":
-            raise Refuse(f"`{use.name}` would get another value, but is {use.how} in line {line}", ADVICE)
+            raise Refuse(f"`{use.name}` would get a different value, but is {use.how} in line {line}", ADVICE)
 
     def check_moved(self, moved: ast.expr) -> None:
         """Refuse an operand whose names are bound on the way to its new place, unseen by the graph."""
@@ -176,11 +176,11 @@ def _refuse_onlookers(found: Attention) -> None:
             case ast.Call(func=ast.Name(id=name), args=[_, *_]) if name in _WITHOUT_ARGUMENTS:
                 harmless.add(node.func)
             case ast.Name(id=name) if name in _ALWAYS | _WITHOUT_ARGUMENTS and node not in harmless:
-                raise Refuse(f"`{name}` in line {node.lineno} may see names that would be removed", ADVICE)
+                raise Refuse(f"`{name}` in line {node.lineno} may read names that would be removed", ADVICE)
     _refuse_private(found)
     if (of_frames := _reads_frames(found.flow.module)) is not None:
         name, line = of_frames
-        raise Refuse(f"`{name}` in line {line} may inspect the names of a running function", ADVICE)
+        raise Refuse(f"`{name}` in line {line} may read the local variables of a running function", ADVICE)
 
 
 def _refuse_private(found: Attention) -> None:

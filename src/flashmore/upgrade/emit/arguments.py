@@ -23,7 +23,7 @@ class Arguments(Writer):
         fills = [each for each in found if each.term.kind == "fill"]
         adds = [each for each in found if each.term.kind == "add"]
         if (fills and adds) or len(adds) > 1:
-            raise Refuse("masks and biases together")
+            raise Refuse("masks and biases are combined")
         if len(fills) == 1 and is_causal(self.found, fills[0]):
             arguments.append("is_causal=True")
             self.result.rule = "causal"
@@ -81,7 +81,7 @@ class Arguments(Writer):
     def _several(self, masks: list[tuple[Keep, str | None]], found: set[str], q: str) -> tuple[str, str]:
         """Masks under different tests, one after the other into one."""
         if len(found) > 1 or (len(self.found.batch) == 1 and MORE not in self.found.batch):
-            raise Refuse("masks under different conditions")
+            raise Refuse("the masks are applied under different conditions")
         mask, row, query = (fresh(each, self.taken) for each in ("keep", "some", "query"))
         always = [each.text for each, when in masks if when is None]
         start = always[0] if len(always) == 1 else " & ".join(f"({each})" for each in always)
@@ -135,7 +135,7 @@ class Arguments(Writer):
         assert term.other is not None
         node = operand(self.flow, term.value.node, term.other)
         if node is None or not self.pieces.stability.holds(node, self.pieces.at, step.condition):
-            raise Refuse("a bias changes its meaning before the values are multiplied")
+            raise Refuse("a bias changes before the values are multiplied")
         self.pieces.emitted.append(node)
         text = self.words.flat(node)
         if term.detail == ("-",):

@@ -22,7 +22,9 @@ class Replay(Writer):
     def _replay(self) -> Emission:
         self.result.rule = "bias"
         if self.found.zeroed:
-            raise Refuse("weights are set to zero after the softmax, and the masks are no arguments")
+            raise Refuse(
+                "weights are set to zero after the softmax, and the masks cannot become one boolean attn_mask"
+            )
         scale = self.pieces.scale()
         q = self._query(scale)
         self._check_replay()

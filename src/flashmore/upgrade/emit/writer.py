@@ -69,7 +69,7 @@ class Writer:
             for each in self.blocks.ancestors(term.value.statement):
                 if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
                     raise Refuse(
-                        "dropout is applied in a `with` block, and the product with the values outside it"
+                        "dropout is applied in a `with` block, but the product with the values is outside it"
                     )
 
     def _query(self, scale: Scale) -> str:
@@ -125,7 +125,7 @@ class Writer:
             if self.pieces.stability.holds(node, self.pieces.at):
                 return text
         raise Refuse(
-            "the bias must get the dtype of queries and keys, which have no names here",
+            "the bias must be cast to the dtype of queries and keys, which have no names here",
             "assign queries and keys to names",
         )
 

@@ -45,8 +45,8 @@ def replays(
         inputs = {name: _on(value, device) for name, value in one["inputs"].items()}
         make = partial(arguments_of, inputs, fragment.inputs, double=False)
         autocast = partial(_autocast, one["autocast"], device)
-        for word, lines in (("before", functions.old), ("after", functions.new)):
-            runs[f"site {number} {word}"] = partial(
+        for word, lines in (("old", functions.old), ("new", functions.new)):
+            runs[f"{word} attention {number}"] = partial(
                 _both_ways, lines, make, autocast, max(1, seen.calls), device
             )
         said.append({"calls": seen.calls, "kernel": _kernel(functions.new, make, autocast, device)})

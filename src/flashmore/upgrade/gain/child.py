@@ -69,8 +69,8 @@ def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
         return run
 
     runs: dict[str, Callable[[], object]] = {
-        "step before": step_of(versions.before),
-        "step after": step_of(versions.after),
+        "old step": step_of(versions.before),
+        "new step": step_of(versions.after),
     }
     alone, sites = replays(request["sites"], watched, device)
     runs |= alone

@@ -104,9 +104,9 @@ class Gain:
         if self.step is not None:
             lines.append(f"{self.whole}: {self.step}")
         if self.share is not None:
-            lines.append(f"attention was {100 * self.share:.0f} % of it")
+            lines.append(f"attention took {100 * self.share:.0f} % of the old step")
         if self.problem is not None:
-            lines.append(f"not measured: {self.problem}" if self.step is None else f"but: {self.problem}")
+            lines.append(f"not measured: {self.problem}" if self.step is None else f"problem: {self.problem}")
         lines += [f"warning: {one['code']}: {one['message']}; {one['advice']}" for one in self.warnings]
         lines += [f"worth trying next: {one.title}: {one.how} ({one.page})" for one in self.further]
         return lines
@@ -154,7 +154,7 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     if "samples_ms" not in result:
         return Gain("", None, None, tuple(SiteGain(None) for _ in range(count)), (), result["problem"])
     samples, peaks = result["samples_ms"], result["peak_bytes"]
-    step = _before_after(samples, peaks, "step before", "step after")
+    step = _before_after(samples, peaks, "old step", "new step")
     device = str(result["device"]).partition(":")[0]
     fast = FASTER_KERNELS.get(device, ())
     sites = tuple(_site_gain(n, said, samples, peaks, fast) for n, said in enumerate(result["sites"]))
@@ -177,7 +177,7 @@ def _site_gain(
     peaks: Mapping[str, Any],
     fast: Sequence[str],
 ) -> SiteGain:
-    attention = _before_after(samples, peaks, f"site {number} before", f"site {number} after")
+    attention = _before_after(samples, peaks, f"old attention {number}", f"new attention {number}")
     kernel = said["kernel"]
     if kernel is None:
         return SiteGain(attention, said["calls"])

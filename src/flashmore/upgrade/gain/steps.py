@@ -9,7 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from flashmore.upgrade.gain.swap import NotSwapped, Versions
 
-ORDER = ("step before", "step after", "step after", "step before")
+ORDER = ("old step", "new step", "new step", "old step")
 """Which version step n runs, n modulo 4: each comes first as often as second, so drift hurts both alike."""
 
 
@@ -26,7 +26,7 @@ class StepTimer:
         self.failed: str | None = None
         self.steps = 0
         self.ended: float | None = None
-        self.times: dict[str, list[float]] = {"step before": [], "step after": []}
+        self.times: dict[str, list[float]] = {"old step": [], "new step": []}
 
     def __enter__(self) -> "StepTimer":
         self.hook = register_optimizer_step_post_hook(self._stepped)
@@ -47,7 +47,7 @@ class StepTimer:
             except NotSwapped as error:
                 self.failed = str(error)
         if self.versions is not None:
-            after = ORDER[self.steps % len(ORDER)] == "step after"
+            after = ORDER[self.steps % len(ORDER)] == "new step"
             (self.versions.after if after else self.versions.before)()
         self.steps += 1
         self.ended = time.perf_counter()

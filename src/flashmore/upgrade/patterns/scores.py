@@ -243,15 +243,11 @@ class Scores:
         reason = _NAMES.get(value.op)
         if reason is None:
             reason = (
-                f"`{_name(value)}` stands between the product and the softmax"
+                f"`{value.name()}` is applied between the product and the softmax"
                 if beneath
                 else "the softmax's input is not a product of queries and keys"
             )
         return Unfit(reason, value, product=beneath)
-
-
-def _name(value: Value) -> str:
-    return str(value.detail) if value.op == "call" and value.detail else value.op.split(":")[-1]
 
 
 def depends(value: Value, bottom: set[Value]) -> bool:

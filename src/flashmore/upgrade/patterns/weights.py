@@ -104,8 +104,7 @@ class Weights:
         if value.op in ("call", "layer:Linear") or value.op not in _REASONS:
             if not any(isinstance(each, Term) for each in near):
                 return None
-            name = str(value.detail) if value.op == "call" and value.detail else value.op.split(":")[-1]
-            return Unfit(f"`{name}` stands between the softmax and the values", value)
+            return Unfit(f"`{value.name()}` is applied between the softmax and the values", value)
         unfit = next((each for each in near if isinstance(each, Unfit)), None)
         return unfit or Unfit(_REASONS[value.op], value)
 
@@ -115,5 +114,5 @@ class Weights:
         if not any(isinstance(each, Term) for each in near):
             return None
         kind: Kind = kind_of(attribute, self.module)
-        what = "and its definition is unknown" if kind.name == "unknown" else ""
-        return Unfit(f"`{attribute.path}` is applied to the weights {what}".rstrip(), value)
+        what = ", and its definition is unknown" if kind.name == "unknown" else ""
+        return Unfit(f"`{attribute.path}` is applied to the weights{what}", value)

@@ -253,7 +253,7 @@ class _Walk:
 
     def _see_link(self, path: Path, target: Path) -> None:
         if not any(target.is_relative_to(root) for root in self._inside):
-            out = f"it is a link to {target}, outside the given paths"
+            out = f"it is a link to {target}, which is outside the given paths"
             self._leave(path, f"{out}; give that path to search it")
         else:
             self._links.append((path, target))

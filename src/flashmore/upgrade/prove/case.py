@@ -185,7 +185,7 @@ def _verdicts(
             if found.good:
                 word = "equal" if whole[name] else WHERE_FINITE
             else:
-                word = f"differs: its error is {found.error:.2g}, and its budget {found.budget:.2g}"
+                word = f"differs: its error of {found.error:.2g} exceeds its budget of {found.budget:.2g}"
             error = found.error if found.error < float("inf") else None
             yield TensorVerdict(name, word, error, found.budget)
 

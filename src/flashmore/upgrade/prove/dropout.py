@@ -68,7 +68,7 @@ def compare_draws(name: str, old: Draws, new: Draws, make: MakeArguments, settin
     before, after = before[:, finite], after[:, finite]
     far = _apart(before, after)
     if far > SIGMAS:
-        return CaseResult(name, "differs", f"the mean over {DRAWS} draws lies {far:.0f} standard errors off")
+        return CaseResult(name, "differs", f"the mean over {DRAWS} draws is off by {far:.0f} standard errors")
     one, two = (((draws - draws.mean(0)) ** 2).flatten(1).mean(1) for draws in (before, after))
     far = _apart(one, two)
     if far > SIGMAS:

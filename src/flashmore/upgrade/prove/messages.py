@@ -61,7 +61,7 @@ def receive(connection: "Connection[Any, Any]", most_bytes: int) -> Message:
         head = json.loads(data[_LENGTH_BYTES:start])
         text, shapes = head["text"], head["tensors"]
         if not isinstance(text, dict) or not isinstance(shapes, dict):
-            raise Unreadable("it is no object")
+            raise Unreadable("it is not an object")
         return text, _tensors(shapes, bytearray(data[start:]))
     except (EOFError, ConnectionError):
         raise
@@ -75,7 +75,7 @@ def _tensors(shapes: Mapping[str, Any], data: bytearray) -> dict[str, Tensor]:
     for name, (dtype_name, shape) in shapes.items():
         dtype = _DTYPES[dtype_name]
         if len(shape) > _MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
-            raise Unreadable("a shape is none")
+            raise Unreadable("a shape is invalid")
         count = math.prod(shape)
         end = at + count * dtype.itemsize
         if end > len(data):

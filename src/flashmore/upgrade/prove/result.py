@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-WHOLE = "the whole example, with the rewritten file"
+WHOLE = "the whole example with the rewritten file"
 """The case that runs all of the user's example; see `flashmore.upgrade.trace.whole`."""
 Result = Literal["equal", "differs", "not compared", "skipped"]
 
@@ -108,7 +108,7 @@ class Proof:
         tensors = sorted({tensor.name for case in lines for tensor in case.tensors}, key=_out_first)
         counts = f"{self.count('equal')} cases equal"
         if (skipped := self.count("skipped")) > 0:
-            counts += f", {skipped} that the original rejects"
+            counts += f", {skipped} rejected by the original"
         return f"proved on {self.on}: {counts}; {', '.join(tensors)}{self._whole()}"
 
     def _whole(self) -> str:
@@ -118,7 +118,7 @@ class Proof:
         if whole.result != "equal":
             return f"; the whole example could not be compared: {whole.detail or whole.result}"
         weights = sum(tensor.name.startswith("d ") for tensor in whole.tensors)
-        return f"; and {WHOLE}, with the gradients of {weights} weights"
+        return f"; and {WHOLE}, including the gradients of {weights} weights"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

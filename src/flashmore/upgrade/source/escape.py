@@ -46,7 +46,7 @@ def escapes(
         for user, conditions in _uses(value, chain, final):
             own = [each for each in conditions if not any(each.same(other) for other in softmax.conditions)]
             opposite = [each.opposite() for each in own if each.node is not None]
-            how = _HOW.get(user.op, f"used by `{_name(user)}`")
+            how = _HOW.get(user.op, f"used by `{user.name()}`")
             facts = {fact(each, tests) for each, _ in guards}
             if any(fact(each, tests) in facts for each in opposite):
                 continue
@@ -108,9 +108,3 @@ def _only_metadata(source: Value, user: Value) -> bool:
     if user.op in METADATA or user.op in ("is", "is not", "py:isinstance", "finfo", "assert"):
         return True
     return user.op in _LIKE and bool(user.args) and user.args[0] is not source
-
-
-def _name(value: Value) -> str:
-    if value.op in ("call", "closure") and value.detail:
-        return str(value.detail)
-    return value.op.split(":")[-1]

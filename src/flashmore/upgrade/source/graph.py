@@ -70,6 +70,14 @@ class Value:
         """The argument at a position or of a name."""
         return self.args[position] if position < len(self.args) else self.named.get(name)
 
+    def name(self) -> str:
+        """What a message calls it: the function that the source calls, or the operation."""
+        if self.op != "call":
+            return self.op.split(":")[-1]
+        if self.detail:
+            return str(self.detail)
+        return ast.unparse(self.node.func) if isinstance(self.node, ast.Call) else self.op
+
     def __repr__(self) -> str:
         return f"{self.op}({', '.join(value.op for value in self.inputs())})"
 

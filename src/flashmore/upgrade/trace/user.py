@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-VALID = "a torch.nn.Module, and its inputs: a tensor, a tuple of positional or a dict of named arguments"
+VALID = "a torch.nn.Module and its inputs (a tensor, or a tuple or dict of arguments)"
 
 _HERE = str(Path(__file__).resolve().parents[2])
 _OTHERS = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
@@ -54,7 +54,7 @@ def load_example(name: str) -> Example:
         if not _takes_nothing(function):
             found = f"{_what(function)} of this name" if function is not None else "no such name"
             raise UserCodeFailed(
-                f"{name}: {found} in it; expected a function without arguments that returns {VALID}"
+                f"{name}: the module has {found}; expected a function without arguments that returns {VALID}"
             )
         returned = function()
     except UserCodeFailed:
