@@ -27,6 +27,8 @@ class Scale:
 
     numbers: list[tuple[str, str]] = field(default_factory=list)
     learned: list[tuple[str, str]] = field(default_factory=list)
+    default: bool = False
+    """It is surely 1 / sqrt(D), PyTorch's default, so that nothing has to be given."""
 
 
 class Pieces:
@@ -123,6 +125,8 @@ class Pieces:
 
     def scale(self) -> Scale:
         """Everything that multiplies the product."""
+        if self.has_default_scale():
+            return Scale(default=True)
         found = self._scale(self.found.scores, {})
         result = Scale([*found.numbers], [*found.learned])
         if (added := self.found.product.value).op == "baddbmm":
@@ -137,16 +141,18 @@ class Pieces:
             return False
         assert terms[0].other is not None
         base = _root_of(terms[0].other, str(terms[0].detail[1]))
-        if base is None or "d" not in found.q.letters:
+        if base is None:
             return False
         tensor, index = found.shapes.size_of(base)
-        letters, at = found.q.letters, found.q.letters.index("d")
-        if tensor is found.q.value:  # other axes may stand for several dimensions
-            return (index == at - len(letters) and MORE not in letters[at:]) or (
-                index == at and MORE not in letters[:at]
-            )
-        dims = found.shapes.of(found.q.value)
-        return dims is not None and len(dims) == len(letters) and dims[at] == found.shapes.size(base)
+        for each in (found.q, found.k):
+            at = each.letters.index("d")
+            if tensor is each.value:  # other axes may stand for several dimensions
+                from_behind = index == at - len(each.letters) and MORE not in each.letters[at:]
+                return from_behind or (index == at and MORE not in each.letters[:at])
+        dims, at = found.shapes.of(found.q.value), found.q.letters.index("d")
+        if dims is None or len(dims) != len(found.q.letters):
+            return False
+        return dims[at] == found.shapes.size(base)
 
     def _alpha(self, value: Value, result: Scale) -> None:
         alpha = value.named.get("alpha")

@@ -204,7 +204,7 @@ class Writer:
         dropout = self.pieces.dropout()
         if dropout is not None:
             arguments.append(f"dropout_p={dropout}")
-        if not self.pieces.has_default_scale():
+        if not scale.default:
             arguments.append(f"scale={number(scale)}")
         node = self.found.final.node
         assert node is not None

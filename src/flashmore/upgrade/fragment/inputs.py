@@ -4,7 +4,7 @@ import ast
 from dataclasses import replace
 from typing import Literal
 
-from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.axes import Letters, Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.hiding import from_caller, may_hide
@@ -34,6 +34,9 @@ class Inputs:
         self.found: list[Input] = []
         self.names: dict[ast.AST, str] = {}
         self.query = "q"
+        self.query_letters: Letters = ()
+        self.tensors: dict[Value | None, str] = {}
+        """q and k, by their values."""
         self.taken: set[str] = {each.id for each in walk(found.flow.function) if isinstance(each, ast.Name)}
         self.axes = Axes(found)
 
@@ -81,8 +84,10 @@ class Inputs:
             source = self.text.of(node)
             name = self.add(node, Input(name, source, "tensor", self.axes.of(letters)))
             self.names[node] = known[seen] = name
+            if which is not self.all.v:
+                self.tensors[seen] = name
             if which is self.all.q:
-                self.query = name
+                self.query, self.query_letters = name, letters
 
     def _stored_later(self, node: ast.Name) -> bool:
         """Whether the lines give the name another meaning, so that an input needs one of its own."""
@@ -103,9 +108,24 @@ class Inputs:
             raise Refuse("a scale that cannot be cut out")
         if number(term.other) is not None:
             return
+        if Pieces(self.all, Words(self.text)).has_default_scale():
+            self._default_scale(term, node)
+            return
         learned = term.detail[0] == "learned"
         axes = self.axes.of_learned(term.other) if learned else None
         self.names[node] = self.add(None, Input(self.fresh("scale"), self.text.of(node), "scale", axes))
+
+    def _default_scale(self, term: Term, node: ast.expr) -> None:
+        """1 / sqrt(D) as it is written, where it is read from q or k; else by its meaning, from q's size."""
+        names = [each for each in walk(node) if isinstance(each, ast.Name)]
+        given = {each: self.tensors.get(self.flow.seen.get(each)) for each in names}
+        modules = {each for each in names if getattr(self.flow.seen.get(each), "op", "") == "global"}
+        if all(given[each] or each in modules for each in names):
+            self.names |= {each: name for each, name in given.items() if name is not None}
+            return
+        at = self.query_letters.index("d") - len(self.query_letters)
+        root = f"{self.query}.size({at}) ** 0.5"
+        self.names[node] = f"({root})" if term.detail[1] == "div" else f"(1 / {root})"
 
     def added(self, term: Term, node: ast.expr | None, wanted: str) -> str:
         """A bias or an additive mask."""
