@@ -75,6 +75,10 @@ class Pieces:
             raise Refuse("the number of dimensions is unknown")
         text = self._stable(node, which)
         done = reordered(text, letters, target)
+        if last[-1] in letters and letters[-1] != last[-1]:
+            done = (
+                f"{done}.contiguous()"  # the fused kernels need channels side by side; often this is no copy
+            )
         if self._lacks_heads(letters, target):
             done = self._expanded(done, letters, target)
         return done

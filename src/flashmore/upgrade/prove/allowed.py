@@ -56,7 +56,7 @@ _FUNCTIONAL = _words("""
     layer_norm rms_norm one_hot log_softmax unfold
 """)
 _METHODS = _words("""
-    T mT H shape ndim dtype device is_cuda requires_grad size dim numel stride view view_as
+    T mT H t shape ndim dtype device is_cuda requires_grad size dim numel stride view view_as
     reshape reshape_as expand expand_as contiguous clone type type_as to float double half
     bfloat16 bool int long transpose_ masked_fill_ mul_ div_ add_ sub_ pow_ copy_ fill_ clamp_
     clamp_min clamp_max neg_ exp_ sqrt_ unsqueeze_ squeeze_ softmax repeat tile unflatten
