@@ -17,7 +17,7 @@ MUON_STEPS = 1100
 """Steps for such lists with Muon, which needs fewer than AdamW; each takes longer."""
 FEW = 500
 """Below this number of items, n-grams are the better teachers, and dropout is highest."""
-SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.6
+SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.7
 """Share of the soft targets."""
 FEWEST_STEPS = 30
 EVALUATIONS = 20
@@ -45,7 +45,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     if items >= LARGE and muon and "max_steps" in missing:
         values["max_steps"] = MUON_STEPS
     elif items < LARGE and "max_steps" in missing:
-        passes = 3 if FEW <= items < 5000 else 2  # shorter lists are memorised sooner
+        passes = 3 if items < 5000 else 2
         passes *= 1 if muon else 4  # AdamW needs more steps
         values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / values["batch_size"]))
     if "warmup_steps" in missing:
