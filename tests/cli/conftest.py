@@ -21,6 +21,7 @@ import pytest
 from flashmore.cli.main import main
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
+from flashmore.runs import Run
 from flashmore.training.loop import Observer, train
 from forks import Forks
 
@@ -163,15 +164,18 @@ def config(names_file: Path) -> TrainConfig:
         warmup_steps=5,
         max_steps=60,
         eval_interval=20,
+        ngram_smoothing=0.4,
         device="cpu",
     )
 
 
 @pytest.fixture(scope="session")
 def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on names of 2 or 4 letters; read it, and leave it as it is."""
+    """A finished run on names of 2 or 4 letters, best before its last step; leave it as it is."""
     path = tmp_path_factory.mktemp("runs") / "trained"
     train(config, path)
+    state = Run.open(path).load_state("last")
+    assert state.best_step != state.step
     return path
 
 

@@ -72,7 +72,7 @@ def material(names_file: Path, trained: Path, tmp_path_factory: pytest.TempPathF
 # a command; {here} stands for the folder with the material.
 REFUSED = [
     # what to learn from
-    ("nowhere.txt", 2, ("nowhere.txt", "No such file", "built-in names")),
+    ("nowhere.txt", 2, ("nowhere.txt", "No such file", "a readable file")),
     ("{here}/nothing", 2, ("{here}/nothing", "none")),
     ("{here}", 2, ("latin-1.txt", "line 3")),
     ("{here}/table.csv --column nmae", 2, ("'nmae'", "none with this name", "name, year")),
