@@ -358,3 +358,12 @@ def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> No
         assert done.returncode == 1, done.stderr
         assert f"{MANY + len(names) + 1} files searched: 1 can be rewritten" in done.stdout
     assert not (tmp_path / "canary").exists(), "a module of the working directory was imported"
+
+
+def test_a_file_with_a_written_softmax_alone_is_searched(tmp_path: Path) -> None:
+    body = "    e = (q @ k.mT).exp()\n    return (e / e.sum(-1, keepdim=True)) @ v\n"
+    source = f"import torch\n\ndef attend(q, k, v):\n{body}"
+    (tmp_path / "model.py").write_text(source, encoding="utf-8")
+    (found,) = search([tmp_path / "model.py"])
+    assert isinstance(found, Searched)
+    assert [site.verdict for site in found.sites] == ["rewritten"]

@@ -22,6 +22,7 @@ MANY = 64
 """Fewer files are searched in this process: starting another takes longer."""
 _WORTH = re.compile(
     rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn|flex_att"
+    rb"|\bexp\("
 )
 
 
