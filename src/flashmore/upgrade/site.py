@@ -81,6 +81,10 @@ class Site:
     fragment: Fragment | None = None
     assumptions: tuple[str, ...] = field(default=())
 
+    def refused(self, reason: str, advice: str) -> "Site":
+        """The same place, with nothing to rewrite."""
+        return Site(self.path, self.line, self.end_line, self.symbol, "refused", reason, advice)
+
 
 @dataclass(frozen=True)
 class NotRead:

@@ -93,9 +93,7 @@ class Project:
             return site
         certain = next((link for link in links if link.use.certain), None)
         if certain is not None:
-            return Site(
-                site.path, site.line, site.end_line, site.symbol, "refused", reason(_said(certain)), ADVICE
-            )
+            return site.refused(reason(_said(certain)), ADVICE)
         assumed = [f"no second derivatives are taken in {_said(link)}" for link in links]
         return replace(site, assumptions=(*site.assumptions, *assumed, *self.limits))
 

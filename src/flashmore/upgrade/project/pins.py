@@ -3,13 +3,14 @@
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from flashmore.upgrade.project.files import Unreadable, content
 from flashmore.upgrade.site import Site
@@ -25,6 +26,7 @@ FILES = (
     "requirements*.txt", "requirements/*.txt", "pyproject.toml", "setup.py", "setup.cfg",
     "environment*.yml", "environment*.yaml", "conda*.yml", "conda*.yaml",
 )  # fmt: skip
+# Future releases too, which an open upper bound allows.
 _RELEASES = [Version(f"1.{minor}") for minor in range(14)] + [Version(f"2.{minor}") for minor in range(100)]
 _WRITTEN = re.compile(r"""(?<![\w.-])(?:py)?torch\s*((?:[<>=!~]{1,3}\s*[\w.*+!-]+\s*,?\s*)+)""")
 """`torch==1.13.1`, `"torch >= 1.12, < 2"`, `- pytorch=1.13`."""
@@ -36,19 +38,28 @@ class Pin:
 
     file: Path
     text: str
-    versions: SpecifierSet
+    allowed: tuple[Version, ...]
+    """Of the releases, and of the versions that it names."""
 
-    def _allows(self, version: Version) -> bool:
-        return self.versions.contains(version, prereleases=True)
+    @classmethod
+    def of(cls, file: Path, text: str) -> Self:
+        """Read specifiers such as `>=1.10,<2`.
+
+        Raises:
+            ValueError: they are none.
+        """
+        wanted = SpecifierSet(text)
+        named = [Version(each.version.rstrip(".*")) for each in wanted if each.operator != "==="]
+        allowed = (each for each in (*_RELEASES, *named) if wanted.contains(each, prereleases=True))
+        return cls(file, f"torch{text}", tuple(allowed))
 
     def excludes(self, needed: Version) -> bool:
         """Whether it allows no version from the needed one on."""
-        named = [Version(each.version.rstrip(".*")) for each in self.versions if each.operator != "==="]
-        return not any(each >= needed and self._allows(each) for each in (*_RELEASES, *named))
+        return all(each < needed for each in self.allowed)
 
     def includes_older(self, needed: Version) -> bool:
         """Whether it allows a version before the needed one."""
-        return any(each < needed and self._allows(each) for each in _RELEASES)
+        return any(each < needed for each in self.allowed)
 
 
 def pins(root: Path) -> list[Pin]:
@@ -61,10 +72,8 @@ def pins(root: Path) -> list[Pin]:
             continue
         written = _of_toml(text) if path.suffix == ".toml" else _of_text(text)
         for each in written:
-            try:
-                found.append(Pin(path, f"torch{each}", SpecifierSet(each)))
-            except (InvalidSpecifier, InvalidVersion):
-                continue
+            with suppress(ValueError):
+                found.append(Pin.of(path, each))
     return found
 
 
@@ -77,15 +86,12 @@ def judged(site: Site, found: list[Pin]) -> Site:
     for pin in found:
         if pin.excludes(needed):
             reason = f"{pin.file.name} requires {pin.text}, but `{what}` needs torch {first} or newer"
-            return Site(
-                site.path, site.line, site.end_line, site.symbol, "refused", reason,
-                "allow a newer version of torch",
-            )  # fmt: skip
+            return site.refused(reason, "allow a newer version of torch")
     older = next((pin for pin in found if pin.includes_older(needed)), None)
     if older is None:
         return site
     assumed = f"torch is {first} or newer ({older.file.name} allows older versions: {older.text})"
-    return Site(**{**vars(site), "assumptions": (*site.assumptions, assumed)})
+    return replace(site, assumptions=(*site.assumptions, assumed))
 
 
 def _of_text(text: str) -> Iterator[str]:
@@ -125,7 +131,7 @@ def _of_poetry(version: str) -> Iterator[str]:
             yield f"=={version}"
         else:
             yield version
-    except InvalidVersion:
+    except ValueError:
         return
 
 
