@@ -28,7 +28,7 @@ from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import Class, Module
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, arguments_of
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
 
@@ -80,20 +80,26 @@ def _functions(tree: ast.Module, module: Module) -> Iterator[_Function]:
     """Every function of a file."""
 
     def inside(
-        body: list[ast.stmt], owner: Class | None, prefix: str, enclosing: tuple[Function, ...] = ()
+        body: list[ast.stmt],
+        owner: Class | None,
+        prefix: str,
+        enclosing: tuple[Function, ...] = (),
+        nested: bool = False,
     ) -> Iterator[_Function]:
         for statement in body:
             if isinstance(statement, Function):
                 name = prefix + statement.name
-                yield _Function(statement, name, owner, enclosing)
-                yield from inside(statement.body, owner, f"{name}.", (*enclosing, statement))
+                takes_self = any(each.arg == "self" for each in arguments_of(statement.args))
+                own = None if nested and takes_self else owner  # a `self` that may be of any class
+                yield _Function(statement, name, own, enclosing)
+                yield from inside(statement.body, own, f"{name}.", (*enclosing, statement), nested=True)
             elif isinstance(statement, ast.ClassDef):
                 found = module.classes.get(statement.name)
-                own = found if found is not None and found.node is statement else Class(statement)
-                yield from inside(statement.body, own, f"{prefix}{statement.name}.", enclosing)
+                known = found if found is not None and found.node is statement else Class(statement)
+                yield from inside(statement.body, known, f"{prefix}{statement.name}.", enclosing)
             elif isinstance(statement, (ast.If, ast.Try, ast.With)):
                 both = [*statement.body, *getattr(statement, "orelse", [])]
-                yield from inside(both, owner, prefix, enclosing)
+                yield from inside(both, owner, prefix, enclosing, nested)
 
     yield from inside(tree.body, None, "")
 

@@ -1,6 +1,7 @@
 """Names that were bound before an edit and are not afterwards, or have another value: nobody may use them."""
 
 import ast
+import builtins
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -37,6 +38,7 @@ def check_names(rewriting: Rewriting, edits: Iterable[Edit]) -> None:
     """
     found = rewriting.found
     _refuse_onlookers(found)
+    _refuse_shadowing(found)
     names = _Names(rewriting, [edit for edit in edits if edit.end > edit.start])
     for use in names.uses:
         names.check(use)
@@ -181,6 +183,22 @@ def _refuse_onlookers(found: Attention) -> None:
     if (of_frames := _reads_frames(found.flow.module)) is not None:
         name, line = of_frames
         raise Refuse(f"`{name}` in line {line} may read the local variables of a running function", ADVICE)
+
+
+def _refuse_shadowing(found: Attention) -> None:
+    """Refuse where an enclosing function rebinds a name of the module, or a builtin that is used."""
+    function, module = found.flow.function, found.flow.module
+    read = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | {"max"}  # may be written
+    for outer in found.flow.enclosing:
+        for node in own_nodes(outer):
+            claimed = set(claimed_by(node)) if node is not outer else set()
+            shadowed = claimed & (module.meanings.keys() | (read & set(dir(builtins))))
+            if shadowed:
+                name, line = min(shadowed), getattr(node, "lineno", outer.lineno)
+                raise Refuse(
+                    f"`{name}` has another meaning in the enclosing function: see line {line}",
+                    "rename that one",
+                )
 
 
 def _refuse_private(found: Attention) -> None:

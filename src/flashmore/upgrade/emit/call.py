@@ -76,9 +76,8 @@ class Pieces:
         text = self._stable(node, which)
         done = reordered(text, letters, target)
         if last[-1] in letters and letters[-1] != last[-1]:
-            done = (
-                f"{done}.contiguous()"  # the fused kernels need channels side by side; often this is no copy
-            )
+            # Fused kernels need a last stride of 1. This is no copy where k was given transposed.
+            done = f"{done}.contiguous()"
         if self._lacks_heads(letters, target):
             done = self._expanded(done, letters, target)
         return done

@@ -163,9 +163,11 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     problem = result["problem"]
     if step is None and problem is None:
         problem = f"too few steps to time: each version needs at least {FEWEST_STEPS}"
-    from flashmore.measuring.warnings import warnings_about  # imports torch
+    from flashmore.measuring.environment import on_battery  # imports torch
+    from flashmore.measuring.warnings import warnings_about
 
-    warnings = tuple(warnings_about(samples, others=result["others"], threads=result["threads"]))
+    others, threads = result["others"], result["threads"]
+    warnings = tuple(warnings_about(samples, others=others, threads=threads, battery=on_battery()))
     further = worth_trying(device)
     return Gain(result["whole"], step, share, sites, further, problem, result["environment"], warnings)
 

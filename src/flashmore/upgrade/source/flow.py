@@ -37,7 +37,7 @@ class Flow(Expressions):
                     self.env[name] = self.make("param", detail=name, node=node)
             for each in arguments_of(outer.args):
                 self.env[each.arg] = self.make("param", detail=each.arg, node=each)
-        if self.owner is not None and self.enclosing:
+        if self.owner is not None and "self" in self.env:
             self.env["self"] = Value("self", detail="self")
         arguments = self.function.args
         for index, each in enumerate([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]):

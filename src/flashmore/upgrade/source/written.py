@@ -10,7 +10,7 @@ from flashmore.upgrade.source.graph import Value
 class WrittenSoftmax:
     """What a division divides: exponentials and their sums."""
 
-    scores: tuple[Value]
+    scores: tuple[Value, ...]
     dim: dict[str, Value]
     parts: tuple[Value, ...]
     """The exponentials and what makes their sums."""
@@ -23,21 +23,16 @@ def written_softmax(
     if op not in ("div", "divide", "true_divide") or len(args) != 2 or named:
         return None
     exponentials, total = args
-    sums, parts = total, [exponentials]
-    if sums.op == "unsqueeze" and len(sums.args) == 2:
-        parts.append(sums)
-        sums = sums.args[0]
+    sums = total.args[0] if total.op == "unsqueeze" and len(total.args) == 2 else total
     if exponentials.op != "exp" or len(exponentials.args) != 1 or exponentials.inplace or exponentials.named:
         return None
+    if sums.op != "sum" or not 1 <= len(sums.args) <= 3 or sums.args[0] is not exponentials:
+        return None
     dim, kept = sums.get(1, "dim"), sums.get(2, "keepdim")
-    if (
-        sums.op != "sum"
-        or sums.args[0] is not exponentials
-        or dim is None
-        or set(sums.named) - {"dim", "keepdim"}
-    ):
+    if dim is None or set(sums.named) - {"dim", "keepdim"}:
         return None
     keeps = kept is not None and kept.op == "const" and kept.detail is True
-    if keeps == (sums is not total) or (sums is not total and total.args[1].key != dim.key):
+    restored = sums is not total and total.args[1].key == dim.key
+    if keeps == restored or (sums is not total and not restored):
         return None
-    return WrittenSoftmax((exponentials.args[0],), {"dim": dim}, (*parts, sums))
+    return WrittenSoftmax(exponentials.args, {"dim": dim}, (exponentials, sums, total))
