@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE, encode_items
-from flashmore.models.ngram import NgramModel, Ngrams
+from flashmore.models.ngram import NgramModel, best_ngram
 from flashmore.runs import Run
 from flashmore.training.loop import train
 from forks import Forks
@@ -161,12 +161,8 @@ def test_ngrams_of_the_training_items_generate_names(
 ) -> None:
     run = Run.open(trained)
     made = document("generate", trained, "--ngram", "--seed", 1, "--count", 5, "--prefix", "a")
-    known, held_out = (
-        encode_items(items, run.vocabulary, run.model.block_size, "cpu")
-        for items in (run.split.train, run.split.validation)
-    )
-    ngrams = Ngrams(known, run.model.vocab_size)
-    model = NgramModel(ngrams, ngrams.best(held_out).order)
+    ngrams, best = best_ngram(run.split.train, run.split.validation, run.vocabulary, run.model)
+    model = NgramModel(ngrams, best.order)
     for name in made["names"]:
         assert name["text"].startswith("a")
         own = encode_items([name["text"]], run.vocabulary, run.model.block_size, "cpu")
@@ -181,7 +177,7 @@ def test_ngrams_of_the_training_items_generate_names(
     )
     train(config, tmp_path / "run")
     message = refusal(call("generate", tmp_path / "run", "--ngram"), 2)
-    assert "found: a run with no validation part" in message
+    assert "a run with no validation part" in message
 
 
 def test_the_best_weights_are_used_and_the_last_where_there_are_none(

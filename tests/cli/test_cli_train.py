@@ -22,7 +22,7 @@ from flashmore.training.session import config_of
 Call = Callable[..., CompletedProcess[str]]
 Document = Callable[..., Any]
 
-ABOUT_THE_MACHINE = ("other programs use", "on battery power", "steps now take")
+ABOUT_THE_MACHINE = ("this machine is busy", "on battery power", "steps now take")
 RESULT = {
     "run": str,
     "model": str,

@@ -79,6 +79,11 @@ def test_where_nothing_tells_of_others_interrupted_samples_do() -> None:
     assert codes(a=blocks(spikes=0.003, seed=12), b=blocks(seed=13)) == []
 
 
+def test_battery_power_is_a_warning() -> None:
+    found = warnings_about({"a": blocks(seed=14)}, battery=True)
+    assert [warning["code"] for warning in found] == ["battery"]
+
+
 def test_every_warning_has_advice_and_the_schema_knows_no_other() -> None:
     assert set(get_args(Code)) == set(ADVICE)
     assert all(ADVICE.values())

@@ -10,6 +10,7 @@ import torch
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
+from flashmore.measuring.environment import on_battery
 from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.statistics import Spread, ratio, spread
@@ -129,6 +130,8 @@ class Rounds:
             except Stopped as stopped:
                 self.samples, self.complete = stopped.samples_ms, False
             threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-            self.warnings = warnings_about(self.samples, others=others(), threads=threads)
+            self.warnings = warnings_about(
+                self.samples, others=others(), threads=threads, battery=on_battery()
+            )
         except KeyboardInterrupt:
             self.complete = False

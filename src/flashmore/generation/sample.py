@@ -22,7 +22,7 @@ from flashmore.generation.constraints import constraint, nearest
 from flashmore.generation.draw import draw, next_probabilities, require_finite
 from flashmore.generation.options import GenerateOptions
 from flashmore.memory import largest_batch
-from flashmore.models.ngram import NgramModel, Ngrams
+from flashmore.models.ngram import NgramModel, best_ngram
 from flashmore.models.registry import build
 from flashmore.runs import Run
 
@@ -137,26 +137,22 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
         ) from None
 
 
-def best_ngram(run: Run) -> NgramModel:
-    """The n-gram of the training items, of the order with the lowest loss on the validation part.
+def load_ngram(run: Run) -> NgramModel:
+    """The n-gram model of the training items, of the order with the lowest validation loss.
 
     Raises:
         RunError: a run with weights, which n-grams do not support, or without a validation part.
     """
     split = run.split
-    found = "weights" if split.weights is not None else None if split.validation else "no validation part"
-    if found:
+    lacks = "weights" if split.weights is not None else "no validation part" if not split.validation else ""
+    if lacks:
         wanted, valid = (
-            f"a run with n-grams at {run.path}",
-            "a run without --weight and with a validation part",
+            "an unweighted run with a validation part for --ngram",
+            "a run without --weight, or another --split",
         )
-        raise RunError(wanted, f"a run with {found}", valid)
-    known, held_out = (
-        encode_items(items, run.vocabulary, run.model.block_size, "cpu")
-        for items in (split.train, split.validation)
-    )
-    ngrams = Ngrams(known, run.model.vocab_size)
-    return NgramModel(ngrams, ngrams.best(held_out).order)
+        raise RunError(wanted, f"{run.path}, a run with {lacks}", valid)
+    ngrams, best = best_ngram(split.train, split.validation, run.vocabulary, run.model)
+    return NgramModel(ngrams, best.order)
 
 
 def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
@@ -178,7 +174,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
             run.require_training_items("--" + option.replace("_", "-"))
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
-    model = best_ngram(run) if options.ngram else load_model(run, device)
+    model = load_ngram(run) if options.ngram else load_model(run, device)
     seed, generator = _seeded(options)
     names: list[Name] = []
     seen: set[str] = set()

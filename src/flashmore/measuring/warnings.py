@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from flashmore.measuring.environment import on_battery, others_cpu_seconds
+from flashmore.measuring.environment import others_cpu_seconds
 from flashmore.measuring.statistics import Blocks
 
 Code = Literal["too few samples", "noisy machine", "thermal drift", "other load", "battery"]
@@ -58,6 +58,7 @@ def warnings_about(
     others: float | None = None,
     cpus: int = os.cpu_count() or 1,
     threads: int = 1,
+    battery: bool = False,
 ) -> list[MeasurementWarning]:
     """All warnings for these samples.
 
@@ -65,6 +66,7 @@ def warnings_about(
         samples: for each variant its blocks, in order of timing.
         others: see `load_meter`.
         cpus, threads: CPUs of the machine, and threads used by the measured work.
+        battery: whether the machine runs on battery power; see `environment.on_battery`.
     """
     medians = {name: np.array([np.median(block) for block in blocks]) for name, blocks in samples.items()}
     checks: dict[Code, str | None] = {
@@ -72,7 +74,7 @@ def warnings_about(
         "noisy machine": _noisy(medians),
         "thermal drift": _drifting(medians),
         "other load": _loaded(others, cpus, threads) or _interrupted(samples),
-        "battery": "the machine ran on battery power" if on_battery() else None,
+        "battery": "the machine ran on battery power" if battery else None,
     }
     return [
         {"code": code, "message": message, "advice": ADVICE[code]}

@@ -5,14 +5,16 @@ Shape letters: N items, T positions, P positions of all items, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from flashmore.data.batches import IGNORE, Sequences
+from flashmore.data.batches import IGNORE, Sequences, encode_items
+from flashmore.data.vocabulary import Vocabulary
+from flashmore.models.config import ModelConfig
 
 AT_ONCE = 2**20
 """Probabilities computed together, which bounds the memory for intermediate results to about 50 MB."""
@@ -195,6 +197,21 @@ class Ngrams:
 
     def _entry(self, contexts: Tensor) -> Tensor:
         return contexts * self.vocab_size + self._following
+
+
+def best_ngram(
+    items: Sequence[str], held_out: Sequence[str], vocabulary: Vocabulary, config: ModelConfig
+) -> tuple[Ngrams, NgramLoss]:
+    """The n-grams of items, and the order with the lowest loss on others.
+
+    Args:
+        items: the training items.
+        held_out: the validation items.
+        vocabulary, config: their characters, and the sizes of a model for both.
+    """
+    known, others = (encode_items(each, vocabulary, config.block_size, "cpu") for each in (items, held_out))
+    ngrams = Ngrams(known, config.vocab_size)
+    return ngrams, ngrams.best(others)
 
 
 class NgramModel(nn.Module):

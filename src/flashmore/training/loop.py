@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flashmore.config import TrainConfig
-from flashmore.data.batches import encode_items
 from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
-from flashmore.models.ngram import Ngrams
+from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
 from flashmore.training.dataset import Dataset
 from flashmore.training.events import EventWriter
@@ -195,11 +194,7 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     split, ngram = run.split, None
     # n-grams have no weights
     if split.validation and split.weights is None and len(split.train) <= NGRAM_ITEMS:
-        known, held_out = (
-            encode_items(items, run.vocabulary, run.model.block_size, "cpu")
-            for items in (split.train, split.validation)
-        )
-        ngram = Ngrams(known, run.model.vocab_size).best(held_out)
+        _, ngram = best_ngram(split.train, split.validation, run.vocabulary, run.model)
     return TrainResult(
         run=str(run.path),
         model=run.model.model,

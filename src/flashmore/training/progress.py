@@ -29,9 +29,9 @@ COLUMNS = (
 
 
 def conditions() -> list[str]:
-    """What about this machine makes training slower than usual."""
+    """What may make training slow on this machine now."""
     load, cpus = psutil.getloadavg()[0], psutil.cpu_count() or 1
-    busy = f"other programs use the CPUs (load average {load:.1f} on {cpus}): steps take longer than usual"
+    busy = f"this machine is busy (load average {load:.1f} on {cpus} CPUs): steps may take longer"
     battery = "on battery power, steps may take longer"
     return [busy] * (load >= BUSY * cpus) + [battery] * on_battery()
 

@@ -27,6 +27,7 @@ from flashmore.benchmark.attention.plan import (
 from flashmore.benchmark.variant import INTERRUPTED, torch_says
 from flashmore.call import CallOptions, Pass
 from flashmore.errors import BackendUnavailable
+from flashmore.measuring.environment import on_battery
 from flashmore.measuring.measure import Clock, alternate
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import EQUIVALENCE, Ratio, ratio, spread
@@ -289,7 +290,8 @@ class _Bench:
             round_seconds = (self.clock() - began) / done
             more = 2 if done < BLOCKS and self.clock() + 2 * round_seconds < until else 0
         compared = {backend: passes.samples_ms(shape.passes) for backend, passes in every.items()}
-        for doubt in warnings_about(compared, others=others(), threads=torch.get_num_threads()):
+        threads = torch.get_num_threads()
+        for doubt in warnings_about(compared, others=others(), threads=threads, battery=on_battery()):
             self.doubts.setdefault(doubt["code"], {})[shape.keys] = doubt
         for backend, passes in every.items():
             whole = spread(passes.samples_ms("both")).median / 1000
