@@ -201,7 +201,7 @@ def test_what_may_leave_a_name_as_it_was_binds_it_perhaps(line: str) -> None:
     "line",
     [
         "w = load()", "with torch.no_grad(): w = load()", "with contextlib.nullcontext() as w: pass",
-        "(w := load())", "x = [n for n in (w := load())]", "x = 1 < (w := load()) < c",
+        "(w := load())", "x = [*(w := load())]", "x = 1 < (w := load()) < c",
         "assert (w := load())",
         "x = {(w := load()): w}",
     ],

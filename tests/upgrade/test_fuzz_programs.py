@@ -218,6 +218,8 @@ AFTERWARDS = (
     "out.relu_()",
     "F.relu(out, inplace=True)",
 )
+FORMS = ("method", "method", "nested", "closure", "decorated")
+SHADOWS = ("", "", "F = 3", "halved = kept", "soften = torch.sigmoid", "max = min", "scale = 2.0")
 RETURNED = ("out", "x", "q", "k", "v", "s", "w", "y")
 SHAPES = {"q": (2, 3, 5, 4), "k": (2, 3, 7, 4), "v": (2, 3, 7, 6), "bias": (5, 7)}
 DTYPES = (torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -255,20 +257,26 @@ def programs(draw: st.DrawFn) -> Program:
     tail += [f"found['{name}'] = {name}" for name in told]
     body = "\n".join([*lines, *tail, "return found"])
     return Program(
-        _module(body, draw(st.sampled_from(("method", "method", "nested", "decorated")))),
+        _module(body, draw(st.sampled_from(FORMS)), draw(st.sampled_from(SHADOWS))),
         draw(st.sampled_from(DTYPES)), draw(st.sampled_from(DTYPES)),
         draw(st.booleans()), draw(st.booleans()), draw(st.booleans()),
         draw(st.sampled_from((False, False, False, True))),
     )  # fmt: skip
 
 
-def _module(body: str, form: str) -> str:
+def _module(body: str, form: str, shadow: str) -> str:
     head = "def attend(self, q, k, v, mask, bias, flag):"
     before = {"decorated": "@torch.no_grad()\n"}.get(form, "")
     function = f"{before}{head}\n{_indented(body)}"
-    if form == "nested":
-        function = f"def attend(self, q, k, v, mask, bias, flag):\n    {head.replace('attend', 'inner')}\n"
-        function += f"{_indented(_indented(body))}\n    return inner(self, q, k, v, mask, bias, flag)"
+    if form in ("nested", "closure"):
+        names = "q, k, v, mask, bias, flag" if form == "nested" else ""
+        lines = [
+            *([shadow] if shadow else []),
+            f"def inner({names}):",
+            _indented(body),
+            f"return inner({names})",
+        ]
+        function = "\n".join([head, *map(_indented, lines)])
     init = (
         "super().__init__()\nself.scale = 0.5\nself.calls = 0\nself.drop = nn.Dropout(0.0)\n"
         "self.softmax = nn.Softmax(dim=-1)\nself.register_buffer('causal', torch.tril(torch.ones(9, 9)))"

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -138,6 +139,16 @@ def _sites_of(text: Text, module: Module, found: _Function, path: str) -> list[S
         return []
     search = Search(text, flow, found.name, path, fused)
     return [*search.already(), *apart(search.sites(softmaxes))]
+
+
+def _require_compilable(source: str) -> None:
+    """Refuse what only the compiler objects to, such as a `global` statement that a guard has repeated."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(source, "<rewritten>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise Refuse(f"the rewritten file would not compile: {error.msg}") from None
 
 
 def _is_softmax(value: Value) -> bool:
@@ -284,6 +295,7 @@ class Search:
         unguarded = rewriting.edits()
         check_names(rewriting, unguarded)
         check_effects(rewriting, edited(self.text.source, unguarded))
+        _require_compilable(edited(self.text.source, edits))
         block, first, last = rewriting.region()
         return Site(
             self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
