@@ -339,9 +339,7 @@ def run(source: str, program: Program) -> dict[str, Any]:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], tolerance: float) -> str:
-    """What differs; empty if nothing does. Where the old program raises, the new one may do anything."""
-    if "raised" in old:
-        return ""
+    """What differs; empty if nothing does."""
     if "raised" in new:
         return f"raises {new['raised']}"
     if old.keys() != new.keys():
@@ -385,7 +383,10 @@ def check(program: Program) -> str:
         tolerance = max(TOLERANCE[program.dtype], TOLERANCE[program.other])
         if ".half()" in program.source or ".float()" in program.source or "float32" in program.source:
             tolerance = max(tolerance, 1e-3)
-        wrong = difference(run(program.source, program), run(after, program), tolerance)
+        old = run(program.source, program)
+        if "raised" in old:  # PyTorch's CPU kernel may write beyond tensors whose sizes do not fit
+            return ""
+        wrong = difference(old, run(after, program), tolerance)
         if not wrong or any(site.fragment is None or not prove(site).proved for site in rewritten):
             return ""
     return f"{wrong}\n{program}\n{program.source}\n{after}"
