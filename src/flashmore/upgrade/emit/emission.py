@@ -27,6 +27,7 @@ class Emitter(Arguments, Replay):
         """
         self._check_random()
         made = self._made()
+        self._check_dtypes()
         made.read = self.pieces.emitted
         return made
 

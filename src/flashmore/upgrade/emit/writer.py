@@ -11,6 +11,7 @@ from flashmore.upgrade.emit.half import Half
 from flashmore.upgrade.emit.hiding import from_caller
 from flashmore.upgrade.emit.words import Words, atom, call, factor, is_atom
 from flashmore.upgrade.patterns.products import Product
+from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Value
@@ -71,6 +72,22 @@ class Writer:
                     raise Refuse(
                         "dropout is applied in a `with` block, but the product with the values is outside it"
                     )
+
+    def _check_dtypes(self) -> None:
+        """Weights that are cast to the dtype of the values, where the call needs one dtype for all.
+
+        A dtype that only the caller knows is assumed to be the same.
+        """
+        (value, own), (_, of_q) = (_dtype_of(each.value) for each in (self.found.v, self.found.q))
+        for term in self.found.weights.walk():
+            given = (*term.value.args[1:], *term.value.named.values()) if term.kind == "cast" else ()
+            whose = [each.args[0] if each.op == "attr:dtype" else each for each in given]
+            if all(_dtype_of(each)[0] is not value for each in whose):
+                continue
+            if own != of_q:
+                raise Refuse("the values are cast to a dtype of their own", "cast queries and keys as well")
+            if not own:
+                self.result.assumptions.append("values have the dtype of queries and keys")
 
     def _query(self, scale: Scale) -> str:
         q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
@@ -265,3 +282,13 @@ class Writer:
                 if self.text.source[end - 4 : end] == "view":
                     self.result.edits.append(Edit(end - 4, end, "reshape"))
         return text
+
+
+def _dtype_of(value: Value) -> tuple[Value, str]:
+    """The tensor that a value is a view or a cast of, and its last cast to another dtype."""
+    last = ""
+    while value.args and value.op in CASTS | MOVES | RESHAPES:
+        if not last and value.op in ("float", "half", "bfloat16", "double", "to", "type", "type_as"):
+            last = f"{value.op}({', '.join(each.key for each in (*value.args[1:], *value.named.values()))})"
+        value = value.args[0]
+    return value, last
