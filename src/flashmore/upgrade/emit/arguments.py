@@ -12,6 +12,10 @@ from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import children, operand
 
+_MADE = {"new_ones", "new_zeros", "ones", "zeros"}
+"""Tensors that are made of the sizes that are given, one by one or as a tuple."""
+_VECTORS = {"const", "arange", "linspace"}
+
 
 class Arguments(Writer):
     """Writes attentions whose masks are simply one after the other."""
@@ -28,10 +32,12 @@ class Arguments(Writer):
             arguments.append("is_causal=True")
             self.result.rule = "causal"
         elif fills:
+            self._require_two_dimensions(fills)
             q, mask = self._hidden(fills, q)
             arguments.append(f"attn_mask={mask}")
             self.result.rule = "boolean-mask"
         elif adds:
+            self._require_two_dimensions(adds)
             arguments.append(f"attn_mask={self._added(adds[0])}")
             self.result.rule = "additive-mask"
         else:
@@ -40,6 +46,21 @@ class Arguments(Writer):
         self._write_call(q, arguments, scale)
         self._check_needed()
         return self.result
+
+    def _require_two_dimensions(self, masks: list[Step]) -> None:
+        """Refuse a mask that is a number or a vector, which broadcasts to scores, but is no `attn_mask`."""
+        for step in masks:
+            value = step.term.other
+            assert value is not None
+            rank = self.found.shapes.rank(value)
+            if rank is None and value.op in _MADE:
+                sizes = value.args[1:] if value.op.startswith("new_") else value.args
+                rank = len(sizes[0].args if sizes and sizes[0].op == "tuple" else sizes)
+            if rank is None and value.op in ("param", "selfattr"):
+                name = str(getattr(value.detail, "path", value.detail))
+                self.result.assumptions.append(f"`{name}` has at least two dimensions")
+            elif value.op in _VECTORS or (rank is not None and rank < 2):
+                raise Refuse("a mask or bias has fewer than two dimensions")
 
     def _check_needed(self) -> None:
         """What falls away must not make a name that the call reads."""
