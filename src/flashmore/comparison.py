@@ -98,16 +98,17 @@ def _draw_losses(axes: "Axes", rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max((loss for loss in losses if loss), default=1.0))
-    axes.set_xlabel("test loss, nats a character (lower is better)")
+    axes.set_xlabel("test loss, nats per character (lower is better)")
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
     axes.set_axis_off()
-    axes.set_ylim(longest + 1, -1)
-    axes.set_title(_label(row), loc="left", fontweight="bold", parse_math=False)
+    axes.set_ylim(longest + 1, -1.5)
+    axes.set_title(row.result.model, loc="left", fontweight="bold", parse_math=False)
     facts = f"{row.result.parameters:,} parameters, {row.result.train_seconds:.0f} s"
-    axes.text(0, -0.7, facts, fontsize=8, color=KNOWN)
+    told = "\n".join(filter(None, (_folder(row), facts)))
+    axes.text(0, -0.35, told, fontsize=8, color=KNOWN, va="bottom", parse_math=False)
     for line, name in enumerate(row.names):
         color, text = NEW if name.novelty == "new" else KNOWN, _shorten(name.text)
         # Names are not formulas, and text wider than its column must not move the others.
@@ -116,9 +117,14 @@ def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
 
 def _label(row: Row) -> str:
     """The model, and the run's folder if that is informative."""
+    model, folder = row.result.model, _folder(row)
+    return f"{model} ({folder})" if folder else model
+
+
+def _folder(row: Row) -> str:
+    """The name of the run's folder; empty if that is the model's."""
     folder = Path(row.result.run).resolve().name
-    model = row.result.model
-    return model if folder == model else f"{model} ({_shorten(folder)})"
+    return "" if folder == row.result.model else _shorten(folder)
 
 
 def _shorten(text: str) -> str:
