@@ -186,13 +186,17 @@ def _refuse_onlookers(found: Attention) -> None:
 
 
 def _refuse_shadowing(found: Attention) -> None:
-    """Refuse where an enclosing function rebinds a name of the module, or a builtin that is used."""
+    """Refuse where an enclosing function rebinds a name of the module or a builtin that is used."""
     function, module = found.flow.function, found.flow.module
-    read = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | {"max"}  # may be written
+    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    used |= {
+        "max",
+        *(name for name, full in module.imports.items() if full.startswith("torch")),
+    }  # in the call
     for outer in found.flow.enclosing:
         for node in own_nodes(outer):
             claimed = set(claimed_by(node)) if node is not outer else set()
-            shadowed = claimed & (module.meanings.keys() | (read & set(dir(builtins))))
+            shadowed = claimed & used & (module.meanings.keys() | set(dir(builtins)))
             if shadowed:
                 name, line = min(shadowed), getattr(node, "lineno", outer.lineno)
                 raise Refuse(
