@@ -1,5 +1,6 @@
 """What tests need that this machine may not have: each is skipped with its name."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -40,6 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(without_gpu)
         if "comparison" in item.keywords and not (folder and Path(folder).is_dir()):
             item.add_marker(without_data)
+
+
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: no collection of garbage need look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ done on the CPU. What would put a float64 number on the device is refused with M
 generator of the CPU there. The kernels, the speed and the rounding of MPS are not shown by it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -13,7 +13,6 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 DEVICE = torch.device("mps", 0)
 MESSAGE = (
@@ -56,23 +55,42 @@ class DeviceTensor(torch.Tensor):
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation, on the CPU tensors behind its arguments; its results are where they would be."""
-    flat, spec = tree_flatten((args, kwargs))
+    flat = [*_leaves((args, kwargs))]
+    inner_args, inner_kwargs = _mapped((args, kwargs), _behind)
     owners = {id(each.behind): each for each in flat if isinstance(each, DeviceTensor)}
     named = kwargs.get("device")
     on_device = bool(owners) if named is None else torch.device(named).type == DEVICE.type
     if on_device and any(isinstance(each, torch.Generator) for each in flat):
         raise RuntimeError("Expected a 'mps' device type for generator but found 'cpu'")
-    plain = [_behind(each) for each in flat]
-    inner_args, inner_kwargs = tree_unflatten(plain, spec)
     result = func(*inner_args, **inner_kwargs)
-    known = {id(each): each for each in flat if isinstance(each, torch.Tensor)}  # what was changed in place
+    known = {id(each) for each in flat if isinstance(each, torch.Tensor)}  # what was changed in place
 
-    def placed(each: torch.Tensor) -> torch.Tensor:
+    def placed(each: Any) -> Any:
+        if not isinstance(each, torch.Tensor):
+            return each
         if id(each) in owners:
             return owners[id(each)]
         return each if id(each) in known or not on_device else DeviceTensor(each)
 
-    return tree_map_only(torch.Tensor, placed, result)
+    return _mapped(result, placed)
+
+
+def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """A value with a function done to everything in its tuples, lists and dictionaries."""
+    if isinstance(value, dict):
+        return {name: _mapped(each, function) for name, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)([_mapped(each, function) for each in value])
+    return function(value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What `_mapped` does its function to."""
+    if isinstance(value, (dict, tuple, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _behind(value: Any) -> Any:

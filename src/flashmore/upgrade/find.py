@@ -295,13 +295,14 @@ class Search:
         unguarded = rewriting.edits()
         check_names(rewriting, unguarded)
         check_effects(rewriting, edited(self.text.source, unguarded))
-        _require_compilable(edited(self.text.source, edits))
+        changed = edited(self.text.source, edits)
+        _require_compilable(changed)
         block, first, last = rewriting.region()
         return Site(
             self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
             "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
             edits=edits,
-            assumptions=tuple(emission.assumptions), fragment=fragment(found, self.text, self.blocks),
+            assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:

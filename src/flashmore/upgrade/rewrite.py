@@ -15,6 +15,7 @@ from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks, Stability
+from flashmore.upgrade.source.scopes import Function
 from flashmore.upgrade.text import Text, comments
 
 _NOT_SCRIPTED = re.compile(r"\bfinfo\(")
@@ -79,6 +80,11 @@ class Rewriting:
         if found is None:
             raise Refuse("the attention is spread over several functions")
         return found
+
+    def same_function(self, changed: ast.Module) -> Function:
+        """The function of the edited source, found by its place among all functions."""
+        place = _functions(self.found.flow.module.tree).index(self.found.flow.function)
+        return [each for each in walk(changed) if isinstance(each, Function)][place]
 
     def edits(self) -> tuple[Edit, ...]:
         """The edits without a guard."""
@@ -271,10 +277,18 @@ class Rewriting:
 
 def _live(statement: ast.If, guard: Condition) -> list[ast.stmt] | None:
     """The branch of an `if` that runs under a guard which is its test."""
-    test, holds = statement.test, guard.holds
+    test, negated = stripped(statement.test)
+    if test is not guard.node:
+        return None
+    return statement.body if guard.holds != negated else statement.orelse
+
+
+def stripped(test: ast.expr) -> tuple[ast.expr, bool]:
+    """A test without each `not` in front of it, and whether it is negated."""
+    negated = False
     while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        test, holds = test.operand, not holds
-    return None if test is not guard.node else statement.body if holds else statement.orelse
+        test, negated = test.operand, not negated
+    return test, negated
 
 
 def _edited(source: str, edits: Sequence[Edit], start: int, end: int) -> str:
@@ -302,6 +316,11 @@ def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
         for statement in statements
         for node in walk(statement)
     )
+
+
+@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+def _functions(tree: ast.Module) -> list[Function]:
+    return [each for each in ast.walk(tree) if isinstance(each, Function)]
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places

@@ -7,10 +7,8 @@ function must be the same before and after the edits. What is read later than be
 import ast
 import builtins
 from collections.abc import Iterator
-from functools import lru_cache
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import walk
 from flashmore.upgrade.checks.pure import is_inplace_name, is_pure
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.rewrite import Rewriting
@@ -48,10 +46,10 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     mine = {id(value.node) for value in (*found.chain, found.final) if value.node is not None}
     mine |= rewriting.ruled_out
     tree = ast.parse(changed)
-    old, new = flow.function, _same_function(flow.module.tree, flow.function, tree)
-    _compare(_effects(old, flow.module), _effects(new, Module(tree)), mine)
+    old, new = flow.function, rewriting.same_function(tree)
+    _compare(effects(old, flow.module), effects(new, Module(tree)), mine)
     for guard in rewriting.guards:
-        if guard.node is not None and (effect := next(_effects(guard.node, flow.module), None)):
+        if guard.node is not None and (effect := next(effects(guard.node, flow.module), None)):
             raise Refuse(
                 f"the condition in line {guard.node.lineno} would run twice, "
                 f"and `{effect[0]}` may have side effects"
@@ -61,20 +59,10 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     _check_output(found.final, flow.module)
 
 
-def _same_function(tree: ast.Module, function: Function, changed: ast.Module) -> Function:
-    """The function of the edited source, found by its place among all functions."""
-    return [each for each in walk(changed) if isinstance(each, Function)][_functions(tree).index(function)]
-
-
-@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
-def _functions(tree: ast.Module) -> list[Function]:
-    return [each for each in ast.walk(tree) if isinstance(each, Function)]
-
-
 Effect = tuple[str, ast.AST]
 
 
-def _effects(node: ast.AST, module: Module) -> Iterator[Effect]:
+def effects(node: ast.AST, module: Module) -> Iterator[Effect]:
     """Every effect in the order of evaluation, with its node."""
     order: list[object] = list(ast.iter_child_nodes(node))
     if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
@@ -83,7 +71,7 @@ def _effects(node: ast.AST, module: Module) -> Iterator[Effect]:
         order = list(node.body)
     for child in order:
         if isinstance(child, ast.AST):
-            yield from _effects(child, module)
+            yield from effects(child, module)
     if is_pure(node, module) or _is_size_check(node):
         return
     yield _said(node), node
@@ -149,8 +137,8 @@ def _check_between(rewriting: Rewriting, mine: set[int]) -> None:
     moved += [guard.node for guard in rewriting.guards if guard.node is not None]
     start = min([start, *(text.span(each)[0] for each in moved)])
     own = {id(inner) for each in moved for inner in ast.walk(each)}
-    drawn = next((each for each in moved if next(_effects(each, flow.module), None) is not None), None)
-    for said, node in _effects(flow.function, flow.module):
+    drawn = next((each for each in moved if next(effects(each, flow.module), None) is not None), None)
+    for said, node in effects(flow.function, flow.module):
         if id(node) in mine or id(node) in own or not start <= text.span(node)[1] <= end:
             continue
         where = f"`{said}` in line {getattr(node, 'lineno', 0)}"

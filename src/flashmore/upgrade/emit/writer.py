@@ -42,11 +42,9 @@ class Writer:
         found: the attention.
         words: the texts.
         blocks: where statements stand.
-        extracted: whether it is written for a proof, where torch has its own names.
     """
 
-    def __init__(self, found: Attention, words: Words, blocks: Blocks, extracted: bool = False) -> None:
-        self.extracted = extracted
+    def __init__(self, found: Attention, words: Words, blocks: Blocks) -> None:
         self.found = found
         self.words = words
         self.text = words.text
@@ -103,7 +101,7 @@ class Writer:
     def lowest(self, text: str) -> str:
         """A bias in the queries' dtype, whose lowest number bfloat16 has too."""
         torch, query = self._torch(), self._named_operand()
-        if not self.extracted and not self.flow.module.is_builtin("max", self.flow.function):
+        if not self.flow.module.is_builtin("max", self.flow.function):
             where = self.flow.module.names["max"]
             raise Refuse(f"`max` is redefined: see line {where}", "rename that one")
         lowest = f"max({torch}.finfo({query}.dtype).min, {torch}.finfo({torch}.bfloat16).min)"
@@ -149,10 +147,9 @@ class Writer:
     def _torch(self) -> str:
         """The name of torch, imported where the file has none for it."""
         module = self.flow.module
-        if self.extracted or (name := module.spelling("torch", self.flow.function)) is None:
+        if (name := module.spelling("torch", self.flow.function)) is None:
             name = "torch"
-            if not self.extracted:
-                self._imports_torch("import torch")
+            self._imports_torch("import torch")
         return name
 
     def _imports_torch(self, line: str) -> None:
@@ -244,8 +241,6 @@ class Writer:
             self.result.setup.append((statement, lines))
 
     def _function(self) -> str:
-        if self.extracted:
-            return "F.scaled_dot_product_attention"
         module = self.flow.module
         if (found := module.spelling(SDPA, self.flow.function)) is not None:
             return found

@@ -1,22 +1,27 @@
 """The lines of one attention as two functions of their inputs, for a proof.
 
-Everything that is not the attention's own arithmetic becomes an input: q, k, v, masks, biases, scales, sizes,
-tests. The same expression becomes the same input before and after.
+Both are read from the file: from its text as it is, and from its text with the edits made. Everything that
+is not the attention's own arithmetic becomes an input: q, k, v, masks, biases, scales, sizes, tests. The same
+expression becomes the same input before and after, where nothing in between gives its names another value.
+Statements that are not the attention's must be the same ones before and after, in the same order; they are
+left out of both. Those that have no effect may be gone: the names that they bind are checked elsewhere.
 """
 
 import ast
 import builtins
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import step, walk
-from flashmore.upgrade.emit.emission import Emitter
-from flashmore.upgrade.emit.words import Words
-from flashmore.upgrade.emit.writer import Emission
+from flashmore.upgrade.budget import walk
+from flashmore.upgrade.checks.effects import effects
 from flashmore.upgrade.fragment.cuts import Cuts
-from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.site import Edit, Fragment
-from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.rewrite import Rewriting, stripped
+from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.source.nodes import blocks_of
+from flashmore.upgrade.source.scopes import Function, claimed_by
 from flashmore.upgrade.text import Text
 
 _LIBRARIES = {
@@ -24,53 +29,100 @@ _LIBRARIES = {
 }  # fmt: skip
 _FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
 
+Version = tuple[tuple[int, ...], frozenset[str]]
+"""What has been done to the names of an expression: by which of the statements that are left out, and to
+which of them by the attention's own statements."""
 
-def fragment(found: Attention, text: Text, blocks: Blocks) -> Fragment | None:
-    """The two functions, None where the lines cannot be cut out of their surroundings."""
+
+def fragment(rewriting: Rewriting, changed: str) -> Fragment | None:
+    """The two functions; None where the lines cannot be cut out of their surroundings.
+
+    Args:
+        rewriting: the rewriting, which tells the inputs.
+        changed: the source with its edits made, a guard included.
+    """
     try:
-        return _Cut(found, text, blocks).fragment()
+        return _Cut(rewriting, changed).fragment()
     except (Refuse, SyntaxError, StopIteration):
         return None
 
 
+@dataclass
+class _Seen:
+    """What has happened so far on one side."""
+
+    left_out: list[tuple[set[str], tuple[str, ...]]] = field(default_factory=list)
+    """The names that each statement that is left out stores to, and what it stands in."""
+    stored: set[str] = field(default_factory=set)
+
+    def version(self, node: ast.AST) -> Version:
+        names, said = _names(node), ast.dump(node)
+        by = tuple(
+            index
+            for index, (stores, within) in enumerate(self.left_out)
+            if stores & names and said not in within  # `if exists(mask): mask = mask[:, None]`
+        )
+        return by, frozenset(self.stored & names)
+
+
 class _Cut(Cuts):
+    def __init__(self, rewriting: Rewriting, changed: str) -> None:
+        super().__init__(rewriting.found, rewriting.text, rewriting.blocks)
+        self.rewriting = rewriting
+        self.changed = changed
+        self.tree = ast.parse(changed)
+        self.seen = _Seen()
+        self.texts: dict[tuple[str, Version], str] = {}
+        """What stands for an expression: its syntax and the version of its names decide."""
+        self.live: dict[tuple[str, Version], bool] = {}
+        """The guards that a test may be, and which branch they leave."""
+        self.others: list[tuple[tuple[str, ...], ast.stmt]] = []
+        """The statements that are left out: their syntax below that of those that they stand in."""
+        self.names_of: Callable[[ast.AST], str | None] = self._old_text
+
     def fragment(self) -> Fragment | None:
-        self.kept = self._kept()
+        block, first, last = self.rewriting.region()
+        final = self.found.final
+        if not isinstance(final.node, ast.expr) or block[last] is not final.statement:
+            return None
+        self.kept = {value.statement for value in (final, *self.found.chain) if value.node is not None}
+        self._inputs()
+        old = self._side(block[first:last], block[last], final.node)
+        function = self.rewriting.same_function(self.tree)
+        spanned = self._spanned(function, block, first, last)
+        after, half = self._without_guard(spanned, block[first : last + 1])
+        out = _counterpart(final.node, block[last], after[-1])
+        self._check_outside(function, block[first : last + 1], spanned)
+        if _shape(block[last], {id(final.node): "out"}) != _shape(after[-1], {id(out): "out"}):
+            raise Refuse("more would change in the last line than the product")
+        self.seen, self.names_of = _Seen(), self._new_text
+        test = self._replaced(half) if half is not None else None
+        new = self._side(after[:-1], after[-1], out)
+        self._lose(len(self.others))
+        if test is not None:
+            new = [ast.If(test, new, old)]
+        if self._free(old) | self._free(new):
+            return None
+        self.inputs.take_apart()
+        return Fragment(tuple(self.inputs.found), self._function("old", old), self._function("new", new))
+
+    def _inputs(self) -> None:
+        """Everything that becomes an input, and the texts that stand for it."""
         self.inputs.products()
         for tree in (self.found.scores, self.found.weights):
             for term in tree.walk():
                 self.cut(term)
         self._tests()
         self._libraries()
-        old = self._render(Words(self.text, {**self.names, **self.only_old}), None)
-        words = Words(self.text, self.names)
-        emission = Emitter(self.found, words, self.blocks, extracted=True).emit()
-        new = self._render(words, emission)
-        half = emission.half.guard(lambda node: node in self.names)
-        if half is not None:
-            new = "".join((f"    if {half}:\n", *(f"    {line}\n" for line in new.splitlines()), old))
-        if self._free(old) | self._free(new):
-            return None
-        self.inputs.take_apart()
-        parameters = ", ".join(each.name for each in self.inputs.found)
-        return Fragment(
-            tuple(self.inputs.found), f"def old({parameters}):\n{old}", f"def new({parameters}):\n{new}"
-        )
-
-    def _kept(self) -> list[ast.stmt]:
-        """The statements that make scores, weights or the output."""
-        values = [self.found.final, *(value for value in self.found.chain if value.node is not None)]
-        found = {value.statement for value in values}
-        return [each for each in found if each is not None]
 
     def _tests(self) -> None:
         """Tests become flags, those of the guard constants."""
-        guards = {condition.node: condition.holds for condition, _ in self.found.guards}
+        guards = {condition.node: condition.holds for condition in self.rewriting.guards}
         for node, holds in guards.items():
             if node is not None:
                 self.names[node] = str(holds)
         for statement in self.kept:
-            for each in self.blocks.ancestors(statement):
+            for each in self.blocks.ancestors(statement) if statement is not None else ():
                 if isinstance(each, ast.If) and each is not statement:
                     self._flag(each.test, guards)
         for tree in (self.found.scores, self.found.weights):
@@ -79,131 +131,248 @@ class _Cut(Cuts):
                     self._flag(term.condition.node, guards)
 
     def _flag(self, test: ast.expr, guards: dict[ast.expr | None, bool]) -> None:
-        while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            test = test.operand
+        test, _ = stripped(test)
         if test not in guards and test not in self.names:
             self.names[test] = self.inputs.flag(test)
 
     def _libraries(self) -> None:
         """`th.einsum` and `from torch import einsum` under the names that a proof knows."""
         for statement in self.kept:
-            for node in walk(statement):
+            for node in walk(statement) if statement is not None else ():
                 value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
                 if value is None or node in self.names:
                     continue
                 if isinstance(node, ast.JoinedStr) and value.op == "const":
                     self.names[node] = repr(value.detail)
-                if value.op != "global":
-                    continue
-                full = str(value.detail)
-                for prefix, name in _LIBRARIES.items():
-                    if full.startswith(prefix) and full[len(prefix) :].count(".") == 0:
-                        self.names[node] = name + full[len(prefix) :]
-                        break
+                if value.op == "global" and (name := _of_library(str(value.detail))) is not None:
+                    self.names[node] = name
 
-    def _render(self, words: Words, emission: Emission | None) -> str:
-        """The kept statements with the edits made, as a function's body."""
-        rewriting = Rewriting(self.found, emission or Emission(), words, self.blocks)
-        block, first, last = rewriting.region()
-        edits = [*rewriting.edits()] if emission is not None else []
-        final = self.found.final
-        assert final.node is not None
-        start, end = self.text.span(final.node)
-        made = words.of(final.node)
-        before = ""
-        if emission is not None:
-            covering = next(
-                edit for edit in edits if edit.start <= start and end <= edit.end and edit.end > edit.start
-            )
-            made = covering.text
-            lines = [e for s, e in emission.setup if s is final.statement]
-            before = "\n".join(line for each in lines for line in each)
-        body: list[str] = []
-        for statement in block[first : last + 1]:
-            if final.statement in (statement,):
-                body += [before] if before else []
-                broken = emission is None and ("\n" in made or "\r" in made)
-                body.append(f"out = {_dedented(f'({made})' if broken else made)}")
+    def _spanned(self, function: Function, block: list[ast.stmt], first: int, last: int) -> list[ast.stmt]:
+        """The statements that stand in the changed function where those of the region stood."""
+        whole = self._counterpart_block(function, block)
+        return whole[first : len(whole) - (len(block) - last - 1)]
+
+    def _counterpart_block(self, function: Function, block: list[ast.stmt]) -> list[ast.stmt]:
+        """A block after the edits, which change no statement that it stands in."""
+        parent: ast.AST = self.blocks.places[block[0]].parent
+        other: ast.AST = function
+        if isinstance(parent, ast.stmt) and parent is not self.flow.function:
+            place = self.blocks.places[parent]
+            other = self._counterpart_block(function, place.block)[place.index]
+        which = next(index for index, each in enumerate(blocks_of(parent)) if each is block)
+        return [*blocks_of(other)][which]
+
+    def _without_guard(
+        self, spanned: list[ast.stmt], before: list[ast.stmt]
+    ) -> tuple[list[ast.stmt], ast.expr | None]:
+        """The lines that run where the guards hold, and what else a guard asks."""
+        if not self.rewriting.is_guarded:
+            return spanned, None
+        match spanned:
+            case [ast.If(test=test, body=body, orelse=orelse)] if [*map(ast.dump, orelse)] == [
+                *map(ast.dump, before)
+            ]:
+                return body, self._of_dtypes(test)
+        raise Refuse("the guard does not keep the old lines")
+
+    def _of_dtypes(self, test: ast.expr) -> ast.expr | None:
+        """What a guard's test asks beside the conditions, which hold in a proof."""
+        texts = (self.rewriting.words.condition(each) for each in self.rewriting.guards)
+        asked = {ast.dump(each) for text in texts for each in _parts(_parsed(text))}
+        left = [each for each in _parts(test) if ast.dump(each) not in asked]
+        return ast.BoolOp(ast.And(), left) if len(left) > 1 else left[0] if left else None
+
+    def _check_outside(self, function: Function, before: list[ast.stmt], after: list[ast.stmt]) -> None:
+        """Nothing changes but the region, imports above, and `view` to `reshape` below."""
+        old, new = self.flow.function, function
+        marks = dict.fromkeys(map(id, [*before, *after]), "")
+        lines, changed = self.text.lines, Text(self.changed).lines
+        above = [each for each in changed[: new.lineno - 1] if not re.match(r"\s*(import|from)\b|\s*$", each)]
+        kept = [each for each in lines[: old.lineno - 1] if not re.match(r"\s*(import|from)\b|\s*$", each)]
+        below = changed[new.end_lineno :] == lines[old.end_lineno :]
+        if above != kept or not below or _shape(old, marks) != _shape(new, marks):
+            raise Refuse("more would change than the lines of the attention")
+
+    def _side(self, body: list[ast.stmt], last: ast.stmt, out: ast.expr) -> list[ast.stmt]:
+        """The statements of one side, and what it returns."""
+        made = self._statements(body)
+        self._record(last)
+        return [*made, ast.Return(self._replaced(out))]
+
+    def _statements(self, body: Iterable[ast.stmt], within: tuple[str, ...] = ()) -> list[ast.stmt]:
+        made: list[ast.stmt] = []
+        for statement in body:
+            self._record(statement)
+            if isinstance(statement, ast.If) and (live := self._live(statement.test)) is not None:
+                made += self._statements(statement.body if live else statement.orelse, within)
                 continue
-            body += self._statement(statement, words, edits, emission)
-        body.append("return out")
-        return "".join(f"    {line}\n" for part in body for line in part.split("\n") if line.strip())
+            if self._is_left_out(statement, within):
+                continue
+            match statement:
+                case ast.If(test=test, body=one, orelse=two):
+                    asked = self._replaced(test)
+                    below = (*within, ast.dump(test))
+                    first, second = self._statements(one, below), self._statements(two, (*below, "else"))
+                    if first or second:
+                        made.append(ast.If(asked, first or [ast.Pass()], second))
+                case ast.For(target=target, iter=source, body=inner, orelse=[]):
+                    given = self._replaced(source)
+                    below = (*within, ast.dump(target), ast.dump(source))
+                    self.seen.stored |= _stored(target)
+                    made.append(ast.For(target, given, self._statements(inner, below) or [ast.Pass()], []))
+                case ast.With(items=items, body=inner):
+                    below = (*within, *map(ast.dump, items))
+                    entered = [self._replaced(each) for each in items]
+                    made.append(ast.With(entered, self._statements(inner, below) or [ast.Pass()]))
+                case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.Expr():
+                    made.append(self._replaced(statement))
+                    self.seen.stored |= _stored(statement)
+                case ast.Pass():
+                    pass
+                case _:
+                    raise Refuse("a statement that cannot be cut out")
+        return made
 
-    def _statement(
-        self, statement: ast.stmt, words: Words, edits: list[Edit], emission: Emission | None
-    ) -> list[str]:
-        """The text of one statement, without what is not kept."""
-        if emission is not None and self._is_gone(statement, edits):
-            return [line for s, lines in emission.setup if self._within(s, statement) for line in lines]
-        if not any(self._within(each, statement) for each in self.kept):
-            return []
-        if isinstance(statement, ast.If):
-            return self._if(statement, words, edits, emission)
-        if isinstance(statement, (ast.For, ast.With)):
-            start = self.text.span(statement)[0]
-            head = self._edited(start, self.text.span(statement.body[0])[0], words, edits).rstrip()
-            inner = [
-                line for each in statement.body for line in self._statement(each, words, edits, emission)
-            ]
-            return [head, *_indented(inner)]
-        if not isinstance(statement, (ast.Assign, ast.AugAssign, ast.Expr, ast.AnnAssign)):
-            raise Refuse("a statement that cannot be cut out")
-        start, end = self.text.span(statement)
-        extra = [
-            line for s, lines in (emission.setup if emission else []) if s is statement for line in lines
-        ]
-        return [*extra, _dedented(self._edited(start, end, words, edits))]
+    def _is_left_out(self, statement: ast.stmt, within: tuple[str, ...]) -> bool:
+        """Whether a statement is none of the attention's: after the edits, one of those of before."""
+        said = (*within, ast.dump(statement))
+        if self._is_old:
+            if any(each is inner for each in self.kept for inner in walk(statement)):
+                return False
+            self.others.append((said, statement))
+        else:
+            place = next((index for index, each in enumerate(self.others) if each[0] == said), None)
+            if place is None:
+                return False
+            self._lose(place)
+            del self.others[0]
+        self.seen.left_out.append((_stored(statement), within))
+        return True
 
-    def _if(self, statement: ast.If, words: Words, edits: list[Edit], emission: Emission | None) -> list[str]:
-        parts: list[list[str]] = [
-            [line for each in block for line in self._statement(each, words, edits, emission)]
-            for block in (statement.body, statement.orelse)
-        ]
-        if not parts[0] and not parts[1]:
-            return []
-        test = words.of(statement.test)
-        lines = [f"if {test}:", *_indented(parts[0] or ["pass"])]
-        return [*lines, "else:", *_indented(parts[1])] if parts[1] else lines
+    def _lose(self, count: int) -> None:
+        """The next statements of before are gone: they must have had no effect."""
+        module = self.flow.module
+        if any(next(effects(each, module), None) is not None for _, each in self.others[:count]):
+            raise Refuse("a statement with an effect would be lost, or move")
+        self.seen.left_out += [(set(), ())] * count
+        del self.others[:count]
 
-    def _within(self, statement: ast.stmt, outer: ast.stmt) -> bool:
-        return any(each is outer for each in self.blocks.ancestors(statement))
+    @property
+    def _is_old(self) -> bool:
+        return self.names_of == self._old_text
 
-    def _is_gone(self, statement: ast.stmt, edits: list[Edit]) -> bool:
-        start, end = self.text.span(statement)
-        return any(edit.start <= start and end <= edit.end and edit.end > edit.start for edit in edits)
+    def _live(self, test: ast.expr) -> bool | None:
+        """Which branch runs where the guards hold; None where they do not tell."""
+        test, negated = stripped(test)
+        held = self.live.get((ast.dump(test), self.seen.version(test)))
+        return None if held is None else held != negated
 
-    def _edited(self, start: int, end: int, words: Words, edits: list[Edit]) -> str:
-        inside = sorted(
-            (edit for edit in edits if start <= edit.start and edit.end <= end),
-            key=lambda edit: (edit.start, edit.end),
-        )
-        for first, last, _ in words.replaced(start, end):
-            if any(
-                first < edit.end and edit.start < last and not (edit.start <= first and last <= edit.end)
-                for edit in inside
-            ):
-                raise Refuse("an edit inside of what was cut out")
-        result, at = "", start
-        for edit in inside:
-            result += words.between(at, edit.start) + edit.text
-            at = edit.end
-        return result + words.between(at, end)
+    def _record(self, statement: ast.stmt) -> None:
+        """Note what stands for the expressions of a statement of the old side, for the other side."""
+        if not self._is_old:
+            return
+        guards = {each.node: each.holds for each in self.rewriting.guards}
+        for node in walk(statement):
+            key = (ast.dump(node), self.seen.version(node)) if node in self.names else None
+            if key is not None and self.texts.setdefault(key, self.names[node]) != self.names[node]:
+                raise Refuse("the same expression has several meanings")
+            if key is not None and node in guards:
+                self.live[key] = guards[node]
 
-    def _free(self, body: str) -> set[str]:
-        step(1 + len(body) // 10)
-        tree = ast.parse(f"def f():\n{body}")
-        stored = {n.id for n in walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        loaded = {n.id for n in walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        known = {each.name for each in self.inputs.found}
-        return loaded - stored - known - _FREE
+    def _old_text(self, node: ast.AST) -> str | None:
+        return self.only_old.get(node) or self.names.get(node)
+
+    def _new_text(self, node: ast.AST) -> str | None:
+        if not isinstance(node, ast.expr):
+            return None
+        known = self.texts.get((ast.dump(node), self.seen.version(node)))
+        if known is None and isinstance(node, (ast.Name, ast.Attribute)):
+            return _of_library(self.flow.module.qualified(node))
+        return known
+
+    def _replaced(self, node: Any) -> Any:
+        """A copy with the inputs in the place of what they stand for."""
+        text = self.names_of(node)
+        if text is not None:
+            made = _parsed(text)
+            if isinstance(made, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store):
+                made.ctx = ast.Store()
+            return made
+        fields: dict[str, object] = {}
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                fields[name] = [self._replaced(e) if isinstance(e, ast.AST) else e for e in value]
+            else:
+                fields[name] = self._replaced(value) if isinstance(value, ast.AST) else value
+        return type(node)(**fields)
+
+    def _function(self, name: str, body: list[ast.stmt]) -> str:
+        parameters = ", ".join(each.name for each in self.inputs.found)
+        lines = ast.unparse(ast.fix_missing_locations(ast.Module(body, []))).split("\n")
+        return "\n".join([f"def {name}({parameters}):", *(f"    {line}" for line in lines), ""])
+
+    def _free(self, body: list[ast.stmt]) -> set[str]:
+        names = [node for each in body for node in walk(each) if isinstance(node, ast.Name)]
+        stored = {each.id for each in names if isinstance(each.ctx, ast.Store)}
+        loaded = {each.id for each in names if isinstance(each.ctx, ast.Load)}
+        return loaded - stored - {each.name for each in self.inputs.found} - _FREE
 
 
-def _dedented(text: str) -> str:
-    """A statement's text whose inner lines need no indentation of their own."""
-    if "\n" not in text and "\r" not in text:
-        return text
-    return ast.unparse(ast.parse(text.strip()))
+def _of_library(full: str) -> str | None:
+    """The name under which a proof knows something of torch, math, NumPy or einops."""
+    for prefix, name in _LIBRARIES.items():
+        if full.startswith(prefix) and full[len(prefix) :].count(".") == 0:
+            return name + full[len(prefix) :]
+    return None
 
 
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" for each in lines for line in each.split("\n")]
+def _counterpart(node: ast.AST, old: ast.AST, new: ast.AST) -> ast.expr:
+    """What stands in a changed statement where a node stood."""
+    while old is not node:
+        pairs = zip(ast.iter_child_nodes(old), ast.iter_child_nodes(new), strict=False)
+        old, new = next((a, b) for a, b in pairs if any(each is node for each in walk(a)))
+    assert isinstance(new, ast.expr)
+    return new
+
+
+def _parsed(text: str) -> ast.expr:
+    return ast.parse(f"({text})", mode="eval").body
+
+
+def _parts(test: ast.expr) -> list[ast.expr]:
+    return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
+
+
+def _names(node: ast.AST) -> set[str]:
+    """The names that an expression reads, attributes with a dot."""
+    return {
+        each.id if isinstance(each, ast.Name) else f".{each.attr}"
+        for each in walk(node)
+        if isinstance(each, (ast.Name, ast.Attribute))
+    }
+
+
+def _stored(node: ast.AST) -> set[str]:
+    """The names that a statement gives a value, or changes an item of; attributes with a dot."""
+    found = {name for each in walk(node) for name in claimed_by(each)}
+    for each in walk(node):
+        if isinstance(each, ast.Attribute) and not isinstance(each.ctx, ast.Load):
+            found.add(f".{each.attr}")
+        elif isinstance(each, ast.Subscript) and not isinstance(each.ctx, ast.Load):
+            found |= _names(each.value)
+    return found
+
+
+def _shape(node: ast.AST, marks: dict[int, str]) -> list[object]:
+    """The syntax below a node, with marks in the place of some; `view` counts as `reshape`."""
+    found: list[object] = [type(node).__name__]
+    for name, value in ast.iter_fields(node):
+        for each in value if isinstance(value, list) else [value]:
+            if id(each) in marks:
+                found += [marks[id(each)]] if marks[id(each)] else []
+            elif isinstance(each, ast.AST):
+                found.append(_shape(each, marks))
+            else:
+                found.append("reshape" if name == "attr" and each == "view" else each)
+        found.append(name)
+    return found

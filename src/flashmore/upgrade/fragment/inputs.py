@@ -37,6 +37,8 @@ class Inputs:
         self.query_letters: Letters = ()
         self.tensors: dict[Value | None, str] = {}
         """q and k, by their values."""
+        self.operands: dict[Value | None, str] = {}
+        """q, k and v, by their values."""
         self.taken: set[str] = {each.id for each in walk(found.flow.function) if isinstance(each, ast.Name)}
         self.axes = Axes(found)
 
@@ -72,7 +74,7 @@ class Inputs:
         key, value = (self.flow.seen.get(node) for _, _, node, _ in parts[1:])
         if key is value:
             self.axes.letter["e"] = "D"
-        known: dict[Value | None, str] = {}
+        known = self.operands
         for which, wanted, node, letters in parts:
             seen = self.flow.seen.get(node)
             if seen in known:

@@ -65,7 +65,7 @@ class Blocks:
         self._see(function)
 
     def _see(self, parent: ast.stmt | Function) -> None:
-        for block in _blocks_of(parent):
+        for block in blocks_of(parent):
             for index, statement in enumerate(block):
                 self.places[statement] = Place(block, index, parent)
                 if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -92,7 +92,8 @@ class Blocks:
         return None
 
 
-def _blocks_of(parent: ast.AST) -> Iterator[list[ast.stmt]]:
+def blocks_of(parent: ast.AST) -> Iterator[list[ast.stmt]]:
+    """The blocks of a statement or a function, in order."""
     for name in ("body", "orelse", "finalbody"):
         block = getattr(parent, name, None)
         if isinstance(block, list):
