@@ -292,11 +292,11 @@ class Search:
         )
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
-        unguarded = rewriting.edits()
-        check_names(rewriting, unguarded)
-        check_effects(rewriting, edited(self.text.source, unguarded))
-        changed = edited(self.text.source, edits)
-        _require_compilable(changed)
+        unguarded, changed = edited(self.text.source, rewriting.edits()), edited(self.text.source, edits)
+        check_names(rewriting)
+        for each in {unguarded, changed}:
+            _require_compilable(each)
+        check_effects(rewriting, unguarded)
         block, first, last = rewriting.region()
         return Site(
             self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,

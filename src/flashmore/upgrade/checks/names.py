@@ -3,7 +3,7 @@
 import ast
 import builtins
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 from flashmore.upgrade.axes import Refuse
@@ -15,7 +15,7 @@ from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Binding, Reaching, Use
-from flashmore.upgrade.source.scopes import claimed_by, is_private, own_nodes
+from flashmore.upgrade.source.scopes import claimed_by, heads, is_private, own_nodes
 
 ADVICE = "remove that use if it is not needed"
 _ALWAYS = {"locals", "eval", "exec", "globals"}
@@ -26,12 +26,11 @@ _FOLLOWED = (ast.Name, ast.arg, ast.FunctionDef, ast.AsyncFunctionDef)
 """Bindings that the graph of values knows, where it knows their statement."""
 
 
-def check_names(rewriting: Rewriting, edits: Iterable[Edit]) -> None:
+def check_names(rewriting: Rewriting) -> None:
     """Whether what is left of a function still finds every name with the value that it had.
 
     Args:
         rewriting: the rewriting.
-        edits: its edits, without a guard around them.
 
     Raises:
         Refuse: something uses a name that falls away, or may look at all names.
@@ -39,7 +38,7 @@ def check_names(rewriting: Rewriting, edits: Iterable[Edit]) -> None:
     found = rewriting.found
     _refuse_onlookers(found)
     _refuse_shadowing(found)
-    names = _Names(rewriting, [edit for edit in edits if edit.end > edit.start])
+    names = _Names(rewriting, [edit for edit in rewriting.edits() if edit.end > edit.start])
     for use in names.uses:
         names.check(use)
     for moved in rewriting.emission.read:
@@ -68,7 +67,7 @@ class _Names:
         self.inside = {id(node) for each in self.touched if each is not None for node in ast.walk(each)}
         opposite = [condition.opposite() for condition in rewriting.guards]
         self.kept = {fact(each, self.flow.tests) for each in opposite}
-        self.followed = {id(node) for statement in self.flow.before for node in _own(statement)}
+        self.followed = {id(node) for statement in self.flow.before for node in heads(statement)}
 
     def check(self, use: Use) -> None:
         """Refuse a use that does not see what it saw."""
@@ -125,9 +124,9 @@ class _Names:
         if not seen or binding in before:
             return seen
         statement = next(
-            (each for each in self.touched if each and any(n is binding for n in _own(each))), None
+            (each for each in self.touched if each and any(n is binding for n in heads(each))), None
         )
-        inside = {id(node) for node in _own(statement)} if statement is not None else set()
+        inside = {id(node) for node in heads(statement)} if statement is not None else set()
         earlier = [use for use in self.uses if use.name == name and id(use.node) in inside]
         return bool(earlier) and all(
             self._remains(each, name, each not in use.unfollowed, before | {binding})
@@ -154,19 +153,6 @@ class _Names:
 
 def _is_written(node: ast.AST | None, op: str) -> bool:
     return node is not None and op not in ("phi", "loop", "carried", "missing")
-
-
-def _own(statement: ast.stmt) -> Iterator[ast.AST]:
-    """A statement and what is in it, but not the statements of its blocks."""
-    ahead: list[ast.AST] = [statement]
-    while ahead:
-        node = ahead.pop()
-        yield node
-        ahead += [
-            each
-            for each in ast.iter_child_nodes(node)
-            if not isinstance(each, (ast.stmt, ast.match_case, ast.ExceptHandler))
-        ]
 
 
 def _refuse_onlookers(found: Attention) -> None:

@@ -193,8 +193,8 @@ class Cuts:
             elsewhere = value is not None and value.op != "global" and value not in self.found.chain
             if isinstance(root, ast.Name) and elsewhere and value is not None:
                 dtype = root is argument and value.op == "attr:dtype"
-                name = self.inputs.operands.get(value, self.inputs.query)
-                self.names[root] = f"{name}.dtype" if dtype else name
+                names = self.only_old if value in self.inputs.operands else self.names
+                names[root] = f"{self.inputs.query}.dtype" if dtype else self.inputs.query
 
     def _cut_rearrange(self, term: Term) -> None:
         """einops' rearrange that only moves axes, as a permutation: a proof need not have einops."""

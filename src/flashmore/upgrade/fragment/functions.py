@@ -21,7 +21,7 @@ from flashmore.upgrade.fragment.cuts import Cuts
 from flashmore.upgrade.rewrite import Rewriting, stripped
 from flashmore.upgrade.site import Fragment
 from flashmore.upgrade.source.nodes import blocks_of
-from flashmore.upgrade.source.scopes import Function, claimed_by
+from flashmore.upgrade.source.scopes import Function, claimed_by, heads
 from flashmore.upgrade.text import Text
 
 _LIBRARIES = {
@@ -78,6 +78,8 @@ class _Cut(Cuts):
         """The guards that a test may be, and which branch they leave."""
         self.others: list[tuple[tuple[str, ...], ast.stmt]] = []
         """The statements that are left out: their syntax below that of those that they stand in."""
+        self.theirs: set[str] = set()
+        """The names of the function that the attention's own lines do not store to."""
         self.names_of: Callable[[ast.AST], str | None] = self._old_text
 
     def fragment(self) -> Fragment | None:
@@ -95,6 +97,7 @@ class _Cut(Cuts):
         self._check_outside(function, block[first : last + 1], spanned)
         if _shape(block[last], {id(final.node): "out"}) != _shape(after[-1], {id(out): "out"}):
             raise Refuse("more would change in the last line than the product")
+        self.theirs = self.inputs.taken - self.seen.stored
         self.seen, self.names_of = _Seen(), self._new_text
         test = self._replaced(half) if half is not None else None
         new = self._side(after[:-1], after[-1], out)
@@ -202,7 +205,7 @@ class _Cut(Cuts):
     def _statements(self, body: Iterable[ast.stmt], within: tuple[str, ...] = ()) -> list[ast.stmt]:
         made: list[ast.stmt] = []
         for statement in body:
-            self._record(statement)
+            self._record(statement)  # before what stands in it, which has a version of its own
             if isinstance(statement, ast.If) and (live := self._live(statement.test)) is not None:
                 made += self._statements(statement.body if live else statement.orelse, within)
                 continue
@@ -225,6 +228,8 @@ class _Cut(Cuts):
                     entered = [self._replaced(each) for each in items]
                     made.append(ast.With(entered, self._statements(inner, below) or [ast.Pass()]))
                 case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.Expr():
+                    if not self._is_old and _stored(statement) & self.theirs:
+                        raise Refuse("a statement would be added")
                     made.append(self._replaced(statement))
                     self.seen.stored |= _stored(statement)
                 case ast.Pass():
@@ -272,7 +277,7 @@ class _Cut(Cuts):
         if not self._is_old:
             return
         guards = {each.node: each.holds for each in self.rewriting.guards}
-        for node in walk(statement):
+        for node in heads(statement):
             key = (ast.dump(node), self.seen.version(node)) if node in self.names else None
             if key is not None and self.texts.setdefault(key, self.names[node]) != self.names[node]:
                 raise Refuse("the same expression has several meanings")

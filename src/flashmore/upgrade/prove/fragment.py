@@ -90,10 +90,10 @@ def prove_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limit
             if coverage.size(everything) > coverage.MOST_CASES:
                 design = coverage.thinned(everything)
             cases: list[CaseResult] = []
-            for choices, tried in design:
-                cases += _cases(functions, choices, tried)
-                if len(tried) > 1 and all(case.result != "differs" for case in cases):
-                    cases += _dropout(functions, choices)
+            for case in _tried(functions, design):
+                cases.append(case)
+                if case.result == "differs":
+                    break
             some = accepted.combinations[:MOST_ASKED]
             kernels = tuple(dict.fromkeys(each for one in some for each in _kernels(functions, one)))
     except (NotAllowed, NotMade) as error:
@@ -101,6 +101,13 @@ def prove_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limit
     left_out = coverage.said(accepted, design, everything)
     proof = concluded(cases, fragment, (*assumptions, *left_out))
     return replace(proof, kernels=kernels) if proof.proved else proof
+
+
+def _tried(functions: Functions, design: Sequence[tuple[Choices, Sequence[Case]]]) -> Iterator[CaseResult]:
+    for choices, tried in design:
+        yield from _cases(functions, choices, tried)
+        if len(tried) > 1:
+            yield from _dropout(functions, choices)
 
 
 def _kernels(functions: Functions, choices: Choices) -> Iterator[Kernels]:

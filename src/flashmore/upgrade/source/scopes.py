@@ -1,7 +1,7 @@
 """The names that syntax binds, by Python's own scopes."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -56,3 +56,16 @@ def arguments_of(node: ast.arguments) -> list[ast.arg]:
 def is_private(name: str) -> bool:
     """Whether a class body writes `_Class__name` for a name."""
     return name.startswith("__") and not name.endswith("__")
+
+
+def heads(statement: ast.stmt) -> Iterator[ast.AST]:
+    """A statement and what is in it, but not the statements of its blocks."""
+    ahead: list[ast.AST] = [statement]
+    while ahead:
+        node = ahead.pop()
+        yield node
+        ahead += [
+            each
+            for each in ast.iter_child_nodes(node)
+            if not isinstance(each, (ast.stmt, ast.match_case, ast.ExceptHandler))
+        ]
