@@ -80,7 +80,7 @@ class _Put(ast.NodeTransformer):
 
 def wrapped(where: int | str, template: str, call: ast.Call) -> ast.expr | None:
     def put(given: ast.expr) -> ast.expr:
-        made: ast.expr | None = _Put("x", given).visit(ast.parse(template, mode="eval").body)
+        made: ast.expr = _Put("x", given).visit(ast.parse(template, mode="eval").body)
         return made
 
     if where == "out":
