@@ -5,7 +5,7 @@
 TSV has the columns id, repo (owner/name), commit, path, lines (first-last), symbol and verdict (REWRITE,
 GUARDED, CONTRACT, LEAVE, ALREADY). FOLDER contains a checkout of each repository, named owner+name, at the
 row's commit; a leading `src/` of a path may be missing there. Only the extracted lines are run, by the
-proofs.
+tests.
 """
 
 import csv
@@ -21,16 +21,16 @@ from typing import Any
 import tyro
 
 from flashmore.errors import DataError, FlashmoreError
-from flashmore.upgrade.prove.prover import Prover
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import Searched, Site
+from flashmore.upgrade.verify.verifier import Verifier
 
 WANTED = {"REWRITE": 0.90, "GUARDED": 0.75}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Search the checkouts, prove what is rewritten, and count what was right."""
+    """Search the checkouts, test what is rewritten, and count what was right."""
 
     sites: Path
     """Table of places and right answers."""
@@ -38,8 +38,8 @@ class Options:
     """Folder with the checkouts."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
-    prove: bool = True
-    """Prove the rewrites of the places in the table."""
+    verify: bool = True
+    """Test the rewrites of the places in the table."""
     processes: int = os.cpu_count() or 1
     """Number of processes that search."""
 
@@ -95,11 +95,11 @@ def reports_at(row: Row, found: Searched | None) -> list[Site]:
     return [site for site in found.sites if site.line <= row.last and site.end_line >= row.first]
 
 
-def judged(row: Row, sites: Sequence[Site], prover: Prover | None) -> dict[str, Any]:
+def judged(row: Row, sites: Sequence[Site], verifier: Verifier | None) -> dict[str, Any]:
     """What was reported for a row, and whether that is right."""
     verdicts = {site.verdict for site in sites}
     rewritten = [site for site in sites if site.verdict == "rewritten"]
-    proofs = [prover.prove(site) for site in rewritten] if prover is not None else []
+    verifications = [verifier.verify(site) for site in rewritten] if verifier is not None else []
     right = {
         "REWRITE": bool(rewritten),
         "GUARDED": bool(rewritten),
@@ -115,8 +115,8 @@ def judged(row: Row, sites: Sequence[Site], prover: Prover | None) -> dict[str, 
         "right": right,
         "reasons": [site.reason for site in sites if site.verdict == "refused"],
         "guards": [site.guard for site in rewritten if site.guard],
-        "proved": all(proof.proved for proof in proofs) if proofs else None,
-        "why_not": [proof.why_not for proof in proofs if not proof.proved],
+        "tested": all(verification.passed for verification in verifications) if verifications else None,
+        "why_not": [verification.why_not for verification in verifications if not verification.passed],
     }
 
 
@@ -129,11 +129,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "sites": len(group),
             "found": sum(row["found"] for row in group),
             "right": sum(row["right"] for row in group),
-            "proved": sum(row["right"] and row["proved"] is True for row in group),
+            "tested": sum(row["right"] and row["tested"] is True for row in group),
         }
     good = all(counts[name]["found"] == counts[name]["sites"] for name in WANTED)
     good &= all(counts[name]["right"] == counts[name]["sites"] for name in ("CONTRACT", "LEAVE", "ALREADY"))
-    good &= all(counts[name]["proved"] >= share * counts[name]["sites"] for name, share in WANTED.items())
+    good &= all(counts[name]["tested"] >= share * counts[name]["sites"] for name, share in WANTED.items())
     return {"counts": counts, "as_asked": good}
 
 
@@ -162,12 +162,12 @@ def run(options: Options) -> dict[str, Any]:
             searched[Path(found.path).resolve()] = found
         else:
             not_read.append({"path": found.path, "reason": found.reason})
-    with Prover() as prover:
+    with Verifier() as verifier:
         judgements = [
             judged(
                 row,
                 reports_at(row, searched.get(file_of(row, options.checkouts).resolve())),
-                prover if options.prove else None,
+                verifier if options.verify else None,
             )
             for row in rows
         ]
@@ -182,13 +182,13 @@ def run(options: Options) -> dict[str, Any]:
 def show(answer: dict[str, Any]) -> None:
     """The answer for people."""
     for row in answer["sites"]:
-        mark = "ok " if row["right"] and row["proved"] is not False else "NO "
+        mark = "ok " if row["right"] and row["tested"] is not False else "NO "
         what = ", ".join(row["verdicts"]) or "no report"
-        proof = {True: "proved", False: "not proved", None: ""}[row["proved"]]
-        print(f"{mark}{row['id']:18} {row['wanted']:9} {what:24} {proof} {'; '.join(row['why_not'])}")
+        verification = {True: "tested", False: "not tested", None: ""}[row["tested"]]
+        print(f"{mark}{row['id']:18} {row['wanted']:9} {what:24} {verification} {'; '.join(row['why_not'])}")
     for name, count in answer["counts"].items():
-        found, right, proved = (count[each] for each in ("found", "right", "proved"))
-        print(f"{name:9} {count['sites']} sites, {found} found, {right} right, {proved} proved")
+        found, right, passed = (count[each] for each in ("found", "right", "tested"))
+        print(f"{name:9} {count['sites']} sites, {found} found, {right} right, {passed} tested")
     rest = answer["other_files"]
     print(f"other files: {rest['files']}, {rest['verdicts']}; not read: {len(answer['not_read'])}")
 

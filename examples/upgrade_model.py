@@ -1,4 +1,4 @@
-"""Rewrite the attention in a model file: show the changes, then prove and write them.
+"""Rewrite the attention in a model file: show the changes, then test and write them.
 
 python examples/upgrade_model.py
 """

@@ -27,7 +27,7 @@ WITHOUT_TORCH = (
     "flashmore.data.items",
     "flashmore.models.config",
     "flashmore.config",
-    "flashmore.upgrade.prove.prover",
+    "flashmore.upgrade.verify.verifier",
     "flashmore.upgrade.search",
     "flashmore.upgrade.write",
 )

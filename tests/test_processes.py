@@ -7,8 +7,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "flashmore"
 START_PROCESSES = {
-    "upgrade/prove/prover.py",  # the lines of a place, read first, in a limited process without the directory
-    "upgrade/prove/runner.py",  # forks of that process, which run those lines
+    "upgrade/verify/verifier.py",  # the lines of a place, read first, in a limited process elsewhere
+    "upgrade/verify/runner.py",  # forks of that process, which run those lines
     "upgrade/search.py",  # our own search, several files at once, without the directory on the module path
     "upgrade/trace/tracer.py",  # the user's own example or script, because they asked for it
 }

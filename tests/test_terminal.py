@@ -16,7 +16,7 @@ from flashmore.cli.show import stdout, table
 from flashmore.terminal import one_line, printable, write_json, write_lines
 
 SOURCE = Path(__file__).parents[1] / "src" / "flashmore"
-PIPES = {"upgrade/prove/child.py"}
+PIPES = {"upgrade/verify/child.py"}
 """Their stdout is a pipe to the process that started them."""
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 VISIBLE = "\u0600-\u0605 \u06dd \u070f \u0890-\u0891 \u08e2 \U000110bd \U000110cd"

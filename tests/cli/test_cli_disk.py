@@ -1,5 +1,6 @@
 """A disk that is full: a message, exit code 1, and every file whole or absent."""
 
+import gc
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield disk
     finally:
+        gc.collect()  # an exception that is still around may hold a file open
         subprocess.run(["umount", str(disk)], check=True)
 
 

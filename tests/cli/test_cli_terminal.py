@@ -101,7 +101,7 @@ def test_a_patch_is_exact_in_a_file_and_escaped_on_a_terminal(
     assert "\\x1b]0;owned\\x07" in printed
 
 
-@pytest.mark.parametrize("options", [(), ("--prove",)])
+@pytest.mark.parametrize("options", [(), ("--test",)])
 def test_a_terminal_gets_no_code_but_our_own(
     on_a_terminal: Terminal, sources: Path, options: tuple[str, ...]
 ) -> None:

@@ -1,4 +1,4 @@
-"""`flashmore upgrade` as a user meets it: reports, patches, proofs, writing, real runs, bad input."""
+"""`flashmore upgrade` as a user meets it: reports, patches, tests, writing, real runs, bad input."""
 
 import ast
 import json
@@ -105,14 +105,14 @@ def test_the_document_holds_what_is_promised(folder: Path, call: Call) -> None:
     done = call("upgrade", ".", "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
-    promised = {"path", "line", "end_line", "symbol", "verdict", "reason", "guard", "diff", "proved"}
+    promised = {"path", "line", "end_line", "symbol", "verdict", "reason", "guard", "diff", "tested"}
     assert all(promised <= one.keys() for one in document["sites"])
     rewritten = site(document, "rewritten")
     assert (rewritten["line"], rewritten["end_line"]) == (17, 20)
     assert rewritten["symbol"] == "Attention.forward"
     assert rewritten["diff"].startswith("--- a/model.py\n+++ b/model.py\n@@")
     assert rewritten["guard"] is None
-    assert rewritten["proved"] is None
+    assert rewritten["tested"] is None
     assert site(document, "refused")["diff"] == ""
     ((path, reason),) = [(one["path"], one["reason"]) for one in document["not_read"]]
     assert (path, bool(reason)) == ("broken.py", True)
@@ -128,7 +128,7 @@ def test_nothing_to_rewrite_is_0(folder: Path, call: Call) -> None:
 
 def test_nothing_of_the_users_runs_by_default(folder: Path, call: Call) -> None:
     (folder / "model.py").write_text(f"open('trap', 'w')\n{MODEL}", encoding="utf-8")
-    call("upgrade", ".", "--prove")
+    call("upgrade", ".", "--test")
     assert not (folder / "trap").exists()
 
 
@@ -178,10 +178,10 @@ def test_a_patch_keeps_the_encoding_of_each_file(
     ast.parse(path.read_bytes())
 
 
-def test_write_proves_writes_and_has_nothing_left(folder: Path, call: Call) -> None:
+def test_write_tests_writes_and_has_nothing_left(folder: Path, call: Call) -> None:
     done = call("upgrade", ".", "--write")
     assert done.returncode == 0, done.stdout
-    assert "proved on synthetic tensors" in done.stdout
+    assert "tested on synthetic tensors" in done.stdout
     assert "1 file written" in done.stdout
     written = (folder / "model.py").read_text(encoding="utf-8")
     assert "scaled_dot_product_attention" in written.split("def weights_too")[0]
@@ -212,13 +212,13 @@ def test_what_git_has_not_stored_is_written_by_force_alone(folder: Path, call: C
     assert call("upgrade", "model.py", "--write", "--force").returncode == 0
 
 
-def test_an_example_proves_on_real_inputs_and_measures(folder: Path, call: Call) -> None:
+def test_an_example_tests_on_real_inputs_and_measures(folder: Path, call: Call) -> None:
     done = call("upgrade", "model.py", "--example", "model:made", "--gain", "--json")
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
     rewritten = site(document, "rewritten")
-    assert rewritten["proved"] is True
-    assert [proof["on"] for proof in rewritten["proofs"]] == [
+    assert rewritten["tested"] is True
+    assert [verification["on"] for verification in rewritten["tests"]] == [
         "synthetic tensors",
         "the inputs from --example model:made",
     ]
@@ -241,7 +241,7 @@ def test_a_script_is_timed_between_its_own_steps(folder: Path, call: Call) -> No
     done = call("upgrade", "model.py", "--run", "python train.py 24", "--gain", "--json")
     document = json.loads(done.stdout)
     assert "trained" not in done.stdout
-    assert site(document, "rewritten")["proved"] is True
+    assert site(document, "rewritten")["tested"] is True
     assert document["gain"]["whole"] == "a step of the script"
     assert document["gain"]["step"]["ratio"]["pairs"] == 9
 
@@ -250,7 +250,7 @@ def test_an_example_that_raises_is_told_and_the_rest_goes_on(folder: Path, call:
     done = call("upgrade", "model.py", "--example", "model:raises")
     assert done.returncode == 1
     assert "LookupError: no weights here" in done.stderr
-    assert "proved on synthetic tensors" in done.stdout
+    assert "tested on synthetic tensors" in done.stdout
     assert "Traceback" not in done.stderr
 
 

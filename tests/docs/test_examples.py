@@ -59,9 +59,9 @@ def check_resume(output: str) -> None:
 
 
 def check_upgrade_model(output: str) -> None:
-    """One place rewritten and proved, one refused, and nothing left to do the second time."""
+    """One place rewritten and tested, one refused, and nothing left to do the second time."""
     assert re.findall(r"^exit code (\d)$", output, re.MULTILINE) == ["1", "0", "0"]
-    assert "1 can be rewritten (1 proved), 1 refused, 0 already fused, 1 file written" in output
+    assert "1 can be rewritten (1 tested), 1 refused, 0 already fused, 1 file written" in output
     assert "0 can be rewritten, 1 refused, 1 already fused" in output
     assert output.rpartition("class Attention")[2].count("is_causal=True") == 1
 

@@ -8,10 +8,10 @@ from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS
 from flashmore.upgrade.gain.child import DROPPED_STEPS
 from flashmore.upgrade.gain.measure import FEWEST_STEPS
 from flashmore.upgrade.project.files import LARGEST
-from flashmore.upgrade.prove.dropout import DRAWS
-from flashmore.upgrade.prove.family import FILLS, MASKS, SHAPES
-from flashmore.upgrade.prove.prover import BYTES, FILE_SECONDS, SECONDS
 from flashmore.upgrade.trace.capture import MOST_SEEN
+from flashmore.upgrade.verify.dropout import DRAWS
+from flashmore.upgrade.verify.family import FILLS, MASKS, SHAPES
+from flashmore.upgrade.verify.verifier import BYTES, FILE_SECONDS, SECONDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "upgrade.md").read_text(encoding="utf-8")
 WORDS = {3: "three", 6: "six"}
@@ -19,7 +19,7 @@ WORDS = {3: "three", 6: "six"}
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"ended after {SECONDS:.0f} s of\nwall-clock time" in PAGE
-    assert f"The proofs of one file may take {FILE_SECONDS:.0f} s of processor time together" in PAGE
+    assert f"The tests of one file may take {FILE_SECONDS:.0f} s of processor time together" in PAGE
     assert f"a function may take {FUNCTION_STEPS:,} of them, a file {FILE_STEPS:,}" in PAGE
     assert f"more than {LARGEST / 2**20:g} MiB" in PAGE
     assert f"memory ({BYTES // 2**30} GiB)" in PAGE

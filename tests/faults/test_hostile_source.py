@@ -1,4 +1,4 @@
-"""Hostile source files through search, proof and writing: nothing runs, hangs, or is written elsewhere."""
+"""Hostile source files through search, test and writing: nothing runs, hangs, or is written elsewhere."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ FILE_SECONDS = 10.0
 START_SECONDS = 1.0
 """Processor time of what does not depend on the files: Python starts, and in several processes."""
 TORCH_SECONDS = 5.0
-"""Of importing torch, which a proof does."""
+"""Of importing torch, which a test does."""
 GIVE_UP_SECONDS = 900
 """By the clock, for a command that waits for something and would never end."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -95,7 +95,7 @@ class World:
             errors="backslashreplace",
             timeout=GIVE_UP_SECONDS,
         )
-        start = START_SECONDS + TORCH_SECONDS * bool({"--prove", "--write"}.intersection(words))
+        start = START_SECONDS + TORCH_SECONDS * bool({"--test", "--write"}.intersection(words))
         self.seconds.append(processor_seconds_of_children() - began - start)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode in (0, 1, 2), done.stderr
@@ -126,7 +126,7 @@ def processor_seconds_of_children() -> float:
 
 
 def attack(world: World, files: Files) -> dict[str, list[str]]:
-    """Search, then prove and write; gives the verdicts of each file."""
+    """Search, then test and write; gives the verdicts of each file."""
     verdicts = attack_together(world, files)
     if max(world.seconds) > FILE_SECONDS:  # as a whole; then none alone may
         for number, file in enumerate(files):
@@ -155,7 +155,7 @@ def attack_together(world: World, files: Files) -> dict[str, list[str]]:
     assert document["searched"] + len(document["not_read"]) == count
     verdicts: dict[str, list[str]] = {}
     for site in document["sites"]:
-        verdicts.setdefault(site["path"], []).append("proved" if site["proved"] else site["verdict"])
+        verdicts.setdefault(site["path"], []).append("tested" if site["tested"] else site["verdict"])
     return verdicts
 
 
@@ -185,7 +185,7 @@ def test_a_sample_runs_nothing_and_writes_nothing_else(world: World) -> None:
     )
     odd = [(f"{name}.py", ODD[name]) for name in (*quick, "deep_minus", "alias_of_itself", "form_feeds")]
     verdicts = attack(world, [("fine.py", FINE), *composed(world.canary)[::SAMPLE], *odd])
-    assert verdicts["fine.py"] == ["proved"]
+    assert verdicts["fine.py"] == ["tested"]
     assert verdicts["calls_of_calls.py"] == ["refused"]
 
 
@@ -279,7 +279,7 @@ def test_names_of_files_and_what_they_say_are_harmless(world: World) -> None:
     names = [(f"{name.replace('/', '_')}.py", FINE) for name in NAMES]
     world.fill([*names, *list(speaking())[::4]])
     before = world.inventory()
-    listen(world, (".", "--prove"), (".", "--json"))
+    listen(world, (".", "--test"), (".", "--json"))
     assert world.inventory() == before
 
 
@@ -307,8 +307,8 @@ def test_no_module_beside_is_imported_whatever_pythonpath_is(world: World) -> No
     for name in set(BESIDE) - {"einops", "evil", "safetensors"}:
         (world.target / f"{name}.py").unlink()  # Python itself would import these, before any of our lines
     before = world.inventory()
-    done = world.run("lines.py", "--prove", "--json", PYTHONPATH=".")
-    assert [site["proved"] for site in json.loads(done.stdout)["sites"]] == [True]
+    done = world.run("lines.py", "--test", "--json", PYTHONPATH=".")
+    assert [site["tested"] for site in json.loads(done.stdout)["sites"]] == [True]
     assert world.inventory() == before
 
 
@@ -329,7 +329,7 @@ def test_payloads_in_every_place(place: str, world: World) -> None:
 def test_stores_of_every_kind(number: int, world: World) -> None:
     files = [each for each in storing() if each[0].startswith(f"store_{number}_")]
     verdicts = attack(world, [*files, ("the_last.py", FINE)])
-    assert verdicts["the_last.py"] == ["proved"]
+    assert verdicts["the_last.py"] == ["tested"]
 
 
 @pytest.mark.faults
@@ -337,7 +337,7 @@ def test_stores_of_every_kind(number: int, world: World) -> None:
 def test_control_characters_in_every_place(place: str, world: World) -> None:
     files = grouped(list(speaking()))[place.replace(" ", "_")]
     world.fill(files)
-    listen(world, (".",), (".", "--prove"), (".", "--json"), (".", "--write"))
+    listen(world, (".",), (".", "--test"), (".", "--json"), (".", "--write"))
 
 
 @pytest.mark.faults

@@ -1,13 +1,13 @@
-"""One process that judges proofs for all tests that do not look at the process itself."""
+"""One process that judges tests for all tests that do not look at the process itself."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from flashmore.upgrade.prove.prover import Prover
+from flashmore.upgrade.verify.verifier import Verifier
 
 
 @pytest.fixture(scope="session")
-def prover() -> Iterator[Prover]:
-    with Prover() as started:
+def verifier() -> Iterator[Verifier]:
+    with Verifier() as started:
         yield started

@@ -32,7 +32,7 @@ def test_a_case_is_answered_as_its_page_says(case: Case) -> None:
         rule, _, guard = reason.partition(", if ")
         assert site.rule == rule
         assert (site.guard or "") == guard
-        assert site.fragment is not None, "nothing to prove it with"
+        assert site.fragment is not None, "nothing to test it with"
     else:
         assert site.reason == reason
         assert case.after is None

@@ -1,4 +1,4 @@
-"""Attention inside other code, generated: a rewritten program is still the same program, or it is not proved.
+"""Attention inside other code, generated: a rewritten program is still the same program, or it is not tested.
 
 Statements of every kind stand before, between and after the lines of an attention: they read, delete,
 capture, change or alias what these lines use, draw random numbers, count, or change the mode of torch.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.prove.prover import prove
+from flashmore.upgrade.verify.verifier import verify
 
 HEAD = """\
 import math
@@ -387,7 +387,7 @@ def check(program: Program) -> str:
         if "raised" in old:  # PyTorch's CPU kernel may write beyond tensors whose sizes do not fit
             return ""
         wrong = difference(old, run(after, program), tolerance)
-        if not wrong or any(site.fragment is None or not prove(site).proved for site in rewritten):
+        if not wrong or any(site.fragment is None or not verify(site).passed for site in rewritten):
             return ""
     return f"{wrong}\n{program}\n{program.source}\n{after}"
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from flashmore.measuring.accuracy import judge
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.prove.prover import prove
 from flashmore.upgrade.site import Site
+from flashmore.upgrade.verify.verifier import verify
 
 B, H, L, S, D, E = 2, 3, 5, 7, 4, 6
 NAMES = ("att", "scores", "w", "dots", "sim")
@@ -176,13 +176,13 @@ def close(program: Program, after: str) -> None:
 
 
 def as_accurate(program: Program, site: Site, after: str) -> None:
-    """Where the old lines take the dtype, the new ones do and are as accurate, or no proof holds."""
+    """Where the old lines take the dtype, the new ones do and are as accurate, or no test holds."""
     try:
         old = run(program.source, program, program.dtype)
     except (RuntimeError, TypeError):
         return
     if (wrong := _wrong(program, after, old)) and site.fragment is not None:
-        assert not prove(site).proved, f"{wrong}\n{program}\n{after}"
+        assert not verify(site).passed, f"{wrong}\n{program}\n{after}"
 
 
 def _wrong(program: Program, after: str, old: list[torch.Tensor]) -> str:

@@ -11,10 +11,10 @@ import pytest
 
 from case_files import cases
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.prove.fragment import prove_fragment
-from flashmore.upgrade.prove.lines import Limits, warm_up
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit, Site
+from flashmore.upgrade.verify.fragment import verify_fragment
+from flashmore.upgrade.verify.lines import Limits, warm_up
 
 Edits = tuple[Edit, ...]
 Change = Callable[[Rewriting, Edits], Edits | None]
@@ -214,7 +214,7 @@ def is_found(site: Site) -> bool:
     """Whether a wrong rewrite is refused, cannot be tested, or fails the test."""
     if site.verdict != "rewritten" or site.fragment is None:
         return True
-    return not prove_fragment(site.fragment, (), Limits(time.monotonic() + 100, 100, 100, 2**24)).proved
+    return not verify_fragment(site.fragment, (), Limits(time.monotonic() + 100, 100, 100, 2**24)).passed
 
 
 def survivors(patch: pytest.MonkeyPatch, every: int) -> tuple[int, set[tuple[str, str]]]:

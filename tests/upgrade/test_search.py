@@ -352,7 +352,7 @@ def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> No
         (folder / f"model{number}.py").write_text("softmax = 1\n")
     (folder / "attention.py").write_text(ATTENTION)
     program = Path(sys.executable).with_name("flashmore")
-    for options in ([], ["--prove"]):
+    for options in ([], ["--test"]):
         command = [str(program), "upgrade", ".", *options]
         done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=300)
         assert done.returncode == 1, done.stderr

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flashmore.upgrade.prove.prover import Prover
-from flashmore.upgrade.prove.result import WHOLE, Proof
 from flashmore.upgrade.site import Fragment, Input, Site
-from flashmore.upgrade.trace.tracer import Source, Traced, prove_traced
+from flashmore.upgrade.trace.tracer import Source, Traced, verify_traced
 from flashmore.upgrade.trace.user import UserCodeFailed, load_example
+from flashmore.upgrade.verify.result import WHOLE, Verification
+from flashmore.upgrade.verify.verifier import Verifier
 
 MODEL = """\
 import math
@@ -149,8 +149,8 @@ def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Site, Site]:
     return one, Site("model.py", 21, 21, "Attention.other", "rewritten", "", fragment=plain)
 
 
-def names(proof: Proof) -> list[str]:
-    return [case.name for case in proof.cases]
+def names(verification: Verification) -> list[str]:
+    return [case.name for case in verification.cases]
 
 
 def changed(sites: tuple[Site, Site], line: str) -> dict[Path, str]:
@@ -165,51 +165,53 @@ CALL = (
 )
 
 
-def test_an_example_proves_what_it_reaches_on_what_it_gives(sites: tuple[Site, Site], prover: Prover) -> None:
+def test_an_example_tests_what_it_reaches_on_what_it_gives(
+    sites: tuple[Site, Site], verifier: Verifier
+) -> None:
     wrong = replace(sites[0], fragment=Fragment(INPUTS, OLD, NEW.replace("scale=scale, ", "")))
     source = Source(example="model:made")
-    traced = prove_traced([*sites, wrong], source, rewritten=changed(sites, CALL), prover=prover)
-    reached, other, refuted = traced.proofs
+    traced = verify_traced([*sites, wrong], source, rewritten=changed(sites, CALL), verifier=verifier)
+    reached, other, refuted = traced.verifications
     assert traced.problem is None
-    assert reached.proved, reached.why_not
+    assert reached.passed, reached.why_not
     assert all("q (3, 7, 8) float32" in name and "training" in name for name in names(reached)[:-1])
     assert names(reached)[-1] == WHOLE
     assert {"out 0", "d qkv.weight", "d qkv.bias"} == {tensor.name for tensor in reached.cases[-1].tensors}
     assert "the inputs from --example model:made" in reached.summary()
     assert "including the gradients of 2 weights" in reached.summary()
-    assert not other.proved
+    assert not other.passed
     assert "not reached" in str(other.why_not)
     assert refuted.refuted
 
 
 def test_right_lines_in_a_wrong_file_are_refuted(
-    sites: tuple[Site, Site], tmp_path: Path, prover: Prover
+    sites: tuple[Site, Site], tmp_path: Path, verifier: Verifier
 ) -> None:
     rewritten = changed(sites, CALL.replace("scale=1.0", "scale=0.9"))
     source = Source(example="model:named")
-    (proof,) = prove_traced(sites[:1], source, rewritten=rewritten, prover=prover).proofs
-    assert proof.refuted
-    assert str(proof.why_not).startswith(WHOLE)
+    (verification,) = verify_traced(sites[:1], source, rewritten=rewritten, verifier=verifier).verifications
+    assert verification.refuted
+    assert str(verification.why_not).startswith(WHOLE)
     assert (tmp_path / "model.py").read_text(encoding="utf-8") == MODEL
 
 
-def test_a_script_proves_every_shape_and_what_it_showed_before_it_failed_counts(
-    sites: tuple[Site, Site], prover: Prover
+def test_a_script_tests_every_shape_and_what_it_showed_before_it_failed_counts(
+    sites: tuple[Site, Site], verifier: Verifier
 ) -> None:
-    traced = prove_traced(sites, Source(run=("train.py", "--steps", "2", "--fail")), prover=prover)
+    traced = verify_traced(sites, Source(run=("train.py", "--steps", "2", "--fail")), verifier=verifier)
     assert "the disk is full" in str(traced.problem)
-    assert traced.proofs[0].proved, traced.proofs[0].why_not
-    assert any("q (2, 5, 8)" in name for name in names(traced.proofs[0]))
-    assert any("q (2, 6, 8)" in name for name in names(traced.proofs[0]))
-    assert "the disk is full" in str(traced.proofs[1].why_not)
+    assert traced.verifications[0].passed, traced.verifications[0].why_not
+    assert any("q (2, 5, 8)" in name for name in names(traced.verifications[0]))
+    assert any("q (2, 6, 8)" in name for name in names(traced.verifications[0]))
+    assert "the disk is full" in str(traced.verifications[1].why_not)
 
 
 @pytest.mark.long
 def test_what_a_script_showed_before_it_hung_counts(sites: tuple[Site, Site]) -> None:
-    traced = prove_traced(sites, Source(run=("train.py", "--steps", "1", "--hang")), seconds=20)
+    traced = verify_traced(sites, Source(run=("train.py", "--steps", "1", "--hang")), seconds=20)
     assert "longer than 20 s" in str(traced.problem)
-    assert traced.proofs[0].proved
-    assert not traced.proofs[1].proved
+    assert traced.verifications[0].passed
+    assert not traced.verifications[1].passed
 
 
 WRONG = {
@@ -246,12 +248,12 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("function", PROBLEMS)
 def test_an_example_that_fails_is_told(sites: tuple[Site, Site], function: str) -> None:
-    traced: Traced = prove_traced(
+    traced: Traced = verify_traced(
         sites, Source(example=f"model:{function}"), seconds=4 if function == "hangs" else 60
     )
     assert PROBLEMS[function] in str(traced.problem)
-    assert not any(proof.proved for proof in traced.proofs)
-    assert all(PROBLEMS[function] in str(proof.why_not) for proof in traced.proofs)
+    assert not any(verification.passed for verification in traced.verifications)
+    assert all(PROBLEMS[function] in str(verification.why_not) for verification in traced.verifications)
 
 
 def test_the_users_modules_are_imported_by_a_run_alone(sites: tuple[Site, Site], tmp_path: Path) -> None:
@@ -273,8 +275,8 @@ def test_pythonpath_is_the_programs_and_not_ours(
     model = tmp_path / "model.py"
     model.write_text(f"{MODEL}\nimport of_mine\n", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", "theirs")
-    with Prover() as judge:
+    with Verifier() as judge:
         for source in (Source(example="model:made"), Source(run=("train.py", "--steps", "1"))):
-            traced = prove_traced(sites[:1], source, prover=judge)
+            traced = verify_traced(sites[:1], source, verifier=judge)
             assert traced.problem is None
-            assert traced.proofs[0].proved, traced.proofs[0].why_not
+            assert traced.verifications[0].passed, traced.verifications[0].why_not

@@ -1,4 +1,4 @@
-"""`flashmore upgrade`: rewrite, prove, write and measure hand-written attention in the user's code."""
+"""`flashmore upgrade`: rewrite, test, write and measure hand-written attention in the user's code."""
 
 import os
 import shlex
@@ -15,11 +15,11 @@ from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
 from flashmore.terminal import say, write_diff, write_json, write_patch
 from flashmore.upgrade.gain.measure import measure_gain
-from flashmore.upgrade.prove.prover import Prover
 from flashmore.upgrade.report import INDENT, FileReport, Report
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import NotRead
-from flashmore.upgrade.trace.tracer import Source, prove_traced
+from flashmore.upgrade.trace.tracer import Source, verify_traced
+from flashmore.upgrade.verify.verifier import Verifier
 from flashmore.upgrade.write import write_source
 
 
@@ -34,16 +34,16 @@ class Upgrade:
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """Python files or folders."""
-    prove: bool = False
+    test: bool = False
     """Run the old and the new lines on synthetic tensors, forward and backward, and compare the results."""
     example: str | None = None
-    """module:function that returns a model and its inputs. Runs it to prove rewrites on real inputs."""
+    """module:function that returns a model and its inputs. Runs it to test rewrites on real inputs."""
     run: str | None = None
-    """A script and its arguments, such as "train.py --steps 3". Runs it to prove rewrites on real inputs."""
+    """A script and its arguments, such as "train.py --steps 3". Runs it to test rewrites on real inputs."""
     gain: bool = False
-    """With --example or --run: measure the speed-up of the proved rewrites, for attention and whole steps."""
+    """With --example or --run: measure the speed-up of the tested rewrites, for attention and whole steps."""
     write: bool = False
-    """Write the proved rewrites to the files."""
+    """Write the tested rewrites to the files."""
     force: bool = False
     """Also write files that have uncommitted changes."""
     even_if_slower: bool = False
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Upgrade, "upgrade", argv)
     source = _checked(command, options_in(argv))
     report = _search(command)
-    if command.prove or command.write or source is not None:
+    if command.test or command.write or source is not None:
         _prove(command, source, report)
     if command.gain and source is not None:
         _measure(command, source, report)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
             _write(command, file, indices)
     if command.diff:
         for file in report.files:
-            hopeful = [one for one in file.rewritten if one.proved is not False]
+            hopeful = [one for one in file.rewritten if one.passed is not False]
             write_patch(file.patch_bytes(hopeful), file.encoding)
         say(*(f"{one.path}: not read: {one.reason}" for one in report.not_read))
     elif command.json:
@@ -153,27 +153,27 @@ def _search(command: Upgrade) -> Report:
 
 
 def _prove(command: Upgrade, source: Source | None, report: Report) -> None:
-    """Prove on synthetic tensors, then on the inputs from the user's program."""
+    """Test on synthetic tensors, then on the inputs from the user's program."""
     wanted = [site for file in report.files for site in file.rewritten]
     if not wanted:
         return
     total = len(wanted) * (1 if source is None else 2)
-    with Prover() as prover, Waiting("proving", "places", total) as waiting:
+    with Verifier() as verifier, Waiting("testing", "places", total) as waiting:
         for one in wanted:
-            one.proofs.append(prover.prove(one.site))
+            one.verifications.append(verifier.verify(one.site))
             waiting.advance()
         if source is not None:
             with_lines = [one for one in wanted if one.site.fragment is not None]
             hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in report.files]
-            traced = prove_traced(
+            traced = verify_traced(
                 [one.site for one in with_lines],
                 source,
                 rewritten={file.path: file.rewriting(sites) for file, sites in hopeful if sites},
                 seconds=command.seconds,
-                prover=prover,
+                verifier=verifier,
             )
-            for one, proof in zip(with_lines, traced.proofs, strict=True):
-                one.proofs.append(proof)
+            for one, verification in zip(with_lines, traced.verifications, strict=True):
+                one.verifications.append(verification)
             report.problem = traced.problem
             waiting.advance(len(wanted))
     if report.problem is not None:
@@ -181,13 +181,13 @@ def _prove(command: Upgrade, source: Source | None, report: Report) -> None:
 
 
 def _measure(command: Upgrade, source: Source, report: Report) -> None:
-    """Time whole steps and attention alone, before and after all proved rewrites."""
-    proved = [(file, [one for one in file.rewritten if one.proved]) for file in report.files]
-    sites = [one for _, chosen in proved for one in chosen]
+    """Time whole steps and attention alone, before and after all tested rewrites."""
+    passed = [(file, [one for one in file.rewritten if one.passed]) for file in report.files]
+    sites = [one for _, chosen in passed for one in chosen]
     if not sites:
-        say("gain not measured: nothing is proved")
+        say("gain not measured: no rewrite passed its test")
         return
-    rewritten = {file.path: file.rewriting(chosen) for file, chosen in proved if chosen}
+    rewritten = {file.path: file.rewriting(chosen) for file, chosen in passed if chosen}
     with Waiting("measuring"):
         report.gain = measure_gain([one.site for one in sites], rewritten, source, seconds=command.seconds)
     for one, gain in zip(sites, report.gain.sites, strict=True):
@@ -195,7 +195,7 @@ def _measure(command: Upgrade, source: Source, report: Report) -> None:
 
 
 def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
-    """Write the proved places of one file; problems are reported, and the other files continue."""
+    """Write the tested places of one file; problems are reported, and the other files continue."""
     chosen = file.choose(even_if_slower=command.even_if_slower)
     if not chosen:
         return

@@ -1,1 +1,1 @@
-"""Hand-written attention in someone's own source: found, rewritten, proved, measured."""
+"""Hand-written attention in someone's own source: found, rewritten, tested, measured."""

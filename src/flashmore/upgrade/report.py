@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmore.upgrade.edits import apply
-from flashmore.upgrade.prove.result import Proof
 from flashmore.upgrade.site import NotRead, Searched, Site
+from flashmore.upgrade.verify.result import Verification
 from flashmore.upgrade.write import SourceFile
 
 if TYPE_CHECKING:
@@ -29,23 +29,23 @@ class SiteReport:
     site: Site
     diff: str = ""
     """A unified diff of this rewrite alone; empty where nothing is rewritten."""
-    proofs: list[Proof] = field(default_factory=list)
-    """On synthetic tensors, on what an example or a run saw; empty where no proof was asked for."""
+    verifications: list[Verification] = field(default_factory=list)
+    """On synthetic tensors, on what an example or a run saw; empty where no test was asked for."""
     gain: "SiteGain | None" = None
     """What was measured of it, where a gain was asked for."""
     written: bool = False
 
     @property
-    def proved(self) -> bool | None:
-        """None where no proof was asked for; a case that differs anywhere outweighs every other proof."""
-        if not self.proofs:
+    def passed(self) -> bool | None:
+        """None where no test was asked for; a case that differs anywhere outweighs every other test."""
+        if not self.verifications:
             return None
-        return any(proof.proved for proof in self.proofs) and not self.refuted
+        return any(verification.passed for verification in self.verifications) and not self.refuted
 
     @property
     def refuted(self) -> bool:
-        """Whether any proof found a case that differs."""
-        return any(proof.refuted for proof in self.proofs)
+        """Whether any test found a case that differs."""
+        return any(verification.refuted for verification in self.verifications)
 
     @property
     def slower(self) -> bool:
@@ -55,7 +55,7 @@ class SiteReport:
     @property
     def unfused(self) -> bool:
         """Whether nothing is gained, because PyTorch selects its unfused kernel for the rewrite."""
-        return any(proof.unfused for proof in self.proofs)
+        return any(verification.unfused for verification in self.verifications)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -71,16 +71,17 @@ class SiteReport:
             "rule": site.rule,
             "guard": site.guard,
             "diff": self.diff,
-            "proved": self.proved,
-            "proofs": [proof.to_json() for proof in self.proofs],
+            "tested": self.passed,
+            "proved": self.passed,  # its former name, for one release
+            "tests": [verification.to_json() for verification in self.verifications],
             "gain": None if self.gain is None else asdict(self.gain),
             "written": self.written,
             "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),
         }
 
     def _assumed(self) -> Iterator[str]:
-        for proof in self.proofs:
-            yield from proof.assumptions
+        for verification in self.verifications:
+            yield from verification.assumptions
 
 
 @dataclass
@@ -123,16 +124,16 @@ class FileReport:
         Args:
             even_if_slower: what was measured to be slower, too.
         """
-        proved = [report for report in self.rewritten if report.proved]
-        chosen = [each for each in proved if even_if_slower or not (each.slower or each.unfused)]
+        passed = [report for report in self.rewritten if report.passed]
+        chosen = [each for each in passed if even_if_slower or not (each.slower or each.unfused)]
         if self.rewritten and not chosen:
             why = (
                 "slower than before"
-                if any(each.slower for each in proved)
+                if any(each.slower for each in passed)
                 else "no gain without a fused kernel"
             )
             anyway = f"{why}; use --even-if-slower to write it anyway"
-            self.why_not_written = anyway if proved else "nothing is proved"
+            self.why_not_written = anyway if passed else "no rewrite passed its test"
         return chosen
 
     def rewriting(self, reports: Sequence[SiteReport]) -> str:
@@ -195,11 +196,11 @@ class Report:
         return [*self._lines(), self.summary()]
 
     def summary(self) -> str:
-        """One line: how many files and places, how many of which verdict, how many proved and written."""
+        """One line: how many files and places, of which verdict, how many passed and are written."""
         parts = [f"{self.count('rewritten')} can be rewritten"]
-        asked = [report for report in self.sites if report.proved is not None]
+        asked = [report for report in self.sites if report.passed is not None]
         if asked:
-            parts[0] += f" ({sum(report.proved is True for report in asked)} proved)"
+            parts[0] += f" ({sum(report.passed is True for report in asked)} tested)"
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
         if self.not_read:
             parts.append(f"{_counted(len(self.not_read), 'file')} not read")
@@ -233,11 +234,11 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
         yield f"    {site.advice}"
     if site.guard is not None:
         yield f"    fused only if {site.guard}; otherwise the old lines run"
-    for proof in report.proofs:
-        yield f"    {proof.summary()}"
-        if proof.kernels:
-            yield f"    kernels: {proof.kernels_line()}"
-        if proof.unfused:
+    for verification in report.verifications:
+        yield f"    {verification.summary()}"
+        if verification.kernels:
+            yield f"    kernels: {verification.kernels_line()}"
+        if verification.unfused:
             yield "    no gain: PyTorch has no fused kernel for this call"
     for assumption in report.to_json()["assumptions"]:
         yield f"    assumes that {assumption}"

@@ -2,7 +2,7 @@
 
 Axes are written with one entry a dimension. An entry is a letter (B batch, H heads, L queries, S keys,
 D channels a head, E channels a head of the values, any other letter: a size of its own), `"1"` for a
-dimension that broadcasts, or a product of letters such as `"B*H"`. Every letter has one size in one proof;
+dimension that broadcasts, or a product of letters such as `"B*H"`. Every letter has one size in one test;
 an input of role "size" is a whole number, and its one entry says which.
 """
 
@@ -47,7 +47,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Fragment:
-    """What a proof runs: two functions of the same inputs, made of tensor operations alone.
+    """What a test runs: two functions of the same inputs, made of tensor operations alone.
 
     `old` and `new` are sources of `def old(...)` and `def new(...)`. The names `torch`, `F`
     (torch.nn.functional), `nn`, `math` and `np` may occur in them, and `rearrange`, `repeat`, `einsum` where

@@ -3,9 +3,9 @@
 import ast
 import re
 
-from flashmore.upgrade.prove.allowed import ATTRIBUTES
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
 from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.verify.allowed import ATTRIBUTES
 
 _BUILTINS = {
     "abs", "all", "any", "bool", "callable", "complex", "dict", "divmod", "enumerate", "float",

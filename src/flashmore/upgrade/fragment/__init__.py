@@ -1,1 +1,1 @@
-"""The lines of one attention as functions of their inputs, for a proof."""
+"""The lines of one attention as functions of their inputs, for a test."""

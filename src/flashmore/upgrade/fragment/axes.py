@@ -1,4 +1,4 @@
-"""The axes of what is cut out: which letter of a proof stands for each dimension of an input."""
+"""The axes of what is cut out: which letter of a test stands for each dimension of an input."""
 
 import ast
 
@@ -13,7 +13,7 @@ _BATCH = ("B", "H", "G", "P", "Q", "R")
 
 
 class Axes:
-    """The letters of one attention's plan, and those of a proof.
+    """The letters of one attention's plan, and those of a test.
 
     Args:
         found: the attention.
@@ -37,7 +37,7 @@ class Axes:
         return q[self.all.q.letters.index("l")] == k[self.all.k.letters.index("s")]
 
     def of(self, letters: Letters) -> tuple[str, ...]:
-        """Letters of the plan as axes of a proof."""
+        """Letters of the plan as axes of a test."""
         result: list[str] = []
         for each in letters:
             result.extend(["B", "H"] if each == MORE else [self.letter[each]])

@@ -1,4 +1,4 @@
-"""What each operation of an attention needs from elsewhere, cut out as inputs of a proof."""
+"""What each operation of an attention needs from elsewhere, cut out as inputs of a test."""
 
 import ast
 
@@ -197,7 +197,7 @@ class Cuts:
                 names[root] = f"{self.inputs.query}.dtype" if dtype else self.inputs.query
 
     def _cut_rearrange(self, term: Term) -> None:
-        """einops' rearrange that only moves axes, as a permutation: a proof need not have einops."""
+        """einops' rearrange that only moves axes, as a permutation: a test need not have einops."""
         node, pattern = term.value.node, term.value.args[1].detail
         base = operand(self.flow, node, term.value.args[0])
         if base is None or node is None or term.value.inner or not isinstance(pattern, str):

@@ -1,4 +1,4 @@
-"""The lines of one attention as two functions of their inputs, for a proof.
+"""The lines of one attention as two functions of their inputs, for a test.
 
 Both are read from the file: from its text as it is, and from its text with the edits made. Everything that
 is not the attention's own arithmetic becomes an input: q, k, v, masks, biases, scales, sizes, tests. The same
@@ -139,7 +139,7 @@ class _Cut(Cuts):
             self.names[test] = self.inputs.flag(test)
 
     def _libraries(self) -> None:
-        """`th.einsum` and `from torch import einsum` under the names that a proof knows."""
+        """`th.einsum` and `from torch import einsum` under the names that a test knows."""
         for statement in self.kept:
             for node in walk(statement) if statement is not None else ():
                 value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
@@ -179,7 +179,7 @@ class _Cut(Cuts):
         raise Refuse("the guard does not keep the old lines")
 
     def _of_dtypes(self, test: ast.expr) -> ast.expr | None:
-        """What a guard's test asks beside the conditions, which hold in a proof."""
+        """What a guard's test asks beside the conditions, which hold in a test."""
         texts = (self.rewriting.words.condition(each) for each in self.rewriting.guards)
         asked = {ast.dump(each) for text in texts for each in _parts(_parsed(text))}
         left = [each for each in _parts(test) if ast.dump(each) not in asked]
@@ -324,7 +324,7 @@ class _Cut(Cuts):
 
 
 def _of_library(full: str) -> str | None:
-    """The name under which a proof knows something of torch, math, NumPy or einops."""
+    """The name under which a test knows something of torch, math, NumPy or einops."""
     for prefix, name in _LIBRARIES.items():
         if full.startswith(prefix) and full[len(prefix) :].count(".") == 0:
             return name + full[len(prefix) :]

@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 from flashmore.backends.contract import describe_call
 from flashmore.backends.explain import explain
 from flashmore.errors import FlashmoreError
-from flashmore.upgrade.prove.captured import arguments_of
-from flashmore.upgrade.prove.child import fragment_from_json
-from flashmore.upgrade.prove.functions import functions_of
 from flashmore.upgrade.trace.capture import Watched
+from flashmore.upgrade.verify.captured import arguments_of
+from flashmore.upgrade.verify.child import fragment_from_json
+from flashmore.upgrade.verify.functions import functions_of
 
 
 def replays(

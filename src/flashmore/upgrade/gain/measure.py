@@ -1,6 +1,6 @@
-"""What proved rewrites bring: whole steps and attention alone, before and after, with intervals and verdicts.
+"""What tested rewrites bring: whole steps and attention alone, before and after, with intervals and verdicts.
 
-Only what was proved is measured. The user's program runs in a child process (`child`), in which
+Only what was tested is measured. The user's program runs in a child process (`child`), in which
 functions change their code between two blocks: both versions share weights, data and the machine's moods.
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
 from flashmore.upgrade.gain.child import RESULT
 from flashmore.upgrade.gain.further import Further, worth_trying
-from flashmore.upgrade.prove.child import fragment_to_json
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.tracer import ENDED_ITSELF, SECONDS, Source, run_child, watch, watched_site
+from flashmore.upgrade.verify.child import fragment_to_json
 
 if TYPE_CHECKING:
     from flashmore.measuring.warnings import MeasurementWarning
@@ -79,7 +79,7 @@ class SiteGain:
 
 @dataclass(frozen=True)
 class Gain:
-    """What all proved rewrites together bring to a step, and each to its own attention."""
+    """What all tested rewrites together bring to a step, and each to its own attention."""
 
     whole: str
     """What a step is here."""
@@ -118,7 +118,7 @@ def measure_gain(
     """Measure what rewrites bring to the user's example or script.
 
     Args:
-        sites: proved ones, each with a fragment.
+        sites: tested ones, each with a fragment.
         rewritten: each file with its whole new source; nothing is written.
         source: what to run. An example gives steps of forward and backward; a script is timed between two
             steps of its own optimizer, every other one with the new code.

@@ -1,4 +1,4 @@
-"""Real inputs for proofs: the user's example or script runs in a child process, and the sites are watched.
+"""Real inputs for tests: the user's example or script runs in a child process, and the sites are watched.
 
 The user's own modules are imported here alone, and only where `--example` or `--run` asks for it. Whatever
 goes wrong there is told; what was seen before is kept.
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from flashmore.upgrade.isolated import command
-from flashmore.upgrade.prove.prover import Prover, end_with_all_it_started
-from flashmore.upgrade.prove.result import CaseResult, Proof, TensorVerdict, not_proved
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.child import STATUS
+from flashmore.upgrade.verify.result import CaseResult, TensorVerdict, Verification, not_tested
+from flashmore.upgrade.verify.verifier import Verifier, end_with_all_it_started
 
 SECONDS = 300.0
 """How long an example or a script may take."""
@@ -50,19 +50,19 @@ class Source:
 class Traced:
     """What a run brought."""
 
-    proofs: list[Proof]
+    verifications: list[Verification]
     """One for each site, in their order."""
     problem: str | None
     """What went wrong in the user's code; None where it ran to its end."""
 
 
-def prove_traced(
+def verify_traced(
     sites: Sequence[Site],
     source: Source,
     *,
     rewritten: Mapping[Path, str] | None = None,
     seconds: float = SECONDS,
-    prover: Prover | None = None,
+    verifier: Verifier | None = None,
 ) -> Traced:
     """Run the user's program once, and replay each site on what it was given there.
 
@@ -70,45 +70,45 @@ def prove_traced(
         sites: each with a fragment; their paths are as seen from the working directory.
         source: what to run.
         rewritten: files with their whole new source. An example is run with them too, and its outputs and
-            the gradients of its weights become one more case of each proof.
+            the gradients of its weights become one more case of each test.
         seconds: how long it may take; what was seen until then counts.
-        prover: the child process for the proofs; None makes one.
+        prover: the child process for the tests; None makes one.
     """
     with tempfile.TemporaryDirectory(prefix="flashmore-") as name:
         folder = Path(name)
         status = watch(sites, source, folder, seconds, rewritten or {})
-        if prover is not None:
-            return Traced(_replayed(sites, source, folder, status, prover), status["problem"])
-        with Prover() as own:
+        if verifier is not None:
+            return Traced(_replayed(sites, source, folder, status, verifier), status["problem"])
+        with Verifier() as own:
             return Traced(_replayed(sites, source, folder, status, own), status["problem"])
 
 
 def _replayed(
-    sites: Sequence[Site], source: Source, folder: Path, status: dict[str, Any], prover: Prover
-) -> list[Proof]:
-    proofs = []
+    sites: Sequence[Site], source: Source, folder: Path, status: dict[str, Any], verifier: Verifier
+) -> list[Verification]:
+    verifications = []
     on = f"the inputs from {source}"
     for number, site in enumerate(sites):
         captured = folder / f"{number}.pt"
         if captured.exists():
-            proofs.append(_with_whole(prover.prove(site, captured, on), status["whole"]))
+            verifications.append(_with_whole(verifier.verify(site, captured, on), status["whole"]))
             continue
         why = status["why_not"][number] if status["why_not"] else None
         reason = "these lines were not reached" if why is None else f"its inputs could not be kept: {why}"
         reason = f"{reason}; {status['problem']}" if status["problem"] and why is None else reason
-        proofs.append(not_proved(reason, on=on, assumptions=site.assumptions))
-    return proofs
+        verifications.append(not_tested(reason, on=on, assumptions=site.assumptions))
+    return verifications
 
 
-def _with_whole(proof: Proof, whole: dict[str, Any] | None) -> Proof:
-    """A proof with the case of the whole example, which refutes it where the result differs."""
+def _with_whole(verification: Verification, whole: dict[str, Any] | None) -> Verification:
+    """A test with the case of the whole example, which refutes it where the result differs."""
     if whole is None:
-        return proof
+        return verification
     case = CaseResult(**{**whole, "tensors": tuple(TensorVerdict(**one) for one in whole["tensors"])})
-    proof = replace(proof, cases=(*proof.cases, case))
+    verification = replace(verification, cases=(*verification.cases, case))
     if case.result != "differs":
-        return proof
-    return replace(proof, proved=False, why_not=proof.why_not or f"{case.name}: {case.detail}")
+        return verification
+    return replace(verification, passed=False, why_not=verification.why_not or f"{case.name}: {case.detail}")
 
 
 def watch(

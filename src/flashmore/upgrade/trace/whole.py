@@ -13,10 +13,10 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from flashmore.upgrade.gain.swap import NotSwapped, Versions
-from flashmore.upgrade.prove.case import Here, Setting, run_case
-from flashmore.upgrade.prove.result import WHOLE, CaseResult
-from flashmore.upgrade.prove.tensors import Argument
 from flashmore.upgrade.trace.user import Example
+from flashmore.upgrade.verify.case import Here, Setting, run_case
+from flashmore.upgrade.verify.result import WHOLE, CaseResult
+from flashmore.upgrade.verify.tensors import Argument
 
 LARGEST = 2**27
 """Numbers in all weights of a model that is copied in float64."""

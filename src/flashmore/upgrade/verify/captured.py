@@ -1,4 +1,4 @@
-"""The proof of one fragment on what a run of the user's own code really gave to it."""
+"""The test of one fragment on what a run of the user's own code really gave to it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashmore.upgrade.prove.allowed import NotAllowed
-from flashmore.upgrade.prove.case import Setting, run_cases
-from flashmore.upgrade.prove.fragment import concluded
-from flashmore.upgrade.prove.lines import Limits
-from flashmore.upgrade.prove.result import CaseResult, Proof, not_proved
-from flashmore.upgrade.prove.runner import runners
-from flashmore.upgrade.prove.tensors import Argument
 from flashmore.upgrade.site import Fragment, Input
+from flashmore.upgrade.verify.allowed import NotAllowed
+from flashmore.upgrade.verify.case import Setting, run_cases
+from flashmore.upgrade.verify.fragment import concluded
+from flashmore.upgrade.verify.lines import Limits
+from flashmore.upgrade.verify.result import CaseResult, Verification, not_tested
+from flashmore.upgrade.verify.runner import runners
+from flashmore.upgrade.verify.tensors import Argument
 
 Captured = dict[str, Any]
 """The values of a fragment's inputs by name: tensors, numbers, None, and modules as `{"module": …}`."""
 
 
-def prove_captured(
+def verify_captured(
     fragment: Fragment, assumptions: Sequence[str], path: Path, on: str, limits: Limits
-) -> Proof:
+) -> Verification:
     """Replay a fragment on captured inputs: as they were, and forced to the MATH kernel.
 
     Args:
@@ -37,7 +37,7 @@ def prove_captured(
     Raises:
         RunnerEnded: one of them ended, or took too long.
     """
-    failed = partial(not_proved, on=on, assumptions=tuple(assumptions))
+    failed = partial(not_tested, on=on, assumptions=tuple(assumptions))
     cases: list[CaseResult] = []
     try:
         with runners(fragment, limits) as (old, new):

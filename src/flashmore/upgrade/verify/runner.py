@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from flashmore.specs import backends
-from flashmore.upgrade.prove.allowed import compiled
-from flashmore.upgrade.prove.case import LinesRaised, Setting
-from flashmore.upgrade.prove.lines import Limits, Side, serve
-from flashmore.upgrade.prove.messages import (
+from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.verify.allowed import compiled
+from flashmore.upgrade.verify.case import LinesRaised, Setting
+from flashmore.upgrade.verify.lines import Limits, Side, serve
+from flashmore.upgrade.verify.messages import (
     Message,
     Unreadable,
     check_results,
@@ -31,8 +32,7 @@ from flashmore.upgrade.prove.messages import (
     encoded,
     receive,
 )
-from flashmore.upgrade.prove.tensors import Argument
-from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.verify.tensors import Argument
 
 _START = "fork" if sys.platform == "linux" else "spawn"
 _SAID = 4096
@@ -50,7 +50,7 @@ def runners(fragment: Fragment, limits: Limits) -> "Iterator[tuple[Runner, Runne
     """The old lines and the new ones, each in a process of its own.
 
     Raises:
-        NotAllowed: they hold something that a proof does not run, or need a package that is not here.
+        NotAllowed: they hold something that a test does not run, or need a package that is not here.
     """
     compiled(fragment)
     with ExitStack() as stack:
@@ -88,7 +88,7 @@ class Runner:
     def run(
         self, arguments: Sequence[Argument], setting: Setting, *, double: bool = False
     ) -> dict[str, Tensor]:
-        """See `flashmore.upgrade.prove.case.Runs`."""
+        """See `flashmore.upgrade.verify.case.Runs`."""
         described, tensors = describe(arguments)
         message = encoded({**described, "do": "run", "setting": asdict(setting), "double": double}, tensors)
         key = hashlib.blake2b(message).digest()
@@ -101,7 +101,7 @@ class Runner:
         return found
 
     def draws(self, arguments: Sequence[Argument], setting: Setting, seeds: range) -> Tensor:
-        """See `flashmore.upgrade.prove.dropout.Draws`."""
+        """See `flashmore.upgrade.verify.dropout.Draws`."""
         described, tensors = describe(arguments)
         asked = {**described, "do": "draws", "setting": asdict(setting), "seeds": [seeds.start, seeds.stop]}
         found = self._ask(encoded(asked, tensors))[1]
@@ -146,7 +146,7 @@ class Runner:
             if self.connection in ready:
                 return
             if not ready:
-                raise RunnerEnded(f"the proof took longer than {self.limits.seconds:g} s")
+                raise RunnerEnded(f"the test took longer than {self.limits.seconds:g} s")
 
     def _listen(self) -> None:
         """Keep the end of what the process has written on stderr."""

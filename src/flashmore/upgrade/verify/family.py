@@ -1,4 +1,4 @@
-"""The family of cases that a synthetic proof tries: sizes, masks, precisions, modes, layouts; no torch here.
+"""The family of cases that a synthetic test tries: sizes, masks, precisions, modes, layouts; no torch here.
 
 Sizes are all different, so that a rewrite that mixes two of them up cannot pass by broadcasting.
 """

@@ -1,4 +1,4 @@
-"""One case of a proof: the old lines in float64 and in the case's precision, the new ones, the judgement."""
+"""One case of a test: the old lines in float64 and in the case's precision, the new ones, the judgement."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from flashmore.measuring.accuracy import judge
-from flashmore.upgrade.prove.result import CaseResult, TensorVerdict
-from flashmore.upgrade.prove.tensors import Argument
+from flashmore.upgrade.verify.result import CaseResult, TensorVerdict
+from flashmore.upgrade.verify.tensors import Argument
 
 Lines = Callable[..., Any]
 """One of the two functions of a fragment, `old` or `new`."""
@@ -39,7 +39,7 @@ class LinesRaised(Exception):
 
 
 class Runs(Protocol):
-    """Lines that can be run, in this process (`Here`) or in another (`flashmore.upgrade.prove.runner`)."""
+    """Lines that can be run, in this process (`Here`) or in another (`flashmore.upgrade.verify.runner`)."""
 
     def run(
         self, arguments: Sequence[Argument], setting: "Setting", *, double: bool = False

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flashmore.upgrade.prove.family import FIXED_MASKS, Case, shape_of, sizes_of
 from flashmore.upgrade.site import Input
+from flashmore.upgrade.verify.family import FIXED_MASKS, Case, shape_of, sizes_of
 
 SEED = 20
 NUMBER = 0.37

@@ -1,4 +1,4 @@
-"""Lines that call einops: proved with the installed one, and said to need it where there is none."""
+"""Lines that call einops: tested with the installed one, and said to need it where there is none."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.prove.allowed import NotAllowed
-from flashmore.upgrade.prove.functions import functions_of
-from flashmore.upgrade.prove.prover import Prover, prove
 from flashmore.upgrade.site import Site
+from flashmore.upgrade.verify.allowed import NotAllowed
+from flashmore.upgrade.verify.functions import functions_of
+from flashmore.upgrade.verify.verifier import Verifier, verify
 
 SOURCE = """
 import einops
@@ -37,12 +37,12 @@ def site(case: str) -> Site:
 
 
 @pytest.mark.parametrize("case", ["einops.einsum", "under another name"])
-def test_lines_that_call_einops_are_proved(case: str, prover: Prover) -> None:
+def test_lines_that_call_einops_are_tested(case: str, verifier: Verifier) -> None:
     found = site(case)
     assert found.fragment is not None
     assert "= einsum(q" in found.fragment.old
-    proof = prover.prove(found)
-    assert proof.proved, proof.why_not
+    verification = verifier.verify(found)
+    assert verification.passed, verification.why_not
 
 
 def shadow(folder: Path) -> Path:
@@ -58,8 +58,8 @@ def test_a_file_of_the_users_is_never_imported_as_einops(
     canary = shadow(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", str(tmp_path)]))
     monkeypatch.chdir(tmp_path)
-    proof = prove(site("einops.einsum"))
-    assert proof.proved, proof.why_not
+    verification = verify(site("einops.einsum"))
+    assert verification.passed, verification.why_not
     assert not canary.exists()
 
 

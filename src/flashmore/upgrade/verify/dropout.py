@@ -1,4 +1,4 @@
-"""Dropout in training is proved by what random numbers can show: mean, variance, and the share of zeros.
+"""Dropout in training is tested by what random numbers can show: mean, variance, and the share of zeros.
 
 With the weights' dropout, an output is a sum of kept weights times values: its mean tells the factor
 1/(1 − p), its variance p. Where there is one key alone, the output is 0 exactly when that key is dropped,
@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flashmore.upgrade.prove.case import Lines, LinesRaised, MakeArguments, Setting, surroundings
-from flashmore.upgrade.prove.result import CaseResult
-from flashmore.upgrade.prove.tensors import Argument
+from flashmore.upgrade.verify.case import Lines, LinesRaised, MakeArguments, Setting, surroundings
+from flashmore.upgrade.verify.result import CaseResult
+from flashmore.upgrade.verify.tensors import Argument
 
 DRAWS = 200
 SIGMAS = 6.0
@@ -24,7 +24,7 @@ ROUNDING = 1e-5
 
 
 class Draws(Protocol):
-    """Lines that can be run many times; see `flashmore.upgrade.prove.runner`."""
+    """Lines that can be run many times; see `flashmore.upgrade.verify.runner`."""
 
     def draws(self, arguments: list[Argument], setting: Setting, seeds: range) -> Tensor:
         """All numbers of the outputs for each seed: (seeds, numbers), float64.

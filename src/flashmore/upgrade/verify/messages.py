@@ -2,7 +2,7 @@
 
 Neither runs code when it is read. The judge's side takes nothing for granted of what it is answered: it is
 limited in size, and has exactly the tensors that were asked for, in a form that can be compared. Safetensors
-would do, but takes ten times as long for a handful of small tensors, and a proof sends thousands of messages.
+would do, but takes ten times as long for a handful of small tensors, and a test sends thousands of messages.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashmore.upgrade.prove.tensors import Argument
+from flashmore.upgrade.verify.tensors import Argument
 
 LONGEST_TEXT = 2**20
 """Bytes of the JSON of one message."""
@@ -118,7 +118,7 @@ def describe(arguments: Sequence[Argument]) -> Message:
     """Arguments as a message; tensors keep their strides.
 
     Raises:
-        TypeError: one is of a kind that no proof has.
+        TypeError: one is of a kind that no test has.
     """
     tensors: dict[str, Tensor] = {}
     described = []
@@ -141,7 +141,7 @@ def _described(value: object, tensors: dict[str, Tensor]) -> dict[str, Any]:
         return {"kind": "list", "items": [_described(each, tensors) for each in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"kind": "plain", "value": value}
-    raise TypeError(f"a {type(value).__name__} is no argument of a proof")
+    raise TypeError(f"a {type(value).__name__} is no argument of a test")
 
 
 def made(described: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> list[Argument]:

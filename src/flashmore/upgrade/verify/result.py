@@ -1,4 +1,4 @@
-"""What a proof says: every case that was tried, each tensor's verdict, what was assumed; no torch."""
+"""What a test says: every case that was tried, each tensor's verdict, what was assumed; no torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -56,21 +56,21 @@ class Kernels:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Verification:
     """Whether a rewrite computes what the original computes, and how that is known."""
 
-    proved: bool
+    passed: bool
     on: str
     """What it ran on: `synthetic tensors`, or what a run of the user's code saw."""
     cases: tuple[CaseResult, ...] = ()
     assumptions: tuple[str, ...] = ()
     """What has to hold in the user's program, and was not and could not be tried."""
     why_not: str | None = None
-    """The first thing that speaks against it; None for a proof."""
+    """The first thing that speaks against it; None where it passed."""
     seconds: float = 0.0
     """Processor time of the processes that made it."""
     kernels: tuple[Kernels, ...] = ()
-    """What the new lines run; empty if nothing was proved, or on inputs of the user's."""
+    """What the new lines run; empty if it did not pass, or on inputs of the user's."""
 
     @property
     def refuted(self) -> bool:
@@ -101,15 +101,15 @@ class Proof:
         return "; ".join(f"in {mode} {text}" for mode, text in told.items())
 
     def summary(self) -> str:
-        """One line: what was proved and on what, or why not."""
-        if not self.proved:
-            return f"not proved: {self.why_not}"
+        """One line: what was tested and on what, or why not."""
+        if not self.passed:
+            return f"{'failed the test' if self.refuted else 'not tested'}: {self.why_not}"
         lines = [case for case in self.cases if case.name != WHOLE]
         tensors = sorted({tensor.name for case in lines for tensor in case.tensors}, key=_out_first)
         counts = f"{self.count('equal')} cases equal"
         if (skipped := self.count("skipped")) > 0:
             counts += f", {skipped} rejected by the original"
-        return f"proved on {self.on}: {counts}; {', '.join(tensors)}{self._whole()}"
+        return f"tested on {self.on}: {counts}; {', '.join(tensors)}{self._whole()}"
 
     def _whole(self) -> str:
         whole = next((case for case in self.cases if case.name == WHOLE), None)
@@ -125,8 +125,8 @@ class Proof:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Proof":
-        """The proof that `to_json` wrote down."""
+    def from_json(cls, document: Mapping[str, Any]) -> "Verification":
+        """The test that `to_json` wrote down."""
         cases = tuple(
             CaseResult(**{**case, "tensors": tuple(TensorVerdict(**t) for t in case["tensors"])})
             for case in document["cases"]
@@ -136,9 +136,9 @@ class Proof:
         return cls(**{**document, "cases": cases, "assumptions": assumptions, "kernels": kernels})
 
 
-def not_proved(why: str, *, on: str = "synthetic tensors", assumptions: tuple[str, ...] = ()) -> Proof:
-    """A proof that failed before any case could be tried."""
-    return Proof(False, on, (), assumptions, why)
+def not_tested(why: str, *, on: str = "synthetic tensors", assumptions: tuple[str, ...] = ()) -> Verification:
+    """No case could be tried."""
+    return Verification(False, on, (), assumptions, why)
 
 
 def _out_first(name: str) -> tuple[bool, str]:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from flashmore.upgrade.isolated import installed
-from flashmore.upgrade.prove.allowed import AT_HAND, NotAllowed, compiled
-from flashmore.upgrade.prove.case import Lines
 from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.verify.allowed import AT_HAND, NotAllowed, compiled
+from flashmore.upgrade.verify.case import Lines
 
 OF_EINOPS = ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")
 
@@ -33,7 +33,7 @@ def functions_of(fragment: Fragment) -> Functions:
     """Compile a fragment after it was read.
 
     Raises:
-        NotAllowed: it holds something that a proof does not run, or needs a package that is not here.
+        NotAllowed: it holds something that a test does not run, or needs a package that is not here.
     """
     old_code, new_code = compiled(fragment)
     space = _names(fragment)

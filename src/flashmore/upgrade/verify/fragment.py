@@ -1,4 +1,4 @@
-"""The proof of one fragment: every case of the family, and what it comes to. The lines run elsewhere."""
+"""The test of one fragment: every case of the family, and what it comes to. The lines run elsewhere."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,12 @@ from itertools import groupby, product
 
 import torch
 
-from flashmore.upgrade.prove import coverage
-from flashmore.upgrade.prove.allowed import NotAllowed
-from flashmore.upgrade.prove.case import LinesRaised, MakeArguments, Setting, run_cases
-from flashmore.upgrade.prove.dropout import compare_draws, compare_zeros, is_random
-from flashmore.upgrade.prove.family import (
+from flashmore.upgrade.site import Fragment, Input
+from flashmore.upgrade.verify import coverage
+from flashmore.upgrade.verify.allowed import NotAllowed
+from flashmore.upgrade.verify.case import LinesRaised, MakeArguments, Setting, run_cases
+from flashmore.upgrade.verify.dropout import compare_draws, compare_zeros, is_random
+from flashmore.upgrade.verify.family import (
     FLOAT32,
     LAYERS,
     MASKS,
@@ -29,11 +30,10 @@ from flashmore.upgrade.prove.family import (
     questions_of,
     swallows_a_bias,
 )
-from flashmore.upgrade.prove.lines import Limits
-from flashmore.upgrade.prove.result import CaseResult, Kernels, Mode, Proof, not_proved
-from flashmore.upgrade.prove.runner import Runner, runners
-from flashmore.upgrade.prove.tensors import DROPOUT, NotMade, Values
-from flashmore.upgrade.site import Fragment, Input
+from flashmore.upgrade.verify.lines import Limits
+from flashmore.upgrade.verify.result import CaseResult, Kernels, Mode, Verification, not_tested
+from flashmore.upgrade.verify.runner import Runner, runners
+from flashmore.upgrade.verify.tensors import DROPOUT, NotMade, Values
 
 MOST_ASKED = 8
 """Combinations of flags and optional inputs for which the kernels are asked for."""
@@ -63,21 +63,21 @@ def _probabilities(fragment: Fragment) -> frozenset[str]:
     return frozenset(found & names)
 
 
-def prove_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limits) -> Proof:
+def verify_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limits) -> Verification:
     """Try a fragment on synthetic tensors.
 
     Args:
         fragment: what the search extracted.
-        assumptions: what the rewriting took for granted, kept in the proof.
+        assumptions: what the rewriting took for granted, kept in the test.
         limits: of the processes that run the lines.
 
     Returns:
-        The proof. It holds only if something was compared, nothing differs, and the plain case was finite.
+        The test. It holds only if something was compared, nothing differs, and the plain case was finite.
 
     Raises:
         RunnerEnded: a process that runs the lines ended, or took too long.
     """
-    failed = partial(not_proved, assumptions=tuple(assumptions))
+    failed = partial(not_tested, assumptions=tuple(assumptions))
     try:
         with runners(fragment, limits) as (old, new):
             functions = Functions(old, new, fragment.inputs, _probabilities(fragment))
@@ -99,8 +99,8 @@ def prove_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limit
     except (NotAllowed, NotMade) as error:
         return failed(str(error))
     left_out = coverage.said(accepted, design, everything)
-    proof = concluded(cases, fragment, (*assumptions, *left_out))
-    return replace(proof, kernels=kernels) if proof.proved else proof
+    verification = concluded(cases, fragment, (*assumptions, *left_out))
+    return replace(verification, kernels=kernels) if verification.passed else verification
 
 
 def _tried(functions: Functions, design: Sequence[tuple[Choices, Sequence[Case]]]) -> Iterator[CaseResult]:
@@ -197,19 +197,19 @@ def _dropout(functions: Functions, choices: Choices) -> Iterator[CaseResult]:
 
 def concluded(
     cases: Sequence[CaseResult], fragment: Fragment, assumptions: Sequence[str], on: str = "synthetic tensors"
-) -> Proof:
+) -> Verification:
     """What the cases come to."""
     assumed = tuple(dict.fromkeys((*assumptions, *_assumed(cases, fragment))))
     different = next((case for case in cases if case.result == "differs"), None)
     if different is not None:
-        return Proof(False, on, tuple(cases), assumed, f"{different.name}: {different.detail}")
+        return Verification(False, on, tuple(cases), assumed, f"{different.name}: {different.detail}")
     whole = [case for case in cases if case.result == "equal" and case.tensors and not case.detail]
     if not whole:
         skipped = next((case.detail for case in cases if case.result == "skipped"), "the original is NaN")
-        return Proof(False, on, tuple(cases), assumed, f"nothing could be compared: {skipped}")
+        return Verification(False, on, tuple(cases), assumed, f"nothing could be compared: {skipped}")
     if not any(tensor.name.startswith("d ") for case in whole for tensor in case.tensors):
-        return Proof(False, on, tuple(cases), assumed, "no gradient could be compared")
-    return Proof(True, on, tuple(cases), assumed)
+        return Verification(False, on, tuple(cases), assumed, "no gradient could be compared")
+    return Verification(True, on, tuple(cases), assumed)
 
 
 def _assumes_a_bias_away(fragment: Fragment) -> bool:

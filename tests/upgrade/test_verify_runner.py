@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashmore.upgrade.prove.case import Here, LinesRaised, Setting
-from flashmore.upgrade.prove.functions import Functions, functions_of
-from flashmore.upgrade.prove.lines import Limits
-from flashmore.upgrade.prove.prover import Prover
-from flashmore.upgrade.prove.runner import Runner, RunnerEnded, runners
-from flashmore.upgrade.prove.tensors import Argument
 from flashmore.upgrade.site import Fragment, Input, Site
+from flashmore.upgrade.verify.case import Here, LinesRaised, Setting
+from flashmore.upgrade.verify.functions import Functions, functions_of
+from flashmore.upgrade.verify.lines import Limits
+from flashmore.upgrade.verify.runner import Runner, RunnerEnded, runners
+from flashmore.upgrade.verify.tensors import Argument
+from flashmore.upgrade.verify.verifier import Verifier
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the lines run in forks on Linux alone")
 
@@ -47,7 +47,7 @@ def run(runner: Runner) -> dict[str, Tensor]:
 def replace_lines(monkeypatch: pytest.MonkeyPatch, old: Callable[..., Any]) -> None:
     """The old lines are anything, as if the allow-list had let them through."""
     new = functions_of(FRAGMENT).new
-    monkeypatch.setattr("flashmore.upgrade.prove.lines.functions_of", lambda _: Functions(old, new))
+    monkeypatch.setattr("flashmore.upgrade.verify.lines.functions_of", lambda _: Functions(old, new))
 
 
 def test_outputs_and_gradients_come_back() -> None:
@@ -117,10 +117,10 @@ def test_the_last_words_of_a_crash_are_told(chatter: bytes, monkeypatch: pytest.
 
 
 def test_the_last_words_of_the_judge_are_told() -> None:
-    with Prover() as prover:
-        assert prover.prove(Site("m.py", 1, 1, "f", "rewritten", "", fragment=FRAGMENT)) is not None
+    with Verifier() as verifier:
+        assert verifier.verify(Site("m.py", 1, 1, "f", "rewritten", "", fragment=FRAGMENT)) is not None
         with pytest.raises(Exception, match=r"ended \(exit 1\): .*JSONDecodeError"):
-            prover._ask("no JSON")
+            verifier._ask("no JSON")
 
 
 def test_the_processor_time_of_all_runs_of_the_lines_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ ANSWERS: dict[str, bytes] = {
     "a shape that is none": number(out=["torch.float32", 1]),
     "a shape of huge numbers": number(out=["torch.float32", [2**70]]),
     "many dimensions": number(out=["torch.float32", [1] * 70]),
-    "a dtype that no proof has": answer({}, b"\0" * 8, out=["torch.complex64", [1]]),
+    "a dtype that no test has": answer({}, b"\0" * 8, out=["torch.complex64", [1]]),
     "a dtype that is none": number(out=["os.system", [1]]),
     "a gradient of another shape": answer({}, b"\0" * 8, **{"out": ONE, "d 0": ONE}),
     "a gradient of another dtype": answer({}, b"\0" * 52, **{"out": ONE, "d 0": ["torch.float64", [2, 3]]}),
@@ -209,7 +209,7 @@ def test_an_answer_that_is_none_is_refused(name: str, monkeypatch: pytest.Monkey
     data = ANSWERS[name]
 
     with monkeypatch.context() as patched:
-        patched.setattr("flashmore.upgrade.prove.lines.encoded", lambda *_: data)
+        patched.setattr("flashmore.upgrade.verify.lines.encoded", lambda *_: data)
         runner = Runner(FRAGMENT, "old", limits())
     with runner, pytest.raises(RunnerEnded, match="gave an unexpected answer"):
         run(runner)

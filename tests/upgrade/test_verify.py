@@ -1,13 +1,13 @@
-"""A proof holds for right rewrites in every family of cases, and fails for each known wrong one."""
+"""A test holds for right rewrites in every family of cases, and fails for each known wrong one."""
 
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
-from flashmore.upgrade.prove.prover import Prover
-from flashmore.upgrade.prove.result import Proof
 from flashmore.upgrade.site import Fragment, Input, Site
+from flashmore.upgrade.verify.result import Verification
+from flashmore.upgrade.verify.verifier import Verifier
 
 Q = Input("q", "q", "tensor", ("B", "H", "L", "D"))
 K = Input("k", "k", "tensor", ("B", "H", "L", "D"))
@@ -36,7 +36,7 @@ def fragment(inputs: tuple[Input, ...], old: tuple[str, ...], new: tuple[str, ..
     return Fragment(inputs, source("old", old), source("new", new))
 
 
-PROVER = Prover()
+PROVER = Verifier()
 NUMBER = count()
 
 
@@ -46,10 +46,10 @@ def judge() -> Iterator[None]:
         yield
 
 
-def proof(inputs: tuple[Input, ...], old: tuple[str, ...], *new: str) -> Proof:
+def verification(inputs: tuple[Input, ...], old: tuple[str, ...], *new: str) -> Verification:
     made = fragment(inputs, old, new)
-    path = f"{next(NUMBER)}.py"  # the proofs of one file have a limit together
-    return PROVER.prove(Site(path, 1, 3, "f", "rewritten", "", fragment=made))
+    path = f"{next(NUMBER)}.py"  # the tests of one file have a limit together
+    return PROVER.verify(Site(path, 1, 3, "f", "rewritten", "", fragment=made))
 
 
 RIGHT = {
@@ -138,9 +138,9 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_right_rewrite_is_proved(name: str) -> None:
-    found = proof(RIGHT[name][0], RIGHT[name][1], *RIGHT[name][2])
-    assert found.proved, found.why_not
+def test_a_right_rewrite_is_tested(name: str) -> None:
+    found = verification(RIGHT[name][0], RIGHT[name][1], *RIGHT[name][2])
+    assert found.passed, found.why_not
     compared = {tensor.name for case in found.cases for tensor in case.tensors if tensor.error is not None}
     expected = {f"d {given.source}" for given in RIGHT[name][0] if given.role in ("tensor", "bias")}
     assert {"out", *expected} <= compared
@@ -246,10 +246,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_rewrite_is_not_proved(name: str) -> None:
+def test_a_wrong_rewrite_is_not_tested(name: str) -> None:
     inputs, old, new = WRONG[name]
-    found = proof(inputs, old, new)
-    assert not found.proved
+    found = verification(inputs, old, new)
+    assert not found.passed
     assert any(case.result == "differs" for case in found.cases), found.why_not
 
 
@@ -262,25 +262,27 @@ PRECISIONS = {
 
 def test_every_dtype_is_tried_with_and_without_autocast() -> None:
     inputs, old, new = RIGHT["no mask, cross attention"]
-    tried = {case.name.split(", ")[1] for case in proof(inputs, old, *new).cases if case.result == "equal"}
+    tried = {
+        case.name.split(", ")[1] for case in verification(inputs, old, *new).cases if case.result == "equal"
+    }
     assert tried >= PRECISIONS | {"float16 under autocast", "bfloat16 under autocast"}
 
 
 def test_a_dtype_that_the_original_refuses_demands_nothing_and_is_named() -> None:
     lines = (SCORES, "s = s.masked_fill(mask, -1e9)", SOFTMAX, "return w @ v")
-    found = proof((Q, KS, VS, KEPT), lines, f"{SDPA}, attn_mask=~mask)")
-    assert found.proved
+    found = verification((Q, KS, VS, KEPT), lines, f"{SDPA}, attn_mask=~mask)")
+    assert found.passed
     assert "not tried in float16, which the original rejects" in found.assumptions
     assert "not tried in bfloat16, which the original rejects" not in found.assumptions
 
 
 def test_the_case_that_differs_is_named() -> None:
     inputs, old, new = WRONG["a mask and is_causal, which MATH refuses"]
-    why = proof(inputs, old, new).why_not
+    why = verification(inputs, old, new).why_not
     assert why is not None
     assert "MATH kernel" in why
     inputs, old, new = WRONG["an additive finfo.min mask under bfloat16"]
-    why = proof(inputs, old, new).why_not
+    why = verification(inputs, old, new).why_not
     assert why is not None
     assert "one row fully masked" in why
     assert "bfloat16" in why
@@ -288,7 +290,7 @@ def test_the_case_that_differs_is_named() -> None:
 
 def test_a_row_that_is_nan_by_hand_is_an_assumption_and_the_rest_is_compared() -> None:
     inputs, old, new = RIGHT["bool mask that hides, -inf"]
-    found = proof(inputs, old, *new)
+    found = verification(inputs, old, *new)
     partly = [case for case in found.cases if "NaN" in case.detail]
     assert partly
     assert any("one row fully masked" in case.name for case in partly)
@@ -300,23 +302,23 @@ def test_what_differs_only_beside_a_nan_row_is_found() -> None:
     inputs, old, _ = RIGHT["bool mask that hides, -inf"]
     only_there = "o = F.scaled_dot_product_attention(q, k, v, attn_mask=~mask)\n"
     wrong = "    return torch.where(mask.all(-1, keepdim=True).any(), o + 1, o)"
-    assert not proof(inputs, old, only_there + wrong).proved
+    assert not verification(inputs, old, only_there + wrong).passed
 
 
-def test_lines_that_the_original_never_runs_prove_nothing() -> None:
-    found = proof((Q, KS, VS), ("return q.view(7, 7, 7) @ v",), f"{SDPA})")
-    assert not found.proved
+def test_lines_that_the_original_never_runs_test_nothing() -> None:
+    found = verification((Q, KS, VS), ("return q.view(7, 7, 7) @ v",), f"{SDPA})")
+    assert not found.passed
     assert "rejects all synthetic inputs" in str(found.why_not)
 
 
-def test_an_original_that_is_always_nan_proves_nothing() -> None:
-    found = proof((Q, KS, VS), ("return (q @ k.mT * math.inf).softmax(-1) @ v",), f"{SDPA})")
-    assert not found.proved
+def test_an_original_that_is_always_nan_tests_nothing() -> None:
+    found = verification((Q, KS, VS), ("return (q @ k.mT * math.inf).softmax(-1) @ v",), f"{SDPA})")
+    assert not found.passed
     assert "nothing could be compared" in str(found.why_not)
 
 
 def test_a_square_site_says_so_and_is_tried_square_alone() -> None:
     inputs, old, new = RIGHT["causal by a buffer"]
-    found = proof(inputs, old, *new)
+    found = verification(inputs, old, *new)
     assert any("as many queries as keys" in assumption for assumption in found.assumptions)
     assert not any(case.name.startswith("L ") for case in found.cases)

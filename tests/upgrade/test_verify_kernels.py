@@ -1,12 +1,12 @@
-"""The kernels that a proof reports are those that PyTorch selects for the rewritten lines."""
+"""The kernels that a test reports are those that PyTorch selects for the rewritten lines."""
 
 import time
 
 import pytest
 
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.prove.fragment import prove_fragment
-from flashmore.upgrade.prove.lines import Limits
+from flashmore.upgrade.verify.fragment import verify_fragment
+from flashmore.upgrade.verify.lines import Limits
 
 HEAD = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n\n\n"
 LEARNED_BIAS = """\
@@ -54,7 +54,7 @@ def attend(q, k, v, mask):
 def test_the_kernels_of_both_modes_are_told(source: str, line: str) -> None:
     (site,) = find_sites(HEAD + source)
     assert site.fragment is not None
-    proof = prove_fragment(site.fragment, (), Limits(time.monotonic() + 100, 100, 100, 2**24))
-    assert proof.proved, proof.why_not
-    assert proof.kernels_line() == line
-    assert not proof.unfused
+    verification = verify_fragment(site.fragment, (), Limits(time.monotonic() + 100, 100, 100, 2**24))
+    assert verification.passed, verification.why_not
+    assert verification.kernels_line() == line
+    assert not verification.unfused

@@ -2,9 +2,9 @@
 
 import pytest
 
-from flashmore.upgrade.prove.allowed import NotAllowed, compiled
-from flashmore.upgrade.prove.functions import functions_of
 from flashmore.upgrade.site import Fragment, Input
+from flashmore.upgrade.verify.allowed import NotAllowed, compiled
+from flashmore.upgrade.verify.functions import functions_of
 
 X = Input("x", "x", "tensor", ("B", "D"))
 FINE = "def new(x):\n    return x\n"

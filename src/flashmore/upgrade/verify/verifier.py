@@ -1,7 +1,7 @@
-"""Prove rewrites: one process judges them, others run the lines, with limits of time and memory.
+"""Test rewrites: one process judges them, others run the lines, with limits of time and memory.
 
 Nothing of the user's is imported in any of them: only the extracted lines run, after `allowed` has read them.
-What the proof tries is `family`'s, how it judges is `case`'s, where the lines run is `runner`'s.
+What the test tries is `family`'s, how it judges is `case`'s, where the lines run is `runner`'s.
 """
 
 import json
@@ -18,24 +18,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from flashmore.upgrade.isolated import command, environment
-from flashmore.upgrade.prove.child import READY, fragment_to_json, processor_seconds, proof_from_line
-from flashmore.upgrade.prove.result import CaseResult, Proof, TensorVerdict, not_proved
 from flashmore.upgrade.site import Site
+from flashmore.upgrade.verify.child import READY, fragment_to_json, processor_seconds, verification_from_line
+from flashmore.upgrade.verify.result import CaseResult, TensorVerdict, Verification, not_tested
 
-__all__ = ["CaseResult", "Proof", "TensorVerdict", "prove", "prove_all"]
+__all__ = ["CaseResult", "TensorVerdict", "Verification", "verify", "verify_all"]
 
 SECONDS = 300.0
-"""How long one proof may take by the clock, where its processes wait instead of computing."""
+"""How long one test may take by the clock, where its processes wait instead of computing."""
 BYTES = 4 * 2**30
 FILE_SECONDS = 9.0
-"""Processor time of all proofs of one file; a file may hold any number of places whose lines do not end.
+"""Processor time of all tests of one file; a file may hold any number of places whose lines do not end.
 
-A proof takes a third of a second to two seconds. The same lines are proved once, however often they occur.
+A test takes a third of a second to two seconds. The same lines are tested once, however often they occur.
 """
 PROCESSES = 3
-"""Of a proof: the judge, the old lines, the new lines; each may take the same share of what is left."""
+"""Of a test: the judge, the old lines, the new lines; each may take the same share of what is left."""
 LEAST_SECONDS = 0.05
-"""Processor time with which no proof is begun any more."""
+"""Processor time with which no test is begun any more."""
 START_SECONDS = 120.0
 """Importing torch takes two seconds, and far more from a slow disk."""
 JUDGING_SECONDS = 30.0
@@ -47,11 +47,11 @@ class _Ended(Exception):
     """The child has gone, or does not answer in time."""
 
 
-class Prover:
+class Verifier:
     """A process that judges one fragment after the other; use it as a context.
 
     Args:
-        seconds: how long one proof may take.
+        seconds: how long one test may take.
         memory_bytes: how much memory all of it may take, beyond what torch itself needs.
     """
 
@@ -60,18 +60,18 @@ class Prover:
         self.memory_bytes = memory_bytes
         self.child: subprocess.Popen[str] | None = None
         self.spent: dict[str, float] = defaultdict(float)
-        self.known: dict[str, Proof] = {}
+        self.known: dict[str, Verification] = {}
 
-    def prove(self, site: Site, captured: Path | None = None, on: str = "synthetic tensors") -> Proof:
-        """Prove one site; a child that crashes, hangs or runs out of memory is a proof that failed.
+    def verify(self, site: Site, captured: Path | None = None, on: str = "synthetic tensors") -> Verification:
+        """Test one site; a child that crashes, hangs or runs out of memory is a test that failed.
 
         Args:
             site: a site with a fragment.
             captured: what `flashmore.upgrade.trace.tracer` wrote: real inputs, instead of synthetic ones.
-            on: what the report says the proof ran on.
+            on: what the report says the test ran on.
         """
         if site.fragment is None:
-            return not_proved("no lines could be extracted", on=on, assumptions=site.assumptions)
+            return not_tested("no lines could be extracted", on=on, assumptions=site.assumptions)
         request = {
             "fragment": fragment_to_json(site.fragment),
             "assumptions": site.assumptions,
@@ -81,33 +81,33 @@ class Prover:
         try:
             if captured is not None:  # of a program that the user has chosen to run
                 return self._ask(json.dumps({**request, "processor_seconds": None}))
-            return self._prove_on_synthetic(site.path, request)
+            return self._verify_on_synthetic(site.path, request)
         except _Ended as ended:
             self._end()
-            return not_proved(str(ended), on=on, assumptions=site.assumptions)
+            return not_tested(str(ended), on=on, assumptions=site.assumptions)
 
-    def _prove_on_synthetic(self, path: str, request: dict[str, Any]) -> Proof:
-        """A proof within what its file has left, or the same one as before."""
+    def _verify_on_synthetic(self, path: str, request: dict[str, Any]) -> Verification:
+        """A test within what its file has left, or the same one as before."""
         key = json.dumps(request)
         if key in self.known:
             return self.known[key]
         share = (FILE_SECONDS - self.spent[path]) / PROCESSES
         if share < LEAST_SECONDS:
-            why = f"the proofs of this file have used up their {FILE_SECONDS:g} s of processor time"
-            return not_proved(why, on=request["on"], assumptions=tuple(request["assumptions"]))
+            why = f"the tests of this file have used up their {FILE_SECONDS:g} s of processor time"
+            return not_tested(why, on=request["on"], assumptions=tuple(request["assumptions"]))
         began = processor_seconds()
         try:
-            proof = self._ask(json.dumps({**request, "processor_seconds": share}))
-            self.spent[path] += proof.seconds
+            verification = self._ask(json.dumps({**request, "processor_seconds": share}))
+            self.spent[path] += verification.seconds
         except _Ended:
             self._end()
             self.spent[path] += processor_seconds() - began
             raise
-        if proof.cases:
-            self.known[key] = proof
-        return proof
+        if verification.cases:
+            self.known[key] = verification
+        return verification
 
-    def _ask(self, request: str) -> Proof:
+    def _ask(self, request: str) -> Verification:
         if self.child is None:
             self._start()
         assert self.child is not None
@@ -117,13 +117,13 @@ class Prover:
             self.child.stdin.flush()
         except OSError:
             raise _Ended(self._how_it_ended()) from None
-        too_late = f"the proof took longer than {self.seconds:g} s"
-        return proof_from_line(self._line(self.seconds + JUDGING_SECONDS, too_late))
+        too_late = f"the test took longer than {self.seconds:g} s"
+        return verification_from_line(self._line(self.seconds + JUDGING_SECONDS, too_late))
 
     def _start(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="flashmore-")
         self.child = subprocess.Popen(
-            command("flashmore.upgrade.prove.child", str(self.memory_bytes), str(self.seconds)),
+            command("flashmore.upgrade.verify.child", str(self.memory_bytes), str(self.seconds)),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
             errors="replace", env=environment(), cwd=self.folder.name, start_new_session=True,
         )  # fmt: skip
@@ -134,8 +134,8 @@ class Prover:
         threading.Thread(target=_pass_on, args=(self.child.stdout, self.lines), daemon=True).start()
         self.listener = threading.Thread(target=_keep_last, args=(self.child.stderr, self.said), daemon=True)
         self.listener.start()
-        if self._line(START_SECONDS, "the process for proofs did not start").strip() != READY:
-            raise _Ended("the process for proofs did not start")
+        if self._line(START_SECONDS, "the process for tests did not start").strip() != READY:
+            raise _Ended("the process for tests did not start")
 
     def _line(self, seconds: float, too_late: str) -> str:
         try:
@@ -167,15 +167,15 @@ class Prover:
         self.folder.cleanup()
         self.child = None
 
-    def __enter__(self) -> "Prover":
+    def __enter__(self) -> "Verifier":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
 
 
-def prove(site: Site, *, seconds: float = SECONDS, memory_bytes: int = BYTES) -> Proof:
-    """Prove one site on synthetic tensors, in a child process of its own.
+def verify(site: Site, *, seconds: float = SECONDS, memory_bytes: int = BYTES) -> Verification:
+    """Test one site on synthetic tensors, in a child process of its own.
 
     Args:
         site: with a fragment; its path is not opened.
@@ -183,29 +183,29 @@ def prove(site: Site, *, seconds: float = SECONDS, memory_bytes: int = BYTES) ->
         memory_bytes: how much memory it may take beyond torch's own.
 
     Returns:
-        The proof, or why there is none; crashes, hangs and a lack of memory are reasons, never exceptions.
+        The test, or why there is none; crashes, hangs and a lack of memory are reasons, never exceptions.
     """
-    with Prover(seconds, memory_bytes) as prover:
-        return prover.prove(site)
+    with Verifier(seconds, memory_bytes) as verifier:
+        return verifier.verify(site)
 
 
-def prove_all(
+def verify_all(
     sites: Sequence[Site],
     *,
     seconds: float = SECONDS,
     memory_bytes: int = BYTES,
     after_each: Callable[[int], None] = lambda _: None,
-) -> list[Proof]:
-    """Prove many sites in one child process; one that crashes it fails alone, and a new child goes on.
+) -> list[Verification]:
+    """Test many sites in one child process; one that crashes it fails alone, and a new child goes on.
 
     Args:
-        sites: each with a fragment, or it is not proved.
+        sites: each with a fragment, or it is not tested.
         seconds: how long each may take.
         memory_bytes: how much memory all of them may take.
         after_each: is told how many are done.
     """
-    with Prover(seconds, memory_bytes) as prover:
-        return [_told(prover.prove(site), done, after_each) for done, site in enumerate(sites, 1)]
+    with Verifier(seconds, memory_bytes) as verifier:
+        return [_told(verifier.verify(site), done, after_each) for done, site in enumerate(sites, 1)]
 
 
 def end_with_all_it_started(process: "subprocess.Popen[Any]") -> None:
@@ -217,9 +217,9 @@ def end_with_all_it_started(process: "subprocess.Popen[Any]") -> None:
     process.wait()
 
 
-def _told(proof: Proof, done: int, after_each: Callable[[int], None]) -> Proof:
+def _told(verification: Verification, done: int, after_each: Callable[[int], None]) -> Verification:
     after_each(done)
-    return proof
+    return verification
 
 
 def _pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:

@@ -87,7 +87,7 @@ CHANGING = frozenset(name for name in ATTRIBUTES if name.endswith("_")) | {"appe
 
 
 class NotAllowed(Exception):
-    """The extracted lines hold something that a proof does not run; the message says what."""
+    """The extracted lines hold something that a test does not run; the message says what."""
 
 
 def compiled(fragment: Fragment) -> tuple[CodeType, CodeType]:
@@ -180,9 +180,7 @@ class _Reader:
             case ast.Assert(test=test, msg=None | ast.Constant()):
                 self.expression(test)
             case _:
-                raise NotAllowed(
-                    f"{type(statement).__name__} is not supported in a proof: {_text(statement)}"
-                )
+                raise NotAllowed(f"{type(statement).__name__} is not supported in a test: {_text(statement)}")
 
     def stores(self, target: ast.expr) -> None:
         """A name, an item of what a name means, or several of both."""
@@ -224,7 +222,7 @@ class _Reader:
                 for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
                     self.expression(argument)
             case _:
-                raise NotAllowed(f"with is not supported in a proof for {_text(item.context_expr)}")
+                raise NotAllowed(f"with is not supported in a test for {_text(item.context_expr)}")
 
     def expression(self, node: ast.AST) -> None:
         """An expression of `EXPRESSIONS`, whose parts are read in turn."""
@@ -241,7 +239,7 @@ class _Reader:
                     self.expression(each)
                 return
         if not isinstance(node, EXPRESSIONS):
-            raise NotAllowed(f"{type(node).__name__} is not supported in a proof: {_text(node)}")
+            raise NotAllowed(f"{type(node).__name__} is not supported in a test: {_text(node)}")
         if not _asks_a_module(node):
             for child in ast.iter_child_nodes(node):
                 self.expression(child)

@@ -1,4 +1,4 @@
-"""The process that judges proofs: fragments come in on stdin, proofs go out on stdout, one JSON line each.
+"""The process that judges tests: fragments come in on stdin, tests go out on stdout, one JSON line each.
 
 It makes the inputs, compares, and says the verdict. The lines run in processes of their own, which it starts
 for each fragment; see `runner`.
@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flashmore.upgrade.prove.result import Proof, not_proved
 from flashmore.upgrade.site import Fragment, Input
+from flashmore.upgrade.verify.result import Verification, not_tested
 
 READY = "ready"
 MESSAGE_BYTES = 2**24
@@ -57,10 +57,10 @@ def limit_memory(more_bytes: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Prove what comes in until nothing more comes.
+    """Test what comes in until nothing more comes.
 
     Args:
-        argv: two words: the bytes that a proof may take, and the seconds.
+        argv: two words: the bytes that a test may take, and the seconds.
 
     The requests, one JSON document each, have a fragment, its assumptions, what the report says it ran on,
     the path of captured inputs or None, and the processor time that each process may take or None.
@@ -69,10 +69,10 @@ def main(argv: list[str]) -> int:
 
     import torch
 
-    from flashmore.upgrade.prove.captured import prove_captured
-    from flashmore.upgrade.prove.fragment import prove_fragment
-    from flashmore.upgrade.prove.lines import Limits, limit_time, warm_up
-    from flashmore.upgrade.prove.runner import RunnerEnded
+    from flashmore.upgrade.verify.captured import verify_captured
+    from flashmore.upgrade.verify.fragment import verify_fragment
+    from flashmore.upgrade.verify.lines import Limits, limit_time, warm_up
+    from flashmore.upgrade.verify.runner import RunnerEnded
 
     warnings.simplefilter("ignore")  # what torch warns of in someone's lines is no part of the answer
     torch.set_num_threads(1)
@@ -94,27 +94,27 @@ def main(argv: list[str]) -> int:
         fragment, assumptions = fragment_from_json(request["fragment"]), tuple(request["assumptions"])
         try:
             if request["captured"] is None:
-                proof = prove_fragment(fragment, assumptions, limits)
+                verification = verify_fragment(fragment, assumptions, limits)
             else:
                 path = Path(request["captured"])
-                proof = prove_captured(fragment, assumptions, path, request["on"], limits)
+                verification = verify_captured(fragment, assumptions, path, request["on"], limits)
         except RunnerEnded as ended:
-            proof = not_proved(str(ended), on=request["on"], assumptions=assumptions)
+            verification = not_tested(str(ended), on=request["on"], assumptions=assumptions)
         except MemoryError:
-            proof = not_proved("the proof ran out of memory", on=request["on"], assumptions=assumptions)
+            verification = not_tested("the test ran out of memory", on=request["on"], assumptions=assumptions)
         except RuntimeError as error:
             why = f"torch says: {str(error).partition(chr(10))[0]}"
-            proof = not_proved(why, on=request["on"], assumptions=assumptions)
+            verification = not_tested(why, on=request["on"], assumptions=assumptions)
         limit_time(0)
-        answer = {**proof.to_json(), "seconds": processor_seconds() - began}
+        answer = {**verification.to_json(), "seconds": processor_seconds() - began}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     return 0
 
 
-def proof_from_line(line: str) -> Proof:
+def verification_from_line(line: str) -> Verification:
     """What `main` wrote for one fragment."""
-    return Proof.from_json(json.loads(line))
+    return Verification.from_json(json.loads(line))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from flashmore.backends.contract import describe_call
 from flashmore.specs import backends, usable
-from flashmore.upgrade.prove.case import Lines, Setting, forward
-from flashmore.upgrade.prove.tensors import Argument
+from flashmore.upgrade.verify.case import Lines, Setting, forward
+from flashmore.upgrade.verify.tensors import Argument
 
 UNFUSED = "math"
 PREFERRED = ("flash", "efficient", "cudnn")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from random import Random
 
-from flashmore.upgrade.prove.family import Case, Choice, Choices, family
 from flashmore.upgrade.site import Input
+from flashmore.upgrade.verify.family import Case, Choice, Choices, family
 
 MOST_COMBINATIONS = 256
 """Combinations of answers that are all tried; of more, each answer beside the plainest, and a mixture."""
@@ -97,7 +97,7 @@ def size(design: Design) -> int:
 
 
 def said(found: Accepted, tried: Design, of: Design) -> Iterator[str]:
-    """What a proof says of what it left out."""
+    """What a test says of what it left out."""
     if len(found.combinations) < found.of:
         yield (
             f"{len(found.combinations)} of {found.of} combinations of flags and optional inputs were tried"

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashmore.upgrade.prove.case import Here, Lines, LinesRaised, Setting, raised
-from flashmore.upgrade.prove.dropout import draw
-from flashmore.upgrade.prove.functions import functions_of
-from flashmore.upgrade.prove.kernels import selected
-from flashmore.upgrade.prove.messages import Message, encoded, made, receive
-from flashmore.upgrade.prove.tensors import Argument
 from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.verify.case import Here, Lines, LinesRaised, Setting, raised
+from flashmore.upgrade.verify.dropout import draw
+from flashmore.upgrade.verify.functions import functions_of
+from flashmore.upgrade.verify.kernels import selected
+from flashmore.upgrade.verify.messages import Message, encoded, made, receive
+from flashmore.upgrade.verify.tensors import Argument
 
 Side = Literal["old", "new"]
 _FIRST_OTHER = 3
@@ -30,12 +30,12 @@ _FIRST_OTHER = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """What the processes of one proof may take."""
+    """What the processes of one test may take."""
 
     until: float
     """A time of `time.monotonic`, for lines that wait instead of computing."""
     seconds: float
-    """How long that was when the proof began: for the message."""
+    """How long that was when the test began: for the message."""
     processor_seconds: float
     """Processor time of each process. Unlike `seconds` it does not depend on what else the machine does."""
     message_bytes: int
@@ -63,7 +63,7 @@ def serve(connection: "Connection[Any, Any]", fragment: Fragment, side: Side, li
         except LinesRaised as error:
             connection.send_bytes(encoded({"raised": [error.kind, error.message]}, {}))
         except MemoryError:
-            connection.send_bytes(encoded({"raised": ["MemoryError", "the proof ran out of memory"]}, {}))
+            connection.send_bytes(encoded({"raised": ["MemoryError", "the test ran out of memory"]}, {}))
 
 
 def _answer(lines: Lines, text: Mapping[str, Any], tensors: dict[str, Tensor]) -> Message:

@@ -1,12 +1,12 @@
-"""Flags and optional inputs multiply the cases: which of them are tried, and what the proof says of it."""
+"""Flags and optional inputs multiply the cases: which of them are tried, and what the test says of it."""
 
 from collections.abc import Mapping
 from itertools import combinations
 
-from flashmore.upgrade.prove import coverage
-from flashmore.upgrade.prove.family import Choice, Choices, questions_of
-from flashmore.upgrade.prove.prover import Prover
 from flashmore.upgrade.site import Fragment, Input, Site
+from flashmore.upgrade.verify import coverage
+from flashmore.upgrade.verify.family import Choice, Choices, questions_of
+from flashmore.upgrade.verify.verifier import Verifier
 
 Q, K, V = (
     Input(name, name, "tensor", ("B", "H", length, "D")) for name, length in zip("qkv", "LSS", strict=True)
@@ -68,7 +68,7 @@ def test_what_is_thinned_keeps_each_case_with_each_answer() -> None:
     assert any("cases were tried" in line for line in coverage.said(found, thin, whole))
 
 
-def test_a_rewrite_that_is_wrong_for_one_combination_of_many_is_refuted(prover: Prover) -> None:
+def test_a_rewrite_that_is_wrong_for_one_combination_of_many_is_refuted(verifier: Verifier) -> None:
     flags = tuple(Input(f"c{n}", f"c{n}", "flag", None) for n in range(8))
     names = ", ".join(["q", "k", "v", *(flag.name for flag in flags)])
     lines = "".join(f"    if {flag.name}:\n        q = q * 0.{n + 1}\n" for n, flag in enumerate(flags))
@@ -77,9 +77,11 @@ def test_a_rewrite_that_is_wrong_for_one_combination_of_many_is_refuted(prover: 
     new = f"def new({names}):\n{lines}{fused}"
     wrong = f"def new({names}):\n{lines}    if c0 and not c1 and c6 and c7:\n        q = q * 2\n{fused}"
     right, refuted = (
-        prover.prove(Site(path, 1, 3, "f", "rewritten", "", fragment=Fragment((Q, K, V, *flags), old, text)))
+        verifier.verify(
+            Site(path, 1, 3, "f", "rewritten", "", fragment=Fragment((Q, K, V, *flags), old, text))
+        )
         for path, text in (("right of many.py", new), ("wrong for one.py", wrong))
     )
-    assert right.proved, right.why_not
+    assert right.passed, right.why_not
     assert any("cases were tried" in line for line in right.assumptions)
     assert refuted.refuted
