@@ -13,8 +13,10 @@ import pytest
 from flashmore.upgrade.edits import apply, diff
 from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.project.files import DEEPEST, python_files
+from flashmore.upgrade.report import FileReport, Report
 from flashmore.upgrade.search import MANY, search, search_file
 from flashmore.upgrade.site import NotRead, Searched
+from flashmore.upgrade.source.flow import Flow
 from forks import Forks
 
 ATTENTION = """import torch.nn.functional as F
@@ -305,7 +307,7 @@ def installed(limit: int) -> list[Path]:
 def round_trip(path: Path) -> None:
     found = search_file(path)
     if isinstance(found, Searched):
-        assert not any("could not be analysed" in site.reason for site in found.sites), path
+        assert not any(site.verdict == "failed" for site in found.sites), path
         with warnings.catch_warnings():  # of an escape in a string, which is the file's own
             warnings.simplefilter("ignore")
             ast.parse(apply(found.source, found.sites))
@@ -367,3 +369,24 @@ def test_a_file_with_a_written_softmax_alone_is_searched(tmp_path: Path) -> None
     (found,) = search([tmp_path / "model.py"])
     assert isinstance(found, Searched)
     assert [site.verdict for site in found.sites] == ["rewritten"]
+
+
+def test_an_error_of_our_own_is_no_refusal_and_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Flow.run
+
+    def failing(flow: Flow) -> Flow:
+        if flow.function.name == "strange":
+            raise KeyError("unknown letter")
+        return run(flow)
+
+    monkeypatch.setattr(Flow, "run", failing)
+    path = tmp_path / "model.py"
+    body = "(q, k, v):\n    return (q @ k.mT).softmax(-1) @ v"
+    both = f"def strange{body}\n\n\ndef usual{body}"
+    sites = find_sites(f"import torch\n\n\n{both}\n", str(path))
+    assert [(site.symbol, site.verdict) for site in sites] == [("strange", "failed"), ("usual", "rewritten")]
+    assert sites[0].reason == "KeyError: 'unknown letter'"
+    report = Report(1, [FileReport.of(Searched(str(path), both, both.encode(), "utf-8", tuple(sites)))])
+    assert report.summary().endswith("1 can be rewritten, 0 refused, 0 already fused, 1 failed")

@@ -116,6 +116,7 @@ def _in_function(text: Text, module: Module, found: _Function, path: str, budget
     function = found.node
     if not _mentions(function, text, _WORTH):
         return []
+    verdict: Verdict = "refused"
     try:
         with limited(budget):
             return _sites_of(text, module, found, path)
@@ -124,11 +125,12 @@ def _in_function(text: Text, module: Module, found: _Function, path: str, budget
     except RecursionError:
         reason, advice = "it is nested too deeply", ""
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason, advice = f"it could not be analysed ({type(error).__name__}: {error})", ""
+        verdict, reason = "failed", f"{type(error).__name__}: {error}"
+        advice = "this is a defect of flashmore: please report it with these lines"
     if not _mentions(function, text, _ATTENTION):
         return []
     end = function.end_lineno or function.lineno
-    return [Site(path, function.lineno, end, found.name, "refused", reason, advice)]
+    return [Site(path, function.lineno, end, found.name, verdict, reason, advice)]
 
 
 def _sites_of(text: Text, module: Module, found: _Function, path: str) -> list[Site]:

@@ -202,6 +202,8 @@ class Report:
         if asked:
             parts[0] += f" ({sum(report.passed is True for report in asked)} tested)"
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
+        if failed := self.count("failed"):
+            parts.append(f"{failed} failed")
         if self.not_read:
             parts.append(f"{_counted(len(self.not_read), 'file')} not read")
         if written := sum(file.written for file in self.files):

@@ -9,7 +9,7 @@ an input of role "size" is a whole number, and its one entry says which.
 from dataclasses import dataclass, field
 from typing import Literal
 
-Verdict = Literal["rewritten", "refused", "already fused"]
+Verdict = Literal["rewritten", "refused", "already fused", "failed"]
 Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
 
 

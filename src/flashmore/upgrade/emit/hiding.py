@@ -147,7 +147,7 @@ def _still_given(condition: Condition, pieces: Pieces) -> bool:
 
 
 def is_causal(found: Attention, step: Step) -> bool:
-    """Whether a mask is tested to hide exactly the keys after each query, for as many keys as queries."""
+    """Whether a mask surely hides exactly the keys after each query, for as many keys as queries."""
     term = step.term
     if step.condition is not None or term.kind != "fill" or term.other is None:
         return False

@@ -9,7 +9,6 @@ left out of both. Those that have no effect may be gone: the names that they bin
 
 import ast
 import builtins
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +17,10 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.checks.effects import effects
 from flashmore.upgrade.fragment.cuts import Cuts
+from flashmore.upgrade.fragment.region import parsed, region
 from flashmore.upgrade.rewrite import Rewriting, stripped
 from flashmore.upgrade.site import Fragment
-from flashmore.upgrade.source.nodes import blocks_of
-from flashmore.upgrade.source.scopes import Function, claimed_by, heads
-from flashmore.upgrade.text import Text
+from flashmore.upgrade.source.scopes import claimed_by, heads
 
 _LIBRARIES = {
     "torch.nn.functional.": "F.", "torch.": "torch.", "math.": "math.", "numpy.": "np.", "einops.": "",
@@ -70,7 +68,6 @@ class _Cut(Cuts):
         super().__init__(rewriting.found, rewriting.text, rewriting.blocks)
         self.rewriting = rewriting
         self.changed = changed
-        self.tree = ast.parse(changed)
         self.seen = _Seen()
         self.texts: dict[tuple[str, Version], str] = {}
         """What stands for an expression: its syntax and the version of its names decide."""
@@ -90,17 +87,11 @@ class _Cut(Cuts):
         self.kept = {value.statement for value in (final, *self.found.chain) if value.node is not None}
         self._inputs()
         old = self._side(block[first:last], block[last], final.node)
-        function = self.rewriting.same_function(self.tree)
-        spanned = self._spanned(function, block, first, last)
-        after, half = self._without_guard(spanned, block[first : last + 1])
-        out = _counterpart(final.node, block[last], after[-1])
-        self._check_outside(function, block[first : last + 1], spanned)
-        if _shape(block[last], {id(final.node): "out"}) != _shape(after[-1], {id(out): "out"}):
-            raise Refuse("more would change in the last line than the product")
+        changed = region(self.rewriting, self.changed)
         self.theirs = self.inputs.taken - self.seen.stored
         self.seen, self.names_of = _Seen(), self._new_text
-        test = self._replaced(half) if half is not None else None
-        new = self._side(after[:-1], after[-1], out)
+        test = self._replaced(changed.of_dtypes) if changed.of_dtypes is not None else None
+        new = self._side(changed.statements[:-1], changed.statements[-1], changed.out)
         self._lose(len(self.others))
         if test is not None:
             new = [ast.If(test, new, old)]
@@ -149,52 +140,6 @@ class _Cut(Cuts):
                     self.names[node] = repr(value.detail)
                 if value.op == "global" and (name := _of_library(str(value.detail))) is not None:
                     self.names[node] = name
-
-    def _spanned(self, function: Function, block: list[ast.stmt], first: int, last: int) -> list[ast.stmt]:
-        """The statements that stand in the changed function where those of the region stood."""
-        whole = self._counterpart_block(function, block)
-        return whole[first : len(whole) - (len(block) - last - 1)]
-
-    def _counterpart_block(self, function: Function, block: list[ast.stmt]) -> list[ast.stmt]:
-        """A block after the edits, which change no statement that it stands in."""
-        parent: ast.AST = self.blocks.places[block[0]].parent
-        other: ast.AST = function
-        if isinstance(parent, ast.stmt) and parent is not self.flow.function:
-            place = self.blocks.places[parent]
-            other = self._counterpart_block(function, place.block)[place.index]
-        which = next(index for index, each in enumerate(blocks_of(parent)) if each is block)
-        return [*blocks_of(other)][which]
-
-    def _without_guard(
-        self, spanned: list[ast.stmt], before: list[ast.stmt]
-    ) -> tuple[list[ast.stmt], ast.expr | None]:
-        """The lines that run where the guards hold, and what else a guard asks."""
-        if not self.rewriting.is_guarded:
-            return spanned, None
-        match spanned:
-            case [ast.If(test=test, body=body, orelse=orelse)] if [*map(ast.dump, orelse)] == [
-                *map(ast.dump, before)
-            ]:
-                return body, self._of_dtypes(test)
-        raise Refuse("the guard does not keep the old lines")
-
-    def _of_dtypes(self, test: ast.expr) -> ast.expr | None:
-        """What a guard's test asks beside the conditions, which hold in a test."""
-        texts = (self.rewriting.words.condition(each) for each in self.rewriting.guards)
-        asked = {ast.dump(each) for text in texts for each in _parts(_parsed(text))}
-        left = [each for each in _parts(test) if ast.dump(each) not in asked]
-        return ast.BoolOp(ast.And(), left) if len(left) > 1 else left[0] if left else None
-
-    def _check_outside(self, function: Function, before: list[ast.stmt], after: list[ast.stmt]) -> None:
-        """Nothing changes but the region, imports above, and `view` to `reshape` below."""
-        old, new = self.flow.function, function
-        marks = dict.fromkeys(map(id, [*before, *after]), "")
-        lines, changed = self.text.lines, Text(self.changed).lines
-        above = [each for each in changed[: new.lineno - 1] if not re.match(r"\s*(import|from)\b|\s*$", each)]
-        kept = [each for each in lines[: old.lineno - 1] if not re.match(r"\s*(import|from)\b|\s*$", each)]
-        below = changed[new.end_lineno :] == lines[old.end_lineno :]
-        if above != kept or not below or _shape(old, marks) != _shape(new, marks):
-            raise Refuse("more would change than the lines of the attention")
 
     def _side(self, body: list[ast.stmt], last: ast.stmt, out: ast.expr) -> list[ast.stmt]:
         """The statements of one side, and what it returns."""
@@ -299,7 +244,7 @@ class _Cut(Cuts):
         """A copy with the inputs in the place of what they stand for."""
         text = self.names_of(node)
         if text is not None:
-            made = _parsed(text)
+            made = parsed(text)
             if isinstance(made, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store):
                 made.ctx = ast.Store()
             return made
@@ -331,23 +276,6 @@ def _of_library(full: str) -> str | None:
     return None
 
 
-def _counterpart(node: ast.AST, old: ast.AST, new: ast.AST) -> ast.expr:
-    """What stands in a changed statement where a node stood."""
-    while old is not node:
-        pairs = zip(ast.iter_child_nodes(old), ast.iter_child_nodes(new), strict=False)
-        old, new = next((a, b) for a, b in pairs if any(each is node for each in walk(a)))
-    assert isinstance(new, ast.expr)
-    return new
-
-
-def _parsed(text: str) -> ast.expr:
-    return ast.parse(f"({text})", mode="eval").body
-
-
-def _parts(test: ast.expr) -> list[ast.expr]:
-    return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
-
-
 def _names(node: ast.AST) -> set[str]:
     """The names that an expression reads, attributes with a dot."""
     return {
@@ -365,19 +293,4 @@ def _stored(node: ast.AST) -> set[str]:
             found.add(f".{each.attr}")
         elif isinstance(each, ast.Subscript) and not isinstance(each.ctx, ast.Load):
             found |= _names(each.value)
-    return found
-
-
-def _shape(node: ast.AST, marks: dict[int, str]) -> list[object]:
-    """The syntax below a node, with marks in the place of some; `view` counts as `reshape`."""
-    found: list[object] = [type(node).__name__]
-    for name, value in ast.iter_fields(node):
-        for each in value if isinstance(value, list) else [value]:
-            if id(each) in marks:
-                found += [marks[id(each)]] if marks[id(each)] else []
-            elif isinstance(each, ast.AST):
-                found.append(_shape(each, marks))
-            else:
-                found.append("reshape" if name == "attr" and each == "view" else each)
-        found.append(name)
     return found

@@ -121,7 +121,7 @@ def _literal_fill(node: ast.expr) -> str:
 def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | None:
     """Whether a condition is true exactly on and below the diagonal of a square.
 
-    True: it is; False: it is its negation (true exactly above the diagonal); None: neither is tested.
+    True: it is; False: it is its negation (true exactly above the diagonal); None: neither is certain.
     """
     step()
     op, args = value.op, value.args
