@@ -19,6 +19,7 @@ B, H, L, S, D, E = 2, 3, 5, 7, 4, 6
 NAMES = ("att", "scores", "w", "dots", "sim")
 SHAPES = {
     "bhld": ((B, H, L, D), (B, H, S, D), (B, H, S, E)),
+    "bghld": ((B, 2, H, L, D), (B, 2, H, S, D), (B, 2, H, S, E)),
     "bld": ((B, L, D), (B, S, D), (B, S, E)),
     "ld": ((L, D), (S, D), (S, E)),
     "lbhd": ((L, B, H, D), (S, B, H, D), (S, B, H, E)),
@@ -30,6 +31,7 @@ PRODUCTS = {
         "q @ k.transpose(-2, -1)", "torch.matmul(q, k.mT)", "torch.einsum('bhid,bhjd->bhij', q, k)",
         "torch.matmul(q, k.permute(0, 1, 3, 2))",
     ),
+    "bghld": ("q @ k.transpose(-2, -1)", "torch.einsum('bghid,bghjd->bghij', q, k)"),
     "bld": ("torch.bmm(q, k.transpose(1, 2))", "q @ k.mT", "torch.einsum('b i d, b j d -> b i j', q, k)"),
     "ld": ("torch.mm(q, k.t())", "q @ k.T", "torch.einsum('id,jd->ij', q, k)"),
     "lbhd": ("torch.einsum('ibnd,jbnd->bnij', q, k)", "torch.einsum('ibnd,jbnd->ijbn', (q, k))"),
@@ -38,6 +40,7 @@ PRODUCTS = {
 }  # fmt: skip
 VALUES = {
     "bhld": ("{w} @ v", "torch.matmul({w}, v)", "torch.einsum('bhij,bhjd->bhid', {w}, v)"),
+    "bghld": ("{w} @ v", "torch.einsum('bghij,bghjd->bghid', {w}, v)"),
     "bld": (
         "{w} @ v",
         "torch.bmm({w}, v)",
@@ -115,7 +118,7 @@ def programs(draw: st.DrawFn) -> Program:
     body = "\n    ".join(lines)
     head = "import math\nimport torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n"
     source = f"{head}\n{HELPERS}\n\ndef attend(q, k, v, mask, bias, temperature, drop):\n    {body}\n"
-    shapes = {"bhld": (B, H, L, S), "bld": (B, L, S), "ld": (L, S), "bcl": (B, L, S), "mqa": (B, H, L, S)}
+    shapes = {"bghld": (B, 2, H, L, S), "bld": (B, L, S), "ld": (L, S), "bcl": (B, L, S)}
     scores = shapes.get(layout, (B, H, L, S) if last else (L, S, B, H))
     return Program(layout, source, scores, draw(st.sampled_from(DTYPES)), draw(st.sampled_from(AUTOCASTS)))
 

@@ -112,6 +112,20 @@ class Pieces:
                 raise Refuse("an axis of the values is in neither queries nor keys")
         return f"{text}.expand({', '.join(sizes)})"
 
+    def leading(self) -> str | None:
+        """The sizes of all batch axes but the last, where those become one; None where there are too few.
+
+        Fused kernels take four dimensions; of more, PyTorch's unfused one computes them.
+        """
+        batch = self.found.batch
+        node, letters = self.peeled(self.found.q, self.found.product.value)
+        if MORE in batch or len(batch) <= 2 or any(each not in letters for each in batch):
+            return None
+        text, places = atom(self._stable(node, self.found.q)), [letters.index(each) for each in batch[:-1]]
+        if places == [*range(len(places))]:
+            return f"{text}.shape[:{len(places)}]"
+        return f"({', '.join(f'{text}.shape[{place}]' for place in places)})"
+
     def lifted(self, text: str) -> str:
         """Two or three dimensions as four: otherwise the slow kernel runs."""
         batch = self.found.batch

@@ -222,11 +222,17 @@ class Writer:
             arguments.append(f"scale={number(scale)}")
         node = self.found.final.node
         assert node is not None
-        arguments = [*(self.pieces.lifted(each) for each in (q, k, v)), *arguments]
+        masked = any(each.startswith("attn_mask=") for each in arguments)
+        leading = None if masked else self.pieces.leading()
+        operands = [self.pieces.lifted(each) for each in (q, k, v)]
+        if leading is not None:
+            operands = [f"{atom(each)}.flatten(0, {len(self.found.batch) - 2})" for each in operands]
+        arguments = [*operands, *arguments]
         width = len(self.text.indent(self.pieces.at)) + 16
         self.result.call = call(function, arguments, self.text.indent(self.pieces.at), width)
         self._hoist()
-        final = self._after(self.pieces.lowered(self.result.call))
+        apart = "" if leading is None else f".unflatten(0, {leading})"
+        final = self._after(self.pieces.lowered(f"{self.result.call}{apart}"))
         start, end = self._without_parentheses(node)
         self.result.edits.append(Edit(start, end, final))
         inside = [] if self._is_guarded() else comments(self.text.of(node))
