@@ -1,7 +1,6 @@
 """Wrong rewrites, made from right ones by a program: the checks refuse them, or the test tells them apart."""
 
 import ast
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice, product
@@ -13,8 +12,7 @@ from case_files import cases
 from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit, Site
-from flashmore.upgrade.verify.fragment import verify_fragment
-from flashmore.upgrade.verify.lines import Limits, warm_up
+from flashmore.upgrade.verify.verifier import Verifier
 
 Edits = tuple[Edit, ...]
 Change = Callable[[Rewriting, Edits], Edits | None]
@@ -206,38 +204,46 @@ def rewritten(source: str, change: Change, patch: pytest.MonkeyPatch) -> list[Si
 
     with patch.context() as patched:
         patched.setattr(Rewriting, "edits", wrong)
-        sites = find_sites(source)
+        sites = find_sites(
+            source, f"{hash(source)} {change}"
+        )  # the tests of one path have a limit of time together
     return sites if applied and all(applied) else None
 
 
-def is_found(site: Site) -> bool:
+def is_found(site: Site, verifier: Verifier) -> bool:
     """Whether a wrong rewrite is refused, cannot be tested, or fails the test."""
     if site.verdict != "rewritten" or site.fragment is None:
         return True
-    return not verify_fragment(site.fragment, (), Limits(time.monotonic() + 100, 100, 100, 2**24)).passed
+    return not verifier.verify(site).passed
 
 
-def survivors(patch: pytest.MonkeyPatch, every: int) -> tuple[int, set[tuple[str, str]]]:
+def survivors(
+    patch: pytest.MonkeyPatch, verifier: Verifier, every: int, start: int = 0
+) -> tuple[int, set[tuple[str, str]]]:
     """How many wrong rewrites there are, one in so many of all, and those that nothing finds."""
-    warm_up()
     number, alive = 0, set()
     all_of_them = product((case for case in cases() if case.after), CHANGES.items())
-    for case, (kind, change) in islice(all_of_them, 0, None, every):
+    for case, (kind, change) in islice(all_of_them, start, None, every):
         sites = rewritten(case.before, change, patch)
         number += sites is not None
-        if sites is not None and not all(map(is_found, sites)):
+        if sites is not None and not all(is_found(site, verifier) for site in sites):
             alive.add((case.name, kind))
     return number, alive - EQUIVALENT
 
 
-def test_wrong_rewrites_are_refused_or_fail_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    number, alive = survivors(monkeypatch, every=4)
-    assert number >= 300
+@pytest.mark.parametrize("part", range(4))  # which run side by side
+def test_wrong_rewrites_are_refused_or_fail_the_test(
+    part: int, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, alive = survivors(monkeypatch, verifier, every=16, start=4 * part)
+    assert number >= 75
     assert alive == set()
 
 
 @pytest.mark.long
-def test_all_wrong_rewrites_are_refused_or_fail_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    number, alive = survivors(monkeypatch, every=1)
-    assert number >= 1200
+def test_all_wrong_rewrites_are_refused_or_fail_the_test(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, alive = survivors(monkeypatch, verifier, every=1)
+    assert number >= 1300
     assert alive == set()

@@ -93,7 +93,7 @@ def verify_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limi
             for case in _tried(functions, design):
                 cases.append(case)
                 if case.result == "differs":
-                    break
+                    return concluded(cases, fragment, assumptions)
             some = accepted.combinations[:MOST_ASKED]
             kernels = tuple(dict.fromkeys(each for one in some for each in _kernels(functions, one)))
     except (NotAllowed, NotMade) as error:
