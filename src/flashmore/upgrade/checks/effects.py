@@ -9,13 +9,20 @@ import builtins
 from collections.abc import Iterator
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.checks.pure import is_inplace_name, is_pure
+from flashmore.upgrade.checks.pure import (
+    changes_nothing,
+    changes_own_memory,
+    is_inplace_name,
+    is_layer,
+    is_pure,
+)
 from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.scopes import Function, bound_by, own_nodes
 
 _VIEWS = CASTS | MOVES | RESHAPES | {
@@ -144,11 +151,11 @@ def _check_between(rewriting: Rewriting, mine: set[int]) -> None:
         where = f"`{said}` in line {getattr(node, 'lineno', 0)}"
         if drawn is not None:
             raise Refuse(f"{where} would run before `{ast.unparse(drawn)}`")
-        if moved and (what := _disturbs(node, moved, flow)):
+        if moved and (what := _disturbs(node, moved, flow, rewriting.blocks)):
             raise Refuse(f"{where} {what}, before the values are multiplied")
 
 
-def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow) -> str:
+def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) -> str:
     """What an effect may do to something that is read after it now, and was read before it."""
     if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
         return "runs other code"
@@ -157,6 +164,8 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow) -> str:
             isinstance(each, ast.Attribute) and each.attr == node.attr for e in moved for each in ast.walk(e)
         )
         return f"changes what `{node.attr}` means" if stored else ""
+    if isinstance(node, ast.Subscript) and changes_own_memory(node, blocks, flow.module):
+        return ""
     if isinstance(node, (ast.AugAssign, ast.Subscript)):
         return "changes memory that queries, keys or masks may share"
     if not isinstance(node, ast.Call):
@@ -166,9 +175,11 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow) -> str:
         return "changes memory that queries, keys or masks may share"
     roots = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)} - {""}
     heard = {_root(each) for each in (*node.args, *(each.value for each in node.keywords))}
-    if isinstance(node.func, ast.Attribute) and not _is_layer(node.func, flow):
+    if isinstance(node.func, ast.Attribute) and not is_layer(node.func, flow.owner, flow.module):
         heard.add(_root(node.func.value))
     if name in _HEARS_NOTHING or (isinstance(node.func, ast.Name) and node.func.id in _HEARS_NOTHING):
+        return ""
+    if changes_nothing(node, flow.owner, flow.module):
         return ""
     if roots & heard:
         return f"may change `{min(roots & heard)}`"
@@ -197,14 +208,6 @@ def _root(node: ast.expr | ast.AST) -> str:
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _is_layer(node: ast.Attribute, flow: Flow) -> bool:
-    """Whether `self.x` is something that the class stores, such as a layer, and no method."""
-    if not (isinstance(node.value, ast.Name) and node.value.id == "self") or flow.owner is None:
-        return False
-    attribute = Attribute(f"self.{node.attr}", flow.owner, node.attr)
-    return bool(flow.owner.assignments(node.attr)) or kind_of(attribute, flow.module).name != "unknown"
 
 
 def _check_output(final: Value, module: Module) -> None:

@@ -3,8 +3,10 @@
 import ast
 import re
 
-from flashmore.upgrade.source.module import FUNCTIONAL, Module
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.module import FUNCTIONAL, Class, Module
+from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by
 from flashmore.upgrade.verify.allowed import ATTRIBUTES
 
 _BUILTINS = {
@@ -27,6 +29,10 @@ _METHODS = (ATTRIBUTES - {"append", "data"}) | {
     "flatten", "index_select", "new", "nelement",
 }  # fmt: skip
 """Methods of tensors, dictionaries and strings that change nothing."""
+
+
+_MADE = {"ones", "zeros", "empty", "full", "eye", "ones_like", "zeros_like", "empty_like", "full_like"}
+"""Functions of torch whose result shares no memory."""
 
 
 def is_inplace_name(name: str) -> bool:
@@ -72,4 +78,82 @@ def _is_pure_function(function: Function, module: Module, name: str) -> bool:
             calls_itself = any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(value))
             inside = [each for statement in function.body for each in ast.walk(statement)]
             return not calls_itself and all(is_pure(each, module) for each in inside)
+    return False
+
+
+def is_layer(node: ast.Attribute, owner: Class | None, module: Module) -> bool:
+    """Whether `self.x` is something that the class stores, such as a layer, and no method."""
+    if not (isinstance(node.value, ast.Name) and node.value.id == "self") or owner is None:
+        return False
+    attribute = Attribute(f"self.{node.attr}", owner, node.attr)
+    return bool(owner.assignments(node.attr)) or kind_of(attribute, module).name != "unknown"
+
+
+def changes_nothing(
+    call: ast.Call, owner: Class | None, module: Module, within: frozenset[Function] = frozenset()
+) -> bool:
+    """Whether a call of a method of the class changes no attribute, no argument and no setting.
+
+    It may call layers and other such methods; only its own numbers may be changed in place.
+    """
+    match call.func:
+        case ast.Attribute(value=ast.Name(id="self"), attr=name) if owner is not None:
+            method = owner.method(name)
+        case _:
+            return False
+    if method is None or method in within or any(name in each.own_methods for each in module.below(owner)):
+        return False
+    if any(getattr(each, "id", "") not in ("staticmethod", "classmethod") for each in method.decorator_list):
+        return False
+
+    def harmless(node: ast.AST) -> bool:
+        if isinstance(node, ast.AugAssign):
+            return isinstance(node.target, ast.Name) and _is_fresh(node.target.id, method)
+        if isinstance(node, ast.Call) and not is_pure(node, module):
+            layer = isinstance(node.func, ast.Attribute) and is_layer(node.func, owner, module)
+            return layer or changes_nothing(node, owner, module, within | {method})
+        return not isinstance(node, (ast.Global, ast.Nonlocal)) and (
+            isinstance(node, (ast.Assert, ast.Raise)) or is_pure(node, module)
+        )
+
+    return all(harmless(node) for statement in method.body for node in ast.walk(statement))
+
+
+def _is_fresh(name: str, method: Function) -> bool:
+    """Whether a name always means a number or a result of the method's own, never a tensor that it was given.
+
+    An argument whose default is a number is one.
+    """
+    spec = method.args
+    positional = [*spec.posonlyargs, *spec.args]
+    given: list[tuple[ast.arg, ast.expr | None]] = [*zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    given += zip(reversed(positional), reversed(spec.defaults), strict=False)
+    numbers = {
+        arg.arg for arg, default in given if isinstance(default, ast.Constant) and default.value is not None
+    }
+    if name in {each.arg for each in arguments_of(spec)} - numbers:
+        return False
+    own = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare)
+    made: list[ast.AST] = []
+    for node in ast.walk(method):
+        if isinstance(node, ast.AugAssign):
+            made.append(node.target)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, own):
+            made += node.targets
+    return all(node in made for node in ast.walk(method) if name in bound_by(node))
+
+
+def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> bool:
+    """Whether `x[i] = …` follows `x = torch.ones(…)` in its block, and nothing else has that memory."""
+    name = store.value.id if isinstance(store.value, ast.Name) else None
+    for statement, place in blocks.places.items():
+        if not (isinstance(statement, ast.Assign) and statement.targets == [store]):
+            continue
+        for before in reversed(place.block[: place.index]):
+            if not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(before)):
+                continue
+            match before:
+                case ast.Assign(targets=[ast.Name(id=made)], value=ast.Call(func=func)):
+                    return made == name and module.qualified(func).removeprefix("torch.") in _MADE
+            return False
     return False
