@@ -151,7 +151,8 @@ def _check_between(rewriting: Rewriting, mine: set[int]) -> None:
         where = f"`{said}` in line {getattr(node, 'lineno', 0)}"
         if drawn is not None:
             raise Refuse(f"{where} would run before `{ast.unparse(drawn)}`")
-        if moved and (what := _disturbs(node, moved, flow, rewriting.blocks)):
+        before = [each for each in moved if text.span(each)[1] <= text.span(node)[1]]
+        if before and (what := _disturbs(node, before, flow, rewriting.blocks)):
             raise Refuse(f"{where} {what}, before the values are multiplied")
 
 
@@ -160,6 +161,11 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) 
     if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
         return "runs other code"
     if isinstance(node, ast.Attribute):
+        names = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
+        if node.attr in ("p", "training") or (
+            node.attr in ("data", "requires_grad") and _root(node) in names
+        ):
+            return f"changes `{node.attr}`"
         stored = any(
             isinstance(each, ast.Attribute) and each.attr == node.attr for e in moved for each in ast.walk(e)
         )
@@ -174,9 +180,13 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) 
     if is_inplace_name(name) or any(each.arg == "out" for each in node.keywords):
         return "changes memory that queries, keys or masks may share"
     roots = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)} - {""}
-    heard = {_root(each) for each in (*node.args, *(each.value for each in node.keywords))}
-    if isinstance(node.func, ast.Attribute) and not is_layer(node.func, flow.owner, flow.module):
-        heard.add(_root(node.func.value))
+    given = (*node.args, *(each.value for each in node.keywords))
+    heard = {_root(each) for each in given}
+    if not (isinstance(node.func, ast.Attribute) and is_layer(node.func, flow.owner, flow.module)):
+        heard |= {_root(each) for each in ast.walk(node.func)}
+        tensors = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
+        heard |= tensors & {name for each in given for name in _shared_names(each)}
+        roots |= tensors - {*flow.module.imports, "self"}
     if name in _HEARS_NOTHING or (isinstance(node.func, ast.Name) and node.func.id in _HEARS_NOTHING):
         return ""
     if changes_nothing(node, flow.owner, flow.module):
@@ -185,6 +195,16 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) 
         return f"may change `{min(roots & heard)}`"
     shared = sorted(_variables_of_module(moved, flow))
     return f"may change the shared `{shared[0]}`" if shared else ""
+
+
+def _shared_names(node: ast.AST) -> Iterator[str]:
+    """The names whose memory a call may reach through an argument: not those of which it is told the shape."""
+    if isinstance(node, ast.Attribute) and node.attr in _METADATA | {"size"}:
+        return
+    if isinstance(node, ast.Name):
+        yield node.id
+    for child in ast.iter_child_nodes(node):
+        yield from _shared_names(child)
 
 
 def _variables_of_module(moved: list[ast.expr], flow: Flow) -> set[str]:

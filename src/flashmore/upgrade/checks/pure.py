@@ -15,11 +15,28 @@ _BUILTINS = {
     "list", "max", "min", "pow", "range", "repr", "reversed", "round", "set", "slice", "sorted", "str",
     "sum", "tuple", "type", "zip",
 }  # fmt: skip
+_CONSUMES = {
+    "all",
+    "any",
+    "dict",
+    "enumerate",
+    "frozenset",
+    "list",
+    "max",
+    "min",
+    "set",
+    "sorted",
+    "sum",
+    "tuple",
+    "zip",
+}
+"""Builtins that take all that an iterator gives."""
 _EFFECT = re.compile(
     r"(rand(n|int|perm)?(_like)?|normal|bernoulli|multinomial|poisson|rrelu|\w*dropout\w*|manual_seed|seed|set_\w+)"
-    r"|(random|cuda|backends|distributed|nn\.init)\..*"
+    r"|(random|cuda|backends|distributed|nn\.init|utils|nn\.utils)\..*|autograd\.set_grad_enabled"
+    r"|(no_grad|enable_grad|inference_mode)|copyto|put\w*|place"
 )
-"""What draws random numbers or changes settings, after the library's name."""
+"""What draws random numbers, changes settings or its arguments, after the library's name."""
 _METHODS = (ATTRIBUTES - {"append", "data"}) | {
     "amax", "amin", "argmax", "argmin", "cpu", "cuda", "dim", "element_size", "get", "get_device",
     "items", "keys", "lower", "ndimension", "new_zeros", "permute", "split", "startswith", "endswith",
@@ -59,11 +76,16 @@ def _is_pure_call(func: ast.expr, call: ast.Call, module: Module) -> bool:
     last = full.rsplit(".", 1)[-1]
     if full.startswith(("torch.", FUNCTIONAL, "math.", "cmath.", "numpy.", "einops.", "opt_einsum.")):
         name = full.removeprefix(FUNCTIONAL + ".").removeprefix("torch.").removeprefix("numpy.")
-        return not is_inplace_name(last) and _EFFECT.fullmatch(name) is None
+        inplace = full.startswith(FUNCTIONAL) and any(
+            isinstance(each, ast.Constant) and each.value is True for each in call.args[1:]
+        )  # relu(x, True)
+        return not is_inplace_name(last) and not inplace and _EFFECT.fullmatch(name) is None
     if isinstance(func, ast.Attribute) and func.attr == "scaled_dot_product_attention":
         return True
     if isinstance(func, ast.Name):
         known = module.functions.get(func.id)
+        if func.id in _CONSUMES and len(call.args) == 1 and isinstance(call.args[0], ast.Name):
+            return False  # which may be an iterator
         return func.id in _BUILTINS if known is None else _is_pure_function(known, module, func.id)
     if isinstance(func, ast.Attribute):
         on_self = isinstance(func.value, ast.Name) and func.value.id == "self"

@@ -115,16 +115,31 @@ class Pieces:
     def leading(self) -> str | None:
         """The sizes of all batch axes but the last, where those become one; None where there are too few.
 
-        Fused kernels take four dimensions; of more, PyTorch's unfused one computes them.
+        Fused kernels take four dimensions; of more, PyTorch's unfused one computes them. Sizes that are not
+        surely the same for queries, keys and values may broadcast, so these are left as they are.
         """
-        batch = self.found.batch
-        node, letters = self.peeled(self.found.q, self.found.product.value)
-        if MORE in batch or len(batch) <= 2 or any(each not in letters for each in batch):
+        batch, found = self.found.batch, self.found
+        node, letters = self.peeled(found.q, found.product.value)
+        if MORE in batch or len(batch) <= 2 or not isinstance(node, ast.Name):
             return None
-        text, places = atom(self._stable(node, self.found.q)), [letters.index(each) for each in batch[:-1]]
+        sizes = [self._sizes(each, batch) for each in (found.q, found.k, found.v)]
+        if None in sizes or sizes[1:] != sizes[:-1]:
+            return None
+        text, places = self._stable(node, found.q), [letters.index(each) for each in batch[:-1]]
         if places == [*range(len(places))]:
             return f"{text}.shape[:{len(places)}]"
         return f"({', '.join(f'{text}.shape[{place}]' for place in places)})"
+
+    def _sizes(self, which: Operand, batch: Letters) -> list[str] | None:
+        """The sizes of an operand's batch axes, where all are known."""
+        dims = self.found.shapes.of(which.value)
+        if (
+            dims is None
+            or len(dims) != len(which.letters)
+            or any(each not in which.letters for each in batch)
+        ):
+            return None
+        return [dims[which.letters.index(each)] for each in batch]
 
     def lifted(self, text: str) -> str:
         """Two or three dimensions as four: otherwise the slow kernel runs."""
@@ -264,6 +279,8 @@ class Pieces:
             assert isinstance(kind, Kind)
             name = self.words.names.get(value.node.func) if isinstance(value.node, ast.Call) else None
             path = name or attribute.path
+            if isinstance(value.node, ast.Call) and not value.inner:
+                self.emitted.append(value.node.func)
             rate = f'getattr({path}, "p", 0.0)' if "identity" in kind.maybe else f"{path}.p"
             return f"{rate} if {path}.training else 0.0"
         if value.op == "call":
