@@ -165,6 +165,13 @@ AFTER_SCORES = (
     "while flag:\n    s = s * 0.5\n    break",
     "try:\n    s = s * 0.5\nfinally:\n    pass",
     "assert s.dim() == 4",
+    "rescaled(k.detach())",
+    "F.relu(q.detach(), True)",
+    "k.data = k.data * 2",
+    "other = self\nother.scale = other.scale * 2",
+    "n = next(iter([s.size(-1)]))",
+    "act = torch.nn.ReLU(inplace=True)\nact(k.detach())",
+    "self.eval()\nself.train(flag)",
 )
 AFTER_WEIGHTS = (
     "x = w",

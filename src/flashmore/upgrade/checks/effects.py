@@ -63,6 +63,10 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
             )
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
     _check_between(rewriting, mine)
+    kept = {ast.dump(each) for each in ast.walk(new) if isinstance(each, ast.Assert)}
+    for each in ast.walk(old):
+        if isinstance(each, ast.Assert) and _is_size_check(each) and ast.dump(each) not in kept:
+            rewriting.emission.assumptions.append(f"the assertion about sizes in line {each.lineno} holds")
     _check_output(found.final, flow.module)
 
 
@@ -179,10 +183,13 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) 
     name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
     if is_inplace_name(name) or any(each.arg == "out" for each in node.keywords):
         return "changes memory that queries, keys or masks may share"
-    roots = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)} - {""}
+    state = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)}
+    state -= {"", *flow.module.imports}
+    roots = set(state)
     given = (*node.args, *(each.value for each in node.keywords))
     heard = {_root(each) for each in given}
-    if not (isinstance(node.func, ast.Attribute) and is_layer(node.func, flow.owner, flow.module)):
+    a_layer = isinstance(node.func, ast.Attribute) and is_layer(node.func, flow.owner, flow.module)
+    if not a_layer:
         heard |= {_root(each) for each in ast.walk(node.func)}
         tensors = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
         heard |= tensors & {name for each in given for name in _shared_names(each)}
@@ -193,12 +200,14 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) 
         return ""
     if roots & heard:
         return f"may change `{min(roots & heard)}`"
+    if state and not a_layer:
+        return f"may change `{min(state)}`"
     shared = sorted(_variables_of_module(moved, flow))
     return f"may change the shared `{shared[0]}`" if shared else ""
 
 
 def _shared_names(node: ast.AST) -> Iterator[str]:
-    """The names whose memory a call may reach through an argument: not those of which it is told the shape."""
+    """The names whose memory a call may reach through an argument; not those whose shape it is given."""
     if isinstance(node, ast.Attribute) and node.attr in _METADATA | {"size"}:
         return
     if isinstance(node, ast.Name):
