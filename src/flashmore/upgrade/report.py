@@ -196,7 +196,7 @@ class Report:
         return [*self._lines(), self.summary()]
 
     def summary(self) -> str:
-        """One line: how many files and places, of which verdict, how many passed and are written."""
+        """One line: how many files, places of each verdict, passed tests and written files."""
         parts = [f"{self.count('rewritten')} can be rewritten"]
         asked = [report for report in self.sites if report.passed is not None]
         if asked:

@@ -16,20 +16,9 @@ _BUILTINS = {
     "sum", "tuple", "type", "zip",
 }  # fmt: skip
 _CONSUMES = {
-    "all",
-    "any",
-    "dict",
-    "enumerate",
-    "frozenset",
-    "list",
-    "max",
-    "min",
-    "set",
-    "sorted",
-    "sum",
-    "tuple",
+    "all", "any", "dict", "enumerate", "frozenset", "list", "max", "min", "set", "sorted", "sum", "tuple",
     "zip",
-}
+}  # fmt: skip
 """Builtins that take all that an iterator gives."""
 _EFFECT = re.compile(
     r"(rand(n|int|perm)?(_like)?|normal|bernoulli|multinomial|poisson|rrelu|\w*dropout\w*|manual_seed|seed|set_\w+)"

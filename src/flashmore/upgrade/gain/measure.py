@@ -118,7 +118,7 @@ def measure_gain(
     """Measure what rewrites bring to the user's example or script.
 
     Args:
-        sites: tested ones, each with a fragment.
+        sites: those that passed their test, each with a fragment.
         rewritten: each file with its whole new source; nothing is written.
         source: what to run. An example gives steps of forward and backward; a script is timed between two
             steps of its own optimizer, every other one with the new code.
