@@ -248,7 +248,7 @@ def test_a_script_is_timed_between_its_own_steps(folder: Path, call: Call) -> No
 
 def test_an_example_that_raises_is_told_and_the_rest_goes_on(folder: Path, call: Call) -> None:
     done = call("upgrade", "model.py", "--example", "model:raises")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "LookupError: no weights here" in done.stderr
     assert "tested on synthetic tensors" in done.stdout
     assert "Traceback" not in done.stderr

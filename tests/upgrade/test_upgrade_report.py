@@ -15,7 +15,7 @@ from flashmore.upgrade.verify.result import CaseResult, Kernels, Mode, TensorVer
 SITE = Site("model.py", 3, 5, "f", "rewritten", "softmax", guard="not weights", assumptions=("it rains",))
 EQUAL = CaseResult("square", "equal", "", (TensorVerdict("out", "equal", 1e-7, 1e-5),))
 DIFFERS = CaseResult("L < S", "differs", "out differs")
-PROVED = Verification(True, "synthetic tensors", (EQUAL,), ("keys are numbers",))
+PASSED = Verification(True, "synthetic tensors", (EQUAL,), ("keys are numbers",))
 REFUTED = Verification(False, "the inputs from --example a:b", (EQUAL, DIFFERS), (), "L < S: out differs")
 UNKNOWN = not_tested("the shape of q is not known from the source")
 MODES: tuple[Mode, ...] = ("training", "evaluation")
@@ -31,12 +31,12 @@ def file_of(*reports: SiteReport) -> FileReport:
     ("verifications", "passed"),
     [
         ([], None),
-        ([PROVED], True),
+        ([PASSED], True),
         ([UNKNOWN], False),
-        ([UNKNOWN, PROVED], True),
-        ([PROVED, UNKNOWN], True),
-        ([PROVED, REFUTED], False),
-        ([REFUTED, PROVED], False),
+        ([UNKNOWN, PASSED], True),
+        ([PASSED, UNKNOWN], True),
+        ([PASSED, REFUTED], False),
+        ([REFUTED, PASSED], False),
     ],
 )
 def test_one_case_that_differs_outweighs_every_other_test(
@@ -47,8 +47,8 @@ def test_one_case_that_differs_outweighs_every_other_test(
 
 def test_a_rewrite_that_is_slower_is_written_only_if_asked() -> None:
     slow, good = (
-        SiteReport(SITE, verifications=[PROVED], gain=SLOWER),
-        SiteReport(SITE, verifications=[PROVED]),
+        SiteReport(SITE, verifications=[PASSED], gain=SLOWER),
+        SiteReport(SITE, verifications=[PASSED]),
     )
     both = file_of(slow, good)
     assert both.choose(even_if_slower=False) == [good]
@@ -62,7 +62,7 @@ def test_a_rewrite_that_is_slower_is_written_only_if_asked() -> None:
 
 def test_a_rewrite_without_a_fused_kernel_is_written_only_if_asked() -> None:
     kernels = tuple(Kernels(mode, "float32", "math", "math") for mode in MODES)
-    unfused = SiteReport(SITE, verifications=[replace(PROVED, kernels=kernels)])
+    unfused = SiteReport(SITE, verifications=[replace(PASSED, kernels=kernels)])
     alone = file_of(unfused)
     assert alone.choose(even_if_slower=False) == []
     assert "no gain" in str(alone.why_not_written)
@@ -70,18 +70,18 @@ def test_a_rewrite_without_a_fused_kernel_is_written_only_if_asked() -> None:
     text = "\n".join(Report(files=[alone]).lines())
     assert "kernels: math on the CPU, math on CUDA\n" in text
     assert "no gain: PyTorch has no fused kernel for this call" in text
-    fused = replace(PROVED, kernels=(*kernels, Kernels("evaluation", "bfloat16", "flash", "flash")))
+    fused = replace(PASSED, kernels=(*kernels, Kernels("evaluation", "bfloat16", "flash", "flash")))
     assert file_of(SiteReport(SITE, verifications=[fused])).choose(even_if_slower=False)
 
 
 def test_what_is_not_tested_is_never_written() -> None:
-    file = file_of(SiteReport(SITE, verifications=[PROVED, REFUTED]), SiteReport(SITE))
+    file = file_of(SiteReport(SITE, verifications=[PASSED, REFUTED]), SiteReport(SITE))
     assert file.choose(even_if_slower=True) == []
     assert file.why_not_written == "no rewrite passed its test"
 
 
 def test_the_text_says_what_was_tested_on_what_and_what_is_assumed() -> None:
-    report = Report(searched=2, files=[file_of(SiteReport(SITE, verifications=[UNKNOWN, PROVED]))])
+    report = Report(searched=2, files=[file_of(SiteReport(SITE, verifications=[UNKNOWN, PASSED]))])
     text = "\n".join(report.lines())
     assert "3-5 f: rewritten: softmax" in text
     assert "fused only if not weights; otherwise the old lines run" in text
@@ -95,6 +95,6 @@ def test_the_text_says_what_was_tested_on_what_and_what_is_assumed() -> None:
 def test_a_test_survives_the_way_through_json() -> None:
     for verification in (
         REFUTED,
-        replace(PROVED, kernels=(Kernels("training", "float32", "flash", "efficient"),)),
+        replace(PASSED, kernels=(Kernels("training", "float32", "flash", "efficient"),)),
     ):
         assert Verification.from_json(json.loads(json.dumps(verification.to_json()))) == verification

@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     source = _checked(command, options_in(argv))
     report = _search(command)
     if command.test or command.write or source is not None:
-        _prove(command, source, report)
+        _test(command, source, report)
     if command.gain and source is not None:
         _measure(command, source, report)
     if command.write:
@@ -78,6 +78,10 @@ def main(argv: Sequence[str]) -> int:
         write_json(report.to_json())
     else:
         write_diff(report.lines(), INDENT)
+    if report.problem is not None:
+        say(f"{source}: {report.problem}")
+        if command.example is not None:
+            return 2
     if any(Path(one.path) in command.paths for one in report.not_read):
         return 2
     rewritten = [one for file in report.files for one in file.rewritten]
@@ -152,7 +156,7 @@ def _search(command: Upgrade) -> Report:
     return report
 
 
-def _prove(command: Upgrade, source: Source | None, report: Report) -> None:
+def _test(command: Upgrade, source: Source | None, report: Report) -> None:
     """Test on synthetic tensors, then on the inputs from the user's program."""
     wanted = [site for file in report.files for site in file.rewritten]
     if not wanted:
@@ -176,8 +180,6 @@ def _prove(command: Upgrade, source: Source | None, report: Report) -> None:
                 one.verifications.append(verification)
             report.problem = traced.problem
             waiting.advance(len(wanted))
-    if report.problem is not None:
-        say(f"{source}: {report.problem}")
 
 
 def _measure(command: Upgrade, source: Source, report: Report) -> None:
