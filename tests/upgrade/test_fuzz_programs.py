@@ -48,7 +48,15 @@ def rescaled(x):
 
 
 class Store:
-    pass
+    scale = 0.5
+
+    def to(self, scale):
+        self.scale = scale
+
+    @property
+    def counted(self):
+        self.scale = self.scale * 2
+        return self.scale
 
 
 store = Store()
@@ -59,6 +67,8 @@ STEPS = (
     "s = s * 0.5",
     "s = s / math.sqrt(q.size(-1))",
     "s *= self.scale",
+    "s = s * store.scale",
+    "s = s * store.counted",
     "s = s / self.scale",
     "s = s.masked_fill(mask, float('-inf'))",
     "s = s.masked_fill(mask, -1e9)",
@@ -136,6 +146,11 @@ ANYWHERE = (
     "k = k.detach()",
     "q = q.contiguous()",
     "q = q[:, :, :3]",
+    "torch.set_grad_enabled(False)",
+    "torch.set_grad_enabled(True)",
+    "x = store.counted",
+    "store.to(2.0)",
+    "if store.counted > 4:\n    q = q * 2",
 )
 AFTER_SCORES = (
     "x = s",
@@ -172,6 +187,8 @@ AFTER_SCORES = (
     "n = next(iter([s.size(-1)]))",
     "act = torch.nn.ReLU(inplace=True)\nact(k.detach())",
     "self.eval()\nself.train(flag)",
+    "nn.Module.train(self.drop, flag)",
+    "if store.counted > 1:\n    x = s",
 )
 AFTER_WEIGHTS = (
     "x = w",
@@ -224,8 +241,15 @@ AFTERWARDS = (
     "if flag:\n    x = w",
     "out.relu_()",
     "F.relu(out, inplace=True)",
+    "out.data.mul_(2)",
+    "x = out.detach()\nx += 1",
+    "x = (out * 2).view(30, -1)",
+    "x = self.drop(out).view(out.size(0), -1)",
+    "x = out.stride()",
+    "x = out.view_as(out)",
+    "if store.counted > 1:\n    x = w",
 )
-FORMS = ("method", "method", "nested", "closure", "decorated")
+FORMS = ("method", "method", "nested", "closure", "decorated", "tried", "viewed", "doubled")
 SHADOWS = ("", "", "F = 3", "halved = kept", "soften = torch.sigmoid", "max = min", "scale = 2.0")
 RETURNED = ("out", "x", "q", "k", "v", "s", "w", "y")
 SHAPES = {"q": (2, 3, 5, 4), "k": (2, 3, 7, 4), "v": (2, 3, 7, 6), "bias": (5, 7)}
@@ -274,6 +298,8 @@ def programs(draw: st.DrawFn) -> Program:
 def _module(body: str, form: str, shadow: str) -> str:
     head = "def attend(self, q, k, v, mask, bias, flag):"
     before = {"decorated": "@torch.no_grad()\n"}.get(form, "")
+    if form == "tried":
+        body = f"try:\n{_indented(body)}\nexcept RuntimeError:\n    return {{'caught': q}}"
     function = f"{before}{head}\n{_indented(body)}"
     if form in ("nested", "closure"):
         names = "q, k, v, mask, bias, flag" if form == "nested" else ""
@@ -284,6 +310,10 @@ def _module(body: str, form: str, shadow: str) -> str:
             f"return inner({names})",
         ]
         function = "\n".join([head, *map(_indented, lines)])
+    if form in ("viewed", "doubled"):
+        use = {"viewed": "['out'].view(30, -1)", "doubled": "['out'].mul_(2)"}[form]
+        caller = f"return {{'out': self.called(q, k, v, mask, bias, flag){use}}}"
+        function = f"{function.replace('attend', 'called')}\n\n{head}\n{_indented(caller)}"
     init = (
         "super().__init__()\nself.scale = 0.5\nself.calls = 0\nself.drop = nn.Dropout(0.0)\n"
         "self.softmax = nn.Softmax(dim=-1)\nself.register_buffer('causal', torch.tril(torch.ones(9, 9)))"
@@ -319,7 +349,8 @@ def run(source: str, program: Program) -> dict[str, Any]:
     try:
         exec(compile(source, "<generated>", "exec"), names)
         module = names["Attention"]().train(program.training)
-        found = module.attend(given["q"], given["k"], given["v"], mask, given["bias"], program.flag)
+        with torch.enable_grad():  # which also brings back the mode that a program leaves
+            found = module.attend(given["q"], given["k"], given["v"], mask, given["bias"], program.flag)
     except Exception as error:  # noqa: BLE001 - what it raises is what it does
         return {"raised": type(error).__name__}
     told: dict[str, Any] = {

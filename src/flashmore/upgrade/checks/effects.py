@@ -6,37 +6,40 @@ function must be the same before and after the edits. What is read later than be
 
 import ast
 import builtins
+import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.checks.output import check_output
 from flashmore.upgrade.checks.pure import (
     changes_nothing,
     changes_own_memory,
     is_inplace_name,
     is_layer,
     is_pure,
+    keeps_arguments,
+    stateful,
 )
-from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
+from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.scopes import Function, bound_by, own_nodes
 
-_VIEWS = CASTS | MOVES | RESHAPES | {
-    "phi", "loop", "carried", "tuple", "item", "index", "chunk", "split", "rearrange", "identity", "detach",
-    "unbind", "narrow", "select", "diagonal", "dropout", "element",
-}  # fmt: skip
-"""Operations whose result may be, or be a part of, the memory of what they are given."""
-_MAY_WORK_IN_PLACE = {
-    "ReLU", "ReLU6", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid", "ELU", "CELU", "LeakyReLU", "RReLU",
-    "Threshold", "Hardtanh", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout",
-}  # fmt: skip
-"""Layers of torch that take `inplace`, by position too."""
 _METADATA = {"shape", "dtype", "device", "ndim", "training", "p", "requires_grad", "layout"}
-_HEARS_NOTHING = {"print", "warn", "info", "debug", "warning", "error", "log"}
+_MESSAGES = {"print", "warn", "info", "debug", "warning", "error", "log"}
+_CONTEXTS = {"torch.no_grad", "torch.enable_grad", "torch.inference_mode"}
+"""What changes nothing before it is entered, by a `with` statement."""
+_OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
+    ast.Eq: {"__eq__"}, ast.NotEq: {"__ne__", "__eq__"}, ast.In: {"__contains__"},
+    ast.NotIn: {"__contains__"},
+    ast.Lt: {"__lt__", "__gt__"}, ast.Gt: {"__lt__", "__gt__"}, ast.LtE: {"__le__", "__ge__"},
+    ast.GtE: {"__le__", "__ge__"},
+}  # fmt: skip
+_HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
 
 
 def check_effects(rewriting: Rewriting, changed: str) -> None:
@@ -56,18 +59,21 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     old, new = flow.function, rewriting.same_function(tree)
     _compare(effects(old, flow.module), effects(new, Module(tree)), mine)
     for guard in rewriting.guards:
-        if guard.node is not None and (effect := next(effects(guard.node, flow.module), None)):
-            raise Refuse(
-                f"the condition in line {guard.node.lineno} would run twice, "
-                f"and `{effect[0]}` may have side effects"
-            )
+        for node in () if guard.node is None else (guard.node,):
+            asked = (f"{name}()" for name in sorted({*_unwritten(node)} & stateful(flow.module)))
+            effect = next((said for said, _ in effects(node, flow.module)), None) or next(asked, None)
+            if effect is not None:
+                what = f"the condition in line {node.lineno} would run twice"
+                raise Refuse(f"{what}, and `{effect}` may have side effects")
+    _check_caught(rewriting)
+    _check_hooks(found)
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
     _check_between(rewriting, mine)
     kept = {ast.dump(each) for each in ast.walk(new) if isinstance(each, ast.Assert)}
     for each in ast.walk(old):
         if isinstance(each, ast.Assert) and _is_size_check(each) and ast.dump(each) not in kept:
             rewriting.emission.assumptions.append(f"the assertion about sizes in line {each.lineno} holds")
-    _check_output(found.final, flow.module)
+    check_output(found)
 
 
 Effect = tuple[str, ast.AST]
@@ -166,6 +172,8 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) 
         return "runs other code"
     if isinstance(node, ast.Attribute):
         names = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
+        if node.attr in stateful(flow.module):
+            return "runs other code"
         if node.attr in ("p", "training") or (
             node.attr in ("data", "requires_grad") and _root(node) in names
         ):
@@ -178,32 +186,89 @@ def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) 
         return ""
     if isinstance(node, (ast.AugAssign, ast.Subscript)):
         return "changes memory that queries, keys or masks may share"
-    if not isinstance(node, ast.Call):
+    if not isinstance(node, ast.Call) or _is_harmless(node, moved, flow, blocks):
         return ""
     name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
     if is_inplace_name(name) or any(each.arg == "out" for each in node.keywords):
         return "changes memory that queries, keys or masks may share"
-    state = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)}
-    state -= {"", *flow.module.imports}
-    roots = set(state)
     given = (*node.args, *(each.value for each in node.keywords))
-    heard = {_root(each) for each in given}
+    tensors = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
+    reached = tensors & {name for each in given for name in _shared_names(each)} - {"self"}
     a_layer = isinstance(node.func, ast.Attribute) and is_layer(node.func, flow.owner, flow.module)
-    if not a_layer:
-        heard |= {_root(each) for each in ast.walk(node.func)}
-        tensors = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
-        heard |= tensors & {name for each in given for name in _shared_names(each)}
-        roots |= tensors - {*flow.module.imports, "self"}
-    if name in _HEARS_NOTHING or (isinstance(node.func, ast.Name) and node.func.id in _HEARS_NOTHING):
-        return ""
-    if changes_nothing(node, flow.owner, flow.module):
-        return ""
-    if roots & heard:
-        return f"may change `{min(roots & heard)}`"
-    if state and not a_layer:
-        return f"may change `{min(state)}`"
-    shared = sorted(_variables_of_module(moved, flow))
-    return f"may change the shared `{shared[0]}`" if shared else ""
+    if isinstance(node.func, ast.Attribute) and a_layer:
+        state = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)}
+        heard = {_root(each) for each in given} & (state - {"", *flow.module.imports})
+        heard |= set() if keeps_arguments(node, flow.owner, flow.module) else reached
+    else:
+        heard = reached | ({_root(node.func)} & tensors)
+    if heard:
+        return f"may change `{min(heard)}`"
+    if shared := _variables_of_module(moved, flow):
+        return f"may change the shared `{min(shared)}`"
+    return "" if a_layer else "may change tensors or settings"
+
+
+def _is_harmless(call: ast.Call, moved: list[ast.expr], flow: Flow, blocks: Blocks) -> bool:
+    """Whether a call changes nothing: a message, a context that is entered, a method that only computes."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name in _MESSAGES and name not in stateful(flow.module) and name not in flow.module.functions:
+        return True
+    if flow.module.qualified(call.func) in _CONTEXTS:
+        return any(
+            item.context_expr is call
+            for statement in blocks.places
+            if isinstance(statement, ast.With)
+            for item in statement.items
+        )
+    reads = {each.attr for e in moved for each in ast.walk(e) if isinstance(each, ast.Attribute)}
+    return changes_nothing(call, flow.owner, flow.module, frozenset(reads))
+
+
+def _unwritten(test: ast.expr) -> Iterator[str]:
+    """The methods that a test may call without a call being written."""
+    for node in ast.walk(test):
+        if isinstance(node, ast.Subscript):
+            yield "__getitem__"
+        elif isinstance(node, ast.Attribute):
+            yield from ("__getattr__", "__getattribute__")
+        elif isinstance(node, ast.Compare):
+            yield from (name for each in node.ops for name in _OF_COMPARISONS.get(type(each), ()))
+        operands = node.values if isinstance(node, ast.BoolOp) else [test]
+        if any(isinstance(each, (ast.Name, ast.Attribute, ast.Subscript)) for each in operands):
+            yield from ("__bool__", "__len__")
+
+
+def _check_caught(rewriting: Rewriting) -> None:
+    """The fused kernels do not raise what the old lines raise, such as for lengths that do not fit."""
+    statement = rewriting.found.final.statement
+    for inner in rewriting.blocks.ancestors(statement) if statement is not None else ():
+        place = rewriting.blocks.places[inner]
+        handlers = getattr(place.parent, "handlers", [])
+        if handlers and place.block is getattr(place.parent, "body", None):
+            line = handlers[0].lineno
+            raise Refuse(
+                f"an exception in these lines is caught in line {line}; fused kernels may not raise it"
+            )
+
+
+def _check_hooks(found: Attention) -> None:
+    """A layer that falls away must have no hook."""
+    module = found.flow.module
+    if not any(map(_HOOK.fullmatch, module.attributes)):
+        return
+    hooked = {
+        node.value.attr: node.lineno
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and _HOOK.fullmatch(node.attr)
+        and isinstance(node.value, ast.Attribute)
+    }
+    for term in found.weights.walk():
+        detail = term.value.detail
+        attribute = detail[0] if isinstance(detail, tuple) else detail
+        if isinstance(attribute, Attribute) and attribute.name in hooked:
+            line = hooked[attribute.name]
+            raise Refuse(f"`{attribute.path}` would no longer be called, and line {line} registers a hook")
 
 
 def _shared_names(node: ast.AST) -> Iterator[str]:
@@ -237,52 +302,3 @@ def _root(node: ast.expr | ast.AST) -> str:
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _check_output(final: Value, module: Module) -> None:
-    """The fused kernels keep their output for the gradients: nobody may change it in place."""
-    seen: set[Value] = set()
-    ahead = [final]
-    while ahead:
-        value = ahead.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        for user in value.users:
-            given = user.args[1:] if user.op == "call" else user.args  # the callee comes first
-            first = bool(given) and given[0] is value
-            if (first and (user.inplace or _is_inplace_layer(user, module))) or user.named.get(
-                "out"
-            ) is value:
-                line = getattr(user.node, "lineno", 0)
-                raise Refuse(
-                    f"the output is changed in place in line {line}; fused kernels need it for the gradients",
-                    "write the result to a new tensor instead",
-                )
-            if user.op in _VIEWS and (first or user.op in ("phi", "loop", "tuple")):
-                ahead.append(user)
-
-
-def _is_inplace_layer(user: Value, module: Module) -> bool:
-    """`F.dropout(x, inplace=True)`, or a layer that was made with `inplace=True`."""
-    flag = user.named.get("inplace")
-    if flag is not None and not (flag.op == "const" and flag.detail is False):
-        return True
-    if user.op == "dropout" and len(user.args) > 3:
-        return True
-    attribute = user.detail[0] if isinstance(user.detail, tuple) else user.detail
-    made = kind_of(attribute, module).expression if isinstance(attribute, Attribute) else user.detail
-    if user.op == "call" and isinstance(user.node, ast.Call) and isinstance(user.node.func, ast.Call):
-        made = user.node.func  # nn.ReLU(inplace=True)(x)
-    if not isinstance(made, ast.Call):
-        return False
-    given = [each.value for each in made.keywords if each.arg == "inplace"]
-    if _class_of(made) in _MAY_WORK_IN_PLACE:
-        given += [
-            each for each in made.args if isinstance(each, ast.Constant) and isinstance(each.value, bool)
-        ]
-    return any(not (isinstance(each, ast.Constant) and each.value is False) for each in given)
-
-
-def _class_of(made: ast.Call) -> str:
-    return made.func.attr if isinstance(made.func, ast.Attribute) else getattr(made.func, "id", "")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.checks.output import Use, layout_readers
 from flashmore.upgrade.emit.call import SDPA, Pieces, Scale, number
 from flashmore.upgrade.emit.half import Half
 from flashmore.upgrade.emit.hiding import from_caller
@@ -16,7 +17,7 @@ from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks, operand
-from flashmore.upgrade.text import comments
+from flashmore.upgrade.text import Text, comments
 
 
 @dataclass
@@ -65,11 +66,26 @@ class Writer:
         for term in self.found.weights.walk():
             if term.kind != "dropout" or term.value.op == "identity" or term.value.statement is None:
                 continue
+            if term.value.op == "call" and (line := self._given_by_default(term.value.args[0])):
+                raise Refuse(f"what is called as dropout is another function by default: see line {line}")
             for each in self.blocks.ancestors(term.value.statement):
                 if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
                     raise Refuse(
                         "dropout is applied in a `with` block, but the product with the values is outside it"
                     )
+
+    def _given_by_default(self, parameter: Value) -> int | None:
+        """The line of a parameter's default, if it has one that is not None."""
+        spec = self.flow.function.args
+        positional = [*spec.posonlyargs, *spec.args]
+        pairs = [*zip(reversed(positional), reversed(spec.defaults), strict=False)]
+        pairs += [(a, d) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d is not None]
+        for argument, default in pairs:
+            if argument is parameter.node and not (
+                isinstance(default, ast.Constant) and default.value is None
+            ):
+                return default.lineno
+        return None
 
     def _check_dtypes(self) -> None:
         """Weights that are cast to the dtype of the values, where the call needs one dtype for all.
@@ -270,19 +286,24 @@ class Writer:
         return start, end
 
     def _after(self, text: str) -> str:
-        """What follows the product may be `.view`, which SDPA's output need not allow."""
-        for user in self.found.final.users:
-            if user.op == "view" and (user.inner or self._is_guarded()):
-                return f"{text}.contiguous()"
-            if (
-                user.op == "view"
-                and isinstance(user.node, ast.Call)
-                and isinstance(user.node.func, ast.Attribute)
-            ):
-                end = self.text.span(user.node.func)[1]
-                if self.text.source[end - 4 : end] == "view":
-                    self.result.edits.append(Edit(end - 4, end, "reshape"))
+        """What follows may need a contiguous output, such as `.view`, which becomes `.reshape` if it can."""
+        readers = layout_readers(self.found)
+        ends = [_end_of_view(each, self.text) for each in readers]
+        if self._is_guarded() or None in ends:
+            return f"{text}.contiguous()" if readers else text
+        self.result.edits += [Edit(end - 4, end, "reshape") for end in {*ends} if end is not None]
         return text
+
+
+def _end_of_view(use: Use, text: Text) -> int | None:
+    """Where the name ends in `x.view(sizes)`; None for what no `reshape` can take the place of."""
+    node = use.value.node
+    if not (use.own and use.value.op == "view" and isinstance(node, ast.Call)) or use.value.named:
+        return None
+    if len(node.args) == 1 and use.value.args[1].op in ("param", "global", "selfattr", "attr:dtype", "call"):
+        return None  # it may be a dtype
+    end = text.span(node.func)[1]
+    return end if isinstance(node.func, ast.Attribute) and text.source[end - 4 : end] == "view" else None
 
 
 def _dtype_of(value: Value) -> tuple[Value, str]:

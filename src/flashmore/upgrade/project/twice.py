@@ -70,6 +70,9 @@ def _of(node: ast.AST, module: Module) -> Iterator[tuple[str, bool]]:
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and key.value == "create_graph":
                 yield from _asked(value, module)
+    match node:
+        case ast.Assign(targets=[ast.Subscript(slice=ast.Constant(value="create_graph"))], value=given):
+            yield from _asked(given, module)
     if not isinstance(node, ast.Call):
         return
     for keyword in node.keywords:

@@ -178,6 +178,12 @@ class Module:
                     func=ast.Attribute(attr="__setattr__" | "__delattr__", value=ast.Name(id="object"))
                 ):
                     found.add(None)
+                case ast.Call(
+                    func=ast.Attribute(attr="add_module" | "register_module", value=value),
+                    args=[attribute, *_],
+                ):
+                    on_self = isinstance(value, ast.Name) and value.id == "self"
+                    found |= set() if on_self else {_beginning(attribute)}
                 case ast.Subscript(
                     value=ast.Attribute(attr="_modules" | "__dict__"), ctx=ast.Store() | ast.Del()
                 ):

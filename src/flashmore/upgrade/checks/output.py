@@ -1,0 +1,211 @@
+"""What becomes of an attention's output, in its function and in the callers that stand in the same file.
+
+The old product was a new, contiguous tensor. The fused call's output is kept for the gradients, so it must
+not be changed in place, and its memory may be laid out in another order, which `view` and `stride` can tell.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import step
+from flashmore.upgrade.checks.pure import makes_inplace
+from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
+from flashmore.upgrade.plan import Attention
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.graph import Closure, Value
+from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.scopes import Function
+
+_CONTAINERS = {"tuple", "opaque"}
+_PASSED_ON = _CONTAINERS | {"phi", "loop", "carried", "item", "index", "element", "star", "identity"}
+_SHARES = CASTS | MOVES | RESHAPES | _PASSED_ON | {
+    "chunk", "split", "rearrange", "detach", "unbind", "narrow", "select", "diagonal", "dropout", "numpy",
+    "attr:data", "asarray", "as_tensor", "from_numpy", "as_strided",
+}  # fmt: skip
+"""Operations whose result may be, or be a part of, the memory of what they are given."""
+_COPIES = {"contiguous", "reshape", "flatten", "rearrange", "reshape_as"}
+"""Those of them whose result is as it was before, whatever the layout of what they are given."""
+_ELEMENTWISE = {
+    "add", "sub", "mul", "div", "neg", "pow", "abs", "exp", "tanh", "sigmoid", "relu", "gelu", "silu",
+    "dropout", "where", "masked_fill", "clamp", "nan_to_num", "layer:ReLU", "layer:GELU", "layer:SiLU",
+    "layer:Tanh", "layer:Sigmoid", "layer:LeakyReLU", "layer:ELU", "layer:Softplus",
+}  # fmt: skip
+"""Operations whose result is laid out as what they are given."""
+_READS_LAYOUT = {
+    "view", "view_as", "as_strided", "stride", "is_contiguous", "data_ptr", "storage_offset", "storage",
+    "untyped_storage", "set_", "set",
+}  # fmt: skip
+_CALLERS = 20
+"""So many functions of a file are read as callers."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """An operation on the output, or on what shares its memory or has its layout.
+
+    Args:
+        value: the operation.
+        own: whether it stands in the attention's own function, and not in a helper.
+    """
+
+    value: Value
+    own: bool
+
+
+def layout_readers(found: Attention) -> list[Use]:
+    """Everything that may tell the fused call's output from a contiguous one."""
+    return [
+        Use(user, flow is found.flow and not user.inner)
+        for flow, user, _, layout in _uses(found)
+        if layout and _reads_layout(user, found.flow.module)
+    ]
+
+
+def check_output(found: Attention) -> None:
+    """Whether the output is left as it is.
+
+    Raises:
+        Refuse: it is changed in place.
+    """
+    for _, user, shares, _ in _uses(found):
+        if shares and (user.inplace or "out" in user.named or is_inplace_layer(user, found.flow.module)):
+            line = getattr(user.node, "lineno", 0)
+            raise Refuse(
+                f"the output is changed in place in line {line}; fused kernels need it for the gradients",
+                "write the result to a new tensor instead",
+            )
+
+
+def _uses(found: Attention) -> Iterator[tuple[Flow, Value, bool, bool]]:
+    """What is done with what shares the output's memory, or is laid out like it; and which of both."""
+    ahead = [(found.flow, found.final, True, True)]
+    seen: set[tuple[int, bool, bool]] = set()
+    read: set[Function] = {found.flow.function}
+    while ahead:
+        flow, value, shares, layout = ahead.pop()
+        if (id(value), shares, layout) in seen:
+            continue
+        seen.add((id(value), shares, layout))
+        step()
+        for user in value.users:
+            if user.op == "return":
+                new = (each for each in _callers(flow) if each.function not in read)
+                for caller in [*new][:_CALLERS]:
+                    read.add(caller.function)
+                    ahead += [(caller, each, shares, layout) for each in _results(caller, flow)]
+                continue
+            given = user.args[1:] if user.op == "call" else user.args  # the callee comes first
+            first = user.named["out"] is value if "out" in user.named else bool(given) and given[0] is value
+            yield flow, user, shares and first and value.op not in _CONTAINERS, layout
+            goes_on = shares and user.op in _SHARES and (first or user.op in _PASSED_ON)
+            same = layout and user.op in (_SHARES | _ELEMENTWISE) - _COPIES
+            if goes_on or same:
+                ahead.append((flow, user, goes_on, same))
+
+
+def _reads_layout(user: Value, module: Module) -> bool:
+    if user.op.removeprefix("attr:") in _READS_LAYOUT:
+        return True
+    if user.op != "call" or not user.args:
+        return False
+    callee = user.args[0]
+    function = module.functions.get(str(callee.detail)) if callee.op == "global" else None
+    if isinstance(callee.detail, Closure):
+        function = callee.detail.node if isinstance(callee.detail.node, Function) else None
+    return function is not None and _mentions_layout(function)
+
+
+def _mentions_layout(node: ast.AST) -> bool:
+    return any(isinstance(each, ast.Attribute) and each.attr in _READS_LAYOUT for each in ast.walk(node))
+
+
+def _callers(flow: Flow) -> list[Flow]:
+    """The functions of the file that may call one, and look at how the result is laid out or change it."""
+    return [each for each in _flows(flow.module) if any(_is_call(call, each, flow) for call in _calls(each))]
+
+
+def _results(caller: Flow, flow: Flow) -> Iterator[Value]:
+    for call in _calls(caller):
+        if _is_call(call, caller, flow):
+            value = caller.seen[call]
+            yield from value.args if value.op == "tuple" else (value,)
+
+
+def _calls(flow: Flow) -> list[ast.Call]:
+    return [each for each in flow.seen if isinstance(each, ast.Call)]
+
+
+def _is_call(call: ast.Call, caller: Flow, flow: Flow) -> bool:
+    """Whether a call of one function may be a call of another."""
+    name, func = flow.function.name, call.func
+    if flow.owner is None:
+        return isinstance(func, ast.Name) and func.id == name
+    if isinstance(func, ast.Attribute) and func.attr == name:
+        return True
+    if name not in ("forward", "__call__"):
+        return False
+    classes = {each.node.name for each in (flow.owner, *flow.module.below(flow.owner))}
+    callee = caller.seen.get(func)
+    if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name) and func.value.id == "self":
+        return kind_of(Attribute("", caller.owner, func.attr), flow.module).detail in classes
+    return (
+        callee is not None and callee.op == "call" and str(callee.detail or callee.args[0].detail) in classes
+    )
+
+
+@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+def _flows(module: Module) -> list[Flow]:
+    """The functions that mention a layout or work in place, and the module's own lines as one of them."""
+    arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+    outside = [each for each in module.tree.body if not isinstance(each, (Function, ast.ClassDef))]
+    whole = ast.FunctionDef("<module>", arguments, outside, [], lineno=1, col_offset=0)
+    found = [
+        Flow(module, owner, each)
+        for owner, each in (*_functions(module.tree.body, None, module), (None, whole))
+    ]
+    return [each.run() for each in found if _may_matter(each.function)]
+
+
+def _functions(
+    body: list[ast.stmt], owner: Class | None, module: Module
+) -> Iterator[tuple[Class | None, Function]]:
+    for statement in body:
+        if isinstance(statement, Function):
+            yield owner, statement
+        elif isinstance(statement, ast.ClassDef):
+            yield from _functions(
+                statement.body, module.classes.get(statement.name, Class(statement)), module
+            )
+        elif isinstance(statement, (ast.If, ast.Try)):
+            yield from _functions([*statement.body, *statement.orelse], owner, module)
+
+
+def _may_matter(function: Function) -> bool:
+    for each in ast.walk(function):
+        if isinstance(each, ast.Attribute) and (each.attr in _READS_LAYOUT or each.attr.endswith("_")):
+            return True
+        if isinstance(each, ast.AugAssign) or (
+            isinstance(each, ast.Subscript) and isinstance(each.ctx, ast.Store)
+        ):
+            return True
+        if isinstance(each, ast.keyword) and each.arg in ("inplace", "out"):
+            return True
+    return False
+
+
+def is_inplace_layer(user: Value, module: Module) -> bool:
+    """`F.dropout(x, inplace=True)`, or a layer that was made with `inplace=True`."""
+    flag = user.named.get("inplace")
+    if flag is not None and not (flag.op == "const" and flag.detail is False):
+        return True
+    if user.op == "dropout" and len(user.args) > 3:
+        return True
+    attribute = user.detail[0] if isinstance(user.detail, tuple) else user.detail
+    made = kind_of(attribute, module).expression if isinstance(attribute, Attribute) else user.detail
+    if user.op == "call" and isinstance(user.node, ast.Call) and isinstance(user.node.func, ast.Call):
+        made = user.node.func  # nn.ReLU(inplace=True)(x)
+    return isinstance(made, ast.Call) and makes_inplace(made)
