@@ -5,34 +5,21 @@ function must be the same before and after the edits. What is read later than be
 """
 
 import ast
-import builtins
 import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.checks.between import Later
 from flashmore.upgrade.checks.output import check_output
-from flashmore.upgrade.checks.pure import (
-    changes_nothing,
-    changes_own_memory,
-    is_inplace_name,
-    is_layer,
-    is_pure,
-    keeps_arguments,
-    stateful,
-)
+from flashmore.upgrade.checks.pure import is_inplace_name, is_pure, stateful
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import Function, bound_by, own_nodes
+from flashmore.upgrade.source.scopes import Function
 
-_METADATA = {"shape", "dtype", "device", "ndim", "training", "p", "requires_grad", "layout"}
-_MESSAGES = {"print", "warn", "info", "debug", "warning", "error", "log"}
-_CONTEXTS = {"torch.no_grad", "torch.enable_grad", "torch.inference_mode"}
-"""What changes nothing before it is entered, by a `with` statement."""
 _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
     ast.Eq: {"__eq__"}, ast.NotEq: {"__ne__", "__eq__"}, ast.In: {"__contains__"},
     ast.NotIn: {"__contains__"},
@@ -162,66 +149,8 @@ def _check_between(rewriting: Rewriting, mine: set[int]) -> None:
         if drawn is not None:
             raise Refuse(f"{where} would run before `{ast.unparse(drawn)}`")
         before = [each for each in moved if text.span(each)[1] <= text.span(node)[1]]
-        if before and (what := _disturbs(node, before, flow, rewriting.blocks)):
+        if before and (what := Later(before, flow, rewriting.blocks).disturbed_by(node)):
             raise Refuse(f"{where} {what}, before the values are multiplied")
-
-
-def _disturbs(node: ast.AST, moved: list[ast.expr], flow: Flow, blocks: Blocks) -> str:
-    """What an effect may do to something that is read after it now, and was read before it."""
-    if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
-        return "runs other code"
-    if isinstance(node, ast.Attribute):
-        names = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
-        if node.attr in stateful(flow.module):
-            return "runs other code"
-        if node.attr in ("p", "training") or (
-            node.attr in ("data", "requires_grad") and _root(node) in names
-        ):
-            return f"changes `{node.attr}`"
-        stored = any(
-            isinstance(each, ast.Attribute) and each.attr == node.attr for e in moved for each in ast.walk(e)
-        )
-        return f"changes what `{node.attr}` means" if stored else ""
-    if isinstance(node, ast.Subscript) and changes_own_memory(node, blocks, flow.module):
-        return ""
-    if isinstance(node, (ast.AugAssign, ast.Subscript)):
-        return "changes memory that queries, keys or masks may share"
-    if not isinstance(node, ast.Call) or _is_harmless(node, moved, flow, blocks):
-        return ""
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-    if is_inplace_name(name) or any(each.arg == "out" for each in node.keywords):
-        return "changes memory that queries, keys or masks may share"
-    given = (*node.args, *(each.value for each in node.keywords))
-    tensors = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
-    reached = tensors & {name for each in given for name in _shared_names(each)} - {"self"}
-    a_layer = isinstance(node.func, ast.Attribute) and is_layer(node.func, flow.owner, flow.module)
-    if isinstance(node.func, ast.Attribute) and a_layer:
-        state = {_root(each) for e in moved for each in ast.walk(e) if _reads_state(each)}
-        heard = {_root(each) for each in given} & (state - {"", *flow.module.imports})
-        heard |= set() if keeps_arguments(node, flow.owner, flow.module) else reached
-    else:
-        heard = reached | ({_root(node.func)} & tensors)
-    if heard:
-        return f"may change `{min(heard)}`"
-    if shared := _variables_of_module(moved, flow):
-        return f"may change the shared `{min(shared)}`"
-    return "" if a_layer else "may change tensors or settings"
-
-
-def _is_harmless(call: ast.Call, moved: list[ast.expr], flow: Flow, blocks: Blocks) -> bool:
-    """Whether a call changes nothing: a message, a context that is entered, a method that only computes."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if name in _MESSAGES and name not in stateful(flow.module) and name not in flow.module.functions:
-        return True
-    if flow.module.qualified(call.func) in _CONTEXTS:
-        return any(
-            item.context_expr is call
-            for statement in blocks.places
-            if isinstance(statement, ast.With)
-            for item in statement.items
-        )
-    reads = {each.attr for e in moved for each in ast.walk(e) if isinstance(each, ast.Attribute)}
-    return changes_nothing(call, flow.owner, flow.module, frozenset(reads))
 
 
 def _unwritten(test: ast.expr) -> Iterator[str]:
@@ -269,36 +198,3 @@ def _check_hooks(found: Attention) -> None:
         if isinstance(attribute, Attribute) and attribute.name in hooked:
             line = hooked[attribute.name]
             raise Refuse(f"`{attribute.path}` would no longer be called, and line {line} registers a hook")
-
-
-def _shared_names(node: ast.AST) -> Iterator[str]:
-    """The names whose memory a call may reach through an argument; not those whose shape it is given."""
-    if isinstance(node, ast.Attribute) and node.attr in _METADATA | {"size"}:
-        return
-    if isinstance(node, ast.Name):
-        yield node.id
-    for child in ast.iter_child_nodes(node):
-        yield from _shared_names(child)
-
-
-def _variables_of_module(moved: list[ast.expr], flow: Flow) -> set[str]:
-    """Names that are neither the function's own nor imported, defined or built in."""
-    module = flow.module
-    names = {each.id for e in moved for each in ast.walk(e) if isinstance(each, ast.Name)}
-    own = {each.arg for each in ast.walk(flow.function.args) if isinstance(each, ast.arg)}
-    shared = {name for each in ast.walk(flow.function) if isinstance(each, ast.Global) for name in each.names}
-    own |= {name for each in own_nodes(flow.function) for name in bound_by(each)} - shared
-    return names - own - {*module.imports, *module.functions, *module.classes, *dir(builtins)}
-
-
-def _reads_state(node: ast.AST) -> bool:
-    """Whether an expression reads what another object may change: an attribute or an element."""
-    if isinstance(node, ast.Attribute):
-        return node.attr not in _METADATA
-    return isinstance(node, ast.Subscript)
-
-
-def _root(node: ast.expr | ast.AST) -> str:
-    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""

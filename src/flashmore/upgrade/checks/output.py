@@ -100,7 +100,8 @@ def _uses(found: Attention) -> Iterator[tuple[Flow, Value, bool, bool]]:
                 continue
             given = user.args[1:] if user.op == "call" else user.args  # the callee comes first
             first = user.named["out"] is value if "out" in user.named else bool(given) and given[0] is value
-            yield flow, user, shares and first and value.op not in _CONTAINERS, layout
+            stored = value.op in _CONTAINERS and user.op in ("setitem", "add")
+            yield flow, user, shares and first and not stored, layout
             goes_on = shares and user.op in _SHARES and (first or user.op in _PASSED_ON)
             same = layout and user.op in (_SHARES | _ELEMENTWISE) - _COPIES
             if goes_on or same:

@@ -190,7 +190,7 @@ Reader = tuple[Function, Class | None]
 """A function of the file, and the class that its `self` is of."""
 
 
-def _called(call: ast.Call, owner: Class | None, module: Module) -> Reader | None:
+def called(call: ast.Call, owner: Class | None, module: Module) -> Reader | None:
     """The function of the file that a call runs: a function, a method of the class, a layer's `forward`."""
     match call.func:
         case ast.Name(id=name) if name in module.functions:
@@ -225,7 +225,7 @@ def changes_nothing(
         reads: the attributes of `self` that must stay. Others may be stored.
         within: the functions that are being read.
     """
-    found = _called(call, owner, module)
+    found = called(call, owner, module)
     if found is None or found[0] in within:
         return False
     function, of = found

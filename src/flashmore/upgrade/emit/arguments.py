@@ -61,8 +61,9 @@ class Arguments(Writer):
             while rank is None and value.args and value.op in _AS_MANY_DIMENSIONS:
                 value = value.args[0]
                 rank = self.found.shapes.rank(value)
-            if rank is None and value.op in ("param", "selfattr"):
-                name = str(getattr(value.detail, "path", value.detail))
+            if rank is None and value.op in ("param", "selfattr", "pop", "get"):
+                given = value.args[1] if value.op in ("pop", "get") and len(value.args) > 1 else value
+                name = str(getattr(given.detail, "path", given.detail))
                 self.result.assumptions.append(
                     f"`{name}` is a tensor with at least two dimensions, and no more than the scores"
                 )
