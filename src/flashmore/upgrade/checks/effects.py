@@ -56,10 +56,6 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     _check_hooks(found)
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
     _check_between(rewriting, mine)
-    kept = {ast.dump(each) for each in ast.walk(new) if isinstance(each, ast.Assert)}
-    for each in ast.walk(old):
-        if isinstance(each, ast.Assert) and _is_size_check(each) and ast.dump(each) not in kept:
-            rewriting.emission.assumptions.append(f"the assertion about sizes in line {each.lineno} holds")
     check_output(found)
 
 
@@ -76,7 +72,7 @@ def effects(node: ast.AST, module: Module) -> Iterator[Effect]:
     for child in order:
         if isinstance(child, ast.AST):
             yield from effects(child, module)
-    if is_pure(node, module) or _is_size_check(node):
+    if is_pure(node, module):
         return
     yield _said(node), node
 
@@ -85,21 +81,6 @@ def _said(node: ast.AST) -> str:
     if isinstance(node, ast.Call):
         return f"{ast.unparse(node.func)}()"
     return ast.unparse(node.target if isinstance(node, ast.AugAssign) else node).partition("\n")[0]
-
-
-def _is_size_check(node: ast.AST) -> bool:
-    """`assert x.size() == (b, h, l, s)`: what the product makes so anyway."""
-    match node:
-        case ast.Assert(test=ast.Compare(left=left, ops=[ast.Eq()], comparators=[right])):
-            sides = (left, right)
-        case ast.Raise() | _:
-            return False
-    listed = any(isinstance(each, (ast.Tuple, ast.List)) for each in sides)
-    return listed and any(
-        isinstance(inner, ast.Attribute) and inner.attr in ("size", "shape")
-        for each in sides
-        for inner in ast.walk(each)
-    )
 
 
 def _compare(old: Iterator[Effect], new: Iterator[Effect], mine: set[int]) -> None:

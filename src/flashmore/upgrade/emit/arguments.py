@@ -267,8 +267,6 @@ class Arguments(Writer):
             case ast.Assign(targets=[ast.Name()], value=value):
                 made = self.flow.seen.get(value)
                 return made is not None and all(user.statement in gone for user in made.users)
-            case ast.Assert():
-                return True
         return False
 
 
