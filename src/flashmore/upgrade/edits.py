@@ -35,7 +35,7 @@ def apart(sites: Iterable[Site]) -> list[Site]:
         if any(_overlap(one, other) for one in site.edits for other in made):
             reason = "its lines overlap another attention in this function that is rewritten"
             refused = replace(site, verdict="refused", reason=reason, advice=ADVICE)
-            found.append(replace(refused, edits=(), guard=None, fragment=None, assumptions=()))
+            found.append(replace(refused, edits=(), guard=None, fragment=None, assumptions=(), notes=()))
         else:
             found.append(site)
             made.update(site.edits)

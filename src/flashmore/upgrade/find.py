@@ -11,6 +11,8 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step, walk
 from flashmore.upgrade.checks.effects import check_effects
 from flashmore.upgrade.checks.names import check_names
+from flashmore.upgrade.checks.reference import FUSED, why_reference
+from flashmore.upgrade.checks.unused import unused
 from flashmore.upgrade.edits import apart, edited
 from flashmore.upgrade.emit.emission import Emitter
 from flashmore.upgrade.emit.words import Words
@@ -32,11 +34,6 @@ from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.scopes import Function, arguments_of
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
-
-_FUSED = {
-    "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention",
-    "flex_attention", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_qkvpacked_func",
-}  # fmt: skip
 
 _WORTH = re.compile(
     r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
@@ -136,7 +133,7 @@ def _in_function(text: Text, module: Module, found: _Function, path: str, budget
 def _sites_of(text: Text, module: Module, found: _Function, path: str) -> list[Site]:
     flow = Flow(module, found.owner, found.node, found.enclosing).run()
     softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
-    fused = list({id(each.node): each for each in flow.values if _fused_name(each) in _FUSED}.values())
+    fused = list({id(each.node): each for each in flow.values if _fused_name(each) in FUSED}.values())
     if not softmaxes and not fused:
         return []
     search = Search(text, flow, found.name, path, fused)
@@ -283,6 +280,8 @@ class Search:
         twice = next((use for use in uses(self.flow.module) if use.certain), None)
         if twice is not None:
             raise Refuse(reason(f"this file, line {twice.line} ({twice.what})"), ADVICE)
+        if (reference := why_reference(self.flow.module, self.path)) is not None:
+            raise Refuse(f"a reference is left alone: {reference}")
         step(len(self.text.source) // 50)  # its diff is made from the whole file
         words = Words(self.text)
         emission = Emitter(found, words, self.blocks).emit()
@@ -305,6 +304,7 @@ class Search:
             "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
             edits=edits,
             assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
+            notes=(*rewriting.kept_comments(), *unused(rewriting, changed)),
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:

@@ -77,6 +77,7 @@ class SiteReport:
             "gain": None if self.gain is None else asdict(self.gain),
             "written": self.written,
             "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),
+            "notes": list(site.notes),
         }
 
     def _assumed(self) -> Iterator[str]:
@@ -244,6 +245,8 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
             yield "    no gain: PyTorch has no fused kernel for this call"
     for assumption in report.to_json()["assumptions"]:
         yield f"    assumes that {assumption}"
+    for note in site.notes:
+        yield f"    note: {note}"
     if report.gain is not None:
         yield from (f"    {line}" for line in report.gain.lines())
     yield from (f"{INDENT[2:]}{line}" for line in report.diff.replace("\r\n", "\n").split("\n")[2:-1])

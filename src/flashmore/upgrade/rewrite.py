@@ -154,6 +154,21 @@ class Rewriting:
             return Edit(start, end, "".join(f"{indent}{each}{self.text.newline}" for each in kept) + text)
         return Edit(start, end if text else self._after_blanks(start, end), text)
 
+    def kept_comments(self) -> list[str]:
+        """A note for each span of removed lines whose comments stay."""
+        if self.is_guarded:
+            return []
+        spans = [(each.start, each.end) for each in self._removals()]
+        kept = [span for span in spans if comments(self.text.source[slice(*span)])]
+        lines = [
+            (self.text.offset_line(start) + 1, self.text.offset_line(end - 1) + 1) for start, end in kept
+        ]
+        return [
+            f"the comments in line{f' {first}' if first == last else f's {first}-{last}'} are kept, "
+            "and may no longer be right"
+            for first, last in lines
+        ]
+
     def _lines_of(self, statement: ast.stmt, gone: set[ast.stmt]) -> tuple[int, int]:
         start, end = self.text.whole_lines(statement)
         place = self.blocks.places[statement]

@@ -6,7 +6,7 @@ dimension that broadcasts, or a product of letters such as `"B*H"`. Every letter
 an input of role "size" is a whole number, and its one entry says which.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["rewritten", "refused", "already fused", "failed"]
@@ -65,7 +65,7 @@ class Site:
 
     Lines count from 1; `end_line` is the last line that belongs to it. `guard` is the Python expression under
     which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
-    granted, in words.
+    granted, `notes` what it leaves for somebody to look at, both in words.
     """
 
     path: str
@@ -79,7 +79,8 @@ class Site:
     rule: str = ""
     edits: tuple[Edit, ...] = ()
     fragment: Fragment | None = None
-    assumptions: tuple[str, ...] = field(default=())
+    assumptions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def refused(self, reason: str, advice: str) -> "Site":
         """The same place, with nothing to rewrite."""

@@ -1,0 +1,41 @@
+"""Attention that is there to be compared with: it must stay as it is written."""
+
+import ast
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from flashmore.upgrade.source.module import Module
+
+FUSED = {
+    "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention",
+    "flex_attention", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_qkvpacked_func",
+}  # fmt: skip
+"""Functions of PyTorch, xFormers and flash-attn that compute a whole attention."""
+_COMPARISONS = {"allclose", "assert_close", "assert_allclose", "assert_almost_equal", "isclose"}
+_TESTS = re.compile(r"test_.*\.py|.*_test\.py")
+"""The files that pytest collects."""
+
+
+def why_reference(module: Module, path: str) -> str | None:
+    """Why the attentions of a file are a reference; None where they are not known to be one."""
+    compared, fused = _calls(module)
+    if compared is None:
+        return None
+    if _TESTS.fullmatch(Path(path).name):
+        return f"line {compared} of this test may compare with it"
+    if fused is not None:
+        return f"line {compared} may compare it with the fused kernel of line {fused}"
+    return None
+
+
+@lru_cache(maxsize=1)  # asked once for every place of a file
+def _calls(module: Module) -> tuple[int | None, int | None]:
+    """The lines of the first comparison of tensors, and of the first call of a fused kernel."""
+    lines: dict[bool, int] = {}
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in FUSED | _COMPARISONS:
+                fused = name in FUSED
+                lines[fused] = min(node.lineno, lines.get(fused, node.lineno))
+    return lines.get(False), lines.get(True)

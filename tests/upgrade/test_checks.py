@@ -1,0 +1,83 @@
+"""What the checks say beside yes and no: references that stay, and notes about what a rewrite leaves."""
+
+import pytest
+
+from flashmore.upgrade.find import find_sites
+
+BY_HAND = """\
+import torch
+import torch.nn.functional as F
+
+
+def by_hand(q, k, v):
+    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+"""
+COMPARED = "\n\ndef check(q, k, v):\n    torch.testing.assert_close({call}(q, k, v), by_hand(q, k, v))\n"
+FUSED = "F.scaled_dot_product_attention"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "reason"),
+    [
+        (
+            "kernels.py",
+            BY_HAND + COMPARED.format(call=FUSED),
+            "a reference is left alone: line 10 may compare it with the fused kernel of line 10",
+        ),
+        (
+            "test_model.py",
+            BY_HAND + COMPARED.format(call="model"),
+            "a reference is left alone: line 10 of this test may compare with it",
+        ),
+        ("test_model.py", BY_HAND, ""),
+        ("model.py", BY_HAND + COMPARED.format(call="model"), ""),
+        ("model.py", BY_HAND + f"\n\ndef fused(q, k, v):\n    return {FUSED}(q, k, v)\n", ""),
+    ],
+)
+def test_a_reference_is_left_alone(name: str, source: str, reason: str) -> None:
+    site = find_sites(source, f"some/tests/{name}")[0]
+    assert (site.verdict, site.reason) == (
+        ("refused", reason) if reason else ("rewritten", "softmax of a scaled product, times values")
+    )
+
+
+CAUSAL = """\
+import torch
+from torch import nn
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("causal", torch.ones(9, 9).tril())
+        self.kept = nn.Dropout(0.1)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        scores = x @ x.transpose(-2, -1)  # all pairs
+        scores = scores.masked_fill(self.causal[:length, :length] == 0, float("-inf"))
+        weights = self.kept(scores.softmax(dim=-1))
+        return weights @ x
+"""
+
+
+def test_what_nothing_reads_any_more_and_comments_that_stay_are_noted() -> None:
+    (site,) = find_sites(CAUSAL)
+    assert site.notes == (
+        "the comments in lines 13-15 are kept, and may no longer be right",
+        "`self.causal` (line 8) is no longer read",
+    )
+
+
+def test_what_is_read_elsewhere_is_not_noted() -> None:
+    other = "\n    def mask(self):\n        return self.causal\n"
+    (site,) = find_sites((CAUSAL + other).replace("  # all pairs", ""))
+    assert site.verdict == "rewritten"
+    assert site.notes == ()
+
+
+def test_what_old_lines_under_a_guard_read_is_not_noted() -> None:
+    guarded = CAUSAL.replace("return weights @ x", "return weights @ x, weights if self.wanted else None")
+    (site,) = find_sites(guarded)
+    assert site.guard == "not self.wanted"
+    assert site.notes == ()
