@@ -13,13 +13,13 @@ from flashmore.upgrade.checks.pure import (
     keeps_arguments,
     stateful,
 )
-from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.operations import MAY_SHARE_MEMORY, METADATA
 from flashmore.upgrade.source.scopes import bound_by, own_nodes
 
-_METADATA = {"shape", "dtype", "device", "ndim", "training", "p", "requires_grad", "layout"}
+_METADATA = {each.removeprefix("attr:") for each in METADATA} | {"training", "p"}
 _MESSAGES = {"print", "warn", "info", "debug", "warning", "error", "log"}
 _CONTEXTS = {"torch.no_grad", "torch.enable_grad", "torch.inference_mode"}
 """What changes nothing before it is entered, by a `with` statement."""
@@ -143,7 +143,7 @@ def _arguments(call: ast.Call) -> list[ast.expr]:
 
 def _shared_names(node: ast.AST) -> Iterator[str]:
     """The names whose memory a call may reach through an argument; not those whose shape it is given."""
-    if isinstance(node, ast.Attribute) and node.attr in _METADATA | {"size"}:
+    if isinstance(node, ast.Attribute) and node.attr in _METADATA:
         return
     if isinstance(node, ast.Name):
         yield node.id
@@ -153,11 +153,7 @@ def _shared_names(node: ast.AST) -> Iterator[str]:
 
 def _memory(value: Value | None) -> Value | None:
     """The value whose memory another one may be a view of."""
-    while (
-        value is not None
-        and value.args
-        and value.op in CASTS | MOVES | RESHAPES | {"detach", "index", "numpy"}
-    ):
+    while value is not None and value.args and value.op in MAY_SHARE_MEMORY:
         value = value.args[0]
     return value
 

@@ -12,33 +12,16 @@ from functools import lru_cache
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.checks.pure import makes_inplace
-from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.operations import KEEPS_LAYOUT, MAY_SHARE_MEMORY, READS_LAYOUT
 from flashmore.upgrade.source.scopes import Function
 
 _CONTAINERS = {"tuple", "opaque"}
 _PASSED_ON = _CONTAINERS | {"phi", "loop", "carried", "item", "index", "element", "star", "identity"}
-_SHARES = CASTS | MOVES | RESHAPES | _PASSED_ON | {
-    "chunk", "split", "rearrange", "detach", "unbind", "narrow", "select", "diagonal", "dropout", "numpy",
-    "attr:data", "asarray", "as_tensor", "from_numpy", "as_strided",
-}  # fmt: skip
-"""Operations whose result may be, or be a part of, the memory of what they are given."""
-_COPIES = {"contiguous", "reshape", "flatten", "rearrange", "reshape_as"}
-"""Those of them whose result is as it was before, whatever the layout of what they are given."""
-_ELEMENTWISE = {
-    "add", "sub", "mul", "div", "neg", "pow", "abs", "exp", "tanh", "sigmoid", "relu", "gelu", "silu",
-    "dropout", "where", "masked_fill", "clamp", "nan_to_num", "layer:ReLU", "layer:GELU", "layer:SiLU",
-    "layer:Tanh", "layer:Sigmoid", "layer:LeakyReLU", "layer:ELU", "layer:Softplus",
-}  # fmt: skip
-"""Operations whose result is laid out as what they are given."""
-_READS_LAYOUT = {
-    "view", "view_as", "as_strided", "stride", "is_contiguous", "data_ptr", "storage_offset", "storage",
-    "untyped_storage", "set_", "set",
-}  # fmt: skip
 _CALLERS = 20
 """So many functions of a file are read as callers."""
 
@@ -102,14 +85,14 @@ def _uses(found: Attention) -> Iterator[tuple[Flow, Value, bool, bool]]:
             first = user.named["out"] is value if "out" in user.named else bool(given) and given[0] is value
             stored = value.op in _CONTAINERS and user.op in ("setitem", "add")
             yield flow, user, shares and first and not stored, layout
-            goes_on = shares and user.op in _SHARES and (first or user.op in _PASSED_ON)
-            same = layout and user.op in (_SHARES | _ELEMENTWISE) - _COPIES
+            goes_on = shares and user.op in MAY_SHARE_MEMORY | _PASSED_ON and (first or user.op in _PASSED_ON)
+            same = layout and user.op in KEEPS_LAYOUT | _PASSED_ON
             if goes_on or same:
                 ahead.append((flow, user, goes_on, same))
 
 
 def _reads_layout(user: Value, module: Module) -> bool:
-    if user.op.removeprefix("attr:") in _READS_LAYOUT:
+    if user.op.removeprefix("attr:") in READS_LAYOUT:
         return True
     if user.op != "call" or not user.args:
         return False
@@ -121,7 +104,7 @@ def _reads_layout(user: Value, module: Module) -> bool:
 
 
 def _mentions_layout(node: ast.AST) -> bool:
-    return any(isinstance(each, ast.Attribute) and each.attr in _READS_LAYOUT for each in ast.walk(node))
+    return any(isinstance(each, ast.Attribute) and each.attr in READS_LAYOUT for each in ast.walk(node))
 
 
 def _callers(flow: Flow) -> list[Flow]:
@@ -187,7 +170,7 @@ def _functions(
 
 def _may_matter(function: Function) -> bool:
     for each in ast.walk(function):
-        if isinstance(each, ast.Attribute) and (each.attr in _READS_LAYOUT or each.attr.endswith("_")):
+        if isinstance(each, ast.Attribute) and (each.attr in READS_LAYOUT or each.attr.endswith("_")):
             return True
         if isinstance(each, ast.AugAssign) or (
             isinstance(each, ast.Subscript) and isinstance(each.ctx, ast.Store)

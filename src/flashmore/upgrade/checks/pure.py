@@ -8,6 +8,7 @@ from functools import lru_cache
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.module import FUNCTIONAL, Class, Module
 from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.operations import NEW
 from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by
 from flashmore.upgrade.verify.allowed import ATTRIBUTES
 
@@ -53,8 +54,6 @@ _MAY_WORK_IN_PLACE = {
     "Threshold", "Hardtanh", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout",
 }  # fmt: skip
 """Layers of torch that take `inplace`, by position too."""
-_MADE = {"ones", "zeros", "empty", "full", "eye", "ones_like", "zeros_like", "empty_like", "full_like"}
-"""Functions of torch whose result shares no memory."""
 
 
 def is_inplace_name(name: str) -> bool:
@@ -321,7 +320,7 @@ def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> 
                 continue
             match before:
                 case ast.Assign(targets=[ast.Name(id=made)], value=ast.Call(func=func)):
-                    return made == name and module.qualified(func).removeprefix("torch.") in _MADE
+                    return made == name and module.qualified(func).removeprefix("torch.") in NEW
             return False
     return False
 

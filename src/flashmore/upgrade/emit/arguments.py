@@ -9,14 +9,13 @@ from flashmore.upgrade.emit.words import atom, fresh
 from flashmore.upgrade.emit.writer import Emission, Writer
 from flashmore.upgrade.patterns.masks import FINITE
 from flashmore.upgrade.patterns.products import MORE
-from flashmore.upgrade.patterns.scores import CASTS
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import children, operand
+from flashmore.upgrade.source.operations import COMPARISONS, SAME_SHAPE
 
 _MADE = {"new_ones", "new_zeros", "ones", "zeros"}
 """Tensors that are made of the sizes that are given, one by one or as a tuple."""
 _VECTORS = {"const", "arange", "linspace"}
-_AS_MANY_DIMENSIONS = {"eq", "ne", "lt", "gt", "le", "ge", "invert", "logical_not", "bool", "neg", *CASTS}
 
 
 class Arguments(Writer):
@@ -58,7 +57,7 @@ class Arguments(Writer):
             if rank is None and value.op in _MADE:
                 sizes = value.args[1:] if value.op.startswith("new_") else value.args
                 rank = len(sizes[0].args if sizes and sizes[0].op == "tuple" else sizes)
-            while rank is None and value.args and value.op in _AS_MANY_DIMENSIONS:
+            while rank is None and value.args and value.op in SAME_SHAPE | COMPARISONS:
                 value = value.args[0]
                 rank = self.found.shapes.rank(value)
             if rank is None and value.op in ("param", "selfattr", "pop", "get"):

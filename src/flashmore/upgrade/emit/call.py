@@ -14,6 +14,7 @@ from flashmore.upgrade.source.attributes import Attribute, Kind
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.graph import number as number_of
 from flashmore.upgrade.source.nodes import Stability, operand
+from flashmore.upgrade.source.operations import MOVES
 
 SDPA = "torch.nn.functional.scaled_dot_product_attention"
 
@@ -345,15 +346,7 @@ def uncancelled(factors: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _before(value: Value, letters: Letters) -> Letters | None:
     """The letters before a transposition."""
-    if value.inner or value.op not in (
-        "transpose",
-        "swapaxes",
-        "swapdims",
-        "permute",
-        "attr:mT",
-        "attr:T",
-        "t",
-    ):
+    if value.inner or value.op not in MOVES:
         return None
     marks = tuple(str(index) if each != MORE else MORE for index, each in enumerate(letters))
     after = moved(marks, value)

@@ -8,11 +8,11 @@ from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.words import factor, is_atom
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lower_triangle
-from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.graph import Condition, Value
 from flashmore.upgrade.source.nodes import operand
+from flashmore.upgrade.source.operations import VIEWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def from_caller(value: Value, depth: int = 0) -> bool:
     step()
     if value.op in ("param", "call"):
         return True
-    if depth > 12 or value.op not in _SUMS | CASTS | MOVES | RESHAPES:
+    if depth > 12 or value.op not in _SUMS | VIEWS:
         return False
     return any(from_caller(each, depth + 1) for each in value.args)
 

@@ -12,11 +12,11 @@ from flashmore.upgrade.emit.half import Half
 from flashmore.upgrade.emit.hiding import from_caller
 from flashmore.upgrade.emit.words import Words, atom, call, factor, is_atom
 from flashmore.upgrade.patterns.products import Product
-from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks, operand
+from flashmore.upgrade.source.operations import CHANGES_DTYPE, VIEWS
 from flashmore.upgrade.text import Text, comments
 
 
@@ -309,8 +309,8 @@ def _end_of_view(use: Use, text: Text) -> int | None:
 def _dtype_of(value: Value) -> tuple[Value, str]:
     """The tensor that a value is a view or a cast of, and its last cast to another dtype."""
     last = ""
-    while value.args and value.op in CASTS | MOVES | RESHAPES:
-        if not last and value.op in ("float", "half", "bfloat16", "double", "to", "type", "type_as"):
+    while value.args and value.op in VIEWS:
+        if not last and value.op in CHANGES_DTYPE:
             last = f"{value.op}({', '.join(each.key for each in (*value.args[1:], *value.named.values()))})"
         value = value.args[0]
     return value, last

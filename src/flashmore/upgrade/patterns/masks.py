@@ -6,6 +6,7 @@ from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.operations import CASTS, COMPARISONS, INTEGER_CASTS
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.source.sizes import integers
 
@@ -125,7 +126,7 @@ def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | No
     """
     step()
     op, args = value.op, value.args
-    if op in ("eq", "ne", "gt", "lt", "ge", "le") and len(args) == 2:
+    if op in COMPARISONS and len(args) == 2:
         bound = number(args[1]) if args[1].op != "const" or args[1].detail not in (True, False) else None
         bound = float(bool(args[1].detail)) if bound is None and args[1].op == "const" else bound
         inner = is_lower_triangle(args[0], module, shapes)
@@ -138,19 +139,7 @@ def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | No
     if op in ("invert", "not", "logical_not") and args:
         inner = is_lower_triangle(args[0], module, shapes)
         return None if inner is None else not inner
-    if op in (
-        "bool",
-        "to",
-        "type",
-        "byte",
-        "float",
-        "int",
-        "type_as",
-        "contiguous",
-        "clone",
-        "detach",
-        "cuda",
-    ):
+    if op in CASTS | INTEGER_CASTS | {"detach"}:
         return is_lower_triangle(args[0], module, shapes) if args else None
     if op in ("view", "reshape", "unsqueeze", "expand", "index"):
         return _reshaped(value, module, shapes)

@@ -7,21 +7,9 @@ from flashmore.upgrade.patterns.scales import TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.operations import CASTS, METADATA, MOVES, RESHAPES
 from flashmore.upgrade.source.shapes import Shapes
 
-CASTS = {"float", "half", "bfloat16", "double", "to", "type", "type_as", "cuda", "cpu", "contiguous", "clone"}
-MOVES = {"transpose", "permute", "swapaxes", "swapdims", "attr:mT", "attr:T", "t"}
-RESHAPES = {
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "squeeze",
-    "unsqueeze",
-    "expand",
-    "view_as",
-    "reshape_as",
-}
 _NAMES = {
     "tanh": "the scores are soft-capped by tanh before the softmax",
     "clamp": "the scores are clamped before the softmax",
@@ -265,14 +253,6 @@ def depends(value: Value, bottom: set[Value]) -> bool:
         args = each.args[:1] if each.op in ("type_as", "to", "view_as", "expand_as") else tuple(each.inputs())
         stack.extend(args)
     return False
-
-
-METADATA = {
-    "attr:shape", "attr:dtype", "attr:device", "attr:ndim", "size", "dim", "zeros_like", "ones_like",
-    "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "py:len", "get_device",
-    "attr:is_cuda", "numel", "type_of", "is_floating_point", "attr:requires_grad", "attr:layout",
-    "attr:itemsize", "ndimension", "element_size", "new_tensor", "new_empty",
-}  # fmt: skip
 
 
 def shift_of(value: Value) -> Value | None:

@@ -3,11 +3,11 @@
 import re
 
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.patterns.scores import CASTS, MOVES, RESHAPES
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.operations import CASTS, MOVES, RESHAPES
 
 _FATAL = {
     "masked_fill": "weights are masked after the softmax and not renormalised",

@@ -1,8 +1,8 @@
 """Whether scores or weights are used by anything but the attention itself, on any branch."""
 
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.patterns.scores import METADATA
 from flashmore.upgrade.source.graph import Condition, Value, key_of
+from flashmore.upgrade.source.operations import METADATA
 
 _PASSED_ON = {"phi", "tuple", "item", "loop", "carried", "star"}
 _LIKE = {"type_as", "to", "view_as", "expand_as", "type", "masked_fill", "isinstance", "py:isinstance"}

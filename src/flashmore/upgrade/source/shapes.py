@@ -3,19 +3,10 @@
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.moved_shapes import MovedShapes
+from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, SAME_SHAPE
 from flashmore.upgrade.source.sizes import Dims, integers, pattern_axes, product, quotient
 from flashmore.upgrade.source.state import State
 
-_SAME = {
-    "float", "half", "bfloat16", "double", "to", "type", "type_as", "contiguous", "clone", "dropout",
-    "identity", "neg", "exp", "softmax", "sigmoid", "tanh", "relu", "gelu", "silu", "elu", "normalize",
-    "masked_fill", "clamp", "detach", "layer_norm", "rms_norm", "setitem", "requires_grad_",
-    "log_softmax", "abs", "invert", "logical_not", "bool", "cuda", "cpu", "mul_", "layer:LayerNorm",
-    "layer:RMSNorm", "layer:GroupNorm", "layer:BatchNorm1d", "layer:BatchNorm2d", "layer:BatchNorm3d",
-    "layer:InstanceNorm2d", "layer:ReLU", "layer:GELU", "layer:SiLU", "layer:Tanh", "layer:Sigmoid",
-    "layer:LeakyReLU", "layer:ELU", "layer:PReLU", "layer:Softplus", "zeros_like", "ones_like",
-}  # fmt: skip
-_ELEMENTWISE = {"add", "sub", "mul", "div", "pow", "where", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"}
 _LONGEST_SIZE = 1000
 _RANKS = {"mm": 2, "bmm": 3}
 _RANK_OF_CONV = {"layer:Conv1d": 3, "layer:Conv2d": 4, "layer:Conv3d": 5}
@@ -146,9 +137,9 @@ class Shapes(MovedShapes):
 
     def _dims(self, value: Value) -> Dims | None:
         op, args = value.op, value.args
-        if op in _SAME and args:
+        if op in SAME_SHAPE and args:
             return self.of(args[0])
-        if op in _ELEMENTWISE:
+        if op in ARITHMETIC | COMPARISONS:
             return self._broadcast([self.of(each) for each in args if each.op != "const"])
         if op in ("phi", "loop"):
             return self._merged([self.of(each) for each in args if each.op != "missing"], value)
@@ -172,7 +163,7 @@ class Shapes(MovedShapes):
         linear = False
         while value.args:
             whole = value.args[0]
-            if value.op in _SAME:
+            if value.op in SAME_SHAPE:
                 value = whole
             elif value.op in ("layer:Linear", "linear") and index != rank - 1:
                 value, linear = whole, linear or index > 0
