@@ -21,8 +21,8 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
 LAYERS = {"LayerNorm": (4,), "RMSNorm": (4,), "GroupNorm": (1, 3)}
 ELSEWHERE = {
     "index", "rearrange", "identity", "setitem", "where", "and", "or", "invert", "asarray", "as_tensor",
-    "from_numpy", "layer:BatchNorm2d", "layer:BatchNorm3d", "layer:InstanceNorm2d", "t", "attr:T", "zeros", "ones",
-    "full", "empty", "eye", "py:len", "type_of", "cuda", "dropout",
+    "from_numpy", "layer:BatchNorm2d", "layer:BatchNorm3d", "layer:InstanceNorm2d", "t", "attr:T", "zeros",
+    "ones", "full", "empty", "eye", "py:len", "type_of", "cuda", "dropout",
 }  # fmt: skip
 """What is no method or function of one tensor with three dimensions here."""
 
