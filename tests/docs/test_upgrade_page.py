@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
+from flashmore.benchmark.gain.child import DROPPED_STEPS
+from flashmore.benchmark.gain.measure import FEWEST_STEPS
 from flashmore.cli.upgrade import Upgrade
 from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS
-from flashmore.upgrade.gain.child import DROPPED_STEPS
-from flashmore.upgrade.gain.measure import FEWEST_STEPS
 from flashmore.upgrade.project.files import LARGEST
 from flashmore.upgrade.trace.capture import MOST_SEEN
 from flashmore.upgrade.verify.dropout import DRAWS

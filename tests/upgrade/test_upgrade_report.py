@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flashmore.benchmark.gain.measure import BeforeAfter, SiteGain
 from flashmore.measuring.statistics import Ratio, Spread
-from flashmore.upgrade.gain.measure import BeforeAfter, SiteGain
 from flashmore.upgrade.report import FileReport, Report, SiteReport
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.verify.result import CaseResult, Kernels, Mode, TensorVerdict, Verification, not_tested

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import tyro
 
+from flashmore.benchmark.gain.measure import measure_gain
 from flashmore.cli.parse import options_in, parse
 from flashmore.cli.waiting import Waiting
 from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
 from flashmore.terminal import say, write_diff, write_json, write_patch
-from flashmore.upgrade.gain.measure import measure_gain
 from flashmore.upgrade.report import INDENT, FileReport, Report
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import NotRead
@@ -191,8 +191,9 @@ def _measure(command: Upgrade, source: Source, report: Report) -> None:
         return
     rewritten = {file.path: file.rewriting(chosen) for file, chosen in passed if chosen}
     with Waiting("measuring"):
-        report.gain = measure_gain([one.site for one in sites], rewritten, source, seconds=command.seconds)
-    for one, gain in zip(sites, report.gain.sites, strict=True):
+        found = measure_gain([one.site for one in sites], rewritten, source, seconds=command.seconds)
+    report.gain = found
+    for one, gain in zip(sites, found.sites, strict=True):
         one.gain = gain
 
 

@@ -3,23 +3,38 @@
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.site import NotRead, Searched, Site
 from flashmore.upgrade.verify.result import Verification
 from flashmore.upgrade.write import SourceFile
 
-if TYPE_CHECKING:
-    from flashmore.upgrade.gain.measure import Gain, SiteGain
-
 CONTEXT_LINES = 3
 INDENT = " " * 6
 """Before each line of a diff in the report."""
 QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
 QUOTED |= {'"': '\\"', "\\": "\\\\"}
+
+
+class Gain(Protocol):
+    """What a measurement says, of one rewrite or of all of them (`flashmore.benchmark.gain`)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+
+
+class SiteGain(Gain, Protocol):
+    """What a measurement says of one rewrite."""
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower, and surely so."""
 
 
 @dataclass
@@ -31,7 +46,7 @@ class SiteReport:
     """A unified diff of this rewrite alone; empty where nothing is rewritten."""
     verifications: list[Verification] = field(default_factory=list)
     """On synthetic tensors, on what an example or a run saw; empty where no test was asked for."""
-    gain: "SiteGain | None" = None
+    gain: SiteGain | None = None
     """What was measured of it, where a gain was asked for."""
     written: bool = False
 
@@ -74,7 +89,7 @@ class SiteReport:
             "tested": self.passed,
             "proved": self.passed,  # its former name, for one release
             "tests": [verification.to_json() for verification in self.verifications],
-            "gain": None if self.gain is None else asdict(self.gain),
+            "gain": None if self.gain is None else self.gain.to_json(),
             "written": self.written,
             "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),
             "notes": list(site.notes),
@@ -165,7 +180,7 @@ class Report:
     not_read: list[NotRead] = field(default_factory=list)
     problem: str | None = None
     """What went wrong in the user's example or script."""
-    gain: "Gain | None" = None
+    gain: Gain | None = None
 
     @property
     def sites(self) -> list[SiteReport]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
-from flashmore.upgrade.gain.swap import NotSwapped, Versions
 from flashmore.upgrade.trace.user import Example
+from flashmore.upgrade.trace.versions import NotSwapped, Versions
 from flashmore.upgrade.verify.case import Here, Setting, run_case
 from flashmore.upgrade.verify.result import WHOLE, CaseResult
 from flashmore.upgrade.verify.tensors import Argument

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from flashmore.upgrade.gain.swap import NotSwapped, Versions
+from flashmore.upgrade.trace.versions import NotSwapped, Versions
 
 ORDER = ("old step", "new step", "new step", "old step")
 """Which version step n runs, n modulo 4: each comes first as often as second, so drift hurts both alike."""

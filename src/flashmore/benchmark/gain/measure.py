@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashmore.benchmark.gain.child import RESULT
+from flashmore.benchmark.gain.further import Further, worth_trying
 from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
-from flashmore.upgrade.gain.child import RESULT
-from flashmore.upgrade.gain.further import Further, worth_trying
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.tracer import ENDED_ITSELF, SECONDS, Source, run_child, watch, watched_site
 from flashmore.upgrade.verify.child import fragment_to_json
@@ -66,6 +66,10 @@ class SiteGain:
     def slower(self) -> bool:
         """Whether the rewrite is slower, and surely so."""
         return self.attention is not None and self.attention.ratio.verdict == "slower"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """What a person reads of one place."""
@@ -141,7 +145,7 @@ def measure_gain(
         if source.example is None:
             status = watch(sites, source, folder, seconds)
             request["calls"] = status["calls"] or [1] * len(sites)
-        said = run_child("flashmore.upgrade.gain.child", request, folder, seconds)
+        said = run_child("flashmore.benchmark.gain.child", request, folder, seconds)
         try:
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         except OSError:

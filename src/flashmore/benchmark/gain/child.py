@@ -26,8 +26,8 @@ def main(argv: list[str]) -> int:
             `example`, `run` and `folder`. The result is written to `folder/gain.json`.
     """
     end_with_parent(int(argv[0]))
-    from flashmore.upgrade.gain.swap import NotSwapped
     from flashmore.upgrade.trace.user import UserCodeFailed, told
+    from flashmore.upgrade.trace.versions import NotSwapped
 
     request = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
     from flashmore.measuring.warnings import load_meter
@@ -46,12 +46,12 @@ def main(argv: list[str]) -> int:
 
 def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
     """Whole steps and attention alone, before and after, in alternating blocks."""
+    from flashmore.benchmark.gain.attention import replays
     from flashmore.measuring.environment import environment
     from flashmore.measuring.memory import peak_bytes
-    from flashmore.upgrade.gain.attention import replays
-    from flashmore.upgrade.gain.swap import Versions
     from flashmore.upgrade.trace.capture import Catcher, Watched
     from flashmore.upgrade.trace.user import load_example
+    from flashmore.upgrade.trace.versions import Versions
 
     example = load_example(request["example"])
     watched = [Watched(**site["watched"]) for site in request["sites"]]
@@ -101,10 +101,10 @@ def _of_run(request: Mapping[str, Any]) -> dict[str, Any]:
     """The script once: its own optimizer steps, the code before and after in turn; then attention alone."""
     import torch
 
+    from flashmore.benchmark.gain.attention import replays
+    from flashmore.benchmark.gain.steps import StepTimer
     from flashmore.measuring.environment import environment
     from flashmore.measuring.memory import peak_bytes
-    from flashmore.upgrade.gain.attention import replays
-    from flashmore.upgrade.gain.steps import StepTimer
     from flashmore.upgrade.trace.capture import Watched
     from flashmore.upgrade.trace.user import UserCodeFailed, run_script
 

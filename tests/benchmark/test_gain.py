@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from flashmore.upgrade.gain.further import FURTHER, worth_trying
-from flashmore.upgrade.gain.measure import Gain, gain_of
-from flashmore.upgrade.gain.steps import StepTimer
-from flashmore.upgrade.gain.swap import NotSwapped, Versions
+from flashmore.benchmark.gain.further import FURTHER, worth_trying
+from flashmore.benchmark.gain.measure import Gain, gain_of
+from flashmore.benchmark.gain.steps import StepTimer
+from flashmore.upgrade.trace.versions import NotSwapped, Versions
 
 OLD = """\
 import math
