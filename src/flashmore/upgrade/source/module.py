@@ -20,7 +20,6 @@ class Class:
 
     node: ast.ClassDef
     bases: list["Class"] = field(default_factory=list)
-    foreign_bases: bool = False
 
     @cached_property
     def own_methods(self) -> dict[str, Function]:
@@ -209,8 +208,6 @@ class Module:
             name = base.id if isinstance(base, ast.Name) else ""
             if name in self.classes and self.classes[name].node.lineno < found.node.lineno:
                 found.bases.append(self.classes[name])
-            elif self.qualified(base).rsplit(".", 1)[-1] not in ("Module", "object", "ABC", "Generic"):
-                found.foreign_bases = True
 
     def qualified(self, node: ast.expr) -> str:
         """The full name of `F.softmax`, `nn.Linear`, ...: empty where it is not an imported name."""
