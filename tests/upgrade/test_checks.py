@@ -81,3 +81,44 @@ def test_what_old_lines_under_a_guard_read_is_not_noted() -> None:
     (site,) = find_sites(guarded)
     assert site.guard == "not self.wanted"
     assert site.notes == ()
+
+
+GUARDED = """\
+import torch
+from torch import nn
+
+
+class Attention(nn.Module):
+    def forward(self, q, k, v, mask=None, wanted=False):
+        weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
+        if wanted:
+            self.last = weights
+        return weights @ v
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+
+    def forward(self, x):
+        return self.attention(x, x, x{passed})
+"""
+
+
+@pytest.mark.parametrize(
+    ("passed", "notes"),
+    [
+        (", wanted=True", 1),
+        (", None, True", 1),
+        ("", 0),
+        (", wanted=self.wanted", 0),
+        (", *more", 0),
+        (", wanted=True) + self.attention(x, x, x", 0),
+    ],
+)
+def test_callers_that_never_reach_the_fused_lines_are_noted(passed: str, notes: int) -> None:
+    site = find_sites(GUARDED.format(passed=passed))[0]
+    assert site.guard == "not wanted"
+    line = "the old lines run for every call in this file (line 19), because of what it passes"
+    assert site.notes == (line,) * notes

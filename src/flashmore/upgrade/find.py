@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step, walk
 from flashmore.upgrade.checks.effects import check_effects
+from flashmore.upgrade.checks.guards import never_holds
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_reference
 from flashmore.upgrade.checks.unused import unused
@@ -304,7 +305,7 @@ class Search:
             "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
             edits=edits,
             assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
-            notes=(*rewriting.kept_comments(), *unused(rewriting, changed)),
+            notes=(*rewriting.kept_comments(), *unused(rewriting, changed), *never_holds(rewriting)),
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:

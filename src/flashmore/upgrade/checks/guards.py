@@ -1,0 +1,72 @@
+"""Whether the callers in the same file ever let a guard hold."""
+
+import ast
+from collections.abc import Iterator
+
+from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.graph import Condition
+from flashmore.upgrade.source.scopes import Function
+
+
+def never_holds(rewriting: Rewriting) -> Iterator[str]:
+    """A note, where every call of the function in its file passes what the guard excludes."""
+    flow = rewriting.found.flow
+    calls = [each for each in ast.walk(flow.module.tree) if isinstance(each, ast.Call) and _calls(each, flow)]
+    excluded = [
+        each for each in calls if any(_holds(guard, each, flow) is False for guard in rewriting.guards)
+    ]
+    if calls and len(excluded) == len(calls):
+        lines = ", ".join(str(each.lineno) for each in calls)
+        yield f"the old lines run for every call in this file (line {lines}), because of what it passes"
+
+
+def _calls(call: ast.Call, flow: Flow) -> bool:
+    """Whether a call may be one of the function, as far as names tell."""
+    match call.func:
+        case ast.Name(id=name):
+            return flow.owner is None and name == flow.function.name
+        case ast.Attribute(attr=name) if flow.owner is not None:
+            return name == flow.function.name or (flow.function.name == "forward" and _is_layer(name, flow))
+    return False
+
+
+def _is_layer(name: str, flow: Flow) -> bool:
+    """Whether every class of the file with an attribute of this name makes it from the function's class."""
+    module, owner = flow.module, flow.owner
+    holders = [each for each in module.classes.values() if each.own_assignments.get(name)]
+    made = {kind_of(Attribute("", each, name), module).detail for each in holders}
+    return owner is not None and bool(made) and made <= {owner.node.name}
+
+
+def _holds(guard: Condition, call: ast.Call, flow: Flow) -> bool | None:
+    """Whether a condition on one argument holds for a call; None where that cannot be said."""
+    match guard.node:
+        case ast.Name(id=name):
+            how = None
+        case ast.Compare(ast.Name(id=name), [ast.Is() | ast.IsNot() as how], [ast.Constant(None)]):
+            pass
+        case _:
+            return None
+    given = _given(name, call, flow.function, flow.owner is not None)
+    if given is None:
+        return None
+    answer = bool(given[0]) if how is None else (given[0] is None) == isinstance(how, ast.Is)
+    return answer == guard.holds
+
+
+def _given(name: str, call: ast.Call, function: Function, method: bool) -> tuple[object] | None:
+    """The constant that a call passes for a parameter, or that is its default."""
+    spec = function.args
+    if any(isinstance(each, ast.Starred) for each in call.args) or any(
+        each.arg is None for each in call.keywords
+    ):
+        return None
+    positional = [each.arg for each in (*spec.posonlyargs, *spec.args)]
+    bound: dict[str, ast.expr] = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
+    bound |= {a.arg: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d is not None}
+    bound |= dict(zip(positional[method:], call.args, strict=False))
+    bound |= {each.arg: each.value for each in call.keywords if each.arg is not None}
+    given = bound.get(name)
+    return (given.value,) if isinstance(given, ast.Constant) else None
