@@ -41,7 +41,7 @@ _TABLE: tuple[tuple[str, Result, str], ...] = (
         _S | _L,
         "neg exp sigmoid tanh relu gelu silu elu masked_fill clamp abs invert logical_not",
     ),
-    ("pointwise", _S | _L, "nan_to_num layer:ReLU layer:GELU layer:SiLU layer:Tanh layer:Sigmoid"),
+    ("pointwise", _S | _L, "nan_to_num normalize layer:ReLU layer:GELU layer:SiLU layer:Tanh layer:Sigmoid"),
     ("pointwise", _S | _L, "layer:LeakyReLU layer:ELU layer:PReLU layer:Softplus"),
     ("arithmetic", _L, "add sub mul div pow where and or"),
     ("comparison", _L, "eq ne lt le gt ge"),
