@@ -4,15 +4,14 @@ import ast
 import builtins
 from collections.abc import Iterator, Sequence
 
-from flashmore.upgrade.checks.pure import (
+from flashmore.upgrade.checks.functions import (
     called,
     changes_nothing,
     changes_own_memory,
-    is_inplace_name,
     is_layer,
     keeps_arguments,
-    stateful,
 )
+from flashmore.upgrade.checks.pure import is_inplace_name, stateful
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.checks.pure import makes_inplace
+from flashmore.upgrade.checks.functions import makes_inplace
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow

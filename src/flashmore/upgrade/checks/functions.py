@@ -1,0 +1,189 @@
+"""What calls of a file's own functions, methods and layers change, as their lines say."""
+
+import ast
+
+from flashmore.upgrade.checks.pure import is_pure
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.operations import NEW
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by
+
+_MAY_WORK_IN_PLACE = {
+    "ReLU", "ReLU6", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid", "ELU", "CELU", "LeakyReLU", "RReLU",
+    "Threshold", "Hardtanh", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout",
+}  # fmt: skip
+"""Layers of torch that take `inplace`, by position too."""
+
+
+def is_layer(node: ast.Attribute, owner: Class | None, module: Module) -> bool:
+    """Whether `self.x` is something that the class stores, such as a layer, and no method."""
+    if not (isinstance(node.value, ast.Name) and node.value.id == "self") or owner is None:
+        return False
+    attribute = Attribute(f"self.{node.attr}", owner, node.attr)
+    return bool(owner.assignments(node.attr)) or kind_of(attribute, module).name != "unknown"
+
+
+def keeps_arguments(call: ast.Call, owner: Class | None, module: Module) -> bool:
+    """Whether a layer `self.x` does not work in place, as far as the class says what it is."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    kind = kind_of(Attribute(f"self.{call.func.attr}", owner, call.func.attr), module)
+    if kind.name == "class":
+        return changes_nothing(call, owner, module)
+    known = kind.name in ("layer", "dropout", "identity", "softmax")
+    return known and isinstance(kind.expression, ast.Call) and not makes_inplace(kind.expression)
+
+
+Reader = tuple[Function, Class | None]
+"""A function of the file, and the class that its `self` is of."""
+
+
+def called(call: ast.Call, owner: Class | None, module: Module) -> Reader | None:
+    """The function of the file that a call runs: a function, a method of the class, a layer's `forward`."""
+    match call.func:
+        case ast.Name(id=name) if name in module.functions:
+            return module.functions[name], None
+        case ast.Attribute(value=ast.Name(id="self"), attr=name) if owner is not None:
+            if any(name in each.own_methods for each in module.below(owner)):
+                return None
+            if (method := owner.method(name)) is not None:
+                return method, owner
+            kind = kind_of(Attribute(f"self.{name}", owner, name), module)
+            made = module.classes.get(kind.detail) if kind.name == "class" else None
+            if made is not None and (forward := made.method("forward")) and not any(module.below(made)):
+                return forward, made
+    return None
+
+
+def changes_nothing(
+    call: ast.Call,
+    owner: Class | None,
+    module: Module,
+    reads: frozenset[str] = frozenset(),
+    within: frozenset[Function] = frozenset(),
+) -> bool:
+    """Whether a call of something in this file changes no argument, no setting, and nothing that is read.
+
+    It may call layers and other such functions; only its own numbers may be changed in place.
+
+    Args:
+        call: the call.
+        owner: the class of `self` where it stands.
+        module: the file.
+        reads: the attributes of `self` that must stay. Others may be stored.
+        within: the functions that are being read.
+    """
+    found = called(call, owner, module)
+    if found is None or found[0] in within:
+        return False
+    function, of = found
+    if any(
+        getattr(each, "id", "") not in ("staticmethod", "classmethod") for each in function.decorator_list
+    ):
+        return False
+
+    positional = [each.arg for each in function.args.args]
+
+    def harmless(node: ast.AST) -> bool:
+        match node:
+            case ast.AugAssign(target=ast.Name(id=name)):
+                return _is_fresh(name, function)
+            case (
+                ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)))
+                | ast.Subscript(value=ast.Name(id=name), ctx=ast.Store())
+                | ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="append"))
+                | ast.Call(func=ast.Name(id="tuple" | "list"), args=[ast.Name(id=name)])
+            ):
+                return _is_fresh(name, function, _CONTAINERS)
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                return owner is of and name not in reads
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="self"), attr="register_buffer"), args=[name, *_]
+            ):
+                return owner is of and isinstance(name, ast.Constant) and name.value not in reads
+            case ast.Call(func=ast.Name(id=name)) if name in positional:
+                given = dict(zip(positional, call.args, strict=False)).get(name)
+                return isinstance(given, ast.Lambda) and all(
+                    is_pure(each, module) for each in ast.walk(given)
+                )
+            case ast.Call(func=func) if not is_pure(node, module):
+                layer = isinstance(func, ast.Attribute) and is_layer(func, of, module)
+                return (layer and keeps_arguments(node, of, module)) or changes_nothing(
+                    node, of, module, reads, within | {function}
+                )
+            case ast.Global() | ast.Nonlocal():
+                return False
+        return isinstance(node, (ast.Assert, ast.Raise)) or is_pure(node, module)
+
+    return all(harmless(node) for statement in function.body for node in ast.walk(statement))
+
+
+_CONTAINERS = (ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.BinOp)
+
+
+def _is_fresh(
+    name: str,
+    method: Function,
+    own: tuple[type[ast.expr], ...] = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare),
+) -> bool:
+    """Whether a name always means a result of the method's own, by the syntax that makes it.
+
+    A number is one, and so is an argument whose default is a number; a tensor that it was given is not.
+    """
+    spec = method.args
+    positional = [*spec.posonlyargs, *spec.args]
+    given: list[tuple[ast.arg, ast.expr | None]] = [*zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    given += zip(reversed(positional), reversed(spec.defaults), strict=False)
+    numbers = {
+        arg.arg for arg, default in given if isinstance(default, ast.Constant) and default.value is not None
+    }
+    if name in {each.arg for each in arguments_of(spec)} - numbers:
+        return False
+    made: list[ast.AST] = []
+    for node in ast.walk(method):
+        if isinstance(node, ast.AugAssign):
+            made.append(node.target)
+        elif isinstance(node, ast.Assign) and (
+            isinstance(node.value, own) or (own is _CONTAINERS and _is_copy(node.value))
+        ):
+            made += node.targets
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.value, own):
+            made.append(node.target)
+    return all(node in made for node in ast.walk(method) if name in bound_by(node))
+
+
+def _is_copy(node: ast.expr) -> bool:
+    """`list(x)` and the like, which make something of their own."""
+    copies = ("list", "dict", "set", "tuple", "sorted", "sum")
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in copies
+
+
+def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> bool:
+    """Whether `x[i] = …` follows `x = torch.ones(…)` in its block, and nothing else has that memory."""
+    name = store.value.id if isinstance(store.value, ast.Name) else None
+    for statement, place in blocks.places.items():
+        if not (isinstance(statement, ast.Assign) and statement.targets == [store]):
+            continue
+        for before in reversed(place.block[: place.index]):
+            if not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(before)):
+                continue
+            match before:
+                case ast.Assign(targets=[ast.Name(id=made)], value=ast.Call(func=func)):
+                    return made == name and module.qualified(func).removeprefix("torch.") in NEW
+            return False
+    return False
+
+
+def makes_inplace(made: ast.Call) -> bool:
+    """Whether a layer may be made to work in place."""
+    given = [each.value for each in made.keywords if each.arg == "inplace"]
+    if _class_of(made) in _MAY_WORK_IN_PLACE:
+        given += [
+            each for each in made.args if isinstance(each, ast.Constant) and isinstance(each.value, bool)
+        ]
+    return any(not (isinstance(each, ast.Constant) and each.value is False) for each in given)
+
+
+def _class_of(made: ast.Call) -> str:
+    return made.func.attr if isinstance(made.func, ast.Attribute) else getattr(made.func, "id", "")
