@@ -113,18 +113,7 @@ def attention(
     if isinstance(scores, Unfit):
         raise Refuse(scores.reason)
     scores = specialised(scores, list(chosen))
-    products = {product.value: product for product in scores.products()}
-    product = next(iter(products.values()))
-    if any(
-        (each.operands, each.letters, each.out) != (product.operands, product.letters, product.out)
-        for each in products.values()
-    ):
-        raise Refuse("the branches start from different products of queries and keys")
-    if any(each.inner for each in products):
-        raise Refuse(
-            "the product of queries and keys is computed inside a helper", "move it into this function"
-        )
-    product = _ranks(product, final, side, shapes)
+    product = _ranks(_one_product(scores), final, side, shapes)
     guards = [
         *chosen,
         *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards),
@@ -143,6 +132,21 @@ def attention(
     _refuse_channels(found)
     _refuse_other_zeros(found)
     return found
+
+
+def _one_product(scores: Term) -> Product:
+    """The product of queries and keys that all branches start from."""
+    products = list(scores.products())
+    one = products[0]
+    if any(
+        (each.operands, each.letters, each.out) != (one.operands, one.letters, one.out) for each in products
+    ):
+        raise Refuse("the branches start from different products of queries and keys")
+    if any(each.value.inner for each in products):
+        raise Refuse(
+            "the product of queries and keys is computed inside a helper", "move it into this function"
+        )
+    return one
 
 
 def specialised(term: Term, guards: list[tuple[Condition, str]]) -> Term:

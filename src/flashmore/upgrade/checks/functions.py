@@ -1,6 +1,7 @@
 """What calls of a file's own functions, methods and layers change, as their lines say."""
 
 import ast
+from dataclasses import dataclass
 
 from flashmore.upgrade.checks.pure import is_pure
 from flashmore.upgrade.source.attributes import Attribute, kind_of
@@ -60,7 +61,7 @@ def changes_nothing(
     call: ast.Call,
     owner: Class | None,
     module: Module,
-    reads: frozenset[str] = frozenset(),
+    reads: frozenset[str] | None = None,
     within: frozenset[Function] = frozenset(),
 ) -> bool:
     """Whether a call of something in this file changes no argument, no setting, and nothing that is read.
@@ -71,52 +72,78 @@ def changes_nothing(
         call: the call.
         owner: the class of `self` where it stands.
         module: the file.
-        reads: the attributes of `self` that must stay. Others may be stored.
+        reads: the attributes of `self` that must stay; None for all of them.
         within: the functions that are being read.
     """
     found = called(call, owner, module)
     if found is None or found[0] in within:
         return False
     function, of = found
-    if any(
-        getattr(each, "id", "") not in ("staticmethod", "classmethod") for each in function.decorator_list
-    ):
+    by = [getattr(each, "id", "") for each in function.decorator_list]
+    if not {*by} <= {"staticmethod", "classmethod"}:
         return False
+    body = _Body(call, function, of, module, reads if owner is of else None, within | {function})
+    return all(body.is_harmless(node) for statement in function.body for node in ast.walk(statement))
 
-    positional = [each.arg for each in function.args.args]
 
-    def harmless(node: ast.AST) -> bool:
+@dataclass(frozen=True)
+class _Body:
+    """The lines of a function that is called.
+
+    Args:
+        call: the call.
+        function: the function.
+        owner: the class of its `self`.
+        module: the file.
+        reads: the attributes of its `self` that must stay; None for all of them.
+        within: the functions that are being read, this one included.
+    """
+
+    call: ast.Call
+    function: Function
+    owner: Class | None
+    module: Module
+    reads: frozenset[str] | None
+    within: frozenset[Function]
+
+    def is_harmless(self, node: ast.AST) -> bool:
+        """Whether a node of the lines changes nothing."""
         match node:
             case ast.AugAssign(target=ast.Name(id=name)):
-                return _is_fresh(name, function)
+                return _is_fresh(name, self.function)
             case (
                 ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)))
                 | ast.Subscript(value=ast.Name(id=name), ctx=ast.Store())
                 | ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="append"))
                 | ast.Call(func=ast.Name(id="tuple" | "list"), args=[ast.Name(id=name)])
             ):
-                return _is_fresh(name, function, _CONTAINERS)
-            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
-                return owner is of and name not in reads
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="self"), attr="register_buffer"), args=[name, *_]
+                return _is_fresh(name, self.function, _CONTAINERS)
+            case (
+                ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store())
+                | ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="self"), attr="register_buffer"),
+                    args=[ast.Constant(value=name), *_],
+                )
             ):
-                return owner is of and isinstance(name, ast.Constant) and name.value not in reads
-            case ast.Call(func=ast.Name(id=name)) if name in positional:
-                given = dict(zip(positional, call.args, strict=False)).get(name)
-                return isinstance(given, ast.Lambda) and all(
-                    is_pure(each, module) for each in ast.walk(given)
-                )
-            case ast.Call(func=func) if not is_pure(node, module):
-                layer = isinstance(func, ast.Attribute) and is_layer(func, of, module)
-                return (layer and keeps_arguments(node, of, module)) or changes_nothing(
-                    node, of, module, reads, within | {function}
-                )
+                return self.reads is not None and name not in self.reads
+            case ast.Call():
+                return is_pure(node, self.module) or self._is_harmless_call(node)
             case ast.Global() | ast.Nonlocal():
                 return False
-        return isinstance(node, (ast.Assert, ast.Raise)) or is_pure(node, module)
+        return isinstance(node, (ast.Assert, ast.Raise)) or is_pure(node, self.module)
 
-    return all(harmless(node) for statement in function.body for node in ast.walk(statement))
+    def _is_harmless_call(self, call: ast.Call) -> bool:
+        """Whether it calls what was given and only computes, a layer, or a function that changes nothing."""
+        positional = [each.arg for each in self.function.args.args]
+        if isinstance(call.func, ast.Name) and call.func.id in positional:
+            given = dict(zip(positional, self.call.args, strict=False)).get(call.func.id)
+            return isinstance(given, ast.Lambda) and all(
+                is_pure(each, self.module) for each in ast.walk(given)
+            )
+        layer = isinstance(call.func, ast.Attribute) and is_layer(call.func, self.owner, self.module)
+        if layer and keeps_arguments(call, self.owner, self.module):
+            return True
+        return changes_nothing(call, self.owner, self.module, self.reads, self.within)
 
 
 _CONTAINERS = (ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.BinOp)

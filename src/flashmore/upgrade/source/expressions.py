@@ -47,7 +47,7 @@ class Expressions(Calls):
                 return self.make(_OPERATORS[type(operator)], (self.expression(operand),), node=node)
             case ast.Compare(left=left, ops=operators, comparators=others):
                 op = _OPERATORS[type(operators[0])] if len(operators) == 1 else "compare"
-                return self.make(op, tuple(self.expression(each) for each in (left, *others)), node=node)
+                return self.make(op, self._all([left, *others]), node=node)
             case ast.BoolOp(op=operator, values=values):
                 return self.make(_OPERATORS[type(operator)], self._all(values), node=node)
             case ast.Subscript(value=base, slice=index):
@@ -63,13 +63,10 @@ class Expressions(Calls):
             case ast.Lambda():
                 return self.make("closure", detail=Closure(node, self.env), node=node)
             case ast.NamedExpr(target=target, value=value):
-                result = self.expression(value)
-                self.assign(target, result)
-                return result
-            case ast.ListComp() | ast.GeneratorExp() | ast.SetComp():
+                self.assign(target, self.expression(value))
+                return self.lookup(target.id)
+            case ast.ListComp() | ast.GeneratorExp() | ast.SetComp() | ast.DictComp():
                 return self._comprehension(node)
-            case ast.DictComp():
-                return self.make("opaque", (self.expression(node.generators[0].iter),), node=node)
         return self._opaque(node)
 
     def _text(self, node: ast.JoinedStr, parts: Sequence[ast.expr]) -> Value:
@@ -145,8 +142,10 @@ class Expressions(Calls):
         self.conditions.pop()
         return self.make("phi", (one, two), detail=self.condition(node.test, True), node=node)
 
-    def _comprehension(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp) -> Value:
+    def _comprehension(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp | ast.DictComp) -> Value:
         source = self.expression(node.generators[0].iter)
+        if isinstance(node, ast.DictComp):
+            return self.make("opaque", (source,), node=node)
         elements = self.elements(source)
         keep = dict(self.env)
         if elements is not None and len(node.generators) == 1 and not node.generators[0].ifs:

@@ -4,9 +4,12 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashmore.upgrade.isolated import end_with_parent
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.trace.capture import Catcher
 
 STATUS = "status.json"
 
@@ -23,8 +26,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from flashmore.upgrade.trace.capture import Catcher, Watched
-    from flashmore.upgrade.trace.user import UserCodeFailed, load_example, run_script, told
-    from flashmore.upgrade.trace.whole import compare_whole
+    from flashmore.upgrade.trace.user import UserCodeFailed
 
     request = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
     folder = Path(request["folder"])
@@ -37,24 +39,31 @@ def main(argv: list[str]) -> int:
 
     status: dict[str, Any] = {"problem": None, "whole": None}
     try:
-        if request["example"] is not None:
-            example = load_example(request["example"])
-            with Catcher(watched, keep):
-                try:
-                    example()
-                except Exception as error:  # noqa: BLE001 - the user's model may raise anything
-                    raise UserCodeFailed(told(error)) from None
-            if request["rewritten"]:
-                status["whole"] = asdict(compare_whole(example, request["rewritten"]))
-        else:
-            with Catcher(watched, keep):
-                run_script(request["run"])
+        status["whole"] = _run(request, Catcher(watched, keep))
     except UserCodeFailed as failed:
         status["problem"] = str(failed)
     status["why_not"] = [site.why_not for site in watched]
     status["calls"] = [site.calls for site in watched]
     (folder / STATUS).write_text(json.dumps(status), encoding="utf-8")
     return 0
+
+
+def _run(request: dict[str, Any], catcher: "Catcher") -> dict[str, Any] | None:
+    """Run the example or the script; of an example with other sources, compare the results of both."""
+    from flashmore.upgrade.trace.user import UserCodeFailed, load_example, run_script, told
+    from flashmore.upgrade.trace.whole import compare_whole
+
+    if request["example"] is None:
+        with catcher:
+            run_script(request["run"])
+        return None
+    example = load_example(request["example"])
+    with catcher:
+        try:
+            example()
+        except Exception as error:  # noqa: BLE001 - the user's model may raise anything
+            raise UserCodeFailed(told(error)) from None
+    return asdict(compare_whole(example, request["rewritten"])) if request["rewritten"] else None
 
 
 if __name__ == "__main__":

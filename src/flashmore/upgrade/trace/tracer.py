@@ -185,13 +185,12 @@ def run_child(module: str, request: dict[str, Any], folder: Path, seconds: float
             end_with_all_it_started(process)
         if asked_to_end:
             raise SystemExit(128 + asked_to_end[0])
-        if code is None:
-            return f"the run took longer than {seconds:g} s"
-        if code == 0:
-            return None
         output.seek(0)
         last = (output.read().strip().splitlines() or ["no output"])[-1][:300]
-    return f"the run ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {last}"
+    if code is None:
+        return f"the run took longer than {seconds:g} s"
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"the run ended with {how}: {last}" if code else None
 
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float, asked_to_end: Sequence[int]) -> int | None:

@@ -69,10 +69,7 @@ def main(argv: list[str]) -> int:
 
     import torch
 
-    from flashmore.upgrade.verify.captured import verify_captured
-    from flashmore.upgrade.verify.fragment import verify_fragment
-    from flashmore.upgrade.verify.lines import Limits, limit_time, warm_up
-    from flashmore.upgrade.verify.runner import RunnerEnded
+    from flashmore.upgrade.verify.lines import limit_time, warm_up
 
     warnings.simplefilter("ignore")  # what torch warns of in someone's lines is no part of the answer
     torch.set_num_threads(1)
@@ -82,34 +79,41 @@ def main(argv: list[str]) -> int:
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        request = json.loads(line)
         began = processor_seconds()
-        limits = Limits(
-            until=time.monotonic() + seconds,
-            seconds=seconds,
-            processor_seconds=request["processor_seconds"] or seconds,
-            message_bytes=MESSAGE_BYTES if request["captured"] is None else most_bytes,
-        )
-        limit_time(limits.processor_seconds)
-        fragment, assumptions = fragment_from_json(request["fragment"]), tuple(request["assumptions"])
-        try:
-            if request["captured"] is None:
-                verification = verify_fragment(fragment, assumptions, limits)
-            else:
-                path = Path(request["captured"])
-                verification = verify_captured(fragment, assumptions, path, request["on"], limits)
-        except RunnerEnded as ended:
-            verification = not_tested(str(ended), on=request["on"], assumptions=assumptions)
-        except MemoryError:
-            verification = not_tested("the test ran out of memory", on=request["on"], assumptions=assumptions)
-        except RuntimeError as error:
-            why = f"torch says: {str(error).partition(chr(10))[0]}"
-            verification = not_tested(why, on=request["on"], assumptions=assumptions)
+        verification = _tested(json.loads(line), most_bytes, seconds)
         limit_time(0)
         answer = {**verification.to_json(), "seconds": processor_seconds() - began}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     return 0
+
+
+def _tested(request: dict[str, Any], most_bytes: int, seconds: float) -> Verification:
+    """One request's test, under its limits."""
+    from flashmore.upgrade.verify.captured import verify_captured
+    from flashmore.upgrade.verify.fragment import verify_fragment
+    from flashmore.upgrade.verify.lines import Limits, limit_time
+    from flashmore.upgrade.verify.runner import RunnerEnded
+
+    limits = Limits(
+        until=time.monotonic() + seconds,
+        seconds=seconds,
+        processor_seconds=request["processor_seconds"] or seconds,
+        message_bytes=MESSAGE_BYTES if request["captured"] is None else most_bytes,
+    )
+    limit_time(limits.processor_seconds)
+    fragment, assumptions = fragment_from_json(request["fragment"]), tuple(request["assumptions"])
+    try:
+        if request["captured"] is None:
+            return verify_fragment(fragment, assumptions, limits)
+        return verify_captured(fragment, assumptions, Path(request["captured"]), request["on"], limits)
+    except RunnerEnded as ended:
+        why = str(ended)
+    except MemoryError:
+        why = "the test ran out of memory"
+    except RuntimeError as error:
+        why = f"torch says: {str(error).partition(chr(10))[0]}"
+    return not_tested(why, on=request["on"], assumptions=assumptions)
 
 
 def verification_from_line(line: str) -> Verification:
