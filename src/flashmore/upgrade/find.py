@@ -3,9 +3,7 @@
 import ast
 import re
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step, walk
@@ -13,7 +11,7 @@ from flashmore.upgrade.checks.effects import check_effects
 from flashmore.upgrade.checks.guards import never_holds
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_reference
-from flashmore.upgrade.checks.unused import unused
+from flashmore.upgrade.checks.unused import kept_comments, unused
 from flashmore.upgrade.edits import apart, edited
 from flashmore.upgrade.emit.emission import Emitter
 from flashmore.upgrade.emit.words import Words
@@ -27,12 +25,13 @@ from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.functions import FunctionOf, functions
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
-from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import Function, arguments_of
+from flashmore.upgrade.source.scopes import Function
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
 
@@ -60,47 +59,9 @@ def find_sites(source: str, path: str = "<string>") -> list[Site]:
     text = Text(source)
     budget = Budget(FILE_STEPS)
     sites: list[Site] = []
-    for nested in _functions(tree, module):
+    for nested in functions(tree, module):
         sites += _in_function(text, module, nested, path, budget)
     return sorted(sites, key=lambda site: (site.line, site.end_line))
-
-
-@dataclass(frozen=True)
-class _Function:
-    """A function, its full name, the class that it is a method of, and the functions that it is nested in."""
-
-    node: Function
-    name: str
-    owner: Class | None
-    enclosing: tuple[Function, ...] = ()
-
-
-def _functions(tree: ast.Module, module: Module) -> Iterator[_Function]:
-    """Every function of a file."""
-
-    def inside(
-        body: list[ast.stmt],
-        owner: Class | None,
-        prefix: str,
-        enclosing: tuple[Function, ...] = (),
-        nested: bool = False,
-    ) -> Iterator[_Function]:
-        for statement in body:
-            if isinstance(statement, Function):
-                name = prefix + statement.name
-                takes_self = any(each.arg == "self" for each in arguments_of(statement.args))
-                own = None if nested and takes_self else owner  # a `self` that may be of any class
-                yield _Function(statement, name, own, enclosing)
-                yield from inside(statement.body, own, f"{name}.", (*enclosing, statement), nested=True)
-            elif isinstance(statement, ast.ClassDef):
-                found = module.classes.get(statement.name)
-                known = found if found is not None and found.node is statement else Class(statement)
-                yield from inside(statement.body, known, f"{prefix}{statement.name}.", enclosing)
-            elif isinstance(statement, (ast.If, ast.Try, ast.With)):
-                both = [*statement.body, *getattr(statement, "orelse", [])]
-                yield from inside(both, owner, prefix, enclosing, nested)
-
-    yield from inside(tree.body, None, "")
 
 
 def _mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
@@ -109,7 +70,7 @@ def _mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
     return any(words.search(line) for line in text.lines[function.lineno - 1 : last])
 
 
-def _in_function(text: Text, module: Module, found: _Function, path: str, budget: Budget) -> list[Site]:
+def _in_function(text: Text, module: Module, found: FunctionOf, path: str, budget: Budget) -> list[Site]:
     """The sites of a function; where it is too much for the search, the function itself, refused."""
     function = found.node
     if not _mentions(function, text, _WORTH):
@@ -131,7 +92,7 @@ def _in_function(text: Text, module: Module, found: _Function, path: str, budget
     return [Site(path, function.lineno, end, found.name, verdict, reason, advice)]
 
 
-def _sites_of(text: Text, module: Module, found: _Function, path: str) -> list[Site]:
+def _sites_of(text: Text, module: Module, found: FunctionOf, path: str) -> list[Site]:
     flow = Flow(module, found.owner, found.node, found.enclosing).run()
     softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
     fused = list({id(each.node): each for each in flow.values if _fused_name(each) in FUSED}.values())
@@ -305,7 +266,7 @@ class Search:
             "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
             edits=edits,
             assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
-            notes=(*rewriting.kept_comments(), *unused(rewriting, changed), *never_holds(rewriting)),
+            notes=(*kept_comments(rewriting), *unused(rewriting, changed), *never_holds(rewriting)),
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:

@@ -7,6 +7,8 @@ from functools import cached_property, lru_cache
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
+from flashmore.upgrade.edits import edited
+from flashmore.upgrade.emit.imports import import_edits
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
@@ -89,7 +91,7 @@ class Rewriting:
     def edits(self) -> tuple[Edit, ...]:
         """The edits without a guard."""
         result = list(self.emission.edits)
-        for removal in self._removals():
+        for removal in self.removals():
             result = [
                 each for each in result if not (removal.start <= each.start and each.end <= removal.end)
             ]
@@ -131,7 +133,7 @@ class Rewriting:
                     changed = True
         return [each for each in gone if self.blocks.places[each].parent not in gone]
 
-    def _removals(self) -> list[Edit]:
+    def removals(self) -> list[Edit]:
         """The spans that fall away, without empty lines side by side or an `else` with nothing in it."""
         gone = self._gone()
         spans = []
@@ -153,21 +155,6 @@ class Rewriting:
             indent = self.text.indent_at(start)
             return Edit(start, end, "".join(f"{indent}{each}{self.text.newline}" for each in kept) + text)
         return Edit(start, end if text else self._after_blanks(start, end), text)
-
-    def kept_comments(self) -> list[str]:
-        """A note for each span of removed lines whose comments stay."""
-        if self.is_guarded:
-            return []
-        spans = [(each.start, each.end) for each in self._removals()]
-        kept = [span for span in spans if comments(self.text.source[slice(*span)])]
-        lines = [
-            (self.text.offset_line(start) + 1, self.text.offset_line(end - 1) + 1) for start, end in kept
-        ]
-        return [
-            f"the comments in line{f' {first}' if first == last else f's {first}-{last}'} are kept, "
-            "and may no longer be right"
-            for first, last in lines
-        ]
 
     def _lines_of(self, statement: ast.stmt, gone: set[ast.stmt]) -> tuple[int, int]:
         start, end = self.text.whole_lines(statement)
@@ -217,7 +204,7 @@ class Rewriting:
 
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
-        edits, extra = self.edits(), self._import()
+        edits, extra = self.edits(), import_edits(self.emission.imported, self.found.flow.module, self.text)
         if _is_scripted(self.found.flow.module) and any(_NOT_SCRIPTED.search(each.text) for each in edits):
             raise Refuse(
                 "TorchScript compiles this file, but does not support torch.finfo", "do not script it"
@@ -235,7 +222,7 @@ class Rewriting:
             raise Refuse("a guard would have to indent a multi-line string")
         if any(edit.start < start or edit.end > end for edit in edits):
             raise Refuse("the rewrite extends beyond the guarded lines")
-        new = _edited(self.text.source, edits, start, end)
+        new = edited(self.text.source[:end], edits)[start:]
         indent, line = self.text.indent(block[first]), self.text.newline
         if old and not old.endswith(("\n", "\r")):
             old += line
@@ -248,30 +235,6 @@ class Rewriting:
         """The edits with the line ends of the file."""
         line = self.text.newline
         return tuple(Edit(each.start, each.end, _ANY_END.sub(line, each.text)) for each in edits)
-
-    def _import(self) -> tuple[Edit, ...]:
-        """The import that the call needs, after those that the file has."""
-        if self.emission.imported is None:
-            return ()
-        body = self.found.flow.module.tree.body
-        last = None
-        for index, statement in enumerate(body):
-            docstring = (
-                index == 0 and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-            )
-            if not docstring and not isinstance(statement, (ast.Import, ast.ImportFrom)):
-                break
-            last = statement
-        at = self.text.whole_lines(last)[1] if last is not None else self._first_line(body)
-        blank = self.text.newline * 2 if last is None else ""
-        return (Edit(at, at, self.emission.imported + self.text.newline + blank),)
-
-    def _first_line(self, body: list[ast.stmt]) -> int:
-        """Where the first statement starts, with the comments above it."""
-        line: int = min(
-            body[0].lineno, *(each.lineno for each in getattr(body[0], "decorator_list", [])), 10**9
-        )
-        return self.text.starts[line - 1]
 
     def _guard(self, first: ast.stmt) -> str:
         stability = Stability(self.found.flow)
@@ -304,14 +267,6 @@ def stripped(test: ast.expr) -> tuple[ast.expr, bool]:
     while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         test, negated = test.operand, not negated
     return test, negated
-
-
-def _edited(source: str, edits: Sequence[Edit], start: int, end: int) -> str:
-    result, at = [], start
-    for edit in edits:
-        result += [source[at : edit.start], edit.text]
-        at = edit.end
-    return "".join([*result, source[at:end]])
 
 
 def _deeper(text: str) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from flashmore.upgrade.checks.pure import is_pure
 from flashmore.upgrade.source.attributes import Attribute, kind_of
-from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.classes import Class
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.operations import NEW
 from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by

@@ -11,10 +11,11 @@ from flashmore.upgrade.budget import step
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.bindings import Binding, Use
 from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.reaching import Binding, Reaching, Use
+from flashmore.upgrade.source.reaching import Reaching
 from flashmore.upgrade.source.scopes import claimed_by, heads, is_private, own_nodes
 
 ADVICE = "remove that use if it is not needed"

@@ -15,10 +15,12 @@ from flashmore.upgrade.checks.functions import makes_inplace
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.functions import functions
 from flashmore.upgrade.source.graph import Closure, Value
-from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import KEEPS_LAYOUT, MAY_SHARE_MEMORY, READS_LAYOUT
 from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.text import Text
 
 _CONTAINERS = {"tuple", "opaque"}
 _PASSED_ON = _CONTAINERS | {"phi", "loop", "carried", "item", "index", "element", "star", "identity"}
@@ -39,13 +41,32 @@ class Use:
     own: bool
 
 
-def layout_readers(found: Attention) -> list[Use]:
-    """Everything that may tell the fused call's output from a contiguous one."""
-    return [
+def reshaped_views(found: Attention, text: Text, guarded: bool) -> set[int] | None:
+    """Where `.view` must become `.reshape`, since it would fail for the fused call's output.
+
+    Returns:
+        The end of each such `view`. None where that is not enough: the output must be made contiguous.
+    """
+    readers = [
         Use(user, flow is found.flow and not user.inner)
         for flow, user, _, layout in _uses(found)
         if layout and _reads_layout(user, found.flow.module)
     ]
+    ends = {_end_of_view(each, text) for each in readers}
+    if (guarded and readers) or None in ends:
+        return None
+    return {end for end in ends if end is not None}
+
+
+def _end_of_view(use: Use, text: Text) -> int | None:
+    """Where the name ends in `x.view(sizes)`; None for what no `reshape` can take the place of."""
+    node = use.value.node
+    if not (use.own and use.value.op == "view" and isinstance(node, ast.Call)) or use.value.named:
+        return None
+    if len(node.args) == 1 and use.value.args[1].op in ("param", "global", "selfattr", "attr:dtype", "call"):
+        return None  # it may be a dtype
+    end = text.span(node.func)[1]
+    return end if isinstance(node.func, ast.Attribute) and text.source[end - 4 : end] == "view" else None
 
 
 def check_output(found: Attention) -> None:
@@ -147,25 +168,9 @@ def _flows(module: Module) -> list[Flow]:
     arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
     outside = [each for each in module.tree.body if not isinstance(each, (Function, ast.ClassDef))]
     whole = ast.FunctionDef("<module>", arguments, outside, [], lineno=1, col_offset=0)
-    found = [
-        Flow(module, owner, each)
-        for owner, each in (*_functions(module.tree.body, None, module), (None, whole))
-    ]
+    found = [Flow(module, each.owner, each.node, each.enclosing) for each in functions(module.tree, module)]
+    found.append(Flow(module, None, whole))
     return [each.run() for each in found if _may_matter(each.function)]
-
-
-def _functions(
-    body: list[ast.stmt], owner: Class | None, module: Module
-) -> Iterator[tuple[Class | None, Function]]:
-    for statement in body:
-        if isinstance(statement, Function):
-            yield owner, statement
-        elif isinstance(statement, ast.ClassDef):
-            yield from _functions(
-                statement.body, module.classes.get(statement.name, Class(statement)), module
-            )
-        elif isinstance(statement, (ast.If, ast.Try)):
-            yield from _functions([*statement.body, *statement.orelse], owner, module)
 
 
 def _may_matter(function: Function) -> bool:

@@ -1,9 +1,10 @@
-"""What a rewrite leaves behind that nothing reads any more, such as the buffer of a causal mask."""
+"""What a rewrite leaves behind: comments of removed lines, attributes that nothing reads any more."""
 
 import ast
 from collections.abc import Iterator
 
 from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.text import comments
 
 
 def unused(rewriting: Rewriting, changed: str) -> Iterator[str]:
@@ -23,3 +24,13 @@ def _read(tree: ast.Module) -> set[str]:
         for each in ast.walk(tree)
         if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Load)
     }
+
+
+def kept_comments(rewriting: Rewriting) -> Iterator[str]:
+    """A note for each span of removed lines whose comments stay."""
+    text = rewriting.text
+    for removal in () if rewriting.is_guarded else rewriting.removals():
+        if comments(text.source[removal.start : removal.end]):
+            first, last = text.offset_line(removal.start) + 1, text.offset_line(removal.end - 1) + 1
+            lines = f"line {first}" if first == last else f"lines {first}-{last}"
+            yield f"the comments in {lines} are kept, and may no longer be right"

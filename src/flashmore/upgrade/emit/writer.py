@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.checks.output import Use, layout_readers
+from flashmore.upgrade.checks.output import reshaped_views
 from flashmore.upgrade.emit.call import SDPA, Pieces, Scale, number
 from flashmore.upgrade.emit.half import Half
 from flashmore.upgrade.emit.hiding import from_caller
@@ -17,7 +17,7 @@ from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks, operand
 from flashmore.upgrade.source.operations import CHANGES_DTYPE, VIEWS
-from flashmore.upgrade.text import Text, comments
+from flashmore.upgrade.text import comments
 
 
 @dataclass
@@ -248,7 +248,10 @@ class Writer:
         self.result.call = call(function, arguments, self.text.indent(self.pieces.at), width)
         self._hoist()
         apart = "" if leading is None else f".unflatten(0, {leading})"
-        final = self._after(self.pieces.lowered(f"{self.result.call}{apart}"))
+        ends = reshaped_views(self.found, self.text, self._is_guarded())
+        self.result.edits += [Edit(end - 4, end, "reshape") for end in ends or ()]
+        after = "" if ends is not None else ".contiguous()"
+        final = f"{self.pieces.lowered(f'{self.result.call}{apart}')}{after}"
         start, end = self._without_parentheses(node)
         self.result.edits.append(Edit(start, end, final))
         inside = [] if self._is_guarded() else comments(self.text.of(node))
@@ -284,26 +287,6 @@ class Writer:
             if spaced or not (earlier[-1:].isalnum() or earlier[-1:] in ("_", ")", "]", '"', "'")):
                 return len(before) - 1, end + 1
         return start, end
-
-    def _after(self, text: str) -> str:
-        """What follows may need a contiguous output, such as `.view`, which becomes `.reshape` if it can."""
-        readers = layout_readers(self.found)
-        ends = [_end_of_view(each, self.text) for each in readers]
-        if self._is_guarded() or None in ends:
-            return f"{text}.contiguous()" if readers else text
-        self.result.edits += [Edit(end - 4, end, "reshape") for end in {*ends} if end is not None]
-        return text
-
-
-def _end_of_view(use: Use, text: Text) -> int | None:
-    """Where the name ends in `x.view(sizes)`; None for what no `reshape` can take the place of."""
-    node = use.value.node
-    if not (use.own and use.value.op == "view" and isinstance(node, ast.Call)) or use.value.named:
-        return None
-    if len(node.args) == 1 and use.value.args[1].op in ("param", "global", "selfattr", "attr:dtype", "call"):
-        return None  # it may be a dtype
-    end = text.span(node.func)[1]
-    return end if isinstance(node.func, ast.Attribute) and text.source[end - 4 : end] == "view" else None
 
 
 def _dtype_of(value: Value) -> tuple[Value, str]:

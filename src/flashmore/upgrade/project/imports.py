@@ -297,6 +297,5 @@ def parsed(path: Path) -> ast.Module:
         Unreadable: it is no file that can be read.
         SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` raises them.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Python warns of in someone's source is no part of the answer
+    with warnings.catch_warnings(action="ignore"):  # what Python warns of is no part of the answer
         return ast.parse(decoded(content(path))[0])

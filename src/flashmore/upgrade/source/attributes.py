@@ -3,7 +3,8 @@
 import ast
 from dataclasses import dataclass
 
-from flashmore.upgrade.source.module import FUNCTIONAL, Class, Module
+from flashmore.upgrade.source.classes import Class
+from flashmore.upgrade.source.module import FUNCTIONAL, Module
 
 _DROPOUTS = ("torch.nn.Dropout", "torch.nn.modules.dropout.Dropout", "torch.nn.modules.Dropout")
 _LAYERS = {

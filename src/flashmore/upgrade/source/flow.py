@@ -4,9 +4,10 @@ import ast
 from collections.abc import Sequence
 
 from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.expressions import Expressions
 from flashmore.upgrade.source.graph import Closure, Condition, Value
-from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, own_nodes
 
 

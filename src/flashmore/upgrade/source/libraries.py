@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from flashmore.upgrade.source.module import Class
+from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.scopes import Function
 
 OTHERS = {

@@ -1,101 +1,17 @@
-"""The names of one file: imports, functions, classes, and what `self.x` was made from."""
+"""The names of one file: imports, functions, classes."""
 
 import ast
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 
 from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
 _LONGEST_NAME = 1000
 """What is longer names nothing in torch, and a long row of aliases would make it longer still."""
-
-
-@dataclass
-class Class:
-    """A class, the classes of this file that it inherits from (nearest first), and its attributes."""
-
-    node: ast.ClassDef
-    bases: list["Class"] = field(default_factory=list)
-
-    @cached_property
-    def own_methods(self) -> dict[str, Function]:
-        """The methods that stand in its own body."""
-        return {each.name: each for each in self.node.body if isinstance(each, Function)}
-
-    @cached_property
-    def line(self) -> list["Class"]:
-        """The class itself and all that it inherits from, each once, in the order in which they are asked."""
-        found = {id(self): self}
-        for base in self.bases:
-            found |= {id(each): each for each in base.line if id(each) not in found}
-        return list(found.values())
-
-    def method(self, name: str) -> Function | None:
-        """A method, looked up in the class and its bases."""
-        return next((each.own_methods[name] for each in self.line if name in each.own_methods), None)
-
-    @cached_property
-    def own_assignments(self) -> dict[str, list[ast.expr]]:
-        """Every expression that is stored under `self.name`, by name."""
-        found: dict[str, list[ast.expr]] = {}
-        for name, value in _assignments(self.node):
-            found.setdefault(name, []).append(value)
-        return found
-
-    def assignments(self, name: str) -> list[ast.expr]:
-        """Every expression that is stored under `self.name` in this class, else in the nearest base."""
-        found = (each.own_assignments[name] for each in self.line if name in each.own_assignments)
-        return next(found, [])
-
-
-def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
-    for statement in node.body:
-        if isinstance(statement, ast.Assign):
-            yield from (
-                (each.id, statement.value) for each in statement.targets if isinstance(each, ast.Name)
-            )
-        elif (
-            isinstance(statement, ast.AnnAssign)
-            and statement.value
-            and isinstance(statement.target, ast.Name)
-        ):
-            yield statement.target.id, statement.value
-        elif isinstance(statement, Function):
-            yield from _stored_on_self(statement)
-
-
-def _stored_on_self(function: Function) -> Iterator[tuple[str, ast.expr]]:
-    for each in ast.walk(function):
-        if isinstance(each, ast.Assign):
-            for target in each.targets:
-                yield from _pairs(target, each.value)
-        elif isinstance(each, (ast.AnnAssign, ast.NamedExpr)) and each.value is not None:
-            yield from _pairs(each.target, each.value)
-        elif isinstance(each, ast.AugAssign):
-            yield from _pairs(each.target, ast.Constant(None))
-        elif isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute):
-            match (each.func.attr, each.args):
-                case (
-                    "register_buffer" | "register_parameter" | "add_module" | "__setattr__",
-                    [ast.Constant(value=str(name)), value, *_],
-                ):
-                    yield name, value
-
-
-def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(target, (ast.Tuple, ast.List)):
-        same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
-        for index, each in enumerate(target.elts):
-            part = value.elts[index] if same else ast.Constant(None)  # type: ignore[attr-defined]
-            yield from _pairs(each, part)
-    elif (
-        isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
-    ):
-        yield target.attr, value
 
 
 class Module:

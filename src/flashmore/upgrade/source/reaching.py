@@ -6,9 +6,17 @@ does not model shows here. Where the order is not certain (loops, handlers), eve
 
 import ast
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from flashmore.upgrade.budget import step
+from flashmore.upgrade.source.bindings import (
+    Binding,
+    State,
+    Unfollowed,
+    Use,
+    merged,
+    of_scope,
+    perhaps,
+    unfollowed,
+)
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import (
     TYPE_PARAMETERS,
@@ -19,43 +27,11 @@ from flashmore.upgrade.source.scopes import (
     own_nodes,
 )
 
-Binding = ast.AST
 _UNCERTAIN = (
     ast.Break, ast.Continue, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, ast.Match, ast.NamedExpr
 )  # fmt: skip
 """What may leave a loop with another binding than its first or its last one."""
 Comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-
-
-@dataclass(frozen=True)
-class Unfollowed:
-    """A binding that reaches a use on a way that the graph of values does not know, such as a `break`."""
-
-    binding: Binding
-
-
-State = dict[str, frozenset[Binding | Unfollowed]]
-
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """A name that is read, deleted, captured by a nested scope, or declared global.
-
-    Args:
-        node: where.
-        name: which.
-        bindings: what it may see.
-        unfollowed: those of them that it may see on a way that the graph of values does not know.
-        tests: the tests that hold there, with their answers.
-        how: "read", "deleted", "captured by a nested function" or "declared global".
-    """
-
-    node: ast.AST
-    name: str
-    bindings: frozenset[Binding]
-    unfollowed: frozenset[Binding]
-    tests: tuple[tuple[ast.expr, bool], ...]
-    how: str = "read"
 
 
 class Reaching:
@@ -117,16 +93,16 @@ class Reaching:
                 if not self.module.may_swallow(items, self.function):
                     return end
                 early = self._anything_of([statement], start)
-                return early if end is None else _merged([end, early])
+                return early if end is None else merged([end, early])
             case ast.Match(subject=subject, cases=cases):
                 self._visit(subject, state)
                 ends = []
                 for case in cases:
                     inner = dict(state)
                     self._visit((case.pattern, case.guard), inner)
-                    state = _merged([state, inner])  # it may bind names before it or its guard fails
+                    state = merged([state, inner])  # it may bind names before it or its guard fails
                     ends.append(self._block(case.body, inner) or {})
-                return _merged([state, *ends])
+                return merged([state, *ends])
             case ast.Return() | ast.Raise() | ast.Break() | ast.Continue():
                 self._visit(list(ast.iter_child_nodes(statement)), state)
                 return None
@@ -146,7 +122,7 @@ class Reaching:
         if one is None or two is None:
             self.tests.append((test, one is not None))  # for what follows in the block
             return two if one is None else one
-        return _merged([one, two])
+        return merged([one, two])
 
     def _anything_of(self, nodes: Iterable[ast.AST], state: State, followed: bool = False) -> State:
         """The state with every binding of some statements added: any of them may have run.
@@ -164,7 +140,7 @@ class Reaching:
         result = dict(state)
         for name, bindings in found.items():
             seen = state.get(name, frozenset()) | bindings
-            result[name] = seen if followed else _unfollowed(seen)
+            result[name] = seen if followed else unfollowed(seen)
         return result
 
     def _loop(self, statement: ast.For | ast.AsyncFor | ast.While, state: State) -> State:
@@ -191,7 +167,7 @@ class Reaching:
                 broken = self._anything_of([handler], broken)
         self._block(statement.finalbody, self._anything_of([statement], state))
         alive = [each for each in ends if each is not None]
-        return self._anything_of(statement.finalbody, _merged(alive)) if alive else None
+        return self._anything_of(statement.finalbody, merged(alive)) if alive else None
 
     def _visit(self, node: object, state: State) -> None:
         """Uses and bindings of an expression or a simple statement, in the order of evaluation."""
@@ -237,7 +213,7 @@ class Reaching:
         """Visit what may be evaluated or not."""
         inner = dict(state)
         self._visit(node, inner)
-        _perhaps(state, inner)
+        perhaps(state, inner)
 
     def _later(self, node: ast.AST, inside: Iterable[ast.AST], own: set[str]) -> None:
         """Note what is evaluated at another time, with the names that are its own."""
@@ -275,7 +251,7 @@ class Reaching:
             self.tests.append((test, holds))
             self._visit(branch, inner)
             self.tests.pop()
-            _perhaps(state, inner)
+            perhaps(state, inner)
             if isinstance(node, ast.BoolOp):
                 start = dict(state)
 
@@ -298,7 +274,7 @@ class Reaching:
         declared = [each for each in inside if isinstance(each, (ast.Nonlocal, ast.Global))]
         shared = {name for each in declared for name in each.names}
         own = {each.arg for each in arguments_of(node.args)}
-        own |= {n for statement in body for each in _of_scope(statement) for n in bound_by(each)}
+        own |= {n for statement in body for each in of_scope(statement) for n in bound_by(each)}
         self._later(node, inside, own - shared)
         self.captures += [(node, name) for name in sorted(shared)]
         if not isinstance(node, ast.Lambda):
@@ -314,33 +290,7 @@ class Reaching:
             self._visit((generator.iter if generator.iter is not first else None, generator.target), inner)
             self._visit(generator.ifs, inner)
         self._visit((node.key, node.value) if isinstance(node, ast.DictComp) else node.elt, inner)
-        _perhaps(state, {name: found for name, found in inner.items() if name not in targets})
+        perhaps(state, {name: found for name, found in inner.items() if name not in targets})
         if isinstance(node, ast.GeneratorExp):
             at_once = {id(each) for each in ast.walk(first)}
             self._later(node, (each for each in ast.walk(node) if id(each) not in at_once), targets)
-
-
-def _of_scope(node: ast.AST) -> Iterable[ast.AST]:
-    """What binds names of the scope that a statement stands in: no target of a comprehension does."""
-    inside = list(own_nodes(node))
-    targets = {
-        id(name) for each in inside if isinstance(each, ast.comprehension) for name in ast.walk(each.target)
-    }
-    return (each for each in inside if id(each) not in targets)
-
-
-def _unfollowed(seen: Iterable[Binding | Unfollowed]) -> frozenset[Unfollowed]:
-    return frozenset(each if isinstance(each, Unfollowed) else Unfollowed(each) for each in seen)
-
-
-def _perhaps(state: State, inner: State) -> None:
-    """Add what an expression binds that may be evaluated or not, which the graph of values does not tell."""
-    step(len(inner))
-    for name, seen in inner.items():
-        if seen != state.get(name):
-            state[name] = _unfollowed(seen | state.get(name, frozenset()))
-
-
-def _merged(states: Sequence[State]) -> State:
-    names = {name for state in states for name in state}
-    return {name: frozenset().union(*(state.get(name, frozenset()) for state in states)) for name in names}

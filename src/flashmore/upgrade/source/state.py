@@ -4,8 +4,9 @@ import ast
 from collections.abc import Sequence
 
 from flashmore.upgrade.budget import step
+from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.graph import Condition, Value
-from flashmore.upgrade.source.module import Class, Module
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.written import written_softmax
 
 

@@ -69,11 +69,8 @@ DOTTED = frozenset(
     [f"torch.{name}" for name in (*_FUNCTIONS, *_TYPES)]
     + [f"{home}.{name}" for home in ("F", "nn.functional", "torch.nn.functional") for name in _FUNCTIONAL]
     + [f"{home}.{name}" for home in ("nn", "torch.nn") for name in ("Softmax", "Dropout", "Identity")]
-    + [
-        f"math.{name}"
-        for name in ("sqrt", "inf", "exp", "log", "log2", "pi", "pow", "floor", "ceil", "isqrt")
-    ]
-    + [f"np.{name}" for name in ("sqrt", "inf", "exp", "log", "power")]
+    + [f"math.{name}" for name in _words("sqrt inf exp log log2 pi pow floor ceil isqrt")]
+    + [f"np.{name}" for name in _words("sqrt inf exp log power")]
     + [f"einops.{name}" for name in ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")]
     + [f"torch.{name}" for name in ("is_autocast_enabled", "get_autocast_dtype")]
 )
@@ -260,9 +257,8 @@ class _Reader:
         """Whether it starts from a name of the lines' own, or from what they compute there and then."""
         while isinstance(node, (ast.Attribute, ast.Subscript)):
             node = node.value
-        if isinstance(node, ast.Name):
-            return node.id in self.own
-        return isinstance(node, (ast.Call, ast.BinOp, ast.UnaryOp))
+        own = isinstance(node, (ast.Call, ast.BinOp, ast.UnaryOp))
+        return node.id in self.own if isinstance(node, ast.Name) else own
 
     def _check_name(self, name: str) -> None:
         if name in MODULES:
