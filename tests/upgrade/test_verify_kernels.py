@@ -3,10 +3,16 @@
 import time
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend
 
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.site import Input
+from flashmore.upgrade.verify.family import Case
 from flashmore.upgrade.verify.fragment import verify_fragment
 from flashmore.upgrade.verify.lines import Limits
+from flashmore.upgrade.verify.result import MASKED_ROWS
+from flashmore.upgrade.verify.tensors import Values
 
 HEAD = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n\n\n"
 LEARNED_BIAS = """\
@@ -58,3 +64,27 @@ def test_the_kernels_of_both_modes_are_told(source: str, line: str) -> None:
     assert verification.passed, verification.why_not
     assert verification.kernels_line() == line
     assert not verification.unfused
+
+
+@pytest.mark.parametrize("shape", ["square", "L < S", "L = 1", "T = 1", "longer than a tile"])
+def test_synthetic_tensors_are_such_that_the_fused_kernel_runs(shape: str) -> None:
+    """Otherwise a test compares the old lines with PyTorch's unfused kernel, and never sees the other."""
+    axes = {"q": ("B", "H", "L", "D"), "k": ("B", "H", "S", "D"), "v": ("B", "H", "S", "E")}
+    inputs = [Input(name, name, "tensor", each) for name, each in axes.items()]
+    arguments = Values(Case(shape=shape), inputs, frozenset()).arguments(double=False, dropout_p=0.0)
+    q, k, v = (torch.as_tensor(each.value) for each in arguments)
+    assert SDPBackend(torch._fused_sdp_choice(q, k, v)) == SDPBackend.FLASH_ATTENTION
+
+
+def test_rows_that_fused_kernels_differentiate_wrongly_are_an_assumption() -> None:
+    source = "def attend(q, k, v, mask):\n    return ((q @ k.mT) + mask.float()).softmax(-1) @ v\n"
+    (site,) = find_sites(HEAD + source)
+    assert site.fragment is not None
+    verification = verify_fragment(site.fragment, (), Limits(time.monotonic() + 100, 100, 100, 2**24))
+    assert verification.passed, verification.why_not
+    assert (
+        "no gradient comes from rows whose keys are all masked: fused kernels compute another one"
+        in verification.assumptions
+    )
+    kinds = {case.name for case in verification.cases if case.detail == MASKED_ROWS}
+    assert all("one row fully masked" in name and "MATH" not in name for name in kinds)

@@ -21,16 +21,17 @@ Choice = str | bool | tuple[str, ...] | None
 Choices = Mapping[str, Choice]
 """The answers to all of them."""
 
-SQUARE = {"B": 2, "H": 3, "L": 5, "S": 5, "D": 8, "E": 10}
+SQUARE = {"B": 2, "H": 3, "L": 5, "S": 5, "D": 8, "E": 8}
+"""Values as wide as queries and keys, for the CPU's fused kernel takes no others."""
 SHAPES: dict[str, dict[str, int]] = {
     "square": {},
     "L < S": {"S": 7},
-    "L > S": {"L": 7, "S": 4},
+    "L > S": {"L": 7, "S": 4, "E": 10},
     "L = 1": {"L": 1, "S": 7},
     "T = 1": {"L": 1, "S": 1},
-    "batch 1": {"B": 1},
-    "longer than a tile": {"B": 1, "H": 2, "L": 70, "S": 70, "D": 16},
-    "L ≠ S, longer than a tile": {"B": 1, "H": 2, "L": 33, "S": 70, "D": 16},
+    "batch 1": {"B": 1, "E": 10},
+    "longer than a tile": {"B": 1, "H": 2, "L": 70, "S": 70, "D": 16, "E": 16},
+    "L ≠ S, longer than a tile": {"B": 1, "H": 2, "L": 33, "S": 70, "D": 16, "E": 16},
 }
 USUAL, USUAL_SIZES = "usual sizes", {"L": 64, "S": 64, "D": 64, "E": 64}
 """Not of the family: sizes for which the fused kernels are made."""
@@ -41,6 +42,7 @@ BUFFER_ROOM = 3
 MASKS = (
     "random mask", "all kept", "causal mask", "padding right", "padding left", "one row fully masked",
 )  # fmt: skip
+FULLY_MASKED = MASKS[-1]
 UNLIKE_BOTH_WAYS = ("random mask", "padding right", "padding left")
 """Masks that keep a key in every row, whether True keeps or hides."""
 FIXED_MASKS = ("lower triangular", "upper triangular", "diagonal")
@@ -239,7 +241,7 @@ def swallows_a_bias(case: Case, inputs: Sequence[Input]) -> bool:
     return (
         finite
         and case.precision.coarsest in SIXTEEN
-        and case.mask == MASKS[-1]
+        and case.mask == FULLY_MASKED
         and any(given.role == "bias" for given in inputs)
     )
 
@@ -267,8 +269,8 @@ def _masks(base: Case, masked: Sequence[Input], inputs: Sequence[Input]) -> Iter
     for precision, hides in product(every, polarities):
         if precision not in COMMON:
             yield replace(base, mask=kinds[-1], hides=hides, precision=precision)
-    for hides in polarities if MASKS[-1] in kinds else ():
-        yield replace(base, mask="one row fully masked", hides=hides, training=False, module_training=False)
+    for hides in polarities if FULLY_MASKED in kinds else ():
+        yield replace(base, mask=FULLY_MASKED, hides=hides, training=False, module_training=False)
     if numbers:
         yield replace(base, mask_grad=True)
         for precision in (*LAYERS, *WHOLE):

@@ -15,8 +15,8 @@ from flashmore.upgrade.verify.case import LinesRaised, MakeArguments, Setting, r
 from flashmore.upgrade.verify.dropout import compare_draws, compare_zeros, is_random
 from flashmore.upgrade.verify.family import (
     FLOAT32,
+    FULLY_MASKED,
     LAYERS,
-    MASKS,
     USUAL,
     WHOLE,
     Case,
@@ -31,7 +31,7 @@ from flashmore.upgrade.verify.family import (
     swallows_a_bias,
 )
 from flashmore.upgrade.verify.lines import Limits
-from flashmore.upgrade.verify.result import CaseResult, Kernels, Mode, Verification, not_tested
+from flashmore.upgrade.verify.result import MASKED_ROWS, CaseResult, Kernels, Mode, Verification, not_tested
 from flashmore.upgrade.verify.runner import Runner, runners
 from flashmore.upgrade.verify.tensors import DROPOUT, NotMade, Values
 
@@ -150,6 +150,8 @@ def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Ite
     for _, alike in groupby(tried, key=lambda case: replace(case, math_kernel=False)):
         kernels = list(alike)
         case = kernels[0]
+        if case.mask == FULLY_MASKED and len(kernels) == 1:
+            kernels.append(replace(case, math_kernel=True))
         setting = Setting(
             autocast=case.precision.autocast,
             eps=torch.finfo(getattr(torch, case.precision.coarsest)).eps,
@@ -157,12 +159,33 @@ def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Ite
         )
         settings = {each.name(has_mask): replace(setting, math_kernel=each.math_kernel) for each in kernels}
         make = _maker(functions, case)
-        yield from run_cases(settings, functions.old, functions.new, make)
+        results = list(run_cases(settings, functions.old, functions.new, make))
+        if case.mask == FULLY_MASKED and _math_agrees(results):
+            results = [_of_masked_rows(each) for each in results]
+        yield from results
         if not case.training:
             forward = {
                 f"{name}, no gradients": replace(each, backward=False) for name, each in settings.items()
             }
             yield from run_cases(forward, functions.old, functions.new, make)
+
+
+def _math_agrees(results: Sequence[CaseResult]) -> bool:
+    """Whether the unfused kernel, which is the last one tried, computes what the original does."""
+    return len(results) > 1 and results[-1].result == "equal"
+
+
+def _of_masked_rows(result: CaseResult) -> CaseResult:
+    """Gradients of a row whose scores are all about -1e9, which fused kernels get wrong.
+
+    They recompute the weights as exp(score - logsumexp), and next to such numbers the logarithm of the number
+    of keys S is lost: each weight is 1, where it should be 1 / S.
+    """
+    wrong = [each.name for each in result.tensors if not each.good]
+    if not wrong or any(name.startswith("out") for name in wrong):
+        return result
+    tensors = tuple(each if each.good else replace(each, verdict=MASKED_ROWS) for each in result.tensors)
+    return replace(result, result="equal", detail=MASKED_ROWS, tensors=tensors)
 
 
 def _draws_in_evaluation(functions: Functions, choices: Choices) -> bool:
@@ -217,7 +240,7 @@ def _assumes_a_bias_away(fragment: Fragment) -> bool:
     inputs = fragment.inputs
     plain = any(given.note.startswith("additive") or not given.note for given in inputs if is_mask(given))
     fill: Fill = "-1e4" if plain else "-inf"
-    case = Case(mask=MASKS[-1], precision=LAYERS[0], fill=fill)
+    case = Case(mask=FULLY_MASKED, precision=LAYERS[0], fill=fill)
     floats = any(given.dtype == "float" for given in inputs if is_mask(given))
     return floats and swallows_a_bias(case, inputs)
 
@@ -225,6 +248,8 @@ def _assumes_a_bias_away(fragment: Fragment) -> bool:
 def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     if any("NaN" in tensor.verdict or "finite" in tensor.verdict for c in cases for tensor in c.tensors):
         yield "where all keys of a row are masked, the original is NaN and the rewrite may be finite"
+    if any(case.detail == MASKED_ROWS for case in cases):
+        yield "no gradient comes from rows whose keys are all masked: fused kernels compute another one"
     if any(is_mask(given) for given in fragment.inputs):
         yield "masked keys and values are not NaN"
         if _assumes_a_bias_away(fragment):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 WHOLE = "the whole example with the rewritten file"
 """The case that runs all of the user's example; see `flashmore.upgrade.trace.whole`."""
+MASKED_ROWS = "not compared: gradients of fully masked rows, which fused kernels compute differently"
 Result = Literal["equal", "differs", "not compared", "skipped"]
 
 
