@@ -9,7 +9,7 @@ from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.operations import NEW
-from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, defaults_of
 
 _MAY_WORK_IN_PLACE = {
     "ReLU", "ReLU6", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid", "ELU", "CELU", "LeakyReLU", "RReLU",
@@ -159,14 +159,9 @@ def _is_fresh(
 
     A number is one, and so is an argument whose default is a number; a tensor that it was given is not.
     """
-    spec = method.args
-    positional = [*spec.posonlyargs, *spec.args]
-    given: list[tuple[ast.arg, ast.expr | None]] = [*zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
-    given += zip(reversed(positional), reversed(spec.defaults), strict=False)
-    numbers = {
-        arg.arg for arg, default in given if isinstance(default, ast.Constant) and default.value is not None
-    }
-    if name in {each.arg for each in arguments_of(spec)} - numbers:
+    default = defaults_of(method.args).get(name)
+    a_number = isinstance(default, ast.Constant) and default.value is not None
+    if not a_number and name in {each.arg for each in arguments_of(method.args)}:
         return False
     made: list[ast.AST] = []
     for node in ast.walk(method):
@@ -204,14 +199,23 @@ def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> 
 
 
 def makes_inplace(made: ast.Call) -> bool:
-    """Whether a layer may be made to work in place."""
+    """Whether a layer may be made to work in place on what it is given; of `nn.Sequential`, its first one."""
+    if class_of(made) == "Sequential":
+        for each in made.args:
+            if not isinstance(each, ast.Call):
+                return False
+            if makes_inplace(each):
+                return True
+            if class_of(each) not in ("Dropout", "Identity", "Flatten", "Unflatten"):
+                return False
     given = [each.value for each in made.keywords if each.arg == "inplace"]
-    if _class_of(made) in _MAY_WORK_IN_PLACE:
+    if class_of(made) in _MAY_WORK_IN_PLACE:
         given += [
             each for each in made.args if isinstance(each, ast.Constant) and isinstance(each.value, bool)
         ]
     return any(not (isinstance(each, ast.Constant) and each.value is False) for each in given)
 
 
-def _class_of(made: ast.Call) -> str:
+def class_of(made: ast.Call) -> str:
+    """The last name of what is called."""
     return made.func.attr if isinstance(made.func, ast.Attribute) else getattr(made.func, "id", "")

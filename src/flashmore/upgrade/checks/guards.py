@@ -7,7 +7,7 @@ from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, defaults_of
 
 
 def never_holds(rewriting: Rewriting) -> Iterator[str]:
@@ -64,9 +64,7 @@ def _given(name: str, call: ast.Call, function: Function, method: bool) -> tuple
     ):
         return None
     positional = [each.arg for each in (*spec.posonlyargs, *spec.args)]
-    bound: dict[str, ast.expr] = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
-    bound |= {a.arg: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d is not None}
-    bound |= dict(zip(positional[method:], call.args, strict=False))
+    bound = defaults_of(spec) | dict(zip(positional[method:], call.args, strict=False))
     bound |= {each.arg: each.value for each in call.keywords if each.arg is not None}
     given = bound.get(name)
     return (given.value,) if isinstance(given, ast.Constant) else None

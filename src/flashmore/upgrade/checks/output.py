@@ -5,15 +5,19 @@ not be changed in place, and its memory may be laid out in another order, which 
 """
 
 import ast
+import builtins
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.checks.functions import makes_inplace
+from flashmore.upgrade.checks.functions import class_of, makes_inplace
+from flashmore.upgrade.checks.pure import is_inplace_name
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.attributes import Attribute
+from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import functions
 from flashmore.upgrade.source.graph import Closure, Value
@@ -75,13 +79,17 @@ def check_output(found: Attention) -> None:
     Raises:
         Refuse: it is changed in place.
     """
-    for _, user, shares, _ in _uses(found):
-        if shares and (user.inplace or "out" in user.named or is_inplace_layer(user, found.flow.module)):
-            line = getattr(user.node, "lineno", 0)
-            raise Refuse(
-                f"the output is changed in place in line {line}; fused kernels need it for the gradients",
-                "write the result to a new tensor instead",
-            )
+    changed = (
+        getattr(user.node, "lineno", 0)
+        for _, user, shares, _ in _uses(found)
+        if shares and (user.inplace or "out" in user.named or _is_inplace_layer(user))
+    )
+    line = next(changed, None) or _feeds_inplace(found.flow)
+    if line is not None:
+        raise Refuse(
+            f"the output is changed in place in line {line}; fused kernels need it for the gradients",
+            "write the result to a new tensor instead",
+        )
 
 
 def _uses(found: Attention) -> Iterator[tuple[Flow, Value, bool, bool]]:
@@ -146,47 +154,91 @@ def _calls(flow: Flow) -> list[ast.Call]:
 
 def _is_call(call: ast.Call, caller: Flow, flow: Flow) -> bool:
     """Whether a call of one function may be a call of another."""
-    name, func = flow.function.name, call.func
-    if flow.owner is None:
-        return isinstance(func, ast.Name) and func.id == name
-    if isinstance(func, ast.Attribute) and func.attr == name:
-        return True
-    if name not in ("forward", "__call__"):
-        return False
-    classes = {each.node.name for each in (flow.owner, *flow.module.below(flow.owner))}
+    name, func, module = flow.function.name, call.func, flow.module
+    called = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    if called == name:
+        return isinstance(func, ast.Attribute) or flow.owner is None
     callee = caller.seen.get(func)
+    known = (
+        called in module.meanings or called in dir(builtins) or (callee is not None and callee.op == "call")
+    )
+    if not isinstance(func, ast.Attribute) and not known:  # it may be any function or layer
+        return name in ("forward", "__call__") or name in _passed_on(module)
+    if name not in ("forward", "__call__") or flow.owner is None:
+        return False
+    classes = {each.node.name for each in (flow.owner, *module.below(flow.owner))}
     if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name) and func.value.id == "self":
-        return kind_of(Attribute("", caller.owner, func.attr), flow.module).detail in classes
+        return caller.owner is not None and _may_be_made_of(func.attr, caller.owner, classes, module)
     return (
         callee is not None and callee.op == "call" and str(callee.detail or callee.args[0].detail) in classes
     )
 
 
+def _may_be_made_of(name: str, owner: Class, classes: set[str], module: Module) -> bool:
+    """Whether `self.x` may be an object of some classes, or a container of one."""
+    if owner.method(name) is not None:
+        return False
+    made = owner.assignments(name)
+    mentioned = {part.id for each in made for part in ast.walk(each) if isinstance(part, ast.Name)}
+    others = bool(made) and all(isinstance(each, (ast.Call, ast.Constant)) for each in made)
+    return bool(classes & mentioned) or not others
+
+
+@lru_cache(maxsize=1)
+def _passed_on(module: Module) -> set[str]:
+    """What is mentioned without being called, such as a function that is an argument."""
+    nodes = list(ast.walk(module.tree))
+    called = {id(each.func) for each in nodes if isinstance(each, ast.Call)}
+    names = (each for each in nodes if isinstance(each, (ast.Name, ast.Attribute)))
+    return {each.id if isinstance(each, ast.Name) else each.attr for each in names if id(each) not in called}
+
+
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
 def _flows(module: Module) -> list[Flow]:
-    """The functions that mention a layout or work in place, and the module's own lines as one of them."""
+    """The functions that may tell a layout or work in place, and the module's own lines as one of them."""
     arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
     outside = [each for each in module.tree.body if not isinstance(each, (Function, ast.ClassDef))]
     whole = ast.FunctionDef("<module>", arguments, outside, [], lineno=1, col_offset=0)
     found = [Flow(module, each.owner, each.node, each.enclosing) for each in functions(module.tree, module)]
     found.append(Flow(module, None, whole))
-    return [each.run() for each in found if _may_matter(each.function)]
+    names = {
+        name
+        for each in module.classes.values()
+        for name, made in each.own_assignments.items()
+        if any(isinstance(one, ast.Call) and makes_inplace(one) for one in made)
+    }
+    count = -1
+    while count < len(names):  # those that call one of them, too
+        count = len(names)
+        names |= {each.function.name for each in found if _may_matter(each.function, names)}
+    return [each.run() for each in found if _may_matter(each.function, names)]
 
 
-def _may_matter(function: Function) -> bool:
+def _may_matter(function: Function, names: set[str]) -> bool:
     for each in ast.walk(function):
-        if isinstance(each, ast.Attribute) and (each.attr in READS_LAYOUT or each.attr.endswith("_")):
-            return True
-        if isinstance(each, ast.AugAssign) or (
-            isinstance(each, ast.Subscript) and isinstance(each.ctx, ast.Store)
-        ):
-            return True
-        if isinstance(each, ast.keyword) and each.arg in ("inplace", "out"):
-            return True
+        match each:
+            case ast.Attribute(attr=name) | ast.Name(id=name):
+                if name in READS_LAYOUT or is_inplace_name(name):
+                    return True
+            case ast.AugAssign() | ast.Subscript(ctx=ast.Store()) | ast.keyword(arg="inplace" | "out"):
+                return True
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in names:
+                return True
     return False
 
 
-def is_inplace_layer(user: Value, module: Module) -> bool:
+def _feeds_inplace(flow: Flow) -> int | None:
+    """The line of `nn.Sequential(Attention(), nn.ReLU(inplace=True))`."""
+    classes = {flow.owner.node.name} if flow.owner is not None and flow.function.name == "forward" else set()
+    for node in ast.walk(flow.module.tree) if classes else ():
+        if isinstance(node, ast.Call) and class_of(node) in ("Sequential", "ModuleList"):
+            for one, after in pairwise(each for each in node.args if isinstance(each, ast.Call)):
+                if class_of(one) in classes and makes_inplace(after):
+                    return node.lineno
+    return None
+
+
+def _is_inplace_layer(user: Value) -> bool:
     """`F.dropout(x, inplace=True)`, or a layer that was made with `inplace=True`."""
     flag = user.named.get("inplace")
     if flag is not None and not (flag.op == "const" and flag.detail is False):
@@ -194,7 +246,9 @@ def is_inplace_layer(user: Value, module: Module) -> bool:
     if user.op == "dropout" and len(user.args) > 3:
         return True
     attribute = user.detail[0] if isinstance(user.detail, tuple) else user.detail
-    made = kind_of(attribute, module).expression if isinstance(attribute, Attribute) else user.detail
+    made: list[object] = [user.detail]
+    if isinstance(attribute, Attribute) and attribute.owner is not None:
+        made = [*attribute.owner.assignments(attribute.name)]
     if user.op == "call" and isinstance(user.node, ast.Call) and isinstance(user.node.func, ast.Call):
-        made = user.node.func  # nn.ReLU(inplace=True)(x)
-    return isinstance(made, ast.Call) and makes_inplace(made)
+        made = [user.node.func]  # nn.ReLU(inplace=True)(x)
+    return any(isinstance(each, ast.Call) and makes_inplace(each) for each in made)

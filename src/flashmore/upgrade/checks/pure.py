@@ -48,7 +48,7 @@ _METHODS = {each for each in ATTRIBUTES if not each.endswith("_")} - {"append", 
 
 def is_inplace_name(name: str) -> bool:
     """Whether a method's name says that it works in place: `mul_`, but not `__len__`."""
-    return name.endswith("_") and not name.endswith("__")
+    return len(name) > 1 and name.endswith("_") and not name.endswith("__")
 
 
 def is_pure(node: ast.AST, module: Module) -> bool:

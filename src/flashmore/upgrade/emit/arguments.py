@@ -64,7 +64,7 @@ class Arguments(Writer):
                 given = value.args[1] if value.op in ("pop", "get") and len(value.args) > 1 else value
                 name = str(getattr(given.detail, "path", given.detail))
                 self.result.assumptions.append(
-                    f"`{name}` is a tensor with at least two dimensions, and no more than the scores"
+                    f"`{name}` is a tensor with at least two dimensions that broadcasts to the scores"
                 )
             elif value.op in _VECTORS or (rank is not None and rank < 2):
                 raise Refuse("a mask or bias has fewer than two dimensions")

@@ -17,6 +17,7 @@ from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks, operand
 from flashmore.upgrade.source.operations import CHANGES_DTYPE, VIEWS
+from flashmore.upgrade.source.scopes import defaults_of
 from flashmore.upgrade.text import comments
 
 
@@ -66,26 +67,17 @@ class Writer:
         for term in self.found.weights.walk():
             if term.kind != "dropout" or term.value.op == "identity" or term.value.statement is None:
                 continue
-            if term.value.op == "call" and (line := self._given_by_default(term.value.args[0])):
-                raise Refuse(f"what is called as dropout is another function by default: see line {line}")
+            if term.value.op == "call":
+                name = str(term.value.args[0].detail)
+                default = defaults_of(self.flow.function.args).get(name, ast.Constant(None))
+                if not (isinstance(default, ast.Constant) and default.value is None):
+                    raise Refuse(f"`{name}` is another function than dropout by default")
+                self.result.assumptions.append(f"`{name}` is a torch.nn.Dropout")
             for each in self.blocks.ancestors(term.value.statement):
                 if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
                     raise Refuse(
                         "dropout is applied in a `with` block, but the product with the values is outside it"
                     )
-
-    def _given_by_default(self, parameter: Value) -> int | None:
-        """The line of a parameter's default, if it has one that is not None."""
-        spec = self.flow.function.args
-        positional = [*spec.posonlyargs, *spec.args]
-        pairs = [*zip(reversed(positional), reversed(spec.defaults), strict=False)]
-        pairs += [(a, d) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d is not None]
-        for argument, default in pairs:
-            if argument is parameter.node and not (
-                isinstance(default, ast.Constant) and default.value is None
-            ):
-                return default.lineno
-        return None
 
     def _check_dtypes(self) -> None:
         """Weights that are cast to the dtype of the values, where the call needs one dtype for all.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, defaults_of
 
 HINT = re.compile(
     rb"create_graph|gradgradcheck|hessian|\bhvp\b|\bvhp\b|\bjvp\b|jacfwd|jacrev|linearize|forward_ad"
@@ -107,11 +107,7 @@ def _true_by_default(module: Module) -> set[str]:
     found = {name for name, value in module.constants.items() if _is_true(value)}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.arguments):
-            positional = [*node.posonlyargs, *node.args]
-            last = positional[len(positional) - len(node.defaults) :]
-            pairs = [*zip(last, node.defaults, strict=True)]
-            pairs += [(a, d) for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True) if d is not None]
-            found |= {argument.arg for argument, default in pairs if _is_true(default)}
+            found |= {name for name, default in defaults_of(node).items() if _is_true(default)}
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.scopes import defaults_of
 from flashmore.upgrade.source.state import State
 
 _DEPTH = 5
@@ -77,9 +78,7 @@ class Inlining(State):
         if not set(named) <= allowed:
             return None
         names.update(named)
-        defaults = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
-        defaults.update({a.arg: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d})
-        for name, default in defaults.items():
+        for name, default in defaults_of(spec).items():
             if name not in names:
                 names[name] = self.outside(default)
         return names if allowed <= set(names) else None

@@ -53,6 +53,13 @@ def arguments_of(node: ast.arguments) -> list[ast.arg]:
     return [*node.posonlyargs, *node.args, *node.kwonlyargs, *rest]
 
 
+def defaults_of(node: ast.arguments) -> dict[str, ast.expr]:
+    """The defaults of a function's arguments, by name."""
+    positional = [each.arg for each in (*node.posonlyargs, *node.args)]
+    found = dict(zip(reversed(positional), reversed(node.defaults), strict=False))
+    return found | {a.arg: d for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True) if d is not None}
+
+
 def is_private(name: str) -> bool:
     """Whether a class body writes `_Class__name` for a name."""
     return name.startswith("__") and not name.endswith("__")
