@@ -159,22 +159,21 @@ def _is_call(call: ast.Call, caller: Flow, flow: Flow) -> bool:
     if called == name:
         return isinstance(func, ast.Attribute) or flow.owner is None
     callee = caller.seen.get(func)
-    known = (
-        called in module.meanings or called in dir(builtins) or (callee is not None and callee.op == "call")
-    )
-    if not isinstance(func, ast.Attribute) and not known:  # it may be any function or layer
+    known = called in module.meanings or called in dir(builtins)
+    made = callee is not None and callee.op == "call"
+    if not (isinstance(func, ast.Attribute) or known or made):  # it may be any function or layer
         return name in ("forward", "__call__") or name in _passed_on(module)
     if name not in ("forward", "__call__") or flow.owner is None:
         return False
     classes = {each.node.name for each in (flow.owner, *module.below(flow.owner))}
     if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name) and func.value.id == "self":
-        return caller.owner is not None and _may_be_made_of(func.attr, caller.owner, classes, module)
+        return caller.owner is not None and _may_be_made_of(func.attr, caller.owner, classes)
     return (
         callee is not None and callee.op == "call" and str(callee.detail or callee.args[0].detail) in classes
     )
 
 
-def _may_be_made_of(name: str, owner: Class, classes: set[str], module: Module) -> bool:
+def _may_be_made_of(name: str, owner: Class, classes: set[str]) -> bool:
     """Whether `self.x` may be an object of some classes, or a container of one."""
     if owner.method(name) is not None:
         return False
@@ -232,7 +231,10 @@ def _feeds_inplace(flow: Flow) -> int | None:
     classes = {flow.owner.node.name} if flow.owner is not None and flow.function.name == "forward" else set()
     for node in ast.walk(flow.module.tree) if classes else ():
         if isinstance(node, ast.Call) and class_of(node) in ("Sequential", "ModuleList"):
-            for one, after in pairwise(each for each in node.args if isinstance(each, ast.Call)):
+            layers = [
+                each for arg in node.args for each in (arg.elts if isinstance(arg, ast.List) else [arg])
+            ]
+            for one, after in pairwise(each for each in layers if isinstance(each, ast.Call)):
                 if class_of(one) in classes and makes_inplace(after):
                     return node.lineno
     return None
