@@ -189,6 +189,8 @@ EQUIVALENT = {
     ("plain: Two names for the scores, and a comment inside the product", "edit 0 forgotten"),  # a comment
 }
 """What a change happens to leave right."""
+UNSEEN = {("output: The output is viewed after other operations", "edit 0 forgotten")}
+"""A `view` that stays below the lines of the attention, where no test runs: checks/output.py decides about it."""
 
 
 def rewritten(source: str, change: Change, patch: pytest.MonkeyPatch) -> list[Site] | None:
@@ -228,7 +230,7 @@ def survivors(
         number += sites is not None
         if sites is not None and not all(is_found(site, verifier) for site in sites):
             alive.add((case.name, kind))
-    return number, alive - EQUIVALENT
+    return number, alive - EQUIVALENT - UNSEEN
 
 
 @pytest.mark.parametrize("part", range(4))  # which run side by side
