@@ -190,7 +190,7 @@ EQUIVALENT = {
 }
 """What a change happens to leave right."""
 UNSEEN = {("output: The output is viewed after other operations", "edit 0 forgotten")}
-"""A `view` below the lines of the attention, which a test does not run: `checks/output.py` decides about it."""
+"""A `view` below the lines of the attention, which a test does not run: `checks/output.py` decides."""
 
 
 def rewritten(source: str, change: Change, patch: pytest.MonkeyPatch) -> list[Site] | None:
