@@ -14,8 +14,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --dist worksteal
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/pytest --numprocesses auto --dist worksteal; tests=$$?; \
+	wait $$types && exit $$tests
 
 ## Every hostile file, damaged run and killed process.
 test-faults: $(VENV)/installed-dev
