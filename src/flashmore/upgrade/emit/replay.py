@@ -5,7 +5,7 @@ import ast
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.call import uncancelled
-from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, keep, may_hide, test
+from flashmore.upgrade.emit.hiding import Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
 from flashmore.upgrade.emit.writer import Emission, Writer
 from flashmore.upgrade.patterns.masks import FINITE, is_lowest
@@ -28,10 +28,8 @@ class Replay(Writer):
         scale = self.pieces.scale()
         q = self._query(scale)
         self._check_replay()
-        try:
-            q, empty = self._rows_of_replay(q), None
-        except Refuse:
-            empty = self._fill_of_rows()
+        name = fresh("bias", self.taken)
+        hidden, when = self._hidden_by_fills(name)
         self._clamp_added()
         self._zero_product()
         removed = self._unwrap()
@@ -40,8 +38,8 @@ class Replay(Writer):
             raise Refuse("the weights cannot be separated in the source")
         bias = self._with_edits(weights, removed)
         bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
-        if empty is not None:
-            q, bias = self._rows_of_bias(q, bias, empty)
+        if hidden is not None:
+            q, bias = self._rows_of_bias(q, bias, name, hidden, when), name
         bias = self.lowest(bias) if self._may_overflow() else self.like_queries(bias)
         if MORE not in self.found.batch and len(self.found.batch) < 2:
             bias = self.pieces.lifted(bias)
@@ -93,33 +91,22 @@ class Replay(Writer):
             self.result.assumptions.append(f"`{text}` masks no keys")
         return may_hide(term.other, text)
 
-    def _rows_of_replay(self, q: str) -> str:
-        """Finite fills: rows that keep no key must not depend on q."""
+    def _hidden_by_fills(self, bias: str) -> tuple[str | None, str | None]:
+        """What finite fills hide, as a boolean tensor, and the test under which they do; else None twice.
+
+        Rows that keep no key must not depend on q, and fused kernels differentiate them wrongly.
+        """
         fills = [
             term for term in self.found.scores.walk() if term.kind == "fill" and term.detail[0] == FINITE
         ]
         if not fills:
-            return q
+            return None, None
         simple = _conditions(self.found.scores)
-        if len(fills) > 1 or simple is None or self.found.layout != (*self.found.batch, "l", "s"):
-            raise Refuse(
-                "finite fills in several places: fully masked rows would change",
-                "fill with -inf",
-            )
-        term = fills[0]
-        if term.value.inner:
-            raise Refuse("a finite fill inside a helper: fully masked rows would change", "fill with -inf")
-        step = Step(term, simple.get(term))
-        found: Keep = keep(step, self.pieces)
-        when = test(step, self.pieces)
-        query = fresh("query", self.taken)
-        hidden = found.hidden
-        line = f"{query} = {atom(q)}.masked_fill({atom(hidden)}.all(dim=-1, keepdim=True), 0)"
-        lines = [f"{line}  # fully masked rows get uniform weights"]
-        if when is not None:
-            lines = [f"{query} = {q}", f"if {when}:", f"    {lines[0]}"]
-        self.result.setup.append((self.pieces.at, lines))
-        return query
+        plain = len(fills) == 1 and simple is not None and not fills[0].value.inner
+        if plain and simple is not None and self.found.layout == (*self.found.batch, "l", "s"):
+            step = Step(fills[0], simple.get(fills[0]))
+            return keep(step, self.pieces).hidden, test(step, self.pieces)
+        return f"{bias} == {self._fill_of_rows() or f'{self._torch()}.finfo({bias}.dtype).min'}", None
 
     def _may_overflow(self) -> bool:
         """Whether the lowest number of float32 may stand in the bias, which autocast would make -inf."""
@@ -152,17 +139,18 @@ class Replay(Writer):
             return ""
         raise Refuse("the mask changes before the values are multiplied")
 
-    def _rows_of_bias(self, q: str, bias: str, fill: str) -> tuple[str, str]:
-        """Rows that hold nothing but the fill, told from the bias itself."""
-        name, query = fresh("bias", self.taken), fresh("query", self.taken)
-        lowest = fill or f"{self._torch()}.finfo({name}.dtype).min"
-        hidden = f"({name} == {lowest}).all(dim=-1, keepdim=True)"
-        lines = [
-            f"{name} = {bias}",
-            f"{query} = {atom(q)}.masked_fill({hidden}, 0)  # fully masked rows get uniform weights",
+    def _rows_of_bias(self, q: str, bias: str, name: str, hidden: str, when: str | None) -> str:
+        """Rows that keep no key attend to all keys alike: their queries and their bias become zeros."""
+        rows, query = fresh("rows", self.taken), fresh("query", self.taken)
+        lines = [f"{name} = {bias}"] if when is None else [f"{query}, {name} = {q}, {bias}", f"if {when}:"]
+        reset = [
+            f"{rows} = {atom(hidden)}.all(dim=-1, keepdim=True)  # fully masked rows get uniform weights",
+            f"{query} = {atom(q) if when is None else query}.masked_fill({rows}, 0)",
+            f"{name} = {name}.masked_fill({rows}, 0)",
         ]
+        lines += reset if when is None else [f"    {each}" for each in reset]
         self.result.setup.append((self.pieces.at, lines))
-        return query, name
+        return query
 
     def _unwrap(self) -> set[ast.stmt]:
         """Softmax, dropout, casts and transpositions of the weights give back what they were given."""
