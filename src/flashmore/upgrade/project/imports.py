@@ -269,10 +269,8 @@ class Imports:
         heads = {name.partition(".")[0] for name in mentioned}
         silent = own.imports.keys() - heads | {".".join(each) for each in own.plain if each[0] not in heads}
         found = {file for file, _ in self.taken(path, mentioned | silent)}
-        for parts, level in own.stars:
-            there = self.module(path, parts, level)
-            found |= {there} if there is not None and there in self.files else set()
-        return found - {path}
+        stars = (self.module(path, parts, level) for parts, level in own.stars)
+        return found.union(each for each in stars if each is not None and each in self.files) - {path}
 
     def taken(self, path: Path, names: Iterable[str]) -> set[Definition]:
         """What some of the dotted names in a file stand for, where that is defined in the project."""
