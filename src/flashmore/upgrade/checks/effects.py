@@ -45,13 +45,12 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     tree = ast.parse(changed)
     old, new = flow.function, rewriting.same_function(tree)
     _compare(effects(old, flow.module), effects(new, Module(tree)), mine)
-    for guard in rewriting.guards:
-        for node in () if guard.node is None else (guard.node,):
-            asked = (f"{name}()" for name in sorted({*_unwritten(node)} & stateful(flow.module)))
-            effect = next((said for said, _ in effects(node, flow.module)), None) or next(asked, None)
-            if effect is not None:
-                what = f"the condition in line {node.lineno} would run twice"
-                raise Refuse(f"{what}, and `{effect}` may have side effects")
+    for test in (guard.node for guard in rewriting.guards if guard.node is not None):
+        asked = (f"{name}()" for name in sorted({*_unwritten(test)} & stateful(flow.module)))
+        effect = next((said for said, _ in effects(test, flow.module)), None) or next(asked, None)
+        if effect is not None:
+            what = f"the condition in line {test.lineno} would run twice"
+            raise Refuse(f"{what}, and `{effect}` may have side effects")
     _check_caught(rewriting)
     _check_hooks(found)
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
@@ -144,6 +143,7 @@ def _unwritten(test: ast.expr) -> Iterator[str]:
         elif isinstance(node, ast.Compare):
             yield from (name for each in node.ops for name in _OF_COMPARISONS.get(type(each), ()))
         operands = node.values if isinstance(node, ast.BoolOp) else [test]
+        operands = [node.operand] if isinstance(node, ast.UnaryOp) else operands
         if any(isinstance(each, (ast.Name, ast.Attribute, ast.Subscript)) for each in operands):
             yield from ("__bool__", "__len__")
 

@@ -37,11 +37,11 @@ def keeps_arguments(call: ast.Call, owner: Class | None, module: Module) -> bool
     return known and isinstance(kind.expression, ast.Call) and not makes_inplace(kind.expression)
 
 
-Reader = tuple[Function, Class | None]
+Called = tuple[Function, Class | None]
 """A function of the file, and the class that its `self` is of."""
 
 
-def called(call: ast.Call, owner: Class | None, module: Module) -> Reader | None:
+def called(call: ast.Call, owner: Class | None, module: Module) -> Called | None:
     """The function of the file that a call runs: a function, a method of the class, a layer's `forward`."""
     match call.func:
         case ast.Name(id=name) if name in module.functions:

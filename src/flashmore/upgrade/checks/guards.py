@@ -12,14 +12,12 @@ from flashmore.upgrade.source.scopes import Function, defaults_of
 
 def never_holds(rewriting: Rewriting) -> Iterator[str]:
     """A note, where every call of the function in its file passes what the guard excludes."""
-    flow = rewriting.found.flow
-    calls = [each for each in ast.walk(flow.module.tree) if isinstance(each, ast.Call) and _calls(each, flow)]
-    excluded = [
-        each for each in calls if any(_holds(guard, each, flow) is False for guard in rewriting.guards)
-    ]
-    if calls and len(excluded) == len(calls):
-        lines = ", ".join(str(each.lineno) for each in calls)
-        yield f"the old lines run for every call in this file (line {lines}), because of what it passes"
+    flow, guards = rewriting.found.flow, rewriting.guards
+    nodes = ast.walk(flow.module.tree) if guards else ()
+    calls = [each for each in nodes if isinstance(each, ast.Call) and _calls(each, flow)]
+    if calls and all(any(_holds(guard, each, flow) is False for guard in guards) for each in calls):
+        lines = f"line{'s' * (len(calls) > 1)} {', '.join(str(each.lineno) for each in calls)}"
+        yield f"the old lines run for every call in this file ({lines}), because of what it passes"
 
 
 def _calls(call: ast.Call, flow: Flow) -> bool:

@@ -7,7 +7,6 @@ not be changed in place, and its memory may be laid out in another order, which 
 import ast
 import builtins
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -32,42 +31,28 @@ _CALLERS = 20
 """So many functions of a file are read as callers."""
 
 
-@dataclass(frozen=True)
-class Use:
-    """An operation on the output, or on what shares its memory or has its layout.
-
-    Args:
-        value: the operation.
-        own: whether it stands in the attention's own function, and not in a helper.
-    """
-
-    value: Value
-    own: bool
-
-
 def reshaped_views(found: Attention, text: Text, guarded: bool) -> set[int] | None:
     """Where `.view` must become `.reshape`, since it would fail for the fused call's output.
 
     Returns:
         The end of each such `view`. None where that is not enough: the output must be made contiguous.
     """
-    readers = [
-        Use(user, flow is found.flow and not user.inner)
+    ends = {
+        _end_of_view(user, text) if flow is found.flow and not user.inner else None
         for flow, user, _, layout in _uses(found)
         if layout and _reads_layout(user, found.flow.module)
-    ]
-    ends = {_end_of_view(each, text) for each in readers}
-    if (guarded and readers) or None in ends:
+    }
+    if (guarded and ends) or None in ends:
         return None
     return {end for end in ends if end is not None}
 
 
-def _end_of_view(use: Use, text: Text) -> int | None:
+def _end_of_view(user: Value, text: Text) -> int | None:
     """Where the name ends in `x.view(sizes)`; None for what no `reshape` can take the place of."""
-    node = use.value.node
-    if not (use.own and use.value.op == "view" and isinstance(node, ast.Call)) or use.value.named:
+    node = user.node
+    if user.op != "view" or not isinstance(node, ast.Call) or user.named:
         return None
-    if len(node.args) == 1 and use.value.args[1].op in ("param", "global", "selfattr", "attr:dtype", "call"):
+    if len(node.args) == 1 and user.args[1].op in ("param", "global", "selfattr", "attr:dtype", "call"):
         return None  # it may be a dtype
     end = text.span(node.func)[1]
     return end if isinstance(node.func, ast.Attribute) and text.source[end - 4 : end] == "view" else None
@@ -84,7 +69,8 @@ def check_output(found: Attention) -> None:
         for _, user, shares, _ in _uses(found)
         if shares and (user.inplace or "out" in user.named or _is_inplace_layer(user))
     )
-    line = next(changed, None) or _feeds_inplace(found.flow)
+    line = next(changed, None)
+    line = _feeds_inplace(found.flow) if line is None else line
     if line is not None:
         raise Refuse(
             f"the output is changed in place in line {line}; fused kernels need it for the gradients",
