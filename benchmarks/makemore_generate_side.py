@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.data.vocabulary import EOS
-from flashmore.generation.draw import draw
+from flashmore.generation.draw import draw, random_numbers
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import load_model
 from flashmore.runs import Run
@@ -31,7 +31,7 @@ def main() -> None:
     run = Run.open(folder)
     ours = load_model(run, "cpu")
     context = run.model.block_size
-    generator = torch.Generator().manual_seed(1)
+    numbers = random_numbers(1)
     if side == "makemore":
         module = import_makemore(script)
         theirs = their_model(module, ours, run.model)
@@ -44,7 +44,7 @@ def main() -> None:
     else:
 
         def call() -> Tensor:
-            return draw(ours, [], batch, context, GenerateOptions(), generator).ids
+            return draw(ours, [], batch, context, GenerateOptions(), numbers).ids
 
     document: dict[str, Any] = {"call_ms": call_ms(call, CALLS[side])}
     if side == "flashmore":

@@ -19,6 +19,8 @@ from hypothesis import settings
 from forks import Forks
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from jobs import Jobs
 
 # The same examples every time, so that what fails here fails everywhere; `make test-long` draws new ones.
@@ -69,3 +71,18 @@ def jobs(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> "Jobs":
     from jobs import Jobs
 
     return Jobs(forks, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Chromium or Chrome; without one the test is skipped."""
+    from playwright.sync_api import sync_playwright
+
+    from browsers import CHROMIUM, QUIET
+
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium or Chrome, and none is installed")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield started
+        started.close()

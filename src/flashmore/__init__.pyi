@@ -6,6 +6,8 @@ from .generation.options import GenerateOptions
 from .generation.sample import generate, score
 from .rules import AttentionCall
 from .runs import Run
+from .share.maps import attention_maps
+from .share.page import page
 from .training.loop import Observer, resume, train
 from .upgrade.find import find_sites
 
@@ -17,10 +19,12 @@ __all__ = [
     "Run",
     "TrainConfig",
     "attention",
+    "attention_maps",
     "describe_call",
     "explain",
     "find_sites",
     "generate",
+    "page",
     "resume",
     "score",
     "train",

@@ -166,6 +166,10 @@ class RunConfig:
     """Stop after this many evaluations without a lower validation loss; 0 disables early stopping."""
     log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
+    samples_every: int = 0
+    """Steps between a few generated names in metrics.jsonl, which `flashmore page` shows; 0 keeps none."""
+    log_to: tuple[str, ...] = ()
+    """Trackers that receive the metrics: any of tensorboard, wandb, mlflow and trackio."""
 
     @property
     def threads_here(self) -> int:
@@ -201,6 +205,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         speedups: Any = self.speedups
         self._set("file", Path(file) if isinstance(file, str) else file)
         self._set("speedups", (speedups,) if isinstance(speedups, str) else speedups)
+        log_to: Any = self.log_to
+        self._set("log_to", (log_to,) if isinstance(log_to, str) else log_to)
         for name in ("model", "preset"):
             self._require_type(name)
         values = _defaults(self.preset, self.model)
@@ -288,13 +294,13 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         """Plain JSON values, for a run's config.json."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         file = None if self.file is None else str(self.file)
-        return values | {"file": file, "speedups": list(self.speedups)}
+        return values | {"file": file, "speedups": list(self.speedups), "log_to": list(self.log_to)}
 
 
 COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), (1, LARGEST)),
     **dict.fromkeys(("max_steps", "batch_size", "eval_interval", "log_interval"), (1, LARGEST)),
-    **dict.fromkeys(("warmup_steps", "patience"), (0, LARGEST)),
+    **dict.fromkeys(("warmup_steps", "patience", "samples_every"), (0, LARGEST)),
     "threads": (0, MOST_THREADS),
     **dict.fromkeys(("seed", "split_seed"), (0, 2**63 - 1)),
 }

@@ -78,6 +78,8 @@ class ModelSpec(_Spec):
     """It has `prefill` and `step`, which use a KV cache in generation."""
     muon: bool = False
     """Muon can update the matrices in its `blocks`."""
+    page: bool = False
+    """`flashmore page` can compute it in a browser: share/page/models.js has it."""
     recurrent_kernel: bool = False
     """It uses PyTorch's recurrent kernel, which is neither compiled nor captured in a CUDA graph."""
     widest: Callable[[Sizes], int] = lambda config: 4 * config.n_embd
@@ -149,6 +151,7 @@ _MODELS = (
         "bigram",
         "flashmore.models.simple:Bigram",
         "a table of the next character given the last one",
+        page=True,
         options=frozenset(),
         training={"learning_rate": 5e-2, "weight_decay": 0.0, "ngram_smoothing": 0.0},
         kept=lambda _: 0,
@@ -157,6 +160,7 @@ _MODELS = (
         "mlp",
         "flashmore.models.simple:MLP",
         "one hidden layer on a window of embeddings (Bengio et al. 2003)",
+        page=True,
         widest=lambda config: max(4, config.block_size) * config.n_embd,
         kept=lambda config: (30 + 2 * config.block_size) * config.n_embd,
     ),
@@ -164,35 +168,41 @@ _MODELS = (
         "bow",
         "flashmore.models.simple:BoW",
         "the mean of all previous characters: attention with equal weights",
+        page=True,
     ),
     ModelSpec(
         "rnn",
         "flashmore.models.simple:RNN",
         "a recurrent state (Elman 1990)",
+        page=True,
         recurrent_kernel=True,
     ),
     ModelSpec(
         "gru",
         "flashmore.models.simple:GRU",
         "a gated recurrent state (Cho et al. 2014)",
+        page=True,
         recurrent_kernel=True,
     ),
     ModelSpec(
         "lstm",
         "flashmore.models.simple:LSTM",
         "a gated recurrent state and a memory cell (Hochreiter and Schmidhuber 1997)",
+        page=True,
         recurrent_kernel=True,
     ),
     ModelSpec(
         "wavenet",
         "flashmore.models.simple:WaveNet",
         "dilated causal convolutions (van den Oord et al. 2016)",
+        page=True,
         options=frozenset({"n_layer", "n_embd", "dropout"}),
     ),
     ModelSpec(
         "transformer",
         "flashmore.models.transformer:Transformer",
         "GPT-2's blocks of attention and feed-forward layers (Radford et al. 2019)",
+        page=True,
         options=EVERY_OPTION,
         training={
             "activation": "relu_squared",

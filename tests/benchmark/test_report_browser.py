@@ -1,28 +1,16 @@
 """The page of a report in a real browser: wide and narrow, by keyboard, in the light and in the dark."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
+from browsers import Visit
 from flashmore.cli.main import main
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "records"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-component-update",
-    "--disable-quic",
-)
 LEGIBLE = 4.5
 """Contrast of text against its ground: WCAG 2.2, success criterion 1.4.3."""
 CONTRASTS = """() => {
@@ -55,16 +43,6 @@ CONTRASTS = """() => {
   return seen;
 }"""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome, and none is installed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -83,27 +61,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = folder / "report.html"
     assert main(["report", *map(str, records), "--out", str(page)]) == 0
     return page
-
-
-class Visit:
-    """An open page, and all that it asked for or complained about."""
-
-    def __init__(self, browser: Browser, report: Path, width: int, scheme: Literal["light", "dark"]) -> None:
-        viewport: Any = {"width": width, "height": 740}
-        self.context = browser.new_context(viewport=viewport, color_scheme=scheme)
-        self.page: Page = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(report.as_uri(), wait_until="load")
-
-    def __enter__(self) -> "Visit":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
 
 
 def test_it_asks_for_nothing_but_itself_and_does_not_complain(browser: Browser, report: Path) -> None:
@@ -173,6 +130,15 @@ def test_the_page_itself_never_scrolls_sideways(browser: Browser, report: Path, 
             ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
         )
         assert smallest >= 14
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(
+    browser: Browser, report: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    with Visit(browser, report, width, scheme) as visit:
+        assert visit.violations() == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flashmore.errors import RunError
 from flashmore.generation import draw as drawing
-from flashmore.generation.draw import Drawn, draw, next_probabilities, pick
+from flashmore.generation.draw import Drawn, draw, next_probabilities, pick, random_numbers
 from flashmore.generation.options import GenerateOptions
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
@@ -39,7 +39,7 @@ MODELS = {name: model_named(name) for name in models()}
 
 
 def seeded(model: nn.Module, count: int, options: GenerateOptions, prefix: tuple[int, ...] = ()) -> Drawn:
-    return draw(model, prefix, count, CONTEXT, options, torch.Generator().manual_seed(7))
+    return draw(model, prefix, count, CONTEXT, options, random_numbers(7))
 
 
 @torch.inference_mode()
@@ -77,8 +77,7 @@ def test_a_draw_is_what_it_would_be_alone(
     monkeypatch.setattr(drawing, "_KEPT_APART", devices)
     count = 60
     drawn = seeded(MODELS[name], count, options, prefix)
-    generator = torch.Generator().manual_seed(7)
-    numbers = torch.rand(count, CONTEXT - len(prefix), dtype=torch.float64, generator=generator).tolist()
+    numbers = random_numbers(7).random_sample((count, CONTEXT - len(prefix))).tolist()
     for row, log_prob, own in zip(drawn.ids.tolist(), drawn.log_probs.tolist(), numbers, strict=True):
         ids, expected = alone(MODELS[name], own, options, prefix)
         assert row == ids

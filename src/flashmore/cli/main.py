@@ -18,6 +18,9 @@ VERBS = {
     "look": "inspect a list before training: counts, characters, likely mistakes",
     "generate": "generate names or text from a run",
     "score": "print the log-probabilities of given names",
+    "page": "write a run as a web page that makes names and shows attention",
+    "play": "write this page and open it in the browser",
+    "attention": "show what each attention head reads in a name",
     "pack": "pack a run into one file to share, without the training items",
     "compare": "compare runs or models side by side",
     "bench": "benchmark attention backends, training steps and speed-ups",
@@ -25,6 +28,7 @@ VERBS = {
     "choose": "measure and cache the fastest attention backend",
     "speedups": "list the speed-ups, their costs, and whether they work here",
     "upgrade": "replace hand-written attention in your own code with fused attention",
+    "log": "send a run's metrics to an experiment tracker",
     "report": "turn benchmark records into an HTML page or Markdown",
     "demo": "train, compare and benchmark on the built-in names, in about 1.5 minutes",
 }

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 
 from flashmore.config import Preset, TrainConfig, ineffective, without_effect
-from flashmore.errors import ConfigError, StorageError
+from flashmore.errors import ConfigError, StorageError, UsageError
 from flashmore.specs import models
 from flashmore.terminal import one_line
 
@@ -98,6 +98,12 @@ def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequenc
     for name, needed, present in ineffective(config):
         if "--" + name.replace("_", "-") in given:
             raise without_effect(name, needed, present)
+
+
+def require_ending(option: str, path: Path | None, endings: Sequence[str]) -> None:
+    """Refuse the name of a file for an option that has none of the endings."""
+    if path is not None and path.suffix.lower() not in endings:
+        raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
 
 
 def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:

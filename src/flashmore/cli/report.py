@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.parse import parse, require_ending, require_writable
 from flashmore.errors import UsageError
 from flashmore.files import disk_errors, replacing, write_all
 from flashmore.terminal import write_lines
@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
     page = DEFAULT_PAGE if command.out is None and command.markdown is None else command.out
     if not command.records:
         raise UsageError("at least one record", "none", "files written by `flashmore bench … --out FILE`")
-    _require_ending("--out", page, (".html", ".htm"))
-    _require_ending("--markdown", command.markdown, (".md", ".markdown"))
+    require_ending("--out", page, (".html", ".htm"))
+    require_ending("--markdown", command.markdown, (".md", ".markdown"))
     require_writable("--out", page)
     require_writable("--markdown", command.markdown)
 
@@ -59,8 +59,3 @@ def main(argv: Sequence[str]) -> int:
             write_all(written.enter_context(replacing(path)), content)
     write_lines(map(str, files))
     return 0
-
-
-def _require_ending(option: str, path: Path | None, endings: tuple[str, ...]) -> None:
-    if path is not None and path.suffix.lower() not in endings:
-        raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")

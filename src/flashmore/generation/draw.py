@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from numpy.random import RandomState
 from torch import Tensor, nn
 
 from flashmore.data.vocabulary import EOS
@@ -31,6 +32,15 @@ class Drawn:
     temperature 1 and without top-k or top-p."""
 
 
+def random_numbers(seed: int) -> RandomState:
+    """The numbers in [0, 1) of Python's `random.Random(seed).random()`, many at a time, for a seed from 0.
+
+    Python and NumPy guarantee their sequence, PyTorch does not; and the page of a run has the same
+    (share/page/random.js). docs/generating.md describes how names follow from it.
+    """
+    return RandomState([seed & 0xFFFFFFFF] if seed < 2**32 else [seed & 0xFFFFFFFF, seed >> 32])
+
+
 @torch.inference_mode()
 def draw(
     model: nn.Module,
@@ -38,7 +48,7 @@ def draw(
     count: int,
     context: int,
     options: GenerateOptions,
-    generator: torch.Generator,
+    numbers: RandomState,
 ) -> Drawn:
     """Draw sequences until all have reached EOS or the context is full.
 
@@ -51,8 +61,8 @@ def draw(
         count: B.
         context: T.
         options: temperature, top-k and top-p.
-        generator: on the CPU, so that a seed gives the same numbers on every device. Each draw has its own
-            random numbers, by its index in the batch, independent of the other draws.
+        numbers: as `random_numbers` gives it. Each draw takes one number for each position after the prefix,
+            whether it needs it or not, so it does not depend on the other draws.
 
     Raises:
         RunError: the logits are not finite.
@@ -61,7 +71,7 @@ def draw(
     known = len(prefix)
     apart = device.type in _KEPT_APART
     host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
-    numbers = torch.rand(count, context - known, dtype=torch.float64, generator=generator)  # (B, T)
+    own = torch.from_numpy(numbers.random_sample((count, context - known)))  # (B, T)
     start = torch.tensor([[EOS, *prefix]], device=device)  # (1, T)
     decoder = decoder_for(model, count)
     logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, T, V)
@@ -72,7 +82,7 @@ def draw(
     logits = logits[:, -1]  # (R, T, V) -> (R, V)
     draws = torch.arange(count, device=host)  # (B,) those that go on
     rows = draws if apart else torch.zeros_like(draws)  # (B,) which row of the logits is theirs
-    for position, number in enumerate(numbers.T.contiguous().to(host), start=known):
+    for position, number in enumerate(own.T.contiguous().to(host), start=known):
         scores = logits.double().log_softmax(-1)  # (R, V)
         chosen = pick(next_probabilities(scores, options), rows, number[draws])  # (B,)
         ids[position, draws] = chosen

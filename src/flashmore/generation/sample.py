@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.generation.cache import decoder_for
 from flashmore.generation.constraints import constraint, nearest
-from flashmore.generation.draw import draw, next_probabilities, require_finite
+from flashmore.generation.draw import draw, next_probabilities, pick, random_numbers, require_finite
 from flashmore.generation.options import GenerateOptions
 from flashmore.memory import largest_batch
 from flashmore.models.ngram import NgramModel, best_ngram
@@ -30,6 +31,8 @@ DRAWS_PER_NAME, FEWEST_DRAWS = 100, 20_000
 """Generation stops after this many draws per requested name, but not before the second number."""
 LONGEST = 10**7
 """Most characters of a sampled text."""
+SAMPLES, SAMPLE_CHARACTERS = 8, 120
+"""How much is drawn at a checkpoint."""
 _SMALLEST_BATCH = 32
 
 
@@ -175,7 +178,8 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
     model = load_ngram(run) if options.ngram else load_model(run, device)
-    seed, generator = _seeded(options)
+    seed = _seed(options)
+    numbers = random_numbers(seed)
     names: list[Name] = []
     seen: set[str] = set()
     folded = {item.casefold() for item in run.split.train}
@@ -186,7 +190,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
         # batches do not change the names.
         batch = max(options.count - len(names), _SMALLEST_BATCH, draws)
         batch = min(batch, limit - draws, largest_batch(run.model, longest + 1))
-        drawn = draw(model, prefix, batch, longest + 1, options, generator)
+        drawn = draw(model, prefix, batch, longest + 1, options, numbers)
         texts = run.vocabulary.decode_rows(drawn.ids.numpy())
         finished = (drawn.ids[:, -1] == EOS).tolist()
         for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
@@ -215,12 +219,10 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
     return Generated(names, tally if run.split.train else None, draws, len(names) == options.count, seed)
 
 
-def _seeded(options: GenerateOptions) -> tuple[int, torch.Generator]:
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    return seed, torch.Generator().manual_seed(seed)
+def _seed(options: GenerateOptions) -> int:
+    return secrets.randbelow(2**32) if options.seed is None else options.seed
 
 
-@torch.inference_mode()
 def continue_text(
     run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu"
 ) -> TextSample:
@@ -249,10 +251,20 @@ def continue_text(
     context, characters = run.model.block_size, run.vocabulary.characters
     ids = [number - 1 for number in run.vocabulary.encode(prefix)]  # from 0: a long text has no BOS
     ids = (ids or [characters.index("\n") if "\n" in characters else 0])[-context:]
-    model = load_model(run, device)
-    decoder = decoder_for(model, 1)
-    seed, generator = _seeded(options)
-    begun = len(ids)
+    seed = _seed(options)
+    drawn = _continued(load_model(run, device), ids, length, options, seed)
+    return TextSample(prefix, "".join(characters[number] for number in drawn), seed)
+
+
+@torch.inference_mode()
+def _continued(
+    model: nn.Module, ids: list[int], length: int, options: GenerateOptions, seed: int
+) -> list[int]:
+    """`length` ids that follow `ids`, of which there are at most as many as the model's context."""
+    config: Any = model.config
+    context, device = config.block_size, next(model.parameters()).device
+    decoder, numbers, row = decoder_for(model, 1), random_numbers(seed), torch.tensor([0])
+    ids, begun = [*ids], len(ids)
     for known in range(begun, begun + length):
         if known == begun:
             logits = decoder.start(torch.tensor([ids], device=device))[:, -1]  # (1, T, V) -> (1, V)
@@ -260,10 +272,23 @@ def continue_text(
             logits = decoder.extend(torch.tensor(ids[-1:], device=device))
         else:  # The window slides: every position changes, so the cache is invalid.
             logits = model(torch.tensor([ids[-context:]], device=device))[:, -1]
-        logits = logits.cpu()
-        require_finite(logits)
-        ids.append(int(torch.multinomial(next_probabilities(logits, options), 1, generator=generator)))
-    return TextSample(prefix, "".join(characters[number] for number in ids[begun:]), seed)
+        scores = logits.cpu().double().log_softmax(-1)  # (1, V)
+        require_finite(scores)
+        number = torch.tensor([numbers.random_sample()], dtype=torch.float64)
+        ids.append(int(pick(next_probabilities(scores, options), row, number)))
+    return ids[begun:]
+
+
+def samples(run: Run, trained: nn.Module) -> list[str]:
+    """A few names, or the beginning of a text, of a model in training, which is not changed."""
+    model = build(replace(run.model, attention="sdpa"), seed=0)
+    model.load_state_dict(trained.state_dict())
+    model.eval()
+    if run.text is None:
+        drawn = draw(model, (), SAMPLES, run.model.block_size, GenerateOptions(), random_numbers(0))
+        return run.vocabulary.decode_rows(drawn.ids.numpy())
+    ids = _continued(model, [0], SAMPLE_CHARACTERS, GenerateOptions(), 0)
+    return ["".join(run.vocabulary.characters[number] for number in ids)]
 
 
 def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") -> list[Scored]:

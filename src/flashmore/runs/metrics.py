@@ -26,12 +26,13 @@ _Number = Annotated[float, msgspec.Meta(ge=-LARGEST_FLOAT, le=LARGEST_FLOAT)]
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """The fields of a line; `val_loss` if the validation part was evaluated."""
+    """The fields of a line; `val_loss` if it was evaluated, `samples` if names were drawn."""
 
     step: _Step
     loss: _Number
     step_ms: _Number
     val_loss: _Number | None = None
+    samples: list[str] | None = None
 
 
 _LINES = msgspec.json.Decoder(_Line)

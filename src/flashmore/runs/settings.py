@@ -25,7 +25,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.runs import records
 from flashmore.strict_json import MOST_VALUES, count_values
 
-FORMAT = 5
+FORMAT = 6
 """Version of the folder's format, increased with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT, LOCK = "config.json", "vocabulary.json", "split.json", "run.lock"

@@ -5,17 +5,19 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
+from flashmore.generation.sample import samples
 from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
 from flashmore.training.dataset import Dataset
-from flashmore.training.events import EventWriter
 from flashmore.training.memory import out_of_memory
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
 from flashmore.training.signals import stop_signals
+from flashmore.training.trackers import Trackers
 
 RECENT = 20
 """Number of log intervals over which the progress line shows the median."""
@@ -97,20 +99,23 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     stretches_ms: list[float] = []
     if session.best_step == trainer.done:  # the process may have died between saving `last` and `best`
         session.save()
-    with stop_signals() as stopped_by, EventWriter(run.path, trainer.done) as events:
+    trackers = Trackers(config.log_to, run.path, run.config, trainer.done)
+    with stop_signals() as stopped_by, trackers:
         while not session.finished and not stopped_by():
             loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
             observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
-            line = {"step": trainer.done, "loss": loss, "step_ms": step_ms}
+            line: dict[str, Any] = {"step": trainer.done, "loss": loss, "step_ms": step_ms}
             pauses = trainer.done % config.eval_interval == 0 or trainer.done == config.max_steps
             if pauses and validation is not None:
                 line["val_loss"] = _evaluate(session, validation, observer)
             elif pauses:
                 observer.evaluated(trainer.done, None, is_best=False)
+            if config.samples_every and trainer.done % config.samples_every == 0:
+                line["samples"] = samples(run, trainer.model)
             session.metrics.append(line)
-            events.write(line)
+            trackers.write(line)
             if pauses or stopped_by():
                 session.save()
         if not session.finished:
@@ -135,7 +140,8 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
         session.train_seconds += passed
         seconds += passed
 
-    pauses = (config.log_interval, config.eval_interval, config.max_steps)
+    pauses = [config.log_interval, config.eval_interval, config.max_steps]
+    pauses += [config.samples_every] if config.samples_every else []
     while True:
         step_began = time.monotonic()
         try:

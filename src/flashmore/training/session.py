@@ -23,6 +23,7 @@ from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.fit import fit
 from flashmore.training.memory import require_memory
 from flashmore.training.resolve import Resolved, model_config_of, resolve_device, resolve_model, resolve_speed
+from flashmore.training.trackers import require_installed
 from flashmore.training.trainer import CUDA_GENERATOR, Trainer
 
 
@@ -116,6 +117,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
+    require_installed(config.log_to)
     goes_on = out is not None and _is_run(out)
     corpus = read_corpus(config)
     requested = config.to_json()

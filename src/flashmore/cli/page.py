@@ -1,0 +1,52 @@
+"""`flashmore page`: a run as a web page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from flashmore.cli.parse import parse, require_ending, require_writable
+from flashmore.errors import UsageError
+from flashmore.files import disk_errors, replace_file
+from flashmore.terminal import say
+
+ENDINGS = (".html", ".htm")
+
+
+@dataclass(frozen=True)
+class Page:
+    """Write a run as one self-contained web page that makes names, and shows attention and training.
+
+    It works from disk or any web server, and loads nothing. Several runs are shown side by side.
+    """
+
+    runs: Positional[tuple[Path, ...]]
+    """Folders or packs of the runs."""
+    out: Path = Path("page.html")
+    """HTML file to write."""
+    without_data: bool = False
+    """Leave out the items, which the page needs to tell new names from known ones."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore page`."""
+    command = parse(Page, "page", argv)
+    if not command.runs:
+        raise UsageError("at least one run", "none", "folders made by `flashmore train --out FOLDER`")
+    require_ending("--out", command.out, ENDINGS)
+    require_writable("--out", command.out)
+    write_page(command.runs, command.out, with_data=not command.without_data)
+    return 0
+
+
+def write_page(runs: Sequence[Path], out: Path, *, with_data: bool = True) -> None:
+    """Write the page of some runs to `out`."""
+    from flashmore.runs import Run
+    from flashmore.share.page import page
+
+    text = page([Run.open(run) for run in runs], with_data=with_data).encode()
+    with disk_errors(f"to make the folder {out.parent}", out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, text)
+    say(f"wrote {out}: {len(text):,} bytes")

@@ -1,0 +1,1 @@
+"""Sharing a run: a web page, attention maps, exports and imports."""

@@ -1,0 +1,80 @@
+/** The page: unpack what it carries, show its parts, and check itself. */
+
+import { AttentionView, MOST } from "./attention.js";
+import { check } from "./check.js";
+import { byId, element, state } from "./dom.js";
+import { build } from "./models.js";
+import { noveltyIn, showNames } from "./names.js";
+import { showNext } from "./next.js";
+import { unpack } from "./payload.js";
+import { Alphabet } from "./text.js";
+import { showTraining } from "./training.js";
+
+const NEEDED = { DecompressionStream: "decompressing", BigInt: "large integers", TextDecoder: "decoding text" };
+
+async function main() {
+  const lacking = Object.keys(NEEDED).filter((name) => !(name in globalThis));
+  if (lacking.length) throw new Error(`This browser is too old: it lacks ${lacking.join(", ")}. Any browser since 2023 has them.`);
+  let page;
+  try {
+    page = await unpack(byId("payload").textContent);
+  } catch (error) {
+    throw new Error(`This file is damaged, so its model cannot be read (${error.message}). Get it again where you got it.`);
+  }
+  const models = page.models.map((model) => ({
+    ...model,
+    isText: model.kind === "text",
+    network: build(model.config, model.tensors),
+    alphabet: new Alphabet(model.characters, model.kind === "text"),
+    novelty: noveltyIn(page.lists[model.list]),
+  }));
+  document.documentElement.classList.add("ready");
+  const made = showNames(models);
+  const before = state.read();
+  const input = byId("typed");
+  if ("name" in before) input.value = before.name;
+  const attending = models.filter(({ config }) => config.model === "transformer");
+  byId("attention").hidden = !attending.length;
+  const place = (name) => Math.max(0, Number.parseInt(before[name] ?? 0, 10) || 0);
+  const view =
+    attending.length &&
+    new AttentionView(attending, { model: place("model"), layer: place("layer"), head: place("head"), row: "row" in before ? place("row") : MOST }, (values) => state.write(values));
+  const show = () => {
+    const most = Math.min(...models.map(({ network, isText }) => network.context - (isText ? 0 : 1)));
+    const characters = [...input.value.normalize("NFC")];
+    const known = characters.filter((each) => models.every(({ alphabet }) => alphabet.ids.has(each)));
+    const notes = [];
+    if (known.length < characters.length) {
+      const unknown = [...new Set(characters)].filter((each) => !known.includes(each));
+      notes.push(`Left out, because a model has never seen them: ${unknown.map((each) => `“${each}”`).join(", ")}.`);
+    }
+    if (known.length > most) notes.push(`Only the first ${most} characters fit into the model's context.`);
+    const isText = models[0].isText;
+    const text = known.slice(0, most).join("") || (isText ? models[0].alphabet.characters[0] : "");
+    byId("typed-problems").textContent = notes.join(" ");
+    showNext(models, isText ? [...text].slice(-MOST).join("") : text);
+    if (view) view.show(text);
+  };
+  input.addEventListener("input", () => {
+    state.write({ name: input.value });
+    show();
+  });
+  show();
+  showTraining(models);
+  await made;
+  await new Promise((resume) => setTimeout(resume)); // the page is drawn first
+  const { difference, same, names } = check(models, page.references);
+  const fine = difference <= 1e-3 && same === names;
+  byId("checked").replaceChildren(
+    element("strong", {}, fine ? "Checked. " : "This page differs from PyTorch. "),
+    `In this browser, logits differ from PyTorch's by at most ${difference.toExponential(1)}, and ${same} of ${names} ${models[0].isText ? "characters" : "names"} drawn with the same seed are the same.`,
+  );
+  byId("checked").className = fine ? "fine" : "notice";
+  document.documentElement.dataset.checked = fine ? "yes" : "no";
+}
+
+main().catch((error) => {
+  document.documentElement.dataset.checked = "failed";
+  byId("failure").textContent = error.message;
+  byId("failure").hidden = false;
+});

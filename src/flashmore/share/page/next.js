@@ -1,0 +1,56 @@
+/** See the next character: the probabilities at every position of a typed name. */
+
+import { byId, element, percent, visible } from "./dom.js";
+import { logitsOf } from "./models.js";
+import { EOS, logSoftmax } from "./sample.js";
+
+const SHOWN = 6;
+
+/** Shows each model's probabilities after every character of `text`. */
+export function showNext(models, text) {
+  const results = models.map((model) => {
+    const { ids } = model.alphabet.encode(text);
+    const sequence = model.isText ? ids : [EOS, ...ids];
+    return { model, sequence, shares: logitsOf(model.network, sequence).map((row) => logSoftmax(row).map(Math.exp)) };
+  });
+  const longest = Math.max(...results.map(({ sequence }) => sequence.length));
+  const characters = [...text.normalize("NFC")].filter((character) => models[0].alphabet.ids.has(character));
+  const shift = models[0].isText ? 1 : 0;
+  byId("next").replaceChildren(
+    ...Array.from({ length: longest }, (_, position) => {
+      const known = characters.slice(0, position + shift);
+      const actual = characters[position + shift];
+      const after = known.length ? `after “${known.join("")}”` : "at the start";
+      return element(
+        "li",
+        { className: "card" },
+        element("h3", {}, after),
+        ...results.map(({ model, shares }, place) => bars(model, place, shares[position], actual, after, models.length > 1)),
+      );
+    }),
+  );
+}
+
+function bars(model, place, shares, actual, after, titled) {
+  const order = Array.from(shares.keys()).sort((a, b) => shares[b] - shares[a] || a - b).slice(0, SHOWN);
+  const id = actual === undefined ? (model.isText ? -1 : EOS) : model.alphabet.ids.get(actual);
+  if (id >= 0 && !order.includes(id)) order.push(id);
+  return element(
+    "table",
+    { className: `bars series-${place}` },
+    element("caption", { className: titled ? "" : "hidden" }, titled ? model.title : `Probabilities ${after}`),
+    element(
+      "tbody",
+      {},
+      order.map((each) =>
+        element(
+          "tr",
+          { className: each === id ? "actual" : "" },
+          element("th", { scope: "row" }, visible(model.alphabet.at(each)), each === id ? element("span", { className: "hidden" }, " (typed)") : ""),
+          element("td", {}, element("span", { className: "bar", style: { "--share": shares[each] } })),
+          element("td", { className: "number" }, percent(shares[each])),
+        ),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,193 @@
+"""Experiment trackers: metrics go to any that is named with `--log-to`, offline by default."""
+
+import importlib
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from flashmore.errors import ConfigError
+from flashmore.terminal import say
+
+PROJECT = "flashmore"
+
+
+class Tracker(Protocol):
+    """One tracker, created by a call with the run's folder, its config, and the number of steps done."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None: ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step by name."""
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+
+
+class TensorBoard:
+    """Event files in the run's folder: https://docs.pytorch.org/docs/stable/tensorboard.html."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
+        del config
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=done + 1)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """As in `Tracker`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """As in `Tracker`."""
+        self._writer.close()
+
+
+class Wandb:
+    """Weights & Biases, in the run's folder, without network unless WANDB_MODE says otherwise.
+
+    https://docs.wandb.ai/ref/python/init/
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
+        import wandb
+
+        del done
+        self._run: Any = wandb.init(
+            project=PROJECT,
+            name=folder.name,
+            dir=str(folder),
+            config=dict(config),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """As in `Tracker`."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """As in `Tracker`."""
+        self._run.finish()
+
+
+class MLflow:
+    """MLflow, in a database in the run's folder unless MLFLOW_TRACKING_URI says otherwise.
+
+    https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
+        from mlflow import MlflowClient
+
+        del done
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').absolute()}")
+        self._client: Any = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(PROJECT)
+        experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
+        self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
+        for name, value in config.items():
+            self._client.log_param(self._id, name, value)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """As in `Tracker`."""
+        for name, value in values.items():
+            self._client.log_metric(self._id, name, value, step=step)
+
+    def close(self) -> None:
+        """As in `Tracker`."""
+        self._client.set_terminated(self._id)
+
+
+class Trackio:
+    """Trackio, in its local database: https://huggingface.co/docs/trackio."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
+        import trackio
+
+        del done
+        self._trackio: Any = trackio
+        trackio.init(project=PROJECT, name=folder.name, config=dict(config))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """As in `Tracker`."""
+        self._trackio.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """As in `Tracker`."""
+        self._trackio.finish()
+
+
+TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "mlflow": MLflow,
+    "trackio": Trackio,
+}
+"""By the names that `--log-to` takes, which are also those of their packages."""
+
+
+def require_installed(names: Iterable[str]) -> None:
+    """Refuse unknown trackers and those whose package is missing, with a ConfigError."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError("trackers for --log-to", f"'{name}'", ", ".join(TRACKERS))
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"the package {name} for --log-to {name}", "not installed", f"pip install {name}"
+            )
+
+
+class Trackers(AbstractContextManager["Trackers"]):
+    """Writes metrics to several trackers. One that fails is dropped with a note, and training continues."""
+
+    def __init__(self, names: Iterable[str], folder: Path, config: Mapping[str, Any], done: int) -> None:
+        require_installed(names)
+        self._trackers: dict[str, Tracker] = {}
+        self._excepthook = threading.excepthook
+        for name in names:
+            self._attempt(name, partial(self._open, name, folder, config, done))
+
+    def _open(self, name: str, folder: Path, config: Mapping[str, Any], done: int) -> None:
+        self._trackers[name] = TRACKERS[name](folder, config, done)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that have not failed."""
+        return tuple(self._trackers)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write the numbers of a metrics line, except its step, under their names."""
+        values = {name: value for name, value in line.items() if name not in ("step", "samples")}
+        for name, tracker in list(self._trackers.items()):
+            self._attempt(name, partial(tracker.log, line["step"], values))
+
+    def _attempt(self, name: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - whatever another package raises must not end training
+            self._trackers.pop(name, None)
+            cause = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+            say(f"{name} no longer receives metrics: {cause or type(error).__name__}")
+
+    def _on_failure(self, failure: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread: the next call here raises the same error."""
+        if not type(failure.thread).__module__.startswith("tensorboard"):
+            self._excepthook(failure)
+
+    def __enter__(self) -> Self:
+        threading.excepthook = self._on_failure
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for name, tracker in list(self._trackers.items()):
+                self._attempt(name, tracker.close)
+        finally:
+            threading.excepthook = self._excepthook
