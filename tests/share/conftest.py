@@ -28,8 +28,10 @@ SPLIT = Split(("abba", "cab", "dé", "fa ge", "gag"), ("bad",), ("face",), leak_
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """Makes a run of a model whose random weights are large enough for clear preferences."""
 
-    def make(model: str, *, split: Split = SPLIT, factor: float = 2.0, **sizes: Any) -> Run:
-        vocabulary = Vocabulary.from_items([CHARACTERS])
+    def make(
+        model: str, *, split: Split = SPLIT, factor: float = 2.0, characters: str = CHARACTERS, **sizes: Any
+    ) -> Run:
+        vocabulary = Vocabulary.from_items([characters])
         given = {"block_size": CONTEXT, "n_layer": 3, "n_head": 2, "n_embd": 12} | sizes
         config = ModelConfig(model, vocabulary.size, **given)
         weights = {name: value * factor for name, value in build(config, seed=1).state_dict().items()}

@@ -191,7 +191,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -
     if causal and mask is not None:
         raise ConfigError("causal or a mask", "both", "one combined mask, or causal=True without a mask")
     fits = q.dim() == k.dim() == v.dim() == 4 and k.shape[:3] == v.shape[:3] and q.size(3) == k.size(3)
-    fits = fits and q.size(0) == k.size(0) and min(*q.shape, *k.shape, *v.shape) > 0
+    # Not min(), which torch.export would evaluate for the sizes at hand.
+    fits = fits and q.size(0) == k.size(0) and all(size > 0 for size in (*q.shape, *k.shape, *v.shape))
     if not fits or q.size(1) % k.size(1):
         found = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
         valid = "the same B and D everywhere, the same S in k and v, and heads of both that divide q's"

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from keyword import iskeyword
 from pathlib import Path
 from traceback import walk_tb
 
@@ -22,6 +23,8 @@ VERBS = {
     "play": "write this page and open it in the browser",
     "attention": "show what each attention head reads in a name",
     "pack": "pack a run into one file to share, without the training items",
+    "export": "export a run for transformers, ONNX Runtime, torch.export or llama.cpp",
+    "import": "make a run of a model of makemore, nanoGPT or Hugging Face",
     "compare": "compare runs or models side by side",
     "bench": "benchmark attention backends, training steps and speed-ups",
     "explain": "show which attention kernels can run, why others cannot, and PyTorch's pick",
@@ -110,7 +113,7 @@ def _run(words: list[str]) -> int:
             word.encode()
         except UnicodeEncodeError:
             raise UsageError("arguments in UTF-8", ascii(word), "another name for this file") from None
-    command = importlib.import_module(f"flashmore.cli.{verb}")
+    command = importlib.import_module(f"flashmore.cli.{verb}{'_' * iskeyword(verb)}")
     try:
         return int(command.main(rest))
     except SystemExit as stop:  # the parser has printed its help or an error

@@ -55,6 +55,9 @@ class ModelConfig:
     """Pad the output layer to a multiple of this; columns beyond V are sliced off."""
     init: str = "torch"
     """One of `INITS`."""
+    reset_after: bool = True
+    """For the GRU: whether the reset gate is applied after the state's matrix, as in PyTorch and cuDNN, or
+    before it, as in the paper and makemore. Training uses the former, which has a kernel."""
 
     def __post_init__(self) -> None:
         spec = model_spec(self.model)

@@ -127,10 +127,33 @@ class Recurrent(nn.Module):
 RNN = partial(Recurrent, core=nn.RNN)
 """The tanh recurrence of Elman 1990, "Finding Structure in Time", computed by `torch.nn.RNN`:
 https://docs.pytorch.org/docs/stable/generated/torch.nn.RNN.html"""
-GRU = partial(Recurrent, core=nn.GRU)
-"""The gated recurrent unit of Cho et al. 2014 (https://arxiv.org/abs/1406.1078), by `torch.nn.GRU`. It
-differs from the paper: the reset gate is applied after the state's matrix, not before it
-(https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html)."""
+
+
+class GRU(Recurrent):
+    """The gated recurrent unit of Cho et al. 2014 (https://arxiv.org/abs/1406.1078), by `torch.nn.GRU`.
+
+    It differs from the paper unless `reset_after` is False: the reset gate is applied after the state's
+    matrix (https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, nn.GRU)
+
+    def recur(self, x: Tensor) -> Tensor:
+        """Map embeddings (B, T, C) to the state after each of them, (B, T, C)."""
+        if self.config.reset_after:
+            return super().recur(x)
+        C, core = x.size(-1), dict(self.core.named_parameters())
+        inputs = F.linear(x, core["weight_ih_l0"], core["bias_ih_l0"])  # (B, T, C) -> (B, T, 3C)
+        weight, bias = core["weight_hh_l0"], core["bias_hh_l0"]
+        h, states = self.start.expand(-1, len(x), -1)[0], []  # (B, C)
+        for at in inputs.unbind(1):
+            gates = torch.sigmoid(at[:, : 2 * C] + F.linear(h, weight[: 2 * C], bias[: 2 * C]))  # (B, 2C)
+            reset, update = gates.chunk(2, dim=1)
+            fresh = torch.tanh(at[:, 2 * C :] + F.linear(reset * h, weight[2 * C :], bias[2 * C :]))
+            h = (1 - update) * fresh + update * h
+            states.append(h)
+        return torch.stack(states, dim=1)
 
 
 class LSTM(Recurrent):
@@ -172,8 +195,7 @@ class GatedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        shift = min(self.dilation, x.size(1))
-        past = F.pad(x[:, :-shift], (0, 0, shift, 0))  # (B, T - shift, C) -> (B, T, C)
+        past = F.pad(x, (0, 0, self.dilation, 0))[:, : x.size(1)]  # (B, T, C) -> (B, T, C)
         both = self.taps(torch.cat([past, x], dim=-1))  # (B, T, 2C) -> (B, T, 2C)
         filtered, gate = both.chunk(2, dim=-1)  # (B, T, 2C) -> 2 × (B, T, C)
         return torch.tanh(filtered) * torch.sigmoid(gate)
@@ -194,7 +216,9 @@ class WaveNet(nn.Module):
         V, C, L = config.vocab_size, config.n_embd, config.n_layer
         self.wte = nn.Embedding(V, C)
         self.dropout = nn.Dropout(config.dropout)
-        self.convolutions = nn.ModuleList(GatedConvolution(C, 2**layer) for layer in range(L))
+        self.convolutions = nn.ModuleList(
+            GatedConvolution(C, min(2**layer, config.block_size)) for layer in range(L)
+        )
         self.skips = nn.ModuleList(nn.Linear(C, C) for _ in range(L))
         self.residuals = nn.ModuleList(nn.Linear(C, C) for _ in range(L - 1))
         self.hidden = nn.Linear(C, C)

@@ -182,7 +182,7 @@ class _Payload:
         return start, count
 
 
-_CONFIG = ("model", "vocab_size", "block_size", "n_layer", "n_head", "n_embd", "activation")
+_CONFIG = ("model", "vocab_size", "block_size", "n_layer", "n_head", "n_embd", "activation", "reset_after")
 
 
 def _kind(runs: Sequence[Run]) -> bool:

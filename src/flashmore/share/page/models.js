@@ -165,7 +165,7 @@ const MODELS = {
         const at = r * 3 * C + c;
         const reset = sigmoid(input[at] + state[at]);
         const update = sigmoid(input[at + C] + state[at + C]);
-        const fresh = Math.tanh(input[at + 2 * C] + reset * state[at + 2 * C]);
+        const fresh = Math.tanh(input[at + 2 * C] + (config.reset_after ? reset : 1) * state[at + 2 * C]);
         out[r * C + c] = (1 - update) * fresh + update * previous(r, c);
       }
     }),
@@ -289,7 +289,7 @@ function head(tensors, x, rows, V) {
 }
 
 /** An RNN, GRU or LSTM of PyTorch, whose `cell` fills in the next state (R, C) from both linear maps. */
-function recurrent({ vocab_size: V, n_embd: C }, tensors, gates, cell) {
+function recurrent({ model, vocab_size: V, n_embd: C, reset_after: resetAfter }, tensors, gates, cell) {
   const isLstm = "start_cell" in tensors;
   return {
     width: isLstm ? 2 * C : C,
@@ -304,8 +304,19 @@ function recurrent({ vocab_size: V, n_embd: C }, tensors, gates, cell) {
       }
       const part = (name, x) =>
         linear(x, rows, tensors[`core.weight_${name}_l0`], tensors[`core.bias_${name}_l0`], floats(rows * gates * C));
+      const again = (x) =>
+        linear(x, rows, tensors["core.weight_hh_l0"].subarray(2 * C * C), tensors["core.bias_hh_l0"].subarray(2 * C), floats(rows * C));
       const input = part("ih", embedding(tensors["wte.weight"], ids, C));
       const state = part("hh", before);
+      if (model === "gru" && !resetAfter) {
+        // The reset gate is applied to the state before its matrix, not after it.
+        const kept = before.map((value, i) => {
+          const at = Math.floor(i / C) * 3 * C + (i % C);
+          return value * sigmoid(input[at] + state[at]);
+        });
+        const fresh = again(kept);
+        for (let i = 0; i < fresh.length; i++) state[Math.floor(i / C) * 3 * C + 2 * C + (i % C)] = fresh[i];
+      }
       const out = floats(rows * C);
       const memory = { get: (r, c) => kept[r * C + c], set: (r, c, value) => (kept[r * C + c] = value) };
       for (let r = 0; r < rows; r++) {

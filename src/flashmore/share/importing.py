@@ -1,0 +1,280 @@
+"""Models of other projects as runs: makemore's and nanoGPT's checkpoints, and Hugging Face's GPT-2.
+
+Pickled files are read with `torch.load(weights_only=True)`, which executes no code from them.
+"""
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flashmore.config import TrainConfig
+from flashmore.data.items import MAKEMORE
+from flashmore.errors import ConfigError, RunError
+from flashmore.files import read_regular, reading
+from flashmore.models.config import ModelConfig
+from flashmore.models.registry import layout
+from flashmore.runs import Checkpoint, Run, Settings, State, locked
+from flashmore.runs.checkpoint import differences, layout_of
+from flashmore.runs.settings import versions_here
+from flashmore.share.gpt2 import our_weights
+from flashmore.share.hugging_face import ACTIVATIONS
+from flashmore.training.corpus import read_corpus
+
+Weights = dict[str, Tensor]
+LARGEST_CONFIG = 2**20
+"""Most bytes read of a Hugging Face config.json."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model as another project stored it: the sizes it tells, and weights under our names."""
+
+    sizes: dict[str, Any]
+    weights: Weights
+    is_text: bool
+
+
+def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run:
+    """Make a run of a model that was trained elsewhere.
+
+    Args:
+        source: makemore's `model.pt`, nanoGPT's `ckpt.pt`, or a folder of a Hugging Face GPT-2.
+        data: what it was trained on: the file of names, or the text, or nanoGPT's `.bin` file.
+        out: the new run's folder.
+        n_head: attention heads of a Transformer of makemore, which does not store them.
+
+    Returns:
+        The run, without optimizer state: it can generate, score and be exported, but not resume training.
+
+    Raises:
+        RunError: a file that is none of these, would execute code, or is damaged; or another model.
+        ConfigError: the data is not what the model was trained on, or `out` is occupied.
+        DataError: the data cannot be read.
+    """
+    found = _hugging_face(source) if source.is_dir() else _checkpoint(source, n_head)
+    sizes = found.sizes
+    options = {name: sizes[name] for name in ("n_layer", "n_head", "n_embd") if name in sizes}
+    if found.is_text:
+        config = TrainConfig(
+            file=data,
+            mode="text",
+            preset="shakespeare",
+            block_size=sizes["block_size"],
+            vocab_size=sizes["vocab_size"] if data.suffix == ".bin" else None,
+            **options,
+        )
+    else:
+        config = TrainConfig(file=data, preset="makemore", split=MAKEMORE, model=sizes["model"], **options)
+    corpus = read_corpus(config)
+    model = ModelConfig(**{"vocab_size": corpus.vocab_size, "block_size": corpus.block_size} | sizes)
+    for name, what in (("vocab_size", "characters"), ("block_size", "positions")):
+        if (wanted := getattr(model, name)) != getattr(corpus, name):
+            told = f"{getattr(corpus, name)} in {data}, BOS and EOS included"
+            raise ConfigError(f"the data of a model with {wanted} {what}", told, "the file it was trained on")
+    wanted, got = layout(model), layout_of(found.weights)
+    if model.tie_weights:
+        found.weights["lm_head.weight"] = found.weights["wte.weight"]
+        got = layout_of(found.weights)
+    if wanted != got:
+        raise RunError(
+            f"the weights of a {model.model} in {source}", differences(wanted, got), "another file"
+        )
+    made = Settings(
+        config.to_json(),
+        config.to_json(),
+        model,
+        corpus.vocabulary,
+        corpus.split,
+        corpus.text,
+        versions_here(),
+    )
+    with locked(out), Run.create(out, made) as run:
+        run.begin(Checkpoint({name: value.float() for name, value in found.weights.items()}, {}, State(0, 1)))
+    return Run.open(out)
+
+
+def _checkpoint(source: Path, n_head: int) -> _Found:
+    valid = "makemore's model.pt, nanoGPT's ckpt.pt, or a folder of a Hugging Face GPT-2"
+    try:
+        with reading(source), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the version of pickle
+            content = torch.load(source, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        ValueError,
+        UnicodeDecodeError,
+    ) as error:
+        cause = (
+            "it would execute code"
+            if isinstance(error, pickle.UnpicklingError)
+            else "damaged, or another format"
+        )
+        raise RunError(f"a checkpoint of weights only at {source}", cause, valid) from None
+    if isinstance(content, Mapping) and {"model", "model_args"} <= content.keys():
+        return _nanogpt(content["model"], content["model_args"], source)
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise RunError(f"a checkpoint of weights at {source}", type(content).__name__, valid)
+    for marker, convert in MAKEMORE_MODELS.items():
+        if marker in content:
+            return convert(dict(content), n_head)
+    raise RunError(f"a model of makemore at {source}", ", ".join(list(content)[:4]), valid)
+
+
+def _nanogpt(weights: Weights, args: Mapping[str, Any], source: Path) -> _Found:
+    """https://github.com/karpathy/nanoGPT, train.py."""
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
+    if odd := [name for name in names if type(args.get(name)) is not int]:
+        raise RunError(f"nanoGPT's model_args in {source}", f"no {', '.join(odd)}", "an intact ckpt.pt")
+    sizes: dict[str, Any] = {name: args[name] for name in names} | {
+        "model": "transformer",
+        "activation": "gelu",
+        "bias": bool(args.get("bias", True)),
+        "tie_weights": True,
+    }
+    return _Found(sizes, our_weights(weights, transposed=False), is_text=True)
+
+
+def _hugging_face(folder: Path) -> _Found:
+    """https://huggingface.co/docs/transformers/model_doc/gpt2."""
+    valid = "a folder of GPT2LMHeadModel with config.json and model.safetensors"
+    try:
+        config = json.loads(read_regular(folder / "config.json", LARGEST_CONFIG))
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(f"a Hugging Face GPT-2 at {folder}", str(error)[:200], valid) from None
+    ours = {theirs: name for name, theirs in ACTIVATIONS.items()}
+    activation = config.get("activation_function", "gelu_new")
+    if config.get("model_type") != "gpt2" or activation not in ours:
+        found = f"the architecture {config.get('model_type')} with {activation}"
+        raise RunError(f"a Hugging Face GPT-2 at {folder}", found, valid)
+    names = ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")
+    if odd := [name for name in names if type(config.get(name)) is not int]:
+        raise RunError(f"the sizes of a GPT-2 in {folder / 'config.json'}", f"no {', '.join(odd)}", valid)
+    sizes = {name: config[name] for name in names[1:]} | {
+        "model": "transformer",
+        "block_size": config["n_positions"],
+        "activation": ours[activation],
+        "tie_weights": bool(config.get("tie_word_embeddings", True)),
+    }
+    return _Found(sizes, our_weights(weights, transposed=True), is_text=config.get("bos_token_id") != 0)
+
+
+def _transformer(weights: Weights, n_head: int) -> _Found:
+    ours = our_weights(weights, transposed=False)
+    layers = {name.split(".")[1] for name in ours if name.startswith("blocks.")}
+    sizes = {
+        "model": "transformer",
+        "block_size": len(ours["wpe.weight"]),
+        "vocab_size": len(ours["wte.weight"]),
+        "n_layer": len(layers),
+        "n_head": n_head,
+        "n_embd": ours["wte.weight"].size(1),
+    }
+    return _Found(sizes, ours, is_text=False)
+
+
+def _bigram(weights: Weights, n_head: int) -> _Found:
+    del n_head
+    return _Found({"model": "bigram", "vocab_size": len(weights["logits"])}, weights, is_text=False)
+
+
+def _mlp(weights: Weights, n_head: int) -> _Found:
+    """makemore's window has the newest character first, ours the oldest."""
+    del n_head
+    embeddings, hidden = weights["wte.weight"], weights["mlp.0.weight"]
+    C = _one_width(embeddings.size(1), len(hidden))
+    reversed_window = hidden.view(len(hidden), -1, C).flip(1).flatten(1)  # (C, N, C) -> (C, N * C)
+    ours = {
+        "wte.weight": embeddings,
+        "hidden.weight": reversed_window.contiguous(),
+        "hidden.bias": weights["mlp.0.bias"],
+        "lm_head.weight": weights["mlp.2.weight"],
+        "lm_head.bias": weights["mlp.2.bias"],
+    }
+    sizes = {
+        "model": "mlp",
+        "vocab_size": len(embeddings) - 1,
+        "block_size": hidden.size(1) // C,
+        "n_embd": C,
+    }
+    return _Found(sizes, ours, is_text=False)
+
+
+def _bow(weights: Weights, n_head: int) -> _Found:
+    del n_head
+    ours = {
+        name.removeprefix("context_block.mlp."): value
+        for name, value in weights.items()
+        if not name.endswith("cbow.bias")  # their causal mask
+    }
+    C = _one_width(ours["wte.weight"].size(1), len(ours["c_fc.weight"]))
+    sizes = {
+        "model": "bow",
+        "vocab_size": len(ours["wte.weight"]),
+        "block_size": len(ours["wpe.weight"]),
+        "n_embd": C,
+    }
+    return _Found(sizes, ours, is_text=False)
+
+
+def _rnn(weights: Weights, n_head: int) -> _Found:
+    del n_head
+    return _recurrent("rnn", weights, [("h", 1)])
+
+
+def _gru(weights: Weights, n_head: int) -> _Found:
+    """Their update gate keeps what ours replaces: σ(−x) = 1 − σ(x)."""
+    del n_head
+    found = _recurrent("gru", weights, [("r", 1), ("z", -1), ("hbar", 1)])
+    return replace(found, sizes=found.sizes | {"reset_after": False})
+
+
+def _recurrent(model: str, weights: Weights, gates: list[tuple[str, int]]) -> _Found:
+    """makemore has one matrix for input and state together, and one bias."""
+    C = _one_width(weights["wte.weight"].size(1), weights["start"].size(1))
+    matrices = torch.cat([sign * weights[f"cell.xh_to_{gate}.weight"] for gate, sign in gates])  # (G * C, 2C)
+    biases = torch.cat([sign * weights[f"cell.xh_to_{gate}.bias"] for gate, sign in gates])  # (G * C,)
+    ours = {
+        "start": weights["start"].unsqueeze(0),
+        "wte.weight": weights["wte.weight"],
+        "core.weight_ih_l0": matrices[:, :C].contiguous(),
+        "core.weight_hh_l0": matrices[:, C:].contiguous(),
+        "core.bias_ih_l0": biases,
+        "core.bias_hh_l0": torch.zeros_like(biases),
+        "lm_head.weight": weights["lm_head.weight"],
+        "lm_head.bias": weights["lm_head.bias"],
+    }
+    sizes = {"model": model, "vocab_size": len(weights["wte.weight"]), "n_embd": C}
+    return _Found(sizes, ours, is_text=False)
+
+
+def _one_width(embedding: int, hidden: int) -> int:
+    if embedding != hidden:
+        found = f"embeddings of width {embedding} and hidden layers of width {hidden}"
+        raise RunError(
+            "one width for embeddings and hidden layers", found, "a model with n_embd equal to n_embd2"
+        )
+    return embedding
+
+
+MAKEMORE_MODELS: dict[str, Callable[[Weights, int], _Found]] = {
+    "logits": _bigram,
+    "transformer.wte.weight": _transformer,
+    "mlp.0.weight": _mlp,
+    "context_block.mlp.c_fc.weight": _bow,
+    "cell.xh_to_h.weight": _rnn,
+    "cell.xh_to_z.weight": _gru,
+}
+"""By the name of a tensor that only this model of makemore.py has (https://github.com/karpathy/makemore)."""
