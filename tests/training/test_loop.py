@@ -367,7 +367,7 @@ def test_sixteen_bit_training_stays_near_float32(dtype: str, tmp_path: Path) -> 
 def test_tensorboard_events_stand_beside_the_metrics(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(SMALL, tmp_path / "run")
+    train(replace(SMALL, log_to=("tensorboard",)), tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     logged = {event.step: event.value for event in events.Scalars("loss")}
     lines = {line["step"]: line["loss"] for line in Run.open(tmp_path / "run").read_metrics()}

@@ -8,6 +8,7 @@ from typing import Literal
 from flashmore.cli import bench
 from flashmore.cli import compare as compare_command
 from flashmore.cli.bench import BlockBar
+from flashmore.cli.page import write_page
 from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.show import stdout
 from flashmore.config import TrainConfig
@@ -17,10 +18,16 @@ from flashmore.generation.options import GenerateOptions
 DEVICE: Literal["cpu"] = "cpu"
 """Always the CPU: on other devices `flash` does not support float32."""
 
+SAMPLES_EVERY = 100
+"""Steps between the names that the page replays."""
+
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a bigram and a transformer on the built-in names, compare them, and time fused attention."""
+    """Train a bigram and a transformer on the built-in names, compare them, and time fused attention.
+
+    The two models also become a page, names.html, that makes names in the browser.
+    """
 
     out: Path = Path("demo")
     """Folder for the runs."""
@@ -42,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import unused_folder
 
-    configs = (TrainConfig(model="bigram", device=DEVICE), TrainConfig(attention="flash", device=DEVICE))
+    configs = (
+        TrainConfig(model="bigram", device=DEVICE, samples_every=SAMPLES_EVERY),
+        TrainConfig(attention="flash", device=DEVICE, samples_every=SAMPLES_EVERY),
+    )
     runs = []
     for config in configs:
         with ProgressLine() as line:
@@ -50,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
     compare_command.draw_picture(rows, command.picture)
+    page = command.out / "names.html"
+    write_page([run.path for run in reversed(runs)], page)
 
     # The experiment this project grew from: the same model with manual and fused attention.
     makemore = TrainConfig(preset="makemore", device=DEVICE)
@@ -63,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     stdout().print(
         "",
         "What to try next:",
+        f"  open {page} in a browser",
         f"  flashmore generate {run} --prefix ma --new-only",
         f"  flashmore score {run} emma xqzw",
         "  flashmore train YOUR_FILE.txt           # brands, places, words: one per line",

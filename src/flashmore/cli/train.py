@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
+from flashmore.cli.play import open_page
 from flashmore.cli.show import figures, name_cells, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
@@ -45,6 +46,8 @@ class Train:
     """New or empty folder for the run. If omitted, the first unused of runs/MODEL, runs/MODEL-2, …"""
     splits: int = 1
     """Train on this many random splits and report how the test loss varies. Only the first run is kept."""
+    open: bool = False
+    """At the end, write the run's page and open it in the browser, as `flashmore play` does."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 
@@ -100,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
         write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
     else:
         _show(result, losses)
+    if isinstance(command, Train) and command.open:
+        open_page(Path(result.run))
     return 0
 
 
