@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long test-faults format clean
+.PHONY: demo test test-long test-faults dist docs format clean
 
 ## Train, compare and benchmark on the built-in names: a minute and a half after installation.
 demo: $(VENV)/installed
@@ -27,12 +27,21 @@ test-long: $(VENV)/installed-dev
 	$(BIN)/pytest -m long
 	HYPOTHESIS_PROFILE=new $(BIN)/pytest
 
+## Builds the sdist and the wheel into dist/, and runs the installed wheel outside the checkout.
+dist: $(VENV)/installed-dev
+	$(BIN)/python scripts/check_dist.py
+
+## The documentation site, in site/; any static host can serve it.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python scripts/check_links.py site
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flashmore needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -42,4 +51,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@

@@ -94,8 +94,13 @@ def describe_call(
     """Describe a call by the properties that determine which kernels can run.
 
     Args:
-        q: (…, H, L, D); k is (…, H_kv, S, D), v is (…, H_kv, S, D_v).
-        mask, causal, dropout_p, gqa: as scaled_dot_product_attention takes them.
+        q: queries (…, H, L, D).
+        k: keys (…, H_kv, S, D).
+        v: values (…, H_kv, S, D_v).
+        mask: `attn_mask` of scaled_dot_product_attention.
+        causal: its `is_causal`.
+        dropout_p: its `dropout_p`.
+        gqa: its `enable_gqa`.
 
     Raises:
         ConfigError: no kernel supports them.

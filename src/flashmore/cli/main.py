@@ -33,6 +33,7 @@ VERBS = {
     "upgrade": "replace hand-written attention in your own code with fused attention",
     "log": "send a run's metrics to an experiment tracker",
     "report": "turn benchmark records into an HTML page or Markdown",
+    "env": "print the versions, devices and cache folders, for a bug report",
     "demo": "train, compare and benchmark on the built-in names, in about 1.5 minutes",
 }
 

@@ -17,7 +17,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     on_cuda = device.type == "cuda"
     return {
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if on_cuda else cpu_name(),
+        "device_name": device_name(device),
         "capability": list(torch.cuda.get_device_capability(device)) if on_cuda else None,
         "cpu_name": cpu_name(),
         "cpu_count": os.cpu_count(),
@@ -31,6 +31,22 @@ def environment(device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "clock_resolution_s": time.get_clock_info("perf_counter").resolution,
     }
+
+
+def devices() -> dict[str, str]:
+    """The name of every device that torch can use here, by the device: cpu, cuda:0, cuda:1, mps."""
+    found = [
+        torch.device("cpu"),
+        *(torch.device("cuda", index) for index in range(torch.cuda.device_count())),
+    ]
+    if torch.backends.mps.is_available():
+        found.append(torch.device("mps"))
+    return {str(device): device_name(device) for device in found}
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's, which on Apple silicon contains the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def cpu_name() -> str:
