@@ -32,9 +32,12 @@ dist: $(VENV)/installed-dev
 	$(BIN)/python scripts/check_dist.py
 
 ## The documentation site, in site/; any static host can serve it.
-docs: $(VENV)/installed-docs
+docs: $(VENV)/installed-docs demo/names.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	$(BIN)/python scripts/check_links.py site
+
+demo/names.html:
+	$(MAKE) demo
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

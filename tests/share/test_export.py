@@ -123,7 +123,7 @@ def test_every_format_holds_a_model_or_says_why_not(
         (
             "gguf",
             {"model": "transformer", **ASCII, "activation": "relu_squared"},
-            "and this model relu_squared",
+            "this model relu_squared",
         ),
         ("gguf", {"model": "transformer"}, "'é' is not printable ASCII"),
         ("pt2", {"model": "lstm"}, "the recurrent kernel of lstm"),

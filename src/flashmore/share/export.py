@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -197,7 +197,7 @@ def _write_safetensors(run: Run, model: nn.Module, folder: Path) -> None:
 
 
 def _load_safetensors(run: Run, folder: Path) -> AbstractContextManager[Logits]:
-    model = build(run.model, seed=0)
+    model = build(replace(run.model, attention="sdpa"), seed=0)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return nullcontext(model.eval())
 

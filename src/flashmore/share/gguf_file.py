@@ -36,7 +36,7 @@ def refuses(run: Run) -> str | None:
     if run.model.model != "transformer":
         return f"llama.cpp has no architecture for the model {run.model.model}"
     if run.model.activation != "gelu_tanh":
-        return f"llama.cpp's GPT-2 computes gelu_tanh, and this model {run.model.activation}"
+        return f"llama.cpp's GPT-2 computes --activation gelu_tanh, and this model {run.model.activation}"
     if run.text is not None and run.text.kind != "characters":
         return "the characters of its ids are unknown"
     if odd := [each for each in run.vocabulary.characters if not (each.isascii() and each.isprintable())]:

@@ -3,9 +3,10 @@
 import importlib
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -168,7 +169,8 @@ class Trackers(AbstractContextManager["Trackers"]):
 
     def _attempt(self, name: str, call: Callable[[], None]) -> None:
         try:
-            call()
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                call()
         except Exception as error:  # noqa: BLE001 - whatever another package raises must not end training
             self._trackers.pop(name, None)
             cause = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
