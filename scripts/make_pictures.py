@@ -59,31 +59,29 @@ def run(command: str, folder: Path, began: float) -> list[Line]:
 
 def animation(lines: list[Line]) -> str:
     """An SVG in which the lines appear one after another, again and again; at once for reduced motion."""
-    total, height = lines[-1][0], LINE * len(lines) + 32
-    width = round(CHARACTER * COLUMNS) + 32
-    shown = SECONDS / (SECONDS + PAUSE)
+    total, height, width = lines[-1][0], LINE * len(lines) + 32, round(CHARACTER * COLUMNS) + 32
+    seconds = SECONDS + PAUSE
     rows, rules = [], []
-    for number, (seconds, line) in enumerate(lines):
-        start = 100 * shown * seconds / total
+    for number, (shown, line) in enumerate(lines):
+        start = 100 * SECONDS / seconds * shown / total
         steps = f"0%, {start:.2f}% {{ opacity: 0 }} {start + 0.01:.2f}%, 100% {{ opacity: 1 }}"
-        rules.append(
-            f"@keyframes l{number} {{ {steps} }} .l{number} {{ animation: l{number} {SECONDS + PAUSE:g}s step-end infinite }}"
+        rules.append(f"@keyframes l{number} {{ {steps} }}")
+        rules.append(f".l{number} {{ animation: l{number} {seconds:g}s step-end infinite }}")
+        kind = " command" if line.startswith("$ ") else ""
+        y = LINE * (number + 1) + 12
+        rows.append(f"<text class='l{number}{kind}' x='16' y='{y}'>{escape(line)}</text>")
+    style = "\n".join(
+        (
+            "text { font: 14px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace }",
+            "text { white-space: pre; fill: #e8eaed } .command { fill: #82b7f5; font-weight: bold }",
+            f"@media (prefers-reduced-motion: no-preference) {{ {' '.join(rules)} }}",
         )
-        kind = " class='command'" if line.startswith("$ ") else ""
-        rows.append(
-            f"<g class='l{number}'><text x='16' y='{LINE * (number + 1) + 12}'{kind}>{escape(line)}</text></g>"
-        )
-    style = (
-        "text { font: 14px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; fill: #e8eaed }"
-        " text { white-space: pre } .command { fill: #82b7f5; font-weight: bold } @media (prefers-reduced-motion: no-preference) { "
-        + " ".join(rules)
-        + " }"
     )
     label = "A terminal: flashmore trains on names, generates new ones, and writes a web page"
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' role='img' aria-label='{label}'>"
-        f"<style>{style}</style><rect width='100%' height='100%' rx='8' fill='#14171b'/>{''.join(rows)}</svg>\n"
-    )
+    size = f"viewBox='0 0 {width} {height}' role='img' aria-label='{label}'"
+    ground = "<rect width='100%' height='100%' rx='8' fill='#14171b'/>"
+    size = f"xmlns='http://www.w3.org/2000/svg' {size}"
+    return f"<svg {size}><style>{style}</style>{ground}{''.join(rows)}</svg>\n"
 
 
 def screenshot(page: Path, picture: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_hostile_vocabulary_and_folder_are_escaped(call: Process, run: Path, a
 def test_a_terminal_shows_hostile_names_escaped_and_in_their_style(
     on_a_terminal: Terminal, run: Path
 ) -> None:
-    code, printed = on_a_terminal("generate", run, "--count", 3, "--seed", 1, "--repeats")
+    code, printed = on_a_terminal("generate", run, "--count", 6, "--seed", 3, "--repeats")
     assert code == 0
     assert "\x1b[" in printed, "styles survive"
     assert "\\x9b" in printed

@@ -267,7 +267,7 @@ def test_open_refuses_the_vocabulary_of_another_run(run: Run, tmp_path: Path) ->
         Run.open(tmp_path / "other")
 
 
-@pytest.mark.parametrize("version", [1, 4, 6, "5", None, 10**15])
+@pytest.mark.parametrize("version", [1, 5, 7, "6", None, 10**15])
 def test_open_refuses_an_unknown_format(run: Run, version: object) -> None:
     rewrite_config(run.path, lambda config: config.update(format=version))
     with pytest.raises(RunError, match="which this version of flashmore does not") as caught:

@@ -1,6 +1,7 @@
 """Training on one long text: it learns, resumes bit for bit, and keeps its parts apart."""
 
 import os
+import random
 import signal
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -195,12 +196,12 @@ def text_by_whole_windows(run: Run, prefix: str, options: GenerateOptions, lengt
     characters = run.vocabulary.characters
     ids = [characters.index(letter) for letter in prefix]
     begun, model = len(ids), load_model(run, "cpu")
-    generator = torch.Generator().manual_seed(options.seed or 0)
+    numbers = random.Random(options.seed)
     with torch.inference_mode():
         for _ in range(length):
             logits = model(torch.tensor([ids[-run.model.block_size :]]))[:, -1]
-            chances = next_probabilities(logits, options)
-            ids.append(int(torch.multinomial(chances, 1, generator=generator)))
+            sums = next_probabilities(logits.double(), options)[0].cumsum(0)
+            ids.append(int((sums <= numbers.random() * sums[-1]).sum()))
     return "".join(characters[number] for number in ids[begun:])
 
 

@@ -50,16 +50,7 @@ def main(argv: Sequence[str]) -> int:
     run = Run.open(command.run)
     maps = [attention_maps(run, name, kept) for name in command.names]
     if command.json:
-        write_json(
-            [
-                {
-                    "characters": each.characters,
-                    "weights": each.weights.tolist(),
-                    "difference": each.difference,
-                }
-                for each in maps
-            ]
-        )
+        write_json([vars(each) | {"weights": each.weights.tolist()} for each in maps])
     else:
         rows = table("name", "layer", "head", "most read by the last position", "largest difference")
         for name, each in zip(command.names, maps, strict=True):
@@ -68,12 +59,14 @@ def main(argv: Sequence[str]) -> int:
                     first = layer == head == 1
                     shares = sorted(enumerate(weights.tolist()), key=lambda item: -item[1])[:3]
                     read = ", ".join(
-                        f"{label(each.characters[place])} ({place}) {share:.0%}" for place, share in shares
+                        f"{label(each.characters[place])} ({each.first + place}) {share:.0%}"
+                        for place, share in shares
                     )
                     difference = f"{each.difference:.1e}" if first else ""
                     rows.add_row(name if first else "", str(layer), str(head), read, difference)
         stdout(folded=False).print(rows)
-        say(f"{START} is the start of a name; positions are in parentheses")
+        start = f"{START} is the start of a name; " if run.text is None else ""
+        say(f"{start}positions are in parentheses")
         say(f"largest difference: between the outputs of these weights and of the kernel {BACKEND}")
     if command.picture is not None:
         boxes = draw_maps(maps, command.picture)

@@ -38,6 +38,8 @@ class AttentionMaps:
 
     characters: tuple[str, ...]
     """(T,) the character at each position; empty for the start of a name."""
+    first: int
+    """The first of these positions in the text."""
     weights: Tensor
     """(L, H, T, T) float32: row i holds how much position i reads from each position, and sums to 1."""
     difference: float
@@ -71,12 +73,13 @@ def attention_maps(run: Run, text: str, positions: slice | None = None) -> Atten
     model(torch.tensor([ids]))
     for handle in handles:
         handle.remove()
-    kept = positions or slice(None)
+    kept = slice(*(positions or slice(None)).indices(len(ids)))
     weights = torch.stack([each for each, _ in found])[..., kept, kept]  # (L, H, T, T)
     if not weights.numel():
         found_positions = f"{kept.start} to {kept.stop} of {len(ids)}"
         raise ConfigError("positions of the text", found_positions, f"a range within 0 to {len(ids)}")
-    return AttentionMaps(characters[kept], weights.clone(), max(difference for _, difference in found))
+    difference = max(difference for _, difference in found)
+    return AttentionMaps(characters[kept], kept.start, weights.clone(), difference)
 
 
 def _ids(run: Run, text: str) -> tuple[list[int], tuple[str, ...]]:
@@ -138,7 +141,7 @@ def _figure(maps: Sequence[AttentionMaps]) -> "Figure":
         for layer in range(layers):
             for head in range(heads):
                 axes = grid[layer, head]
-                axes.imshow(each.weights[layer, head], vmin=0, vmax=1, cmap="Blues")
+                axes.imshow(each.weights[layer, head].numpy(), vmin=0, vmax=1, cmap="Blues")
                 axes.set_xticks(range(len(labels)), labels, fontsize=7, parse_math=False)
                 axes.set_yticks(range(len(labels)), labels, fontsize=7, parse_math=False)
                 axes.tick_params(length=0)

@@ -83,16 +83,17 @@ export function showNames(models) {
     for (const { model, fill } of columns) {
       const prefix = model.alphabet.encode(model.isText ? options.text : options.text.trimStart()).ids;
       const steps = model.isText ? texts(model, { ...options, prefix }) : names(model, { ...options, prefix });
-      let last, began = performance.now();
+      let last, start = true, began = performance.now();
       for (const each of steps) {
         last = each;
         if (performance.now() - began < SLICE) continue;
-        fill(last, options, false);
+        fill(last, options, { start, done: false });
+        start = false;
         await new Promise((resume) => setTimeout(resume));
         if (mine !== run) return;
         began = performance.now();
       }
-      fill(last, options, true);
+      fill(last, options, { start, done: true });
     }
     byId("status").textContent = columns.map(({ told }) => told()).join(" ");
   }
@@ -137,21 +138,25 @@ function column(model, place) {
   const command = element("code");
   const card = element("section", { className: `card series-${place}` }, element("h3", {}, model.title), note, list, element("p", { className: "note" }, "The same in a terminal: ", command));
   let current = { found: [] };
+  let shown = 0; // of these names
   return {
     card,
     model,
     text: () => (model.isText ? current.text : current.found.map(({ text }) => text).join("\n")),
     told: () => (model.isText ? `${model.title}: done.` : `${model.title}: ${current.found.length} names.`),
-    fill(last, options, done) {
+    /** Shows what was found so far; `start` begins another list. */
+    fill(last, options, { start, done }) {
       current = last;
+      if (start) shown = 0;
       command.textContent = commandFor(model, options);
       if (model.isText) {
         list.textContent = last.text;
         note.textContent = done ? "" : "…";
         return;
       }
-      list.replaceChildren(
-        ...last.found.map(({ text, novelty, logProb }) =>
+      if (!shown) list.replaceChildren();
+      list.append(
+        ...last.found.slice(shown).map(({ text, novelty, logProb }) =>
           element(
             "li",
             { className: novelty },
@@ -161,6 +166,8 @@ function column(model, place) {
           ),
         ),
       );
+      if (last.found.length) performance.mark("first name");
+      shown = last.found.length;
       const short = done && last.found.length < options.count ? ` Only ${last.found.length} names were found.` : "";
       const origin = ["new", "train", "validation", "test"].map((part) => [part, last.found.filter(({ novelty }) => novelty === part).length]);
       const counted = model.list !== null ? `: ${origin.filter(([, count]) => count).map(([part, count]) => `${count} ${LABELS[part]}`).join(", ")}` : "";

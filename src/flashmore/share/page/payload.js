@@ -3,7 +3,8 @@
 /** Unpacks base64 of a gzip file into {header, models}; a TypeError or SyntaxError if it is damaged. */
 export async function unpack(base64) {
   const text = atob(base64);
-  const packed = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+  const packed = new Uint8Array(text.length);
+  for (let n = 0; n < packed.length; n++) packed[n] = text.charCodeAt(n);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const data = await new Response(stream).arrayBuffer();
   const length = new DataView(data).getUint32(0, true);
@@ -17,14 +18,14 @@ export async function unpack(base64) {
 /** Float32 numbers of which the file has all first bytes, then all second bytes, …: that compresses better. */
 function float32(planes) {
   const count = planes.length / 4;
-  const bytes = new Uint8Array(planes.length);
-  for (let plane = 0; plane < 4; plane++) {
-    for (let n = 0; n < count; n++) bytes[4 * n + plane] = planes[plane * count + n];
+  const words = new Uint32Array(count);
+  for (let n = 0; n < count; n++) {
+    words[n] = planes[n] | (planes[count + n] << 8) | (planes[2 * count + n] << 16) | (planes[3 * count + n] << 24);
   }
-  return new Float32Array(bytes.buffer);
+  return new Float32Array(words.buffer);
 }
 
-const part = (numbers, [start, length]) => Float64Array.from(numbers.subarray(start, start + length));
+const part = (numbers, [start, length]) => new Float64Array(numbers.subarray(start, start + length));
 
 const tensorsOf = (layout, numbers) =>
   Object.fromEntries(Object.entries(layout).map(([name, place]) => [name, part(numbers, place)]));
