@@ -86,7 +86,7 @@ export function showNames(models) {
       let last, start = true, began = performance.now();
       for (const each of steps) {
         last = each;
-        if (performance.now() - began < SLICE) continue;
+        if (start ? !model.isText && !last.found.length : performance.now() - began < SLICE) continue;
         fill(last, options, { start, done: false });
         start = false;
         await new Promise((resume) => setTimeout(resume));

@@ -71,7 +71,8 @@ export function* draws(model, prefix, options) {
   }
   const beginning = known.reduce((sum, value) => sum + value, 0);
   const most = Math.max(1, Math.min(BATCH, Math.floor(HISTORY / (model.context * (model.width + 1)))));
-  for (let batch = Math.min(most, options.count ?? most); ; batch = most) {
+  // The first draw alone, so that it is there at once; then more and more together, which takes less time each.
+  for (let batch = 1; ; batch = Math.min(most, 4 * batch)) {
     const numbers = Array.from({ length: batch }, () =>
       Float64Array.from({ length: model.context - prefix.length }, () => random.next()),
     );
