@@ -13,7 +13,11 @@ from mkdocs.structure.pages import Page
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/pictures/*")
 LIVE = "demo/names.html"
 """The page of the demo's two models, which the front page shows."""
-LINKED = ("src/flashmore/measuring/record.py", "src/flashmore/measuring/record.schema.json")
+LINKED = (
+    "src/flashmore/measuring/record.py",
+    "src/flashmore/measuring/record.schema.json",
+    "notebooks/*.ipynb",
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -34,7 +38,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     del config, files
     if page.file.src_uri != "README.md":
         return markdown
-    introduction, heading, rest = markdown.partition("\n## ")
+    introduction, heading, rest = markdown.partition("\n![")
     frame = f'<iframe src="{LIVE}" title="Make names" style="width: 100%; height: 40rem; border: 0"></iframe>'
     told = f"Try it: the two models of the demo, computed in this page ([alone]({LIVE}))."
     return f"{introduction}\n{told}\n\n{frame}\n{heading}{rest}"
