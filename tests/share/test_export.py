@@ -51,6 +51,7 @@ def test_transformers_loads_a_run_on_text(trained: dict[str, Run], tmp_path: Pat
     assert made.largest_difference <= 1e-5
     tokenizer: Any = AutoTokenizer.from_pretrained(out)
     text = "anna\nben"
+    assert tokenizer("an☃na")["input_ids"] == tokenizer("anna")["input_ids"]
     assert tokenizer(text)["input_ids"] == [number - 1 for number in run.vocabulary.encode(text)]
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 

@@ -1,5 +1,6 @@
 """Models of makemore, nanoGPT and Hugging Face become runs that compute the same."""
 
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -248,7 +249,7 @@ def test_a_checkpoint_that_would_execute_code_is_refused(names: Path, tmp_path: 
 
 def test_other_files_and_data_are_refused_with_the_reason(names: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "model.pt", tmp_path / "run"
-    assert "missing" in refused(path, names, out).found
+    assert "No such file" in refused(path, names, out).found
     path.write_bytes(b"not a checkpoint")
     refused(path, names, out)
     torch.save(torch.zeros(3), path)
@@ -261,8 +262,66 @@ def test_other_files_and_data_are_refused_with_the_reason(names: Path, tmp_path:
     assert "of width" in refused(path, names, out).found
     torch.save(MODELS["bow"][1] | {"lm_head.bias": torch.zeros(V + 1)}, path)
     assert "lm_head.bias" in refused(path, names, out).found
+
+
+ODD: dict[str, Any] = {
+    "a scalar": {"logits": torch.tensor(1.0)},
+    "one tensor of an mlp": {"mlp.0.weight": torch.zeros(3)},
+    "one tensor of a gru": {"cell.xh_to_z.weight": torch.zeros(3, 3)},
+    "half a transformer": {"transformer.wte.weight": torch.zeros(3, 3)},
+    "numbers as names": {1: torch.zeros(3)},
+    "nothing": {},
+    "arguments that are no mapping": {"model": {}, "model_args": [1]},
+    "weights that are none": {"logits": "words"},
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_a_checkpoint_of_another_kind_is_refused(names: Path, tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    assert refused(tmp_path / "model.pt", names, tmp_path / "run").found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer_norm_epsilon": 0.5},
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"n_inner": 7},
+        {"activation_function": [1]},
+        {"model_type": "llama"},
+        {"n_layer": "2"},
+        {"n_head": 5},
+        {"n_positions": 10**5},
+    ],
+    ids=str,
+)
+def test_a_gpt2_that_computes_otherwise_is_refused(
+    trained: dict[str, Run], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run, folder = trained["text"], tmp_path / "hf"
+    export(run, "hf", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+    refused(folder, Path(run.config["file"]), tmp_path / "run")
+
+
+@pytest.mark.parametrize("config", ["[1]", "{}", "not JSON", '{"model_type": "gpt2"}'])
+def test_a_folder_of_another_kind_is_refused(names: Path, tmp_path: Path, config: str) -> None:
     folder = tmp_path / "hf"
     folder.mkdir()
-    refused(folder, names, out)
-    (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    refused(folder, names, out)
+    refused(folder, names, tmp_path / "run")
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    refused(folder, names, tmp_path / "run")
+
+
+def test_links_in_a_folder_are_followed_as_hugging_faces_cache_has_them(
+    trained: dict[str, Run], tmp_path: Path
+) -> None:
+    run, folder = trained["text"], tmp_path / "linked"
+    export(run, "hf", tmp_path / "hf")
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).symlink_to(tmp_path / "hf" / name)
+    import_model(folder, Path(run.config["file"]), tmp_path / "run")

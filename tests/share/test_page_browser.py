@@ -84,7 +84,7 @@ def test_options_change_the_names_and_stand_in_the_address(
         assert names(visit, 1) == expected != before[:7]
         told = page.locator("#made section:nth-child(1) code").inner_text()
         assert told == (
-            "flashmore generate transformer --prefix ma --temperature 0.5 --top-k 5 --top-p 0.95 --count 7 "
+            "flashmore generate transformer --prefix=ma --temperature 0.5 --top-k 5 --top-p 0.95 --count 7 "
             "--new-only --seed 2"
         )
         address = page.url
@@ -154,6 +154,7 @@ def test_training_is_replayed(browser: Browser, two: Path, trained: dict[str, Ru
 def test_text_is_continued_as_generate_does(browser: Browser, text: Path, trained: dict[str, Run]) -> None:
     with Visit(browser, text, 1280, "light") as visit:
         assert re.match(r"Checked\. .* 60 of 60 characters drawn", checked(visit))
+        expect(visit.page.locator("#status")).to_have_text("Transformer: done.")
         expected = continue_text(trained["text"], GenerateOptions(seed=1), 300)
         assert visit.page.locator("#made pre").text_content() == expected.text
         assert visit.complaints == []
@@ -193,6 +194,27 @@ def test_a_changed_script_does_not_run(browser: Browser, two: Path, tmp_path: Pa
     with Visit(browser, path, 1280, "light") as visit:
         expect(visit.page.locator(".waiting")).to_be_visible()
         assert any("Content Security Policy" in complaint for complaint in visit.complaints)
+
+
+def test_a_jump_keeps_the_options_in_the_address(browser: Browser, two: Path) -> None:
+    with Visit(browser, two, 1280, "light", "#prefix=ma") as visit:
+        checked(visit)
+        visit.page.get_by_role("link", name="Attention").click()
+        assert "prefix=ma" in visit.page.url
+        assert visit.page.evaluate("document.activeElement.id") == "attention"
+        assert visit.page.evaluate("window.scrollY") > 300
+
+
+@pytest.mark.parametrize("kind", ["transformer", "text"])
+def test_a_long_input_does_not_make_a_phone_scroll_sideways(
+    browser: Browser, trained: dict[str, Run], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "page.html"
+    assert main(["page", str(trained[kind].path), "--out", str(path)]) == 0
+    with Visit(browser, path, 390, "light", "#name=annabellabellabella") as visit:
+        checked(visit)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert visit.complaints == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

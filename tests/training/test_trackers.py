@@ -37,6 +37,14 @@ def test_a_finished_run_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert logged == pytest.approx({line["step"]: line[name] for line in lines if name in line})
 
 
+def test_a_pack_or_no_tracker_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(SMALL, tmp_path / "run")
+    assert main(["pack", str(tmp_path / "run"), "--out", str(tmp_path / "run.pack")]) == 0
+    assert main(["log", str(tmp_path / "run.pack"), "--to", "tensorboard"]) == 2
+    assert "a pack, which has no metrics" in capsys.readouterr().err
+    assert main(["log", str(tmp_path / "run"), "--to"]) == 2
+
+
 def test_unknown_and_missing_trackers_are_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

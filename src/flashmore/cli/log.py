@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from flashmore.cli.parse import parse
+from flashmore.errors import ConfigError
 from flashmore.terminal import say
 
 
@@ -27,11 +28,16 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.runs import Run
     from flashmore.training.trackers import Trackers, require_installed
 
+    if not command.to:
+        raise ConfigError("at least one tracker for --to", "none", "for example --to tensorboard")
     require_installed(command.to)
     run = Run.open(command.run)
+    if run.unpacked is not None:
+        raise ConfigError("the folder of a run", f"{command.run}, a pack, which has no metrics", "a folder")
     lines = run.read_metrics()
     with Trackers(command.to, run.path, run.config, 0) as trackers:
         for line in lines:
             trackers.write(line)
-    say(f"{len(lines):,} steps of {run.path} sent to {', '.join(trackers.names)}")
-    return 0 if trackers.names else 1
+    if trackers.names:
+        say(f"{len(lines):,} steps of {run.path} sent to {', '.join(trackers.names)}")
+    return int(trackers.names != command.to)

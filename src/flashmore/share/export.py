@@ -5,6 +5,7 @@ Shape letters: B batch, T positions, V vocabulary.
 
 import importlib.util
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError("a new or empty folder for --out", f"{out} exists", "another --out")
+    out = out.resolve()
     model = load_model(run, "cpu")
     with disk_errors(f"to export to {out}", out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +186,11 @@ def _quiet() -> Iterator[None]:
     """Without the warnings of exporters about themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _write_safetensors(run: Run, model: nn.Module, folder: Path) -> None:

@@ -25,7 +25,7 @@ def refuses(run: Run) -> str | None:
 
 def write(run: Run, model: nn.Module, folder: Path) -> None:
     """Write config.json, model.safetensors and the tokenizer's files."""
-    from transformers import GPT2Config
+    from transformers import GenerationConfig, GPT2Config
 
     sizes, items = run.model, run.text is None
     config: Any = GPT2Config(
@@ -41,6 +41,17 @@ def write(run: Run, model: nn.Module, folder: Path) -> None:
         architectures=["GPT2LMHeadModel"],
     )
     config.save_pretrained(folder)
+    # Names end with EOS; a text ends with the context, which is all that the positions allow.
+    defaults: Any = GenerationConfig
+    generation = defaults(
+        max_length=sizes.block_size,
+        do_sample=True,
+        top_k=0,
+        bos_token_id=0 if items else None,
+        eos_token_id=0 if items else None,
+        pad_token_id=0,
+    )
+    generation.save_pretrained(folder)
     weights = hugging_face_weights(dict(model.state_dict()), tied=sizes.tie_weights)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     if run.text is None or run.text.kind == "characters":
@@ -57,7 +68,9 @@ def _tokenizer(run: Run) -> Any:
     made: Any = Tokenizer(
         models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="")
     )
-    made.normalizer = normalizers.NFC()
+    # A character without a token is left out: there is no token for unknown ones.
+    known = "".join(f"\\x{{{ord(each):X}}}" for each in run.vocabulary.characters)
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(f"[^{known}]"), "")])
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     made.decoder = decoders.Fuse()
     special = {"bos_token": END, "eos_token": END} if items else {}
@@ -68,6 +81,7 @@ def _tokenizer(run: Run) -> Any:
         tokenizer_object=made,
         model_max_length=run.model.block_size,
         clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # an item may contain the text of the special token
         **special,
     )
 

@@ -3,7 +3,6 @@
 Pickled files are read with `torch.load(weights_only=True)`, which executes no code from them.
 """
 
-import json
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from torch import Tensor
 from flashmore.config import TrainConfig
 from flashmore.data.items import MAKEMORE
 from flashmore.errors import ConfigError, RunError
-from flashmore.files import read_regular, reading
+from flashmore.files import open_input
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
@@ -27,6 +26,7 @@ from flashmore.runs.checkpoint import differences, layout_of
 from flashmore.runs.settings import versions_here
 from flashmore.share.gpt2 import our_weights
 from flashmore.share.hugging_face import ACTIVATIONS
+from flashmore.strict_json import loads
 from flashmore.training.corpus import read_corpus
 
 Weights = dict[str, Tensor]
@@ -41,6 +41,9 @@ class _Found:
     sizes: dict[str, Any]
     weights: Weights
     is_text: bool
+
+    def in_float32(self) -> "_Found":
+        return replace(self, weights={name: value.float() for name, value in self.weights.items()})
 
 
 def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run:
@@ -61,6 +64,7 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run
         DataError: the data cannot be read.
     """
     found = _hugging_face(source) if source.is_dir() else _checkpoint(source, n_head)
+    weights = dict(found.weights)
     sizes = found.sizes
     options = {name: sizes[name] for name in ("n_layer", "n_head", "n_embd") if name in sizes}
     if found.is_text:
@@ -80,10 +84,9 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run
         if (wanted := getattr(model, name)) != getattr(corpus, name):
             told = f"{getattr(corpus, name)} in {data}, BOS and EOS included"
             raise ConfigError(f"the data of a model with {wanted} {what}", told, "the file it was trained on")
-    wanted, got = layout(model), layout_of(found.weights)
-    if model.tie_weights:
-        found.weights["lm_head.weight"] = found.weights["wte.weight"]
-        got = layout_of(found.weights)
+    if model.tie_weights and "wte.weight" in weights:
+        weights["lm_head.weight"] = weights["wte.weight"]
+    wanted, got = layout(model), layout_of(weights)
     if wanted != got:
         raise RunError(
             f"the weights of a {model.model} in {source}", differences(wanted, got), "another file"
@@ -98,38 +101,44 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run
         versions_here(),
     )
     with locked(out), Run.create(out, made) as run:
-        run.begin(Checkpoint({name: value.float() for name, value in found.weights.items()}, {}, State(0, 1)))
+        run.begin(Checkpoint(weights, {}, State(0, 1)))
     return Run.open(out)
 
 
+_ODD = (LookupError, TypeError, AttributeError, RuntimeError, ValueError)
+"""What torch or a conversion raises for content of another kind."""
+_VALID = "makemore's model.pt, nanoGPT's ckpt.pt, or a folder of a Hugging Face GPT-2"
+
+
 def _checkpoint(source: Path, n_head: int) -> _Found:
-    valid = "makemore's model.pt, nanoGPT's ckpt.pt, or a folder of a Hugging Face GPT-2"
+    wanted = f"a checkpoint of weights only at {source}"
     try:
-        with reading(source), warnings.catch_warnings():
+        with open_input(source, wanted, _VALID) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the version of pickle
-            content = torch.load(source, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         RuntimeError,
         EOFError,
-        KeyError,
+        LookupError,
         ValueError,
-        UnicodeDecodeError,
+        TypeError,
+        OSError,
     ) as error:
-        cause = (
-            "it would execute code"
-            if isinstance(error, pickle.UnpicklingError)
-            else "damaged, or another format"
-        )
-        raise RunError(f"a checkpoint of weights only at {source}", cause, valid) from None
-    if isinstance(content, Mapping) and {"model", "model_args"} <= content.keys():
-        return _nanogpt(content["model"], content["model_args"], source)
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise RunError(f"a checkpoint of weights at {source}", type(content).__name__, valid)
-    for marker, convert in MAKEMORE_MODELS.items():
-        if marker in content:
-            return convert(dict(content), n_head)
-    raise RunError(f"a model of makemore at {source}", ", ".join(list(content)[:4]), valid)
+        needs_code = "GLOBAL" in str(error) or "Unsupported class" in str(error)
+        found = "it would execute code" if needs_code else "damaged, or another format"
+        raise RunError(wanted, found, _VALID) from None
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise RunError(wanted, type(content).__name__, _VALID)
+    try:
+        if {"model", "model_args"} <= content.keys():
+            return _nanogpt(content["model"], content["model_args"], source).in_float32()
+        for marker, convert in MAKEMORE_MODELS.items():
+            if marker in content:
+                return convert(dict(content), n_head).in_float32()
+    except _ODD as error:
+        raise RunError(f"a whole model at {source}", f"damaged: {error!r:.200}", _VALID) from None
+    raise RunError(f"a model of makemore at {source}", ", ".join(list(content)[:4]) or "nothing", _VALID)
 
 
 def _nanogpt(weights: Weights, args: Mapping[str, Any], source: Path) -> _Found:
@@ -148,27 +157,50 @@ def _nanogpt(weights: Weights, args: Mapping[str, Any], source: Path) -> _Found:
 
 def _hugging_face(folder: Path) -> _Found:
     """https://huggingface.co/docs/transformers/model_doc/gpt2."""
-    valid = "a folder of GPT2LMHeadModel with config.json and model.safetensors"
+    wanted, valid = (
+        f"a Hugging Face GPT-2 at {folder}",
+        "GPT2LMHeadModel with config.json and model.safetensors",
+    )
+    path = folder / "config.json"
     try:
-        config = json.loads(read_regular(folder / "config.json", LARGEST_CONFIG))
+        with open_input(path, wanted, valid) as file:
+            config = loads(file.read(LARGEST_CONFIG))
         weights = load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(f"a Hugging Face GPT-2 at {folder}", str(error)[:200], valid) from None
-    ours = {theirs: name for name, theirs in ACTIVATIONS.items()}
-    activation = config.get("activation_function", "gelu_new")
-    if config.get("model_type") != "gpt2" or activation not in ours:
-        found = f"the architecture {config.get('model_type')} with {activation}"
-        raise RunError(f"a Hugging Face GPT-2 at {folder}", found, valid)
+        raise RunError(wanted, str(error)[:200], valid) from None
     names = ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")
-    if odd := [name for name in names if type(config.get(name)) is not int]:
-        raise RunError(f"the sizes of a GPT-2 in {folder / 'config.json'}", f"no {', '.join(odd)}", valid)
+    if not isinstance(config, dict) or any(type(config.get(name)) is not int for name in names):
+        raise RunError(f"the sizes of a GPT-2 in {path}", f"no {', '.join(names)}", valid)
+    ours = {theirs: name for name, theirs in ACTIVATIONS.items()}
+    fixed = _FIXED | {"n_inner": 4 * config["n_embd"]}
+    odd = [
+        f"{name} {config[name]}"
+        for name, value in fixed.items()
+        if config.get(name, value) not in (value, None)
+    ]
+    if (activation := str(config.get("activation_function", "gelu_new"))) not in ours:
+        odd.append(f"activation_function {activation}")
+    if odd:
+        raise RunError(f"a GPT-2 in {path} that computes as OpenAI's does", ", ".join(odd)[:200], valid)
     sizes = {name: config[name] for name in names[1:]} | {
         "model": "transformer",
         "block_size": config["n_positions"],
         "activation": ours[activation],
         "tie_weights": bool(config.get("tie_word_embeddings", True)),
     }
-    return _Found(sizes, our_weights(weights, transposed=True), is_text=config.get("bos_token_id") != 0)
+    return _Found(
+        sizes, our_weights(weights, transposed=True), is_text=config.get("bos_token_id") != 0
+    ).in_float32()
+
+
+_FIXED = {
+    "model_type": "gpt2",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+"""What a config.json may not change."""
 
 
 def _transformer(weights: Weights, n_head: int) -> _Found:

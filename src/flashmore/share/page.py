@@ -77,14 +77,16 @@ def page(runs: Sequence[Run], *, with_data: bool = True) -> str:
         keep_trailing_newline=True,
     )
     first, things = runs[0], "text" if is_text else "names"
+    sources = {source_of(run) for run in runs}
+    source = sources.pop() if len(sources) == 1 else None
     return environment.get_template("page.html").render(
-        title=f"More {things}" if source_of(first) is None else f"More {things} like {source_of(first)}",
+        title=f"More {things}" if source is None else f"More {things} like {source}",
         summary=_summary(runs),
         things=things,
         is_text=is_text,
         labelled=bool(lists),
         attends=any(model_spec(run.model.model).attends for run in runs),
-        example=_example(first, payload.drawn),
+        example=_example(runs, payload.drawn),
         data_note=_data_note(lists, is_text=is_text),
         version=version("flashmore"),
         torch=first.settings.versions.get("torch", torch.__version__),
@@ -104,10 +106,10 @@ def source_of(run: Run) -> str | None:
 
 def _titles(runs: Sequence[Run]) -> list[str]:
     """The models' names, with those of the runs where they are needed to tell them apart."""
-    names = [run.model.model for run in runs]
+    names = [_name_of(run) for run in runs]
     return [
-        name.capitalize() if names.count(name) == 1 else f"{name.capitalize()} {run.path.name}"
-        for name, run in zip(names, runs, strict=True)
+        name if names.count(name) == 1 else f"{name} {number} ({run.path.name})"
+        for number, (name, run) in enumerate(zip(names, runs, strict=True), start=1)
     ]
 
 
@@ -208,21 +210,34 @@ def _require_shown(run: Run) -> None:
         raise ConfigError(wanted, f"{parameters:,} in {run.path}", "a smaller --n-embd or --n-layer")
 
 
+def _name_of(run: Run) -> str:
+    """The model's name as its class is written, such as MLP."""
+    return model_spec(run.model.model).target.rpartition(":")[2]
+
+
 def _summary(runs: Sequence[Run]) -> str:
-    first = runs[0]
-    kinds = [run.model.model for run in runs]
+    kinds = list(dict.fromkeys(map(_name_of, runs)))
     named = kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} and {kinds[-1]}"
-    learned = f"{len(first.split.train):,} items" if first.split.train else "its data"
-    who = "A small neural network" if len(kinds) == 1 else "Small neural networks"
-    return (
-        f"{who} ({named}) learned from {learned if first.text is None else 'a text'}, character by character."
-    )
+    items = {run.split.train for run in runs}
+    count = len(runs[0].split.train)
+    learned = "a text" if runs[0].text is not None else f"{count:,} item{'s' * (count != 1)}"
+    if len(items) > 1 or (runs[0].text is None and not count):
+        learned = "lists of items"
+    who = "A small neural network" if len(runs) == 1 else "Small neural networks"
+    return f"{who} ({named}) learned from {learned}, character by character."
 
 
-def _example(run: Run, drawn: Sequence[str]) -> str:
-    if run.text is not None:
+def _example(runs: Sequence[Run], drawn: Sequence[str]) -> str:
+    """A short name that every model can read."""
+    if runs[0].text is not None:
         return "".join(drawn).replace("\n", " ").strip()[:16]
-    candidates = [*drawn, *run.split.train[:1]]
+    known = [set(run.vocabulary.characters) for run in runs]
+    most = min(run.model.block_size for run in runs) - 1
+    candidates = [
+        text
+        for text in (*drawn, *runs[0].split.train[:1000])
+        if len(text) <= most and all(characters.issuperset(text) for characters in known)
+    ]
     return min(candidates, key=lambda text: abs(len(text) - 6), default="")
 
 

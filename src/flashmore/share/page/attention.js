@@ -1,26 +1,32 @@
 /** See attention: what each head of a Transformer reads, and how a fused kernel computes it. */
 
 import { byId, element, percent, svg, table, visible } from "./dom.js";
-import { logitsOf } from "./models.js";
+import { Decoder } from "./models.js";
+import { MOST } from "./next.js";
 import { EOS } from "./sample.js";
 
-/** Most positions shown; a long text's last ones. */
-export const MOST = 32;
 /** Keys of a tile in the example of the fused kernel. */
 const TILE = 4;
-/** Queries and keys of a tile in real kernels, and the largest T of the slider. */
-const REAL_TILE = 64, LONGEST = 4096;
+/** Queries and keys of a tile in real kernels. */
+const REAL_TILE = 64;
 
-/** The attention of every layer and head: [layer][head] of {q, k, v}, each [position], and weights [row][column]. */
-export function attentionOf(model, ids) {
-  const traces = [];
-  logitsOf(model, ids, traces);
+/**
+ * The attention of every layer and head: [layer][head] of {q, weights}, from the position `first` on, and {k, v}
+ * of all positions.
+ */
+export function attentionOf(model, ids, first = 0) {
+  const decoder = new Decoder(model);
+  const traces = ids.map((id, position) => {
+    const trace = { heads: [], whole: position === ids.length - 1 };
+    decoder.extend([id], undefined, position < first ? undefined : trace);
+    return trace.heads;
+  });
   const { n_layer: L, n_head: H } = model.config;
   return Array.from({ length: L }, (_, layer) =>
     Array.from({ length: H }, (_, head) => {
-      const rows = traces.map((position) => position[layer * H + head]);
-      const last = rows.at(-1);
-      return { q: rows.map(({ q }) => q), k: last.k, v: last.v, weights: rows.map(({ weights }) => weights) };
+      const rows = traces.slice(first).map((heads) => heads[layer * H + head]);
+      const { k, v } = rows.at(-1);
+      return { q: rows.map(({ q }) => q), k, v, weights: rows.map(({ weights }) => weights) };
     }),
   );
 }
@@ -84,15 +90,13 @@ export class AttentionView {
     this.text = text;
     const { alphabet, isText, network } = this.model;
     const { ids } = alphabet.encode(text);
-    const sequence = (isText ? ids : [EOS, ...ids]).slice(0, network.context);
-    const heads = attentionOf(network, sequence);
+    const sequence = isText ? ids : [EOS, ...ids];
     const first = Math.max(0, sequence.length - MOST);
+    this.heads = attentionOf(network, sequence, first);
+    this.first = first;
     this.labels = sequence.slice(first).map((id, place) => (!isText && first + place === 0 ? "▸" : visible(alphabet.at(id))));
-    this.heads = heads.map((layer) =>
-      layer.map(({ q, k, v, weights }) => ({ q: q.slice(first), k, v, weights: weights.slice(first), first })),
-    );
-    this.layer = Math.min(this.layer, heads.length - 1);
-    this.head = Math.min(this.head, heads[0].length - 1);
+    this.layer = Math.min(this.layer, this.heads.length - 1);
+    this.head = Math.min(this.head, this.heads[0].length - 1);
     byId("heads").replaceChildren(...this.heads.map((layer, l) => element("div", { className: "layer" }, element("span", { className: "note" }, `Layer ${l + 1}`), layer.map((_, h) => this.thumbnail(l, h)))));
     this.select({}, false);
   }
@@ -111,7 +115,8 @@ export class AttentionView {
   }
 
   thumbnail(layer, head) {
-    const { weights, first } = this.heads[layer][head];
+    const { weights } = this.heads[layer][head];
+    const first = this.first;
     const T = weights.length, cell = 6;
     const canvas = element("canvas", { width: T * cell, height: T * cell, attributes: { "aria-hidden": "true" } });
     const context = canvas.getContext("2d");
@@ -131,7 +136,8 @@ export class AttentionView {
 
   /** The weights of a head as a table: a row per query; arrow keys choose one. */
   matrix() {
-    const { weights, first } = this.heads[this.layer][this.head];
+    const { weights } = this.heads[this.layer][this.head];
+    const first = this.first;
     const made = element(
       "table",
       { className: "matrix" },
@@ -166,7 +172,8 @@ export class AttentionView {
   }
 
   showRow() {
-    const { q, k, v, weights, first } = this.heads[this.layer][this.head];
+    const { q, k, v, weights } = this.heads[this.layer][this.head];
+    const first = this.first;
     const query = q[this.row], row = weights[this.row];
     const label = this.labels[this.row];
     byId("row-title").textContent = `What “${label}” reads, at position ${first + this.row}`;
@@ -230,5 +237,3 @@ export class AttentionView {
       `By hand, the weights of one head take ${kib(T * T)} KiB in float32; the kernel keeps one tile of ${kib(tile * tile)} KiB at a time.`;
   }
 }
-
-export const SLIDER = { least: 4, most: Math.log2(LONGEST) };

@@ -1,16 +1,19 @@
 /** The page: unpack what it carries, show its parts, and check itself. */
 
-import { AttentionView, MOST } from "./attention.js";
+import { AttentionView } from "./attention.js";
 import { check } from "./check.js";
 import { byId, element, state } from "./dom.js";
 import { build } from "./models.js";
 import { noveltyIn, showNames } from "./names.js";
-import { showNext } from "./next.js";
+import { MOST, showNext } from "./next.js";
 import { unpack } from "./payload.js";
 import { Alphabet } from "./text.js";
 import { showTraining } from "./training.js";
 
 const NEEDED = { DecompressionStream: "decompressing", BigInt: "large integers", TextDecoder: "decoding text" };
+
+/** Milliseconds without typing before what was typed is computed. */
+const PAUSE = 120;
 
 async function main() {
   const lacking = Object.keys(NEEDED).filter((name) => !(name in globalThis));
@@ -29,7 +32,7 @@ async function main() {
     novelty: noveltyIn(page.lists[model.list]),
   }));
   document.documentElement.classList.add("ready");
-  const made = showNames(models);
+  showNames(models);
   const before = state.read();
   const input = byId("typed");
   if ("name" in before) input.value = before.name;
@@ -39,8 +42,9 @@ async function main() {
   const view =
     attending.length &&
     new AttentionView(attending, { model: place("model"), layer: place("layer"), head: place("head"), row: "row" in before ? place("row") : MOST }, (values) => state.write(values));
+  const isText = models[0].isText;
   const show = () => {
-    const most = Math.min(...models.map(({ network, isText }) => network.context - (isText ? 0 : 1)));
+    const most = Math.min(...models.map(({ network }) => network.context - (isText ? 0 : 1)));
     const characters = [...input.value.normalize("NFC")];
     const known = characters.filter((each) => models.every(({ alphabet }) => alphabet.ids.has(each)));
     const notes = [];
@@ -48,26 +52,34 @@ async function main() {
       const unknown = [...new Set(characters)].filter((each) => !known.includes(each));
       notes.push(`Left out, because a model has never seen them: ${unknown.map((each) => `“${each}”`).join(", ")}.`);
     }
-    if (known.length > most) notes.push(`Only the first ${most} characters fit into the model's context.`);
-    const isText = models[0].isText;
-    const text = known.slice(0, most).join("") || (isText ? models[0].alphabet.characters[0] : "");
+    if (known.length > most) notes.push(`Only ${isText ? "the last" : "the first"} ${most} characters fit into the model's context.`);
+    const text = (isText ? known.slice(-most) : known.slice(0, most)).join("") || (isText ? models[0].alphabet.characters[0] : "");
     byId("typed-problems").textContent = notes.join(" ");
-    showNext(models, isText ? [...text].slice(-MOST).join("") : text);
+    showNext(models, text);
     if (view) view.show(text);
   };
+  let waiting;
   input.addEventListener("input", () => {
     state.write({ name: input.value });
-    show();
+    clearTimeout(waiting);
+    waiting = setTimeout(show, PAUSE);
   });
   show();
   showTraining(models);
-  await made;
+  for (const link of document.querySelectorAll("[data-jump]")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault(); // the address keeps the options
+      const target = byId(link.hash.slice(1));
+      target.scrollIntoView();
+      target.focus({ preventScroll: true });
+    });
+  }
   await new Promise((resume) => setTimeout(resume)); // the page is drawn first
   const { difference, same, names } = check(models, page.references);
   const fine = difference <= 1e-3 && same === names;
   byId("checked").replaceChildren(
     element("strong", {}, fine ? "Checked. " : "This page differs from PyTorch. "),
-    `In this browser, logits differ from PyTorch's by at most ${difference.toExponential(1)}, and ${same} of ${names} ${models[0].isText ? "characters" : "names"} drawn with the same seed are the same.`,
+    `In this browser, logits differ from PyTorch's by at most ${difference.toExponential(1)}, and ${same} of ${names} ${isText ? "characters" : "names"} drawn with the same seed are the same.`,
   );
   byId("checked").className = fine ? "fine" : "notice";
   document.documentElement.dataset.checked = fine ? "yes" : "no";

@@ -109,7 +109,8 @@ function add(x, y) {
 /*
  * Each model maps its config and tensors to {width, step}. `step(ids, time, at, history, traces)` computes the
  * logits (R, V) for ids (R) at position `time`; `at(r, t)` is the place in `history` of position t of sequence
- * r. If given, `traces` receives {q, k, v, weights} of each head, the Transformer's only.
+ * r. If given, `trace.heads` receives {q, weights} of each head, with `trace.whole` also {k, v}; the
+ * Transformer's only.
  */
 const MODELS = {
   bigram: ({ vocab_size: V }, tensors) => ({
@@ -226,7 +227,7 @@ const MODELS = {
       linear(x, rows, tensors[`${name}.weight`], tensors[`${name}.bias`], floats(rows * N));
     return {
       width: 2 * L * C,
-      step(ids, time, at, history, traces) {
+      step(ids, time, at, history, trace) {
         const rows = ids.length;
         const x = embedding(tensors["wte.weight"], ids, C);
         for (let r = 0; r < rows; r++) {
@@ -243,7 +244,11 @@ const MODELS = {
             for (let h = 0; h < H; h++) {
               const from = 2 * layer * C + h * D;
               attend(qkv, q + h * D, history, (t) => at(r, t) + from, C, D, weights, mixed, r * C + h * D);
-              traces?.push(traced(qkv, q + h * D, history, (t) => at(r, t) + from, C, D, weights));
+              if (trace) {
+                const rows = (offset) =>
+                  trace.whole && Array.from(weights, (_, t) => history.slice(at(r, t) + from + offset, at(r, t) + from + offset + D));
+                trace.heads.push({ q: qkv.slice(q + h * D, q + h * D + D), k: rows(0), v: rows(C), weights: weights.slice() });
+              }
             }
           }
           add(x, apply(`${block}.attention.c_proj`, mixed, rows, C));
@@ -275,11 +280,6 @@ function attend(qkv, q, history, place, C, D, weights, out, to) {
     const v = place(t) + C;
     for (let d = 0; d < D; d++) out[to + d] += weight * history[v + d];
   }
-}
-
-function traced(qkv, q, history, place, C, D, weights) {
-  const rows = (offset) => Array.from(weights, (_, t) => history.slice(place(t) + offset, place(t) + offset + D));
-  return { q: qkv.slice(q, q + D), k: rows(0), v: rows(C), weights: weights.slice() };
 }
 
 /** An output layer: logits (R, V). */
@@ -345,7 +345,7 @@ export class Decoder {
    * @param {number[]} ids
    * @param {number[]} [parents] the sequences to extend, (R), which may repeat; by default each once
    */
-  extend(ids, parents = ids.map((_, r) => r), traces = undefined) {
+  extend(ids, parents = ids.map((_, r) => r), trace = undefined) {
     const { width } = this.model;
     if (ids.length !== this.rows || this.time === this.room || parents.some((parent, r) => parent !== r)) {
       const room = this.time + 1;
@@ -357,7 +357,7 @@ export class Decoder {
       Object.assign(this, { history, room, rows: ids.length });
     }
     const at = (r, t) => (r * this.room + t) * width;
-    return this.model.step(ids, this.time++, at, this.history, traces);
+    return this.model.step(ids, this.time++, at, this.history, trace);
   }
 
   /** The same sequences, to be extended otherwise. */
@@ -373,12 +373,7 @@ export function build(config, tensors) {
 }
 
 /** The logits of a whole sequence, one Float64Array (V) per position. */
-export function logitsOf(model, ids, traces) {
+export function logitsOf(model, ids) {
   const decoder = new Decoder(model);
-  return ids.map((id) => {
-    const found = [];
-    const logits = decoder.extend([id], undefined, traces && found);
-    traces?.push(found);
-    return logits;
-  });
+  return ids.map((id) => decoder.extend([id]));
 }

@@ -1,6 +1,6 @@
 /** Make names: names or text from every model of the page, side by side. */
 
-import { byId, element, state } from "./dom.js";
+import { byId, element, state, visible } from "./dom.js";
 import { continuation, draws } from "./sample.js";
 
 const DRAWS_PER_NAME = 100, FEWEST_DRAWS = 20000;
@@ -29,7 +29,8 @@ export function* names(model, options) {
     const usual = ended && ids.length && !spaces.has(ids[0]) && !spaces.has(ids.at(-1)) && text === text.normalize("NFC");
     if (usual) {
       const novelty = model.novelty(text);
-      if ((options.repeats || !seen.has(text)) && (!options.newOnly || novelty === "new")) found.push({ text, novelty, logProb });
+      const wanted = !options.newOnly || !novelty || novelty === "new";
+      if ((options.repeats || !seen.has(text)) && wanted) found.push({ text, novelty, logProb });
       seen.add(text);
     }
     if (found.length === options.count || drawn === most) break;
@@ -54,7 +55,7 @@ function read(form, models) {
   if (!/^\d{1,18}$/.test(options.seed)) problems.push("Seed: a whole number of at most 18 digits.");
   for (const model of models) {
     const { ids, unknown } = model.alphabet.encode(model.isText ? options.text : options.text.trimStart());
-    if (unknown.length) problems.push(`${model.title} has never seen ${unknown.map((each) => `“${each}”`).join(", ")}. Its characters: ${model.alphabet.characters.slice(0, 200).join(" ").trim()}`);
+    if (unknown.length) problems.push(`${model.title} has never seen ${unknown.map((each) => `“${each}”`).join(", ")}. Its characters: ${model.alphabet.characters.slice(0, 200).map(visible).join(" ")}`);
     else if (!model.isText && ids.length >= model.network.context) problems.push(`A name of ${model.title} has at most ${model.network.context - 1} characters.`);
   }
   return { options, problems };
@@ -170,22 +171,23 @@ function column(model, place) {
       shown = last.found.length;
       const short = done && last.found.length < options.count ? ` Only ${last.found.length} names were found.` : "";
       const origin = ["new", "train", "validation", "test"].map((part) => [part, last.found.filter(({ novelty }) => novelty === part).length]);
+      const unlabelled = options.newOnly && model.list === null ? " The page does not have its data, so known names are not left out." : "";
       const counted = model.list !== null ? `: ${origin.filter(([, count]) => count).map(([part, count]) => `${count} ${LABELS[part]}`).join(", ")}` : "";
-      note.textContent = `${last.found.length} of ${last.drawn} draws${counted}.${short}`;
+      note.textContent = `${last.found.length} of ${last.drawn} draws${counted}.${short}${unlabelled}`;
     },
   };
 }
 
 function commandFor(model, { text, temperature, topK, topP, seed, count, newOnly }) {
-  const quoted = /^[\w.,/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+  const quoted = (word) => (/^[\w.,/-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
   const options = [
-    [`--prefix ${quoted}`, text],
+    [`--prefix=${quoted(text)}`, text],
     [`--temperature ${temperature}`, temperature !== 1],
     [`--top-k ${topK}`, topK !== null],
     [`--top-p ${topP}`, topP !== null],
     [`--${model.isText ? "length" : "count"} ${count}`, true],
-    ["--new-only", newOnly],
+    ["--new-only", newOnly && model.list !== null],
     [`--seed ${seed}`, true],
   ];
-  return ["flashmore generate", model.run, ...options.filter(([, given]) => given).map(([option]) => option)].join(" ");
+  return ["flashmore generate", quoted(model.run), ...options.filter(([, given]) => given).map(([option]) => option)].join(" ");
 }

@@ -5,6 +5,8 @@ import { logitsOf } from "./models.js";
 import { EOS, logSoftmax } from "./sample.js";
 
 const SHOWN = 6;
+/** Most positions shown; a long text's last ones. */
+export const MOST = 32;
 
 /** Shows each model's probabilities after every character of `text`. */
 export function showNext(models, text) {
@@ -14,18 +16,20 @@ export function showNext(models, text) {
     return { model, sequence, shares: logitsOf(model.network, sequence).map((row) => logSoftmax(row).map(Math.exp)) };
   });
   const longest = Math.max(...results.map(({ sequence }) => sequence.length));
+  const first = Math.max(0, longest - MOST);
   const characters = [...text.normalize("NFC")].filter((character) => models[0].alphabet.ids.has(character));
   const shift = models[0].isText ? 1 : 0;
   byId("next").replaceChildren(
-    ...Array.from({ length: longest }, (_, position) => {
+    ...Array.from({ length: longest - first }, (_, place) => {
+      const position = first + place;
       const known = characters.slice(0, position + shift);
       const actual = characters[position + shift];
-      const after = known.length ? `after “${known.join("")}”` : "at the start";
+      const after = known.length ? `after “${first ? "…" : ""}${known.slice(-MOST).join("")}”` : "at the start";
       return element(
         "li",
         { className: "card" },
         element("h3", {}, after),
-        ...results.map(({ model, shares }, place) => bars(model, place, shares[position], actual, after, models.length > 1)),
+        ...results.map(({ model, shares }, series) => bars(model, series, shares[position], actual, after, models.length > 1)),
       );
     }),
   );
