@@ -22,9 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 RECORD = ROOT / "benchmarks" / "results" / "epyc-2-cores-step.json"
 COMMANDS = (
-    "train --max-steps 20 --eval-interval 10 --device cpu --out run",
-    "page run --out page.html",
-    "generate run --count 5",
+    "demo --out demo --picture demo/names.png",
+    "page demo/transformer --out page.html",
+    "export demo/transformer --to safetensors --out exported",
+    "generate demo/transformer --count 5",
     f"report {RECORD.name} --out report.html --markdown report.md",
 )
 """What runs in an empty folder that also contains the record."""

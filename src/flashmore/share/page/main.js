@@ -21,8 +21,8 @@ async function main() {
   let page;
   try {
     page = await unpack(byId("payload").textContent);
-  } catch (error) {
-    throw new Error(`This file is damaged, so its model cannot be read (${error.message}). Get it again where you got it.`);
+  } catch {
+    throw new Error("This file is damaged, so its model cannot be read. Get it again where you got it.");
   }
   const models = page.models.map((model) => ({
     ...model,
@@ -87,6 +87,7 @@ async function main() {
 
 main().catch((error) => {
   document.documentElement.dataset.checked = "failed";
+  document.documentElement.classList.replace("ready", "failed") || document.documentElement.classList.add("failed");
   byId("failure").textContent = error.message;
   byId("failure").hidden = false;
 });
