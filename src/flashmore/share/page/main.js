@@ -87,7 +87,7 @@ async function main() {
 
 main().catch((error) => {
   document.documentElement.dataset.checked = "failed";
-  document.documentElement.classList.replace("ready", "failed") || document.documentElement.classList.add("failed");
+  document.documentElement.classList.add("failed");
   byId("failure").textContent = error.message;
   byId("failure").hidden = false;
 });
