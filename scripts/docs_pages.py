@@ -38,7 +38,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     del config, files
     if page.file.src_uri != "README.md":
         return markdown
-    introduction, heading, rest = markdown.partition("\n![")
+    introduction, picture, rest = markdown.partition("\n![")
     frame = f'<iframe src="{LIVE}" title="Make names" style="width: 100%; height: 40rem; border: 0"></iframe>'
-    told = f"Try it: the two models of the demo, computed in this page ([alone]({LIVE}))."
-    return f"{introduction}\n{told}\n\n{frame}\n{heading}{rest}"
+    told = f"Try it: the two models of the demo, computed in this page ([open it on its own page]({LIVE}))."
+    return f"{introduction}\n{told}\n\n{frame}\n{picture}{rest}"

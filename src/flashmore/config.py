@@ -167,7 +167,7 @@ class RunConfig:
     log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
     samples_every: int = 0
-    """Steps between a few generated names in metrics.jsonl, which `flashmore page` shows; 0 keeps none."""
+    """Every N steps, write a few generated names to metrics.jsonl, for `flashmore page`; 0 writes none."""
     log_to: tuple[str, ...] = ()
     """Trackers that receive the metrics: any of tensorboard, wandb, mlflow and trackio."""
 

@@ -145,7 +145,7 @@ def test_attention_prints_what_is_read_and_draws_it(on_text: Path, call: Call, t
     picture = tmp_path / "maps.png"
     done = call("attention", on_text, "to be, or", "--positions", "2:7", "--picture", picture)
     assert done.returncode == 0, done.stderr
-    assert "largest difference" in done.stdout
+    assert "difference from flash" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
     (maps,) = json.loads(call("attention", on_text, "to be", "--json").stdout)
     assert maps["characters"] == ["t", "o", " ", "b", "e"]

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flashmore.cli.main import main
-from flashmore.errors import FlashmoreError, RunError
+from flashmore.errors import ConfigError, FlashmoreError, RunError
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import generate, load_model
+from flashmore.generation.sample import generate, load_model, log_probs
 from flashmore.runs import Run
 from flashmore.share.export import export
 from flashmore.share.importing import import_model
+from flashmore.training.result import result_of
 
 NAMES = ["anna", "ben", "carla", "dan", "eve", "frieda", "gus", "hal", "ida", "jan"]
 V, T, C = len(set("".join(NAMES))) + 1, max(map(len, NAMES)) + 1, 8
@@ -173,6 +174,29 @@ def test_makemores_models_become_runs(names: Path, tmp_path: Path, model: str) -
     made = generate(run, GenerateOptions(count=5, seed=1, repeats=True))
     assert len(made.names) == 5
     assert run.split.novelty("anna") in ("train", "test")
+    result = result_of(run)
+    assert result is not None
+    scores = log_probs(run, load_model(run, "cpu"), run.split.test, "cpu")
+    positions = sum(map(len, run.split.test)) + len(run.split.test)
+    assert result.test_loss == pytest.approx(-sum(scores) / positions, abs=1e-5)
+
+
+def test_an_imported_run_is_compared_and_packed_but_not_resumed(
+    names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(MODELS["bigram"][1], tmp_path / "model.pt")
+    run = str(import_model(tmp_path / "model.pt", names, tmp_path / "run").path)
+    assert main(["compare", run, run, "--count", "2"]) == 0
+    assert main(["pack", run, "--out", str(tmp_path / "run.pack")]) == 0
+    assert main(["page", str(tmp_path / "run.pack"), "--out", str(tmp_path / "page.html")]) == 0
+    assert main(["train", "--resume", run, "--max-steps", "10"]) == 2
+    assert "an imported model" in capsys.readouterr().err
+
+
+def test_heads_are_asked_for_only_where_they_are_unknown(names: Path, tmp_path: Path) -> None:
+    torch.save(MODELS["bigram"][1], tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match="a Transformer of makemore with --n-head"):
+        import_model(tmp_path / "model.pt", names, tmp_path / "run", n_head=2)
 
 
 @pytest.mark.parametrize("bias", [True, False])

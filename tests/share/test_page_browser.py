@@ -50,7 +50,7 @@ def test_it_works_from_disk_without_a_request_and_checks_itself(
         assert re.match(r"Checked\. .* at most \d\.\de-\d, and 40 of 40 names drawn", told)
         assert visit.requests == [two.as_uri()]
         assert visit.complaints == []
-        assert visit.page.title() == "More names like some names.txt"
+        assert visit.page.title() == "More names like those in some names.txt"
         for place, name in enumerate(("transformer", "bigram"), start=1):
             expected = generate(trained[name], GenerateOptions(count=20, seed=1)).names
             assert names(visit, place) == [each.text for each in expected]
@@ -119,13 +119,13 @@ def test_the_next_character_and_attention_follow_a_typed_name(browser: Browser, 
         assert cards.nth(2).locator("h3").inner_text() == "after “an”"
         assert cards.nth(2).locator(".actual th").first.inner_text().startswith("n")
         assert page.locator("#head-title").inner_text().startswith("Layer 2 of")
-        assert page.locator("#row-title").inner_text() == "What “n” reads, at position 3"
+        assert page.locator("#row-title").inner_text() == "What “n” attends to, at position 3"
         cells = page.locator(".matrix tbody tr").nth(3).locator("td:not(.never) .hidden").all_text_contents()
         assert sum(float(cell.split()[0]) for cell in cells) == pytest.approx(100, abs=2)
         assert page.locator(".matrix tbody tr").nth(3).locator(".never").count() == 1
         page.locator("#matrix").focus()
         page.keyboard.press("ArrowUp")
-        assert page.locator("#row-title").inner_text() == "What “n” reads, at position 2"
+        assert page.locator("#row-title").inner_text() == "What “n” attends to, at position 2"
         assert "row=2" in page.url
         difference = page.locator("#fused p").last.inner_text()
         found = re.search(r"Largest difference from the four steps: (\S+)\.$", difference)

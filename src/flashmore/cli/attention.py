@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     if command.json:
         write_json([vars(each) | {"weights": each.weights.tolist()} for each in maps])
     else:
-        rows = table("name", "layer", "head", "most read by the last position", "largest difference")
+        rows = table("name", "layer", "head", "top keys of the last position", f"difference from {BACKEND}")
         for name, each in zip(command.names, maps, strict=True):
             for layer, heads in enumerate(each.weights[:, :, -1], start=1):
                 for head, weights in enumerate(heads, start=1):
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         stdout(folded=False).print(rows)
         start = f"{START} is the start of a name; " if run.text is None else ""
         say(f"{start}positions are in parentheses")
-        say(f"largest difference: between the outputs of these weights and of the kernel {BACKEND}")
+        say(f"difference: the largest one between the outputs of these weights and of the kernel {BACKEND}")
     if command.picture is not None:
         boxes = draw_maps(maps, command.picture)
         say(f"picture: {command.picture}")

@@ -12,7 +12,7 @@ from flashmore.terminal import say
 
 @dataclass(frozen=True)
 class Import:
-    """Make a run of makemore's model.pt, nanoGPT's ckpt.pt, or a Hugging Face GPT-2.
+    """Turn makemore's model.pt, nanoGPT's ckpt.pt, or a Hugging Face GPT-2 into a run.
 
     No code in these files is executed. The run can generate, score and be exported, but not resume training.
     """
@@ -23,8 +23,8 @@ class Import:
     """What the model was trained on: the names, the text, or nanoGPT's `.bin` file."""
     out: Path
     """New or empty folder for the run."""
-    n_head: int = 4
-    """Attention heads of a Transformer of makemore, whose checkpoint does not contain them."""
+    n_head: int | None = None
+    """Attention heads of a Transformer of makemore, whose checkpoint does not contain them. If omitted, 4."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ VERBS = {
     "attention": "show what each attention head reads in a name",
     "pack": "pack a run into one file to share, without the training items",
     "export": "export a run for transformers, ONNX Runtime, torch.export or llama.cpp",
-    "import": "make a run of a model of makemore, nanoGPT or Hugging Face",
+    "import": "turn a model of makemore, nanoGPT or Hugging Face into a run",
     "compare": "compare runs or models side by side",
     "bench": "benchmark attention backends, training steps and speed-ups",
     "explain": "show which attention kernels can run, why others cannot, and PyTorch's pick",

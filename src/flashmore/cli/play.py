@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
 def open_page(run: Path) -> None:
     """Write the page of a run, in its folder or next to its pack, and open it."""
-    out = run / "page.html" if run.is_dir() else run.with_suffix(".html")
+    out = run / "page.html" if run.is_dir() else run.with_name(f"{run.name}.html")
     require_writable("the page", out)
     write_page([run], out)
     if not webbrowser.open(out.absolute().as_uri()):

@@ -285,8 +285,8 @@ def samples(run: Run, trained: nn.Module) -> list[str]:
     model.load_state_dict(trained.state_dict())
     model.eval()
     if run.text is None:
-        drawn = draw(model, (), SAMPLES, run.model.block_size, GenerateOptions(), random_numbers(0))
-        return run.vocabulary.decode_rows(drawn.ids.numpy())
+        drawn = draw(model, (), 2 * SAMPLES, run.model.block_size, GenerateOptions(), random_numbers(0))
+        return list(filter(None, run.vocabulary.decode_rows(drawn.ids.numpy())))[:SAMPLES]
     ids = _continued(model, [0], SAMPLE_CHARACTERS, GenerateOptions(), 0)
     return ["".join(run.vocabulary.characters[number] for number in ids)]
 

@@ -6,28 +6,34 @@ Pickled files are read with `torch.load(weights_only=True)`, which executes no c
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from flashmore.config import TrainConfig
 from flashmore.data.items import MAKEMORE
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import open_input
+from flashmore.generation.sample import load_model
 from flashmore.models.config import ModelConfig
-from flashmore.models.registry import layout
+from flashmore.models.registry import count_parameters, layout
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
 from flashmore.runs.checkpoint import differences, layout_of
 from flashmore.runs.settings import versions_here
 from flashmore.share.gpt2 import our_weights
 from flashmore.share.hugging_face import ACTIVATIONS
+from flashmore.specs import model_spec
 from flashmore.strict_json import loads
-from flashmore.training.corpus import read_corpus
+from flashmore.training.corpus import open_parts, read_corpus
+from flashmore.training.dataset import Dataset
+from flashmore.training.result import TrainResult
+from flashmore.training.trainer import evaluate
 
 Weights = dict[str, Tensor]
 LARGEST_CONFIG = 2**20
@@ -46,14 +52,14 @@ class _Found:
         return replace(self, weights={name: value.float() for name, value in self.weights.items()})
 
 
-def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run:
+def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = None) -> Run:
     """Make a run of a model that was trained elsewhere.
 
     Args:
         source: makemore's `model.pt`, nanoGPT's `ckpt.pt`, or a folder of a Hugging Face GPT-2.
         data: what it was trained on: the file of names, or the text, or nanoGPT's `.bin` file.
         out: the new run's folder.
-        n_head: attention heads of a Transformer of makemore, which does not store them.
+        n_head: attention heads of a Transformer of makemore, which does not store them; None means 4.
 
     Returns:
         The run, without optimizer state: it can generate, score and be exported, but not resume training.
@@ -63,9 +69,14 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run
         ConfigError: the data is not what the model was trained on, or `out` is occupied.
         DataError: the data cannot be read.
     """
-    found = _hugging_face(source) if source.is_dir() else _checkpoint(source, n_head)
+    found = _hugging_face(source) if source.is_dir() else _checkpoint(source)
     weights = dict(found.weights)
     sizes = found.sizes
+    if sizes["model"] == "transformer" and "n_head" not in sizes:
+        sizes["n_head"] = n_head or 4
+    elif n_head is not None:
+        found_heads = "a model that stores its heads" if "n_head" in sizes else f"a {sizes['model']}"
+        raise ConfigError("a Transformer of makemore with --n-head", found_heads, "omit --n-head")
     options = {name: sizes[name] for name in ("n_layer", "n_head", "n_embd") if name in sizes}
     if found.is_text:
         config = TrainConfig(
@@ -80,9 +91,9 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run
         config = TrainConfig(file=data, preset="makemore", split=MAKEMORE, model=sizes["model"], **options)
     corpus = read_corpus(config)
     model = ModelConfig(**{"vocab_size": corpus.vocab_size, "block_size": corpus.block_size} | sizes)
-    for name, what in (("vocab_size", "characters"), ("block_size", "positions")):
+    for name, what in (("vocab_size", "tokens"), ("block_size", "positions")):
         if (wanted := getattr(model, name)) != getattr(corpus, name):
-            told = f"{getattr(corpus, name)} in {data}, BOS and EOS included"
+            told = f"{getattr(corpus, name)} in {data}, the end token included"
             raise ConfigError(f"the data of a model with {wanted} {what}", told, "the file it was trained on")
     if model.tie_weights and "wte.weight" in weights:
         weights["lm_head.weight"] = weights["wte.weight"]
@@ -101,8 +112,31 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int = 4) -> Run
         versions_here(),
     )
     with locked(out), Run.create(out, made) as run:
-        run.begin(Checkpoint(weights, {}, State(0, 1)))
+        run.begin(Checkpoint(weights, {}, State(0, 0)))
+        run.write_result(_result(run, config).to_json())
     return Run.open(out)
+
+
+def _result(run: Run, config: TrainConfig) -> TrainResult:
+    """The losses of the imported weights on the held-out parts."""
+    model, parts = load_model(run, "cpu"), open_parts(run, config, torch.device("cpu"))
+
+    def loss_of(part: Dataset | None) -> float | None:
+        return None if part is None else evaluate(model, part, nullcontext)
+
+    return TrainResult(
+        run=str(run.path),
+        model=run.model.model,
+        attention=run.model.attention if model_spec(run.model.model).attends else None,
+        parameters=count_parameters(model),
+        steps=0,
+        train_seconds=0.0,
+        step_ms=0.0,
+        val_loss=loss_of(parts.validation),
+        test_loss=loss_of(parts.test),
+        leak_share=run.split.leak_share,
+        test_loss_unleaked=loss_of(parts.unleaked),
+    )
 
 
 _ODD = (LookupError, TypeError, AttributeError, RuntimeError, ValueError)
@@ -110,10 +144,10 @@ _ODD = (LookupError, TypeError, AttributeError, RuntimeError, ValueError)
 _VALID = "makemore's model.pt, nanoGPT's ckpt.pt, or a folder of a Hugging Face GPT-2"
 
 
-def _checkpoint(source: Path, n_head: int) -> _Found:
+def _checkpoint(source: Path) -> _Found:
     wanted = f"a checkpoint of weights only at {source}"
     try:
-        with open_input(source, wanted, _VALID) as file, warnings.catch_warnings():
+        with open_input(source, wanted, _VALID, again=True) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the version of pickle
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (
@@ -135,7 +169,7 @@ def _checkpoint(source: Path, n_head: int) -> _Found:
             return _nanogpt(content["model"], content["model_args"], source).in_float32()
         for marker, convert in MAKEMORE_MODELS.items():
             if marker in content:
-                return convert(dict(content), n_head).in_float32()
+                return convert(dict(content)).in_float32()
     except _ODD as error:
         raise RunError(f"a whole model at {source}", f"damaged: {error!r:.200}", _VALID) from None
     raise RunError(f"a model of makemore at {source}", ", ".join(list(content)[:4]) or "nothing", _VALID)
@@ -163,9 +197,10 @@ def _hugging_face(folder: Path) -> _Found:
     )
     path = folder / "config.json"
     try:
-        with open_input(path, wanted, valid) as file:
+        with open_input(path, wanted, valid, again=True) as file:
             config = loads(file.read(LARGEST_CONFIG))
-        weights = load_file(folder / "model.safetensors")
+        with open_input(folder / "model.safetensors", wanted, valid, again=True) as file:
+            weights = load(file.read())
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(wanted, str(error)[:200], valid) from None
     names = ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")
@@ -203,7 +238,7 @@ _FIXED = {
 """What a config.json may not change."""
 
 
-def _transformer(weights: Weights, n_head: int) -> _Found:
+def _transformer(weights: Weights) -> _Found:
     ours = our_weights(weights, transposed=False)
     layers = {name.split(".")[1] for name in ours if name.startswith("blocks.")}
     sizes = {
@@ -211,20 +246,17 @@ def _transformer(weights: Weights, n_head: int) -> _Found:
         "block_size": len(ours["wpe.weight"]),
         "vocab_size": len(ours["wte.weight"]),
         "n_layer": len(layers),
-        "n_head": n_head,
         "n_embd": ours["wte.weight"].size(1),
     }
     return _Found(sizes, ours, is_text=False)
 
 
-def _bigram(weights: Weights, n_head: int) -> _Found:
-    del n_head
+def _bigram(weights: Weights) -> _Found:
     return _Found({"model": "bigram", "vocab_size": len(weights["logits"])}, weights, is_text=False)
 
 
-def _mlp(weights: Weights, n_head: int) -> _Found:
+def _mlp(weights: Weights) -> _Found:
     """makemore's window has the newest character first, ours the oldest."""
-    del n_head
     embeddings, hidden = weights["wte.weight"], weights["mlp.0.weight"]
     C = _one_width(embeddings.size(1), len(hidden))
     reversed_window = hidden.view(len(hidden), -1, C).flip(1).flatten(1)  # (C, N, C) -> (C, N * C)
@@ -244,8 +276,7 @@ def _mlp(weights: Weights, n_head: int) -> _Found:
     return _Found(sizes, ours, is_text=False)
 
 
-def _bow(weights: Weights, n_head: int) -> _Found:
-    del n_head
+def _bow(weights: Weights) -> _Found:
     ours = {
         name.removeprefix("context_block.mlp."): value
         for name, value in weights.items()
@@ -261,14 +292,12 @@ def _bow(weights: Weights, n_head: int) -> _Found:
     return _Found(sizes, ours, is_text=False)
 
 
-def _rnn(weights: Weights, n_head: int) -> _Found:
-    del n_head
+def _rnn(weights: Weights) -> _Found:
     return _recurrent("rnn", weights, [("h", 1)])
 
 
-def _gru(weights: Weights, n_head: int) -> _Found:
+def _gru(weights: Weights) -> _Found:
     """Their update gate keeps what ours replaces: σ(−x) = 1 − σ(x)."""
-    del n_head
     found = _recurrent("gru", weights, [("r", 1), ("z", -1), ("hbar", 1)])
     return replace(found, sizes=found.sizes | {"reset_after": False})
 
@@ -301,7 +330,7 @@ def _one_width(embedding: int, hidden: int) -> int:
     return embedding
 
 
-MAKEMORE_MODELS: dict[str, Callable[[Weights, int], _Found]] = {
+MAKEMORE_MODELS: dict[str, Callable[[Weights], _Found]] = {
     "logits": _bigram,
     "transformer.wte.weight": _transformer,
     "mlp.0.weight": _mlp,

@@ -28,6 +28,7 @@ from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import continue_text, generate, load_model
 from flashmore.runs import Run
 from flashmore.specs import model_spec, models
+from flashmore.training.result import result_of
 
 MOST_PARAMETERS = 10**7
 """A larger model would take minutes to open and to compute."""
@@ -80,7 +81,9 @@ def page(runs: Sequence[Run], *, with_data: bool = True) -> str:
     sources = {source_of(run) for run in runs}
     source = sources.pop() if len(sources) == 1 else None
     return environment.get_template("page.html").render(
-        title=f"More {things}" if source is None else f"More {things} like {source}",
+        title=f"More {things}"
+        if source is None
+        else f"More {things} like {'that' if is_text else 'those'} in {source}",
         summary=_summary(runs),
         things=things,
         is_text=is_text,
@@ -108,7 +111,7 @@ def _titles(runs: Sequence[Run]) -> list[str]:
     """The models' names, with those of the runs where they are needed to tell them apart."""
     names = [_name_of(run) for run in runs]
     return [
-        name if names.count(name) == 1 else f"{name} {number} ({run.path.name})"
+        name if names.count(name) == 1 else f"{name} {number} ({run.path.resolve().name})"
         for number, (name, run) in enumerate(zip(names, runs, strict=True), start=1)
     ]
 
@@ -123,7 +126,7 @@ class _Payload:
         """Names of the first run."""
 
     def model(self, run: Run, lists: list[dict[str, list[str]]], *, with_data: bool) -> dict[str, Any]:
-        weights, result, config = run.load_weights(), run.read_result(), run.model
+        weights, result, config = run.load_weights(), result_of(run), run.model
         if config.tie_weights:
             del weights["lm_head.weight"]
         spaces = [number for number, each in enumerate(run.vocabulary.characters, 1) if each.isspace()]
@@ -134,7 +137,7 @@ class _Payload:
         lines = run.read_metrics()
         stride = max(1, -(-len(lines) // MOST_POINTS))
         return {
-            "run": run.path.name,
+            "run": run.path.resolve().name,
             "kind": "items" if run.text is None else "text",
             "config": {name: getattr(config, name) for name in _CONFIG},
             "characters": list(run.vocabulary.characters),
@@ -143,7 +146,8 @@ class _Payload:
             "layout": {name: self._kept(value) for name, value in weights.items()},
             "parameters": sum(value.numel() for value in weights.values()),
             "steps": run.load_state("last").step,
-            **{name: (result or {}).get(name) for name in ("val_loss", "test_loss")},
+            "val_loss": result and result.val_loss,
+            "test_loss": result and result.test_loss,
             "metrics": [
                 [line["step"], line["loss"], line.get("val_loss")]
                 for number, line in enumerate(lines)
@@ -222,7 +226,7 @@ def _summary(runs: Sequence[Run]) -> str:
     count = len(runs[0].split.train)
     learned = "a text" if runs[0].text is not None else f"{count:,} item{'s' * (count != 1)}"
     if len(items) > 1 or (runs[0].text is None and not count):
-        learned = "lists of items"
+        learned = "a list of items" if len(runs) == 1 else "lists of items"
     who = "A small neural network" if len(runs) == 1 else "Small neural networks"
     return f"{who} ({named}) learned from {learned}, character by character."
 

@@ -28,6 +28,7 @@ class TrainResult:
     """The backend that ran; None for a model without attention."""
     parameters: int
     steps: int
+    """0 for an imported model."""
     train_seconds: float
     """Excluding evaluation and saving."""
     step_ms: float
@@ -74,6 +75,6 @@ def result_of(run: Run) -> TrainResult | None:
     if (result.attention in backends()) != model_spec(run.model.model).attends:
         odd.append("attention")
     done = run.load_state("last").step
-    if odd or not 1 <= result.steps <= done:
+    if odd or not min(1, done) <= result.steps <= done:
         raise RunError(wanted, f"another {', '.join(odd) or 'number of steps'} than the run has", INTACT)
     return result if result.steps == done else None

@@ -259,6 +259,11 @@ def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
 
 
 def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
+    if not run.load_state("last").max_steps:
+        valid = "flashmore generate, score, compare, page or export"
+        raise RunError(
+            f"a run that was trained here at {run.path}", "an imported model, without optimizer", valid
+        )
     config = replace(config_of(run), max_steps=steps)
     device, notes = _device_here(config)
     sizes = model_config_of(config, run.model.vocab_size, run.model.block_size)

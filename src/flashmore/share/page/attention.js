@@ -101,6 +101,12 @@ export class AttentionView {
     this.select({}, false);
   }
 
+  /** What is drawn on canvases, in the colours of now. */
+  redraw() {
+    this.show(this.text);
+    this.tiles(2 ** byId("length").value);
+  }
+
   /** Selects a layer, head or query row; those not given stay. A user's choice is kept in the address. */
   select({ layer = this.layer, head = this.head, row = this.row }, chosen = true) {
     Object.assign(this, { layer, head, row: Math.max(0, Math.min(row, this.labels.length - 1)) });
@@ -154,7 +160,7 @@ export class AttentionView {
             this.labels.map((_, j) =>
               j > i
                 ? element("td", { className: "never" })
-                : element("td", { title: `${label} reads ${this.labels[j]}: ${percent(weights[i][first + j])}`, style: { "--share": weights[i][first + j] } }, element("span", { className: "hidden" }, percent(weights[i][first + j]))),
+                : element("td", { title: `${label} attends to ${this.labels[j]}: ${percent(weights[i][first + j])}`, style: { "--share": weights[i][first + j] } }, element("span", { className: "hidden" }, percent(weights[i][first + j]))),
             ),
           ),
         ),
@@ -176,7 +182,7 @@ export class AttentionView {
     const first = this.first;
     const query = q[this.row], row = weights[this.row];
     const label = this.labels[this.row];
-    byId("row-title").textContent = `What “${label}” reads, at position ${first + this.row}`;
+    byId("row-title").textContent = `What “${label}” attends to, at position ${first + this.row}`;
     byId("arcs").replaceChildren(this.arcs(row.slice(first)));
     const D = query.length, scale = 1 / Math.sqrt(D);
     const shown = this.labels.map((key, j) => {
@@ -204,7 +210,7 @@ export class AttentionView {
 
   arcs(row) {
     const count = this.labels.length, gap = 28, height = 120;
-    const made = svg("svg", { viewBox: `0 0 ${count * gap} ${height}`, width: count * gap, height, role: "img", "aria-label": `Lines from the query to each key it reads: ${Array.from(row, (weight, j) => `${this.labels[j]} ${percent(weight)}`).join(", ")}` });
+    const made = svg("svg", { viewBox: `0 0 ${count * gap} ${height}`, width: count * gap, height, role: "img", "aria-label": `Lines from the query to each key: ${Array.from(row, (weight, j) => `${this.labels[j]} ${percent(weight)}`).join(", ")}` });
     const x = (place) => (place + 0.5) * gap;
     row.forEach((weight, j) => made.append(svg("line", { x1: x(this.row), y1: 24, x2: x(j), y2: height - 24, class: "arc", "stroke-width": (1 + 7 * weight).toFixed(2), "stroke-opacity": Math.max(0.05, weight).toFixed(3) })));
     this.labels.forEach((label, j) => {

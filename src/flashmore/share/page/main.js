@@ -64,6 +64,7 @@ async function main() {
     clearTimeout(waiting);
     waiting = setTimeout(show, PAUSE);
   });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view && view.redraw());
   show();
   showTraining(models);
   for (const link of document.querySelectorAll("[data-jump]")) {

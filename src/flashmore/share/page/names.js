@@ -173,7 +173,7 @@ function column(model, place) {
       const origin = ["new", "train", "validation", "test"].map((part) => [part, last.found.filter(({ novelty }) => novelty === part).length]);
       const unlabelled = options.newOnly && model.list === null ? " The page does not have its data, so known names are not left out." : "";
       const counted = model.list !== null ? `: ${origin.filter(([, count]) => count).map(([part, count]) => `${count} ${LABELS[part]}`).join(", ")}` : "";
-      note.textContent = `${last.found.length} of ${last.drawn} draws${counted}.${short}${unlabelled}`;
+      note.textContent = `${last.found.length} names from ${last.drawn.toLocaleString("en")} draws${counted}.${short}${unlabelled}`;
     },
   };
 }

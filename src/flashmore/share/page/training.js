@@ -5,10 +5,9 @@ import { byId, element, svg, table } from "./dom.js";
 const WIDTH = 640, HEIGHT = 260, LEFT = 48, RIGHT = 32, BOTTOM = 32;
 
 export function showTraining(models) {
-  const trained = models.filter(({ metrics }) => metrics.length);
-  byId("training").hidden = !trained.length;
-  if (!trained.length) return;
-  byId("curves").replaceChildren(curves(trained), legend(trained));
+  const trained = models.map((model, place) => ({ ...model, place })).filter(({ metrics }) => metrics.length);
+  byId("curves").hidden = !trained.length;
+  if (trained.length) byId("curves").replaceChildren(curves(trained), legend(trained));
   byId("losses").replaceChildren(
     table(
       "Losses in nats per character",
@@ -22,7 +21,7 @@ export function showTraining(models) {
 const loss = (value) => (value === null ? "–" : value.toFixed(4));
 
 function curves(models) {
-  const lines = models.flatMap((model, place) => [
+  const lines = models.flatMap(({ place, ...model }) => [
     { place, kind: "training", points: model.metrics.map(([step, value]) => [step, value]) },
     { place, kind: "validation", points: model.metrics.filter(([, , value]) => value !== null).map(([step, , value]) => [step, value]) },
   ]);
@@ -34,8 +33,10 @@ function curves(models) {
   const x = (step) => LEFT + ((WIDTH - LEFT - RIGHT) * step) / most;
   const y = (value) => 8 + ((HEIGHT - BOTTOM - 8) * (high - Math.min(value, high))) / (high - low);
   const made = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "plot", "aria-label": `Loss against step, from ${low.toFixed(1)} to ${high.toFixed(1)} nats per character; the table below has the final values` });
-  for (const value of ticks(low, high)) {
-    made.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "rule" }), svg("text", { x: LEFT - 8, y: y(value) + 4, class: "end" }, value.toFixed(1)));
+  const marks = ticks(low, high);
+  const digits = Math.max(0, Math.ceil(-Math.log10(marks[1] - marks[0]) - 1e-9)); // enough to tell them apart
+  for (const value of marks) {
+    made.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "rule" }), svg("text", { x: LEFT - 8, y: y(value) + 4, class: "end" }, value.toFixed(digits)));
   }
   for (const step of ticks(0, most)) made.append(svg("text", { x: x(step), y: HEIGHT - 10 }, step.toLocaleString("en")));
   for (const { place, kind, points } of lines) {
@@ -52,7 +53,7 @@ function ticks(low, high) {
 }
 
 const legend = (models) =>
-  element("p", { className: "note" }, models.flatMap(({ title }, place) => [element("span", { className: `key series-${place}` }), ` ${title} `]), "– thin: training batches, thick: validation. Nats per character, against the step.");
+  element("p", { className: "note" }, models.flatMap(({ title, place }) => [element("span", { className: `key series-${place}` }), ` ${title} `]), "– thin: training batches, thick: validation. Nats per character, against the step.");
 
 function replay(model) {
   const shown = element("p", { className: "replayed", attributes: { "aria-live": "polite" } });
@@ -62,7 +63,7 @@ function replay(model) {
   const show = () => {
     const [step, texts] = model.samples[slider.value];
     label.textContent = `${model.title} after ${step.toLocaleString("en")} steps`;
-    shown.textContent = texts.join(model.isText ? "\n" : ", ");
+    shown.replaceChildren(...texts.flatMap((text, n) => [n ? (model.isText ? "\n" : ", ") : "", element("bdi", {}, text)]));
   };
   slider.addEventListener("input", show);
   show();
