@@ -69,6 +69,8 @@ def largest_difference(run: Run, path: Path) -> float:
 
 def main() -> None:
     """Measure the page of the runs; the first one draws the names."""
+    if not sys.argv[1:]:
+        raise SystemExit(__doc__)
     runs = [Run.open(path) for path in sys.argv[1:]]
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         alone, all_of_them = Path(folder, "one.html"), Path(folder, "all.html")

@@ -80,8 +80,8 @@ def animation(lines: list[Line]) -> str:
     label = "A terminal: flashmore trains on names, generates new ones, and writes a web page"
     size = f"viewBox='0 0 {width} {height}' role='img' aria-label='{label}'"
     ground = "<rect width='100%' height='100%' rx='8' fill='#14171b'/>"
-    size = f"xmlns='http://www.w3.org/2000/svg' {size}"
-    return f"<svg {size}><style>{style}</style>{ground}{''.join(rows)}</svg>\n"
+    opened = f"<svg xmlns='http://www.w3.org/2000/svg' {size}>"
+    return f"{opened}<style>{style}</style>{ground}{''.join(rows)}</svg>\n"
 
 
 def screenshot(page: Path, picture: Path) -> None:

@@ -182,7 +182,7 @@ def test_export_names_a_missing_package(
 ) -> None:
     from flashmore.share.export import FORMATS
 
-    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], package="no_such_package"))
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], packages=("onnx", "no_such_package")))
     assert "pip install 'flashmore[onnx]'" in refused(
         "export", bigram, "--to", "onnx", "--out", tmp_path / "out"
     )

@@ -173,7 +173,7 @@ def test_a_wrong_export_is_not_written(
 
     form = FORMATS["safetensors"]
     monkeypatch.setitem(
-        FORMATS, "safetensors", exporting.Format(form.package, form.refuses, spoiled, form.load)
+        FORMATS, "safetensors", exporting.Format(form.packages, form.refuses, spoiled, form.load)
     )
     with pytest.raises(FlashmoreError, match="logits that differ by"):
         export(trained["transformer"], "safetensors", tmp_path / "out")

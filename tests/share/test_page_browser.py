@@ -186,6 +186,18 @@ def test_a_damaged_file_says_so(browser: Browser, two: Path, tmp_path: Path, pla
         assert names(visit, 1) == []
 
 
+def test_a_browser_that_lacks_something_is_told(browser: Browser, two: Path) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(two.as_uri())
+    told = page.get_by_role("alert").first
+    expect(told).to_have_text(
+        "This browser is too old: it lacks DecompressionStream. Any browser released since 2023 will do."
+    )
+    context.close()
+
+
 def test_a_changed_script_does_not_run(browser: Browser, two: Path, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text(

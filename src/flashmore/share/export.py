@@ -61,13 +61,19 @@ class Exported:
 
 @dataclass(frozen=True)
 class Format:
-    """One format: `write` fills a folder, `load` reads it back with the library named `package`."""
+    """One format: `write` fills a folder, `load` reads it back."""
 
-    package: str
+    packages: tuple[str, ...]
+    """What it needs; the last one loads it."""
     refuses: Callable[[Run], str | None]
     """Why the format cannot hold a run's model; None if it can."""
     write: Callable[[Run, nn.Module, Path], None]
     load: Callable[[Run, Path], AbstractContextManager[Logits]]
+
+    @property
+    def checker(self) -> str:
+        """The library that loads it."""
+        return self.packages[-1]
 
 
 def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exported:
@@ -93,10 +99,9 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
     if (reason := form.refuses(run)) is not None:
         able = ", ".join(name for name, other in FORMATS.items() if other.refuses(run) is None)
         raise ConfigError(f"a run that --to {to} can hold", f"{run.path}: {reason}", f"--to {able}")
-    if importlib.util.find_spec(form.package) is None:
-        raise ConfigError(
-            f"the packages for --to {to}", f"no {form.package}", f"pip install 'flashmore[{to}]'"
-        )
+    if missing := [name for name in form.packages if importlib.util.find_spec(name) is None]:
+        found = f"no {', '.join(missing)}"
+        raise ConfigError(f"the packages for --to {to}", found, f"pip install 'flashmore[{to}]'")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError("a new or empty folder for --out", f"{out} exists", "another --out")
     out = out.resolve()
@@ -112,7 +117,7 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
                 onnx_graph.write(run, model, folder, opset)
             files = tuple(sorted(path.name for path in folder.iterdir()))
             made = Exported(
-                to, files, f"{form.package} {version(form.package)}", 0, 0.0, greedy_identical=True
+                to, files, f"{form.checker} {version(form.checker)}", 0, 0.0, greedy_identical=True
             )
             with form.load(run, folder) as theirs:
                 made = _checked(run, model, theirs, made)
@@ -125,8 +130,8 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
         raise
     except Exception as error:
         found = str(error).strip().partition("\n")[0] or type(error).__name__
-        valid = f"another --to, or another version of {form.package}"
-        raise FlashmoreError(f"{form.package} to write and load {run.path}", found, valid) from error
+        valid = f"another --to, or another version of {form.checker}"
+        raise FlashmoreError(f"{form.checker} to write and load {run.path}", found, valid) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return made
@@ -258,9 +263,11 @@ def _load_pt2(run: Run, folder: Path) -> Iterator[Logits]:
 
 
 FORMATS: dict[str, Format] = {
-    "safetensors": Format("safetensors", lambda _: None, _write_safetensors, _load_safetensors),
-    "hf": Format("transformers", hugging_face.refuses, hugging_face.write, hugging_face.load),
-    "onnx": Format("onnxruntime", onnx_graph.refuses, onnx_graph.write, onnx_graph.load),
-    "pt2": Format("torch", _refuses_export, _write_pt2, _load_pt2),
-    "gguf": Format("gguf", gguf_file.refuses, gguf_file.write, gguf_file.load),
+    "safetensors": Format(("safetensors",), lambda _: None, _write_safetensors, _load_safetensors),
+    "hf": Format(("transformers",), hugging_face.refuses, hugging_face.write, hugging_face.load),
+    "onnx": Format(
+        ("onnx", "onnxscript", "onnxruntime"), onnx_graph.refuses, onnx_graph.write, onnx_graph.load
+    ),
+    "pt2": Format(("torch",), _refuses_export, _write_pt2, _load_pt2),
+    "gguf": Format(("gguf",), gguf_file.refuses, gguf_file.write, gguf_file.load),
 }

@@ -10,14 +10,14 @@ import { unpack } from "./payload.js";
 import { Alphabet } from "./text.js";
 import { showTraining } from "./training.js";
 
-const NEEDED = { DecompressionStream: "decompressing", BigInt: "large integers", TextDecoder: "decoding text" };
+const NEEDED = ["DecompressionStream", "BigInt", "TextDecoder"];
 
 /** Milliseconds without typing before what was typed is computed. */
 const PAUSE = 120;
 
 async function main() {
-  const lacking = Object.keys(NEEDED).filter((name) => !(name in globalThis));
-  if (lacking.length) throw new Error(`This browser is too old: it lacks ${lacking.join(", ")}. Any browser since 2023 has them.`);
+  const lacking = NEEDED.filter((name) => !(name in globalThis));
+  if (lacking.length) throw new Error(`This browser is too old: it lacks ${lacking.join(", ")}. Any browser released since 2023 will do.`);
   let page;
   try {
     page = await unpack(byId("payload").textContent);

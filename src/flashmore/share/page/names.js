@@ -30,7 +30,7 @@ export function* names(model, options) {
     if (usual) {
       const novelty = model.novelty(text);
       const wanted = !options.newOnly || !novelty || novelty === "new";
-      if ((options.repeats || !seen.has(text)) && wanted) found.push({ text, novelty, logProb });
+      if (!seen.has(text) && wanted) found.push({ text, novelty, logProb });
       seen.add(text);
     }
     if (found.length === options.count || drawn === most) break;

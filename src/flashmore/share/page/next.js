@@ -8,7 +8,7 @@ const SHOWN = 6;
 /** Most positions shown; a long text's last ones. */
 export const MOST = 32;
 
-/** Shows each model's probabilities after every character of `text`. */
+/** Shows each model's probabilities after every character of `text`, which all of them know. */
 export function showNext(models, text) {
   const results = models.map((model) => {
     const { ids } = model.alphabet.encode(text);
@@ -17,7 +17,7 @@ export function showNext(models, text) {
   });
   const longest = Math.max(...results.map(({ sequence }) => sequence.length));
   const first = Math.max(0, longest - MOST);
-  const characters = [...text.normalize("NFC")].filter((character) => models[0].alphabet.ids.has(character));
+  const characters = [...text];
   const shift = models[0].isText ? 1 : 0;
   byId("next").replaceChildren(
     ...Array.from({ length: longest - first }, (_, place) => {
