@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         """Collect what a <style> loads; elsewhere it is text."""
-        if self.rawdata and self.cdata_elem == "style":
+        if self.cdata_elem == "style":
             self.loads += CSS_URL.findall(data)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.compare import require_png
+from flashmore.cli.compare import require_png, tell_picture
 from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.show import stdout, table
 from flashmore.errors import ConfigError
@@ -17,7 +17,7 @@ MOST_NAMES = 8
 
 @dataclass(frozen=True)
 class Attention:
-    """Show how much the attention heads of a run's Transformer read from each character.
+    """Show how much the attention heads of a run's Transformer attend to each character.
 
     The weights are computed by hand, and their output is compared with a fused kernel's.
     """
@@ -69,10 +69,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"{start}positions are in parentheses")
         say(f"difference: the largest one between the outputs of these weights and of the kernel {BACKEND}")
     if command.picture is not None:
-        boxes = draw_maps(maps, command.picture)
-        say(f"picture: {command.picture}")
-        if boxes:
-            say(f"{boxes} characters are shown as boxes in the picture: they are missing in its font")
+        tell_picture(command.picture, draw_maps(maps, command.picture))
     return 0
 
 

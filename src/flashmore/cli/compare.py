@@ -106,7 +106,11 @@ def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
     """Save the plot, and report its path and any missing characters."""
     from flashmore.comparison import draw
 
-    boxes = draw(rows, picture)
+    tell_picture(picture, draw(rows, picture))
+
+
+def tell_picture(picture: Path, boxes: int) -> None:
+    """Report a picture's path, and how many characters its font lacks."""
     say(f"picture: {picture}")
     if boxes:
         say(f"{boxes} characters are shown as boxes in the picture: they are missing in its font")

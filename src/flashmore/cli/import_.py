@@ -14,7 +14,7 @@ from flashmore.terminal import say
 class Import:
     """Turn makemore's model.pt, nanoGPT's ckpt.pt, or a Hugging Face GPT-2 into a run.
 
-    No code in these files is executed. The run can generate, score and be exported, but not resume training.
+    No code in these files is executed. The run can do everything but resume training.
     """
 
     source: Positional[Path]

@@ -34,12 +34,12 @@ def main(argv: Sequence[str]) -> int:
     run = Run.open(command.run)
     if run.unpacked is not None:
         raise ConfigError("the folder of a run", f"{command.run}, a pack, which has no metrics", "a folder")
-    lines, names = run.read_metrics(), tuple(dict.fromkeys(command.to))
+    lines = run.read_metrics()
     if not lines:
         raise ConfigError("a run with metrics", f"{command.run}, which has none", "a run trained here")
-    with Trackers(names, run.path, run.config, 0) as trackers:
+    with Trackers(command.to, run.path, run.config, 0) as trackers:
         for line in lines:
             trackers.write(line)
     if trackers.names:
         say(f"{len(lines):,} steps of {run.path} sent to {', '.join(trackers.names)}")
-    return int(trackers.names != names)
+    return int(set(trackers.names) != set(command.to))

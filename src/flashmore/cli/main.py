@@ -21,7 +21,7 @@ VERBS = {
     "score": "print the log-probabilities of given names",
     "page": "write a run as a web page that makes names and shows attention",
     "play": "write this page and open it in the browser",
-    "attention": "show what each attention head reads in a name",
+    "attention": "show what each attention head attends to in a name",
     "pack": "pack a run into one file to share, without the training items",
     "export": "export a run for transformers, ONNX Runtime, torch.export or llama.cpp",
     "import": "turn a model of makemore, nanoGPT or Hugging Face into a run",

@@ -27,7 +27,7 @@ from flashmore.files import disk_errors
 from flashmore.generation.draw import draw, random_numbers
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import load_model
-from flashmore.models.registry import build
+from flashmore.models.registry import build, count_parameters
 from flashmore.runs import Run
 from flashmore.share import gguf_file, hugging_face, onnx_graph
 from flashmore.specs import model_spec
@@ -39,8 +39,8 @@ CHECK = "check.json"
 NAMES = 200
 TOLERANCE = 1e-5
 """Largest difference of logits, relative to the largest logit if that is above 1."""
-_EVERY_LENGTH = 256
-"""Contexts up to this length are checked at each length, longer ones at powers of two."""
+_MOST_WORK = 10**12
+"""Parameters times the squared context up to which every length is checked, in about a minute."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,14 @@ def _checked(run: Run, model: nn.Module, theirs: Logits, made: Exported) -> Expo
         told = f"logits that differ by {difference:.1e}, and {'the same' if same else 'other'} greedy names"
         valid = "another --to; and please report this, with the run's config.json"
         raise FlashmoreError(f"the logits of {run.path} from {made.checked_with}", told, valid)
-    return Exported(made.format, made.files, made.checked_with, count, difference, same)
+    return replace(made, sequences=count, largest_difference=difference, greedy_identical=same)
 
 
 def sequences(run: Run, model: nn.Module) -> Iterator[Tensor]:
-    """Ids (B, T) to compare: names drawn from the model by length, and random ids of the other lengths."""
+    """Ids (B, T) to compare: names drawn from the model, and random ids of every length."""
     context, size = run.model.block_size, run.model.vocab_size
-    lengths = list(range(1, context + 1)) if context <= _EVERY_LENGTH else []
+    work = count_parameters(model) * context**2
+    lengths = list(range(1, context + 1)) if work <= _MOST_WORK else []
     while not lengths or lengths[-1] != context:
         lengths.append(min(2 ** len(lengths), context))
     by_length: dict[int, list[list[int]]] = {length: [] for length in lengths}
@@ -191,11 +192,12 @@ def _quiet() -> Iterator[None]:
     """Without the warnings of exporters about themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
 
 
 def _write_safetensors(run: Run, model: nn.Module, folder: Path) -> None:

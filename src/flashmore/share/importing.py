@@ -5,16 +5,14 @@ Pickled files are read with `torch.load(weights_only=True)`, which executes no c
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
 
 from flashmore.config import TrainConfig
 from flashmore.data.items import MAKEMORE
@@ -28,6 +26,7 @@ from flashmore.runs.checkpoint import differences, layout_of
 from flashmore.runs.settings import versions_here
 from flashmore.share.gpt2 import our_weights
 from flashmore.share.hugging_face import ACTIVATIONS
+from flashmore.share.makemore import MAKEMORE_MODELS, Found, Weights
 from flashmore.specs import model_spec
 from flashmore.strict_json import loads
 from flashmore.training.corpus import open_parts, read_corpus
@@ -35,21 +34,8 @@ from flashmore.training.dataset import Dataset
 from flashmore.training.result import TrainResult
 from flashmore.training.trainer import evaluate
 
-Weights = dict[str, Tensor]
 LARGEST_CONFIG = 2**20
 """Most bytes read of a Hugging Face config.json."""
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A model as another project stored it: the sizes it tells, and weights under our names."""
-
-    sizes: dict[str, Any]
-    weights: Weights
-    is_text: bool
-
-    def in_float32(self) -> "_Found":
-        return replace(self, weights={name: value.float() for name, value in self.weights.items()})
 
 
 def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = None) -> Run:
@@ -62,7 +48,7 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
         n_head: attention heads of a Transformer of makemore, which does not store them; None means 4.
 
     Returns:
-        The run, without optimizer state: it can generate, score and be exported, but not resume training.
+        The run, without optimizer state: everything but resuming training works.
 
     Raises:
         RunError: a file that is none of these, would execute code, or is damaged; or another model.
@@ -77,18 +63,7 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
     elif n_head is not None:
         found_heads = "a model that stores its heads" if "n_head" in sizes else f"a {sizes['model']}"
         raise ConfigError("a Transformer of makemore with --n-head", found_heads, "omit --n-head")
-    options = {name: sizes[name] for name in ("n_layer", "n_head", "n_embd") if name in sizes}
-    if found.is_text:
-        config = TrainConfig(
-            file=data,
-            mode="text",
-            preset="shakespeare",
-            block_size=sizes["block_size"],
-            vocab_size=sizes["vocab_size"] if data.suffix == ".bin" else None,
-            **options,
-        )
-    else:
-        config = TrainConfig(file=data, preset="makemore", split=MAKEMORE, model=sizes["model"], **options)
+    config = _config(found, data)
     corpus = read_corpus(config)
     model = ModelConfig(**{"vocab_size": corpus.vocab_size, "block_size": corpus.block_size} | sizes)
     for name, what in (("vocab_size", "tokens"), ("block_size", "positions")):
@@ -115,6 +90,22 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
         run.begin(Checkpoint(weights, {}, State(0, 0)))
         run.write_result(_result(run, config).to_json())
     return Run.open(out)
+
+
+def _config(found: Found, data: Path) -> TrainConfig:
+    """How the data is read, and the sizes that training options have."""
+    sizes = found.sizes
+    options = {name: sizes[name] for name in ("n_layer", "n_head", "n_embd") if name in sizes}
+    if not found.is_text:
+        return TrainConfig(file=data, preset="makemore", split=MAKEMORE, model=sizes["model"], **options)
+    return TrainConfig(
+        file=data,
+        mode="text",
+        preset="shakespeare",
+        block_size=sizes["block_size"],
+        vocab_size=sizes["vocab_size"] if data.suffix == ".bin" else None,
+        **options,
+    )
 
 
 def _result(run: Run, config: TrainConfig) -> TrainResult:
@@ -144,21 +135,13 @@ _ODD = (LookupError, TypeError, AttributeError, RuntimeError, ValueError)
 _VALID = "makemore's model.pt, nanoGPT's ckpt.pt, or a folder of a Hugging Face GPT-2"
 
 
-def _checkpoint(source: Path) -> _Found:
+def _checkpoint(source: Path) -> Found:
     wanted = f"a checkpoint of weights only at {source}"
     try:
         with open_input(source, wanted, _VALID, again=True) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the version of pickle
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        ValueError,
-        TypeError,
-        OSError,
-    ) as error:
+    except (pickle.UnpicklingError, EOFError, OSError, *_ODD) as error:
         needs_code = "GLOBAL" in str(error) or "Unsupported class" in str(error)
         found = "it would execute code" if needs_code else "damaged, or another format"
         raise RunError(wanted, found, _VALID) from None
@@ -175,7 +158,7 @@ def _checkpoint(source: Path) -> _Found:
     raise RunError(f"a model of makemore at {source}", ", ".join(list(content)[:4]) or "nothing", _VALID)
 
 
-def _nanogpt(weights: Weights, args: Mapping[str, Any], source: Path) -> _Found:
+def _nanogpt(weights: Weights, args: Mapping[str, Any], source: Path) -> Found:
     """https://github.com/karpathy/nanoGPT, train.py."""
     names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
     if odd := [name for name in names if type(args.get(name)) is not int]:
@@ -186,10 +169,10 @@ def _nanogpt(weights: Weights, args: Mapping[str, Any], source: Path) -> _Found:
         "bias": bool(args.get("bias", True)),
         "tie_weights": True,
     }
-    return _Found(sizes, our_weights(weights, transposed=False), is_text=True)
+    return Found(sizes, our_weights(weights, transposed=False), is_text=True)
 
 
-def _hugging_face(folder: Path) -> _Found:
+def _hugging_face(folder: Path) -> Found:
     """https://huggingface.co/docs/transformers/model_doc/gpt2."""
     wanted, valid = (
         f"a Hugging Face GPT-2 at {folder}",
@@ -223,7 +206,7 @@ def _hugging_face(folder: Path) -> _Found:
         "activation": ours[activation],
         "tie_weights": bool(config.get("tie_word_embeddings", True)),
     }
-    return _Found(
+    return Found(
         sizes, our_weights(weights, transposed=True), is_text=config.get("bos_token_id") != 0
     ).in_float32()
 
@@ -236,106 +219,3 @@ _FIXED = {
     "add_cross_attention": False,
 }
 """What a config.json may not change."""
-
-
-def _transformer(weights: Weights) -> _Found:
-    ours = our_weights(weights, transposed=False)
-    layers = {name.split(".")[1] for name in ours if name.startswith("blocks.")}
-    sizes = {
-        "model": "transformer",
-        "block_size": len(ours["wpe.weight"]),
-        "vocab_size": len(ours["wte.weight"]),
-        "n_layer": len(layers),
-        "n_embd": ours["wte.weight"].size(1),
-    }
-    return _Found(sizes, ours, is_text=False)
-
-
-def _bigram(weights: Weights) -> _Found:
-    return _Found({"model": "bigram", "vocab_size": len(weights["logits"])}, weights, is_text=False)
-
-
-def _mlp(weights: Weights) -> _Found:
-    """makemore's window has the newest character first, ours the oldest."""
-    embeddings, hidden = weights["wte.weight"], weights["mlp.0.weight"]
-    C = _one_width(embeddings.size(1), len(hidden))
-    reversed_window = hidden.view(len(hidden), -1, C).flip(1).flatten(1)  # (C, N, C) -> (C, N * C)
-    ours = {
-        "wte.weight": embeddings,
-        "hidden.weight": reversed_window.contiguous(),
-        "hidden.bias": weights["mlp.0.bias"],
-        "lm_head.weight": weights["mlp.2.weight"],
-        "lm_head.bias": weights["mlp.2.bias"],
-    }
-    sizes = {
-        "model": "mlp",
-        "vocab_size": len(embeddings) - 1,
-        "block_size": hidden.size(1) // C,
-        "n_embd": C,
-    }
-    return _Found(sizes, ours, is_text=False)
-
-
-def _bow(weights: Weights) -> _Found:
-    ours = {
-        name.removeprefix("context_block.mlp."): value
-        for name, value in weights.items()
-        if not name.endswith("cbow.bias")  # their causal mask
-    }
-    C = _one_width(ours["wte.weight"].size(1), len(ours["c_fc.weight"]))
-    sizes = {
-        "model": "bow",
-        "vocab_size": len(ours["wte.weight"]),
-        "block_size": len(ours["wpe.weight"]),
-        "n_embd": C,
-    }
-    return _Found(sizes, ours, is_text=False)
-
-
-def _rnn(weights: Weights) -> _Found:
-    return _recurrent("rnn", weights, [("h", 1)])
-
-
-def _gru(weights: Weights) -> _Found:
-    """Their update gate keeps what ours replaces: σ(−x) = 1 − σ(x)."""
-    found = _recurrent("gru", weights, [("r", 1), ("z", -1), ("hbar", 1)])
-    return replace(found, sizes=found.sizes | {"reset_after": False})
-
-
-def _recurrent(model: str, weights: Weights, gates: list[tuple[str, int]]) -> _Found:
-    """makemore has one matrix for input and state together, and one bias."""
-    C = _one_width(weights["wte.weight"].size(1), weights["start"].size(1))
-    matrices = torch.cat([sign * weights[f"cell.xh_to_{gate}.weight"] for gate, sign in gates])  # (G * C, 2C)
-    biases = torch.cat([sign * weights[f"cell.xh_to_{gate}.bias"] for gate, sign in gates])  # (G * C,)
-    ours = {
-        "start": weights["start"].unsqueeze(0),
-        "wte.weight": weights["wte.weight"],
-        "core.weight_ih_l0": matrices[:, :C].contiguous(),
-        "core.weight_hh_l0": matrices[:, C:].contiguous(),
-        "core.bias_ih_l0": biases,
-        "core.bias_hh_l0": torch.zeros_like(biases),
-        "lm_head.weight": weights["lm_head.weight"],
-        "lm_head.bias": weights["lm_head.bias"],
-    }
-    sizes = {"model": model, "vocab_size": len(weights["wte.weight"]), "n_embd": C}
-    return _Found(sizes, ours, is_text=False)
-
-
-def _one_width(embedding: int, hidden: int) -> int:
-    if embedding != hidden:
-        found = f"embeddings of width {embedding} and hidden layers of width {hidden}"
-        raise RunError(
-            "one width for embeddings and hidden layers", found, "a model with n_embd equal to n_embd2"
-        )
-    return embedding
-
-
-MAKEMORE_MODELS: dict[str, Callable[[Weights], _Found]] = {
-    "logits": _bigram,
-    "transformer.wte.weight": _transformer,
-    "mlp.0.weight": _mlp,
-    "context_block.mlp.c_fc.weight": _bow,
-    "cell.xh_to_h.weight": _rnn,
-    "cell.xh_to_z.weight": _gru,
-}
-"""By the name of a tensor that only this model of makemore.py has (https://github.com/karpathy/makemore)."""

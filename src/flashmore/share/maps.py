@@ -1,4 +1,4 @@
-"""Attention maps: what each head of a run's Transformer reads.
+"""Attention maps: what each head of a run's Transformer attends to.
 
 Shape letters: L layers, H heads, T positions, D channels per head.
 """
@@ -41,7 +41,7 @@ class AttentionMaps:
     first: int
     """The first of these positions in the text."""
     weights: Tensor
-    """(L, H, T, T) float32: row i holds how much position i reads from each position, and sums to 1."""
+    """(L, H, T, T) float32: row i holds how much position i attends to each position, and sums to 1."""
     difference: float
     """Largest absolute difference of these weights' outputs from the fused kernel's, in any layer."""
 

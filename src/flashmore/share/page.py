@@ -57,7 +57,7 @@ def page(runs: Sequence[Run], *, with_data: bool = True) -> str:
             does not know.
         RunError: a run without weights, or a damaged one.
     """
-    is_text = _kind(runs)
+    is_text = _are_text(runs)
     for run in runs:
         _require_shown(run)
     payload = _Payload()
@@ -138,6 +138,7 @@ class _Payload:
         stride = max(1, -(-len(lines) // MOST_POINTS))
         return {
             "run": run.path.resolve().name,
+            "attends": model_spec(config.model).attends,
             "kind": "items" if run.text is None else "text",
             "config": {name: getattr(config, name) for name in _CONFIG},
             "characters": list(run.vocabulary.characters),
@@ -191,7 +192,7 @@ class _Payload:
 _CONFIG = ("model", "vocab_size", "block_size", "n_layer", "n_head", "n_embd", "activation", "reset_after")
 
 
-def _kind(runs: Sequence[Run]) -> bool:
+def _are_text(runs: Sequence[Run]) -> bool:
     """Whether the runs are on long text."""
     if not 1 <= len(runs) <= MOST_RUNS:
         raise ConfigError(f"1 to {MOST_RUNS} runs on a page", str(len(runs)), "fewer runs")

@@ -150,7 +150,7 @@ class Trackers(AbstractContextManager["Trackers"]):
         require_installed(names)
         self._trackers: dict[str, Tracker] = {}
         self._excepthook = threading.excepthook
-        for name in names:
+        for name in dict.fromkeys(names):
             self._attempt(name, partial(self._open, name, folder, config, done))
 
     def _open(self, name: str, folder: Path, config: Mapping[str, Any], done: int) -> None:

@@ -22,8 +22,7 @@ export function check(models, references) {
 
 function drawnAgain(model, drawn, seed) {
   if (model.isText) {
-    const begun = [Math.max(model.alphabet.characters.indexOf("\n"), 0)];
-    const ids = continuation(model.network, begun, { seed });
+    const ids = continuation(model.network, model.alphabet.begin, { seed });
     return Array.from(drawn, () => model.alphabet.at(ids.next().value));
   }
   let last;

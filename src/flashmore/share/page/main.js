@@ -36,7 +36,7 @@ async function main() {
   const before = state.read();
   const input = byId("typed");
   if ("name" in before) input.value = before.name;
-  const attending = models.filter(({ config }) => config.model === "transformer");
+  const attending = models.filter(({ attends }) => attends);
   byId("attention").hidden = !attending.length;
   const place = (name) => Math.max(0, Number.parseInt(before[name] ?? 0, 10) || 0);
   const view =

@@ -289,7 +289,7 @@ function head(tensors, x, rows, V) {
 }
 
 /** An RNN, GRU or LSTM of PyTorch, whose `cell` fills in the next state (R, C) from both linear maps. */
-function recurrent({ model, vocab_size: V, n_embd: C, reset_after: resetAfter }, tensors, gates, cell) {
+function recurrent({ vocab_size: V, n_embd: C, reset_after: resetAfter }, tensors, gates, cell) {
   const isLstm = "start_cell" in tensors;
   return {
     width: isLstm ? 2 * C : C,
@@ -308,7 +308,7 @@ function recurrent({ model, vocab_size: V, n_embd: C, reset_after: resetAfter },
         linear(x, rows, tensors["core.weight_hh_l0"].subarray(2 * C * C), tensors["core.bias_hh_l0"].subarray(2 * C), floats(rows * C));
       const input = part("ih", embedding(tensors["wte.weight"], ids, C));
       const state = part("hh", before);
-      if (model === "gru" && !resetAfter) {
+      if (!resetAfter) {
         // The reset gate is applied to the state before its matrix, not after it.
         const kept = before.map((value, i) => {
           const at = Math.floor(i / C) * 3 * C + (i % C);

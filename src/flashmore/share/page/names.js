@@ -65,9 +65,9 @@ export function showNames(models) {
   const form = byId("options");
   const columns = models.map((model, place) => column(model, place));
   byId("made").append(...columns.map((each) => each.card));
-  const fields = { prefix: "prefix", temperature: "temperature", topk: "topk", topp: "topp", seed: "seed", count: "count" };
+  const fields = ["prefix", "temperature", "topk", "topp", "seed", "count"];
   const before = state.read();
-  for (const [name, key] of Object.entries(fields)) if (key in before) form[name].value = before[key];
+  for (const name of fields) if (name in before) form[name].value = before[name];
   if (form.fresh) form.fresh.checked = before.new === "1";
 
   let run = 0;
@@ -77,7 +77,7 @@ export function showNames(models) {
     byId("problems").replaceChildren(...problems.map((text) => element("p", {}, text)));
     if (problems.length) return;
     state.write({
-      ...Object.fromEntries(Object.keys(fields).map((name) => [fields[name], form[name].value === form[name].defaultValue ? "" : form[name].value])),
+      ...Object.fromEntries(fields.map((name) => [name, form[name].value === form[name].defaultValue ? "" : form[name].value])),
       new: options.newOnly ? "1" : "",
     });
     byId("status").textContent = "";
@@ -123,8 +123,7 @@ export function showNames(models) {
 }
 
 function* texts(model, options) {
-  const characters = model.alphabet.characters;
-  const begun = options.prefix.length ? options.prefix : [Math.max(characters.indexOf("\n"), 0)];
+  const begun = options.prefix.length ? options.prefix : model.alphabet.begin;
   const ids = [];
   for (const id of continuation(model.network, begun, options)) {
     ids.push(id);

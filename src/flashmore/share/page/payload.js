@@ -1,6 +1,6 @@
 /** What the page carries: see flashmore/share/page.py, which writes it. */
 
-/** Unpacks base64 of a gzip file into {header, models}; a TypeError or SyntaxError if it is damaged. */
+/** Unpacks base64 of a gzip file into the header, with each model's tensors; rejects if it is damaged. */
 export async function unpack(base64) {
   const text = atob(base64);
   const packed = new Uint8Array(text.length);

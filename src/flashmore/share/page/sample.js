@@ -58,7 +58,7 @@ export function pick(probabilities, number) {
  * Draws without end, in order: {ids, ended, logProb}, `ids` with the prefix and without EOS.
  *
  * Each draw has its own random numbers, one for each position after the prefix, and draws that are equal so
- * far are computed together. A model of one kind may draw in batches of any size.
+ * far are computed together; neither depends on the sizes of the batches.
  */
 export function* draws(model, prefix, options) {
   const random = new Random(BigInt(options.seed));

@@ -17,6 +17,11 @@ export class Alphabet {
     return ids.map((id) => this.at(id)).join("");
   }
 
+  /** What a long text without a prefix begins with: a line ending, or else its first character. */
+  get begin() {
+    return [Math.max(this.characters.indexOf("\n"), 0)];
+  }
+
   /** Ids of text in the form of the data (Unicode's NFC); characters that the model never saw are left out. */
   encode(text) {
     const ids = [], unknown = [];
