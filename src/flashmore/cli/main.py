@@ -11,7 +11,15 @@ from pathlib import Path
 from traceback import walk_tb
 
 from flashmore.cli.process import INTERRUPTED
-from flashmore.errors import FlashmoreError, UsageError, is_of_the_compiler, is_out_of_memory
+from flashmore.errors import (
+    FlashmoreError,
+    RankLost,
+    RankStopped,
+    UsageError,
+    is_of_the_compiler,
+    is_out_of_memory,
+)
+from flashmore.ranks import rank, speak
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
@@ -63,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         except Exception as error:
             ours = _for_users(error)
+            if not isinstance(error, RankStopped | RankLost):
+                speak()
             if ours is None:
                 raise
             # Line by line, such that no part can imitate another.
-            say(*ours.lines)
+            say(*(f"rank {rank()}: {line}" if rank() else line for line in ours.lines))
             if isinstance(error, OSError):
                 _drop_unwritten()
             return ours.exit_code

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
 from flashmore.cli.play import open_page
 from flashmore.cli.show import figures, name_cells, stdout, table
-from flashmore.config import TrainConfig
+from flashmore.config import EXECUTION, TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
+from flashmore.ranks import rank, world_size
 from flashmore.specs import model_spec
 from flashmore.terminal import write_json
 
@@ -64,6 +65,14 @@ class Resume:
     """The run's folder."""
     max_steps: int | None = None
     """New total number of steps. If omitted, that of the run."""
+    parallel: Literal["auto", "ddp", "fsdp"] | None = None
+    """Under torchrun: how processes share the model, as in `flashmore train --help`."""
+    grad_accum: int | None = None
+    """Number of parts in which the gradient of a batch is computed."""
+    activation_checkpointing: bool | None = None
+    """Whether to recompute activations in the backward pass."""
+    cpu_offload: bool | None = None
+    """Whether to keep sharded weights and the optimizer in CPU memory."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 
@@ -75,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
-                "only --max-steps and --json with --resume", " ".join(others),
+                "only --max-steps, --json and options of how to compute with --resume", " ".join(others),
                 f"flashmore train --resume {shlex.quote(str(resumed.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
     elif value_of("--out", argv) == "":
@@ -89,13 +98,20 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.training.splits import losses_of_splits, require_random_splits
 
     if isinstance(command, Train) and command.splits > 1:
+        if world_size() > 1:
+            found = f"{world_size()} processes of torchrun"
+            raise ConfigError("a single process for --splits", found, "flashmore train without torchrun")
         require_random_splits(command.config, command.splits)
 
     with ProgressLine() as line:
         if isinstance(command, Resume):
-            result = resume(command.resume, command.max_steps, line)
+            changes = {name: getattr(command, name) for name in EXECUTION}
+            changes = {name: value for name, value in changes.items() if value is not None}
+            result = resume(command.resume, command.max_steps, line, **changes)
         else:
             result = train(command.config, command.out, line)
+    if rank():
+        return 0
     losses: list[float] = []
     if isinstance(command, Train) and command.splits > 1:
         losses = list(losses_of_splits(command.config, command.splits, result.test_loss))

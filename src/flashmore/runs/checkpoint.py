@@ -42,6 +42,14 @@ class LossScale:
 
 
 @dataclass(frozen=True)
+class Unevaluated:
+    """The loss and the milliseconds per step of a log line that lacks its evaluation."""
+
+    loss: float
+    step_ms: float
+
+
+@dataclass(frozen=True)
 class State:
     """The training state other than tensors; values that no run can have are refused."""
 
@@ -56,6 +64,8 @@ class State:
     """Training time, excluding evaluation and saving."""
     loss_scale: LossScale | None = None
     """For a run in float16."""
+    unevaluated: Unevaluated | None = None
+    """If training was interrupted while it evaluated this step, which it then does first when resumed."""
     metrics_bytes: int = 0
     """Length of metrics.jsonl when the checkpoint was saved, and the SHA-256 of those bytes."""
     metrics_sha256: str = hashlib.sha256().hexdigest()

@@ -1,18 +1,19 @@
 """A trainer and the folder it saves to, created from a config or restored from the folder."""
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from flashmore.config import OPEN, TrainConfig
-from flashmore.errors import ConfigError, RunError, TrainingFailed
+from flashmore.config import EXECUTION, OPEN, TrainConfig
+from flashmore.errors import ConfigError, FlashmoreError, RankStopped, RunError, TrainingFailed
 from flashmore.files import INTACT
-from flashmore.runs import Checkpoint, Run, Settings, State, locked
+from flashmore.runs import Checkpoint, Run, Settings, State, Unevaluated, locked
 from flashmore.runs.checkpoint import layout_of
 from flashmore.runs.folder import is_pack, remove_unfinished
 from flashmore.runs.metrics import MetricsLog
@@ -22,9 +23,17 @@ from flashmore.specs import model_spec
 from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.fit import fit
 from flashmore.training.memory import require_memory
-from flashmore.training.resolve import Resolved, model_config_of, resolve_device, resolve_model, resolve_speed
+from flashmore.training.parallel import Ranks, connected
+from flashmore.training.resolve import (
+    Resolved,
+    model_config_of,
+    resolve_device,
+    resolve_model,
+    resolve_parallel,
+    resolve_speed,
+)
 from flashmore.training.trackers import require_installed
-from flashmore.training.trainer import CUDA_GENERATOR, Trainer
+from flashmore.training.trainer import Trainer
 
 
 @dataclass
@@ -36,13 +45,16 @@ class Session:
     parts: Parts
     """The data; the trainer has the training part."""
     trainer: Trainer
-    metrics: MetricsLog
+    metrics: MetricsLog | None
+    """None on every rank but 0, which alone writes."""
     best_loss: float | None = None
     """Lowest validation loss so far, in nats per character."""
     best_step: int | None = None
     """The step at which it was measured."""
     train_seconds: float = 0.0
     """Training time, excluding evaluation and saving."""
+    unevaluated: Unevaluated | None = None
+    """The last log line, if its evaluation was interrupted."""
     saved_at: float = field(default_factory=time.monotonic)
     """`time.monotonic` of the last checkpoint, in seconds."""
     saved_step: int = 0
@@ -74,9 +86,12 @@ class Session:
             TrainingFailed: a weight is not finite; the previous checkpoints are kept.
             StorageError: writing failed; the previous checkpoints are kept.
         """
-        weights = dict(self.trainer.model.state_dict())
+        weights, optimizer = self.trainer.weights(), self.trainer.optimizer_state()
         if not all(value.isfinite().all() for value in weights.values()):
             raise self.diverged("weights", "NaN or infinities")
+        self.saved_at, self.saved_step = time.monotonic(), self.trainer.done
+        if self.metrics is None:
+            return
         metrics_bytes, metrics_sha256 = self.metrics.saved()
         state = State(
             step=self.trainer.done,
@@ -85,22 +100,33 @@ class Session:
             best_step=self.best_step,
             train_seconds=self.train_seconds,
             loss_scale=self.trainer.step.loss_scale,
+            unevaluated=self.unevaluated,
             metrics_bytes=metrics_bytes,
             metrics_sha256=metrics_sha256,
         )
-        self.run.save_checkpoint("last", Checkpoint(weights, self.trainer.optimizer_state(), state))
+        self.run.save_checkpoint("last", Checkpoint(weights, optimizer, state))
         if self.best_step == state.step:
             self.run.save_checkpoint("best", Checkpoint(weights, {}, state))
-        self.saved_at, self.saved_step = time.monotonic(), state.step
 
-    def diverged(self, what: str, found: str) -> TrainingFailed:
-        """The error for values that are no longer finite."""
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return self.trainer.ranks
+
+    def ended(self, error: FlashmoreError) -> FlashmoreError:
+        """An error that ends training on every rank, for this one to raise: rank 0 reports it."""
+        return error if self.ranks.rank == 0 else RankStopped(error.wanted, error.found, error.valid)
+
+    def diverged(self, what: str, found: str) -> FlashmoreError:
+        """The error for values that are no longer finite, which all ranks have in common."""
         step = f"{found} at step {self.trainer.done} of {self.run.path}"
-        return TrainingFailed(
-            f"finite {what}",
-            f"{step}; the last checkpoint is from step {self.saved_step}",
-            f"a lower --learning-rate than {self.config.learning_rate:g}, a longer --warmup-steps, "
-            "--grad-clip 1, or --dtype float32",
+        return self.ended(
+            TrainingFailed(
+                f"finite {what}",
+                f"{step}; the last checkpoint is from step {self.saved_step}",
+                f"a lower --learning-rate than {self.config.learning_rate:g}, a longer --warmup-steps, "
+                "--grad-clip 1, or --dtype float32",
+            )
         )
 
 
@@ -108,7 +134,8 @@ class Session:
 def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     """Resolve the config and create the run's folder, or resume a run started by the same command.
 
-    Nothing is written before all checks pass, and the folder is locked until the context ends.
+    Nothing is written before all checks pass, and the folder is locked until the context ends. If torchrun
+    started several processes, rank 0 does so, and the others open the folder after it.
 
     Args:
         config: what to train.
@@ -117,6 +144,101 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
+    with connected(config.device) as ranks:
+        ranks.require_alike({**config.to_json(), "out": str(out)})
+        with _on_every_rank(ranks, lambda: _begun(config, out, ranks)) as session:
+            yield session
+
+
+@contextmanager
+def resumed(path: Path, steps: int | None, changes: Mapping[str, Any] | None = None) -> Iterator[Session]:
+    """Restore a run from its checkpoint `last`.
+
+    The folder is locked until the context ends.
+
+    Args:
+        path: the run's folder.
+        steps: a new number of steps; None keeps it.
+        changes: new values of options in `EXECUTION`; the others are those that the run was started with.
+
+    Raises:
+        RunError: no run, a damaged one, or one being trained by another process.
+        ConfigError: `steps` is below the number of completed steps.
+    """
+    with connected("auto") as ranks:
+        ranks.require_alike({"run": str(path), "max_steps": steps, **(changes or {})})
+        with _on_every_rank(ranks, lambda: _resumed(path, steps, changes or {}, ranks)) as session:
+            yield session
+
+
+@contextmanager
+def _on_every_rank(ranks: Ranks, opened: Callable[[], AbstractContextManager[Session]]) -> Iterator[Session]:
+    """The session that rank 0 opens, and on the other ranks one that follows it."""
+    if ranks.rank == 0:
+        told = False
+        try:
+            with opened() as session:
+                ranks.tell(_Begun.of(session).to_json())
+                told = True
+                yield session
+        except BaseException:
+            if not told:
+                ranks.tell(None)
+            raise
+        return
+    message = ranks.tell(None)
+    if message is None:
+        raise RankStopped("a run", "rank 0 could not begin one", "see its message")
+    yield _following(_Begun(**message), ranks)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What rank 0 tells the others about the run that it has begun or resumed."""
+
+    path: str
+    digest: str
+    config: dict[str, Any]
+    attention: str
+    padding_multiple: int
+
+    @classmethod
+    def of(cls, session: Session) -> "_Begun":
+        resolved = session.resolved
+        return cls(
+            str(session.run.path.absolute()),
+            session.run.digest,
+            resolved.config.to_json(),
+            resolved.model_config.attention,
+            resolved.model_config.padding_multiple,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _following(begun: _Begun, ranks: Ranks) -> Session:
+    """The session of a rank that trains a run which rank 0 has begun.
+
+    Raises:
+        RunError: this rank sees no such run, because the ranks do not share a file system.
+    """
+    run = Run.open(Path(begun.path))
+    if run.digest != begun.digest:
+        valid = "--out on a file system that all machines share"
+        raise RunError(f"the run of rank 0 at {run.path}", "another run", valid)
+    config = convert(begun.config, TrainConfig, f"the config of the run {run.path}")
+    device = resolve_device(config.device)
+    if config.threads_here:
+        torch.set_num_threads(config.threads_here)
+    model = replace(run.model, attention=begun.attention, padding_multiple=begun.padding_multiple)
+    resolved = Resolved(config, model, device, None, ())
+    parts = open_parts(run, config, device)
+    return _restored_session(run, resolved, parts, ranks, None)
+
+
+@contextmanager
+def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[Session]:
     require_installed(config.log_to)
     goes_on = out is not None and _is_run(out)
     corpus = read_corpus(config)
@@ -133,12 +255,13 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     )
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
-        with resumed(out, None) as session:
+        with _resumed(out, None, {name: requested[name] for name in EXECUTION}, ranks) as session:
             yield session
         return
     device = resolve_device(config.device)
+    config = resolve_parallel(config, asked.model, device, ranks)
     parts = corpus.parts(config, device)
-    resolved = resolve_speed(config, asked.model, device, parts.train)
+    resolved = resolve_speed(config, asked.model, device, parts.train, ranks=ranks)
     resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
     with ExitStack() as lock:
         folder = _lock_new(lock, config.model, out)
@@ -146,25 +269,21 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
         with Run.create(folder, made_from) as run:
             if corpus.text is not None:
                 parts = open_parts(run, config, device)
-            trainer = resolved.trainer(parts.train)
+            # Several ranks may share a model that does not fit on one device; all load this checkpoint.
+            alone = replace(resolved, device=torch.device("cpu")) if ranks.connected else resolved
+            trainer = alone.trainer(parts.train, replace(ranks, connected=False))
             require_memory(trainer)
-            weights = dict(trainer.model.state_dict())
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
-            run.begin(Checkpoint(weights, trainer.optimizer_state(), first))
+            run.begin(Checkpoint(trainer.weights(), trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
-            yield Session(run, resolved, parts, trainer, metrics)
+            if ranks.connected:
+                yield _restored_session(run, resolved, parts, ranks, metrics)
+            else:
+                yield Session(run, resolved, parts, trainer, metrics)
 
 
 @contextmanager
-def resumed(path: Path, steps: int | None) -> Iterator[Session]:
-    """Restore a run from its checkpoint `last`; only the number of steps may change.
-
-    The folder is locked until the context ends.
-
-    Raises:
-        RunError: no run, a damaged one, or one being trained by another process.
-        ConfigError: `steps` is below the number of completed steps.
-    """
+def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: Ranks) -> Iterator[Session]:
     if is_pack(path):
         raise _packed(path)
     require_run(path)
@@ -177,10 +296,9 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         if steps is not None and steps < state.step:
             found = f"{steps}, but {state.step} steps are done"
             raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
-        resolved, parts, trainer = _restored(run, state.max_steps if steps is None else steps)
+        resolved, parts = _resolved_again(run, state.max_steps if steps is None else steps, changes, ranks)
         with run.log_metrics(state) as metrics:
-            best = (state.best_loss, state.best_step)
-            yield Session(run, resolved, parts, trainer, metrics, *best, state.train_seconds)
+            yield _restored_session(run, resolved, parts, ranks, metrics)
 
 
 def _packed(path: Path) -> RunError:
@@ -206,7 +324,7 @@ def config_of(run: Run) -> TrainConfig:
     if odd := [name for name in OPEN if getattr(config, name) is None]:
         raise RunError(wanted, f"no value of {', '.join(odd)}", INTACT)
     asked = run.settings.requested
-    free = {"speedups", *(name for name in OPEN if asked.get(name) is None)}
+    free = {"speedups", *EXECUTION, *(name for name in OPEN if asked.get(name) is None)}
     odd = [name for name, value in run.config.items() if name not in free and asked.get(name) != value]
     if odd:
         raise RunError(wanted, f"values of {', '.join(odd)} that were not requested", INTACT)
@@ -258,13 +376,14 @@ def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
         return device, (f"on {device} instead of {config.device}: {error.found}",)
 
 
-def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
+def _resolved_again(run: Run, steps: int, changes: Mapping[str, Any], ranks: Ranks) -> tuple[Resolved, Parts]:
     if not run.load_state("last").max_steps:
         valid = "flashmore generate, score, compare, page or export"
         raise RunError(
             f"a run that was trained here at {run.path}", "an imported model, without optimizer", valid
         )
-    config = replace(config_of(run), max_steps=steps)
+    execution: dict[str, Any] = {name: run.settings.requested.get(name) for name in EXECUTION}
+    config = replace(config_of(run), max_steps=steps, **{**execution, **changes})
     device, notes = _device_here(config)
     sizes = model_config_of(config, run.model.vocab_size, run.model.block_size)
     chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
@@ -274,14 +393,20 @@ def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
         )
     if model_spec(run.model.model).attends:
         config = replace(config, attention=run.model.attention)
+    config = resolve_parallel(config, run.model, device, ranks)
     parts = open_parts(run, config, device)
-    resolved = resolve_speed(config, run.model, device, parts.train, replaceable=True)
-    resolved = replace(resolved, notes=(*notes, *resolved.notes))
-    trainer = resolved.trainer(parts.train)
+    resolved = resolve_speed(config, run.model, device, parts.train, replaceable=True, ranks=ranks)
+    return replace(resolved, notes=(*notes, *resolved.notes)), parts
+
+
+def _restored_session(
+    run: Run, resolved: Resolved, parts: Parts, ranks: Ranks, metrics: MetricsLog | None
+) -> Session:
+    """The session that goes on from the checkpoint `last`, which every rank reads."""
+    trainer = resolved.trainer(parts.train, ranks)
     require_memory(trainer, advise=False)
-    wanted = dict(layout_of(trainer.optimizer_state()))
-    wanted.pop(CUDA_GENERATOR, None)
-    checkpoint = run.load_checkpoint(wanted, {CUDA_GENERATOR: ((16,), torch.uint8)})
-    run.restore(trainer.model, checkpoint.weights)
+    checkpoint = run.load_checkpoint(layout_of(trainer.step.state_dict()))
     trainer.restore(checkpoint)
-    return resolved, parts, trainer
+    state = checkpoint.state
+    best = (state.best_loss, state.best_step)
+    return Session(run, resolved, parts, trainer, metrics, *best, state.train_seconds, state.unevaluated)
