@@ -11,6 +11,7 @@ characters, however many ranks there are.
 P parameters.
 """
 
+import atexit
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -89,9 +90,9 @@ class Ranks:
         sent = stacked.view(len(vectors), size, -1).transpose(0, 1).contiguous()  # (ranks, slices, P / ranks)
         received = torch.empty_like(sent)  # (ranks, slices, P / ranks) of this rank's share
         dist.all_to_all_single(received, sent)
-        total = stacked.new_empty(padded)
-        dist.all_gather_into_tensor(total, _left_fold(received.flatten(0, 1)))
-        return total[:length]
+        total = stacked.new_empty(size, padded // size)
+        dist.all_gather(list(total), _left_fold(received.flatten(0, 1)))
+        return total.flatten()[:length]
 
     def tell(self, message: dict[str, Any] | None) -> dict[str, Any] | None:
         """Send a JSON object from rank 0 to all; returns it. The others pass None."""
@@ -216,9 +217,20 @@ def connected(device_name: str) -> Iterator[Ranks]:
         RankLost: another rank ended.
     """
     size = world_size()
-    if size == 1 or dist.is_initialized():
-        yield Ranks(rank(), size, size > 1)
+    if size == 1:
+        yield ALONE
         return
+    if not dist.is_initialized():  # it cannot be done twice in a process
+        _connect(device_name, size)
+    try:
+        yield Ranks(rank(), size, connected=True)
+    except RuntimeError as error:
+        if not is_of_a_lost_rank(error):
+            raise
+        raise lost() from None
+
+
+def _connect(device_name: str, size: int) -> None:
     if device_name == "mps":
         raise ConfigError("--device cpu or cuda with torchrun", "--device mps", "--device cpu")
     gpus = torch.cuda.device_count() if device_name in ("auto", "cuda") else 0
@@ -236,14 +248,7 @@ def connected(device_name: str) -> Iterator[Ranks]:
         found = str(error).partition("\n")[0]
         valid = "one torchrun command for all ranks, and a free port: --rdzv-endpoint HOST:PORT"
         raise ConfigError(f"a connection of {size} ranks at {address}", found, valid) from None
-    try:
-        yield Ranks(rank(), size, connected=True)
-    except RuntimeError as error:
-        if not is_of_a_lost_rank(error):
-            raise
-        raise lost() from None
-    finally:
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)
 
 
 def is_of_a_lost_rank(error: BaseException) -> bool:

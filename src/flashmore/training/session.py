@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -172,73 +172,83 @@ def resumed(path: Path, steps: int | None, changes: Mapping[str, Any] | None = N
 
 
 @contextmanager
-def _on_every_rank(ranks: Ranks, opened: Callable[[], AbstractContextManager[Session]]) -> Iterator[Session]:
-    """The session that rank 0 opens, and on the other ranks one that follows it."""
-    if ranks.rank == 0:
-        told = False
-        try:
-            with opened() as session:
-                ranks.tell(_Begun.of(session).to_json())
-                told = True
-                yield session
-        except BaseException:
-            if not told:
-                ranks.tell(None)
-            raise
+def _on_every_rank(
+    ranks: Ranks, open_run: Callable[[], AbstractContextManager["_Opened"]]
+) -> Iterator[Session]:
+    """The session on the run that rank 0 opens, on each rank."""
+    if ranks.rank:
+        message = ranks.tell(None)
+        if message is None:
+            raise RankStopped("a run", "rank 0 could not begin one", "see its message")
+        yield _opened_after(message).session(ranks)
         return
-    message = ranks.tell(None)
-    if message is None:
-        raise RankStopped("a run", "rank 0 could not begin one", "see its message")
-    yield _following(_Begun(**message), ranks)
+    told = False
+    try:
+        with open_run() as opened:
+            ranks.tell(opened.message())
+            told = True
+            yield opened.session(ranks)
+    except BaseException:
+        if not told:
+            ranks.tell(None)
+        raise
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """What rank 0 tells the others about the run that it has begun or resumed."""
+class _Opened:
+    """A run that has been begun or resumed."""
 
-    path: str
-    digest: str
-    config: dict[str, Any]
-    attention: str
-    padding_multiple: int
+    run: Run
+    resolved: Resolved
+    parts: Parts
+    metrics: MetricsLog | None
+    trainer: Trainer | None = None
+    """At the run's checkpoint `last`; None to load it."""
 
-    @classmethod
-    def of(cls, session: Session) -> "_Begun":
-        resolved = session.resolved
-        return cls(
-            str(session.run.path.absolute()),
-            session.run.digest,
-            resolved.config.to_json(),
-            resolved.model_config.attention,
-            resolved.model_config.padding_multiple,
-        )
+    def message(self) -> dict[str, Any]:
+        """What rank 0 tells the others."""
+        return {
+            "path": str(self.run.path.absolute()),
+            "digest": self.run.digest,
+            "config": self.resolved.config.to_json(),
+            "attention": self.resolved.model_config.attention,
+            "padding_multiple": self.resolved.model_config.padding_multiple,
+        }
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def session(self, ranks: Ranks) -> Session:
+        """The session, which all ranks begin together."""
+        if self.trainer is not None:
+            return Session(self.run, self.resolved, self.parts, self.trainer, self.metrics)
+        trainer = self.resolved.trainer(self.parts.train, ranks)
+        require_memory(trainer, advise=False)
+        checkpoint = self.run.load_checkpoint(layout_of(trainer.step.state_dict()))
+        trainer.restore(checkpoint)
+        state = checkpoint.state
+        parts = (self.run, self.resolved, self.parts, trainer, self.metrics)
+        return Session(*parts, state.best_loss, state.best_step, state.train_seconds, state.unevaluated)
 
 
-def _following(begun: _Begun, ranks: Ranks) -> Session:
-    """The session of a rank that trains a run which rank 0 has begun.
+def _opened_after(message: dict[str, Any]) -> _Opened:
+    """The run that rank 0 has opened, on another rank.
 
     Raises:
         RunError: this rank sees no such run, because the ranks do not share a file system.
     """
-    run = Run.open(Path(begun.path))
-    if run.digest != begun.digest:
+    run = Run.open(Path(message["path"]))
+    if run.digest != message["digest"]:
         valid = "--out on a file system that all machines share"
         raise RunError(f"the run of rank 0 at {run.path}", "another run", valid)
-    config = convert(begun.config, TrainConfig, f"the config of the run {run.path}")
+    config = convert(message["config"], TrainConfig, f"the config of the run {run.path}")
     device = resolve_device(config.device)
     if config.threads_here:
         torch.set_num_threads(config.threads_here)
-    model = replace(run.model, attention=begun.attention, padding_multiple=begun.padding_multiple)
-    resolved = Resolved(config, model, device, None, ())
-    parts = open_parts(run, config, device)
-    return _restored_session(run, resolved, parts, ranks, None)
+    changed = {name: message[name] for name in ("attention", "padding_multiple")}
+    resolved = Resolved(config, replace(run.model, **changed), device, None, ())
+    return _Opened(run, resolved, open_parts(run, config, device), None)
 
 
 @contextmanager
-def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[Session]:
+def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[_Opened]:
     require_installed(config.log_to)
     goes_on = out is not None and _is_run(out)
     corpus = read_corpus(config)
@@ -255,8 +265,8 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[Sess
     )
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
-        with _resumed(out, None, {name: requested[name] for name in EXECUTION}, ranks) as session:
-            yield session
+        with _resumed(out, None, {name: requested[name] for name in EXECUTION}, ranks) as opened:
+            yield opened
         return
     device = resolve_device(config.device)
     config = resolve_parallel(config, asked.model, device, ranks)
@@ -276,14 +286,11 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[Sess
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(trainer.weights(), trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
-            if ranks.connected:
-                yield _restored_session(run, resolved, parts, ranks, metrics)
-            else:
-                yield Session(run, resolved, parts, trainer, metrics)
+            yield _Opened(run, resolved, parts, metrics, None if ranks.connected else trainer)
 
 
 @contextmanager
-def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: Ranks) -> Iterator[Session]:
+def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: Ranks) -> Iterator[_Opened]:
     if is_pack(path):
         raise _packed(path)
     require_run(path)
@@ -298,7 +305,7 @@ def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: R
             raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
         resolved, parts = _resolved_again(run, state.max_steps if steps is None else steps, changes, ranks)
         with run.log_metrics(state) as metrics:
-            yield _restored_session(run, resolved, parts, ranks, metrics)
+            yield _Opened(run, resolved, parts, metrics)
 
 
 def _packed(path: Path) -> RunError:
@@ -397,16 +404,3 @@ def _resolved_again(run: Run, steps: int, changes: Mapping[str, Any], ranks: Ran
     parts = open_parts(run, config, device)
     resolved = resolve_speed(config, run.model, device, parts.train, replaceable=True, ranks=ranks)
     return replace(resolved, notes=(*notes, *resolved.notes)), parts
-
-
-def _restored_session(
-    run: Run, resolved: Resolved, parts: Parts, ranks: Ranks, metrics: MetricsLog | None
-) -> Session:
-    """The session that goes on from the checkpoint `last`, which every rank reads."""
-    trainer = resolved.trainer(parts.train, ranks)
-    require_memory(trainer, advise=False)
-    checkpoint = run.load_checkpoint(layout_of(trainer.step.state_dict()))
-    trainer.restore(checkpoint)
-    state = checkpoint.state
-    best = (state.best_loss, state.best_step)
-    return Session(run, resolved, parts, trainer, metrics, *best, state.train_seconds, state.unevaluated)

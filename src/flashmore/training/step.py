@@ -148,9 +148,7 @@ class EagerStep:
         self.ordered, self.sharded = bool(config.slices), sharded
         self.forward: nn.Module = model
         if ranks.connected and not (sharded or self.ordered):
-            self.forward = DistributedDataParallel(
-                model, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.optimizers = optimizers_of(model, config, fused=fused)
         self.grad_clip = config.grad_clip
         self.smoothing = config.ngram_smoothing
