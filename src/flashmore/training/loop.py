@@ -121,7 +121,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             _log(session, Unevaluated(loss, step_ms), wishes, observer, trackers)
         wishes.settle()
         if not session.finished or session.unevaluated is not None:
-            raise session.ended(
+            raise session.ranks.common(
                 Interrupted(
                     f"{config.max_steps} steps",
                     f"by {name_of(wishes.stop)} at step {trainer.done:,} of {config.max_steps:,}; saved",

@@ -14,6 +14,8 @@ P parameters.
 import atexit
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +25,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError, RankLost
+from flashmore.errors import ConfigError, FlashmoreError, RankLost, RankStopped
 from flashmore.ranks import local_rank, rank, world_size
 
 TIMEOUT = timedelta(minutes=30)
@@ -112,7 +115,8 @@ class Ranks:
         """Refuse to go on if a rank was started with other values.
 
         Raises:
-            ConfigError: on every rank; it names the values.
+            ConfigError: on rank 0; it names the values.
+            RankStopped: on the others.
         """
         told = self.tell(values)
         assert told is not None
@@ -123,7 +127,12 @@ class Ranks:
         found = self.total(torch.tensor(differing)).tolist()
         if any(found):
             names = ", ".join(name for name, count in zip(mine, found, strict=True) if count)
-            raise ConfigError("the same command for every rank", f"differences in {names}", "one torchrun")
+            error = ConfigError("the same command for every rank", f"differences in {names}", "one torchrun")
+            raise self.common(error)
+
+    def common(self, error: FlashmoreError) -> FlashmoreError:
+        """An error that every rank raises: only rank 0 reports it."""
+        return error if self.rank == 0 else RankStopped(error.wanted, error.found, error.valid)
 
 
 def _left_fold(rows: Tensor) -> Tensor:
@@ -242,13 +251,38 @@ def _connect(device_name: str, size: int) -> None:
         torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=_store(), rank=rank(), world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         found = str(error).partition("\n")[0]
         valid = "one torchrun command for all ranks, and a free port: --rdzv-endpoint HOST:PORT"
         raise ConfigError(f"a connection of {size} ranks at {address}", found, valid) from None
     atexit.register(dist.destroy_process_group)
+
+
+def _store() -> dist.Store:
+    """The store through which the ranks find each other's addresses, without those of an earlier attempt.
+
+    torchrun keeps one store for all attempts of `--max-restarts`, so a rank may read the address of one that
+    has died. Here rank 0 names each attempt, every other rank signs its name with a number of its own, and
+    goes on once rank 0 has confirmed that number.
+    """
+    store, own, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    number = secrets.token_hex(8)
+    if own == 0:
+        store.set("attempt", number)
+        signed = [store.get(f"{number}/{other}").decode() for other in range(1, size)]
+        store.set(f"{number}/confirmed", " ".join(signed))
+        return PrefixStore(number, store)
+    began = time.monotonic()
+    while time.monotonic() - began < TIMEOUT.total_seconds():
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/{own}", number)
+        confirmed = f"{attempt}/confirmed"
+        if store.check([confirmed]) and number in store.get(confirmed).decode().split():
+            return PrefixStore(attempt, store)
+        time.sleep(0.02)
+    raise TimeoutError(f"rank 0 did not answer for {TIMEOUT}")
 
 
 def is_of_a_lost_rank(error: BaseException) -> bool:

@@ -113,14 +113,10 @@ class Session:
         """The processes that train together."""
         return self.trainer.ranks
 
-    def ended(self, error: FlashmoreError) -> FlashmoreError:
-        """An error that ends training on every rank, for this one to raise: rank 0 reports it."""
-        return error if self.ranks.rank == 0 else RankStopped(error.wanted, error.found, error.valid)
-
     def diverged(self, what: str, found: str) -> FlashmoreError:
         """The error for values that are no longer finite, which all ranks have in common."""
         step = f"{found} at step {self.trainer.done} of {self.run.path}"
-        return self.ended(
+        return self.ranks.common(
             TrainingFailed(
                 f"finite {what}",
                 f"{step}; the last checkpoint is from step {self.saved_step}",
