@@ -124,12 +124,16 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Convert errors from reading a file of a run: RunError if it is missing, else StorageError."""
+    """Convert errors from reading a file of a run: RunError if it is lost, else StorageError."""
     with disk_errors(f"to read {path}", path):
         try:
             yield
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"the file {path}", "it is missing", INTACT) from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise RunError(f"the readable file {path}", "the disk cannot read it", INTACT) from error
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -201,7 +205,7 @@ def replacing(path: Path) -> Iterator[FileIO]:
     sync_folder(path.parent)
 
 
-def write_all(file: FileIO, data: bytes) -> None:
+def write_all(file: FileIO, data: bytes | memoryview) -> None:
     """Write all of `data`; writes to an unbuffered file may be short."""
     left = memoryview(data)
     while left:

@@ -83,13 +83,12 @@ def test_a_run_that_was_complete_already_gives_its_result_again(finished: tuple[
 def test_a_run_that_was_saved_before_its_first_logged_step_can_end_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flashmore.training.loop.SAVE_SECONDS", -1.0)  # every step is saved
     run = tmp_path / "run"
     stop_at_the_third_save(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train(replace(SMALL, log_interval=10, eval_interval=10), run)
+        train(replace(SMALL, log_interval=10, eval_interval=10, save_seconds=1e-9), run)
     monkeypatch.undo()
-    done = Run.open(run).load_state("last")
+    done = Run.open(run).load_state()
     assert (done.step, done.metrics_bytes) == (2, 0)
     assert resume(run, steps=2).step_ms > 0
 

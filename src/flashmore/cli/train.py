@@ -115,7 +115,7 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     rows = table("", "")
     rows.show_header = False
     rows.add_row("model", result.model)
-    for title, figure in figures(result, run.load_state("last").best_step).items():
+    for title, figure in figures(result, run.load_state().best_step).items():
         rows.add_row(title, figure)
     if result.leak_share is not None:
         rows.add_row("test items also in train", f"{result.leak_share:.2%}")

@@ -21,9 +21,6 @@ from flashmore.training.trackers import Trackers
 
 RECENT = 20
 """Number of log intervals over which the progress line shows the median."""
-SAVE_SECONDS = 60.0
-"""Most training time lost when a process is killed: a checkpoint is saved before the step that would exceed
-it."""
 
 
 class Observer:
@@ -97,8 +94,6 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     characters = trainer.data.tokens_a_batch
     validation = session.parts.validation
     stretches_ms: list[float] = []
-    if session.best_step == trainer.done:  # the process may have died between saving `last` and `best`
-        session.save()
     trackers = Trackers(config.log_to, run.path, run.config, trainer.done)
     with stop_signals() as stopped_by, trackers:
         while not session.finished and not stopped_by():
@@ -153,7 +148,7 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
         if any(trainer.done % pause == 0 for pause in pauses) or stopped_by():
             break
         now = time.monotonic()
-        if now - session.saved_at + (now - step_began) > SAVE_SECONDS:
+        if now - session.saved_at + (now - step_began) > config.save_seconds:
             _require_finite(loss.item(), "training loss", session)
             stop_the_clock()
             session.save()

@@ -68,7 +68,7 @@ class Session:
         return self.resolved.config
 
     def save(self) -> None:
-        """Save the checkpoint `last`, from which `resumed` continues bit for bit; also as `best` if it is.
+        """Save a checkpoint, from which `resumed` continues bit for bit, and remove those no longer kept.
 
         Raises:
             TrainingFailed: a weight is not finite; the previous checkpoints are kept.
@@ -88,9 +88,7 @@ class Session:
             metrics_bytes=metrics_bytes,
             metrics_sha256=metrics_sha256,
         )
-        self.run.save_checkpoint("last", Checkpoint(weights, self.trainer.optimizer_state(), state))
-        if self.best_step == state.step:
-            self.run.save_checkpoint("best", Checkpoint(weights, {}, state))
+        self.run.save_checkpoint(Checkpoint(weights, self.trainer.optimizer_state(), state), self.config.keep)
         self.saved_at, self.saved_step = time.monotonic(), state.step
 
     def diverged(self, what: str, found: str) -> TrainingFailed:
@@ -157,7 +155,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
 
 @contextmanager
 def resumed(path: Path, steps: int | None) -> Iterator[Session]:
-    """Restore a run from its checkpoint `last`; only the number of steps may change.
+    """Restore a run from its newest intact checkpoint; only the number of steps may change.
 
     The folder is locked until the context ends.
 
@@ -173,11 +171,11 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         run = Run.open(path)
         if run.settings.packed:
             raise _packed(path)
-        state = run.load_state("last")
+        state = run.load_state(best_lost=True)
         if steps is not None and steps < state.step:
             found = f"{steps}, but {state.step} steps are done"
             raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
-        resolved, parts, trainer = _restored(run, state.max_steps if steps is None else steps)
+        resolved, parts, trainer = _restored(run, state, state.max_steps if steps is None else steps)
         with run.log_metrics(state) as metrics:
             best = (state.best_loss, state.best_step)
             yield Session(run, resolved, parts, trainer, metrics, *best, state.train_seconds)
@@ -258,8 +256,8 @@ def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
         return device, (f"on {device} instead of {config.device}: {error.found}",)
 
 
-def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
-    if not run.load_state("last").max_steps:
+def _restored(run: Run, state: State, steps: int) -> tuple[Resolved, Parts, Trainer]:
+    if not state.max_steps:
         valid = "flashmore generate, score, compare, page or export"
         raise RunError(
             f"a run that was trained here at {run.path}", "an imported model, without optimizer", valid
@@ -284,4 +282,6 @@ def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
     checkpoint = run.load_checkpoint(wanted, {CUDA_GENERATOR: ((16,), torch.uint8)})
     run.restore(trainer.model, checkpoint.weights)
     trainer.restore(checkpoint)
+    if checkpoint.state != state:  # the best weights are lost
+        run.save_checkpoint(replace(checkpoint, state=state), config.keep)
     return resolved, parts, trainer
