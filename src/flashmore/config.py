@@ -170,6 +170,8 @@ class RunConfig:
     """Most seconds of training between checkpoints, which are lost if the process is killed."""
     keep: int = 2
     """Number of newest checkpoints to keep, each with the one that has its best weights."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """While a checkpoint or the metrics cannot be saved: train on and try again, or stop."""
     samples_every: int = 0
     """Every N steps, write a few generated names to metrics.jsonl, for `flashmore page`; 0 writes none."""
     log_to: tuple[str, ...] = ()

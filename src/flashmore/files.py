@@ -18,6 +18,12 @@ from typing import BinaryIO
 
 from flashmore.errors import DataError, RunError, StorageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    _FULL_SYNC = None
+else:
+    _FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)
 INTACT = "an intact copy of the run, or a new run"
 
 _RANDOM_BYTES = 8
@@ -196,7 +202,7 @@ def replacing(path: Path) -> Iterator[FileIO]:
     try:
         with open_regular(new, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
             yield file
-            os.fsync(file.fileno())
+            sync(file)
         new.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -212,11 +218,20 @@ def write_all(file: FileIO, data: bytes | memoryview) -> None:
         left = left[file.write(left) :]
 
 
+def sync(file: FileIO | int) -> None:
+    """Flush a file or a descriptor to the disk itself, where the system can: on macOS, fsync does not."""
+    if _FULL_SYNC is not None:
+        with suppress(OSError):  # a file system that lacks it
+            fcntl.fcntl(file, _FULL_SYNC)
+            return
+    os.fsync(file if isinstance(file, int) else file.fileno())
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk; not supported on Windows."""
     if os.name == "posix":
         folder = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            sync(folder)
         finally:
             os.close(folder)

@@ -27,7 +27,8 @@ def log(run: Run, make_checkpoint: MakeCheckpoint, *steps: int, saved: int) -> N
         for step in steps:
             lines.append({"step": step, "loss": 1 / 3, "step_ms": 2.5})
             if step == saved:
-                length, sha256 = lines.saved()
+                lines.sync()
+                length, sha256 = lines.mark()
                 made = make_checkpoint(step)
                 state = replace(made.state, metrics_bytes=length, metrics_sha256=sha256)
                 run.save_checkpoint(replace(made, state=state))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, RunError, TrainingFailed
-from flashmore.runs import Checkpoint, Run
+from flashmore.runs import Run
 from flashmore.specs import models
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
@@ -334,23 +334,13 @@ def test_a_scheduler_that_ends_a_run_has_it_saved(tmp_path: Path, name: str) -> 
     assert signal.getsignal(getattr(signal, name)) == before
 
 
-def test_work_is_saved_by_time_as_well(tmp_path: Path) -> None:
-    config = replace(SMALL, eval_interval=12, log_interval=12, save_seconds=1e-9)  # less than any step takes
-    seen = []
-
-    class Look(Observer):
-        def started(self, session: Session) -> None:
-            save = session.run.save_checkpoint
-
-            def look(checkpoint: Checkpoint, keep: int) -> None:
-                save(checkpoint, keep)
-                seen.append(Run.open(tmp_path / "run").load_state().step)
-
-            object.__setattr__(session.run, "save_checkpoint", look)
-
-    train(config, tmp_path / "run", Look())
-    assert seen[:11] == list(range(1, 12))
+@pytest.mark.parametrize("log_interval", [1, 5, 12])
+def test_work_is_saved_by_time_as_well(log_interval: int, tmp_path: Path) -> None:
+    config = replace(SMALL, eval_interval=12, log_interval=log_interval, keep=100)
+    train(replace(config, save_seconds=1e-9), tmp_path / "run")  # less than any step takes
+    assert Run.open(tmp_path / "run").steps == [*range(13)]
     train(config, tmp_path / "whole")
+    assert Run.open(tmp_path / "whole").steps == [0, 12]
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "run"))
 
 

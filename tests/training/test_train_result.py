@@ -12,6 +12,7 @@ from flashmore.errors import RunError
 from flashmore.runs import Run
 from flashmore.training.loop import resume, train
 from flashmore.training.result import TrainResult, result_of
+from flashmore.training.saving import Saver
 from flashmore.training.session import config_of, resumed
 
 SMALL = replace(
@@ -70,6 +71,7 @@ def test_a_run_that_has_gone_on_since_has_no_result(tmp_path: Path) -> None:
     with resumed(run.path, 8) as session:
         session.trainer.train_step()
         session.save()
+        session.saver.wait()
     assert result_of(run) is None
     assert resume(run.path).steps == 8
     assert result_of(run) is not None
@@ -94,17 +96,17 @@ def test_a_run_that_was_saved_before_its_first_logged_step_can_end_there(
 
 
 def stop_at_the_third_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first save is the run's first checkpoint."""
+    """As a second Ctrl-C does."""
     saved: list[str] = []
-    save: Callable[..., None] = Run.save_checkpoint
+    save: Callable[..., None] = Saver.save
 
-    def counted(run: Run, *arguments: Any) -> None:
-        save(run, *arguments)
-        saved.append("once more")
-        if len(saved) == 3:
+    def counted(saver: Saver, *arguments: Any) -> None:
+        if len(saved) == 2:
             raise KeyboardInterrupt
+        save(saver, *arguments)
+        saved.append("once more")
 
-    monkeypatch.setattr(Run, "save_checkpoint", counted)
+    monkeypatch.setattr(Saver, "save", counted)
 
 
 def test_a_config_that_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:

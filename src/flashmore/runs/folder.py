@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flashmore.data.items import Split
 from flashmore.data.long_text import LongText
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.errors import RunError
+from flashmore.errors import RunError, StorageError
 from flashmore.files import (
     INTACT,
     disk_errors,
@@ -104,7 +104,6 @@ class Run:
         """Save the first checkpoint, then config.json, which makes the folder a run."""
         self.save_checkpoint(first)
         replace_file(self.path / settings.CONFIG, settings.encode(self.settings)[settings.CONFIG])
-        sync_folder(self.path.parent)
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -202,12 +201,18 @@ class Run:
         steps = [step for step in self.steps if step <= newest.step][-keep:]
         kept = {*steps, newest.best_step}
         for step in steps[:-1]:
-            with suppress(RunError):  # damaged, so that its best step is not known
+            with suppress(RunError, StorageError):  # damaged, so that its best step is not known
                 kept.add(checkpoint.load(self.checkpoint(step), self.digest).state.best_step)
         for step in self.steps:
             if step not in kept:
                 with suppress(OSError):
                     self.checkpoint(step).unlink()
+
+    def require_here(self) -> None:
+        """Refuse a folder that is gone, or that is no longer this run's."""
+        path = self.path / settings.CONFIG
+        if records.digest(read_regular(path, settings.LARGEST_CONFIG)) != self.digest:
+            raise RunError(f"the run of this process in {self.path}", "another run", "the folder as it was")
 
     @property
     def steps(self) -> list[int]:
@@ -381,6 +386,8 @@ def locked(folder: Path) -> Iterator[None]:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for path in made:
+                sync_folder(path.parent)
             file = _hold(folder)
         except BaseException:
             _remove(made)

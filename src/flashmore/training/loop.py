@@ -95,7 +95,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     validation = session.parts.validation
     stretches_ms: list[float] = []
     trackers = Trackers(config.log_to, run.path, run.config, trainer.done)
-    with stop_signals() as stopped_by, trackers:
+    with stop_signals() as stopped_by, trackers, session.saver:
         while not session.finished and not stopped_by():
             loss, step_ms = _one_stretch(session, stopped_by)
             stretches_ms.append(step_ms)
@@ -109,10 +109,11 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
                 observer.evaluated(trainer.done, None, is_best=False)
             if config.samples_every and trainer.done % config.samples_every == 0:
                 line["samples"] = samples(run, trainer.model)
-            session.metrics.append(line)
+            session.saver.log(line)
             trackers.write(line)
-            if pauses or stopped_by():
+            if pauses or stopped_by() or session.saver.is_due(step_ms / 1000):
                 session.save()
+        session.saver.finish(trainer.done)
         if not session.finished:
             raise Interrupted(
                 f"{config.max_steps} steps",
@@ -147,8 +148,7 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
             raise out_of_memory(trainer, error) from None
         if any(trainer.done % pause == 0 for pause in pauses) or stopped_by():
             break
-        now = time.monotonic()
-        if now - session.saved_at + (now - step_began) > config.save_seconds:
+        if session.saver.is_due(time.monotonic() - step_began):
             _require_finite(loss.item(), "training loss", session)
             stop_the_clock()
             session.save()
