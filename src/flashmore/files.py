@@ -186,7 +186,7 @@ def open_input(
         raise DataError(wanted, getattr(error, "strerror", None) or str(error), valid) from None
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` atomically; a StorageError if writing failed, and the old content is kept."""
     with disk_errors(f"to write {path}", path), replacing(path) as file:
         write_all(file, data)

@@ -46,7 +46,7 @@ def test_with_makemores_split_it_has_two_more_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"model": "mlp"}, {"model": 3}, {"attention": "flash"}, {"steps": 5}, {"steps": 0}, {"steps": 2**62},
+        {"model": "mlp"}, {"model": 3}, {"attention": "flash"}, {"steps": 0},
         {"step_ms": -1.0}, {"step_ms": None}, {"val_loss": "low"}, {"test_loss": -1.0}, {"parameters": 1.5},
         {"leak_share": 0.5}, {"train_seconds": [1.0]}, {"test_loss": 1e101}, {"surprise": 1},
         {"run": None}, {"run": [[[[]]]]},

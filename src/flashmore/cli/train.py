@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
 from flashmore.cli.play import open_page
@@ -44,6 +44,9 @@ class Train:
     """Data, model and training. Some defaults depend on --model and --preset."""
     out: Path | None = None
     """New or empty folder for the run. If omitted, the first unused of runs/MODEL, runs/MODEL-2, …"""
+    resume: Literal["auto"] | None = None
+    """`auto`: resume the run of the same options and data in --out, or the newest one in runs/; begin it if
+    there is none."""
     splits: int = 1
     """Train on this many random splits and report how the test loss varies. Only the first run is kept."""
     open: bool = False
@@ -54,6 +57,9 @@ class Train:
     def __post_init__(self) -> None:
         if not 1 <= self.splits <= MOST_SPLITS:
             raise ConfigError("a valid --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}")
+        if self.resume is not None and self.splits > 1:
+            found = f"--splits {self.splits}, whose other runs are not kept"
+            raise ConfigError("a single run with --resume auto", found, "omit one of the two options")
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Resume:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore train`."""
     command: Train | Resume
-    if value_of("--resume", argv) is not None:
+    if value_of("--resume", argv) not in (None, "auto"):
         command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
@@ -95,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(command, Resume):
             result = resume(command.resume, command.max_steps, line)
         else:
-            result = train(command.config, command.out, line)
+            result = train(command.config, command.out, line, again=command.resume is not None)
     losses: list[float] = []
     if isinstance(command, Train) and command.splits > 1:
         losses = list(losses_of_splits(command.config, command.splits, result.test_loss))

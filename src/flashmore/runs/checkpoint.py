@@ -205,6 +205,14 @@ def verify(path: Path, run: str) -> State:
         return header.state
 
 
+def load_all(path: Path, run: str) -> Checkpoint:
+    """Read all tensors of a checkpoint, whatever their shapes."""
+    with _opened(path) as file:
+        forms = [_forms(file, prefix) for prefix in (_WEIGHTS, _OPTIMIZER)]
+    verify(path, run)  # dtypes too
+    return load(path, run, *forms)  # type: ignore[arg-type]
+
+
 def _header(file: Any, path: Path, run: str) -> _Header:
     record = records.decode((file.metadata() or {}).get(_METADATA, "").encode(), path)
     wanted = f"the state of a checkpoint in {path}"

@@ -311,13 +311,18 @@ class Run:
 
     def read_result(self) -> dict[str, Any] | None:
         """Read result.json; None if there is none."""
-        if not self._result.exists():
+        if not self.has_result:
             return None
         record = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
         result = records.unseal(record, self._result)
         if result.pop("config_sha256", None) != self.digest:
             raise RunError(f"the result of this run in {self._result}", "the result of another run", INTACT)
         return result
+
+    @property
+    def has_result(self) -> bool:
+        """Whether there is a result.json."""
+        return self._result.exists()
 
     def resume_command(self) -> str:
         """The command that resumes this run."""
@@ -372,6 +377,13 @@ def remove_unfinished(path: Path) -> None:
                 Path(entry.path).unlink()
 
 
+def writer_of(folder: Path) -> str | None:
+    """The process that holds the lock of a folder, in words; None for none."""
+    with suppress(OSError, RunError), open_regular(folder / LOCK) as file:
+        return _holder(file)
+    return None
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lock the folder of a run for this process; a missing folder is created.
@@ -421,19 +433,25 @@ def _hold(folder: Path) -> FileIO:
 
 
 def _acquire(file: FileIO, folder: Path) -> None:
+    if (holder := _holder(file)) is not None:
+        raise RunError(
+            f"exclusive access to the run {folder}",
+            f"it is being written by {holder}",
+            "wait until that process has ended, or use another folder",
+        )
+
+
+def _holder(file: FileIO) -> str | None:
+    """The process that holds the lock; None if this one holds it now."""
     try:
         if lock_descriptor(file.fileno(), blocking=False):
-            return
+            return None
     except OSError:  # a file system without locks
-        return
+        return None
     holder = ""
     with suppress(OSError):  # Windows does not allow reading a locked file
         holder = (file.read(_LARGEST_LOCK) or b"").decode("utf-8", "replace")
-    raise RunError(
-        f"exclusive access to the run {folder}",
-        f"it is being written by {holder or 'another process'}",
-        "wait until that process has ended, or use another folder",
-    )
+    return holder or "another process"
 
 
 def _remove(folders: list[Path]) -> None:

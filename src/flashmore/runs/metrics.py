@@ -142,7 +142,7 @@ def _write_lines(file: FileIO, lines: bytes) -> None:
 
 
 def read(path: Path, state: State) -> list[dict[str, Any]]:
-    """Read every complete line, including those after the checkpoint `last`; none if there is no file yet."""
+    """Read every complete line, including those after the checkpoint; none if there is no file yet."""
     data = read_regular(path, LARGEST) if os.path.lexists(path) else b""
     kept = data[: state.metrics_bytes]
     _check(len(kept), records.digest(kept), state, path)

@@ -40,7 +40,11 @@ class Observer:
 
 
 def train(
-    config: TrainConfig | None = None, out: Path | str | None = None, observer: Observer | None = None
+    config: TrainConfig | None = None,
+    out: Path | str | None = None,
+    observer: Observer | None = None,
+    *,
+    again: bool = False,
 ) -> TrainResult:
     """Train a model and save it in a run's folder.
 
@@ -49,6 +53,8 @@ def train(
         out: the run's folder: new, empty, or holding an unfinished run of the same config, which is resumed.
             None means the first unused of runs/MODEL, runs/MODEL-2, …
         observer: receives training events; None means no output.
+        again: without `out`, resume the newest unfinished run below runs/ of the same config and data; if all
+            are finished, return the result of the newest.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError: before anything is written.
@@ -56,7 +62,7 @@ def train(
         Interrupted: Ctrl-C; the run is saved, and `resume` continues it.
         StorageError: a file could not be written; the previous checkpoint is kept.
     """
-    with begun(config or TrainConfig(), None if out is None else Path(out)) as session:
+    with begun(config or TrainConfig(), None if out is None else Path(out), again=again) as session:
         return _run_to_the_end(session, observer or Observer())
 
 

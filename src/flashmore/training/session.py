@@ -10,7 +10,7 @@ import torch
 
 from flashmore.config import OPEN, TrainConfig
 from flashmore.errors import ConfigError, RunError, TrainingFailed
-from flashmore.files import INTACT
+from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
 from flashmore.runs.checkpoint import layout_of
 from flashmore.runs.folder import is_pack, remove_unfinished
@@ -18,10 +18,12 @@ from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
 from flashmore.specs import model_spec
+from flashmore.terminal import say
 from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.fit import fit
 from flashmore.training.memory import require_memory
 from flashmore.training.resolve import Resolved, model_config_of, resolve_device, resolve_model, resolve_speed
+from flashmore.training.result import result_of
 from flashmore.training.saving import Saver
 from flashmore.training.trackers import require_installed
 from flashmore.training.trainer import CUDA_GENERATOR, Trainer
@@ -101,7 +103,7 @@ class Session:
 
 
 @contextmanager
-def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
+def begun(config: TrainConfig, out: Path | None, *, again: bool = False) -> Iterator[Session]:
     """Resolve the config and create the run's folder, or resume a run started by the same command.
 
     Nothing is written before all checks pass, and the folder is locked until the context ends.
@@ -109,6 +111,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     Args:
         config: what to train.
         out: the run's folder; None means the first unused of runs/MODEL, runs/MODEL-2, …
+        again: without `out`, prefer a run below runs/ that was started by the same command.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
@@ -127,9 +130,15 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
         text=corpus.text,
         versions=versions_here(),
     )
+    if again and out is None:
+        out = _started_before(asked, Path("runs"))
+        goes_on = out is not None
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
         with resumed(out, None) as session:
+            if again and session.finished:
+                longer = f"to train it longer: {session.run.resume_command()} --max-steps N"
+                say(f"{out} is finished; {longer}; to train anew: omit --resume auto, or use another --out")
             yield session
         return
     device = resolve_device(config.device)
@@ -222,6 +231,22 @@ def _unused_folders(model: str, parent: Path) -> Iterator[Path]:
                 yield path
         except RunError:  # occupied by something else
             continue
+
+
+def _started_before(asked: Settings, parent: Path) -> Path | None:
+    """The newest unfinished run that the same command started, or else the newest finished one."""
+    found = []
+    with disk_errors(f"to look for runs in {parent}", parent):
+        folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    for path in folders:
+        try:
+            run = Run.open(path)
+            require_same(run.settings, asked, path)
+        except RunError:  # another run, or none
+            continue
+        state = run.load_state(best_lost=True)
+        found.append((result_of(run) is None, run.checkpoint(state.step).stat().st_mtime_ns, path))
+    return max(found)[-1] if found else None
 
 
 def _is_run(path: Path) -> bool:
