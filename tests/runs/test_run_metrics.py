@@ -105,11 +105,11 @@ def test_a_log_that_is_not_the_checkpoints_is_refused_and_left_alone(
         LINE.replace(b"}", b', "surprise": 1}'),
     ],
 )
-def test_an_altered_line_after_the_checkpoint_is_named(run: Run, metrics: Path, line: bytes) -> None:
-    metrics.write_bytes(LINE + b"\n" + line + b"\n")
-    with pytest.raises(RunError, match="line 2") as caught:
-        run.read_metrics()
-    assert str(metrics) in caught.value.wanted
+def test_lines_after_the_checkpoint_are_read_up_to_the_first_altered_one(
+    run: Run, metrics: Path, line: bytes
+) -> None:
+    metrics.write_bytes(LINE + b"\n" + line + b"\n" + LINE + b"\n")
+    assert steps(run) == [1]
 
 
 def test_more_lines_than_a_log_has_are_not_read(run: Run, metrics: Path) -> None:

@@ -398,14 +398,16 @@ def locked(folder: Path) -> Iterator[None]:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for path in made:
-                sync_folder(path.parent)
             file = _hold(folder)
         except BaseException:
             _remove(made)
             raise
     with file:
         try:
+            with disk_errors(f"to make the folder {folder}", folder):
+                # After a power failure, the files of a killed creation are known by the lock beside them.
+                for path in (folder, *(path.parent for path in made)):
+                    sync_folder(path)
             yield
         finally:
             with suppress(OSError):

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 from flashmore.errors import RunError
-from flashmore.files import INTACT, disk_errors, open_regular, read_regular, sync, write_all
+from flashmore.files import INTACT, disk_errors, open_regular, read_regular, sync, sync_folder, write_all
 from flashmore.runs import records
 from flashmore.runs.checkpoint import State
 from flashmore.strict_json import LARGEST_FLOAT
@@ -73,6 +73,7 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
             _check(length, digest.hexdigest(), self._state, self._path)
             file.truncate(length)
             file.seek(length)
+            sync_folder(self._path.parent)  # or a later checkpoint could outlast the name of its metrics
         except BaseException:
             file.close()
             raise
@@ -142,7 +143,10 @@ def _write_lines(file: FileIO, lines: bytes) -> None:
 
 
 def read(path: Path, state: State) -> list[dict[str, Any]]:
-    """Read every complete line, including those after the checkpoint; none if there is no file yet."""
+    """Read every line; none if there is no file yet.
+
+    Those after the checkpoint are read up to the first that is incomplete: a power failure may have lost it.
+    """
     data = read_regular(path, LARGEST) if os.path.lexists(path) else b""
     kept = data[: state.metrics_bytes]
     _check(len(kept), records.digest(kept), state, path)
@@ -150,10 +154,14 @@ def read(path: Path, state: State) -> list[dict[str, Any]]:
     if count > MOST_LINES:
         raise RunError(f"at most {MOST_LINES:,} lines in {path}", f"{count:,}", INTACT)
     lines = []
+    end = 0
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        end += len(line) + 1
         try:
             lines.append(msgspec.to_builtins(_LINES.decode(line)))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            if end > len(kept):
+                break
             raise RunError(f"a logged step in line {number} of {path}", str(error), INTACT) from None
     return lines
 

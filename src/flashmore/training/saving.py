@@ -40,6 +40,8 @@ class Saver(AbstractContextManager["Saver"]):
         self._image = Image()
         self._pool = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
+        self._state: State | None = None
+        """The state of the copied tensors."""
         self._failure: StorageError | None = None
         self._pause = FIRST_PAUSE
         self._due = time.monotonic() + config.save_seconds
@@ -64,6 +66,10 @@ class Saver(AbstractContextManager["Saver"]):
         self.wait()
         self._image.take(weights, optimizer)
         self._due = time.monotonic() + self._config.save_seconds
+        self._begin(state)
+
+    def _begin(self, state: State) -> None:
+        self._state = state
         self._writing = self._pool.submit(self._write, state)
 
     def wait(self) -> None:
@@ -73,8 +79,11 @@ class Saver(AbstractContextManager["Saver"]):
         self._require_no_failure()
 
     def finish(self, step: int) -> None:
-        """Wait for the last checkpoint, that of `step`; a StorageError if it could not be saved."""
+        """Wait for the last checkpoint, that of `step`; a StorageError if the disk takes it now neither."""
         self.wait()
+        if self._failure is not None and self._state is not None:
+            self._begin(self._state)
+            self.wait()
         if self._failure is not None:
             lost = f"steps {self.step + 1:,} to {step:,} and their metrics are lost"
             raise StorageError(
