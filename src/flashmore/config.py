@@ -182,6 +182,12 @@ class RunConfig:
     """Stop after this many evaluations without a lower validation loss; 0 disables early stopping."""
     log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
+    save_seconds: float = 60.0
+    """Most seconds of training between checkpoints, which are lost if the process is killed."""
+    keep: int = 2
+    """Number of newest checkpoints to keep, each with the one that has its best weights."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """While a checkpoint or the metrics cannot be saved: train on and try again, or stop."""
     samples_every: int = 0
     """Every N steps, write a few generated names to metrics.jsonl, for `flashmore page`; 0 writes none."""
     log_to: tuple[str, ...] = ()
@@ -265,6 +271,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         for name in ("learning_rate", "muon_learning_rate"):
             valid = f"above 0 and at most {LARGEST_FACTOR:g}, for example 1e-3"
             self._require(name, lambda x: 0 < x <= LARGEST_FACTOR, valid)
+        valid = f"above 0 and at most {LARGEST_FACTOR:g} seconds, for example 60"
+        self._require("save_seconds", lambda x: 0 < x <= LARGEST_FACTOR, valid)
         self._require("min_lr_ratio", lambda x: 0 <= x <= 1, "from 0 to 1, a share of --learning-rate")
 
     def _require(self, name: str, fits: Callable[[Any], bool], valid: str) -> None:
@@ -316,7 +324,9 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 
 COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), (1, LARGEST)),
-    **dict.fromkeys(("max_steps", "batch_size", "eval_interval", "log_interval", "grad_accum"), (1, LARGEST)),
+    **dict.fromkeys(
+        ("max_steps", "batch_size", "eval_interval", "log_interval", "grad_accum", "keep"), (1, LARGEST)
+    ),
     **dict.fromkeys(("warmup_steps", "patience", "samples_every", "slices"), (0, LARGEST)),
     "threads": (0, MOST_THREADS),
     **dict.fromkeys(("seed", "split_seed"), (0, 2**63 - 1)),

@@ -321,7 +321,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
 def test_a_signal_to_any_rank_stops_all_at_the_same_step(started: Started, tmp_path: Path, rank: int) -> None:
     started.ranks[rank].send_signal(signal.SIGTERM)
     (code, output), (_, silent) = started.ends()
-    step = Run.open(tmp_path / "run").load_state("last").step
+    step = Run.open(tmp_path / "run").load_state().step
     assert (code, silent) == (130, "")
     assert f"Interrupted by SIGTERM at step {step:,} of 1,000,000; saved." in output
     assert "Traceback" not in (tmp_path / "run" / "rank-1.log").read_text()
@@ -333,7 +333,7 @@ def test_ranks_end_when_one_dies_and_the_run_goes_on_in_one_process(started: Sta
     assert code == 1
     assert "another rank has ended" in output
     run = tmp_path / "run"
-    saved = Run.open(run).load_state("last").step
+    saved = Run.open(run).load_state().step
     resume(run, saved + 4)
     train(TrainConfig(**ENDLESS | {"max_steps": saved + 4}), tmp_path / "whole")
     assert same(run, tmp_path / "whole")

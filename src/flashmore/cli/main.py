@@ -31,6 +31,8 @@ VERBS = {
     "play": "write this page and open it in the browser",
     "attention": "show what each attention head attends to in a name",
     "pack": "pack a run into one file to share, without the training items",
+    "runs": "list the runs in a folder: losses, size, state",
+    "verify": "check every file of a run for damage",
     "export": "export a run for transformers, ONNX Runtime, torch.export or llama.cpp",
     "import": "turn a model of makemore, nanoGPT or Hugging Face into a run",
     "compare": "compare runs or models side by side",

@@ -45,6 +45,9 @@ class Train:
     """Data, model and training. Some defaults depend on --model and --preset."""
     out: Path | None = None
     """New or empty folder for the run. If omitted, the first unused of runs/MODEL, runs/MODEL-2, …"""
+    resume: Literal["auto"] | None = None
+    """`auto`: resume the run of the same options and data in --out, or the newest one in runs/; begin it if
+    there is none."""
     splits: int = 1
     """Train on this many random splits and report how the test loss varies. Only the first run is kept."""
     open: bool = False
@@ -55,6 +58,9 @@ class Train:
     def __post_init__(self) -> None:
         if not 1 <= self.splits <= MOST_SPLITS:
             raise ConfigError("a valid --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}")
+        if self.resume is not None and self.splits > 1:
+            found = f"--splits {self.splits}, whose other runs are not kept"
+            raise ConfigError("a single run with --resume auto", found, "omit one of the two options")
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Resume:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore train`."""
     command: Train | Resume
-    if value_of("--resume", argv) is not None:
+    if value_of("--resume", argv) not in (None, "auto"):
         command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
@@ -109,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
             changes = {name: value for name, value in changes.items() if value is not None}
             result = resume(command.resume, command.max_steps, line, **changes)
         else:
-            result = train(command.config, command.out, line)
+            result = train(command.config, command.out, line, again=command.resume is not None)
     if rank():
         return 0
     losses: list[float] = []
@@ -131,7 +137,7 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     rows = table("", "")
     rows.show_header = False
     rows.add_row("model", result.model)
-    for title, figure in figures(result, run.load_state("last").best_step).items():
+    for title, figure in figures(result, run.load_state().best_step).items():
         rows.add_row(title, figure)
     if result.leak_share is not None:
         rows.add_row("test items also in train", f"{result.leak_share:.2%}")

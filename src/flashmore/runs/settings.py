@@ -24,19 +24,20 @@ from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
 from flashmore.runs import records
+from flashmore.runs.checkpoint import file_name, step_of
 from flashmore.strict_json import MOST_VALUES, count_values
 
-FORMAT = 6
+FORMAT = 7
 """Version of the folder's format, increased with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT, LOCK = "config.json", "vocabulary.json", "split.json", "run.lock"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
 """Most bytes of config.json, and of each of the next two."""
 Value = bool | int | float | str | list[str] | None
-UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
+UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, file_name(0)}
 """Files of a run's folder during creation; config.json, which makes it a run, comes last."""
-FILES = UNFINISHED | {CONFIG, "best.safetensors", "metrics.jsonl", "result.json"}
-"""The files that flashmore writes to a run's folder, except TensorBoard events."""
+FILES = UNFINISHED | {CONFIG, "metrics.jsonl", "result.json"}
+"""The files that flashmore writes to a run's folder, except further checkpoints and TensorBoard events."""
 MOST_FILES = 10_000
 """Most files in a run's folder; TensorBoard adds one each time training resumes."""
 
@@ -264,5 +265,5 @@ def require_run(folder: Path) -> None:
         raise refuse(f"a folder without {CONFIG}")
     for name, status in entries.items():
         found = why_not_regular(status)
-        if found is not None and (found != "a folder" or name in FILES):
+        if found is not None and (found != "a folder" or name in FILES or step_of(name) is not None):
             raise RunError(f"regular files in the run {folder}", f"{name}, {found}", INTACT)

@@ -23,9 +23,6 @@ from flashmore.training.trackers import Trackers
 
 RECENT = 20
 """Number of log intervals over which the progress line shows the median."""
-SAVE_SECONDS = 60.0
-"""Most training time lost when a process is killed: a checkpoint is saved before the step that would exceed
-it."""
 
 
 class Observer:
@@ -45,7 +42,11 @@ class Observer:
 
 
 def train(
-    config: TrainConfig | None = None, out: Path | str | None = None, observer: Observer | None = None
+    config: TrainConfig | None = None,
+    out: Path | str | None = None,
+    observer: Observer | None = None,
+    *,
+    again: bool = False,
 ) -> TrainResult:
     """Train a model and save it in a run's folder.
 
@@ -54,6 +55,8 @@ def train(
         out: the run's folder: new, empty, or holding an unfinished run of the same config, which is resumed.
             None means the first unused of runs/MODEL, runs/MODEL-2, …
         observer: receives training events, on every rank; None means no output.
+        again: without `out`, resume the newest unfinished run below runs/ of the same config and data; if all
+            are finished, return the result of the newest.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError: before anything is written.
@@ -61,7 +64,7 @@ def train(
         Interrupted: Ctrl-C; the run is saved, and `resume` continues it.
         StorageError: a file could not be written; the previous checkpoint is kept.
     """
-    with begun(config or TrainConfig(), None if out is None else Path(out)) as session:
+    with begun(config or TrainConfig(), None if out is None else Path(out), again=again) as session:
         return _run_to_the_end(session, observer)
 
 
@@ -106,10 +109,8 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     config, run, trainer = session.config, session.run, session.trainer
     characters = trainer.data.tokens_a_batch
     stretches_ms: list[float] = []
-    if session.best_step == trainer.done:  # the process may have died between saving `last` and `best`
-        session.save()
     trackers = Trackers(() if session.metrics is None else config.log_to, run.path, run.config, trainer.done)
-    with stop_signals() as stopped_by, trackers:
+    with stop_signals() as stopped_by, trackers, session.saver:
         wishes = Wishes(session.ranks, stopped_by)
         if session.unevaluated is not None:
             _log(session, session.unevaluated, wishes, observer, trackers)
@@ -120,6 +121,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
             _log(session, Unevaluated(loss, step_ms), wishes, observer, trackers)
         wishes.settle()
+        session.saver.finish(trainer.done)
         if not session.finished or session.unevaluated is not None:
             raise session.ranks.common(
                 Interrupted(
@@ -149,12 +151,11 @@ def _log(
             return
     elif pauses:
         observer.evaluated(trainer.done, None, is_best=False)
-    if session.metrics is not None:
-        if config.samples_every and trainer.done % config.samples_every == 0:
-            line["samples"] = samples(session.run, trainer.model)
-        session.metrics.append(line)
+    if config.samples_every and trainer.done % config.samples_every == 0 and session.metrics is not None:
+        line["samples"] = samples(session.run, trainer.model)
+    session.saver.log(line)
     trackers.write(line)
-    if wishes.ask() or pauses:
+    if wishes.ask(save=session.saver.is_due(logged.step_ms / 1000)) or pauses or wishes.save:
         session.save()
 
 
@@ -209,8 +210,7 @@ def _one_stretch(session: Session, wishes: Wishes) -> tuple[float, float]:
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(trainer, error) from None
-        now = time.monotonic()
-        stops = wishes.ask(save=now - session.saved_at + (now - step_began) > SAVE_SECONDS)
+        stops = wishes.ask(save=session.saver.is_due(time.monotonic() - step_began))
         if stops or any(trainer.done % pause == 0 for pause in pauses):
             break
         if wishes.save:

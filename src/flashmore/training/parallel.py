@@ -25,7 +25,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, FlashmoreError, RankLost, RankStopped
@@ -260,14 +261,14 @@ def _connect(device_name: str, size: int) -> None:
     atexit.register(dist.destroy_process_group)
 
 
-def _store() -> dist.Store:
+def _store() -> Store:
     """The store through which the ranks find each other's addresses, without those of an earlier attempt.
 
     torchrun keeps one store for all attempts of `--max-restarts`, so a rank may read the address of one that
     has died. Here rank 0 names each attempt, every other rank signs its name with a number of its own, and
     goes on once rank 0 has confirmed that number.
     """
-    store, own, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, own, size = next(rendezvous("env://", timeout=TIMEOUT))
     number = secrets.token_hex(8)
     if own == 0:
         store.set("attempt", number)

@@ -1,9 +1,8 @@
 """A trainer and the folder it saves to, created from a config or restored from the folder."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from flashmore.config import EXECUTION, OPEN, TrainConfig
 from flashmore.errors import ConfigError, FlashmoreError, RankStopped, RunError, TrainingFailed
-from flashmore.files import INTACT
+from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Checkpoint, Run, Settings, State, Unevaluated, locked
 from flashmore.runs.checkpoint import layout_of
 from flashmore.runs.folder import is_pack, remove_unfinished
@@ -20,6 +19,7 @@ from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
 from flashmore.specs import model_spec
+from flashmore.terminal import say
 from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.fit import fit
 from flashmore.training.memory import require_memory
@@ -32,6 +32,8 @@ from flashmore.training.resolve import (
     resolve_parallel,
     resolve_speed,
 )
+from flashmore.training.result import result_of
+from flashmore.training.saving import Saver
 from flashmore.training.trackers import require_installed
 from flashmore.training.trainer import Trainer
 
@@ -55,24 +57,20 @@ class Session:
     """Training time, excluding evaluation and saving."""
     unevaluated: Unevaluated | None = None
     """The last log line, if its evaluation was interrupted."""
-    saved_at: float = field(default_factory=time.monotonic)
-    """`time.monotonic` of the last checkpoint, in seconds."""
-    saved_step: int = 0
-    """The step of the last checkpoint."""
+    saver: Saver = field(init=False)
 
     def __post_init__(self) -> None:
-        self.saved_step = self.trainer.done
+        self.saver = Saver(self.run, self.metrics, self.config, self.trainer.done)
 
     @property
     def stopped_early(self) -> bool:
         """Whether the validation loss has not improved for `patience` evaluations."""
-        waited = self.config.patience * self.config.eval_interval
-        return bool(waited) and self.best_step is not None and self.trainer.done - self.best_step >= waited
+        return self.finished and self.trainer.done < self.config.max_steps
 
     @property
     def finished(self) -> bool:
         """Whether no more steps are to be made."""
-        return self.trainer.done >= self.config.max_steps or self.stopped_early
+        return _is_finished(self.config, self.trainer.done, self.best_step)
 
     @property
     def config(self) -> TrainConfig:
@@ -80,19 +78,20 @@ class Session:
         return self.resolved.config
 
     def save(self) -> None:
-        """Save the checkpoint `last`, from which `resumed` continues bit for bit; also as `best` if it is.
+        """Begin to save a checkpoint, from which `resumed` continues bit for bit.
 
         Raises:
             TrainingFailed: a weight is not finite; the previous checkpoints are kept.
-            StorageError: writing failed; the previous checkpoints are kept.
+            StorageError: as from `Saver`.
         """
         weights, optimizer = self.trainer.weights(), self.trainer.optimizer_state()
-        if not all(value.isfinite().all() for value in weights.values()):
+        # Several times faster than `isfinite`, because it writes no tensor.
+        extremes = [bound for value in weights.values() if value.numel() for bound in value.aminmax()]
+        if not all(bound.isfinite() for bound in extremes):
             raise self.diverged("weights", "NaN or infinities")
-        self.saved_at, self.saved_step = time.monotonic(), self.trainer.done
         if self.metrics is None:
             return
-        metrics_bytes, metrics_sha256 = self.metrics.saved()
+        metrics_bytes, metrics_sha256 = self.metrics.mark()
         state = State(
             step=self.trainer.done,
             max_steps=self.config.max_steps,
@@ -104,9 +103,7 @@ class Session:
             metrics_bytes=metrics_bytes,
             metrics_sha256=metrics_sha256,
         )
-        self.run.save_checkpoint("last", Checkpoint(weights, optimizer, state))
-        if self.best_step == state.step:
-            self.run.save_checkpoint("best", Checkpoint(weights, {}, state))
+        self.saver.save(weights, optimizer, state)
 
     @property
     def ranks(self) -> Ranks:
@@ -119,15 +116,20 @@ class Session:
         return self.ranks.common(
             TrainingFailed(
                 f"finite {what}",
-                f"{step}; the last checkpoint is from step {self.saved_step}",
+                f"{step}; the last checkpoint is from step {self.saver.step}",
                 f"a lower --learning-rate than {self.config.learning_rate:g}, a longer --warmup-steps, "
                 "--grad-clip 1, or --dtype float32",
             )
         )
 
 
+def _is_finished(config: TrainConfig, step: int, best_step: int | None) -> bool:
+    waited = config.patience * config.eval_interval
+    return step >= config.max_steps or (bool(waited) and best_step is not None and step - best_step >= waited)
+
+
 @contextmanager
-def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
+def begun(config: TrainConfig, out: Path | None, *, again: bool = False) -> Iterator[Session]:
     """Resolve the config and create the run's folder, or resume a run started by the same command.
 
     Nothing is written before all checks pass, and the folder is locked until the context ends. If torchrun
@@ -136,19 +138,20 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
     Args:
         config: what to train.
         out: the run's folder; None means the first unused of runs/MODEL, runs/MODEL-2, …
+        again: without `out`, prefer a run below runs/ that was started by the same command.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
     with connected(config.device) as ranks:
         ranks.require_alike({**config.to_json(), "out": str(out)})
-        with _on_every_rank(ranks, lambda: _begun(config, out, ranks)) as session:
+        with _on_every_rank(ranks, lambda: _begun(config, out, ranks, again=again)) as session:
             yield session
 
 
 @contextmanager
 def resumed(path: Path, steps: int | None, changes: Mapping[str, Any] | None = None) -> Iterator[Session]:
-    """Restore a run from its checkpoint `last`.
+    """Restore a run from its newest intact checkpoint.
 
     The folder is locked until the context ends.
 
@@ -198,8 +201,9 @@ class _Opened:
     resolved: Resolved
     parts: Parts
     metrics: MetricsLog | None
+    state: State
     trainer: Trainer | None = None
-    """At the run's checkpoint `last`; None to load it."""
+    """In this state; None to load the run's newest checkpoint."""
 
     def message(self) -> dict[str, Any]:
         """What rank 0 tells the others."""
@@ -209,6 +213,7 @@ class _Opened:
             "config": self.resolved.config.to_json(),
             "attention": self.resolved.model_config.attention,
             "padding_multiple": self.resolved.model_config.padding_multiple,
+            "state": asdict(self.state),
         }
 
     def session(self, ranks: Ranks) -> Session:
@@ -219,7 +224,9 @@ class _Opened:
         require_memory(trainer, advise=False)
         checkpoint = self.run.load_checkpoint(layout_of(trainer.step.state_dict()))
         trainer.restore(checkpoint)
-        state = checkpoint.state
+        state = self.state
+        if self.metrics is not None and checkpoint.state != state:  # the best weights are lost
+            self.run.save_checkpoint(replace(checkpoint, state=state), self.resolved.config.keep)
         parts = (self.run, self.resolved, self.parts, trainer, self.metrics)
         return Session(*parts, state.best_loss, state.best_step, state.train_seconds, state.unevaluated)
 
@@ -240,11 +247,12 @@ def _opened_after(message: dict[str, Any]) -> _Opened:
         torch.set_num_threads(config.threads_here)
     changed = {name: message[name] for name in ("attention", "padding_multiple")}
     resolved = Resolved(config, replace(run.model, **changed), device, None, ())
-    return _Opened(run, resolved, open_parts(run, config, device), None)
+    state = convert(message["state"], State, f"the state of {run.path}")
+    return _Opened(run, resolved, open_parts(run, config, device), None, state)
 
 
 @contextmanager
-def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[_Opened]:
+def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) -> Iterator[_Opened]:
     require_installed(config.log_to)
     goes_on = out is not None and _is_run(out)
     corpus = read_corpus(config)
@@ -259,9 +267,15 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[_Ope
         text=corpus.text,
         versions=versions_here(),
     )
+    if again and out is None:
+        out = _started_before(asked, Path("runs"))
+        goes_on = out is not None
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
         with _resumed(out, None, {name: requested[name] for name in EXECUTION}, ranks) as opened:
+            if again and _is_finished(opened.resolved.config, opened.state.step, opened.state.best_step):
+                longer = f"to train it longer: {opened.run.resume_command()} --max-steps N"
+                say(f"{out} is finished; {longer}; to train anew: omit --resume auto, or use another --out")
             yield opened
         return
     device = resolve_device(config.device)
@@ -282,7 +296,7 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks) -> Iterator[_Ope
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(trainer.weights(), trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
-            yield _Opened(run, resolved, parts, metrics, None if ranks.connected else trainer)
+            yield _Opened(run, resolved, parts, metrics, first, None if ranks.connected else trainer)
 
 
 @contextmanager
@@ -295,13 +309,13 @@ def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: R
         run = Run.open(path)
         if run.settings.packed:
             raise _packed(path)
-        state = run.load_state("last")
+        state = run.load_state(best_lost=True)
         if steps is not None and steps < state.step:
             found = f"{steps}, but {state.step} steps are done"
             raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
-        resolved, parts = _resolved_again(run, state.max_steps if steps is None else steps, changes, ranks)
+        resolved, parts = _resolved_again(run, state, steps, changes, ranks)
         with run.log_metrics(state) as metrics:
-            yield _Opened(run, resolved, parts, metrics)
+            yield _Opened(run, resolved, parts, metrics, state)
 
 
 def _packed(path: Path) -> RunError:
@@ -349,6 +363,22 @@ def _unused_folders(model: str, parent: Path) -> Iterator[Path]:
             continue
 
 
+def _started_before(asked: Settings, parent: Path) -> Path | None:
+    """The newest unfinished run that the same command started, or else the newest finished one."""
+    found = []
+    with disk_errors(f"to look for runs in {parent}", parent):
+        folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    for path in folders:
+        try:
+            run = Run.open(path)
+            require_same(run.settings, asked, path)
+        except RunError:  # another run, or none
+            continue
+        state = run.load_state(best_lost=True)
+        found.append((result_of(run) is None, run.checkpoint(state.step).stat().st_mtime_ns, path))
+    return max(found)[-1] if found else None
+
+
 def _is_run(path: Path) -> bool:
     """As `is_run`; a dangling link is not a new folder either."""
     found = is_run(path)
@@ -379,14 +409,17 @@ def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
         return device, (f"on {device} instead of {config.device}: {error.found}",)
 
 
-def _resolved_again(run: Run, steps: int, changes: Mapping[str, Any], ranks: Ranks) -> tuple[Resolved, Parts]:
-    if not run.load_state("last").max_steps:
+def _resolved_again(
+    run: Run, state: State, steps: int | None, changes: Mapping[str, Any], ranks: Ranks
+) -> tuple[Resolved, Parts]:
+    if not state.max_steps:
         valid = "flashmore generate, score, compare, page or export"
         raise RunError(
             f"a run that was trained here at {run.path}", "an imported model, without optimizer", valid
         )
     execution: dict[str, Any] = {name: run.settings.requested.get(name) for name in EXECUTION}
-    config = replace(config_of(run), max_steps=steps, **{**execution, **changes})
+    total = state.max_steps if steps is None else steps
+    config = replace(config_of(run), max_steps=total, **{**execution, **changes})
     device, notes = _device_here(config)
     sizes = model_config_of(config, run.model.vocab_size, run.model.block_size)
     chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
