@@ -79,19 +79,6 @@ def test_the_optimizer_is_not_read_for_its_weights(run: Run) -> None:
         run.load_checkpoint(OPTIMIZER)
 
 
-def test_what_may_be_there_is_read_where_it_is(run: Run, make_checkpoint: MakeCheckpoint) -> None:
-    more: Layout = {"rng.cuda": ((16,), torch.uint8)}
-    assert run.load_checkpoint(OPTIMIZER, more).optimizer.keys() == OPTIMIZER.keys()
-    optimizer = {
-        name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in {**OPTIMIZER, **more}.items()
-    }
-    run.save_checkpoint(replace(make_checkpoint(3), optimizer=optimizer))
-    assert run.load_checkpoint(OPTIMIZER, more).optimizer.keys() == optimizer.keys()
-    for wrong in (OPTIMIZER, {**OPTIMIZER, "more": more["rng.cuda"]}):
-        with pytest.raises(RunError, match="that fit this run"):
-            run.load_checkpoint(wrong)
-
-
 @pytest.fixture
 def save(run: Run, make_checkpoint: MakeCheckpoint) -> Callable[..., None]:
     """Saves a checkpoint whose tensors hold its step."""

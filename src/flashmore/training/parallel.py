@@ -11,7 +11,6 @@ characters, however many ranks there are.
 P parameters.
 """
 
-import atexit
 import json
 import os
 import secrets
@@ -230,14 +229,15 @@ def connected(device_name: str) -> Iterator[Ranks]:
     if size == 1:
         yield ALONE
         return
-    if not dist.is_initialized():  # it cannot be done twice in a process
-        _connect(device_name, size)
+    _connect(device_name, size)
     try:
         yield Ranks(rank(), size, connected=True)
     except RuntimeError as error:
         if not is_of_a_lost_rank(error):
             raise
         raise lost() from None
+    finally:
+        dist.destroy_process_group()
 
 
 def _connect(device_name: str, size: int) -> None:
@@ -258,14 +258,13 @@ def _connect(device_name: str, size: int) -> None:
         found = str(error).partition("\n")[0]
         valid = "one torchrun command for all ranks, and a free port: --rdzv-endpoint HOST:PORT"
         raise ConfigError(f"a connection of {size} ranks at {address}", found, valid) from None
-    atexit.register(dist.destroy_process_group)
 
 
 def _store() -> Store:
     """The store through which the ranks find each other's addresses, without those of an earlier attempt.
 
     torchrun keeps one store for all attempts of `--max-restarts`, so a rank may read the address of one that
-    has died. Here rank 0 names each attempt, every other rank signs its name with a number of its own, and
+    has died, or that of another training of the same process. Here rank 0 names each attempt, every other rank signs its name with a number of its own, and
     goes on once rank 0 has confirmed that number.
     """
     store, own, size = next(rendezvous("env://", timeout=TIMEOUT))
