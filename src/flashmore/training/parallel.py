@@ -263,9 +263,9 @@ def _connect(device_name: str, size: int) -> None:
 def _store() -> Store:
     """The store through which the ranks find each other's addresses, without those of an earlier attempt.
 
-    torchrun keeps one store for all attempts of `--max-restarts`, so a rank may read the address of one that
-    has died, or that of another training of the same process. Here rank 0 names each attempt, every other rank signs its name with a number of its own, and
-    goes on once rank 0 has confirmed that number.
+    torchrun keeps one store for all attempts of `--max-restarts`, and for all trainings of a process, so a
+    rank may read an address that is no longer in use. Here rank 0 names each attempt, every other rank signs
+    its name with a number of its own, and goes on once rank 0 has confirmed that number.
     """
     store, own, size = next(rendezvous("env://", timeout=TIMEOUT))
     number = secrets.token_hex(8)
