@@ -48,6 +48,8 @@ class Options:
     """Its width; with 8 layers, 25 million parameters."""
     batch_size: int = 1
     """Windows of 64 characters per step."""
+    folder: Path | None = None
+    """Folder on the disk to save to. If omitted, that for temporary files."""
     threads: int = 2
     """CPU threads."""
     json: bool = False
@@ -58,7 +60,7 @@ def main() -> int:
     """Measure and print."""
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # on a disk, not in memory
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             found = measure(options, Path(folder) / "run")
     except FlashmoreError as error:
         print(error, file=sys.stderr)
