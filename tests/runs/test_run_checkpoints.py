@@ -1,7 +1,9 @@
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,25 @@ def test_a_damaged_best_checkpoint_is_worth_the_one_before(
         save(step, best_step, keep=3)
     flip(run.checkpoint(6))
     assert value_of(run) == 3
+    assert step_of(run) == 3
+
+
+def test_a_checkpoint_that_the_disk_cannot_read_is_damaged(
+    run: Run, save: Callable[..., None], step_of: StepOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(3)
+    save(8)
+
+    class BadSector(FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 8:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(-1 if size is None else min(size, 16)) or b""
+
+    def opened(path: Path) -> FileIO:
+        return BadSector(path) if path == run.checkpoint(8) else FileIO(path)
+
+    monkeypatch.setattr("flashmore.runs.checkpoint.open_regular", opened)
     assert step_of(run) == 3
 
 
