@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -70,6 +71,20 @@ def test_a_checkpoint_comes_back_as_it_was(run: Run, make_checkpoint: MakeCheckp
     for before, after in ((weights, loaded.weights), (optimizer, loaded.optimizer)):
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("folder", [None, "/dev/shm"], ids=["disk", "memory"])
+def test_a_checkpoint_of_many_blocks_comes_back(
+    folder: str | None, make_run: MakeRun, make_checkpoint: MakeCheckpoint, step_of: StepOf, tmp_path: Path
+) -> None:
+    if folder is not None and not Path(folder).is_dir():
+        pytest.skip(f"there is no {folder} here")
+    with TemporaryDirectory(dir=folder) as name:  # a file system in memory may refuse direct writing
+        run = make_run(Path(name) / "run", channels=1001)
+        run.save_checkpoint(make_checkpoint(7, channels=1001))
+        assert run.checkpoint(7).stat().st_size % 4096
+        assert run.checkpoint(7).stat().st_size > 2**21
+        assert step_of(run) == 7
 
 
 def test_the_optimizer_is_not_read_for_its_weights(run: Run) -> None:
