@@ -48,6 +48,8 @@ class Options:
     """Its width; with 8 layers, 25 million parameters."""
     batch_size: int = 1
     """Windows of 64 characters per step."""
+    folder: Path | None = None
+    """Folder on the disk to save to. If omitted, that for temporary files."""
     threads: int = 2
     """CPU threads."""
     json: bool = False
@@ -58,7 +60,7 @@ def main() -> int:
     """Measure and print."""
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # on a disk, not in memory
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             found = measure(options, Path(folder) / "run")
     except FlashmoreError as error:
         print(error, file=sys.stderr)
@@ -71,6 +73,8 @@ def main() -> int:
         f"{found['parameters']:,} parameters, {found['bytes']:,} bytes, a step of {found['step_ms']:.0f} ms"
     )
     print(f"a save every {options.seconds:g} s: {found['slower']:+.2%} time ({low:+.2%} to {high:+.2%})")
+    share = found["cpu_ms"] / 1000 / options.seconds / options.threads
+    print(f"  processor time {found['cpu_ms']:.0f} ms a save, {share:.2%} of {options.threads} threads")
     print("  training waits " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in found["waits_ms"].items()))
     print("  in the thread " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in found["thread_ms"].items()))
     return 0
@@ -141,8 +145,14 @@ def _parts(session: Session) -> dict[str, Any]:
     path = session.run.checkpoint(session.trainer.done)
     state = session.run.load_state()
     data = torch.empty(sum(value.nbytes for value in (weights | optimizer).values()), dtype=torch.uint8)
+
+    def save() -> None:
+        image.take(weights, optimizer)
+        image.write(path, session.run.digest, state)
+
     return {
         "bytes": data.numel(),
+        "cpu_ms": min(1000 * _cpu_seconds(save) for _ in range(5)),
         "waits_ms": {
             "to check that weights are finite": _least_ms(
                 lambda: [bool(bound.isfinite()) for value in weights.values() for bound in value.aminmax()]
@@ -154,6 +164,13 @@ def _parts(session: Session) -> dict[str, Any]:
             "writing alone": _least_ms(lambda: replace_file(path, data.numpy().data)),
         },
     }
+
+
+def _cpu_seconds(act: Callable[[], object]) -> float:
+    """Processor time of all threads."""
+    began = time.process_time()
+    act()
+    return time.process_time() - began
 
 
 def _ms(act: Callable[[], object]) -> float:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -24,10 +25,13 @@ except ImportError:  # Windows
     _FULL_SYNC = None
 else:
     _FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)
+BLOCK = 4096
+"""Bytes of a block of a file system and of a page of memory, or a multiple of it."""
 INTACT = "an intact copy of the run, or a new run"
 
 _RANDOM_BYTES = 8
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
+_DIRECT_FROM, _PIECE = 2**20, 2**23
 _SPARSE_FROM, _MOST_SHRUNK = 2**28, 16
 _KINDS = {"-": None, "l": "a symbolic link", "d": "a folder", "p": "a named pipe", "s": "a socket"}
 """By the first letter of `ls -l`; all others are devices."""
@@ -216,6 +220,27 @@ def write_all(file: FileIO, data: bytes | memoryview) -> None:
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
+
+
+def write_direct(file: FileIO, data: memoryview) -> None:
+    """Write all of `data`, on Linux past the page cache, which takes a tenth of the processor time.
+
+    Address and position in the file must be multiples of `BLOCK`; otherwise, and on file systems that cannot,
+    it is written as usual.
+    """
+    left = data
+    if sys.platform == "linux" and len(data) >= _DIRECT_FROM:
+        flags = fcntl.fcntl(file, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT)
+            while len(left) >= BLOCK:
+                left = left[file.write(left[: min(len(left) // BLOCK * BLOCK, _PIECE)]) :]
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        finally:
+            fcntl.fcntl(file, fcntl.F_SETFL, flags)
+    write_all(file, left)
 
 
 def sync(file: FileIO | int) -> None:

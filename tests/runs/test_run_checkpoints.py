@@ -1,8 +1,11 @@
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -68,6 +71,20 @@ def test_a_checkpoint_comes_back_as_it_was(run: Run, make_checkpoint: MakeCheckp
     for before, after in ((weights, loaded.weights), (optimizer, loaded.optimizer)):
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("folder", [None, "/dev/shm"], ids=["disk", "memory"])
+def test_a_checkpoint_of_many_blocks_comes_back(
+    folder: str | None, make_run: MakeRun, make_checkpoint: MakeCheckpoint, step_of: StepOf, tmp_path: Path
+) -> None:
+    if folder is not None and not Path(folder).is_dir():
+        pytest.skip(f"there is no {folder} here")
+    with TemporaryDirectory(dir=folder) as name:  # a file system in memory may refuse direct writing
+        run = make_run(Path(name) / "run", channels=1001)
+        run.save_checkpoint(make_checkpoint(7, channels=1001))
+        assert run.checkpoint(7).stat().st_size % 4096
+        assert run.checkpoint(7).stat().st_size > 2**21
+        assert step_of(run) == 7
 
 
 def test_the_optimizer_is_not_read_for_its_weights(run: Run) -> None:
@@ -141,6 +158,25 @@ def test_a_damaged_best_checkpoint_is_worth_the_one_before(
         save(step, best_step, keep=3)
     flip(run.checkpoint(6))
     assert value_of(run) == 3
+    assert step_of(run) == 3
+
+
+def test_a_checkpoint_that_the_disk_cannot_read_is_damaged(
+    run: Run, save: Callable[..., None], step_of: StepOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(3)
+    save(8)
+
+    class BadSector(FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 8:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(-1 if size is None else min(size, 16)) or b""
+
+    def opened(path: Path) -> FileIO:
+        return BadSector(path) if path == run.checkpoint(8) else FileIO(path)
+
+    monkeypatch.setattr("flashmore.runs.checkpoint.open_regular", opened)
     assert step_of(run) == 3
 
 

@@ -14,6 +14,9 @@ from flashmore.terminal import write_json
 if TYPE_CHECKING:
     from flashmore.training.listing import Listed
 
+NUMBERS = ("steps", "val", "test", "MB")
+DETAILS = {"damaged": "damaged, ", "training": "being trained by "}
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -47,9 +50,5 @@ def _show(folder: Path, found: "Sequence[Listed]") -> None:
         size = f"{each.bytes / 1e6:,.1f}"
         name = Path(each.run).name
         rows.add_row(name, each.model or "–", each.data or "–", steps, *losses, size, each.state)
-    details = (f"{each.run}: {_DETAIL[each.state]}{each.detail}" for each in found if each.detail)
+    details = (f"{each.run}: {DETAILS[each.state]}{each.detail}" for each in found if each.detail)
     stdout().print(*([rows] if found else [f"no runs in {folder}"]), *details)
-
-
-NUMBERS = ("steps", "val", "test", "MB")
-_DETAIL = {"damaged": "damaged, ", "training": "being trained by "}

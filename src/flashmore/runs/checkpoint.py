@@ -19,16 +19,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from flashmore.errors import RunError
-from flashmore.files import INTACT, disk_errors, open_regular, reading, replacing, write_all
+from flashmore.files import (
+    BLOCK,
+    INTACT,
+    disk_errors,
+    open_regular,
+    reading,
+    replacing,
+    write_all,
+    write_direct,
+)
 from flashmore.runs import records
 
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of every tensor, by name."""
 
 _WEIGHTS, _OPTIMIZER, _METADATA = "weights.", "optimizer.", "checkpoint"
-_LARGEST_HEADER = 2**24
-_ALIGNED = 8
-"""The tensors of a file start at a multiple of so many bytes, which are those of the largest dtype."""
+_LARGEST_HEADER, _PIECE = 2**24, 2**20
 _FILE = re.compile(r"step-(\d{9,15})\.safetensors")
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16,
            "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
@@ -143,7 +150,8 @@ class Image:
         # Large dtypes first, so that every tensor is aligned.
         order = sorted(layout, key=lambda name: (-layout[name][1].itemsize, name))
         ends = [*accumulate(math.prod(layout[name][0]) * layout[name][1].itemsize for name in order)]
-        self._data = torch.empty(ends[-1], dtype=torch.uint8)
+        memory = torch.empty(ends[-1] + BLOCK, dtype=torch.uint8)
+        self._data = memory[-memory.data_ptr() % BLOCK :][: ends[-1]]
         self._tensors = {
             name: self._data[start:end].view(layout[name][1]).view(layout[name][0])
             for name, (start, end) in zip(order, pairwise([0, *ends]), strict=True)
@@ -167,10 +175,10 @@ class Image:
             dtype = _NAMES[value.dtype]
             table[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [start, end]}
         text = json.dumps(table, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNED)
+        text += b" " * (-(8 + len(text)) % BLOCK)
         with disk_errors(f"to write {path}", path), replacing(path) as file:
             write_all(file, len(text).to_bytes(8, "little") + text)
-            write_all(file, self._data.numpy().data)
+            write_direct(file, self._data.numpy().data)
 
     def _digest(self, prefix: str) -> str:
         own = {name: value for name, value in self._tensors.items() if name.startswith(prefix)}
@@ -204,6 +212,9 @@ def load(
 
 def verify(path: Path, run: str) -> State:
     """Compare every tensor with its checksum, without keeping any; returns the state."""
+    with reading(path), open_regular(path) as file:  # what the disk cannot read would end the process below,
+        while file.read(_PIECE):  # where the file is mapped into memory
+            pass
     with _opened(path) as file:
         header = _header(file, path, run)
         for prefix, digest in ((_WEIGHTS, header.weights), (_OPTIMIZER, header.optimizer)):

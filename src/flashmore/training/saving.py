@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from torch import Tensor
@@ -111,7 +111,8 @@ class Saver(AbstractContextManager["Saver"]):
         else:
             self.step = state.step
             metrics.saved(state)
-            self._run.prune(state, self._config.keep)
+            with suppress(RunError, StorageError):  # removes them after a later save
+                self._run.prune(state, self._config.keep)
             if self._failure is not None:
                 say(f"{self._run.path} is saved again, at step {state.step:,}")
             self._failure, self._pause = None, FIRST_PAUSE

@@ -54,8 +54,11 @@ def verify(path: Path) -> list[Verified]:
         else:
             found.append(Verified(file, None))
 
+    def read_state(step: int) -> None:
+        states[step] = _state(run, step)
+
     for step in run.steps:
-        check(file_name(step), lambda step=step: states.update({step: _state(run, step)}))  # type: ignore[misc]
+        check(file_name(step), partial(read_state, step))
     if run.unpacked is None:
         best = {state.best_step for state in states.values() if state.best_step is not None}
         for step in sorted(best - {*run.steps}) if run.steps else [0]:
