@@ -145,12 +145,24 @@ def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
 class Windows:
     """Windows of T = `context` ids from one part [start, stop) of a long text, as batches on a device.
 
+    Args:
+        ids: of the whole text, on disk.
+        part: start and stop.
+        context: T.
+        device: of the batches.
+        ranks: for each id on disk, the model's; None if they are the same.
+
     Raises:
         ConfigError: the part does not hold a window and the id after it.
     """
 
     def __init__(
-        self, ids: npt.NDArray[np.uint16], part: tuple[int, int], context: int, device: torch.device
+        self,
+        ids: npt.NDArray[np.uint16],
+        part: tuple[int, int],
+        context: int,
+        device: torch.device,
+        ranks: npt.NDArray[np.uint16] | None = None,
     ) -> None:
         start, stop = part
         if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
@@ -158,10 +170,11 @@ class Windows:
             raise ConfigError(wanted, f"ids {start} to {stop}", "a longer part")
         self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
         self.start, self.stop, self.context, self.device = start, stop, context, device
+        self.ranks = ranks
 
     def to(self, device: torch.device) -> "Windows":
         """The same with batches for another device."""
-        return Windows(self.ids, (self.start, self.stop), self.context, device)
+        return Windows(self.ids, (self.start, self.stop), self.context, device, self.ranks)
 
     def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
         """The batch of a step as in `at`, drawn uniformly with replacement: a function of seed and step."""
@@ -175,7 +188,10 @@ class Windows:
         """
         places = starts[:, None] + np.arange(self.context + 1)  # (B, T + 1)
         inside = places < self.stop
-        window = np.where(inside, self.ids[np.minimum(places, self.stop - 1)], 0).astype(np.int64)
+        window = self.ids[np.minimum(places, self.stop - 1)]
+        if self.ranks is not None:
+            window = self.ranks[window]
+        window = np.where(inside, window, 0).astype(np.int64)
         targets = np.where(inside[:, 1:], window[:, 1:], IGNORE)
         ids = torch.from_numpy(window[:, :-1].copy()).to(self.device)
         return ids, torch.from_numpy(targets).to(self.device)

@@ -161,6 +161,8 @@ def _require_fit(settings: Settings, folder: Path) -> None:
         require(not items, "a run on one long text", f"{len(items)} items as well")
         require(settings.split.weights is None, "a run on one long text", "weights of items as well")
         require(text.largest < model.vocab_size, "ids that the model has", f"the id {text.largest}")
+        fit = text.order is None or tuple(sorted(text.order)) == vocabulary.characters
+        require(fit, "a prepared text with the characters of the vocabulary", "others")
         sizes = [stop - start for start, stop in vars(text.parts).values()]
         short = any(0 < size <= model.block_size for size in sizes) or not sizes[0]
         require(not short, f"parts of more than {model.block_size} ids", f"parts of {sizes} ids")

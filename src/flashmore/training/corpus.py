@@ -8,8 +8,9 @@ import torch
 from flashmore.config import DataConfig, TrainConfig
 from flashmore.data.batches import Windows, encode_items
 from flashmore.data.items import Split, effective, read_words, split_words
-from flashmore.data.long_text import Ids, LongText, read_long_text
+from flashmore.data.long_text import LongText, read_long_text
 from flashmore.data.overview import findings, shortened
+from flashmore.data.prepared import Ids
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import INTACT, disk_errors
@@ -83,7 +84,7 @@ class Corpus:
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
                 return None
-            return TextDataset(Windows(ids, bounds, self.block_size, device), batch_size, seed)
+            return TextDataset(Windows(ids, bounds, self.block_size, device, ranks), batch_size, seed)
 
         split, unleaked = self.split, None
         if self.text is None:
@@ -97,6 +98,7 @@ class Corpus:
             bounds = {name: getattr(self.text.parts, name) for name in PARTS}
             described = ", ".join(f"{stop - start:,} {name}" for name, (start, stop) in bounds.items())
             described += f" characters in windows of {self.block_size:,}"
+            ranks = self.text.ranks
             if ids is None:
                 size = 16 * (self.block_size + 1)
                 ids = np.random.default_rng(0).integers(0, self.vocab_size, size=size).astype(np.uint16)
