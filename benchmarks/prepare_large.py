@@ -11,11 +11,13 @@ All files are removed at the end.
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, Popen
@@ -24,7 +26,8 @@ from typing import Any
 import tyro
 
 from flashmore.data.long_text import scan_tokens
-from flashmore.data.prepared import START, Encoder, beside, read_pieces, read_prepared
+from flashmore.data.prepared import Encoder, beside, read_prepared
+from flashmore.data.text import START, read_pieces
 
 PIECE = 2**26
 LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
@@ -53,9 +56,9 @@ def pieces(size: int, unicode: bool) -> Iterator[bytes]:
     generator = random.Random(0)
     words = ["".join(generator.choices(LETTERS, k=generator.randint(2, 9))) for _ in range(20_000)]
     others = [*OTHERS] * round(SHARE_OF_OTHERS * len(words) / len(OTHERS)) if unicode else []
-    lines, made = [], 0
+    words, lines, made = words + others, [], 0
     while made < PIECE:
-        line = " ".join(generator.choices(words + others, k=12)).capitalize() + ".\n"
+        line = " ".join(generator.choices(words, k=12)).capitalize() + ".\n"
         lines.append(line.encode())
         made += len(lines[-1])
     while size > 0:
@@ -114,21 +117,25 @@ def prepare(text: Path, out: Path, kill_at: int | None = None) -> dict[str, Any]
     """Run `flashmore prepare`; kill it when its unfinished file has this many bytes."""
     started = time.perf_counter()
     words = [sys.executable, "-m", "flashmore", "prepare", str(text), "--out", str(out)]
-    process = Popen(words, stdout=DEVNULL, stderr=None if kill_at is None else DEVNULL)
+    process = Popen(words, stdout=DEVNULL, stderr=DEVNULL)
     unfinished = out.with_name(out.name + ".part") / "ids.bin"
-    while kill_at is not None:
+    ended, peak_kib = 0, 0
+    while not ended:
         time.sleep(0.05)
-        if unfinished.exists() and unfinished.stat().st_size >= kill_at:
+        with suppress(OSError):  # not in `usage`, which starts with what this process used
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+            for kib in re.findall(r"VmHWM:\s+(\d+)", status):  # none of a process that has ended
+                peak_kib = max(peak_kib, int(kib))
+        if kill_at is not None and unfinished.exists() and unfinished.stat().st_size >= kill_at:
             process.kill()
-            break
-    _, status, usage = os.wait4(process.pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code != (0 if kill_at is None else -9):
-        raise SystemExit(f"flashmore prepare ended with {code}")
+            kill_at = 2**63
+        ended, code, usage = os.wait4(process.pid, os.WNOHANG)
+    if os.waitstatus_to_exitcode(code) != (0 if kill_at is None else -9):
+        raise SystemExit(f"flashmore prepare ended with {os.waitstatus_to_exitcode(code)}")
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mib": usage.ru_maxrss / 1024,
+        "peak_mib": peak_kib / 1024,
     }
 
 
