@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,7 +99,7 @@ def read_prepared(path: Path) -> Prepared | None:
     if path.suffix.lower() != ".bin" or not os.path.lexists(beside(path)):
         return None
     wanted = f"the description of {path} that `flashmore prepare` wrote to {beside(path).name}"
-    valid = f"prepare the text again; or remove {beside(path)} to use ids without their characters"
+    valid = f"remove both and prepare the text again; or remove {beside(path)} to use ids without characters"
     with open_input(beside(path), wanted, valid) as file:
         data = file.read(_LARGEST_JSON)
     try:
@@ -324,15 +323,10 @@ def _read_state(folder: Path, source: Source) -> _State | None:
     except ValueError as error:
         raise _unusable(folder, f"{_STATE}, truncated or altered: {error}") from None
     if state.source != source:
-        raise _unusable(folder, f"that of {_described(state.source)}, not of {_described(source)}")
+        was = state.source
+        found = f"that of {was.path} in {was.encoding}, with {was.size:,} bytes, and it changed since"
+        raise _unusable(folder, found)
     return state
-
-
-def _described(source: Source) -> str:
-    modified = datetime.fromtimestamp(source.modified_ns / 1e9).astimezone()
-    return (
-        f"{source.path} in {source.encoding}, {source.size:,} bytes, changed {modified:%Y-%m-%d %H:%M:%S%z}"
-    )
 
 
 def _unusable(folder: Path, found: str, of: str = "an unfinished preparation of this text") -> DataError:
@@ -348,7 +342,10 @@ def _sealed(content: Prepared | _State) -> bytes:
 
 def _unsealed(data: bytes, kind: type[_Sealed]) -> _Sealed:
     """The content of such JSON; a ValueError unless it is byte for byte what `_sealed` makes of it."""
-    content = msgspec.json.decode(data, type=kind)
+    try:
+        content = msgspec.json.decode(data, type=kind)
+    except RecursionError as error:  # in a value that is of no field
+        raise ValueError(error) from None
     if _sealed(content) != data:
         raise ValueError("it does not match its checksum")
     return content

@@ -35,6 +35,7 @@ _USUAL = {
 }
 """Encodings to suggest, and what a word outside ASCII usually looks like in them."""
 _MOST_READINGS = 4
+_LONGEST_STATE = len(str(2**64))
 _WIDE = ("Na", "W", "F")
 
 
@@ -126,7 +127,13 @@ class Decoder:
         self._encoding, self._source = encoding, source
         self._line, self._half = place.line, place.half
         if place != START:
-            self._decoder.setstate((bytes.fromhex(place.undecoded), int(place.state)))
+            try:
+                if not place.offset > 0 or not 1 <= place.line < 2**63 or len(place.state) > _LONGEST_STATE:
+                    raise ValueError
+                self._decoder.setstate((bytes.fromhex(place.undecoded), int(place.state)))
+            except (ValueError, OverflowError, TypeError):  # of a file that somebody else made
+                found = f"no place of a decoder: {place.undecoded:.20} {place.state:.20}"
+                raise DataError(f"a place in {source} after a piece", found, "begin anew") from None
 
     def place(self, offset: int, held: str) -> Place:
         """The place after `offset` bytes of the file, of whose text `held` is not processed yet."""
