@@ -116,7 +116,7 @@ def encode(path: Path) -> None:
 def prepare(text: Path, out: Path, kill_at: int | None = None) -> dict[str, Any]:
     """Run `flashmore prepare`; kill it when its unfinished file has this many bytes."""
     started = time.perf_counter()
-    words = [sys.executable, "-m", "flashmore", "prepare", str(text), "--out", str(out)]
+    words = [sys.executable, "-m", "flashmore", "prepare", str(text), "--mode", "text", "--out", str(out)]
     process = Popen(words, stdout=DEVNULL, stderr=DEVNULL)
     unfinished = out.with_name(out.name + ".part") / "ids.bin"
     ended, peak_kib = 0, 0

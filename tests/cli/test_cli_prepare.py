@@ -27,7 +27,7 @@ def text(tmp_path: Path) -> Path:
 @pytest.fixture
 def ids(text: Path, tmp_path: Path, call: Call) -> Path:
     path = tmp_path / "text.bin"
-    done = call("prepare", text, "--out", path)
+    done = call("prepare", text, "--mode", "text", "--out", path)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"prepared {path} and text.bin.json: {len(TEXT):,} characters, 19 different\n"
     return path
@@ -64,7 +64,7 @@ def test_what_a_run_on_a_prepared_text_lacks_is_told(
     assert "the original file" in refusal(call("train", "--resume", tmp_path / "run", "--max-steps", 6), 2)
     ids.write_bytes(data[:-2])
     assert "prepare the text again" in refusal(call("train", ids, *SMALL), 2)
-    assert "remove both" in refusal(call("prepare", tmp_path / "text.txt", "--out", ids), 2)
+    assert "remove both" in refusal(call("prepare", tmp_path / "text.txt", "--mode", "text", "--out", ids), 2)
 
 
 def test_the_output_has_a_name_that_train_knows(text: Path, call: Call, refusal: Callable[..., str]) -> None:
@@ -97,7 +97,7 @@ def test_ctrl_c_says_how_far_it_came(
     program.write_text(SLOW, encoding="utf-8")
     reader, writer = os.pipe()
     with Path(os.devnull).open() as nothing, said.open("wb") as errors:
-        words = (program, text, "--out", tmp_path / "text.bin")
+        words = (program, text, "--mode", "text", "--out", tmp_path / "text.bin")
         process = forks.start(words, environment, (nothing.fileno(), writer, errors.fileno()))
         os.close(writer)
         assert os.read(reader, 1)
@@ -107,4 +107,79 @@ def test_ctrl_c_says_how_far_it_came(
     told = said.read_text(encoding="utf-8")
     assert told.startswith("Interrupted a")
     assert told.endswith("Run the same command again to continue.\n")
-    assert call("prepare", text, "--out", tmp_path / "text.bin").returncode == 0
+    assert call("prepare", text, "--mode", "text", "--out", tmp_path / "text.bin").returncode == 0
+
+
+@pytest.fixture
+def names(names_file: Path, tmp_path: Path, call: Call) -> Path:
+    path = tmp_path / "names.bin"
+    assert call("prepare", names_file, "--out", path).returncode == 0
+    return path
+
+
+TINY = ("--model", "bigram", "--device", "cpu", "--ngram-smoothing", 0)
+
+
+def test_a_prepared_list_trains_resumes_and_generates(
+    names: Path, tmp_path: Path, call: Call, document: Callable[..., Any]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ("train", names, *TINY, "--max-steps", 20, "--out")
+    document(*words, first)
+    done = call(*words, second)
+    assert "items on disk" in done.stderr
+    assert "None" not in done.stdout
+    assert document(*words, first)["steps"] == 20, "the same command finds its run"
+    losses = [document("train", "--resume", path, "--max-steps", 30)["test_loss"] for path in (first, second)]
+    assert losses[0] == losses[1] > 0
+    made = document("generate", first, "--count", 5, "--seed", 1)["names"]
+    assert len(made) == 5
+    assert {name["novelty"] for name in made} == {"unknown"}
+    assert call("score", first, "bana").returncode == 0
+    pack = tmp_path / "names.pack"
+    assert call("pack", first, "--out", pack).returncode == 0
+    assert document("generate", pack, "--count", 5, "--seed", 1)["names"] == made
+    assert str(tmp_path).encode() not in pack.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("generate", "RUN", "--new-only"), "a prepared list without items"),
+        (("generate", "RUN", "--nearest"), "a prepared list without items"),
+        (("pack", "RUN", "--with-items", "--out", "a.pack"), "a run on a prepared list"),
+        (("train", "LIST", "--mode", "text"), "a prepared list"),
+        (("train", "LIST", "--column", "name"), "name"),
+        (("train", "LIST", "--split", "makemore"), "'makemore'"),
+        (("train", "LIST", "--split", "99/1/0", "--split-seed", 4), "0"),
+        (("train", "LIST", "--ngram-smoothing", 0.4), "--ngram-smoothing 0.4"),
+        (("bench", "step", "LIST"), "a prepared list"),
+    ],
+)
+def test_what_a_prepared_list_does_not_support_is_refused(
+    words: tuple[object, ...],
+    found: str,
+    names: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+    refusal: Callable[..., str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    if "RUN" in words:
+        assert call("train", names, *TINY, "--max-steps", 4, "--out", run).returncode == 0
+    done = call(*({"RUN": run, "LIST": names}.get(str(word), word) for word in words))
+    assert found in refusal(done, 2, after_progress=True)
+
+
+def test_a_prepared_list_that_changed_is_refused(
+    names: Path, tmp_path: Path, call: Call, refusal: Callable[..., str]
+) -> None:
+    run = tmp_path / "run"
+    assert call("train", names, *TINY, "--max-steps", 4, "--out", run).returncode == 0
+    data = names.read_bytes()
+    names.write_bytes(data[2:] + data[:2])
+    assert "the original file" in refusal(call("train", "--resume", run, "--max-steps", 6), 2)
+    names.unlink()
+    assert "No such file" in refusal(call("train", "--resume", run, "--max-steps", 6), 2)

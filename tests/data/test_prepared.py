@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashmore.data import prepared as module
+from flashmore.data.items import read_words
 from flashmore.data.long_text import LongText, Parts, read_long_text
-from flashmore.data.prepared import Encoder, Prepared, beside, prepare, read_prepared
+from flashmore.data.prepared import Encoder, Mode, Prepared, beside, prepare, read_prepared
 from flashmore.data.text import START, read_pieces, read_text
 from flashmore.errors import ConfigError, DataError, StorageError
 from forks import Forks
@@ -38,9 +39,9 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def made(source: Path, out: Path, encoding: str = "utf-8") -> str:
+def made(source: Path, out: Path, mode: Mode = "text") -> str:
     """Prepare a text; the characters that its ids stand for."""
-    prepared = prepare(source, out, encoding, lambda done, total: None)
+    prepared = prepare(source, out, "utf-8", mode, lambda done, total: None)
     assert read_prepared(out) == prepared
     ids = np.fromfile(out, "<u2")
     assert len(ids) == prepared.count
@@ -113,7 +114,7 @@ sys.exit(main(["prepare", *sys.argv[1:]]))
 """
 
 
-def killed_and_continued(folder: Path, forks: Forks, environment: dict[str, str], kills: int) -> None:
+def killed_and_continued(folder: Path, forks: Forks, kills: int, mode: Mode) -> None:
     source, out, program = folder / "long.txt", folder / "long.bin", folder / "program.py"
     chance = random.Random(kills)
     lines = ("".join(chance.choices("abcde éü日\u0301\r\n", k=70)) for _ in range(2_000 * kills))
@@ -123,8 +124,8 @@ def killed_and_continued(folder: Path, forks: Forks, environment: dict[str, str]
     reached = [0]
     with Path(os.devnull).open("r+") as nothing:
         for _ in range(kills):
-            streams = (nothing.fileno(),) * 3
-            process = forks.start((program, source, "--out", out), environment, streams)
+            words = (program, source, "--out", out, "--mode", mode)
+            process = forks.start(words, {**os.environ}, (nothing.fileno(),) * 3)
             while not process.ended(0) and (not state.exists() or count_of(state) <= reached[-1]):
                 time.sleep(0.002)
             process.ended(chance.uniform(0, 0.05))
@@ -135,7 +136,10 @@ def killed_and_continued(folder: Path, forks: Forks, environment: dict[str, str]
             reached.append(count_of(state))
     assert reached == sorted(set(reached)), "each process goes on where the one before it was"
     assert len(reached) > 1
-    assert made(source, out) == "".join(read_text(source))
+    whole = (
+        "".join(read_text(source)) if mode == "text" else "".join(f"{x}\n" for x in read_words(source).lines)
+    )
+    assert made(source, out, mode) == whole
     assert names(folder) == ["long.bin", "long.bin.json", "long.txt", "program.py"]
 
 
@@ -144,13 +148,15 @@ def count_of(state: Path) -> int:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
-def test_a_killed_preparation_goes_on(tmp_path: Path, forks: Forks) -> None:
-    killed_and_continued(tmp_path, forks, {**os.environ}, 4)
+@pytest.mark.parametrize("mode", ["text", "items"])
+def test_a_killed_preparation_goes_on(tmp_path: Path, forks: Forks, mode: Mode) -> None:
+    killed_and_continued(tmp_path, forks, 2, mode)
 
 
 @pytest.mark.faults
-def test_a_preparation_killed_many_times_goes_on(tmp_path: Path, forks: Forks) -> None:
-    killed_and_continued(tmp_path, forks, {**os.environ}, 60)
+@pytest.mark.parametrize("mode", ["text", "items"])
+def test_a_preparation_killed_many_times_goes_on(tmp_path: Path, forks: Forks, mode: Mode) -> None:
+    killed_and_continued(tmp_path, forks, 60, mode)
 
 
 @pytest.fixture
@@ -167,7 +173,7 @@ def unfinished(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "_AHEAD", 2)
     monkeypatch.setattr(read_pieces, "__defaults__", (64,))
     with pytest.raises(Stop):
-        prepare(source, tmp_path / "text.bin", "utf-8", stop)
+        prepare(source, tmp_path / "text.bin", "utf-8", "text", stop)
     folder = tmp_path / "text.bin.part"
     assert names(folder) == ["ids.bin", "lock", "state.json"]
     return folder
@@ -175,7 +181,7 @@ def unfinished(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unfinished_preparation_goes_on(unfinished: Path, source: Path, tmp_path: Path) -> None:
     places: list[int] = []
-    prepare(source, tmp_path / "text.bin", "utf-8", lambda done, total: places.append(done))
+    prepare(source, tmp_path / "text.bin", "utf-8", "text", lambda done, total: places.append(done))
     assert places[0] > 64, "it does not begin anew"
     assert made(source, tmp_path / "text.bin") == "".join(read_text(source))
 
@@ -209,7 +215,7 @@ def test_what_cannot_be_continued_is_told(unfinished: Path, source: Path, tmp_pa
         (lambda: ids.write_bytes(right[ids][:10]), "other bytes than it wrote"),
         (lambda: ids.write_bytes(b"xx" + right[ids][2:]), "other bytes than it wrote"),
         (lambda: state.write_bytes(right[state][:-9]), "truncated or altered"),
-        (lambda: state.write_bytes(right[state].replace(b'"line": ', b'"line": 1')), "its checksum"),
+        (lambda: state.write_bytes(right[state].replace(b'"count": ', b'"count": 1')), "its checksum"),
         (lambda: state.write_bytes(b"[" * 10**6), "truncated or altered"),
         (lambda: write(replace_place(content, undecoded="x")), "no place"),
         (lambda: write(replace_place(content, state="9" * 4000)), "no place"),
@@ -265,7 +271,7 @@ def test_a_text_that_changes_while_it_is_read_is_refused(source: Path, tmp_path:
         os.utime(source, ns=(1, 1))
 
     with pytest.raises(DataError, match="changed while it was read"):
-        prepare(source, tmp_path / "text.bin", "utf-8", change)
+        prepare(source, tmp_path / "text.bin", "utf-8", "text", change)
     assert names(tmp_path) == ["text.txt"]
 
 
@@ -279,7 +285,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 def test_a_full_disk_is_told_and_the_same_command_goes_on(source: Path, tmp_path: Path, forks: Forks) -> None:
     program = tmp_path / "program.py"
     program.write_text(FULL_DISK, encoding="utf-8")
-    done = forks.run((program, source, "--out", tmp_path / "text.bin"), {**os.environ})
+    done = forks.run((program, source, "--mode", "text", "--out", tmp_path / "text.bin"), {**os.environ})
     assert done.returncode == 1
     assert "valid: more free space" in done.stderr
     assert count_of(tmp_path / "text.bin.part" / "state.json") > 0
@@ -292,7 +298,7 @@ def changed(prepared: Prepared, **changes: object) -> bytes:
 
 def test_a_damaged_or_crafted_description_is_refused(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "text.bin"
-    prepared = prepare(source, out, "utf-8", lambda done, total: None)
+    prepared = prepare(source, out, "utf-8", "text", lambda done, total: None)
     right = beside(out).read_bytes()
     for data, found in (
         (right[:-3], "truncated or altered"),
@@ -323,7 +329,7 @@ def test_a_damaged_or_crafted_description_is_refused(source: Path, tmp_path: Pat
 
 def test_damaged_ids_are_found_when_they_are_opened(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "text.bin"
-    prepare(source, out, "utf-8", lambda done, total: None)
+    prepare(source, out, "utf-8", "text", lambda done, total: None)
     text, vocabulary, _ = read_long_text(out, "utf-8", "80/10/10", 16, None)
     folder = tmp_path / "run"
     folder.mkdir()

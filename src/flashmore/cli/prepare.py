@@ -1,4 +1,4 @@
-"""`flashmore prepare`: a long text as ids on disk, for `train --mode text`."""
+"""`flashmore prepare`: a long text or list as ids on disk, for `train`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,25 +8,27 @@ from tyro.conf import Positional
 
 from flashmore.cli.parse import parse, require_ending, require_writable
 from flashmore.cli.waiting import Waiting
-from flashmore.data.prepared import beside, prepare
+from flashmore.data.prepared import Mode, beside, prepare
 from flashmore.errors import Interrupted
 from flashmore.terminal import say
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Prepare a long text for training: its characters as 16-bit ids, and a description in JSON beside them.
+    """Prepare a file for training: its characters as 16-bit ids, and a description in JSON beside them.
 
-    The text is read once, in pieces, so it may be larger than memory. The same command continues an
-    interrupted preparation. Then: flashmore train OUT --mode text
+    It is read once, in pieces, so it may be larger than memory. The same command continues an interrupted
+    preparation. Then: flashmore train OUT, with the same --mode.
     """
 
     file: Positional[Path]
-    """The text."""
+    """A long text, or a list with one item per line."""
     out: Path
     """File to write, with a name that ends in .bin; OUT.json describes it."""
+    mode: Mode = "items"
+    """`items`: each line is one item. `text`: one long text."""
     encoding: str = "utf-8"
-    """Encoding of the text, such as utf-8 or latin-1."""
+    """Encoding of the file, such as utf-8 or latin-1."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     require_writable("--out", command.out)
     with Waiting(f"preparing {command.file}", "bytes") as waiting:
         try:
-            prepared = prepare(command.file, command.out, command.encoding, waiting.reach)
+            prepared = prepare(command.file, command.out, command.encoding, command.mode, waiting.reach)
         except KeyboardInterrupt:
             at = f"after {waiting.done:,} of {waiting.total:,} bytes" if waiting.total else "at the beginning"
             wanted, valid = f"to prepare {command.file}", "Run the same command again to continue."

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from flashmore.data.stored_items import Rows
 from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import ConfigError, DataError
 
@@ -46,6 +47,56 @@ class Sequences:
     def to(self, device: torch.device | str) -> "Sequences":
         """The same on another device."""
         return Sequences(self.ids.to(device), self.targets.to(device), self.lengths.to(device))
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
+        chosen = indices.to(self.ids.device)
+        return self.ids.index_select(0, chosen).long(), self.targets.index_select(0, chosen).long()
+
+
+class StoredSequences:
+    """A part of a prepared list, with the interface of `Sequences`: batches are read from the disk.
+
+    Args:
+        ids: of the whole list, on disk.
+        rows: the items.
+        ranks: for each id on disk, the model's.
+        context: T.
+        device: of the batches.
+    """
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.uint16],
+        rows: Rows,
+        ranks: npt.NDArray[np.uint16],
+        context: int,
+        device: torch.device | str,
+    ) -> None:
+        self._ids, self._rows, self._ranks, self._context, self._device = ids, rows, ranks, context, device
+        self.lengths = torch.from_numpy(rows.lengths + np.int16(1))
+        """(N,) int16 on the CPU: number of positions with a target, EOS included."""
+
+    @property
+    def mean_length(self) -> float:
+        """As of `Sequences`."""
+        return self.lengths.double().mean().item()
+
+    def to(self, device: torch.device | str) -> "StoredSequences":
+        """The same with batches for another device."""
+        return StoredSequences(self._ids, self._rows, self._ranks, self._context, device)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Sequences`."""
+        chosen = indices.cpu().numpy()
+        starts, lengths = self._rows.starts[chosen, None], self._rows.lengths[chosen, None]  # (B, 1)
+        within = np.arange(self._context)  # (T,)
+        places = starts + np.minimum(within, lengths)  # (B, T), from the end on that of EOS
+        following = self._ranks[self._ids[places]].astype(np.int64)
+        targets = np.where(within <= lengths, following, IGNORE)
+        ids = np.full_like(following, EOS)
+        ids[:, 1:] = following[:, :-1]
+        return torch.from_numpy(ids).to(self._device), torch.from_numpy(targets).to(self._device)
 
 
 def encode_items(
@@ -134,12 +185,6 @@ class BatchOrder:
             shuffled = generator.permuted(epochs, axis=1)
             self._number, self._order = number, torch.from_numpy(shuffled.reshape(-1))
         return self._order
-
-
-def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
-    chosen = indices.to(sequences.ids.device)
-    return sequences.ids.index_select(0, chosen).long(), sequences.targets.index_select(0, chosen).long()
 
 
 class Windows:

@@ -10,13 +10,22 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from io import BufferedReader
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 
 from flashmore.data.items import parse_shares
-from flashmore.data.prepared import DTYPE, MOST_IDS, Ids, points_of, read_prepared, require_few, storable
+from flashmore.data.prepared import (
+    DTYPE,
+    MOST_IDS,
+    Ids,
+    is_absolute,
+    points_of,
+    read_prepared,
+    require_few,
+    storable,
+)
 from flashmore.data.text import PIECE_BYTES, read_text, require_encoding
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, DataError
@@ -75,8 +84,7 @@ class LongText:
             raise ValueError(f"parts at {bounds} of {self.count} ids")
         if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
-        systems = (PurePosixPath, PureWindowsPath)  # the run may come from another one
-        if self.path is not None and not any(system(self.path).is_absolute() for system in systems):
+        if self.path is not None and not is_absolute(self.path):
             raise ValueError(f"{self.path}, which is not an absolute path")
         if self.order is not None and (
             self.kind != "characters" or not len(self.order) == len(set(self.order)) == self.largest + 1
@@ -204,6 +212,8 @@ def read_long_text(
         kind, size, source = "random", vocabulary_size, "the random ids"
         count, largest, origin = random_facts(context, vocabulary_size)
     elif (prepared := read_prepared(file)) is not None:
+        if prepared.source.mode != "text":
+            raise ConfigError("a text with --mode text", f"{file}, a prepared list", "--mode items")
         _require_no_size(vocabulary_size, file)
         kind, source, order = "characters", str(file), prepared.characters
         vocabulary, size = Vocabulary.from_items(order), len(order)

@@ -1,8 +1,10 @@
-"""A text prepared as ids on disk, in one pass that a killed process can continue.
+"""A text or a list prepared as ids on disk, in one pass that a killed process can continue.
 
 `prepare` reads a text in pieces and writes a `.bin` file of 16-bit ids, in the layout of nanoGPT's, and
 beside it a description in JSON. Which characters a text has is only known at its end, so ids are given in the
 order of first appearance.
+
+A list is a text of its items, cleaned, each with a line feed after it, whose id is 0: it serves as EOS.
 """
 
 import hashlib
@@ -14,14 +16,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from flashmore.data.items import MAX_LENGTH
 from flashmore.data.text import NOT_TEXT, PIECE_BYTES, START, Place, read_pieces, require_encoding
 from flashmore.errors import ConfigError, DataError
 from flashmore.files import (
@@ -35,6 +38,7 @@ from flashmore.files import (
 )
 
 Ids = npt.NDArray[np.uint16]
+Mode = Literal["items", "text"]
 DTYPE = np.dtype("<u2")
 MOST_IDS = 2**16
 FORMAT = 1
@@ -45,13 +49,16 @@ _LARGEST_JSON = 2**21
 _AHEAD = 16
 """Pieces that wait to be written; writing and hashing release the GIL, so they run beside the decoder."""
 _IDS, _STATE, _LOCK = "ids.bin", "state.json", "lock"
+_END = "\n"
+"""Follows each item of a list."""
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A text, by what tells that it changed; its content is not compared."""
+    """A text and how it is read, by what tells that it changed; its content is not compared."""
 
     path: str
     encoding: str
+    mode: Mode
     size: int
     """In bytes."""
     modified_ns: int
@@ -76,6 +83,8 @@ class _State(msgspec.Struct, frozen=True):
 
     source: Source
     place: Place
+    line: str
+    """The last line before it, which has not ended."""
     characters: str
     count: int
     ids_sha256: str
@@ -111,6 +120,8 @@ def read_prepared(path: Path) -> Prepared | None:
         found = f"format {prepared.format}, which this version of flashmore does not support"
     elif not 1 <= len(set(characters)) == len(characters) <= MOST_IDS or NOT_TEXT.search(characters):
         found = f"{len(characters):,} characters that are no vocabulary of a text"
+    elif prepared.source.mode == "items" and characters[:1] != _END:
+        found = "a list without line feeds"
     if found is not None:
         raise DataError(wanted, found, valid)
     with open_input(path, f"{prepared.count:,} ids in {path}", again=True) as file:
@@ -120,8 +131,10 @@ def read_prepared(path: Path) -> Prepared | None:
     return prepared
 
 
-def prepare(file: Path, out: Path, encoding: str, reached: Callable[[int, int], None]) -> Prepared:
-    """Write the ids of a text to `out` and their description beside it, in one pass.
+def prepare(
+    file: Path, out: Path, encoding: str, mode: Mode, reached: Callable[[int, int], None]
+) -> Prepared:
+    """Write the ids of a text or a list to `out` and their description beside it, in one pass.
 
     A killed or interrupted call leaves a folder `out`.part, from which the same call continues. Repeating a
     finished call does nothing.
@@ -130,18 +143,19 @@ def prepare(file: Path, out: Path, encoding: str, reached: Callable[[int, int], 
         file: the text.
         out: the `.bin` file to write.
         encoding: of the text.
+        mode: `text`, or `items`: a list with one item per line.
         reached: called with the bytes of the text that are done, and all of them.
 
     Raises:
-        DataError: not a text in this encoding, too many different characters, or, of an unfinished
-            preparation, the text has changed or what was written is damaged.
+        DataError: not a text in this encoding, too many different characters, no item or too long a one; or,
+            of an unfinished preparation, the text has changed or what was written is damaged.
         ConfigError: `out` or its description exists and is of something else; another process prepares it.
         StorageError: a disk operation failed; the same call continues.
     """
     require_encoding(encoding)
     with open_input(file, f"a text file at {file}", again=True) as opened:
         status = os.fstat(opened.fileno())
-    source = Source(storable(file), encoding, status.st_size, status.st_mtime_ns)
+    source = Source(storable(file), encoding, mode, status.st_size, status.st_mtime_ns)
     folder = out.with_name(out.name + ".part")
     with disk_errors(f"to prepare {out}", out), _exclusive(folder):
         state = _read_state(folder, source)
@@ -173,6 +187,11 @@ def storable(file: Path) -> str:
     return path
 
 
+def is_absolute(path: str) -> bool:
+    """Whether this is an absolute path here or on the system that a run came from."""
+    return any(system(path).is_absolute() for system in (PurePosixPath, PureWindowsPath))
+
+
 def points_of(text: str) -> npt.NDArray[Any]:
     """The code points of a text: (len(text),) uint8 if it is ASCII, else uint32."""
     if text.isascii():
@@ -202,6 +221,8 @@ class Encoder:
 
     def encode(self, text: str) -> Ids:
         """The ids of the next piece; a DataError for too many different characters."""
+        if not text:
+            return np.empty(0, dtype=DTYPE)
         points = points_of(text)
         ids: npt.NDArray[np.int32] = self._ids[points]
         if ids.min() < 0:
@@ -231,7 +252,7 @@ class _Store:
         self.count = self._saved = state.count
         self._file.truncate(state.count * DTYPE.itemsize)
 
-    def write(self, ids: Ids, place: Place, characters: str) -> int:
+    def write(self, ids: Ids, place: Place, line: str, characters: str) -> int:
         """Append ids; from time to time, save that the text was read to `place`, with these characters."""
         data = ids.tobytes()
         write_all(self._file, data)
@@ -239,7 +260,7 @@ class _Store:
         self.count += len(ids)
         if self.count - self._saved >= SAVED_IDS:
             self.sync()
-            state = _State(self._source, place, characters, self.count, self.sha256)
+            state = _State(self._source, place, line, characters, self.count, self.sha256)
             replace_file(self._folder / _STATE, _sealed(state))
             self._saved = self.count
         return place.offset
@@ -259,27 +280,57 @@ def _write(
 ) -> Prepared:
     with open_regular(folder / _IDS, os.O_RDWR | os.O_CREAT) as file:
         store = _Store(folder, file, source)
-        encoder, place = Encoder("", source.path), START
+        is_list = source.mode == "items"
+        encoder, place, line = Encoder(_END if is_list else "", source.path), START, ""
         if state is None:
             file.truncate(0)
         else:
             store.restore(state)
-            encoder, place = Encoder(state.characters, source.path), state.place
+            encoder, place, line = Encoder(state.characters, source.path), state.place, state.line
+        pieces = read_pieces(Path(source.path), source.encoding, place)
         waiting: deque[Future[int]] = deque()
         with ThreadPoolExecutor(1) as thread:
-            for piece, after in read_pieces(Path(source.path), source.encoding, place):
+            for piece, after, rest in _lines(pieces, line, source.path) if is_list else _whole(pieces):
                 ids = encoder.encode(piece)
-                waiting.append(thread.submit(store.write, ids, after, encoder.characters))
+                waiting.append(thread.submit(store.write, ids, after, rest, encoder.characters))
                 if len(waiting) > _AHEAD:
                     reached(waiting.popleft().result(), source.size)
             for future in waiting:
                 reached(future.result(), source.size)
+        if not store.count:
+            valid = "a text file with one item per line"
+            raise DataError(f"at least one item in {source.path}", "only blank lines", valid)
         store.sync()
         status = Path(source.path).stat()
         if (status.st_size, status.st_mtime_ns) != (source.size, source.modified_ns):
             wanted = f"a text in {source.path} that stays as it is"
             raise DataError(wanted, "it changed while it was read", "the same command again")
         return Prepared(FORMAT, encoder.characters, store.count, store.sha256, source)
+
+
+def _whole(pieces: Iterator[tuple[str, Place]]) -> Iterator[tuple[str, Place, str]]:
+    return ((piece, place, "") for piece, place in pieces)
+
+
+def _lines(pieces: Iterator[tuple[str, Place]], line: str, source: str) -> Iterator[tuple[str, Place, str]]:
+    """The items that end in each piece, each with `_END`, and the line that does not; it begins as `line`."""
+
+    def cleaned(lines: list[str]) -> str:
+        items = [*filter(None, map(str.strip, lines))]
+        if items and max(map(len, items)) > MAX_LENGTH:
+            item = max(items, key=len)
+            wanted = f"items of at most {MAX_LENGTH:,} characters in {source}"
+            found = f"a longer one that begins with {item[:40]!r}"
+            raise DataError(wanted, found, f"one item per line, each of 1 to {MAX_LENGTH:,} characters")
+        return "".join(item + _END for item in items)
+
+    place = START
+    for piece, place in pieces:
+        *whole, line = (line + piece).split(_END)
+        cleaned([line])  # a line without an end is not kept for ever
+        line = line.lstrip()[: MAX_LENGTH + 1]  # the rest is spaces
+        yield cleaned(whole), place, line
+    yield cleaned([line]), place, ""
 
 
 @contextmanager

@@ -129,6 +129,7 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
         vocabulary=corpus.vocabulary,
         split=corpus.split,
         text=corpus.text,
+        stored=corpus.stored,
         versions=versions_here(),
     )
     if out is not None and goes_on:
