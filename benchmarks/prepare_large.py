@@ -1,11 +1,13 @@
 """Prepare a text that is larger than memory, and compare the rate with that of the disk and of the encoder.
 
     python benchmarks/prepare_large.py --folder /scratch --gigabytes 10
+    python benchmarks/prepare_large.py --folder /scratch --items 20000000
 
 Makes a text of this size, prepares it once without and once with a kill -9 on the way, and compares the two
 results. The floors: reading the text alone, writing as many bytes as the ids have alone, and decoding and
 encoding alone, on one core, without writing. Before each reading the file is dropped from the page cache.
-All files are removed at the end.
+With `--items`, it prepares a list of that many names of random syllables instead, opens it as training does,
+and takes batches from it. All files are removed at the end.
 """
 
 import json
@@ -20,9 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, Popen
+from subprocess import DEVNULL, Popen, run
 from typing import Any
 
+import numpy as np
 import tyro
 
 from flashmore.data.long_text import scan_tokens
@@ -45,6 +48,8 @@ class Options:
     """Where the files are made, in a folder that is removed; they take five times the size of the text."""
     gigabytes: float = 10.0
     """Size of the text."""
+    items: int = 0
+    """Prepare a list of this many items instead of a text."""
     unicode: bool = False
     """A text in which 2 % of the words are not ASCII, instead of ASCII alone."""
     json: bool = False
@@ -113,10 +118,24 @@ def encode(path: Path) -> None:
         encoder.encode(piece)
 
 
-def prepare(text: Path, out: Path, kill_at: int | None = None) -> dict[str, Any]:
+def names(count: int) -> Iterator[bytes]:
+    """Lines of two to four random syllables each."""
+    generator = np.random.default_rng(0)
+    syllables = [
+        a + b + c for a in ("", *LETTERS[4:], "ch", "sh", "th") for b in "aeiou" for c in ("", *"nrl")
+    ]
+    while count > 0:
+        chosen = generator.integers(len(syllables), size=(min(count, 200_000), 4)).tolist()
+        sizes = generator.integers(2, 5, size=len(chosen)).tolist()
+        lines = ("".join(syllables[n] for n in row[:size]) for row, size in zip(chosen, sizes, strict=True))
+        yield "".join(f"{line}\n" for line in lines).encode()
+        count -= len(chosen)
+
+
+def prepare(text: Path, out: Path, mode: str = "text", kill_at: int | None = None) -> dict[str, Any]:
     """Run `flashmore prepare`; kill it when its unfinished file has this many bytes."""
     started = time.perf_counter()
-    words = [sys.executable, "-m", "flashmore", "prepare", str(text), "--mode", "text", "--out", str(out)]
+    words = [sys.executable, "-m", "flashmore", "prepare", str(text), "--mode", mode, "--out", str(out)]
     process = Popen(words, stdout=DEVNULL, stderr=DEVNULL)
     unfinished = out.with_name(out.name + ".part") / "ids.bin"
     ended, peak_kib = 0, 0
@@ -181,6 +200,52 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     }
 
 
+OPEN = """
+import json, re, sys, time
+from pathlib import Path
+import torch
+from flashmore.data.batches import BatchOrder, StoredSequences
+from flashmore.data.stored_items import read_stored_items
+
+begun = time.perf_counter()
+items = read_stored_items(Path(sys.argv[1]), "80/10/10", 3407)
+opened = items.open()
+open_seconds = time.perf_counter() - begun
+order = BatchOrder(len(opened.train.starts), 128, 0)
+begun = time.perf_counter()
+order.indices(0)
+order_seconds = time.perf_counter() - begun
+sequences = StoredSequences(opened.ids, opened.train, items.ranks, opened.longest + 1, "cpu")
+begun = time.perf_counter()
+for step in range(1000):
+    sequences.take(order.indices(step))
+batch_ms = time.perf_counter() - begun
+peak_mib = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+different = sum(len(part.starts) for part in (opened.train, opened.validation, opened.test))
+print(json.dumps({"open_seconds": open_seconds, "order_seconds": order_seconds, "batch_ms": batch_ms,
+                  "peak_mib": peak_mib, "different": different}))
+"""
+"""A process that opens a prepared list and takes 1,000 batches of 128 items from it."""
+
+
+def measure_list(options: Options, folder: Path) -> dict[str, Any]:
+    """Preparing and opening a list."""
+    file, out = folder / "names.txt", folder / "names.bin"
+    write(file, names(options.items))
+    drop(file)
+    prepared = prepare(file, out, "items")
+    mapped_mib = out.stat().st_size / 2**20
+    drop(out)
+    opened = json.loads(run([sys.executable, "-c", OPEN, str(out)], check=True, capture_output=True).stdout)
+    return {
+        "items": options.items,
+        "bytes": file.stat().st_size,
+        "prepare": prepared,
+        "mapped_mib": mapped_mib,
+        "open": opened,
+    }
+
+
 def main() -> int:
     """Measure and print."""
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
@@ -189,17 +254,17 @@ def main() -> int:
         print(f"needs {needed:,.0f} bytes free in {options.folder}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        found = measure(options, Path(folder))
-    if options.json:
+        found = (measure_list if options.items else measure)(options, Path(folder))
+    if options.json or options.items:
         print(json.dumps(found, indent=2))
         return 0
     megabytes = found["bytes"] / 1e6
     for name, taken in found["floor_seconds"].items():
         print(f"{name} alone     {taken:.1f} s, {megabytes / taken:.0f} MB of text per second")
     for name in ("whole", "killed_half_way", "continued"):
-        run = found[name]
-        print(f"{name:<15} {run['seconds']:.1f} s, {run['cpu_seconds']:.1f} s of CPU time, "
-              f"{run['peak_mib']:.0f} MiB at most")  # fmt: skip
+        taken = found[name]
+        print(f"{name:<15} {taken['seconds']:.1f} s, {taken['cpu_seconds']:.1f} s of CPU time, "
+              f"{taken['peak_mib']:.0f} MiB at most")  # fmt: skip
     print(f"{megabytes / found['whole']['seconds']:.0f} MB of text per second in one pass")
     print(f"check of the ids {found['check_seconds']:.1f} s")
     return 0

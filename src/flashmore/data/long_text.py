@@ -211,7 +211,7 @@ def read_long_text(
             raise ConfigError("a text with --mode text", "no FILE", valid)
         kind, size, source = "random", vocabulary_size, "the random ids"
         count, largest, origin = random_facts(context, vocabulary_size)
-    elif (prepared := read_prepared(file)) is not None:
+    elif file.suffix.lower() == ".bin" and (prepared := read_prepared(file)) is not None:
         if prepared.source.mode != "text":
             raise ConfigError("a text with --mode text", f"{file}, a prepared list", "--mode items")
         _require_no_size(vocabulary_size, file)

@@ -100,12 +100,12 @@ def beside(path: Path) -> Path:
 
 
 def read_prepared(path: Path) -> Prepared | None:
-    """Read the description of a prepared `.bin` file; None for a file without one. The ids are not read.
+    """Read the description of a `.bin` file; None for a file without one. The ids are not read.
 
     Raises:
         DataError: the description is damaged, or of a file of another size.
     """
-    if path.suffix.lower() != ".bin" or not os.path.lexists(beside(path)):
+    if not os.path.lexists(beside(path)):
         return None
     wanted = f"the description of {path} that `flashmore prepare` wrote to {beside(path).name}"
     valid = f"remove both and prepare the text again; or remove {beside(path)} to use ids without characters"

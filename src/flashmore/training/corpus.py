@@ -165,13 +165,13 @@ def read_corpus(config: DataConfig) -> Corpus:
             config.file, config.encoding, config.split, block_size, config.vocab_size
         )
         return Corpus(Split((), (), (), None), vocabulary, text, vocab_size, block_size)
-    stored = None if config.file is None else read_stored_items(config.file, config.split, config.split_seed)
-    if stored is not None:
-        if config.column is not None:
-            raise ConfigError("no --column for a prepared list", config.column, "omit --column")
-        opened = stored.open()
-        vocabulary, none = stored.vocabulary, Split((), (), (), None)
-        return Corpus(none, vocabulary, None, vocabulary.size, opened.longest + 1, stored, opened)
+    if config.file is not None and config.file.suffix.lower() == ".bin":
+        stored = read_stored_items(config.file, config.split, config.split_seed)
+        if stored is not None:
+            if config.column is not None:
+                raise ConfigError("no --column for a prepared list", config.column, "omit --column")
+            opened, vocabulary, none = stored.open(), stored.vocabulary, Split((), (), (), None)
+            return Corpus(none, vocabulary, None, vocabulary.size, opened.longest + 1, stored, opened)
     words = read_words(config.file, config.encoding, config.column, config.weight)
     split = split_words(words, config.split, config.split_seed)
     notes = words.notes
