@@ -115,8 +115,9 @@ class ItemDataset:
         """As in `Dataset`."""
         sequences = self.sequences
         indices = self.order.indices(step).to(sequences.lengths.device)
-        lengths = sequences.lengths.index_select(0, indices).long()
-        batch = shaped(*sequences.take(indices), lengths, form)
+        ids, targets = sequences.take(indices)
+        lengths = sequences.lengths.index_select(0, indices).long().to(ids.device)
+        batch = shaped(ids, targets, lengths, form)
         if self.smoothed is None:
             return batch
         assert isinstance(sequences, Sequences)
