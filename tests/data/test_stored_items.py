@@ -44,7 +44,7 @@ def parts_of(list_: StoredItems) -> list[list[str]]:
     return [items_of(list_, opened, rows) for rows in (opened.train, opened.validation, opened.test)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(text=st.text(LETTERS, max_size=60), piece_bytes=st.integers(1, 9))
 def test_a_list_is_read_as_lists_are(tmp_path: Path, text: str, piece_bytes: int) -> None:
     file = tmp_path / "names.txt"

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from flashmore.data.items import MAX_LENGTH
 from flashmore.data.text import NOT_TEXT, PIECE_BYTES, START, Place, read_pieces, require_encoding
-from flashmore.errors import ConfigError, DataError
+from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.files import (
     disk_errors,
     is_temporary,
@@ -147,8 +147,9 @@ def prepare(
         reached: called with the bytes of the text that are done, and all of them.
 
     Raises:
-        DataError: not a text in this encoding, too many different characters, no item or too long a one; or,
-            of an unfinished preparation, the text has changed or what was written is damaged.
+        DataError: not a text in this encoding, too many different characters, no item or too long a one, or
+            the text changed while it was read; nothing is left of the preparation.
+        RunError: the text has changed since the preparation began, or what was written is damaged.
         ConfigError: `out` or its description exists and is of something else; another process prepares it.
         StorageError: a disk operation failed; the same call continues.
     """
@@ -380,8 +381,8 @@ def _read_state(folder: Path, source: Source) -> _State | None:
     return state
 
 
-def _unusable(folder: Path, found: str, of: str = "an unfinished preparation of this text") -> DataError:
-    return DataError(f"{of} in {folder}", found, f"remove {folder} to begin anew, or another --out")
+def _unusable(folder: Path, found: str, of: str = "an unfinished preparation of this text") -> RunError:
+    return RunError(f"{of} in {folder}", found, f"remove {folder} to begin anew, or another --out")
 
 
 def _sealed(content: Prepared | _State) -> bytes:

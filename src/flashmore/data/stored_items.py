@@ -15,7 +15,6 @@ from flashmore.data.long_text import scan_tokens
 from flashmore.data.prepared import DTYPE, MOST_IDS, Ids, is_absolute, points_of, read_prepared, storable
 from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import ConfigError, DataError
-from flashmore.files import open_input
 
 EVALUATED = 2**17
 """Most items of a part that an evaluation takes, a fixed random sample, which bounds its time."""
@@ -84,8 +83,6 @@ class StoredItems:
             DataError: the file is missing or changed, or a part with a share is empty.
         """
         path = Path(self.path)
-        with open_input(path, f"what the run was trained on in {path}", again=True):
-            pass
         if scan_tokens(path, self.count) != (self.count, len(self.order) - 1, self.ids_sha256):
             wanted = f"the items that {path} held when it was prepared"
             raise DataError(wanted, "different ones", "the original file")

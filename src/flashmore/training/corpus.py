@@ -44,7 +44,7 @@ class Corpus:
     """Context length T: the longest item plus BOS, or a window."""
     stored: StoredItems | None = None
     """A prepared list, whose items are not in `split`."""
-    opened: OpenItems | None = field(default=None, repr=False)
+    opened: OpenItems | None = field(default=None, repr=False, compare=False)
     """Its items; None before they are opened."""
     notes: tuple[str, ...] = ()
     """Remarks for the user about how the file was read."""
