@@ -16,7 +16,7 @@ from flashmore.data.batches import StoredSequences, encode_items
 from flashmore.data.items import read_words
 from flashmore.data.prepared import beside, prepare, read_prepared
 from flashmore.data.stored_items import OpenItems, Rows, StoredItems, read_stored_items
-from flashmore.data.text import read_pieces
+from flashmore.data.text import START, read_pieces
 from flashmore.errors import ConfigError, DataError
 
 NAMES = [f"{first}{middle}{last}" for first in "ABCDé" for middle in ("nn", "", "日本") for last in "aeiou"]
@@ -117,6 +117,13 @@ def test_what_is_no_list_of_items_is_refused(tmp_path: Path) -> None:
             stored(tmp_path / "names.txt", "anna\nben", shares, seed)
     with pytest.raises(DataError, match="each part"):
         stored(tmp_path / "names.txt", "anna\nben").open()
+
+
+def test_a_line_that_does_not_end_is_not_kept(tmp_path: Path) -> None:
+    pieces = ((piece, START) for piece in ("anna", *[" " * 5000] * 10, "\nben", *[" " * 5000] * 10))
+    found = list(module._lines(pieces, "", "names.txt"))
+    assert "".join(items for items, _, _ in found) == "anna\nben\n"
+    assert max(len(line) for _, _, line in found) == 1001
 
 
 def test_a_damaged_or_crafted_list_is_refused(tmp_path: Path) -> None:
