@@ -39,7 +39,7 @@ def main() -> None:
             print(f"interrupted: {interrupted.found}")
         print(f"resumed, and done after step {resume(cut).steps}")
 
-        never, once = (Run.open(path).load_weights("last") for path in (whole, cut))
+        never, once = (run.load_weights(run.steps[-1]) for run in map(Run.open, (whole, cut)))
         same = [name for name in never if torch.equal(never[name], once[name])]
         print(f"{len(same)} of {len(never)} weight tensors are equal bit for bit")
 

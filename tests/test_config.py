@@ -5,7 +5,6 @@ from typing import get_args
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from flashmore import TrainConfig, resume, train
 from flashmore.cli.main import main
@@ -52,7 +51,7 @@ def test_the_same_options_train_the_same_weights(tmp_path: Path) -> None:
     one, other = (Run.open(tmp_path / name) for name in ("python", "line"))
     assert one.settings.requested == other.settings.requested
     assert one.config == other.config
-    first, second = (load_file(run.path / "best.safetensors") for run in (one, other))
+    first, second = (run.load_weights() for run in (one, other))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 

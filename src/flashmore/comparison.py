@@ -53,7 +53,7 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
         if (result := result_of(run)) is None:
             found = "an interrupted run, which has no result yet"
             raise RunError(f"a finished run in {run.path}", found, f"finish it first: {run.resume_command()}")
-        names, best_step = tuple(generate(run, options).names), run.load_state("last").best_step
+        names, best_step = tuple(generate(run, options).names), run.load_state().best_step
         rows.append(Row(replace(result, run=str(run.path)), names, best_step))
     return rows
 

@@ -27,7 +27,10 @@ from tyro.conf import Positional, arg
 from flashmore.errors import ConfigError
 from flashmore.specs import Attention, Model, backend_spec, model_spec, models
 
-Preset = Literal["names", "names-long", "makemore", "shakespeare", "shakespeare-fast", "gpt2-124m"]
+Preset = Literal[
+    "names", "names-long", "makemore", "shakespeare", "shakespeare-fast",
+    "gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m",
+]  # fmt: skip
 Init = Literal["torch", "gpt2", "zero_residual"]
 Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 
@@ -145,6 +148,10 @@ class OptimConfig:
     """Maximum gradient norm; 0 disables clipping."""
     seed: int = 3407
     """Random seed for the initial weights, the data order and dropout."""
+    slices: int = 0
+    """Cut each batch into this many slices and add up their gradients in a fixed order: the run is then the
+    same, bit for bit, for every number of CPU processes that divides it. 0: one slice for each of
+    --grad-accum steps of each process."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,15 @@ class RunConfig:
     speedups: tuple[str, ...] = ("auto",)
     """Names from `flashmore speedups`, or one of `auto`, `exact`, `all` and `none`.
     `auto`: those worth their start-up time in this run. `exact`: those with the same gradients."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Under torchrun: `ddp` keeps a copy of the model in each process, `fsdp` shards it over them. `auto`
+    shards if a copy does not fit in memory."""
+    grad_accum: int = 1
+    """Compute the gradient of a batch in this many parts one after the other, which needs less memory."""
+    activation_checkpointing: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = False
+    """Recompute the activations of the transformer's blocks in the backward pass, which needs less memory."""
+    cpu_offload: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = False
+    """With --parallel fsdp on GPUs: keep the sharded weights and the optimizer in CPU memory."""
     threads: int = 0
     """CPU threads, at most the number of CPUs; 0 keeps PyTorch's default."""
     eval_interval: OpenInt = BY_PRESET
@@ -166,6 +182,12 @@ class RunConfig:
     """Stop after this many evaluations without a lower validation loss; 0 disables early stopping."""
     log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
+    save_seconds: float = 60.0
+    """Most seconds of training between checkpoints, which are lost if the process is killed."""
+    keep: int = 2
+    """Number of newest checkpoints to keep, each with the one that has its best weights."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """While a checkpoint or the metrics cannot be saved: train on and try again, or stop."""
     samples_every: int = 0
     """Every N steps, write a few generated names to metrics.jsonl, for `flashmore page`; 0 writes none."""
     log_to: tuple[str, ...] = ()
@@ -197,7 +219,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
     preset: Preset = "names"
     """Set of defaults for the other options.
     `names`: fitted to the data. `names-long`: a lower loss, in a few minutes.
-    `makemore`: those of makemore. `shakespeare`, `gpt2-124m`: those of nanoGPT, for one long text.
+    `makemore`: those of makemore. `shakespeare`, `gpt2-124m`: those of nanoGPT, for one long text;
+    `gpt2-355m`, `gpt2-774m` and `gpt2-1558m` are the larger sizes of GPT-2.
     `shakespeare-fast`: the loss of `shakespeare` in less time."""
 
     def __post_init__(self) -> None:
@@ -248,6 +271,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         for name in ("learning_rate", "muon_learning_rate"):
             valid = f"above 0 and at most {LARGEST_FACTOR:g}, for example 1e-3"
             self._require(name, lambda x: 0 < x <= LARGEST_FACTOR, valid)
+        valid = f"above 0 and at most {LARGEST_FACTOR:g} seconds, for example 60"
+        self._require("save_seconds", lambda x: 0 < x <= LARGEST_FACTOR, valid)
         self._require("min_lr_ratio", lambda x: 0 <= x <= 1, "from 0 to 1, a share of --learning-rate")
 
     def _require(self, name: str, fits: Callable[[Any], bool], valid: str) -> None:
@@ -299,8 +324,10 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 
 COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), (1, LARGEST)),
-    **dict.fromkeys(("max_steps", "batch_size", "eval_interval", "log_interval"), (1, LARGEST)),
-    **dict.fromkeys(("warmup_steps", "patience", "samples_every"), (0, LARGEST)),
+    **dict.fromkeys(
+        ("max_steps", "batch_size", "eval_interval", "log_interval", "grad_accum", "keep"), (1, LARGEST)
+    ),
+    **dict.fromkeys(("warmup_steps", "patience", "samples_every", "slices"), (0, LARGEST)),
     "threads": (0, MOST_THREADS),
     **dict.fromkeys(("seed", "split_seed"), (0, 2**63 - 1)),
 }
@@ -324,6 +351,9 @@ OPEN = (
     "ngram_smoothing", "weight_decay", "warmup_steps", "eval_interval",
 )  # fmt: skip
 """Options that the preset `names` fits to the items."""
+EXECUTION = ("parallel", "grad_accum", "activation_checkpointing", "cpu_offload")
+"""Options that change how a step is computed, but not its result beyond rounding: a resumed run may have
+others."""
 NANOGPT: dict[str, Any] = {
     "mode": "text", "split": "90/10/0",
     "tie_weights": True, "bias": False, "activation": "gelu", "init": "gpt2",
@@ -333,6 +363,12 @@ NANOGPT: dict[str, Any] = {
 SHAKESPEARE: dict[str, Any] = {
     **NANOGPT, "block_size": 64, "n_embd": 128, "batch_size": 12, "max_steps": 2000, "learning_rate": 1e-3,
 }  # fmt: skip
+GPT2: dict[str, Any] = {
+    **NANOGPT, "block_size": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768, "batch_size": 12,
+    "max_steps": 600_000, "learning_rate": 6e-4, "warmup_steps": 2000, "beta2": 0.95,
+    "vocab_size": 50_304, "dtype": "bfloat16", "eval_interval": 2000,
+}  # fmt: skip
+"""nanoGPT's GPT-2. The larger ones differ in size alone (Radford et al. 2019, table 2)."""
 PRESETS: dict[Preset, dict[str, Any]] = {
     "names": {"patience": 5},
     # Found by the experiments in docs/log.md, on names held out of the training part.
@@ -348,11 +384,10 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "batch_size": 24, "max_steps": 900, "learning_rate": 1.2e-2, "min_lr_ratio": 0.0,
         "warmup_steps": 60, "eval_interval": 25,
     },
-    "gpt2-124m": {
-        **NANOGPT, "block_size": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768, "batch_size": 12,
-        "max_steps": 600_000, "learning_rate": 6e-4, "warmup_steps": 2000, "beta2": 0.95,
-        "vocab_size": 50_304, "dtype": "bfloat16", "eval_interval": 2000,
-    },
+    "gpt2-124m": GPT2,
+    "gpt2-355m": {**GPT2, "n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "gpt2-774m": {**GPT2, "n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "gpt2-1558m": {**GPT2, "n_layer": 48, "n_head": 25, "n_embd": 1600},
 }  # fmt: skip
 """Overrides of `DEFAULTS` and, in presets for items, of the model's defaults (`ModelSpec.training`)."""
 
@@ -396,6 +431,12 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if config.mode == "text" or config.split == "makemore":
         present = "--mode text" if config.mode == "text" else "--split makemore"
         yield "split_seed", "a split by percentages, such as 80/10/10", present
+    if config.slices:
+        yield "grad_accum", "no --slices", f"--slices {config.slices}"
+    if config.model != "transformer":
+        yield "activation_checkpointing", "--model transformer", f"--model {config.model}"
+    if config.parallel == "ddp":
+        yield "cpu_offload", "--parallel fsdp", "--parallel ddp"
     if config.file is None:
         yield "encoding", "a text file", "the built-in names"
         yield "column", "a file with columns", "the built-in names"

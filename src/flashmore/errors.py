@@ -55,6 +55,14 @@ class Interrupted(FlashmoreError):
         return (f"Interrupted {self.found}. {self.valid}",)
 
 
+class RankLost(FlashmoreError):
+    """Another process of the same training has ended, so this one cannot go on."""
+
+
+class RankStopped(FlashmoreError):
+    """What ended this training ended it on every rank, and rank 0 reports it."""
+
+
 class UsageError(FlashmoreError):
     """Wrong use or bad input; a different call would succeed."""
 

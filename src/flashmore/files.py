@@ -18,6 +18,12 @@ from typing import BinaryIO
 
 from flashmore.errors import DataError, RunError, StorageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    _FULL_SYNC = None
+else:
+    _FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)
 INTACT = "an intact copy of the run, or a new run"
 
 _RANDOM_BYTES = 8
@@ -124,12 +130,16 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Convert errors from reading a file of a run: RunError if it is missing, else StorageError."""
+    """Convert errors from reading a file of a run: RunError if it is lost, else StorageError."""
     with disk_errors(f"to read {path}", path):
         try:
             yield
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"the file {path}", "it is missing", INTACT) from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise RunError(f"the readable file {path}", "the disk cannot read it", INTACT) from error
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -176,7 +186,7 @@ def open_input(
         raise DataError(wanted, getattr(error, "strerror", None) or str(error), valid) from None
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` atomically; a StorageError if writing failed, and the old content is kept."""
     with disk_errors(f"to write {path}", path), replacing(path) as file:
         write_all(file, data)
@@ -192,7 +202,7 @@ def replacing(path: Path) -> Iterator[FileIO]:
     try:
         with open_regular(new, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
             yield file
-            os.fsync(file.fileno())
+            sync(file)
         new.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -201,11 +211,20 @@ def replacing(path: Path) -> Iterator[FileIO]:
     sync_folder(path.parent)
 
 
-def write_all(file: FileIO, data: bytes) -> None:
+def write_all(file: FileIO, data: bytes | memoryview) -> None:
     """Write all of `data`; writes to an unbuffered file may be short."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
+
+
+def sync(file: FileIO | int) -> None:
+    """Flush a file or a descriptor to the disk itself, where the system can: on macOS, fsync does not."""
+    if _FULL_SYNC is not None:
+        with suppress(OSError):  # a file system that lacks it
+            fcntl.fcntl(file, _FULL_SYNC)
+            return
+    os.fsync(file if isinstance(file, int) else file.fileno())
 
 
 def sync_folder(path: Path) -> None:
@@ -213,6 +232,6 @@ def sync_folder(path: Path) -> None:
     if os.name == "posix":
         folder = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            sync(folder)
         finally:
             os.close(folder)

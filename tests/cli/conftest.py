@@ -174,7 +174,7 @@ def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A finished run on names of 2 or 4 letters, best before its last step; leave it as it is."""
     path = tmp_path_factory.mktemp("runs") / "trained"
     train(config, path)
-    state = Run.open(path).load_state("last")
+    state = Run.open(path).load_state()
     assert state.best_step != state.step
     return path
 

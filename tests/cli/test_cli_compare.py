@@ -96,7 +96,7 @@ def test_json_holds_the_fields_of_train_and_of_generate(
         assert result is not None
         assert row.items() >= result.items()
         assert row.keys() - result.keys() == {"names", "best_step"}
-        assert row["best_step"] == Run.open(run).load_state("last").best_step
+        assert row["best_step"] == Run.open(run).load_state().best_step
         assert row["names"] == document("generate", run, "--count", 4, "--seed", 7)["names"]
     assert second.keys() - first.keys() == {"leak_share", "test_loss_unleaked"}
 
@@ -119,7 +119,7 @@ def test_an_unfinished_run_is_refused_before_anything_is_trained(
 def test_a_run_that_was_best_at_its_last_step_is_told(make: Make, call: Call) -> None:
     improving = make("improving")
     done = make("done", learning_rate=3.0, lr_schedule="constant", max_steps=30, eval_interval=1)
-    best_step = Run.open(done).load_state("last").best_step
+    best_step = Run.open(done).load_state().best_step
     assert best_step
     assert best_step < 30
     (told,) = (

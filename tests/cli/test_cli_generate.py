@@ -183,7 +183,7 @@ def test_ngrams_of_the_training_items_generate_names(
 def test_the_best_weights_are_used_and_the_last_where_there_are_none(
     unfinished: Path, call: Call, document: Document
 ) -> None:
-    assert Run.open(unfinished).load_state("last").best_step is None
+    assert Run.open(unfinished).load_state().best_step is None
     assert len(document("generate", unfinished, "--count", 5)["names"]) == 5
 
 

@@ -41,11 +41,14 @@ def test_the_help_names_every_command(call: Call) -> None:
     ("verb", "options"),
     {
         "train": "model attention preset split max-steps batch-size learning-rate seed device dtype out json "
-        "resume log-interval encoding split-seed n-layer n-head n-embd dropout attention-dropout lr-schedule "
+        "resume keep save-seconds on-save-error log-interval "
+        "encoding split-seed n-layer n-head n-embd dropout attention-dropout lr-schedule "
         "warmup-steps beta1 beta2 weight-decay grad-clip threads eval-interval patience column weight",
         "generate": "count prefix temperature top-k top-p seed new-only repeats max-draws min-length "
         "max-length suffix contains pattern like max-distance avoid nearest length json",
         "pack": "out with-items",
+        "runs": "json",
+        "verify": "json",
         "look": "column weight encoding split split-seed picture json",
         "score": "file column encoding json",
         "compare": "models file column max-steps out count seed picture json",

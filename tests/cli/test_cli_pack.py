@@ -73,7 +73,8 @@ def test_options_that_need_the_items_are_refused(
 def test_a_pack_holds_neither_items_nor_paths_nor_the_optimizer(trained: Path, packed: Path) -> None:
     with ZipFile(packed) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
-    assert {"config.json", "vocabulary.json", "split.json", "last.safetensors", "result.json"} <= files.keys()
+    assert {"config.json", "vocabulary.json", "split.json", "result.json"} <= files.keys()
+    assert sum(name.startswith("step-") for name in files) == 1
     assert json.loads(files["split.json"])["train"] == []
     texts = b"".join(data for name, data in files.items() if name.endswith(".json"))
     assert str(trained).encode() not in texts

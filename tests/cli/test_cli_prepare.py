@@ -183,3 +183,19 @@ def test_a_prepared_list_that_changed_is_refused(
     assert "the original file" in refusal(call("train", "--resume", run, "--max-steps", 6), 2)
     names.unlink()
     assert "No such file" in refusal(call("train", "--resume", run, "--max-steps", 6), 2)
+
+
+def test_verify_checks_the_file_that_a_run_uses_in_place(
+    ids: Path, names: Path, tmp_path: Path, call: Call
+) -> None:
+    for number, words in enumerate(((ids, *SMALL, *ON_CPU), (names, *TINY, "--max-steps", 4))):
+        run, file = tmp_path / str(number), (ids, names)[number]
+        assert call("train", *words, "--out", run).returncode == 0
+        done = call("verify", run)
+        assert (done.returncode, f"{file}: ok" in done.stdout.replace("\n", "")) == (0, True)
+        data = file.read_bytes()
+        file.write_bytes(data[2:] + data[:2])
+        done = call("verify", run)
+        assert (done.returncode, f"{file}: different ones" in done.stdout.replace("\n", "")) == (1, True)
+        file.unlink()
+        assert call("verify", run).returncode == 1

@@ -14,7 +14,6 @@ from flashmore import specs
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.runs import Checkpoint, Run
-from flashmore.runs.checkpoint import Name
 from flashmore.share import page as sharing
 from flashmore.share.page import page
 from flashmore.training.loop import train
@@ -110,7 +109,7 @@ def test_page_refuses_what_it_cannot_show(
     for path in bigram.iterdir():
         if path.suffix != ".safetensors":
             (damaged / path.name).write_bytes(path.read_bytes())
-    assert "missing" in refused("page", damaged, *out)
+    assert "no checkpoint" in refused("page", damaged, *out)
     assert not (tmp_path / "page.html").exists()
 
 
@@ -133,11 +132,10 @@ def test_a_page_refuses_weights_that_are_not_finite(bigram: Path, tmp_path: Path
     for path in bigram.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     run = Run.open(copy)
-    names: tuple[Name, Name] = ("last", "best")
-    for name in names:
-        saved = run.load_weights(name)
-        saved["logits"][0, 0] = torch.nan
-        run.save_checkpoint(name, Checkpoint(saved, {}, run.load_state(name)))
+    saved = run.load_weights()
+    saved["logits"][0, 0] = torch.nan
+    last = run.load_state()
+    run.save_checkpoint(Checkpoint(saved, {}, replace(last, best_step=last.step)))
     assert "training diverged" in refused("page", copy, "--out", tmp_path / "page.html")
 
 

@@ -101,7 +101,7 @@ def test_progress_that_cannot_be_shown_stops_no_training(
     done = run(*quick, "--json", "--out", tmp_path / "run", stderr=stderr)
     assert done.returncode == 0
     assert done.stdout.startswith("{")
-    assert Run.open(tmp_path / "run").load_state("last").step == 4
+    assert Run.open(tmp_path / "run").load_state().step == 4
 
 
 @pytest.mark.parametrize("streams", [{"stdout": FULL}, {"stdout": None}, {"stdout": None, "stdin": None}])
@@ -164,7 +164,7 @@ def test_a_terminal_that_closes_leaves_a_saved_run(
     process.send_signal(signal.SIGHUP)  # the kernel sends it to what has a terminal that it controls
     assert process.wait(timeout=300) == 130
     steps = [line["step"] for line in Run.open(run).read_metrics()]
-    assert Run.open(run).load_state("last").step == steps[-1] > 0
+    assert Run.open(run).load_state().step == steps[-1] > 0
 
 
 def test_what_ignores_the_end_of_its_terminal_goes_on(

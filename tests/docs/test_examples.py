@@ -96,7 +96,7 @@ def test_an_example_tells_its_story_and_leaves_nothing_behind(
 
 def test_a_run_goes_where_it_is_told(tmp_path: Path, forks: Forks) -> None:
     run_example(forks, "python_api", "mine", folder=tmp_path)
-    assert {"config.json", "metrics.jsonl", "result.json", "best.safetensors"} <= {
+    assert {"config.json", "metrics.jsonl", "result.json"} <= {
         path.name for path in (tmp_path / "mine").iterdir()
     }
 

@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from flashmore.runs import records
-from flashmore.runs.checkpoint import _digest
+from flashmore.runs.checkpoint import _digest, file_name
 
 OUTSIDE = "mine, and nobody else's\n"
 """Content of the file outside the run that links lead to."""
 CONFIG, VOCABULARY, SPLIT, RESULT = "config.json", "vocabulary.json", "split.json", "result.json"
-METRICS, STORE, LAST = "metrics.jsonl", "tokens.bin", "last.safetensors"
+METRICS, STORE = "metrics.jsonl", "tokens.bin"
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,19 @@ class Home:
         return self.folder / "run"
 
     @property
+    def last(self) -> Path:
+        """Its newest checkpoint."""
+        return newest(self.run)
+
+    @property
     def outside(self) -> Path:
         """A file outside the run."""
         return self.folder / "outside.txt"
+
+
+def newest(run: Path) -> Path:
+    """The newest checkpoint of a run."""
+    return max(run.glob("step-*"))
 
 
 def damage_at_random(home: Home, seed: int) -> str:
@@ -175,7 +185,7 @@ class Parts:
     @classmethod
     def of(cls, run: Path) -> "Parts":
         """Read an intact run."""
-        with safe_open(run / LAST, framework="pt") as file:
+        with safe_open(newest(run), framework="pt") as file:
             last = json.loads(file.metadata()["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
         model_config, vocabulary, split, result = (
@@ -198,10 +208,14 @@ class Parts:
         for group in ("weights", "optimizer"):
             own = {n.partition(".")[2]: value for n, value in self.tensors.items() if n.startswith(group)}
             self.last[group] = _digest(own)
-        for name in ("last", "best"):
-            header = _json(_sealed(self.last | {"name": name, "run": digest} | self.header_changes)).decode()
-            kept = {n: v for n, v in self.tensors.items() if name == "last" or n.startswith("weights.")}
-            (run / f"{name}.safetensors").write_bytes(save(kept, {"checkpoint": header}))
+        for path in run.glob("step-*"):  # an intact one would be used instead
+            path.unlink()
+        state: dict[str, Any] = self.last["state"] if isinstance(self.last.get("state"), dict) else {}
+        steps = [each for each in (state.get("best_step"), state.get("step")) if type(each) is int]
+        for step in [each for each in steps if 0 <= each < 10**15] or [0]:
+            changed: dict[str, Any] = {"state": {**state, "step": step}} if step in steps[:-1] else {}
+            header = _json(_sealed(self.last | {"run": digest} | changed | self.header_changes)).decode()
+            (run / file_name(step)).write_bytes(save(self.tensors, {"checkpoint": header}))
 
     @property
     def header_changes(self) -> dict[str, Any]:
@@ -300,7 +314,7 @@ def crafted(run: Path) -> Iterator[tuple[str, Callable[[Home], None]]]:
     if intact.split["stored"] is not None:
         for name in SOURCES:
             yield f"list of {name}", written(partial(_list_of, name))
-    for name in (LAST, "best.safetensors", STORE, CONFIG, METRICS):
+    for name in (newest(run).name, STORE, CONFIG, METRICS):
         yield f"pickle in {name}", _pickle_in(name)
 
 
@@ -318,7 +332,7 @@ def written(change: Change) -> Callable[[Home], None]:
 def _value_at(part: str, path: tuple[Any, ...], value: Any) -> Change:
     def change(_: Home, parts: Parts) -> None:
         setattr(parts, part, put(getattr(parts, part), path, deepcopy(value)))
-        if part == "last" and path[:1] in (("name",), ("run",)):
+        if part == "last" and path[:1] == ("run",):
             parts.last["changes"] = {path[0]: value}
 
     return change
@@ -413,20 +427,20 @@ def _ids_of(kind: str, name: str, home: Home, parts: Parts) -> None:
 
 
 def _tensor_in_a_hole(home: Home, name: str) -> None:
-    with safe_open(home.run / LAST, framework="pt") as file:
+    with safe_open(home.last, framework="pt") as file:
         kept = {other: file.get_tensor(other) for other in file.offset_keys() if other != name}
         data = save(kept, file.metadata())
     size = int.from_bytes(data[:8], "little")
     header, end = json.loads(data[8 : 8 + size]), len(data) - 8 - size
     header[name] = {"dtype": "F32", "shape": [2**38], "data_offsets": [end, end + 2**40]}
     text = json.dumps(header).encode()
-    (home.run / LAST).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-    os.truncate(home.run / LAST, 8 + len(text) + end + 2**40)
+    (home.last).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    os.truncate(home.last, 8 + len(text) + end + 2**40)
 
 
 def _header_in_a_hole(home: Home) -> None:
-    (home.run / LAST).write_bytes((2**24).to_bytes(8, "little"))
-    os.truncate(home.run / LAST, 2**40)
+    (home.last).write_bytes((2**24).to_bytes(8, "little"))
+    os.truncate(home.last, 2**40)
 
 
 def to_half(value: torch.Tensor) -> torch.Tensor:

@@ -177,7 +177,7 @@ def _library(run: str) -> int:
 
     try:
         opened = Run.open(run)
-        read = (opened.settings, opened.read_metrics(), opened.read_result(), opened.load_state("last"))
+        read = (opened.settings, opened.read_metrics(), opened.read_result(), opened.load_state())
         weights = [(name, value.tolist()) for name, value in opened.load_weights().items()]
     except FlashmoreError as error:
         sys.stdout.write(ascii(f"wanted: {error}"))

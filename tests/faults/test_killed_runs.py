@@ -36,10 +36,11 @@ def require_same_end(jobs: Jobs, folder: Path, whole: Path, *words: str) -> None
     """The same command goes on, to the same tensors, and leaves nothing of the one that was killed."""
     again = train(jobs, folder, *words)
     assert (again.codes, again.signal) == ((0,), 0), again.text
-    for name in ("last", "best"):
-        wanted, found = (load_file(path / "run" / f"{name}.safetensors") for path in (whole, folder))
-        assert wanted.keys() == found.keys()
-        assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+    for wanted, found in zip(*(sorted(path.glob("run/step-*")) for path in (whole, folder)), strict=True):
+        assert wanted.name == found.name
+        first, second = load_file(wanted), load_file(found)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
     lines = [path.joinpath("run", "metrics.jsonl").read_text().count("\n") for path in (whole, folder)]
     assert lines[0] == lines[1]
     left = {path.name for path in (folder / "run").iterdir() if not path.name.startswith("events.")}

@@ -40,7 +40,7 @@ def make_bigram(make_run: Callable[..., Run]) -> Callable[..., Run]:
     def make(rows: list[list[float]], characters: str, context: int, split: Split = NO_ITEMS) -> Run:
         run = make_run("bigram", characters, context, split)
         logits: Tensor = torch.tensor(rows).clamp_min(1e-30).log()
-        run.save_checkpoint("last", Checkpoint({"logits": logits}, {}, State(0, 10)))
+        run.save_checkpoint(Checkpoint({"logits": logits}, {}, State(0, 10)))
         return run
 
     return make

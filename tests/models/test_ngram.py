@@ -145,12 +145,12 @@ def test_the_flat_step_smooths_as_the_eager_one() -> None:
     for flat in (False, True):
         model = build(sizes, seed=1)
         step = FlatStep(model, config, CPU, None) if flat else EagerStep(model, config, CPU, fused=True)
-        losses = [step([data.batch(number, "packed")], [(1e-2, 0.0)]).item() for number in range(3)]
+        losses = [step([[data.batch(number, "packed")]], [(1e-2, 0.0)]).item() for number in range(3)]
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     plain = build(sizes, seed=1)
     unsmoothed = EagerStep(plain, replace(config, ngram_smoothing=0.0), CPU, fused=True)
     for number in range(3):
-        unsmoothed([replace(data.batch(number, "packed"), smooth=None)], [(1e-2, 0.0)])
+        unsmoothed([[replace(data.batch(number, "packed"), smooth=None)]], [(1e-2, 0.0)])
     assert losses[-1] < losses[0]
     assert torch.allclose(weights[0], weights[1], atol=1e-5)
     other = torch.cat([parameter.detach().flatten() for parameter in plain.parameters()])

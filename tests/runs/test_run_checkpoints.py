@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import save as serialize
 
 from flashmore.errors import RunError
 from flashmore.models.registry import layout
@@ -44,7 +44,7 @@ def seal_again(path: Path, tensors: dict[str, torch.Tensor], **changes: object) 
         own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(group)}
         header[group] = _digest(own)
     sealed = records.encode(records.seal(header), indent=None).decode()
-    path.write_bytes(save(tensors, {"checkpoint": sealed}))
+    path.write_bytes(serialize(tensors, {"checkpoint": sealed}))
 
 
 def tensors_of(run: Run) -> dict[str, torch.Tensor]:
@@ -60,7 +60,7 @@ def test_a_checkpoint_comes_back_as_it_was(run: Run, make_checkpoint: MakeCheckp
     }
     optimizer = {"view": torch.rand(3, 2, generator=generator).t(), "rng": torch.get_rng_state()}
     state = State(7, 20, 0.1 + 0.2, 7, 1.5, LossScale(65536.0, 3))
-    run.save_checkpoint("last", Checkpoint(weights, optimizer, state))
+    run.save_checkpoint(Checkpoint(weights, optimizer, state))
     loaded = Run.open(run.path).load_checkpoint(
         {"view": ((2, 3), torch.float32), "rng": ((len(optimizer["rng"]),), torch.uint8)}
     )
@@ -71,9 +71,9 @@ def test_a_checkpoint_comes_back_as_it_was(run: Run, make_checkpoint: MakeCheckp
 
 
 def test_the_optimizer_is_not_read_for_its_weights(run: Run) -> None:
-    path = run.path / "last.safetensors"
+    path = run.checkpoint(0)
     tensors = tensors_of(run)
-    seal_again(path, tensors | {"optimizer.exp_avg": torch.zeros(2**20, dtype=torch.int8)})
+    seal_again(path, tensors | {"optimizer.exp_avg": torch.zeros(2**20)})
     assert run.load_weights().keys() == layout(run.model).keys()
     with pytest.raises(RunError, match=r"exp_avg of shape \(1048576,\)"):
         run.load_checkpoint(OPTIMIZER)
@@ -85,39 +85,106 @@ def test_what_may_be_there_is_read_where_it_is(run: Run, make_checkpoint: MakeCh
     optimizer = {
         name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in {**OPTIMIZER, **more}.items()
     }
-    run.save_checkpoint("last", replace(make_checkpoint(3), optimizer=optimizer))
+    run.save_checkpoint(replace(make_checkpoint(3), optimizer=optimizer))
     assert run.load_checkpoint(OPTIMIZER, more).optimizer.keys() == optimizer.keys()
     for wrong in (OPTIMIZER, {**OPTIMIZER, "more": more["rng.cuda"]}):
         with pytest.raises(RunError, match="that fit this run"):
             run.load_checkpoint(wrong)
 
 
-def test_best_must_be_the_one_that_last_knows(run: Run, make_checkpoint: MakeCheckpoint) -> None:
-    def save(name: str, step: int, best_step: int | None) -> None:
+@pytest.fixture
+def save(run: Run, make_checkpoint: MakeCheckpoint) -> Callable[..., None]:
+    """Saves a checkpoint whose tensors hold its step."""
+
+    def saved(step: int, best_step: int | None = None, keep: int = 2) -> None:
         made = make_checkpoint(step)
-        state = replace(made.state, best_step=best_step, best_loss=None if best_step is None else 1.0)
-        run.save_checkpoint(name, replace(made, state=state))  # type: ignore[arg-type]
+        best_loss = None if best_step is None else 1.0
+        state = replace(made.state, best_step=best_step, best_loss=best_loss)
+        run.save_checkpoint(replace(made, state=state), keep)
 
-    def loaded() -> float:
-        return next(iter(run.load_weights().values())).flatten()[0].item()
+    return saved
 
-    assert loaded() == 0
-    save("last", 5, best_step=5)
-    assert loaded() == 5, "a process that ends between the two leaves the best weights in `last`"
-    save("best", 5, best_step=5)
-    save("last", 8, best_step=5)
-    assert loaded() == 5
-    shutil.copy(run.path / "best.safetensors", run.path / "kept")
-    save("best", 3, best_step=3)
-    with pytest.raises(RunError, match="one of step 3"):
+
+def value_of(run: Run) -> float:
+    return next(iter(run.load_weights().values())).flatten()[0].item()
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [9]), (2, [5, 8, 9]), (3, [5, 7, 8, 9]), (20, [*range(10)])])
+def test_the_newest_checkpoints_are_kept_with_their_best(
+    run: Run, save: Callable[..., None], keep: int, kept: list[int]
+) -> None:
+    saved = [(1, None), (2, 2), (3, 3), (4, 3), (5, 5), (6, 5), (7, 5), (8, 5), (9, 9)]
+    for step, best_step in saved:
+        save(step, best_step, keep)
+    assert run.steps == kept
+    assert value_of(run) == 9
+
+
+def test_without_validation_the_newest_weights_are_used(run: Run, save: Callable[..., None]) -> None:
+    for step in (1, 2, 3):
+        save(step)
+        assert value_of(run) == step
+    assert run.steps == [2, 3]
+
+
+def test_the_checkpoint_before_a_damaged_one_is_used_and_told(
+    run: Run, save: Callable[..., None], step_of: StepOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(3, 3)
+    save(8, 3)
+    assert step_of(run) == 8
+    assert capsys.readouterr().err == ""
+    flip(run.checkpoint(8))
+    for opened in (run, Run.open(run.path)):
+        assert step_of(opened) == 3
+        assert opened.load_state().best_step == 3
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "step-000000008.safetensors: " in told
+        assert told.endswith("using the checkpoint of step 3\n")
+    save(5, 3)  # as training that goes on from there does
+    assert run.steps == [3, 5]
+    assert step_of(run) == 5
+
+
+def test_a_damaged_best_checkpoint_is_worth_the_one_before(
+    run: Run, save: Callable[..., None], step_of: StepOf
+) -> None:
+    for step, best_step in ((3, 3), (6, 6), (8, 6)):
+        save(step, best_step, keep=3)
+    flip(run.checkpoint(6))
+    assert value_of(run) == 3
+    assert step_of(run) == 3
+
+
+def test_training_goes_on_without_lost_best_weights_and_nothing_else_does(
+    run: Run, save: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(3, 3)
+    save(8, 3)
+    save(9, 3)
+    run.checkpoint(3).unlink()
+    with pytest.raises(RunError, match="to go on without the best weights: flashmore train --resume"):
         run.load_weights()
-    (run.path / "best.safetensors").unlink()
-    with pytest.raises(RunError, match="it is missing"):
-        run.load_weights()
-    with pytest.raises(RunError, match="it is missing"):
-        run.load_checkpoint(OPTIMIZER)
-    shutil.move(run.path / "kept", run.path / "best.safetensors")
-    assert loaded() == 5
+    state = run.load_state(best_lost=True)
+    assert (state.step, state.best_step, state.best_loss) == (9, None, None)
+    assert "without the best weights so far, which are lost" in capsys.readouterr().err
+
+
+def test_with_every_checkpoint_damaged_each_is_named(run: Run, save: Callable[..., None]) -> None:
+    save(4, 4)
+    save(8, 4)
+    for step in run.steps:
+        flip(run.checkpoint(step))
+    with pytest.raises(RunError) as caught:
+        run.load_state(best_lost=True)
+    assert all(f"step-{step:09}.safetensors: " in caught.value.found for step in (4, 8))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
 
 
 def test_a_checkpoint_of_another_run_is_refused(run: Run, make_run: MakeRun, tmp_path: Path) -> None:
@@ -131,29 +198,31 @@ def test_a_checkpoint_of_another_run_is_refused(run: Run, make_run: MakeRun, tmp
     assert run.load_weights()
 
 
-def test_best_in_the_place_of_last_is_refused(run: Run, make_checkpoint: MakeCheckpoint) -> None:
-    run.save_checkpoint("best", make_checkpoint(3))
-    shutil.copy(run.path / "best.safetensors", run.path / "last.safetensors")
-    with pytest.raises(RunError, match="'best'"):
+def test_a_checkpoint_in_the_place_of_another_is_refused(run: Run, make_checkpoint: MakeCheckpoint) -> None:
+    run.save_checkpoint(make_checkpoint(3))
+    for step in run.steps:
+        shutil.copy(run.checkpoint(3), run.checkpoint(5))
+        run.checkpoint(step).unlink()
+    with pytest.raises(RunError, match=r"step-000000005\.safetensors: the checkpoint of step 3"):
         run.load_weights()
 
 
 def test_every_cut_is_found(run: Run) -> None:
-    path = run.path / "last.safetensors"
+    path = run.checkpoint(0)
     data = path.read_bytes()
     for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
-        with pytest.raises(RunError, match="last"):
+        with pytest.raises(RunError, match="step-000000000"):
             run.load_checkpoint(OPTIMIZER)
     path.unlink()
-    with pytest.raises(RunError, match="it is missing"):
+    with pytest.raises(RunError, match="no checkpoint"):
         run.load_checkpoint(OPTIMIZER)
 
 
 @settings(deadline=None)
 @given(data=st.data())
 def test_every_altered_bit_is_found(module_run: Run, data: st.DataObject) -> None:
-    path = module_run.path / "last.safetensors"
+    path = module_run.checkpoint(0)
     intact = path.read_bytes()
     altered = bytearray(intact)
     altered[data.draw(st.integers(0, len(intact) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -170,7 +239,7 @@ def test_every_altered_bit_is_found(module_run: Run, data: st.DataObject) -> Non
     junk=st.binary(max_size=200) | st.integers(0, 2**64 - 1).map(lambda n: n.to_bytes(8, "little") + b"{}")
 )
 def test_junk_is_refused(module_run: Run, junk: bytes) -> None:
-    path = module_run.path / "last.safetensors"
+    path = module_run.checkpoint(0)
     intact = path.read_bytes()
     path.write_bytes(junk)
     try:
@@ -201,18 +270,18 @@ def test_tensors_that_do_not_fit_are_refused_before_they_are_used(
         tensors[prefix + "surprise"] = torch.zeros(1)
     else:
         tensors[name] = change(tensors[name])
-    seal_again(run.path / "last.safetensors", tensors)
+    seal_again(run.checkpoint(0), tensors)
     with pytest.raises(RunError, match=name.removeprefix(prefix) if change else "surprise"):
         run.load_checkpoint(OPTIMIZER)
 
 
 def test_tensors_with_a_wrong_checksum_are_refused(run: Run) -> None:
-    path = run.path / "last.safetensors"
+    path = run.checkpoint(0)
     tensors = tensors_of(run)
     header = records.encode(header_of(path), indent=None).decode()
     for name in tensors:
-        path.write_bytes(save(tensors | {name: tensors[name] + 1}, {"checkpoint": header}))
-        with pytest.raises(RunError, match="its checksum describes"):
+        path.write_bytes(serialize(tensors | {name: tensors[name] + 1}, {"checkpoint": header}))
+        with pytest.raises(RunError, match="different from their checksum"):
             run.load_checkpoint(OPTIMIZER)
 
 
@@ -232,23 +301,23 @@ def test_tensors_with_a_wrong_checksum_are_refused(run: Run) -> None:
     ],
 )  # fmt: skip
 def test_a_sealed_state_with_wrong_values_is_refused(run: Run, change: dict[str, object]) -> None:
-    path = run.path / "last.safetensors"
+    path = run.checkpoint(0)
     state = header_of(path)["state"]
     assert isinstance(state, dict)
     seal_again(path, tensors_of(run), state=state | change)
-    with pytest.raises(RunError, match=r"state of a checkpoint|surprise|64-bit"):
-        run.load_state("last")
+    with pytest.raises(RunError, match=r"000\.safetensors: .*(step|state|surprise|64-bit)"):
+        run.load_state()
 
 
 def test_a_sealed_state_without_a_field_is_refused(run: Run) -> None:
-    path = run.path / "last.safetensors"
+    path = run.checkpoint(0)
     state = header_of(path)["state"]
     assert isinstance(state, dict)
     tensors = tensors_of(run)
     for name in state:
         seal_again(path, tensors, state={field: state[field] for field in state if field != name})
         with pytest.raises(RunError, match=name):
-            run.load_state("last")
+            run.load_state()
 
 
 def test_a_state_that_json_does_not_know_loses_nothing(
@@ -256,8 +325,6 @@ def test_a_state_that_json_does_not_know_loses_nothing(
 ) -> None:
     made = make_checkpoint(1)
     with pytest.raises(ValueError, match="JSON"):
-        run.save_checkpoint(
-            "last", replace(made, state=replace(made.state, best_loss=float("inf"), best_step=1))
-        )
+        run.save_checkpoint(replace(made, state=replace(made.state, best_loss=float("inf"), best_step=1)))
     assert step_of(run) == 0
     assert not list(run.path.glob("*.tmp"))

@@ -35,10 +35,10 @@ SAVE_AND_BE_KILLED = """
 home = Path(sys.argv[1])
 def save_for_ever():
     run = Run.open(home)
-    step = run.load_state("last").step
+    step = run.load_state().step
     while True:
         step += 1
-        run.save_checkpoint("last", checkpoint_of(step))
+        run.save_checkpoint(checkpoint_of(step))
         os.write(saved, b"!")
 
 chance = random.Random(1)
@@ -51,14 +51,14 @@ for _ in range(25):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(told)
-    print(Run.open(home).load_state("last").step, flush=True)
+    print(Run.open(home).load_state().step, flush=True)
 """
 
 SAVE_UNTIL_TOLD = """
 run, step = Run.open(sys.argv[1]), 0
 while not Path(sys.argv[2]).exists() and step < 100_000:
     step += 1
-    run.save_checkpoint("last", checkpoint_of(step))
+    run.save_checkpoint(checkpoint_of(step))
 """
 
 
@@ -91,7 +91,7 @@ def test_saves_killed_at_any_moment_keep_weights_and_optimizer_together(
 
 
 def test_what_a_dead_writer_left_is_removed_by_the_next(run: Run, make_run: MakeRun, tmp_path: Path) -> None:
-    (run.path / ".last.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
+    (run.path / ".step-000000000.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     assert Run.open(run.path) == run
     kept = (".notes.tmp", ".0123456789abcdef.tmp", ".a.0123456789ABCDEF.tmp", "a.0123456789abcdef.tmp")
     for name in kept:
@@ -105,7 +105,7 @@ def test_what_a_dead_writer_left_is_removed_by_the_next(run: Run, make_run: Make
         (unfinished / name).write_bytes(b"half")
     made = make_run(unfinished)
     assert sorted(entry.name for entry in made.path.iterdir()) == sorted(
-        ("config.json", "last.safetensors", "run.lock", "split.json", "vocabulary.json")
+        ("config.json", "step-000000000.safetensors", "run.lock", "split.json", "vocabulary.json")
     )
     assert made.settings == run.settings
 

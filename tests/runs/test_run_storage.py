@@ -70,7 +70,7 @@ def test_a_disk_that_fills_up_between_the_files_of_a_run(make_run: MakeRun, smal
 def test_a_full_disk_leaves_whole_lines(make_run: MakeRun, small_disk: Path) -> None:
     run = make_run(small_disk / "run")
     step = 0
-    lines = run.log_metrics(run.load_state("last"))
+    lines = run.log_metrics(run.load_state())
     with lines, pytest.raises(StorageError, match="free space"):  # noqa: PT012
         while True:
             lines.append({"step": step, "loss": 0.1 + 0.2, "step_ms": 1 / 3})
@@ -85,7 +85,7 @@ def test_a_read_only_disk_can_be_read(make_run: MakeRun, small_disk: Path, step_
     assert step_of(Run.open(run.path)) == 0
     assert run.read_metrics() == []
     for write in (
-        lambda: run.log_metrics(run.load_state("last")),
+        lambda: run.log_metrics(run.load_state()),
         lambda: run.write_result({}),
         lambda: make_run(small_disk / "other"),
     ):
@@ -97,16 +97,16 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     make_run: MakeRun, make_checkpoint: MakeCheckpoint, step_of: StepOf, small_disk: Path, contents: Contents
 ) -> None:
     run = make_run(small_disk / "run", channels=100)
-    run.save_checkpoint("last", make_checkpoint(1, channels=100))
+    run.save_checkpoint(make_checkpoint(1, channels=100))
     fill(small_disk)
     before = contents(run.path)
     with pytest.raises(StorageError, match="free space") as caught:
-        run.save_checkpoint("last", make_checkpoint(2, channels=100))
-    assert str(run.path / "last") in caught.value.wanted
+        run.save_checkpoint(make_checkpoint(2, channels=100))
+    assert str(run.path / "step-") in caught.value.wanted
     assert contents(run.path) == before
     assert step_of(run) == 1
     (small_disk / "filler").unlink()
-    run.save_checkpoint("last", make_checkpoint(2, channels=100))
+    run.save_checkpoint(make_checkpoint(2, channels=100))
     assert step_of(run) == 2
 
 
@@ -125,6 +125,6 @@ def test_a_quota_keeps_the_old_checkpoint(
 ) -> None:
     before = contents(run.path)
     with pytest.raises(StorageError, match="free space"):
-        run.save_checkpoint("last", make_checkpoint(2, channels=10_000))
+        run.save_checkpoint(make_checkpoint(2, channels=10_000))
     assert step_of(run) == 0
     assert contents(run.path) == before

@@ -107,8 +107,8 @@ def test_recording_changes_neither_weights_nor_random_numbers(make: Make) -> Non
 @pytest.mark.cuda
 def test_dropout_differs_from_replay_to_replay(make: Make) -> None:
     trainer = make("cuda", "cuda-graph", dropout=0.5, learning_rate=0.0, lr_schedule="constant")
-    batch = trainer.batch(0)
-    assert len({trainer.step([batch], [(0.0, 0.0)]).item() for _ in range(8)}) > 1
+    batches = [replace(trainer.batch(0), dropout_seed=seed) for seed in range(8)]
+    assert len({trainer.step([[batch]], [(0.0, 0.0)]).item() for batch in batches}) > 1
 
 
 @pytest.mark.cuda

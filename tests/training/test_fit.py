@@ -95,7 +95,7 @@ def test_training_stops_when_the_validation_loss_no_longer_improves(tmp_path: Pa
     best = min(range(len(seen.losses)), key=seen.losses.__getitem__)
     assert best == len(seen.losses) - 4
     assert result.val_loss == pytest.approx(seen.losses[best])
-    assert Run.open(tmp_path / "run").load_state("best").step == seen.steps[best]
+    assert Run.open(tmp_path / "run").load_state().best_step == seen.steps[best]
     again = resume(tmp_path / "run")
     assert again == result
     whole = train(replace(config, patience=0), tmp_path / "whole")

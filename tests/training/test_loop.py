@@ -6,10 +6,8 @@ import os
 import random
 import signal
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,9 +15,8 @@ from safetensors.torch import load_file
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, RunError, TrainingFailed
-from flashmore.runs import Checkpoint, Run
+from flashmore.runs import Run
 from flashmore.specs import models
-from flashmore.training import loop
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
 from forks import Forks
@@ -51,12 +48,13 @@ class PressCtrlC(Observer):
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return Run.open(run).load_weights("last")
+    opened = Run.open(run)
+    return opened.load_weights(opened.steps[-1])
 
 
-def tensors(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    """Weights, optimizer and random numbers."""
-    return load_file(run / f"{name}.safetensors")
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Weights, optimizer and random numbers of the newest checkpoint."""
+    return load_file(max(run.glob("step-*")))
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
@@ -88,8 +86,9 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     torch.rand(7)  # what happens to the random numbers in between must not matter
     resumed = resume(tmp_path / "cut")
 
-    for name in ("last", "best"):
-        assert same(tensors(tmp_path / "whole", name), tensors(tmp_path / "cut", name))
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+    best = [Run.open(tmp_path / name).load_weights() for name in ("whole", "cut")]
+    assert same(*best)
     assert resumed.test_loss == whole.test_loss
     left, right = (
         [
@@ -153,8 +152,8 @@ def test_the_best_weights_are_those_with_the_lowest_validation_loss(tmp_path: Pa
     result = train(config, tmp_path / "run")
     lines = [line for line in Run.open(tmp_path / "run").read_metrics() if "val_loss" in line]
     best = min(lines, key=lambda line: line["val_loss"])
-    state = Run.open(tmp_path / "run").load_state("last")
-    assert state.best_step == Run.open(tmp_path / "run").load_state("best").step == best["step"] < 120
+    state = Run.open(tmp_path / "run").load_state()
+    assert state.best_step == best["step"] < 120
     assert result.val_loss == pytest.approx(best["val_loss"], rel=1e-6)
 
 
@@ -195,7 +194,7 @@ def test_makemores_split_reports_its_leak_and_keeps_the_last_weights(tmp_path: P
     assert result.leak_share is not None
     assert 0 < result.leak_share <= 1
     assert result.val_loss is None
-    assert Run.open(tmp_path / "run").load_state("last").best_step is None
+    assert Run.open(tmp_path / "run").load_state().best_step is None
     assert {"leak_share", "test_loss_unleaked"} <= result.to_json().keys()
 
 
@@ -215,7 +214,7 @@ def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tm
         train(config, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     assert all(math.isfinite(line["loss"]) for line in run.read_metrics())
-    step = run.load_state("last").step
+    step = run.load_state().step
     assert f"the last checkpoint is from step {step}" in caught.value.found
     assert step > 0
     assert all(value.isfinite().all() for value in tensors(tmp_path / "run").values())
@@ -286,7 +285,7 @@ def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop_at", [1, 6, 12])
 def test_the_same_call_goes_on_with_its_own_run(tmp_path: Path, stop_at: int) -> None:
     whole = train(SMALL, tmp_path / "whole")
-    with pytest.raises(Interrupted) if stop_at < 12 else nullcontext():
+    with pytest.raises(Interrupted):  # at 12, in the last evaluation
         train(SMALL, tmp_path / "cut", PressCtrlC(stop_at))
     again = train(SMALL, tmp_path / "cut")
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
@@ -303,7 +302,7 @@ def test_every_optimizer_goes_on_bit_for_bit(tmp_path: Path, optimizer: str, dty
         train(config, tmp_path / "cut", PressCtrlC(5))
     train(config, tmp_path / "cut")
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
-    states = [Run.open(tmp_path / name).load_state("last") for name in ("whole", "cut")]
+    states = [Run.open(tmp_path / name).load_state() for name in ("whole", "cut")]
     assert states[0].loss_scale == states[1].loss_scale
 
 
@@ -330,28 +329,17 @@ def test_a_scheduler_that_ends_a_run_has_it_saved(tmp_path: Path, name: str) -> 
     before = signal.getsignal(getattr(signal, name))
     with pytest.raises(Interrupted, match=f"by {name} at step 5"):
         train(SMALL, tmp_path / "run", Send())
-    assert Run.open(tmp_path / "run").load_state("last").step == 5
+    assert Run.open(tmp_path / "run").load_state().step == 5
     assert signal.getsignal(getattr(signal, name)) == before
 
 
-def test_work_is_saved_by_time_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # every step would go beyond it
-    config = replace(SMALL, eval_interval=12, log_interval=12)
-    seen = []
-
-    class Look(Observer):
-        def started(self, session: Session) -> None:
-            save = session.run.save_checkpoint
-
-            def look(name: Any, checkpoint: Checkpoint) -> None:
-                save(name, checkpoint)
-                seen.append(Run.open(tmp_path / "run").load_state("last").step)
-
-            object.__setattr__(session.run, "save_checkpoint", look)
-
-    train(config, tmp_path / "run", Look())
-    assert seen[:11] == list(range(1, 12))
+@pytest.mark.parametrize("log_interval", [1, 5, 12])
+def test_work_is_saved_by_time_as_well(log_interval: int, tmp_path: Path) -> None:
+    config = replace(SMALL, eval_interval=12, log_interval=log_interval, keep=100)
+    train(replace(config, save_seconds=1e-9), tmp_path / "run")  # less than any step takes
+    assert Run.open(tmp_path / "run").steps == [*range(13)]
     train(config, tmp_path / "whole")
+    assert Run.open(tmp_path / "whole").steps == [0, 12]
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "run"))
 
 

@@ -1,6 +1,5 @@
 """A run goes on where its device, its compiler or its attention kernel is missing."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 
 from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
-from flashmore.runs import Run, locked
 from flashmore.training.corpus import read_corpus
 from flashmore.training.loop import resume, train
 from flashmore.training.resolve import Resolved, resolve_speed
@@ -64,22 +62,3 @@ def test_what_a_gpu_had_is_left_out_on_a_cpu_with_the_reasons() -> None:
     assert any(note.startswith(replaced) for note in resolved.notes)
     again = here(replace(resolved.config, attention="manual"), model_config)
     assert again.notes == ("speed-ups: fused-adamw",)
-
-
-def test_random_numbers_of_a_gpu_are_no_reason_to_refuse(tmp_path: Path) -> None:
-    train(replace(SMALL, dropout=0.1, speedups=("none",)), tmp_path / "run")
-    run = Run.open(tmp_path / "run")
-    with locked(run.path):
-        saved = run.load_checkpoint(
-            {name: (tuple(value.shape), value.dtype) for name, value in optimizer_of(run.path).items()}
-        )
-        more = {**saved.optimizer, "rng.cuda": torch.zeros(16, dtype=torch.uint8)}
-        run.save_checkpoint("last", replace(saved, optimizer=more))
-    assert math.isfinite(resume(run.path, 6).test_loss or math.nan)
-
-
-def optimizer_of(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    tensors = load_file(path / "last.safetensors")
-    return {n.removeprefix("optimizer."): value for n, value in tensors.items() if n.startswith("optimizer.")}

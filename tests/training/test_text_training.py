@@ -85,10 +85,10 @@ def test_training_and_resuming_end_bit_for_bit_alike(
     with pytest.raises(Interrupted):
         train(dropping, tmp_path / "halves", PressCtrlC(30))
     resume(tmp_path / "halves")
-    whole, halves = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "halves"))
+    whole, halves = (load_file(max((tmp_path / name).glob("step-*"))) for name in ("whole", "halves"))
     assert whole.keys() == halves.keys()
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
-    states = [Run.open(tmp_path / name).load_state("last") for name in ("whole", "halves")]
+    states = [Run.open(tmp_path / name).load_state() for name in ("whole", "halves")]
     assert states[0].best_loss == states[1].best_loss
 
 
@@ -98,7 +98,7 @@ def test_a_run_resumes_after_its_store_was_damaged(config: TrainConfig, tmp_path
     (tmp_path / "run" / "tokens.bin").write_bytes(b"other ids")
     resume(tmp_path / "run")
     train(config, tmp_path / "whole")
-    ended, whole = (Run.open(tmp_path / name).load_weights("last") for name in ("run", "whole"))
+    ended, whole = (load_file(max((tmp_path / name).glob("step-*"))) for name in ("run", "whole"))
     assert all(torch.equal(whole[name], ended[name]) for name in whole)
 
 
@@ -108,7 +108,7 @@ def test_the_loss_of_a_part_is_that_of_every_id_in_it(trained: Path) -> None:
     assert run.text is not None
     assert result is not None
     model = build(run.model, 0).eval()
-    run.restore(model, run.load_weights("best"))
+    run.restore(model, run.load_weights())
     for part, said in (("validation", result["val_loss"]), ("test", result["test_loss"])):
         begin, stop = getattr(run.text.parts, part)
         ids = torch.from_numpy(run.text.ids(trained, run.vocabulary)[begin:stop].astype(np.int64))
@@ -273,11 +273,11 @@ def test_tied_weights_are_one_matrix_before_and_after_a_checkpoint(
     )
     run = Run.open(tmp_path / "run")
     model = build(run.model, 1)
-    run.restore(model, run.load_weights("last"))
+    run.restore(model, run.load_weights(5))
     weights = dict(model.named_parameters(remove_duplicate=False))
     assert weights["wte.weight"] is weights["lm_head.weight"]
     assert not any(name.endswith("bias") for name in weights)
-    assert torch.equal(run.load_weights("last")["lm_head.weight"], weights["wte.weight"])
+    assert torch.equal(run.load_weights(5)["lm_head.weight"], weights["wte.weight"])
 
 
 def test_other_models_have_no_choice_of_bias_or_activation() -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 from traceback import walk_tb
 
 from flashmore.cli.process import INTERRUPTED
-from flashmore.errors import FlashmoreError, UsageError, is_of_the_compiler, is_out_of_memory
+from flashmore.errors import (
+    FlashmoreError,
+    RankLost,
+    RankStopped,
+    UsageError,
+    is_of_the_compiler,
+    is_out_of_memory,
+)
+from flashmore.ranks import rank, speak
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
@@ -24,6 +32,8 @@ VERBS = {
     "play": "write this page and open it in the browser",
     "attention": "show what each attention head attends to in a name",
     "pack": "pack a run into one file to share, without the training items",
+    "runs": "list the runs in a folder: losses, size, state",
+    "verify": "check every file of a run for damage",
     "export": "export a run for transformers, ONNX Runtime, torch.export or llama.cpp",
     "import": "turn a model of makemore, nanoGPT or Hugging Face into a run",
     "compare": "compare runs or models side by side",
@@ -64,10 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         except Exception as error:
             ours = _for_users(error)
+            if not isinstance(error, RankStopped | RankLost):
+                speak()
             if ours is None:
                 raise
             # Line by line, such that no part can imitate another.
-            say(*ours.lines)
+            say(*(f"rank {rank()}: {line}" if rank() else line for line in ours.lines))
             if isinstance(error, OSError):
                 _drop_unwritten()
             return ours.exit_code

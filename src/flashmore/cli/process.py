@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from flashmore.files import cache_folder
+from flashmore.ranks import be_silent, rank
 
 INTERRUPTED = 130
 _pressed = False
@@ -20,6 +21,8 @@ _pressed = False
 def entry() -> NoReturn:
     """Run the command of this process and exit with its exit code."""
     _open_missing_streams()
+    if rank():
+        be_silent()
     if sys.argv[1:2] != ["upgrade"]:  # whose --run starts a program that may need its own folder
         # PyTorch's compiler starts Python with -c, which imports from the working directory.
         os.environ["PYTHONSAFEPATH"] = "1"

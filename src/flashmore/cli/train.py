@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
 from flashmore.cli.play import open_page
 from flashmore.cli.show import figures, name_cells, stdout, table
-from flashmore.config import TrainConfig
+from flashmore.config import EXECUTION, TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
+from flashmore.ranks import rank, world_size
 from flashmore.specs import model_spec
 from flashmore.terminal import write_json
 
@@ -44,6 +45,9 @@ class Train:
     """Data, model and training. Some defaults depend on --model and --preset."""
     out: Path | None = None
     """New or empty folder for the run. If omitted, the first unused of runs/MODEL, runs/MODEL-2, …"""
+    resume: Literal["auto"] | None = None
+    """`auto`: resume the run of the same options and data in --out, or the newest one in runs/; begin it if
+    there is none."""
     splits: int = 1
     """Train on this many random splits and report how the test loss varies. Only the first run is kept."""
     open: bool = False
@@ -54,6 +58,9 @@ class Train:
     def __post_init__(self) -> None:
         if not 1 <= self.splits <= MOST_SPLITS:
             raise ConfigError("a valid --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}")
+        if self.resume is not None and self.splits > 1:
+            found = f"--splits {self.splits}, whose other runs are not kept"
+            raise ConfigError("a single run with --resume auto", found, "omit one of the two options")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,14 @@ class Resume:
     """The run's folder."""
     max_steps: int | None = None
     """New total number of steps. If omitted, that of the run."""
+    parallel: Literal["auto", "ddp", "fsdp"] | None = None
+    """Under torchrun: how processes share the model, as in `flashmore train --help`."""
+    grad_accum: int | None = None
+    """Number of parts in which the gradient of a batch is computed."""
+    activation_checkpointing: bool | None = None
+    """Whether to recompute activations in the backward pass."""
+    cpu_offload: bool | None = None
+    """Whether to keep sharded weights and the optimizer in CPU memory."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 
@@ -71,11 +86,11 @@ class Resume:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore train`."""
     command: Train | Resume
-    if value_of("--resume", argv) is not None:
+    if value_of("--resume", argv) not in (None, "auto"):
         command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
-                "only --max-steps and --json with --resume", " ".join(others),
+                "only --max-steps, --json and options of how to compute with --resume", " ".join(others),
                 f"flashmore train --resume {shlex.quote(str(resumed.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
     elif value_of("--out", argv) == "":
@@ -89,13 +104,20 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.training.splits import losses_of_splits, require_random_splits
 
     if isinstance(command, Train) and command.splits > 1:
+        if world_size() > 1:
+            found = f"{world_size()} processes of torchrun"
+            raise ConfigError("a single process for --splits", found, "flashmore train without torchrun")
         require_random_splits(command.config, command.splits)
 
     with ProgressLine() as line:
         if isinstance(command, Resume):
-            result = resume(command.resume, command.max_steps, line)
+            changes = {name: getattr(command, name) for name in EXECUTION}
+            changes = {name: value for name, value in changes.items() if value is not None}
+            result = resume(command.resume, command.max_steps, line, **changes)
         else:
-            result = train(command.config, command.out, line)
+            result = train(command.config, command.out, line, again=command.resume is not None)
+    if rank():
+        return 0
     losses: list[float] = []
     if isinstance(command, Train) and command.splits > 1:
         losses = list(losses_of_splits(command.config, command.splits, result.test_loss))
@@ -115,7 +137,7 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
     rows = table("", "")
     rows.show_header = False
     rows.add_row("model", result.model)
-    for title, figure in figures(result, run.load_state("last").best_step).items():
+    for title, figure in figures(result, run.load_state().best_step).items():
         rows.add_row(title, figure)
     if result.leak_share is not None:
         rows.add_row("test items also in train", f"{result.leak_share:.2%}")

@@ -221,10 +221,10 @@ class Windows:
         """The same with batches for another device."""
         return Windows(self.ids, (self.start, self.stop), self.context, device, self.ranks)
 
-    def random(self, step: int, batch: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step as in `at`, drawn uniformly with replacement: a function of seed and step."""
+    def random(self, step: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
+        """Start positions of the batch of a step, drawn uniformly with replacement: a function of both."""
         generator = np.random.default_rng((seed, _ORDER, step))
-        return self.at(generator.integers(self.start, self.stop - self.context, size=batch))
+        return generator.integers(self.start, self.stop - self.context, size=batch)
 
     def at(self, starts: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Windows that start at these positions: ids (B, T) and targets (B, T), int64, on the device.

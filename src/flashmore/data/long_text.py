@@ -128,16 +128,16 @@ class LongText:
         if self.in_place:
             return self._ids_in_place(folder)
         store = folder / STORE
-        if not self._is_intact(store):
+        if not self.is_intact(store):
             self.stored(folder, vocabulary)
-            if not self._is_intact(store):
+            if not self.is_intact(store):
                 store.unlink()
                 wanted = f"the text that {self.path or 'the generator of random ids'} held when the run began"
                 found = "a different text, or another encoding"
                 raise DataError(wanted, found, "the original text")
         return np.memmap(store, DTYPE, "r")
 
-    def _is_intact(self, store: Path) -> bool:
+    def is_intact(self, store: Path) -> bool:
         """Whether the token file has the recorded size, which is checked first, SHA-256 and largest id."""
         try:
             with open_regular(store) as file:

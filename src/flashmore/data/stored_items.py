@@ -73,6 +73,14 @@ class StoredItems:
         found[0] = EOS
         return found.astype(DTYPE)
 
+    def ids(self) -> Ids:
+        """Map the ids: (count,) uint16; a DataError if the file is missing or has changed."""
+        path = Path(self.path)
+        if scan_tokens(path, self.count) != (self.count, len(self.order) - 1, self.ids_sha256):
+            wanted = f"the items that {path} held when it was prepared"
+            raise DataError(wanted, "different ones", "the original file")
+        return np.asarray(np.memmap(path, DTYPE, "r"))
+
     def open(self) -> "OpenItems":
         """Map the ids, and split the items.
 
@@ -82,12 +90,8 @@ class StoredItems:
         Raises:
             DataError: the file is missing or changed, or a part with a share is empty.
         """
-        path = Path(self.path)
-        if scan_tokens(path, self.count) != (self.count, len(self.order) - 1, self.ids_sha256):
-            wanted = f"the items that {path} held when it was prepared"
-            raise DataError(wanted, "different ones", "the original file")
-        ids: Ids = np.asarray(np.memmap(path, DTYPE, "r"))
-        starts, lengths = _rows(ids, f"items of 1 to {MAX_LENGTH} characters in {path}")
+        ids = self.ids()
+        starts, lengths = _rows(ids, f"items of 1 to {MAX_LENGTH} characters in {self.path}")
         hashes = self._hashes(ids, starts, lengths)
         order = hashes.argsort()
         hashes = hashes[order]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.manual import attend_last
@@ -150,6 +151,8 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
+        """Whether the backward pass recomputes the activations of the blocks instead of keeping them."""
         V, C = config.vocab_size, config.n_embd
         self.wte = nn.Embedding(V, C)
         self.wpe = nn.Embedding(config.block_size, C)
@@ -174,7 +177,10 @@ class Transformer(nn.Module):
         positions = self.wpe.weight[:T] if segments is None else _rows_of(self.wpe.weight, segments.positions)
         x = self.dropout(_rows_of(self.wte.weight, ids) + positions)  # (…, C)
         for block in self.blocks:
-            x = block(x, segments)  # (…, C)
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, segments, use_reentrant=False)  # (…, C)
+            else:
+                x = block(x, segments)  # (…, C)
         V, multiple = self.config.vocab_size, self.config.padding_multiple
         if V % multiple == 0:
             logits: Tensor = self.lm_head(self.ln_f(x))  # (…, V)

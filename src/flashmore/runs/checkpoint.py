@@ -1,32 +1,49 @@
-"""Weights, optimizer and state of one step in one safetensors file, which is replaced atomically.
+"""Weights, optimizer and state of one step in one safetensors file, written atomically.
 
 Reading executes no code, and checks names, dtypes and shapes before any tensor.
 """
 
 import hashlib
+import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from flashmore.errors import RunError
-from flashmore.files import INTACT, open_regular, reading, replace_file
+from flashmore.files import INTACT, disk_errors, open_regular, reading, replacing, write_all
 from flashmore.runs import records
 
-Name = Literal["last", "best"]
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of every tensor, by name."""
 
 _WEIGHTS, _OPTIMIZER, _METADATA = "weights.", "optimizer.", "checkpoint"
 _LARGEST_HEADER = 2**24
+_ALIGNED = 8
+"""The tensors of a file start at a multiple of so many bytes, which are those of the largest dtype."""
+_FILE = re.compile(r"step-(\d{9,15})\.safetensors")
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16,
            "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def file_name(step: int) -> str:
+    """The name of a checkpoint's file; names sort by step."""
+    return f"step-{step:09}.safetensors"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's file; None for the name of another file."""
+    found = _FILE.fullmatch(name)
+    return int(found[1]) if found and file_name(int(found[1])) == name else None
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,14 @@ class LossScale:
 
 
 @dataclass(frozen=True)
+class Unevaluated:
+    """The loss and the milliseconds per step of a log line that lacks its evaluation."""
+
+    loss: float
+    step_ms: float
+
+
+@dataclass(frozen=True)
 class State:
     """The training state other than tensors; values that no run can have are refused."""
 
@@ -51,11 +76,13 @@ class State:
     best_loss: float | None = None
     """Lowest validation loss so far, in nats per character."""
     best_step: int | None = None
-    """The step of the checkpoint `best`."""
+    """The step at which it was measured, whose checkpoint has the best weights."""
     train_seconds: float = 0.0
     """Training time, excluding evaluation and saving."""
     loss_scale: LossScale | None = None
     """For a run in float16."""
+    unevaluated: Unevaluated | None = None
+    """If training was interrupted while it evaluated this step, which it then does first when resumed."""
     metrics_bytes: int = 0
     """Length of metrics.jsonl when the checkpoint was saved, and the SHA-256 of those bytes."""
     metrics_sha256: str = hashlib.sha256().hexdigest()
@@ -85,21 +112,76 @@ class Checkpoint:
 class _Header:
     """The sealed metadata of a checkpoint file: `weights` and `optimizer` as in `_digest`."""
 
-    name: str
     run: str
     weights: str
     optimizer: str
     state: State
 
 
+class Image:
+    """The tensors of a checkpoint in host memory, laid out as in its file; reused from save to save.
+
+    `take` copies the tensors, so that training may go on; `write` computes checksums and writes the copy.
+    """
+
+    def __init__(self) -> None:
+        self._layout: Layout = {}
+        self._data = torch.empty(0, dtype=torch.uint8)
+        self._tensors: dict[str, Tensor] = {}
+        """Views of `_data`, in the order of the file."""
+
+    def take(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Copy the tensors of a checkpoint, of any device and strides."""
+        tensors = {_WEIGHTS + name: value for name, value in weights.items()}
+        tensors |= {_OPTIMIZER + name: value for name, value in optimizer.items()}
+        if (layout := layout_of(tensors)) != self._layout:
+            self._arrange(layout)
+        for name, view in self._tensors.items():
+            view.copy_(tensors[name].detach())
+
+    def _arrange(self, layout: Layout) -> None:
+        # Large dtypes first, so that every tensor is aligned.
+        order = sorted(layout, key=lambda name: (-layout[name][1].itemsize, name))
+        ends = [*accumulate(math.prod(layout[name][0]) * layout[name][1].itemsize for name in order)]
+        self._data = torch.empty(ends[-1], dtype=torch.uint8)
+        self._tensors = {
+            name: self._data[start:end].view(layout[name][1]).view(layout[name][0])
+            for name, (start, end) in zip(order, pairwise([0, *ends]), strict=True)
+        }
+        self._layout = layout
+
+    def write(self, path: Path, run: str, state: State) -> None:
+        """Write the file of the checkpoint atomically; a StorageError if that failed.
+
+        Args:
+            path: the file, whose name is that of the state's step.
+            run: SHA-256 of the run's config.json.
+            state: the state of the copied tensors.
+        """
+        header = _Header(run, self._digest(_WEIGHTS), self._digest(_OPTIMIZER), state)
+        sealed = records.encode(records.seal(asdict(header)), indent=None).decode()
+        table: dict[str, Any] = {"__metadata__": {_METADATA: sealed}}
+        end = 0
+        for name, value in self._tensors.items():
+            start, end = end, end + value.nbytes
+            dtype = _NAMES[value.dtype]
+            table[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [start, end]}
+        text = json.dumps(table, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _ALIGNED)
+        with disk_errors(f"to write {path}", path), replacing(path) as file:
+            write_all(file, len(text).to_bytes(8, "little") + text)
+            write_all(file, self._data.numpy().data)
+
+    def _digest(self, prefix: str) -> str:
+        own = {name: value for name, value in self._tensors.items() if name.startswith(prefix)}
+        return _digest({name.removeprefix(prefix): value for name, value in own.items()})
+
+
 def save(path: Path, run: str, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint at `path` of a run, which the SHA-256 of its config.json identifies."""
-    weights, optimizer = _on_cpu(checkpoint.weights), _on_cpu(checkpoint.optimizer)
-    header = _Header(path.stem, run, _digest(weights), _digest(optimizer), checkpoint.state)
-    tensors = {_WEIGHTS + name: value for name, value in weights.items()}
-    tensors |= {_OPTIMIZER + name: value for name, value in optimizer.items()}
-    sealed = records.encode(records.seal(asdict(header)), indent=None).decode()
-    replace_file(path, serialize(tensors, {_METADATA: sealed}))
+    """Write a checkpoint of a run, which the SHA-256 of its config.json identifies."""
+    image = Image()
+    image.take(checkpoint.weights, checkpoint.optimizer)
+    image.write(path, run, checkpoint.state)
 
 
 def load(
@@ -107,24 +189,49 @@ def load(
     run: str,
     weights: Layout | None = None,
     optimizer: Layout | None = None,
-    optional: Layout | None = None,
 ) -> Checkpoint:
-    """Read the state, and the tensors for which a layout is given; `optional` ones the optimizer may have."""
+    """Read the state, and the tensors for which a layout is given."""
     with _opened(path) as file:
-        record = records.decode((file.metadata() or {}).get(_METADATA, "").encode(), path)
-        wanted = f"the state of a checkpoint in {path}"
-        header = records.convert(records.unseal(record, path), _Header, wanted)
-        if header.run != run:
-            raise RunError(f"a checkpoint of this run in {path}", "a checkpoint of another run", INTACT)
-        if header.name != path.stem:
-            raise RunError(f"the checkpoint '{path.stem}' in {path}", f"'{header.name}'", INTACT)
+        header = _header(file, path, run)
         loaded = Checkpoint({}, {}, header.state)
         if weights is not None:
-            loaded.weights.update(_tensors(file, path, _WEIGHTS, weights, {}, header.weights))
+            loaded.weights.update(_tensors(file, path, _WEIGHTS, weights, header.weights))
         if optimizer is not None:
-            tensors = _tensors(file, path, _OPTIMIZER, optimizer, optional or {}, header.optimizer)
+            tensors = _tensors(file, path, _OPTIMIZER, optimizer, header.optimizer)
             loaded.optimizer.update(tensors)
         return loaded
+
+
+def verify(path: Path, run: str) -> State:
+    """Compare every tensor with its checksum, without keeping any; returns the state."""
+    with _opened(path) as file:
+        header = _header(file, path, run)
+        for prefix, digest in ((_WEIGHTS, header.weights), (_OPTIMIZER, header.optimizer)):
+            found = _forms(file, prefix)
+            if odd := [f"{name} of {dtype}" for name, (_, dtype) in found.items() if dtype not in _NAMES]:
+                raise RunError(f"tensors of {', '.join(_DTYPES)} in {path}", odd[0], INTACT)
+            _require(digest, {name: file.get_tensor(prefix + name) for name in found}, path)
+        return header.state
+
+
+def load_all(path: Path, run: str) -> Checkpoint:
+    """Read all tensors of a checkpoint, whatever their shapes."""
+    with _opened(path) as file:
+        forms = [_forms(file, prefix) for prefix in (_WEIGHTS, _OPTIMIZER)]
+    verify(path, run)  # dtypes too
+    return load(path, run, *forms)  # type: ignore[arg-type]
+
+
+def _header(file: Any, path: Path, run: str) -> _Header:
+    record = records.decode((file.metadata() or {}).get(_METADATA, "").encode(), path)
+    wanted = f"the state of a checkpoint in {path}"
+    header = records.convert(records.unseal(record, path), _Header, wanted)
+    if header.run != run:
+        raise RunError(f"a checkpoint of this run in {path}", "a checkpoint of another run", INTACT)
+    if header.state.step != step_of(path.name):
+        found = f"the checkpoint of step {header.state.step}"
+        raise RunError(f"the checkpoint of the step in the name {path}", found, INTACT)
+    return header
 
 
 @contextmanager
@@ -142,23 +249,27 @@ def _opened(path: Path) -> Iterator[Any]:
             raise RunError(f"tensors in safetensors form in {path}", str(error), INTACT) from None
 
 
-def _tensors(
-    file: Any, path: Path, prefix: str, layout: Layout, optional: Layout, digest: str
-) -> dict[str, Tensor]:
-    names = [name for name in file.offset_keys() if name.startswith(prefix)]
-    found = {name.removeprefix(prefix): _form(file.get_slice(name)) for name in names}
-    layout = {**layout, **{name: form for name, form in optional.items() if name in found}}
+def _tensors(file: Any, path: Path, prefix: str, layout: Layout, digest: str) -> dict[str, Tensor]:
+    found = _forms(file, prefix)
     if found != layout:
         wanted = f"{prefix.rstrip('.')} that fit this run's model in {path}"
         raise RunError(wanted, differences(layout, found), INTACT)
     tensors = {name: file.get_tensor(prefix + name).clone() for name in layout}  # the file may be removed
-    if _digest(tensors) != digest:
-        raise RunError(f"{path} with the tensors that its checksum describes", "different ones", INTACT)
+    _require(digest, tensors, path)
     return tensors
 
 
-def _form(part: Any) -> tuple[tuple[int, ...], torch.dtype | str]:
-    return tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())
+def _require(digest: str, tensors: Mapping[str, Tensor], path: Path) -> None:
+    if _digest(tensors) != digest:
+        raise RunError(f"{path} as it was written", "tensors different from their checksum", INTACT)
+
+
+def _forms(file: Any, prefix: str) -> dict[str, tuple[tuple[int, ...], torch.dtype | str]]:
+    parts = {name: file.get_slice(name) for name in file.offset_keys() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): (tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype()))
+        for name, part in parts.items()
+    }
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
@@ -177,11 +288,6 @@ def differences(wanted: Layout, found: Mapping[str, tuple[tuple[int, ...], torch
     ]
     listed = missing + unknown + other
     return "; ".join(listed[:8]) + (f"; and {len(listed) - 8} more" if len(listed) > 8 else "")
-
-
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Copies: safetensors supports neither views that share memory nor strides.
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

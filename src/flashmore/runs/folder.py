@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from flashmore.data.items import Split
 from flashmore.data.long_text import LongText
 from flashmore.data.vocabulary import Vocabulary
-from flashmore.errors import RunError
+from flashmore.errors import RunError, StorageError
 from flashmore.files import (
     INTACT,
     disk_errors,
     is_temporary,
     open_regular,
     read_regular,
+    reading,
     replace_file,
     sync_folder,
     write_all,
@@ -34,13 +35,18 @@ from flashmore.files import (
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout
 from flashmore.runs import checkpoint, metrics, pack, records, settings
-from flashmore.runs.checkpoint import Checkpoint, Layout, Name, State
+from flashmore.runs.checkpoint import Checkpoint, Layout, State, file_name, step_of
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.settings import LOCK, Settings
+from flashmore.terminal import say
 
 LARGEST_RESULT, _LARGEST_LOCK = 2**20, 200
 """Most bytes read of result.json, and of the lock, which names the process that holds it."""
+KEEP = 2
+"""Checkpoints that are kept by default, apart from the best ones."""
 T = TypeVar("T")
+_Files = dict[int, tuple[int, int, int]]
+"""By the step of each checkpoint, what changes when its file is replaced."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Run:
     """An open run folder, with everything needed to resume, generate and label; use `create` or `open`.
 
     docs/runs.md lists the files. Opening and reading change nothing in the folder, run no code from it and
-    follow no link in it.
+    follow no link in it. If the newest checkpoint is damaged, the newest intact one is used, and a line on
+    stderr says so.
 
     Raises:
         RunError: from every method that reads: a file is missing, truncated, altered or of another run.
@@ -61,6 +68,8 @@ class Run:
     """SHA-256 of config.json, stored in the checkpoints and the result."""
     unpacked: Path | None = None
     """For a pack: the temporary folder with its files, which is removed with this object."""
+    _checked: dict[tuple[object, ...], State] = field(default_factory=dict, repr=False, compare=False)
+    """The state that was last found intact, by `best_lost` of `load_state` and the files of then."""
 
     @classmethod
     @contextmanager
@@ -93,9 +102,8 @@ class Run:
 
     def begin(self, first: Checkpoint) -> None:
         """Save the first checkpoint, then config.json, which makes the folder a run."""
-        self.save_checkpoint("last", first)
+        self.save_checkpoint(first)
         replace_file(self.path / settings.CONFIG, settings.encode(self.settings)[settings.CONFIG])
-        sync_folder(self.path.parent)
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
@@ -177,40 +185,109 @@ class Run:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read the lines of metrics.jsonl, without a truncated last one."""
-        return metrics.read(self.path / "metrics.jsonl", self.load_state("last"))
+        return metrics.read(self.path / "metrics.jsonl", self.load_state())
 
-    def save_checkpoint(self, name: Name, saved: Checkpoint) -> None:
-        """Replace a checkpoint atomically."""
-        checkpoint.save(self._checkpoint(name), self.digest, saved)
+    def save_checkpoint(self, saved: Checkpoint, keep: int = KEEP) -> None:
+        """Save a checkpoint atomically, then remove those that are no longer kept."""
+        checkpoint.save(self.checkpoint(saved.state.step), self.digest, saved)
+        self.prune(saved.state, keep)
 
-    def load_state(self, name: Name) -> State:
-        """Read the state of a checkpoint without its tensors."""
-        return checkpoint.load(self._checkpoint(name), self.digest).state
+    def prune(self, newest: State, keep: int) -> None:
+        """Remove all checkpoints but the `keep` newest, and for each of those the one with its best weights.
 
-    def load_checkpoint(self, optimizer: Layout, optional: Layout | None = None) -> Checkpoint:
-        """Read the checkpoint `last`, which `best` must match.
+        Those after `newest`, which has just been saved, are damaged and are removed. A file that cannot be
+        removed now is removed after a later save.
+        """
+        steps = [step for step in self.steps if step <= newest.step][-keep:]
+        kept = {*steps, newest.best_step}
+        for step in steps[:-1]:
+            with suppress(RunError, StorageError):  # damaged, so that its best step is not known
+                kept.add(checkpoint.load(self.checkpoint(step), self.digest).state.best_step)
+        for step in self.steps:
+            if step not in kept:
+                with suppress(OSError):
+                    self.checkpoint(step).unlink()
+
+    def require_here(self) -> None:
+        """Refuse a folder that is gone, or that is no longer this run's."""
+        path = self.path / settings.CONFIG
+        if records.digest(read_regular(path, settings.LARGEST_CONFIG)) != self.digest:
+            raise RunError(f"the run of this process in {self.path}", "another run", "the folder as it was")
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in ascending order."""
+        return sorted(self._files())
+
+    def load_state(self, *, best_lost: bool = False) -> State:
+        """Read the state of the newest intact checkpoint whose best weights are intact too.
 
         Args:
-            optimizer: the layout of this run's optimizer.
-            optional: further tensors that it may have.
+            best_lost: if there is none, use the newest intact one as if no weights had been the best.
         """
 
-        def read() -> Checkpoint:
-            path = self._checkpoint("last")
-            loaded = checkpoint.load(path, self.digest, layout(self.model), optimizer, optional)
-            self._best(loaded.state)
-            return loaded
+        def read() -> State:
+            files = self._files()
+            known = self._checked.get((best_lost, *files.items()))
+            return self._newest(files, best_lost=best_lost) if known is None else known
 
         return self._unchanged(read)
 
-    def load_weights(self, name: Name | None = None) -> dict[str, Tensor]:
-        """Read the weights of a checkpoint, by default the best, or the last without a validation part."""
+    def load_checkpoint(self, optimizer: Layout) -> Checkpoint:
+        """Read the newest intact checkpoint, with an optimizer of this layout."""
+
+        def read() -> Checkpoint:
+            path = self.checkpoint(self.load_state(best_lost=True).step)
+            return checkpoint.load(path, self.digest, layout(self.model), optimizer)
+
+        return self._unchanged(read)
+
+    def load_weights(self, step: int | None = None) -> dict[str, Tensor]:
+        """Read the weights of the checkpoint of a step, by default the best ones of the newest checkpoint."""
 
         def read() -> dict[str, Tensor]:
-            path = self._checkpoint(name or self._best(self.load_state("last")))
+            path = self.checkpoint(self._best_step(self.load_state()) if step is None else step)
             return checkpoint.load(path, self.digest, layout(self.model)).weights
 
         return self._unchanged(read)
+
+    def _newest(self, files: _Files, *, best_lost: bool) -> State:
+        """As `load_state`, which says what is damaged."""
+        states: dict[int, State] = {}
+        damaged: dict[int, str] = {}
+
+        def intact(step: int) -> bool:
+            if step not in states | damaged:
+                try:
+                    states[step] = checkpoint.verify(self.checkpoint(step), self.digest)
+                except RunError as error:
+                    damaged[step] = f"{file_name(step)}: {error.found}"
+            return step in states
+
+        newest_first = sorted(files, reverse=True)
+        with_best = (step for step in newest_first if intact(step) and intact(self._best_step(states[step])))
+        used, instead = next(with_best, None), ""
+        if used is None and best_lost and (used := next(filter(intact, newest_first), None)) is not None:
+            states[used] = replace(states[used], best_loss=None, best_step=None)
+            instead = ", without the best weights so far, which are lost"
+        found = "; ".join(damaged.values())
+        if used is None or (damaged and self._files() != files):  # the latter is read again
+            wanted = f"an intact checkpoint in {self.path}"
+            if states:
+                valid = f"{INTACT}; to go on without the best weights: {self.resume_command()}"
+                raise RunError(f"{wanted}, with that of its best weights", found, valid)
+            raise RunError(wanted, found or "no checkpoint", INTACT)
+        if damaged:
+            say(f"{self.path} is damaged ({found}): using the checkpoint of step {used:,}{instead}")
+        self._checked.clear()
+        for allowed in (True,) if instead else (True, False):
+            self._checked[allowed, *files.items()] = states[used]
+        return states[used]
+
+    def _best_step(self, state: State) -> int:
+        """The step of the checkpoint with the best weights, or the last ones without a validation part."""
+        # A pack has a single checkpoint: the state of the last one, and the best weights.
+        return state.step if state.best_step is None or self.settings.packed else state.best_step
 
     def restore(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
         """Copy weights into a model; it is unchanged if names, shapes or dtypes are not the model's."""
@@ -229,7 +306,7 @@ class Run:
 
     def read_result(self) -> dict[str, Any] | None:
         """Read result.json; None if there is none."""
-        if not self._result.exists():
+        if not self.has_result:
             return None
         record = records.decode(read_regular(self._result, LARGEST_RESULT), self._result)
         result = records.unseal(record, self._result)
@@ -237,53 +314,46 @@ class Run:
             raise RunError(f"the result of this run in {self._result}", "the result of another run", INTACT)
         return result
 
+    @property
+    def has_result(self) -> bool:
+        """Whether there is a result.json."""
+        return self._result.exists()
+
     def resume_command(self) -> str:
         """The command that resumes this run."""
         return f"flashmore train --resume {shlex.quote(str(self.path))}"
 
     @property
-    def _files(self) -> Path:
+    def _folder(self) -> Path:
         return self.unpacked or self.path
 
     @property
     def _result(self) -> Path:
-        return self._files / pack.RESULT
+        return self._folder / pack.RESULT
 
-    def _checkpoint(self, name: Name) -> Path:
-        return self._files / f"{name}.safetensors"
+    def checkpoint(self, step: int) -> Path:
+        """The file of the checkpoint of a step."""
+        return self._folder / file_name(step)
 
     def _unchanged(self, read: Callable[[], T]) -> T:
-        """Read again if the training process has replaced a checkpoint between two openings of its file."""
+        """Read again if the training process has replaced or removed a checkpoint meanwhile."""
         while True:
-            before = self._identities()
+            before = self._files()
             try:
                 return read()
             except RunError:
-                if self._identities() == before:
+                if self._files() == before:
                     raise
 
-    def _identities(self) -> list[tuple[int, int]]:
-        """What changes when a checkpoint is replaced."""
-        identities = []
-        names: tuple[Name, Name] = ("last", "best")
-        for name in names:
-            with suppress(FileNotFoundError):
-                status = self._checkpoint(name).lstat()
-                identities.append((status.st_ino, status.st_mtime_ns))
-        return identities
-
-    def _best(self, last: State) -> Name:
-        """The one with the best weights: `last` is saved first, so it is `last` right after an evaluation."""
-        path = self._checkpoint("best")
-        if last.best_step in (None, last.step):
-            if path.exists():  # of an earlier step, but of this run
-                self.load_state("best")
-            return "last"
-        step = self.load_state("best").step
-        if step != last.best_step:
-            wanted = f"the checkpoint of step {last.best_step} in {path}"
-            raise RunError(wanted, f"one of step {step}", INTACT)
-        return "best"
+    def _files(self) -> _Files:
+        files = {}
+        with reading(self._folder):
+            for entry in os.scandir(self._folder):
+                if (step := step_of(entry.name)) is not None:
+                    with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        files[step] = status.st_ino, status.st_mtime_ns, status.st_size
+        return files
 
 
 def is_pack(path: Path) -> bool:
@@ -300,6 +370,13 @@ def remove_unfinished(path: Path) -> None:
             unfinished = not is_run and entry.name in settings.UNFINISHED - {LOCK}
             if (unfinished or is_temporary(entry.name)) and entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink()
+
+
+def writer_of(folder: Path) -> str | None:
+    """The process that holds the lock of a folder, in words; None for none."""
+    with suppress(OSError, RunError), open_regular(folder / LOCK) as file:
+        return _holder(file)
+    return None
 
 
 @contextmanager
@@ -322,6 +399,10 @@ def locked(folder: Path) -> Iterator[None]:
             raise
     with file:
         try:
+            with disk_errors(f"to make the folder {folder}", folder):
+                # After a power failure, the files of a killed creation are known by the lock beside them.
+                for path in (folder, *(path.parent for path in made)):
+                    sync_folder(path)
             yield
         finally:
             with suppress(OSError):
@@ -349,19 +430,25 @@ def _hold(folder: Path) -> FileIO:
 
 
 def _acquire(file: FileIO, folder: Path) -> None:
+    if (holder := _holder(file)) is not None:
+        raise RunError(
+            f"exclusive access to the run {folder}",
+            f"it is being written by {holder}",
+            "wait until that process has ended, or use another folder",
+        )
+
+
+def _holder(file: FileIO) -> str | None:
+    """The process that holds the lock; None if this one holds it now."""
     try:
         if lock_descriptor(file.fileno(), blocking=False):
-            return
+            return None
     except OSError:  # a file system without locks
-        return
+        return None
     holder = ""
     with suppress(OSError):  # Windows does not allow reading a locked file
         holder = (file.read(_LARGEST_LOCK) or b"").decode("utf-8", "replace")
-    raise RunError(
-        f"exclusive access to the run {folder}",
-        f"it is being written by {holder or 'another process'}",
-        "wait until that process has ended, or use another folder",
-    )
+    return holder or "another process"
 
 
 def _remove(folders: list[Path]) -> None:

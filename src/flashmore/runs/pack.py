@@ -25,14 +25,8 @@ if TYPE_CHECKING:
 LARGEST = 2**31 - 1
 """Most bytes of a pack: a larger zip needs an extension of the format."""
 RESULT = "result.json"
-_NAMES = {
-    settings.CONFIG,
-    settings.VOCABULARY,
-    settings.SPLIT,
-    "last.safetensors",
-    "best.safetensors",
-    RESULT,
-}
+_NAMES = {settings.CONFIG, settings.VOCABULARY, settings.SPLIT, RESULT}
+"""The files of a pack, apart from its checkpoint."""
 _END = struct.Struct("<4s4H2LH")
 """A zip's last bytes: signature, two disks, two counts of files, the directory's size and place, comment."""
 _SIGNATURE = b"PK\x05\x06"
@@ -80,17 +74,12 @@ def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) ->
     digest = records.digest(files[settings.CONFIG])
     sealed = records.seal(result | {"run": out.name, "config_sha256": digest})
     files[RESULT] = records.encode(sealed)
-    last, weights = run.load_state("last"), run.load_weights()
+    last, weights = run.load_state(), run.load_weights()
     last = replace(last, loss_scale=None, metrics_bytes=0, metrics_sha256=State(0, 0).metrics_sha256)
-    is_best = last.best_step in (None, last.step)
-    saved = {"last": Checkpoint(weights if is_best else {}, {}, last)}
-    if last.best_step is not None and not is_best:
-        saved["best"] = Checkpoint(weights, {}, replace(last, step=last.best_step))
     with tempfile.TemporaryDirectory() as folder:
-        for name, each in saved.items():
-            path = Path(folder) / f"{name}.safetensors"
-            checkpoint.save(path, digest, each)
-            files[path.name] = path.read_bytes()
+        path = Path(folder) / checkpoint.file_name(last.step)
+        checkpoint.save(path, digest, Checkpoint(weights, {}, last))
+        files[path.name] = path.read_bytes()
     packed = io.BytesIO()
     with ZipFile(packed, "w", ZIP_STORED) as archive:
         for name, data in files.items():
@@ -120,7 +109,7 @@ def unpack(path: Path, folder: Path) -> None:
             raise RunError(wanted, "a file that is not a pack, or is truncated", _MADE)
         # A zip may claim millions of files, which zipfile would list before any could be checked.
         *_, entries, directory, place, comment = _END.unpack(tail[-_END.size :])
-        too_many = entries > len(_NAMES) or directory > _LARGEST_DIRECTORY
+        too_many = entries > len(_NAMES) + 1 or directory > _LARGEST_DIRECTORY
         whole = place + directory + _END.size == size  # zipfile also reads a zip behind other bytes
         if too_many or not whole or comment or tail.startswith(_BEYOND):
             raise RunError(wanted, "a zip file that is not a pack", INTACT)
@@ -134,7 +123,8 @@ def _extract(file: BinaryIO, size: int, folder: Path, wanted: str) -> None:
     with ZipFile(file) as archive:
         found = archive.infolist()
         names = [entry.filename for entry in found]
-        if len(set(names)) < len(names) or not _NAMES.issuperset(names):
+        others = [name for name in names if name not in _NAMES]
+        if len(set(names)) < len(names) or any(checkpoint.step_of(name) is None for name in others):
             raise RunError(wanted, f"a zip of {', '.join(names)[:200]}", INTACT)
         if any(each.compress_type != ZIP_STORED or each.flag_bits & 1 for each in found):
             raise RunError(wanted, "a zip that is compressed or encrypted", INTACT)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import torch
 
+from flashmore.config import EXECUTION
 from flashmore.data.items import MAX_LENGTH, Split
 from flashmore.data.long_text import STORE, LongText, random_facts
 from flashmore.data.stored_items import StoredItems
@@ -24,19 +25,20 @@ from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT, disk_errors, is_temporary, read_regular, why_not_regular
 from flashmore.models.config import ModelConfig
 from flashmore.runs import records
+from flashmore.runs.checkpoint import file_name, step_of
 from flashmore.strict_json import MOST_VALUES, count_values
 
-FORMAT = 6
+FORMAT = 7
 """Version of the folder's format, increased with every change that an older flashmore cannot read."""
 
 CONFIG, VOCABULARY, SPLIT, LOCK = "config.json", "vocabulary.json", "split.json", "run.lock"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
 """Most bytes of config.json, and of each of the next two."""
 Value = bool | int | float | str | list[str] | None
-UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, "last.safetensors"}
+UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, file_name(0)}
 """Files of a run's folder during creation; config.json, which makes it a run, comes last."""
-FILES = UNFINISHED | {CONFIG, "best.safetensors", "metrics.jsonl", "result.json"}
-"""The files that flashmore writes to a run's folder, except TensorBoard events."""
+FILES = UNFINISHED | {CONFIG, "metrics.jsonl", "result.json"}
+"""The files that flashmore writes to a run's folder, except further checkpoints and TensorBoard events."""
 MOST_FILES = 10_000
 """Most files in a run's folder; TensorBoard adds one each time training resumes."""
 
@@ -241,7 +243,7 @@ def require_same(run: Settings, asked: Settings, path: Path) -> None:
     found = ", ".join(
         f"{name} {_said(run.requested.get(name))} instead of {_said(value)}"
         for name, value in asked.requested.items()
-        if name != "file" and value != run.requested.get(name)
+        if name not in ("file", *EXECUTION) and value != run.requested.get(name)
     )
     text = run.text and replace(run.text, store_sha256=None)  # as before its token file was written
     if not found and (run.split, run.vocabulary, text, run.stored) != (
@@ -286,5 +288,5 @@ def require_run(folder: Path) -> None:
         raise refuse(f"a folder without {CONFIG}")
     for name, status in entries.items():
         found = why_not_regular(status)
-        if found is not None and (found != "a folder" or name in FILES):
+        if found is not None and (found != "a folder" or name in FILES or step_of(name) is not None):
             raise RunError(f"regular files in the run {folder}", f"{name}, {found}", INTACT)

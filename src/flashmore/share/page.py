@@ -146,7 +146,7 @@ class _Payload:
             "list": lists.index(parts) if shown else None,
             "layout": {name: self._kept(value) for name, value in weights.items()},
             "parameters": sum(value.numel() for value in weights.values()),
-            "steps": run.load_state("last").step,
+            "steps": run.load_state().step,
             "val_loss": result and result.val_loss,
             "test_loss": result and result.test_loss,
             "metrics": [

@@ -16,7 +16,7 @@ from torch import Tensor
 from flashmore.runs import LossScale
 from flashmore.training.dataset import Batch
 from flashmore.training.flat import FlatStep
-from flashmore.training.step import Rates
+from flashmore.training.step import Rates, Slices, seed_dropout
 
 WARM_UP = 3
 """Updates before the capture, in which libraries choose kernels and allocate memory."""
@@ -51,12 +51,17 @@ class CudaGraphStep:
         self.precision = step.precision
         self._recordings: dict[int, Recording] = {}
 
-    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
-        """As in `Step`, in one launch; every batch must have the same shape (B, T)."""
+    def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
+        """As in `Step`, in one launch; every batch must be whole and have the same shape (B, T).
+
+        Dropout is seeded once for all updates of the launch.
+        """
+        whole = [batch for (batch,) in batches]
+        seed_dropout(whole[0])
         if len(batches) not in self._recordings:
-            self._recordings[len(batches)] = self._record(batches)
+            self._recordings[len(batches)] = self._record(whole)
         recording = self._recordings[len(batches)]
-        for kept, batch in zip(recording.batches, batches, strict=True):
+        for kept, batch in zip(recording.batches, whole, strict=True):
             kept.ids.copy_(batch.ids)
             kept.targets.copy_(batch.targets)
             if kept.smooth is not None and batch.smooth is not None:
@@ -82,7 +87,7 @@ class CudaGraphStep:
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
-                self.step(kept[:1], [(0.0, 0.0)])
+                self.step([kept[:1]], [(0.0, 0.0)])
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

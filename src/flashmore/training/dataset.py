@@ -19,6 +19,9 @@ SMOOTHING_ORDER = 5
 """Order of the n-grams that give soft targets."""
 Form = Literal["padded", "trimmed", "packed"]
 """Rows padded to the context; rows padded to the longest item of the batch; or no padding."""
+Slice = tuple[int, int]
+"""The number of a slice of a batch, from 0, and how many there are; all have the same number of rows."""
+WHOLE: Slice = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Batch:
     weights: Tensor | None = None
     """In an evaluation: the weights of the rows, (B,) float64 on the CPU; None if they are equal. A training
     batch needs none, because its items are drawn by their weights."""
+    characters: Tensor | None = None
+    """For a slice: number of real positions in the whole batch, a scalar; None if this is a whole batch."""
+    dropout_seed: int | None = None
+    """Seed of dropout; None for a model without."""
 
     @property
     def extra(self) -> tuple[Segments, ...]:
@@ -64,8 +71,14 @@ class Dataset(Protocol):
     def tokens_a_batch(self) -> float:
         """Real positions in a training batch, on average."""
 
-    def batch(self, step: int, form: Form = "padded") -> Batch:
-        """The training batch of a step, counted from 0: a pure function of the seed and the step."""
+    def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
+        """A slice of the batch of a step: a pure function of the seed, the step and the slice.
+
+        Args:
+            step: counted from 0.
+            form: see `Form`.
+            part: which slice; their number must divide the batch size.
+        """
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
         """All data once, in batches of rows.
@@ -111,13 +124,16 @@ class ItemDataset:
             mean = (lengths @ self.weights / self.weights.sum()).item()
         return mean * self.order.batch_size
 
-    def batch(self, step: int, form: Form = "padded") -> Batch:
+    def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
         """As in `Dataset`."""
         sequences = self.sequences
         indices = self.order.indices(step).to(sequences.lengths.device)
-        ids, targets = sequences.take(indices)
+        ours = rows_of(len(indices), part)
+        ids, targets = sequences.take(indices[ours])
         lengths = sequences.lengths.index_select(0, indices).long().to(ids.device)
-        batch = shaped(ids, targets, lengths, form)
+        characters = None if part == WHOLE else lengths.sum()
+        indices, lengths = indices[ours], lengths[ours]
+        batch = replace(shaped(ids, targets, lengths, form), characters=characters)
         if self.smoothed is None:
             return batch
         assert isinstance(sequences, Sequences)
@@ -179,9 +195,17 @@ class TextDataset:
         """As in `Dataset`."""
         return float(self.windows.context * self.batch_size)
 
-    def batch(self, step: int, form: Form = "padded") -> Batch:  # noqa: ARG002 - there is nothing to cut off
+    def batch(
+        self,
+        step: int,
+        form: Form = "padded",  # noqa: ARG002 - there is nothing to cut off
+        part: Slice = WHOLE,
+    ) -> Batch:
         """As in `Dataset`."""
-        return Batch(*self.windows.random(step, self.batch_size, self.seed))
+        starts = self.windows.random(step, self.batch_size, self.seed)
+        ids, targets = self.windows.at(starts[rows_of(self.batch_size, part)])
+        characters = None if part == WHOLE else torch.tensor(ids.size(1) * self.batch_size).to(ids.device)
+        return Batch(ids, targets, characters=characters)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
         """As in `Dataset`."""
@@ -192,6 +216,12 @@ class TextDataset:
     def to(self, device: torch.device) -> "TextDataset":
         """As in `Dataset`."""
         return TextDataset(self.windows.to(device), self.batch_size, self.seed)
+
+
+def rows_of(rows: int, part: Slice) -> slice:
+    """The rows of a batch that are in a slice of it."""
+    number, count = part
+    return slice(number * rows // count, (number + 1) * rows // count)
 
 
 def shaped(ids: Tensor, targets: Tensor, lengths: Tensor, form: Form) -> Batch:

@@ -10,6 +10,7 @@ import torch
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, TrainingFailed
 from flashmore.models.config import ModelConfig
+from flashmore.ranks import world_size
 from flashmore.specs import model_spec
 from flashmore.speedups import CATALOGUE, EXACT, GROUPS, SWITCHES, switches
 
@@ -112,6 +113,12 @@ def why_not(name: str, config: TrainConfig, model_config: ModelConfig, device: t
             return _KERNEL.format(model_config.model)
         if config.dtype == "float16":
             return "float16 loss scaling decides in every step whether to update"
+        if config.activation_checkpointing:
+            return "activation checkpointing works in eager steps only"
+        if config.parallel == "fsdp" and world_size() > 1:
+            return "a sharded model has no gradient in one piece"
+    if name in ("cuda-graph", "replay") and (world_size() > 1 or config.grad_accum > 1 or config.slices):
+        return "a graph captures a whole batch in one process"
     if entry.model and not spec.has(entry.model):
         return f"it needs a transformer, and this model is {model_config.model}"
     if name in ("pack", "trim", "resident") and config.mode == "text":

@@ -12,11 +12,15 @@ captured as a CUDA graph (`cuda_graph.py`).
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_reduce
 from torch.func import functional_call, grad_and_value
 from torch.optim.adamw import adamw
 
@@ -32,14 +36,15 @@ from flashmore.training.optimizers import (
     is_decayed,
     muon_matrices,
 )
-from flashmore.training.step import Rates, precision_of, training_loss
+from flashmore.training.parallel import ALONE, Ranks
+from flashmore.training.step import Rates, Slices, precision_of, seed_dropout, training_loss
 
 
 class FlatStep:
     """One optimizer step on one batch, in one function.
 
     `update(batch, rates)` is that function; `rates`, (2,) on the device, holds AdamW's and Muon's learning
-    rates.
+    rates. If the batch is cut into slices, `gradient(batch)` and `apply(gradient, rates)` are its two halves.
 
     The model's parameters become views of one buffer, so they reflect every update.
 
@@ -49,6 +54,7 @@ class FlatStep:
             is not supported.
         device: the model's device.
         mode: torch.compile's mode; None runs eagerly.
+        ranks: the processes that share the batch, each with a copy of the model.
     """
 
     updates = 1
@@ -56,10 +62,16 @@ class FlatStep:
     """None: float16, which needs loss scaling, is not supported."""
 
     def __init__(
-        self, model: nn.Module, config: TrainConfig, device: torch.device, mode: str | None = "default"
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        mode: str | None = "default",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.config = config
+        self.ranks = ranks
         self.precision = precision_of(config, device)
         # Matrices that Muon updates come last, so that AdamW's and Muon's parameters are contiguous.
         matrices = muon_matrices(model) if config.optimizer == "muon" else {}
@@ -79,6 +91,8 @@ class FlatStep:
         self._fused = mode is None  # one kernel for AdamW; the compiler generates its own
         self._sizes: tuple[int, ...] | None = None
         self.update: Callable[[Batch, Tensor], Tensor] = self._update
+        self.gradient: Callable[[Batch], Tensor] = self._gradient
+        self.apply: Callable[[Tensor, Tensor], None] = self._apply
         if mode is None:
             return
         # Nothing that Dynamo would guard can change: the model, the config and the batch's sizes are fixed.
@@ -86,28 +100,66 @@ class FlatStep:
         options |= torch._inductor.list_mode_options(mode)
         options["autotune_num_choices_displayed"] = 0  # stderr is for what a user asked for
         # dynamic=False: sizes are constants of this graph even if they differ from an earlier model's.
-        self.update = torch.compile(_own(self._update), fullgraph=True, dynamic=False, options=options)
+        compiled = partial(torch.compile, fullgraph=True, dynamic=False, options=options)
+        self.update, self.gradient = compiled(_own(self._update)), compiled(_own(self._gradient))
+        self.apply = compiled(_own(self._apply))
 
-    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+    def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
         """As in `Step`; the number of rows and the longest item must be those of the first batch."""
-        (batch,), (learning_rates,) = batches, rates
+        (slices,), (learning_rates,) = batches, rates
         on_device = torch.tensor(learning_rates, dtype=self.flat.dtype, device=self.flat.device)
-        if self._sizes is None:
-            self._sizes = batch.fixed_sizes
-            batch.leave_length_open()
-            with warnings.catch_warnings():  # PyTorch's compiler uses APIs that PyTorch has deprecated
+        first = self._sizes is None
+        if first:
+            self._sizes = slices[0].fixed_sizes
+            slices[0].leave_length_open()
+        assert all(self._sizes == batch.fixed_sizes for batch in slices), "compiled for other sizes"
+        with warnings.catch_warnings() if first else nullcontext():
+            if first:  # PyTorch's compiler uses APIs that PyTorch has deprecated
                 warnings.simplefilter("ignore", DeprecationWarning)
-                return self.update(batch, on_device)
-        assert self._sizes == batch.fixed_sizes, "the graph was compiled for another batch"
-        return self.update(batch, on_device)
+            if len(slices) == 1 and not self.config.slices:
+                seed_dropout(slices[0])
+                return self.update(slices[0], on_device)
+            total = self._total_gradient(slices)
+            self.apply(total[:-1], on_device)
+            return total[-1]
+
+    def _total_gradient(self, slices: Slices) -> Tensor:
+        """The sum of `gradient` over all slices of all ranks."""
+        vectors = []
+        for batch in slices:
+            seed_dropout(batch)
+            vectors.append(self.gradient(batch).clone())
+        if self.config.slices:
+            return self.ranks.ordered_total(vectors)
+        return self.ranks.total(torch.stack(vectors).sum(0))
 
     def _update(self, batch: Batch, rates: Tensor) -> Tensor:
+        gradient, loss = self._gradient_and_loss(batch)
+        if self.ranks.connected:  # one message within the graph
+            group = dist.group.WORLD
+            assert group is not None
+            total = all_reduce(torch.cat((gradient, loss.view(1))), "sum", group)
+            gradient, loss = total[:-1], total[-1]
+        self._apply(gradient, rates)
+        return loss
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        """The gradient of the loss of a slice, and the loss: (P + 1,)."""
+        gradient, loss = self._gradient_and_loss(batch)
+        return torch.cat((gradient, loss.view(1)))
+
+    def _gradient_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         def loss_of(flat: Tensor) -> tuple[Tensor, Tensor]:
             with self.precision():
                 logits = functional_call(self.model, self.views(flat), (batch.ids, *batch.extra))
             return training_loss(logits, batch, self.config.ngram_smoothing)
 
         gradient, (_, loss) = grad_and_value(loss_of, has_aux=True)(self.flat)
+        assert isinstance(loss, Tensor)
+        return gradient, loss
+
+    def _apply(self, gradient: Tensor, rates: Tensor) -> None:
+        """Update the weights by a gradient (P,)."""
         config, end = self.config, self._adamw
         if config.grad_clip:
             norm = torch.linalg.vector_norm(gradient)
@@ -123,8 +175,6 @@ class FlatStep:
             momentum = self._mean[end:].lerp_(gradient[end:], 1 - MUON_MOMENTUM)
             nesterov = gradient[end:].lerp(momentum, MUON_MOMENTUM)
             self.flat[end:].sub_(rates[1] * self._groups.orthogonal(nesterov))
-        assert isinstance(loss, Tensor)
-        return loss
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The parameters by name, as views of a buffer with this step's layout."""

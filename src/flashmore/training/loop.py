@@ -7,23 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flashmore.config import TrainConfig
+from flashmore.config import EXECUTION, TrainConfig
 from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
 from flashmore.generation.sample import samples
 from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
+from flashmore.runs import Unevaluated
 from flashmore.training.dataset import Dataset
 from flashmore.training.memory import out_of_memory
+from flashmore.training.parallel import Ranks, Votes
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
-from flashmore.training.signals import stop_signals
+from flashmore.training.signals import name_of, stop_signals
 from flashmore.training.trackers import Trackers
 
 RECENT = 20
 """Number of log intervals over which the progress line shows the median."""
-SAVE_SECONDS = 60.0
-"""Most training time lost when a process is killed: a checkpoint is saved before the step that would exceed
-it."""
 
 
 class Observer:
@@ -43,7 +42,11 @@ class Observer:
 
 
 def train(
-    config: TrainConfig | None = None, out: Path | str | None = None, observer: Observer | None = None
+    config: TrainConfig | None = None,
+    out: Path | str | None = None,
+    observer: Observer | None = None,
+    *,
+    again: bool = False,
 ) -> TrainResult:
     """Train a model and save it in a run's folder.
 
@@ -51,7 +54,9 @@ def train(
         config: what to train; None means a Transformer on the built-in names.
         out: the run's folder: new, empty, or holding an unfinished run of the same config, which is resumed.
             None means the first unused of runs/MODEL, runs/MODEL-2, …
-        observer: receives training events; None means no output.
+        observer: receives training events, on every rank; None means no output.
+        again: without `out`, resume the newest unfinished run below runs/ of the same config and data; if all
+            are finished, return the result of the newest.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError: before anything is written.
@@ -59,18 +64,21 @@ def train(
         Interrupted: Ctrl-C; the run is saved, and `resume` continues it.
         StorageError: a file could not be written; the previous checkpoint is kept.
     """
-    with begun(config or TrainConfig(), None if out is None else Path(out)) as session:
-        return _run_to_the_end(session, observer or Observer())
+    with begun(config or TrainConfig(), None if out is None else Path(out), again=again) as session:
+        return _run_to_the_end(session, observer)
 
 
-def resume(path: Path | str, steps: int | None = None, observer: Observer | None = None) -> TrainResult:
+def resume(
+    path: Path | str, steps: int | None = None, observer: Observer | None = None, **changes: Any
+) -> TrainResult:
     """Resume an interrupted run; on the CPU it ends bit for bit like an uninterrupted one (with the same
-    number of threads, which affects the order of sums).
+    number of threads, which affects the order of sums; and of processes, unless `slices` is set).
 
     Args:
         path: the run's folder.
         steps: a new total number of steps; the learning rate follows the new length from here on.
         observer: as for `train`.
+        changes: new values of `parallel`, `grad_accum`, `activation_checkpointing` or `cpu_offload`.
 
     Raises:
         RunError: not a run, or a damaged one.
@@ -78,16 +86,21 @@ def resume(path: Path | str, steps: int | None = None, observer: Observer | None
     """
     if steps is not None and type(steps) is not int:
         raise ConfigError("steps, a whole number", repr(steps), "None, or an int")
-    with resumed(Path(path), steps) as session:
-        return _run_to_the_end(session, observer or Observer())
+    if odd := sorted(changes.keys() - set(EXECUTION)):
+        raise ConfigError("options that may change in a run", ", ".join(odd), ", ".join(EXECUTION))
+    with resumed(Path(path), steps, changes) as session:
+        return _run_to_the_end(session, observer)
 
 
-def _run_to_the_end(session: Session, observer: Observer) -> TrainResult:
+def _run_to_the_end(session: Session, observer: Observer | None) -> TrainResult:
     """Run the remaining steps, evaluate the test part once, write the result."""
+    observer = observer or Observer()
     observer.started(session)
     steps_ms = _train_what_remains(session, observer)
+    session.ranks.tell({})  # after rank 0 has saved the weights that all of them load
     result = _conclude(session, steps_ms)
-    session.run.write_result(result.to_json())
+    if session.ranks.rank == 0:
+        session.run.write_result(result.to_json())
     return result
 
 
@@ -95,41 +108,88 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     """Run the remaining steps; returns ms per step for each log interval."""
     config, run, trainer = session.config, session.run, session.trainer
     characters = trainer.data.tokens_a_batch
-    validation = session.parts.validation
     stretches_ms: list[float] = []
-    if session.best_step == trainer.done:  # the process may have died between saving `last` and `best`
-        session.save()
-    trackers = Trackers(config.log_to, run.path, run.config, trainer.done)
-    with stop_signals() as stopped_by, trackers:
-        while not session.finished and not stopped_by():
-            loss, step_ms = _one_stretch(session, stopped_by)
+    trackers = Trackers(() if session.metrics is None else config.log_to, run.path, run.config, trainer.done)
+    with stop_signals() as stopped_by, trackers, session.saver:
+        wishes = Wishes(session.ranks, stopped_by)
+        if session.unevaluated is not None:
+            _log(session, session.unevaluated, wishes, observer, trackers)
+        while not session.finished and not wishes.stop:
+            loss, step_ms = _one_stretch(session, wishes)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
             observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
-            line: dict[str, Any] = {"step": trainer.done, "loss": loss, "step_ms": step_ms}
-            pauses = trainer.done % config.eval_interval == 0 or trainer.done == config.max_steps
-            if pauses and validation is not None:
-                line["val_loss"] = _evaluate(session, validation, observer)
-            elif pauses:
-                observer.evaluated(trainer.done, None, is_best=False)
-            if config.samples_every and trainer.done % config.samples_every == 0:
-                line["samples"] = samples(run, trainer.model)
-            session.metrics.append(line)
-            trackers.write(line)
-            if pauses or stopped_by():
-                session.save()
-        if not session.finished:
-            raise Interrupted(
-                f"{config.max_steps} steps",
-                f"by {stopped_by()} at step {trainer.done:,} of {config.max_steps:,}; saved",
-                f"Resume with: {run.resume_command()}",
+            _log(session, Unevaluated(loss, step_ms), wishes, observer, trackers)
+        wishes.settle()
+        session.saver.finish(trainer.done)
+        if not session.finished or session.unevaluated is not None:
+            raise session.ranks.common(
+                Interrupted(
+                    f"{config.max_steps} steps",
+                    f"by {name_of(wishes.stop)} at step {trainer.done:,} of {config.max_steps:,}; saved",
+                    f"Resume with: {run.resume_command()}",
+                )
             )
         if session.stopped_early and session.best_step is not None:
             observer.stopped_early(trainer.done, session.best_step)
     return stretches_ms
 
 
-def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tuple[float, float]:
+def _log(
+    session: Session, logged: Unevaluated, wishes: "Wishes", observer: Observer, trackers: Trackers
+) -> None:
+    """Evaluate if it is time, write a line of metrics, save."""
+    config, trainer = session.config, session.trainer
+    line: dict[str, Any] = {"step": trainer.done, "loss": logged.loss, "step_ms": logged.step_ms}
+    pauses = trainer.done % config.eval_interval == 0 or trainer.done == config.max_steps
+    session.unevaluated = None
+    if pauses and session.parts.validation is not None:
+        line["val_loss"] = _evaluate(session, session.parts.validation, wishes, observer)
+        if line["val_loss"] is None:
+            session.unevaluated = logged
+            session.save()
+            return
+    elif pauses:
+        observer.evaluated(trainer.done, None, is_best=False)
+    if config.samples_every and trainer.done % config.samples_every == 0 and session.metrics is not None:
+        line["samples"] = samples(session.run, trainer.model)
+    session.saver.log(line)
+    trackers.write(line)
+    if wishes.ask(save=session.saver.is_due(logged.step_ms / 1000)) or pauses or wishes.save:
+        session.save()
+
+
+class Wishes:
+    """What this process or another rank wishes, to stop or to save, known to all ranks at the same step.
+
+    Args:
+        ranks: the ranks.
+        stopped_by: the signal that this process has received, or 0.
+    """
+
+    def __init__(self, ranks: Ranks, stopped_by: Callable[[], int]) -> None:
+        self._stopped_by, self._votes = stopped_by, Votes(ranks, 2)
+        self._saves = ranks.rank == 0
+        self.stop = stopped_by() if ranks.size == 1 else 0
+        """The signal by which all ranks stop, or 0."""
+        self.save = False
+        """Whether all ranks save."""
+
+    def ask(self, *, save: bool = False) -> bool:
+        """Exchange wishes; returns whether to stop."""
+        self._follow(self._votes(self._stopped_by(), int(save and self._saves)))
+        return bool(self.stop)
+
+    def settle(self) -> None:
+        """Wait for the last answer."""
+        self._follow(self._votes.pending())
+
+    def _follow(self, votes: tuple[int, ...]) -> None:
+        self.stop = self.stop or votes[0]
+        self.save = bool(votes[1])
+
+
+def _one_stretch(session: Session, wishes: Wishes) -> tuple[float, float]:
     """Steps up to the next log line, without synchronisation in between: (last loss, ms per step)."""
     config, trainer = session.config, session.trainer
     first, began, seconds = trainer.done, time.perf_counter(), 0.0
@@ -150,15 +210,15 @@ def _one_stretch(session: Session, stopped_by: Callable[[], str | None]) -> tupl
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(trainer, error) from None
-        if any(trainer.done % pause == 0 for pause in pauses) or stopped_by():
+        stops = wishes.ask(save=session.saver.is_due(time.monotonic() - step_began))
+        if stops or any(trainer.done % pause == 0 for pause in pauses):
             break
-        now = time.monotonic()
-        if now - session.saved_at + (now - step_began) > SAVE_SECONDS:
-            _require_finite(loss.item(), "training loss", session)
+        if wishes.save:
+            _require_finite(trainer.total(loss), "training loss", session)
             stop_the_clock()
             session.save()
             began = time.perf_counter()
-    value = loss.item()  # synchronises, so the clock is read after it
+    value = trainer.total(loss)  # synchronises, so the clock is read after it
     stop_the_clock()
     _require_finite(value, "training loss", session)
     return value, 1000 * seconds / (trainer.done - first)
@@ -174,10 +234,12 @@ def _require_finite(loss: float, what: str, session: Session) -> None:
         raise session.diverged(what, str(loss))
 
 
-def _evaluate(session: Session, validation: Dataset, observer: Observer) -> float:
-    """Evaluate on the validation part; record the step if it is the best so far."""
+def _evaluate(session: Session, validation: Dataset, wishes: Wishes, observer: Observer) -> float | None:
+    """Evaluate on the validation part, unless stopped; record the step if it is the best so far."""
     trainer = session.trainer
-    val_loss = trainer.evaluate(validation)
+    val_loss = trainer.evaluate(validation, wishes.ask)
+    if val_loss is None:
+        return None
     _require_finite(val_loss, "validation loss", session)
     is_best = session.best_loss is None or val_loss < session.best_loss
     if is_best:
@@ -187,25 +249,27 @@ def _evaluate(session: Session, validation: Dataset, observer: Observer) -> floa
 
 
 def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
-    run, model = session.run, session.trainer.model
-    run.restore(model, run.load_weights())
+    run = session.run
+    session.trainer.load_weights(run.load_weights())
 
     def loss_of(data: Dataset | None) -> float | None:
         if data is None:
             return None
         loss = session.trainer.evaluate(data)
+        assert loss is not None
         _require_finite(loss, "evaluation", session)
         return loss
 
     split, ngram = run.split, None
     # n-grams have no weights
-    if split.validation and split.weights is None and len(split.train) <= NGRAM_ITEMS:
+    few = len(split.train) <= NGRAM_ITEMS
+    if session.ranks.rank == 0 and split.validation and split.weights is None and few:
         _, ngram = best_ngram(split.train, split.validation, run.vocabulary, run.model)
     return TrainResult(
         run=str(run.path),
         model=run.model.model,
         attention=None if session.resolved.choice is None else session.resolved.choice.backend,
-        parameters=count_parameters(model),
+        parameters=count_parameters(session.trainer.model),
         steps=session.trainer.done,
         train_seconds=session.train_seconds,
         step_ms=_step_ms(session, stretches_ms),

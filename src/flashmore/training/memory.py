@@ -20,12 +20,14 @@ def out_of_memory(trainer: Trainer, error: Exception) -> TrainingFailed:
     """
     config = trainer.config
     found = str(error).partition("\n")[0]
-    sizes = f"a batch of {config.batch_size:,} of {trainer.model_config.block_size:,} positions"
-    rows, positions = config.batch_size, trainer.model_config.block_size
+    rows, positions = trainer.rows, trainer.model_config.block_size
+    sizes = f"{rows:,} rows of {positions:,} positions"
     while rows > 1:
         rows //= 2
         if _fits(trainer, rows, positions):
-            return TrainingFailed(f"memory for {sizes}", found, f"--batch-size {rows}, which fits")
+            batch = config.batch_size // trainer.rows * rows
+            valid = f"--batch-size {batch}, which fits, or a larger --grad-accum for the same batch"
+            return TrainingFailed(f"memory for {sizes}", found, valid)
     while positions > 1 and config.mode == "text":
         positions //= 2
         if _fits(trainer, 1, positions):
@@ -48,11 +50,13 @@ def require_memory(trainer: Trainer, *, advise: bool = True) -> None:
         TrainingFailed: half of the step's estimated memory exceeds the free memory; names what fits.
     """
     config, context = trainer.config, trainer.model_config.block_size
-    needed, free = kept_bytes(trainer.model_config, config.batch_size, context), free_bytes(trainer.device)
+    needed, free = kept_bytes(trainer.model_config, trainer.rows, context), free_bytes(trainer.device)
+    if config.activation_checkpointing:
+        needed //= trainer.model_config.n_layer
     if trainer.device.type == "cpu" and needed / 2 > free:
         found = f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free"
         if not advise:
-            sizes = f"a batch of {config.batch_size:,} of {context:,} positions"
+            sizes = f"{trainer.rows:,} rows of {context:,} positions"
             raise TrainingFailed(f"memory for {sizes}", found, "a machine with more memory")
         raise out_of_memory(trainer, MemoryError(found))
 

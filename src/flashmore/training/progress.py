@@ -1,6 +1,7 @@
 """The progress line of a training run, on stderr."""
 
 import math
+import os
 import time
 from types import TracebackType
 from typing import Self
@@ -8,7 +9,9 @@ from typing import Self
 import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flashmore.files import disk_errors, open_regular
 from flashmore.measuring.environment import on_battery
+from flashmore.ranks import print_to
 from flashmore.terminal import Terminal, duration
 from flashmore.training.loop import Observer
 from flashmore.training.session import Session
@@ -52,7 +55,15 @@ class ProgressLine(Observer):
         self.printed = time.monotonic()
 
     def started(self, session: Session) -> None:
-        """Print what is trained, and which attention backend runs and why."""
+        """Print what is trained, and which attention backend runs and why.
+
+        What a rank other than 0 prints goes to a file in the run's folder from here on.
+        """
+        if session.ranks.rank:
+            log = session.run.path / f"rank-{session.ranks.rank}.log"
+            with disk_errors(f"to write {log}", log), open_regular(log, os.O_RDWR | os.O_CREAT) as file:
+                file.seek(0, os.SEEK_END)
+                print_to(file.fileno())
         run, resolved = session.run, session.resolved
         self.config = session.config
         lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; run {run.path}"]

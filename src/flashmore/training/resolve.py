@@ -1,5 +1,6 @@
 """Resolves everything that a config leaves open for this machine, with the reasons."""
 
+import math
 import sys
 import time
 from dataclasses import dataclass, fields, replace
@@ -11,20 +12,25 @@ from flashmore.backends.choose import Choice, Problem, choose
 from flashmore.call import CallOptions
 from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig
 from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
-from flashmore.memory import CGROUP, cpu_quota
+from flashmore.memory import CGROUP, cpu_quota, free_bytes
 from flashmore.models.config import ModelConfig
+from flashmore.models.registry import layout
+from flashmore.ranks import local_rank, world_size
 from flashmore.specs import model_spec
 from flashmore.training.corpus import Corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.decide import Quartiles, decide
 from flashmore.training.fit import fit
 from flashmore.training.memory import out_of_memory, require_memory
+from flashmore.training.parallel import ALONE, Ranks
 from flashmore.training.trainer import Trainer
 
 PADDING_MULTIPLE = 64
 """Pad the vocabulary to a multiple of this for matmul efficiency."""
 LARGEST_WIDTH = 2**16
 """Widest activation per position of a long text."""
+TRAINED_BYTES = 16
+"""Bytes per parameter: the weight, its gradient and AdamW's two moments in float32."""
 WARM_UP, TIMED = 3, 8
 """Steps for timing an uncompiled step."""
 
@@ -43,9 +49,12 @@ class Resolved:
     notes: tuple[str, ...]
     """Which speed-ups are used, and why."""
 
-    def trainer(self, data: Dataset) -> Trainer:
+    def trainer(self, data: Dataset, ranks: Ranks = ALONE) -> Trainer:
         """Build the trainer."""
-        return Trainer(self.config, self.model_config, data, self.device, self.config.speedups)
+        sharded = ranks.connected and self.config.parallel == "fsdp"
+        return Trainer(
+            self.config, self.model_config, data, self.device, self.config.speedups, ranks, sharded=sharded
+        )
 
 
 def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolved:
@@ -66,7 +75,8 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: this machine has no such device.
     """
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    mps = torch.backends.mps.is_available() and world_size() == 1  # which ranks cannot share
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps}
     if name == "auto":
         name = "cuda" if here["cuda"] else "mps" if here["mps"] else "cpu"
     if not here[name]:
@@ -74,7 +84,36 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"--device {name}", f"torch {torch.__version__} finds none on {sys.platform}", present
         )
-    return torch.device(name)
+    return torch.device(name, local_rank()) if name == "cuda" and world_size() > 1 else torch.device(name)
+
+
+def resolve_parallel(
+    config: TrainConfig, model_config: ModelConfig, device: torch.device, ranks: Ranks
+) -> TrainConfig:
+    """Choose between a copy of the model on every rank and a sharded one, where that is left open.
+
+    Raises:
+        ConfigError: options that a sharded model does not support; slices that cannot be shared equally.
+    """
+    ranks.slices(config)
+    if ranks.size == 1:
+        return config
+    if config.parallel == "auto":
+        parameters = sum(math.prod(shape) for shape, _ in layout(model_config).values())
+        fits = TRAINED_BYTES * parameters < free_bytes(device)
+        config = replace(config, parallel="ddp" if fits else "fsdp")
+    if config.parallel == "fsdp":
+        unsupported = {
+            f"--slices {config.slices}, but PyTorch has its own order of sharded sums": config.slices,
+            "--optimizer muon, which needs whole matrices": config.optimizer == "muon",
+            "--dtype float16, whose loss scale needs whole gradients": config.dtype == "float16",
+            f"--samples-every {config.samples_every}, which needs a whole model": config.samples_every,
+            "--cpu-offload on a CPU": config.cpu_offload and device.type == "cpu",
+        }
+        if found := [text for text, given in unsupported.items() if given]:
+            valid = "--parallel ddp, or other options"
+            raise ConfigError("options that --parallel fsdp supports", "; ".join(found), valid)
+    return config
 
 
 def resolve_model(config: TrainConfig, corpus: Corpus) -> ModelConfig:
@@ -135,11 +174,13 @@ def resolve_speed(
     data: Dataset,
     *,
     replaceable: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Resolved:
     """Decide the speed-ups and the attention backend of a model.
 
     Args:
         data: data for timing a few steps, if a decision needs that.
+        ranks: the processes that share each batch; this one times its share alone.
         replaceable: leave out what cannot work here instead of refusing it: the run was made elsewhere.
 
     Raises:
@@ -169,7 +210,7 @@ def resolve_speed(
         return Resolved(named, model, device, choice, notes)
 
     def step_ms(speedups: tuple[str, ...]) -> Quartiles:
-        trainer = resolved(speedups).trainer(data)
+        trainer = resolved(speedups).trainer(data, replace(ranks, connected=False))
         require_memory(trainer)
         try:
             return _step_ms(trainer)

@@ -58,7 +58,7 @@ class TrainResult:
 
 
 def result_of(run: Run) -> TrainResult | None:
-    """Read the result of a run; None if there is none, or if the run has been continued since.
+    """Read the result of a run; None if there is none, or if it is not of the newest intact checkpoint.
 
     Raises:
         RunError: it was altered, or belongs to another run.
@@ -74,7 +74,7 @@ def result_of(run: Run) -> TrainResult | None:
     odd = [name for name, value in facts.items() if getattr(result, name) != value]
     if (result.attention in backends()) != model_spec(run.model.model).attends:
         odd.append("attention")
-    done = run.load_state("last").step
-    if odd or not min(1, done) <= result.steps <= done:
+    done = run.load_state().step
+    if odd or result.steps < min(1, done):
         raise RunError(wanted, f"another {', '.join(odd) or 'number of steps'} than the run has", INTACT)
     return result if result.steps == done else None

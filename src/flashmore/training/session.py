@@ -1,30 +1,41 @@
 """A trainer and the folder it saves to, created from a config or restored from the folder."""
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from flashmore.config import OPEN, TrainConfig
-from flashmore.errors import ConfigError, RunError, TrainingFailed
-from flashmore.files import INTACT
-from flashmore.runs import Checkpoint, Run, Settings, State, locked
+from flashmore.config import EXECUTION, OPEN, TrainConfig
+from flashmore.errors import ConfigError, FlashmoreError, RankStopped, RunError, TrainingFailed
+from flashmore.files import INTACT, disk_errors
+from flashmore.runs import Checkpoint, Run, Settings, State, Unevaluated, locked
 from flashmore.runs.checkpoint import layout_of
 from flashmore.runs.folder import is_pack, remove_unfinished
 from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert
 from flashmore.runs.settings import is_run, require_run, require_same, versions_here
 from flashmore.specs import model_spec
+from flashmore.terminal import say
 from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.fit import fit
 from flashmore.training.memory import require_memory
-from flashmore.training.resolve import Resolved, model_config_of, resolve_device, resolve_model, resolve_speed
+from flashmore.training.parallel import Ranks, connected
+from flashmore.training.resolve import (
+    Resolved,
+    model_config_of,
+    resolve_device,
+    resolve_model,
+    resolve_parallel,
+    resolve_speed,
+)
+from flashmore.training.result import result_of
+from flashmore.training.saving import Saver
 from flashmore.training.trackers import require_installed
-from flashmore.training.trainer import CUDA_GENERATOR, Trainer
+from flashmore.training.trainer import Trainer
 
 
 @dataclass
@@ -36,31 +47,30 @@ class Session:
     parts: Parts
     """The data; the trainer has the training part."""
     trainer: Trainer
-    metrics: MetricsLog
+    metrics: MetricsLog | None
+    """None on every rank but 0, which alone writes."""
     best_loss: float | None = None
     """Lowest validation loss so far, in nats per character."""
     best_step: int | None = None
     """The step at which it was measured."""
     train_seconds: float = 0.0
     """Training time, excluding evaluation and saving."""
-    saved_at: float = field(default_factory=time.monotonic)
-    """`time.monotonic` of the last checkpoint, in seconds."""
-    saved_step: int = 0
-    """The step of the last checkpoint."""
+    unevaluated: Unevaluated | None = None
+    """The last log line, if its evaluation was interrupted."""
+    saver: Saver = field(init=False)
 
     def __post_init__(self) -> None:
-        self.saved_step = self.trainer.done
+        self.saver = Saver(self.run, self.metrics, self.config, self.trainer.done)
 
     @property
     def stopped_early(self) -> bool:
         """Whether the validation loss has not improved for `patience` evaluations."""
-        waited = self.config.patience * self.config.eval_interval
-        return bool(waited) and self.best_step is not None and self.trainer.done - self.best_step >= waited
+        return self.finished and self.trainer.done < self.config.max_steps
 
     @property
     def finished(self) -> bool:
         """Whether no more steps are to be made."""
-        return self.trainer.done >= self.config.max_steps or self.stopped_early
+        return _is_finished(self.config, self.trainer.done, self.best_step)
 
     @property
     def config(self) -> TrainConfig:
@@ -68,16 +78,20 @@ class Session:
         return self.resolved.config
 
     def save(self) -> None:
-        """Save the checkpoint `last`, from which `resumed` continues bit for bit; also as `best` if it is.
+        """Begin to save a checkpoint, from which `resumed` continues bit for bit.
 
         Raises:
             TrainingFailed: a weight is not finite; the previous checkpoints are kept.
-            StorageError: writing failed; the previous checkpoints are kept.
+            StorageError: as from `Saver`.
         """
-        weights = dict(self.trainer.model.state_dict())
-        if not all(value.isfinite().all() for value in weights.values()):
+        weights, optimizer = self.trainer.weights(), self.trainer.optimizer_state()
+        # Several times faster than `isfinite`, because it writes no tensor.
+        extremes = [bound for value in weights.values() if value.numel() for bound in value.aminmax()]
+        if not all(bound.isfinite() for bound in extremes):
             raise self.diverged("weights", "NaN or infinities")
-        metrics_bytes, metrics_sha256 = self.metrics.saved()
+        if self.metrics is None:
+            return
+        metrics_bytes, metrics_sha256 = self.metrics.mark()
         state = State(
             step=self.trainer.done,
             max_steps=self.config.max_steps,
@@ -85,38 +99,160 @@ class Session:
             best_step=self.best_step,
             train_seconds=self.train_seconds,
             loss_scale=self.trainer.step.loss_scale,
+            unevaluated=self.unevaluated,
             metrics_bytes=metrics_bytes,
             metrics_sha256=metrics_sha256,
         )
-        self.run.save_checkpoint("last", Checkpoint(weights, self.trainer.optimizer_state(), state))
-        if self.best_step == state.step:
-            self.run.save_checkpoint("best", Checkpoint(weights, {}, state))
-        self.saved_at, self.saved_step = time.monotonic(), state.step
+        self.saver.save(weights, optimizer, state)
 
-    def diverged(self, what: str, found: str) -> TrainingFailed:
-        """The error for values that are no longer finite."""
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return self.trainer.ranks
+
+    def diverged(self, what: str, found: str) -> FlashmoreError:
+        """The error for values that are no longer finite, which all ranks have in common."""
         step = f"{found} at step {self.trainer.done} of {self.run.path}"
-        return TrainingFailed(
-            f"finite {what}",
-            f"{step}; the last checkpoint is from step {self.saved_step}",
-            f"a lower --learning-rate than {self.config.learning_rate:g}, a longer --warmup-steps, "
-            "--grad-clip 1, or --dtype float32",
+        return self.ranks.common(
+            TrainingFailed(
+                f"finite {what}",
+                f"{step}; the last checkpoint is from step {self.saver.step}",
+                f"a lower --learning-rate than {self.config.learning_rate:g}, a longer --warmup-steps, "
+                "--grad-clip 1, or --dtype float32",
+            )
         )
 
 
+def _is_finished(config: TrainConfig, step: int, best_step: int | None) -> bool:
+    waited = config.patience * config.eval_interval
+    return step >= config.max_steps or (bool(waited) and best_step is not None and step - best_step >= waited)
+
+
 @contextmanager
-def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
+def begun(config: TrainConfig, out: Path | None, *, again: bool = False) -> Iterator[Session]:
     """Resolve the config and create the run's folder, or resume a run started by the same command.
 
-    Nothing is written before all checks pass, and the folder is locked until the context ends.
+    Nothing is written before all checks pass, and the folder is locked until the context ends. If torchrun
+    started several processes, rank 0 does so, and the others open the folder after it.
 
     Args:
         config: what to train.
         out: the run's folder; None means the first unused of runs/MODEL, runs/MODEL-2, …
+        again: without `out`, prefer a run below runs/ that was started by the same command.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
+    with connected(config.device) as ranks:
+        ranks.require_alike({**config.to_json(), "out": str(out)})
+        with _on_every_rank(ranks, lambda: _begun(config, out, ranks, again=again)) as session:
+            yield session
+
+
+@contextmanager
+def resumed(path: Path, steps: int | None, changes: Mapping[str, Any] | None = None) -> Iterator[Session]:
+    """Restore a run from its newest intact checkpoint.
+
+    The folder is locked until the context ends.
+
+    Args:
+        path: the run's folder.
+        steps: a new number of steps; None keeps it.
+        changes: new values of options in `EXECUTION`; the others are those that the run was started with.
+
+    Raises:
+        RunError: no run, a damaged one, or one being trained by another process.
+        ConfigError: `steps` is below the number of completed steps.
+    """
+    with connected("auto") as ranks:
+        ranks.require_alike({"run": str(path), "max_steps": steps, **(changes or {})})
+        with _on_every_rank(ranks, lambda: _resumed(path, steps, changes or {}, ranks)) as session:
+            yield session
+
+
+@contextmanager
+def _on_every_rank(
+    ranks: Ranks, open_run: Callable[[], AbstractContextManager["_Opened"]]
+) -> Iterator[Session]:
+    """The session on the run that rank 0 opens, on each rank."""
+    if ranks.rank:
+        message = ranks.tell(None)
+        if message is None:
+            raise RankStopped("a run", "rank 0 could not begin one", "see its message")
+        yield _opened_after(message).session(ranks)
+        return
+    told = False
+    try:
+        with open_run() as opened:
+            ranks.tell(opened.message())
+            told = True
+            yield opened.session(ranks)
+    except BaseException:
+        if not told:
+            ranks.tell(None)
+        raise
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run that has been begun or resumed."""
+
+    run: Run
+    resolved: Resolved
+    parts: Parts
+    metrics: MetricsLog | None
+    state: State
+    trainer: Trainer | None = None
+    """In this state; None to load the run's newest checkpoint."""
+
+    def message(self) -> dict[str, Any]:
+        """What rank 0 tells the others."""
+        return {
+            "path": str(self.run.path.absolute()),
+            "digest": self.run.digest,
+            "config": self.resolved.config.to_json(),
+            "attention": self.resolved.model_config.attention,
+            "padding_multiple": self.resolved.model_config.padding_multiple,
+            "state": asdict(self.state),
+        }
+
+    def session(self, ranks: Ranks) -> Session:
+        """The session, which all ranks begin together."""
+        if self.trainer is not None:
+            return Session(self.run, self.resolved, self.parts, self.trainer, self.metrics)
+        trainer = self.resolved.trainer(self.parts.train, ranks)
+        require_memory(trainer, advise=False)
+        checkpoint = self.run.load_checkpoint(layout_of(trainer.step.state_dict()))
+        trainer.restore(checkpoint)
+        state = self.state
+        if self.metrics is not None and checkpoint.state != state:  # the best weights are lost
+            self.run.save_checkpoint(replace(checkpoint, state=state), self.resolved.config.keep)
+        parts = (self.run, self.resolved, self.parts, trainer, self.metrics)
+        return Session(*parts, state.best_loss, state.best_step, state.train_seconds, state.unevaluated)
+
+
+def _opened_after(message: dict[str, Any]) -> _Opened:
+    """The run that rank 0 has opened, on another rank.
+
+    Raises:
+        RunError: this rank sees no such run, because the ranks do not share a file system.
+    """
+    run = Run.open(Path(message["path"]))
+    if run.digest != message["digest"]:
+        valid = "--out on a file system that all machines share"
+        raise RunError(f"the run of rank 0 at {run.path}", "another run", valid)
+    config = convert(message["config"], TrainConfig, f"the config of the run {run.path}")
+    device = resolve_device(config.device)
+    if config.threads_here:
+        torch.set_num_threads(config.threads_here)
+    changed = {name: message[name] for name in ("attention", "padding_multiple")}
+    resolved = Resolved(config, replace(run.model, **changed), device, None, ())
+    state = convert(message["state"], State, f"the state of {run.path}")
+    return _Opened(run, resolved, open_parts(run, config, device), None, state)
+
+
+@contextmanager
+def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) -> Iterator[_Opened]:
     require_installed(config.log_to)
     goes_on = out is not None and _is_run(out)
     corpus = read_corpus(config)
@@ -132,14 +268,21 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
         stored=corpus.stored,
         versions=versions_here(),
     )
+    if again and out is None:
+        out = _started_before(asked, Path("runs"))
+        goes_on = out is not None
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
-        with resumed(out, None) as session:
-            yield session
+        with _resumed(out, None, {name: requested[name] for name in EXECUTION}, ranks) as opened:
+            if again and _is_finished(opened.resolved.config, opened.state.step, opened.state.best_step):
+                longer = f"to train it longer: {opened.run.resume_command()} --max-steps N"
+                say(f"{out} is finished; {longer}; to train anew: omit --resume auto, or use another --out")
+            yield opened
         return
     device = resolve_device(config.device)
+    config = resolve_parallel(config, asked.model, device, ranks)
     parts = corpus.parts(config, device)
-    resolved = resolve_speed(config, asked.model, device, parts.train)
+    resolved = resolve_speed(config, asked.model, device, parts.train, ranks=ranks)
     resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
     with ExitStack() as lock:
         folder = _lock_new(lock, config.model, out)
@@ -147,25 +290,18 @@ def begun(config: TrainConfig, out: Path | None) -> Iterator[Session]:
         with Run.create(folder, made_from) as run:
             if corpus.text is not None:
                 parts = open_parts(run, config, device)
-            trainer = resolved.trainer(parts.train)
+            # Several ranks may share a model that does not fit on one device; all load this checkpoint.
+            alone = replace(resolved, device=torch.device("cpu")) if ranks.connected else resolved
+            trainer = alone.trainer(parts.train, replace(ranks, connected=False))
             require_memory(trainer)
-            weights = dict(trainer.model.state_dict())
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
-            run.begin(Checkpoint(weights, trainer.optimizer_state(), first))
+            run.begin(Checkpoint(trainer.weights(), trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
-            yield Session(run, resolved, parts, trainer, metrics)
+            yield _Opened(run, resolved, parts, metrics, first, None if ranks.connected else trainer)
 
 
 @contextmanager
-def resumed(path: Path, steps: int | None) -> Iterator[Session]:
-    """Restore a run from its checkpoint `last`; only the number of steps may change.
-
-    The folder is locked until the context ends.
-
-    Raises:
-        RunError: no run, a damaged one, or one being trained by another process.
-        ConfigError: `steps` is below the number of completed steps.
-    """
+def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: Ranks) -> Iterator[_Opened]:
     if is_pack(path):
         raise _packed(path)
     require_run(path)
@@ -174,14 +310,13 @@ def resumed(path: Path, steps: int | None) -> Iterator[Session]:
         run = Run.open(path)
         if run.settings.packed:
             raise _packed(path)
-        state = run.load_state("last")
+        state = run.load_state(best_lost=True)
         if steps is not None and steps < state.step:
             found = f"{steps}, but {state.step} steps are done"
             raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
-        resolved, parts, trainer = _restored(run, state.max_steps if steps is None else steps)
+        resolved, parts = _resolved_again(run, state, steps, changes, ranks)
         with run.log_metrics(state) as metrics:
-            best = (state.best_loss, state.best_step)
-            yield Session(run, resolved, parts, trainer, metrics, *best, state.train_seconds)
+            yield _Opened(run, resolved, parts, metrics, state)
 
 
 def _packed(path: Path) -> RunError:
@@ -207,7 +342,7 @@ def config_of(run: Run) -> TrainConfig:
     if odd := [name for name in OPEN if getattr(config, name) is None]:
         raise RunError(wanted, f"no value of {', '.join(odd)}", INTACT)
     asked = run.settings.requested
-    free = {"speedups", *(name for name in OPEN if asked.get(name) is None)}
+    free = {"speedups", *EXECUTION, *(name for name in OPEN if asked.get(name) is None)}
     odd = [name for name, value in run.config.items() if name not in free and asked.get(name) != value]
     if odd:
         raise RunError(wanted, f"values of {', '.join(odd)} that were not requested", INTACT)
@@ -227,6 +362,22 @@ def _unused_folders(model: str, parent: Path) -> Iterator[Path]:
                 yield path
         except RunError:  # occupied by something else
             continue
+
+
+def _started_before(asked: Settings, parent: Path) -> Path | None:
+    """The newest unfinished run that the same command started, or else the newest finished one."""
+    found = []
+    with disk_errors(f"to look for runs in {parent}", parent):
+        folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    for path in folders:
+        try:
+            run = Run.open(path)
+            require_same(run.settings, asked, path)
+        except RunError:  # another run, or none
+            continue
+        state = run.load_state(best_lost=True)
+        found.append((result_of(run) is None, run.checkpoint(state.step).stat().st_mtime_ns, path))
+    return max(found)[-1] if found else None
 
 
 def _is_run(path: Path) -> bool:
@@ -259,13 +410,17 @@ def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
         return device, (f"on {device} instead of {config.device}: {error.found}",)
 
 
-def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
-    if not run.load_state("last").max_steps:
+def _resolved_again(
+    run: Run, state: State, steps: int | None, changes: Mapping[str, Any], ranks: Ranks
+) -> tuple[Resolved, Parts]:
+    if not state.max_steps:
         valid = "flashmore generate, score, compare, page or export"
         raise RunError(
             f"a run that was trained here at {run.path}", "an imported model, without optimizer", valid
         )
-    config = replace(config_of(run), max_steps=steps)
+    execution: dict[str, Any] = {name: run.settings.requested.get(name) for name in EXECUTION}
+    total = state.max_steps if steps is None else steps
+    config = replace(config_of(run), max_steps=total, **{**execution, **changes})
     device, notes = _device_here(config)
     sizes = model_config_of(config, run.model.vocab_size, run.model.block_size)
     chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
@@ -275,14 +430,7 @@ def _restored(run: Run, steps: int) -> tuple[Resolved, Parts, Trainer]:
         )
     if model_spec(run.model.model).attends:
         config = replace(config, attention=run.model.attention)
+    config = resolve_parallel(config, run.model, device, ranks)
     parts = open_parts(run, config, device)
-    resolved = resolve_speed(config, run.model, device, parts.train, replaceable=True)
-    resolved = replace(resolved, notes=(*notes, *resolved.notes))
-    trainer = resolved.trainer(parts.train)
-    require_memory(trainer, advise=False)
-    wanted = dict(layout_of(trainer.optimizer_state()))
-    wanted.pop(CUDA_GENERATOR, None)
-    checkpoint = run.load_checkpoint(wanted, {CUDA_GENERATOR: ((16,), torch.uint8)})
-    run.restore(trainer.model, checkpoint.weights)
-    trainer.restore(checkpoint)
-    return resolved, parts, trainer
+    resolved = resolve_speed(config, run.model, device, parts.train, replaceable=True, ranks=ranks)
+    return replace(resolved, notes=(*notes, *resolved.notes)), parts

@@ -1,19 +1,21 @@
 """One training step: forward, backward, clip, update."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.runs import LossScale
 from flashmore.training.dataset import Batch
 from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, optimizers_of
+from flashmore.training.parallel import ALONE, Ranks, shard_like
 
 Precision = Callable[[], AbstractContextManager[object]]
 """Returns the context in which the model runs: autocast for 16-bit dtypes, a null context for float32."""
@@ -31,6 +33,8 @@ def precision_of(config: TrainConfig, device: torch.device) -> Precision:
 
 Rates = tuple[float, float]
 """The learning rates of AdamW and Muon in an update."""
+Slices = Sequence[Batch]
+"""The slices of a batch that this rank computes; most often one, the whole batch."""
 
 
 class Step(Protocol):
@@ -42,7 +46,7 @@ class Step(Protocol):
     loss_scale: LossScale | None
     """Loss scale for float16; None if the loss is not scaled."""
 
-    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+    def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
         """Update the weights once for each batch.
 
         Args:
@@ -50,7 +54,8 @@ class Step(Protocol):
             rates: learning rates of each update.
 
         Returns:
-            The loss of the last batch before its update, a scalar on the device; reading it synchronises.
+            The loss of the last batch before its update, a scalar on the device; reading it synchronises. If
+            the ranks have not added up their slices' losses, only those of this rank: see `Ranks.total`.
         """
         ...
 
@@ -63,18 +68,21 @@ class Step(Protocol):
         ...
 
 
-def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def mean_loss(logits: Tensor, targets: Tensor, characters: Tensor | None = None) -> Tensor:
     """Mean cross-entropy in nats over real characters, EOS included.
 
     Args:
         logits: (B, T, V), or (N, V) of a packed batch.
         targets: (B, T) or (N,) int64, `IGNORE` at padding.
+        characters: of a slice: the number of real characters in its whole batch, by which its sum is divided.
 
     Returns:
         A scalar float32 (float64 for float64 logits).
     """
     flat = _not_16_bit(logits).flatten(0, -2)  # (B·T, V) or (N, V)
-    return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE)
+    if characters is None:
+        return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE)
+    return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE, reduction="sum") / characters
 
 
 def _not_16_bit(logits: Tensor) -> Tensor:
@@ -90,12 +98,25 @@ def training_loss(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tenso
     https://arxiv.org/abs/1503.02531).
     """
     if batch.smooth is None:
-        loss = mean_loss(logits, batch.targets)
+        loss = mean_loss(logits, batch.targets, batch.characters)
         return loss, loss
     log_p = _not_16_bit(logits).log_softmax(-1)
-    loss = F.nll_loss(log_p.flatten(0, -2), batch.targets.flatten(), ignore_index=IGNORE)
-    soft = -(batch.smooth * log_p).sum() / (batch.targets != IGNORE).sum()  # it is 0 at padding
+    characters = (batch.targets != IGNORE).sum() if batch.characters is None else batch.characters
+    hard = F.nll_loss(log_p.flatten(0, -2), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    loss = hard / characters
+    soft = -(batch.smooth * log_p).sum() / characters  # it is 0 at padding
     return (1 - smoothing) * loss + smoothing * soft, loss
+
+
+def seed_dropout(batch: Batch) -> None:
+    """Seed the generators from which dropout draws on this slice, so that it depends on nothing else."""
+    if batch.dropout_seed is None:
+        return
+    torch.default_generator.manual_seed(batch.dropout_seed)
+    if batch.ids.is_cuda:
+        torch.cuda.default_generators[batch.ids.get_device()].manual_seed(batch.dropout_seed)
+    elif batch.ids.is_mps:
+        torch.mps.manual_seed(batch.dropout_seed)
 
 
 class EagerStep:
@@ -106,12 +127,28 @@ class EagerStep:
         config: the optimizer's settings, the clipping and the precision.
         device: the model's device.
         fused: use the fused AdamW kernel.
+        ranks: the processes that share the batch.
+        sharded: whether the model is sharded over them; otherwise each has a copy.
     """
 
     updates = 1
 
-    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, *, fused: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        *,
+        fused: bool,
+        ranks: Ranks = ALONE,
+        sharded: bool = False,
+    ) -> None:
         self.model = model
+        self.ranks = ranks
+        self.ordered, self.sharded = bool(config.slices), sharded
+        self.forward: nn.Module = model
+        if ranks.connected and not (sharded or self.ordered):
+            self.forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.optimizers = optimizers_of(model, config, fused=fused)
         self.grad_clip = config.grad_clip
         self.smoothing = config.ngram_smoothing
@@ -119,13 +156,10 @@ class EagerStep:
         # float16's gradients underflow without scaling; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
 
-    def __call__(self, batches: Sequence[Batch], rates: Sequence[Rates]) -> Tensor:
+    def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
         """As in `Step`."""
-        (batch,), (learning_rates,) = batches, rates
-        with self.precision():
-            minimised, loss = training_loss(self.model(batch.ids, *batch.extra), batch, self.smoothing)
-        self.model.zero_grad(set_to_none=True)
-        self.scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
+        (slices,), (learning_rates,) = batches, rates
+        loss = self._ordered_gradient(slices) if self.ordered else self._gradient(slices)
         for optimizer, rate in zip(self.optimizers, learning_rates, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -136,7 +170,56 @@ class EagerStep:
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
+        return loss
+
+    def _gradient(self, slices: Slices) -> Tensor:
+        """Add up the gradient of all slices of all ranks; returns the loss of this rank's slices.
+
+        The ranks communicate during the backward pass of the last slice only.
+        """
+        self.model.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=slices[0].ids.device)
+        for batch in slices[:-1]:
+            with self._without_communication():
+                loss = loss + self._backward(batch)
+        return loss + self._backward(slices[-1])
+
+    def _ordered_gradient(self, slices: Slices) -> Tensor:
+        """The same sum in the order of the slices; returns the loss of all."""
+        vectors = []
+        for batch in slices:
+            self.model.zero_grad(set_to_none=True)
+            loss = self._backward(batch)
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.model.parameters()]
+            vectors.append(torch.cat([*(gradient.flatten() for gradient in gradients), loss.view(1)]))
+        total = self.ranks.ordered_total(vectors)
+        sizes = [parameter.numel() for parameter in self.model.parameters()]
+        for parameter, part in zip(self.model.parameters(), torch.split(total[:-1], sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+        return total[-1]
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the gradient of a slice; returns its loss."""
+        seed_dropout(batch)
+        with self.precision():
+            minimised, loss = training_loss(self.forward(batch.ids, *batch.extra), batch, self.smoothing)
+        if self.ranks.connected and not self.ordered:
+            minimised = minimised * self.ranks.size  # of which PyTorch takes the mean over the ranks
+        self.scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    @contextmanager
+    def _without_communication(self) -> Iterator[None]:
+        if isinstance(self.forward, DistributedDataParallel):
+            with self.forward.no_sync():
+                yield
+        elif self.sharded:
+            sharded: Any = self.forward
+            sharded.set_requires_gradient_sync(False)
+            yield
+            sharded.set_requires_gradient_sync(True)
+        else:
+            yield
 
     def state_dict(self) -> dict[str, Tensor]:
         """As in `Step`."""
@@ -154,9 +237,7 @@ class EagerStep:
         """As in `Step`."""
         for optimizer, moments in self._with_moments():
             for name, parameter in self._parameters_of(optimizer):
-                state = {
-                    moment: tensors[f"{moment}.{name}"].clone().to(parameter.device) for moment in moments
-                }
+                state = {moment: shard_like(parameter, tensors[f"{moment}.{name}"]) for moment in moments}
                 if isinstance(optimizer, torch.optim.AdamW):
                     device = parameter.device if optimizer.defaults["fused"] else "cpu"
                     state["step"] = tensors["step"].clone().to(device)

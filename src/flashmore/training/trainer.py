@@ -1,9 +1,12 @@
 """A model with its optimizer and its data."""
 
-import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,14 +23,14 @@ from flashmore.training.cuda_graph import CudaGraphStep
 from flashmore.training.dataset import Batch, Dataset, Form
 from flashmore.training.flat import FlatStep
 from flashmore.training.optimizers import learning_rate_share
+from flashmore.training.parallel import ALONE, Ranks, shard, shard_like, whole_tensor
 from flashmore.training.step import EagerStep, Precision, Step, mean_loss
 
 USUAL = ("fused-adamw",)
 """Speed-ups for comparisons of attention backends alone: padded rows."""
-CUDA_GENERATOR = "rng.cuda"
-"""Name of the CUDA generator state, which a run saved on a CPU does not have."""
 REPLAYED = 8
 """Updates in one replay of a CUDA graph."""
+T = TypeVar("T")
 
 
 class Trainer:
@@ -39,6 +42,11 @@ class Trainer:
         data: the training data, on `device`.
         device: the training device.
         speedups: names of speed-ups that work here.
+        ranks: the processes that share each batch.
+        sharded: whether the model is sharded over them; otherwise each has a copy.
+
+    Raises:
+        ConfigError: a batch that the slices, or slices that the ranks, cannot share equally.
     """
 
     def __init__(
@@ -48,26 +56,47 @@ class Trainer:
         data: Dataset,
         device: torch.device,
         speedups: Collection[str] = USUAL,
+        ranks: Ranks = ALONE,
+        *,
+        sharded: bool = False,
     ) -> None:
+        self.ranks = ranks
+        self.slices = ranks.slices(config)
+        self.rows = config.batch_size // self.slices[0][1]
+        """Items or windows of a slice, which are in memory together."""
         if config.threads_here:
             torch.set_num_threads(config.threads_here)
         # One switch for the process: without this a run would inherit that of the run before.
         torch.set_float32_matmul_precision("high" if "tf32" in speedups else "highest")
-        torch.manual_seed(config.seed)  # dropout; the initial weights have their own generator
         self.config = config
         self.model_config = model_config
         self.device = device
         self.model = build(model_config, config.seed).to(device)
         self.model.train()
-        self.step = _step_of(self.model, config, device, speedups)
+        if config.activation_checkpointing:
+            transformer: Any = self.model
+            transformer.activation_checkpointing = True
+        if sharded:
+            shard(self.model, ranks, device, offload=config.cpu_offload)
+        self.step = _step_of(self.model, config, device, speedups, ranks, sharded=sharded)
         self.data = data
         self.form: Form = "packed" if "pack" in speedups else "trimmed" if "trim" in speedups else "padded"
         self.done = 0
         """Updates made so far."""
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0, on the device."""
-        return self.data.batch(step, self.form)
+        """The batch of a step, counted from 0, on the device; if it is cut, the first slice of this rank."""
+        return self._slices(step)[0]
+
+    def _slices(self, step: int) -> list[Batch]:
+        drops = self.model_config.dropout or self.model_config.attention_dropout
+        return [
+            replace(
+                self.data.batch(step, self.form, part),
+                dropout_seed=_seed_of(self.config.seed, step, part[0]) if drops else None,
+            )
+            for part in self.slices
+        ]
 
     def train_step(self, most: int = 1) -> Tensor:
         """Make one update, or as many as one call of the step makes if that is at most `most`.
@@ -77,94 +106,140 @@ class Trainer:
         """
         count = self.step.updates if self.step.updates <= most else 1
         steps = range(self.done, self.done + count)
-        loss = self.step([self.batch(step) for step in steps], [self._rates(step) for step in steps])
+        loss = self.step([self._slices(step) for step in steps], [self._rates(step) for step in steps])
         self.done += count
         return loss
 
-    def evaluate(self, data: Dataset) -> float:
-        """The mean loss over a whole part, in nats per character."""
-        return evaluate(self.model, data, self.step.precision)
+    def total(self, loss: Tensor) -> float:
+        """The loss of all ranks, from that which `train_step` returned on each."""
+        complete = self.config.slices or not isinstance(self.step, EagerStep)
+        return (loss if complete else self.ranks.total(loss.clone())).item()
+
+    def evaluate(self, data: Dataset, stopped: Callable[[], bool] = lambda: False) -> float | None:
+        """The mean loss over a whole part, in nats per character; None if it was stopped before the end."""
+        return evaluate(self.model, data, self.step.precision, self.ranks, stopped)
 
     def _rates(self, step: int) -> tuple[float, float]:
         """The learning rates of AdamW and Muon in the update after `step` updates."""
         share = learning_rate_share(step, self.config)
         return share * self.config.learning_rate, share * self.config.muon_learning_rate
 
+    def weights(self) -> dict[str, Tensor]:
+        """The model's `state_dict()`, in one piece; every rank must ask for it."""
+        return {name: whole_tensor(value) for name, value in self.model.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights in one piece into the model."""
+        own = self.model.state_dict()
+        for name, value in weights.items():
+            own[name].copy_(shard_like(own[name], value))
+
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimizer and random generator state: with the weights, everything the next steps depend on."""
-        state = self.step.state_dict() | {"rng.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state[CUDA_GENERATOR] = torch.cuda.get_rng_state(self.device)
-        return state
+        """The optimizer's state: with the weights, everything the next steps depend on; as `weights`."""
+        return {name: whole_tensor(value) for name, value in self.step.state_dict().items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Restore the state of a checkpoint whose weights are already in the model.
+        """Restore the state of a checkpoint.
 
         Raises:
-            ConfigError: more optimizer updates than steps, or an invalid state of a PyTorch generator.
+            ConfigError: more optimizer updates than steps.
         """
+        self.load_weights(checkpoint.weights)
         updates, done = checkpoint.optimizer["step"].item(), checkpoint.state.step
         if not 0 <= updates <= done:
             raise ConfigError(f"0 to {done} updates of the optimizer", str(updates), INTACT)
         self.step.load_state_dict(checkpoint.optimizer)
         self.step.loss_scale = checkpoint.state.loss_scale
         self.done = done
-        try:
-            _require_generator_state(checkpoint.optimizer["rng.cpu"])
-            torch.set_rng_state(checkpoint.optimizer["rng.cpu"])
-            if self.device.type == "cuda" and CUDA_GENERATOR in checkpoint.optimizer:
-                torch.cuda.set_rng_state(checkpoint.optimizer[CUDA_GENERATOR], self.device)
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError("the state of a random number generator", str(error), INTACT) from None
 
 
-def _require_generator_state(state: Tensor) -> None:
-    """Refuse counters that make PyTorch's Mersenne Twister read beyond its 624 words, which torch does not.
-
-    Raises:
-        ValueError: the counters are inconsistent.
-    """
-    left, _, position = struct.unpack_from("<iiQ", state.numpy().tobytes(), 8)
-    if left + position != 625 and (left, position) != (1, 0):
-        raise ValueError(f"{left} words left at word {position}")
+def _seed_of(*numbers: int) -> int:
+    """A seed for PyTorch's generators, of which that of the CPU uses 32 bits."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _step_of(model: nn.Module, config: TrainConfig, device: torch.device, speedups: Collection[str]) -> Step:
+def _step_of(
+    model: nn.Module,
+    config: TrainConfig,
+    device: torch.device,
+    speedups: Collection[str],
+    ranks: Ranks,
+    *,
+    sharded: bool,
+) -> Step:
     """The step for this model with these speed-ups."""
     if not {"compile", "cuda-graph"}.intersection(speedups):
-        return EagerStep(model, config, device, fused="fused-adamw" in speedups)
+        fused = "fused-adamw" in speedups
+        return EagerStep(model, config, device, fused=fused, ranks=ranks, sharded=sharded)
     mode = "max-autotune-no-cudagraphs" if "max-autotune" in speedups else "default"
-    step = FlatStep(model, config, device, mode if "compile" in speedups else None)
+    step = FlatStep(model, config, device, mode if "compile" in speedups else None, ranks)
     if "cuda-graph" not in speedups:
         return step
     return CudaGraphStep(step, REPLAYED if "replay" in speedups else 1)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Dataset, precision: Precision) -> float:
+def evaluate(
+    model: nn.Module,
+    data: Dataset,
+    precision: Precision,
+    ranks: Ranks = ALONE,
+    stopped: Callable[[], bool] = lambda: False,
+) -> float | None:
     """Mean loss in nats per character over all of `data`, in evaluation mode, within the free memory.
 
     The sum over characters divided by their number: a mean of batch means would overweight short batches.
     With weights, each item's sum and number of characters count by its weight.
+
+    The ranks take turns with the batches; the sum has the same order, and bits, for any number of them.
+
+    Args:
+        model: the model.
+        data: the part.
+        precision: the context in which the model runs.
+        ranks: the processes that share the work.
+        stopped: asked between batches, with the same answer on every rank.
+
+    Returns:
+        The loss; None if it was stopped.
     """
     config = model.config
     assert isinstance(config, ModelConfig)
     was_training = model.training
     model.eval()
-    total = torch.zeros((), dtype=torch.float64)
-    characters = 0.0
-    for batch in data.evaluation(partial(largest_batch, config)):
-        real = (batch.targets != IGNORE).sum(1).cpu()  # (B,)
-        with precision():
-            logits = model(batch.ids)
-        if batch.weights is None:
-            loss = mean_loss(logits, batch.targets)
-            total += loss.cpu().double() * real.sum()  # not every device has float64
-            characters += int(real.sum())
-        else:
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)  # (B, V, T)
-            losses = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none")  # (B, T)
-            total += batch.weights @ losses.cpu().double().sum(1)
-            characters += (batch.weights @ real.double()).item()
+    rows = []
+    for batches in _rounds(data.evaluation(partial(largest_batch, config)), ranks.size):
+        # All ranks run the model equally often, because a sharded one communicates.
+        sums = _sums(model, batches[min(ranks.rank, len(batches) - 1)], precision)
+        own = torch.zeros(len(batches), 2, dtype=torch.float64)
+        if ranks.rank < len(batches):
+            own[ranks.rank] = sums
+        rows.append(own)
+        if stopped():
+            break
+    else:
+        total, characters = ranks.total(torch.cat(rows)).cumsum(0)[-1].tolist()  # one after the other
+        model.train(was_training)
+        return float(total / characters)
     model.train(was_training)
-    return (total / characters).item()
+    return None
+
+
+def _rounds(batches: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` of them, and of fewer at the end."""
+    remaining = iter(batches)
+    while group := list(islice(remaining, size)):
+        yield group
+
+
+def _sums(model: nn.Module, batch: Batch, precision: Precision) -> Tensor:
+    """The sum of the loss over a batch, and the number of its characters: (2,) float64."""
+    real = (batch.targets != IGNORE).sum(1).cpu().double()  # (B,)
+    with precision():
+        logits = model(batch.ids)
+    if batch.weights is None:
+        loss = mean_loss(logits, batch.targets)
+        return torch.stack((loss.cpu().double() * real.sum(), real.sum()))  # not every device has float64
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)  # (B, V, T)
+    losses = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none")  # (B, T)
+    return torch.stack((batch.weights @ losses.cpu().double().sum(1), batch.weights @ real))

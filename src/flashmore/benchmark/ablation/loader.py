@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flashmore.data.batches import IGNORE, Sequences
-from flashmore.training.dataset import Batch, Form, ItemDataset, shaped
+from flashmore.training.dataset import WHOLE, Batch, Form, ItemDataset, Slice, shaped
 
 
 class LoadedDataset(ItemDataset):
@@ -26,8 +26,9 @@ class LoadedDataset(ItemDataset):
         self._next = -1  # the step that the loader comes to next
         self._loaded: Iterator[list[Tensor]] = iter(())
 
-    def batch(self, step: int, form: Form = "padded") -> Batch:
-        """As in `flashmore.training.dataset.Dataset`; steps in order come from one loader."""
+    def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
+        """As in `flashmore.training.dataset.Dataset`, of whole batches; steps in order share one loader."""
+        assert part == WHOLE
         if step != self._next:
             self._loaded = iter(DataLoader(self._items, batch_sampler=self._indices(step)))
         self._next = step + 1

@@ -1,0 +1,55 @@
+"""`flashmore runs`: a table of the runs in a folder."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from flashmore.cli.parse import parse
+from flashmore.cli.show import stdout, table
+from flashmore.terminal import write_json
+
+if TYPE_CHECKING:
+    from flashmore.training.listing import Listed
+
+
+@dataclass(frozen=True)
+class Runs:
+    """List the runs in a folder: model, data, steps, losses, size, and whether each is finished."""
+
+    folder: Positional[Path] = Path("runs")
+    """Folder that contains the runs."""
+    json: bool = False
+    """Print the result to stdout as JSON, and nothing else."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore runs`."""
+    command = parse(Runs, "runs", argv)
+
+    from flashmore.training.listing import runs_in
+
+    found = runs_in(command.folder)
+    if command.json:
+        write_json([asdict(each) for each in found])
+    else:
+        _show(command.folder, found)
+    return 0
+
+
+def _show(folder: Path, found: "Sequence[Listed]") -> None:
+    rows = table("run", "model", "data", "steps", "val", "test", "MB", "state", numbers=NUMBERS)
+    for each in found:
+        steps = "–" if each.step is None else f"{each.step:,}/{each.max_steps:,}"
+        losses = ["–" if loss is None else f"{loss:.4f}" for loss in (each.val_loss, each.test_loss)]
+        size = f"{each.bytes / 1e6:,.1f}"
+        name = Path(each.run).name
+        rows.add_row(name, each.model or "–", each.data or "–", steps, *losses, size, each.state)
+    details = (f"{each.run}: {_DETAIL[each.state]}{each.detail}" for each in found if each.detail)
+    stdout().print(*([rows] if found else [f"no runs in {folder}"]), *details)
+
+
+NUMBERS = ("steps", "val", "test", "MB")
+_DETAIL = {"damaged": "damaged, ", "training": "being trained by "}

@@ -1,0 +1,50 @@
+"""The rank of this process, which torchrun gives in environment variables, and where it prints.
+
+Rank 0 alone prints on the terminal.
+"""
+
+import os
+
+_terminal: int | None = None
+"""The stderr of a rank other than 0."""
+
+
+def world_size() -> int:
+    """How many processes torchrun started together; 1 without torchrun."""
+    return _number("WORLD_SIZE", 1) if "RANK" in os.environ else 1
+
+
+def rank() -> int:
+    """This process's number among them, from 0."""
+    return _number("RANK", 0) if world_size() > 1 else 0
+
+
+def local_rank() -> int:
+    """This process's number on this machine, from 0."""
+    return _number("LOCAL_RANK", 0) if world_size() > 1 else 0
+
+
+def be_silent() -> None:
+    """Discard what this process prints, until it has a log file."""
+    global _terminal
+    _terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    print_to(nowhere)
+    os.close(nowhere)
+
+
+def print_to(file: int) -> None:
+    """Send stdout and stderr of this process to an open file."""
+    for number in (1, 2):
+        os.dup2(file, number)
+
+
+def speak() -> None:
+    """Print on the stderr that this process was started with, to say why it ends."""
+    if _terminal is not None:
+        os.dup2(_terminal, 2)
+
+
+def _number(name: str, without: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() else without

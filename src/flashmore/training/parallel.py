@@ -1,0 +1,298 @@
+"""Several processes that train one model: which part of a batch is whose, and what they send each other.
+
+`torchrun --nproc-per-node N -m flashmore train …` starts N processes, the ranks. Everything they send goes
+through `torch.distributed`: NCCL between GPUs, Gloo between CPUs.
+https://docs.pytorch.org/docs/stable/elastic/run.html
+
+A batch is cut into slices of equal size, of which each rank computes the same number. The loss of a slice is
+a sum divided by the number of characters in the whole batch, so the sum over slices is the mean over all
+characters, however many ranks there are.
+
+P parameters.
+"""
+
+import atexit
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, FlashmoreError, RankLost, RankStopped
+from flashmore.ranks import local_rank, rank, world_size
+
+TIMEOUT = timedelta(minutes=30)
+"""Longest wait for another rank: rank 0 reads the data and measures speed-ups while the others wait."""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+"""Messages of Gloo about a rank that has ended."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+    connected: bool = False
+    """Whether there are others to send to. Rank 0 also times steps before the others are told to begin."""
+
+    def slices(self, config: TrainConfig) -> tuple[tuple[int, int], ...]:
+        """The slices of each batch that this rank computes: (number, count) each.
+
+        Raises:
+            ConfigError: slices that the ranks, or rows that the slices, cannot share equally.
+        """
+        count = config.slices or self.size * config.grad_accum
+        if count % self.size:
+            valid = f"a multiple of {self.size}, or no --slices"
+            raise ConfigError("--slices that the ranks divide", f"{count} for {self.size} ranks", valid)
+        if config.batch_size % count:
+            lower, upper = config.batch_size // count * count, -(-config.batch_size // count) * count
+            raise ConfigError(
+                f"a --batch-size that {count} slices share equally ({self.size} ranks)",
+                f"{config.batch_size}",
+                " or ".join(str(size) for size in (lower, upper) if size),
+            )
+        each = count // self.size
+        return tuple((number, count) for number in range(self.rank * each, (self.rank + 1) * each))
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of every rank's tensor, in place."""
+        if self.connected:
+            dist.all_reduce(values)
+        return values
+
+    def ordered_total(self, vectors: Sequence[Tensor]) -> Tensor:
+        """The sum over all slices in their order, the same bits for any number of ranks.
+
+        Every rank receives a share of all vectors, adds them up slice by slice, and sends the sum to all.
+        This moves as much as an all-reduce if each rank has one slice.
+
+        Args:
+            vectors: (P,) for each slice of this rank, in order.
+
+        Returns:
+            (P,)
+        """
+        size = self.size if self.connected else 1
+        length = len(vectors[0])
+        padded = -(-length // size) * size
+        stacked = torch.stack([torch.nn.functional.pad(vector, (0, padded - length)) for vector in vectors])
+        if size == 1:
+            return _left_fold(stacked)
+        sent = stacked.view(len(vectors), size, -1).transpose(0, 1).contiguous()  # (ranks, slices, P / ranks)
+        received = torch.empty_like(sent)  # (ranks, slices, P / ranks) of this rank's share
+        dist.all_to_all_single(received, sent)
+        total = stacked.new_empty(size, padded // size)
+        dist.all_gather(list(total), _left_fold(received.flatten(0, 1)))
+        return total.flatten()[:length]
+
+    def tell(self, message: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Send a JSON object from rank 0 to all; returns it. The others pass None."""
+        if not self.connected:
+            return message
+        data = json.dumps(message).encode() if self.rank == 0 else b""
+        length = torch.tensor([len(data)])
+        dist.broadcast(length, 0)
+        content = torch.zeros(int(length), dtype=torch.uint8)
+        if self.rank == 0:
+            content.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(content, 0)
+        told: dict[str, Any] | None = json.loads(content.numpy().tobytes())
+        return told
+
+    def require_alike(self, values: dict[str, Any]) -> None:
+        """Refuse to go on if a rank was started with other values.
+
+        Raises:
+            ConfigError: on rank 0; it names the values.
+            RankStopped: on the others.
+        """
+        told = self.tell(values)
+        assert told is not None
+        mine = json.loads(json.dumps(values))
+        differing = [int(told.get(name) != value) for name, value in mine.items()]
+        if not mine:
+            return
+        found = self.total(torch.tensor(differing)).tolist()
+        if any(found):
+            names = ", ".join(name for name, count in zip(mine, found, strict=True) if count)
+            error = ConfigError("the same command for every rank", f"differences in {names}", "one torchrun")
+            raise self.common(error)
+
+    def common(self, error: FlashmoreError) -> FlashmoreError:
+        """An error that every rank raises: only rank 0 reports it."""
+        return error if self.rank == 0 else RankStopped(error.wanted, error.found, error.valid)
+
+
+def _left_fold(rows: Tensor) -> Tensor:
+    """The sum of rows one after the other: `Tensor.sum` may use another order."""
+    total = rows[0].clone()
+    for row in rows[1:]:
+        total += row
+    return total
+
+
+ALONE = Ranks()
+"""One process."""
+
+
+def shard_like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """A copy of a tensor on the device of a parameter, cut as the parameter is; nothing is sent."""
+    if not hasattr(parameter, "full_tensor"):
+        return whole.clone().to(parameter.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    local = whole.to(parameter.device)
+    return distribute_tensor(local, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def whole_tensor(value: Tensor) -> Tensor:
+    """A tensor in one piece, which every rank must ask for."""
+    # A DTensor: importing its class takes half a second.
+    whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return whole
+
+
+def shard(model: nn.Module, ranks: Ranks, device: torch.device, *, offload: bool) -> None:
+    """Shard a model's parameters over the ranks, block by block.
+
+    https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    policy = CPUOffloadPolicy() if offload else OffloadPolicy()
+    for block in getattr(model, "blocks", ()):
+        fully_shard(block, mesh=mesh, offload_policy=policy)
+    fully_shard(model, mesh=mesh, offload_policy=policy)
+
+
+class Votes:
+    """Wishes of any rank that all must follow at the same step, such as to stop.
+
+    Each call sends this rank's wishes and returns what was wished at the call before, so that training never
+    waits for the answer; on a single rank it returns them at once.
+
+    Args:
+        ranks: the ranks.
+        kinds: how many wishes; a wish is a number, of which the largest one counts, and 0 is none.
+    """
+
+    def __init__(self, ranks: Ranks, kinds: int) -> None:
+        self._ranks = ranks
+        self._sent = torch.zeros(kinds, dtype=torch.int64)
+        self._work: Any = None
+
+    def __call__(self, *wishes: int) -> tuple[int, ...]:
+        """Send these wishes; returns the largest of all ranks' previous ones."""
+        if not self._ranks.connected:
+            return wishes
+        decided = self.pending()
+        self._sent = torch.tensor(wishes)
+        self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, async_op=True)
+        return decided
+
+    def pending(self) -> tuple[int, ...]:
+        """What was wished at the last call and has not been returned yet."""
+        if self._work is None:
+            return (0,) * len(self._sent)
+        self._work.wait()
+        self._work = None
+        return tuple(self._sent.tolist())
+
+
+@contextmanager
+def connected(device_name: str) -> Iterator[Ranks]:
+    """Connect this process to the other ranks, if torchrun started several.
+
+    Args:
+        device_name: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        ConfigError: more ranks than GPUs here, a device that ranks cannot share, or no connection.
+        RankLost: another rank ended.
+    """
+    size = world_size()
+    if size == 1:
+        yield ALONE
+        return
+    if not dist.is_initialized():  # it cannot be done twice in a process
+        _connect(device_name, size)
+    try:
+        yield Ranks(rank(), size, connected=True)
+    except RuntimeError as error:
+        if not is_of_a_lost_rank(error):
+            raise
+        raise lost() from None
+
+
+def _connect(device_name: str, size: int) -> None:
+    if device_name == "mps":
+        raise ConfigError("--device cpu or cuda with torchrun", "--device mps", "--device cpu")
+    gpus = torch.cuda.device_count() if device_name in ("auto", "cuda") else 0
+    if gpus:
+        if local_rank() >= gpus:
+            found = f"{gpus} GPU{'s' * (gpus > 1)} for {local_rank() + 1} or more ranks"
+            valid = f"torchrun --nproc-per-node {gpus}, or --device cpu"
+            raise ConfigError("a GPU for each rank on this machine", found, valid)
+        torch.cuda.set_device(local_rank())
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    try:
+        dist.init_process_group(backend, store=_store(), rank=rank(), world_size=size, timeout=TIMEOUT)
+    except (RuntimeError, ValueError, OSError) as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        found = str(error).partition("\n")[0]
+        valid = "one torchrun command for all ranks, and a free port: --rdzv-endpoint HOST:PORT"
+        raise ConfigError(f"a connection of {size} ranks at {address}", found, valid) from None
+    atexit.register(dist.destroy_process_group)
+
+
+def _store() -> Store:
+    """The store through which the ranks find each other's addresses, without those of an earlier attempt.
+
+    torchrun keeps one store for all attempts of `--max-restarts`, so a rank may read the address of one that
+    has died. Here rank 0 names each attempt, every other rank signs its name with a number of its own, and
+    goes on once rank 0 has confirmed that number.
+    """
+    store, own, size = next(rendezvous("env://", timeout=TIMEOUT))
+    number = secrets.token_hex(8)
+    if own == 0:
+        store.set("attempt", number)
+        signed = [store.get(f"{number}/{other}").decode() for other in range(1, size)]
+        store.set(f"{number}/confirmed", " ".join(signed))
+        return PrefixStore(number, store)
+    began = time.monotonic()
+    while time.monotonic() - began < TIMEOUT.total_seconds():
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/{own}", number)
+        confirmed = f"{attempt}/confirmed"
+        if store.check([confirmed]) and number in store.get(confirmed).decode().split():
+            return PrefixStore(attempt, store)
+        time.sleep(0.02)
+    raise TimeoutError(f"rank 0 did not answer for {TIMEOUT}")
+
+
+def is_of_a_lost_rank(error: BaseException) -> bool:
+    """Whether a collective failed because another rank has ended."""
+    distributed = isinstance(error, torch.distributed.DistError)
+    return distributed or any(sign in str(error) for sign in _LOST)
+
+
+def lost() -> RankLost:
+    """The error for a collective that failed because another rank has ended."""
+    valid = "the same command again, which resumes the run; torchrun --max-restarts does so by itself"
+    return RankLost(f"all {world_size()} ranks", "another rank has ended", valid)

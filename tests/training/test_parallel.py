@@ -1,0 +1,339 @@
+"""Training in several processes: the same run as in one, whoever dies, and nothing begun that cannot end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flashmore import TrainConfig, resume, train
+from flashmore.data.batches import IGNORE
+from flashmore.errors import ConfigError
+from flashmore.measuring.accuracy import judge_all
+from flashmore.runs import Run
+from flashmore.training.corpus import read_corpus
+from flashmore.training.dataset import Form
+from flashmore.training.parallel import Ranks
+from flashmore.training.step import training_loss
+from flashmore.training.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts and kills processes as Linux does")
+NAMES = str(Path(__file__).parents[1] / "golden" / "names.txt")
+CPU = torch.device("cpu")
+SMALL: dict[str, Any] = {
+    "file": NAMES, "n_layer": 1, "n_embd": 16, "n_head": 2, "max_steps": 20, "eval_interval": 10,
+    "log_interval": 1, "batch_size": 16, "learning_rate": 1e-3, "lr_schedule": "constant", "warmup_steps": 0,
+    "weight_decay": 0.1, "dropout": 0.0, "ngram_smoothing": 0.0, "optimizer": "adamw", "patience": 0,
+    "speedups": "none", "device": "cpu", "threads": 1,
+}  # fmt: skip
+LONG: dict[str, Any] = SMALL | {"max_steps": 100, "log_interval": 10, "eval_interval": 50}
+TEXT: dict[str, Any] = {
+    name: value for name, value in SMALL.items() if name not in ("ngram_smoothing", "optimizer")
+} | {"mode": "text", "block_size": 12, "max_steps": 4}
+GRADIENTS: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "packed": {"speedups": ["pack", "fused-adamw"]},
+    "smoothed": {"ngram_smoothing": 0.3},
+    "accumulated": {"grad_accum": 4},
+    "checkpointed": {"activation_checkpointing": True},
+    "compiled": {"speedups": ["compile", "pack"]},
+    "compiled and accumulated": {"speedups": ["compile", "pack"], "grad_accum": 2},
+    "sharded": {"parallel": "fsdp"},
+    "sharded and accumulated": {"parallel": "fsdp", "grad_accum": 2},
+}
+"""What computes gradients in several processes."""
+SLICED: dict[str, Any] = SMALL | {"slices": 4, "dropout": 0.2}
+
+
+def torchrun(ranks: int, jobs: list[dict[str, Any]], folder: Path) -> None:
+    """Train one run after the other in so many processes; no warning may come up."""
+    listed = folder / f"jobs-{time.monotonic_ns()}.json"
+    listed.write_text(json.dumps(jobs))
+    program = str(Path(__file__).with_name("rank_jobs.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [*command, str(listed)], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def job(folder: Path, name: str, **options: Any) -> dict[str, Any]:
+    return {"out": str(folder / name), "config": options}
+
+
+def tensors(run: Path) -> dict[str, Tensor]:
+    """Weights and optimizer of the newest checkpoint."""
+    return load_file(sorted(run.glob("*.safetensors"))[-1])
+
+
+def same(one: Path, other: Path) -> bool:
+    pair = tensors(one), tensors(other)
+    return pair[0].keys() == pair[1].keys() and all(
+        torch.equal(pair[0][name], pair[1][name]) for name in pair[0]
+    )
+
+
+def losses(run: Path, *kinds: str) -> list[float]:
+    """The losses of every logged step, and of the test part."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((run / "result.json").read_text())
+    found = [line[kind] for line in lines for kind in kinds or ("loss", "val_loss") if kind in line]
+    return [*found, result["test_loss"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs called KIND-RANKS of every kind of step, and one that was passed around."""
+    folder = tmp_path_factory.mktemp("ranks")
+    one = {name: SMALL | options | {"max_steps": 1} for name, options in GRADIENTS.items()}
+    passed = folder / "passed"
+    torchrun(
+        4,
+        [
+            job(folder, "long-4", **LONG),
+            job(folder, "text-4", **TEXT),
+            job(folder, "sliced-4", **SLICED),
+            job(folder, "passed", **SLICED | {"max_steps": 5}),
+            job(folder, "modes", **SMALL | {"max_steps": 5}),
+        ],
+        folder,
+    )
+    torchrun(
+        2,
+        [
+            *(job(folder, f"{name}-2", **options) for name, options in one.items()),
+            job(folder, "long-2", **LONG),
+            job(folder, "sharded-long-2", **LONG | {"parallel": "fsdp"}),
+            job(folder, "sliced-2", **SLICED),
+            job(folder, "sliced and compiled-2", **SLICED | {"speedups": ["compile", "pack"]}),
+            {"out": str(passed), "steps": 10, "changes": {}},
+            {"out": str(folder / "modes"), "steps": 10, "changes": {"parallel": "fsdp"}},
+            {"out": str(folder / "modes"), "steps": 15, "changes": {"parallel": "ddp"}},
+        ],
+        folder,
+    )
+    resume(passed, 15)
+    resume(folder / "modes", 20, grad_accum=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same runs in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, options in {
+        "long": LONG,
+        "text": TEXT,
+        "short": SMALL,
+        "sliced": SLICED,
+        "sliced and compiled": SLICED | {"speedups": ["compile", "pack"]},
+    }.items():
+        train(TrainConfig(**options), folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["long-2", "long-4", "sharded-long-2"])
+def test_losses_are_those_of_one_process(folder: Path, alone: Path, kind: str) -> None:
+    assert losses(folder / kind) == pytest.approx(losses(alone / "long"), rel=1e-5)
+
+
+def test_a_long_text_is_shared_as_well(folder: Path, alone: Path) -> None:
+    assert losses(folder / "text-4") == pytest.approx(losses(alone / "text"), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_gradients_are_those_of_one_process_within_the_error_budget(folder: Path, kind: str) -> None:
+    config = TrainConfig(**SMALL | {"ngram_smoothing": GRADIENTS[kind].get("ngram_smoothing", 0.0)})
+    found = {
+        name.removeprefix("optimizer.exp_avg."): value / (1 - config.beta1)
+        for name, value in tensors(folder / f"{kind}-2").items()
+        if name.startswith("optimizer.exp_avg.")
+    }
+    plain, reference = (
+        gradient_of(config, folder / f"{kind}-2", dtype) for dtype in (torch.float32, torch.float64)
+    )
+    clip = min(1.0, 1.0 / torch.cat([value.flatten() for value in reference.values()]).norm().item())
+    plain, reference = ({name: clip * value for name, value in each.items()} for each in (plain, reference))
+    assert [judged for judged in judge_all(found, plain, reference) if not judged.good] == []
+
+
+def gradient_of(config: TrainConfig, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The gradient of the first batch, by one backward pass."""
+    run = Run.open(path)
+    data = read_corpus(config).parts(config, CPU).train
+    trainer = Trainer(config, run.model, data, CPU)
+    model, batch = trainer.model.to(dtype), trainer.batch(0)
+    if batch.smooth is not None:
+        batch = replace(batch, smooth=batch.smooth.to(dtype))
+    training_loss(model(batch.ids), batch, config.ngram_smoothing)[0].backward()  # type: ignore[no-untyped-call]
+    return {
+        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+
+
+@pytest.mark.parametrize("kind", ["sliced-2", "sliced-4", "sliced and compiled-2"])
+def test_slices_in_a_fixed_order_are_the_same_run_bit_for_bit(folder: Path, alone: Path, kind: str) -> None:
+    assert same(folder / kind, alone / kind[:-2])
+    assert losses(folder / kind) == losses(alone / kind[:-2])
+
+
+def test_a_run_goes_on_on_another_number_of_processes_bit_for_bit(folder: Path, alone: Path) -> None:
+    torchrun(4, [{"out": str(folder / "passed"), "steps": 20, "changes": {}}], folder)
+    assert same(folder / "passed", alone / "sliced")
+
+
+def test_a_run_goes_on_sharded_and_whole_again(folder: Path, alone: Path) -> None:
+    # Each part ended with an evaluation of its own.
+    assert losses(folder / "modes", "loss") == pytest.approx(losses(alone / "short", "loss"), rel=1e-5)
+
+
+def test_the_other_ranks_write_nothing(folder: Path, alone: Path) -> None:
+    assert {path.name for path in (folder / "long-4").iterdir()} == {
+        path.name for path in (alone / "long").iterdir()
+    }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("form", ["padded", "trimmed", "packed"])
+def test_the_slices_of_all_ranks_are_the_batch(size: int, form: Form) -> None:
+    config = TrainConfig(**SMALL | {"batch_size": 192})
+    data = read_corpus(config).parts(config, CPU).train
+    whole = data.batch(3, form)
+    parts = [data.batch(3, form, part) for rank in range(size) for part in Ranks(rank, size).slices(config)]
+    real = [batch.targets[batch.targets != IGNORE] for batch in (whole, *parts)]
+    assert torch.equal(torch.cat(real[1:]), real[0])
+    if size > 1:
+        assert {int(part.characters) for part in parts if part.characters is not None} == {len(real[0])}
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"batch_size": 33}, "32 or 36"),
+        ({"slices": 6}, "a multiple of 4, or no --slices"),
+        ({"grad_accum": 3}, "12 or 24"),
+    ],
+)
+def test_what_cannot_be_shared_equally_is_refused(options: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        Ranks(0, 4).slices(TrainConfig(**SMALL | options))
+
+
+class Started:
+    """The ranks of one `flashmore train`, each started by hand as torchrun starts them.
+
+    torchrun adds reports of its own to what they print; and here each may have its own options.
+    """
+
+    def __init__(self, folder: Path, *words: tuple[str, ...]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(words))}
+        self.ranks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "flashmore", "train", *each],
+                cwd=folder,
+                env=os.environ
+                | common
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank, each in enumerate(words)
+        ]
+
+    def ends(self) -> list[tuple[int, str]]:
+        """Exit code and output of each rank."""
+        outputs = [rank.communicate(timeout=300)[0] for rank in self.ranks]
+        return [(rank.returncode, output) for rank, output in zip(self.ranks, outputs, strict=True)]
+
+
+def words(**options: Any) -> tuple[str, ...]:
+    listed = {name: value for name, value in options.items() if name != "file"}
+    return (
+        NAMES,
+        *(word for name, value in listed.items() for word in (f"--{name.replace('_', '-')}", str(value))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (({"batch_size": 15}, {"batch_size": 15}), "a --batch-size that 2 slices share equally"),
+        (({"seed": 1}, {"seed": 2}), "differences in seed"),
+        (({"file": "/nowhere"}, {"file": "/nowhere"}), "such file or directory"),
+        (({"parallel": "fsdp", "optimizer": "muon"},) * 2, "--optimizer muon, which needs whole matrices"),
+    ],
+)
+def test_bad_input_is_refused_once_before_anything_is_written(
+    tmp_path: Path, options: tuple[dict[str, Any], ...], says: str
+) -> None:
+    lines = [(each.get("file", NAMES), *words(**SMALL | each)[1:], "--out", "run") for each in options]
+    (code, output), *others = Started(tmp_path, *lines).ends()
+    assert (code, output.count("wanted:")) == (2, 1)
+    assert says in output
+    assert all(code and not output for code, output in others)
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_for(run: Path, step: int) -> None:
+    """Until a line of so many steps is in the metrics."""
+    began = time.monotonic()
+    while time.monotonic() - began < 300:
+        lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+        if lines and json.loads(lines[-1])["step"] >= step:
+            return
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+ENDLESS = SMALL | {"max_steps": 10**6, "eval_interval": 20, "log_interval": 5, "slices": 4}
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    """Two ranks that train until they are stopped."""
+    ranks = Started(tmp_path, *[(*words(**ENDLESS), "--out", "run")] * 2)
+    try:
+        wait_for(tmp_path / "run", 40)
+        yield ranks
+    finally:
+        for rank in ranks.ranks:
+            rank.kill()
+            rank.wait()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_any_rank_stops_all_at_the_same_step(started: Started, tmp_path: Path, rank: int) -> None:
+    started.ranks[rank].send_signal(signal.SIGTERM)
+    (code, output), (_, silent) = started.ends()
+    step = Run.open(tmp_path / "run").load_state().step
+    assert (code, silent) == (130, "")
+    assert f"Interrupted by SIGTERM at step {step:,} of 1,000,000; saved." in output
+    assert "Traceback" not in (tmp_path / "run" / "rank-1.log").read_text()
+
+
+def test_ranks_end_when_one_dies_and_the_run_goes_on_in_one_process(started: Started, tmp_path: Path) -> None:
+    started.ranks[1].kill()
+    (code, output), _ = started.ends()
+    assert code == 1
+    assert "another rank has ended" in output
+    run = tmp_path / "run"
+    saved = Run.open(run).load_state().step
+    resume(run, saved + 4)
+    train(TrainConfig(**ENDLESS | {"max_steps": saved + 4}), tmp_path / "whole")
+    assert same(run, tmp_path / "whole")
