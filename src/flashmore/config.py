@@ -66,8 +66,8 @@ class DataConfig:
     """The data and its split."""
 
     file: Positional[Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=_BUILT_IN)]] = None
-    """Text file with one item per line, a folder of such files, or `-` for stdin.
-    With --mode text: one long text, or a `.bin` file of 16-bit token ids."""
+    """Text file with one item per line, a folder of such files, a prepared list, or `-` for stdin.
+    With --mode text: one long text, or a `.bin` file made by `flashmore prepare` or of 16-bit token ids."""
     column: str | None = None
     """Column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
     weight: str | None = None

@@ -51,7 +51,7 @@ def test_a_pack_generates_scores_and_compares_as_its_run_without_labels(
     assert same["tally"] is None
     for name, other in zip(made["names"], same["names"], strict=True):
         assert other == name | {"novelty": "unknown"}
-    assert "this pack has no items" in call("generate", packed, *given).stderr
+    assert "this run has no items here" in call("generate", packed, *given).stderr
     (scored,), (again,) = (document("score", run, "dan") for run in (trained, packed))
     assert again == scored | {"novelty": "unknown"}
     first, second = document("compare", trained, packed)

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flashmore.data import batches
-from flashmore.data.batches import IGNORE, BatchOrder, encode_items, take
+from flashmore.data.batches import IGNORE, BatchOrder, encode_items
 from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import ConfigError, DataError
 
@@ -99,7 +99,7 @@ def test_impossible_sizes_are_refused(wrong: tuple[int, int, int]) -> None:
 def test_take_gathers_rows_in_the_order_asked_for() -> None:
     vocabulary = Vocabulary.from_items(["ab", "c"])
     sequences = encode_items(["ab", "c"], vocabulary, 4, "cpu")
-    ids, targets = take(sequences, torch.tensor([1, 0, 1]))
+    ids, targets = sequences.take(torch.tensor([1, 0, 1]))
     assert ids.tolist() == [[0, 3, 0, 0], [0, 1, 2, 0], [0, 3, 0, 0]]
     assert targets.tolist() == [[3, 0, -1, -1], [1, 2, 0, -1], [3, 0, -1, -1]]
     assert (ids.dtype, targets.dtype) == (torch.int64, torch.int64)
@@ -119,7 +119,7 @@ def test_sequences_live_on_the_device() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     sequences = encode_items(["ab"], Vocabulary.from_items(["ab"]), 4, "cuda")
-    batch = take(sequences, BatchOrder(1, 2, 0).indices(0))
+    batch = sequences.take(BatchOrder(1, 2, 0).indices(0))
     assert [tensor.device.type for tensor in (sequences.lengths, *batch)] == ["cuda"] * 3
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from flashmore.data import batches
 from flashmore.data.batches import IGNORE, Windows
-from flashmore.data.long_text import Ids, cut_parts
+from flashmore.data.long_text import cut_parts
+from flashmore.data.prepared import Ids
 from flashmore.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")

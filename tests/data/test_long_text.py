@@ -13,7 +13,6 @@ import pytest
 
 from flashmore.data import text as text_module
 from flashmore.data.long_text import (
-    Ids,
     LongText,
     encode_text,
     random_tokens,
@@ -22,6 +21,7 @@ from flashmore.data.long_text import (
     scan_tokens,
     write_store,
 )
+from flashmore.data.prepared import Ids
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.runs import records

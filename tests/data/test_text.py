@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flashmore.data.text import read_text
+from flashmore.data.text import MOST_MARKS, normalize_file, read_text
 from flashmore.errors import DataError
 
 # What may join its neighbour: accents, CRLF, Hangul jamo, Indic vowel signs, kana marks, byte-order marks.
@@ -77,6 +77,14 @@ def test_the_search_for_a_cut_is_linear_where_there_is_none(tmp_path: Path) -> N
         return count
 
     assert calls(16_000) < 2.5 * calls(8_000)
+
+
+def test_a_run_of_too_many_marks_is_found_wherever_it_starts() -> None:
+    for start in range(2 * MOST_MARKS + 5):
+        marks, end = "\u0301" * MOST_MARKS, "y\u0301" * 200
+        assert normalize_file("x" * start + marks + end, "text")
+        with pytest.raises(DataError, match="at most 100 combining marks"):
+            normalize_file("x" * start + marks + "\u0301" + end, "text")
 
 
 def test_only_line_ends_marks_and_unicode_form_change(tmp_path: Path) -> None:

@@ -311,6 +311,9 @@ def crafted(run: Path) -> Iterator[tuple[str, Callable[[Home], None]]]:
         for kind in ("characters", "tokens"):
             for name in SOURCES:
                 yield f"{kind} of {name}", written(partial(_ids_of, kind, name))
+    if intact.split["stored"] is not None:
+        for name in SOURCES:
+            yield f"list of {name}", written(partial(_list_of, name))
     for name in (newest(run).name, STORE, CONFIG, METRICS):
         yield f"pickle in {name}", _pickle_in(name)
 
@@ -385,6 +388,10 @@ SOURCES = ("/proc/kmsg", "/dev/zero", "pipe", "folder", "missing", "outside.txt"
 """What a text's path leads to, beside the run where it is relative."""
 
 
+def _list_of(name: str, home: Home, parts: Parts) -> None:
+    parts.split["stored"]["path"] = _made(name, home)
+
+
 def _store_of_unknown_ids(home: Home, parts: Parts) -> None:
     data = b"\xff" * (2 * parts.split["text"]["count"])
     (home.run / STORE).write_bytes(data)
@@ -403,14 +410,19 @@ def _tokens_in_a_hole(home: Home, parts: Parts) -> None:
     os.truncate(home.folder / "huge.bin", 2**42)
 
 
-def _ids_of(kind: str, name: str, home: Home, parts: Parts) -> None:
+def _made(name: str, home: Home) -> str:
+    """The path of one of `SOURCES`."""
     path = home.folder / name
     if name == "pipe":
         os.mkfifo(path)
     if name == "folder":
         path.mkdir()
+    return str(path)
+
+
+def _ids_of(kind: str, name: str, home: Home, parts: Parts) -> None:
     text = parts.split["text"]
-    text |= {"kind": kind, "path": str(path)} | ({"store_sha256": None} if kind == "tokens" else {})
+    text |= {"kind": kind, "path": _made(name, home)} | ({"store_sha256": None} if kind == "tokens" else {})
     _remove(home.run / STORE)
 
 

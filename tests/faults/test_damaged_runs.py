@@ -24,16 +24,19 @@ TRAIN = split(
     "--speedups none --lr-schedule constant"  # which does not depend on the step from which training goes on
 )
 ITEMS = split("names.txt --model mlp --n-embd 8")
+LIST = split("names.bin --model mlp --n-embd 8 --split 60/20/20 --ngram-smoothing 0")
 TEXT = split("names.txt --mode text --block-size 4 --model transformer --n-layer 1 --n-head 1 --n-embd 8")
 
 
 @pytest.fixture(scope="module")
 def material(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Intact runs: `items`, `text` and `half` (in float16), each with a twin of the same sizes and another
-    seed."""
+    """Intact runs: `items`, `list` (prepared), `text` and `half` (in float16), each with a twin of the same
+    sizes and another seed."""
     folder = tmp_path_factory.mktemp("material")
     (folder / "names.txt").write_text(NAMES * 3)
-    for name, words in (("items", ITEMS), ("text", TEXT), ("half", [*ITEMS, "--dtype", "float16"])):
+    assert jobs.run(Job((("prepare", "names.txt", "--out", "names.bin"),), str(folder))).codes == (0,)
+    half = [*ITEMS, "--dtype", "float16"]
+    for name, words in (("items", ITEMS), ("list", LIST), ("text", TEXT), ("half", half)):
         for run, seed in ((name, "1"), (f"{name}-twin", "2")):
             trained = jobs.run(Job((("train", *words, *TRAIN, "--seed", seed, "--out", run),), str(folder)))
             assert trained.codes == (0,), trained.text
@@ -67,7 +70,7 @@ class Trial:
         compare = ["compare", "run", "--count", "2"]
         resume = ["train", "--resume", "run", "--max-steps", "6"]
         if name.startswith("requested: "):  # what the command that began a run compares itself with
-            words = TEXT if self.kind == "text" else ITEMS
+            words = {"text": TEXT, "list": LIST}.get(self.kind, ITEMS)
             data = str(self.material / words[0])
             resume = ["train", data, *words[1:], *TRAIN, "--seed", "1", "--out", "run"]
         if self.kind == "text":
@@ -113,7 +116,7 @@ class Trial:
             ), case
 
 
-@pytest.fixture(scope="module", params=["items", "text"])
+@pytest.fixture(scope="module", params=["items", "list", "text"])
 def trial(
     jobs: Jobs, material: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Trial:

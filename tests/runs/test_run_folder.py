@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from flashmore.data.items import Split
 from flashmore.data.long_text import random_facts
+from flashmore.data.stored_items import StoredItems
 from flashmore.errors import FlashmoreError, RunError, StorageError
 from flashmore.files import open_regular
 from flashmore.models.config import ModelConfig
@@ -314,10 +316,29 @@ def test_open_refuses_settings_that_make_no_model(
 
 TEXT = {
     "kind": "characters", "path": "text.txt", "encoding": "utf-8", "count": 100, "largest": 4, "origin": "",
-    "store_sha256": "", "parts": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
+    "store_sha256": "", "parts": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]}, "order": None,
 }  # fmt: skip
 WEIGHTS: dict[str, Any] = {"train": [], "validation": [], "test": []}
-ITEMS = {"train": ["anna"], "validation": [], "test": [], "leak_share": None, "weights": None, "text": None}
+STORED: dict[str, Any] = {
+    "path": "/names.bin", "count": 9, "order": "\n abcdenozë", "ids_sha256": "", "shares": "80/10/10",
+    "seed": 1,
+}  # fmt: skip
+NONE: dict[str, Any] = {
+    "train": [],
+    "validation": [],
+    "test": [],
+    "leak_share": None,
+    "weights": None,
+    "text": None,
+}
+ITEMS = NONE | {"train": ["anna"], "stored": None}
+
+
+def test_a_run_on_a_prepared_list_has_no_items_in_its_folder(run: Run) -> None:
+    rewrite(run, "split.json", NONE | {"stored": STORED})
+    opened = Run.open(run.path)
+    assert opened.settings.stored == StoredItems(**STORED)
+    assert opened.split == Split((), (), (), None)
 
 
 @pytest.mark.parametrize(
@@ -347,6 +368,17 @@ ITEMS = {"train": ["anna"], "validation": [], "test": [], "leak_share": None, "w
         ("split.json", ITEMS | {"train": [], "text": TEXT | {"largest": 99}}),
         ("split.json", ITEMS | {"train": [], "text": TEXT | {"count": 50}}),
         ("split.json", ITEMS | {"train": [], "text": TEXT | {"parts": {}}}),
+        ("split.json", ITEMS | {"train": [], "text": TEXT | {"path": "/text.bin", "order": " abdeë"}}),
+        ("split.json", ITEMS | {"stored": STORED}),
+        ("split.json", NONE | {"stored": STORED, "leak_share": 0.5}),
+        ("split.json", NONE | {"stored": STORED, "text": TEXT | {"path": "/text.txt"}}),
+        ("split.json", NONE | {"stored": STORED | {"order": "\n abcdenoz"}}),
+        ("split.json", NONE | {"stored": STORED | {"order": " abcdenozë\n"}}),
+        ("split.json", NONE | {"stored": STORED | {"path": "names.bin"}}),
+        ("split.json", NONE | {"stored": STORED | {"shares": "makemore"}}),
+        ("split.json", NONE | {"stored": STORED | {"shares": "80/10"}}),
+        ("split.json", NONE | {"stored": STORED | {"seed": -1}}),
+        ("split.json", NONE | {"stored": STORED | {"count": "9"}}),
     ],
 )
 def test_open_refuses_parts_that_make_no_sense(run: Run, name: str, content: dict[str, Any]) -> None:

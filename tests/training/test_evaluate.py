@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flashmore.data.batches import encode_items, take
+from flashmore.data.batches import encode_items
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.memory import LARGEST_TENSOR
 from flashmore.models.config import ModelConfig
@@ -40,7 +40,7 @@ def test_one_long_item_among_many_costs_one_long_row(name: str) -> None:
     assert sum(rows for rows, _ in shapes) == len(ITEMS)
     assert all(rows == 1 or rows * positions * 32 * 4 <= LARGEST_TENSOR for rows, positions in shapes)
     assert max(rows * positions for rows, positions in shapes) < 20_000
-    ids, targets = take(data.sequences, torch.arange(200))
+    ids, targets = data.sequences.take(torch.arange(200))
     assert loss == pytest.approx(one_by_one(model, ids, targets, ITEMS), rel=1e-5)
 
 

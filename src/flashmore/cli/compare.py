@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     trained = [_train(config, command.out) for config in configs]
     rows += compare(trained, options)
     if not all(run.split.train for run in runs):
-        say("a pack has no items, so the test losses may not be comparable")
+        say("a run without items here may have other test items: the test losses may not be comparable")
     elif not same_test_items(runs + trained):
         say("these runs have different test items: their test losses are not comparable")
     for row in rows:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flashmore.runs import Run
 
 LENGTH = 500
-NO_ITEMS = "this pack has no items, so new names cannot be told from known ones"
+NO_ITEMS = "this run has no items here, so new names cannot be told from known ones"
 FOR_TEXT = {"prefix", "temperature", "top_k", "top_p", "seed"}
 """The options that apply to a run on one long text."""
 

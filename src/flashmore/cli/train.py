@@ -181,4 +181,4 @@ def _show_names(run: "Run", parameters: int) -> None:
     rows = table("name", "novelty")
     for text, novelty in list({name.text: name.novelty for name in made.names}.items())[:SHOWN]:
         rows.add_row(*name_cells(text, novelty))
-    stdout(folded=False).print(rows, str(made.tally))
+    stdout(folded=False).print(rows, *([] if made.tally is None else [str(made.tally)]))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from flashmore.data.stored_items import Rows
 from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import ConfigError, DataError
 
@@ -46,6 +47,56 @@ class Sequences:
     def to(self, device: torch.device | str) -> "Sequences":
         """The same on another device."""
         return Sequences(self.ids.to(device), self.targets.to(device), self.lengths.to(device))
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
+        chosen = indices.to(self.ids.device)
+        return self.ids.index_select(0, chosen).long(), self.targets.index_select(0, chosen).long()
+
+
+class StoredSequences:
+    """A part of a prepared list, with the interface of `Sequences`: batches are read from the disk.
+
+    Args:
+        ids: of the whole list, on disk.
+        rows: the items.
+        ranks: for each id on disk, the model's.
+        context: T.
+        device: of the batches.
+    """
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.uint16],
+        rows: Rows,
+        ranks: npt.NDArray[np.uint16],
+        context: int,
+        device: torch.device | str,
+    ) -> None:
+        self._ids, self._rows, self._ranks, self._context, self._device = ids, rows, ranks, context, device
+        self.lengths = torch.from_numpy(rows.lengths + np.int16(1))
+        """(N,) int16 on the CPU: number of positions with a target, EOS included."""
+
+    @property
+    def mean_length(self) -> float:
+        """As of `Sequences`."""
+        return self.lengths.double().mean().item()
+
+    def to(self, device: torch.device | str) -> "StoredSequences":
+        """The same with batches for another device."""
+        return StoredSequences(self._ids, self._rows, self._ranks, self._context, device)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Sequences`."""
+        chosen = indices.cpu().numpy()
+        starts, lengths = self._rows.starts[chosen, None], self._rows.lengths[chosen, None]  # (B, 1)
+        within = np.arange(self._context)  # (T,)
+        places = starts + np.minimum(within, lengths)  # (B, T), from the end on that of EOS
+        following = self._ranks[self._ids[places]].astype(np.int64)
+        targets = np.where(within <= lengths, following, IGNORE)
+        ids = np.full_like(following, EOS)
+        ids[:, 1:] = following[:, :-1]
+        return torch.from_numpy(ids).to(self._device), torch.from_numpy(targets).to(self._device)
 
 
 def encode_items(
@@ -136,21 +187,27 @@ class BatchOrder:
         return self._order
 
 
-def take(sequences: Sequences, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
-    chosen = indices.to(sequences.ids.device)
-    return sequences.ids.index_select(0, chosen).long(), sequences.targets.index_select(0, chosen).long()
-
-
 class Windows:
     """Windows of T = `context` ids from one part [start, stop) of a long text, as batches on a device.
+
+    Args:
+        ids: of the whole text, on disk.
+        part: start and stop.
+        context: T.
+        device: of the batches.
+        ranks: for each id on disk, the model's; None if they are the same.
 
     Raises:
         ConfigError: the part does not hold a window and the id after it.
     """
 
     def __init__(
-        self, ids: npt.NDArray[np.uint16], part: tuple[int, int], context: int, device: torch.device
+        self,
+        ids: npt.NDArray[np.uint16],
+        part: tuple[int, int],
+        context: int,
+        device: torch.device,
+        ranks: npt.NDArray[np.uint16] | None = None,
     ) -> None:
         start, stop = part
         if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
@@ -158,10 +215,11 @@ class Windows:
             raise ConfigError(wanted, f"ids {start} to {stop}", "a longer part")
         self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
         self.start, self.stop, self.context, self.device = start, stop, context, device
+        self.ranks = ranks
 
     def to(self, device: torch.device) -> "Windows":
         """The same with batches for another device."""
-        return Windows(self.ids, (self.start, self.stop), self.context, device)
+        return Windows(self.ids, (self.start, self.stop), self.context, device, self.ranks)
 
     def random(self, step: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
         """Start positions of the batch of a step, drawn uniformly with replacement: a function of both."""
@@ -175,7 +233,10 @@ class Windows:
         """
         places = starts[:, None] + np.arange(self.context + 1)  # (B, T + 1)
         inside = places < self.stop
-        window = np.where(inside, self.ids[np.minimum(places, self.stop - 1)], 0).astype(np.int64)
+        window = self.ids[np.minimum(places, self.stop - 1)]
+        if self.ranks is not None:
+            window = self.ranks[window]
+        window = np.where(inside, window, 0).astype(np.int64)
         targets = np.where(inside[:, 1:], window[:, 1:], IGNORE)
         ids = torch.from_numpy(window[:, :-1].copy()).to(self.device)
         return ids, torch.from_numpy(targets).to(self.device)

@@ -6,24 +6,31 @@ one unsigned 16-bit number per token, little-endian, no header.
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from io import BufferedReader
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from flashmore.data.items import parse_shares
+from flashmore.data.prepared import (
+    DTYPE,
+    MOST_IDS,
+    Ids,
+    is_absolute,
+    points_of,
+    read_prepared,
+    require_few,
+    storable,
+)
 from flashmore.data.text import PIECE_BYTES, read_text, require_encoding
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, DataError
 from flashmore.files import open_input, open_regular, replacing, write_all
 
-Ids = npt.NDArray[np.uint16]
-DTYPE = np.dtype("<u2")
-MOST_IDS = 2**16
 STORE = "tokens.bin"
 """Name of the token file in a run's folder."""
 FEWEST_RANDOM = 2**18
@@ -55,8 +62,8 @@ class LongText:
     """
 
     kind: Literal["characters", "tokens", "random"]
-    """`characters` of a text file, stored in the run's folder; `tokens` of a `.bin` file, used in place;
-    `random` ids, stored in the run's folder."""
+    """`characters` of a text file, stored in the run's folder, or of a prepared file, used in place; `tokens`
+    of another `.bin` file, used in place; `random` ids, stored in the run's folder."""
     path: str | None
     """The file, as an absolute path; None for random ids."""
     encoding: str
@@ -68,6 +75,8 @@ class LongText:
     parts: Parts
     store_sha256: str | None = None
     """SHA-256 of the token file in the run's folder; None before it is written, and for a `.bin` file."""
+    order: str | None = None
+    """The characters of a prepared file in the order of its ids, which is not that of the vocabulary."""
 
     def __post_init__(self) -> None:
         bounds = [bound for part in vars(self.parts).values() for bound in part]
@@ -75,10 +84,26 @@ class LongText:
             raise ValueError(f"parts at {bounds} of {self.count} ids")
         if (self.path is None) != (self.kind == "random") or not 0 <= self.largest < MOST_IDS:
             raise ValueError(f"{self.kind} of {self.path} up to {self.largest}")
-        systems = (PurePosixPath, PureWindowsPath)  # the run may come from another one
-        if self.path is not None and not any(system(self.path).is_absolute() for system in systems):
+        if self.path is not None and not is_absolute(self.path):
             raise ValueError(f"{self.path}, which is not an absolute path")
+        if self.order is not None and (
+            self.kind != "characters" or not len(self.order) == len(set(self.order)) == self.largest + 1
+        ):
+            raise ValueError(f"{self.kind} in the order of {len(self.order)} up to {self.largest}")
         require_encoding(self.encoding)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the ids are those of a `.bin` file, not of one in the run's folder."""
+        return self.kind == "tokens" or self.order is not None
+
+    @property
+    def ranks(self) -> Ids | None:
+        """For each id on disk, the model's; None if they are the same."""
+        if self.order is None:
+            return None
+        points = points_of(self.order)
+        return np.searchsorted(np.sort(points), points).astype(DTYPE)
 
     def stored(self, folder: Path, vocabulary: Vocabulary) -> "LongText":
         """Write the ids into a run's folder, unless they are used in place.
@@ -87,18 +112,20 @@ class LongText:
             DataError: the text is missing or has changed.
             OSError: the token file could not be written.
         """
-        if self.kind == "tokens":
+        if self.in_place:
             return self
         return replace(self, store_sha256=write_store(folder / STORE, self._make(vocabulary)))
 
     def ids(self, folder: Path, vocabulary: Vocabulary) -> Ids:
-        """Map the ids: (count,) uint16. A missing or damaged token file in the run's folder is rebuilt.
+        """Map the ids as they are on disk: (count,) uint16; see `ranks`.
+
+        A missing or damaged token file in the run's folder is rebuilt.
 
         Raises:
             DataError: the text or the `.bin` file is needed, but missing or changed.
             OSError: the token file could not be written.
         """
-        if self.kind == "tokens":
+        if self.in_place:
             return self._ids_in_place(folder)
         store = folder / STORE
         if not self.is_intact(store):
@@ -156,8 +183,10 @@ def read_long_text(
 ) -> tuple[LongText, Vocabulary, int]:
     """Scan a text or a `.bin` file of 16-bit ids, or plan random ids, and split it into parts.
 
+    The ids of a prepared file are not read; opening it checks them.
+
     Args:
-        file: a text, or a name that ends in `.bin`; None for random ids.
+        file: a text, or a name that ends in `.bin`, prepared or not; None for random ids.
         encoding: of a text.
         shares: percentages for train, validation and test, such as 80/10/10.
         context: T.
@@ -173,17 +202,22 @@ def read_long_text(
         ConfigError: invalid shares, or neither file nor vocabulary size.
     """
     vocabulary = Vocabulary(())
-    path = None if file is None else str(file.absolute())
-    if path is not None and any("\ud800" <= character <= "\udfff" for character in path):
-        wanted = "a path in UTF-8, so that the run can store it"
-        raise DataError(wanted, ascii(path), "a copy of the text at a path in UTF-8")
+    path = None if file is None else storable(file)
     kind: Literal["characters", "tokens", "random"]
+    order = None
     if file is None:
         if vocabulary_size is None:
             valid = "a text file, a .bin file of ids, or --vocab-size for random ids"
             raise ConfigError("a text with --mode text", "no FILE", valid)
         kind, size, source = "random", vocabulary_size, "the random ids"
         count, largest, origin = random_facts(context, vocabulary_size)
+    elif file.suffix.lower() == ".bin" and (prepared := read_prepared(file)) is not None:
+        if prepared.source.mode != "text":
+            raise ConfigError("a text with --mode text", f"{file}, a prepared list", "--mode items")
+        _require_no_size(vocabulary_size, file)
+        kind, source, order = "characters", str(file), prepared.characters
+        vocabulary, size = Vocabulary.from_items(order), len(order)
+        count, largest, origin = prepared.count, size - 1, prepared.ids_sha256
     elif file.suffix.lower() == ".bin":
         kind, source = "tokens", str(file)
         count, largest, origin = scan_tokens(file)
@@ -192,18 +226,23 @@ def read_long_text(
             wanted = f"ids below --vocab-size {size:,} in {file}"
             raise DataError(wanted, f"the id {largest:,}", f"--vocab-size {largest + 1}")
     else:
-        if vocabulary_size is not None:
-            raise ConfigError(
-                "--vocab-size with a .bin file of ids or with random ids",
-                f"the text file {file}, whose characters are the vocabulary",
-                "omit --vocab-size, and any preset that sets it",
-            )
+        _require_no_size(vocabulary_size, file)
         kind, source = "characters", str(file)
         vocabulary, count, origin = scan_text(file, encoding)
         size = len(vocabulary.characters)
         largest = size - 1
     parts = cut_parts(count, shares, context, source)
-    return LongText(kind, path, encoding, count, largest, origin, parts), vocabulary, size
+    text = LongText(kind, path, encoding, count, largest, origin, parts, order=order)
+    return text, vocabulary, size
+
+
+def _require_no_size(vocabulary_size: int | None, file: Path) -> None:
+    if vocabulary_size is not None:
+        raise ConfigError(
+            "--vocab-size with a .bin file of ids or with random ids",
+            f"the text file {file}, whose characters are the vocabulary",
+            "omit --vocab-size, and any preset that sets it",
+        )
 
 
 def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
@@ -244,25 +283,25 @@ def random_tokens(count: int, ids: int) -> Iterator[Ids]:
 
 def scan_text(path: Path, encoding: str) -> tuple[Vocabulary, int, str]:
     """A text's characters, their number in it, and the SHA-256 of the text as read, in UTF-8."""
-    characters: set[str] = set()
+    seen = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
     digest, count = hashlib.sha256(), 0
     for piece in read_text(path, encoding):
-        characters.update(piece)
+        seen[points_of(piece)] = True
         digest.update(piece.encode())
         count += len(piece)
-    if len(characters) > MOST_IDS:
-        wanted = f"at most {MOST_IDS:,} different characters in {path}"
-        raise DataError(wanted, f"{len(characters):,}", "text in fewer scripts")
-    return Vocabulary.from_items(characters), count, digest.hexdigest()
+    points = seen.nonzero()[0].tolist()
+    require_few(len(points), path)
+    return Vocabulary(tuple(map(chr, points))), count, digest.hexdigest()
 
 
 def encode_text(path: Path, encoding: str, vocabulary: Vocabulary, sha256: str) -> Iterator[Ids]:
     """Read a text with this SHA-256 again, as pieces of ids that start at 0: a long text has no BOS."""
     digest = hashlib.sha256()
+    table = np.zeros(sys.maxunicode + 1, dtype=DTYPE)
+    table[vocabulary.points] = np.arange(len(vocabulary.points))
     for piece in read_text(path, encoding):
         digest.update(piece.encode())
-        points = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
-        yield np.searchsorted(vocabulary.points, points).astype(DTYPE)
+        yield table[points_of(piece)]
     if digest.hexdigest() != sha256:
         raise DataError(
             f"the text that {path} held when the run began", "a different text", "the original text"

@@ -175,8 +175,8 @@ class Run:
         if not self.split.train:
             raise RunError(
                 f"a run with its training items for {option}",
-                f"{self.path}, a pack without items",
-                "the run's folder, or a pack made with --with-items",
+                f"{self.path}, a {'pack' if self.settings.stored is None else 'prepared list'} without items",
+                "the folder of a run on a list that was not prepared, or a pack of it made with --with-items",
             )
 
     def log_metrics(self, state: State) -> MetricsLog:

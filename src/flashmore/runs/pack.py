@@ -52,7 +52,9 @@ def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) ->
     """
     kept = run.settings
     if with_items and not kept.split.train:
-        found = "a run on one long text" if kept.text is not None else "a pack without items"
+        found = "a pack without items"
+        if kept.text is not None or kept.stored is not None:
+            found = "a run on one long text" if kept.text is not None else "a run on a prepared list"
         raise RunError(f"the items of {run.path} with --with-items", found, "omit --with-items")
 
     def without_path(config: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) ->
         split=kept.split if with_items else Split((), (), (), kept.split.leak_share),
         text=kept.text and replace(kept.text, path=kept.text.path and f"/{_name(kept.text.path)}"),
         packed=True,
+        stored=None,
     )
     files = settings.encode(made)
     digest = records.digest(files[settings.CONFIG])

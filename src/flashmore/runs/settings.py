@@ -18,6 +18,7 @@ import torch
 from flashmore.config import EXECUTION
 from flashmore.data.items import MAX_LENGTH, Split
 from flashmore.data.long_text import STORE, LongText, random_facts
+from flashmore.data.stored_items import StoredItems
 from flashmore.data.text import NOT_TEXT
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import DataError, RunError
@@ -56,6 +57,8 @@ class Settings:
     """Versions of `flashmore` and `torch` that created the run."""
     packed: bool = False
     """Whether these are those of a pack, which may lack the items."""
+    stored: StoredItems | None = None
+    """A prepared list, whose items are not in `split`."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,23 @@ class _Parts(Split):
     """split.json."""
 
     text: LongText | None = None
+    stored: StoredItems | None = None
 
 
 def encode(settings: Settings) -> dict[str, bytes]:
     """Encode the files, by name; a DataError for too many items."""
     split = settings.split
-    parts = _Parts(split.train, split.validation, split.test, split.leak_share, split.weights, settings.text)
+    items = split.train, split.validation, split.test, split.leak_share, split.weights
+    parts = _Parts(*items, settings.text, settings.stored)
     files = {
         VOCABULARY: records.encode(asdict(settings.vocabulary), indent=None),
         SPLIT: msgspec.json.encode(parts),  # many times faster than json and asdict, for millions of items
     }
-    items = count_values(files[SPLIT])
-    if len(files[SPLIT]) > LARGEST_PART or items > MOST_VALUES:
+    count = count_values(files[SPLIT])
+    if len(files[SPLIT]) > LARGEST_PART or count > MOST_VALUES:
         wanted = f"at most {MOST_VALUES:,} items and commas in them, and {LARGEST_PART:,} bytes in total"
-        found = f"{items:,}, and {len(files[SPLIT]):,} bytes"
-        raise DataError(wanted, found, "fewer items, or --mode text")
+        found = f"{count:,}, and {len(files[SPLIT]):,} bytes"
+        raise DataError(wanted, found, "a list made by `flashmore prepare`, or fewer items")
     digests = {name: records.digest(data) for name, data in files.items()}
     config = _Config(
         FORMAT,
@@ -131,6 +136,7 @@ def read(folder: Path) -> tuple[Settings, str]:
         parts.text,
         config.versions,
         config.packed,
+        parts.stored,
     )
     _require_fit(settings, folder)
     return settings, records.digest(data)
@@ -160,9 +166,12 @@ def _require_fit(settings: Settings, folder: Path) -> None:
         require(ids == model.vocab_size, f"a model for {ids} ids", f"one for {model.vocab_size} ids")
     items = settings.split.train + settings.split.validation + settings.split.test
     if text is not None:
+        require(settings.stored is None, "a run on one long text", "a list as well")
         require(not items, "a run on one long text", f"{len(items)} items as well")
         require(settings.split.weights is None, "a run on one long text", "weights of items as well")
         require(text.largest < model.vocab_size, "ids that the model has", f"the id {text.largest}")
+        fit = text.order is None or tuple(sorted(text.order)) == vocabulary.characters
+        require(fit, "a prepared text with the characters of the vocabulary", "others")
         sizes = [stop - start for start, stop in vars(text.parts).values()]
         short = any(0 < size <= model.block_size for size in sizes) or not sizes[0]
         require(not short, f"parts of more than {model.block_size} ids", f"parts of {sizes} ids")
@@ -170,6 +179,15 @@ def _require_fit(settings: Settings, folder: Path) -> None:
             facts = random_facts(model.block_size, model.vocab_size)
             found = (text.count, text.largest, text.origin)
             require(found == facts, f"random ids as {facts}", f"{found}")
+        return
+    if (stored := settings.stored) is not None:
+        require(settings.split == Split((), (), (), None), "a run on a prepared list", "other items as well")
+        require(stored.vocabulary == vocabulary, "a list of the vocabulary's characters", "others")
+        require(
+            model.block_size <= MAX_LENGTH + 1,
+            f"a context of at most {MAX_LENGTH + 1}",
+            f"{model.block_size}",
+        )
         return
     if settings.packed and not items:
         require(settings.split.weights is None, "a pack without items", "weights of items")
@@ -228,7 +246,12 @@ def require_same(run: Settings, asked: Settings, path: Path) -> None:
         if name not in ("file", *EXECUTION) and value != run.requested.get(name)
     )
     text = run.text and replace(run.text, store_sha256=None)  # as before its token file was written
-    if not found and (run.split, run.vocabulary, text) != (asked.split, asked.vocabulary, asked.text):
+    if not found and (run.split, run.vocabulary, text, run.stored) != (
+        asked.split,
+        asked.vocabulary,
+        asked.text,
+        asked.stored,
+    ):
         found = "different data"
     if found:
         raise RunError(

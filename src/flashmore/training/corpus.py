@@ -1,15 +1,17 @@
 """The data of a run, items or one long text: read once and opened part by part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from flashmore.config import DataConfig, TrainConfig
-from flashmore.data.batches import Windows, encode_items
+from flashmore.data.batches import StoredSequences, Windows, encode_items
 from flashmore.data.items import Split, effective, read_words, split_words
-from flashmore.data.long_text import Ids, LongText, read_long_text
+from flashmore.data.long_text import LongText, read_long_text
 from flashmore.data.overview import findings, shortened
+from flashmore.data.prepared import Ids
+from flashmore.data.stored_items import EVALUATED, OpenItems, Rows, StoredItems, read_stored_items
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import INTACT, disk_errors
@@ -40,18 +42,30 @@ class Corpus:
     """Vocabulary size V of the model."""
     block_size: int
     """Context length T: the longest item plus BOS, or a window."""
+    stored: StoredItems | None = None
+    """A prepared list, whose items are not in `split`."""
+    opened: OpenItems | None = field(default=None, repr=False, compare=False)
+    """Its items; None before they are opened."""
     notes: tuple[str, ...] = ()
     """Remarks for the user about how the file was read."""
 
     @property
+    def items(self) -> int:
+        """Number of training items."""
+        return len(self.split.train) if self.opened is None else len(self.opened.train.starts)
+
+    @property
     def positions(self) -> int:
         """Number of characters to predict in the training items, EOS included."""
-        return sum(map(len, self.split.train)) + len(self.split.train)
+        if self.opened is not None:
+            return int(self.opened.train.lengths.sum(dtype=np.int64)) + self.items
+        return sum(map(len, self.split.train)) + self.items
 
     @property
     def smoothable(self) -> bool:
-        """Whether n-grams can give soft targets: they have no weights, and all must fit in memory."""
-        return self.split.weights is None and self.positions * self.vocab_size <= MOST_SMOOTHED
+        """Whether n-grams can give soft targets: of items in memory without weights, if all fit there."""
+        in_memory = self.split.weights is None and self.stored is None
+        return in_memory and self.positions * self.vocab_size <= MOST_SMOOTHED
 
     def parts(self, config: TrainConfig, device: torch.device, ids: Ids | None = None) -> "Parts":
         """Encode the parts.
@@ -83,10 +97,27 @@ class Corpus:
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
                 return None
-            return TextDataset(Windows(ids, bounds, self.block_size, device), batch_size, seed)
+            return TextDataset(Windows(ids, bounds, self.block_size, device, ranks), batch_size, seed)
+
+        def rows(opened: OpenItems, stored: StoredItems, part: str) -> Dataset | None:
+            found: Rows = getattr(opened, part)
+            if part != "train":
+                found = Rows(found.starts[:EVALUATED], found.lengths[:EVALUATED])
+            if not len(found.starts):
+                return None
+            sequences = StoredSequences(opened.ids, found, stored.ranks, self.block_size, device)
+            return ItemDataset(sequences, batch_size, seed)
 
         split, unleaked = self.split, None
-        if self.text is None:
+        if self.stored is not None:
+            if config.ngram_smoothing:
+                asked = f"--ngram-smoothing {config.ngram_smoothing:g}"
+                raise ConfigError("no soft targets for a prepared list", asked, "--ngram-smoothing 0")
+            opened = self.opened or self.stored.open()
+            found = {name: rows(opened, self.stored, name) for name in PARTS}
+            described = ", ".join(f"{len(getattr(opened, name).starts):,} {name}" for name in PARTS)
+            described += f" items on disk, of which {EVALUATED:,} at most are evaluated"
+        elif self.text is None:
             found = {name: encoded(getattr(split, name), name) for name in PARTS}
             if split.leak_share is not None:
                 known = set(split.train)
@@ -97,6 +128,7 @@ class Corpus:
             bounds = {name: getattr(self.text.parts, name) for name in PARTS}
             described = ", ".join(f"{stop - start:,} {name}" for name, (start, stop) in bounds.items())
             described += f" characters in windows of {self.block_size:,}"
+            ranks = self.text.ranks
             if ids is None:
                 size = 16 * (self.block_size + 1)
                 ids = np.random.default_rng(0).integers(0, self.vocab_size, size=size).astype(np.uint16)
@@ -133,6 +165,13 @@ def read_corpus(config: DataConfig) -> Corpus:
             config.file, config.encoding, config.split, block_size, config.vocab_size
         )
         return Corpus(Split((), (), (), None), vocabulary, text, vocab_size, block_size)
+    if config.file is not None and config.file.suffix.lower() == ".bin":
+        stored = read_stored_items(config.file, config.split, config.split_seed)
+        if stored is not None:
+            if config.column is not None:
+                raise ConfigError("no --column for a prepared list", config.column, "omit --column")
+            opened, vocabulary, none = stored.open(), stored.vocabulary, Split((), (), (), None)
+            return Corpus(none, vocabulary, None, vocabulary.size, opened.longest + 1, stored, opened)
     words = read_words(config.file, config.encoding, config.column, config.weight)
     split = split_words(words, config.split, config.split_seed)
     notes = words.notes
@@ -150,7 +189,7 @@ def read_corpus(config: DataConfig) -> Corpus:
         notes += (f"losses are weighted means; effective sample sizes: {alike}",)
     vocabulary = Vocabulary.from_items(words.items)
     longest = max(map(len, words.items))
-    return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, notes)
+    return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, notes=notes)
 
 
 def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
@@ -164,5 +203,6 @@ def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
     if run.text is not None:
         with disk_errors(f"to keep the ids of the text in {run.path}", run.path):
             ids = run.text.ids(run.path, run.vocabulary)
-    corpus = Corpus(run.split, run.vocabulary, run.text, run.model.vocab_size, run.model.block_size)
+    stored = run.settings.stored
+    corpus = Corpus(run.split, run.vocabulary, run.text, run.model.vocab_size, run.model.block_size, stored)
     return corpus.parts(config, device, ids)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flashmore.backends.packed import Segments
-from flashmore.data.batches import IGNORE, BatchOrder, Sequences, Windows, take
+from flashmore.data.batches import IGNORE, BatchOrder, Sequences, StoredSequences, Windows
 from flashmore.models.ngram import Ngrams
 
 SMOOTHING_ORDER = 5
@@ -104,7 +104,7 @@ class ItemDataset:
 
     def __init__(
         self,
-        sequences: Sequences,
+        sequences: Sequences | StoredSequences,
         batch_size: int = 1,
         seed: int = 0,
         weights: Sequence[float] | None = None,
@@ -112,7 +112,7 @@ class ItemDataset:
     ) -> None:
         self.sequences = sequences
         self.smoothed = smoothed
-        self.order = BatchOrder(len(sequences.ids), batch_size, seed, weights)
+        self.order = BatchOrder(len(sequences.lengths), batch_size, seed, weights)
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64, device="cpu")
 
     @property
@@ -128,12 +128,15 @@ class ItemDataset:
         """As in `Dataset`."""
         sequences = self.sequences
         indices = self.order.indices(step).to(sequences.lengths.device)
-        lengths = sequences.lengths.index_select(0, indices)
+        ours = rows_of(len(indices), part)
+        ids, targets = sequences.take(indices[ours])
+        lengths = sequences.lengths.index_select(0, indices).long().to(ids.device)
         characters = None if part == WHOLE else lengths.sum()
-        indices, lengths = indices[rows_of(len(indices), part)], lengths[rows_of(len(indices), part)]
-        batch = replace(shaped(*take(sequences, indices), lengths, form), characters=characters)
+        indices, lengths = indices[ours], lengths[ours]
+        batch = replace(shaped(ids, targets, lengths, form), characters=characters)
         if self.smoothed is None:
             return batch
+        assert isinstance(sequences, Sequences)
         firsts = (sequences.lengths.cumsum(0) - sequences.lengths).index_select(0, indices)
         within = torch.arange(sequences.ids.size(1), device=lengths.device)  # (T,)
         rows = (firsts[:, None] + within)[within < lengths[:, None]]  # one item after another
@@ -148,6 +151,7 @@ class ItemDataset:
     def _soft_targets(self) -> Tensor:
         """For every position of every item, the distribution of n-grams that did not count it: (P, V)."""
         assert self.smoothed is not None
+        assert isinstance(self.sequences, Sequences)
         return Ngrams(self.sequences, self.smoothed).left_out(SMOOTHING_ORDER)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
@@ -162,7 +166,7 @@ class ItemDataset:
             longest = int(lengths[start])
             at_least_half = int((2 * lengths >= longest).sum())
             stop = min(at_least_half, start + rows(longest))
-            ids, targets = take(self.sequences, order[start:stop])
+            ids, targets = self.sequences.take(order[start:stop])
             weights = None if self.weights is None else self.weights[order[start:stop]]
             yield Batch(ids[:, :longest], targets[:, :longest], weights=weights)
             start = stop

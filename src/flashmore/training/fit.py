@@ -33,7 +33,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     missing = [name for name in OPEN if getattr(config, name) is None]
     if not missing:
         return config, ()
-    items, spec = len(corpus.split.train), model_spec(config.model)
+    items, spec = corpus.items, model_spec(config.model)
     smoothing = (SMOOTHING_OF_FEW if items < FEW else SMOOTHING) if corpus.smoothable else 0.0
     values = {**DEFAULTS, "ngram_smoothing": smoothing, **spec.training}
     if spec.muon:

@@ -265,6 +265,7 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) 
         vocabulary=corpus.vocabulary,
         split=corpus.split,
         text=corpus.text,
+        stored=corpus.stored,
         versions=versions_here(),
     )
     if again and out is None:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from flashmore.data.long_text import STORE
-from flashmore.errors import RunError
+from flashmore.errors import DataError, RunError
 from flashmore.files import INTACT
 from flashmore.models.registry import layout
 from flashmore.runs import Run, State, checkpoint, metrics, settings
@@ -49,7 +49,7 @@ def verify(path: Path) -> list[Verified]:
     def check(file: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except RunError as error:
+        except (RunError, DataError) as error:
             found.append(Verified(file, error.found))
         else:
             found.append(Verified(file, None))
@@ -63,7 +63,10 @@ def verify(path: Path) -> list[Verified]:
         best = {state.best_step for state in states.values() if state.best_step is not None}
         for step in sorted(best - {*run.steps}) if run.steps else [0]:
             found.append(Verified(file_name(step), "missing"))
-        if run.text is not None and run.text.kind != "tokens":
+        if (data := _in_place(run)) is not None:
+            file, ids = data
+            check(file, ids)
+        elif run.text is not None:
             intact = run.text.is_intact(path / STORE)
             found.append(Verified(STORE, None if intact else "missing or altered; training makes it anew"))
         for state in list(states.values())[-1:]:
@@ -72,6 +75,16 @@ def verify(path: Path) -> list[Verified]:
     if run.has_result:
         check("result.json", partial(result_of, run) if whole else run.read_result)
     return found
+
+
+def _in_place(run: Run) -> tuple[str, Callable[[], object]] | None:
+    """The `.bin` file that the run is trained on, and what checks it; None without one."""
+    stored, text = run.settings.stored, run.text
+    if stored is not None:
+        return stored.path, stored.ids
+    if text is not None and text.path is not None and text.in_place:
+        return text.path, partial(text.ids, run.path, run.vocabulary)
+    return None
 
 
 def _state(run: Run, step: int) -> State:

@@ -18,9 +18,11 @@ class LoadedDataset(ItemDataset):
     """The batches of an `ItemDataset`, loaded item by item and copied to the device."""
 
     def __init__(self, data: ItemDataset) -> None:
+        assert isinstance(data.sequences, Sequences)
         super().__init__(data.sequences)
         self.order = data.order
         self._items = _Items(data.sequences)
+        self._device = data.sequences.ids.device
         self._next = -1  # the step that the loader comes to next
         self._loaded: Iterator[list[Tensor]] = iter(())
 
@@ -30,8 +32,7 @@ class LoadedDataset(ItemDataset):
         if step != self._next:
             self._loaded = iter(DataLoader(self._items, batch_sampler=self._indices(step)))
         self._next = step + 1
-        device = self.sequences.ids.device
-        ids, targets = (rows.to(device) for rows in next(self._loaded))
+        ids, targets = (rows.to(self._device) for rows in next(self._loaded))
         return shaped(ids, targets, (targets != IGNORE).sum(1), form)
 
     def to(self, device: torch.device) -> "LoadedDataset":

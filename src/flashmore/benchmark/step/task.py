@@ -83,10 +83,13 @@ def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> 
 
 
 def read_items(config: TrainConfig) -> Corpus:
-    """Read the items of a config; as `read_corpus`, but a long text is refused."""
+    """Read the items of a config; as `read_corpus`, but a long text and a prepared list are refused."""
     if config.mode == "text":
         raise ConfigError("items, one per line", "--mode text", "--mode items, which is the default")
-    return read_corpus(config)
+    corpus = read_corpus(config)
+    if corpus.stored is not None:
+        raise ConfigError("items, one per line", f"{config.file}, a prepared list", "a list in a text file")
+    return corpus
 
 
 def _stream(corpus: Corpus, context: int, device: torch.device) -> Sequences:
