@@ -165,6 +165,7 @@ def config(names_file: Path) -> TrainConfig:
         max_steps=60,
         eval_interval=20,
         ngram_smoothing=0.4,
+        seed=3405,
         device="cpu",
     )
 
