@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from torch import Tensor
 from flashmore import TrainConfig, resume, train
 from flashmore.data.batches import IGNORE
 from flashmore.errors import ConfigError
+from flashmore.generation.options import GenerateOptions
+from flashmore.generation.sample import generate
 from flashmore.measuring.accuracy import judge_all
+from flashmore.parallel import Ranks
 from flashmore.runs import Run
 from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Form
-from flashmore.training.parallel import Ranks
 from flashmore.training.step import training_loss
 from flashmore.training.trainer import Trainer
 
@@ -107,6 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             job(folder, "sliced-4", **SLICED),
             job(folder, "passed", **SLICED | {"max_steps": 5}),
             job(folder, "modes", **SMALL | {"max_steps": 5}),
+            {"out": str(folder / "sliced-4"), "count": 50},
         ],
         folder,
     )
@@ -197,6 +200,14 @@ def test_a_run_goes_on_on_another_number_of_processes_bit_for_bit(folder: Path, 
 def test_a_run_goes_on_sharded_and_whole_again(folder: Path, alone: Path) -> None:
     # Each part ended with an evaluation of its own.
     assert losses(folder / "modes", "loss") == pytest.approx(losses(alone / "short", "loss"), rel=1e-5)
+
+
+def test_names_are_those_that_one_process_draws(folder: Path) -> None:
+    found = json.loads((folder / "sliced-4" / "names.json").read_text())
+    made = asdict(generate(Run.open(folder / "sliced-4"), GenerateOptions(count=50, seed=5)))
+    log_probs = [[name.pop("log_prob") for name in each["names"]] for each in (found, made)]
+    assert found == made
+    assert log_probs[0] == pytest.approx(log_probs[1], rel=1e-5)
 
 
 def test_the_other_ranks_write_nothing(folder: Path, alone: Path) -> None:

@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Generate, "generate", argv)
 
     from flashmore.generation.sample import generate
+    from flashmore.parallel import connected
     from flashmore.runs import Run
 
     run = Run.open(command.run)
@@ -55,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("a run on one long text with --length", found, "--count to set the number of items")
     if "--max-distance" in options_in(argv) and command.sampling.like is None:
         raise ConfigError("--like NAME with --max-distance", "no --like", "use both, or neither")
-    made = generate(run, command.sampling)
+    with connected("cpu") as ranks:
+        made = generate(run, command.sampling, ranks=ranks)
     if command.json:
         write_json(asdict(made))
     elif made.names:

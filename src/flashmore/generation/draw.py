@@ -49,6 +49,7 @@ def draw(
     context: int,
     options: GenerateOptions,
     numbers: RandomState,
+    part: slice = slice(None),
 ) -> Drawn:
     """Draw sequences until all have reached EOS or the context is full.
 
@@ -63,6 +64,7 @@ def draw(
         options: temperature, top-k and top-p.
         numbers: as `random_numbers` gives it. Each draw takes one number for each position after the prefix,
             whether it needs it or not, so it does not depend on the other draws.
+        part: which of the B draws to make; the others only take their numbers.
 
     Raises:
         RunError: the logits are not finite.
@@ -71,7 +73,8 @@ def draw(
     known = len(prefix)
     apart = device.type in _KEPT_APART
     host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
-    own = torch.from_numpy(numbers.random_sample((count, context - known)))  # (B, T)
+    own = torch.from_numpy(numbers.random_sample((count, context - known)))[part]  # (B, T), B from here on
+    count = len(own)
     start = torch.tensor([[EOS, *prefix]], device=device)  # (1, T)
     decoder = decoder_for(model, count)
     logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, T, V)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.random import RandomState
 from torch import nn
 
 from flashmore.data.batches import IGNORE, encode_items
@@ -20,11 +21,12 @@ from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.generation.cache import decoder_for
 from flashmore.generation.constraints import constraint, nearest
-from flashmore.generation.draw import draw, next_probabilities, pick, random_numbers, require_finite
+from flashmore.generation.draw import Drawn, draw, next_probabilities, pick, random_numbers, require_finite
 from flashmore.generation.options import GenerateOptions
 from flashmore.memory import largest_batch
 from flashmore.models.ngram import NgramModel, best_ngram
 from flashmore.models.registry import build
+from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import Run
 
 DRAWS_PER_NAME, FEWEST_DRAWS = 100, 20_000
@@ -158,13 +160,17 @@ def load_ngram(run: Run) -> NgramModel:
     return NgramModel(ngrams, best.order)
 
 
-def generate(run: Run, options: GenerateOptions, device: torch.device | str = "cpu") -> Generated:
+def generate(
+    run: Run, options: GenerateOptions, device: torch.device | str = "cpu", ranks: Ranks = ALONE
+) -> Generated:
     """Draw names from the best weights of a run, or else the last.
 
     A draw gives no name if it has not reached EOS when the context is full (so every log-probability is that
     of a whole name), if the data could not contain it (empty, with surrounding spaces, or not in NFC), if it
     was drawn before (unless `repeats`), if the data contains it (with `new_only`), or if an option excludes
     it. Names are thus distributed as the model's own, given the options; nothing changes the temperature.
+
+    Several ranks share the draws; the names are the same, on every rank.
 
     Raises:
         DataError: an option has characters outside the vocabulary, or a file that cannot be read.
@@ -178,7 +184,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
     model = load_ngram(run) if options.ngram else load_model(run, device)
-    seed = _seed(options)
+    seed = int((ranks.tell({"seed": _seed(options)}) or {})["seed"])
     numbers = random_numbers(seed)
     names: list[Name] = []
     seen: set[str] = set()
@@ -190,7 +196,7 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
         # batches do not change the names.
         batch = max(options.count - len(names), _SMALLEST_BATCH, draws)
         batch = min(batch, limit - draws, largest_batch(run.model, longest + 1))
-        drawn = draw(model, prefix, batch, longest + 1, options, numbers)
+        drawn = _drawn(model, prefix, batch, longest + 1, options, numbers, ranks)
         texts = run.vocabulary.decode_rows(drawn.ids.numpy())
         finished = (drawn.ids[:, -1] == EOS).tolist()
         for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
@@ -217,6 +223,30 @@ def generate(run: Run, options: GenerateOptions, device: torch.device | str = "c
     total = origins["new"] + origins["train"] + held_out
     tally = Tally(total, origins["new"], origins["train"], origins["case"], held_out)
     return Generated(names, tally if run.split.train else None, draws, len(names) == options.count, seed)
+
+
+def _drawn(
+    model: nn.Module,
+    prefix: Sequence[int],
+    count: int,
+    context: int,
+    options: GenerateOptions,
+    numbers: RandomState,
+    ranks: Ranks,
+) -> Drawn:
+    """As `draw`, by all ranks together."""
+    if not ranks.connected:
+        return draw(model, prefix, count, context, options, numbers)
+    each = -(-count // ranks.size)
+    rows = slice(ranks.rank * each, (ranks.rank + 1) * each)
+    ids = torch.zeros(count, context, dtype=torch.int64)
+    log_probs = torch.zeros(count, dtype=torch.float64)
+    if len(ids[rows]):  # fewer draws than ranks
+        own = draw(model, prefix, count, context, options, numbers, rows)
+        ids[rows], log_probs[rows] = own.ids, own.log_probs
+    else:
+        numbers.random_sample((count, context - len(prefix)))
+    return Drawn(ranks.total(ids), ranks.total(log_probs))
 
 
 def _seed(options: GenerateOptions) -> int:

@@ -25,6 +25,7 @@ from torch.func import functional_call, grad_and_value
 from torch.optim.adamw import adamw
 
 from flashmore.config import TrainConfig
+from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import LossScale
 from flashmore.training.dataset import Batch
 from flashmore.training.optimizers import (
@@ -36,7 +37,6 @@ from flashmore.training.optimizers import (
     is_decayed,
     muon_matrices,
 )
-from flashmore.training.parallel import ALONE, Ranks
 from flashmore.training.step import Rates, Slices, precision_of, seed_dropout, training_loss
 
 

@@ -12,10 +12,10 @@ from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
 from flashmore.generation.sample import samples
 from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
+from flashmore.parallel import Ranks, Votes
 from flashmore.runs import Unevaluated
 from flashmore.training.dataset import Dataset
 from flashmore.training.memory import out_of_memory
-from flashmore.training.parallel import Ranks, Votes
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
 from flashmore.training.session import Session, begun, resumed
 from flashmore.training.signals import name_of, stop_signals

@@ -15,6 +15,7 @@ from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
 from flashmore.memory import CGROUP, cpu_quota, free_bytes
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import layout
+from flashmore.parallel import ALONE, Ranks
 from flashmore.ranks import local_rank, world_size
 from flashmore.specs import model_spec
 from flashmore.training.corpus import Corpus
@@ -22,7 +23,6 @@ from flashmore.training.dataset import Dataset
 from flashmore.training.decide import Quartiles, decide
 from flashmore.training.fit import fit
 from flashmore.training.memory import out_of_memory, require_memory
-from flashmore.training.parallel import ALONE, Ranks
 from flashmore.training.trainer import Trainer
 
 PADDING_MULTIPLE = 64

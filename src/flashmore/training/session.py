@@ -12,6 +12,7 @@ import torch
 from flashmore.config import EXECUTION, OPEN, TrainConfig
 from flashmore.errors import ConfigError, FlashmoreError, RankStopped, RunError, TrainingFailed
 from flashmore.files import INTACT, disk_errors
+from flashmore.parallel import Ranks, connected
 from flashmore.runs import Checkpoint, Run, Settings, State, Unevaluated, locked
 from flashmore.runs.checkpoint import layout_of
 from flashmore.runs.folder import is_pack, remove_unfinished
@@ -23,7 +24,6 @@ from flashmore.terminal import say
 from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.fit import fit
 from flashmore.training.memory import require_memory
-from flashmore.training.parallel import Ranks, connected
 from flashmore.training.resolve import (
     Resolved,
     model_config_of,

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
+from flashmore.parallel import ALONE, Ranks, shard_like
 from flashmore.runs import LossScale
 from flashmore.training.dataset import Batch
 from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, optimizers_of
-from flashmore.training.parallel import ALONE, Ranks, shard_like
 
 Precision = Callable[[], AbstractContextManager[object]]
 """Returns the context in which the model runs: autocast for 16-bit dtypes, a null context for float32."""
