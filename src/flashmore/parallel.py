@@ -11,6 +11,7 @@ characters, however many ranks there are.
 P parameters.
 """
 
+import atexit
 import json
 import os
 import secrets
@@ -35,6 +36,7 @@ TIMEOUT = timedelta(minutes=30)
 """Longest wait for another rank: rank 0 reads the data and measures speed-ups while the others wait."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
 """Messages of Gloo about a rank that has ended."""
+_DROPPED_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -229,15 +231,14 @@ def connected(device_name: str) -> Iterator[Ranks]:
     if size == 1:
         yield ALONE
         return
-    _connect(device_name, size)
+    if not dist.is_initialized():
+        _connect(device_name, size)
     try:
         yield Ranks(rank(), size, connected=True)
     except RuntimeError as error:
         if not is_of_a_lost_rank(error):
             raise
         raise lost() from None
-    finally:
-        dist.destroy_process_group()
 
 
 def _connect(device_name: str, size: int) -> None:
@@ -258,13 +259,21 @@ def _connect(device_name: str, size: int) -> None:
         found = str(error).partition("\n")[0]
         valid = "one torchrun command for all ranks, and a free port: --rdzv-endpoint HOST:PORT"
         raise ConfigError(f"a connection of {size} ranks at {address}", found, valid) from None
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    # Gloo's threads take Python's lock to drop the tensors of the last messages, for which Python does not
+    # wait when it ends: it would abort. While this thread sleeps, they have the lock.
+    time.sleep(_DROPPED_SECONDS)
+    dist.destroy_process_group()
 
 
 def _store() -> Store:
     """The store through which the ranks find each other's addresses, without those of an earlier attempt.
 
-    torchrun keeps one store for all attempts of `--max-restarts`, and for all trainings of a process, so a
-    rank may read an address that is no longer in use. Here rank 0 names each attempt, every other rank signs
+    torchrun keeps one store for all attempts of `--max-restarts`, so a rank may read the address of one that
+    has died. Here rank 0 names each attempt, every other rank signs
     its name with a number of its own, and goes on once rank 0 has confirmed that number.
     """
     store, own, size = next(rendezvous("env://", timeout=TIMEOUT))

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from flashmore.files import cache_folder
-from flashmore.ranks import be_silent, rank
+from flashmore.ranks import be_silent, rank, world_size
 
 INTERRUPTED = 130
 _pressed = False
@@ -49,6 +49,9 @@ def entry() -> NoReturn:
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # only Python's shutdown is left
+    if world_size() > 1:  # threads of torch.distributed may abort Python's shutdown
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 
