@@ -351,9 +351,12 @@ OPEN = (
     "ngram_smoothing", "weight_decay", "warmup_steps", "eval_interval",
 )  # fmt: skip
 """Options that the preset `names` fits to the items."""
-EXECUTION = ("parallel", "grad_accum", "activation_checkpointing", "cpu_offload")
-"""Options that change how a step is computed, but not its result beyond rounding: a resumed run may have
-others."""
+CHANGEABLE = (
+    "parallel", "grad_accum", "activation_checkpointing", "cpu_offload",
+    "save_seconds", "keep", "on_save_error",
+)  # fmt: skip
+"""Options of how steps are computed and saved. They change results by no more than rounding, so a resumed run
+may have others."""
 NANOGPT: dict[str, Any] = {
     "mode": "text", "split": "90/10/0",
     "tie_weights": True, "bias": False, "activation": "gelu", "init": "gpt2",

@@ -24,6 +24,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0) if world_size() > 1 else 0
 
 
+def max_restarts() -> int:
+    """How often torchrun starts all processes again after one has failed."""
+    return _number("TORCHELASTIC_MAX_RESTARTS", 0) if world_size() > 1 else 0
+
+
 def be_silent() -> None:
     """Discard what this process prints, until it has a log file."""
     global _terminal

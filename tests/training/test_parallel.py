@@ -2,16 +2,19 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -29,6 +32,7 @@ from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Form
 from flashmore.training.step import training_loss
 from flashmore.training.trainer import Trainer
+from flashmore.training.verify import verify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts and kills processes as Linux does")
 NAMES = str(Path(__file__).parents[1] / "golden" / "names.txt")
@@ -301,15 +305,17 @@ def test_bad_input_is_refused_once_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def wait_for(run: Path, step: int) -> None:
-    """Until a line of so many steps is in the metrics."""
+def lines_of(run: Path) -> int:
+    """The number of lines in the metrics."""
+    return (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+
+
+def wait_for(run: Path, lines: int) -> None:
+    """Until there are so many lines in the metrics."""
     began = time.monotonic()
-    while time.monotonic() - began < 300:
-        lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
-        if lines and json.loads(lines[-1])["step"] >= step:
-            return
+    while lines_of(run) < lines:
+        assert time.monotonic() - began < 300
         time.sleep(0.02)
-    raise TimeoutError
 
 
 ENDLESS = SMALL | {"max_steps": 10**6, "eval_interval": 20, "log_interval": 5, "slices": 4}
@@ -320,7 +326,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
     """Two ranks that train until they are stopped."""
     ranks = Started(tmp_path, *[(*words(**ENDLESS), "--out", "run")] * 2)
     try:
-        wait_for(tmp_path / "run", 40)
+        wait_for(tmp_path / "run", 8)
         yield ranks
     finally:
         for rank in ranks.ranks:
@@ -348,3 +354,125 @@ def test_ranks_end_when_one_dies_and_the_run_goes_on_in_one_process(started: Sta
     resume(run, saved + 4)
     train(TrainConfig(**ENDLESS | {"max_steps": saved + 4}), tmp_path / "whole")
     assert same(run, tmp_path / "whole")
+
+
+def workers(agent: int) -> dict[int, int]:
+    """The process of each rank that a torchrun has started."""
+    found = {}
+    for process in psutil.Process(agent).children():
+        with suppress(psutil.Error, KeyError):
+            found[int(process.environ()["RANK"])] = process.pid
+    return found
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.long)])
+def test_a_run_goes_on_by_itself_whichever_rank_is_killed(tmp_path: Path, kills: int) -> None:
+    chance, run = random.Random(kills), tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--max-restarts", str(kills), "-m", "flashmore", "train", *words(**ENDLESS), "--out", "run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    agent = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(kills):
+            wait_for(run, lines_of(run) + 1)
+            time.sleep(chance.random())
+            before = workers(agent.pid)
+            os.kill(before[chance.randrange(2)], signal.SIGKILL)
+            while len(set(workers(agent.pid).values()) - set(before.values())) < 2:
+                assert agent.poll() is None, agent.communicate()[1]
+                time.sleep(0.05)
+        wait_for(run, lines_of(run) + 1)
+        agent.send_signal(signal.SIGTERM)
+        assert "Interrupted by SIGTERM" in agent.communicate(timeout=300)[1]
+    finally:
+        agent.kill()
+    steps = [line["step"] for line in Run.open(run).read_metrics()]
+    assert steps == sorted(set(steps))
+    assert [each for each in verify(run) if each.problem is not None] == []
+    if kills == 1:
+        saved = Run.open(run).load_state().step
+        resume(run, saved + 4)
+        train(TrainConfig(**ENDLESS | {"max_steps": saved + 4}), tmp_path / "whole")
+        assert same(run, tmp_path / "whole")
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces that reach each other as 10.213.0.1 and 10.213.0.2."""
+    names = ("flashmore-1", "flashmore-2")
+    ends = ("fm-1", "fm-2")
+    lines = [f"netns add {name}" for name in names]
+    lines.append(f"link add {ends[0]} netns {names[0]} type veth peer name {ends[1]} netns {names[1]}")
+    for number, (name, end) in enumerate(zip(names, ends, strict=True), start=1):
+        lines += [f"-n {name} addr add 10.213.0.{number}/24 dev {end}"]
+        lines += [f"-n {name} link set {device} up" for device in (end, "lo")]
+    try:
+        for line in lines:
+            done = subprocess.run(["ip", *line.split()], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+        yield names
+    except FileNotFoundError:
+        pytest.skip("no network namespaces here: ip is missing")
+    finally:
+        for name in names:
+            with suppress(FileNotFoundError):
+                subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_two_machines_train_the_run_of_one(hosts: tuple[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--master-addr", "10.213.0.1", "--master-port", "29517", "--node-rank"]
+    arguments = ["-m", "flashmore", "train", *words(**SLICED | {"max_steps": 4}), "--out", "run"]
+    machines = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, *command, str(number), *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": f"fm-{number + 1}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, name in enumerate(hosts)
+    ]
+    for machine in machines:
+        _, errors = machine.communicate(timeout=300)
+        assert machine.returncode == 0, errors
+    train(TrainConfig(**SLICED | {"max_steps": 4}), tmp_path / "whole")
+    assert same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_step_of_64_ranks_is_set_up_and_made(tmp_path: Path) -> None:
+    program = tmp_path / "fake.py"
+    program.write_text(FAKE)
+    done = subprocess.run(
+        [sys.executable, str(program)], env=os.environ | {"NAMES": NAMES}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["sliced", "sharded"], done.stderr
+
+
+FAKE = """
+import os
+from dataclasses import replace
+from torch import device, distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from flashmore import TrainConfig
+from flashmore.parallel import Ranks
+from flashmore.training.corpus import read_corpus
+from flashmore.training.resolve import resolve_model
+from flashmore.training.trainer import Trainer
+from flashmore.training.verify import verify
+
+distributed.init_process_group("fake", rank=63, world_size=64, store=FakeStore())
+config = TrainConfig(
+    file=os.environ["NAMES"], n_layer=1, n_embd=16, n_head=2, batch_size=128, max_steps=9, optimizer="adamw",
+    dropout=0.0, ngram_smoothing=0.0, learning_rate=1e-3, warmup_steps=0, weight_decay=0.1, eval_interval=9,
+)
+corpus = read_corpus(config)
+model = replace(resolve_model(config, corpus), attention="sdpa")
+data = corpus.parts(config, device("cpu")).train
+for slices, sharded in ((64, False), (0, True)):  # the fake group cannot do what DistributedDataParallel asks of it
+    changed = replace(config, slices=slices)
+    trainer = Trainer(changed, model, data, device("cpu"), (), Ranks(63, 64, True), sharded=sharded)
+    assert trainer.slices == ((63, 64),) and trainer.train_step().shape == ()
+    print("sharded" if sharded else "sliced")
+"""

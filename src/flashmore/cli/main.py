@@ -19,7 +19,7 @@ from flashmore.errors import (
     is_of_the_compiler,
     is_out_of_memory,
 )
-from flashmore.ranks import rank, speak
+from flashmore.ranks import rank, speak, world_size
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
@@ -47,6 +47,10 @@ VERBS = {
     "env": "print the versions, devices and cache folders, for a bug report",
     "demo": "train, compare and benchmark on the built-in names, in about 1.5 minutes",
 }
+
+
+SHARED = ("train", "generate")
+"""Commands that several processes of torchrun do together."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,6 +126,11 @@ def _run(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise UsageError("a command", f"'{verb}'", ", ".join(VERBS))
+    if world_size() > 1 and verb not in SHARED:
+        found = f"{world_size()} processes of torchrun"
+        raise UsageError(
+            f"a single process for flashmore {verb}", found, f"flashmore {verb} without torchrun"
+        )
     for word in rest:  # a run could not store what is not valid Unicode
         try:
             word.encode()

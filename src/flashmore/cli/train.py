@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective, value_of
 from flashmore.cli.play import open_page
 from flashmore.cli.show import figures, name_cells, stdout, table
-from flashmore.config import EXECUTION, TrainConfig
+from flashmore.config import CHANGEABLE, TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
 from flashmore.ranks import rank, world_size
@@ -79,6 +79,12 @@ class Resume:
     """Whether to recompute activations in the backward pass."""
     cpu_offload: bool | None = None
     """Whether to keep sharded weights and the optimizer in CPU memory."""
+    save_seconds: float | None = None
+    """Most seconds of training between checkpoints."""
+    keep: int | None = None
+    """Number of checkpoints to keep."""
+    on_save_error: Literal["continue", "stop"] | None = None
+    """What to do if the disk fails."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 
@@ -90,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
         command, others = resumed, others = parse_known(Resume, "train", argv)
         if others:
             raise ConfigError(
-                "only --max-steps, --json and options of how to compute with --resume", " ".join(others),
+                "--resume with --max-steps, --json or options of how to compute and save", " ".join(others),
                 f"flashmore train --resume {shlex.quote(str(resumed.resume))} [--max-steps N] [--json]",
             )  # fmt: skip
     elif value_of("--out", argv) == "":
@@ -111,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
 
     with ProgressLine() as line:
         if isinstance(command, Resume):
-            changes = {name: getattr(command, name) for name in EXECUTION}
+            changes = {name: getattr(command, name) for name in CHANGEABLE}
             changes = {name: value for name, value in changes.items() if value is not None}
             result = resume(command.resume, command.max_steps, line, **changes)
         else:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import torch
 
-from flashmore.config import EXECUTION
+from flashmore.config import CHANGEABLE
 from flashmore.data.items import MAX_LENGTH, Split
 from flashmore.data.long_text import STORE, LongText, random_facts
 from flashmore.data.stored_items import StoredItems
@@ -243,7 +243,7 @@ def require_same(run: Settings, asked: Settings, path: Path) -> None:
     found = ", ".join(
         f"{name} {_said(run.requested.get(name))} instead of {_said(value)}"
         for name, value in asked.requested.items()
-        if name not in ("file", *EXECUTION) and value != run.requested.get(name)
+        if name not in ("file", *CHANGEABLE) and value != run.requested.get(name)
     )
     text = run.text and replace(run.text, store_sha256=None)  # as before its token file was written
     if not found and (run.split, run.vocabulary, text, run.stored) != (

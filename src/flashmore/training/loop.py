@@ -7,8 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flashmore.config import EXECUTION, TrainConfig
-from flashmore.errors import ConfigError, Interrupted, is_out_of_memory
+from flashmore.config import CHANGEABLE, TrainConfig
+from flashmore.errors import (
+    ConfigError,
+    FlashmoreError,
+    Interrupted,
+    is_of_the_compiler,
+    is_out_of_memory,
+)
 from flashmore.generation.sample import samples
 from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
@@ -78,7 +84,7 @@ def resume(
         path: the run's folder.
         steps: a new total number of steps; the learning rate follows the new length from here on.
         observer: as for `train`.
-        changes: new values of `parallel`, `grad_accum`, `activation_checkpointing` or `cpu_offload`.
+        changes: new values of options in `flashmore.config.CHANGEABLE`.
 
     Raises:
         RunError: not a run, or a damaged one.
@@ -86,8 +92,8 @@ def resume(
     """
     if steps is not None and type(steps) is not int:
         raise ConfigError("steps, a whole number", repr(steps), "None, or an int")
-    if odd := sorted(changes.keys() - set(EXECUTION)):
-        raise ConfigError("options that may change in a run", ", ".join(odd), ", ".join(EXECUTION))
+    if odd := sorted(changes.keys() - set(CHANGEABLE)):
+        raise ConfigError("options that may change in a run", ", ".join(odd), ", ".join(CHANGEABLE))
     with resumed(Path(path), steps, changes) as session:
         return _run_to_the_end(session, observer)
 
@@ -123,16 +129,22 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
         wishes.settle()
         session.saver.finish(trainer.done)
         if not session.finished or session.unevaluated is not None:
-            raise session.ranks.common(
-                Interrupted(
-                    f"{config.max_steps} steps",
-                    f"by {name_of(wishes.stop)} at step {trainer.done:,} of {config.max_steps:,}; saved",
-                    f"Resume with: {run.resume_command()}",
-                )
-            )
+            raise _interrupted(session, wishes.stop)
         if session.stopped_early and session.best_step is not None:
             observer.stopped_early(trainer.done, session.best_step)
     return stretches_ms
+
+
+def _interrupted(session: Session, number: int) -> FlashmoreError:
+    """The error for a training that a signal has stopped."""
+    done, total = session.trainer.done, session.config.max_steps
+    return session.ranks.common(
+        Interrupted(
+            f"{total} steps",
+            f"by {name_of(number)} at step {done:,} of {total:,}; saved",
+            f"Resume with: {session.run.resume_command()}",
+        )
+    )
 
 
 def _log(
@@ -168,7 +180,7 @@ class Wishes:
     """
 
     def __init__(self, ranks: Ranks, stopped_by: Callable[[], int]) -> None:
-        self._stopped_by, self._votes = stopped_by, Votes(ranks, 2)
+        self.stopped_by, self._votes = stopped_by, Votes(ranks, 2)
         self._saves = ranks.rank == 0
         self.stop = stopped_by() if ranks.size == 1 else 0
         """The signal by which all ranks stop, or 0."""
@@ -177,7 +189,7 @@ class Wishes:
 
     def ask(self, *, save: bool = False) -> bool:
         """Exchange wishes; returns whether to stop."""
-        self._follow(self._votes(self._stopped_by(), int(save and self._saves)))
+        self._follow(self._votes(self.stopped_by(), int(save and self._saves)))
         return bool(self.stop)
 
     def settle(self) -> None:
@@ -206,7 +218,9 @@ def _one_stretch(session: Session, wishes: Wishes) -> tuple[float, float]:
         step_began = time.monotonic()
         try:
             loss = trainer.train_step(min(pause - first % pause for pause in pauses) - (trainer.done - first))
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
+            if is_of_the_compiler(error) and (number := wishes.stopped_by()):  # Ctrl-C reached it as well
+                raise _interrupted(session, number) from None
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(trainer, error) from None

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from flashmore.config import EXECUTION, OPEN, TrainConfig
+from flashmore.config import CHANGEABLE, OPEN, TrainConfig
 from flashmore.errors import ConfigError, FlashmoreError, RankStopped, RunError, TrainingFailed
 from flashmore.files import INTACT, disk_errors
 from flashmore.parallel import Ranks, connected
+from flashmore.ranks import max_restarts
 from flashmore.runs import Checkpoint, Run, Settings, State, Unevaluated, locked
 from flashmore.runs.checkpoint import layout_of
 from flashmore.runs.folder import is_pack, remove_unfinished
@@ -158,7 +159,7 @@ def resumed(path: Path, steps: int | None, changes: Mapping[str, Any] | None = N
     Args:
         path: the run's folder.
         steps: a new number of steps; None keeps it.
-        changes: new values of options in `EXECUTION`; the others are those that the run was started with.
+        changes: new values of options in `CHANGEABLE`; the others are those that the run was started with.
 
     Raises:
         RunError: no run, a damaged one, or one being trained by another process.
@@ -254,6 +255,9 @@ def _opened_after(message: dict[str, Any]) -> _Opened:
 @contextmanager
 def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) -> Iterator[_Opened]:
     require_installed(config.log_to)
+    if max_restarts() and out is None and not again:
+        found = "no --out, so that each restart would begin a new run"
+        raise ConfigError("--out RUN or --resume auto with torchrun --max-restarts", found, "one of the two")
     goes_on = out is not None and _is_run(out)
     corpus = read_corpus(config)
     requested = config.to_json()
@@ -273,7 +277,7 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) 
         goes_on = out is not None
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
-        with _resumed(out, None, {name: requested[name] for name in EXECUTION}, ranks) as opened:
+        with _resumed(out, None, {name: requested[name] for name in CHANGEABLE}, ranks) as opened:
             if again and _is_finished(opened.resolved.config, opened.state.step, opened.state.best_step):
                 longer = f"to train it longer: {opened.run.resume_command()} --max-steps N"
                 say(f"{out} is finished; {longer}; to train anew: omit --resume auto, or use another --out")
@@ -342,7 +346,7 @@ def config_of(run: Run) -> TrainConfig:
     if odd := [name for name in OPEN if getattr(config, name) is None]:
         raise RunError(wanted, f"no value of {', '.join(odd)}", INTACT)
     asked = run.settings.requested
-    free = {"speedups", *EXECUTION, *(name for name in OPEN if asked.get(name) is None)}
+    free = {"speedups", *CHANGEABLE, *(name for name in OPEN if asked.get(name) is None)}
     odd = [name for name, value in run.config.items() if name not in free and asked.get(name) != value]
     if odd:
         raise RunError(wanted, f"values of {', '.join(odd)} that were not requested", INTACT)
@@ -418,7 +422,7 @@ def _resolved_again(
         raise RunError(
             f"a run that was trained here at {run.path}", "an imported model, without optimizer", valid
         )
-    execution: dict[str, Any] = {name: run.settings.requested.get(name) for name in EXECUTION}
+    execution: dict[str, Any] = {name: run.settings.requested.get(name) for name in CHANGEABLE}
     total = state.max_steps if steps is None else steps
     config = replace(config_of(run), max_steps=total, **{**execution, **changes})
     device, notes = _device_here(config)
