@@ -470,7 +470,7 @@ config = TrainConfig(
 corpus = read_corpus(config)
 model = replace(resolve_model(config, corpus), attention="sdpa")
 data = corpus.parts(config, device("cpu")).train
-for slices, sharded in ((64, False), (0, True)):  # the fake group cannot do what DistributedDataParallel asks of it
+for slices, sharded in ((64, False), (0, True)):  # the fake group does not support DistributedDataParallel
     changed = replace(config, slices=slices)
     trainer = Trainer(changed, model, data, device("cpu"), (), Ranks(63, 64, True), sharded=sharded)
     assert trainer.slices == ((63, 64),) and trainer.train_step().shape == ()
