@@ -15,17 +15,17 @@ import json
 import os
 import secrets
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
@@ -36,10 +36,10 @@ from flashmore.errors import FlashmoreError, UsageError
 from flashmore.measuring.environment import environment
 from flashmore.measuring.result import as_text
 from flashmore.measuring.statistics import ratio, spread
+from flashmore.parallel import Ranks, connected
 from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.estimate import Cost, Hardware, cost_of, parameters_of
-from flashmore.training.parallel import Ranks, connected
 from flashmore.training.resolve import Resolved, resolve
 from flashmore.training.trainer import Trainer
 
@@ -94,7 +94,7 @@ SENDING: dict[str, Job] = {
     "fsdp, --grad-accum 2": Job(GPT2 | {"parallel": "fsdp", "grad_accum": 2}),
     "fsdp, --activation-checkpointing": Job(GPT2 | {"parallel": "fsdp", "activation_checkpointing": True}),
 }
-WINDOWS, WARM_UP = 3, 2
+WINDOWS, WARM_UP, START_SECONDS = 3, 2, 120
 THREADS = 2
 """Of the process on its own, where it uses both cores, and of the ranks together."""
 MESSAGES, TIMES = (1, 2**20, 2**23), 12
@@ -109,6 +109,8 @@ class Options:
     """Blocks of each variant."""
     steps: int = 2
     """Steps of a block; ten times as many of names."""
+    record: Path | None = None
+    """Print the figures of this record, made with --json, and measure nothing."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 
@@ -119,6 +121,9 @@ def main() -> int:
         serve(json.loads(address))
         return 0
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
+    if options.record is not None:
+        print(*figures(json.loads(options.record.read_text(encoding="utf-8"))), sep="\n")
+        return 0
     try:
         with workers() as started:
             record = measure(options, started)
@@ -128,7 +133,7 @@ def main() -> int:
     if options.json:
         print(as_text(record), end="")
     else:
-        show(record)
+        print(*figures(record), sep="\n")
     return 0
 
 
@@ -240,15 +245,15 @@ def _resolved(options: tuple[tuple[str, Any], ...]) -> tuple[Resolved, Dataset]:
 class Workers:
     """The process on its own, and rank 0 of two, by the number of ranks."""
 
-    def __init__(self, connections: Mapping[int, Connection]) -> None:
+    def __init__(self, connections: Mapping[int, TextIO]) -> None:
         self._connections = connections
 
     def __getitem__(self, size: int) -> Callable[..., Any]:
         connection = self._connections[size]
 
         def call(what: str, /, **arguments: Any) -> Any:
-            connection.send({"do": what, **arguments})
-            return connection.recv()
+            send(connection, {"do": what, **arguments})
+            return receive(connection)
 
         return call
 
@@ -280,28 +285,34 @@ class Workers:
 @contextmanager
 def workers() -> Iterator[Workers]:
     """Start the processes; they end with the context."""
-    key = secrets.token_bytes(16)
-    with Listener(("127.0.0.1", 0), authkey=key) as listener:
-        where = json.dumps({"port": listener.address[1], "key": key.hex()})
-        script = [str(Path(__file__).resolve())]
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(SIZE)]
-        started, connections = [], {}
+    token = secrets.token_hex(16)
+    script = [str(Path(__file__).resolve())]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(SIZE)]
+    started: list[subprocess.Popen[bytes]] = []
+    connections: dict[int, TextIO] = {}
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as opened:
+        server.settimeout(START_SECONDS)
+        address = json.dumps({"port": server.getsockname()[1], "token": token})
         try:
             for size, words in {1: script, SIZE: [*torchrun, *script]}.items():
-                here = {"FLASHMORE_SCALING": where, "OMP_NUM_THREADS": str(THREADS // size)}
+                here = {"FLASHMORE_SCALING": address, "OMP_NUM_THREADS": str(THREADS // size)}
                 command = [sys.executable, *words]
                 process = subprocess.Popen(
                     command, env=os.environ | here, stdout=sys.stderr, start_new_session=True
                 )
                 started.append(process)
-                connections[size] = listener.accept()
+                connection = opened.enter_context(server.accept()[0])
+                connections[size] = connection.makefile("rw", encoding="utf-8")
+                if receive(connections[size]) != token:
+                    raise UsageError("a connection of a worker", "another program", "to start again")
             yield Workers(connections)
-            for connection in connections.values():
-                connection.send(None)
+            for file in connections.values():
+                send(file, None)
             for process in started:
                 process.wait()
-        except EOFError:
-            raise UsageError("workers that go on", "one has ended", "see its messages above") from None
+        except TimeoutError:
+            found = f"none after {START_SECONDS} s"
+            raise UsageError("a connection of a worker", found, "see its messages above") from None
         finally:
             for process in started:
                 if process.poll() is None:
@@ -309,19 +320,39 @@ def workers() -> Iterator[Workers]:
                     process.wait()
 
 
+def send(file: TextIO, message: Any) -> None:
+    """Send a JSON value, in a line."""
+    file.write(json.dumps(message) + "\n")
+    file.flush()
+
+
+def receive(file: TextIO) -> Any:
+    """The next JSON value.
+
+    Raises:
+        UsageError: the other side has ended.
+    """
+    try:
+        line = file.readline()
+    except ConnectionError:
+        line = ""
+    if not line:
+        raise UsageError("a process that goes on", "it has ended", "see its messages above")
+    return json.loads(line)
+
+
 def serve(address: Mapping[str, Any]) -> None:
     """Do what the driver asks until it sends None."""
-    with connected("cpu") as ranks:
-        worker, connection = Worker(ranks), None
+    with connected("cpu") as ranks, ExitStack() as opened:
+        worker, file = Worker(ranks), None
         if ranks.rank == 0:
-            connection = Client(("127.0.0.1", address["port"]), authkey=bytes.fromhex(address["key"]))
-        while True:
-            asked = ranks.tell(None if connection is None else connection.recv())
-            if asked is None:
-                return
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", address["port"])))
+            file = connection.makefile("rw", encoding="utf-8")
+            send(file, address["token"])
+        while (asked := ranks.tell(None if file is None else receive(file))) is not None:
             answer = getattr(worker, asked.pop("do"))(**asked)
-            if connection is not None:
-                connection.send(answer)
+            if file is not None:
+                send(file, answer)
 
 
 class Worker:
@@ -402,29 +433,37 @@ def _loopback_bytes() -> int:
     raise UsageError("a loopback device", "none in /proc/net/dev", "Linux")
 
 
-def show(record: Mapping[str, Any]) -> None:
-    """Print the figures for people."""
-    print(record["of"])
-    for kind, found in record["scaled"]["speed_up"].items():
-        print(f"  2 ranks, {kind:<10} {found['value']:.2f} x one process (95 %: {_interval(found)})")
-    for kind, found in record["scaled"]["communication"].items():
-        print(f"  exchanging, {kind:<10} {found['value']:.1%} of a step ({_interval(found)})")
-    names = record["names"]
-    found = names["speed_up"]
-    print(f"names: 2 ranks {found['value']:.2f} x one process with 2 threads ({_interval(found)})")
-    print(f"  exchanging {names['communication']['value']:.1%} of a step")
-    for kind, sent in record["sent_bytes"].items():
-        print(f"sent a step, {kind:<32} {sent['measured']:,.0f} bytes, counted {sent['counted']:,.0f}")
-    fitted = ", ".join(f"{name} {value:.4g}" for name, value in record["fitted"].items())
-    print(f"fitted: {fitted}")
+def figures(record: Mapping[str, Any]) -> Iterator[str]:
+    """The rows of the tables in docs/scaling.md, and the figures in its text."""
+    for name, sent in record["sent_bytes"].items():
+        measured, counted = sent["measured"] / 1e6, sent["counted"] / 1e6
+        yield f"| {name} | {counted:.2f} | {measured:.2f} | {_percent(measured / counted - 1, '+')} |"
+    scaled, names = record["scaled"], record["names"]
+    for kind, found in scaled["speed_up"].items():
+        exchanging = scaled["communication"].get(kind)
+        yield f"| {kind} | {_with_interval(found)} | {'–' if exchanging is None else _share(exchanging)} |"
+    yield f"| names, compiled | {_with_interval(names['speed_up'])} | {_share(names['communication'])} |"
+    fitted = record["fitted"]
+    yield f"{1000 * fitted['tflops']:.1f} GFLOP/s, {fitted['bandwidth_gb_s']:.2f} GB/s"
+    yield f"{fitted['latency_us']:.0f} µs a message, overlap {fitted['overlap']:.2f}"
     for kind, step in record["held_out"]["step_ms"].items():
-        print(f"held out, {kind}: {step['measured']:.0f} ms a step, predicted {step['predicted']:.0f}")
-    load = ", ".join(f"{value:.1f}" for value in record["load_average"])
-    print(f"load average {load}; {record['seconds']:.0f} s")
+        apart = _percent(step["predicted"] / step["measured"] - 1, "+")
+        yield f"| {kind} | {step['predicted']:,.0f} | {step['measured']:,.0f} | {apart} |"
+    load = record["load_average"]
+    yield f"load average {min(load):.1f} to {max(load):.1f}"
 
 
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['low']:.3g} – {found['high']:.3g}"
+def _with_interval(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.2f} ({found['low']:.2f} – {found['high']:.2f})"
+
+
+def _share(found: Mapping[str, float]) -> str:
+    low, high = _percent(found["low"]), _percent(found["high"])
+    return f"{_percent(found['value'])} ({low} – {high})"
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f} %"
 
 
 if __name__ == "__main__":

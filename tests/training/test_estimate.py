@@ -10,8 +10,8 @@ from flashmore.config import PRESETS, Preset, TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build, count_parameters
+from flashmore.parallel import Ranks
 from flashmore.training.estimate import Cost, Hardware, cost_of, parameters_of
-from flashmore.training.parallel import Ranks
 
 MODEL = ModelConfig("transformer", vocab_size=10, block_size=8, n_layer=2, n_head=2, n_embd=4)
 EMBEDDINGS = 10 * 4 + 8 * 4
@@ -95,6 +95,7 @@ def test_what_needs_less_memory_is_counted_so() -> None:
         ({"speedups": ("compile",)}, 4, 2 * 3 / 4 * 4 * (P + 1), 6),
         ({"slices": 8}, 4, (2 + 1) * 3 / 4 * 4 * (P + 1), 6),
         ({"parallel": "fsdp"}, 4, 3 / 4 * 4 * (2 * P + 2 * BLOCK), 3 * (5 + 3)),
+        ({"parallel": "fsdp", "device": "cpu"}, 4, 3 / 4 * 4 * (3 * P + 2 * BLOCK), 3 * (5 + 6)),
         ({"parallel": "fsdp", "grad_accum": 2}, 4, 3 / 4 * 4 * (3 * P + 4 * BLOCK), 3 * (2 * 5 + 3)),
     ],
 )

@@ -33,7 +33,7 @@ UNITS = {
     "tflops": "TFLOP/s",
     "bandwidth_gb_s": "GB/s",
     "latency_us": "µs a message",
-    "overlap": "of what could be",
+    "overlap": "",
 }
 HOLDS = {
     "weights": "4 bytes a parameter",
@@ -51,9 +51,10 @@ HOLDS = {
 class Estimate:
     """Count what a training step needs on each of several GPUs or CPU processes, and predict its time.
 
-    It takes the options of `flashmore train`. Memory, arithmetic and the bytes that are sent are counted. The
-    time is predicted if the hardware is described, by options or by a record of benchmarks/scaling.py.
-    docs/scaling.md compares counts and predictions with measurements.
+    It takes the options of `flashmore train`; --parallel auto counts as ddp. With --device cpu it counts
+    what Gloo sends, otherwise NCCL. Memory, arithmetic and bytes are counted. The time is predicted if the
+    hardware is described, by options or by a record of benchmarks/scaling.py. docs/scaling.md compares counts
+    and predictions with measurements.
     """
 
     config: TrainConfig
@@ -102,10 +103,10 @@ def main(argv: Sequence[str]) -> int:
 
     import torch
 
+    from flashmore.parallel import Ranks
     from flashmore.training.corpus import read_corpus
     from flashmore.training.estimate import Hardware, cost_of, parameters_of
     from flashmore.training.fit import fit
-    from flashmore.training.parallel import Ranks
     from flashmore.training.resolve import resolve_model, resolve_parallel
 
     corpus = read_corpus(command.config)
@@ -116,7 +117,8 @@ def main(argv: Sequence[str]) -> int:
     if config.parallel == "auto":
         config = replace(config, parallel="ddp")
     ranks = Ranks(0, command.ranks)
-    config = resolve_parallel(config, model_config, torch.device("cuda"), ranks)
+    device = torch.device("cpu" if config.device == "cpu" else "cuda")
+    config = resolve_parallel(config, model_config, device, ranks)
     tokens = corpus.parts(config, torch.device("cpu")).train.tokens_a_batch
     cost = cost_of(config, model_config, ranks, tokens)
     hardware = Hardware(**{name: value for name, (value, _) in constants.items()}) if constants else None
@@ -232,7 +234,7 @@ def _show(facts: dict[str, Any], cost: "Cost", constants: Constants, hardware: "
 def _add_times(rows: Cells, cost: "Cost", constants: Constants, hardware: "Hardware", size: int) -> None:
     rows.add_section()
     for name, (value, source) in constants.items():
-        rows.add_row(name.partition("_")[0], f"{value:,.4g} {UNITS[name]}", source)
+        rows.add_row(name.partition("_")[0], f"{value:,.4g} {UNITS[name]}".strip(), source)
     rows.add_section()
     seconds = cost.seconds(hardware)
     times = {

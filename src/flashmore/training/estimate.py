@@ -16,8 +16,8 @@ from flashmore.config import TrainConfig
 from flashmore.memory import kept_bytes
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import count_parameters, without_values
+from flashmore.parallel import Ranks
 from flashmore.training.optimizers import muon_matrices
-from flashmore.training.parallel import Ranks
 from flashmore.training.resolve import TRAINED_BYTES
 
 BYTES = TRAINED_BYTES // 4
@@ -88,7 +88,7 @@ def cost_of(config: TrainConfig, model_config: ModelConfig, ranks: Ranks, tokens
     """Count what a step of the Transformer costs one rank.
 
     Args:
-        config: resolved, with `parallel` either `ddp` or `fsdp`.
+        config: resolved, with `parallel` either `ddp` or `fsdp`; with `device` cpu, ranks use Gloo.
         model_config: the model's sizes.
         ranks: the number of ranks.
         tokens: real positions in a batch, on average.
@@ -162,7 +162,8 @@ def _sent(config: TrainConfig, ranks: Ranks, slices: int, sizes: dict[str, int])
         blocks = _in_blocks(sizes)
         units = 1 + len({name.split(".")[1] for name in sizes if name.startswith("blocks.")})
         gathered = slices * (P + blocks)  # blocks in the forward and in the backward pass, the root once
-        return share * BYTES * (gathered + P), others * (slices * (2 * units - 1) + units)
+        passes = 2 if config.device == "cpu" else 1  # Gloo makes an all-reduce of a reduce-scatter
+        return share * BYTES * (gathered + passes * P), others * (slices * (2 * units - 1) + passes * units)
     if config.slices:  # an all-to-all of all slices, an all-gather of the sum
         return share * BYTES * (slices + 1) * (P + 1), 2 * others
     if "compile" in config.speedups:
