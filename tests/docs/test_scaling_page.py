@@ -20,7 +20,7 @@ FOREIGN = {
     "--signals-to-handle", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--time", "--signal",
     "--requeue", "--rounds", "--steps", "--record", "--gpus", "--out", "--resume",
 }  # fmt: skip
-"""Options of torchrun, SLURM and benchmarks/scaling.py, and those of our commands that are not of a config."""
+"""Options of torchrun, SLURM and benchmarks/scaling.py, and of our commands outside of the config."""
 PREDICTED = re.compile(
     r"^\| (gpt2-\w+) \| (\d+) \| (ddp|fsdp) \| ([\d.]+) \| ([\d.]+) "
     r"\| ([\d,]+) – ([\d,]+) \| ([\d.]+) – ([\d.]+) \|$",
