@@ -3,6 +3,7 @@
 B batch, H heads, T positions, V vocabulary.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -55,8 +56,15 @@ def largest_batch(config: ModelConfig, positions: int) -> int:
     return max(1, LARGEST_TENSOR // (positions * widest))
 
 
-def kept_bytes(config: ModelConfig, rows: int, positions: int) -> int:
-    """Rough number of bytes that a training step keeps for the backward pass: activations, logits, scores."""
+def kept_bytes(config: ModelConfig, rows: int, positions: int, *, checkpointing: bool = False) -> int:
+    """Rough number of bytes that a training step keeps for the backward pass: activations, logits, scores.
+
+    Args:
+        checkpointing: whether a Transformer keeps only the inputs of its blocks, and the activations of one.
+    """
+    if checkpointing:
+        inputs = 4 * rows * positions * config.n_layer * config.n_embd
+        return inputs + kept_bytes(replace(config, n_layer=1), rows, positions)
     logits, scores = 4 * config.vocab_size, 4 * config.n_layer * _scores(config, positions)
     return 4 * rows * positions * (model_spec(config.model).kept(config) + logits + scores)
 

@@ -48,6 +48,7 @@ def test_the_help_names_every_command(call: Call) -> None:
         "max-length suffix contains pattern like max-distance avoid nearest length json",
         "pack": "out with-items",
         "runs": "json",
+        "estimate": "ranks gpus tflops bandwidth-gb-s latency-us overlap fit parallel grad-accum json",
         "verify": "json",
         "look": "column weight encoding split split-seed picture json",
         "score": "file column encoding json",

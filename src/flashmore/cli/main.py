@@ -39,6 +39,7 @@ VERBS = {
     "compare": "compare runs or models side by side",
     "bench": "benchmark attention backends, training steps and speed-ups",
     "explain": "show which attention kernels can run, why others cannot, and PyTorch's pick",
+    "estimate": "count what a step needs on each of several GPUs, and predict its time",
     "choose": "measure and cache the fastest attention backend",
     "speedups": "list the speed-ups, their costs, and whether they work here",
     "upgrade": "replace hand-written attention in your own code with fused attention",

@@ -54,10 +54,19 @@ class _WithoutValues(TorchFunctionMode):
         return func(*args, **given)
 
 
-def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor of a model's `state_dict()`, without allocating them."""
+def without_values(config: ModelConfig) -> nn.Module:
+    """A model on the meta device: its parameters have shapes, but no memory."""
     with torch.device("meta"), _WithoutValues():
-        tensors: dict[str, Tensor] = model_spec(config.model).load()(config).state_dict()
+        made: nn.Module = model_spec(config.model).load()(config)
+    return made
+
+
+def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor of a model's `state_dict()`, without allocating them.
+
+    Tied weights have two names there.
+    """
+    tensors: dict[str, Tensor] = without_values(config).state_dict()
     return {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 

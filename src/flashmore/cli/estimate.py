@@ -1,0 +1,249 @@
+"""`flashmore estimate`: what a training step costs each of several GPUs or processes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from flashmore.cli.parse import defaults, parse, refuse_ineffective
+from flashmore.cli.show import stdout, table
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError
+from flashmore.files import open_input
+from flashmore.strict_json import loads
+from flashmore.terminal import Cells, write_json
+
+if TYPE_CHECKING:
+    from flashmore.training.estimate import Cost, Hardware
+
+MOST_RANKS = 2**20
+LARGEST_RECORD = 2**22
+"""Most bytes read; a record of benchmarks/scaling.py has about 10,000."""
+OPTIONS = {
+    "tflops": "--tflops",
+    "bandwidth_gb_s": "--bandwidth-gb-s",
+    "latency_us": "--latency-us",
+    "overlap": "--overlap",
+}
+"""The option of each constant."""
+UNITS = {
+    "tflops": "TFLOP/s",
+    "bandwidth_gb_s": "GB/s",
+    "latency_us": "µs a message",
+    "overlap": "",
+}
+HOLDS = {
+    "weights": "4 bytes a parameter",
+    "gradients": "4 bytes a parameter",
+    "optimizer": "AdamW's two moments, Muon's one",
+    "gathered": "the blocks in use and the layers outside of blocks, in one piece",
+    "whole gradients": "of the layers that are in one piece",
+    "message buffers": "the gradient, as it is sent and received",
+    "activations": "of a slice, an upper bound: 4 bytes each",
+}
+"""Where the bytes of each kind come from."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Count what a training step needs on each of several GPUs or CPU processes, and predict its time.
+
+    It takes the options of `flashmore train`; --parallel auto counts as ddp. With --device cpu it counts
+    what Gloo sends, otherwise NCCL. Memory, arithmetic and bytes are counted. The time is predicted if the
+    hardware is described, by options or by a record of benchmarks/scaling.py. docs/scaling.md compares counts
+    and predictions with measurements.
+    """
+
+    config: TrainConfig
+    """Data, model and training. Some defaults depend on --model and --preset."""
+    ranks: Annotated[int, arg(aliases=("--gpus",))] = 1
+    """Number of GPUs, or of CPU processes."""
+    tflops: float | None = None
+    """Arithmetic that one of them attains in training, in 10¹² floating-point operations per second."""
+    bandwidth_gb_s: float | None = None
+    """10⁹ bytes per second that one of them sends, while it receives as many."""
+    latency_us: float | None = None
+    """Microseconds of a message without content."""
+    overlap: float | None = None
+    """Share of the communication that the backward pass can hide, from 0 to 1. If omitted, 0."""
+    fit: Path | None = None
+    """Take what is not given from this record of benchmarks/scaling.py."""
+    json: bool = False
+    """Print the result to stdout as JSON, and nothing else."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.ranks <= MOST_RANKS:
+            raise ConfigError("a valid --ranks", f"{self.ranks}", f"a whole number from 1 to {MOST_RANKS:,}")
+        for name, option in OPTIONS.items():
+            value, (most, valid) = getattr(self, name), _range(name)
+            least = 0.0 if name in ("latency_us", "overlap") else math.ulp(0.0)
+            if value is not None and not least <= value <= most:
+                raise ConfigError(f"a valid {option}", f"{value}", valid)
+
+
+def _range(name: str) -> tuple[float, str]:
+    if name == "overlap":
+        return 1.0, "from 0 to 1"
+    return 1e9, f"{'from 0' if name == 'latency_us' else 'above 0'} to 1e9"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `flashmore estimate`."""
+    command = parse(Estimate, "estimate", argv, Estimate(defaults(argv)))
+    refuse_ineffective(command.config, argv)
+    if command.config.model != "transformer":
+        found = f"--model {command.config.model}"
+        raise ConfigError("a model whose cost is known", found, "--model transformer")
+    constants = _constants(command)
+
+    from dataclasses import replace
+
+    import torch
+
+    from flashmore.parallel import Ranks
+    from flashmore.training.corpus import read_corpus
+    from flashmore.training.estimate import Hardware, cost_of, parameters_of
+    from flashmore.training.fit import fit
+    from flashmore.training.resolve import resolve_model, resolve_parallel
+
+    corpus = read_corpus(command.config)
+    config = fit(command.config, corpus)[0]
+    model_config = resolve_model(config, corpus)
+    if config.attention != "auto":
+        model_config = replace(model_config, attention=config.attention)
+    if config.parallel == "auto":
+        config = replace(config, parallel="ddp")
+    ranks = Ranks(0, command.ranks)
+    device = torch.device("cpu" if config.device == "cpu" else "cuda")
+    config = resolve_parallel(config, model_config, device, ranks)
+    tokens = corpus.parts(config, torch.device("cpu")).train.tokens_a_batch
+    cost = cost_of(config, model_config, ranks, tokens)
+    hardware = Hardware(**{name: value for name, (value, _) in constants.items()}) if constants else None
+    facts = {
+        "parameters": parameters_of(model_config),
+        "ranks": ranks.size,
+        "parallel": config.parallel,
+        "tokens": tokens,
+        "slices": len(ranks.slices(config)),
+    }
+    if command.json:
+        write_json(_document(facts, cost, constants, hardware))
+    else:
+        _show(facts, cost, constants, hardware)
+    return 0
+
+
+Constants = dict[str, tuple[float, str]]
+"""The value of each constant of the hardware, and where it comes from."""
+
+
+def _constants(command: Estimate) -> Constants:
+    """Those of the hardware; none if nothing is known of it.
+
+    Raises:
+        ConfigError: some are given, others are missing.
+    """
+    fitted = {} if command.fit is None else _fitted(command.fit)
+    found: Constants = {}
+    for name in OPTIONS:
+        given = getattr(command, name)
+        if given is not None:
+            found[name] = given, "given"
+        elif name in fitted:
+            found[name] = fitted[name], f"measured: {command.fit}"
+    if not found:
+        return {}
+    found.setdefault("overlap", (0.0, "assumed"))
+    if missing := [option for name, option in OPTIONS.items() if name not in found]:
+        given = ", ".join(option for name, option in OPTIONS.items() if name in found)
+        wanted = "all of --tflops, --bandwidth-gb-s and --latency-us, or none"
+        raise ConfigError(wanted, f"no {' and no '.join(missing)}", "the missing options, or --fit RECORD")
+    return found
+
+
+def _fitted(path: Path) -> dict[str, float]:
+    """The constants in a record of benchmarks/scaling.py.
+
+    Raises:
+        DataError: the file cannot be read.
+        ConfigError: it is not such a record.
+    """
+    wanted, valid = f"a record of benchmarks/scaling.py in {path}", "a file written by it with --json"
+    with open_input(path, wanted) as file:
+        data = file.read(LARGEST_RECORD)
+    try:
+        record = loads(data)
+    except ValueError as error:
+        raise ConfigError(wanted, f"invalid JSON ({error})", valid) from error
+    found = record.get("fitted") if isinstance(record, dict) else None
+    if not isinstance(found, dict) or found.keys() != OPTIONS.keys():
+        raise ConfigError(wanted, "a JSON document of another kind", valid)
+    for name, value in found.items():
+        most, meant = _range(name)
+        if type(value) not in (int, float) or not 0 <= value <= most or not (value or most == 1):
+            raise ConfigError(wanted, f"{name} {value!r}"[:200], meant)
+    return found
+
+
+def _document(
+    facts: dict[str, Any], cost: "Cost", constants: Constants, hardware: "Hardware | None"
+) -> dict[str, Any]:
+    document = facts | {
+        "memory_bytes": cost.memory,
+        "offloaded_bytes": cost.offloaded,
+        "flop": cost.flop,
+        "sent_bytes": cost.sent,
+        "messages": cost.messages,
+        "hardware": {name: {"value": value, "source": source} for name, (value, source) in constants.items()},
+        "seconds": None,
+    }
+    if hardware is None:
+        return document
+    seconds = cost.seconds(hardware)
+    parts = {field.name: getattr(seconds, field.name) for field in fields(seconds)}
+    return document | {"seconds": parts | {"step": seconds.step}}
+
+
+def _show(facts: dict[str, Any], cost: "Cost", constants: Constants, hardware: "Hardware | None") -> None:
+    size, tokens = facts["ranks"], facts["tokens"]
+    title = f"{facts['parameters']:,} parameters on {size:,} rank{'s' * (size > 1)}"
+    if size > 1:
+        title += f" with --parallel {facts['parallel']}"
+    title += f", {tokens:,.0f} tokens a step"
+    rows = table("of each rank", "", "source", numbers=("",))
+    for places, where in ((cost.memory, ""), (cost.offloaded, " in CPU memory")):
+        for name, count in places.items():
+            rows.add_row(name + where, f"{count / 1e9:,.3f} GB", f"counted: {HOLDS[name]}")
+    rows.add_row("memory, all", f"{sum(cost.memory.values()) / 1e9:,.3f} GB", "their sum")
+    rows.add_section()
+    per_token = "counted: 6 a parameter and token, and attention"
+    rows.add_row("arithmetic a step", f"{cost.flop / 1e12:,.3f} TFLOP", per_token)
+    rows.add_row("sent a step", f"{cost.sent / 1e9:,.3f} GB", "counted")
+    rows.add_row("messages a step", f"{cost.messages:,}", "counted: one after the other")
+    if hardware is not None:
+        _add_times(rows, cost, constants, hardware, size)
+    console = stdout()
+    console.print(title, rows)
+    if hardware is None:
+        console.print("to predict the time: --tflops, --bandwidth-gb-s and --latency-us, or --fit RECORD")
+
+
+def _add_times(rows: Cells, cost: "Cost", constants: Constants, hardware: "Hardware", size: int) -> None:
+    rows.add_section()
+    for name, (value, source) in constants.items():
+        rows.add_row(name.partition("_")[0], f"{value:,.4g} {UNITS[name]}".strip(), source)
+    rows.add_section()
+    seconds = cost.seconds(hardware)
+    times = {
+        "computing": (seconds.compute, "predicted: arithmetic / rate"),
+        "communicating": (seconds.communication, "predicted: bytes / bandwidth + messages · latency"),
+        "of it hidden": (seconds.hidden, "predicted: overlap · it, at most the backward pass"),
+        "a step": (seconds.step, "predicted: computing + communicating - hidden"),
+    }
+    for name, (value, source) in times.items():
+        rows.add_row(name, f"{1000 * value:,.2f} ms", source)
+    faster = size * seconds.compute / seconds.step
+    rows.add_row("faster than 1 rank", f"{faster:,.2f} x", "predicted: with the same batch")
