@@ -27,7 +27,8 @@ from flashmore.measuring.environment import environment
 from flashmore.measuring.result import as_text
 from flashmore.models.registry import count_parameters
 from flashmore.runs.checkpoint import Image
-from flashmore.training.session import Session, begun
+from flashmore.training.session import Session
+from flashmore.training.starting import begun
 
 WARM_UP, RESAMPLED = 5, 10_000
 

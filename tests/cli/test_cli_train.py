@@ -17,7 +17,7 @@ from flashmore.config import TrainConfig
 from flashmore.runs import Run
 from flashmore.training.corpus import read_corpus
 from flashmore.training.fit import fit
-from flashmore.training.session import config_of
+from flashmore.training.folders import config_of
 
 Call = Callable[..., CompletedProcess[str]]
 Document = Callable[..., Any]

@@ -11,7 +11,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.training.corpus import read_corpus
 from flashmore.training.loop import resume, train
 from flashmore.training.resolve import Resolved, resolve_speed
-from flashmore.training.session import resumed
+from flashmore.training.starting import resumed
 
 SMALL = replace(
     TrainConfig(),

@@ -26,7 +26,7 @@ from flashmore.specs import Model, models
 from flashmore.training.corpus import read_corpus
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.resolve import resolve_model
-from flashmore.training.session import begun
+from flashmore.training.starting import begun
 
 PATTERN = "abcdefgh"
 CPU = torch.device("cpu")

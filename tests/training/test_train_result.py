@@ -10,10 +10,11 @@ import pytest
 from flashmore.config import TrainConfig
 from flashmore.errors import RunError
 from flashmore.runs import Run
+from flashmore.training.folders import config_of
 from flashmore.training.loop import resume, train
 from flashmore.training.result import TrainResult, result_of
 from flashmore.training.saving import Saver
-from flashmore.training.session import config_of, resumed
+from flashmore.training.starting import resumed
 
 SMALL = replace(
     TrainConfig(model="bigram"),

@@ -118,9 +118,9 @@ def tell_picture(picture: Path, boxes: int) -> None:
 
 def _train(config: TrainConfig, out: Path) -> "Run":
     from flashmore.runs import Run
+    from flashmore.training.folders import unused_folder
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
-    from flashmore.training.session import unused_folder
 
     with ProgressLine() as line:
         result = train(config, unused_folder(config.model, out), line)

@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.benchmark.step.bench import bench_steps
     from flashmore.comparison import compare
     from flashmore.runs import Run
+    from flashmore.training.folders import unused_folder
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
-    from flashmore.training.session import unused_folder
 
     configs = (
         TrainConfig(model="bigram", device=DEVICE, samples_every=SAMPLES_EVERY),

@@ -80,7 +80,7 @@ def _defaults(argv: Sequence[str]) -> Explain:
 
 def _of_run(path: Path) -> Explain:
     from flashmore.runs import Run
-    from flashmore.training.session import config_of
+    from flashmore.training.folders import config_of
 
     run = Run.open(path)
     if not model_spec(run.model.model).attends:

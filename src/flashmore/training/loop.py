@@ -23,8 +23,9 @@ from flashmore.runs import Unevaluated
 from flashmore.training.dataset import Dataset
 from flashmore.training.memory import out_of_memory
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
-from flashmore.training.session import Session, begun, resumed
+from flashmore.training.session import Session
 from flashmore.training.signals import name_of, stop_signals
+from flashmore.training.starting import begun, resumed
 from flashmore.training.trackers import Trackers
 
 RECENT = 20

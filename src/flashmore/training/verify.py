@@ -12,8 +12,8 @@ from flashmore.models.registry import layout
 from flashmore.runs import Run, State, checkpoint, metrics, settings
 from flashmore.runs.checkpoint import differences, file_name, layout_of
 from flashmore.runs.folder import is_pack
+from flashmore.training.folders import config_of
 from flashmore.training.result import result_of
-from flashmore.training.session import config_of
 
 SETTINGS = (settings.CONFIG, settings.VOCABULARY, settings.SPLIT)
 
