@@ -125,8 +125,11 @@ class Trainer:
         return share * self.config.learning_rate, share * self.config.muon_learning_rate
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's `state_dict()`, in one piece; every rank must ask for it."""
-        return {name: whole_tensor(value) for name, value in self.model.state_dict().items()}
+        """The model's `state_dict()`; of a sharded model, whole tensors on the CPU of rank 0.
+
+        Every rank must ask for them.
+        """
+        return self._whole(self.model.state_dict())
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights in one piece into the model."""
@@ -136,7 +139,17 @@ class Trainer:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The optimizer's state: with the weights, everything the next steps depend on; as `weights`."""
-        return {name: whole_tensor(value) for name, value in self.step.state_dict().items()}
+        return self._whole(self.step.state_dict())
+
+    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        whole = {}
+        for name, value in tensors.items():  # one after the other: a device may not hold all of them
+            tensor = whole_tensor(value)
+            if tensor is value:
+                whole[name] = value
+            elif self.ranks.rank == 0:
+                whole[name] = tensor.cpu()
+        return whole
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the state of a checkpoint.
