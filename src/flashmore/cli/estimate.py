@@ -42,7 +42,7 @@ HOLDS = {
     "gathered": "the blocks in use and the layers outside of blocks, in one piece",
     "whole gradients": "of the layers that are in one piece",
     "message buffers": "the gradient, as it is sent and received",
-    "activations": "of a slice, an upper bound: 4 bytes each",
+    "activations": "of a slice, at 4 bytes each; an upper bound",
 }
 """Where the bytes of each kind come from."""
 
