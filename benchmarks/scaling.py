@@ -83,8 +83,8 @@ OF_NAMES: dict[str, Job] = {
     "2 ranks, without exchange": Job(NAMES, alone=True),
 }
 OTHER_SIZE: dict[str, Job] = {
-    "2 ranks, eager": Job(HELD_OUT),
-    "2 ranks, fsdp": Job(HELD_OUT | {"parallel": "fsdp"}),
+    "ddp, eager": Job(HELD_OUT),
+    "fsdp": Job(HELD_OUT | {"parallel": "fsdp"}),
 }
 SENDING: dict[str, Job] = {
     "ddp": Job(GPT2),
@@ -97,8 +97,8 @@ SENDING: dict[str, Job] = {
 WINDOWS, WARM_UP, START_SECONDS = 3, 2, 120
 THREADS = 2
 """Of the process on its own, where it uses both cores, and of the ranks together."""
-MESSAGES, TIMES = (1, 2**20, 2**23), 12
-"""Elements of an all-reduce, and how often each is timed."""
+MESSAGES, TIMES = (1, 2**23), 3
+"""Elements of an all-reduce, and how often each is timed after every round."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,17 @@ def measure(options: Options, started: "Workers") -> dict[str, Any]:
     """All parts, one after the other."""
     torch.set_num_threads(1)
     began, load = time.perf_counter(), [os.getloadavg()[0]]
-    scaled = started.alternating(SCALED, options.rounds, options.steps)
+    exchange: dict[str, list[float]] = {str(count): [] for count in MESSAGES}
+
+    def exchanged() -> None:
+        for count, times in started[SIZE]("exchange").items():
+            exchange[count] += times
+
+    # Together, for what is fitted and what it predicts must be measured under the same conditions.
+    scaled = started.alternating(SCALED | OTHER_SIZE, options.rounds, options.steps, exchanged)
+    other = {name: scaled.pop(name) for name in OTHER_SIZE}
     names = started.alternating(OF_NAMES, options.rounds, 10 * options.steps)
     load.append(os.getloadavg()[0])
-    other = started.alternating(OTHER_SIZE, options.rounds, options.steps)
-    exchange = started[SIZE]("exchange")
     sent = {
         name: {"counted": counted(job).sent, "measured": started.sent(job)} for name, job in SENDING.items()
     }
@@ -219,7 +225,7 @@ def fit_hardware(scaled: Mapping[str, list[list[float]]], exchange: Mapping[str,
     bandwidth = 4 * (most - least) / max(long - latency, 1e-9)
     apart = Hardware(cost.flop / alone / 1e12, bandwidth / 1e9, 1e6 * latency / 2, 0.0)
     predicted = cost.seconds(apart)
-    hidden = (predicted.step - together) / min(predicted.communication, cost.backward * predicted.compute)
+    hidden = (predicted.step - together) / min(predicted.communication, cost.beside * predicted.compute)
     return replace(apart, overlap=min(1.0, max(0.0, hidden)))
 
 
@@ -257,7 +263,13 @@ class Workers:
 
         return call
 
-    def alternating(self, jobs: Mapping[str, Job], rounds: int, steps: int) -> dict[str, list[list[float]]]:
+    def alternating(
+        self,
+        jobs: Mapping[str, Job],
+        rounds: int,
+        steps: int,
+        after_round: Callable[[], None] = lambda: None,
+    ) -> dict[str, list[list[float]]]:
         """Time steps of the jobs in short alternating blocks: milliseconds."""
         samples: dict[str, list[list[float]]] = {name: [] for name in jobs}
         for name, job in jobs.items():
@@ -266,6 +278,7 @@ class Workers:
         for done in range(rounds):
             for name in list(jobs) if done % 2 == 0 else reversed(list(jobs)):
                 samples[name].append(self[jobs[name].ranks]("steps", name=name, count=steps))
+            after_round()
             latest = ", ".join(f"{name} {blocks[-1][-1]:.0f} ms" for name, blocks in samples.items())
             print(f"{done + 1}/{rounds}: {latest}", file=sys.stderr)
         for name, job in jobs.items():

@@ -42,7 +42,7 @@ HOLDS = {
     "gathered": "the blocks in use and the layers outside of blocks, in one piece",
     "whole gradients": "of the layers that are in one piece",
     "message buffers": "the gradient, as it is sent and received",
-    "activations": "of a slice, an upper bound: 4 bytes each",
+    "activations": "of a slice, at 4 bytes each; an upper bound",
 }
 """Where the bytes of each kind come from."""
 
@@ -68,7 +68,7 @@ class Estimate:
     latency_us: float | None = None
     """Microseconds of a message without content."""
     overlap: float | None = None
-    """Share of the communication that the backward pass can hide, from 0 to 1. If omitted, 0."""
+    """Share of the communication that is hidden behind arithmetic, from 0 to 1. If omitted, 0."""
     fit: Path | None = None
     """Take what is not given from this record of benchmarks/scaling.py."""
     json: bool = False
@@ -240,7 +240,7 @@ def _add_times(rows: Cells, cost: "Cost", constants: Constants, hardware: "Hardw
     times = {
         "computing": (seconds.compute, "predicted: arithmetic / rate"),
         "communicating": (seconds.communication, "predicted: bytes / bandwidth + messages · latency"),
-        "of it hidden": (seconds.hidden, "predicted: overlap · it, at most the backward pass"),
+        "of it hidden": (seconds.hidden, "predicted: overlap · it, at most the arithmetic beside it"),
         "a step": (seconds.step, "predicted: computing + communicating - hidden"),
     }
     for name, (value, source) in times.items():

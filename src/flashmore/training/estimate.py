@@ -1,7 +1,7 @@
 """What a training step costs each of several ranks: memory and what it sends, counted; its time, predicted.
 
 The model of the time is arithmetic at a constant rate, plus bytes at a constant bandwidth and a constant
-latency for each message, of which a share is hidden behind the backward pass. docs/scaling.md compares it
+latency for each message, of which a share is hidden behind the arithmetic. docs/scaling.md compares it
 with measurements.
 
 P parameters, N ranks, L layers, T positions, C channels.
@@ -40,7 +40,7 @@ class Hardware:
     latency_us: float
     """Microseconds of a message without content."""
     overlap: float
-    """Share of the communication that is hidden behind the backward pass, from 0 to 1."""
+    """Share of the communication that is hidden behind arithmetic, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Cost:
     """Bytes of these in CPU memory."""
     flop: float
     """Floating-point operations of the forward and the backward pass."""
-    backward: float
-    """Share of them during which the rank communicates, if it does so during the backward pass."""
+    beside: float
+    """Share of them that the rank computes while it communicates, the backward pass for most; 0 if it does so
+    afterwards."""
     sent: float
     """Bytes that it sends to other ranks."""
     messages: int
@@ -65,7 +66,7 @@ class Cost:
         compute = self.flop / (1e12 * hardware.tflops)
         sending = self.sent / (1e9 * hardware.bandwidth_gb_s)
         communication = sending + 1e-6 * self.messages * hardware.latency_us
-        hidden = hardware.overlap * min(communication, self.backward * compute)
+        hidden = hardware.overlap * min(communication, self.beside * compute)
         return Seconds(compute, communication, hidden)
 
 
@@ -76,7 +77,7 @@ class Seconds:
     compute: float
     communication: float
     hidden: float
-    """Of the communication, behind the backward pass."""
+    """Of the communication, behind arithmetic."""
 
     @property
     def step(self) -> float:
@@ -110,13 +111,11 @@ def cost_of(config: TrainConfig, model_config: ModelConfig, ranks: Ranks, tokens
     )  # fmt: skip
     offloaded = ("weights", "gradients", "optimizer") if sharded and config.cpu_offload else ()
     sent, messages = _sent(config, ranks, len(slices), sizes)
-    once = config.slices or "compile" in config.speedups  # after the gradient is complete
-    share = 3 / 4 if config.activation_checkpointing else 2 / 3
     return Cost(
         {name: size for name, size in memory.items() if name not in offloaded},
         {name: memory[name] for name in offloaded},
         _flop(config, model_config, sizes) * tokens / ranks.size,
-        0.0 if once and not sharded else share / (1 if sharded else len(slices)),
+        _beside(config, len(slices), sharded=sharded),
         sent,
         messages,
     )
@@ -170,6 +169,15 @@ def _sent(config: TrainConfig, ranks: Ranks, slices: int, sizes: dict[str, int])
         return 2 * share * BYTES * (P + 1), 2 * others
     buckets = 1 + max(0, math.ceil((BYTES * P - FIRST_BUCKET) / BUCKET))
     return 2 * share * BYTES * P, 2 * others * buckets
+
+
+def _beside(config: TrainConfig, slices: int, *, sharded: bool) -> float:
+    """The share of the arithmetic that can hide communication."""
+    if sharded:  # gathers in both passes
+        return 1.0
+    if config.slices or "compile" in config.speedups:  # after the gradient is complete
+        return 0.0
+    return (3 / 4 if config.activation_checkpointing else 2 / 3) / slices
 
 
 def _flop(config: TrainConfig, model_config: ModelConfig, sizes: dict[str, int]) -> float:
