@@ -23,7 +23,7 @@ def starts(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in MODULES}
         elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
-            found |= {node.module for alias in node.names if not alias.name.startswith("Thread")}
+            found |= {node.module for alias in node.names if not alias.name.startswith(("Thread", "Future"))}
         elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith(CALLS):
             found.add(ast.unparse(node))
     return found

@@ -24,7 +24,7 @@ from flashmore.errors import ConfigError
 from flashmore.measuring.result import read_record, write_record
 from flashmore.measuring.statistics import Ratio, Spread
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, NUMERICS
-from flashmore.training.dataset import Form, ItemDataset
+from flashmore.training.dataset import Batch, Form, ItemDataset
 from flashmore.training.trainer import Trainer
 
 NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
@@ -154,17 +154,17 @@ def test_a_variant_that_is_not_the_plain_loop_has_no_number_and_is_not_kept(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A packing that loses the last item of each batch: faster, and wrong."""
-    right = Trainer.batch
+    right = Trainer.batches
 
-    def wrong(self: Trainer, step: int) -> Any:
-        batch = right(self, step)
+    def wrong(self: Trainer, step: int) -> list[Batch]:
+        (batch,) = right(self, step)
         if self.form == "packed":
             targets = batch.targets.clone()
             targets[-2:] = -1
-            return replace(batch, targets=targets)
-        return batch
+            return [replace(batch, targets=targets)]
+        return [batch]
 
-    monkeypatch.setattr(Trainer, "batch", wrong)
+    monkeypatch.setattr(Trainer, "batches", wrong)
     found = {variant["name"]: variant for variant in ablated(config)["variants"]}
     assert found["pack"]["why_not"] is not None
     assert "differ from the plain loop's" in found["pack"]["why_not"]

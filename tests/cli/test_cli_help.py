@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from flashmore.cli.main import VERBS
+from flashmore.config import CHANGEABLE
 from flashmore.speedups import SWITCHES
 
 Call = Callable[..., CompletedProcess[str]]
@@ -65,7 +66,9 @@ def test_options_have_flat_names_that_the_help_tells(verb: str, options: str, ca
 
 def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
     told = set(OPTION.findall(call("train", "--resume", "runs/mlp", "--help").stdout))
-    assert told == {"--resume", "--max-steps", "--json", "--help"}
+    changeable = {f"--{name.replace('_', '-')}" for name in CHANGEABLE}
+    negated = {"--no-activation-checkpointing", "--no-cpu-offload"}
+    assert told - negated == {"--resume", "--max-steps", "--json", "--help"} | changeable
 
 
 @pytest.mark.parametrize(

@@ -39,22 +39,22 @@ def test_a_batch_is_windows_of_its_part_and_what_follows_each_id(
 ) -> None:
     count, start, stop, context = text
     windows = Windows(numbered(count), (start, stop), context, CPU)
-    ids, targets = windows.random(step, batch, seed)
+    ids, targets = windows.at(windows.random_starts(step, batch, seed))
     assert ids.shape == targets.shape == (batch, context)
     assert ids.dtype == targets.dtype == torch.int64
     assert torch.equal(targets, ids + 1)
     assert ids.min() >= start
     assert targets.max() < stop
-    again = Windows(numbered(count), (start, stop), context, CPU).random(step, batch, seed)
-    assert torch.equal(ids, again[0])
+    again = Windows(numbered(count), (start, stop), context, CPU)
+    assert torch.equal(ids, again.at(again.random_starts(step, batch, seed))[0])
 
 
 def test_steps_and_seeds_draw_different_windows_and_every_place_is_drawn() -> None:
     windows = Windows(numbered(50), (10, 40), 4, CPU)
-    first = windows.random(0, 8, 1)[0]
-    assert not torch.equal(first, windows.random(1, 8, 1)[0])
-    assert not torch.equal(first, windows.random(0, 8, 2)[0])
-    drawn = Counter(int(number) for step in range(200) for number in windows.random(step, 8, 1)[0][:, 0])
+    first = windows.random_starts(0, 8, 1).tolist()
+    assert first != windows.random_starts(1, 8, 1).tolist()
+    assert first != windows.random_starts(0, 8, 2).tolist()
+    drawn = Counter(place for step in range(200) for place in windows.random_starts(step, 8, 1).tolist())
     assert set(drawn) == set(range(10, 36))
     assert max(drawn.values()) < 3 * min(drawn.values())
 

@@ -221,7 +221,7 @@ class Windows:
         """The same with batches for another device."""
         return Windows(self.ids, (self.start, self.stop), self.context, device, self.ranks)
 
-    def random(self, step: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
+    def random_starts(self, step: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
         """Start positions of the batch of a step, drawn uniformly with replacement: a function of both."""
         generator = np.random.default_rng((seed, _ORDER, step))
         return generator.integers(self.start, self.stop - self.context, size=batch)

@@ -202,7 +202,7 @@ class TextDataset:
         part: Slice = WHOLE,
     ) -> Batch:
         """As in `Dataset`."""
-        starts = self.windows.random(step, self.batch_size, self.seed)
+        starts = self.windows.random_starts(step, self.batch_size, self.seed)
         ids, targets = self.windows.at(starts[rows_of(self.batch_size, part)])
         characters = None if part == WHOLE else torch.tensor(ids.size(1) * self.batch_size).to(ids.device)
         return Batch(ids, targets, characters=characters)

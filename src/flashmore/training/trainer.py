@@ -71,13 +71,15 @@ class Trainer:
         self.config = config
         self.model_config = model_config
         self.device = device
-        self.model = build(model_config, config.seed).to(device)
+        self.model = build(model_config, config.seed)
+        if sharded:  # moves one block after the other to the device, and keeps a share of it
+            shard(self.model, ranks, device, offload=config.cpu_offload)
+        else:
+            self.model.to(device)
         self.model.train()
         if config.activation_checkpointing:
             transformer: Any = self.model
             transformer.activation_checkpointing = True
-        if sharded:
-            shard(self.model, ranks, device, offload=config.cpu_offload)
         self.step = _step_of(self.model, config, device, speedups, ranks, sharded=sharded)
         self.data = data
         self.form: Form = "packed" if "pack" in speedups else "trimmed" if "trim" in speedups else "padded"
@@ -85,10 +87,12 @@ class Trainer:
         """Updates made so far."""
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0, on the device; if it is cut, the first slice of this rank."""
-        return self._slices(step)[0]
+        """The batch of a step, counted from 0, if it is not cut."""
+        (batch,) = self.batches(step)
+        return batch
 
-    def _slices(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> list[Batch]:
+        """This rank's slices of the batch of a step, on the device."""
         drops = self.model_config.dropout or self.model_config.attention_dropout
         return [
             replace(
@@ -106,7 +110,7 @@ class Trainer:
         """
         count = self.step.updates if self.step.updates <= most else 1
         steps = range(self.done, self.done + count)
-        loss = self.step([self._slices(step) for step in steps], [self._rates(step) for step in steps])
+        loss = self.step([self.batches(step) for step in steps], [self._rates(step) for step in steps])
         self.done += count
         return loss
 
