@@ -149,9 +149,9 @@ class OptimConfig:
     seed: int = 3407
     """Random seed for the initial weights, the data order and dropout."""
     slices: int = 0
-    """Cut each batch into this many slices and add up their gradients in a fixed order: the run is then the
-    same, bit for bit, for every number of CPU processes that divides it. 0: one slice for each of
-    --grad-accum steps of each process."""
+    """Cut each batch into this many slices and add up their gradients in a fixed order. With the same threads
+    and speed-ups, the run is then the same, bit for bit, for every number of CPU processes that divides it.
+    0: one slice for each of --grad-accum steps of each process."""
 
 
 @dataclass(frozen=True)
@@ -355,8 +355,8 @@ CHANGEABLE = (
     "parallel", "grad_accum", "activation_checkpointing", "cpu_offload",
     "save_seconds", "keep", "on_save_error",
 )  # fmt: skip
-"""Options of how steps are computed and saved. They change results by no more than rounding, so a resumed run
-may have others."""
+"""Options of how steps are computed and saved, of which a resumed run may have others. They change results by
+no more than rounding, except that `grad_accum` makes other slices, for which dropout draws other numbers."""
 NANOGPT: dict[str, Any] = {
     "mode": "text", "split": "90/10/0",
     "tie_weights": True, "bias": False, "activation": "gelu", "init": "gpt2",

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from flashmore.models.config import ModelConfig
+from flashmore.ranks import local_world_size
 from flashmore.specs import backend_spec, model_spec
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -21,12 +22,12 @@ def free_bytes(device: torch.device) -> int:
     """Memory available now, in bytes.
 
     On CUDA, the driver's free memory; on a CPU, what is available without swapping, page cache included, or
-    less if a control group sets a limit.
+    less if a control group sets a limit; the processes of torchrun on this machine share it.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     available, left = psutil.virtual_memory().available, left_in_group(CGROUP)
-    return available if left is None else min(available, left)
+    return (available if left is None else min(available, left)) // local_world_size()
 
 
 def left_in_group(group: Path) -> int | None:

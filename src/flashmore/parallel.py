@@ -30,11 +30,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, FlashmoreError, RankLost, RankStopped
-from flashmore.ranks import local_rank, rank, world_size
+from flashmore.ranks import local_rank, local_world_size, rank, world_size
 
 TIMEOUT = timedelta(minutes=30)
 """Longest wait for another rank: rank 0 reads the data and measures speed-ups while the others wait."""
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """Messages of Gloo about a rank that has ended."""
 _DROPPED_SECONDS = 0.2
 
@@ -156,8 +156,11 @@ def shard_like(parameter: Tensor, whole: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(parameter, DTensor)
-    local = whole.to(parameter.device)
-    return distribute_tensor(local, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    share = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    result = torch.empty_like(parameter, requires_grad=False)  # in CPU memory if the parameter is offloaded
+    assert isinstance(result, DTensor)
+    result.to_local().copy_(share.to_local())
+    return result
 
 
 def whole_tensor(value: Tensor) -> Tensor:
@@ -236,6 +239,10 @@ def connected(device_name: str) -> Iterator[Ranks]:
     try:
         yield Ranks(rank(), size, connected=True)
     except RuntimeError as error:
+        if "Timed out" in str(error):
+            minutes = f"{TIMEOUT.total_seconds() / 60:.0f} minutes"
+            valid = "data that rank 0 reads sooner (flashmore prepare), or a look at what the ranks do"
+            raise FlashmoreError(f"an answer of all {size} ranks within {minutes}", "none", valid) from None
         if not is_of_a_lost_rank(error):
             raise
         raise lost() from None
@@ -246,8 +253,8 @@ def _connect(device_name: str, size: int) -> None:
         raise ConfigError("--device cpu or cuda with torchrun", "--device mps", "--device cpu")
     gpus = torch.cuda.device_count() if device_name in ("auto", "cuda") else 0
     if gpus:
-        if local_rank() >= gpus:
-            found = f"{gpus} GPU{'s' * (gpus > 1)} for {local_rank() + 1} or more ranks"
+        if (here := local_world_size()) > gpus:
+            found = f"{gpus} GPU{'s' * (gpus > 1)} for {here} ranks"
             valid = f"torchrun --nproc-per-node {gpus}, or --device cpu"
             raise ConfigError("a GPU for each rank on this machine", found, valid)
         torch.cuda.set_device(local_rank())

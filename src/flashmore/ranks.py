@@ -4,6 +4,7 @@ Rank 0 alone prints on the terminal.
 """
 
 import os
+import sys
 
 _terminal: int | None = None
 """The stderr of a rank other than 0."""
@@ -22,6 +23,17 @@ def rank() -> int:
 def local_rank() -> int:
     """This process's number on this machine, from 0."""
     return _number("LOCAL_RANK", 0) if world_size() > 1 else 0
+
+
+def local_world_size() -> int:
+    """How many of these processes are on this machine."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
+
+
+def is_connected() -> bool:
+    """Whether this process has found the others."""
+    module = sys.modules.get("torch.distributed")
+    return module is not None and module.is_initialized()
 
 
 def max_restarts() -> int:

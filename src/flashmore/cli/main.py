@@ -19,7 +19,7 @@ from flashmore.errors import (
     is_of_the_compiler,
     is_out_of_memory,
 )
-from flashmore.ranks import rank, speak, world_size
+from flashmore.ranks import is_connected, local_rank, rank, speak, world_size
 from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         except Exception as error:
             ours = _for_users(error)
-            if not isinstance(error, RankStopped | RankLost):
+            # Before the ranks are connected each of them finds the same, or what is the same on its machine.
+            told = local_rank() > 0 if not is_connected() else isinstance(error, RankStopped | RankLost)
+            if not told:
                 speak()
             if ours is None:
                 raise

@@ -38,7 +38,7 @@ class Train:
 
     With --mode text, the file is one long text, which is split into windows of --block-size characters.
 
-    To resume an interrupted run: `flashmore train --resume RUN`, with no options but --max-steps and --json.
+    To resume an interrupted run: `flashmore train --resume RUN`, with few other options: see its --help.
     """
 
     config: TrainConfig
@@ -65,7 +65,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Resume:
-    """Resume an interrupted run with its own options; only --max-steps can change."""
+    """Resume an interrupted run with its own options; only those below can change."""
 
     resume: Path
     """The run's folder."""
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         if others:
             raise ConfigError(
                 "--resume with --max-steps, --json or options of how to compute and save", " ".join(others),
-                f"flashmore train --resume {shlex.quote(str(resumed.resume))} [--max-steps N] [--json]",
+                f"flashmore train --resume {shlex.quote(str(resumed.resume))} [OPTIONS listed by --help]",
             )  # fmt: skip
     elif value_of("--out", argv) == "":
         raise ConfigError("a folder for --out", "an empty name", "for example --out runs/names")

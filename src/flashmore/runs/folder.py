@@ -233,11 +233,16 @@ class Run:
 
         return self._unchanged(read)
 
-    def load_checkpoint(self, optimizer: Layout) -> Checkpoint:
-        """Read the newest intact checkpoint, with an optimizer of this layout."""
+    @property
+    def best_step(self) -> int:
+        """The step with the best weights, or the last one without a validation part."""
+        return self._best_step(self.load_state())
+
+    def load_checkpoint(self, optimizer: Layout, step: int | None = None) -> Checkpoint:
+        """Read the checkpoint of a step, by default the newest intact one; the optimizer has this layout."""
 
         def read() -> Checkpoint:
-            path = self.checkpoint(self.load_state(best_lost=True).step)
+            path = self.checkpoint(self.load_state(best_lost=True).step if step is None else step)
             return checkpoint.load(path, self.digest, layout(self.model), optimizer)
 
         return self._unchanged(read)
@@ -246,7 +251,7 @@ class Run:
         """Read the weights of the checkpoint of a step, by default the best ones of the newest checkpoint."""
 
         def read() -> dict[str, Tensor]:
-            path = self.checkpoint(self._best_step(self.load_state()) if step is None else step)
+            path = self.checkpoint(self.best_step if step is None else step)
             return checkpoint.load(path, self.digest, layout(self.model)).weights
 
         return self._unchanged(read)

@@ -5,9 +5,11 @@ Shapes: B batch, T positions, N tokens.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -80,8 +82,8 @@ class Dataset(Protocol):
             part: which slice; their number must divide the batch size.
         """
 
-    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
-        """All data once, in batches of rows.
+    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Callable[[], Batch]]:
+        """All data once, in batches of rows, each to be called: a rank makes only its own.
 
         Args:
             rows: maps a row length to the number of rows that fit in memory.
@@ -154,7 +156,7 @@ class ItemDataset:
         assert isinstance(self.sequences, Sequences)
         return Ngrams(self.sequences, self.smoothed).left_out(SMOOTHING_ORDER)
 
-    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
+    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Callable[[], Batch]]:
         """As in `Dataset`.
 
         Items are sorted by length and padded to the longest of their batch. No item is shorter than half of
@@ -166,10 +168,13 @@ class ItemDataset:
             longest = int(lengths[start])
             at_least_half = int((2 * lengths >= longest).sum())
             stop = min(at_least_half, start + rows(longest))
-            ids, targets = self.sequences.take(order[start:stop])
-            weights = None if self.weights is None else self.weights[order[start:stop]]
-            yield Batch(ids[:, :longest], targets[:, :longest], weights=weights)
+            yield partial(self._rows, order[start:stop], longest)
             start = stop
+
+    def _rows(self, indices: Tensor, longest: int) -> Batch:
+        ids, targets = self.sequences.take(indices)
+        weights = None if self.weights is None else self.weights[indices]
+        return Batch(ids[:, :longest], targets[:, :longest], weights=weights)
 
     def to(self, device: torch.device) -> "ItemDataset":
         """As in `Dataset`."""
@@ -207,11 +212,14 @@ class TextDataset:
         characters = None if part == WHOLE else torch.tensor(ids.size(1) * self.batch_size).to(ids.device)
         return Batch(ids, targets, characters=characters)
 
-    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Batch]:
+    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Callable[[], Batch]]:
         """As in `Dataset`."""
         starts, at_once = self.windows.covering, rows(self.windows.context)
         for first in range(0, len(starts), at_once):
-            yield Batch(*self.windows.at(starts[first : first + at_once]))
+            yield partial(self._windows, starts[first : first + at_once])
+
+    def _windows(self, starts: npt.NDArray[np.int64]) -> Batch:
+        return Batch(*self.windows.at(starts))
 
     def to(self, device: torch.device) -> "TextDataset":
         """As in `Dataset`."""

@@ -104,7 +104,6 @@ def _run_to_the_end(session: Session, observer: Observer | None) -> TrainResult:
     observer = observer or Observer()
     observer.started(session)
     steps_ms = _train_what_remains(session, observer)
-    session.ranks.tell({})  # after rank 0 has saved the weights that all of them load
     result = _conclude(session, steps_ms)
     if session.ranks.rank == 0:
         session.run.write_result(result.to_json())
@@ -129,6 +128,7 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             _log(session, Unevaluated(loss, step_ms), wishes, observer, trackers)
         wishes.settle()
         session.saver.finish(trainer.done)
+        session.ranks.tell({})  # no rank ends, after which torchrun stops the others, before all is saved
         if not session.finished or session.unevaluated is not None:
             raise _interrupted(session, wishes.stop)
         if session.stopped_early and session.best_step is not None:
@@ -183,6 +183,7 @@ class Wishes:
     def __init__(self, ranks: Ranks, stopped_by: Callable[[], int]) -> None:
         self.stopped_by, self._votes = stopped_by, Votes(ranks, 2)
         self._saves = ranks.rank == 0
+        self._saving = False
         self.stop = stopped_by() if ranks.size == 1 else 0
         """The signal by which all ranks stop, or 0."""
         self.save = False
@@ -190,7 +191,9 @@ class Wishes:
 
     def ask(self, *, save: bool = False) -> bool:
         """Exchange wishes; returns whether to stop."""
-        self._follow(self._votes(self.stopped_by(), int(save and self._saves)))
+        # The answer to a wish comes with the next call, whose wish would be for the same checkpoint.
+        self._saving = save and self._saves and not self._saving
+        self._follow(self._votes(self.stopped_by(), int(self._saving)))
         return bool(self.stop)
 
     def settle(self) -> None:
@@ -265,7 +268,8 @@ def _evaluate(session: Session, validation: Dataset, wishes: Wishes, observer: O
 
 def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     run = session.run
-    session.trainer.load_weights(run.load_weights())
+    best = session.ranks.tell({"step": run.best_step if session.ranks.rank == 0 else 0}) or {}
+    session.trainer.load_weights(run.load_weights(best["step"]))
 
     def loss_of(data: Dataset | None) -> float | None:
         if data is None:

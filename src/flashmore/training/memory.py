@@ -22,18 +22,23 @@ def out_of_memory(trainer: Trainer, error: Exception) -> TrainingFailed:
     found = str(error).partition("\n")[0]
     rows, positions = trainer.rows, trainer.model_config.block_size
     sizes = f"{rows:,} rows of {positions:,} positions"
-    while rows > 1:
+    # Other ranks would not take part in a trial.
+    while rows > 1 and not trainer.ranks.connected:
         rows //= 2
         if _fits(trainer, rows, positions):
             batch = config.batch_size // trainer.rows * rows
-            valid = f"--batch-size {batch}, which fits, or a larger --grad-accum for the same batch"
+            valid = f"--batch-size {batch}, which fits"
+            if not config.slices:
+                valid += ", or a larger --grad-accum for the same batch"
             return TrainingFailed(f"memory for {sizes}", found, valid)
-    while positions > 1 and config.mode == "text":
+    while positions > 1 and config.mode == "text" and not trainer.ranks.connected:
         positions //= 2
         if _fits(trainer, 1, positions):
             valid = f"--batch-size 1 --block-size {positions}, which fits"
             return TrainingFailed(f"memory for {sizes}", found, valid)
     valid = "shorter items, fewer --n-layer or --n-embd, or a machine with more memory"
+    if trainer.ranks.connected:
+        valid = "a smaller --batch-size, a larger --grad-accum, --activation-checkpointing or --parallel fsdp"
     return TrainingFailed(f"memory for {sizes}", found, valid)
 
 

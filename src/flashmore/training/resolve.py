@@ -98,7 +98,7 @@ def resolve_parallel(
     ranks.slices(config)
     if ranks.size == 1:
         return config
-    if config.parallel == "auto":
+    if chosen := config.parallel == "auto":
         parameters = sum(math.prod(shape) for shape, _ in layout(model_config).values())
         fits = TRAINED_BYTES * parameters < free_bytes(device)
         config = replace(config, parallel="ddp" if fits else "fsdp")
@@ -111,8 +111,10 @@ def resolve_parallel(
             "--cpu-offload on a CPU": config.cpu_offload and device.type == "cpu",
         }
         if found := [text for text, given in unsupported.items() if given]:
-            valid = "--parallel ddp, or other options"
-            raise ConfigError("options that --parallel fsdp supports", "; ".join(found), valid)
+            wanted, valid = "options that --parallel fsdp supports", "--parallel ddp, or other options"
+            if chosen:
+                wanted = f"options that support a model too large for {device} as a whole (--parallel fsdp)"
+            raise ConfigError(wanted, "; ".join(found), valid)
     return config
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flashmore.config import CHANGEABLE, TrainConfig
-from flashmore.errors import ConfigError, RankStopped, RunError
+from flashmore.errors import ConfigError, RankStopped, RunError, StorageError
 from flashmore.files import INTACT
 from flashmore.parallel import Ranks, connected
 from flashmore.ranks import max_restarts
@@ -74,7 +74,7 @@ def resumed(path: Path, steps: int | None, changes: Mapping[str, Any] | None = N
         RunError: no run, a damaged one, or one being trained by another process.
         ConfigError: `steps` is below the number of completed steps.
     """
-    with connected("auto") as ranks:
+    with connected(_device_of(path)) as ranks:
         ranks.require_alike({"run": str(path), "max_steps": steps, **(changes or {})})
         with _on_every_rank(ranks, lambda: _resumed(path, steps, changes or {}, ranks)) as session:
             yield session
@@ -132,7 +132,7 @@ class _Opened:
             return Session(self.run, self.resolved, self.parts, self.trainer, self.metrics)
         trainer = self.resolved.trainer(self.parts.train, ranks)
         require_memory(trainer, advise=False)
-        checkpoint = self.run.load_checkpoint(layout_of(trainer.step.state_dict()))
+        checkpoint = self.run.load_checkpoint(layout_of(trainer.step.state_dict()), self.state.step)
         trainer.restore(checkpoint)
         state = self.state
         if self.metrics is not None and checkpoint.state != state:  # the best weights are lost
@@ -206,7 +206,8 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) 
             # Several ranks may share a model that does not fit on one device; all load this checkpoint.
             alone = replace(resolved, device=torch.device("cpu")) if ranks.connected else resolved
             trainer = alone.trainer(parts.train, replace(ranks, connected=False))
-            require_memory(trainer)
+            if not ranks.connected:
+                require_memory(trainer)
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(trainer.weights(), trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
@@ -230,6 +231,14 @@ def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: R
         resolved, parts = _resolved_again(run, state, steps, changes, ranks)
         with run.log_metrics(state) as metrics:
             yield _Opened(run, resolved, parts, metrics, state)
+
+
+def _device_of(path: Path) -> str:
+    """The device that a run asks for; `auto` if it cannot be read, of which rank 0 tells more."""
+    try:
+        return str(Run.open(path).config.get("device", "auto"))
+    except (RunError, StorageError):
+        return "auto"
 
 
 def _packed(path: Path) -> RunError:

@@ -227,7 +227,7 @@ def evaluate(
     rows = []
     for batches in _rounds(data.evaluation(partial(largest_batch, config)), ranks.size):
         # All ranks run the model equally often, because a sharded one communicates.
-        sums = _sums(model, batches[min(ranks.rank, len(batches) - 1)], precision)
+        sums = _sums(model, batches[min(ranks.rank, len(batches) - 1)](), precision)
         own = torch.zeros(len(batches), 2, dtype=torch.float64)
         if ranks.rank < len(batches):
             own[ranks.rank] = sums
