@@ -183,7 +183,7 @@ class Wishes:
     def __init__(self, ranks: Ranks, stopped_by: Callable[[], int]) -> None:
         self.stopped_by, self._votes = stopped_by, Votes(ranks, 2)
         self._saves = ranks.rank == 0
-        self._saving = False
+        self._late, self._saving = ranks.connected, False
         self.stop = stopped_by() if ranks.size == 1 else 0
         """The signal by which all ranks stop, or 0."""
         self.save = False
@@ -192,7 +192,7 @@ class Wishes:
     def ask(self, *, save: bool = False) -> bool:
         """Exchange wishes; returns whether to stop."""
         # The answer to a wish comes with the next call, whose wish would be for the same checkpoint.
-        self._saving = save and self._saves and not self._saving
+        self._saving = save and self._saves and not (self._late and self._saving)
         self._follow(self._votes(self.stopped_by(), int(self._saving)))
         return bool(self.stop)
 

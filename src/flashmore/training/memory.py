@@ -55,9 +55,9 @@ def require_memory(trainer: Trainer, *, advise: bool = True) -> None:
         TrainingFailed: half of the step's estimated memory exceeds the free memory; names what fits.
     """
     config, context = trainer.config, trainer.model_config.block_size
-    needed, free = kept_bytes(trainer.model_config, trainer.rows, context), free_bytes(trainer.device)
-    if config.activation_checkpointing:
-        needed //= trainer.model_config.n_layer
+    checkpointing = config.activation_checkpointing
+    needed = kept_bytes(trainer.model_config, trainer.rows, context, checkpointing=checkpointing)
+    free = free_bytes(trainer.device)
     if trainer.device.type == "cpu" and needed / 2 > free:
         found = f"about {needed / 2**30:,.0f} GiB needed, {free / 2**30:,.1f} GiB free"
         if not advise:
@@ -82,7 +82,9 @@ def require_memory_for_items(count: int, context: int) -> None:
 
 
 def _fits(trainer: Trainer, rows: int, positions: int) -> bool:
-    if kept_bytes(trainer.model_config, rows, positions) > free_bytes(trainer.device) / 4:
+    checkpointing = trainer.config.activation_checkpointing
+    needed = kept_bytes(trainer.model_config, rows, positions, checkpointing=checkpointing)
+    if needed > free_bytes(trainer.device) / 4:
         return False
     gc.collect()
     if trainer.device.type == "cuda":

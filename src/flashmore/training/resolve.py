@@ -1,6 +1,5 @@
 """Resolves everything that a config leaves open for this machine, with the reasons."""
 
-import math
 import sys
 import time
 from dataclasses import dataclass, fields, replace
@@ -14,7 +13,7 @@ from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig
 from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
 from flashmore.memory import CGROUP, cpu_quota, free_bytes
 from flashmore.models.config import ModelConfig
-from flashmore.models.registry import layout
+from flashmore.models.registry import count_parameters, without_values
 from flashmore.parallel import ALONE, Ranks
 from flashmore.ranks import local_rank, world_size
 from flashmore.specs import model_spec
@@ -99,7 +98,7 @@ def resolve_parallel(
     if ranks.size == 1:
         return config
     if chosen := config.parallel == "auto":
-        parameters = sum(math.prod(shape) for shape, _ in layout(model_config).values())
+        parameters = count_parameters(without_values(model_config))
         fits = TRAINED_BYTES * parameters < free_bytes(device)
         config = replace(config, parallel="ddp" if fits else "fsdp")
     if config.parallel == "fsdp":
