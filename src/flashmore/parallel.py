@@ -185,15 +185,15 @@ def shard(model: nn.Module, ranks: Ranks, device: torch.device, *, offload: bool
     fully_shard(model, mesh=mesh, offload_policy=policy)
 
 
-class Votes:
-    """Wishes of any rank that all must follow at the same step, such as to stop.
+class Exchange:
+    """Requests of any rank that all must follow at the same step, such as to stop.
 
-    Each call sends this rank's wishes and returns what was wished at the call before, so that training never
-    waits for the answer; on a single rank it returns them at once.
+    Each call sends this rank's requests and returns the answer to those of the call before, so that training
+    never waits for it; on a single rank it returns them at once.
 
     Args:
         ranks: the ranks.
-        kinds: how many wishes; a wish is a number, of which the largest one counts, and 0 is none.
+        kinds: how many requests; a request is a number, of which the largest one counts, and 0 is none.
     """
 
     def __init__(self, ranks: Ranks, kinds: int) -> None:
@@ -201,17 +201,17 @@ class Votes:
         self._sent = torch.zeros(kinds, dtype=torch.int64)
         self._work: Any = None
 
-    def __call__(self, *wishes: int) -> tuple[int, ...]:
-        """Send these wishes; returns the largest of all ranks' previous ones."""
+    def __call__(self, *requests: int) -> tuple[int, ...]:
+        """Send these requests; returns the largest of all ranks' previous ones."""
         if not self._ranks.connected:
-            return wishes
+            return requests
         decided = self.pending()
-        self._sent = torch.tensor(wishes)
+        self._sent = torch.tensor(requests)
         self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, async_op=True)
         return decided
 
     def pending(self) -> tuple[int, ...]:
-        """What was wished at the last call and has not been returned yet."""
+        """The answer to the last call, if it has not been returned yet."""
         if self._work is None:
             return (0,) * len(self._sent)
         self._work.wait()

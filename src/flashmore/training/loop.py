@@ -18,7 +18,7 @@ from flashmore.errors import (
 from flashmore.generation.sample import samples
 from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
-from flashmore.parallel import Ranks, Votes
+from flashmore.parallel import Exchange, Ranks
 from flashmore.runs import Unevaluated
 from flashmore.training.dataset import Dataset
 from flashmore.training.memory import out_of_memory
@@ -117,20 +117,20 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     stretches_ms: list[float] = []
     trackers = Trackers(() if session.metrics is None else config.log_to, run.path, run.config, trainer.done)
     with stop_signals() as stopped_by, trackers, session.saver:
-        wishes = Wishes(session.ranks, stopped_by)
+        requests = Requests(session.ranks, stopped_by)
         if session.unevaluated is not None:
-            _log(session, session.unevaluated, wishes, observer, trackers)
-        while not session.finished and not wishes.stop:
-            loss, step_ms = _one_stretch(session, wishes)
+            _log(session, session.unevaluated, requests, observer, trackers)
+        while not session.finished and not requests.stop:
+            loss, step_ms = _one_stretch(session, requests)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
             observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
-            _log(session, Unevaluated(loss, step_ms), wishes, observer, trackers)
-        wishes.settle()
+            _log(session, Unevaluated(loss, step_ms), requests, observer, trackers)
+        requests.settle()
         session.saver.finish(trainer.done)
         session.ranks.tell({})  # no rank ends, after which torchrun stops the others, before all is saved
         if not session.finished or session.unevaluated is not None:
-            raise _interrupted(session, wishes.stop)
+            raise _interrupted(session, requests.stop)
         if session.stopped_early and session.best_step is not None:
             observer.stopped_early(trainer.done, session.best_step)
     return stretches_ms
@@ -149,7 +149,7 @@ def _interrupted(session: Session, number: int) -> FlashmoreError:
 
 
 def _log(
-    session: Session, logged: Unevaluated, wishes: "Wishes", observer: Observer, trackers: Trackers
+    session: Session, logged: Unevaluated, requests: "Requests", observer: Observer, trackers: Trackers
 ) -> None:
     """Evaluate if it is time, write a line of metrics, save."""
     config, trainer = session.config, session.trainer
@@ -157,7 +157,7 @@ def _log(
     pauses = trainer.done % config.eval_interval == 0 or trainer.done == config.max_steps
     session.unevaluated = None
     if pauses and session.parts.validation is not None:
-        line["val_loss"] = _evaluate(session, session.parts.validation, wishes, observer)
+        line["val_loss"] = _evaluate(session, session.parts.validation, requests, observer)
         if line["val_loss"] is None:
             session.unevaluated = logged
             session.save()
@@ -168,12 +168,12 @@ def _log(
         line["samples"] = samples(session.run, trainer.model)
     session.saver.log(line)
     trackers.write(line)
-    if wishes.ask(save=session.saver.is_due(logged.step_ms / 1000)) or pauses or wishes.save:
+    if requests.ask(save=session.saver.is_due(logged.step_ms / 1000)) or pauses or requests.save:
         session.save()
 
 
-class Wishes:
-    """What this process or another rank wishes, to stop or to save, known to all ranks at the same step.
+class Requests:
+    """Requests of this process or another rank to stop or to save, known to all ranks at the same step.
 
     Args:
         ranks: the ranks.
@@ -181,7 +181,7 @@ class Wishes:
     """
 
     def __init__(self, ranks: Ranks, stopped_by: Callable[[], int]) -> None:
-        self.stopped_by, self._votes = stopped_by, Votes(ranks, 2)
+        self.stopped_by, self._exchange = stopped_by, Exchange(ranks, 2)
         self._saves = ranks.rank == 0
         self._late, self._saving = ranks.connected, False
         self.stop = stopped_by() if ranks.size == 1 else 0
@@ -190,22 +190,22 @@ class Wishes:
         """Whether all ranks save."""
 
     def ask(self, *, save: bool = False) -> bool:
-        """Exchange wishes; returns whether to stop."""
-        # The answer to a wish comes with the next call, whose wish would be for the same checkpoint.
+        """Exchange requests; returns whether to stop."""
+        # The answer to a request comes with the next call, whose request would be for the same checkpoint.
         self._saving = save and self._saves and not (self._late and self._saving)
-        self._follow(self._votes(self.stopped_by(), int(self._saving)))
+        self._follow(self._exchange(self.stopped_by(), int(self._saving)))
         return bool(self.stop)
 
     def settle(self) -> None:
         """Wait for the last answer."""
-        self._follow(self._votes.pending())
+        self._follow(self._exchange.pending())
 
-    def _follow(self, votes: tuple[int, ...]) -> None:
-        self.stop = self.stop or votes[0]
-        self.save = bool(votes[1])
+    def _follow(self, answers: tuple[int, ...]) -> None:
+        self.stop = self.stop or answers[0]
+        self.save = bool(answers[1])
 
 
-def _one_stretch(session: Session, wishes: Wishes) -> tuple[float, float]:
+def _one_stretch(session: Session, requests: Requests) -> tuple[float, float]:
     """Steps up to the next log line, without synchronisation in between: (last loss, ms per step)."""
     config, trainer = session.config, session.trainer
     first, began, seconds = trainer.done, time.perf_counter(), 0.0
@@ -223,15 +223,15 @@ def _one_stretch(session: Session, wishes: Wishes) -> tuple[float, float]:
         try:
             loss = trainer.train_step(min(pause - first % pause for pause in pauses) - (trainer.done - first))
         except Exception as error:
-            if is_of_the_compiler(error) and (number := wishes.stopped_by()):  # Ctrl-C reached it as well
+            if is_of_the_compiler(error) and (number := requests.stopped_by()):  # Ctrl-C reached it as well
                 raise _interrupted(session, number) from None
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(trainer, error) from None
-        stops = wishes.ask(save=session.saver.is_due(time.monotonic() - step_began))
+        stops = requests.ask(save=session.saver.is_due(time.monotonic() - step_began))
         if stops or any(trainer.done % pause == 0 for pause in pauses):
             break
-        if wishes.save:
+        if requests.save:
             _require_finite(trainer.total(loss), "training loss", session)
             stop_the_clock()
             session.save()
@@ -252,10 +252,10 @@ def _require_finite(loss: float, what: str, session: Session) -> None:
         raise session.diverged(what, str(loss))
 
 
-def _evaluate(session: Session, validation: Dataset, wishes: Wishes, observer: Observer) -> float | None:
+def _evaluate(session: Session, validation: Dataset, requests: Requests, observer: Observer) -> float | None:
     """Evaluate on the validation part, unless stopped; record the step if it is the best so far."""
     trainer = session.trainer
-    val_loss = trainer.evaluate(validation, wishes.ask)
+    val_loss = trainer.evaluate(validation, requests.ask)
     if val_loss is None:
         return None
     _require_finite(val_loss, "validation loss", session)
