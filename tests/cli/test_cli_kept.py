@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
-from flashmore.runs import Checkpoint, Run, locked
+from flashmore.runs import Checkpoint, Run, checkpoint, locked
+from flashmore.training.listing import runs_in
 from flashmore.training.loop import Observer, train
+from flashmore.training.verify import verify
 
 Call = Callable[..., CompletedProcess[str]]
 Refusal = Callable[..., str]
@@ -124,6 +126,52 @@ def test_values_and_files_that_no_checksum_protects_are_found(
     run.save_checkpoint(Checkpoint(weights, optimizer, state))
     run.checkpoint(state.best_step).unlink()
     assert f"{run.checkpoint(state.best_step).name}: missing" in call("verify", run.path).stdout
+
+
+@pytest.mark.parametrize("new_steps", [1, 2])
+@pytest.mark.parametrize("read_before", [0, 2])
+def test_checkpoints_that_training_removes_while_they_are_verified_are_not_missing(
+    read_before: int, new_steps: int, unfinished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(unfinished, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    state = replace(run.load_state(), best_step=run.steps[0], best_loss=1.0)
+    saved = checkpoint.load_all(run.checkpoint(state.step), run.digest)
+    run.save_checkpoint(replace(saved, state=state))
+    run.save_checkpoint(replace(saved, state=replace(state, step=state.step + 1)))
+    before, read = run.steps, checkpoint.load_all
+
+    def overtaken(path: Path, digest: str) -> Checkpoint:
+        """Read a checkpoint; before a certain one, training saves new ones."""
+        if path == run.checkpoint(before[read_before]):
+            for step in range(before[-1] + 1, before[-1] + 1 + new_steps):
+                best = replace(state, step=step, best_step=step, best_loss=0.1)
+                run.save_checkpoint(replace(saved, state=best))
+        return read(path, digest)
+
+    monkeypatch.setattr(checkpoint, "load_all", overtaken)
+    found = verify(run.path)
+    assert before != run.steps
+    assert [each for each in found if each.problem is not None] == []
+    assert any(each.file.startswith("step-") for each in found)
+
+
+def test_a_file_that_is_renamed_while_runs_are_listed_does_not_matter(
+    unfinished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "run"
+    shutil.copytree(unfinished, run)
+    temporary, page, status_of = run / f".page.html.{'0' * 16}.tmp", run / "page.html", os.lstat
+    temporary.touch()
+
+    def late(path: Path) -> os.stat_result:
+        if path == temporary:
+            temporary.rename(page)
+        return status_of(path)
+
+    monkeypatch.setattr(os, "lstat", late)
+    assert [each.state for each in runs_in(tmp_path / "runs")] == ["unfinished"]
+    assert page.exists()
 
 
 def test_nothing_to_verify_is_refused(call: Call, refusal: Refusal, tmp_path: Path) -> None:

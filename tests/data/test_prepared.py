@@ -204,6 +204,20 @@ def test_a_preparation_killed_between_its_last_steps_is_finished(
         assert names(tmp_path) == ["text.bin", "text.bin.json", "text.txt"]
 
 
+def test_a_text_too_short_for_a_saved_state_is_prepared_again_after_its_description(
+    source: Path, tmp_path: Path
+) -> None:
+    out, part = tmp_path / "text.bin", tmp_path / "text.bin.part"
+    right = made(source, out)
+    other = tmp_path / "other.txt"
+    other.write_text("another text", encoding="utf-8")
+    part.mkdir()
+    out.rename(part / "ids.bin")
+    refused(ConfigError, other, out, "text.bin.json exists")
+    assert made(source, out) == right
+    assert names(tmp_path) == ["other.txt", "text.bin", "text.bin.json", "text.txt"]
+
+
 def test_what_cannot_be_continued_is_told(unfinished: Path, source: Path, tmp_path: Path) -> None:
     out, status = tmp_path / "text.bin", source.stat()
     ids, state = unfinished / "ids.bin", unfinished / "state.json"

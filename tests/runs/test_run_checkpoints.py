@@ -15,7 +15,7 @@ from safetensors.torch import save as serialize
 
 from flashmore.errors import RunError
 from flashmore.models.registry import layout
-from flashmore.runs import Checkpoint, LossScale, Run, State, records
+from flashmore.runs import Checkpoint, LossScale, Run, State, checkpoint, records
 from flashmore.runs.checkpoint import Layout
 
 MakeRun = Callable[..., Run]
@@ -122,6 +122,34 @@ def test_the_newest_checkpoints_are_kept_with_their_best(
         save(step, best_step, keep)
     assert run.steps == kept
     assert value_of(run) == 9
+
+
+def test_no_checkpoint_loses_its_best_weights_before_it_is_removed(
+    run: Run, save: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, removed = Path.unlink, list[str]()
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        removed.append(path.name)
+        for step in run.steps:
+            assert checkpoint.load(run.checkpoint(step), run.digest).state.best_step in (None, *run.steps)
+
+    for step, best_step in ((3, 3), (6, 3)):
+        save(step, best_step)
+    monkeypatch.setattr(Path, "unlink", watched)
+    save(9, 9, keep=1)
+    assert sorted(removed) == ["step-000000003.safetensors", "step-000000006.safetensors"]
+
+
+def test_the_last_checkpoint_that_has_its_best_weights_is_kept(run: Run, save: Callable[..., None]) -> None:
+    for step, best_step in ((2, 2), (4, 2), (12, 8), (16, 8), (20, 8)):
+        save(step, best_step)
+    assert run.steps == [2, 4, 12, 16, 20]
+    assert value_of(run) == 2
+    save(24, 24)
+    save(28, 24)
+    assert run.steps == [24, 28]
 
 
 def test_without_validation_the_newest_weights_are_used(run: Run, save: Callable[..., None]) -> None:

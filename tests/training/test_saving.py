@@ -11,7 +11,7 @@ import torch
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, StorageError
-from flashmore.runs import Run
+from flashmore.runs import Run, checkpoint
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
 
@@ -80,6 +80,34 @@ def test_a_folder_that_is_away_for_a_while_costs_nothing(
     assert len(told) == 2
     assert told[0].startswith(f"{run} cannot be saved, training goes on and tries again: ")
     assert told[1] == f"{run} is saved again, at step 10"
+    require_same(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("steps_away", [1, 5])
+def test_best_weights_that_cannot_be_saved_at_first_are_kept(
+    steps_away: int, config: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(config, max_steps=20, learning_rate=0.1)
+    train(config, tmp_path / "whole")
+    state = Run.open(tmp_path / "whole").load_state()
+    best = state.best_step
+    assert best is not None
+    assert best + steps_away < state.step - config.keep * config.eval_interval, "others are saved after it"
+    run, away = tmp_path / "run", tmp_path / "away"
+
+    class Check(At):
+        """After each step, every checkpoint on the disk has that of its best weights beside it."""
+
+        def stepped(self, step: int, loss: float, step_ms: float, characters_per_s: float) -> None:
+            super().stepped(step, loss, step_ms, characters_per_s)
+            self.saver.wait()
+            if run.exists():
+                opened = Run.open(run)
+                for saved in opened.steps:
+                    best_step = checkpoint.load(opened.checkpoint(saved), opened.digest).state.best_step
+                    assert best_step in (None, *opened.steps)
+
+    train(config, run, Check({best: move(run, away), best + steps_away: move(away, run)}))
     require_same(run, tmp_path / "whole")
 
 

@@ -105,10 +105,21 @@ def read_prepared(path: Path) -> Prepared | None:
     Raises:
         DataError: the description is damaged, or of a file of another size.
     """
+    if (prepared := _read_description(path)) is None:
+        return None
+    with open_input(path, f"{prepared.count:,} ids in {path}", again=True) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != DTYPE.itemsize * prepared.count:
+        raise DataError(f"{prepared.count:,} ids in {path}", f"a file of {size:,} bytes", _anew(path))
+    return prepared
+
+
+def _read_description(path: Path) -> Prepared | None:
+    """As `read_prepared`, whether or not the `.bin` file is there."""
     if not os.path.lexists(beside(path)):
         return None
     wanted = f"the description of {path} that `flashmore prepare` wrote to {beside(path).name}"
-    valid = f"remove both and prepare the text again; or remove {beside(path)} to use ids without characters"
+    valid = _anew(path)
     with open_input(beside(path), wanted, valid) as file:
         data = file.read(_LARGEST_JSON)
     try:
@@ -124,11 +135,11 @@ def read_prepared(path: Path) -> Prepared | None:
         found = "a list without line feeds"
     if found is not None:
         raise DataError(wanted, found, valid)
-    with open_input(path, f"{prepared.count:,} ids in {path}", again=True) as file:
-        size = os.fstat(file.fileno()).st_size
-    if size != DTYPE.itemsize * prepared.count:
-        raise DataError(f"{prepared.count:,} ids in {path}", f"a file of {size:,} bytes", valid)
     return prepared
+
+
+def _anew(path: Path) -> str:
+    return f"remove both and prepare the text again; or remove {beside(path)} to use ids without characters"
 
 
 def prepare(
@@ -148,7 +159,7 @@ def prepare(
 
     Raises:
         DataError: not a text in this encoding, too many different characters, no item or too long a one, or
-            the text changed while it was read; nothing is left of the preparation.
+            the text changed while it was read; nothing is left of the preparation. Or a damaged description.
         RunError: the text has changed since the preparation began, or what was written is damaged.
         ConfigError: `out` or its description exists and is of something else; another process prepares it.
         StorageError: a disk operation failed; the same call continues.
@@ -160,13 +171,13 @@ def prepare(
     folder = out.with_name(out.name + ".part")
     with disk_errors(f"to prepare {out}", out), _exclusive(folder):
         state = _read_state(folder, source)
-        if os.path.lexists(out) or (state is None and os.path.lexists(beside(out))):
-            exists = out if os.path.lexists(out) else beside(out)
-            prepared = read_prepared(out) if exists == out else None
-            if prepared is None or prepared.source != source:
-                valid = f"another --out, or remove {exists}"
-                raise ConfigError("a new file for --out", f"{exists} exists", valid)
-        else:
+        is_done = os.path.lexists(out)
+        prepared = read_prepared(out) if is_done else _read_description(out)
+        if (is_done and prepared is None) or (prepared is not None and prepared.source != source):
+            exists = out if is_done else beside(out)
+            valid = f"another --out, or remove {exists}"
+            raise ConfigError("a new file for --out", f"{exists} exists", valid)
+        if prepared is None or not is_done:  # a description without ids is of a call killed before its end
             try:
                 prepared = _write(folder, state, source, reached)
             except DataError:  # what was written can never be continued

@@ -195,15 +195,21 @@ class Run:
     def prune(self, newest: State, keep: int) -> None:
         """Remove all checkpoints but the `keep` newest, and for each of those the one with its best weights.
 
-        Those after `newest`, which has just been saved, are damaged and are removed. A file that cannot be
-        removed now is removed after a later save.
+        If none of those has its best weights, the newest one that has them is kept too. Those after `newest`,
+        which has just been saved, are damaged and are removed. A file that cannot be removed now is removed
+        after a later save.
         """
-        steps = [step for step in self.steps if step <= newest.step][-keep:]
-        kept = {*steps, newest.best_step}
-        for step in steps[:-1]:
+        newest_first = self.steps[::-1]
+        kept, has_best = {newest.best_step}, False
+        for count, step in enumerate(step for step in newest_first if step <= newest.step):
+            if count >= keep and has_best:
+                break
+            kept.add(step)
             with suppress(RunError, StorageError):  # damaged, so that its best step is not known
-                kept.add(checkpoint.load(self.checkpoint(step), self.digest).state.best_step)
-        for step in self.steps:
+                best = checkpoint.load(self.checkpoint(step), self.digest).state.best_step
+                kept.add(best)
+                has_best = has_best or best in (None, *newest_first)
+        for step in newest_first:  # so that no checkpoint is ever without that of its best weights
             if step not in kept:
                 with suppress(OSError):
                     self.checkpoint(step).unlink()

@@ -1,6 +1,7 @@
 """The runs in a folder, with what has become of each."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,8 +52,16 @@ def runs_in(folder: Path) -> list[Listed]:
         return [_listed(path) for path in paths if (path / CONFIG).exists() or path.suffix == PACK]
 
 
+def _size(path: Path) -> int:
+    size = 0
+    for each in [path] if path.is_file() else path.iterdir():
+        with suppress(FileNotFoundError):  # training has renamed or removed it meanwhile
+            size += os.lstat(each).st_size
+    return size
+
+
 def _listed(path: Path) -> Listed:
-    size = sum(os.lstat(each).st_size for each in ([path] if path.is_file() else path.iterdir()))
+    size = _size(path)
     writer = None if is_pack(path) else writer_of(path)
     try:
         run = Run.open(path)

@@ -23,7 +23,8 @@ class Saver(AbstractContextManager["Saver"]):
     """Writes a run's checkpoints and metrics, one checkpoint at a time.
 
     With `on_save_error="continue"`, a disk that fails is told once and tried again; the last checkpoint is
-    kept, and the lines of metrics.jsonl stay in memory.
+    kept, and the lines of metrics.jsonl stay in memory. So does a checkpoint of the best weights, in a second
+    copy: it is saved before any later one that refers to it.
 
     Args:
         run: the run, whose lock is held.
@@ -40,8 +41,8 @@ class Saver(AbstractContextManager["Saver"]):
         self._image = Image()
         self._pool = ThreadPoolExecutor(1, "save")
         self._writing: Future[None] | None = None
-        self._state: State | None = None
-        """The state of the copied tensors."""
+        self._unsaved: list[tuple[Image, State]] = []
+        """What is to be written: after a failure, the checkpoint of the best weights; the last checkpoint."""
         self._failure: StorageError | None = None
         self._pause = FIRST_PAUSE
         self._due = time.monotonic() + config.save_seconds
@@ -66,14 +67,17 @@ class Saver(AbstractContextManager["Saver"]):
     def save(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: State) -> None:
         """Copy a checkpoint's tensors and begin to write them, once the one before has been written."""
         self.wait()
+        self._unsaved = [(image, best) for image, best in self._unsaved if best.step == state.best_step]
+        if any(image is self._image for image, _ in self._unsaved):
+            self._image = Image()
         self._image.take(weights, optimizer)
+        self._unsaved.append((self._image, state))
         self._due = time.monotonic() + self._config.save_seconds
-        self._begin(state)
+        self._begin()
 
-    def _begin(self, state: State) -> None:
-        self._state = state
+    def _begin(self) -> None:
         assert self._metrics is not None
-        self._writing = self._pool.submit(self._write, state, self._metrics)
+        self._writing = self._pool.submit(self._write, self._metrics)
 
     def wait(self) -> None:
         """Wait until no checkpoint is being written."""
@@ -84,8 +88,8 @@ class Saver(AbstractContextManager["Saver"]):
     def finish(self, step: int) -> None:
         """Wait for the last checkpoint, that of `step`; a StorageError if the disk takes it now neither."""
         self.wait()
-        if self._failure is not None and self._state is not None:
-            self._begin(self._state)
+        if self._unsaved:
+            self._begin()
             self.wait()
         if self._failure is not None:
             lost = f"steps {self.step + 1:,} to {step:,} and their metrics are lost"
@@ -98,23 +102,26 @@ class Saver(AbstractContextManager["Saver"]):
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
 
-    def _write(self, state: State, metrics: MetricsLog) -> None:
-        """In the thread: the metrics first, because the checkpoint refers to them."""
+    def _write(self, metrics: MetricsLog) -> None:
+        """In the thread: the metrics first, because the checkpoints refer to them."""
         try:
             self._run.require_here()
             metrics.sync()
-            self._image.write(self._run.checkpoint(state.step), self._run.digest, state)
+            while self._unsaved:
+                image, state = self._unsaved[0]
+                image.write(self._run.checkpoint(state.step), self._run.digest, state)
+                del self._unsaved[0]
+                self.step = state.step
+                metrics.saved(state)
+                with suppress(RunError, StorageError):  # removes them after a later save
+                    self._run.prune(state, self._config.keep)
         except StorageError as error:
             self._failed(error)
         except RunError as error:  # another folder or file has taken the place of this run's
             self._failed(StorageError(error.wanted, f"{error.wanted}: {error.found}", error.valid))
         else:
-            self.step = state.step
-            metrics.saved(state)
-            with suppress(RunError, StorageError):  # removes them after a later save
-                self._run.prune(state, self._config.keep)
             if self._failure is not None:
-                say(f"{self._run.path} is saved again, at step {state.step:,}")
+                say(f"{self._run.path} is saved again, at step {self.step:,}")
             self._failure, self._pause = None, FIRST_PAUSE
 
     def _failed(self, error: StorageError) -> None:

@@ -57,11 +57,20 @@ def verify(path: Path) -> list[Verified]:
     def read_state(step: int) -> None:
         states[step] = _state(run, step)
 
-    for step in run.steps:
-        check(file_name(step), partial(read_state, step))
+    seen: set[int] = set()
+    # Training may remove checkpoints meanwhile: if it has removed them all, those saved since are checked.
+    while not states and (steps := {*run.steps} - seen):
+        seen |= steps
+        for step in sorted(steps):
+            check(file_name(step), partial(read_state, step))
+            if step not in states and step not in run.steps:
+                found.pop()
     if run.unpacked is None:
-        best = {state.best_step for state in states.values() if state.best_step is not None}
-        for step in sorted(best - {*run.steps}) if run.steps else [0]:
+        here = {*run.steps}
+        best = {step: state.best_step for step, state in states.items() if state.best_step is not None}
+        # A checkpoint is removed before that of its best weights, so this one is only missing if it is there.
+        lost = {best_step for step, best_step in best.items() if best_step not in here and step in run.steps}
+        for step in sorted(lost) if here else [0]:
             found.append(Verified(file_name(step), "missing"))
         if (data := _in_place(run)) is not None:
             file, ids = data
