@@ -30,6 +30,7 @@ from flashmore.parallel import Ranks
 from flashmore.runs import Run
 from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Form
+from flashmore.training.resolve import resolve_model
 from flashmore.training.step import training_loss
 from flashmore.training.trainer import Trainer
 from flashmore.training.verify import verify
@@ -233,6 +234,21 @@ def test_the_slices_of_all_ranks_are_the_batch(size: int, form: Form) -> None:
         assert {int(part.characters) for part in parts if part.characters is not None} == {len(real[0])}
 
 
+def test_dropout_is_seeded_by_the_step_and_the_slice() -> None:
+    config = TrainConfig(**SLICED)
+    corpus = read_corpus(config)
+    model = replace(resolve_model(config, corpus), attention="manual")
+    data = corpus.parts(config, CPU).train
+
+    def seeds(ranks: Ranks) -> list[int | None]:
+        trainer = Trainer(config, model, data, CPU, ranks=ranks)
+        return [batch.dropout_seed for step in range(3) for batch in trainer.batches(step)]
+
+    alone, halves = seeds(Ranks()), [seeds(Ranks(rank, 2)) for rank in range(2)]
+    assert len(set(alone)) == 12
+    assert [halves[0][:2], halves[1][:2]] == [alone[:2], alone[2:4]]
+
+
 @pytest.mark.parametrize(
     ("options", "found"),
     [
@@ -303,6 +319,27 @@ def test_bad_input_is_refused_once_before_anything_is_written(
     assert says in output
     assert all(code and not output for code, output in others)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        place = {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "flashmore", "train", *words(**SMALL), "--out", "run"],
+            cwd=tmp_path, env=os.environ | place, capture_output=True, text=True,
+        )  # fmt: skip
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert f"wanted: a connection of 2 ranks at 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def lines_of(run: Path) -> int:
