@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _show(folder: Path, found: "Sequence[Listed]") -> None:
     rows = table("run", "model", "data", "steps", "val", "test", "MB", "state", numbers=NUMBERS)
-    rows.columns[1].no_wrap = True  # the names of models are single words
+    for word in (1, 7):  # the model and the state are single words
+        rows.columns[word].no_wrap = True
     for each in found:
         steps = "–" if each.step is None else f"{each.step:,}/{each.max_steps:,}"
         losses = ["–" if loss is None else f"{loss:.4f}" for loss in (each.val_loss, each.test_loss)]
