@@ -1,6 +1,7 @@
 """A damaged run is refused with a message, or works as if it were intact; a hostile one does no harm."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -44,6 +45,7 @@ def material(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Damage = Callable[[Home], object]
+TOLD = re.compile(r"is damaged \((step-|result\.json)")
 
 
 class Trial:
@@ -104,7 +106,7 @@ class Trial:
         *readers, resumed, library = range(len(outcome.codes))
         went_on = outcome.codes[resumed] == 0
         for command in readers:
-            if outcome.codes[command] == 0 and "is damaged (step-" not in outcome.texts[command]:
+            if outcome.codes[command] == 0 and not TOLD.search(outcome.texts[command]):
                 assert outcome.texts[command] in self.right[command], case
         if went_on and "best weights so far, which are lost" not in outcome.texts[resumed]:
             assert outcome.texts[library] in self.right[library], case
@@ -137,13 +139,15 @@ def check_all(trial: Trial, damages: Iterable[tuple[str, Damage]], *, must_be_ri
     return count
 
 
-def at_random(seeds: range) -> Iterator[tuple[str, Damage]]:
+def at_random(seeds: Iterable[int]) -> Iterator[tuple[str, Damage]]:
     for seed in seeds:
         yield f"seed {seed}", partial(damage_at_random, seed=seed)
 
 
 def test_damaged_runs(trial: Trial) -> None:
-    assert check_all(trial, at_random(range(12)), must_be_right=True) == 12
+    # Of 1204 and 1722, the newest checkpoint is deleted, and the result altered as well.
+    seeds = [*range(12), 1204, 1722]
+    assert check_all(trial, at_random(seeds), must_be_right=True) == len(seeds)
 
 
 @pytest.mark.faults

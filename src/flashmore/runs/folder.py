@@ -275,12 +275,21 @@ class Run:
                     damaged[step] = f"{file_name(step)}: {error.found}"
             return step in states
 
+        result = ""
+        try:  # a run that has its result has the checkpoint of its last step
+            finished = (self.read_result() or {}).get("steps", 0)
+            if files and finished > max(files):
+                damaged[finished] = f"{file_name(finished)}: it is missing"
+        except RunError as error:
+            result = f"{pack.RESULT}: {error.found}"
         newest_first = sorted(files, reverse=True)
         with_best = (step for step in newest_first if intact(step) and intact(self._best_step(states[step])))
         used, instead = next(with_best, None), ""
         if used is None and best_lost and (used := next(filter(intact, newest_first), None)) is not None:
             states[used] = replace(states[used], best_loss=None, best_step=None)
             instead = ", without the best weights so far, which are lost"
+        if result and used is not None and used < states[used].max_steps:  # or the last checkpoint is missing
+            damaged[-1] = result
         found = "; ".join(damaged.values())
         if used is None or (damaged and self._files() != files):  # the latter is read again
             wanted = f"an intact checkpoint in {self.path}"

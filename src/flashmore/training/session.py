@@ -89,6 +89,7 @@ class Session:
 
     def diverged(self, what: str, found: str) -> FlashmoreError:
         """The error for values that are no longer finite, which all ranks have in common."""
+        self.saver.wait()  # so that its last checkpoint can be named
         step = f"{found} at step {self.trainer.done} of {self.run.path}"
         return self.ranks.common(
             TrainingFailed(

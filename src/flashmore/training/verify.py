@@ -1,6 +1,7 @@
 """Whether every file of a run is as it was written: checksums, shapes, values."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,9 @@ def verify(path: Path) -> list[Verified]:
         best = {step: state.best_step for step, state in states.items() if state.best_step is not None}
         # A checkpoint is removed before that of its best weights, so this one is only missing if it is there.
         lost = {best_step for step, best_step in best.items() if best_step not in here and step in run.steps}
+        with suppress(RunError):  # checked below
+            finished = (run.read_result() or {}).get("steps", 0)
+            lost |= {finished} if here and finished > max(here) else set()
         for step in sorted(lost) if here else [0]:
             found.append(Verified(file_name(step), "missing"))
         if (data := _in_place(run)) is not None:
