@@ -91,6 +91,11 @@ class Saver(AbstractContextManager["Saver"]):
         if self._unsaved:
             self._begin()
             self.wait()
+        if (
+            self._metrics is not None and self._writing is None
+        ):  # a process that was killed may have left more
+            with suppress(RunError, StorageError):
+                self._run.prune(self._run.load_state(best_lost=True), self._config.keep)
         if self._failure is not None:
             lost = f"steps {self.step + 1:,} to {step:,} and their metrics are lost"
             raise StorageError(
