@@ -123,13 +123,14 @@ class Ranks:
         told = self.tell(values)
         assert told is not None
         mine = json.loads(json.dumps(values))
-        differing = [int(told.get(name) != value) for name, value in mine.items()]
-        if not mine:
-            return
+        names = [*told, "other options"]  # in equal number on every rank, whatever it was started with
+        differing = [int(name not in mine or mine[name] != value) for name, value in told.items()]
+        differing.append(int(not mine.keys() <= told.keys()))
         found = self.total(torch.tensor(differing)).tolist()
         if any(found):
-            names = ", ".join(name for name, count in zip(mine, found, strict=True) if count)
-            error = ConfigError("the same command for every rank", f"differences in {names}", "one torchrun")
+            listed = ", ".join(name for name, count in zip(names, found, strict=True) if count)
+            valid = "one torchrun command, which starts all ranks"
+            error = ConfigError("the same command for every rank", f"differences in {listed}", valid)
             raise self.common(error)
 
     def common(self, error: FlashmoreError) -> FlashmoreError:
@@ -280,8 +281,8 @@ def _store() -> Store:
     """The store through which the ranks find each other's addresses, without those of an earlier attempt.
 
     torchrun keeps one store for all attempts of `--max-restarts`, so a rank may read the address of one that
-    has died. Here rank 0 names each attempt, every other rank signs
-    its name with a number of its own, and goes on once rank 0 has confirmed that number.
+    has died. Here rank 0 names each attempt, every other rank signs its name with a number of its own, and
+    goes on once rank 0 has confirmed that number.
     """
     store, own, size = next(rendezvous("env://", timeout=TIMEOUT))
     number = secrets.token_hex(8)
