@@ -24,11 +24,20 @@ def never_timed(_: Names) -> Quartiles:
 
 
 def decided(
-    *names: str, step_ms: float | None = None, device: torch.device = CPU, **changes: object
+    *names: str,
+    step_ms: float | None = None,
+    device: torch.device = CPU,
+    cached: bool = False,
+    **changes: object,
 ) -> Decision:
     config = TrainConfig(speedups=names, **{"max_steps": 1500, "batch_size": 128, **changes})  # type: ignore[arg-type]
     model_config = replace(SIZES, model=config.model, attention_dropout=config.attention_dropout)
-    return decide(config, model_config, device, never_timed if step_ms is None else lambda _: (step_ms,) * 3)
+    timed = never_timed if step_ms is None else lambda _: (step_ms,) * 3
+    return decide(config, model_config, device, timed, lambda _: cached)[:2]
+
+
+def never(_: Names) -> bool:
+    return False
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +213,7 @@ def test_auto_takes_a_cuda_graph_where_it_measures_faster(
     with_graph: float | Exception, steps: int, on: bool, note: str
 ) -> None:
     config = replace(TrainConfig(batch_size=128), speedups=("auto",), max_steps=steps)
-    found, notes = decide(config, SIZES, CUDA, timed(with_graph, 1.0))
+    found, notes, _ = decide(config, SIZES, CUDA, timed(with_graph, 1.0), never)
     assert ["cuda-graph" in found, "replay" in found, "pack" in found] == [on, on, not on]
     assert note in notes
 
@@ -212,10 +221,10 @@ def test_auto_takes_a_cuda_graph_where_it_measures_faster(
 @pytest.mark.parametrize("name", ["pack", "trim"])
 def test_what_is_named_beside_auto_is_not_taken_away(name: str) -> None:
     config = replace(TrainConfig(batch_size=128), speedups=("auto", name), max_steps=100_000)
-    on_cuda, _ = decide(config, SIZES, CUDA, timed(0.5, 1.0))
+    on_cuda, *_ = decide(config, SIZES, CUDA, timed(0.5, 1.0), never)
     assert name in on_cuda
     assert "cuda-graph" not in on_cuda
-    assert name in decide(config, SIZES, CPU, timed(0.5, 10.0))[0]
+    assert name in decide(config, SIZES, CPU, timed(0.5, 10.0), never)[0]
 
 
 def test_exact_on_cuda_has_the_graph_in_place_of_packing() -> None:
@@ -242,3 +251,14 @@ def test_a_graph_of_changing_sizes_or_values_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         decided(*names, device=CUDA, **changes)  # type: ignore[arg-type]
+
+
+def test_a_cached_step_is_used_in_short_runs_and_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    speedups, notes = decided("auto", cached=True, max_steps=30)
+    assert "compile" in speedups
+    assert notes[1:] == ("compile used: the compiled step is in the cache",)
+    assert "compile" in decided("compile", cached=True)[0]
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
+        decided("compile")
+    assert "compile" not in decided("auto", cached=True, attention_dropout=0.1)[0]

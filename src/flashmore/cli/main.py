@@ -24,6 +24,7 @@ from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
     "train": "train a model on a list of names or one long text",
+    "warm": "compile the training step of a list ahead of time, for later runs",
     "prepare": "prepare a large text or list for training, in one pass that can be interrupted",
     "look": "inspect a list before training: counts, characters, likely mistakes",
     "generate": "generate names or text from a run",

@@ -107,7 +107,9 @@ def main(argv: Sequence[str]) -> int:
 
     from flashmore.training.loop import resume, train
     from flashmore.training.progress import ProgressLine
+    from flashmore.training.session import Session
     from flashmore.training.splits import losses_of_splits, require_random_splits
+    from flashmore.training.warm import Background
 
     if isinstance(command, Train) and command.splits > 1:
         if world_size() > 1:
@@ -115,7 +117,15 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError("a single process for --splits", found, "flashmore train without torchrun")
         require_random_splits(command.config, command.splits)
 
-    with ProgressLine() as line:
+    class Line(ProgressLine):
+        """A progress line that also compiles for later runs as soon as training has started."""
+
+        def started(self, session: Session) -> None:
+            super().started(session)
+            if background.start(session.resolved):
+                self.console.print("compiling in the background, with the lowest priority, for later runs")
+
+    with Background() as background, Line() as line:
         if isinstance(command, Resume):
             changes = {name: getattr(command, name) for name in CHANGEABLE}
             changes = {name: value for name, value in changes.items() if value is not None}

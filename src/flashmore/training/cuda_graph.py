@@ -80,7 +80,7 @@ class CudaGraphStep:
             )
             for batch in batches
         )
-        rates = torch.zeros((len(batches), 2), device=self.step.flat.device)
+        rates = torch.zeros((len(batches), 2), device=self.step.buffers[0].device)
         before = [buffer.clone() for buffer in self.step.buffers]
         random = torch.cuda.get_rng_state(rates.device)
         aside = torch.cuda.Stream(rates.device)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +16,18 @@ from flashmore.specs import model_spec
 from flashmore.speedups import CATALOGUE, EXACT, GROUPS, SWITCHES, switches
 
 Quartiles = tuple[float, float, float]
+
+
+class Decision(NamedTuple):
+    """The speed-ups of a run."""
+
+    speedups: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What is on, and what is left out and why."""
+    later: tuple[str, ...] = ()
+    """Speed-ups with which later runs would be faster, if their step was compiled by then."""
+
+
 FREE = ("fused-adamw", "pack", "trim")
 """Enabled by `auto` wherever supported: no start-up cost and no loss of precision."""
 FEWEST_PACKED = 64
@@ -24,6 +37,8 @@ COMPILE_SECONDS = 30.0
 """Rough time of the first compilation: 16 to 34 s on two CPU cores (docs/results.md)."""
 COMPILE_SAVES = 0.4
 """Share of an eager packed step that compiling saves on the same machine."""
+LATER_SECONDS = 15.0
+"""From this training time on, later runs that find the compiled step save more than a few seconds."""
 FEWEST_MEASURED = 500
 """With fewer steps `auto` does not measure whether compiling or a CUDA graph pays off."""
 _KERNEL = "{} uses PyTorch's recurrent kernel, which cannot be compiled or captured"
@@ -34,9 +49,10 @@ def decide(
     model_config: ModelConfig,
     device: torch.device,
     step_ms: Callable[[tuple[str, ...]], Quartiles],
+    is_cached: Callable[[tuple[str, ...]], bool],
     *,
     replaceable: bool = False,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> Decision:
     """Decide the speed-ups of a run.
 
     Args:
@@ -45,10 +61,8 @@ def decide(
         device: the training device.
         step_ms: returns the quartiles of the time of a step with given speed-ups, in ms; called only if
             `auto` considers compiling or a CUDA graph.
+        is_cached: returns whether the compiled step with given speed-ups needs no compiling.
         replaceable: leave out a name that cannot work here instead of refusing it, for a run made elsewhere.
-
-    Returns:
-        The names of the speed-ups, and human-readable notes: what is on, and what is left out and why.
 
     Raises:
         ConfigError: an unknown name, or a speed-up asked for by name that cannot work here.
@@ -56,12 +70,13 @@ def decide(
     named = set(switches(name for name in config.speedups if name not in GROUPS))
     offered = [name for group in config.speedups if group in GROUPS for name in _members(group)]
     around = named | {name for name in offered if why_not(name, config, model_config, device) is None}
+    cached = "compile" in named and is_cached(switches(named))
     chosen: set[str] = set()
     notes: list[str] = []
 
     def obstacle(name: str, excluding: Collection[str], including: Collection[str]) -> str | None:
         entry = CATALOGUE[name]
-        if why := why_not(name, config, model_config, device):
+        if why := why_not(name, config, model_config, device, cached=cached):
             return why
         if others := [other for other in entry.excludes if other in excluding]:
             return f"it cannot be combined with {', '.join(others)}"
@@ -87,9 +102,13 @@ def decide(
         elif "auto" not in config.speedups:
             notes.append(f"{name} skipped: {why}")
     if "auto" in config.speedups:
-        chosen = _worth_preparing(config, model_config, device, chosen, named, step_ms, notes)
+        return _worth_preparing(config, model_config, device, chosen, named, step_ms, is_cached, notes)
+    return _decision(chosen, notes)
+
+
+def _decision(chosen: Collection[str], notes: list[str], later: Collection[str] = ()) -> Decision:
     enabled = switches(chosen)
-    return enabled, (f"speed-ups: {', '.join(enabled) or 'none'}", *notes)
+    return Decision(enabled, (f"speed-ups: {', '.join(enabled) or 'none'}", *notes), switches(later))
 
 
 def _members(group: str) -> tuple[str, ...]:
@@ -103,8 +122,18 @@ def _members(group: str) -> tuple[str, ...]:
     return tuple(name for name in order if group == "all" or CATALOGUE[name].exactness == EXACT)
 
 
-def why_not(name: str, config: TrainConfig, model_config: ModelConfig, device: torch.device) -> str | None:
-    """Why a speed-up cannot work for this run; None if it can."""
+def why_not(
+    name: str, config: TrainConfig, model_config: ModelConfig, device: torch.device, *, cached: bool = False
+) -> str | None:
+    """Why a speed-up cannot work for this run; None if it can.
+
+    Args:
+        name: the speed-up.
+        config: the training options.
+        model_config: the model's sizes.
+        device: the training device.
+        cached: the compiled step is in the cache, so that it needs no compiler.
+    """
     entry, spec = CATALOGUE[name], model_spec(model_config.model)
     if device.type not in entry.devices:
         return f"it works on {', '.join(entry.devices)}, but this run uses {device.type}"
@@ -126,15 +155,17 @@ def why_not(name: str, config: TrainConfig, model_config: ModelConfig, device: t
     if name == "max-autotune" and config.optimizer == "muon" and device.type == "cpu":
         return "on a CPU, PyTorch's compiler fails to autotune Muon's batched matrix products"
     if name == "compile":
-        return _why_not_compile(model_config, device)
+        return _why_not_compile(model_config, device, cached=cached)
     if name == "bf16" and not _has_bf16(device):
         return "bfloat16 would be slower: this machine has no instructions for it"
     return None
 
 
-def _why_not_compile(model_config: ModelConfig, device: torch.device) -> str | None:
+def _why_not_compile(model_config: ModelConfig, device: torch.device, *, cached: bool) -> str | None:
     if model_config.attention_dropout:
         return "it does not support dropout on attention weights"
+    if cached:
+        return None
     compilers = (os.environ.get("CXX", ""), "c++", "g++", "clang++") if os.name != "nt" else ("cl",)
     if not any(compiler and shutil.which(compiler) for compiler in compilers):
         return "torch.compile needs a C++ compiler, but none was found (on Debian: apt install g++)"
@@ -156,8 +187,9 @@ def _worth_preparing(
     chosen: set[str],
     named: set[str],
     step_ms: Callable[[tuple[str, ...]], Quartiles],
+    is_cached: Callable[[tuple[str, ...]], bool],
     notes: list[str],
-) -> set[str]:
+) -> Decision:
     """Add a CUDA graph if it is faster, or the compiler if the run is long enough to recoup it.
 
     A graph is faster if its upper quartile is below the lower one without it.
@@ -187,19 +219,26 @@ def _worth_preparing(
                     why += ", but the quartiles overlap"
         notes.append(f"cuda-graph {'used' if chosen is captured else 'skipped'}: {why}")
     if "compile" not in chosen and "trim" not in named:
-        why = skipped("compile")
+        compiled = (chosen - {"trim"}) | {"compile"}
+        possible = why_not("compile", config, model_config, device, cached=True) is None
+        if possible and is_cached(switches(compiled)):
+            notes.append("compile used: the compiled step is in the cache")
+            return _decision(compiled, notes)
+        why, later = skipped("compile"), set[str]()
         pays = False
         if why is None:
             _, ms, _ = step_ms(switches(chosen))
             break_even = 1000 * COMPILE_SECONDS / (COMPILE_SAVES * ms)
             pays = config.max_steps >= break_even
+            later = compiled if config.max_steps * ms / 1000 >= LATER_SECONDS else later
             why = (
                 f"it pays off from about {break_even:,.0f} steps "
                 f"(about {COMPILE_SECONDS:.0f} s once, and {COMPILE_SAVES:.0%} of {ms:.1f} ms a step saved)"
             )
         notes.append(f"compile {'used' if pays else 'skipped'}: {why}")
         if pays:
-            return (chosen - {"trim"}) | {"compile"}
+            return _decision(compiled, notes)
         if device.type == "cpu" and "pack" in chosen - named and config.batch_size < FEWEST_PACKED:
-            return (chosen - {"pack"}) | {"trim"}
-    return chosen
+            chosen = (chosen - {"pack"}) | {"trim"}
+        return _decision(chosen, notes, later)
+    return _decision(chosen, notes)

@@ -1,13 +1,11 @@
 """A training step as one function of one flat buffer: forward, backward, clipping and the optimizer.
 
 https://docs.pytorch.org/docs/stable/generated/torch.compile.html
-https://docs.pytorch.org/docs/stable/generated/torch.func.grad_and_value.html
 
 An eager step has the overhead of Python, autograd and an optimizer over many tensors between its kernels.
-Here all parameters are views of one flat buffer, whose gradient is one tensor and whose update is one kernel.
-The model, its gradient and the optimizer compile to one graph; the number of tokens is dynamic, so packed
-batches need no padding and no recompilation. Nothing synchronises or branches on data, so the step can be
-captured as a CUDA graph (`cuda_graph.py`).
+Here the model, its gradient and the optimizer compile to one graph, now or ahead of time (`ahead.py`); the
+number of tokens is dynamic, so packed batches need no padding and no recompilation. Nothing synchronises or
+branches on data, so the step can be captured as a CUDA graph (`cuda_graph.py`).
 """
 
 import warnings
@@ -21,23 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce
-from torch.func import functional_call, grad_and_value
-from torch.optim.adamw import adamw
 
 from flashmore.config import TrainConfig
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import LossScale
+from flashmore.training.ahead import Compiled, Program
 from flashmore.training.dataset import Batch
-from flashmore.training.optimizers import (
-    ADAMW_MOMENTS,
-    EPS,
-    MUON_MOMENTS,
-    MUON_MOMENTUM,
-    MatrixGroups,
-    is_decayed,
-    muon_matrices,
-)
-from flashmore.training.step import Rates, Slices, precision_of, seed_dropout, training_loss
+from flashmore.training.step import Rates, Slices, seed_dropout
+from flashmore.training.update import Update
 
 
 class FlatStep:
@@ -55,6 +44,7 @@ class FlatStep:
         device: the model's device.
         mode: torch.compile's mode; None runs eagerly.
         ranks: the processes that share the batch, each with a copy of the model.
+        program: the step, to be compiled ahead of time or found in the cache, instead of by torch.compile.
     """
 
     updates = 1
@@ -68,32 +58,35 @@ class FlatStep:
         device: torch.device,
         mode: str | None = "default",
         ranks: Ranks = ALONE,
+        program: Program | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.ranks = ranks
-        self.precision = precision_of(config, device)
-        # Matrices that Muon updates come last, so that AdamW's and Muon's parameters are contiguous.
-        matrices = muon_matrices(model) if config.optimizer == "muon" else {}
-        parameters = {name: p for name, p in model.named_parameters() if name not in matrices} | matrices
-        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        self._muon = len(matrices)
-        self._adamw = sum(p.numel() for name, p in parameters.items() if name not in matrices)
-        self.flat = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
-        for parameter, view in zip(parameters.values(), self.views(self.flat).values(), strict=True):
-            parameter.data = view
-        self._groups = MatrixGroups({name: tuple(p.shape) for name, p in matrices.items()})
-        decayed = [torch.full((p.numel(),), float(is_decayed(p, config))) for p in parameters.values()]
-        self._decay = config.weight_decay * torch.cat(decayed).to(self.flat)
-        self._mean = torch.zeros_like(self.flat)
-        self._square = torch.zeros_like(self.flat[: self._adamw])
-        self._updates = torch.zeros((), device=device)
-        self._fused = mode is None  # one kernel for AdamW; the compiler generates its own
+        parameters = dict(model.named_parameters())
+        dtype = next(iter(parameters.values())).dtype
+        structure = model if program is None else program.structure()
+        self._function = Update(structure, config, device, fused=mode is None)
+        self._buffers = self._function.zeros(dtype, device)
+        self.precision = self._function.precision
+        self._real = {name: parameter.shape for name, parameter in parameters.items()}
+        """Shapes without the padding that a step compiled ahead of time has."""
+        with torch.no_grad():
+            for name, view in self._without_padding(self._function.views(self._buffers.flat)).items():
+                view.copy_(parameters[name])
+                parameters[name].data = view
         self._sizes: tuple[int, ...] | None = None
+        self._dynamo = mode is not None and program is None
         self.update: Callable[[Batch, Tensor], Tensor] = self._update
         self.gradient: Callable[[Batch], Tensor] = self._gradient
         self.apply: Callable[[Tensor, Tensor], None] = self._apply
         if mode is None:
+            return
+        if program is not None:
+            sizes: Any = model.config
+            automatic = config.attention == "auto"
+            ahead = Compiled(program, sizes.vocab_size, automatic=automatic)
+            self.update = partial(ahead, self._buffers)
             return
         # Nothing that Dynamo would guard can change: the model, the config and the batch's sizes are fixed.
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
@@ -107,14 +100,16 @@ class FlatStep:
     def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
         """As in `Step`; the number of rows and the longest item must be those of the first batch."""
         (slices,), (learning_rates,) = batches, rates
-        on_device = torch.tensor(learning_rates, dtype=self.flat.dtype, device=self.flat.device)
+        flat = self._buffers.flat
+        on_device = torch.tensor(learning_rates, dtype=flat.dtype, device=flat.device)
         first = self._sizes is None
         if first:
             self._sizes = slices[0].fixed_sizes
-            slices[0].leave_length_open()
+            if self._dynamo:
+                slices[0].leave_length_open()
         assert all(self._sizes == batch.fixed_sizes for batch in slices), "compiled for other sizes"
-        with warnings.catch_warnings() if first else nullcontext():
-            if first:  # PyTorch's compiler uses APIs that PyTorch has deprecated
+        with warnings.catch_warnings() if first and self._dynamo else nullcontext():
+            if self._dynamo:  # PyTorch's compiler uses APIs that PyTorch has deprecated
                 warnings.simplefilter("ignore", DeprecationWarning)
             if len(slices) == 1 and not self.config.slices:
                 seed_dropout(slices[0])
@@ -134,7 +129,7 @@ class FlatStep:
         return self.ranks.total(torch.stack(vectors).sum(0))
 
     def _update(self, batch: Batch, rates: Tensor) -> Tensor:
-        gradient, loss = self._gradient_and_loss(batch)
+        gradient, loss = self._function.gradient(self._buffers.flat, batch)
         if self.ranks.connected:  # one message within the graph
             group = dist.group.WORLD
             assert group is not None
@@ -145,71 +140,35 @@ class FlatStep:
 
     def _gradient(self, batch: Batch) -> Tensor:
         """The gradient of the loss of a slice, and the loss: (P + 1,)."""
-        gradient, loss = self._gradient_and_loss(batch)
+        gradient, loss = self._function.gradient(self._buffers.flat, batch)
         return torch.cat((gradient, loss.view(1)))
-
-    def _gradient_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        def loss_of(flat: Tensor) -> tuple[Tensor, Tensor]:
-            with self.precision():
-                logits = functional_call(self.model, self.views(flat), (batch.ids, *batch.extra))
-            return training_loss(logits, batch, self.config.ngram_smoothing)
-
-        gradient, (_, loss) = grad_and_value(loss_of, has_aux=True)(self.flat)
-        assert isinstance(loss, Tensor)
-        return gradient, loss
 
     def _apply(self, gradient: Tensor, rates: Tensor) -> None:
         """Update the weights by a gradient (P,)."""
-        config, end = self.config, self._adamw
-        if config.grad_clip:
-            norm = torch.linalg.vector_norm(gradient)
-            gradient = gradient * torch.clamp(config.grad_clip / (norm + 1e-6), max=1.0)
-        rate = torch.cat((rates[0].expand(end), rates[1].expand(len(gradient) - end)))
-        self.flat.mul_(1 - rate * self._decay)
-        adamw(
-            [self.flat[:end]], [gradient[:end]], [self._mean[:end]], [self._square], [], [self._updates],
-            foreach=False, fused=self._fused, capturable=True, amsgrad=False, maximize=False, lr=rates[0],
-            beta1=config.beta1, beta2=config.beta2, weight_decay=0.0, eps=EPS,
-        )  # fmt: skip
-        if self._groups:
-            momentum = self._mean[end:].lerp_(gradient[end:], 1 - MUON_MOMENTUM)
-            nesterov = gradient[end:].lerp(momentum, MUON_MOMENTUM)
-            self.flat[end:].sub_(rates[1] * self._groups.orthogonal(nesterov))
-
-    def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The parameters by name, as views of a buffer with this step's layout."""
-        parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
-        shapes = self._shapes.items()
-        return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+        self._function.apply(self._buffers, gradient, rates)
 
     @property
     def buffers(self) -> tuple[Tensor, ...]:
         """All tensors that an update changes: the weights and the optimizer state."""
-        return self.flat, self._mean, self._square, self._updates
+        return self._buffers.changing
 
     def state_dict(self) -> dict[str, Tensor]:
         """As in `Step`."""
-        return {"step": self._updates, **self._moments()}
+        moments = self._without_padding(self._function.moments(self._buffers))
+        return {"step": self._buffers.updates, **moments}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """As in `Step`."""
         for name, kept in self.state_dict().items():
             kept.copy_(tensors[name])
 
-    def _moments(self) -> dict[str, Tensor]:
-        first = self.views(self._mean)
-        names = list(self._shapes)[: len(self._shapes) - self._muon]
-        squares = torch.split(self._square, [self._shapes[name].numel() for name in names])
-        mean, square = ADAMW_MOMENTS
-        (momentum,) = MUON_MOMENTS
-        return (
-            {f"{mean}.{name}": first[name] for name in names}
-            | {
-                f"{square}.{name}": part.view(self._shapes[name])
-                for name, part in zip(names, squares, strict=True)
-            }
-            | {f"{momentum}.{name}": value for name, value in first.items() if name not in names}
-        )
+    def _without_padding(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Views of parameters, or of their moments, without the rows that pad a table."""
+        cut = {}
+        for name, view in views.items():
+            shape = self._real[name if name in self._real else name.partition(".")[2]]
+            cut[name] = view[: shape[0]] if shape != view.shape else view
+        return cut
 
 
 def _own(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from flashmore.models.registry import count_parameters, without_values
 from flashmore.parallel import ALONE, Ranks
 from flashmore.ranks import local_rank, world_size
 from flashmore.specs import model_spec
+from flashmore.training.ahead import cached_attention, padded_context, program_of
 from flashmore.training.corpus import Corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.decide import Quartiles, decide
@@ -47,6 +48,8 @@ class Resolved:
     """Why this attention backend; None for a model without attention."""
     notes: tuple[str, ...]
     """Which speed-ups are used, and why."""
+    later: tuple[str, ...] = ()
+    """Speed-ups with which later runs would be faster, if their step was compiled by then; see `warm.py`."""
 
     def trainer(self, data: Dataset, ranks: Ranks = ALONE) -> Trainer:
         """Build the trainer."""
@@ -157,10 +160,11 @@ def resolve_attention(
     """
     if not model_spec(model_config.model).attends:
         return None
+    length = model_config.block_size
     options = CallOptions(
         batch_size=config.batch_size,
         n_head=model_config.n_head,
-        length=model_config.block_size,
+        length=padded_context(length) if compiled else length,
         head_dim=model_config.n_embd // model_config.n_head,
         dtype=config.dtype,
         dropout=config.attention_dropout,
@@ -195,7 +199,11 @@ def resolve_speed(
 
     def resolved(speedups: tuple[str, ...], notes: tuple[str, ...] = ()) -> Resolved:
         def chosen(name: str) -> Choice | None:
-            return resolve_attention(name, config, model_config, device, compiled="compile" in speedups)
+            compiled = "compile" in speedups
+            cached = cached_attention(config, model_config, device, speedups) if compiled else None
+            if name == "auto" and cached is not None and model_spec(config.model).attends:
+                return Choice(cached, "the fastest when the cached step was compiled")
+            return resolve_attention(name, config, model_config, device, compiled=compiled)
 
         try:
             choice = chosen(config.attention)
@@ -220,7 +228,12 @@ def resolve_speed(
                 raise
             raise out_of_memory(trainer, error) from None
 
-    return resolved(*decide(config, model_config, device, step_ms, replaceable=replaceable))
+    def is_cached(speedups: tuple[str, ...]) -> bool:
+        return cached_attention(config, model_config, device, speedups) is not None
+
+    decision = decide(config, model_config, device, step_ms, is_cached, replaceable=replaceable)
+    later = decision.later if program_of(config, model_config, device, decision.later) else ()
+    return replace(resolved(decision.speedups, decision.notes), later=later)
 
 
 def _step_ms(trainer: Trainer) -> Quartiles:

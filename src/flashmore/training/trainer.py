@@ -20,6 +20,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.parallel import ALONE, Ranks, shard, shard_like, whole_tensor
 from flashmore.runs import Checkpoint
+from flashmore.training.ahead import mode_of, program_of
 from flashmore.training.cuda_graph import CudaGraphStep
 from flashmore.training.dataset import Batch, Dataset, Form
 from flashmore.training.flat import FlatStep
@@ -188,8 +189,12 @@ def _step_of(
     if not {"compile", "cuda-graph"}.intersection(speedups):
         fused = "fused-adamw" in speedups
         return EagerStep(model, config, device, fused=fused, ranks=ranks, sharded=sharded)
-    mode = "max-autotune-no-cudagraphs" if "max-autotune" in speedups else "default"
-    step = FlatStep(model, config, device, mode if "compile" in speedups else None, ranks)
+    if "compile" not in speedups:
+        step = FlatStep(model, config, device, None, ranks)
+    else:
+        sizes: Any = model.config
+        program = program_of(config, sizes, device, speedups)
+        step = FlatStep(model, config, device, mode_of(speedups), ranks, program)
     if "cuda-graph" not in speedups:
         return step
     return CudaGraphStep(step, REPLAYED if "replay" in speedups else 1)
