@@ -1,8 +1,11 @@
 """What tests need that this machine may not have: each is skipped with its name."""
 
+import atexit
 import gc
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +13,10 @@ from typing import TYPE_CHECKING
 # Runs repeat bit for bit on one number of threads, so tests and the processes they start share one:
 # one, because the models are tiny and on a busy machine a second thread only waits. Torch reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What one test measures or compiles, the others find; nothing comes from or gets into the user's own cache.
+if "FLASHMORE_CACHE" not in os.environ:  # workers of pytest-xdist inherit it
+    os.environ["FLASHMORE_CACHE"] = tempfile.mkdtemp(prefix="flashmore-tests-")
+    atexit.register(shutil.rmtree, os.environ["FLASHMORE_CACHE"], ignore_errors=True)
 # Without files of bytecode each process that a test starts, and each worker, would compile all modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

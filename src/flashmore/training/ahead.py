@@ -85,7 +85,7 @@ class Program:
             "torch": [torch.__version__, torch.version.git_version],
             "cpu": [cpu_name(), torch.backends.cpu.get_cpu_capability()],
             "code": _code_digest(),
-            "options": sorted(item for item in os.environ.items() if item[0].startswith("TORCHINDUCTOR_")),
+            "options": sorted(_compiler_options()),
         }
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -143,6 +143,13 @@ def padded_context(block_size: int) -> int:
 
 def _multiple(size: int, of: int) -> int:
     return -(-size // of) * of
+
+
+def _compiler_options() -> Iterator[tuple[str, str]]:
+    """The variables that set options of PyTorch's compiler."""
+    for name, value in os.environ.items():
+        if name.startswith("TORCHINDUCTOR_") and name != "TORCHINDUCTOR_CACHE_DIR":
+            yield name, value
 
 
 @cache

@@ -201,8 +201,9 @@ def resolve_speed(
         def chosen(name: str) -> Choice | None:
             compiled = "compile" in speedups
             cached = cached_attention(config, model_config, device, speedups) if compiled else None
-            if name == "auto" and cached is not None and model_spec(config.model).attends:
-                return Choice(cached, "the fastest when the cached step was compiled")
+            if cached is not None and name == config.attention and model_spec(config.model).attends:
+                why = "the fastest when the cached step was compiled" if name == "auto" else "as requested"
+                return Choice(cached, why)
             return resolve_attention(name, config, model_config, device, compiled=compiled)
 
         try:

@@ -1,0 +1,288 @@
+"""Steps compiled ahead of time: what is found in the cache, for which runs, and what must not be executed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flashmore.config import TrainConfig
+from flashmore.errors import ConfigError, StorageError
+from flashmore.models.config import ModelConfig
+from flashmore.training import ahead
+from flashmore.training.ahead import Program, find, program_of
+from flashmore.training.warm import Background, warm
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(device="cpu", optimizer="adamw", batch_size=8, ngram_smoothing=0.0)
+SIZES = ModelConfig("transformer", vocab_size=27, block_size=16, n_layer=1, n_embd=16, n_head=2)
+PACKED = ("pack", "compile")
+
+
+def program(config: TrainConfig = CONFIG, sizes: ModelConfig = SIZES, **changes: Any) -> Program:
+    made = program_of(replace(config, **changes), sizes, CPU, PACKED)
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def kept(cache: Path, tmp_path: Path) -> Path:
+    """A file in the cache, as a library is kept there."""
+    (tmp_path / "step.pt2").write_bytes(b"a library" * 100)
+    ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+    path = find(program())
+    assert path is not None
+    assert path.is_relative_to(cache)
+    return path
+
+
+# Which runs share a step.
+
+
+def test_lists_with_other_characters_and_lengths_share_a_step() -> None:
+    shared = program(sizes=replace(SIZES, vocab_size=32, block_size=11))
+    assert shared.digest == program().digest
+    assert (shared.model.vocab_size, shared.model.block_size) == (32, 16)
+    longer, wider = (replace(SIZES, block_size=17), replace(SIZES, vocab_size=33))
+    assert len({program().digest, program(sizes=longer).digest, program(sizes=wider).digest}) == 3
+
+
+def test_what_is_an_input_of_a_step_is_not_part_of_its_name() -> None:
+    other = program(learning_rate=0.5, weight_decay=0.25, max_steps=7, seed=1, warmup_steps=3)
+    assert other.digest == program(sizes=replace(SIZES, init="gpt2")).digest == program().digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch_size": 9}, {"beta1": 0.8}, {"beta2": 0.8}, {"grad_clip": 2.0}, {"optimizer": "muon"},
+     {"ngram_smoothing": 0.1}, {"dtype": "bfloat16"}],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_every_constant_of_a_step_is_part_of_its_name(changes: dict[str, Any]) -> None:
+    assert program(**changes).digest != program().digest
+
+
+def test_threads_mode_and_packing_are_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {program().digest}
+    for speedups in (("compile",), ("pack", "compile", "max-autotune")):
+        other = program_of(CONFIG, SIZES, CPU, speedups)
+        assert other is not None
+        names.add(other.digest)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    names.add(program().digest)
+    monkeypatch.setenv("TORCHINDUCTOR_FREEZING", "1")
+    names.add(program().digest)
+    assert len(names) == 5
+
+
+def test_other_devices_slices_and_accumulation_are_left_to_torch_compile() -> None:
+    assert program_of(CONFIG, SIZES, torch.device("cuda"), PACKED) is None
+    assert program_of(replace(CONFIG, slices=2), SIZES, CPU, PACKED) is None
+    assert program_of(replace(CONFIG, grad_accum=2), SIZES, CPU, PACKED) is None
+
+
+# The cache.
+
+
+def test_what_is_kept_is_found_and_is_the_users_alone(kept: Path) -> None:
+    assert kept.read_bytes() == b"a library" * 100
+    assert [path.stat().st_mode & 0o777 for path in (kept.parent, kept)] == [0o700, 0o600]
+    assert find(program(), automatic=True) is None
+    assert find(program(batch_size=9)) is None
+
+
+@pytest.mark.parametrize("ending", [".pt2", ".json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "link"])
+def test_a_damaged_library_is_not_found(kept: Path, ending: str, damage: str) -> None:
+    path = kept.with_suffix(ending)
+    data = path.read_bytes()
+    if damage == "flip":
+        path.write_bytes(data[:20] + bytes([data[20] ^ 1]) + data[21:])
+    elif damage == "cut":
+        path.write_bytes(data[:-1])
+    else:
+        path.unlink()
+        if damage == "link":
+            path.with_name("elsewhere").write_bytes(data)
+            path.symlink_to("elsewhere")
+    assert find(program()) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("what", ["", ".pt2", ".json"])
+def test_what_others_can_change_is_not_executed(kept: Path, what: str) -> None:
+    (kept.with_suffix(what) if what else kept.parent).chmod(0o722)
+    assert find(program()) is None
+
+
+def test_a_cache_that_cannot_be_written_is_told(cache: Path, tmp_path: Path) -> None:
+    cache.write_text("a file", encoding="utf-8")
+    (tmp_path / "step.pt2").write_bytes(b"a library")
+    with pytest.raises(StorageError, match=str(cache)):
+        ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+    assert find(program()) is None
+
+
+def test_the_longest_unused_libraries_are_removed(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "MOST_LIBRARIES", 2)
+    os.utime(kept, (1, 1))
+    for rows in (20, 21):
+        ahead._keep(program(batch_size=rows), tmp_path / "step.pt2", automatic=False)
+    assert find(program()) is None
+    assert not kept.with_suffix(".json").exists()
+    assert find(program(batch_size=20)) is not None
+
+
+# Training with them.
+
+LISTS = {
+    "first": [a + b + c for a in "bdmnrst" for b in "aeio" for c in ("n", "ra", "la", "mo", "ninalolo", "")],
+    "second": [a + b + c for a in "бдмнрст" for b in "аеио" for c in ("н", "ра", "лалала", "")],
+}
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("lists")
+    for name, items in LISTS.items():
+        (folder / name).write_text("\n".join(items), encoding="utf-8")
+    return {name: folder / name for name in LISTS}
+
+
+def command(verb: str, file: Path, *more: str | Path) -> list[str]:
+    options = {
+        "n-layer": 1, "n-head": 2, "n-embd": 16, "batch-size": 8, "max-steps": 6, "warmup-steps": 2,
+        "eval-interval": 3, "dropout": 0, "optimizer": "muon", "ngram-smoothing": 0.4, "attention": "flash",
+        "threads": 1,
+    }  # fmt: skip
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "flashmore", verb, str(file), *words, *map(str, more)]
+
+
+def ended(words: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    process = subprocess.run(
+        words, capture_output=True, encoding="utf-8", env={**os.environ, **environment}, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+def test_a_second_list_finds_the_step_of_the_first_without_a_compiler(
+    lists: dict[str, Path], tmp_path: Path
+) -> None:
+    """The lists have other alphabets and lengths; the second one is trained where no compiler is."""
+    inductor = tmp_path / "inductor"
+    cache = {"FLASHMORE_CACHE": str(tmp_path / "cache"), "TORCHINDUCTOR_CACHE_DIR": str(inductor)}
+    assert ended(command("warm", lists["first"]), cache).stderr.endswith("later runs of this kind use it\n")
+    shutil.rmtree(inductor)
+    nothing = {**cache, "PATH": str(tmp_path), "CXX": str(tmp_path / "none")}
+    found = ended(command("train", lists["second"], "--json", "--out", tmp_path / "second"), nothing)
+    assert "compile used: the compiled step is in the cache" in found.stderr
+    plain = command("train", lists["second"], "--json", "--out", tmp_path / "eager", "--speedups", "none")
+    eager = ended(plain, cache)
+    for loss in ("val_loss", "test_loss"):
+        assert json.loads(found.stdout)[loss] == pytest.approx(json.loads(eager.stdout)[loss], rel=1e-4)
+    second = ("--resume", str(tmp_path / "second"), "--max-steps", "8")
+    ended([sys.executable, "-m", "flashmore", "train", *second], nothing)
+    assert not inductor.exists()
+
+
+@pytest.mark.long
+def test_rows_that_pad_tables_stay_zero(lists: dict[str, Path]) -> None:
+    from flashmore.training.flat import FlatStep
+    from flashmore.training.starting import begun
+
+    config = TrainConfig(
+        file=lists["second"], device="cpu", speedups=PACKED, n_layer=1, n_embd=16, n_head=2, batch_size=8,
+        max_steps=20, ngram_smoothing=0.4, attention="flash",
+    )  # fmt: skip
+    with begun(config, lists["second"].with_name("padded")) as session:
+        for _ in range(10):
+            session.trainer.train_step()
+        step, sizes = session.trainer.step, session.run.model
+        assert isinstance(step, FlatStep)
+        tables = {
+            "wte.weight": sizes.vocab_size,
+            "wpe.weight": sizes.block_size,
+            "lm_head.weight": sizes.vocab_size,
+        }
+        for buffer in (step._buffers.flat, step._buffers.mean):
+            for name, rows in tables.items():
+                padded = step._function.views(buffer)[name]
+                assert len(padded) > rows
+                assert padded[:rows].any()
+                assert not padded[rows:].any()
+
+
+def test_warm_refuses_what_is_compiled_anew_in_each_run(lists: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="recurrent kernel"):
+        warm(TrainConfig(file=lists["first"], model="gru"))
+    with pytest.raises(ConfigError, match="compiled anew"):
+        warm(TrainConfig(file=lists["first"], grad_accum=2, batch_size=8))
+
+
+def resolved_for_later(file: Path) -> Any:
+    from flashmore.training.corpus import read_corpus
+    from flashmore.training.resolve import resolve
+
+    config = TrainConfig(
+        file=file, device="cpu", speedups=("none",), n_layer=1, n_embd=16, n_head=2, batch_size=8,
+        max_steps=20, attention="flash",
+    )  # fmt: skip
+    return replace(resolve(config, read_corpus(config), CPU), later=PACKED)
+
+
+def test_a_compiler_that_fails_in_the_background_is_told_once(
+    lists: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    with Background() as background:
+        assert background.start(resolved_for_later(lists["first"]))
+        assert background._child is not None
+        assert background._child.wait() == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("compiling in the background failed: ")
+    assert not list(cache.glob("compiled/*"))
+
+
+def test_an_error_ends_the_process_in_the_background(lists: dict[str, Path], cache: Path) -> None:
+    background, resolved = Background(), resolved_for_later(lists["first"])
+
+    def interrupted() -> None:
+        with background:
+            background.start(resolved)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert background._child is not None
+    assert background._child.poll() is not None
+    assert not list(cache.glob("compiled/*"))
+
+
+@pytest.mark.long
+def test_what_is_compiled_in_the_background_is_found(lists: dict[str, Path], cache: Path) -> None:
+    resolved = resolved_for_later(lists["first"])
+    with Background() as background:
+        background.start(resolved)
+    assert background._child is not None
+    assert background._child.wait() == 0
+    made = program_of(resolved.config, resolved.model_config, CPU, PACKED)
+    assert made is not None
+    assert find(made) is not None
+    assert not warm(replace(resolved.config, speedups=("auto",)))
