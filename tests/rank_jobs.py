@@ -1,7 +1,9 @@
 """Ranks for tests, and a program for torchrun: every rank does one job after the other, as a JSON file lists.
 
 Each job has `out`, and either `config`, the options of a new run, or `changes`, those of a resumed one; or
-`count`, for so many names of it, which rank 0 writes to its `names.json`.
+`count`, for so many names of it, which rank 0 writes to its `names.json`; or `bench`, a benchmark's name, for
+the record that rank 0 writes, or its error. If that is `wrong`, the ranks take the mean of their gradients
+instead of the sum; `alike` is a file for whether the weights of each model were the same on all ranks.
 """
 
 import json
@@ -10,19 +12,31 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from functools import partialmethod
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from flashmore import TrainConfig, resume, train
+from flashmore.benchmark.ablation import bench as ablation
+from flashmore.benchmark.step import bench as step
+from flashmore.errors import RankStopped, UsageError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import generate
-from flashmore.parallel import connected
+from flashmore.measuring.result import write_record
+from flashmore.parallel import Ranks, connected
 from flashmore.runs import Run
+from flashmore.training.dataset import Batch
+from flashmore.training.step import EagerStep
+from flashmore.training.trainer import Trainer
 
 NAMES = str(Path(__file__).parent / "golden" / "names.txt")
 SMALL: dict[str, Any] = {
@@ -110,6 +124,54 @@ def words(**options: Any) -> tuple[str, ...]:
     )
 
 
+BENCHES: dict[str, tuple[ModuleType, Callable[..., dict[str, Any]]]] = {
+    "step": (step, step.bench_steps),
+    "ablation": (ablation, ablation.ablate),
+}
+backward, made_trainer = EagerStep._backward, Trainer.__init__
+
+
+def of_a_mean(step: EagerStep, batch: Batch) -> Tensor:
+    step.ranks = replace(step.ranks, size=1)
+    return backward(step, batch)
+
+
+def recorded(self: Trainer, made: list[Trainer], *values: Any, **options: Any) -> None:
+    """Make a trainer, and keep it if all ranks have one."""
+    made_trainer(self, *values, **options)
+    if self.ranks.size > 1:
+        made.append(self)
+
+
+def same_on_all(ranks: Ranks, trainer: Trainer) -> bool:
+    total = sum(parameter.double().sum().item() for parameter in trainer.model.parameters())
+    (most,), (least,) = ranks.largest(total), ranks.largest(-total)
+    return most == -least
+
+
+def measure(job: dict[str, Any]) -> None:
+    module, bench = BENCHES[job["bench"]]
+    made: list[Trainer] = []
+    with (
+        connected("cpu") as ranks,
+        patch.object(module, "BLOCK_SECONDS", 1e-3),
+        patch.object(Trainer, "__init__", partialmethod(recorded, made)),
+        patch.object(EagerStep, "_backward", of_a_mean) if "wrong" in job else nullcontext(),
+    ):
+        try:
+            record = bench(TrainConfig(**job["config"]), **job["options"])
+        except UsageError as error:
+            Path(job["out"]).write_text(str(error), encoding="utf-8")
+            return
+        except RankStopped:  # rank 0 has written it
+            return
+        alike = [same_on_all(ranks, trainer) for trainer in made] if "alike" in job else []
+        if ranks.rank == 0:
+            write_record(record, Path(job["out"]))
+        if alike and ranks.rank == 0:
+            Path(job["alike"]).write_text(json.dumps(alike), encoding="utf-8")
+
+
 def main(jobs: Path) -> None:
     for job in json.loads(jobs.read_text(encoding="utf-8")):
         if "count" in job:
@@ -119,6 +181,8 @@ def main(jobs: Path) -> None:
                 )
             if ranks.rank == 0:
                 Path(job["out"], "names.json").write_text(json.dumps(asdict(made)), encoding="utf-8")
+        elif "bench" in job:
+            measure(job)
         elif "config" in job:
             train(TrainConfig(**job["config"]), job["out"])
         else:
