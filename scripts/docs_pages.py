@@ -14,6 +14,7 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.
 LIVE = "demo/names.html"
 """The page of the demo's two models, which the front page shows."""
 LINKED = (
+    "docs/site.css",
     "src/flashmore/measuring/record.py",
     "src/flashmore/measuring/record.schema.json",
     "notebooks/*.ipynb",

@@ -16,11 +16,11 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,13 +30,19 @@ from torch.distributed.rendezvous import rendezvous
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, FlashmoreError, RankLost, RankStopped
-from flashmore.ranks import local_rank, local_world_size, rank, world_size
+from flashmore.ranks import local_rank, local_world_size, machine, rank, world_size
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """Longest wait for another rank: rank 0 reads the data and measures speed-ups while the others wait."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """Messages of Gloo about a rank that has ended."""
 _DROPPED_SECONDS = 0.2
+_FAILURE = "failure"
+"""Where the first rank that fails leaves its message."""
+_shared: Store | None = None
+"""The store of this attempt, once the ranks are connected."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,13 @@ class Ranks:
         if self.connected:
             dist.all_reduce(values)
         return values
+
+    def largest(self, *values: float) -> list[float]:
+        """The largest of every rank's numbers, one by one."""
+        found = torch.tensor(values, dtype=torch.float64)
+        if self.connected:
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [float(value) for value in found]
 
     def ordered_total(self, vectors: Sequence[Tensor]) -> Tensor:
         """The sum over all slices in their order, the same bits for any number of ranks.
@@ -113,6 +126,27 @@ class Ranks:
         told: dict[str, Any] | None = json.loads(content.numpy().tobytes())
         return told
 
+    def of_rank_0(self, make: Callable[[], T]) -> T:
+        """What a function returns on rank 0, which alone calls it while the others wait.
+
+        Args:
+            make: returns something that can be pickled.
+
+        Raises:
+            Exception: on rank 0, whatever the function raises.
+            RankStopped: on the others, if it raised.
+        """
+        made: list[tuple[T, ...]] = [()]
+        try:
+            if self.rank == 0 or not self.connected:
+                made = [(make(),)]
+        finally:
+            if self.connected:
+                dist.broadcast_object_list(made, 0)
+        if not made[0]:
+            raise RankStopped("an answer of rank 0", "it has failed", "see its message")
+        return made[0][0]
+
     def require_alike(self, values: dict[str, Any]) -> None:
         """Refuse to go on if a rank was started with other values.
 
@@ -120,9 +154,9 @@ class Ranks:
             ConfigError: on rank 0; it names the values.
             RankStopped: on the others.
         """
-        told = self.tell(values)
-        assert told is not None
         mine = json.loads(json.dumps(values))
+        told = self.tell(mine)
+        assert told is not None
         names = [*told, "other options"]  # in equal number on every rank, whatever it was started with
         differing = [int(name not in mine or mine[name] != value) for name, value in told.items()]
         differing.append(int(not mine.keys() <= told.keys()))
@@ -260,8 +294,10 @@ def _connect(device_name: str, size: int) -> None:
             raise ConfigError("a GPU for each rank on this machine", found, valid)
         torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    global _shared
     try:
-        dist.init_process_group(backend, store=_store(), rank=rank(), world_size=size, timeout=TIMEOUT)
+        _shared = _store()
+        dist.init_process_group(backend, store=_shared, rank=rank(), world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         found = str(error).partition("\n")[0]
@@ -310,5 +346,29 @@ def is_of_a_lost_rank(error: BaseException) -> bool:
 
 def lost() -> RankLost:
     """The error for a collective that failed because another rank has ended."""
-    valid = "the same command again, which resumes the run; torchrun --max-restarts does so by itself"
+    valid = "the same command again: a training goes on, with torchrun --max-restarts by itself"
     return RankLost(f"all {world_size()} ranks", "another rank has ended", valid)
+
+
+def to_print(lines: Sequence[str], *, lost: bool) -> Sequence[str]:
+    """What this rank prints when it ends with an error: only the first message of all ranks is printed.
+
+    The rank that fails first prints it itself. If it does so on another machine, rank 0 prints it as well.
+
+    Args:
+        lines: this rank's own message.
+        lost: whether it only says that another rank has ended, possibly without a message.
+    """
+    assert _shared is not None
+    own = json.dumps([machine(), *lines])
+    try:
+        if lost:
+            first = _shared.get(_FAILURE).decode() if _shared.check([_FAILURE]) else own
+        else:
+            first = _shared.compare_set(_FAILURE, "", own).decode()
+    except RuntimeError:  # the process with the store has ended
+        return lines
+    where, *message = json.loads(first)
+    if first == own:
+        return lines
+    return message if rank() == 0 and where != machine() else ()

@@ -30,6 +30,11 @@ def local_world_size() -> int:
     return max(1, _number("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
 
 
+def machine() -> int:
+    """The number of this machine among those that torchrun uses, from 0."""
+    return _number("GROUP_RANK", 0) if world_size() > 1 else 0
+
+
 def is_connected() -> bool:
     """Whether this process has found the others."""
     module = sys.modules.get("torch.distributed")

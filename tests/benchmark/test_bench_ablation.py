@@ -127,10 +127,12 @@ def test_the_plain_loop_has_the_same_batches() -> None:
     resident = ItemDataset(encode_items(items, vocabulary, 7, "cpu"), batch_size=3, seed=5)
     loaded = LoadedDataset(resident)
     forms: tuple[Form, ...] = ("padded", "trimmed", "packed")
-    for step, form in product(range(5), forms):  # beyond an epoch
-        expected, found = resident.batch(step, form), loaded.batch(step, form)
+    parts = ((0, 1), (1, 3), (2, 3))  # the whole batch, and slices of it
+    for step, form, part in product(range(5), forms, parts):  # beyond an epoch
+        expected, found = resident.batch(step, form, part), loaded.batch(step, form, part)
         assert torch.equal(found.ids, expected.ids)
         assert torch.equal(found.targets, expected.targets)
+        assert found.characters == expected.characters
         assert (found.segments is None) == (expected.segments is None) == (form != "packed")
 
 

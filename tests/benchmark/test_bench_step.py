@@ -289,6 +289,11 @@ def test_every_variant_has_its_blocks_and_is_compared_with_the_first(config: Tra
     assert [warning["code"] for warning in found["warnings"] if warning["code"] == "too few samples"]
 
 
+def test_a_batch_may_be_computed_in_parts(config: TrainConfig) -> None:
+    found = compare(replace(config, grad_accum=4), "manual", "flash")
+    assert all(variant["ok"] for variant in found["variants"])
+
+
 def test_a_name_may_come_twice(config: TrainConfig) -> None:
     found = compare(config, "flash", "flash")
     first, second = found["variants"]

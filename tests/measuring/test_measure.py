@@ -149,3 +149,38 @@ def test_a_disturbed_probe_does_not_make_blocks_short() -> None:
         clock.exact += next(durations)
 
     assert repeats_for(run, block_seconds=0.2, resolution=1e-9, clock=clock) == 20
+
+
+def test_processes_that_measure_together_go_on_alike() -> None:
+    """Two processes, of which one takes 0.1 s for what takes the other 0.3 s: both go by the longer time."""
+
+    def measured(seconds: float) -> tuple[int, dict[str, list[list[float]]]]:
+        clock = FakeClock()
+
+        def agree(passed: float) -> float:
+            return passed if passed < 0 else max(passed, 0.3)  # until the end, less than 0 is left
+
+        run = clock.work(seconds)
+        repeats = repeats_for(run, block_seconds=1.2, resolution=1e-9, clock=clock, agree=agree)
+        samples = alternate(
+            {"a": run}, blocks=3, repeats=9, warmup=0, most_seconds=1.0, clock=clock, agree=agree
+        )
+        return repeats, samples
+
+    for seconds in (0.1, 0.3):
+        repeats, samples = measured(seconds)
+        assert repeats == 4
+        assert samples == {"a": [pytest.approx([300.0] * 4)] * 3}
+
+
+def test_processes_that_measure_together_end_alike() -> None:
+    clock, asked = FakeClock(), []
+
+    def agree(seconds: float) -> float:
+        asked.append(seconds)
+        return seconds if len(asked) < 4 else 0.5  # another process is beyond the time
+
+    samples = alternate(
+        {"a": clock.work(1)}, blocks=9, repeats=1, warmup=0, until=100.0, clock=clock, agree=agree
+    )
+    assert len(samples["a"]) == 2

@@ -1,23 +1,17 @@
-"""Training in several processes: the same run as in one, whoever dies, and nothing begun that cannot end."""
+"""Training in several processes is the same run as in one."""
 
 import json
 import os
-import random
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flashmore import TrainConfig, resume, train
@@ -33,17 +27,10 @@ from flashmore.training.dataset import Form
 from flashmore.training.resolve import resolve_model
 from flashmore.training.step import training_loss
 from flashmore.training.trainer import Trainer
-from flashmore.training.verify import verify
+from rank_jobs import NAMES, SLICED, SMALL, job, same, tensors, torchrun, words
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts and kills processes as Linux does")
-NAMES = str(Path(__file__).parents[1] / "golden" / "names.txt")
 CPU = torch.device("cpu")
-SMALL: dict[str, Any] = {
-    "file": NAMES, "n_layer": 1, "n_embd": 16, "n_head": 2, "max_steps": 20, "eval_interval": 10,
-    "log_interval": 1, "batch_size": 16, "learning_rate": 1e-3, "lr_schedule": "constant", "warmup_steps": 0,
-    "weight_decay": 0.1, "dropout": 0.0, "ngram_smoothing": 0.0, "optimizer": "adamw", "patience": 0,
-    "speedups": "none", "device": "cpu", "threads": 1,
-}  # fmt: skip
 LONG: dict[str, Any] = SMALL | {"max_steps": 100, "log_interval": 10, "eval_interval": 50}
 TEXT: dict[str, Any] = {
     name: value for name, value in SMALL.items() if name not in ("ngram_smoothing", "optimizer")
@@ -60,36 +47,6 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     "sharded and accumulated": {"parallel": "fsdp", "grad_accum": 2},
 }
 """What computes gradients in several processes."""
-SLICED: dict[str, Any] = SMALL | {"slices": 4, "dropout": 0.2}
-
-
-def torchrun(ranks: int, jobs: list[dict[str, Any]], folder: Path) -> None:
-    """Train one run after the other in so many processes; no warning may come up."""
-    listed = folder / f"jobs-{time.monotonic_ns()}.json"
-    listed.write_text(json.dumps(jobs))
-    program = str(Path(__file__).with_name("rank_jobs.py"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), program]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    done = subprocess.run(
-        [*command, str(listed)], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def job(folder: Path, name: str, **options: Any) -> dict[str, Any]:
-    return {"out": str(folder / name), "config": options}
-
-
-def tensors(run: Path) -> dict[str, Tensor]:
-    """Weights and optimizer of the newest checkpoint."""
-    return load_file(sorted(run.glob("*.safetensors"))[-1])
-
-
-def same(one: Path, other: Path) -> bool:
-    pair = tensors(one), tensors(other)
-    return pair[0].keys() == pair[1].keys() and all(
-        torch.equal(pair[0][name], pair[1][name]) for name in pair[0]
-    )
 
 
 def losses(run: Path, *kinds: str) -> list[float]:
@@ -260,177 +217,6 @@ def test_dropout_is_seeded_by_the_step_and_the_slice() -> None:
 def test_what_cannot_be_shared_equally_is_refused(options: dict[str, Any], found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         Ranks(0, 4).slices(TrainConfig(**SMALL | options))
-
-
-class Started:
-    """The ranks of one `flashmore train`, each started by hand as torchrun starts them.
-
-    torchrun adds reports of its own to what they print; and here each may have its own options.
-    """
-
-    def __init__(self, folder: Path, *words: tuple[str, ...]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(words))}
-        self.ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "flashmore", "train", *each],
-                cwd=folder,
-                env=os.environ
-                | common
-                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank, each in enumerate(words)
-        ]
-
-    def ends(self) -> list[tuple[int, str]]:
-        """Exit code and output of each rank."""
-        outputs = [rank.communicate(timeout=300)[0] for rank in self.ranks]
-        return [(rank.returncode, output) for rank, output in zip(self.ranks, outputs, strict=True)]
-
-
-def words(**options: Any) -> tuple[str, ...]:
-    listed = {name: value for name, value in options.items() if name != "file"}
-    return (
-        NAMES,
-        *(word for name, value in listed.items() for word in (f"--{name.replace('_', '-')}", str(value))),
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (({"batch_size": 15}, {"batch_size": 15}), "a --batch-size that 2 slices share equally"),
-        (({"seed": 1}, {"seed": 2}), "differences in seed"),
-        (({"file": "/nowhere"}, {"file": "/nowhere"}), "such file or directory"),
-        (({"parallel": "fsdp", "optimizer": "muon"},) * 2, "--optimizer muon, which needs whole matrices"),
-    ],
-)
-def test_bad_input_is_refused_once_before_anything_is_written(
-    tmp_path: Path, options: tuple[dict[str, Any], ...], says: str
-) -> None:
-    lines = [(each.get("file", NAMES), *words(**SMALL | each)[1:], "--out", "run") for each in options]
-    (code, output), *others = Started(tmp_path, *lines).ends()
-    assert (code, output.count("wanted:")) == (2, 1)
-    assert says in output
-    assert all(code and not output for code, output in others)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        place = {
-            "RANK": "0",
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "flashmore", "train", *words(**SMALL), "--out", "run"],
-            cwd=tmp_path, env=os.environ | place, capture_output=True, text=True,
-        )  # fmt: skip
-    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
-    assert f"wanted: a connection of 2 ranks at 127.0.0.1:{port}" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def lines_of(run: Path) -> int:
-    """The number of lines in the metrics."""
-    return (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
-
-
-def wait_for(run: Path, lines: int) -> None:
-    """Until there are so many lines in the metrics."""
-    began = time.monotonic()
-    while lines_of(run) < lines:
-        assert time.monotonic() - began < 300
-        time.sleep(0.02)
-
-
-ENDLESS = SMALL | {"max_steps": 10**6, "eval_interval": 20, "log_interval": 5, "slices": 4}
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Started]:
-    """Two ranks that train until they are stopped."""
-    ranks = Started(tmp_path, *[(*words(**ENDLESS), "--out", "run")] * 2)
-    try:
-        wait_for(tmp_path / "run", 8)
-        yield ranks
-    finally:
-        for rank in ranks.ranks:
-            rank.kill()
-            rank.wait()
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_any_rank_stops_all_at_the_same_step(started: Started, tmp_path: Path, rank: int) -> None:
-    started.ranks[rank].send_signal(signal.SIGTERM)
-    (code, output), (_, silent) = started.ends()
-    step = Run.open(tmp_path / "run").load_state().step
-    assert (code, silent) == (130, "")
-    assert f"Interrupted by SIGTERM at step {step:,} of 1,000,000; saved." in output
-    assert "Traceback" not in (tmp_path / "run" / "rank-1.log").read_text()
-
-
-def test_ranks_end_when_one_dies_and_the_run_goes_on_in_one_process(started: Started, tmp_path: Path) -> None:
-    started.ranks[1].kill()
-    (code, output), _ = started.ends()
-    assert code == 1
-    assert "another rank has ended" in output
-    run = tmp_path / "run"
-    saved = Run.open(run).load_state().step
-    resume(run, saved + 4)
-    train(TrainConfig(**ENDLESS | {"max_steps": saved + 4}), tmp_path / "whole")
-    assert same(run, tmp_path / "whole")
-
-
-def workers(agent: int) -> dict[int, int]:
-    """The process of each rank that a torchrun has started."""
-    found = {}
-    for process in psutil.Process(agent).children():
-        with suppress(psutil.Error, KeyError):
-            found[int(process.environ()["RANK"])] = process.pid
-    return found
-
-
-@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.long)])
-def test_a_run_goes_on_by_itself_whichever_rank_is_killed(tmp_path: Path, kills: int) -> None:
-    chance, run = random.Random(kills), tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--max-restarts", str(kills), "-m", "flashmore", "train", *words(**ENDLESS), "--out", "run"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    agent = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(kills):
-            wait_for(run, lines_of(run) + 1)
-            time.sleep(chance.random())
-            before = workers(agent.pid)
-            os.kill(before[chance.randrange(2)], signal.SIGKILL)
-            while len(set(workers(agent.pid).values()) - set(before.values())) < 2:
-                assert agent.poll() is None, agent.communicate()[1]
-                time.sleep(0.05)
-        wait_for(run, lines_of(run) + 1)
-        agent.send_signal(signal.SIGTERM)
-        assert "Interrupted by SIGTERM" in agent.communicate(timeout=300)[1]
-    finally:
-        agent.kill()
-    steps = [line["step"] for line in Run.open(run).read_metrics()]
-    assert steps == sorted(set(steps))
-    assert [each for each in verify(run) if each.problem is not None] == []
-    if kills == 1:
-        saved = Run.open(run).load_state().step
-        resume(run, saved + 4)
-        train(TrainConfig(**ENDLESS | {"max_steps": saved + 4}), tmp_path / "whole")
-        assert same(run, tmp_path / "whole")
 
 
 @pytest.fixture

@@ -36,7 +36,10 @@ def check(baseline: Record, now: Record, equivalence: float) -> tuple[Setting, l
     Raises:
         UsageError: another device, other settings, or nothing that both measured.
     """
-    machines = ({name: one["environment"][name] for name in (*MACHINE, "threads")} for one in (baseline, now))
+    machines = (
+        {name: one["environment"].get(name) for name in (*MACHINE, "threads", "ranks")}
+        for one in (baseline, now)
+    )
     require_same("machine", *machines)
     require_same("settings", _settings(baseline), _settings(now))
     before, after = _samples(baseline), _samples(now)

@@ -16,6 +16,7 @@ from flashmore.cli.parse import defaults, parse, refuse_ineffective, require_wri
 from flashmore.cli.show import STYLE, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, UsageError
+from flashmore.ranks import rank
 from flashmore.specs import Attention, backends, model_spec
 from flashmore.terminal import Terminal, say, write, write_json
 
@@ -77,6 +78,7 @@ class BenchStep(Outputs):
 
     Each backend is first checked against manual attention in float64, and skipped if its error is too large
     for its precision. The variants then alternate in short blocks, so that drift affects all of them equally.
+    Under torchrun, the processes share each batch, and the share of communication is measured as well.
     """
 
     config: TrainConfig
@@ -93,9 +95,10 @@ class BenchStep(Outputs):
 class BenchAblation(Outputs):
     """Add the speed-ups to the plain training loop one by one, and time each variant.
 
-    Exact speed-ups must first reproduce the losses of the plain loop; those that do not are skipped. The
-    variants then alternate in short blocks, so that drift affects all of them equally. --speedups selects the
-    speed-ups to add; `auto` and `all` add every one that works here.
+    Speed-ups must first reproduce the gradients of the plain loop, and exact ones its losses; those that do
+    not are skipped. The variants then alternate in short blocks, so that drift affects all of them equally.
+    --speedups selects the speed-ups to add; `auto` and `all` add every one that works here. Under torchrun,
+    the processes share each batch, and the share of communication is measured as well.
     """
 
     config: TrainConfig
@@ -274,7 +277,13 @@ def _measured_again(baseline: Record) -> Record:
 
 
 def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") -> int:
-    """Print, write and plot a record according to the options; returns the exit code."""
+    """Print, write and plot a record according to the options; returns the exit code.
+
+    Of several ranks, rank 0 does so. The others end with 0 even if they were interrupted: torchrun would
+    otherwise stop rank 0 before it is done.
+    """
+    if rank():
+        return 0
     from flashmore.benchmark.plots import save_picture
     from flashmore.measuring.result import write_record
 

@@ -51,7 +51,7 @@ VERBS = {
 }
 
 
-SHARED = ("train", "generate")
+SHARED = ("train", "generate", "bench step", "bench ablation")
 """Commands that several processes of torchrun do together."""
 
 
@@ -87,7 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if ours is None:
                 raise
             # Line by line, such that no part can imitate another.
-            say(*(f"rank {rank()}: {line}" if rank() else line for line in ours.lines))
+            lines: Sequence[str] = [f"rank {rank()}: {line}" if rank() else line for line in ours.lines]
+            if is_connected() and not isinstance(error, RankStopped):
+                from flashmore.parallel import to_print
+
+                lines = to_print(lines, lost=isinstance(error, RankLost))
+            say(*lines)
             if isinstance(error, OSError):
                 _drop_unwritten()
             return ours.exit_code
@@ -130,19 +135,20 @@ def _run(words: list[str]) -> int:
     verb, *rest = words
     if verb not in VERBS:
         raise UsageError("a command", f"'{verb}'", ", ".join(VERBS))
-    if world_size() > 1 and verb not in SHARED:
+    command = verb if verb != "bench" else " ".join(words[:2])
+    if world_size() > 1 and command not in SHARED:
         found = f"{world_size()} processes of torchrun"
         raise UsageError(
-            f"a single process for flashmore {verb}", found, f"flashmore {verb} without torchrun"
+            f"a single process for flashmore {command}", found, f"flashmore {command} without torchrun"
         )
     for word in rest:  # a run could not store what is not valid Unicode
         try:
             word.encode()
         except UnicodeEncodeError:
             raise UsageError("arguments in UTF-8", ascii(word), "another name for this file") from None
-    command = importlib.import_module(f"flashmore.cli.{verb}{'_' * iskeyword(verb)}")
+    module = importlib.import_module(f"flashmore.cli.{verb}{'_' * iskeyword(verb)}")
     try:
-        return int(command.main(rest))
+        return int(module.main(rest))
     except SystemExit as stop:  # the parser has printed its help or an error
         return int(stop.code or 0)
 

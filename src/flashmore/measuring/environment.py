@@ -10,12 +10,14 @@ import psutil
 import torch
 
 from flashmore.git import Checkout, Indices, Unreadable
+from flashmore.ranks import world_size
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Describe this machine and its software as JSON values; None if something is absent or unknown."""
-    on_cuda = device.type == "cuda"
+    on_cuda, ranks = device.type == "cuda", world_size()
     return {
+        **({"ranks": ranks} if ranks > 1 else {}),
         "device": device.type,
         "device_name": device_name(device),
         "capability": list(torch.cuda.get_device_capability(device)) if on_cuda else None,
@@ -60,12 +62,11 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def others_cpu_seconds() -> float:
-    """CPU seconds of all other processes and of the hypervisor since boot."""
+def busy_cpu_seconds() -> float:
+    """CPU seconds of all processes and of the hypervisor since boot."""
     times = psutil.cpu_times()._asdict()
     kinds = ("user", "nice", "system", "irq", "softirq", "steal")
-    busy: float = sum(times.get(kind, 0.0) for kind in kinds)
-    return busy - time.process_time()
+    return float(sum(times.get(kind, 0.0) for kind in kinds))
 
 
 def on_battery() -> bool:

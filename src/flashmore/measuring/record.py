@@ -59,6 +59,8 @@ class Environment(Part):
     cudnn: Annotated[int | None, says("version, null if unused; it affects the default backend on CUDA")]
     commit: Annotated[str | None, says("of flashmore, with + if modified; null outside a checkout")]
     clock_resolution_s: Annotated[float, says("resolution of the clock")]
+    ranks: Annotated[Annotated[int, Meta(gt=1)] | UnsetType, says(
+        "processes of torchrun that shared each batch; if missing, 1")] = UNSET  # fmt: skip
     fuse_attention: Annotated[int | UnsetType, says(
         "times Inductor rewrote a pattern into SDPA, where compile is on")] = UNSET  # fmt: skip
 
@@ -106,6 +108,20 @@ class Ratio(Part):
         "differences up to this percentage count as none")] = UNSET  # fmt: skip
 
 
+class Communication(Part):
+    """What exchanging gradients or weights costs a step of several ranks."""
+
+    share: Annotated[float, says("of a step: 1 − time without exchange / time with it; noise may make it "
+        "negative")]  # fmt: skip
+    low: Annotated[float, says("lower end of its 95 % interval")]
+    high: Annotated[float, says("upper end of its 95 % interval")]
+    samples_ms: Annotated[Blocks, says("of the same step without any exchange: milliseconds, in blocks")]
+
+
+OfRanks = Annotated[Communication | UnsetType, says("what communication costs; missing with a single rank, "
+    "if the model is sharded, or if it was not timed")]  # fmt: skip
+
+
 class StepVariant(Part):
     """The training step with one backend."""
 
@@ -118,6 +134,7 @@ class StepVariant(Part):
     samples_ms: Blocks
     peak_bytes: Annotated[int | None, says(
         "of one step, gradients included, beyond the weights and the optimizer's moments")]  # fmt: skip
+    communication: OfRanks = UNSET
 
     def __post_init__(self) -> None:
         _require_agreement(self.ok, self.why_not, self.samples_ms, self.step_ms)
@@ -270,8 +287,8 @@ class Variant(Part, kw_only=True):
         "the speed-up added, `none` for the first variant, or `without` and the one left out")]  # fmt: skip
     speedups: Annotated[list[str], says("all enabled")]
     exactness: Annotated[Exactness, says("of all enabled ones together")]
-    ok: Annotated[bool, says("ran, was timed, and if exact reproduces the plain loop's losses within "
-        "the error budget")]  # fmt: skip
+    ok: Annotated[bool, says("ran, was timed, and has the plain loop's gradients and, if exact, its "
+        "losses within the error budget")]  # fmt: skip
     why_not: WhyNot
     step_ms: Spread | None
     samples_ms: Blocks
@@ -289,10 +306,11 @@ class Variant(Part, kw_only=True):
         "first step than that of the variant it was added to; null: a step is not faster")]  # fmt: skip
     peak_bytes: Annotated[int | None, says("of one step, gradients included if allocated in each step, "
         "beyond the weights and the optimizer's moments")]  # fmt: skip
-    budget_used: Annotated[Share | None, says("of an exact variant: the error of its first losses from "
-        "float64 as a share of its budget")]  # fmt: skip
+    budget_used: Annotated[Share | None, says("of an exact variant: the largest error of its first gradients "
+        "and losses from float64 as a share of its budget")]  # fmt: skip
     loss_difference: Annotated[float | None, says("of a variant that is not exact: the mean of the last five "
         "checked losses less the plain loop's, in nats")]  # fmt: skip
+    communication: OfRanks = UNSET
 
     def __post_init__(self) -> None:
         _require_agreement(self.ok, self.why_not, self.samples_ms, self.step_ms, self.characters_per_s)

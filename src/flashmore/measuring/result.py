@@ -19,6 +19,7 @@ from flashmore.errors import DataError, UsageError
 from flashmore.files import disk_errors, open_input, replace_file
 from flashmore.measuring.environment import environment
 from flashmore.measuring.record import Record
+from flashmore.ranks import local_world_size, world_size
 from flashmore.strict_json import loads
 
 SCHEMA = "flashmore/record"
@@ -48,11 +49,20 @@ def make_record(
         "version": VERSION,
         "kind": kind,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [*_program(), *sys.argv[1:]],
         "complete": complete,
         "environment": environment(device),
         **body,
     }
+
+
+def _program() -> list[str]:
+    """How this process was started, without its arguments."""
+    if (ranks := world_size()) == 1:
+        return [Path(sys.argv[0]).name]
+    here = local_world_size()
+    machines = ["--nnodes", str(ranks // here)] if ranks > here else []
+    return ["torchrun", *machines, "--nproc-per-node", str(here), "-m", "flashmore"]
 
 
 def as_text(document: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from flashmore.measuring.environment import others_cpu_seconds
+from flashmore.measuring.environment import busy_cpu_seconds
 from flashmore.measuring.statistics import Blocks
 
 Code = Literal["too few samples", "noisy machine", "thermal drift", "other load", "battery"]
@@ -46,10 +46,14 @@ class MeasurementWarning(TypedDict):
     advice: str
 
 
-def load_meter() -> Callable[[], float]:
-    """Return a function that tells how many CPUs others kept busy since now, on average."""
-    began, before = time.perf_counter(), others_cpu_seconds()
-    return lambda: (others_cpu_seconds() - before) / (time.perf_counter() - began)
+def load_meter(own: Callable[[], float] = time.process_time) -> Callable[[], float]:
+    """Return a function that tells how many CPUs others kept busy since now, on average.
+
+    Args:
+        own: returns the CPU seconds of the measurement so far.
+    """
+    began, before = time.perf_counter(), busy_cpu_seconds() - own()
+    return lambda: (busy_cpu_seconds() - own() - before) / (time.perf_counter() - began)
 
 
 def warnings_about(

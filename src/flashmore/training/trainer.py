@@ -72,6 +72,7 @@ class Trainer:
         self.config = config
         self.model_config = model_config
         self.device = device
+        self.speedups, self.sharded = tuple(speedups), sharded
         self.model = build(model_config, config.seed)
         if sharded:  # moves one block after the other to the device, and keeps a share of it
             shard(self.model, ranks, device, offload=config.cpu_offload)

@@ -1,8 +1,10 @@
 """Measures each speed-up of the catalogue, added cumulatively and left out of the full set individually.
 
-The losses of a variant's first steps, as one vector, are compared with the plain loop's in float64, by the
-budget of `flashmore.measuring.accuracy`; an exact variant that misses it is not timed, for the others the
-difference is reported. Dropout is off for this, because compiled code draws different random numbers.
+The gradients of a variant's first step and the losses of the first steps, as one vector, are compared with
+the plain loop's in float64, by the budget of `flashmore.measuring.accuracy`; a variant that misses it is not
+timed. The plain computation has the same precision and algorithm, in one process. If a variant is not exact,
+its losses may differ; the difference is reported. Dropout is off for this, because compiled code draws
+different random numbers.
 """
 
 import time
@@ -14,21 +16,21 @@ import torch
 from torch import Tensor
 
 from flashmore.benchmark.ablation.loader import LoadedDataset
-from flashmore.benchmark.step.bench import STEPS, diverged
+from flashmore.benchmark.step.bench import STEPS, Outcome, diverged, first_steps
 from flashmore.benchmark.step.task import read_items
-from flashmore.benchmark.variant import Rounds, Variant, torch_says
+from flashmore.benchmark.variant import Rounds, Variant, together
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
 from flashmore.errors import BackendUnavailable, ConfigError, UsageError
-from flashmore.measuring.accuracy import float64_device, judge
+from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
 from flashmore.measuring.measure import alternate, repeats_for
 from flashmore.measuring.result import make_record
 from flashmore.measuring.statistics import EQUIVALENCE, ratio
+from flashmore.parallel import ALONE, Ranks
 from flashmore.speedups import ALGORITHM, CATALOGUE, EXACT, GROUPS, NUMERICS, Exactness, changed
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.decide import why_not
-from flashmore.training.fit import fit
-from flashmore.training.resolve import resolve_device, resolve_model, resolve_speed
+from flashmore.training.resolve import resolve_device, resolve_speed
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 20
@@ -44,6 +46,8 @@ AUTOTUNING = 3.0
 ON_A_GPU = 16
 """Steps per sample on a GPU, synchronised once, so that loops without synchronisation and replays of several
 steps can show their gain."""
+_EPS = {"": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
+"""Rounding units of float32, and of matrix products with a speed-up."""
 NOT_IN_A_STEP = {"kv-cache": "it speeds up generation, not training"}
 
 
@@ -99,20 +103,23 @@ def ablate(
 
     Returns:
         A record of kind `ablation`: every variant, the first one without any speed-up, with its numbers or
-        the reason why it has none. After Ctrl-C it has the completed rounds and is not `complete`.
+        the reason why it has none. After Ctrl-C it has the completed rounds and is not `complete`. On several
+        ranks, rank 0's counts.
 
     Raises:
-        DataError, ConfigError: see `flashmore.training.corpus.read_corpus`; a speed-up named in the config
-            that cannot work here.
+        DataError, ConfigError: see `read_items` and `together`; a speed-up named in the config that cannot
+            work here.
         UsageError: no variant could be timed.
     """
-    bench = _Bench(config, blocks, equivalence, seconds, say, leave_one_out)
-    precision = torch.get_float32_matmul_precision()
-    try:
-        bench.run(BLOCK_SECONDS, after_block, until=bench.began + seconds)
-    finally:
-        torch.set_float32_matmul_precision(precision)
-    return bench.record()
+    options = {"blocks": blocks, "equivalence": equivalence, "seconds": seconds, "leave": leave_one_out}
+    with together(config, **options) as ranks:
+        bench = _Bench(config, blocks, equivalence, seconds, say, leave_one_out, ranks)
+        precision = torch.get_float32_matmul_precision()
+        try:
+            bench.run(BLOCK_SECONDS, after_block, until=bench.began + seconds)
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return bench.record()
 
 
 class _Bench(Rounds):
@@ -126,28 +133,31 @@ class _Bench(Rounds):
         seconds: float,
         say: Callable[[str], None],
         leave_one_out: bool,
+        ranks: Ranks,
     ) -> None:
-        super().__init__(config, resolve_device(config.device), blocks, say, equivalence)
-        self.began = time.perf_counter()
-        corpus = read_items(config)
-        config = fit(config, corpus)[0]
+        super().__init__(config, resolve_device(config.device), blocks, say, equivalence, ranks)
+        self.began, asked = time.perf_counter(), config
+        corpus, config, self.model_config = ranks.of_rank_0(lambda: read_items(asked, self.device, ranks))
         self.config, self.seconds, self.leave_one_out = config, seconds, leave_one_out
         self.plain = changed(config, ())
         """The config without speed-ups, to which a variant's are added."""
-        self.model_config = resolve_model(self.plain, corpus)
         self.data = ItemDataset(
             encode_items(corpus.split.train, corpus.vocabulary, corpus.block_size, self.device),
             config.batch_size,
             config.seed,
         )
-        self.names, self.left_out = added(
-            config.speedups, lambda name: why_not(name, self.plain, self.model_config, self.device)
+        self.names, self.left_out = ranks.of_rank_0(
+            lambda: added(
+                config.speedups, lambda name: why_not(name, self.plain, self.model_config, self.device)
+            )
         )
         self.variants: list[SpeedupVariant] = []
         self.alone: list[SpeedupVariant] = []
         self.per_sample = ON_A_GPU if self.device.type == "cuda" else 1
         self.checked = replace(self.plain, dropout=0.0, attention_dropout=0.0)
-        """The config for comparing losses."""
+        """The config for comparing gradients and losses."""
+        self.plain_outcomes: dict[tuple[str, ...], Outcome] = {}
+        """By speed-ups, in one process."""
         self.compiling = COMPILING
         self.preparing = 0.0
         self.block_seconds = BLOCK_SECONDS
@@ -157,12 +167,7 @@ class _Bench(Rounds):
         """Build and check every variant, and measure its memory."""
         self.say("training the plain loop in float64")
         # First, so that one-time loading does not count for the first variant.
-        trainer = self._trainer(self.checked, (), float64_device(self.device))
-        trainer.model.double()
-        self.reference = losses_of(trainer)
-        if not self.reference.isfinite().all():
-            raise diverged("variants")
-        self.plain_losses = losses_of(self._trainer(self.checked, (), self.device)).float()
+        self.ranks.of_rank_0(self._train_in_float64)
         last = SpeedupVariant("none")
         self._ready(last, self.variants)
         now: tuple[str, ...] = ()
@@ -190,12 +195,12 @@ class _Bench(Rounds):
     def record(self) -> dict[str, Any]:
         """The results so far."""
         for variant in (*self.variants, *self.alone):
-            blocks = self.samples.get(variant.name, [])
-            variant.take([[sample / self.per_sample for sample in block] for block in blocks])
+            self.take(variant.name, variant, self.per_sample)
         compare(self.variants, self.alone, self.equivalence)
         if self.complete and not any(variant.ok for variant in self.variants):
             why = "; ".join(f"{variant.name}: {variant.why_not}" for variant in self.variants)
-            raise UsageError("at least one variant that can be timed", why, "a smaller --batch-size or model")
+            valid = "a smaller --batch-size or model"
+            raise self.ranks.common(UsageError("at least one variant that can be timed", why, valid))
         body = {
             "config": self.config.to_json(),
             "context": self.model_config.block_size,
@@ -219,77 +224,114 @@ class _Bench(Rounds):
             "characters_per_s": step_ms and 1000 * self.data.tokens_a_batch / step_ms.median,
         }
 
-    def _trainer(self, config: TrainConfig, names: tuple[str, ...], device: torch.device) -> Trainer:
+    def _train_in_float64(self) -> None:
+        """Make the plain loop's first steps, the reference; of several ranks, rank 0 alone has it."""
+        trainer = self._trainer(self.checked, (), float64_device(self.device))
+        trainer.model.double()
+        self.reference = first_steps(trainer)
+        if not self.reference.losses.isfinite().all():
+            raise diverged("variants")
+
+    def _trainer(
+        self, config: TrainConfig, names: tuple[str, ...], device: torch.device, ranks: Ranks = ALONE
+    ) -> Trainer:
+        """A trainer with these speed-ups; of several ranks, rank 0 chooses the attention backend."""
         model_config = replace(
             self.model_config, dropout=config.dropout, attention_dropout=config.attention_dropout
         )
         data = self.data.to(device)
         if "resident" not in names:
             data = LoadedDataset(data)
-        return resolve_speed(changed(config, names), model_config, device, data).trainer(data)
+        resolved = ranks.of_rank_0(lambda: resolve_speed(changed(config, names), model_config, device, data))
+        return replace(resolved, device=device).trainer(data, ranks)
 
     def _ready(self, variant: SpeedupVariant, among: list[SpeedupVariant]) -> bool:
         """Add a variant, and make its step a synchronised call; False if its results are not correct."""
         among.append(variant)
         self.say(f"preparing {variant.name}")
+        self.agree(0.0)
         # The TF32 switch is global: a variant without TF32 must not be timed with another's setting.
         precision = "high" if "tf32" in variant.speedups else "highest"
         torch.set_float32_matmul_precision(precision)
         began = time.perf_counter()
         try:
-            trainer = self._trainer(self.plain, variant.speedups, self.device)
-            first_loss = trainer.train_step().item()
-            variant.first_step_seconds = time.perf_counter() - began
+            trainer = self._trainer(self.plain, variant.speedups, self.device, self.ranks)
+            first_loss = trainer.train_step()
+            first_loss.item()
+            variant.first_step_seconds = self.agree(time.perf_counter() - began)
             if "compile" in variant.speedups:
                 self.compiling = variant.first_step_seconds
             self._judge(variant, trainer, first_loss)
             if variant.ok:
                 never_waits = "no-sync" in variant.speedups
 
-                def step() -> float:
-                    torch.set_float32_matmul_precision(precision)
-                    end = trainer.done + self.per_sample
-                    while trainer.done < end:
-                        loss = trainer.train_step(end - trainer.done)
-                        if not never_waits:
-                            loss.item()
-                    return loss.item()
+                def step_of(trainer: Trainer) -> Callable[[], object]:
+                    def step() -> float:
+                        torch.set_float32_matmul_precision(precision)
+                        end = trainer.done + self.per_sample
+                        while trainer.done < end:
+                            loss = trainer.train_step(end - trainer.done)
+                            if not never_waits:
+                                loss.item()
+                        return loss.item()
 
-                variant.warm_up(trainer, step)
-                self.steps[variant.name] = step
+                    return step
+
+                self.add(variant.name, variant, trainer, step_of)
         except BackendUnavailable as error:
+            if self.ranks.connected:  # on rank 0 alone, which chooses the backend
+                raise
             variant.why_not = "; ".join(error.reasons)
         except (RuntimeError, MemoryError) as error:
-            variant.why_not = torch_says(error)
+            self.fail(variant, error)
         finally:
             if "compile" not in variant.speedups:
                 self.preparing = time.perf_counter() - began
         return variant.ok
 
-    def _judge(self, variant: SpeedupVariant, trainer: Trainer, first_loss: float) -> None:
+    def _judge(self, variant: SpeedupVariant, trainer: Trainer, first_loss: Tensor) -> None:
         """Fill in the share of the budget used, the loss difference, or why the variant is not timed.
 
         Args:
             trainer: has made one step, with this loss; it is reused if the config has no dropout.
         """
         if self.checked != self.plain:
-            losses = losses_of(self._trainer(self.checked, variant.speedups, self.device))
+            outcome = first_steps(self._trainer(self.checked, variant.speedups, self.device, self.ranks))
         else:
-            losses = losses_of(trainer, first_loss)
+            outcome = first_steps(trainer, first_loss)
+        found = self.ranks.of_rank_0(lambda: self._verdict(variant, outcome))
+        variant.why_not, variant.budget_used, variant.loss_difference = found
+
+    def _verdict(
+        self, variant: SpeedupVariant, outcome: Outcome
+    ) -> tuple[str | None, float | None, float | None]:
+        """Why a variant is not timed, the share of the budget used, and the loss difference."""
+        judgements = self._judgements(variant, outcome)
+        worst = max(judgements, key=lambda judgement: (not judgement.good, judgement.budget_used))
+        if not worst.good:
+            error = f"the error of {worst.name} is {worst.error:.2g}, its budget {worst.budget:.2g}"
+            return f"its results differ from the plain loop's: {error}", None, None
         if variant.exactness == EXACT:
-            found = judge("losses", losses.float(), self.plain_losses, self.reference)
-            if found.good:
-                variant.budget_used = found.budget_used
-            else:
-                error = f"the error of its first {STEPS} losses is {found.error:.2g}"
-                variant.why_not = (
-                    f"its losses differ from the plain loop's: {error}, its budget {found.budget:.2g}"
-                )
-        elif losses.isfinite().all():
-            difference = losses[-AT_THE_END:].mean() - self.reference[-AT_THE_END:].mean()
-            variant.loss_difference = difference.item()
-        else:
-            variant.why_not = f"its loss is not finite within {STEPS} steps"
+            return None, worst.budget_used, None
+        if not outcome.losses.isfinite().all():
+            return f"its loss is not finite within {STEPS} steps", None, None
+        difference = outcome.losses[-AT_THE_END:].mean() - self.reference.losses[-AT_THE_END:].mean()
+        return None, None, difference.item()
+
+    def _judgements(self, variant: SpeedupVariant, outcome: Outcome) -> list[Judgement]:
+        """Judge all gradients of the first step and, of an exact variant, the losses of the first steps."""
+        same = tuple(name for name in variant.speedups if CATALOGUE[name].exactness != EXACT)
+        if same not in self.plain_outcomes:
+            self.plain_outcomes[same] = first_steps(self._trainer(self.checked, same, self.device))
+        plain, reference = self.plain_outcomes[same], self.reference
+        sizes = {name: tuple(map(slice, value.shape)) for name, value in reference.gradients.items()}
+        # A vocabulary may be padded.
+        gradients = {name: value[sizes[name]] for name, value in outcome.gradients.items()}
+        eps = max(_EPS.get(name, 0.0) for name in ("", *same))
+        judgements = [*judge_all(gradients, plain.gradients, reference.gradients, eps=eps)]
+        if variant.exactness == EXACT:
+            judgements.append(judge("losses", outcome.losses, plain.losses, reference.losses, eps=eps))
+        return judgements
 
     def _pays(self, before: SpeedupVariant, variant: SpeedupVariant) -> bool:
         """Whether a speed-up stays: unless a short trial finds it slower than the set before it."""
@@ -297,35 +339,37 @@ class _Bench(Rounds):
             return True
         steps = {name: self.steps[name] for name in (before.name, variant.name)}
         repeats = {
-            name: repeats_for(step, block_seconds=BLOCK_SECONDS, resolution=0.0)
+            name: repeats_for(step, block_seconds=BLOCK_SECONDS, resolution=0.0, agree=self.agree)
             for name, step in steps.items()
         }
         samples = alternate(
-            steps, blocks=TRIAL_BLOCKS, repeats=repeats, warmup=0, most_seconds=2 * BLOCK_SECONDS
-        )
+            steps, blocks=TRIAL_BLOCKS, repeats=repeats, warmup=0, most_seconds=2 * BLOCK_SECONDS,
+            agree=self.agree,
+        )  # fmt: skip
         every = [*samples[before.name], *samples[variant.name]]
         self.block_seconds = max(self.block_seconds, *(sum(block) / 1000 for block in every))
         return ratio(samples[before.name], samples[variant.name], self.equivalence).verdict != "slower"
 
     def _fits(self, variant: SpeedupVariant) -> bool:
         """Whether a variant fits into the remaining time; if not, it is left out with this reason."""
+        why = self.ranks.of_rank_0(lambda: self._too_long(variant))
+        if why is not None:
+            self.left_out.append({"name": variant.name, "why": why})
+        return why is None
+
+    def _too_long(self, variant: SpeedupVariant) -> str | None:
+        """Why a variant does not fit into the remaining time; None if it does."""
+        copies = 1 + (self.ranks.connected and self.config.parallel != "fsdp")  # one without exchange
         left = self.seconds - (time.perf_counter() - self.began)
-        left -= ((len(self.steps) + 1) * (self.blocks + 4) + 2 * TRIAL_BLOCKS) * self.block_seconds
+        left -= ((len(self.steps) + copies) * (self.blocks + 4) + 2 * TRIAL_BLOCKS) * self.block_seconds
         needed = self.preparing
         if "compile" in variant.speedups:
-            needed += self.compiling
+            needed += copies * self.compiling
         if variant.name == "max-autotune":
-            needed = AUTOTUNING * max(COMPILING, needed)
-        if needed > left:
-            why = f"preparing it would take about {needed:.0f} s, and {max(0, left):.0f} s are left"
-            self.left_out.append({"name": variant.name, "why": f"{why} (--seconds)"})
-        return needed <= left
-
-
-def losses_of(trainer: Trainer, *losses: float) -> Tensor:
-    """The losses of the first `STEPS` steps, of which some are known: (STEPS,) float64 on the CPU."""
-    further = [trainer.train_step().item() for _ in range(STEPS - len(losses))]
-    return torch.tensor([*losses, *further], dtype=torch.float64)
+            needed = AUTOTUNING * max(copies * COMPILING, needed)
+        if needed <= left:
+            return None
+        return f"preparing it would take about {needed:.0f} s, and {max(0, left):.0f} s are left (--seconds)"
 
 
 def compare(

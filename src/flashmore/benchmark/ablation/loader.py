@@ -4,6 +4,7 @@ https://docs.pytorch.org/docs/stable/data.html
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flashmore.data.batches import IGNORE, Sequences
-from flashmore.training.dataset import WHOLE, Batch, Form, ItemDataset, Slice, shaped
+from flashmore.training.dataset import WHOLE, Batch, Form, ItemDataset, Slice, rows_of, shaped
 
 
 class LoadedDataset(ItemDataset):
@@ -23,25 +24,31 @@ class LoadedDataset(ItemDataset):
         self.order = data.order
         self._items = _Items(data.sequences)
         self._device = data.sequences.ids.device
-        self._next = -1  # the step that the loader comes to next
-        self._loaded: Iterator[list[Tensor]] = iter(())
+        self._loaders: dict[Slice, tuple[int, Iterator[list[Tensor]]]] = {}
+        """For each slice of a batch, a loader and the step that it comes to next."""
 
     def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
-        """As in `flashmore.training.dataset.Dataset`, of whole batches; steps in order share one loader."""
-        assert part == WHOLE
-        if step != self._next:
-            self._loaded = iter(DataLoader(self._items, batch_sampler=self._indices(step)))
-        self._next = step + 1
-        ids, targets = (rows.to(self._device) for rows in next(self._loaded))
-        return shaped(ids, targets, (targets != IGNORE).sum(1), form)
+        """As in `flashmore.training.dataset.Dataset`; steps in order share one loader."""
+        following, loader = self._loaders.get(part, (None, iter(())))
+        if step != following:
+            loader = iter(DataLoader(self._items, batch_sampler=self._indices(step, part)))
+        self._loaders[part] = step + 1, loader
+        ids, targets = (rows.to(self._device) for rows in next(loader))
+        batch = shaped(ids, targets, (targets != IGNORE).sum(1), form)
+        if part == WHOLE:
+            return batch
+        lengths = self.sequences.lengths
+        characters = lengths[self.order.indices(step).to(lengths.device)].sum()
+        return replace(batch, characters=characters)
 
     def to(self, device: torch.device) -> "LoadedDataset":
         """The same on another device."""
         return LoadedDataset(super().to(device))
 
-    def _indices(self, step: int) -> Iterator[list[int]]:
+    def _indices(self, step: int, part: Slice) -> Iterator[list[int]]:
         for following in count(step):
-            yield self.order.indices(following).tolist()
+            indices = self.order.indices(following)
+            yield indices[rows_of(len(indices), part)].tolist()
 
 
 class _Items(Dataset[tuple[Tensor, Tensor]]):

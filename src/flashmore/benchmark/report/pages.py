@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "cpu_name": "CPU",
     "cpu_count": "CPUs",
     "threads": "threads",
+    "ranks": "processes of torchrun",
     "memory_bytes": "main memory",
     "os": "system",
     "python": "Python",

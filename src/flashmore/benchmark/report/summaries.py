@@ -149,7 +149,7 @@ def _step_setting(found: Record, where: str) -> Setting:
     remarks = [f"skipped: {one['name']}: {one['why_not']}" for one in found["variants"] if not one["ok"]]
     steps = [variant["step_ms"] for variant in timed]
     pairs = zip(found["ratios"], steps[1:], strict=False)
-    remarks += doubts({_pair(ratio): (ratio, steps[0], step) for ratio, step in pairs})
+    remarks += [*doubts({_pair(ratio): (ratio, steps[0], step) for ratio, step in pairs}), *_exchange(timed)]
     comparable: Comparable = {f"{one['name']}, ms": one["step_ms"]["median"] for one in timed}
     comparable |= {_pair(ratio): _ratio_text(ratio) for ratio in found["ratios"]}
     if share is not None:
@@ -172,6 +172,20 @@ def share_sentence(found: Record) -> str:
     if found["most_gain"] is None:
         return f"{told}."
     return f"{told}: removing all of it would make the step at most {found['most_gain']:.2f} times as fast."
+
+
+def _exchange(timed: Sequence[Record]) -> list[str]:
+    """The share of communication in the step of each variant of several ranks, as one remark."""
+    found = [(one["name"], one["communication"]) for one in timed if "communication" in one]
+    shares = (
+        f"{name} {_percent(one['share'])} ({_percent(one['low'])} – {_percent(one['high'])})"
+        for name, one in found
+    )
+    return [f"Communication takes this share of a step (95 %): {', '.join(shares)}."] if found else []
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _of_ablation(record: Record, where: str) -> Summary:
@@ -225,6 +239,7 @@ def _ablation_setting(
     ratios = [one["ratio"] | {"more_blocks": 0} for one in timed if one["ratio"]]  # its verdict is not shown
     ratios += [one["ratio_before"] for one in timed if one["ratio_before"]]
     remarks = doubts({_pair(one): (one, steps.get(one["of"]), steps.get(one["to"])) for one in ratios})
+    remarks += _exchange(timed)
     for variant in timed:
         name, step, ratio = variant["name"], variant["step_ms"], variant["ratio"]
         total, added = ratio_cells(ratio, "none / this"), ratio_cells(variant["ratio_before"], before)

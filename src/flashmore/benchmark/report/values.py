@@ -92,12 +92,14 @@ def digits(value: float) -> str:
 
 
 def machine(environment: Record) -> str:
-    """The device and, for a CPU, the number of threads."""
+    """The device, the number of ranks if there are several and, for a CPU, of threads."""
     name: str = environment["device_name"] or environment["device"]
-    if environment["device"] != "cpu":
-        return name
-    threads = environment["threads"]
-    return f"{name}, {threads} thread{'s' * (threads != 1)}"
+    words, threads = [], environment["threads"]
+    if "ranks" in environment:
+        words.append(f"{environment['ranks']} ranks")
+    if environment["device"] == "cpu":
+        words.append(f"{threads} thread{'s' * (threads != 1)}")
+    return f"{name}, {' of '.join(words)}" if words else name
 
 
 PASSES = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from flashmore.backends.contract import attention_accuracy
 from flashmore.benchmark.attention.plan import SHARE_OF_FREE
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
-from flashmore.benchmark.variant import Rounds, Variant, torch_says
+from flashmore.benchmark.variant import Rounds, Variant, together
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE, Sequences
 from flashmore.errors import BackendUnavailable, ConfigError, UsageError
@@ -25,8 +25,10 @@ from flashmore.measuring.statistics import EQUIVALENCE, ratio
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
 from flashmore.models.config import ModelConfig
+from flashmore.parallel import ALONE, Ranks
+from flashmore.runs import LossScale
+from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, MUON_MOMENTUM
 from flashmore.training.resolve import resolve_attention, resolve_device
-from flashmore.training.step import mean_loss
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 30
@@ -39,8 +41,8 @@ MIB = 2**20
 STEPS = 20
 SCORES = {"cpu": 2**22, "cuda": 2**26, "mps": 2**22}
 """Largest (B, H, T, T) matrix compared with float64; above it, fewer rows, then shorter ones."""
-LOSS_SCALE = 1024.0
-"""Without loss scaling, float16 gradients underflow."""
+LOSS_SCALE = LossScale(1024.0, 0)
+"""Without loss scaling float16 gradients underflow, and with PyTorch's first scale they may overflow."""
 
 
 def bench_steps(
@@ -67,31 +69,32 @@ def bench_steps(
 
     Returns:
         A record of kind `step`: every variant with its numbers or the reason why it has none. After Ctrl-C it
-        has the completed rounds and is not `complete`.
+        has the completed rounds and is not `complete`. On several ranks, rank 0's counts.
 
     Raises:
-        DataError, ConfigError: see `task_at`.
+        DataError, ConfigError: see `task_at` and `together`.
         UsageError: no variant could be timed at any context.
     """
     found: list[dict[str, Any]] = []
     warnings: list[MeasurementWarning] = []
     complete = True
-    for context in contexts or (None,):
-        bench = _Bench(
-            task_at(config, context, shrink_batch=shrink_batch), variants, blocks, say, equivalence
-        )
-        bench.run(BLOCK_SECONDS, after_block)
-        found.append(bench.result())
-        where = f"context {found[-1]['context']:,}: " if len(contexts) > 1 else ""
-        warnings += [{**warning, "message": where + warning["message"]} for warning in bench.warnings]
-        complete = bench.complete
-        if not complete:
-            break
-    tried = [variant for one in found for variant in one["variants"]]
-    if complete and not any(variant["ok"] for variant in tried):
-        why = sorted({f"{variant['name']}: {variant['why_not']}" for variant in tried})
-        valid = "other --variants, a smaller --batch-size or --lengths"
-        raise UsageError("at least one variant that can be timed", "; ".join(why), valid)
+    options = {"variants": variants, "lengths": contexts, "blocks": blocks, "equivalence": equivalence}
+    with together(config, **options) as ranks:
+        for context in contexts or (None,):
+            task = task_at(config, context, shrink_batch=shrink_batch, ranks=ranks)
+            bench = _Bench(task, variants, blocks, say, equivalence)
+            bench.run(BLOCK_SECONDS, after_block)
+            found.append(bench.result())
+            where = f"context {found[-1]['context']:,}: " if len(contexts) > 1 else ""
+            warnings += [{**warning, "message": where + warning["message"]} for warning in bench.warnings]
+            complete = bench.complete
+            if not complete:
+                break
+        tried = [variant for one in found for variant in one["variants"]]
+        if complete and not any(variant["ok"] for variant in tried):
+            why = sorted({f"{variant['name']}: {variant['why_not']}" for variant in tried})
+            valid = "other --variants, a smaller --batch-size or --lengths"
+            raise ranks.common(UsageError("at least one variant that can be timed", "; ".join(why), valid))
     body = {"config": config.to_json(), **found[0], "further_contexts": found[1:], "warnings": warnings}
     return make_record("step", resolve_device(config.device), body, complete=complete)
 
@@ -107,7 +110,7 @@ class _Bench(Rounds):
         say: Callable[[str], None],
         equivalence: float,
     ) -> None:
-        super().__init__(task.config, task.device, blocks, say, equivalence)
+        super().__init__(task.config, task.device, blocks, say, equivalence, task.ranks)
         self.task, self.names = task, names
         self.gate = Gate(task)
         self.notes += task.notes
@@ -116,28 +119,31 @@ class _Bench(Rounds):
 
     def prepare(self) -> None:
         """Refuse or check every variant, and measure its memory."""
-        names = [self._settled(name) for name in self.names or self._default()]
+        names = self.ranks.of_rank_0(lambda: [self._settled(name) for name in self.names or self._default()])
         for number, name in enumerate(names):
             times = 1 + names[:number].count(name)
             self.variants[name if times == 1 else f"{name} ({times})"] = Variant(name)
         check = cache(self._check)  # a name may be repeated
         for key, variant in self.variants.items():
             self.say(f"checking {variant.name} at context {self.task.model_config.block_size:,}")
+            self.agree(0.0)
             try:
                 variant.why_not, variant.budget_used = check(variant.name)
                 if variant.ok:
-                    self.steps[key] = self._ready_step(variant)
+                    self._ready(key, variant)
             except (RuntimeError, MemoryError) as error:
-                variant.why_not = torch_says(error)
+                self.fail(variant, error)
         if self.gate.note and any(variant.budget_used is not None for variant in self.variants.values()):
             self.notes.append(self.gate.note)
         if timed := [variant for variant in self.variants.values() if variant.ok]:
-            self.steps[ATTENTION_ALONE] = attention_alone(timed[0].name, self.task)
+            rows = self.task.config.batch_size // self.ranks.size
+            own = replace(self.task, config=replace(self.task.config, batch_size=rows))
+            self.steps[ATTENTION_ALONE] = attention_alone(timed[0].name, own)
 
     def result(self) -> dict[str, Any]:
         """The results so far, as in a record."""
         for key, variant in self.variants.items():
-            variant.take(self.samples.get(key, []))
+            self.take(key, variant)
         timed = [variant for variant in self.variants.values() if variant.ok]
         alone = self.samples.get(ATTENTION_ALONE, [])
         share = ratio(alone, timed[0].samples_ms) if timed else None
@@ -187,14 +193,8 @@ class _Bench(Rounds):
 
     def _check(self, name: str) -> tuple[str | None, float | None]:
         """Why a backend is not timed, or None and the share of the error budget that it uses."""
-        config, model_config = self.task.config, self.task.model_config
-        free, threads = SHARE_OF_FREE * free_bytes(self.device), torch.get_num_threads()
-        needed = activation_bytes(name, model_config, config, device=self.device.type, threads=threads)
-        needed += weights_bytes(model_config)
-        if needed > free:
-            return f"it needs about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are available", None
-        if reasons := self._reasons(name, config, model_config):
-            return "; ".join(reasons), None
+        if refused := self.ranks.of_rank_0(lambda: self._refusal(name)):
+            return refused, None
         judgements = self.gate.judgements(name)
         bad = [judgement for judgement in judgements if not judgement.good]
         if not bad:
@@ -204,16 +204,27 @@ class _Bench(Rounds):
         count = f"({len(bad)} of {len(judgements)} checks failed)"
         return f"its error is too large for its precision: {found} {count}", None
 
-    def _ready_step(self, variant: Variant) -> Callable[[], object]:
-        """Make one training step a synchronised call, warm it up, and measure its memory."""
-        model_config = replace(self.task.model_config, attention=variant.name)
-        trainer = Trainer(self.task.config, model_config, self.task.dataset(), self.device)
+    def _refusal(self, name: str) -> str | None:
+        """Why a backend is not even checked: too little memory, or it cannot run; None if it can."""
+        task, free = self.task, SHARE_OF_FREE * free_bytes(self.device)
+        config = replace(task.config, batch_size=task.rows)
+        needed = activation_bytes(
+            name, task.model_config, config, device=self.device.type, threads=torch.get_num_threads()
+        )
+        weights = weights_bytes(task.model_config)
+        needed += weights // self.ranks.size if task.sharded else weights * (1 + self.ranks.connected)
+        if needed > free:
+            return f"it needs about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are available"
+        return "; ".join(self._reasons(name, config, task.model_config)) or None
 
-        def step() -> float:
-            return trainer.train_step().item()
-
-        variant.warm_up(trainer, step)
-        return step
+    def _ready(self, key: str, variant: Variant) -> None:
+        """Make one training step a synchronised call."""
+        task, model_config = self.task, replace(self.task.model_config, attention=variant.name)
+        data = task.dataset()
+        trainer = Trainer(
+            task.config, model_config, data, self.device, ranks=self.ranks, sharded=task.sharded
+        )
+        self.add(key, variant, trainer, lambda trainer: lambda: trainer.train_step().item())
 
 
 def most_gain(share: float) -> float | None:
@@ -221,8 +232,8 @@ def most_gain(share: float) -> float | None:
     return 1 / (1 - share) if share < 1 else None
 
 
-class _Outcome(NamedTuple):
-    """The results of one backend in one precision, on the CPU."""
+class Outcome(NamedTuple):
+    """The results of one variant in one precision, on the CPU of rank 0; see `first_steps`."""
 
     gradients: dict[str, Tensor]
     losses: Tensor
@@ -232,7 +243,8 @@ class Gate:
     """Checks before timing: a backend that does not train correctly is not timed.
 
     Three things are compared with `manual` in float64, by the budget of `flashmore.measuring.accuracy`, whose
-    plain computation is `manual` in the precision under test:
+    plain computation is `manual` in the precision under test. Several ranks share the steps under test, and
+    rank 0 alone makes those that they are compared with.
 
     1. attention alone, output and gradients, at the step's shape, on random inputs. In 16 bits this is the
        most sensitive: in an untrained model attention is nearly uniform, and rounding hides a wrong scale.
@@ -248,6 +260,7 @@ class Gate:
         B, T = affordable(task)
         rows, length = task.config.batch_size, task.model_config.block_size
         ids, targets = task.data.ids[:, :T], task.data.targets[:, :T]
+        self.ranks = task.ranks
         self.task = replace(
             task,
             config=replace(task.config, batch_size=B, dropout=0.0, attention_dropout=0.0),
@@ -265,8 +278,12 @@ class Gate:
             BackendUnavailable: the backend cannot run here.
             ConfigError: training fails in float64, so there is no reference.
         """
+        is_plain = backend == "manual" and not self.ranks.connected
+        answer = self._plain if is_plain else first_steps(self._trainer(backend, self.ranks))
+        return self.ranks.of_rank_0(lambda: self._judged(backend, answer))
+
+    def _judged(self, backend: str, answer: Outcome) -> list[Judgement]:
         reference, plain = self._reference, self._plain
-        answer = plain if backend == "manual" else self._run(backend)
         dtype = getattr(torch, self.task.config.dtype)
         eps = torch.finfo(dtype).eps
         gradients = judge_all(answer.gradients, plain.gradients, reference.gradients, eps=eps)
@@ -283,31 +300,26 @@ class Gate:
         return attention_accuracy(backend, q, k, v, causal=True)
 
     @cached_property
-    def _reference(self) -> _Outcome:
-        outcome = self._run("manual", double=True)
+    def _reference(self) -> Outcome:
+        outcome = first_steps(self._trainer("manual", double=True))
         if not outcome.losses.isfinite().all():
             raise diverged("backends")
         return outcome
 
     @cached_property
-    def _plain(self) -> _Outcome:
-        return self._run("manual")
+    def _plain(self) -> Outcome:
+        return first_steps(self._trainer("manual"))
 
-    def _trainer(self, backend: str, *, double: bool = False) -> Trainer:
+    def _trainer(self, backend: str, ranks: Ranks = ALONE, *, double: bool = False) -> Trainer:
         task = self.task
         model_config, data = replace(task.model_config, attention=backend), task.dataset()
         if not double:
-            return Trainer(task.config, model_config, data, task.device)
+            sharded = ranks.connected and task.sharded
+            return Trainer(task.config, model_config, data, task.device, ranks=ranks, sharded=sharded)
         device = float64_device(task.device)
         trainer = Trainer(replace(task.config, dtype="float32"), model_config, data.to(device), device)
         trainer.model.double()
         return trainer
-
-    def _run(self, backend: str, *, double: bool = False) -> _Outcome:
-        trainer = self._trainer(backend, double=double)
-        gradients = first_gradients(trainer)
-        losses = [trainer.train_step().cpu() for _ in range(STEPS)]
-        return _Outcome(gradients, torch.stack(losses))
 
 
 def diverged(what: str) -> ConfigError:
@@ -317,23 +329,39 @@ def diverged(what: str) -> ConfigError:
     return ConfigError(f"a reference to check {what} against", found, valid)
 
 
-def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
-    """Gradients of the first batch's loss for every parameter, before clipping, on the CPU."""
-    batch = trainer.batch(0)
-    scale = LOSS_SCALE if trainer.config.dtype == "float16" else 1.0
-    with trainer.step.precision():
-        loss = mean_loss(trainer.model(batch.ids, *batch.extra), batch.targets)
-    named = dict(trainer.model.named_parameters())
-    gradients = torch.autograd.grad(loss * scale, list(named.values()))
-    return {name: (g / scale).cpu() for name, g in zip(named, gradients, strict=True)}
+def first_steps(trainer: Trainer, first_loss: Tensor | None = None) -> Outcome:
+    """Make the first `STEPS` steps, together with the other ranks that share their batches.
+
+    Args:
+        trainer: has made no step, or the first one.
+        first_loss: what that step returned.
+
+    Returns:
+        The gradients of all parameters in the first step, after clipping, and the losses of all steps. The
+        gradients are those that the optimizer received: its first moments began at zero.
+    """
+    if first_loss is None:
+        if trainer.config.dtype == "float16":
+            trainer.step.loss_scale = LOSS_SCALE
+        first_loss = trainer.train_step()
+    decays = {ADAMW_MOMENTS[0]: trainer.config.beta1, MUON_MOMENTS[0]: MUON_MOMENTUM}
+    state = trainer.optimizer_state()
+    gradients = {
+        name: state[f"{moment}.{name}"].cpu() / (1 - decay)
+        for name, _ in trainer.model.named_parameters()
+        for moment, decay in decays.items()
+        if f"{moment}.{name}" in state
+    }
+    losses = [trainer.total(first_loss), *(trainer.total(trainer.train_step()) for _ in range(STEPS - 1))]
+    return Outcome(gradients, torch.tensor(losses, dtype=torch.float64))
 
 
 def affordable(task: Task) -> tuple[int, int]:
     """The number of rows and positions to compare with float64."""
     B, T = task.config.batch_size, task.model_config.block_size
-    most = SCORES[task.device.type] // task.model_config.n_head
-    while B > 1 and most < B * T * T:
-        B //= 2
+    most, slices = SCORES[task.device.type] // task.model_config.n_head, task.config.batch_size // task.rows
+    while slices < B and most < B * T * T:
+        B = max(slices, B // 2 // slices * slices)
     while T > 1 and most < B * T * T:
         T //= 2
     return B, T

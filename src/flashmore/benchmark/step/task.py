@@ -12,12 +12,13 @@ from flashmore.data.batches import Sequences, encode_items
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError
 from flashmore.models.config import ModelConfig
+from flashmore.parallel import ALONE, Ranks
 from flashmore.rules import AttentionCall
 from flashmore.specs import backends, model_spec, usable
 from flashmore.training.corpus import Corpus, read_corpus
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.fit import fit
-from flashmore.training.resolve import resolve_device, resolve_model
+from flashmore.training.resolve import resolve_device, resolve_model, resolve_parallel
 from flashmore.training.step import precision_of
 
 KEPT_CHANNELS = 20
@@ -42,36 +43,53 @@ class Task:
     device: torch.device
     notes: tuple[str, ...] = ()
     """Deviations from the config, and why."""
+    ranks: Ranks = ALONE
+    """The processes that share each batch."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch that are in memory together."""
+        return self.config.batch_size // self.ranks.slices(self.config)[0][1]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank keeps a share of the model only."""
+        return self.ranks.connected and self.config.parallel == "fsdp"
 
     def dataset(self) -> ItemDataset:
         """The data in batches."""
         return ItemDataset(self.data, self.config.batch_size, self.config.seed)
 
 
-def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> Task:
+def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool, ranks: Ranks = ALONE) -> Task:
     """Read the data and prepare it for one context.
 
     Args:
         context: T, for rows from a stream of all training names; None means the data's own, with one padded
             name per row, as in training.
         shrink_batch: use fewer of longer rows, so that a step has about as many positions as with the data's
-            own context.
+            own context, and at least one for each slice.
+        ranks: the processes that share each batch.
 
     Raises:
         DataError: see `flashmore.training.corpus.read_corpus`.
-        ConfigError: a model without attention, a context below 1 or longer than the stream.
+        ConfigError: a model without attention, a context below 1 or longer than the stream, a batch that the
+            ranks cannot share equally.
     """
-    if not model_spec(config.model).attends:
-        raise ConfigError("a model with attention", config.model, "--model transformer")
-    device, corpus = resolve_device(config.device), read_items(config)
-    config = fit(config, corpus)[0]
-    model_config = resolve_model(config, corpus)
+    device, asked = resolve_device(config.device), config
+
+    def read() -> tuple[Corpus, TrainConfig, ModelConfig]:
+        if not model_spec(asked.model).attends:
+            raise ConfigError("a model with attention", asked.model, "--model transformer")
+        return read_items(asked, device, ranks)
+
+    corpus, config, model_config = ranks.of_rank_0(read)
     if context is None:
         data = encode_items(corpus.split.train, corpus.vocabulary, corpus.block_size, device)
-        return Task(config, model_config, data, device)
-    data = _stream(corpus, context, device)
-    positions = config.batch_size * corpus.block_size
-    batch = max(1, round(positions / context)) if shrink_batch else config.batch_size
+        return Task(config, model_config, data, device, ranks=ranks)
+    data = ranks.of_rank_0(lambda: _stream(corpus, context, torch.device("cpu"))).to(device)
+    positions, slices = config.batch_size * corpus.block_size, ranks.slices(config)[0][1]
+    batch = slices * max(1, round(positions / context / slices)) if shrink_batch else config.batch_size
     notes = []
     if batch != config.batch_size:
         size = f"{batch * context:,} positions a step, against {positions:,}"
@@ -79,17 +97,26 @@ def task_at(config: TrainConfig, context: int | None, *, shrink_batch: bool) -> 
             f"batch {batch}, not {config.batch_size}, at context {context:,}: {size} (--batch-size sets it)"
         )
     config, model_config = replace(config, batch_size=batch), replace(model_config, block_size=context)
-    return Task(config, model_config, data, device, tuple(notes))
+    return Task(config, model_config, data, device, tuple(notes), ranks)
 
 
-def read_items(config: TrainConfig) -> Corpus:
-    """Read the items of a config; as `read_corpus`, but a long text and a prepared list are refused."""
+def read_items(
+    config: TrainConfig, device: torch.device, ranks: Ranks
+) -> tuple[Corpus, TrainConfig, ModelConfig]:
+    """Read the items of a config, and resolve its options and the model's sizes; not yet the attention.
+
+    Raises:
+        DataError, ConfigError: see `flashmore.training.corpus.read_corpus`; a long text or a prepared list;
+            sizes or a batch that are refused.
+    """
     if config.mode == "text":
         raise ConfigError("items, one per line", "--mode text", "--mode items, which is the default")
     corpus = read_corpus(config)
     if corpus.stored is not None:
         raise ConfigError("items, one per line", f"{config.file}, a prepared list", "a list in a text file")
-    return corpus
+    config = fit(config, corpus)[0]
+    model_config = resolve_model(config, corpus)
+    return corpus, resolve_parallel(config, model_config, device, ranks), model_config
 
 
 def _stream(corpus: Corpus, context: int, device: torch.device) -> Sequences:
