@@ -166,7 +166,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def command(verb: str, file: Path, *more: str | Path) -> list[str]:
     options = {
         "n-layer": 1, "n-head": 2, "n-embd": 16, "batch-size": 8, "max-steps": 6, "warmup-steps": 2,
-        "eval-interval": 3, "dropout": 0, "optimizer": "muon", "ngram-smoothing": 0.4, "attention": "flash",
+        "eval-interval": 3, "dropout": 0, "optimizer": "adamw", "ngram-smoothing": 0.4, "attention": "flash",
         "threads": 1,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
