@@ -41,12 +41,15 @@ from flashmore.ranks import world_size
 from flashmore.specs import backends, model_spec
 from flashmore.terminal import say
 from flashmore.training.dataset import Batch, shaped
+from flashmore.training.products import use_onednn
 from flashmore.training.update import Buffers, Update
 
 CACHE_VERSION = 1
 VOCABULARY_MULTIPLE = 32
 CONTEXT_MULTIPLE = 8
 """To these multiples vocabulary and context are padded, where the model's parameters allow it."""
+TOKENS_MULTIPLE = 16
+"""To this multiple the packed tokens of a batch are padded, because oneDNN generates code for each number."""
 UNUSED = -1e9
 """Added to the logits of ids that the vocabulary does not have: their probability is exactly 0."""
 LARGEST_LIBRARY, LARGEST_NOTE = 2**30, 2**20
@@ -157,7 +160,7 @@ def _code_digest() -> str:
     """A digest of the code of which steps consist: after a change they must be compiled again."""
     package = Path(__file__).parents[1]
     files = [*(package / "models").glob("*.py"), *(package / "backends").glob("*.py")]
-    names = ("ahead.py", "optimizers.py", "step.py", "update.py")
+    names = ("ahead.py", "optimizers.py", "products.py", "step.py", "update.py")
     files += [Path(__file__).with_name(name) for name in names]
     texts = (f"{path.name}\0{path.read_text(encoding='utf-8')}\0" for path in sorted(files))
     return hashlib.sha256("".join(texts).encode()).hexdigest()
@@ -209,9 +212,20 @@ def _inputs(program: Program, batch: Batch) -> tuple[Tensor, ...]:
         ids, targets = F.pad(ids, (0, more)), F.pad(targets, (0, more), value=IGNORE)  # (B, T)
         smooth = None if smooth is None else F.pad(smooth, (0, 0, 0, more))
     else:
-        places = segments.places + segments.places // segments.longest * more
         rows = (x.view(program.rows, -1) for x in (segments.tokens, segments.real))
-        extra = (segments.positions, places, *(F.pad(x, (0, more)).flatten() for x in rows))
+        tokens, real = (F.pad(x, (0, more)).flatten() for x in rows)
+        places = segments.places + segments.places // segments.longest * more
+        N = len(ids)
+        added = min(_multiple(N, TOKENS_MULTIPLE), len(real)) - N
+        if added:
+            # Additional tokens read from a place that is padding, which gives them no gradient.
+            places = F.pad(places, (0, added), value=int(real.byte().argmin()))
+            ids, positions = (F.pad(x, (0, added)) for x in (ids, segments.positions))
+            targets = F.pad(targets, (0, added), value=IGNORE)
+            smooth = None if smooth is None else F.pad(smooth, (0, 0, 0, added))
+        else:
+            positions = segments.positions
+        extra = (positions, places, tokens, real)
     if smooth is not None:
         extra = (*extra, F.pad(smooth, (0, V - smooth.size(-1))))
     return ids, targets, *extra
@@ -389,6 +403,7 @@ def _exported(program: Program) -> torch.export.ExportedProgram:
 
     with mode, _compiling():
         graph = make_fx(step, tracing_mode="symbolic")(*(fake(i, x) for i, x in enumerate(tensors)))
+    use_onednn(graph)
     length = torch.export.Dim("tokens", min=2, max=program.rows * program.model.block_size)
     shapes = tuple({0: length} if index in open_length else None for index in range(len(tensors)))
     return torch.export.export(graph, tensors, dynamic_shapes=shapes)
