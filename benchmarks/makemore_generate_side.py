@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from flashmore.data.vocabulary import EOS
 from flashmore.generation.draw import draw, random_numbers
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import load_model
 from flashmore.runs import Run
 from makemore_model import import_makemore, their_model
 

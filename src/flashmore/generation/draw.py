@@ -3,6 +3,7 @@
 Shape letters: B batch, T positions, V vocabulary, R rows of logits.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,11 @@ def random_numbers(seed: int) -> RandomState:
     return RandomState([seed & 0xFFFFFFFF] if seed < 2**32 else [seed & 0xFFFFFFFF, seed >> 32])
 
 
+def seed_of(options: GenerateOptions) -> int:
+    """The seed of the options, or a random one."""
+    return secrets.randbelow(2**32) if options.seed is None else options.seed
+
+
 @torch.inference_mode()
 def draw(
     model: nn.Module,
@@ -77,12 +83,13 @@ def draw(
     count = len(own)
     start = torch.tensor([[EOS, *prefix]], device=device)  # (1, T)
     decoder = decoder_for(model, count)
-    logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, T, V)
+    logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, V)
     ids = torch.full((context, count), EOS, device=host)
     log_probs = torch.zeros(context, count, dtype=torch.float64, device=host)
     ids[:known] = start[0, 1:, None].to(host)
-    log_probs[:known] = logits[0, :known].double().log_softmax(-1).gather(1, ids[:known, :1])
-    logits = logits[:, -1]  # (R, T, V) -> (R, V)
+    if known:
+        of_prefix = model(start[:, :-1])[0].to(host).double().log_softmax(-1)  # (1, T) -> (T, V)
+        log_probs[:known] = of_prefix.gather(1, ids[:known, :1])
     draws = torch.arange(count, device=host)  # (B,) those that go on
     rows = draws if apart else torch.zeros_like(draws)  # (B,) which row of the logits is theirs
     for position, number in enumerate(own.T.contiguous().to(host), start=known):

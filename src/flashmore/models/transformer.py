@@ -56,10 +56,11 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C)."""
+    def forward(self, x: Tensor, segments: Segments | None = None, kept: Tensor | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C); `kept` as in `remember`."""
         heads = (3, self.n_head, x.size(-1) // self.n_head)
-        q, k, v = self.c_attn(x).unflatten(-1, heads).unbind(-3)  # (…, 3C) -> 3 × (…, H, D)
+        qkv = self.c_attn(x) if kept is None else self.remember(x, kept)  # (…, 3C)
+        q, k, v = qkv.unflatten(-1, heads).unbind(-3)  # (…, 3C) -> 3 × (…, H, D)
         dropout_p = self.dropout_p if self.training else 0.0
         if segments is None:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, T, H, D) -> (B, H, T, D)
@@ -69,24 +70,42 @@ class CausalSelfAttention(nn.Module):
         projected: Tensor = self.c_proj(y.flatten(-2))  # (…, H, D) -> (…, C)
         return projected
 
-    def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Write the keys and values of x (N, C) to `places` (N,) of `kept`; return the queries (N, C)."""
-        C = x.size(1)
-        qkv: Tensor = self.c_attn(x)  # (N, 3C)
-        kept.index_copy_(0, places, qkv[:, C:])
-        return qkv[:, :C]
+    def remember(self, x: Tensor, kept: Tensor) -> Tensor:
+        """Map (B, T, C) to queries, keys and values (B, T, 3C), and write the latter two to `kept`.
 
-    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+        It has room for at least T positions, which come first: (T, B, 2C).
+        """
+        C = x.size(2)
+        qkv: Tensor = self.c_attn(x)  # (B, T, 3C)
+        kept[: x.size(1)] = qkv[..., C:].transpose(0, 1)  # (B, T, 2C) -> (T, B, 2C)
+        return qkv
+
+    def step(self, x: Tensor, kept: Tensor, length: int, places: Tensor | None = None) -> Tensor:
         """Map only the last position, (B, C) to (B, C), in evaluation mode.
 
-        `kept` (N, 2C) holds keys and values, also those of the last position, and `places` (T, B) int64 the
-        row of each position of each sequence in it.
+        Args:
+            x: (B, C).
+            kept: at least (T, B, 2C), keys and values of the earlier positions, and room for those of the
+                last one; with places (N, 2C).
+            length: T, the number of positions.
+            places: (T, B) int64, the row in `kept` of each position of each sequence.
         """
-        heads = (self.n_head, x.size(1) // self.n_head)  # (H, D)
-        q = self.remember(x, kept, places[-1])  # (B, C)
-        k, v = F.embedding(places, kept).chunk(2, dim=2)  # (T, B, 2C) -> 2 × (T, B, C)
-        q, k, v = (part.view(*part.shape[:-1], *heads) for part in (q, k, v))  # C -> H, D
-        projected: Tensor = self.c_proj(attend_last(q, k, v).flatten(1))  # (B, H, D) -> (B, C)
+        B, C = x.shape
+        q, new = self.c_attn(x).split((C, 2 * C), dim=1)  # (B, 3C) -> (B, C), (B, 2C)
+        if places is None:
+            kept[length - 1] = new
+            rows = kept[:length]  # (T, B, 2C)
+        else:
+            kept.index_copy_(0, places[-1], new)
+            rows = F.embedding(places, kept)  # (T, B, 2C)
+        q = q.view(B, self.n_head, -1)  # (B, C) -> (B, H, D)
+        k, v = rows.view(length, B, 2, self.n_head, -1).unbind(2)  # (T, B, 2C) -> 2 × (T, B, H, D)
+        if places is None:
+            k, v = (part.permute(1, 2, 0, 3) for part in (k, v))  # (T, B, H, D) -> (B, H, T, D)
+            y = attention(q.unsqueeze(2), k, v, backend="sdpa")  # (B, H, 1, D)
+        else:
+            y = attend_last(q, k, v)  # (B, H, D)
+        projected: Tensor = self.c_proj(y.reshape(B, C))  # (B, H, D) -> (B, C)
         return projected
 
 
@@ -127,15 +146,15 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C)."""
-        x = x + self.dropout(self.attention(self.ln_1(x), segments))
+    def forward(self, x: Tensor, segments: Segments | None = None, kept: Tensor | None = None) -> Tensor:
+        """As `CausalSelfAttention.forward`."""
+        x = x + self.dropout(self.attention(self.ln_1(x), segments, kept))
         out: Tensor = x + self.dropout(self.mlp(self.ln_2(x)))
         return out
 
-    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+    def step(self, x: Tensor, kept: Tensor, length: int, places: Tensor | None = None) -> Tensor:
         """As `CausalSelfAttention.step`."""
-        x = x + self.attention.step(self.ln_1(x), kept, places)
+        x = x + self.attention.step(self.ln_1(x), kept, length, places)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -207,25 +226,33 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and fill the KV cache for `step`.
+    def prefill(self, ids: Tensor, cache: Tensor) -> Tensor:
+        """Map ids (B, T) int64 to the logits of the last position, (B, V), and fill the KV cache for `step`.
 
-        `cache` (L, N, 2C) has the `kept` of every block; `places` as in `CausalSelfAttention.step`.
+        The last block computes only keys and values of the other positions.
+
+        Args:
+            ids: (B, T), T at most the context.
+            cache: at least (L, T, B, 2C), the `kept` of every block.
         """
-        x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
+        T = ids.size(1)
+        x = self.wte(ids) + self.wpe.weight[:T]  # (B, T, C)
         block: Any
-        for block, kept in zip(self.blocks, cache, strict=True):
-            block.attention.remember(block.ln_1(x).flatten(0, 1), kept, places.T.flatten())
-            x = block(x)  # (B, T, C)
-        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
+        *blocks, last = zip(self.blocks, cache, strict=True)
+        for block, kept in blocks:
+            x = block(x, kept=kept)  # (B, T, C)
+        block, kept = last
+        block.attention.remember(block.ln_1(x[:, :-1]), kept)
+        x = block.step(x[:, -1], kept, T)  # (B, C)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
 
-    def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map only the last ids, (B,) int64, to logits (B, V); the rest as in `prefill`."""
-        x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
+    def step(self, ids: Tensor, cache: Tensor, length: int, places: Tensor | None = None) -> Tensor:
+        """Map only the last ids, (B,) int64, to logits (B, V); the rest as in `CausalSelfAttention.step`."""
+        x = self.wte(ids) + self.wpe.weight[length - 1]  # (B, C)
         block: Any
         for block, kept in zip(self.blocks, cache, strict=True):
-            x = block.step(x, kept, places)  # (B, C)
+            x = block.step(x, kept, length, places)  # (B, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
 
