@@ -115,7 +115,7 @@ def test_all_linear_layers_of_a_float32_model_are_packed_and_share_their_weights
     kinds = [type(module) for module in model.modules()]
     assert kinds.count(PackedLinear) == 2 * 4 + 1
     assert nn.Linear not in kinds
-    assert model.lm_head.weight is model.wte.weight
+    assert model.get_parameter("lm_head.weight") is model.get_parameter("wte.weight")
     ids = torch.randint(V, (3, 8), generator=torch.Generator().manual_seed(6))
     torch.testing.assert_close(model(ids), plain(ids), rtol=1e-5, atol=1e-6)
 
