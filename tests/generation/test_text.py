@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flashmore.generation import packed
 from flashmore.generation.draw import next_probabilities
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.packed import PackedLinear, pack
 from flashmore.generation.text import continuations
+from flashmore.models import packed
 from flashmore.models.config import ModelConfig
+from flashmore.models.packed import PackedLinear, pack
 from flashmore.models.registry import build
 
 V = 6

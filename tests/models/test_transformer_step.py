@@ -38,8 +38,9 @@ def test_every_position_after_every_prefix_gives_the_logits_of_forward(
     cache = torch.full((L, CONTEXT, batch, 2 * C), torch.nan, dtype=torch.float64)
     logits = model.prefill(ids[:, :first], cache)
     torch.testing.assert_close(logits, expected[:, first - 1], rtol=1e-10, atol=1e-10)
+    step = model.steps(cache)
     for position in range(first, CONTEXT):
-        logits = model.step(ids[:, position], cache, position + 1)
+        logits = step(ids[:, position], position + 1)
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
 
 
@@ -54,7 +55,7 @@ def test_keys_and_values_may_be_anywhere_in_the_cache(model: Transformer) -> Non
     cache = torch.full((L, CONTEXT * batch, 2 * C), torch.nan, dtype=torch.float64)
     cache[:, places[:first]] = ordered
     for position in range(first, CONTEXT):
-        logits = model.step(ids[:, position], cache, position + 1, places[: position + 1])
+        logits = model.step(ids[:, position], cache, places[: position + 1])
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
 
 
@@ -66,19 +67,22 @@ def test_sequences_share_what_they_began_with(model: Transformer) -> None:
     model.prefill(ids[:1, :5], cache.unsqueeze(2))
     shared = torch.arange(5).unsqueeze(1)
     places = torch.cat((shared.expand(-1, 4), torch.tensor([[9, 5, 7, 6]])))
-    logits = model.step(ids[:, 5], cache, 6, places)
+    logits = model.step(ids[:, 5], cache, places)
     torch.testing.assert_close(logits, model(ids[:, :6])[:, -1], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("places", [None, torch.arange(18).view(6, 3)], ids=["in order", "listed"])
+@pytest.mark.parametrize("in_order", [True, False])
 @torch.inference_mode()
-def test_a_step_writes_at_its_own_places_alone(model: Transformer, places: Tensor | None) -> None:
+def test_a_step_writes_at_its_own_places_alone(model: Transformer, in_order: bool) -> None:
     ids = some_ids(3)
-    cache = torch.zeros(L, 20, 2 * C, dtype=torch.float64)
-    in_order = cache[:, :18].view(L, 6, 3, 2 * C)
-    model.prefill(ids[:, :5], in_order)
+    cache = torch.zeros(L, 30, 2 * C, dtype=torch.float64)
+    rows = cache.view(L, 10, 3, 2 * C)
+    model.prefill(ids[:, :5], rows)
     before = cache.clone()
-    model.step(ids[:, 5], in_order if places is None else cache, 6, places)
+    if in_order:
+        model.steps(rows)(ids[:, 5], 6)
+    else:
+        model.step(ids[:, 5], cache, torch.arange(18).view(6, 3))
     assert torch.equal(cache[:, :15], before[:, :15])
     assert (cache[:, 15:18] != 0).all()
     assert (cache[:, 18:] == 0).all()

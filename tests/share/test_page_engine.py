@@ -153,7 +153,7 @@ def test_pick_is_that_of_generate(ask: Ask) -> None:
     for row in rows:
         probabilities = torch.tensor([row], dtype=torch.float64).expand(len(numbers), -1)
         places = torch.arange(len(numbers))
-        expected = pick(probabilities, places, torch.tensor(numbers, dtype=torch.float64)).tolist()
+        expected = pick(probabilities, torch.tensor(numbers, dtype=torch.float64), places).tolist()
         found = ask(None, *({"ask": "pick", "probabilities": row, "number": number} for number in numbers))
         assert found == expected
 

@@ -3,6 +3,7 @@
 Shape letters: B batch, T positions, C channels, V vocabulary, L layers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,58 +36,60 @@ class Decoder:
 
 
 _NUMBERS = 2**16
-"""Most numbers in the hidden state of the sequences that are prefilled together, if they are several."""
+"""About the size of the hidden states, B × T × C, of sequences that are prefilled together."""
 
 
 class CachedDecoder(Decoder):
     """The same with a KV cache for at most `most` sequences: a step computes only one position.
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
-    (https://arxiv.org/abs/1911.02150), section 2.4.1. Entries are written once and never move. Sequences that
-    branch or end have a list of places each, so that they share prefixes and are dropped without copying, a
-    simplified form of Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4. Until then the places
-    follow from position and sequence, and nothing has to be gathered.
+    (https://arxiv.org/abs/1911.02150), section 2.4.1. Entries are written once and never move. Position t of
+    sequence b of B is entry t·B + b, so that attention reads the cache in place. From the first step that
+    repeats or drops sequences, each has a list of places instead: they share prefixes and are dropped without
+    copying, a simplified form of Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4.
 
-    The model has `prefill` and `step` as `Transformer` has them.
+    The model has `prefill`, `steps` and `step` as `Transformer` has them.
     """
 
     def __init__(self, model: nn.Module, most: int) -> None:
         super().__init__(model)
         config: ModelConfig = self._model.config
-        sizes = (config.n_layer, most * config.block_size, 2 * config.n_embd)
+        self._context = config.block_size
+        sizes = (config.n_layer, most * self._context, 2 * config.n_embd)
         self._cache = next(model.parameters()).new_empty(sizes)  # (L, N, 2C)
-        self._places: Tensor | None = None  # (T, B) int64, cache row of each position of each sequence
-        self._used = self._length = 0  # rows in use; T
+        self._in_order = self._cache[:, :0].unsqueeze(2)[:, :, :0]  # (L, T, B, 2C), the same entries
+        self._step: Callable[[Tensor, int], Tensor] | None = None  # for B sequences in order
+        self._places: Tensor | None = None  # (T, B) int64, entry of each position of each sequence
+        self._length = self._used = 0  # T; entries in use
 
     def start(self, ids: Tensor) -> Tensor:
         """As in `Decoder`."""
-        self._places, self._used, self._length = None, ids.numel(), ids.size(1)
+        count, self._length = ids.shape
+        self._places, self._used = None, ids.numel()
+        if self._in_order.size(2) != count:
+            entries = self._cache[:, : self._context * count]
+            self._in_order = entries.view(len(entries), self._context, count, entries.size(2))
+            self._step = None
         # Some sequences at a time, so that their activations stay in the CPU's caches.
-        some = max(1, _NUMBERS // (ids.size(1) * self._model.config.n_embd))
-        ways = -(-len(ids) // some)
-        parts = zip(ids.chunk(ways), self._in_order(len(ids)).chunk(ways, dim=2), strict=True)
+        ways = max(1, ids.numel() * self._model.config.n_embd // _NUMBERS)
+        parts = zip(ids.chunk(ways), self._in_order.chunk(ways, dim=2), strict=True)
         return torch.cat([self._model.prefill(*part) for part in parts])  # (B, V)
 
     def extend(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """As in `Decoder`."""
-        if rows is not None:
-            if self._places is None:
-                self._places = torch.arange(self._used, device=ids.device).view(self._length, -1)  # (T, B)
-            self._places = self._places[:, rows]
-        first, self._used = self._used, self._used + len(ids)
         self._length += 1
-        if self._places is not None:
-            new = torch.arange(first, self._used, device=ids.device).unsqueeze(0)  # (1, B)
-            self._places = torch.cat((self._places, new))
-        cache = self._in_order(len(ids)) if self._places is None else self._cache
-        logits: Tensor = self._model.step(ids, cache, self._length, self._places)  # (B, V)
+        first, self._used = self._used, self._used + len(ids)
+        if rows is None and self._places is None:
+            if self._step is None:
+                self._step = self._model.steps(self._in_order)
+            return self._step(ids, self._length)
+        if self._places is None:
+            self._places = torch.arange(first, device=ids.device).view(self._length - 1, -1)  # (T, B)
+        before = self._places if rows is None else self._places[:, rows]
+        new = torch.arange(first, self._used, device=ids.device).unsqueeze(0)  # (1, B)
+        self._places = torch.cat((before, new))
+        logits: Tensor = self._model.step(ids, self._cache, self._places)  # (B, V)
         return logits
-
-    def _in_order(self, count: int) -> Tensor:
-        """The cache with position t of sequence b in row t·B + b: (L, T, B, 2C), T the context."""
-        L, _, channels = self._cache.shape
-        context: int = self._model.config.block_size
-        return self._cache[:, : context * count].view(L, context, count, channels)
 
 
 def decoder_for(model: nn.Module, most: int) -> Decoder:

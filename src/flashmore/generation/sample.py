@@ -21,9 +21,9 @@ from flashmore.generation.constraints import constraint, nearest
 from flashmore.generation.draw import Drawn, draw, random_numbers, require_finite, seed_of
 from flashmore.generation.load import load_model, load_ngram
 from flashmore.generation.options import NAMES, GenerateOptions
-from flashmore.generation.packed import pack
 from flashmore.generation.text import continuations
 from flashmore.memory import largest_batch
+from flashmore.models.packed import pack
 from flashmore.models.registry import build
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import Run

@@ -16,7 +16,7 @@ from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import next_probabilities, pick, random_numbers, require_finite, seed_of
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.packed import pack
+from flashmore.models.packed import pack
 from flashmore.runs import Run
 
 LONGEST = 10**7
@@ -119,27 +119,22 @@ def continuations(
     """
     config: Any = model.config
     context, device, count = config.block_size, next(model.parameters()).device, len(seeds)
-    decoder, rows = decoder_for(model, count), torch.arange(count)
-    known = len(ids)
-    window = torch.zeros(count, context, dtype=torch.int64)  # (B, T), the first `known` columns in use
-    window[:, :known] = torch.tensor(ids)
-    logits = decoder.start(window[:, :known].to(device))  # (B, V)
+    decoder = decoder_for(model, count)
+    window = [torch.full((count,), number) for number in ids]  # T × (B,)
+    logits = decoder.start(torch.stack(window, dim=1).to(device))  # (B, V)
     for left, numbers in zip(range(length - 1, -1, -1), _numbers(seeds), strict=False):
-        scores = logits.cpu().double().log_softmax(-1)  # (B, V)
+        scores = logits.cpu().double()  # (B, V)
         require_finite(scores)
-        chosen = pick(next_probabilities(scores, options), rows, numbers)  # (B,)
+        chosen = pick(next_probabilities(scores, options), numbers)  # (B,)
         yield chosen.tolist()
         if not left:
             break
-        if known < context:
-            window[:, known] = chosen
-            known += 1
+        window.append(chosen)
+        if len(window) <= context:
             logits = decoder.extend(chosen.to(device))
         else:
-            known = context + 1 - stride
-            window[:, : known - 1] = window[:, stride:].clone()
-            window[:, known - 1] = chosen
-            logits = decoder.start(window[:, :known].to(device))
+            del window[:stride]
+            logits = decoder.start(torch.stack(window, dim=1).to(device))
 
 
 def _numbers(seeds: Sequence[int]) -> Iterator[Tensor]:

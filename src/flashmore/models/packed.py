@@ -1,8 +1,10 @@
-"""Linear layers whose weights are packed for oneDNN, for generation on a CPU.
+"""Linear layers for generation: packed for oneDNN on a CPU, and as functions without a module's overhead.
 
 PyTorch computes float32 products with MKL, which on AMD's CPUs does not use AVX-512; oneDNN does.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +29,30 @@ class PackedLinear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return y
+
+
+def product(layer: Any, rows: int) -> Callable[[Tensor], Tensor]:
+    """The function of an `nn.Linear` or `PackedLinear` for inputs (rows, I), in inference."""
+    if rows == 1:  # MKL reads a transposed matrix in longer runs
+        transposed = layer.weight.detach().t().contiguous()  # (I, O)
+        if layer.bias is None:
+            return partial(torch.mm, mat2=transposed)
+        return partial(torch.addmm, layer.bias.detach(), mat2=transposed)
+    return layer.forward  # type: ignore[no-any-return]
+
+
+def product_and_sum(layer: Any, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function from a residual (rows, O) and inputs (rows, I) to their sum after the layer."""
+    if rows == 1 and layer.bias is None:
+        return partial(torch.addmm, mat2=layer.weight.detach().t().contiguous())
+    multiply = product(layer, rows)
+    return lambda residual, x: residual + multiply(x)
+
+
+def norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    """The function of a layer norm, in inference."""
+    shape, weight, bias, eps = list(layer.normalized_shape), layer.weight, layer.bias, layer.eps
+    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
 
 
 def pack(model: nn.Module) -> nn.Module:
