@@ -88,7 +88,7 @@ class CachedDecoder(Decoder):
         before = self._places if rows is None else self._places[:, rows]
         new = torch.arange(first, self._used, device=ids.device).unsqueeze(0)  # (1, B)
         self._places = torch.cat((before, new))
-        logits: Tensor = self._model.step(ids, self._cache, self._places)  # (B, V)
+        logits: Tensor = self._model.step(ids, self._cache[:, : self._used], self._places)  # (B, V)
         return logits
 
 

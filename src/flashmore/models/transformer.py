@@ -86,12 +86,12 @@ class CausalSelfAttention(nn.Module):
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Map only the last position, (B, C) to (B, C), in evaluation mode.
 
-        `kept` (N, 2C) holds keys and values, to which those of the last position are added, and `places`
-        (T, B) int64 the row of each position of each sequence in it.
+        `kept` (N, 2C) holds keys and values; its last B rows become those of the last position. `places`
+        (T, B) int64 is the row of each position of each sequence in it.
         """
         C = x.size(1)
         q, new = self.c_attn(x).split((C, 2 * C), dim=1)  # (B, 3C) -> (B, C), (B, 2C)
-        kept.index_copy_(0, places[-1], new)
+        kept[len(kept) - len(x) :] = new
         k, v = F.embedding(places, kept).chunk(2, dim=2)  # (T, B, 2C) -> 2 × (T, B, C)
         q, k, v = (part.view(*part.shape[:-1], self.n_head, -1) for part in (q, k, v))  # C -> H, D
         projected: Tensor = self.c_proj(attend_last(q, k, v).flatten(1))  # (B, H, D) -> (B, C)
