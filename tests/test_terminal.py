@@ -66,14 +66,25 @@ def test_text_in_pieces_is_escaped_as_a_whole(pieces: list[str]) -> None:
     assert out.getvalue() == printable("".join(pieces))
 
 
-def test_pieces_are_written_before_the_next_is_asked_for() -> None:
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_text_stays_as_it_is_character_by_character(text: str) -> None:
+    with redirect_stdout(io.StringIO()) as out:
+        write_as_made(text)
+    assert out.getvalue() == text
+
+
+def test_pieces_are_flushed_before_the_next_is_asked_for() -> None:
+    class Buffer(io.StringIO):
+        def flush(self) -> None:
+            self.flushed = self.getvalue()
+
     def pieces() -> Iterator[str]:
         for piece in ("ab", "c", "", "d\x1b"):
             yield piece
-            seen.append(out.getvalue())
+            seen.append(out.flushed)
 
     seen: list[str] = []
-    with redirect_stdout(io.StringIO()) as out:
+    with redirect_stdout(Buffer()) as out:
         write_as_made(pieces())
     assert (seen, out.getvalue()) == (["a", "ab", "ab", "abcd"], "abcd\\x1b")
 
