@@ -37,7 +37,7 @@ def run_python(words: list[str], threads: int, cwd: Path) -> str:
 
 
 def answer(compare: Callable[[], Record], show: Callable[[Record], None], *, as_json: bool) -> int:
-    """Compare and print the record, or its figures with the ratio; the exit code."""
+    """Compare and print the record, or its figures with its ratio if there is one; the exit code."""
     try:
         record = compare()
     except FlashmoreError as error:
@@ -47,7 +47,7 @@ def answer(compare: Callable[[], Record], show: Callable[[Record], None], *, as_
         print(as_text(record), end="")
         return 0
     show(record)
-    value = record["ratio"]
-    interval = f"95 % {value['low']:.2f} – {value['high']:.2f}"
-    print(f"ratio {value['value']:.2f} ({interval}); above 1: {record['to']} is faster")
+    if (value := record.get("ratio")) is not None:
+        interval = f"95 % {value['low']:.2f} – {value['high']:.2f}"
+        print(f"ratio {value['value']:.2f} ({interval}); above 1: {record['to']} is faster")
     return 0

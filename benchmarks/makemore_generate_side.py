@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from flashmore.data.vocabulary import EOS
 from flashmore.generation.draw import draw, random_numbers
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import load_model
+from flashmore.models.packed import PackedLinear, pack
 from flashmore.runs import Run
 from makemore_model import import_makemore, their_model
 
@@ -29,7 +30,7 @@ def main() -> None:
     """Time the side that is named."""
     side, script, folder, batch = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     run = Run.open(folder)
-    ours = load_model(run, "cpu")
+    ours = pack(load_model(run, "cpu"))
     context = run.model.block_size
     numbers = random_numbers(1)
     if side == "makemore":
@@ -86,8 +87,8 @@ def floor(model: nn.Module, batch: int, positions: list[int]) -> dict[str, float
 
     Each different prefix needs one row of each product; attention's own products (1 % here) are left out.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    inputs = [torch.randn(batch, layer.in_features) for layer in layers]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, PackedLinear | nn.Linear)]
+    inputs = [torch.randn(batch, layer.weight.size(1)) for layer in layers]
 
     def products() -> Tensor:
         for layer, x in zip(layers, inputs, strict=True):

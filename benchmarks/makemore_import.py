@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from flashmore.data.batches import encode_items
-from flashmore.generation.sample import load_model
+from flashmore.generation.load import load_model
 from flashmore.share.importing import import_model
 from makemore_model import import_makemore
 

@@ -21,8 +21,9 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 from flashmore.data.vocabulary import EOS
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import generate, load_model
+from flashmore.generation.sample import generate
 from flashmore.runs import Run
 from flashmore.share.page import page
 

@@ -1,10 +1,12 @@
 """What is printed cannot act on a terminal, and text of every script is printed as it is."""
 
 import ast
+import io
 import json
 import sys
 import unicodedata
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from flashmore.cli.show import stdout, table
-from flashmore.terminal import one_line, printable, write_json, write_lines
+from flashmore.terminal import one_line, printable, write_as_made, write_json, write_lines
 
 SOURCE = Path(__file__).parents[1] / "src" / "flashmore"
 PIPES = {"upgrade/verify/child.py"}
@@ -53,6 +55,38 @@ def in_ranges(ranges: str) -> set[str]:
 def escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+@given(
+    pieces=st.lists(st.text(st.characters() | st.sampled_from(JOINERS + "a\r\n\u115f\u1161\x1b"), max_size=5))
+)
+def test_text_in_pieces_is_escaped_as_a_whole(pieces: list[str]) -> None:
+    with redirect_stdout(io.StringIO()) as out:
+        write_as_made(pieces)
+    assert out.getvalue() == printable("".join(pieces))
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_text_stays_as_it_is_character_by_character(text: str) -> None:
+    with redirect_stdout(io.StringIO()) as out:
+        write_as_made(text)
+    assert out.getvalue() == text
+
+
+def test_pieces_are_flushed_before_the_next_is_asked_for() -> None:
+    class Buffer(io.StringIO):
+        def flush(self) -> None:
+            self.flushed = self.getvalue()
+
+    def pieces() -> Iterator[str]:
+        for piece in ("ab", "c", "", "d\x1b"):
+            yield piece
+            seen.append(out.flushed)
+
+    seen: list[str] = []
+    with redirect_stdout(Buffer()) as out:
+        write_as_made(pieces())
+    assert (seen, out.getvalue()) == (["a", "ab", "ab", "abcd"], "abcd\\x1b")
 
 
 @pytest.mark.parametrize("text", ORDINARY)

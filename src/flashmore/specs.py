@@ -75,7 +75,7 @@ class ModelSpec(_Spec):
     packed: bool = False
     """`forward` supports packed items without padding."""
     kv_cache: bool = False
-    """It has `prefill` and `step`, which use a KV cache in generation."""
+    """It has `prefill`, `steps` and `step` as `Transformer` has them, which use a KV cache in generation."""
     muon: bool = False
     """Muon can update the matrices in its `blocks`."""
     page: bool = False

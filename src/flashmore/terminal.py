@@ -51,6 +51,10 @@ _HIDDEN = re.compile(
 )
 
 
+_DECISIVE = 8
+"""At most so many characters before another one, and one after it, decide whether it is escaped."""
+
+
 def printable(text: str) -> str:
     """Escape terminal control characters and invisible characters in text of one or several lines.
 
@@ -67,6 +71,14 @@ def one_line(text: str) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return found[0] if _is_needed(found) else ascii(found[0])[1:-1]
+
+
+def _printable_part(text: str, start: int, stop: int) -> str:
+    """The part of `printable(text)` that comes from text[start:stop]."""
+    places = range(start, stop)
+    return "".join(
+        _escaped(found) if (found := _HIDDEN.match(text, place)) else text[place] for place in places
+    )
 
 
 def _is_needed(found: re.Match[str]) -> bool:
@@ -93,6 +105,22 @@ def duration(seconds: float) -> str:
 def write(text: str) -> None:
     """Write text to stdout, escaped by `printable`."""
     sys.stdout.write(printable(text))
+
+
+def write_as_made(pieces: Iterable[str]) -> None:
+    """Write text to stdout as `write` does, flushing each piece, also into a file or a pipe.
+
+    The last character of a piece waits for the next piece, which may decide whether it is escaped.
+    """
+    written = waiting = ""
+    for piece in pieces:
+        text = written + waiting + piece
+        stop = max(len(text) - 1, len(written))
+        sys.stdout.write(_printable_part(text, len(written), stop))
+        sys.stdout.flush()
+        written, waiting = text[:stop][-_DECISIVE:], text[stop:]
+    text = written + waiting
+    sys.stdout.write(_printable_part(text, len(written), len(text)))
 
 
 def write_lines(lines: Iterable[str], stream: TextIO | None = None) -> None:

@@ -73,10 +73,11 @@ def test_generate_gives_text(
     run: Path, call: Callable[..., CompletedProcess[str]], document: Callable[..., Any]
 ) -> None:
     made = document("generate", run, "--length", 30, "--prefix", "abc", "--seed", 1)
-    assert (made["prefix"], len(made["text"]), made["seed"]) == ("abc", 30, 1)
-    assert set(made["text"]) <= set(PATTERN)
+    (text,) = made["texts"]
+    assert (made["prefix"], len(text), made["seed"]) == ("abc", 30, 1)
+    assert set(text) <= set(PATTERN)
     shown = call("generate", run, "--length", 30, "--prefix", "abc", "--seed", 1)
-    assert shown.stdout == made["prefix"] + made["text"] + "\n"
+    assert shown.stdout == made["prefix"] + text + "\n"
     unseeded = call("generate", run, "--length", 5)
     assert "--seed" in unseeded.stderr
 
@@ -86,7 +87,10 @@ def test_generate_gives_text(
     [
         (("generate", "RUN", "--prefix", "XYZ"), "'X' (U+0058)"),
         (("generate", "RUN", "--length", 0), "0"),
-        (("generate", "RUN", "--count", 3), "a run on one long text"),
+        (("generate", "RUN", "--stride", 0), "0"),
+        (("generate", "RUN", "--stride", 9), "9"),
+        (("generate", "RUN", "--length", 10**6, "--count", 11), "1000000 characters of each of 11 texts"),
+        (("generate", "RUN", "--count", 10**8), "500 characters of each of 100000000 texts"),
         (("generate", "RUN", "--new-only"), "a run on one long text"),
         (("score", "RUN", "abc"), "a run on one long text"),
         (("compare", "RUN"), "a run on one long text"),

@@ -122,7 +122,7 @@ def test_pick_finds_the_part_of_the_interval_and_never_a_probability_of_zero(
 ) -> None:
     probabilities = torch.tensor([weights], dtype=torch.float64)
     probabilities /= probabilities.sum()
-    found = int(pick(probabilities, torch.tensor([0]), torch.tensor([number], dtype=torch.float64)))
+    found = int(pick(probabilities, torch.tensor([number], dtype=torch.float64), torch.tensor([0])))
     share = probabilities[0]
     assert share[found] > 0
     assert share[:found].sum() <= number + 1e-12
@@ -133,7 +133,7 @@ def test_pick_takes_each_from_its_own_row() -> None:
     probabilities = torch.eye(4, dtype=torch.float64)
     rows: Tensor = torch.tensor([3, 0, 2, 2, 1])
     numbers = torch.tensor([0.0, 0.2, 0.5, 0.9, 1 - 2**-53], dtype=torch.float64)
-    assert pick(probabilities, rows, numbers).tolist() == rows.tolist()
+    assert pick(probabilities, numbers, rows).tolist() == rows.tolist()
 
 
 def test_logits_that_are_no_numbers_are_named() -> None:

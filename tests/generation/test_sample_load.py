@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flashmore.errors import ConfigError, RunError
-from flashmore.generation.sample import load_model
+from flashmore.generation.load import load_model
 from flashmore.memory import largest_batch
 from flashmore.models.config import ModelConfig
 from flashmore.runs import Checkpoint, Run, State

@@ -6,7 +6,8 @@ import pytest
 
 from flashmore.data.items import Split
 from flashmore.errors import DataError
-from flashmore.generation.sample import load_model, log_probs, score
+from flashmore.generation.load import load_model
+from flashmore.generation.sample import log_probs, score
 from flashmore.memory import largest_batch
 from flashmore.runs import Run
 from flashmore.specs import models

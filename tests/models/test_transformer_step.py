@@ -35,12 +35,29 @@ def test_every_position_after_every_prefix_gives_the_logits_of_forward(
 ) -> None:
     ids = some_ids(batch)
     expected = model(ids)
-    cache = torch.full((L, CONTEXT * batch, 2 * C), torch.nan, dtype=torch.float64)
-    places = torch.randperm(CONTEXT * batch, generator=torch.Generator().manual_seed(3)).view(CONTEXT, batch)
-    logits = model.prefill(ids[:, :first], cache, places[:first])
-    torch.testing.assert_close(logits, expected[:, :first], rtol=1e-10, atol=1e-10)
+    cache = torch.full((L, CONTEXT, batch, 2 * C), torch.nan, dtype=torch.float64)
+    logits = model.prefill(ids[:, :first], cache)
+    torch.testing.assert_close(logits, expected[:, first - 1], rtol=1e-10, atol=1e-10)
+    step = model.steps(cache)
     for position in range(first, CONTEXT):
-        logits = model.step(ids[:, position], cache, places[: position + 1])
+        logits = step(ids[:, position], position + 1)
+        torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_keys_and_values_may_be_anywhere_in_the_cache(model: Transformer) -> None:
+    batch, first = 7, 3
+    ids = some_ids(batch)
+    expected = model(ids)
+    ordered = torch.full((L, first, batch, 2 * C), torch.nan, dtype=torch.float64)
+    model.prefill(ids[:, :first], ordered)
+    places = torch.randperm(first * batch, generator=torch.Generator().manual_seed(3)).view(first, batch)
+    cache = torch.full((L, CONTEXT * batch, 2 * C), torch.nan, dtype=torch.float64)
+    cache[:, places] = ordered
+    for position in range(first, CONTEXT):
+        used = (position + 1) * batch
+        places = torch.cat((places, torch.arange(used - batch, used).unsqueeze(0)))
+        logits = model.step(ids[:, position], cache[:, :used], places)
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
 
 
@@ -49,21 +66,25 @@ def test_sequences_share_what_they_began_with(model: Transformer) -> None:
     ids = some_ids(4)
     ids[:, :5] = ids[0, :5]
     cache = torch.full((L, 20, 2 * C), torch.nan, dtype=torch.float64)
+    model.prefill(ids[:1, :5], cache.unsqueeze(2))
     shared = torch.arange(5).unsqueeze(1)
-    model.prefill(ids[:1, :5], cache, shared)
-    places = torch.cat((shared.expand(-1, 4), torch.tensor([[9, 5, 7, 6]])))
-    logits = model.step(ids[:, 5], cache, places)
+    places = torch.cat((shared.expand(-1, 4), torch.tensor([[6, 7, 8, 9]])))
+    logits = model.step(ids[:, 5], cache[:, :10], places)
     torch.testing.assert_close(logits, model(ids[:, :6])[:, -1], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("in_order", [True, False])
 @torch.inference_mode()
-def test_a_step_writes_at_its_own_places_alone(model: Transformer) -> None:
+def test_a_step_writes_at_its_own_places_alone(model: Transformer, in_order: bool) -> None:
     ids = some_ids(3)
-    cache = torch.zeros(L, 20, 2 * C, dtype=torch.float64)
-    places = torch.arange(18).view(6, 3)
-    model.prefill(ids[:, :5], cache, places[:5])
+    cache = torch.zeros(L, 30, 2 * C, dtype=torch.float64)
+    rows = cache.view(L, 10, 3, 2 * C)
+    model.prefill(ids[:, :5], rows)
     before = cache.clone()
-    model.step(ids[:, 5], cache, places)
+    if in_order:
+        model.steps(rows)(ids[:, 5], 6)
+    else:
+        model.step(ids[:, 5], cache[:, :18], torch.arange(18).view(6, 3))
     assert torch.equal(cache[:, :15], before[:, :15])
     assert (cache[:, 15:18] != 0).all()
     assert (cache[:, 18:] == 0).all()

@@ -10,8 +10,9 @@ import torch
 
 from flashmore.cli.main import main
 from flashmore.errors import ConfigError, FlashmoreError
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import generate, load_model
+from flashmore.generation.sample import generate
 from flashmore.runs import Run
 from flashmore.share.export import CHECK, FORMATS, export
 from flashmore.specs import models

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from flashmore.cli.main import main
 from flashmore.errors import ConfigError, FlashmoreError, RunError
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import generate, load_model, log_probs
+from flashmore.generation.sample import generate, log_probs
 from flashmore.runs import Run
 from flashmore.share.export import export
 from flashmore.share.importing import import_model

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from flashmore.backends.manual import manual
 from flashmore.generation.draw import next_probabilities, pick, random_numbers
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import continue_text, generate, load_model
+from flashmore.generation.sample import generate
+from flashmore.generation.text import continue_text
 from flashmore.models.config import ACTIVATIONS
 from flashmore.runs import Run
 from flashmore.share.maps import attention_maps
@@ -151,7 +153,7 @@ def test_pick_is_that_of_generate(ask: Ask) -> None:
     for row in rows:
         probabilities = torch.tensor([row], dtype=torch.float64).expand(len(numbers), -1)
         places = torch.arange(len(numbers))
-        expected = pick(probabilities, places, torch.tensor(numbers, dtype=torch.float64)).tolist()
+        expected = pick(probabilities, torch.tensor(numbers, dtype=torch.float64), places).tolist()
         found = ask(None, *({"ask": "pick", "probabilities": row, "number": number} for number in numbers))
         assert found == expected
 
@@ -205,4 +207,4 @@ def test_text_goes_on_beyond_the_context_as_generate_writes_it(
         begun = [number - 1 for number in run.vocabulary.encode(options.prefix or "\n")]
         question = {"ask": "text", "model": 0, "ids": begun, "count": length, "seed": "4"}
         filters = {"temperature": options.temperature, "topP": options.top_p}
-        assert ask(path, question | filters) == [expected.text]
+        assert ask(path, question | filters) == expected.texts

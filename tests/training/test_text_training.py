@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, DataError, Interrupted
 from flashmore.generation.draw import next_probabilities
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import continue_text, load_model
+from flashmore.generation.text import continue_text
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build, count_parameters
 from flashmore.runs import Run, Settings
@@ -176,11 +177,11 @@ def test_text_goes_on_past_the_context_and_repeats_with_its_seed(trained: Path) 
     run = Run.open(trained)
     options = GenerateOptions(prefix="cd", seed=1, top_k=1)
     made = continue_text(run, options, 40)
-    assert made.prefix + made.text == "cd" + (PATTERN * 7)[4:44]
+    assert made.prefix + made.texts[0] == "cd" + (PATTERN * 7)[4:44]
     drawn = GenerateOptions(seed=7, temperature=2.0)
     first, again = (continue_text(run, drawn, 50) for _ in range(2))
     assert first == again
-    assert first.text != continue_text(run, replace(drawn, seed=8), 50).text
+    assert first.texts != continue_text(run, replace(drawn, seed=8), 50).texts
 
 
 def test_only_the_last_window_of_a_prefix_counts(trained: Path) -> None:
@@ -188,7 +189,7 @@ def test_only_the_last_window_of_a_prefix_counts(trained: Path) -> None:
     options = GenerateOptions(seed=3, temperature=3.0)
     short = continue_text(run, replace(options, prefix=PATTERN + "abcd"), 20)
     long = continue_text(run, replace(options, prefix="hhh" + PATTERN + "abcd"), 20)
-    assert short.text == long.text
+    assert short.texts == long.texts
 
 
 def text_by_whole_windows(run: Run, prefix: str, options: GenerateOptions, length: int) -> str:
@@ -213,7 +214,7 @@ def test_text_is_that_of_whole_windows_before_and_after_they_slide(
     train(replace(config, model=model, max_steps=5), tmp_path / "run")
     run = Run.open(tmp_path / "run")
     options = GenerateOptions(prefix=prefix, seed=11, temperature=1.5)
-    assert continue_text(run, options, 60).text == text_by_whole_windows(run, prefix, options, 60)
+    assert continue_text(run, options, 60).texts == [text_by_whole_windows(run, prefix, options, 60)]
 
 
 def test_within_the_context_a_character_costs_one_position(trained: Path) -> None:

@@ -1,6 +1,6 @@
 """`flashmore generate`: generate names or text from a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,15 +10,17 @@ from tyro.conf import Positional
 from flashmore.cli.parse import options_in, parse
 from flashmore.cli.show import name_cells, stdout, table
 from flashmore.errors import ConfigError, FlashmoreError
-from flashmore.generation.options import GenerateOptions
-from flashmore.terminal import say, write, write_json
+from flashmore.generation.options import NAMES, GenerateOptions
+from flashmore.terminal import say, write, write_as_made, write_json
 
 if TYPE_CHECKING:
     from flashmore.runs import Run
 
 LENGTH = 500
+BETWEEN = "\n---------------\n"
+"""Between two texts, as in nanoGPT's sample.py."""
 NO_ITEMS = "this run has no items here, so new names cannot be told from known ones"
-FOR_TEXT = {"prefix", "temperature", "top_k", "top_p", "seed"}
+FOR_TEXT = {"count", "prefix", "temperature", "top_k", "top_p", "seed"}
 """The options that apply to a run on one long text."""
 
 
@@ -28,7 +30,8 @@ class Generate:
 
     Names are sampled from the model; those that do not match the options are rejected.
 
-    For a run on one long text (--mode text), --prefix is continued by --length characters.
+    For a run on one long text (--mode text), --prefix is continued by --length characters, which are printed
+    as they are sampled.
     """
 
     run: Positional[Path]
@@ -36,6 +39,9 @@ class Generate:
     sampling: GenerateOptions
     length: int | None = None
     """For a run on one long text: number of characters to generate. If omitted, 500."""
+    stride: int | None = None
+    """For a run on one long text: by how many characters the window moves once the context is full. If
+    omitted, 1: each character follows the last --block-size ones. More is faster, with less context."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 
@@ -51,9 +57,11 @@ def main(argv: Sequence[str]) -> int:
     run = Run.open(command.run)
     if run.text is not None:
         return _continue_text(run, command, options_in(argv))
-    if command.length is not None:
-        found = f"{command.run}, a run on items"
-        raise ConfigError("a run on one long text with --length", found, "--count to set the number of items")
+    for option, value in (("--length", command.length), ("--stride", command.stride)):
+        if value is not None:
+            found = f"{command.run}, a run on items"
+            valid = "--count to set the number of items"
+            raise ConfigError(f"a run on one long text with {option}", found, valid)
     if "--max-distance" in options_in(argv) and command.sampling.like is None:
         raise ConfigError("--like NAME with --max-distance", "no --like", "use both, or neither")
     with connected("cpu") as ranks:
@@ -77,24 +85,40 @@ def main(argv: Sequence[str]) -> int:
         valid = "fewer constraints, or a larger --max-draws"
         if made.names:
             valid = f"a smaller --count, --repeats, {valid}"
-        raise FlashmoreError(f"{command.sampling.count} names", found, valid)
+        raise FlashmoreError(f"{command.sampling.count or NAMES} names", found, valid)
     return 0
 
 
 def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
-    from flashmore.generation.sample import continue_text
+    from flashmore.generation.text import continue_text, stream_text
 
     for field in fields(GenerateOptions):
         option = "--" + field.name.replace("_", "-")
         if option in given and field.name not in FOR_TEXT:
             found = f"{command.run}, a run on one long text"
-            valid = "--length, --prefix, --temperature, --top-k, --top-p, --seed"
+            valid = "--length, --stride, --count, --prefix, --temperature, --top-k, --top-p, --seed"
             raise ConfigError(f"a run on items with {option}", found, valid)
-    made = continue_text(run, command.sampling, LENGTH if command.length is None else command.length)
+    length = LENGTH if command.length is None else command.length
+    stride = 1 if command.stride is None else command.stride
     if command.json:
-        write_json(asdict(made))
+        write_json(asdict(continue_text(run, command.sampling, length, stride=stride)))
         return 0
-    write(f"{made.prefix}{made.text}\n")
-    if command.sampling.seed is None:
-        say(f"to generate the same text again: --seed {made.seed}")
+    made = stream_text(run, command.sampling, length, stride=stride)
+    others: list[tuple[str, ...]] = []
+
+    def first() -> Iterator[str]:
+        yield made.prefix
+        for character, *rest in made.characters:
+            yield character
+            others.append(tuple(rest))
+
+    try:
+        write_as_made(first())
+        for text in zip(*others, strict=True):
+            write(f"{BETWEEN}{made.prefix}{''.join(text)}")
+    finally:  # also after Ctrl-C
+        write("\n")
+        if command.sampling.seed is None:
+            same = "text" if command.sampling.count in (None, 1) else "texts"
+            say(f"to generate the same {same} again: --seed {made.seed}")
     return 0

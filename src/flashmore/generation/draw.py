@@ -3,6 +3,8 @@
 Shape letters: B batch, T positions, V vocabulary, R rows of logits.
 """
 
+import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +43,11 @@ def random_numbers(seed: int) -> RandomState:
     return RandomState([seed & 0xFFFFFFFF] if seed < 2**32 else [seed & 0xFFFFFFFF, seed >> 32])
 
 
+def seed_of(options: GenerateOptions) -> int:
+    """The seed of the options, or a random one."""
+    return secrets.randbelow(2**32) if options.seed is None else options.seed
+
+
 @torch.inference_mode()
 def draw(
     model: nn.Module,
@@ -77,17 +84,18 @@ def draw(
     count = len(own)
     start = torch.tensor([[EOS, *prefix]], device=device)  # (1, T)
     decoder = decoder_for(model, count)
-    logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, T, V)
+    logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, V)
     ids = torch.full((context, count), EOS, device=host)
     log_probs = torch.zeros(context, count, dtype=torch.float64, device=host)
     ids[:known] = start[0, 1:, None].to(host)
-    log_probs[:known] = logits[0, :known].double().log_softmax(-1).gather(1, ids[:known, :1])
-    logits = logits[:, -1]  # (R, T, V) -> (R, V)
+    if known:
+        of_prefix = model(start[:, :-1])[0].to(host).double().log_softmax(-1)  # (1, T) -> (T, V)
+        log_probs[:known] = of_prefix.gather(1, ids[:known, :1])
     draws = torch.arange(count, device=host)  # (B,) those that go on
     rows = draws if apart else torch.zeros_like(draws)  # (B,) which row of the logits is theirs
     for position, number in enumerate(own.T.contiguous().to(host), start=known):
         scores = logits.double().log_softmax(-1)  # (R, V)
-        chosen = pick(next_probabilities(scores, options), rows, number[draws])  # (B,)
+        chosen = pick(next_probabilities(scores, options), number[draws], rows)  # (B,)
         ids[position, draws] = chosen
         log_probs[position, draws] = scores[rows, chosen]
         looked = not apart or (position + 1) % _CHECKED_EVERY == 0
@@ -110,7 +118,7 @@ def draw(
 
 def require_finite(numbers: Tensor) -> None:
     """Refuse the output of a model whose weights have diverged or were altered, with a RunError."""
-    if not numbers.isfinite().all():
+    if not math.isfinite(float(numbers.sum())):
         raise RunError(
             "a model with finite outputs",
             "NaN or infinities",
@@ -118,12 +126,15 @@ def require_finite(numbers: Tensor) -> None:
         )
 
 
-def pick(probabilities: Tensor, rows: Tensor, numbers: Tensor) -> Tensor:
+def pick(probabilities: Tensor, numbers: Tensor, rows: Tensor | None = None) -> Tensor:
     """Inverse transform sampling: an id, (B,) int64, for each of the numbers in [0, 1), from a row of (R, V).
 
+    `rows`, (B,) int64, says from which row; None from the same one as the number.
     Devroye 1986, "Non-Uniform Random Variate Generation", section III.2.1.
     """
-    sums = probabilities.cumsum(-1)[rows]  # (R, V) -> (B, V)
+    sums = probabilities.cumsum(-1)
+    if rows is not None:
+        sums = sums[rows]  # (R, V) -> (B, V)
     # Ids of probability 0 do not increase the sums, so they are never found; scaling keeps numbers below the
     # last sum, which is rounded.
     found = torch.searchsorted(sums, (numbers * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)

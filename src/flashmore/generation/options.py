@@ -5,17 +5,20 @@ from pathlib import Path
 
 from flashmore.errors import ConfigError
 
+NAMES = 20
+"""How many names are generated if `count` is not given."""
+
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How names are generated, and how many.
+    """How names or texts are generated, and how many.
 
     Raises:
         ConfigError: a value out of range.
     """
 
-    count: int = 20
-    """Number of names to generate."""
+    count: int | None = None
+    """Number of names, or of texts, to generate. If omitted, 20 names or 1 text."""
     prefix: str = ""
     """Text that every name starts with."""
     temperature: float = 1.0
@@ -56,7 +59,7 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         sensible = "above 0, for example 0.8; use --top-k 1 to always take the most likely character"
         for name, holds, valid in (
-            ("count", self.count >= 1, "a whole number from 1"),
+            ("count", self.count is None or self.count >= 1, "a whole number from 1"),
             ("temperature", 0 < self.temperature < float("inf"), sensible),
             ("top_k", self.top_k is None or self.top_k >= 1, "a whole number from 1"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),

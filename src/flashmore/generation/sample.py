@@ -1,13 +1,11 @@
-"""Samples names or text from a run, and scores names.
+"""Samples names from a run, and scores names.
 
 Shape letters: B batch, T positions, V vocabulary.
 """
 
-import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +16,20 @@ from flashmore.data.batches import IGNORE, encode_items
 from flashmore.data.items import Novelty
 from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
-from flashmore.errors import ConfigError, DataError, RunError
-from flashmore.generation.cache import decoder_for
+from flashmore.errors import DataError
 from flashmore.generation.constraints import constraint, nearest
-from flashmore.generation.draw import Drawn, draw, next_probabilities, pick, random_numbers, require_finite
-from flashmore.generation.options import GenerateOptions
+from flashmore.generation.draw import Drawn, draw, random_numbers, require_finite, seed_of
+from flashmore.generation.load import load_model, load_ngram
+from flashmore.generation.options import NAMES, GenerateOptions
+from flashmore.generation.text import continuations
 from flashmore.memory import largest_batch
-from flashmore.models.ngram import NgramModel, best_ngram
+from flashmore.models.packed import pack
 from flashmore.models.registry import build
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import Run
 
 DRAWS_PER_NAME, FEWEST_DRAWS = 100, 20_000
 """Generation stops after this many draws per requested name, but not before the second number."""
-LONGEST = 10**7
-"""Most characters of a sampled text."""
 SAMPLES, SAMPLE_CHARACTERS = 8, 120
 """How much is drawn at a checkpoint."""
 _SMALLEST_BATCH = 32
@@ -103,63 +100,6 @@ class Generated:
     """Seed that reproduces the names."""
 
 
-@dataclass(frozen=True)
-class TextSample:
-    """Sampled text, after a prefix that is normalised like it."""
-
-    prefix: str
-    text: str
-    seed: int
-    """Seed that reproduces the text."""
-
-
-def load_model(run: Run, device: torch.device | str) -> nn.Module:
-    """Load the best weights of a run, or else the last, in evaluation mode.
-
-    The attention backend is always `sdpa`: the weights do not depend on the backend, and the one used in
-    training may not run on this device or in float32.
-
-    Raises:
-        RunError: the run has no checkpoint, a damaged one, or one whose weights are not finite.
-        ConfigError: the device cannot be used here.
-    """
-    weights = run.load_weights()
-    bad = [name for name, value in weights.items() if not value.isfinite().all()]
-    if bad:
-        raise RunError(
-            f"finite weights in {run.path}",
-            f"NaN or infinities in {', '.join(bad)}: training diverged",
-            "a run with a finite loss; try a lower --learning-rate",
-        )
-    model = build(replace(run.model, attention="sdpa"), seed=0)
-    run.restore(model, weights)
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        cause = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"to compute on '{device}'", cause, "cpu, or another device of this machine"
-        ) from None
-
-
-def load_ngram(run: Run) -> NgramModel:
-    """The n-gram model of the training items, of the order with the lowest validation loss.
-
-    Raises:
-        RunError: a run with weights, which n-grams do not support, or without a validation part.
-    """
-    split = run.split
-    lacks = "weights" if split.weights is not None else "no validation part" if not split.validation else ""
-    if lacks:
-        wanted, valid = (
-            "an unweighted run with a validation part for --ngram",
-            "a run without --weight, or another --split",
-        )
-        raise RunError(wanted, f"{run.path}, a run with {lacks}", valid)
-    ngrams, best = best_ngram(split.train, split.validation, run.vocabulary, run.model)
-    return NgramModel(ngrams, best.order)
-
-
 def generate(
     run: Run, options: GenerateOptions, device: torch.device | str = "cpu", ranks: Ranks = ALONE
 ) -> Generated:
@@ -175,7 +115,7 @@ def generate(
     Raises:
         DataError: an option has characters outside the vocabulary, or a file that cannot be read.
         ConfigError: no name can fulfil the options, or the device cannot be used here.
-        RunError: the run has no checkpoint, or a damaged one, or is on one long text (see `continue_text`).
+        RunError: the run has no checkpoint, or a damaged one, or is on one long text.
     """
     run.require_items("to draw names")
     for option in ("new_only", "nearest", "ngram"):
@@ -183,18 +123,19 @@ def generate(
             run.require_training_items("--" + option.replace("_", "-"))
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
-    model = load_ngram(run) if options.ngram else load_model(run, device)
-    seed = int((ranks.tell({"seed": _seed(options)}) or {})["seed"])
+    model = load_ngram(run) if options.ngram else pack(load_model(run, device))
+    count = options.count or NAMES
+    seed = int((ranks.tell({"seed": seed_of(options)}) or {})["seed"])
     numbers = random_numbers(seed)
     names: list[Name] = []
     seen: set[str] = set()
     folded = {item.casefold() for item in run.split.train}
     origins: Counter[str] = Counter()
-    draws, limit = 0, options.max_draws or max(DRAWS_PER_NAME * options.count, FEWEST_DRAWS)
-    while len(names) < options.count and draws < limit:
+    draws, limit = 0, options.max_draws or max(DRAWS_PER_NAME * count, FEWEST_DRAWS)
+    while len(names) < count and draws < limit:
         # A small batch takes as long as a single draw, and few names fulfil some options. The sizes of the
         # batches do not change the names.
-        batch = max(options.count - len(names), _SMALLEST_BATCH, draws)
+        batch = max(count - len(names), _SMALLEST_BATCH, draws)
         batch = min(batch, limit - draws, largest_batch(run.model, longest + 1))
         drawn = _drawn(model, prefix, batch, longest + 1, options, numbers, ranks)
         texts = run.vocabulary.decode_rows(drawn.ids.numpy())
@@ -210,7 +151,7 @@ def generate(
             fresh = options.repeats or text not in seen
             if fresh and (not options.new_only or name.novelty == "new") and fulfils(text):
                 names.append(name)
-                if len(names) == options.count:
+                if len(names) == count:
                     break
             seen.add(text)
     if options.nearest:
@@ -222,7 +163,7 @@ def generate(
     held_out = origins["validation"] + origins["test"]
     total = origins["new"] + origins["train"] + held_out
     tally = Tally(total, origins["new"], origins["train"], origins["case"], held_out)
-    return Generated(names, tally if run.split.train else None, draws, len(names) == options.count, seed)
+    return Generated(names, tally if run.split.train else None, draws, len(names) == count, seed)
 
 
 def _drawn(
@@ -249,66 +190,6 @@ def _drawn(
     return Drawn(ranks.total(ids), ranks.total(log_probs))
 
 
-def _seed(options: GenerateOptions) -> int:
-    return secrets.randbelow(2**32) if options.seed is None else options.seed
-
-
-def continue_text(
-    run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu"
-) -> TextSample:
-    """Sample text after a prefix from the best weights of a run, or else the last.
-
-    Each character is conditioned on the last T characters, T being the context. Until the context is full, a
-    model with a KV cache computes one position per character; then the window slides, and every position is
-    recomputed. Without a prefix the model first sees one line ending, or else the text's first character in
-    code point order, which is not part of the sample.
-
-    Of the options, `prefix`, `temperature`, `top_k`, `top_p` and `seed` apply to text.
-
-    Raises:
-        DataError: the prefix has characters outside the vocabulary.
-        ConfigError: a length below 1 or above 10 million, or the device cannot be used here.
-        RunError: the run is on items or on ids without characters, has no checkpoint, or a damaged one.
-    """
-    if run.text is None or run.text.kind != "characters":
-        found = "a run on items" if run.text is None else "a run on ids, without their characters"
-        raise RunError(
-            f"a run on a text at {run.path}", found, "a run made by `flashmore train FILE --mode text`"
-        )
-    if not 1 <= length <= LONGEST:
-        raise ConfigError("a valid --length", str(length), f"a whole number from 1 to {LONGEST:,}")
-    prefix = normalize(options.prefix)
-    context, characters = run.model.block_size, run.vocabulary.characters
-    ids = [number - 1 for number in run.vocabulary.encode(prefix)]  # from 0: a long text has no BOS
-    ids = (ids or [characters.index("\n") if "\n" in characters else 0])[-context:]
-    seed = _seed(options)
-    drawn = _continued(load_model(run, device), ids, length, options, seed)
-    return TextSample(prefix, "".join(characters[number] for number in drawn), seed)
-
-
-@torch.inference_mode()
-def _continued(
-    model: nn.Module, ids: list[int], length: int, options: GenerateOptions, seed: int
-) -> list[int]:
-    """`length` ids that follow `ids`, of which there are at most as many as the model's context."""
-    config: Any = model.config
-    context, device = config.block_size, next(model.parameters()).device
-    decoder, numbers, row = decoder_for(model, 1), random_numbers(seed), torch.tensor([0])
-    ids, begun = [*ids], len(ids)
-    for known in range(begun, begun + length):
-        if known == begun:
-            logits = decoder.start(torch.tensor([ids], device=device))[:, -1]  # (1, T, V) -> (1, V)
-        elif known <= context:
-            logits = decoder.extend(torch.tensor(ids[-1:], device=device))
-        else:  # The window slides: every position changes, so the cache is invalid.
-            logits = model(torch.tensor([ids[-context:]], device=device))[:, -1]
-        scores = logits.cpu().double().log_softmax(-1)  # (1, V)
-        require_finite(scores)
-        number = torch.tensor([numbers.random_sample()], dtype=torch.float64)
-        ids.append(int(pick(next_probabilities(scores, options), row, number)))
-    return ids[begun:]
-
-
 def samples(run: Run, trained: nn.Module) -> list[str]:
     """A few names, or the beginning of a text, of a model in training, which is not changed."""
     model = build(replace(run.model, attention="sdpa"), seed=0)
@@ -317,8 +198,8 @@ def samples(run: Run, trained: nn.Module) -> list[str]:
     if run.text is None:
         drawn = draw(model, (), 2 * SAMPLES, run.model.block_size, GenerateOptions(), random_numbers(0))
         return list(filter(None, run.vocabulary.decode_rows(drawn.ids.numpy())))[:SAMPLES]
-    ids = _continued(model, [0], SAMPLE_CHARACTERS, GenerateOptions(), 0)
-    return ["".join(run.vocabulary.characters[number] for number in ids)]
+    ids = continuations(model, [0], SAMPLE_CHARACTERS, GenerateOptions(), [0])
+    return ["".join(run.vocabulary.characters[number] for (number,) in ids)]
 
 
 def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") -> list[Scored]:

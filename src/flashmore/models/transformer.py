@@ -19,6 +19,7 @@ from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.manual import attend_last
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
+from flashmore.models.packed import norm, product, product_and_sum
 
 
 class Dropout(nn.Module):
@@ -56,10 +57,9 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C)."""
-        heads = (3, self.n_head, x.size(-1) // self.n_head)
-        q, k, v = self.c_attn(x).unflatten(-1, heads).unbind(-3)  # (…, 3C) -> 3 × (…, H, D)
+    def forward(self, x: Tensor, segments: Segments | None = None, kept: Tensor | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C); `kept` as in `remember`."""
+        q, k, v = self.heads(self.c_attn(x) if kept is None else self.remember(x, kept))
         dropout_p = self.dropout_p if self.training else 0.0
         if segments is None:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, T, H, D) -> (B, H, T, D)
@@ -69,23 +69,31 @@ class CausalSelfAttention(nn.Module):
         projected: Tensor = self.c_proj(y.flatten(-2))  # (…, H, D) -> (…, C)
         return projected
 
-    def remember(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Write the keys and values of x (N, C) to `places` (N,) of `kept`; return the queries (N, C)."""
-        C = x.size(1)
-        qkv: Tensor = self.c_attn(x)  # (N, 3C)
-        kept.index_copy_(0, places, qkv[:, C:])
-        return qkv[:, :C]
+    def heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values: (…, 3C) to 3 × (…, H, D)."""
+        return qkv.view(*qkv.shape[:-1], 3, self.n_head, -1).unbind(-3)
+
+    def remember(self, x: Tensor, kept: Tensor) -> Tensor:
+        """Map (B, T, C) to queries, keys and values (B, T, 3C), and write the latter two to `kept`.
+
+        It has room for at least T positions, which come first: (T, B, 2C).
+        """
+        C = x.size(2)
+        qkv: Tensor = self.c_attn(x)  # (B, T, 3C)
+        kept[: x.size(1)] = qkv[..., C:].transpose(0, 1)  # (B, T, 2C) -> (T, B, 2C)
+        return qkv
 
     def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
         """Map only the last position, (B, C) to (B, C), in evaluation mode.
 
-        `kept` (N, 2C) holds keys and values, also those of the last position, and `places` (T, B) int64 the
-        row of each position of each sequence in it.
+        `kept` (N, 2C) holds keys and values; its last B rows become those of the last position. `places`
+        (T, B) int64 is the row of each position of each sequence in it.
         """
-        heads = (self.n_head, x.size(1) // self.n_head)  # (H, D)
-        q = self.remember(x, kept, places[-1])  # (B, C)
+        C = x.size(1)
+        q, new = self.c_attn(x).split((C, 2 * C), dim=1)  # (B, 3C) -> (B, C), (B, 2C)
+        kept[len(kept) - len(x) :] = new
         k, v = F.embedding(places, kept).chunk(2, dim=2)  # (T, B, 2C) -> 2 × (T, B, C)
-        q, k, v = (part.view(*part.shape[:-1], *heads) for part in (q, k, v))  # C -> H, D
+        q, k, v = (part.view(*part.shape[:-1], self.n_head, -1) for part in (q, k, v))  # C -> H, D
         projected: Tensor = self.c_proj(attend_last(q, k, v).flatten(1))  # (B, H, D) -> (B, C)
         return projected
 
@@ -127,9 +135,9 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C), or with segments (N, C) to (N, C)."""
-        x = x + self.dropout(self.attention(self.ln_1(x), segments))
+    def forward(self, x: Tensor, segments: Segments | None = None, kept: Tensor | None = None) -> Tensor:
+        """As `CausalSelfAttention.forward`."""
+        x = x + self.dropout(self.attention(self.ln_1(x), segments, kept))
         out: Tensor = x + self.dropout(self.mlp(self.ln_2(x)))
         return out
 
@@ -138,6 +146,52 @@ class Block(nn.Module):
         x = x + self.attention.step(self.ln_1(x), kept, places)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
+
+    def finish(self, x: Tensor, kept: Tensor) -> Tensor:
+        """Map (B, T, C) to the last position, (B, C); `kept` as in `CausalSelfAttention.remember`."""
+        T = x.size(1)
+        qkv = self.attention.remember(self.ln_1(x), kept)  # (B, T, 3C)
+        q, k, v = (part.transpose(1, 2) for part in self.attention.heads(qkv))  # (B, T, H, D) -> (B, H, T, D)
+        y = attention(q[:, :, T - 1 :], k, v, backend=self.attention.backend)  # (B, H, 1, D)
+        x = x[:, -1] + self.attention.c_proj(y.flatten(1))  # (B, C)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class BlockSteps:
+    """The last position of a block for B sequences that neither branch nor end, in evaluation mode.
+
+    It has the parameters at hand: for one sequence, calling the modules takes longer than their arithmetic.
+
+    Args:
+        block: the block.
+        kept: keys and values of the sequences, (T, B, 2C), T the context, to which those of each new position
+            are added.
+    """
+
+    def __init__(self, block: Block, kept: Tensor) -> None:
+        context, B, channels = kept.shape
+        n_head = block.attention.n_head
+        self._kept = kept.unbind()  # T × (B, 2C)
+        by_head = kept.view(context, B, 2, n_head, -1).permute(2, 1, 3, 0, 4)  # (T, B, 2C) -> (2, B, H, T, D)
+        self._k, self._v = by_head.unbind()  # 2 × (B, H, T, D)
+        self._q = (B, n_head, 1, by_head.size(-1))
+        self._channels = channels // 2
+        self._ln_1, self._ln_2 = norm(block.ln_1), norm(block.ln_2)
+        self._c_attn, self._c_fc = product(block.attention.c_attn, B), product(block.mlp.c_fc, B)
+        self._attended = product_and_sum(block.attention.c_proj, B)
+        self._fed = product_and_sum(block.mlp.c_proj, B)
+        self._activate = block.mlp.activate
+
+    def __call__(self, x: Tensor, length: int) -> Tensor:
+        """Map (B, C) to (B, C); `length` is T, the number of positions with this one."""
+        C = self._channels
+        qkv = self._c_attn(self._ln_1(x))  # (B, 3C)
+        self._kept[length - 1].copy_(qkv[:, C:])
+        q, k, v = qkv[:, :C].view(self._q), self._k[:, :, :length], self._v[:, :, :length]
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, H, 1, D)
+        x = self._attended(x, y.reshape(x.shape))  # (B, C)
+        return self._fed(x, self._activate(self._c_fc(self._ln_2(x))))
 
 
 class Transformer(nn.Module):
@@ -207,27 +261,58 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def prefill(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map ids (B, T) int64 to logits (B, T, V) as `forward` does, and fill the KV cache for `step`.
+    def prefill(self, ids: Tensor, cache: Tensor) -> Tensor:
+        """Map ids (B, T) int64 to the logits of the last position, (B, V), and fill the KV cache for `step`.
 
-        `cache` (L, N, 2C) has the `kept` of every block; `places` as in `CausalSelfAttention.step`.
+        The last block computes only keys and values of the other positions.
+
+        Args:
+            ids: (B, T), T at most the context.
+            cache: at least (L, T, B, 2C), the `kept` of every block.
         """
-        x = self.wte(ids) + self.wpe.weight[: ids.size(1)]  # (B, T, C)
+        T = ids.size(1)
+        x = self.wte(ids) + self.wpe.weight[:T]  # (B, T, C)
         block: Any
-        for block, kept in zip(self.blocks, cache, strict=True):
-            block.attention.remember(block.ln_1(x).flatten(0, 1), kept, places.T.flatten())
-            x = block(x)  # (B, T, C)
-        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V)
+        for block, kept in zip(self.blocks[:-1], cache, strict=False):
+            x = block(x, kept=kept)  # (B, T, C)
+        last: Any = self.blocks[-1]
+        x = last.finish(x, cache[-1])  # (B, C)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
 
     def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map only the last ids, (B,) int64, to logits (B, V); the rest as in `prefill`."""
+        """Map only the last ids, (B,) int64, to logits (B, V).
+
+        `cache` (L, N, 2C) has the `kept` of every block; `places` as in `CausalSelfAttention.step`.
+        """
         x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
         block: Any
         for block, kept in zip(self.blocks, cache, strict=True):
             x = block.step(x, kept, places)  # (B, C)
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
+
+    def steps(self, cache: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """A faster `step` for sequences that neither branch nor end.
+
+        Args:
+            cache: (L, T, B, 2C), T the context, as `prefill` fills it.
+
+        Returns:
+            A function from the last ids, (B,) int64, and the number of positions with them to logits (B, V).
+        """
+        blocks: Any = self.blocks
+        steps = [BlockSteps(block, kept) for block, kept in zip(blocks, cache, strict=True)]
+        ln_f, lm_head = norm(self.ln_f), product(self.lm_head, cache.size(2))
+        wte, wpe = self.wte.weight, self.wpe.weight
+
+        def step(ids: Tensor, length: int) -> Tensor:
+            x = F.embedding(ids, wte) + wpe[length - 1]  # (B, C)
+            for block in steps:
+                x = block(x, length)  # (B, C)
+            return lm_head(ln_f(x))  # (B, V)
+
+        return step
 
 
 MOST_ONE_HOT = 256

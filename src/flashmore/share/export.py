@@ -25,8 +25,8 @@ from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError, FlashmoreError, RunError
 from flashmore.files import disk_errors
 from flashmore.generation.draw import draw, random_numbers
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import load_model
 from flashmore.models.registry import build, count_parameters
 from flashmore.runs import Run
 from flashmore.share import gguf_file, hugging_face, onnx_graph

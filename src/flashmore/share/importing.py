@@ -18,7 +18,7 @@ from flashmore.config import TrainConfig
 from flashmore.data.items import MAKEMORE
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import open_input
-from flashmore.generation.sample import load_model
+from flashmore.generation.load import load_model
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import count_parameters, layout
 from flashmore.runs import Checkpoint, Run, Settings, State, locked

@@ -16,7 +16,7 @@ from flashmore.backends.contract import attention
 from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS, shown
 from flashmore.errors import ConfigError, DataError, RunError
-from flashmore.generation.sample import load_model
+from flashmore.generation.load import load_model
 from flashmore.models.transformer import CausalSelfAttention
 from flashmore.plotting import save_png
 from flashmore.runs import Run

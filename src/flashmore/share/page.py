@@ -24,8 +24,10 @@ from torch import Tensor
 
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError
+from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import continue_text, generate, load_model
+from flashmore.generation.sample import generate
+from flashmore.generation.text import continue_text
 from flashmore.runs import Run
 from flashmore.specs import model_spec, models
 from flashmore.training.result import result_of
@@ -165,7 +167,7 @@ class _Payload:
             ids = [EOS, *run.vocabulary.encode(max(drawn, key=len, default=""))]
         else:
             options = GenerateOptions(seed=_SEED)
-            drawn = list(continue_text(run, options, _CHARACTERS).text)
+            drawn = list(continue_text(run, options, _CHARACTERS).texts[0])
             ids = [number - 1 for number in run.vocabulary.encode("".join(drawn))]
         if place == 0:
             self.drawn = drawn

@@ -1,0 +1,69 @@
+"""Linear layers for generation: packed for oneDNN on a CPU, and as functions without a module's overhead.
+
+PyTorch computes float32 products with MKL, which on AMD's CPUs does not use AVX-512; oneDNN does.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """An `nn.Linear` in float32 on a CPU, for inference; it shares the parameters, which must not change.
+
+    Uses the operators with which Inductor computes the linear layers of a frozen model.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, I) to (…, O)."""
+        if x.numel() <= x.size(-1):  # one row, for which MKL's product with a vector is faster, or none
+            return F.linear(x, self.weight, self.bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        return y
+
+
+def product(layer: Any, rows: int) -> Callable[[Tensor], Tensor]:
+    """The function of an `nn.Linear` or `PackedLinear` for inputs (rows, I), in inference."""
+    if rows == 1:  # MKL reads a transposed matrix in longer runs
+        transposed = layer.weight.detach().t().contiguous()  # (I, O)
+        if layer.bias is None:
+            return partial(torch.mm, mat2=transposed)
+        return partial(torch.addmm, layer.bias.detach(), mat2=transposed)
+    return layer.forward  # type: ignore[no-any-return]
+
+
+def product_and_sum(layer: Any, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function from a residual (rows, O) and inputs (rows, I) to their sum after the layer."""
+    if rows == 1 and layer.bias is None:
+        return partial(torch.addmm, mat2=layer.weight.detach().t().contiguous())
+    multiply = product(layer, rows)
+    return lambda residual, x: residual + multiply(x)
+
+
+def norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    """The function of a layer norm, in inference."""
+    shape, weight, bias, eps = list(layer.normalized_shape), layer.weight, layer.bias, layer.eps
+    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+
+
+def pack(model: nn.Module) -> nn.Module:
+    """Replace the linear layers of a model in evaluation mode, in place, where oneDNN is faster.
+
+    Results differ by rounding alone. Returns the model.
+    """
+    backends: Any = torch.backends
+    if backends.mkldnn.is_available() and backends.mkl.is_available():
+        for module in list(model.modules()):
+            for name, layer in module.named_children():
+                if type(layer) is nn.Linear and layer.weight.type() == "torch.FloatTensor":
+                    setattr(module, name, PackedLinear(layer))
+    return model
