@@ -7,7 +7,6 @@ length and (N, C) for packed tokens.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -98,8 +97,16 @@ class CausalSelfAttention(nn.Module):
         return projected
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU's tanh approximation, of any shape."""
+    if torch.compiler.is_compiling() and x.device.type == "cpu":
+        # The same function, because (1 + tanh y) / 2 = sigmoid 2y; compiled, it takes half the time.
+        return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
+    return F.gelu(x, approximate="tanh")
+
+
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_tanh": gelu_tanh,
     "gelu": F.gelu,
     "relu_squared": lambda x: F.relu(x).square(),
 }

@@ -114,13 +114,17 @@ class MatrixGroups:
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
-    """Map each matrix U S Vᵀ of (n, rows, columns) to approximately U Vᵀ, using only matrix products."""
+    """Map each matrix U S Vᵀ of (n, rows, columns) to approximately U Vᵀ, using only matrix products.
+
+    Like `torch.optim.Muon`, in bfloat16, but only where a CPU has instructions for it.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.size(1) > matrices.size(2)
     x = matrices.transpose(1, 2) if tall else matrices
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        x = x.bfloat16()
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.transpose(1, 2)  # (n, r, r), r the smaller dimension
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    result: Tensor = x.transpose(1, 2) if tall else x
-    return result
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.transpose(1, 2) if tall else x).to(matrices.dtype)

@@ -36,14 +36,29 @@ def _(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
 @cache
 def _register_lowering() -> None:
     """Tell PyTorch's compiler how to call it; its own way takes weights that are constants alone."""
-    from torch._inductor.ir import TensorBox
+    from torch._inductor.ir import FixedLayout, TensorBox
     from torch._inductor.lowering import register_lowering
     from torch._inductor.mkldnn_ir import LinearUnary
 
+    class Linear(LinearUnary):
+        @classmethod
+        def create(cls, x: Any, weight: Any, bias: Any) -> Any:
+            """As in the base class, but oneDNN reads a transposed weight as it is, without a copy."""
+            x = cls.require_contiguous(cls.realize_input(x))
+            weight = cls.realize_input(weight)
+            options: list[Any] = ["none", [-1], ""]
+            inputs = [x, weight]
+            if bias is None:
+                options.insert(0, None)
+            else:
+                inputs.append(cls.require_contiguous(cls.realize_input(bias)))
+            sizes = [x.get_size()[0], weight.get_size()[0]]
+            layout = FixedLayout(device=x.get_device(), dtype=x.get_dtype(), size=sizes)
+            return Linear(layout, inputs, options)
+
     @register_lowering(torch.ops.flashmore.linear.default, type_promotion_kind=None)
     def _(x: Any, weight: Any, bias: Any) -> Any:
-        create: Any = LinearUnary.create
-        return TensorBox.create(create(x, weight, bias, "none", [], ""))
+        return TensorBox.create(Linear.create(x, weight, bias))
 
 
 def use_onednn(graph: GraphModule) -> None:
