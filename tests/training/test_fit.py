@@ -9,7 +9,7 @@ import pytest
 from flashmore.config import OPEN, TrainConfig
 from flashmore.runs import Run
 from flashmore.training.corpus import read_corpus
-from flashmore.training.fit import fit
+from flashmore.training.fit import SMOOTHING, fit
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
 
@@ -59,10 +59,22 @@ def test_adamw_gets_more_steps_than_muon(tmp_path: Path) -> None:
     assert adamw.max_steps > muon.max_steps
 
 
-@pytest.mark.parametrize("preset", ["names-long", "makemore"])
-def test_other_presets_leave_nothing_open(tmp_path: Path, preset: str) -> None:
-    config = TrainConfig(file=names(tmp_path, 30), preset=preset)  # type: ignore[arg-type]
+def test_the_preset_makemore_leaves_nothing_open(tmp_path: Path) -> None:
+    config = TrainConfig(file=names(tmp_path, 30), preset="makemore")
     assert fit(config, read_corpus(config)) == (config, ())
+
+
+def test_names_long_has_soft_targets_wherever_n_grams_can_give_them(tmp_path: Path) -> None:
+    config = TrainConfig(file=names(tmp_path, 800), preset="names-long")
+    corpus = read_corpus(config)
+    chosen, told = fit(config, corpus)
+    assert chosen == replace(config, ngram_smoothing=SMOOTHING)
+    assert told == (f"for {corpus.items} items: ngram-smoothing {SMOOTHING:g}",)
+    table = tmp_path / "weighted.csv"
+    lines = ["name,count", *(f"{item},{len(item)}" for item in corpus.split.train)]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    weighted = TrainConfig(file=table, column="name", weight="count", preset="names-long")
+    assert fit(weighted, read_corpus(weighted))[0] == replace(weighted, ngram_smoothing=0.0)
 
 
 @pytest.mark.parametrize("model", ["bigram", "mlp", "gru", "wavenet"])

@@ -42,8 +42,8 @@ def _register_lowering() -> None:
 
     class Linear(LinearUnary):
         @classmethod
-        def create(cls, x: Any, weight: Any, bias: Any) -> Any:
-            """As in the base class, but oneDNN reads a transposed weight as it is, without a copy."""
+        def of(cls, x: Any, weight: Any, bias: Any) -> Any:
+            """As `create` of the base class, but oneDNN reads a transposed weight as it is, without a copy."""
             x = cls.require_contiguous(cls.realize_input(x))
             weight = cls.realize_input(weight)
             options: list[Any] = ["none", [-1], ""]
@@ -58,7 +58,7 @@ def _register_lowering() -> None:
 
     @register_lowering(torch.ops.flashmore.linear.default, type_promotion_kind=None)
     def _(x: Any, weight: Any, bias: Any) -> Any:
-        return TensorBox.create(Linear.create(x, weight, bias))
+        return TensorBox.create(Linear.of(x, weight, bias))
 
 
 def use_onednn(graph: GraphModule) -> None:
