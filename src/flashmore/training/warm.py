@@ -27,6 +27,7 @@ from flashmore.training.fit import fit
 from flashmore.training.resolve import Resolved, resolve_attention, resolve_model
 
 CPU = torch.device("cpu")
+MODULE = "flashmore.training.warm"
 LOWEST_PRIORITY = 19
 """As `os.nice` counts, where the system has it."""
 
@@ -86,7 +87,7 @@ class Background:
             torch.get_num_threads(),
         )
         self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
