@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flashmore.config import TrainConfig
+from flashmore.config import LARGEST, TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.errors import ConfigError
 from flashmore.files import INTACT
@@ -31,6 +30,8 @@ USUAL = ("fused-adamw",)
 """Speed-ups for comparisons of attention backends alone: padded rows."""
 REPLAYED = 8
 """Updates in one replay of a CUDA graph."""
+CACHED_POSITIONS = 4096
+"""Positions of a batch in an evaluation on a CPU, whose activations should stay in its caches (docs/log.md)."""
 T = TypeVar("T")
 
 
@@ -231,7 +232,13 @@ def evaluate(
     was_training = model.training
     model.eval()
     rows = []
-    for batches in _rounds(data.evaluation(partial(largest_batch, config)), ranks.size):
+    on_cpu = next(model.parameters()).device.type == "cpu"
+
+    def rows_at_once(length: int) -> int:
+        most = max(1, CACHED_POSITIONS // length) if on_cpu else LARGEST
+        return min(largest_batch(config, length), most)
+
+    for batches in _rounds(data.evaluation(rows_at_once), ranks.size):
         # All ranks run the model equally often, because a sharded one communicates.
         sums = _sums(model, batches[min(ranks.rank, len(batches) - 1)](), precision)
         own = torch.zeros(len(batches), 2, dtype=torch.float64)
