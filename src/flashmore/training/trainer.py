@@ -31,7 +31,7 @@ USUAL = ("fused-adamw",)
 REPLAYED = 8
 """Updates in one replay of a CUDA graph."""
 CACHED_POSITIONS = 4096
-"""Positions of a batch in an evaluation on a CPU, whose activations should stay in its caches (docs/log.md)."""
+"""Positions of a batch in an evaluation on a CPU: their activations fit into its caches (docs/log.md)."""
 T = TypeVar("T")
 
 
