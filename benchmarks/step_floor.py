@@ -4,7 +4,8 @@
 
 The lower bound ("floor") is the time of the step's matrix products alone: the forward and both backward
 products of every linear layer, in the shapes of the step, the fastest of many rounds; plus attention's
-arithmetic at the same rate. Floor and step alternate. Then PyTorch's profiler
+arithmetic at the same rate. There is one for PyTorch's BLAS and one for oneDNN, which the compiled step uses
+where it is faster. Floors and step alternate. Then PyTorch's profiler
 (https://docs.pytorch.org/docs/stable/profiler.html) shows what the step's time is spent on, with a separate
 trainer, because profiling takes time.
 """
@@ -14,12 +15,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from flashmore.benchmark.attention.plan import attention_flops
@@ -34,7 +36,7 @@ from flashmore.training.trainer import Trainer
 
 GROUPS = {
     "attention": ("scaled_dot_product", "flash_attention"),
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "Gemm", "linear"),
+    "matrix products": ("mm_out", "linear_pointwise", "aten::mm", "aten::addmm", "aten::bmm", "Gemm"),
     "kernels made by the compiler": ("cpp_fused", "triton"),
     "copies and allocations": ("aten::copy_", "aten::empty", "aten::to", "aten::_to_copy", "aten::clone"),
 }
@@ -71,10 +73,12 @@ def main() -> int:
     if options.json:
         print(as_text(found), end="")
         return 0
-    floor = found["floor"]
     print(f"step   {found['step_ms']:.2f} ms, median; {', '.join(found['speedups'])}")
-    print(f"floor  {floor['ms']:.2f} ms: {floor['gflop']:.3f} GFLOP at {floor['gflop_per_s']:.0f} GFLOP/s")
-    print(f"gap    the step takes {found['gap']:.2f} times as long")
+    for name, floor in found["floors"].items():
+        rate = f"{found['gflop']:.3f} GFLOP at {floor['gflop_per_s']:.0f} GFLOP/s"
+        print(
+            f"floor  {floor['ms']:.2f} ms by {name}: {rate}; the step takes {floor['gap']:.2f} times as long"
+        )
     for name, value in found["profile_ms"].items():
         print(f"  {name:<30} {value:.2f} ms")
     return 0
@@ -87,24 +91,30 @@ def measure(options: Options) -> dict[str, Any]:
     model_config = resolved.model_config
     trainer = resolved.trainer(data)
     tokens = _tokens(trainer)
-    products, products_gflop = _products(trainer.model, tokens)
+    layers, products_gflop = _layers(trainer.model, tokens)
     gflop = products_gflop + _attention_gflop(trainer, model_config)
     for _ in range(ROUNDS):  # compiling, caches, clocks
         trainer.train_step().item()
-    steps, floors = [], []
+    steps: list[float] = []
+    floors: dict[str, list[float]] = {name: [] for name in PRODUCTS}
     for _ in range(ROUNDS):
-        floors += _times_ms(products, 5)
+        for name, product in PRODUCTS.items():
+            floors[name] += _times_ms(partial(_run, layers, product), 5)
         steps += _times_ms(lambda: trainer.train_step().item(), 5)
-    rate = 1000 * products_gflop / min(floors)
-    floor_ms = 1000 * gflop / rate
+    step_ms = statistics.median(steps)
+
+    def floor(times_ms: list[float]) -> dict[str, float]:
+        rate = 1000 * products_gflop / min(times_ms)
+        return {"ms": 1000 * gflop / rate, "gflop_per_s": rate, "gap": step_ms * rate / (1000 * gflop)}
+
     return {
         "preset": options.preset,
         "speedups": resolved.config.speedups,
         "threads": options.threads,
         "tokens": tokens,
-        "step_ms": statistics.median(steps),
-        "floor": {"ms": floor_ms, "gflop": gflop, "gflop_per_s": rate},
-        "gap": statistics.median(steps) / floor_ms,
+        "step_ms": step_ms,
+        "gflop": gflop,
+        "floors": {name: floor(times_ms) for name, times_ms in floors.items()},
         "profile_ms": _profile(resolved, data),
     }
 
@@ -126,22 +136,37 @@ def _tokens(trainer: Trainer) -> int:
     return int(statistics.median((trainer.batch(step).targets >= 0).sum().item() for step in range(20)))
 
 
-def _products(model: nn.Module, tokens: int) -> tuple[Callable[[], object], float]:
-    """Output, gradient of the input and gradient of the weights of every linear layer; and their GFLOP."""
-    layers, gradients, flop = [], [], 0
+def _blas(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.mm(x, weight.T)
+
+
+def _onednn(x: Tensor, weight: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return product
+
+
+PRODUCTS = {"PyTorch's BLAS": _blas, "oneDNN": _onednn}
+"""Products of a matrix and the transpose of another."""
+Layer = tuple[Tensor, Tensor, Tensor]
+"""Input, gradient of the output, weight."""
+
+
+def _layers(model: nn.Module, tokens: int) -> tuple[list[Layer], float]:
+    """Every linear layer; and the GFLOP of output, gradient of the input and gradient of the weight."""
+    layers, flop = [], 0
     for layer in (module for module in model.modules() if isinstance(module, nn.Linear)):
         x, g = torch.randn(tokens, layer.in_features), torch.randn(tokens, layer.out_features)
-        layers.append((x, g, layer.weight.detach(), torch.empty_like(g), torch.empty_like(x)))
-        gradients.append(torch.empty_like(layer.weight))
+        layers.append((x, g, layer.weight.detach().clone()))
         flop += 3 * 2 * tokens * layer.weight.numel()
+    return layers, flop / 1e9
 
-    def run() -> None:
-        for (x, g, weight, y, dx), dw in zip(layers, gradients, strict=True):
-            torch.mm(x, weight.T, out=y)
-            torch.mm(g, weight, out=dx)
-            torch.mm(g.T, x, out=dw)
 
-    return torch.no_grad()(run), flop / 1e9
+@torch.no_grad()
+def _run(layers: list[Layer], product: Callable[[Tensor, Tensor], Tensor]) -> None:
+    for x, g, weight in layers:
+        product(x, weight)
+        product(g, weight.T)
+        product(g.T, x.T)
 
 
 def _attention_gflop(trainer: Trainer, model_config: ModelConfig) -> float:
