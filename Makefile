@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long test-faults dist docs format clean
+.PHONY: demo test test-long test-faults bench dist docs format clean
 
 ## Train, compare and benchmark on the built-in names: a minute and a half after installation.
 demo: $(VENV)/installed
@@ -26,6 +26,10 @@ test-faults: $(VENV)/installed-dev
 test-long: $(VENV)/installed-dev
 	$(BIN)/pytest -m long
 	HYPOTHESIS_PROFILE=new $(BIN)/pytest
+
+## What became slower since the last release, or since AGAINST=a commit or wheel: 15 minutes.
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/regressions.py $(if $(AGAINST),--against $(AGAINST))
 
 ## Builds the sdist and the wheel into dist/, and runs the installed wheel outside the checkout.
 dist: $(VENV)/installed-dev

@@ -13,19 +13,20 @@ from flashmore.measuring.result import as_text
 Record = Mapping[str, Any]
 
 
-def run_python(words: list[str], threads: int, cwd: Path) -> str:
+def run_python(words: list[str], threads: int, cwd: Path, further: Mapping[str, str] | None = None) -> str:
     """Run Python to its end with this many CPU threads, writing no bytecode; what it printed on stdout.
 
     Args:
         words: what follows `python` on the command line.
         threads: for OpenMP and MKL.
         cwd: the folder it runs in.
+        further: variables of its environment.
 
     Raises:
         UsageError: it failed.
     """
     counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    environment = os.environ | counts | {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | counts | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(further or {})
     command = [sys.executable, *words]
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
