@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,35 @@ def test_what_is_compiled_in_the_background_is_found(lists: dict[str, Path], cac
     assert made is not None
     assert find(made) is not None
     assert not warm(replace(resolved.config, speedups=("auto",)))
+
+
+def test_the_process_in_the_background_imports_nothing_from_the_working_directory(
+    lists: dict[str, Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("open('imported', 'w').close()", encoding="utf-8")
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    resolved = resolved_for_later(lists["first"])
+    monkeypatch.chdir(tmp_path)
+    with Background() as background:
+        background.start(resolved)
+        assert background._child is not None
+        assert background._child.wait() == 1
+    assert not (tmp_path / "imported").exists()
+
+
+def test_an_error_leaves_no_temporary_folder(
+    lists: dict[str, Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    background, resolved = Background(), resolved_for_later(lists["first"])
+    with pytest.raises(KeyboardInterrupt), background:
+        background.start(resolved)
+        while not list(scratch.glob("flashmore-*")):
+            assert background._child is not None
+            assert background._child.poll() is None
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+    assert not list(scratch.glob("flashmore-*"))

@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,8 +86,10 @@ class Background:
             resolved.later,
             torch.get_num_threads(),
         )
+        # -P and the same path as here: `python -m` alone imports from the working directory first.
         self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -122,6 +125,9 @@ class _Task(msgspec.Struct):
 
 def main() -> None:
     """Be the process in the background."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # an exception, so temporary folders are removed
     if hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
