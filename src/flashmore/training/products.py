@@ -43,7 +43,7 @@ def _register_lowering() -> None:
     class Linear(LinearUnary):
         @classmethod
         def of(cls, x: Any, weight: Any, bias: Any) -> Any:
-            """As `create` of the base class, but oneDNN reads a transposed weight as it is, without a copy."""
+            """As `create` of the base class, but oneDNN reads a transposed weight as it is, not a copy."""
             x = cls.require_contiguous(cls.realize_input(x))
             weight = cls.realize_input(weight)
             options: list[Any] = ["none", [-1], ""]
