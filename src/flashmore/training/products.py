@@ -61,6 +61,11 @@ def _register_lowering() -> None:
         return TensorBox.create(Linear.of(x, weight, bias))
 
 
+def has_bfloat16() -> bool:
+    """Whether oneDNN computes products in bfloat16 on this CPU."""
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def use_onednn(graph: GraphModule) -> None:
     """Replace products of float32 matrices in a graph of operators, where that is faster on this machine.
 
