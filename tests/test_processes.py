@@ -10,6 +10,7 @@ START_PROCESSES = {
     "upgrade/verify/verifier.py",  # the lines of a place, read first, in a limited process elsewhere
     "upgrade/verify/runner.py",  # forks of that process, which run those lines
     "upgrade/search.py",  # our own search, several files at once, without the directory on the module path
+    "training/warm.py",  # our own module, with the paths of this process and without the working directory
     "share/export.py",  # a new interpreter, which loads what was exported
     "upgrade/trace/tracer.py",  # the user's own example or script, because they asked for it
 }

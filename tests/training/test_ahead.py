@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,18 @@ def test_a_cache_that_cannot_be_written_is_told(cache: Path, tmp_path: Path) -> 
     assert find(program()) is None
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_nothing_is_kept_where_others_can_change_it(kept: Path, tmp_path: Path) -> None:
+    kept.parent.chmod(0o722)
+    with pytest.raises(StorageError, match="others own or can change"):
+        ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+
+
+def test_a_library_that_cannot_be_loaded_is_told(kept: Path) -> None:
+    with pytest.raises(StorageError, match="TMPDIR"):
+        ahead._library(kept)
+
+
 def test_the_longest_unused_libraries_are_removed(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +246,27 @@ def test_warm_refuses_what_is_compiled_anew_in_each_run(lists: dict[str, Path]) 
         warm(TrainConfig(file=lists["first"], model="gru"))
     with pytest.raises(ConfigError, match="compiled anew"):
         warm(TrainConfig(file=lists["first"], grad_accum=2, batch_size=8))
+    with pytest.raises(ConfigError, match="--speedups none"):
+        warm(TrainConfig(file=lists["first"], speedups=("none",)))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--device cuda"):
+            warm(TrainConfig(file=lists["first"], device="cuda"))
+
+
+def test_warm_uses_as_many_threads_as_training_may(
+    lists: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Program] = []
+    monkeypatch.setattr("flashmore.training.warm.compile_for_later", lambda made, **_: compiled.append(made))
+    monkeypatch.setattr("flashmore.training.resolve.cpu_quota", lambda _: 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert warm(replace(CONFIG, file=lists["first"], attention="flash"))
+    finally:
+        torch.set_num_threads(before)
+    assert [made.threads for made in compiled] == [1]
+    assert not cache.exists()
 
 
 def resolved_for_later(file: Path) -> Any:
@@ -286,3 +320,40 @@ def test_what_is_compiled_in_the_background_is_found(lists: dict[str, Path], cac
     assert made is not None
     assert find(made) is not None
     assert not warm(replace(resolved.config, speedups=("auto",)))
+
+
+def test_the_process_in_the_background_imports_nothing_from_the_working_directory(
+    lists: dict[str, Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("open('imported', 'w').close()", encoding="utf-8")
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    resolved = resolved_for_later(lists["first"])
+    monkeypatch.chdir(tmp_path)
+    with Background() as background:
+        background.start(resolved)
+        assert background._child is not None
+        assert background._child.wait() == 1
+    assert not (tmp_path / "imported").exists()
+
+
+def test_an_error_leaves_no_temporary_folder(
+    lists: dict[str, Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    background, resolved = Background(), resolved_for_later(lists["first"])
+
+    def interrupted() -> None:
+        with background:
+            background.start(resolved)
+            while not list(scratch.glob("flashmore-*")):
+                assert background._child is not None
+                assert background._child.poll() is None
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(scratch.glob("flashmore-*"))

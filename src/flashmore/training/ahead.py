@@ -309,7 +309,8 @@ def _load(program: Program, *, automatic: bool) -> Any:
     if path is not None:
         with suppress(OSError):
             os.utime(path)  # the longest unused is removed first
-        return _library(path)
+        with suppress(StorageError):  # a system whose C library is older, for example; it is compiled again
+            return _library(path)
     with tempfile.TemporaryDirectory(prefix="flashmore-") as scratch:
         path = _build(program, Path(scratch))
         try:
@@ -320,8 +321,18 @@ def _load(program: Program, *, automatic: bool) -> Any:
 
 
 def _library(path: Path) -> Any:
-    # torch._inductor.aoti_load_package does the same, after importing the compiler, which takes a second.
-    return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    """Load a library, which PyTorch unpacks to a temporary folder.
+
+    Raises:
+        StorageError: that folder is full, or nothing can be executed from it.
+    """
+    try:
+        # torch._inductor.aoti_load_package does the same, after importing the compiler, which takes a second.
+        return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    except RuntimeError as error:
+        valid = "a folder in $TMPDIR with free space and without noexec, or --speedups without compile"
+        found = str(error).partition("\n")[0]
+        raise StorageError("to load the compiled training step", found, valid) from error
 
 
 def _keep(program: Program, library: Path, *, automatic: bool) -> None:
@@ -334,6 +345,9 @@ def _keep(program: Program, library: Path, *, automatic: bool) -> None:
     with disk_errors(f"to write {path}", path):
         cache.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        if _is_foreign(path.parent):
+            found = f"{path.parent}, which others own or can change"
+            raise StorageError("a cache folder of your own", found, "another folder in $FLASHMORE_CACHE")
         for name, content in ((path, data), (path.with_suffix(".json"), msgspec.json.encode(note))):
             replace_file(name, content)
             name.chmod(0o600)

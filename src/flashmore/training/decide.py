@@ -14,6 +14,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.ranks import world_size
 from flashmore.specs import model_spec
 from flashmore.speedups import CATALOGUE, EXACT, GROUPS, SWITCHES, switches
+from flashmore.training.products import has_bfloat16
 
 Quartiles = tuple[float, float, float]
 
@@ -177,7 +178,7 @@ def _why_not_compile(model_config: ModelConfig, device: torch.device, *, cached:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return has_bfloat16()
 
 
 def _worth_preparing(

@@ -3,7 +3,7 @@
 Muon's update of a matrix is its orthogonalised momentum: Jordan et al. 2024, "Muon: An optimizer for hidden
 layers in neural networks", https://kellerjordan.github.io/posts/muon/. PyTorch's,
 https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html, loops over matrices in bfloat16; the
-flat step uses float32, because the matrices are small, and one batched product for all matrices of a shape.
+flat step uses one batched product for all matrices of a shape, on a CPU without bfloat16 in float32.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.config import TrainConfig
+from flashmore.training.products import has_bfloat16
 
 EPS = 1e-8
 """AdamW's epsilon."""
@@ -96,6 +97,7 @@ class MatrixGroups:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = list(shapes.values())
+        self._bfloat16 = has_bfloat16()  # not while a compiler traces, which takes only functions of tensors
 
     def __bool__(self) -> bool:
         return bool(self._shapes)
@@ -107,22 +109,25 @@ class MatrixGroups:
         for shape in sorted(set(self._shapes)):
             members = [index for index, other in enumerate(self._shapes) if other == shape]
             stacked = torch.stack([parts[index].view(shape) for index in members])  # (n, rows, columns)
+            made = newton_schulz(stacked, bfloat16=self._bfloat16)
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            for index, matrix in zip(members, newton_schulz(stacked).unbind(), strict=True):
+            for index, matrix in zip(members, made.unbind(), strict=True):
                 results[index] = scale * matrix.reshape(-1)
         return torch.cat(results)
 
 
-def newton_schulz(matrices: Tensor) -> Tensor:
+def newton_schulz(matrices: Tensor, *, bfloat16: bool) -> Tensor:
     """Map each matrix U S Vᵀ of (n, rows, columns) to approximately U Vᵀ, using only matrix products.
 
-    Like `torch.optim.Muon`, in bfloat16, but only where a CPU has instructions for it.
+    Args:
+        matrices: (n, rows, columns).
+        bfloat16: compute float32 matrices on a CPU in bfloat16, like `torch.optim.Muon`.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.size(1) > matrices.size(2)
     x = matrices.transpose(1, 2) if tall else matrices
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if bfloat16 and x.device.type == "cpu" and x.dtype == torch.float32:
         x = x.bfloat16()
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.transpose(1, 2)  # (n, r, r), r the smaller dimension

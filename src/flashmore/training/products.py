@@ -43,7 +43,7 @@ def _register_lowering() -> None:
     class Linear(LinearUnary):
         @classmethod
         def of(cls, x: Any, weight: Any, bias: Any) -> Any:
-            """As `create` of the base class, but a transposed weight is not copied."""
+            """As `create` of the base class, but oneDNN reads a transposed weight as it is, not a copy."""
             x = cls.require_contiguous(cls.realize_input(x))
             weight = cls.realize_input(weight)
             options: list[Any] = ["none", [-1], ""]
@@ -59,6 +59,11 @@ def _register_lowering() -> None:
     @register_lowering(torch.ops.flashmore.linear.default, type_promotion_kind=None)
     def _(x: Any, weight: Any, bias: Any) -> Any:
         return TensorBox.create(Linear.of(x, weight, bias))
+
+
+def has_bfloat16() -> bool:
+    """Whether oneDNN computes products in bfloat16 on this CPU."""
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def use_onednn(graph: GraphModule) -> None:

@@ -71,6 +71,13 @@ def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolv
     return replace(resolved, notes=(*reasons, *resolved.notes))
 
 
+def set_threads(config: TrainConfig) -> None:
+    """Make this process use as many threads as the config says, or else as it may."""
+    # PyTorch's default respects the CPU affinity, but not a container's quota.
+    threads = config.threads_here or min(torch.get_num_threads(), cpu_quota(CGROUP) or MOST_THREADS)
+    torch.set_num_threads(threads)
+
+
 def resolve_device(name: str) -> torch.device:
     """The device with this name, or for `auto` the best one available.
 
@@ -193,9 +200,7 @@ def resolve_speed(
         BackendUnavailable: the requested attention backend cannot run here.
         TrainingFailed: a step does not fit in memory.
     """
-    # Before anything is measured. PyTorch's default respects the CPU affinity, but not a container's quota.
-    threads = config.threads_here or min(torch.get_num_threads(), cpu_quota(CGROUP) or MOST_THREADS)
-    torch.set_num_threads(threads)
+    set_threads(config)  # before anything is measured
 
     def resolved(speedups: tuple[str, ...], notes: tuple[str, ...] = ()) -> Resolved:
         def chosen(name: str) -> Choice | None:

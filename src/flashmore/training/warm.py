@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,10 +25,15 @@ from flashmore.training.ahead import cached_attention, compile_for_later, progra
 from flashmore.training.corpus import read_corpus
 from flashmore.training.decide import decide, why_not
 from flashmore.training.fit import fit
-from flashmore.training.resolve import Resolved, resolve_attention, resolve_model
+from flashmore.training.resolve import (
+    Resolved,
+    resolve_attention,
+    resolve_device,
+    resolve_model,
+    set_threads,
+)
 
 CPU = torch.device("cpu")
-MODULE = "flashmore.training.warm"
 LOWEST_PRIORITY = 19
 """As `os.nice` counts, where the system has it."""
 
@@ -40,17 +46,21 @@ def warm(config: TrainConfig) -> bool:
 
     Raises:
         DataError: the data cannot be read.
-        ConfigError: the step of this config cannot be compiled for later runs.
+        ConfigError: the step of this config cannot be compiled for later runs, or there is no such device.
         StorageError: the cache cannot be written.
     """
-    if config.threads_here:
-        torch.set_num_threads(config.threads_here)
+    set_threads(config)
+    device = resolve_device(config.device)
     corpus = read_corpus(config)
     config, _ = fit(config, corpus)
     sizes = resolve_model(config, corpus)
-    speedups = decide(config, sizes, CPU, lambda _: (0.0, 0.0, 0.0), lambda _: True).speedups
-    if "compile" not in speedups or program_of(config, sizes, CPU, speedups) is None:
-        found = why_not("compile", config, sizes, CPU) or "it is compiled anew in each run"
+    speedups = decide(config, sizes, device, lambda _: (0.0, 0.0, 0.0), lambda _: True).speedups
+    found = None
+    if "compile" not in speedups:
+        found = why_not("compile", config, sizes, device) or f"--speedups {' '.join(config.speedups)}"
+    elif program_of(config, sizes, device, speedups) is None:
+        found = f"one that is compiled anew in each run, on {device.type}"
+    if found is not None:
         raise ConfigError("a step that can be compiled for later runs", found, "a transformer on one CPU")
     return _warm(config, sizes, speedups)
 
@@ -86,8 +96,10 @@ class Background:
             resolved.later,
             torch.get_num_threads(),
         )
+        # -P and the same path as here: `python -m` alone imports from the working directory first.
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE],
+            [sys.executable, "-P", "-m", __name__],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -123,6 +135,7 @@ class _Task(msgspec.Struct):
 
 def main() -> None:
     """Be the process in the background."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which removes temporary folders
     if hasattr(os, "nice"):
         os.nice(LOWEST_PRIORITY)
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
