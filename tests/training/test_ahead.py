@@ -122,9 +122,10 @@ def test_a_damaged_library_is_not_found(kept: Path, ending: str, damage: str) ->
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-@pytest.mark.parametrize("what", ["", ".pt2", ".json"])
+@pytest.mark.parametrize("what", ["cache", "folder", ".pt2", ".json"])
 def test_what_others_can_change_is_not_executed(kept: Path, what: str) -> None:
-    (kept.with_suffix(what) if what else kept.parent).chmod(0o722)
+    folders = {"cache": kept.parents[1], "folder": kept.parent}
+    (folders.get(what) or kept.with_suffix(what)).chmod(0o722)
     assert find(program()) is None
 
 
@@ -158,6 +159,17 @@ def test_the_longest_unused_libraries_are_removed(
     assert find(program()) is None
     assert not kept.with_suffix(".json").exists()
     assert find(program(batch_size=20)) is not None
+
+
+def test_temporary_files_of_killed_processes_are_removed(kept: Path, tmp_path: Path) -> None:
+    old, new = (kept.with_name(f".{kept.name}.{digit * 16}.tmp") for digit in "ab")
+    for path in (old, new):
+        path.write_bytes(b"half a library")
+    os.utime(old, (1, 1))
+    ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+    assert not old.exists()
+    assert new.exists()
+    new.unlink()
 
 
 # Training with them.

@@ -16,6 +16,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ from flashmore.backends.packed import Segments
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.errors import FlashmoreError, StorageError
-from flashmore.files import cache_folder, disk_errors, read_regular, replace_file
+from flashmore.files import cache_folder, disk_errors, is_temporary, read_regular, replace_file
 from flashmore.measuring.environment import cpu_name
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import without_values
@@ -54,6 +55,8 @@ UNUSED = -1e9
 """Added to the logits of ids that the vocabulary does not have: their probability is exactly 0."""
 LARGEST_LIBRARY, LARGEST_NOTE = 2**30, 2**20
 """Most bytes of the files of a step; ours have about 3 million and 200."""
+UNFINISHED_SECONDS = 3600.0
+"""Temporary files older than this are of processes that were killed."""
 MOST_LIBRARIES = 100
 """Libraries kept in the cache, of which the longest unused are removed."""
 _CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "ngram_smoothing", "dtype")
@@ -160,7 +163,7 @@ def _code_digest() -> str:
     """A digest of the code of which steps consist: after a change they must be compiled again."""
     package = Path(__file__).parents[1]
     files = [*(package / "models").glob("*.py"), *(package / "backends").glob("*.py")]
-    names = ("ahead.py", "optimizers.py", "products.py", "step.py", "update.py")
+    names = ("ahead.py", "dataset.py", "optimizers.py", "products.py", "step.py", "update.py")
     files += [Path(__file__).with_name(name) for name in names]
     texts = (f"{path.name}\0{path.read_text(encoding='utf-8')}\0" for path in sorted(files))
     return hashlib.sha256("".join(texts).encode()).hexdigest()
@@ -273,7 +276,7 @@ def find(program: Program, *, automatic: bool = False) -> Path | None:
         return None
     path = cache / "compiled" / f"{program.digest}.pt2"
     try:
-        if any(_is_foreign(name) for name in (path.parent, path, path.with_suffix(".json"))):
+        if any(_is_foreign(name) for name in (cache, path.parent, path, path.with_suffix(".json"))):
             return None
         note = msgspec.json.decode(read_regular(path.with_suffix(".json"), LARGEST_NOTE), type=_Note)
         library = read_regular(path, LARGEST_LIBRARY)
@@ -345,7 +348,7 @@ def _keep(program: Program, library: Path, *, automatic: bool) -> None:
     with disk_errors(f"to write {path}", path):
         cache.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        if _is_foreign(path.parent):
+        if _is_foreign(cache) or _is_foreign(path.parent):
             found = f"{path.parent}, which others own or can change"
             raise StorageError("a cache folder of your own", found, "another folder in $FLASHMORE_CACHE")
         for name, content in ((path, data), (path.with_suffix(".json"), msgspec.json.encode(note))):
@@ -359,6 +362,10 @@ def _remove_unused(folder: Path) -> None:
     for path in libraries[MOST_LIBRARIES:]:
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        old = is_temporary(path.name) and time.time() - path.stat().st_mtime > UNFINISHED_SECONDS
+        if old:  # of a process that was killed
+            path.unlink(missing_ok=True)
 
 
 # Compiling.

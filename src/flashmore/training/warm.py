@@ -118,7 +118,11 @@ class Background:
             if self._child is None:
                 return
             if kind is not None:
-                self._child.terminate()
+                if hasattr(os, "killpg"):  # the C++ compiler as well
+                    with suppress(ProcessLookupError):
+                        os.killpg(self._child.pid, signal.SIGTERM)
+                else:
+                    self._child.terminate()
                 self._child.wait()
             elif self._child.poll():
                 errors.seek(0)
