@@ -50,6 +50,7 @@ def part_of(process: subprocess.Popen[str], script: str) -> psutil.Process:
     raise TimeoutError
 
 
+@pytest.mark.long
 def test_a_killed_and_a_failing_part_stop_no_other_and_a_second_call_completes_the_folder(
     tmp_path: Path,
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_default_reference_is_a_tag_or_a_commit_of_a_record() -> None:
     assert named in tags if tags else regressions.git("cat-file", "-t", named) == "commit"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("in_git")
 def test_this_tree_against_its_own_commit(tmp_path: Path) -> None:
     before, out = worktrees(), tmp_path / "record.json"

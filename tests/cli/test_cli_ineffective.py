@@ -82,7 +82,7 @@ def test_a_distance_without_a_name_is_refused(trained: Path, call: Call, refusal
     assert "--like" in refusal(call("generate", trained, "--max-distance", 2), 2)
 
 
-@pytest.mark.parametrize("words", ["--length -5", "--length 0", "--count 20", "--nearest", "--min-length 3"])
+@pytest.mark.parametrize("words", ["--length -5", "--length 0", "--count 0", "--nearest", "--min-length 3"])
 def test_what_a_run_on_text_cannot_use_is_refused(
     text_run: Path, call: Call, refusal: Refusal, words: str
 ) -> None:

@@ -46,12 +46,12 @@ def test_a_run_on_a_prepared_text_is_the_run_on_the_text(
     assert not (run / "tokens.bin").exists(), "the ids are used in place"
     assert document("train", "--resume", run, "--max-steps", 6)["steps"] == 6
     options = ("--length", 30, "--prefix", "cat", "--seed", 1)
-    made = document("generate", run, *options)["text"]
+    (made,) = document("generate", run, *options)["texts"]
     assert len(made) == 30
     assert set(made) <= set(TEXT)
     pack = tmp_path / "text.pack"
     assert call("pack", run, "--out", pack).returncode == 0
-    assert document("generate", pack, *options)["text"] == made
+    assert document("generate", pack, *options)["texts"] == [made]
 
 
 def test_what_a_run_on_a_prepared_text_lacks_is_told(

@@ -34,6 +34,7 @@ def test_a_compiled_run_goes_on_without_a_compiler(tmp_path: Path, monkeypatch: 
         model="mlp", n_embd=16, optimizer="adamw", max_steps=4, eval_interval=2, batch_size=8, device="cpu"
     )
     train(replace(small, speedups=("fused-adamw", "compile")), compiled)
+    monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with resumed(compiled, 8) as session:

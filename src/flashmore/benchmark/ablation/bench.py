@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flashmore.benchmark.ablation.loader import LoadedDataset
-from flashmore.benchmark.step.bench import STEPS, Outcome, diverged, first_steps
+from flashmore.benchmark.step.bench import STEPS, Outcome, diverged, first_steps, in_float64
 from flashmore.benchmark.step.task import read_items
 from flashmore.benchmark.variant import Rounds, Variant, together
 from flashmore.config import TrainConfig
@@ -226,8 +226,7 @@ class _Bench(Rounds):
 
     def _train_in_float64(self) -> None:
         """Make the plain loop's first steps, the reference; of several ranks, rank 0 alone has it."""
-        trainer = self._trainer(self.checked, (), float64_device(self.device))
-        trainer.model.double()
+        trainer = in_float64(self._trainer(self.checked, (), float64_device(self.device)))
         self.reference = first_steps(trainer)
         if not self.reference.losses.isfinite().all():
             raise diverged("variants")

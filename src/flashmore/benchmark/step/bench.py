@@ -29,6 +29,7 @@ from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import LossScale
 from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, MUON_MOMENTUM
 from flashmore.training.resolve import resolve_attention, resolve_device
+from flashmore.training.step import EagerStep
 from flashmore.training.trainer import Trainer
 
 BLOCKS = 30
@@ -317,9 +318,14 @@ class Gate:
             sharded = ranks.connected and task.sharded
             return Trainer(task.config, model_config, data, task.device, ranks=ranks, sharded=sharded)
         device = float64_device(task.device)
-        trainer = Trainer(replace(task.config, dtype="float32"), model_config, data.to(device), device)
-        trainer.model.double()
-        return trainer
+        config = replace(task.config, dtype="float32")
+        return in_float64(Trainer(config, model_config, data.to(device), device))
+
+
+def in_float64(trainer: Trainer) -> Trainer:
+    """The trainer with its model in float64, and an optimizer of the parameters that the conversion made."""
+    trainer.step = EagerStep(trainer.model.double(), trainer.config, trainer.device, fused=False)
+    return trainer
 
 
 def diverged(what: str) -> ConfigError:
