@@ -94,6 +94,17 @@ def test_other_devices_slices_and_accumulation_are_left_to_torch_compile() -> No
     assert program_of(replace(CONFIG, grad_accum=2), SIZES, CPU, PACKED) is None
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5, 8])
+def test_the_number_of_tokens_is_open_for_every_batch_size(rows: int) -> None:
+    """Also where the example's tokens are no multiple of what they are padded to."""
+    sizes = replace(SIZES, block_size=8)
+    exported = ahead._exported(program(batch_size=rows, sizes=sizes, ngram_smoothing=0.4))
+    inputs = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
+    lengths = [value.size(0) for value in inputs[-7:]]
+    fixed = rows * 8 <= ahead.TOKENS_MULTIPLE  # then every batch is padded to all of its places
+    assert [isinstance(length, int) for length in lengths] == [fixed, fixed, fixed, fixed, True, True, fixed]
+
+
 # The cache.
 
 

@@ -61,6 +61,8 @@ MOST_LIBRARIES = 100
 """Libraries kept in the cache, of which the longest unused are removed."""
 _CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "ngram_smoothing", "dtype")
 """The options that are constants of a library. Learning rates and weight decay are inputs."""
+TOKEN_INPUTS = (7, 8, 9, 10, 13)
+"""Inputs of a packed step with a row for each token: ids, targets, positions, places and soft targets."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -408,11 +410,12 @@ def _exported(program: Program) -> torch.export.ExportedProgram:
 
     dtype = getattr(torch, program.parameters.removeprefix("torch."))
     buffers = function.zeros(dtype, torch.device("cpu"))
-    batch = _example(program)
     unused, rates = torch.zeros(program.model.vocab_size, dtype=dtype), torch.zeros(2, dtype=dtype)
-    tensors = (*buffers.tensors(), unused, rates, *_inputs(program, batch))
-    tokens = len(batch.ids) if program.packed else None
-    open_length = [7 + index for index, x in enumerate(tensors[7:]) if tokens and len(x) == tokens]
+    ids, targets, *extra = _inputs(program, _example(program))
+    tensors = (*buffers.tensors(), unused, rates, ids, targets, *extra)
+    # The number of tokens differs between batches, unless padding fills all places of so small a batch.
+    places = program.rows * program.model.block_size
+    open_length = TOKEN_INPUTS if program.packed and len(ids) < places else ()
     mode = FakeTensorMode(shape_env=ShapeEnv())
 
     def fake(index: int, tensor: Tensor) -> Tensor:
@@ -425,7 +428,7 @@ def _exported(program: Program) -> torch.export.ExportedProgram:
     with mode, _compiling():
         graph = make_fx(step, tracing_mode="symbolic")(*(fake(i, x) for i, x in enumerate(tensors)))
     use_onednn(graph)
-    length = torch.export.Dim("tokens", min=2, max=program.rows * program.model.block_size)
+    length = torch.export.Dim("tokens", min=2, max=places)
     shapes = tuple({0: length} if index in open_length else None for index in range(len(tensors)))
     return torch.export.export(graph, tensors, dynamic_shapes=shapes)
 
