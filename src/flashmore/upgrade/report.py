@@ -80,6 +80,7 @@ class SiteReport:
             "line": site.line,
             "end_line": site.end_line,
             "symbol": site.symbol,
+            "code": site.code,
             "verdict": site.verdict,
             "reason": site.reason,
             "advice": site.advice,

@@ -1,8 +1,7 @@
-"""Searches files and folders for hand-written attention: each once, whatever is wrong with the others."""
+"""Searches files and folders for what the rules replace: each once, whatever is wrong with the others."""
 
 import ast
 import os
-import re
 import signal
 import threading
 import warnings
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.find import find_sites, is_worth_parsing
 from flashmore.upgrade.project.files import Unreadable, content, decoded, python_files
 from flashmore.upgrade.project.linked import Project
 from flashmore.upgrade.site import NotRead, Searched
@@ -20,10 +19,6 @@ from flashmore.upgrade.site import NotRead, Searched
 NOTEBOOK = ".ipynb"
 MANY = 64
 """Fewer files are searched in this process: starting another takes longer."""
-_WORTH = re.compile(
-    rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn|flex_att"
-    rb"|\bexp\("
-)
 
 
 def _why_not_python(path: Path, data: bytes) -> str | None:
@@ -57,7 +52,7 @@ def search_file(path: Path) -> Searched | NotRead:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not _WORTH.search(data):
+            if not is_worth_parsing(data):
                 ast.parse(source)
                 return Searched(str(path), source, data, encoding, ())
             sites = find_sites(source, str(path))

@@ -9,7 +9,7 @@ an input of role "size" is a whole number, and its one entry says which.
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["rewritten", "refused", "already fused", "failed"]
+Verdict = Literal["rewritten", "refused", "already fused", "failed", "advice"]
 Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
 
 
@@ -61,9 +61,10 @@ class Fragment:
 
 @dataclass(frozen=True)
 class Site:
-    """One place that looks like attention.
+    """One place that looks like what a rule replaces.
 
-    Lines count from 1; `end_line` is the last line that belongs to it. `guard` is the Python expression under
+    `code` is the rule's, `rule` the variant of attention that was recognised. Lines count from 1; `end_line`
+    is the last line that belongs to it. `guard` is the Python expression under
     which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
     granted, `notes` what it leaves for somebody to look at, both in words.
     """
@@ -81,10 +82,13 @@ class Site:
     fragment: Fragment | None = None
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    code: str = "FM001"
 
     def refused(self, reason: str, advice: str) -> "Site":
         """The same place, with nothing to rewrite."""
-        return Site(self.path, self.line, self.end_line, self.symbol, "refused", reason, advice)
+        return Site(
+            self.path, self.line, self.end_line, self.symbol, "refused", reason, advice, code=self.code
+        )
 
 
 @dataclass(frozen=True)
