@@ -15,17 +15,19 @@ from flashmore.cli.waiting import Waiting
 from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
 from flashmore.terminal import say, write_diff, write_json, write_patch
+from flashmore.upgrade.notebooks.notebook import is_notebook
 from flashmore.upgrade.report import INDENT, FileReport, Report
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import NotRead
 from flashmore.upgrade.trace.tracer import Source, verify_traced
+from flashmore.upgrade.verify.result import not_tested
 from flashmore.upgrade.verify.verifier import Verifier
-from flashmore.upgrade.write import write_source
+from flashmore.upgrade.write import write_bytes, write_source
 
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Find hand-written attention in Python files and show how to replace it with PyTorch's fused attention.
+    """Find hand-written attention in Python code and show how to replace it with PyTorch's fused attention.
 
     By default, your code is only read: it is not run, and no file is changed. Exit code: 0 if there is
     nothing to rewrite or --write has written everything, 1 if something can be rewritten, 2 for an error or a
@@ -33,7 +35,7 @@ class Upgrade:
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """Python files or folders."""
+    """Python files, Jupyter notebooks, or folders."""
     test: bool = False
     """Run the old and the new lines on synthetic tensors, forward and backward, and compare the results."""
     example: str | None = None
@@ -73,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         for file in report.files:
             hopeful = [one for one in file.rewritten if one.passed is not False]
             write_patch(file.patch_bytes(hopeful), file.encoding)
-        say(*(f"{one.path}: not read: {one.reason}" for one in report.not_read))
+        say(*map(str, report.not_read))
     elif command.json:
         write_json(report.to_json())
     else:
@@ -82,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"{source}: {report.problem}")
         if command.example is not None:
             return 2
-    if any(Path(one.path) in command.paths for one in report.not_read):
+    if any(Path(one.path) in command.paths and one.cell is None for one in report.not_read):
         return 2
     rewritten = [one for file in report.files for one in file.rewritten]
     return 0 if all(command.write and one.written for one in rewritten) else 1
@@ -98,10 +100,13 @@ def _checked(command: Upgrade, given: set[str]) -> Source | None:
         except OSError:
             continue  # it cannot be looked at: the search says why
     program = bool(command.example or command.run)
+    notebook = next(filter(is_notebook, command.paths), None)
     for refused, wanted, found, valid in (
         (not command.paths, "files or folders", "none", "flashmore upgrade model.py, or a folder"),
         (command.diff and command.json, "--diff or --json", "both", "one of them"),
         (command.example and command.run, "--example or --run", "both", "only one of them"),
+        (program and notebook is not None,
+         "Python files with --example or --run", f"the notebook {notebook}", "--test for notebooks"),
         (command.gain and not program,
          "an example or script to measure", "--gain alone", "--gain with --example or --run"),
         (command.force and not command.write,
@@ -135,6 +140,10 @@ def _script(line: str) -> tuple[str, ...]:
     if words and Path(words[0]).name.startswith("python"):
         words = words[1:]
     is_module = len(words) > 1 and words[0] == "-m"
+    if not is_module and words and is_notebook(Path(words[0])):
+        raise UsageError(
+            wanted, f"the notebook {words[0]}", "a script; `jupyter nbconvert --to script` makes one"
+        )
     if not is_module and not (words and Path(words[0]).is_file()):
         raise UsageError(wanted, f"'{words[0]}' is not a file" if words else "nothing", valid)
     return tuple(words)
@@ -148,6 +157,8 @@ def _search(command: Upgrade) -> Report:
                 report.not_read.append(found)
                 continue
             report.searched += 1
+            if found.notebook is not None:
+                report.not_read += found.notebook.not_read(found.path)
             if found.sites:
                 file = FileReport.of(found)
                 for one in file.rewritten:
@@ -167,8 +178,9 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             one.verifications.append(verifier.verify(one.site))
             waiting.advance()
         if source is not None:
-            with_lines = [one for one in wanted if one.site.fragment is not None]
-            hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in report.files]
+            files = [file for file in report.files if file.notebook is None]
+            with_lines = [one for file in files for one in file.rewritten if one.site.fragment is not None]
+            hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in files]
             traced = verify_traced(
                 [one.site for one in with_lines],
                 source,
@@ -178,13 +190,16 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             )
             for one, verification in zip(with_lines, traced.verifications, strict=True):
                 one.verifications.append(verification)
+            for one in (one for file in report.files if file.notebook is not None for one in file.rewritten):
+                one.verifications.append(not_tested("notebooks are not run", on=f"the inputs from {source}"))
             report.problem = traced.problem
             waiting.advance(len(wanted))
 
 
 def _measure(command: Upgrade, source: Source, report: Report) -> None:
     """Time whole steps and attention alone, before and after all tested rewrites."""
-    passed = [(file, [one for one in file.rewritten if one.passed]) for file in report.files]
+    files = [file for file in report.files if file.notebook is None]
+    passed = [(file, [one for one in file.rewritten if one.passed]) for file in files]
     sites = [one for _, chosen in passed for one in chosen]
     if not sites:
         say("gain not measured: no rewrite passed its test")
@@ -203,7 +218,10 @@ def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
     if not chosen:
         return
     try:
-        write_source(file.as_read(), file.rewriting(chosen), force=command.force, indices=indices)
+        if file.notebook is None:
+            write_source(file.as_read(), file.rewriting(chosen), force=command.force, indices=indices)
+        else:
+            write_bytes(file.as_read(), file.encoded(chosen), force=command.force, indices=indices)
     except FlashmoreError as error:
         file.why_not_written = f"{error.found} (valid: {error.valid})"
     else:

@@ -8,15 +8,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 from flashmore.upgrade.find import find_sites, is_worth_parsing
+from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, SUFFIX, is_notebook, read_notebook
 from flashmore.upgrade.project.files import Unreadable, content, decoded, python_files
 from flashmore.upgrade.project.linked import Project
 from flashmore.upgrade.site import NotRead, Searched
 
-NOTEBOOK = ".ipynb"
 MANY = 64
 """Fewer files are searched in this process: starting another takes longer."""
 
@@ -29,16 +30,18 @@ def _why_not_python(path: Path, data: bytes) -> str | None:
     return f"its name ends in {path.suffix}, and only Python files are searched"
 
 
-def read(path: Path) -> tuple[bytes, str, str] | NotRead:
-    """A file's bytes, its text with its line ends, and the encoding that its first lines name (PEP 263)."""
-    if path.suffix.lower() == NOTEBOOK:
-        advice = "`jupyter nbconvert --to script` converts it to a Python file"
-        return NotRead(str(path), f"it is a notebook; {advice}")
+def read(path: Path) -> Searched | NotRead:
+    """A file or a notebook, with no places yet; a file's encoding is what its first lines name (PEP 263)."""
     try:
+        if is_notebook(path):
+            data = content(path, LARGEST_NOTEBOOK)
+            notebook = read_notebook(data)
+            return Searched(str(path), notebook.source, data, "utf-8", (), notebook)
         data = content(path)
         if (other := _why_not_python(path, data)) is not None:
             return NotRead(str(path), other)
-        return data, *decoded(data)
+        source, encoding = decoded(data)
+        return Searched(str(path), source, data, encoding, ())
     except Unreadable as error:
         return NotRead(str(path), str(error))
 
@@ -48,14 +51,14 @@ def search_file(path: Path) -> Searched | NotRead:
     found = read(path)
     if isinstance(found, NotRead):
         return found
-    data, source, encoding = found
+    notebook = found.notebook
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not is_worth_parsing(data):
-                ast.parse(source)
-                return Searched(str(path), source, data, encoding, ())
-            sites = find_sites(source, str(path))
+            if notebook is None and not is_worth_parsing(found.data):
+                ast.parse(found.source)
+                return found
+            sites = find_sites(found.source, str(path))
     except SyntaxError as error:
         line = f" in line {error.lineno}" if error.lineno else ""
         return NotRead(str(path), f"it is not valid for this version of Python: {error.msg}{line}")
@@ -63,7 +66,9 @@ def search_file(path: Path) -> Searched | NotRead:
         return NotRead(str(path), "it is nested too deeply to be parsed")
     except ValueError as error:
         return NotRead(str(path), f"it cannot be parsed: {type(error).__name__}: {error}")
-    return Searched(str(path), source, data, encoding, tuple(sites))
+    if notebook is not None:
+        sites = [notebook.placed(site) for site in sites]
+    return replace(found, sites=tuple(sites))
 
 
 def search(
@@ -71,9 +76,7 @@ def search(
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Searched | NotRead]:
-    """Every Python file of the paths, in order, with what was found in it; at last, what is not walked.
-
-    A notebook is named and not read.
+    """Every Python file and notebook of the paths, in order, with its places; at last, what is not walked.
 
     Places that the project around them differentiates twice are refused; see `project/linked.py`.
 
@@ -83,8 +86,8 @@ def search(
         progress: called with how many files are done, and of how many.
     """
     given = [Path(path) for path in paths]
-    files, not_read = python_files(given, suffixes=(".py", NOTEBOOK))
-    project = Project(given, [path for path in files if path.suffix != NOTEBOOK])
+    files, not_read = python_files(given, suffixes=(".py", SUFFIX))
+    project = Project(given, files)
     for done, result in enumerate(_results(files, processes), start=1):
         if progress is not None:
             progress(done, len(files))

@@ -7,7 +7,10 @@ an input of role "size" is a whole number, and its one entry says which.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.notebooks.notebook import Notebook
 
 Verdict = Literal["rewritten", "refused", "already fused", "failed", "advice"]
 Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
@@ -66,7 +69,8 @@ class Site:
     `code` is the rule's, `rule` the variant of attention that was recognised. Lines count from 1; `end_line`
     is the last line that belongs to it. `guard` is the Python expression under
     which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
-    granted, `notes` what it leaves for somebody to look at, both in words.
+    granted, `notes` what it leaves for somebody to look at, both in words. `cell` is the number of a
+    notebook's cell, in which the lines count; edits count in the whole source.
     """
 
     path: str
@@ -83,20 +87,27 @@ class Site:
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     code: str = "FM001"
+    cell: int | None = None
 
     def refused(self, reason: str, advice: str) -> "Site":
         """The same place, with nothing to rewrite."""
         return Site(
-            self.path, self.line, self.end_line, self.symbol, "refused", reason, advice, code=self.code
-        )
+            self.path, self.line, self.end_line, self.symbol, "refused", reason, advice,
+            code=self.code, cell=self.cell,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class NotRead:
-    """A file that could not be searched, and why."""
+    """A file that could not be searched, or a cell of a notebook, and why."""
 
     path: str
     reason: str
+    cell: int | None = None
+
+    def __str__(self) -> str:
+        where = self.path if self.cell is None else f"{self.path}: cell {self.cell}"
+        return f"{where}: not read: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,7 @@ class Searched:
         data: its bytes when it was read.
         encoding: how the bytes become the text, "utf-8-sig" with a byte-order mark.
         sites: what was found.
+        notebook: how a notebook's cells become `source`; None for a Python file.
     """
 
     path: str
@@ -116,3 +128,4 @@ class Searched:
     data: bytes
     encoding: str
     sites: tuple[Site, ...]
+    notebook: "Notebook | None" = None
