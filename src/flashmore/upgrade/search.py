@@ -55,7 +55,7 @@ def search_file(path: Path) -> Searched | NotRead:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if notebook is None and not is_worth_parsing(found.data):
+            if not is_worth_parsing(found.data if notebook is None else found.source.encode()):
                 ast.parse(found.source)
                 return found
             sites = find_sites(found.source, str(path))

@@ -30,6 +30,8 @@ from flashmore.upgrade.text import Text
 SUFFIX = ".ipynb"
 LARGEST_NOTEBOOK = 2**27
 """Bytes of the largest notebook that is read, with its outputs; the code cells may have `LARGEST` of them."""
+MOST_PARTS = 5_000_000
+"""So many lists and objects may begin in a notebook: in memory an empty one is twenty times as large."""
 ADVICE = "move it out of these lines"
 _LINES = re.compile(r"`[^`]*`|\blines? (\d+(?:(?:, |-)\d+)*)")
 
@@ -213,6 +215,8 @@ def read_notebook(data: bytes) -> Notebook:
         data.decode()
     except UnicodeDecodeError as error:
         raise Unreadable(f"it is not UTF-8, as notebooks are: byte {error.start + 1:,}") from None
+    if (parts := data.count(b"[") + data.count(b"{")) > MOST_PARTS:
+        raise Unreadable(f"it has {parts:,} lists and objects, and at most {MOST_PARTS:,} are read")
     try:
         top = read_spans(data.decode("latin-1"))  # one character a byte: JSON's own characters are all ASCII
     except json.JSONDecodeError as error:

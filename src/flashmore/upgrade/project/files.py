@@ -60,7 +60,7 @@ def content(path: Path, most: int = LARGEST) -> bytes:
         raise Unreadable(f"it cannot be read: {error.strerror or error}") from None
     if max(size, len(data)) > most:
         raise Unreadable(
-            f"it has {size / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB of such a file are read"
+            f"it has {size / 1e6:.1f} MB, and only files of at most {most / 1e6:.0f} MB are read"
         )
     return data
 
