@@ -33,7 +33,7 @@ LARGEST_NOTEBOOK = 2**27
 MOST_PARTS = 5_000_000
 """So many lists and objects may begin in a notebook: in memory an empty one is twenty times as large."""
 ADVICE = "move it out of these lines"
-_LINES = re.compile(r"`[^`]*`|\blines? (\d+(?:(?:, |-)\d+)*)")
+_LINES = re.compile(r"`[^`]*`|\blines? (\d{1,7}(?:(?:, |-)\d{1,7})*)\b")
 
 
 class NotEditable(Exception):
@@ -134,10 +134,11 @@ class Notebook:
         """A message about lines of the source, with the cells that they are in."""
 
         def in_cells(found: re.Match[str]) -> str:
-            if found[1] is None:
+            parts = re.split(r"(, |-)", found[1] or "0")
+            lines = [int(part) for part in parts[::2]]
+            if not all(0 < line <= len(self._text.lines) for line in lines):
                 return found[0]
-            parts = re.split(r"(, |-)", found[1])
-            places = [self.place(int(part)) for part in parts[::2]]
+            places = [self.place(line) for line in lines]
             if len({number for number, _ in places}) > 1:
                 return ", ".join(f"cell {number}, line {line}" for number, line in places)
             parts[::2] = [str(line) for _, line in places]
