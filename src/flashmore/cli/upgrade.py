@@ -178,6 +178,10 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             one.verifications.append(verifier.verify(one.site))
             waiting.advance()
         if source is not None:
+            for one in wanted:
+                if one.site.cell is not None:
+                    why_not = not_tested("notebooks are not run", on=f"the inputs from {source}")
+                    one.verifications.append(why_not)
             files = [file for file in report.files if file.notebook is None]
             with_lines = [one for file in files for one in file.rewritten if one.site.fragment is not None]
             hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in files]
@@ -190,8 +194,6 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             )
             for one, verification in zip(with_lines, traced.verifications, strict=True):
                 one.verifications.append(verification)
-            for one in (one for file in report.files if file.notebook is not None for one in file.rewritten):
-                one.verifications.append(not_tested("notebooks are not run", on=f"the inputs from {source}"))
             report.problem = traced.problem
             waiting.advance(len(wanted))
 

@@ -188,12 +188,12 @@ class FileReport:
         return b"\n".join([*map(os.fsencode, names), rest.encode("latin-1")])
 
     def _patch_of_cells(self, changed: Iterable[tuple[Cell, list[Edit]]]) -> str:
-        names, hunks = "", []
+        names: list[str] = []
+        hunks = []
         for cell, edits in changed:
-            text = patch(cell.whole, edited(cell.whole, edits), self.path)
-            names, rest = text[: text.index("@@")], text[text.index("@@") :]
+            *names, rest = patch(cell.whole, edited(cell.whole, edits), self.path).split("\n", 2)
             hunks.append(_HUNK.sub(rf"\g<0> cell {cell.number}", rest))
-        return names + "".join(hunks)
+        return "\n".join([*names, "".join(hunks)])
 
 
 @dataclass

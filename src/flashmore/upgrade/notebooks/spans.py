@@ -40,7 +40,9 @@ def _object(text: str, at: int, read: Mapping[str, _Read]) -> tuple[dict[str, An
     seen: set[str] = set()
     found: dict[str, Any] = {}
     at = _space(text, _expect(text, at, "{"))
-    while not (text.startswith("}", at) and not seen):
+    if text.startswith("}", at):
+        return found, at + 1
+    while True:
         _expect(text, at, '"')
         key, end = _decode(text, at)
         if key in seen:
@@ -52,23 +54,23 @@ def _object(text: str, at: int, read: Mapping[str, _Read]) -> tuple[dict[str, An
             found[key] = value
         at = _space(text, at)
         if text.startswith("}", at):
-            break
+            return found, at + 1
         at = _space(text, _expect(text, at, ","))
-    return found, at + 1
 
 
 def _array(text: str, at: int, read: _Read) -> tuple[list[Any], int]:
     """The elements of an array, and where it ends."""
     found: list[Any] = []
     at = _space(text, _expect(text, at, "["))
-    while not (text.startswith("]", at) and not found):
+    if text.startswith("]", at):
+        return found, at + 1
+    while True:
         value, at = read(text, at)
         found.append(value)
         at = _space(text, at)
         if text.startswith("]", at):
-            break
+            return found, at + 1
         at = _space(text, _expect(text, at, ","))
-    return found, at + 1
 
 
 def _skip(text: str, at: int) -> tuple[None, int]:

@@ -21,9 +21,8 @@ class Value:
         self.raw = raw
         self.strings = list(_STRING.finditer(raw))
         self.characters = [_CHARACTER.findall(found[1]) for found in self.strings]
-        self.is_array = raw.startswith("[")
         *whole, last = self.characters
-        self.by_line = self.is_array and all(
+        self.by_line = raw.startswith("[") and all(
             each and each[-1] in _NEWLINES and _NEWLINES.isdisjoint(each[:-1]) for each in whole
         ) and _NEWLINES.isdisjoint(last[:-1])  # fmt: skip
         self.ascii = raw.isascii() and _BEYOND_ASCII.search(raw) is not None
