@@ -12,8 +12,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from flashmore.upgrade.find import find_sites, is_worth_parsing
-from flashmore.upgrade.project.files import Unreadable, content, decoded, python_files
+from flashmore.upgrade.project.files import Unreadable, content, decoded
 from flashmore.upgrade.project.linked import Project
+from flashmore.upgrade.project.walk import python_files
 from flashmore.upgrade.site import NotRead, Searched
 
 NOTEBOOK = ".ipynb"

@@ -13,16 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashmore.upgrade.project import pins
-from flashmore.upgrade.project.files import (
-    Unreadable,
-    content,
-    is_folder,
-    project_files,
-    real,
-    root_of,
-)
+from flashmore.upgrade.project.files import Unreadable, content, is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
+from flashmore.upgrade.project.walk import project_files, root_of
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 
