@@ -108,7 +108,9 @@ class Searched:
         source: its text, line ends as they are, without a byte-order mark; the edits' offsets count in it.
         data: its bytes when it was read.
         encoding: how the bytes become the text, "utf-8-sig" with a byte-order mark.
-        sites: what was found.
+        sites: what was found and is reported.
+        ignored: how many places are not, because a comment says so.
+        remarks: on such comments, in words.
     """
 
     path: str
@@ -116,3 +118,5 @@ class Searched:
     data: bytes
     encoding: str
     sites: tuple[Site, ...]
+    ignored: int = 0
+    remarks: tuple[str, ...] = ()

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.version import Version
+
 from flashmore.upgrade.project import pins
 from flashmore.upgrade.project.files import Unreadable, content, is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
@@ -42,11 +44,13 @@ class Project:
     Args:
         given: the paths that are searched.
         files: the Python files in them.
+        target: the oldest version of torch that it supports; None for what its requirements say.
     """
 
-    def __init__(self, given: Sequence[Path], files: Sequence[Path]) -> None:
+    def __init__(self, given: Sequence[Path], files: Sequence[Path], target: Version | None = None) -> None:
         self.given = given
         self.files = files
+        self.target = target
         self.links: dict[Path, list[Link]] | None = None
         self.pinned: dict[Path, list[pins.Pin]] = {}
         self.limits: list[str] = []
@@ -61,9 +65,10 @@ class Project:
             return found
         path = Path(found.path)
         pinned = self._pins(root_of(path) or real(path).parent)
-        if pinned:
+        if pinned or self.target is not None:
             sites = (
-                pins.judged(each, pinned) if each.verdict == "rewritten" else each for each in found.sites
+                pins.judged(each, pinned, self.target) if each.verdict == "rewritten" else each
+                for each in found.sites
             )
             found = replace(found, sites=tuple(sites))
         if self.links is None:

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flashmore.upgrade.project.files import is_folder, real
+from flashmore.upgrade.project.files import Unreadable, is_folder, real
+from flashmore.upgrade.project.patterns import InvalidPattern, LeftOut, Patterns, ignore_files_above
 from flashmore.upgrade.site import NotRead
 
 MOST_FILES = 20_000
@@ -25,20 +26,29 @@ _OTHERS = ("pyvenv.cfg", "conda-meta")
 
 
 def python_files(
-    paths: Iterable[str | os.PathLike[str]], suffixes: tuple[str, ...] = (".py",)
+    paths: Iterable[str | os.PathLike[str]],
+    suffixes: tuple[str, ...] = (".py",),
+    exclude: Patterns | None = None,
+    *,
+    force_exclude: bool = False,
 ) -> tuple[list[Path], list[NotRead]]:
     """Every Python file of the paths, each once, and what lies in their folders and is not read.
 
     A path itself may be a link. A link in a folder is followed if it leads to a file in one of the folders
-    that are walked; none that leads out of all paths is. Environments that lie in a folder are not walked.
+    that are walked; none that leads out of all paths is. Environments that lie in a folder are not walked,
+    and what git ignores there or the project excludes is left out.
 
     Args:
         paths: files, whatever they are called, and folders.
         suffixes: how the names of a folder's files end.
+        exclude: what is left out of folders.
+        force_exclude: whether paths are left out, too, and not only what lies in them.
     """
     given = [Path(path) for path in paths]
-    walk = _Walk([real(path) for path in given], suffixes)
+    walk = _Walk([real(path) for path in given], suffixes, exclude=exclude, respect_gitignore=True)
     for path in given:
+        if force_exclude and exclude is not None and exclude.match(real(path), is_folder=is_folder(path)):
+            continue
         if is_folder(path):
             walk.folder(path)
         else:
@@ -88,15 +98,27 @@ class _Walk:
         inside: resolved paths; what is in none of them is not read.
         suffixes: how the names of files end.
         most: how many files are looked for; None for all.
+        exclude: what is left out.
+        respect_gitignore: whether what git ignores is left out.
     """
 
-    def __init__(self, inside: Sequence[Path], suffixes: tuple[str, ...], most: int | None = None) -> None:
+    def __init__(
+        self,
+        inside: Sequence[Path],
+        suffixes: tuple[str, ...],
+        most: int | None = None,
+        exclude: Patterns | None = None,
+        *,
+        respect_gitignore: bool = False,
+    ) -> None:
         self.found: dict[Path, Path] = {}
         """By where it leads: a file as it was named."""
         self.not_read: list[NotRead] = []
         self._inside = inside
         self._suffixes = suffixes
         self._most = most
+        self._exclude = exclude
+        self._respect_gitignore = respect_gitignore
         self._walked: set[Path] = set()
         self._links: list[tuple[Path, Path]] = []
         self._entries_left = 0
@@ -121,9 +143,10 @@ class _Walk:
     def folder(self, top: Path, *, below: bool = True) -> None:
         """Look for files in a folder, and in those below it."""
         self._entries_left, self._links_left = MOST_ENTRIES, MOST_LINKS
-        ahead = [(top, real(top), 0, True)]
+        left_out = self._left_out_of(real(top))
+        ahead = [(top, real(top), 0, True, left_out)]
         while ahead:
-            path, at, depth, walk = ahead.pop()
+            path, at, depth, walk, left_out = ahead.pop()
             if not walk:
                 if self._most is not None and len(self.found) >= self._most:
                     return self._leave(top, f"it has more than {self._most:,} files; the others are skipped")
@@ -131,20 +154,39 @@ class _Walk:
             elif depth > DEEPEST:
                 self._leave(path, f"it lies more than {DEEPEST} folders deep; give its path to search it")
             elif at not in self._walked:
-                names = self._names(path, at, outermost=depth == 0, below=below)
+                names, inner = self._names(path, at, left_out, outermost=depth == 0, below=below)
                 if self._entries_left < 0:
-                    valid = f"{path} and what follows are not searched; give paths of folders in it"
-                    return self._leave(top, f"it has more than {MOST_ENTRIES:,} files and folders; {valid}")
+                    valid = "give paths of folders in it, or --exclude folders with data"
+                    found = f"it has more than {MOST_ENTRIES:,} files and folders"
+                    return self._leave(top, f"{found}; {path} and what follows are not searched; {valid}")
                 ahead += [
-                    (path / name, at / name, depth + 1, leads_on)
+                    (path / name, at / name, depth + 1, leads_on, inner)
                     for name, leads_on in sorted(names, reverse=True)
                 ]
         return None
 
-    def _names(self, folder: Path, at: Path, *, outermost: bool, below: bool) -> list[tuple[str, bool]]:
+    def _left_out_of(self, top: Path) -> LeftOut:
+        """What is left out of a folder of the paths, whose own name is not asked for."""
+        exclude, git = LeftOut(self._exclude), LeftOut()
+        if self._respect_gitignore:
+            for file, start in ignore_files_above(top):
+                git = self._with_file(git, file, start)
+        exclude, git = (LeftOut() if each.has(top, is_folder=True) else each for each in (exclude, git))
+        return LeftOut(exclude.exclude, git.ignored)
+
+    def _with_file(self, left_out: LeftOut, file: Path, folder: Path) -> LeftOut:
+        try:
+            return left_out.with_file(file, folder)
+        except (Unreadable, InvalidPattern) as error:
+            self._leave(file, f"its patterns are not applied: {error}")
+            return left_out
+
+    def _names(
+        self, folder: Path, at: Path, left_out: LeftOut, *, outermost: bool, below: bool
+    ) -> tuple[list[tuple[str, bool]], LeftOut]:
         """The names of a folder's files and folders, and which are folders; none where it is an environment.
 
-        Its links are looked at, and kept for the end.
+        Its links are looked at, and kept for the end. Also returns what is left out of the folders in it.
         """
         names, links = [], []
         try:
@@ -152,7 +194,9 @@ class _Walk:
                 for entry in entries:
                     self._entries_left -= 1
                     if self._entries_left < 0 or (entry.name in _OTHERS and not outermost):
-                        return []
+                        return [], left_out
+                    if entry.name == ".gitignore" and self._respect_gitignore:
+                        left_out = self._with_file(left_out, folder / entry.name, at)
                     if entry.is_symlink():
                         links.append(entry.name)
                     elif entry.is_dir(follow_symlinks=False):
@@ -162,9 +206,11 @@ class _Walk:
                         names.append((entry.name, False))
         except OSError as error:
             self._leave(folder, f"it is a folder that cannot be read: {error.strerror or error}")
-            return []
+            return [], left_out
         self._walked.add(at)
         for name in sorted(links):
+            if left_out.has(at / name, is_folder=is_folder(folder / name)):
+                continue
             self._links_left -= 1
             if self._links_left < 0:
                 if self._links_left == -1:  # told once for all that follow
@@ -174,7 +220,8 @@ class _Walk:
             path, target = folder / name, real(at / name)
             if (below and name not in _SKIPPED) if is_folder(path) else name.endswith(self._suffixes):
                 self._see_link(path, target)
-        return names
+        kept = [each for each in names if not left_out.has(at / each[0], is_folder=each[1])]
+        return kept, left_out
 
     def _see_link(self, path: Path, target: Path) -> None:
         if not any(target.is_relative_to(root) for root in self._inside):

@@ -8,6 +8,7 @@ from flashmore.upgrade.rules.rule import Rule
 
 RULES: tuple[Rule, ...] = (attention.RULE,)
 """In order of their codes."""
+CODES = frozenset(each.code for each in RULES)
 _CLOSE = 60
 """How alike two names are, of 100, to be suggested."""
 
