@@ -44,6 +44,7 @@ VERBS = {
     "choose": "measure and cache the fastest attention backend",
     "speedups": "list the speed-ups, their costs, and whether they work here",
     "upgrade": "replace hand-written attention in your own code with fused attention",
+    "rule": "explain a rule of upgrade: what it replaces, and how exact that is",
     "log": "send a run's metrics to an experiment tracker",
     "report": "turn benchmark records into an HTML page or Markdown",
     "env": "print the versions, devices and cache folders, for a bug report",

@@ -1,6 +1,5 @@
-"""What is said of the places that were found: as text by file, as JSON, as a patch."""
+"""What is said of the places that were found: as text by file, as JSON."""
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flashmore.upgrade.edits import apply
+from flashmore.upgrade.patch import patch
 from flashmore.upgrade.site import NotRead, Searched, Site
 from flashmore.upgrade.verify.result import Verification
 from flashmore.upgrade.write import SourceFile
 
-CONTEXT_LINES = 3
 INDENT = " " * 6
 """Before each line of a diff in the report."""
-QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
-QUOTED |= {'"': '\\"', "\\": "\\\\"}
 
 
 class Gain(Protocol):
@@ -182,6 +179,10 @@ class Report:
     problem: str | None = None
     """What went wrong in the user's example or script."""
     gain: Gain | None = None
+    ignored: int = 0
+    """Places that are not reported, because a comment says so."""
+    remarks: list[str] = field(default_factory=list)
+    """On such comments."""
 
     @property
     def sites(self) -> list[SiteReport]:
@@ -196,6 +197,7 @@ class Report:
         """One JSON document."""
         return {
             "searched": self.searched,
+            "ignored": self.ignored,
             "problem": self.problem,
             "gain": None if self.gain is None else self.gain.to_json(),
             "sites": [report.to_json() for report in self.sites],
@@ -221,6 +223,8 @@ class Report:
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
         if failed := self.count("failed"):
             parts.append(f"{failed} failed")
+        if self.ignored:
+            parts.append(f"{self.ignored} ignored")
         if self.not_read:
             parts.append(f"{_counted(len(self.not_read), 'file')} not read")
         if written := sum(file.written for file in self.files):
@@ -266,32 +270,6 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
     if report.gain is not None:
         yield from (f"    {line}" for line in report.gain.lines())
     yield from (f"{INDENT[2:]}{line}" for line in report.diff.replace("\r\n", "\n").split("\n")[2:-1])
-
-
-def patch(before: str, after: str, path: Path) -> str:
-    """A unified diff that `git apply` and `patch -p1` take in the working directory; empty for no change."""
-    if before == after:
-        return ""
-    name = os.path.relpath(path).replace(os.sep, "/")
-    lines = difflib.unified_diff(
-        _lines_of(before), _lines_of(after), _named(f"a/{name}"), _named(f"b/{name}"), n=CONTEXT_LINES
-    )
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
-
-
-def _lines_of(text: str) -> list[str]:
-    """Lines as git counts them: only \\n ends one."""
-    lines = text.split("\n")
-    return [line + "\n" for line in lines[:-1]] + lines[-1:] if lines[-1] else [x + "\n" for x in lines[:-1]]
-
-
-def _named(name: str) -> str:
-    """A name as git writes it in a patch: quoted where it must be, ended by a tab where it holds spaces."""
-    if any(character in QUOTED or ord(character) < 32 for character in name):
-        return '"' + "".join(QUOTED.get(c, c if ord(c) >= 32 else f"\\{ord(c):03o}") for c in name) + '"'
-    return f"{name}\t" if " " in name else name
 
 
 def _counted(count: int, noun: str) -> str:

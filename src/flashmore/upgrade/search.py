@@ -110,6 +110,20 @@ def search(
     yield from not_read
 
 
+def search_stdin(path: Path, data: bytes, settings: Settings) -> Searched | NotRead:
+    """What is found in a source that is not in its file, or not yet.
+
+    Args:
+        path: the file that it belongs to, which need not exist.
+        data: its bytes.
+        settings: which rules apply.
+    """
+    found = search_source(path, data, settings.codes_in(path))
+    return (
+        found if isinstance(found, NotRead) else Project([path], [path], settings.target_torch).judged(found)
+    )
+
+
 def _results(
     files: Sequence[Path], codes: Sequence[Collection[str]], processes: int
 ) -> Iterator[Searched | NotRead]:

@@ -92,6 +92,10 @@ class Settings:
             return changed
         return replace(changed, exclude=_patterns(real(Path.cwd()), exclude, "--exclude"))
 
+    def excludes(self, path: Path) -> bool:
+        """Whether a file is left out of folders."""
+        return self.exclude is not None and bool(self.exclude.match(real(path), is_folder=False))
+
     def codes_in(self, path: Path) -> frozenset[str]:
         """The codes of the rules that apply to a file."""
         ignored = [codes for one, codes in self.per_file_ignores if one.match(real(path), is_folder=False)]

@@ -75,8 +75,7 @@ def write_source(
         StorageError: the disk refused.
     """
     target = source.path.resolve()
-    new = source.encoded(text)
-    _require_python(new, source.path)
+    new = rewritten_bytes(source, text)
     try:
         found = _require_unchanged(target, source)
         if not force:
@@ -91,6 +90,17 @@ def write_source(
         raise StorageError(
             f"to write {source.path}", str(error), "free disk space and a folder with write permission"
         ) from None
+
+
+def rewritten_bytes(source: SourceFile, text: str) -> bytes:
+    """The bytes of a changed text, in the file's encoding.
+
+    Raises:
+        UsageError: they are no Python.
+    """
+    new = source.encoded(text)
+    _require_python(new, source.path)
+    return new
 
 
 def _require_python(new: bytes, path: Path) -> None:
