@@ -115,6 +115,8 @@ def _for_users(error: Exception) -> FlashmoreError | None:
     if is_of_the_compiler(error):
         valid = "a working C++ compiler, or --speedups without compile and max-autotune"
         return FlashmoreError("torch.compile to succeed", found, valid)
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return UsageError("torch for this command", "torch is not installed", "`pip install torch`")
     frames = walk_tb(error.__traceback__)
     if any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames):
         valid = "no TORCH_LOGS, or names listed by: TORCH_LOGS=help python -c 'import torch'"

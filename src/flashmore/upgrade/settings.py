@@ -9,7 +9,7 @@ from typing import Any, Self
 from packaging.version import InvalidVersion, Version
 
 from flashmore.errors import ConfigError, UsageError
-from flashmore.upgrade.project.files import Unreadable, content, is_folder, real
+from flashmore.upgrade.project.files import Unreadable, content, exists, is_folder, real
 from flashmore.upgrade.project.patterns import InvalidPattern, Patterns, check
 from flashmore.upgrade.rules import CODES, rule
 
@@ -98,13 +98,14 @@ class Settings:
 
     def codes_in(self, path: Path) -> frozenset[str]:
         """The codes of the rules that apply to a file."""
-        ignored = [codes for one, codes in self.per_file_ignores if one.match(real(path), is_folder=False)]
+        at = real(path) if self.per_file_ignores else path
+        ignored = [codes for one, codes in self.per_file_ignores if one.match(at, is_folder=False)]
         return self.codes.difference(*ignored)
 
 
 def _table(path: Path) -> Mapping[str, Any] | None:
     """The table of a pyproject.toml; None where there is no such file or no such table."""
-    if not path.exists():
+    if not exists(path):
         return None
     try:
         document: Any = tomllib.loads(content(path).decode())

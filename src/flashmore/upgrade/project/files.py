@@ -74,6 +74,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at a path; False also where that cannot be seen."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def real(path: Path) -> Path:
     """Where a path leads, links followed; the path itself where they lead round in a circle."""
     try:

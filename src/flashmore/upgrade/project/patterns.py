@@ -15,7 +15,7 @@ from typing import Self
 import re2
 from pathspec import GitIgnoreSpec
 
-from flashmore.upgrade.project.files import content
+from flashmore.upgrade.project.files import content, exists
 
 
 class InvalidPattern(ValueError):
@@ -109,22 +109,15 @@ def ignore_files_above(folder: Path) -> list[tuple[Path, Path]]:
 
     They are those of its repository, outermost first; a folder outside of one has none.
     """
-    root = next((each for each in (folder, *folder.parents) if _exists(each / ".git")), None)
+    root = next((each for each in (folder, *folder.parents) if exists(each / ".git")), None)
     if root is None:
         return []
     inner = [each for each in reversed(folder.parents) if each.is_relative_to(root)]
     files = [(root / ".git" / "info" / "exclude", root), *((each / ".gitignore", each) for each in inner)]
-    return [(file, start) for file, start in files if _exists(file)]
+    return [(file, start) for file, start in files if exists(file)]
 
 
 def _text(path: Path, *, is_folder: bool) -> str:
     """A path with slashes; bytes that are no UTF-8 match what such bytes in a pattern match."""
     text = os.fsencode(path.as_posix()).decode("utf-8", "replace")
     return text + "/" if is_folder and not text.endswith("/") else text
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flashmore.upgrade.project.files import Unreadable, is_folder, real
+from flashmore.upgrade.project.files import Unreadable, exists, is_folder, real
 from flashmore.upgrade.project.patterns import InvalidPattern, LeftOut, Patterns, ignore_files_above
 from flashmore.upgrade.site import NotRead
 
@@ -81,14 +81,8 @@ def project_files(path: Path, most: int = MOST_FILES) -> tuple[list[Path], list[
 def root_of(path: Path) -> Path | None:
     """The project's folder around a path: the nearest with a `.git`, `pyproject.toml` or the like."""
     here = real(path) if is_folder(path) else real(path).parent
-    return next((folder for folder in (here, *here.parents) if _is_root(folder)), None)
-
-
-def _is_root(folder: Path) -> bool:
-    try:
-        return any((folder / name).exists() for name in _MARKERS)
-    except OSError:
-        return False
+    folders = (here, *here.parents)
+    return next((each for each in folders if any(exists(each / name) for name in _MARKERS)), None)
 
 
 class _Walk:
