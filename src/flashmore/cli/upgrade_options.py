@@ -67,8 +67,8 @@ class Upgrade:
 def checked(command: Upgrade, given: Set[str]) -> Source | None:
     """The program to run, if any; invalid options are refused before anything is read."""
     for path in command.paths:
-        if command.from_stdin:
-            break
+        if path == STDIN:
+            continue
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -71,7 +71,7 @@ def check(pattern: str) -> None:
             warnings.simplefilter("ignore")  # of `re`, about what another syntax could mean
             GitIgnoreSpec.from_lines([pattern], backend="re2")
     except (ValueError, re.error, re2.error) as error:
-        raise InvalidPattern(str(error)) from None
+        raise InvalidPattern(f"'{pattern}': {error}") from None
 
 
 @dataclass(frozen=True)
