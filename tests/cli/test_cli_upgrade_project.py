@@ -39,7 +39,6 @@ WRITTEN = SOURCE.replace(
 """,
     1,
 )
-HEADINGS = ("## What it replaces", "## Example", "## Exactness")
 CONCISE = """\
 model.py:5:5: FM001 can be rewritten: softmax of a scaled product, times values
 model.py:10:5: FM001 refused: scores or weights are returned in line 11
@@ -231,7 +230,6 @@ def test_the_workflow_reports_and_fails_for_errors_alone(folder: Path, environme
 
 def test_a_rule_is_explained_as_on_its_page(call: Call, refusal: Refusal) -> None:
     pages = {each.code: (ROOT / "docs" / "rules" / f"{each.code}.md").read_text("utf-8") for each in RULES}
-    assert all(f"\n{heading}\n" in page for heading in HEADINGS for page in pages.values())
     for word in ("FM001", "fm001", "manual-attention"):
         assert call("rule", word).stdout == pages["FM001"]
     assert call("rule", "--all").stdout == "\n".join(pages.values())

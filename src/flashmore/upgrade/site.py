@@ -52,11 +52,20 @@ class Fragment:
     `old` and `new` are sources of `def old(...)` and `def new(...)`. The names `torch`, `F`
     (torch.nn.functional), `nn`, `math` and `np` may occur in them, and `rearrange`, `repeat`, `einsum` where
     the user's lines call einops.
+
+    Args:
+        inputs: of both.
+        old: the user's lines.
+        new: what replaces them.
+        widens: whether `new` may return float32 where `old` returns 16 bits, under autocast alone.
+        differentiable: whether gradients lead through; not through steps of an optimizer.
     """
 
     inputs: tuple[Input, ...]
     old: str
     new: str
+    widens: bool = False
+    differentiable: bool = True
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from flashmore.upgrade.project.files import Unreadable, content, is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
 from flashmore.upgrade.project.walk import project_files, root_of
+from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 
@@ -88,7 +89,7 @@ class Project:
         return self.pinned[root]
 
     def _judged(self, site: Site, links: Sequence[Link]) -> Site:
-        if site.verdict != "rewritten":
+        if site.verdict != "rewritten" or rule(site.code).second_derivatives:
             return site
         certain = next((link for link in links if link.use.certain), None)
         if certain is not None:

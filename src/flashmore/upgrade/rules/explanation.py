@@ -9,4 +9,8 @@ def page(rule: Rule) -> str:
     """What a rule replaces, with an example, and how exact that is, as Markdown."""
     text = files("flashmore.upgrade.rules").joinpath("pages", f"{rule.code}.md").read_text(encoding="utf-8")
     head = f"# {rule.code} {rule.name}\n\n{rule.summary}\n\nPyTorch's documentation: <{rule.documentation}>\n"
-    return f"{head}\n{text}"
+    if not rule.needs:
+        return f"{head}\n{text}"
+    needs = [f"- `{what.rstrip('(=')}`: {first} or newer" for what, first in reversed(rule.needs)]
+    versions = "\n".join(["## Versions of torch", "", "What a rewrite may contain needs:", "", *needs, ""])
+    return f"{head}\n{text}\n{versions}"

@@ -1,0 +1,15 @@
+"""Whether a rewritten file compiles."""
+
+import warnings
+
+from flashmore.upgrade.axes import Refuse
+
+
+def require_compilable(source: str) -> None:
+    """Refuse what only the compiler objects to, such as a `global` statement that a guard has repeated."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(source, "<rewritten>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise Refuse(f"the rewritten file would not compile: {error.msg}") from None
