@@ -102,7 +102,7 @@ def test_the_report_names_every_place_its_verdict_and_reason(folder: Path, call:
 
 def test_the_document_holds_what_is_promised(folder: Path, call: Call) -> None:
     (folder / "broken.py").write_text("def f(:\n", encoding="utf-8")
-    done = call("upgrade", ".", "--json")
+    done = call("upgrade", ".", "--output-format", "json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
     promised = {"path", "line", "end_line", "symbol", "verdict", "reason", "guard", "diff", "tested"}
@@ -213,7 +213,7 @@ def test_what_git_has_not_stored_is_written_by_force_alone(folder: Path, call: C
 
 
 def test_an_example_tests_on_real_inputs_and_measures(folder: Path, call: Call) -> None:
-    done = call("upgrade", "model.py", "--example", "model:made", "--gain", "--json")
+    done = call("upgrade", "model.py", "--example", "model:made", "--gain", "--output-format", "json")
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
     rewritten = site(document, "rewritten")
@@ -238,7 +238,7 @@ def test_an_example_tests_on_real_inputs_and_measures(folder: Path, call: Call) 
 @pytest.mark.long
 def test_a_script_is_timed_between_its_own_steps(folder: Path, call: Call) -> None:
     (folder / "train.py").write_text(TRAIN, encoding="utf-8")
-    done = call("upgrade", "model.py", "--run", "python train.py 24", "--gain", "--json")
+    done = call("upgrade", "model.py", "--run", "python train.py 24", "--gain", "--output-format", "json")
     document = json.loads(done.stdout)
     assert "trained" not in done.stdout
     assert site(document, "rewritten")["tested"] is True
@@ -259,7 +259,7 @@ def test_an_example_that_raises_is_told_and_the_rest_goes_on(folder: Path, call:
     [
         ((), "files or folders"),
         (("missing.py",), "missing.py"),
-        (("model.py", "--diff", "--json"), "both"),
+        (("model.py", "--diff", "--output-format", "json"), "both"),
         (("model.py", "--gain"), "--gain alone"),
         (("model.py", "--force"), "--force alone"),
         (("model.py", "--example", "model"), "module:function"),
@@ -297,7 +297,7 @@ def test_odd_files_are_named_and_the_others_go_on(folder: Path, call: Call) -> N
     (folder / "round.py").symlink_to(folder / "circle.py")
     (folder / "circle.py").symlink_to(folder / "round.py")
     os.mkfifo(folder / "pipe.py")
-    document = json.loads(call("upgrade", ".", "--json").stdout)
+    document = json.loads(call("upgrade", ".", "--output-format", "json").stdout)
     assert {one["path"] for one in document["not_read"]} == {
         *odd,
         "large.py",

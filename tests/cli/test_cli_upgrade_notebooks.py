@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -73,7 +74,7 @@ def test_places_and_changes_are_told_by_cell(folder: Path, call: Call) -> None:
         "",
         "1 file searched: 1 can be rewritten, 0 refused, 0 already fused, 1 cell not read",
     ]
-    document = json.loads(call("upgrade", ".", "--json").stdout)
+    document = json.loads(call("upgrade", ".", "--output-format", "json").stdout)
     (site,) = document["sites"]
     assert (site["path"], site["cell"], site["line"], site["end_line"]) == ("a.ipynb", 4, 4, 6)
     assert site["diff"].startswith("--- a/a.ipynb\n+++ b/a.ipynb\n@@ -1,6 +1,4 @@ cell 4\n # é\n")
@@ -96,6 +97,42 @@ def test_a_notebook_is_tested_and_written_and_the_rest_stays(folder: Path, call:
     assert not (folder / "trap").exists()
     again = call("upgrade", "a.ipynb", "--write")
     assert (again.returncode, path.read_text(encoding="utf-8")) == (0, expected(before))
+
+
+def test_formats_with_a_line_per_place_name_the_cell(folder: Path, call: Call) -> None:
+    concise = call("upgrade", "a.ipynb", "--output-format", "concise").stdout.splitlines()
+    assert concise[:2] == [
+        "a.ipynb:cell 4:4:9: FM001 can be rewritten: softmax of a scaled product, times values",
+        "a.ipynb: cell 3: not read: it is a `%%bash` cell, which is not searched",
+    ]
+    github = call("upgrade", "a.ipynb", "--output-format", "github").stdout.splitlines()
+    assert github[0] == (
+        "::warning file=a.ipynb,title=flashmore FM001 (manual-attention)::cell 4, line 4: can be rewritten: "
+        "softmax of a scaled product, times values"
+    )
+    (run,) = json.loads(call("upgrade", "a.ipynb", "--output-format", "sarif").stdout)["runs"]
+    (result,) = run["results"]
+    assert result["message"]["text"].startswith("cell 4, line 4: can be rewritten")
+    assert result["locations"][0]["physicalLocation"].keys() == {"artifactLocation"}
+    assert "fixes" not in result
+
+
+def test_comments_in_cells_ignore_places(folder: Path, call: Call) -> None:
+    path = folder / "a.ipynb"
+    source = path.read_text(encoding="utf-8")
+    path.write_text(source.replace("att @ v", "att @ v  # flashmore: ignore[FM001, FM999]"), encoding="utf-8")
+    done = call("upgrade", "a.ipynb")
+    assert done.returncode == 0
+    assert "0 can be rewritten, 0 refused, 0 already fused, 1 ignored" in done.stdout
+    assert "a.ipynb: cell 4, line 6: no rule is called" in done.stderr
+
+
+def test_stdin_may_hold_a_notebook(folder: Path) -> None:
+    before = (folder / "a.ipynb").read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "flashmore", "upgrade", "-", "--stdin-filename", "a.ipynb", "--write"]
+    done = subprocess.run(command, input=before, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == expected(before)
+    assert (folder / "a.ipynb").read_text(encoding="utf-8") == before
 
 
 def test_a_patch_is_of_the_json_and_git_applies_it(folder: Path, call: Call) -> None:
@@ -143,7 +180,7 @@ def test_beside_a_program_a_notebook_is_tested_on_synthetic_tensors(folder: Path
     (folder / "train.py").write_text(
         "import model, torch\nmodel.Head()(*torch.randn(3, 2, 4, 8))", encoding="utf-8"
     )
-    done = call("upgrade", ".", "--run", "train.py", "--json")
+    done = call("upgrade", ".", "--run", "train.py", "--output-format", "json")
     sites = {one["path"]: one for one in json.loads(done.stdout)["sites"]}
     assert sites["a.ipynb"]["tested"] is sites["model.py"]["tested"] is True
     assert [test["why_not"] for test in sites["a.ipynb"]["tests"]] == [None, "notebooks are not run"]

@@ -1,25 +1,24 @@
-"""What is said of the places that were found: as text by file, as JSON, as a patch."""
+"""What is said of the places that were found: as text by file, as JSON."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from flashmore.upgrade.edits import apply, edited
 from flashmore.upgrade.notebooks.notebook import Cell, Notebook
+from flashmore.upgrade.patch import patch
 from flashmore.upgrade.site import Edit, NotRead, Searched, Site
+from flashmore.upgrade.text import Text
 from flashmore.upgrade.verify.result import Verification
 from flashmore.upgrade.write import SourceFile
 
-CONTEXT_LINES = 3
 INDENT = " " * 6
 """Before each line of a diff in the report."""
 _HUNK = re.compile(r"^@@ .* @@$", re.MULTILINE)
-QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
-QUOTED |= {'"': '\\"', "\\": "\\\\"}
 
 
 class Gain(Protocol):
@@ -163,6 +162,16 @@ class FileReport:
         """The source with some of the rewrites."""
         return apply(self.source, [report.site for report in reports])
 
+    def text_of(self, report: SiteReport) -> Text:
+        """The text in which the lines of a place count: the source, or a notebook's cell."""
+        if self.notebook is None:
+            return self._text
+        return Text(next(cell.whole for cell in self.notebook.cells if cell.number == report.site.cell))
+
+    @cached_property
+    def _text(self) -> Text:
+        return Text(self.source)
+
     def encoded(self, reports: Sequence[SiteReport]) -> bytes:
         """The file with some of the rewrites."""
         if self.notebook is not None:
@@ -207,6 +216,10 @@ class Report:
     problem: str | None = None
     """What went wrong in the user's example or script."""
     gain: Gain | None = None
+    ignored: int = 0
+    """Places that are not reported, because a comment says so."""
+    remarks: list[str] = field(default_factory=list)
+    """On such comments."""
 
     @property
     def sites(self) -> list[SiteReport]:
@@ -221,6 +234,7 @@ class Report:
         """One JSON document."""
         return {
             "searched": self.searched,
+            "ignored": self.ignored,
             "problem": self.problem,
             "gain": None if self.gain is None else self.gain.to_json(),
             "sites": [report.to_json() for report in self.sites],
@@ -246,6 +260,8 @@ class Report:
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
         if failed := self.count("failed"):
             parts.append(f"{failed} failed")
+        if self.ignored:
+            parts.append(f"{self.ignored} ignored")
         for noun, cells in (("file", False), ("cell", True)):
             if count := sum((one.cell is not None) is cells for one in self.not_read):
                 parts.append(f"{_counted(count, noun)} not read")
@@ -298,32 +314,6 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
 
 def _edits(reports: Iterable[SiteReport]) -> set[Edit]:
     return {edit for report in reports for edit in report.site.edits}
-
-
-def patch(before: str, after: str, path: Path) -> str:
-    """A unified diff that `git apply` and `patch -p1` take in the working directory; empty for no change."""
-    if before == after:
-        return ""
-    name = os.path.relpath(path).replace(os.sep, "/")
-    lines = difflib.unified_diff(
-        _lines_of(before), _lines_of(after), _named(f"a/{name}"), _named(f"b/{name}"), n=CONTEXT_LINES
-    )
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
-
-
-def _lines_of(text: str) -> list[str]:
-    """Lines as git counts them: only \\n ends one."""
-    lines = text.split("\n")
-    return [line + "\n" for line in lines[:-1]] + lines[-1:] if lines[-1] else [x + "\n" for x in lines[:-1]]
-
-
-def _named(name: str) -> str:
-    """A name as git writes it in a patch: quoted where it must be, ended by a tab where it holds spaces."""
-    if any(character in QUOTED or ord(character) < 32 for character in name):
-        return '"' + "".join(QUOTED.get(c, c if ord(c) >= 32 else f"\\{ord(c):03o}") for c in name) + '"'
-    return f"{name}\t" if " " in name else name
 
 
 def _counted(count: int, noun: str) -> str:

@@ -55,11 +55,20 @@ class Fragment:
     `old` and `new` are sources of `def old(...)` and `def new(...)`. The names `torch`, `F`
     (torch.nn.functional), `nn`, `math` and `np` may occur in them, and `rearrange`, `repeat`, `einsum` where
     the user's lines call einops.
+
+    Args:
+        inputs: of both.
+        old: the user's lines.
+        new: what replaces them.
+        widens: whether `new` may return float32 where `old` returns 16 bits, under autocast alone.
+        differentiable: whether gradients lead through; not through steps of an optimizer.
     """
 
     inputs: tuple[Input, ...]
     old: str
     new: str
+    widens: bool = False
+    differentiable: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,9 +114,13 @@ class NotRead:
     reason: str
     cell: int | None = None
 
+    @property
+    def message(self) -> str:
+        """Without the file."""
+        return f"{f'cell {self.cell}: ' if self.cell is not None else ''}not read: {self.reason}"
+
     def __str__(self) -> str:
-        where = self.path if self.cell is None else f"{self.path}: cell {self.cell}"
-        return f"{where}: not read: {self.reason}"
+        return f"{self.path}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,9 @@ class Searched:
         source: its text, line ends as they are, without a byte-order mark; the edits' offsets count in it.
         data: its bytes when it was read.
         encoding: how the bytes become the text, "utf-8-sig" with a byte-order mark.
-        sites: what was found.
+        sites: what was found and is reported.
+        ignored: how many places are not, because a comment says so.
+        remarks: on such comments, in words.
         notebook: how a notebook's cells become `source`; None for a Python file.
     """
 
@@ -128,4 +143,6 @@ class Searched:
     data: bytes
     encoding: str
     sites: tuple[Site, ...]
+    ignored: int = 0
+    remarks: tuple[str, ...] = ()
     notebook: "Notebook | None" = None

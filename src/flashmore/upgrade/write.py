@@ -74,9 +74,7 @@ def write_source(
             git has committed, belongs to somebody else, or the new text is no Python.
         StorageError: the disk refused.
     """
-    new = source.encoded(text)
-    _require_python(new, source.path)
-    write_bytes(source, new, force=force, indices=indices)
+    write_bytes(source, rewritten_bytes(source, text), force=force, indices=indices)
 
 
 def write_bytes(
@@ -98,6 +96,17 @@ def write_bytes(
         raise StorageError(
             f"to write {source.path}", str(error), "free disk space and a folder with write permission"
         ) from None
+
+
+def rewritten_bytes(source: SourceFile, text: str) -> bytes:
+    """The bytes of a changed text, in the file's encoding.
+
+    Raises:
+        UsageError: they are no Python.
+    """
+    new = source.encoded(text)
+    _require_python(new, source.path)
+    return new
 
 
 def _require_python(new: bytes, path: Path) -> None:

@@ -3,11 +3,28 @@
 from rapidfuzz import process
 
 from flashmore.errors import UsageError
-from flashmore.upgrade.rules import attention
+from flashmore.upgrade.rules import (
+    attention,
+    cross_entropy,
+    gelu,
+    layer_norm,
+    log_softmax,
+    optimizer,
+    rms_norm,
+)
 from flashmore.upgrade.rules.rule import Rule
 
-RULES: tuple[Rule, ...] = (attention.RULE,)
+RULES: tuple[Rule, ...] = (
+    attention.RULE,
+    gelu.RULE,
+    optimizer.RULE,
+    layer_norm.RULE,
+    rms_norm.RULE,
+    cross_entropy.RULE,
+    log_softmax.RULE,
+)
 """In order of their codes."""
+CODES = frozenset(each.code for each in RULES)
 _CLOSE = 60
 """How alike two names are, of 100, to be suggested."""
 

@@ -2,12 +2,12 @@
 
 import ast
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import Exceeded, limited, step, walk
+from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.effects import check_effects
 from flashmore.upgrade.checks.guards import never_holds
 from flashmore.upgrade.checks.names import check_names
@@ -23,16 +23,16 @@ from flashmore.upgrade.patterns.weights import is_named_softmax
 from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.project.twice import ADVICE, reason, uses
 from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.rules.functions import in_functions
 from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.functions import FunctionOf, functions
+from flashmore.upgrade.source.functions import FunctionOf
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import Function
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
 
@@ -47,57 +47,17 @@ _ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_
 
 def find(parsed: Parsed) -> Iterator[Site]:
     """Every place in a file that looks like attention."""
-    for nested in functions(parsed.module.tree, parsed.module):
-        yield from _in_function(parsed, nested)
-
-
-def _mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
-    """Whether any of the words stands in a function."""
-    last = function.end_lineno or function.lineno
-    return any(words.search(line) for line in text.lines[function.lineno - 1 : last])
-
-
-def _in_function(parsed: Parsed, found: FunctionOf) -> list[Site]:
-    """The sites of a function; where it is too much for the search, the function itself, refused."""
-    function, text = found.node, parsed.text
-    if not _mentions(function, text, _WORTH):
-        return []
-    verdict: Verdict = "refused"
-    try:
-        with limited(parsed.budget):
-            return _sites_of(parsed, found)
-    except Exceeded as exceeded:
-        reason, advice = str(exceeded), "split it into several functions"
-    except RecursionError:
-        reason, advice = "it is nested too deeply", ""
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        verdict, reason = "failed", f"{type(error).__name__}: {error}"
-        advice = "this is a defect of flashmore: please report it with these lines"
-    if not _mentions(function, text, _ATTENTION):
-        return []
-    end = function.end_lineno or function.lineno
-    return [Site(parsed.path, function.lineno, end, found.name, verdict, reason, advice, code=CODE)]
+    return in_functions(parsed, CODE, _WORTH, _sites_of, _ATTENTION)
 
 
 def _sites_of(parsed: Parsed, found: FunctionOf) -> list[Site]:
-    flow = Flow(parsed.module, found.owner, found.node, found.enclosing).run()
+    flow = parsed.flow(found)
     softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
     fused = list({id(each.node): each for each in flow.values if _fused_name(each) in FUSED}.values())
     if not softmaxes and not fused:
         return []
     search = Search(parsed.text, flow, found.name, parsed.path, fused)
     return [*search.already(), *apart(search.sites(softmaxes))]
-
-
-def _require_compilable(source: str) -> None:
-    """Refuse what only the compiler objects to, such as a `global` statement that a guard has repeated."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # In a notebook, `await` may stand outside of functions.
-            compile(source, "<rewritten>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    except SyntaxError as error:
-        raise Refuse(f"the rewritten file would not compile: {error.msg}") from None
 
 
 def _is_softmax(value: Value) -> bool:
@@ -246,7 +206,7 @@ class Search:
         unguarded, changed = edited(self.text.source, rewriting.edits()), edited(self.text.source, edits)
         check_names(rewriting)
         for each in {unguarded, changed}:
-            _require_compilable(each)
+            require_compilable(each)
         check_effects(rewriting, unguarded)
         block, first, last = rewriting.region()
         return Site(
@@ -281,4 +241,11 @@ RULE = Rule(
         rb"|flex_att|\bexp\("
     ),
     find,
+    needs=(
+        ("enable_gqa", "2.5"),
+        ("get_autocast_dtype(", "2.4"),
+        ("scale=", "2.1"),
+        ("scaled_dot_product_attention(", "2.0"),
+    ),
+    second_derivatives=False,
 )
