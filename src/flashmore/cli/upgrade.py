@@ -16,8 +16,9 @@ from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
 from flashmore.terminal import say, write_diff, write_json, write_patch
 from flashmore.upgrade.report import INDENT, FileReport, Report
+from flashmore.upgrade.rules import rule
 from flashmore.upgrade.search import search
-from flashmore.upgrade.site import NotRead
+from flashmore.upgrade.site import NotRead, Site
 from flashmore.upgrade.trace.tracer import Source, verify_traced
 from flashmore.upgrade.verify.verifier import Verifier
 from flashmore.upgrade.write import write_source
@@ -167,7 +168,9 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             one.verifications.append(verifier.verify(one.site))
             waiting.advance()
         if source is not None:
-            with_lines = [one for one in wanted if one.site.fragment is not None]
+            with_lines = [
+                one for one in wanted if one.site.fragment is not None and not rule(one.site.code).setup
+            ]
             hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in report.files]
             traced = verify_traced(
                 [one.site for one in with_lines],
@@ -183,15 +186,18 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
 
 
 def _measure(command: Upgrade, source: Source, report: Report) -> None:
-    """Time whole steps and attention alone, before and after all tested rewrites."""
-    passed = [(file, [one for one in file.rewritten if one.passed]) for file in report.files]
-    sites = [one for _, chosen in passed for one in chosen]
+    """Time whole steps and the lines of each place, before and after all tested rewrites and each rule's."""
+    sites = [one for file in report.files for one in file.rewritten if one.passed]
     if not sites:
         say("gain not measured: no rewrite passed its test")
         return
-    rewritten = {file.path: file.rewriting(chosen) for file, chosen in passed if chosen}
+
+    def rewriting(chosen: Sequence[Site]) -> dict[Path, str]:
+        some = {file.path: [one for one in file.rewritten if one.site in chosen] for file in report.files}
+        return {file.path: file.rewriting(some[file.path]) for file in report.files if some[file.path]}
+
     with Waiting("measuring"):
-        found = measure_gain([one.site for one in sites], rewritten, source, seconds=command.seconds)
+        found = measure_gain([one.site for one in sites], rewriting, source, seconds=command.seconds)
     report.gain = found
     for one, gain in zip(sites, found.sites, strict=True):
         one.gain = gain
