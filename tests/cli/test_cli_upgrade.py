@@ -224,8 +224,8 @@ def test_an_example_tests_on_real_inputs_and_measures(folder: Path, call: Call) 
     ]
     gain = rewritten["gain"]
     assert gain["calls"] == 1
-    assert gain["attention"]["before_ms"]["median"] > 0
-    assert gain["attention"]["before_bytes"] > 0
+    assert gain["alone"]["before_ms"]["median"] > 0
+    assert gain["alone"]["before_bytes"] > 0
     assert gain["kernel"] in ("flash", "math", "efficient", "cudnn")
     whole = document["gain"]
     assert whole["problem"] is None

@@ -79,8 +79,13 @@ def test_what_is_excluded_is_left_out_of_folders(project: Path) -> None:
     assert everything - left == {"z.py", "src/again/only_here.py", "src/again/local.py"}
 
 
-def test_links_are_left_out_by_their_own_names(project: Path) -> None:
-    (project / "link_gen.py").symlink_to("z.py")
+def test_links_are_left_out_by_their_own_names(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")  # a link to it is told, unless it is left out
+    (project / "link_gen.py").symlink_to(outside / "a.py")
+    (project / "src" / "build").rename(project / "src" / "kept")
+    (project / "src" / "build").symlink_to(outside)
     (project / "build" / "round").symlink_to(project)
     (project / "src" / "round").symlink_to(project)
     assert "link_gen.py" not in found_in(project)

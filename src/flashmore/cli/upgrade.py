@@ -15,10 +15,11 @@ from flashmore.terminal import say, write_diff, write_file, write_json, write_li
 from flashmore.upgrade.annotations import concise, github
 from flashmore.upgrade.project.files import LARGEST
 from flashmore.upgrade.report import INDENT, FileReport, Report
+from flashmore.upgrade.rules import rule
 from flashmore.upgrade.sarif import sarif
 from flashmore.upgrade.search import search, search_stdin
 from flashmore.upgrade.settings import Settings
-from flashmore.upgrade.site import NotRead, Searched
+from flashmore.upgrade.site import NotRead, Searched, Site
 from flashmore.upgrade.trace.tracer import Source, verify_traced
 from flashmore.upgrade.verify.result import not_tested
 from flashmore.upgrade.verify.verifier import Verifier
@@ -141,7 +142,12 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
                     why_not = not_tested("notebooks are not run", on=f"the inputs from {source}")
                     one.verifications.append(why_not)
             files = [file for file in report.files if file.notebook is None]
-            with_lines = [one for file in files for one in file.rewritten if one.site.fragment is not None]
+            with_lines = [
+                one
+                for file in files
+                for one in file.rewritten
+                if one.site.fragment is not None and not rule(one.site.code).setup
+            ]
             hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in files]
             traced = verify_traced(
                 [one.site for one in with_lines],
@@ -157,16 +163,19 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
 
 
 def _measure(command: Upgrade, source: Source, report: Report) -> None:
-    """Time whole steps and attention alone, before and after all tested rewrites."""
+    """Time whole steps and the lines of each place, before and after all tested rewrites and each rule's."""
     files = [file for file in report.files if file.notebook is None]
-    passed = [(file, [one for one in file.rewritten if one.passed]) for file in files]
-    sites = [one for _, chosen in passed for one in chosen]
+    sites = [one for file in files for one in file.rewritten if one.passed]
     if not sites:
         say("gain not measured: no rewrite passed its test")
         return
-    rewritten = {file.path: file.rewriting(chosen) for file, chosen in passed if chosen}
+
+    def rewriting(chosen: Sequence[Site]) -> dict[Path, str]:
+        some = {file.path: [one for one in file.rewritten if one.site in chosen] for file in files}
+        return {file.path: file.rewriting(some[file.path]) for file in files if some[file.path]}
+
     with Waiting("measuring"):
-        found = measure_gain([one.site for one in sites], rewritten, source, seconds=command.seconds)
+        found = measure_gain([one.site for one in sites], rewriting, source, seconds=command.seconds)
     report.gain = found
     for one, gain in zip(sites, found.sites, strict=True):
         one.gain = gain

@@ -151,8 +151,8 @@ def _edit(parsed: Parsed, node: ast.Call) -> Edit:
 def _fragment(parsed: Parsed, node: ast.Call, name: str) -> Fragment | None:
     """A few steps of the optimizer with the same options, on one matrix."""
     inputs = [
-        Input("weight", "the parameters", "tensor", ("L", "D")),
-        Input("gradient", "their gradients", "tensor", ("L", "D")),
+        Input("weight", "parameters", "tensor", ("L", "D")),
+        Input("gradient", "gradients", "tensor", ("L", "D")),
     ]
     options = dict(zip(PARAMETERS, node.args, strict=False))
     options |= {each.arg: each.value for each in node.keywords if each.arg is not None}
@@ -197,4 +197,5 @@ RULE = Rule(
     re.compile(rb"\b(Adam|AdamW|SGD)\b"),
     find,
     needs=(("fused=True", "2.4"),),
+    setup=True,
 )

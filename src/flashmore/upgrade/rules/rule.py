@@ -53,6 +53,7 @@ class Rule:
         find: the places in a file, in any order.
         needs: what a rewrite may contain, and the first version of torch that has it, the newest first.
         second_derivatives: whether the replacement can be differentiated twice.
+        setup: whether its lines run once, to make what lives on, such as an optimizer.
     """
 
     code: str
@@ -63,3 +64,4 @@ class Rule:
     find: Callable[[Parsed], Iterable[Site]]
     needs: tuple[tuple[str, str], ...] = ()
     second_derivatives: bool = True
+    setup: bool = False
