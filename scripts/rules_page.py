@@ -1,7 +1,9 @@
-"""The rules of `flashmore upgrade` as chapters, from the case files of the tests."""
+"""The rules of `flashmore upgrade`: as a table, and as chapters from the case files of the tests."""
 
 import re
 from pathlib import Path
+
+from flashmore.upgrade.rules import RULES
 
 CASES = Path(__file__).resolve().parents[1] / "tests" / "upgrade" / "cases"
 ORDER = ("plain", "causal", "boolean-mask", "additive-mask", "bias", "guard")
@@ -12,6 +14,12 @@ def chapters() -> str:
     files = {path.stem: path.read_text(encoding="utf-8") for path in sorted(CASES.glob("*.md"))}
     names = [*(name for name in ORDER if name in files), *(name for name in files if name not in ORDER)]
     return "\n".join(_deeper(files[name]) for name in names)
+
+
+def table() -> str:
+    """All rules, one line each, with links to their pages."""
+    lines = [f"| [{each.code}](rules/{each.code}.md) | `{each.name}` | {each.summary} |" for each in RULES]
+    return "\n".join(["| code | name | what it does |", "|---|---|---|", *lines, ""])
 
 
 def _deeper(text: str) -> str:

@@ -25,7 +25,8 @@ from flashmore.upgrade.source.scopes import claimed_by, heads
 _LIBRARIES = {
     "torch.nn.functional.": "F.", "torch.": "torch.", "math.": "math.", "numpy.": "np.", "einops.": "",
 }  # fmt: skip
-_FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
+FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
+"""Names that a fragment need not be given."""
 
 Version = tuple[tuple[int, ...], frozenset[str]]
 """What has been done to the names of an expression: by which of the statements that are left out, and to
@@ -138,7 +139,7 @@ class _Cut(Cuts):
                     continue
                 if isinstance(node, ast.JoinedStr) and value.op == "const":
                     self.names[node] = repr(value.detail)
-                if value.op == "global" and (name := _of_library(str(value.detail))) is not None:
+                if value.op == "global" and (name := library_name(str(value.detail))) is not None:
                     self.names[node] = name
 
     def _side(self, body: list[ast.stmt], last: ast.stmt, out: ast.expr) -> list[ast.stmt]:
@@ -237,7 +238,7 @@ class _Cut(Cuts):
             return None
         known = self.texts.get((ast.dump(node), self.seen.version(node)))
         if known is None and isinstance(node, (ast.Name, ast.Attribute)):
-            return _of_library(self.flow.module.qualified(node))
+            return library_name(self.flow.module.qualified(node))
         return known
 
     def _replaced(self, node: Any) -> Any:
@@ -265,10 +266,10 @@ class _Cut(Cuts):
         names = [node for each in body for node in walk(each) if isinstance(node, ast.Name)]
         stored = {each.id for each in names if isinstance(each.ctx, ast.Store)}
         loaded = {each.id for each in names if isinstance(each.ctx, ast.Load)}
-        return loaded - stored - {each.name for each in self.inputs.found} - _FREE
+        return loaded - stored - {each.name for each in self.inputs.found} - FREE
 
 
-def _of_library(full: str) -> str | None:
+def library_name(full: str) -> str | None:
     """The name under which a test knows something of torch, math, NumPy or einops."""
     for prefix, name in _LIBRARIES.items():
         if full.startswith(prefix) and full[len(prefix) :].count(".") == 0:

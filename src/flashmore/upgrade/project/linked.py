@@ -12,17 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.version import Version
+
+from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at, source_of
 from flashmore.upgrade.project import pins
-from flashmore.upgrade.project.files import (
-    Unreadable,
-    content,
-    is_folder,
-    project_files,
-    real,
-    root_of,
-)
+from flashmore.upgrade.project.files import Unreadable, content, is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
+from flashmore.upgrade.project.walk import project_files, root_of
+from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 
@@ -47,12 +45,14 @@ class Project:
 
     Args:
         given: the paths that are searched.
-        files: the Python files in them.
+        files: the Python files and notebooks in them.
+        target: the oldest version of torch that it supports; None for what its requirements say.
     """
 
-    def __init__(self, given: Sequence[Path], files: Sequence[Path]) -> None:
+    def __init__(self, given: Sequence[Path], files: Sequence[Path], target: Version | None = None) -> None:
         self.given = given
         self.files = files
+        self.target = target
         self.links: dict[Path, list[Link]] | None = None
         self.pinned: dict[Path, list[pins.Pin]] = {}
         self.limits: list[str] = []
@@ -67,9 +67,10 @@ class Project:
             return found
         path = Path(found.path)
         pinned = self._pins(root_of(path) or real(path).parent)
-        if pinned:
+        if pinned or self.target is not None:
             sites = (
-                pins.judged(each, pinned) if each.verdict == "rewritten" else each for each in found.sites
+                pins.judged(each, pinned, self.target) if each.verdict == "rewritten" else each
+                for each in found.sites
             )
             found = replace(found, sites=tuple(sites))
         if self.links is None:
@@ -89,7 +90,7 @@ class Project:
         return self.pinned[root]
 
     def _judged(self, site: Site, links: Sequence[Link]) -> Site:
-        if site.verdict != "rewritten":
+        if site.verdict != "rewritten" or rule(site.code).second_derivatives:
             return site
         certain = next((link for link in links if link.use.certain), None)
         if certain is not None:
@@ -197,7 +198,10 @@ def _calling(
 
 
 def _said(link: Link) -> str:
-    text = f"{_shown(link.file)}, line {link.use.line} ({link.use.what})"
+    where = f"line {link.use.line}"
+    if is_notebook(link.file):
+        where = notebook_at(link.file).worded(where)
+    text = f"{_shown(link.file)}, {where} ({link.use.what})"
     return text if link.through == link.file else f"{text}, called from {_shown(link.through)}"
 
 
@@ -210,6 +214,6 @@ def _shown(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     """What a file holds; nothing where it cannot be read."""
     try:
-        return content(path)
+        return source_of(path).encode() if is_notebook(path) else content(path)
     except Unreadable:
         return b""
