@@ -316,36 +316,11 @@ def test_one_file_that_is_no_python_is_2(folder: Path, call: Call) -> None:
     assert "broken.py: not read" in done.stdout
 
 
-NOTEBOOK = json.dumps(
-    {
-        "cells": [{"cell_type": "code", "source": MODEL.splitlines(keepends=True), "outputs": []}],
-        "nbformat": 4,
-    }
-)
-
-
-def test_a_notebook_in_a_folder_is_not_read_and_said_so(folder: Path, call: Call) -> None:
-    (folder / "a.ipynb").write_text(NOTEBOOK, encoding="utf-8")
-    (folder / ".ipynb_checkpoints").mkdir()
-    (folder / ".ipynb_checkpoints" / "a-checkpoint.ipynb").write_text(NOTEBOOK, encoding="utf-8")
-    done = call("upgrade", ".")
-    assert done.returncode == 1
-    assert "a.ipynb: not read: it is a notebook" in done.stdout
-    assert done.stdout.endswith(
-        "1 file searched: 1 can be rewritten, 1 refused, 1 already fused, 1 file not read\n"
-    )
-    document = json.loads(call("upgrade", ".", "--output-format", "json").stdout)
-    assert document["searched"] == 1
-    ((path, reason),) = [(one["path"], one["reason"]) for one in document["not_read"]]
-    assert path == "a.ipynb"
-    assert "nbconvert" in reason
-    patch = call("upgrade", ".", "--diff")
-    assert patch.stderr == f"a.ipynb: not read: {reason}\n"
-
-
 @pytest.mark.parametrize("name", ["a.ipynb", "A.IPYNB", "data.json", "module.pyx", "module.pyc", "page.md"])
-def test_what_is_no_python_file_is_not_searched_if_given(folder: Path, call: Call, name: str) -> None:
-    (folder / name).write_text("[1]" if name == "data.json" else NOTEBOOK, encoding="utf-8")
+def test_what_is_no_python_file_or_notebook_is_not_searched_if_given(
+    folder: Path, call: Call, name: str
+) -> None:
+    (folder / name).write_text("[1]", encoding="utf-8")
     done = call("upgrade", name)
     assert done.returncode == 2
     assert f"{name}: not read: it" in done.stdout

@@ -7,6 +7,7 @@ from flashmore.benchmark.gain.child import DROPPED_STEPS
 from flashmore.benchmark.gain.measure import FEWEST_STEPS
 from flashmore.cli.upgrade_options import Upgrade
 from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS
+from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, MOST_PARTS
 from flashmore.upgrade.project.files import LARGEST
 from flashmore.upgrade.trace.capture import MOST_SEEN
 from flashmore.upgrade.verify.dropout import DRAWS
@@ -22,6 +23,7 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"The tests of one file may take {FILE_SECONDS:.0f} s of processor time together" in PAGE
     assert f"a function may take {FUNCTION_STEPS:,} of them, a file {FILE_STEPS:,}" in PAGE
     assert f"more than {LARGEST / 2**20:g} MiB" in PAGE
+    assert f"may have {LARGEST_NOTEBOOK / 1e6:.0f} MB with its outputs and {MOST_PARTS:,} lists" in PAGE
     assert f"memory ({BYTES // 2**30} GiB)" in PAGE
     assert f"variance over {DRAWS} draws" in PAGE
     assert f"up to {WORDS[MOST_SEEN]} different" in PAGE
@@ -32,7 +34,8 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
 
 def test_every_option_on_the_page_is_there() -> None:
     options = {f"--{name.replace('_', '-')}" for name in Upgrade.__dataclass_fields__}
-    told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--steps", "--no-deps"}
+    others = {"--steps", "--no-deps", "--to", "--inplace"}
+    told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - others
     assert told <= options
     assert options - told <= {"--paths"}
 

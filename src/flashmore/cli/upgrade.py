@@ -13,6 +13,7 @@ from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
 from flashmore.terminal import say, write_diff, write_file, write_json, write_lines, write_patch
 from flashmore.upgrade.annotations import concise, github
+from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, is_notebook
 from flashmore.upgrade.project.files import LARGEST
 from flashmore.upgrade.report import INDENT, FileReport, Report
 from flashmore.upgrade.rules import rule
@@ -21,8 +22,9 @@ from flashmore.upgrade.search import search, search_stdin
 from flashmore.upgrade.settings import Settings
 from flashmore.upgrade.site import NotRead, Searched, Site
 from flashmore.upgrade.trace.tracer import Source, verify_traced
+from flashmore.upgrade.verify.result import not_tested
 from flashmore.upgrade.verify.verifier import Verifier
-from flashmore.upgrade.write import rewritten_bytes, write_source
+from flashmore.upgrade.write import rewritten_bytes, write_bytes, write_source
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Upgrade, "upgrade", argv)
     source = checked(command, options_in(argv))
     settings = _settings(command)
-    data = _stdin() if command.from_stdin else None
+    data = _stdin(command.stdin_filename or STDIN) if command.from_stdin else None
     report = _report(_search(command, settings) if data is None else _search_stdin(command, settings, data))
     if command.test or command.write or source is not None:
         _test(command, source, report)
@@ -48,7 +50,9 @@ def main(argv: Sequence[str]) -> int:
         say(f"{source}: {report.problem}")
         if command.example is not None:
             return 2
-    if any(data is not None or Path(one.path) in command.paths for one in report.not_read):
+    if any(
+        one.cell is None and (data is not None or Path(one.path) in command.paths) for one in report.not_read
+    ):
         return 2
     found = [one for file in report.files for one in file.rewritten]
     return 0 if all(command.write and one.written for one in found) else 1
@@ -62,7 +66,7 @@ def _print(command: Upgrade, report: Report) -> None:
             for file in report.files:
                 hopeful = [one for one in file.rewritten if one.passed is not False]
                 write_patch(file.patch_bytes(hopeful), file.encoding)
-            say(*(f"{one.path}: not read: {one.reason}" for one in report.not_read))
+            say(*map(str, report.not_read))
         case "full":
             write_diff(report.lines(), INDENT, stderr=stderr)
         case "concise":
@@ -83,11 +87,13 @@ def _settings(command: Upgrade) -> Settings:
     return Settings.read(anchor).with_options(*words)
 
 
-def _stdin() -> bytes:
+def _stdin(path: Path) -> bytes:
+    """What stdin holds of a file."""
+    most = LARGEST_NOTEBOOK if is_notebook(path) else LARGEST
     with open(0, "rb", closefd=False) as stdin:
-        data = stdin.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise UsageError(f"at most {LARGEST:,} bytes on stdin", "more", "a file of hand-written code")
+        data = stdin.read(most + 1)
+    if len(data) > most:
+        raise UsageError(f"at most {most:,} bytes on stdin", "more", "a file of hand-written code")
     return data
 
 
@@ -111,6 +117,8 @@ def _report(results: Iterable[Searched | NotRead]) -> Report:
             report.not_read.append(found)
             continue
         report.searched += 1
+        if found.notebook is not None:
+            report.not_read += found.notebook.not_read(found.path)
         report.ignored += found.ignored
         report.remarks += [f"{found.path}: {remark}" for remark in found.remarks]
         if found.sites:
@@ -132,10 +140,18 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             one.verifications.append(verifier.verify(one.site))
             waiting.advance()
         if source is not None:
+            for one in wanted:
+                if one.site.cell is not None:
+                    why_not = not_tested("notebooks are not run", on=f"the inputs from {source}")
+                    one.verifications.append(why_not)
+            files = [file for file in report.files if file.notebook is None]
             with_lines = [
-                one for one in wanted if one.site.fragment is not None and not rule(one.site.code).setup
+                one
+                for file in files
+                for one in file.rewritten
+                if one.site.fragment is not None and not rule(one.site.code).setup
             ]
-            hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in report.files]
+            hopeful = [(file, [one for one in file.rewritten if not one.refuted]) for file in files]
             traced = verify_traced(
                 [one.site for one in with_lines],
                 source,
@@ -151,7 +167,8 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
 
 def _measure(command: Upgrade, source: Source, report: Report) -> None:
     """Time whole steps and the lines of each place, before and after all tested rewrites and each rule's."""
-    sites = [one for file in report.files for one in file.rewritten if one.passed]
+    files = [file for file in report.files if file.notebook is None]
+    sites = [one for file in files for one in file.rewritten if one.passed]
     if not sites:
         say("gain not measured: no rewrite passed its test")
         return
@@ -173,7 +190,10 @@ def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
     if not chosen:
         return
     try:
-        write_source(file.as_read(), file.rewriting(chosen), force=command.force, indices=indices)
+        if file.notebook is None:
+            write_source(file.as_read(), file.rewriting(chosen), force=command.force, indices=indices)
+        else:
+            write_bytes(file.as_read(), file.encoded(chosen), force=command.force, indices=indices)
     except FlashmoreError as error:
         file.why_not_written = f"{error.found} (valid: {error.valid})"
     else:
@@ -187,7 +207,10 @@ def _write_stdout(command: Upgrade, report: Report, data: bytes) -> None:
     for file in report.files:
         encoding = file.encoding
         if chosen := file.choose(even_if_slower=command.even_if_slower):
-            data = rewritten_bytes(file.as_read(), file.rewriting(chosen))
+            if file.notebook is None:
+                data = rewritten_bytes(file.as_read(), file.rewriting(chosen))
+            else:
+                data = file.encoded(chosen)
             for one in chosen:
                 one.written = True
     write_file(data, encoding)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from flashmore.errors import UsageError
+from flashmore.upgrade.notebooks.notebook import is_notebook
 from flashmore.upgrade.trace.tracer import Source
 
 STDIN = Path("-")
@@ -18,7 +19,7 @@ Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Find hand-written attention in Python files and show how to replace it with PyTorch's fused attention.
+    """Find hand-written attention in Python code and show how to replace it with PyTorch's fused attention.
 
     By default, your code is only read: it is not run, and no file is changed. Exit code: 0 if there is
     nothing to rewrite or --write has written everything, 1 if something can be rewritten, 2 for an error or a
@@ -26,7 +27,7 @@ class Upgrade:
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """Python files or folders; - reads one file from stdin."""
+    """Python files, Jupyter notebooks or folders; - reads one file from stdin."""
     test: bool = False
     """Run the old and the new lines on synthetic tensors, forward and backward, and compare the results."""
     example: str | None = None
@@ -76,6 +77,7 @@ def checked(command: Upgrade, given: Set[str]) -> Source | None:
         except OSError:
             continue  # it cannot be looked at: the search says why
     program = bool(command.example or command.run)
+    notebook = next(filter(is_notebook, command.paths), None)
     options = ("test", "write", "example", "run")
     testing = [f"--{name}" for name in options if getattr(command, name)]
     for refused, wanted, found, valid in (
@@ -88,6 +90,8 @@ def checked(command: Upgrade, given: Set[str]) -> Source | None:
          "--diff or --write with -", "both", "one of them: each prints to stdout"),
         (command.diff and "--output-format" in given, "--diff or --output-format", "both", "one of them"),
         (command.example and command.run, "--example or --run", "both", "only one of them"),
+        (program and notebook is not None,
+         "Python files with --example or --run", f"the notebook {notebook}", "--test for notebooks"),
         (command.gain and not program,
          "an example or script to measure", "--gain alone", "--gain with --example or --run"),
         (command.force and not command.write,
@@ -124,6 +128,10 @@ def _script(line: str) -> tuple[str, ...]:
     if words and Path(words[0]).name.startswith("python"):
         words = words[1:]
     is_module = len(words) > 1 and words[0] == "-m"
+    if not is_module and words and is_notebook(Path(words[0])):
+        raise UsageError(
+            wanted, f"the notebook {words[0]}", "a script; `jupyter nbconvert --to script` makes one"
+        )
     if not is_module and not (words and Path(words[0]).is_file()):
         raise UsageError(wanted, f"'{words[0]}' is not a file" if words else "nothing", valid)
     return tuple(words)

@@ -15,12 +15,12 @@ WARNED = ("rewritten",)
 def concise(report: Report) -> Iterator[str]:
     """`path:line:column: code message` for each place, the files that were not read, and the summary."""
     for file, places in _places(report):
-        text = Text(file.source)
         for place in places:
-            line, column, _, _ = region(text, place)
-            yield f"{file.path}:{line}:{column}: {place.site.code} {message(place)}"
+            line, column, _, _ = region(file.text_of(place), place)
+            cell = "" if place.site.cell is None else f"cell {place.site.cell}:"
+            yield f"{file.path}:{cell}{line}:{column}: {place.site.code} {message(place)}"
     for one in report.not_read:
-        yield f"{one.path}: not read: {one.reason}"
+        yield str(one)
     yield report.summary()
 
 
@@ -30,22 +30,17 @@ def github(report: Report) -> Iterator[str]:
     https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
     """
     for file, places in _places(report):
-        text, path = Text(file.source), in_repository(file.path)
         for place in places:
-            line, column, end_line, end_column = region(text, place)
-            properties: dict[str, str | int] = {
-                "file": path,
-                "line": line,
-                "col": column,
-                "endLine": end_line,
-                "endColumn": end_column,
-                "title": f"flashmore {place.site.code} ({rule(place.site.code).name})",
-            }
+            properties: dict[str, str | int] = {"file": in_repository(file.path)}
+            if place.site.cell is None:  # the lines of a notebook's cell are not those of its file
+                line, column, end_line, end_column = region(file.text_of(place), place)
+                properties |= {"line": line, "col": column, "endLine": end_line, "endColumn": end_column}
+            properties["title"] = f"flashmore {place.site.code} ({rule(place.site.code).name})"
             level = "warning" if place.site.verdict in WARNED else "notice"
             yield _command(level, properties, message(place, advice=True))
     for one in report.not_read:
         where: dict[str, str | int] = {"file": in_repository(Path(one.path)), "title": "flashmore"}
-        yield _command("warning", where, f"not read: {one.reason}")
+        yield _command("warning", where, one.message)
     yield report.summary()
 
 
@@ -56,7 +51,9 @@ def message(place: SiteReport, *, advice: bool = False) -> str:
     if place.passed is not None:
         verdict += " (tested)" if place.passed else " (failed the test)" if place.refuted else " (not tested)"
     said = f"{verdict}: {site.reason}" if site.reason else verdict
-    return f"{said}; {site.advice}" if advice and site.advice else said
+    if advice and site.advice:
+        said = f"{said}; {site.advice}"
+    return f"cell {site.cell}, line {site.line}: {said}" if advice and site.cell is not None else said
 
 
 def places(file: FileReport) -> list[SiteReport]:

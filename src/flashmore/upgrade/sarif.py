@@ -24,13 +24,14 @@ _BASE = "%SRCROOT%"
 def sarif(report: Report) -> dict[str, Any]:
     """One SARIF document with one run.
 
-    Places that can be rewritten have a fix. Files that were not read are notifications.
+    Places that can be rewritten have a fix. Files that were not read are notifications. Places in notebooks
+    have neither region nor fix, for the lines of a cell are not those of its file.
     """
-    results = [_result(file, Text(file.source), place) for file in report.files for place in places(file)]
+    results = [_result(file, place) for file in report.files for place in places(file)]
     not_read = [
         {
             "level": "warning",
-            "message": {"text": f"not read: {one.reason}"},
+            "message": {"text": one.message},
             "locations": [{"physicalLocation": {"artifactLocation": _location(Path(one.path))}}],
         }
         for one in report.not_read
@@ -59,10 +60,13 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _result(file: FileReport, text: Text, place: SiteReport) -> dict[str, Any]:
-    site = place.site
+def _result(file: FileReport, place: SiteReport) -> dict[str, Any]:
+    site, text = place.site, file.text_of(place)
     line, column, end_line, end_column = region(text, place)
     where = {"startLine": line, "startColumn": column, "endLine": end_line, "endColumn": end_column}
+    location: dict[str, Any] = {"artifactLocation": _location(file.path)}
+    if site.cell is None:
+        location["region"] = where
     result: dict[str, Any] = {
         "ruleId": site.code,
         "ruleIndex": next(index for index, rule in enumerate(RULES) if rule.code == site.code),
@@ -70,12 +74,12 @@ def _result(file: FileReport, text: Text, place: SiteReport) -> dict[str, Any]:
         "message": {"text": message(place, advice=True)},
         "locations": [
             {
-                "physicalLocation": {"artifactLocation": _location(file.path), "region": where},
+                "physicalLocation": location,
                 "logicalLocations": [{"fullyQualifiedName": site.symbol}],
             }
         ],
     }
-    if site.edits and place.passed is not False and not place.written:
+    if site.edits and site.cell is None and place.passed is not False and not place.written:
         replacements = [_replacement(text, edit) for edit in sorted(site.edits, key=lambda each: each.start)]
         change = {"artifactLocation": _location(file.path), "replacements": replacements}
         result["fixes"] = [{"description": {"text": site.reason}, "artifactChanges": [change]}]

@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 from flashmore.upgrade.find import find_sites, is_worth_parsing
-from flashmore.upgrade.project.files import Unreadable, content, decoded
+from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, SUFFIX, is_notebook, read_notebook
+from flashmore.upgrade.project.files import LARGEST, Unreadable, content, decoded
 from flashmore.upgrade.project.linked import Project
 from flashmore.upgrade.project.walk import python_files
 from flashmore.upgrade.rules import CODES
@@ -20,7 +22,6 @@ from flashmore.upgrade.settings import Settings
 from flashmore.upgrade.site import NotRead, Searched
 from flashmore.upgrade.suppressions import Suppressions
 
-NOTEBOOK = ".ipynb"
 MANY = 64
 """Fewer files are searched in this process: starting another takes longer."""
 
@@ -35,13 +36,22 @@ def _why_not_python(path: Path, data: bytes) -> str | None:
 
 def search_file(path: Path, codes: Collection[str] = CODES) -> Searched | NotRead:
     """What is found in one file."""
-    if path.suffix.lower() == NOTEBOOK:
-        advice = "`jupyter nbconvert --to script` converts it to a Python file"
-        return NotRead(str(path), f"it is a notebook; {advice}")
     try:
-        return search_source(path, content(path), codes)
+        data = content(path, LARGEST_NOTEBOOK if is_notebook(path) else LARGEST)
     except Unreadable as error:
         return NotRead(str(path), str(error))
+    return search_source(path, data, codes)
+
+
+def _read(path: Path, data: bytes) -> Searched:
+    """A file or a notebook, with no places yet."""
+    if is_notebook(path):
+        notebook = read_notebook(data)
+        return Searched(str(path), notebook.source, data, "utf-8", (), notebook=notebook)
+    if (other := _why_not_python(path, data)) is not None:
+        raise Unreadable(other)
+    source, encoding = decoded(data)
+    return Searched(str(path), source, data, encoding, ())
 
 
 def search_source(path: Path, data: bytes, codes: Collection[str] = CODES) -> Searched | NotRead:
@@ -53,19 +63,18 @@ def search_source(path: Path, data: bytes, codes: Collection[str] = CODES) -> Se
         codes: the rules to search for.
     """
     try:
-        if (other := _why_not_python(path, data)) is not None:
-            return NotRead(str(path), other)
-        source, encoding = decoded(data)
+        found = _read(path, data)
     except Unreadable as error:
         return NotRead(str(path), str(error))
+    notebook = found.notebook
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not is_worth_parsing(data):
-                ast.parse(source)
-                return Searched(str(path), source, data, encoding, ())
-            sites = find_sites(source, str(path), codes)
-            comments = Suppressions(source)
+            if not is_worth_parsing(data if notebook is None else found.source.encode()):
+                ast.parse(found.source)
+                return found
+            sites = find_sites(found.source, str(path), codes)
+            comments = Suppressions(found.source)
     except SyntaxError as error:
         line = f" in line {error.lineno}" if error.lineno else ""
         return NotRead(str(path), f"it is not valid for this version of Python: {error.msg}{line}")
@@ -73,8 +82,10 @@ def search_source(path: Path, data: bytes, codes: Collection[str] = CODES) -> Se
         return NotRead(str(path), "it is nested too deeply to be parsed")
     except ValueError as error:
         return NotRead(str(path), f"it cannot be parsed: {type(error).__name__}: {error}")
-    kept = tuple(comments.kept(sites))
-    return Searched(str(path), source, data, encoding, kept, len(sites) - len(kept), tuple(comments.remarks))
+    kept, remarks = comments.kept(sites), comments.remarks
+    if notebook is not None:
+        kept, remarks = list(map(notebook.placed, kept)), list(map(notebook.worded, remarks))
+    return replace(found, sites=tuple(kept), ignored=len(sites) - len(kept), remarks=tuple(remarks))
 
 
 def search(
@@ -85,9 +96,7 @@ def search(
     *,
     force_exclude: bool = False,
 ) -> Iterator[Searched | NotRead]:
-    """Every Python file of the paths, in order, with what was found in it; at last, what is not walked.
-
-    A notebook is named and not read.
+    """Every Python file and notebook of the paths, in order, with its places; at last, what is not walked.
 
     Places that the project around them differentiates twice are refused; see `project/linked.py`.
 
@@ -99,9 +108,8 @@ def search(
         force_exclude: whether paths that the settings exclude are left out, too.
     """
     given, settings = [Path(path) for path in paths], settings or Settings()
-    files, not_read = python_files(given, (".py", NOTEBOOK), settings.exclude, force_exclude=force_exclude)
-    sources = [path for path in files if path.suffix != NOTEBOOK]
-    project = Project(given, sources, settings.target_torch)
+    files, not_read = python_files(given, (".py", SUFFIX), settings.exclude, force_exclude=force_exclude)
+    project = Project(given, files, settings.target_torch)
     codes = [settings.codes_in(path) for path in files]
     for done, result in enumerate(_results(files, codes, processes), start=1):
         if progress is not None:

@@ -7,7 +7,10 @@ an input of role "size" is a whole number, and its one entry says which.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.notebooks.notebook import Notebook
 
 Verdict = Literal["rewritten", "refused", "already fused", "failed", "advice"]
 Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
@@ -75,7 +78,8 @@ class Site:
     `code` is the rule's, `rule` the variant of attention that was recognised. Lines count from 1; `end_line`
     is the last line that belongs to it. `guard` is the Python expression under
     which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
-    granted, `notes` what it leaves for somebody to look at, both in words.
+    granted, `notes` what it leaves for somebody to look at, both in words. `cell` is the number of a
+    notebook's cell, in which the lines count; edits count in the whole source.
     """
 
     path: str
@@ -92,20 +96,31 @@ class Site:
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     code: str = "FM001"
+    cell: int | None = None
 
     def refused(self, reason: str, advice: str) -> "Site":
         """The same place, with nothing to rewrite."""
         return Site(
-            self.path, self.line, self.end_line, self.symbol, "refused", reason, advice, code=self.code
-        )
+            self.path, self.line, self.end_line, self.symbol, "refused", reason, advice,
+            code=self.code, cell=self.cell,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class NotRead:
-    """A file that could not be searched, and why."""
+    """A file that could not be searched, or a cell of a notebook, and why."""
 
     path: str
     reason: str
+    cell: int | None = None
+
+    @property
+    def message(self) -> str:
+        """Without the file."""
+        return f"{f'cell {self.cell}: ' if self.cell is not None else ''}not read: {self.reason}"
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,7 @@ class Searched:
         sites: what was found and is reported.
         ignored: how many places are not, because a comment says so.
         remarks: on such comments, in words.
+        notebook: how a notebook's cells become `source`; None for a Python file.
     """
 
     path: str
@@ -129,3 +145,4 @@ class Searched:
     sites: tuple[Site, ...]
     ignored: int = 0
     remarks: tuple[str, ...] = ()
+    notebook: "Notebook | None" = None

@@ -20,8 +20,12 @@ class Unreadable(Exception):
     """A file that is not read; the message says why."""
 
 
-def content(path: Path) -> bytes:
+def content(path: Path, most: int = LARGEST) -> bytes:
     """The bytes of a regular file that is small enough to be a program.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
 
     Raises:
         Unreadable: it is none, or the system refuses. A FIFO is not waited for, and no device is opened.
@@ -34,11 +38,13 @@ def content(path: Path) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Unreadable("it is not a file")
-            data = file.read(LARGEST + 1) if size <= LARGEST else b""
+            data = file.read(most + 1) if size <= most else b""
     except OSError as error:
         raise Unreadable(f"it cannot be read: {error.strerror or error}") from None
-    if max(size, len(data)) > LARGEST:
-        raise Unreadable(f"it has {size / 1e6:.1f} MB, which is too large for hand-written code")
+    if max(size, len(data)) > most:
+        raise Unreadable(
+            f"it has {size / 1e6:.1f} MB, and only files of at most {most / 1e6:.0f} MB are read"
+        )
     return data
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at, source_of
 from flashmore.upgrade.project import pins
 from flashmore.upgrade.project.files import Unreadable, content, is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
@@ -44,7 +45,7 @@ class Project:
 
     Args:
         given: the paths that are searched.
-        files: the Python files in them.
+        files: the Python files and notebooks in them.
         target: the oldest version of torch that it supports; None for what its requirements say.
     """
 
@@ -197,7 +198,10 @@ def _calling(
 
 
 def _said(link: Link) -> str:
-    text = f"{_shown(link.file)}, line {link.use.line} ({link.use.what})"
+    where = f"line {link.use.line}"
+    if is_notebook(link.file):
+        where = notebook_at(link.file).worded(where)
+    text = f"{_shown(link.file)}, {where} ({link.use.what})"
     return text if link.through == link.file else f"{text}, called from {_shown(link.through)}"
 
 
@@ -210,6 +214,6 @@ def _shown(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     """What a file holds; nothing where it cannot be read."""
     try:
-        return content(path)
+        return source_of(path).encode() if is_notebook(path) else content(path)
     except Unreadable:
         return b""
