@@ -174,8 +174,8 @@ def _measure(command: Upgrade, source: Source, report: Report) -> None:
         return
 
     def rewriting(chosen: Sequence[Site]) -> dict[Path, str]:
-        some = {file.path: [one for one in file.rewritten if one.site in chosen] for file in report.files}
-        return {file.path: file.rewriting(some[file.path]) for file in report.files if some[file.path]}
+        some = {file.path: [one for one in file.rewritten if one.site in chosen] for file in files}
+        return {file.path: file.rewriting(some[file.path]) for file in files if some[file.path]}
 
     with Waiting("measuring"):
         found = measure_gain([one.site for one in sites], rewriting, source, seconds=command.seconds)
