@@ -221,6 +221,8 @@ class Report:
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
         if failed := self.count("failed"):
             parts.append(f"{failed} failed")
+        if advised := self.count("advice"):
+            parts.append(f"{_counted(advised, 'place')} with advice")
         if self.not_read:
             parts.append(f"{_counted(len(self.not_read), 'file')} not read")
         if written := sum(file.written for file in self.files):
