@@ -426,7 +426,7 @@ def configured(model):
 
 def test_all_rules_are_tested_and_written_together(folder: Path, call: Call) -> None:
     (folder / "model.py").write_text(THREE_RULES, encoding="utf-8")
-    done = call("upgrade", "model.py", "--write", "--json")
+    done = call("upgrade", "model.py", "--write", "--output-format", "json")
     document = json.loads(done.stdout)
     written = {each["code"]: each["tested"] for each in document["sites"] if each["written"]}
     assert written == {"FM001": True, "FM002": True, "FM003": True}
