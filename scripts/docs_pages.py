@@ -26,6 +26,7 @@ LINKED = (
     "src/flashmore/measuring/record.py",
     "src/flashmore/measuring/record.schema.json",
     "notebooks/*.ipynb",
+    "examples/*.yml",
 )
 
 

@@ -387,3 +387,50 @@ def test_what_may_not_be_read_is_2_if_given_and_named_in_a_folder(
     assert "secret.py: not read: it cannot be read: Permission denied" in found.stdout
     assert "closed: not read: it is a folder that cannot be read" in found.stdout
     assert "1 file searched: 1 can be rewritten" in found.stdout
+
+
+ADVISED = """import torch
+
+
+def train(model, loader, optimizer):
+    for x in loader:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model(x.cuda()).mean()
+        loss.backward()
+        optimizer.step()
+"""
+
+
+def test_advice_is_counted_apart_and_is_no_reason_for_an_exit_code(folder: Path, call: Call) -> None:
+    (folder / "model.py").write_text(ADVISED, encoding="utf-8")
+    done = call("upgrade", "model.py", "--write")
+    assert done.returncode == 0
+    assert done.stdout.endswith("0 can be rewritten, 0 refused, 0 already fused, 1 place with advice\n")
+    assert "5 train: advice: each operation" in done.stdout
+    assert (folder / "model.py").read_text(encoding="utf-8") == ADVISED
+
+
+THREE_RULES = (
+    MODEL
+    + """
+
+def gelu(x):
+    return 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3)))
+
+
+def configured(model):
+    return torch.optim.AdamW(model.parameters(), lr=1e-3)
+"""
+)
+
+
+def test_all_rules_are_tested_and_written_together(folder: Path, call: Call) -> None:
+    (folder / "model.py").write_text(THREE_RULES, encoding="utf-8")
+    done = call("upgrade", "model.py", "--write", "--output-format", "json")
+    document = json.loads(done.stdout)
+    written = {each["code"]: each["tested"] for each in document["sites"] if each["written"]}
+    assert written == {"FM001": True, "FM002": True, "FM003": True}
+    after = (folder / "model.py").read_text(encoding="utf-8")
+    assert 'F.gelu(x, approximate="tanh")' in after
+    assert "lr=1e-3, fused=True)" in after
+    assert call("upgrade", "model.py", "--write").returncode == 0

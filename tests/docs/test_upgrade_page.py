@@ -9,6 +9,8 @@ from flashmore.cli.upgrade_options import Upgrade
 from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS
 from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, MOST_PARTS
 from flashmore.upgrade.project.files import LARGEST
+from flashmore.upgrade.project.patterns import MOST_LINES
+from flashmore.upgrade.project.walk import MOST_ENTRIES
 from flashmore.upgrade.trace.capture import MOST_SEEN
 from flashmore.upgrade.verify.dropout import DRAWS
 from flashmore.upgrade.verify.family import FILLS, MASKS, SHAPES
@@ -24,6 +26,8 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"a function may take {FUNCTION_STEPS:,} of them, a file {FILE_STEPS:,}" in PAGE
     assert f"more than {LARGEST / 2**20:g} MiB" in PAGE
     assert f"may have {LARGEST_NOTEBOOK / 1e6:.0f} MB with its outputs and {MOST_PARTS:,} lists" in PAGE
+    assert f"after the first {MOST_ENTRIES:,} files and folders" in PAGE
+    assert f"more than {MOST_LINES:,} lines" in PAGE
     assert f"memory ({BYTES // 2**30} GiB)" in PAGE
     assert f"variance over {DRAWS} draws" in PAGE
     assert f"up to {WORDS[MOST_SEEN]} different" in PAGE

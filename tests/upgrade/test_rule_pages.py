@@ -12,6 +12,7 @@ from flashmore.upgrade.rules.rule import Rule
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REWRITING = [each for each in RULES if each.code < "FM100"]
+ADVISING = [each for each in RULES if each not in REWRITING]
 
 
 @pytest.mark.parametrize("rule", REWRITING, ids=lambda rule: rule.code)
@@ -20,6 +21,13 @@ def test_the_example_of_a_page_is_rewritten_as_it_says(rule: Rule) -> None:
     sites = find_sites(before)
     assert [site.code for site in sites if site.edits] == [rule.code]
     assert apply(before, sites) == after
+
+
+@pytest.mark.parametrize("rule", ADVISING, ids=lambda rule: rule.code)
+def test_the_advice_of_a_page_is_for_the_first_example_alone(rule: Rule) -> None:
+    before, after = ([site.code for site in find_sites(source)] for source in BLOCK.findall(page(rule)))
+    assert rule.code in before
+    assert rule.code not in after
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)

@@ -13,6 +13,7 @@ from flashmore.errors import FlashmoreError, UsageError
 from flashmore.git import Indices
 from flashmore.terminal import say, write_diff, write_file, write_json, write_lines, write_patch
 from flashmore.upgrade.annotations import concise, github
+from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, is_notebook
 from flashmore.upgrade.project.files import LARGEST
 from flashmore.upgrade.report import INDENT, FileReport, Report
 from flashmore.upgrade.rules import rule
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Upgrade, "upgrade", argv)
     source = checked(command, options_in(argv))
     settings = _settings(command)
-    data = _stdin() if command.from_stdin else None
+    data = _stdin(command.stdin_filename or STDIN) if command.from_stdin else None
     report = _report(_search(command, settings) if data is None else _search_stdin(command, settings, data))
     if command.test or command.write or source is not None:
         _test(command, source, report)
@@ -86,11 +87,13 @@ def _settings(command: Upgrade) -> Settings:
     return Settings.read(anchor).with_options(*words)
 
 
-def _stdin() -> bytes:
+def _stdin(path: Path) -> bytes:
+    """What stdin holds of a file."""
+    most = LARGEST_NOTEBOOK if is_notebook(path) else LARGEST
     with open(0, "rb", closefd=False) as stdin:
-        data = stdin.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise UsageError(f"at most {LARGEST:,} bytes on stdin", "more", "a file of hand-written code")
+        data = stdin.read(most + 1)
+    if len(data) > most:
+        raise UsageError(f"at most {most:,} bytes on stdin", "more", "a file of hand-written code")
     return data
 
 

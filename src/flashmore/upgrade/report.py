@@ -260,6 +260,8 @@ class Report:
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
         if failed := self.count("failed"):
             parts.append(f"{failed} failed")
+        if advised := self.count("advice"):
+            parts.append(f"{_counted(advised, 'place')} with advice")
         if self.ignored:
             parts.append(f"{self.ignored} ignored")
         for noun, cells in (("file", False), ("cell", True)):

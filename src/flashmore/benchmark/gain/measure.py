@@ -93,6 +93,19 @@ class RuleGain:
     step: BeforeAfter | None
     """None where there were too few steps."""
 
+    @property
+    def slower(self) -> bool:
+        """Whether the step is slower, and surely so."""
+        return self.step is not None and self.step.ratio.verdict == "slower"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What a person reads of one place."""
+        return ["gain not measured: too few steps" if self.step is None else f"a step with it: {self.step}"]
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -104,8 +117,8 @@ class Gain:
     """None where something went wrong, or where there were too few steps."""
     share: float | None
     """Attention's share of the step before."""
-    sites: tuple[SiteGain | None, ...]
-    """None for a place whose lines run only once."""
+    sites: tuple[SiteGain | RuleGain, ...]
+    """Of a place whose lines run only once, the gain of its rule."""
     further: tuple[Further, ...]
     problem: str | None = None
     environment: Mapping[str, Any] | None = None
@@ -185,7 +198,16 @@ def measure_gain(
             result = {"problem": said or ENDED_ITSELF}
     gain = gain_of(result, len(again))
     found = iter(gain.sites)
-    return replace(gain, sites=tuple(None if rule(site.code).setup else next(found) for site in sites))
+    alone = {each.code: each for each in gain.rules}
+    return replace(
+        gain,
+        sites=tuple(
+            alone.get(site.code, RuleGain(site.code, None if alone else gain.step))
+            if rule(site.code).setup
+            else next(found)
+            for site in sites
+        ),
+    )
 
 
 def _variants(

@@ -48,6 +48,13 @@ def logsumexp(x: Any, axis: int) -> Any:
     return largest + np.log(np.exp(x - largest).sum(axis, keepdims=True))
 
 
+def at_classes(x: Any, target: Any) -> Any:
+    """The entries at class numbers, of which dimension 1 has one for each."""
+    if target.shape != x.shape[:1] + x.shape[2:]:
+        raise ValueError("no class for each row")
+    return np.take_along_axis(x, np.expand_dims(target, 1), 1).squeeze(1)
+
+
 erf: Callable[[Any], Any] = np.vectorize(math.erf, otypes=[float])
 _POINTWISE: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "subtract": np.subtract, "mul": np.multiply, "multiply": np.multiply,
@@ -59,7 +66,16 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "floordiv": np.floor_divide,
 }  # fmt: skip
 _ALONG = ("mean", "sum", "var", "std", "amax", "max", "norm", "logsumexp", "var_mean", "std_mean")
-_SHAPED = ("softmax", "log_softmax", "index", "item", "gather", "squeeze", "unsqueeze", "view", "reshape")
+_SHAPED = (
+    "softmax",
+    "log_softmax",
+    "index",
+    "item",
+    "gather",
+    "squeeze",
+    "unsqueeze",
+    "nll_loss",
+)
 OPERATIONS = {*_POINTWISE, *_ALONG, *_SHAPED, *SAME, *ROWS, "tuple", "slice"}
 """What may be computed of an array."""
 
@@ -155,7 +171,6 @@ class Evaluation:
             power = value.args[1] if len(value.args) > 1 else power
             if power is not None and self.of(power) != 2:
                 raise Unknown("another norm")
-        named.pop("dtype", None)
         if named or rest:
             raise Unknown(value.op)
         options = {"axis": axis, "keepdims": bool(self.of(keep)) if keep is not None else False}
@@ -163,7 +178,7 @@ class Evaluation:
 
     def _shaped(self, value: Value) -> Any:
         x = self.of(value.args[0])
-        named = {name: each for name, each in value.named.items() if name != "dtype"}
+        named = dict(value.named)
         dim = named.pop("dim", None) or (value.args[1] if len(value.args) > 1 else None)
         match value.op:
             case "softmax" | "log_softmax" if not named and (axis := self._axis(dim)) is not None:
@@ -179,8 +194,13 @@ class Evaluation:
                 return np.squeeze(x, self._axis(dim))
             case "unsqueeze" if not named:
                 return np.expand_dims(x, self._axis(dim))
-            case "view" | "reshape" if not named and np.issubdtype(np.asarray(x).dtype, np.integer):
-                return x.reshape([self.of(each) for each in value.args[1:]])
+            case "nll_loss" if set(named) <= {"reduction", "target"}:
+                target = self.of(named["target"] if "target" in named else value.args[1])
+                how = self.of(named["reduction"]) if "reduction" in named else "mean"
+                if len(value.args) + ("target" in named) != 2 or how not in ("mean", "sum", "none"):
+                    raise Unknown(value.op)
+                found = -at_classes(x, _integers(target))
+                return found if how == "none" else getattr(found, how)()
         raise Unknown(value.op)
 
     def _index(self, index: Value, x: Any) -> Any:

@@ -46,6 +46,7 @@ class Formulas:
         known: in the order in which they are tried.
         needs: operations, one of which every spelling has.
         samples: arrays for x, by its number of dimensions; lines must agree on every one that they take.
+        least: for how many of these numbers of dimensions the lines must run, where x's is not known.
         axes: the letters of x in a test, by its number of dimensions.
         fused: functions of PyTorch that compute it: a file that compares with them keeps its own lines.
         widens: whether the replacement may return float32 where the lines return 16 bits under autocast.
@@ -58,4 +59,5 @@ class Formulas:
     axes: Mapping[int, tuple[str, ...]] = field(
         default_factory=lambda: {1: ("D",), 2: ("L", "D"), 3: ("B", "L", "D"), 4: ("B", "H", "L", "D")}
     )
+    least: int = 1
     widens: bool = False

@@ -83,7 +83,13 @@ class _Cut:
             if (written := known_number(flow, value)) is not None:
                 self.names[id(value)] = repr(written)
             else:
-                axes = None if role == "eps" else (letters[0],) if role == "target" else (letters[-1],)
+                axes = (
+                    None
+                    if role == "eps"
+                    else (letters[0], *letters[2:])
+                    if role == "target"
+                    else (letters[-1],)
+                )
                 self._input(
                     value, role, sources[role], _ROLES[role], axes, "int" if role == "target" else "float"
                 )

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from flashmore.upgrade.formulas.formula import Formula, Formulas, Role
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value, number
-from flashmore.upgrade.source.operations import CASTS
 from flashmore.upgrade.source.shapes import Shapes
 
 MOST_VALUES = 60
 """Of the expressions that a formula is written with; the longest spelling known has 25."""
 MOST_INPUTS = 3
 """Besides x."""
+DEEPEST_NUMBER = 5
+"""Operations of which a constant is made: `torch.sqrt(torch.tensor(2.0 / math.pi))`."""
 LARGEST_EPS = 0.1
 """Of the numbers of a source."""
 EPS = 0.37
@@ -67,7 +68,19 @@ def matches(flow: Flow, formulas: Formulas) -> Iterator[Match]:
 
 
 def _is_computed(value: Value) -> bool:
+    """Whether it may be a part of a formula; a cast is one of a number alone, else it makes an input."""
+    if value.op in SAME and not (value.args and _is_number(value.args[0], DEEPEST_NUMBER)):
+        return False
     return value.op in OPERATIONS and not value.inplace and not value.inner
+
+
+def _is_number(value: Value, depth: int) -> bool:
+    """Whether a value is computed from numbers alone."""
+    step()
+    if value.op in ("const", "global", "selfattr"):
+        return True
+    known = depth > 0 and value.op in OPERATIONS and bool(value.args)
+    return known and all(_is_number(each, depth - 1) for each in value.inputs())
 
 
 def _cone(root: Value) -> list[Value] | None:
@@ -99,6 +112,8 @@ def _match(flow: Flow, shapes: Shapes, root: Value, cone: list[Value], formulas:
         if between is None:
             continue
         region, tensors = between
+        if any(_takes_numbers(flow, value) for value in tensors):
+            continue
         if not any(value.op in formulas.needs for value in region):
             continue
         inputs = _inputs(flow, region, x)
@@ -114,7 +129,7 @@ def _match(flow: Flow, shapes: Shapes, root: Value, cone: list[Value], formulas:
 
 
 def _between(root: Value, x: Value) -> tuple[frozenset[Value], frozenset[Value]] | None:
-    """All values beneath the root, and those that depend on x; None where there are none, or one is cast."""
+    """All values beneath the root, and those that depend on x; None where there are none."""
     depends: dict[Value, bool] = {x: True}
 
     def visit(value: Value) -> bool:
@@ -128,8 +143,13 @@ def _between(root: Value, x: Value) -> tuple[frozenset[Value], frozenset[Value]]
     if not visit(root):
         return None
     region = frozenset(each for each in depends if each is not x)
-    tensors = frozenset(each for each in region if depends[each])
-    return None if any(each.op in CASTS for each in tensors) else (region, tensors)
+    return region, frozenset(each for each in region if depends[each])
+
+
+def _takes_numbers(flow: Flow, value: Value) -> bool:
+    """Whether it is a function of Python's, which takes no tensor: `math.tanh(x)`."""
+    node = value.node
+    return isinstance(node, ast.Call) and flow.module.qualified(node.func).startswith(("math.", "cmath."))
 
 
 def _inputs(flow: Flow, region: frozenset[Value], x: Value) -> list[Value] | None:
@@ -224,13 +244,15 @@ def _agreeing(
     """The numbers of dimensions for which the lines compute the formula; none where they ever differ."""
     rank = shapes.rank(x)
     found = []
-    for dimensions, sample in formulas.samples.items():
-        if rank is not None and dimensions != rank:
+    for sample, classes in product(formulas.samples.values(), (-1, 1)):
+        if classes == 1 and ("target" not in given or sample.ndim < 3):
+            continue
+        if rank is not None and sample.ndim != rank:
             continue
         arrays: dict[str, Any] = {}
         for role, each in given.items():
             written = each if isinstance(each, float) else known_number(flow, each)
-            arrays[role] = _made(role, sample) if written is None else written
+            arrays[role] = _made(role, sample, classes) if written is None else written
         known = {each: arrays[role] for role, each in given.items() if isinstance(each, Value)}
         try:
             got = Evaluation(flow, {x: sample, **known}, len(sample)).of(root)
@@ -239,21 +261,22 @@ def _agreeing(
         try:
             with np.errstate(all="ignore"):
                 wanted = formula.compute(sample, **arrays)
-        except ValueError:  # it has no such axis
+        except ValueError:  # it has no such axis, or takes no such classes
             return []
         if not _equal(got, wanted, formula.tolerance):
             return []
-        found.append(dimensions)
-    return found
+        found.append(sample.ndim)
+    return found if rank is not None or len(set(found)) >= formulas.least else []
 
 
-def _made(role: Role, sample: Any) -> Any:
-    """An array, or a number, for a role beside x."""
+def _made(role: Role, sample: Any, classes: int) -> Any:
+    """An array, or a number, for a role beside x; of class numbers one for each place but on one axis."""
     match role:
         case "eps":
             return EPS
         case "target":
-            return np.arange(len(sample)) * 7 % sample.shape[-1]
+            shape = np.delete(sample.shape, classes)
+            return (np.arange(np.prod(shape)) * 7 % min(sample.shape[classes], 5)).reshape(shape)
     return np.cos(np.arange(sample.shape[-1]) * (2.3 if role == "weight" else 1.1)) + 0.2
 
 

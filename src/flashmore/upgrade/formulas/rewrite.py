@@ -203,16 +203,18 @@ class FormulaSite:
         ]
         stability = Stability(self.flow)
         inside = {id(node) for node in walk(self.match.root.node)} if self.match.root.node else set()
-        for simple in (True, False):
-            for node in own:
-                plain = isinstance(
-                    node, (ast.Name, ast.Attribute, ast.Constant)
-                ) and "\n" not in self.text.of(node)
-                if plain is simple and (
-                    stability.holds(node, self.statement) if simple else id(node) in inside
-                ):
-                    return self.text.of(node)
+        plain = [node for node in own if isinstance(node, (ast.Name, ast.Attribute, ast.Constant))]
+        ways = (
+            (node for node in plain if stability.holds(node, self.statement)),
+            (node for node in own if id(node) in inside),
+            (node for node in own if stability.holds(node, self.statement) and self._is_pure(node)),
+        )
+        for node in (each for way in ways for each in way):
+            return self.text.of(node)
         raise Refuse("what it is computed from has no name in its last line")
+
+    def _is_pure(self, node: ast.expr) -> bool:
+        return next(effects(node, self.flow.module), None) is None
 
     def _shape(self) -> str:
         """The text of a tensor with x's shape, which is read once more."""

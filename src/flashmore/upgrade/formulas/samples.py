@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-_SHAPES = {2: (7, 5), 3: (3, 7, 5), 4: (2, 3, 7, 5)}
+_SHAPES = {2: (7, 5), 3: (3, 7, 5), 4: (2, 3, 7, 5), 5: (2, 1, 3, 7, 5)}
 
 
 def _numbers(shape: tuple[int, ...]) -> Any:

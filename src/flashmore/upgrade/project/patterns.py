@@ -17,6 +17,9 @@ from pathspec import GitIgnoreSpec
 
 from flashmore.upgrade.project.files import content, exists
 
+MOST_LINES = 3_000
+"""Of patterns in a file; RE2 compiles not many more together, and each takes 0.1 ms."""
+
 
 class InvalidPattern(ValueError):
     """A pattern that matches nothing, or cannot be compiled; the message says why."""
@@ -39,8 +42,10 @@ class Patterns:
         """Compile the lines of a `.gitignore`, of which git ignores those that are invalid.
 
         Raises:
-            InvalidPattern: they take too much memory together.
+            InvalidPattern: they are too many, or take too much memory together.
         """
+        if len(lines) > MOST_LINES:
+            raise InvalidPattern(f"it has more than {MOST_LINES:,} lines")
         valid = []
         for line in lines:
             with suppress(InvalidPattern):

@@ -5,10 +5,16 @@ from rapidfuzz import process
 from flashmore.errors import UsageError
 from flashmore.upgrade.rules import (
     attention,
+    blocking_copy,
     cross_entropy,
+    dataloader,
     gelu,
+    generation,
+    item_in_loop,
     layer_norm,
     log_softmax,
+    no_autocast,
+    no_compile,
     optimizer,
     rms_norm,
 )
@@ -22,6 +28,12 @@ RULES: tuple[Rule, ...] = (
     rms_norm.RULE,
     cross_entropy.RULE,
     log_softmax.RULE,
+    dataloader.RULE,
+    item_in_loop.RULE,
+    blocking_copy.RULE,
+    no_autocast.RULE,
+    no_compile.RULE,
+    generation.RULE,
 )
 """In order of their codes."""
 CODES = frozenset(each.code for each in RULES)

@@ -1,22 +1,20 @@
-"""FM006 manual-cross-entropy: the mean of -log(softmax(x)) at the class of each row."""
+"""FM006 manual-cross-entropy: the mean of -log(softmax(x)) at the class of each row, nll_loss included."""
 
 from typing import Any
 
-import numpy as np
-
-from flashmore.upgrade.formulas.evaluate import log_softmax
+from flashmore.upgrade.formulas.evaluate import at_classes, log_softmax
 from flashmore.upgrade.formulas.formula import Formula, Formulas
 from flashmore.upgrade.formulas.rule import formula_rule
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SPREADS
 
 AUTOCAST = "under 16-bit autocast the loss may be float32, as that of cross_entropy is"
-CLASSES = "the targets are class numbers from 0 on, one for each row of a two-dimensional input"
+CLASSES = "the targets are class numbers from 0 on"
 _NAME = "cross entropy"
 _ASSUMED = (("", AUTOCAST), ("", CLASSES))
 
 
 def _at_classes(x: Any, target: Any) -> Any:
-    return -log_softmax(x, -1)[np.arange(len(x)), target]
+    return -at_classes(log_softmax(x, 1), target)
 
 
 RULE = formula_rule(
@@ -42,7 +40,7 @@ RULE = formula_rule(
             ),
         ),
         needs=frozenset(("log", "log_softmax", "logsumexp")),
-        samples={2: ROWS_OF_MANY_SPREADS[2]},
+        samples={rank: ROWS_OF_MANY_SPREADS[rank] for rank in (2, 3)},
         fused=frozenset(("cross_entropy", "CrossEntropyLoss")),
         widens=True,
     ),

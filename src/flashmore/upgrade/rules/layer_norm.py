@@ -80,6 +80,7 @@ RULE = formula_rule(
         ),
         needs=frozenset(("sqrt", "rsqrt", "std", "std_mean", "pow")),
         samples=ROWS_OF_MANY_SCALES,
+        least=2,
         fused=frozenset(("layer_norm", "LayerNorm")),
     ),
 )  # fmt: skip

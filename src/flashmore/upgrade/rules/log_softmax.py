@@ -25,6 +25,7 @@ RULE = formula_rule(
         ],
         needs=frozenset(("log", "logsumexp")),
         samples=ROWS_OF_MANY_SPREADS,
+        least=2,
         fused=frozenset(("log_softmax", "LogSoftmax")),
         widens=True,
     ),

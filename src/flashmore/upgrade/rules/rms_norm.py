@@ -49,6 +49,7 @@ RULE = formula_rule(
         ),
         needs=frozenset(("sqrt", "rsqrt", "norm", "pow")),
         samples=ROWS_OF_MANY_SCALES,
+        least=2,
         fused=frozenset(("rms_norm", "RMSNorm")),
     ),
     needs=(("rms_norm(", "2.4"),),
