@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step, walk
+from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.effects import check_effects
 from flashmore.upgrade.checks.guards import never_holds
 from flashmore.upgrade.checks.names import check_names
@@ -131,6 +132,7 @@ class Search:
         self.name = name
         self.path = path
         self.fused = fused
+        self._of_torch = [each for each in fused if _fused_name(each) in OF_TORCH]
         self.shapes = Shapes(flow)
         self.blocks = Blocks(flow.function)
 
@@ -233,9 +235,9 @@ class Search:
         )
 
     def _understood(self, found: Attention) -> Site:
-        if self.fused:
-            reason = "another branch of this function is already fused"
-            return self._site(found.product.value, found.final, "already fused", reason)
+        near = beside((found.product.value, found.final), self._of_torch, self.flow)
+        if near is not None and near.switch:
+            return self._site(found.product.value, found.final, "already fused", *near.said(self.flow))
         return self._rewritten(found)
 
     def _rewritten(self, found: Attention) -> Site:
@@ -270,11 +272,13 @@ class Search:
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:
-        if self.fused:
-            return self._site(
-                first, last, "already fused", "another branch of this function is already fused"
-            )
-        return self._site(first, last, "refused", reason, advice)
+        near = beside((first, last), self._of_torch, self.flow)
+        if near is None:
+            return self._site(first, last, "refused", reason, advice)
+        fused, prefer = near.said(self.flow)
+        if near.switch:
+            return self._site(first, last, "already fused", fused, prefer)
+        return self._site(first, last, "already fused", f"{fused}; here {reason}", advice)
 
     def _site(self, first: Value, last: Value, verdict: Verdict, reason: str, advice: str = "") -> Site:
         nodes = [value.node for value in (first, last) if isinstance(value.node, (ast.expr, ast.stmt))]

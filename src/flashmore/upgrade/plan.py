@@ -119,7 +119,8 @@ def attention(
         *chosen,
         *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards),
     ]
-    facts = {fact(each, flow.tests) for each, _ in guards}
+    held = [each for value in (final, *softmaxes[:1]) for each in value.conditions if each.node is not None]
+    facts = {fact(each, flow.tests) for each in (*(each for each, _ in guards), *held)}
     if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
         raise Refuse(guards[0][1])
     guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards, flow.tests)
