@@ -7,6 +7,7 @@ from flashmore.upgrade.emit.words import Words, atom
 from flashmore.upgrade.fragment.inputs import Inputs
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lowest
 from flashmore.upgrade.patterns.terms import Term
+from flashmore.upgrade.patterns.zeros import ROWS
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import Blocks, operand
@@ -131,7 +132,7 @@ class Cuts:
         self.names[node] = atom(Words(self.text, self.names).of(base))
 
     def _cut_zeros(self, term: Term) -> None:
-        """The mask of the weights is that of the scores."""
+        """The mask of the weights is that of the scores, or what that says of whole rows."""
         fill = next(each for each in self.found.scores.walk() if each.kind == "fill")
         assert fill.other is not None
         assert term.other is not None
@@ -139,7 +140,20 @@ class Cuts:
         again = operand(self.flow, term.value.node, term.other)
         if first is None or again is None:
             raise Refuse("a mask that cannot be cut out")
-        self.names[again] = atom(Words(self.text, self.names).of(first))
+        known = (name for node, name in self.names.items() if self._key(node) == term.other.key)
+        if (same := next(known, None)) is not None:
+            self.names[again] = same
+            return
+        keeps = (bool(fill.detail[2]), bool(term.detail[1]))
+        text = atom(Words(self.text, self.names).of(first))
+        if term.detail[0] == ROWS:
+            text = f"(~{text} if {keeps[0]} else {text}).all(dim=-1, keepdim=True)"
+            keeps = (False, keeps[1])
+        self.names[again] = text if keeps[0] == keeps[1] else f"~{text}"
+
+    def _key(self, node: ast.AST) -> str | None:
+        value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
+        return value.key if value is not None else None
 
     def _cut_softmax(self, term: Term) -> None:
         node = term.value.node

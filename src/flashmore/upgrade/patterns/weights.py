@@ -4,8 +4,9 @@ import re
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
+from flashmore.upgrade.patterns.zeros import NANS, zeroing
 from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of
-from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import CASTS, MOVES, RESHAPES
 
@@ -71,11 +72,9 @@ class Weights:
             if op in ops and value.args:
                 inner = self.walk(value.args[0])
                 return Term(kind, value, (inner,)) if isinstance(inner, Term) else inner
-        if op == "masked_fill" and number(value.get(2, "value")) == 0 and value.get(1, "mask") is not None:
-            inner = self.walk(value.args[0])
-            if isinstance(inner, Term):
-                return Term("zeroed", value, (inner,), value.get(1, "mask"))
-            return inner
+        if (zeros := zeroing(value)) is not None and isinstance(inner := self.walk(zeros.base), Term):
+            kind = "nans" if zeros.kind == NANS else "zeroed"
+            return Term(kind, value, (inner,), zeros.test, (zeros.kind, zeros.keeps))
         return self._unknown(value)
 
     def _is_dropout_call(self, value: Value) -> bool:
