@@ -21,7 +21,6 @@ from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax
 from flashmore.upgrade.plan import Attention, attention, candidates, choices
-from flashmore.upgrade.project.twice import ADVICE, reason, uses
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
@@ -241,9 +240,6 @@ class Search:
         return self._rewritten(found)
 
     def _rewritten(self, found: Attention) -> Site:
-        twice = next((use for use in uses(self.flow.module) if use.certain), None)
-        if twice is not None:
-            raise Refuse(reason(f"this file, line {twice.line} ({twice.what})"), ADVICE)
         if (reference := why_reference(self.flow.module, self.path)) is not None:
             raise Refuse(f"a reference is left alone: {reference}")
         step(len(self.text.source) // 50)  # its diff is made from the whole file
