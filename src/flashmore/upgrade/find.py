@@ -19,10 +19,11 @@ from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
-from flashmore.upgrade.patterns.weights import is_named_softmax
+from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
 from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Site, Verdict
+from flashmore.upgrade.source.elsewhere import Elsewhere
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import FunctionOf, functions
@@ -43,19 +44,20 @@ _ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_
 """A function that cannot be read is reported where it looks like attention."""
 
 
-def find_sites(source: str, path: str = "<string>") -> list[Site]:
+def find_sites(source: str, path: str = "<string>", elsewhere: Elsewhere | None = None) -> list[Site]:
     """Every place in a source that looks like attention, in order of its lines.
 
     Args:
         source: the text of a Python file.
         path: what to call the file in the answer.
+        elsewhere: the definitions of other files.
 
     Raises:
         SyntaxError: the source is not Python of this version.
         ValueError: the source holds null bytes.
     """
     tree = ast.parse(source)
-    module = Module(tree)
+    module = Module(tree, elsewhere)
     text = Text(source)
     budget = Budget(FILE_STEPS)
     sites: list[Site] = []
@@ -187,9 +189,7 @@ class Search:
         scores = softmax.args[1 if softmax.op == "call" and len(softmax.args) > 1 else 0]
         chain = Scores(self.flow.module, self.shapes).walk(scores)
         if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
-            return self._refusal(
-                softmax, softmax, f"the definition of `{softmax.detail}` is not in this file"
-            )
+            return self._refusal(softmax, softmax, why_not_followed(softmax), "call torch.softmax here")
         if isinstance(chain, Term):
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
         if chain.product:

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.project.definitions import Definitions
 from flashmore.upgrade.project.files import Unreadable, content, decoded, python_files
 from flashmore.upgrade.project.linked import Project
 from flashmore.upgrade.site import NotRead, Searched
@@ -60,7 +61,7 @@ def search_file(path: Path) -> Searched | NotRead:
             if not _WORTH.search(data):
                 ast.parse(source)
                 return Searched(str(path), source, data, encoding, ())
-            sites = find_sites(source, str(path))
+            sites = find_sites(source, str(path), Definitions(path))
     except SyntaxError as error:
         line = f" in line {error.lineno}" if error.lineno else ""
         return NotRead(str(path), f"it is not valid for this version of Python: {error.msg}{line}")

@@ -73,7 +73,7 @@ def _set_in(node: ast.expr, flow: Flow) -> str:
     """Where a switch gets its value."""
     made: list[ast.expr] = []
     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self" and flow.owner is not None:
-        made = flow.owner.assignments(node.attr)
+        made = flow.owner.own_assignments.get(node.attr, [])
     elif isinstance(node, ast.Name) and node.id in flow.module.constants:
         made = [flow.module.constants[node.id]]
     lines = sorted({each.lineno for each in made if hasattr(each, "lineno")})

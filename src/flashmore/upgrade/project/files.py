@@ -130,6 +130,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path is a file; False also where that cannot be seen."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def project_files(path: Path, most: int = MOST_FILES) -> tuple[list[Path], list[NotRead]]:
     """The files of the project around a path, and what of it is not read.
 

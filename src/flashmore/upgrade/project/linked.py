@@ -22,6 +22,7 @@ from flashmore.upgrade.project.files import (
 )
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
 from flashmore.upgrade.project.origins import Made, Origins
+from flashmore.upgrade.project.subclasses import Subclasses
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
@@ -53,6 +54,7 @@ class Project:
         self.files = files
         self.links: dict[Path, list[Link]] | None = None
         """By file, the places of which it cannot be seen what they differentiate."""
+        self.subclasses: Subclasses | None = None
         self.seen: list[Link] = []
         """The places of which something can be seen, the certain ones first."""
         self.pinned: dict[Path, list[pins.Pin]] = {}
@@ -79,17 +81,19 @@ class Project:
             except RecursionError:
                 self.links = {}
                 self.limits.append("no import beyond the search depth leads to second derivatives")
-        path = real(Path(found.path))
-        return replace(found, sites=tuple(self._judged(site, path) for site in found.sites))
+        return replace(found, sites=tuple(self._judged(site, found) for site in found.sites))
 
     def _pins(self, root: Path) -> list[pins.Pin]:
         if root not in self.pinned:
             self.pinned[root] = pins.pins(root)
         return self.pinned[root]
 
-    def _judged(self, site: Site, path: Path) -> Site:
+    def _judged(self, site: Site, found: Searched) -> Site:
         if site.verdict != "rewritten":
             return site
+        path = real(Path(found.path))
+        if self.subclasses is not None and (other := self.subclasses.why_not(found, site)) is not None:
+            return site.refused(other, "give it another name there")
         top = site.symbol.partition(".")[0]
         through = (each for each in self.seen if each.made.holds(path, top, site.line, site.end_line))
         link = next(through, None)
@@ -111,6 +115,7 @@ class Project:
                 self.limits.append(f"no unread file takes second derivatives ({named})")
             files |= dict.fromkeys(map(real, more))
         imports = Imports(files)
+        self.subclasses = Subclasses(files)
         found = list(_uses(files, Origins(imports)))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)
         linked: dict[Path, list[Link]] = {}

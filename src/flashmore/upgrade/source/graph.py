@@ -4,6 +4,10 @@ import ast
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.source.module import Module
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +88,14 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Closure:
-    """A function whose body is known: a def, a method or a lambda, and the names that it sees."""
+    """A function whose body is known: a def, a method or a lambda, its module, and the names that it sees."""
 
     node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    module: "Module"
     names: dict[str, Value]
     bound: Value | None = None
     given: tuple[Value, ...] = ()
     given_named: tuple[tuple[str, Value], ...] = ()
-    owner: ast.ClassDef | None = None
 
 
 def number(value: Value | None) -> int | float | None:
