@@ -66,14 +66,14 @@ def _pairs(definitions: Definitions, path: Path, name: str) -> Iterator[tuple[Cl
     """The classes of a file that inherit from a class of another one, and that class."""
     module = definitions.module(definitions.path)
     for below in module.classes.values() if module is not None else ():
-        for base in below.line[1:]:
+        for base in [*below.lineage()][1:]:
             if base.node.name == name and base.module.path is not None and base.module.path.samefile(path):
                 yield below, base
 
 
 def _another(below: Class, base: Class, name: str) -> int | None:
     """The line where a subclass gives an attribute or a method another meaning."""
-    for each in below.line:
+    for each in below.lineage():
         if each is base:
             return None
         if name in each.own_methods:

@@ -1,6 +1,7 @@
 """What kind of thing `self.x` is, from the expressions that the class stores there."""
 
 import ast
+import re
 from dataclasses import dataclass, replace
 
 from flashmore.upgrade.source.classes import Class
@@ -12,6 +13,9 @@ _LAYERS = {
     "BatchNorm2d", "BatchNorm3d", "InstanceNorm2d", "Embedding", "ReLU", "GELU", "SiLU", "Tanh",
     "Sigmoid", "LeakyReLU", "ELU", "PReLU", "Softplus",
 }  # fmt: skip
+
+_FOLLOWED = re.compile(r"(?i)soft|drop|ident|mask|bias")
+"""The classes of other files that are read: they may stand between scores and values."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,10 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
     full = module.qualified(call.func)
     name = call.func.id if isinstance(call.func, ast.Name) else ""
     own = module.classes.get(name)
-    if own is None and not full.startswith("torch."):
-        own = module.class_of(full or name)
-    full = library_name(own) if own is not None else module.of_library(full or name)
+    if own is None and _FOLLOWED.search((full or name).rpartition(".")[2]):
+        own, full = module.class_of(full or name), module.of_library(full or name)
+    if own is not None:
+        full = library_name(own)
     last = full.rsplit(".", 1)[-1]
     if full.startswith("torch.nn") and last == "Softmax":
         return Kind("softmax", expression=call)

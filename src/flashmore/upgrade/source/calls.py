@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.elsewhere import Found
-from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.graph import PRODUCTS, Closure, Condition, Value
 from flashmore.upgrade.source.inlining import Inlining
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
 
@@ -150,6 +150,13 @@ class Calls(Inlining):
             return self.make(f"py:{full}", args, named, node)
         op = operation(full)
         if op is None:
+            scores = any(each.of_product for each in (*args, *named.values()))
+            if scores or full.rpartition(".")[2] in PRODUCTS:
+                found = self.followed(full)
+                if found is not None and found.detail != full:
+                    if isinstance(node, ast.Call) and not self.inner:
+                        self.seen[node.func] = found
+                    return self.apply(found, args, named, node)
             return self.make("call", (callee, *args), named, node, detail=full)
         return self._tensor_call(op, args, named, node)
 

@@ -28,14 +28,24 @@ class Class:
 
     @cached_property
     def line(self) -> list["Class"]:
-        """The class itself and all that it inherits from, each once, in the order in which they are asked."""
+        """The class itself and all of this file that it inherits from, each once, in the order of lookup."""
         found = {id(self): self}
-        self.__dict__["line"] = [self]  # what it inherits may inherit from it, in files that do not run
+        for base in self.bases:
+            if isinstance(base, Class):
+                found |= {id(each): each for each in base.line if id(each) not in found}
+        return list(found.values())
+
+    def lineage(self, seen: set[int] | None = None) -> "Iterator[Class]":
+        """The same with the classes of other files, which are read when their turn comes and no sooner."""
+        seen = set() if seen is None else seen
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield self
         for each in self.bases:
             base = self.module.class_of(each) if isinstance(each, str) else each
             if base is not None:
-                found |= {id(each): each for each in base.line if id(each) not in found}
-        return list(found.values())
+                yield from base.lineage(seen)
 
     def method(self, name: str) -> Function | None:
         """A method, looked up in the class and its bases."""
@@ -44,7 +54,7 @@ class Class:
 
     def method_and_module(self, name: str) -> "tuple[Module, Function] | None":
         """A method, and the module that its names are of."""
-        found = ((each.module, each.own_methods[name]) for each in self.line if name in each.own_methods)
+        found = ((each.module, each.own_methods[name]) for each in self.lineage() if name in each.own_methods)
         return next(found, None)
 
     def below(self, module: "Module") -> "set[Class]":
@@ -66,7 +76,7 @@ class Class:
 
     def holder(self, name: str) -> "Class | None":
         """The class in its line that stores `self.name`."""
-        return next((each for each in self.line if name in each.own_assignments), None)
+        return next((each for each in self.lineage() if name in each.own_assignments), None)
 
 
 def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:

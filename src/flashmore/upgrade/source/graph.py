@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flashmore.upgrade.source.module import Module
 
+PRODUCTS = {"matmul", "bmm", "mm", "baddbmm", "einsum", "einops.einsum", "softmax"}
+
 
 @dataclass(frozen=True, eq=False)
 class Condition:
@@ -57,12 +59,15 @@ class Value:
     inner: bool = False
     inplace: bool = False
     users: list["Value"] = field(default_factory=list)
+    of_product: bool = field(init=False)
+    """Whether scores or weights may have gone into it."""
     key: str = field(init=False)
     """A text that is equal for values computed in the same way from the same things."""
 
     def __post_init__(self) -> None:
         for value in self.inputs():
             value.users.append(self)
+        self.of_product = self.op in PRODUCTS or any(each.of_product for each in self.inputs())
         self.key = _key(self)
 
     def inputs(self) -> Iterator["Value"]:

@@ -91,8 +91,7 @@ def _mentioned(owner: Class | None, function: Function) -> Iterator[tuple[str, i
 
 def _bases(owner: Class | None) -> Iterator[ast.expr]:
     for each in owner.line if owner is not None else ():
-        if owner is not None and each.module is owner.module:
-            yield from each.node.bases
+        yield from each.node.bases
 
 
 def _says_torch(roots: dict[str, set[tuple[str, int]]], owner: Class | None, function: Function) -> bool:

@@ -87,6 +87,12 @@ class State:
         return self.of_elsewhere(full) or self.make("global", detail=full)
 
     def of_elsewhere(self, full: str) -> Value | None:
+        """What an import brings from another file: a number or a text that is written in capitals."""
+        if not full.rpartition(".")[2].isupper():
+            return None
+        return self.followed(full)
+
+    def followed(self, full: str) -> Value | None:
         """What an import brings from another file: a function, a number or a text, a library's name."""
         found = self.module.definition(full) if not full.startswith(_LIBRARIES) else None
         if isinstance(found, str):
