@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flashmore.upgrade.find import find_sites, is_worth_parsing
 from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, SUFFIX, is_notebook, read_notebook
+from flashmore.upgrade.project.definitions import Definitions
 from flashmore.upgrade.project.files import LARGEST, Unreadable, content, decoded
 from flashmore.upgrade.project.linked import Project
 from flashmore.upgrade.project.walk import python_files
@@ -73,7 +74,7 @@ def search_source(path: Path, data: bytes, codes: Collection[str] = CODES) -> Se
             if not is_worth_parsing(data if notebook is None else found.source.encode()):
                 ast.parse(found.source)
                 return found
-            sites = find_sites(found.source, str(path), codes)
+            sites = find_sites(found.source, str(path), codes, Definitions(path))
             comments = Suppressions(found.source)
     except SyntaxError as error:
         line = f" in line {error.lineno}" if error.lineno else ""

@@ -146,3 +146,10 @@ class Searched:
     ignored: int = 0
     remarks: tuple[str, ...] = ()
     notebook: "Notebook | None" = None
+
+    def lines_of(self, site: Site) -> tuple[int, int]:
+        """The first and the last line of a place in `source`."""
+        if self.notebook is None or site.cell is None:
+            return site.line, site.end_line
+        first = self.notebook.in_source(site.cell, site.line)
+        return first, first + site.end_line - site.line

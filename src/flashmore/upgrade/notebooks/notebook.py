@@ -111,6 +111,11 @@ class Notebook:
         cell = self.cells[bisect_right(self._starts, offset) - 1]
         return cell.number, line - self._text.offset_line(cell.start)
 
+    def in_source(self, number: int, line: int) -> int:
+        """The line of the source that is a line of a cell."""
+        start = next(cell.start for cell in self.cells if cell.number == number)
+        return line + self._text.offset_line(start)
+
     def placed(self, site: Site) -> Site:
         """A place with its cell, and with lines that count in it; refused where its edits cannot be made."""
         if site.edits:

@@ -1,8 +1,11 @@
 """Reads what a file holds, if it may be a program; resolves paths that may lead round in a circle."""
 
 import os
+import re
 import stat
 import tokenize
+from collections.abc import Iterable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -66,6 +69,21 @@ def decoded(data: bytes) -> tuple[str, str]:
     return source, encoding
 
 
+def mentioning(files: Iterable[Path], pattern: re.Pattern[bytes]) -> list[Path]:
+    """The files in which a pattern occurs, without those that cannot be read."""
+    found = []
+    for path in files:
+        with suppress(Unreadable):
+            if pattern.search(content(path)):
+                found.append(path)
+    return found
+
+
+def words_of(names: Iterable[str]) -> re.Pattern[bytes]:
+    """What finds any of some names."""
+    return re.compile("|".join(map(re.escape, sorted(names))).encode())
+
+
 def _no_file(path: Path) -> str:
     if path.is_symlink():
         return "it is a broken link"
@@ -76,6 +94,14 @@ def is_folder(path: Path) -> bool:
     """Whether a path is a folder; False also where that cannot be seen."""
     try:
         return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a file; False also where that cannot be seen."""
+    try:
+        return path.is_file()
     except OSError:
         return False
 

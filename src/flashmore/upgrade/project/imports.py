@@ -46,13 +46,13 @@ def outline(tree: ast.Module) -> Outline:
     found = Outline()
     for statement in tree.body:
         mentioned: set[str] = set()
-        for node in _leaves(statement):
+        for node in leaves(statement):
             if isinstance(node, ast.Import):
                 _see_import(node, found)
             elif isinstance(node, ast.ImportFrom):
                 _see_import_from(node, found)
             else:
-                mentioned.add(_dotted(node))
+                mentioned.add(dotted(node))
         for name in _names_of(statement):
             found.mentions.setdefault(name, set()).update(mentioned)
     return found
@@ -84,7 +84,7 @@ def _names_of(statement: ast.stmt) -> list[str | None]:
     return [None]
 
 
-def _leaves(tree: ast.AST) -> Iterator[ast.AST]:
+def leaves(tree: ast.AST) -> Iterator[ast.AST]:
     """The imports and the whole dotted names in a tree: of `a.b.c` that one alone.
 
     A walk of its own, for `ast.walk` takes longer than parsing does.
@@ -93,7 +93,7 @@ def _leaves(tree: ast.AST) -> Iterator[ast.AST]:
     while ahead:
         node = ahead.pop()
         kind = type(node)
-        if kind in _LEAVES or (kind is ast.Attribute and _dotted(node)):
+        if kind in _LEAVES or (kind is ast.Attribute and dotted(node)):
             yield node
             continue
         for name in node._fields:
@@ -108,7 +108,7 @@ _LEAVES = {ast.Import, ast.ImportFrom, ast.Name}
 _PLAIN_FIELDS = {"ctx", "op"}
 
 
-def _dotted(node: ast.AST) -> str:
+def dotted(node: ast.AST) -> str:
     """`a.b.c`; empty where something else than a name stands at its head."""
     tail = ""
     while type(node) is ast.Attribute:
