@@ -1,11 +1,8 @@
 """Reads what a file holds, if it may be a program; resolves paths that may lead round in a circle."""
 
 import os
-import re
 import stat
 import tokenize
-from collections.abc import Iterable
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -67,21 +64,6 @@ def decoded(data: bytes) -> tuple[str, str]:
     except (SyntaxError, UnicodeError, LookupError) as error:
         raise Unreadable(f"its encoding is unclear: {error}") from None
     return source, encoding
-
-
-def mentioning(files: Iterable[Path], pattern: re.Pattern[bytes]) -> list[Path]:
-    """The files in which a pattern occurs, without those that cannot be read."""
-    found = []
-    for path in files:
-        with suppress(Unreadable):
-            if pattern.search(content(path)):
-                found.append(path)
-    return found
-
-
-def words_of(names: Iterable[str]) -> re.Pattern[bytes]:
-    """What finds any of some names."""
-    return re.compile("|".join(map(re.escape, sorted(names))).encode())
 
 
 def _no_file(path: Path) -> str:

@@ -40,6 +40,10 @@ class Outline:
         """Names of the top level's functions and classes, and of what is assigned there."""
         return {name for name in self.mentions if name is not None}
 
+    def binds(self, name: str) -> bool:
+        """Whether a name is that of an import."""
+        return name in self.imports or any(parts[0] == name for parts in self.plain)
+
 
 def outline(tree: ast.Module) -> Outline:
     """Read a file's imports and definitions."""

@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
-from flashmore.upgrade.project.files import is_folder, mentioning, real, words_of
+from flashmore.upgrade.project.files import is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
 from flashmore.upgrade.project.origins import Made, Origins
 from flashmore.upgrade.project.subclasses import Subclasses
@@ -118,13 +118,14 @@ class Project:
                 self.limits.append(f"no unread file takes second derivatives ({named})")
             files |= dict.fromkeys(map(real, more))
         imports = Imports(files)
-        self.subclasses = Subclasses(files)
-        found = list(_uses(files, Origins(imports)))
+        origins = Origins(imports)
+        self.subclasses = Subclasses(origins.texts)
+        found = list(_uses(origins))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)
         linked: dict[Path, list[Link]] = {}
         for certain in (True, False):
             some = [each for each in found if each.use.certain is certain and not each.made.known]
-            for path, link in _reached(some, imports).items():
+            for path, link in _reached(some, origins).items():
                 linked.setdefault(path, []).append(link)
         if imports.cut_off:
             self.limits.append(
@@ -133,9 +134,9 @@ class Project:
         return linked
 
 
-def _uses(files: Iterable[Path], origins: Origins) -> Iterator[Link]:
+def _uses(origins: Origins) -> Iterator[Link]:
     """The places of all files that take second derivatives."""
-    for path in mentioning(files, HINT):
+    for path in origins.texts.matching(HINT):
         tree = origins.tree(path)
         for use in uses(Module(tree)) if tree is not None else ():
             origins.imports.follow_more()
@@ -144,9 +145,10 @@ def _uses(files: Iterable[Path], origins: Origins) -> Iterator[Link]:
             yield Link(use, path, path, origins.of(path, use.node, values, by))
 
 
-def _reached(found: Iterable[Link], imports: Imports) -> dict[Path, Link]:
+def _reached(found: Iterable[Link], origins: Origins) -> dict[Path, Link]:
     """The files that any of the uses may differentiate through, each with the first link that was found."""
-    reached = _callers(found, imports)
+    imports = origins.imports
+    reached = _callers(found, origins)
     imports.follow_more()
     ahead = [*reached]  # the files of the uses first: they are read whatever else there is
     while ahead:
@@ -158,8 +160,9 @@ def _reached(found: Iterable[Link], imports: Imports) -> dict[Path, Link]:
     return reached
 
 
-def _callers(found: Iterable[Link], imports: Imports) -> dict[Path, Link]:
+def _callers(found: Iterable[Link], origins: Origins) -> dict[Path, Link]:
     """The files of the uses, and every file that calls what one stands in, directly or through others."""
+    imports = origins.imports
     known: dict[Definition, Link] = {}
     callers: dict[Path, Link] = {}
     for link in found:
@@ -171,7 +174,7 @@ def _callers(found: Iterable[Link], imports: Imports) -> dict[Path, Link]:
     imports.follow_more()
     while new_words and not imports.exhausted:
         words |= new_words
-        near = mentioning(sorted(imports.files), words_of(new_words))
+        near = origins.texts.mentioning(new_words)
         new = {one: link for path in near for one, link in _calling(path, known, imports)}
         for (path, name), link in new.items():
             callers.setdefault(path, replace(link, through=path))

@@ -6,21 +6,28 @@ argument's callers, or an attribute's origin, cannot be seen.
 """
 
 import ast
-import re
+import builtins
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flashmore.upgrade.project.files import Unreadable, mentioning, words_of
+from flashmore.upgrade.project.files import Unreadable
 from flashmore.upgrade.project.imports import Definition, Imports, dotted, leaves, parsed
+from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.source.scopes import Function, arguments_of, defaults_of
 
-_DEEPEST = 6
+_DEEPEST = 4
 """So many calls are followed back to their callers."""
 _DYNAMIC = {"getattr", "import_module", "__import__", "eval", "exec", "globals", "entry_points"}
 """What may lead to anything, by a name that is computed."""
-MOST_TRACED = 100
+MOST_TRACED = 30
 """So many places are followed back in one project; what others differentiate counts as unknown."""
+MOST_CALLED = 15
+"""So many functions' callers are looked for in one project."""
+MOST_MENTIONS = 20
+"""A name in more files than these may mean anything."""
+MOST_DEFINITIONS = 300
+"""What takes more to compute an output is most of the project: nothing can be said of its parts."""
 Parents = dict[ast.AST, ast.AST]
 Called = tuple[Path, ast.Call | None]
 """A file, and a call in it; None for a mention that is no call."""
@@ -74,7 +81,9 @@ class Origins:
 
     def __init__(self, imports: Imports) -> None:
         self.imports = imports
-        self.trees: dict[Path, tuple[ast.Module, Parents] | None] = {}
+        self.texts = Texts(imports.files)
+        self.trees: dict[Path, ast.Module | None] = {}
+        self.parents: dict[Path, Parents] = {}
         self.stores: dict[Function, dict[str, list[ast.AST]]] = {}
         self.called: dict[tuple[str, Definition | None], list[Called]] = {}
         self.left = MOST_TRACED
@@ -99,8 +108,12 @@ class Origins:
 
     def tree(self, path: Path) -> ast.Module | None:
         """A file's syntax tree, the same one every time."""
-        seen = self._seen(path)
-        return seen[0] if seen is not None else None
+        if path not in self.trees:
+            try:
+                self.trees[path] = parsed(path)
+            except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
+                self.trees[path] = None
+        return self.trees[path]
 
     def stored(self, function: Function) -> dict[str, list[ast.AST]]:
         """What a function stores, by name."""
@@ -110,21 +123,14 @@ class Origins:
 
     def place(self, path: Path, node: ast.AST) -> Place:
         """Where a node stands."""
-        seen, within = self._seen(path), []
-        while seen is not None and (parent := seen[1].get(node)) is not None:
-            node = parent
-            within.append(node)
+        if path not in self.parents:
+            inside = ast.walk(tree) if (tree := self.tree(path)) is not None else ()
+            self.parents[path] = {child: each for each in inside for child in ast.iter_child_nodes(each)}
+        within, at = [], node
+        while (parent := self.parents[path].get(at)) is not None:
+            at = parent
+            within.append(at)
         return Place(path, tuple(within))
-
-    def _seen(self, path: Path) -> tuple[ast.Module, Parents] | None:
-        if path not in self.trees:
-            try:
-                tree = parsed(path)
-                parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-                self.trees[path] = (tree, parents)
-            except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
-                self.trees[path] = None
-        return self.trees[path]
 
     def calls(self, name: str, definition: Definition | None) -> list[Called]:
         """Every call in the project of something of a name; None where it is mentioned without being called.
@@ -134,16 +140,18 @@ class Origins:
             definition: what it names, where that may be imported under another one.
         """
         if (name, definition) not in self.called:
-            self.called[name, definition] = [*self._calls(name, definition)]
+            some = len(self.called) < MOST_CALLED
+            self.called[name, definition] = [*self._calls(name, definition)] if some else []
         return self.called[name, definition]
 
     def _calls(self, name: str, definition: Definition | None) -> Iterator[Called]:
-        names, before = {name}, set[str]()
-        while definition is not None and names - before:
+        names, before, near = {name}, set[str](), self.texts.mentioning({name})
+        while definition is not None and names - before and len(near) <= MOST_MENTIONS:
             before = set(names)
-            for path in mentioning(sorted(self.imports.files), words_of(names)):
+            for path in near:
                 names |= self.imports.aliases(path, {definition})
-        for path in mentioning(sorted(self.imports.files), words_of(names)):
+            near = self.texts.mentioning(names)
+        for path in near if len(near) <= MOST_MENTIONS else ():
             nodes = list(ast.walk(tree)) if (tree := self.tree(path)) is not None else []
             called = {id(each.func) for each in nodes if isinstance(each, ast.Call)}
             for node in nodes:
@@ -191,9 +199,12 @@ class _Trace:
                 continue
             return
         imports, path = self.origins.imports, place.path
-        self.made.definitions |= imports.sources(path, whole)
-        if name in imports.outline(path).defined:
+        sources, own = imports.sources(path, whole), imports.outline(path)
+        self.made.definitions |= sources
+        if name in own.defined:
             self.made.definitions.add((path, name))
+        elif not (sources or own.binds(name) or hasattr(builtins, name)):
+            self.made.known = False
 
     def _argument(
         self, name: str, function: Function, place: Place, stop: frozenset[str], depth: int
@@ -237,7 +248,11 @@ class _Trace:
     def close(self) -> None:
         """Add all that the definitions mention, and what that mentions."""
         imports, ahead = self.origins.imports, [*self.made.definitions]
+        direct = set(ahead)
         while ahead:
+            if len(self.made.definitions) > MOST_DEFINITIONS:
+                self.made.definitions, self.made.known = direct, False
+                return
             path, name = ahead.pop()
             mentions = imports.outline(path).mentions.get(name, set())
             self.made.known &= not any(each.rpartition(".")[2] in _DYNAMIC for each in mentions)
@@ -246,13 +261,8 @@ class _Trace:
             new = (defined | imports.taken(path, mentions)) - self.made.definitions
             self.made.definitions |= new
             ahead += new
-        self.made.known &= not imports.cut_off and not self._registers()
-
-    def _registers(self) -> bool:
-        """Whether anything of the project is decorated by what took part: it may be a registry."""
-        names = words_of(name for _, name in self.made.definitions if name is not None).pattern
-        decorator = re.compile(rb"^\s*@[\w.]*\b(?:" + names + rb")\b", re.MULTILINE)
-        return bool(names and mentioning(sorted(self.origins.imports.files), decorator))
+        names = {name.encode() for _, name in self.made.definitions if name}  # a decorator may register
+        self.made.known &= not imports.cut_off and names.isdisjoint(self.origins.texts.decorators)
 
 
 def _stored(function: Function) -> dict[str, list[ast.AST]]:

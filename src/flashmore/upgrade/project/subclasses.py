@@ -2,12 +2,11 @@
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from flashmore.upgrade.notebooks.notebook import is_notebook, source_of
 from flashmore.upgrade.project.definitions import Definitions
-from flashmore.upgrade.project.files import Unreadable, content
+from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.classes import Class
@@ -21,11 +20,11 @@ class Subclasses:
     """The classes of a project by what they inherit from, read when they are first asked for.
 
     Args:
-        files: the files of the project.
+        texts: the files of the project.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
-        self.files = files
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
         self.by_base: dict[bytes, set[Path]] | None = None
 
     def why_not(self, found: Searched, site: Site) -> str | None:
@@ -47,18 +46,14 @@ class Subclasses:
         """The files with a class that may inherit from one of this name, directly or through others."""
         if self.by_base is None:
             self.by_base = {}
-            for path in self.files:
-                for base in _bases(path):
+            for path in self.texts.files:
+                for base in _bases(self.texts.of(path)):
                     self.by_base.setdefault(base, set()).add(path)
         return self.by_base.get(name.encode(), set())
 
 
-def _bases(path: Path) -> Iterator[bytes]:
+def _bases(data: bytes) -> Iterator[bytes]:
     """The names that the classes of a file inherit from, with those that they are imported under."""
-    try:
-        data = source_of(path).encode() if is_notebook(path) else content(path)
-    except Unreadable:
-        return
     names = {name for bases in _CLASS.findall(data) for name in _WORD.findall(bases)}
     yield from names
     yield from (name for name, alias in _ALIAS.findall(data) if alias in names)
