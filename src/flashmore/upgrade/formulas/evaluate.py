@@ -254,8 +254,11 @@ def constant(value: Value, state: State) -> Any:
     if value.op == "selfattr":
         attribute = value.detail
         assert isinstance(attribute, Attribute)
-        made = attribute.owner.assignments(attribute.name) if attribute.owner is not None else []
-        if len(made) != 1 or state.module.is_replaced(attribute.name):
+        owner, name = attribute.owner, attribute.name
+        made = owner.assignments(name) if owner is not None else []
+        if owner is None or len(made) != 1 or state.module.is_replaced(name):
+            raise Unknown(str(attribute))
+        if owner.replaces(name, state.module):
             raise Unknown(str(attribute))
         return constant_of(made[0], state.module)
     name = str(value.detail)
