@@ -1,4 +1,4 @@
-"""`flashmore upgrade`: rewrite, test, write and measure hand-written attention in the user's code."""
+"""`flashmore upgrade`: rewrite, test, write and measure what has a fused replacement in the user's code."""
 
 import os
 import shlex
@@ -26,7 +26,7 @@ from flashmore.upgrade.write import write_source
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Find hand-written attention in Python files and show how to replace it with PyTorch's fused attention.
+    """Find hand-written attention, norms, activations and losses in Python files, and fused replacements.
 
     By default, your code is only read: it is not run, and no file is changed. Exit code: 0 if there is
     nothing to rewrite or --write has written everything, 1 if something can be rewritten, 2 for an error or a
@@ -42,7 +42,7 @@ class Upgrade:
     run: str | None = None
     """A script and its arguments, such as "train.py --steps 3". Runs it to test rewrites on real inputs."""
     gain: bool = False
-    """With --example or --run: measure the speed-up of the tested rewrites, for attention and whole steps."""
+    """With --example or --run: measure the speed-up of the tested rewrites, of each rule and together."""
     write: bool = False
     """Write the tested rewrites to the files."""
     force: bool = False
