@@ -30,6 +30,8 @@ from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.operations import CASTS, MAY_SHARE_MEMORY
 from flashmore.upgrade.text import comments
 
+_OPERATORS = frozenset("+-*/@%=,([{<>|&^~")
+"""After one of them, a parenthesis is no call's."""
 _ONLOOKERS = {"locals", "vars", "eval", "exec", "globals", "dir"}
 _CARRIED = ("phi", "loop", "carried")
 _PERHAPS = ("carried", "global", "missing")
@@ -116,12 +118,10 @@ class FormulaSite:
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
         functional, imported = self._functional()
-        words: dict[str, str] = {role: self._word(value) for role, value in self.match.inputs.items()}
-        words["x"] = self._word(self.match.x)
-        shape = self._shape() if "{shape}" in formula.call else ""
+        words = self._words()
         self._check_between()
         step(len(self.text.source) // 50)  # its diff is made from the whole file
-        made = formula.call.format(functional=functional, shape=shape, **words)
+        made = formula.call.format(functional=functional, **words)
         edits, guard = self._edits(made), None
         if formula.guard:
             guard = formula.guard.format(**{**words, "x": atom(words["x"])})
@@ -209,6 +209,19 @@ class FormulaSite:
                     seen.add(user)
                     ahead.append(user)
 
+    @property
+    def can_be_written(self) -> bool:
+        """Whether all that the call is given has a name where it is written; a refusal needs none."""
+        with suppress(Refuse):
+            return not self.match.formula.call or bool(self._words())
+        return False
+
+    def _words(self) -> dict[str, str]:
+        """What the call is given, by the words of the formula's text."""
+        words: dict[str, str] = {role: self._word(value) for role, value in self.match.inputs.items()}
+        shape = self._shape() if "{shape}" in self.match.formula.call else ""
+        return {**words, "x": self._word(self.match.x), "shape": shape}
+
     def _word(self, value: Value | float) -> str:
         """The text of an input that means the same where the call is written."""
         if isinstance(value, float):
@@ -290,14 +303,17 @@ class FormulaSite:
         start, end = self.text.span(node)
         if comments(self.text.source[start:end]):
             raise Refuse("a comment stands inside of it", "move the comment to a line of its own")
+        source = self.text.source
         if getattr(self.statement, "value", None) is not node:
-            return start, end
+            grouped = source[start - 1] == "(" and source[end : end + 1] == ")"
+            before = source[: start - 1].rstrip(" ")[-1:]
+            return (start - 1, end + 1) if grouped and before in _OPERATORS else (start, end)
         _, last = self.text.span(self.statement)
         first = start
-        while self.text.source[first - 1] in "( \t\r\n\\":
+        while source[first - 1] in "( \t\r\n\\":
             first -= 1
-        outside = self.text.source[first:start] + self.text.source[end:last]
-        if "#" in outside or not outside.startswith(" ") or self.text.source[first - 1] not in "=n":
+        outside = source[first:start] + source[end:last]
+        if "#" in outside or not outside.startswith(" ") or source[first - 1] not in "=n":
             return start, end  # neither after the sign of an assignment nor after `return`
         return first + 1, last
 
