@@ -1,7 +1,9 @@
-"""The rules of `flashmore upgrade` as chapters, from the case files of the tests."""
+"""The rules of `flashmore upgrade`: as a table, and as chapters from the case files of the tests."""
 
 import re
 from pathlib import Path
+
+from flashmore.upgrade.rules import RULES
 
 CASES = Path(__file__).resolve().parents[1] / "tests" / "upgrade" / "cases"
 ORDER = ("plain", "causal", "boolean-mask", "additive-mask", "bias", "guard")
@@ -19,6 +21,12 @@ def _code(text: str) -> str:
     """The code in a chapter's title; attention's chapters are its variants, and have none."""
     found = re.search(r"\(FM\d+", text.partition("\n")[0])
     return found[0] if found else ""
+
+
+def table() -> str:
+    """All rules, one line each, with links to their pages."""
+    lines = [f"| [{each.code}](rules/{each.code}.md) | `{each.name}` | {each.summary} |" for each in RULES]
+    return "\n".join(["| code | name | what it does |", "|---|---|---|", *lines, ""])
 
 
 def _deeper(text: str) -> str:

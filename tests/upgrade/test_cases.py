@@ -25,6 +25,8 @@ def test_a_case_is_answered_as_its_page_says(case: Case) -> None:
         assert sites == []
         return
     verdict, _, reason = case.answer.partition(": ")
+    if verdict != "already fused":  # as a call beside it may be
+        sites = [site for site in sites if site.verdict != "already fused"]
     assert {site.verdict for site in sites} == {verdict}
     site = sites[0]
     if verdict == "rewritten":

@@ -1,13 +1,14 @@
 """Double backward in the project: who is refused for whose penalty, and what is not."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.project.files import project_files, python_files
 from flashmore.upgrade.project.twice import uses
+from flashmore.upgrade.project.walk import project_files, python_files
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
@@ -20,7 +21,8 @@ class {name}:
 """
 PENALTY = """import torch
 
-def penalty(out, x):
+def penalty(disc, x):
+    out = disc(x)
     (gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)
     return gradient.norm()
 """
@@ -51,10 +53,14 @@ def made(*names: str) -> dict[str, str]:
     return {f"{name}.py": ATTENTION.format(name=name.title()) for name in names}
 
 
-TRAIN = "from disc import Disc\n" + PENALTY
+CALLED = PENALTY + "\ndef main(x):\n    penalty(Disc(), x)\n"
+TRAIN = "from disc import Disc\n" + CALLED
 LINKED = {
     "the trainer imports it": {"train.py": TRAIN},
-    "through another file": {"train.py": "import nets\n" + PENALTY, "nets.py": "from disc import Disc\n"},
+    "through another file": {
+        "train.py": "import nets\n" + CALLED.replace("Disc()", "nets.Disc()"),
+        "nets.py": "from disc import Disc\n",
+    },
     "a third file brings both together": {
         "losses.py": PENALTY,
         "train.py": "import losses\nfrom disc import Disc\n\ndef main():\n    losses.penalty(Disc(), 1)\n",
@@ -64,18 +70,69 @@ LINKED = {
         "lib/losses.py": PENALTY,
         "train.py": "from lib import gp\nfrom disc import Disc\nloss = gp(Disc(), 1)\n",
     },
+    "it is a test of its derivatives": {
+        "test_disc.py": "from torch.autograd import gradgradcheck\nfrom disc import Disc\n\ndef test_it():\n"
+        "    gradgradcheck(Disc().forward, ())\n",
+    },
+}
+WITHIN = """import torch
+
+
+class Energy(torch.nn.Module):
+    def attend(self, q, k, v):
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+    def other(self, q, k, v):
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+    def forces(self, x):
+        energy = self.attend(x, x, x).sum()
+        return torch.autograd.grad(energy, x, create_graph=True)
+"""
+UNSEEN = {
+    "nobody calls the penalty": {"train.py": "from disc import Disc\n" + PENALTY},
     "through a caller of the caller": {
         "losses.py": PENALTY
         + "\nclass Loss:\n    def __call__(self, d, x):\n        return penalty(d(x), x)\n",
         "loop.py": "from losses import Loss\n\ndef step(d, x, loss=Loss()):\n    return loss(d, x)\n",
         "main.py": "from loop import step\nfrom disc import Disc\nstep(Disc(), 1)\n",
     },
-    "it is a test of its derivatives": {
-        "test_disc.py": "from torch.autograd import gradgradcheck\nfrom disc import Disc\n\ndef test_it():\n"
-        "    gradgradcheck(Disc().forward, ())\n",
+    "the attribute comes from a caller that is not seen": {
+        "train.py": "import torch\nfrom disc import Disc\n\nclass Trainer:\n    def __init__(self, disc):\n"
+        "        self.disc = disc\n\n    def loss(self, x):\n        out = self.disc(x)\n"
+        "        return torch.autograd.grad(out.sum(), x, create_graph=True)\n",
+    },
+    "it is passed on as an argument": {
+        "train.py": TRAIN.replace("penalty(Disc(), x)", "run(penalty, Disc(), x)"),
+    },
+    "it is looked up by a name": {
+        "train.py": TRAIN.replace("penalty(Disc(), x)", "penalty(getattr(disc, x)(), x)").replace(
+            "from disc import Disc", "import disc"
+        ),
+    },
+    "it comes from a registry": {
+        "train.py": TRAIN.replace("from disc import Disc", "from registry import NETS").replace(
+            "penalty(Disc(), x)", "penalty(NETS['disc'](), x)"
+        ),
+        "registry.py": "import disc\nNETS = {}\n",
+        "disc.py": "from registry import NETS\n"
+        + made("disc")["disc.py"].replace("class", "@NETS.add\nclass"),
+    },
+    "a dictionary of options": {
+        "train.py": TRAIN.replace("create_graph=True", "**{'create_graph': True}"),
     },
 }
 APART = {
+    "the other network is differentiated": {
+        "train.py": TRAIN.replace("import Disc", "import Disc\nfrom critic import Critic").replace(
+            "penalty(Disc(), x)", "penalty(Critic(), Disc()(x))"
+        ),
+        "critic.py": "class Critic:\n    pass\n",
+    },
+    "what it made is differentiated by": {
+        "train.py": "import torch\nfrom disc import Disc\n\ndef loss(y):\n    x = Disc()(y)\n"
+        "    out = x * x\n    return torch.autograd.grad(out.sum(), x, create_graph=True)\n",
+    },
     "another program": {"other.py": PENALTY},
     "a test of something else": {"tests/test_other.py": "import other\n" + PENALTY, "other.py": "x = 1\n"},
     "only once": {"train.py": TRAIN.replace("create_graph=True", "create_graph=False")},
@@ -93,17 +150,40 @@ def test_attention_that_is_differentiated_twice_elsewhere_is_refused(tmp_path: P
     assert refused(tmp_path) == {"disc.py"}
 
 
+def test_a_method_that_made_what_is_differentiated_is_refused_alone(
+    tmp_path: Path,
+) -> None:
+    tree(tmp_path, {"energy.py": WITHIN})
+    (found,) = search([tmp_path])
+    assert isinstance(found, Searched)
+    assert {site.symbol: site.verdict for site in found.sites} == {
+        "Energy.attend": "refused",
+        "Energy.other": "rewritten",
+    }
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_what_is_differentiated_and_cannot_be_seen_is_an_assumption(tmp_path: Path, case: str) -> None:
+    tree(tmp_path, made("disc") | UNSEEN[case])
+    (site,) = sites(tmp_path).values()
+    assert site.verdict == "rewritten"
+    (assumed,) = [each for each in site.assumptions if "second derivatives" in each]
+    assert re.search(r"\.py, line \d+ \(create_graph=True\)", assumed)
+
+
 @pytest.mark.parametrize("case", APART)
 def test_a_penalty_without_a_link_condemns_nothing(tmp_path: Path, case: str) -> None:
     tree(tmp_path, made("disc") | APART[case])
-    assert refused(tmp_path) == set()
+    (site,) = sites(tmp_path).values()
+    assert site.verdict == "rewritten"
+    assert not any("second derivatives" in each for each in site.assumptions)
 
 
-def test_the_reason_names_file_line_and_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_names_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path, made("disc") | LINKED["a third file brings both together"])
     monkeypatch.chdir(tmp_path)
     (site,) = sites(Path("disc.py")).values()
-    assert site.reason.endswith(": losses.py, line 4 (create_graph=True), called from train.py")
+    assert site.reason.endswith(": losses.py, line 5 (create_graph=True)")
     assert site.edits == ()
 
 
@@ -112,17 +192,15 @@ def test_a_package_that_imports_everything_does_not_tie_everything_together(tmp_
     package["nets/__init__.py"] = (
         "from .disc import Disc\nfrom .words import Words\nfrom . import disc, words\n"
     )
-    for line in (
-        "from nets import Disc",
-        "from nets import disc",
-        "import nets\nnets.Disc()",
-        "import nets.disc",
+    for line, name in (
+        ("from nets import Disc", "Disc"),
+        ("from nets import disc", "disc.Disc"),
+        ("import nets", "nets.Disc"),
+        ("import nets.disc", "nets.disc.Disc"),
+        ("from nets import *", "Disc"),
     ):
-        use = "\nnets.disc.Disc()\n" if line == "import nets.disc" else "\n"
-        tree(tmp_path, package | {"train.py": line + use + PENALTY})
+        tree(tmp_path, package | {"train.py": f"{line}\n{PENALTY}\npenalty({name}(), 1)\n"})
         assert refused(tmp_path) == {"disc.py"}, line
-    tree(tmp_path, {"train.py": "from nets import *\n" + PENALTY})
-    assert refused(tmp_path) == {"disc.py", "words.py"}
 
 
 def test_one_file_is_judged_by_the_project_that_it_belongs_to(tmp_path: Path) -> None:
@@ -130,11 +208,11 @@ def test_one_file_is_judged_by_the_project_that_it_belongs_to(tmp_path: Path) ->
         tmp_path,
         {"src/pkg/__init__.py": "", "src/pkg/disc.py": made("disc")["disc.py"], "pyproject.toml": ""},
     )
-    tree(tmp_path, {"scripts/train.py": "from pkg.disc import Disc\n" + PENALTY})
+    tree(tmp_path, {"scripts/train.py": "from pkg.disc import Disc\n" + CALLED})
     assert refused(tmp_path / "src/pkg/disc.py") == {"disc.py"}
     (tmp_path / "pyproject.toml").unlink()
     assert refused(tmp_path / "src/pkg/disc.py") == set()
-    tree(tmp_path, {"src/train.py": "from pkg.disc import Disc\n" + PENALTY})
+    tree(tmp_path, {"src/train.py": "from pkg.disc import Disc\n" + CALLED})
     assert refused(tmp_path / "src/pkg/disc.py") == {"disc.py"}
 
 
@@ -143,7 +221,7 @@ def test_a_flag_that_somebody_may_set_is_an_assumption(tmp_path: Path) -> None:
     (site,) = sites(tmp_path).values()
     assert site.verdict == "rewritten"
     (assumed,) = [each for each in site.assumptions if "second derivatives" in each]
-    assert "train.py, line 5 (create_graph=second_order)" in assumed
+    assert "train.py, line 6 (create_graph=second_order)" in assumed
 
 
 def test_a_project_beyond_the_limit_is_told(tmp_path: Path) -> None:
@@ -170,7 +248,7 @@ def test_files_that_cannot_be_parsed_or_read_hinder_nothing(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("marker", ["pyproject.toml", "__init__.py", None])
 def test_the_project_ends_where_a_link_leads_out_of_it(tmp_path: Path, marker: str | None) -> None:
-    outside = tree(tmp_path / "outside", {"pkg/train.py": "from disc import Disc\n" + PENALTY})
+    outside = tree(tmp_path / "outside", {"pkg/train.py": "from disc import Disc\n" + CALLED})
     project = tree(tmp_path / "project", made("disc") | ({marker: ""} if marker else {}))
     (project / "link.py").symlink_to(outside / "pkg" / "train.py")
     (project / "sub").symlink_to(outside / "pkg")
@@ -224,6 +302,6 @@ def test_the_search_of_this_project_needs_no_git(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     tree(
         tmp_path,
-        {"deep/disc.py": made("disc")["disc.py"], "train.py": "from deep.disc import Disc\n" + PENALTY},
+        {"deep/disc.py": made("disc")["disc.py"], "train.py": "from deep.disc import Disc\n" + CALLED},
     )
     assert refused(tmp_path / "deep" / "disc.py") == {"disc.py"}

@@ -1,32 +1,38 @@
 """Searches a source for what the rules replace; reads only, runs nothing of it, and needs no torch."""
 
 import ast
+from collections.abc import Collection
 
 from flashmore.upgrade.budget import FILE_STEPS, Budget
 from flashmore.upgrade.edits import overlap
-from flashmore.upgrade.rules import RULES
+from flashmore.upgrade.rules import CODES, RULES
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.site import Site
+from flashmore.upgrade.source.elsewhere import Elsewhere
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.text import Text
 
 
-def find_sites(source: str, path: str = "<string>") -> list[Site]:
+def find_sites(
+    source: str, path: str = "<string>", codes: Collection[str] = CODES, elsewhere: Elsewhere | None = None
+) -> list[Site]:
     """Every place in a source that looks like what a rule replaces, in order of its lines.
 
     Args:
         source: the text of a Python file.
         path: what to call the file in the answer.
+        codes: the rules to search for.
+        elsewhere: the definitions of other files.
 
     Raises:
         SyntaxError: the source is not Python of this version.
         ValueError: the source holds null bytes.
     """
-    parsed = Parsed(Text(source), Module(ast.parse(source)), path, Budget(FILE_STEPS))
+    parsed = Parsed(Text(source), Module(ast.parse(source), elsewhere), path, Budget(FILE_STEPS))
     data = source.encode(errors="surrogatepass")
     sites: list[Site] = []
     for rule in RULES:
-        if rule.worth.search(data):
+        if rule.code in codes and rule.worth.search(data):
             sites += _beside([*rule.find(parsed)], sites)
     return sorted(_without_inner(sites), key=lambda site: (site.line, site.end_line))
 

@@ -14,11 +14,12 @@ from flashmore.upgrade.axes import (
     value_letters,
 )
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.patterns.exclusions import refuse_channels, refuse_other_shifts, refuse_other_zeros
+from flashmore.upgrade.patterns.exclusions import refuse_channels, refuse_other_shifts
 from flashmore.upgrade.patterns.products import MORE, Product, product_of
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.weights import Weights
+from flashmore.upgrade.patterns.zeros import check_zeros
 from flashmore.upgrade.source.escape import escapes, fact
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
@@ -59,6 +60,8 @@ class Attention:
     products: tuple[Product, ...] = ()
     zeroed: bool = False
     """Whether rows whose keys are all hidden are set to zero after the softmax."""
+    without_nans: bool = False
+    """Whether they are set to zero where they would be NaN."""
 
     @property
     def chain(self) -> set[Value]:
@@ -119,7 +122,8 @@ def attention(
         *chosen,
         *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards),
     ]
-    facts = {fact(each, flow.tests) for each, _ in guards}
+    held = [each for value in (final, *softmaxes[:1]) for each in value.conditions if each.node is not None]
+    facts = {fact(each, flow.tests) for each in (*(each for each, _ in guards), *held)}
     if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
         raise Refuse(guards[0][1])
     guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards, flow.tests)
@@ -131,7 +135,7 @@ def attention(
     found.guards = guards
     found.products = tuple(products.values())
     refuse_channels(found)
-    refuse_other_zeros(found)
+    check_zeros(found)
     return found
 
 
@@ -179,8 +183,8 @@ def chain_of(scores: Term, weights: Term) -> set[Value]:
     for value in [*found]:
         if isinstance(value.detail, WrittenSoftmax):
             found.update(value.detail.parts)
-    for term in scores.walk():
-        if term.kind == "shift" and term.other is not None:
+    for term in (*scores.walk(), *weights.walk()):
+        if term.kind in ("shift", "nans") and term.other is not None:
             value = term.other
             while value not in found and value.args:
                 found.add(value)

@@ -1,5 +1,6 @@
 """Whether a rewritten file compiles."""
 
+import ast
 import warnings
 
 from flashmore.upgrade.axes import Refuse
@@ -10,6 +11,7 @@ def require_compilable(source: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(source, "<rewritten>", "exec", dont_inherit=True)
+            # In a notebook, `await` may stand outside of functions.
+            compile(source, "<rewritten>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     except SyntaxError as error:
         raise Refuse(f"the rewritten file would not compile: {error.msg}") from None

@@ -14,9 +14,10 @@ from flashmore.upgrade.checks.output import check_output
 from flashmore.upgrade.checks.pure import is_inplace_name, is_pure, stateful
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.source.attributes import Attribute
+from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import Function
 
@@ -26,6 +27,7 @@ _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
     ast.Lt: {"__lt__", "__gt__"}, ast.Gt: {"__lt__", "__gt__"}, ast.LtE: {"__le__", "__ge__"},
     ast.GtE: {"__le__", "__ge__"},
 }  # fmt: skip
+_DRAWS = {"torch.dropout", "torch.nn.functional.dropout"}
 _HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
 
 
@@ -44,7 +46,7 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
     mine |= rewriting.ruled_out
     tree = ast.parse(changed)
     old, new = flow.function, rewriting.same_function(tree)
-    _compare(effects(old, flow.module), effects(new, Module(tree)), mine)
+    _compare(effects(old, flow.module), effects(new, Module(tree, flow.module.elsewhere)), mine)
     for test in (guard.node for guard in rewriting.guards if guard.node is not None):
         asked = (f"{name}()" for name in sorted({*_unwritten(test)} & stateful(flow.module)))
         effect = next((said for said, _ in effects(test, flow.module)), None) or next(asked, None)
@@ -108,6 +110,36 @@ def _check_helpers(flow: Flow, calls: set[int], chain: set[Value]) -> None:
             if does or value.op in ("append", "extend", "update", "py:print"):
                 line = getattr(value.node, "lineno", 0)
                 raise Refuse(f"a helper that is called in line {line} does more than compute attention")
+    read = {id(closure.node) for _, closure in flow.inlined}
+    gone = {id(value.node) for value in chain if value.inner and value.op in ("softmax", "dropout")}
+    for call, closure in flow.inlined:
+        if id(call) in gone and (said := _more_than_arithmetic(closure, read, flow)):
+            line = getattr(call, "lineno", 0)
+            raise Refuse(f"a helper that is called in line {line} does more than compute attention: `{said}`")
+
+
+def _more_than_arithmetic(closure: Closure, read: set[int], flow: Flow) -> str:
+    """An effect of a helper's own lines that the graph of values does not show; empty if there is none."""
+    module = closure.module
+    for said, node in effects(closure.node, module):
+        match node:
+            case ast.AugAssign() | ast.Subscript() | ast.Assert() | ast.Raise():
+                continue  # which are values of the graph, or raise what the lines after them would not see
+            case ast.Call(func=ast.Attribute(attr=name)) if is_inplace_name(name):
+                continue
+            case ast.Call(func=func):
+                found = module.definition(module.qualified(func))
+                known = found.module.functions.get(found.name) if isinstance(found, Found) else None
+                known = module.functions.get(getattr(func, "id", "")) or known
+                if known is None and isinstance(func, ast.Attribute) and closure.bound is not None:
+                    owner = flow.owners.get(str(closure.bound.detail))
+                    known = owner.method(func.attr) if owner is not None else None
+                    if kind_of(Attribute("", owner, func.attr), flow.own).name in ("softmax", "identity"):
+                        continue
+                if (known is not None and id(known) in read) or module.qualified(func) in _DRAWS:
+                    continue
+        return said
+    return ""
 
 
 def _check_between(rewriting: Rewriting, mine: set[int]) -> None:

@@ -47,13 +47,13 @@ def called(call: ast.Call, owner: Class | None, module: Module) -> Called | None
         case ast.Name(id=name) if name in module.functions:
             return module.functions[name], None
         case ast.Attribute(value=ast.Name(id="self"), attr=name) if owner is not None:
-            if any(name in each.own_methods for each in module.below(owner)):
+            if any(name in each.own_methods for each in owner.below(module)):
                 return None
-            if (method := owner.method(name)) is not None:
-                return method, owner
+            if (method := owner.method_and_module(name)) is not None:
+                return (method[1], owner) if method[0] is module else None
             kind = kind_of(Attribute(f"self.{name}", owner, name), module)
-            made = module.classes.get(kind.detail) if kind.name == "class" else None
-            if made is not None and (forward := made.method("forward")) and not any(module.below(made)):
+            made = kind.made if kind.made is not None and kind.made.module is module else None
+            if made is not None and (forward := made.method("forward")) and not any(made.below(module)):
                 return forward, made
     return None
 

@@ -151,7 +151,7 @@ def _is_call(call: ast.Call, caller: Flow, flow: Flow) -> bool:
         return name in ("forward", "__call__") or name in _passed_on(module)
     if name not in ("forward", "__call__") or flow.owner is None:
         return False
-    classes = {each.node.name for each in (flow.owner, *module.below(flow.owner))}
+    classes = {each.node.name for each in (flow.owner, *flow.owner.below(module))}
     if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name) and func.value.id == "self":
         return caller.owner is not None and _may_be_made_of(func.attr, caller.owner, classes)
     return (

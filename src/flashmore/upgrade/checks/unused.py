@@ -13,8 +13,9 @@ def unused(rewriting: Rewriting, changed: str) -> Iterator[str]:
     if flow.owner is None:
         return
     for name in sorted(_read(flow.module.tree) - _read(ast.parse(changed))):
-        made = flow.owner.assignments(name)
-        if made:
+        holder = flow.owner.holder(name)
+        made = holder.own_assignments[name] if holder is not None else []
+        if made and holder is not None and holder.module is flow.module:
             yield f"`self.{name}` (line {made[0].lineno}) is no longer read"
 
 

@@ -102,7 +102,7 @@ class Arguments(Writer):
             return q, kept if when is None else f"{kept} if {when} else None"
         if found == {FINITE}:
             return self._rows(kept, when, q, value)
-        self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
+        self._rows_of_nan()
         kept = self._lifted_mask(kept, value)
         return q, kept if when is None else f"{kept} if {when} else None"
 
@@ -132,9 +132,13 @@ class Arguments(Writer):
             )
             q = query
         else:
-            self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
+            self._rows_of_nan()
         self.result.setup.append((self.pieces.at, lines))
         return q, mask
+
+    def _rows_of_nan(self) -> None:
+        if not self.found.without_nans:
+            self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
 
     def _lifted_mask(self, text: str, value: Value) -> str:
         """A mask of three dimensions, as wide as the lifted tensors: the kernels take two or four."""
@@ -228,6 +232,8 @@ class Arguments(Writer):
                 return self.flow.seen.get(value) in chain
             case ast.AnnAssign(target=ast.Name(), value=ast.expr() as value):
                 return self.flow.seen.get(value) in chain
+            case ast.Assign(targets=[ast.Subscript() as item]):
+                return any(each.node is item for each in chain)
             case ast.AugAssign(target=ast.Name()):
                 return True
             case ast.Expr(value=value):

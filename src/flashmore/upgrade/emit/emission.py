@@ -28,8 +28,20 @@ class Emitter(Arguments, Replay):
         self._check_random()
         made = self._made()
         self._check_dtypes()
+        self._assume_of_zeros()
         made.read = self.pieces.emitted
         return made
+
+    def _assume_of_zeros(self) -> None:
+        """What weights that are set to zero after the softmax take for granted."""
+        if any(term.kind == "nans" for term in self.found.weights.walk()):
+            self.result.assumptions.append("queries and keys contain no NaN, which would become a zero now")
+        if any(term.kind == "zeroed" and term.value.op == "setitem" for term in self.found.weights.walk()):
+            self.result.assumptions.append("the mask has as many dimensions as the weights")
+        if self.found.zeroed or self.found.without_nans:
+            self.result.assumptions.append(
+                "torch is 2.5 or newer, which gives zeros for rows whose keys are all masked"
+            )
 
     def _made(self) -> Emission:
         simple = steps(self.found.scores)

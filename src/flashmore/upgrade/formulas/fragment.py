@@ -8,7 +8,8 @@ from flashmore.upgrade.emit.words import fresh
 from flashmore.upgrade.formulas.evaluate import ROWS, Unknown, constant
 from flashmore.upgrade.formulas.formula import Formulas
 from flashmore.upgrade.formulas.match import Match, known_number
-from flashmore.upgrade.fragment.functions import FREE, library_name
+from flashmore.upgrade.fragment.followed import of_library
+from flashmore.upgrade.fragment.functions import FREE
 from flashmore.upgrade.site import Fragment, Input
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
@@ -110,7 +111,7 @@ class _Cut:
         if value is not None and not isinstance(getattr(node, "ctx", None), ast.Store):
             if id(value) in self.names:
                 return ast.parse(self.names[id(value)], mode="eval").body
-            if value.op == "global" and (name := library_name(str(value.detail))) is not None:
+            if value.op == "global" and (name := of_library(str(value.detail))) is not None:
                 return ast.parse(name, mode="eval").body
             if value.op in ROWS and isinstance(node, ast.Call):
                 rows = f"torch.arange({self.names[id(self.match.x)]}.shape[0])"

@@ -4,9 +4,11 @@ import ast
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.words import Words, atom
+from flashmore.upgrade.fragment.followed import Followed
 from flashmore.upgrade.fragment.inputs import Inputs
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lowest
 from flashmore.upgrade.patterns.terms import Term
+from flashmore.upgrade.patterns.zeros import ROWS
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import Blocks, operand
@@ -32,6 +34,7 @@ class Cuts:
         self.inputs = Inputs(found, text)
         self.names = self.inputs.names
         self.only_old: dict[ast.AST, str] = {}
+        self.helpers = Followed(self.inputs.taken)
 
     def cut(self, term: Term) -> None:
         """Takes note of what one operation needs from elsewhere."""
@@ -80,6 +83,8 @@ class Cuts:
         assert node is not None
         if node in self.names:
             return
+        if self._copied(node):
+            return
         tree = next(each for each in (self.found.scores, self.found.weights) if term in set(each.walk()))
         own = [each for each in tree.walk() if each.value.inner and each.value.node is node]
         below = {inner for each in own for inner in each.inner} - set(own)
@@ -100,6 +105,40 @@ class Cuts:
                 raise Refuse("a helper that cannot be cut out")
         self.names[node] = made
 
+    def _copied(self, call: ast.AST) -> bool:
+        """Whether the code of a helper goes into the test; else what it computes is written there.
+
+        Raises:
+            Refuse: neither is possible, for it is only known what the helper of another file computes.
+        """
+        closure = next((each for node, each in self.flow.inlined if node is call), None)
+        if closure is None or not isinstance(call, ast.Call):
+            return False
+        if call.func in self.names:
+            return True
+        terms = [each for tree in (self.found.scores, self.found.weights) for each in tree.walk()]
+        inside = [each for each in terms if each.value.inner and each.value.node is call]
+        given = [each.other for each in inside if each.kind in ("add", "fill") and each.other is not None]
+        try:
+            if any(operand(self.flow, call, each) is None for each in given):
+                raise Refuse("a helper that cannot be cut out")
+            if any(isinstance(each.value.detail, tuple) for each in inside if each.kind == "dropout"):
+                raise Refuse("a helper that cannot be cut out")
+            name = self.helpers.name(closure)
+        except Refuse:
+            if closure.module is not self.flow.own:
+                raise
+            return False
+        self.names[call.func] = name
+        for each in inside:
+            node = operand(self.flow, call, each.other) if each.other is not None else None
+            if each.kind == "add":
+                assert node is not None
+                self.names[node] = self.inputs.added(each, node, "bias")
+            elif each.kind == "fill":
+                self.inputs.mask(each)
+        return True
+
     def _cut_fill(self, term: Term) -> None:
         if term.value.inner:
             self._helper(term)
@@ -113,7 +152,8 @@ class Cuts:
         if node is None and term.value.op == "setitem":
             statement = term.value.statement
             node = statement.value if isinstance(statement, ast.Assign) else None
-        if node is not None and not isinstance(node, (ast.Constant, ast.UnaryOp)):
+        known = isinstance(node, ast.expr) and self.flow.seen.get(node) in self.flow.literals
+        if node is not None and not known and not isinstance(node, (ast.Constant, ast.UnaryOp)):
             query = self.inputs.query
             finite = f"torch.finfo({query}.dtype).min" if is_lowest(fill) else "-1e9"
             self.names[node] = 'float("-inf")' if kind == INFINITE else finite
@@ -131,7 +171,7 @@ class Cuts:
         self.names[node] = atom(Words(self.text, self.names).of(base))
 
     def _cut_zeros(self, term: Term) -> None:
-        """The mask of the weights is that of the scores."""
+        """The mask of the weights is that of the scores, or what that says of whole rows."""
         fill = next(each for each in self.found.scores.walk() if each.kind == "fill")
         assert fill.other is not None
         assert term.other is not None
@@ -139,7 +179,20 @@ class Cuts:
         again = operand(self.flow, term.value.node, term.other)
         if first is None or again is None:
             raise Refuse("a mask that cannot be cut out")
-        self.names[again] = atom(Words(self.text, self.names).of(first))
+        known = (name for node, name in self.names.items() if self._key(node) == term.other.key)
+        if (same := next(known, None)) is not None:
+            self.names[again] = same
+            return
+        keeps = (bool(fill.detail[2]), bool(term.detail[1]))
+        text = atom(Words(self.text, self.names).of(first))
+        if term.detail[0] == ROWS:
+            text = f"(~{text} if {keeps[0]} else {text}).all(dim=-1, keepdim=True)"
+            keeps = (False, keeps[1])
+        self.names[again] = text if keeps[0] == keeps[1] else f"~{text}"
+
+    def _key(self, node: ast.AST) -> str | None:
+        value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
+        return value.key if value is not None else None
 
     def _cut_softmax(self, term: Term) -> None:
         node = term.value.node
@@ -152,7 +205,10 @@ class Cuts:
         if dim is not None and dim.op == "neg":
             dim_value = -int(str(dim.args[0].detail))
         own = self.flow.seen.get(node)
-        if own is term.value and not term.value.inner and term.value.detail in (None, "method"):
+        made_here = getattr(self.flow.seen.get(node.func), "op", "") != "partial"
+        if own is term.value and not term.value.inner and term.value.detail in (None, "method") and made_here:
+            return
+        if self._copied(node):
             return
         scaled = self._scaled_in(term)
         if scaled is None or dim_value is None:

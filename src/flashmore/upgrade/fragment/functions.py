@@ -17,14 +17,12 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.checks.effects import effects
 from flashmore.upgrade.fragment.cuts import Cuts
+from flashmore.upgrade.fragment.followed import of_library
 from flashmore.upgrade.fragment.region import parsed, region
 from flashmore.upgrade.rewrite import Rewriting, stripped
 from flashmore.upgrade.site import Fragment
 from flashmore.upgrade.source.scopes import claimed_by, heads
 
-_LIBRARIES = {
-    "torch.nn.functional.": "F.", "torch.": "torch.", "math.": "math.", "numpy.": "np.", "einops.": "",
-}  # fmt: skip
 FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
 """Names that a fragment need not be given."""
 
@@ -139,7 +137,9 @@ class _Cut(Cuts):
                     continue
                 if isinstance(node, ast.JoinedStr) and value.op == "const":
                     self.names[node] = repr(value.detail)
-                if value.op == "global" and (name := library_name(str(value.detail))) is not None:
+                if (written := self.flow.literals.get(value)) is not None:
+                    self.names[node] = f"({ast.unparse(written)})"
+                if value.op == "global" and (name := of_library(str(value.detail))) is not None:
                     self.names[node] = name
 
     def _side(self, body: list[ast.stmt], last: ast.stmt, out: ast.expr) -> list[ast.stmt]:
@@ -238,7 +238,7 @@ class _Cut(Cuts):
             return None
         known = self.texts.get((ast.dump(node), self.seen.version(node)))
         if known is None and isinstance(node, (ast.Name, ast.Attribute)):
-            return library_name(self.flow.module.qualified(node))
+            return of_library(self.flow.module.qualified(node))
         return known
 
     def _replaced(self, node: Any) -> Any:
@@ -259,22 +259,16 @@ class _Cut(Cuts):
 
     def _function(self, name: str, body: list[ast.stmt]) -> str:
         parameters = ", ".join(each.name for each in self.inputs.found)
-        lines = ast.unparse(ast.fix_missing_locations(ast.Module(body, []))).split("\n")
+        whole = [*self.helpers.called_by(body), *body]
+        lines = ast.unparse(ast.fix_missing_locations(ast.Module(whole, []))).split("\n")
         return "\n".join([f"def {name}({parameters}):", *(f"    {line}" for line in lines), ""])
 
     def _free(self, body: list[ast.stmt]) -> set[str]:
         names = [node for each in body for node in walk(each) if isinstance(node, ast.Name)]
         stored = {each.id for each in names if isinstance(each.ctx, ast.Store)}
         loaded = {each.id for each in names if isinstance(each.ctx, ast.Load)}
-        return loaded - stored - {each.name for each in self.inputs.found} - FREE
-
-
-def library_name(full: str) -> str | None:
-    """The name under which a test knows something of torch, math, NumPy or einops."""
-    for prefix, name in _LIBRARIES.items():
-        if full.startswith(prefix) and full[len(prefix) :].count(".") == 0:
-            return name + full[len(prefix) :]
-    return None
+        known = {*(each.name for each in self.inputs.found), *self.helpers.names.values()}
+        return loaded - stored - known - FREE
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -6,7 +6,6 @@ from flashmore.upgrade.axes import Refuse, layouts, softmax_letter
 from flashmore.upgrade.patterns.products import MORE, Product, position
 from flashmore.upgrade.patterns.scores import shift_of
 from flashmore.upgrade.patterns.terms import Term
-from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.shapes import Shapes
 
@@ -26,21 +25,6 @@ def refuse_other_shifts(scores: Term, product: Product, softmaxes: tuple[Value, 
         at = position(base, number(dim)) if base is not None else None
         if base is None or at is None or base[at] != softmax_letter(base, softmaxes):
             raise Refuse("what is subtracted from the scores is not the same for every key")
-
-
-def refuse_other_zeros(found: "Attention") -> None:
-    """Weights may be set to zero where the scores were hidden, since that is what they are there."""
-    zeros = [term for term in found.weights.walk() if term.kind == "zeroed"]
-    fills = [term for term in found.scores.walk() if term.kind == "fill"]
-    tests = found.flow.tests
-
-    def where(term: Term) -> tuple[str, set[tuple[str, bool]]]:
-        assert term.other is not None
-        return term.other.key, {fact(each, tests) for each in term.value.conditions}
-
-    if zeros and (len(fills) != 1 or fills[0].detail[2] or any(where(e) != where(fills[0]) for e in zeros)):
-        raise Refuse("weights are masked after the softmax and not renormalised")
-    found.zeroed = bool(zeros)
 
 
 def refuse_channels(found: "Attention") -> None:

@@ -241,7 +241,7 @@ def _stored_triangle(attribute: Attribute, module: Module) -> bool | None:
     expressions = attribute.owner.assignments(attribute.name) if attribute.owner else []
     if len(expressions) != 1:
         return None
-    return _triangle_expression(expressions[0], module)
+    return _triangle_expression(expressions[0], attribute.home(module))
 
 
 def _triangle_expression(node: ast.expr, module: Module) -> bool | None:

@@ -143,6 +143,7 @@ def _named(value: Value, module: Module) -> str:
     if kind.name == "parameter":
         return LEARNED if _one_a_head(kind.expression) else TENSOR
     expressions = attribute.owner.assignments(attribute.name) if attribute.owner else []
+    module = attribute.home(module)
     if expressions and _is_tensor(expressions, module) and all(_sizes(each) == [] for each in expressions):
         return LEARNED
     if expressions and all(_is_arithmetic(each, module) for each in expressions):

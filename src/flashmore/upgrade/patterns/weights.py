@@ -4,8 +4,9 @@ import re
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
+from flashmore.upgrade.patterns.zeros import NANS, zeroing
 from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of
-from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import CASTS, MOVES, RESHAPES
 
@@ -41,6 +42,16 @@ def is_named_softmax(value: Value) -> bool:
     return value.op == "call" and "softmax" in str(value.detail).rsplit(".", 1)[-1].lower()
 
 
+def why_not_followed(value: Value) -> str:
+    """Why it is not known what a call of something that is called softmax computes."""
+    name, callee = value.detail, value.args[0].op if value.args else ""
+    if callee == "closure":
+        return f"what `{name}` returns is unclear, since a decorator or its arguments decide it"
+    if callee == "selfattr":
+        return f"`{name}` may be something else than a softmax: what the class stores there is unclear"
+    return f"the project does not define `{name}`, or in several ways"
+
+
 class Weights:
     """Walks from the value product's operand to the softmax."""
 
@@ -63,7 +74,7 @@ class Weights:
         if op == "phi":
             return self._phi(value)
         if is_named_softmax(value):
-            return Unfit(f"the definition of `{value.detail}` is not in this file", value)
+            return Unfit(why_not_followed(value), value)
         if op in ("dropout", "identity") or self._is_dropout_call(value):
             inner = self.walk(value.args[1 if op == "call" else 0])
             return Term("dropout", value, (inner,)) if isinstance(inner, Term) else inner
@@ -71,11 +82,9 @@ class Weights:
             if op in ops and value.args:
                 inner = self.walk(value.args[0])
                 return Term(kind, value, (inner,)) if isinstance(inner, Term) else inner
-        if op == "masked_fill" and number(value.get(2, "value")) == 0 and value.get(1, "mask") is not None:
-            inner = self.walk(value.args[0])
-            if isinstance(inner, Term):
-                return Term("zeroed", value, (inner,), value.get(1, "mask"))
-            return inner
+        if (zeros := zeroing(value)) is not None and isinstance(inner := self.walk(zeros.base), Term):
+            kind = "nans" if zeros.kind == NANS else "zeroed"
+            return Term(kind, value, (inner,), zeros.test, (zeros.kind, zeros.keeps))
         return self._unknown(value)
 
     def _is_dropout_call(self, value: Value) -> bool:

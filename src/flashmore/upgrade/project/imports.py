@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from flashmore.upgrade.project.files import Unreadable, content, decoded
+from flashmore.upgrade.notebooks.notebook import source_of
+from flashmore.upgrade.project.files import Unreadable
 from flashmore.upgrade.source.scopes import Function
 
 INIT = "__init__.py"
@@ -39,19 +40,23 @@ class Outline:
         """Names of the top level's functions and classes, and of what is assigned there."""
         return {name for name in self.mentions if name is not None}
 
+    def binds(self, name: str) -> bool:
+        """Whether a name is that of an import."""
+        return name in self.imports or any(parts[0] == name for parts in self.plain)
+
 
 def outline(tree: ast.Module) -> Outline:
     """Read a file's imports and definitions."""
     found = Outline()
     for statement in tree.body:
         mentioned: set[str] = set()
-        for node in _leaves(statement):
+        for node in leaves(statement):
             if isinstance(node, ast.Import):
                 _see_import(node, found)
             elif isinstance(node, ast.ImportFrom):
                 _see_import_from(node, found)
             else:
-                mentioned.add(_dotted(node))
+                mentioned.add(dotted(node))
         for name in _names_of(statement):
             found.mentions.setdefault(name, set()).update(mentioned)
     return found
@@ -83,7 +88,7 @@ def _names_of(statement: ast.stmt) -> list[str | None]:
     return [None]
 
 
-def _leaves(tree: ast.AST) -> Iterator[ast.AST]:
+def leaves(tree: ast.AST) -> Iterator[ast.AST]:
     """The imports and the whole dotted names in a tree: of `a.b.c` that one alone.
 
     A walk of its own, for `ast.walk` takes longer than parsing does.
@@ -92,7 +97,7 @@ def _leaves(tree: ast.AST) -> Iterator[ast.AST]:
     while ahead:
         node = ahead.pop()
         kind = type(node)
-        if kind in _LEAVES or (kind is ast.Attribute and _dotted(node)):
+        if kind in _LEAVES or (kind is ast.Attribute and dotted(node)):
             yield node
             continue
         for name in node._fields:
@@ -107,7 +112,7 @@ _LEAVES = {ast.Import, ast.ImportFrom, ast.Name}
 _PLAIN_FIELDS = {"ctx", "op"}
 
 
-def _dotted(node: ast.AST) -> str:
+def dotted(node: ast.AST) -> str:
     """`a.b.c`; empty where something else than a name stands at its head."""
     tail = ""
     while type(node) is ast.Attribute:
@@ -296,4 +301,4 @@ def parsed(path: Path) -> ast.Module:
         SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` raises them.
     """
     with warnings.catch_warnings(action="ignore"):  # what Python warns of is no part of the answer
-        return ast.parse(decoded(content(path))[0])
+        return ast.parse(source_of(path))

@@ -1,35 +1,29 @@
 """Whether a project differentiates twice through the attention of one of its files.
 
-A file is linked with a place that takes second derivatives where it is the file of that place, or one
-that calls it (`train.py`, which calls the penalty in `losses.py`), or where one of these imports it, directly
-or through others: a penalty in `train.py` goes through the discriminator's attention, one in another program
-of the same repository does not.
+The output that is differentiated is followed to the modules that made it (`origins.py`): their attention is
+refused, that of other networks is not. Where it cannot be followed, every file that may take part gets an
+assumption: the file of the place that takes second derivatives, those that call it (`train.py`, which calls
+the penalty in `losses.py`), and those that one of these imports, directly or through others.
 """
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.version import Version
+
+from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
-from flashmore.upgrade.project.files import (
-    Unreadable,
-    content,
-    is_folder,
-    project_files,
-    real,
-    root_of,
-)
-from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
+from flashmore.upgrade.project.files import is_folder, real
+from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
+from flashmore.upgrade.project.origins import Made, Origins
+from flashmore.upgrade.project.subclasses import Subclasses
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
+from flashmore.upgrade.project.walk import project_files, root_of
 from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
-
-FEW = 40
-"""So many names are looked for one by one; more of them faster among all words."""
-_WORD = re.compile(rb"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,8 @@ class Link:
     """Where the use stands."""
     through: Path
     """The file that calls it, or the same one."""
+    made: Made
+    """What made the output that is differentiated."""
 
 
 class Project:
@@ -48,13 +44,19 @@ class Project:
 
     Args:
         given: the paths that are searched.
-        files: the Python files in them.
+        files: the Python files and notebooks in them.
+        target: the oldest version of torch that it supports; None for what its requirements say.
     """
 
-    def __init__(self, given: Sequence[Path], files: Sequence[Path]) -> None:
+    def __init__(self, given: Sequence[Path], files: Sequence[Path], target: Version | None = None) -> None:
         self.given = given
         self.files = files
+        self.target = target
         self.links: dict[Path, list[Link]] | None = None
+        """By file, the places of which it cannot be seen what they differentiate."""
+        self.subclasses: Subclasses | None = None
+        self.seen: list[Link] = []
+        """The places of which something can be seen, the certain ones first."""
         self.pinned: dict[Path, list[pins.Pin]] = {}
         self.limits: list[str] = []
         """What was not looked at, as assumptions."""
@@ -68,9 +70,10 @@ class Project:
             return found
         path = Path(found.path)
         pinned = self._pins(root_of(path) or real(path).parent)
-        if pinned:
+        if pinned or self.target is not None:
             sites = (
-                pins.judged(each, pinned) if each.verdict == "rewritten" else each for each in found.sites
+                pins.judged(each, pinned, self.target) if each.verdict == "rewritten" else each
+                for each in found.sites
             )
             found = replace(found, sites=tuple(sites))
         if self.links is None:
@@ -79,24 +82,29 @@ class Project:
             except RecursionError:
                 self.links = {}
                 self.limits.append("no import beyond the search depth leads to second derivatives")
-        links = self.links.get(real(Path(found.path)), [])
-        if not links and not self.limits:
-            return found
-        return replace(found, sites=tuple(self._judged(site, links) for site in found.sites))
+        return replace(found, sites=tuple(self._judged(site, found) for site in found.sites))
 
     def _pins(self, root: Path) -> list[pins.Pin]:
         if root not in self.pinned:
             self.pinned[root] = pins.pins(root)
         return self.pinned[root]
 
-    def _judged(self, site: Site, links: Sequence[Link]) -> Site:
-        if site.verdict != "rewritten" or rule(site.code).second_derivatives:
+    def _judged(self, site: Site, found: Searched) -> Site:
+        if site.verdict != "rewritten":
             return site
-        certain = next((link for link in links if link.use.certain), None)
-        if certain is not None:
-            return site.refused(reason(_said(certain)), ADVICE)
-        assumed = [f"no second derivatives are taken in {_said(link)}" for link in links]
-        return replace(site, assumptions=(*site.assumptions, *assumed, *self.limits))
+        path = real(Path(found.path))
+        if self.subclasses is not None and (other := self.subclasses.why_not(found, site)) is not None:
+            return site.refused(other, "give it another name there")
+        if rule(site.code).second_derivatives:
+            return site
+        top = site.symbol.partition(".")[0]
+        through = (each for each in self.seen if each.made.holds(path, top, *found.lines_of(site)))
+        link = next(through, None)
+        if link is not None and link.use.certain:
+            return site.refused(reason(_said(link)), ADVICE)
+        links = [*([link] if link is not None else []), *(self.links or {}).get(path, ())]
+        assumed = [f"no second derivatives are taken through it in {_said(each)}" for each in links]
+        return replace(site, assumptions=tuple(dict.fromkeys((*site.assumptions, *assumed, *self.limits))))
 
     def _links(self) -> dict[Path, list[Link]]:
         files = dict.fromkeys(map(real, self.files))
@@ -110,11 +118,14 @@ class Project:
                 self.limits.append(f"no unread file takes second derivatives ({named})")
             files |= dict.fromkeys(map(real, more))
         imports = Imports(files)
-        found = list(_uses(files))
+        origins = Origins(imports)
+        self.subclasses = Subclasses(origins.texts)
+        found = list(_uses(origins))
+        self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)
         linked: dict[Path, list[Link]] = {}
         for certain in (True, False):
-            some = [(path, use) for path, use in found if use.certain is certain]
-            for path, link in _reached(some, imports).items():
+            some = [each for each in found if each.use.certain is certain and not each.made.known]
+            for path, link in _reached(some, origins).items():
                 linked.setdefault(path, []).append(link)
         if imports.cut_off:
             self.limits.append(
@@ -123,24 +134,21 @@ class Project:
         return linked
 
 
-def _uses(files: Iterable[Path]) -> Iterator[tuple[Path, Use]]:
-    """The places of all files; of those in one function the first certain one, else the first."""
-    for path in files:
-        if not HINT.search(_bytes(path)):
-            continue
-        try:
-            found = uses(Module(parsed(path)))
-        except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        first: dict[str | None, Use] = {}
-        for use in sorted(found, key=lambda use: (not use.certain, use.line)):
-            first.setdefault(use.within, use)
-        yield from ((path, use) for use in first.values())
+def _uses(origins: Origins) -> Iterator[Link]:
+    """The places of all files that take second derivatives."""
+    for path in origins.texts.matching(HINT):
+        tree = origins.tree(path)
+        for use in uses(Module(tree)) if tree is not None else ():
+            origins.imports.follow_more()
+            values, by = use.differentiated()
+            assert use.node is not None
+            yield Link(use, path, path, origins.of(path, use.node, values, by))
 
 
-def _reached(found: Iterable[tuple[Path, Use]], imports: Imports) -> dict[Path, Link]:
+def _reached(found: Iterable[Link], origins: Origins) -> dict[Path, Link]:
     """The files that any of the uses may differentiate through, each with the first link that was found."""
-    reached = _callers(found, imports)
+    imports = origins.imports
+    reached = _callers(found, origins)
     imports.follow_more()
     ahead = [*reached]  # the files of the uses first: they are read whatever else there is
     while ahead:
@@ -152,36 +160,29 @@ def _reached(found: Iterable[tuple[Path, Use]], imports: Imports) -> dict[Path, 
     return reached
 
 
-def _callers(found: Iterable[tuple[Path, Use]], imports: Imports) -> dict[Path, Link]:
+def _callers(found: Iterable[Link], origins: Origins) -> dict[Path, Link]:
     """The files of the uses, and every file that calls what one stands in, directly or through others."""
+    imports = origins.imports
     known: dict[Definition, Link] = {}
     callers: dict[Path, Link] = {}
-    for path, use in found:
-        link = Link(use, path, path)
-        callers.setdefault(path, link)
-        if use.within is not None:
-            known[path, use.within] = link
+    for link in found:
+        callers.setdefault(link.file, link)
+        if link.use.within is not None:
+            known.setdefault((link.file, link.use.within), link)
     words: set[str] = set()
     new_words = {name for _, name in known if name is not None}
     imports.follow_more()
     while new_words and not imports.exhausted:
         words |= new_words
-        sought = {name.encode() for name in new_words}
-        mentioning = [path for path in sorted(imports.files) if _mentions(_bytes(path), sought)]
-        new = {one: link for path in mentioning for one, link in _calling(path, known, imports)}
+        near = origins.texts.mentioning(new_words)
+        new = {one: link for path in near for one, link in _calling(path, known, imports)}
         for (path, name), link in new.items():
             callers.setdefault(path, replace(link, through=path))
             known.setdefault((path, name), link)
         named = {name for _, name in new if name is not None}
-        new_words = named | {name for path in mentioning for name in imports.aliases(path, known.keys())}
+        new_words = named | {name for path in near for name in imports.aliases(path, known.keys())}
         new_words -= words
     return callers
-
-
-def _mentions(data: bytes, names: Set[bytes]) -> bool:
-    if len(names) <= FEW:
-        return any(name in data for name in names)
-    return not names.isdisjoint(_WORD.findall(data))
 
 
 def _calling(
@@ -198,7 +199,10 @@ def _calling(
 
 
 def _said(link: Link) -> str:
-    text = f"{_shown(link.file)}, line {link.use.line} ({link.use.what})"
+    where = f"line {link.use.line}"
+    if is_notebook(link.file):
+        where = notebook_at(link.file).worded(where)
+    text = f"{_shown(link.file)}, {where} ({link.use.what})"
     return text if link.through == link.file else f"{text}, called from {_shown(link.through)}"
 
 
@@ -206,11 +210,3 @@ def _shown(path: Path) -> str:
     """As seen from the working directory, where it is below it."""
     here = real(Path.cwd())
     return os.fspath(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _bytes(path: Path) -> bytes:
-    """What a file holds; nothing where it cannot be read."""
-    try:
-        return content(path)
-    except Unreadable:
-        return b""

@@ -71,12 +71,23 @@ def pins(root: Path) -> list[Pin]:
     return found
 
 
-def judged(site: Site, found: list[Pin]) -> Site:
-    """A rewritten place, refused if the project excludes the versions that it needs."""
+def judged(site: Site, found: list[Pin], target: Version | None = None) -> Site:
+    """A rewritten place, refused if the project excludes the versions that it needs.
+
+    Args:
+        site: the place.
+        found: what the project requires of torch.
+        target: the oldest version that it supports, as it says itself; it then decides alone.
+    """
     text = "".join(edit.text for edit in site.edits)
     what, first = next((each for each in rule(site.code).needs if each[0] in text), ("", "0"))
     needed = Version(first)
     what = what.rstrip("(=")
+    if target is not None:
+        if target >= needed:
+            return site
+        reason = f"target-torch is {target}, but `{what}` needs torch {first} or newer"
+        return site.refused(reason, f'set target-torch = "{first}" or newer')
     for pin in found:
         if pin.excludes(needed):
             reason = f"{pin.file.name} requires {pin.text}, but `{what}` needs torch {first} or newer"

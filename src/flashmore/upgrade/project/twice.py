@@ -45,6 +45,24 @@ class Use:
     """The function or class of the file's top level that it stands in; None outside of all."""
     certain: bool = True
     """Whether it always does so: `create_graph=flag` does where somebody sets the flag."""
+    node: ast.AST | None = None
+    """Where it stands in the file's tree."""
+
+    def differentiated(self) -> tuple[list[ast.expr], set[str]]:
+        """The expressions that are differentiated, and the names of what they are differentiated by."""
+        if not isinstance(self.node, ast.Call):
+            return [], set()
+        given = {each.arg: each.value for each in self.node.keywords}
+        args = dict(enumerate(self.node.args))
+        name = _last(self.node.func)
+        if name == "backward" and isinstance(self.node.func, ast.Attribute):
+            return [self.node.func.value], set()
+        if name != "grad":
+            return [*self.node.args, *given.values()], set()
+        outputs, inputs = args.get(0, given.get("outputs")), args.get(1, given.get("inputs"))
+        by = inputs.elts if isinstance(inputs, (ast.Tuple, ast.List)) else [inputs]
+        names = {each.id for each in by if isinstance(each, ast.Name)}
+        return [outputs] if outputs is not None else [], names if len(names) == len(by) else set()
 
 
 def reason(where: str) -> str:
@@ -61,7 +79,7 @@ def uses(module: Module) -> tuple[Use, ...]:
         name = statement.name if isinstance(statement, (Function, ast.ClassDef)) else None
         for node in ast.walk(statement):
             for what, certain in _of(node, module):
-                found.append(Use(getattr(node, "lineno", 0), what, name if defines else None, certain))
+                found.append(Use(getattr(node, "lineno", 0), what, name if defines else None, certain, node))
     return tuple(sorted(found, key=lambda use: use.line))
 
 

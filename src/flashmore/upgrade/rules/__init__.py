@@ -36,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     generation.RULE,
 )
 """In order of their codes."""
+CODES = frozenset(each.code for each in RULES)
 _CLOSE = 60
 """How alike two names are, of 100, to be suggested."""
 

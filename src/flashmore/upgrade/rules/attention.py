@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.effects import check_effects
 from flashmore.upgrade.checks.guards import never_holds
@@ -19,9 +20,8 @@ from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
-from flashmore.upgrade.patterns.weights import is_named_softmax
+from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
 from flashmore.upgrade.plan import Attention, attention, candidates, choices
-from flashmore.upgrade.project.twice import ADVICE, reason, uses
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.rules.functions import in_functions
 from flashmore.upgrade.rules.rule import Parsed, Rule
@@ -79,6 +79,7 @@ class Search:
         self.name = name
         self.path = path
         self.fused = fused
+        self._of_torch = [each for each in fused if _fused_name(each) in OF_TORCH]
         self.shapes = Shapes(flow)
         self.blocks = Blocks(flow.function)
 
@@ -134,9 +135,7 @@ class Search:
         scores = softmax.args[1 if softmax.op == "call" and len(softmax.args) > 1 else 0]
         chain = Scores(self.flow.module, self.shapes).walk(scores)
         if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
-            return self._refusal(
-                softmax, softmax, f"the definition of `{softmax.detail}` is not in this file"
-            )
+            return self._refusal(softmax, softmax, why_not_followed(softmax), "call torch.softmax here")
         if isinstance(chain, Term):
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
         if chain.product:
@@ -181,15 +180,12 @@ class Search:
         )
 
     def _understood(self, found: Attention) -> Site:
-        if self.fused:
-            reason = "another branch of this function is already fused"
-            return self._site(found.product.value, found.final, "already fused", reason)
+        near = beside((found.product.value, found.final), self._of_torch, self.flow)
+        if near is not None and near.switch:
+            return self._site(found.product.value, found.final, "already fused", *near.said(self.flow))
         return self._rewritten(found)
 
     def _rewritten(self, found: Attention) -> Site:
-        twice = next((use for use in uses(self.flow.module) if use.certain), None)
-        if twice is not None:
-            raise Refuse(reason(f"this file, line {twice.line} ({twice.what})"), ADVICE)
         if (reference := why_reference(self.flow.module, self.path)) is not None:
             raise Refuse(f"a reference is left alone: {reference}")
         step(len(self.text.source) // 50)  # its diff is made from the whole file
@@ -218,11 +214,13 @@ class Search:
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:
-        if self.fused:
-            return self._site(
-                first, last, "already fused", "another branch of this function is already fused"
-            )
-        return self._site(first, last, "refused", reason, advice)
+        near = beside((first, last), self._of_torch, self.flow)
+        if near is None:
+            return self._site(first, last, "refused", reason, advice)
+        fused, prefer = near.said(self.flow)
+        if near.switch:
+            return self._site(first, last, "already fused", fused, prefer)
+        return self._site(first, last, "already fused", f"{fused}; here {reason}", advice)
 
     def _site(self, first: Value, last: Value, verdict: Verdict, reason: str, advice: str = "") -> Site:
         nodes = [value.node for value in (first, last) if isinstance(value.node, (ast.expr, ast.stmt))]

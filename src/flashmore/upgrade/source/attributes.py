@@ -1,7 +1,8 @@
 """What kind of thing `self.x` is, from the expressions that the class stores there."""
 
 import ast
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
@@ -12,6 +13,9 @@ _LAYERS = {
     "BatchNorm2d", "BatchNorm3d", "InstanceNorm2d", "Embedding", "ReLU", "GELU", "SiLU", "Tanh",
     "Sigmoid", "LeakyReLU", "ELU", "PReLU", "Softplus",
 }  # fmt: skip
+
+_FOLLOWED = re.compile(r"(?i)soft|drop|ident|mask|bias")
+"""The classes of other files that are read: they may stand between scores and values."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,10 @@ class Kind:
     maybe: frozenset[str] = frozenset()
     expression: ast.expr | None = None
     detail: str = ""
+    made: Class | None = None
+    """Of "class", the class."""
+    home: Module | None = None
+    """The module that the expression stands in."""
 
 
 UNKNOWN = Kind("unknown")
@@ -43,23 +51,29 @@ class Attribute:
     owner: Class | None
     name: str
 
+    def home(self, module: Module) -> Module:
+        """The module of the class that stores it; else the one that is given."""
+        holder = self.owner.holder(self.name) if self.owner is not None else None
+        return holder.module if holder is not None else module
+
     def __str__(self) -> str:
         return self.path
 
 
 def kind_of(attribute: Attribute, module: Module) -> Kind:
     """What an attribute is, where all that is stored there agrees."""
-    if attribute.owner is None or module.is_replaced(attribute.name):
+    owner = attribute.owner
+    if owner is None or module.is_replaced(attribute.name):
         return UNKNOWN
-    expressions = [
-        *attribute.owner.assignments(attribute.name),
-        *(
-            each
-            for below in module.below(attribute.owner)
-            for each in below.own_assignments.get(attribute.name, ())
-        ),
+    classes = [each for each in (owner.holder(attribute.name), *owner.below(module)) if each is not None]
+    if any(each.module.is_replaced(attribute.name) for each in classes):
+        return UNKNOWN
+    found = [
+        replace(kind, home=each.module)
+        for each in classes
+        for expression in each.own_assignments.get(attribute.name, ())
+        for kind in _kinds(expression, each.module)
     ]
-    found = [kind for expression in expressions for kind in _kinds(expression, module)]
     if not found:
         return UNKNOWN
     rest = {kind.name for kind in found} - {"none", "identity"}
@@ -67,7 +81,7 @@ def kind_of(attribute: Attribute, module: Module) -> Kind:
     if len(rest) > 1 or (len(rest) == 1 and "unknown" in rest):
         return UNKNOWN
     others = frozenset(kind.name for kind in found) - {main.name}
-    return Kind(main.name, others, main.expression, main.detail)
+    return replace(main, maybe=others)
 
 
 def _kinds(expression: ast.expr, module: Module) -> list[Kind]:
@@ -87,8 +101,13 @@ def _kinds(expression: ast.expr, module: Module) -> list[Kind]:
 
 def _made_by(call: ast.Call, module: Module) -> Kind:
     full = module.qualified(call.func)
-    last = full.rsplit(".", 1)[-1]
     name = call.func.id if isinstance(call.func, ast.Name) else ""
+    own = module.classes.get(name)
+    if own is None and _FOLLOWED.search((full or name).rpartition(".")[2]):
+        own, full = module.class_of(full or name), module.of_library(full or name)
+    if own is not None:
+        full = library_name(own)
+    last = full.rsplit(".", 1)[-1]
     if full.startswith("torch.nn") and last == "Softmax":
         return Kind("softmax", expression=call)
     if full in _DROPOUTS:
@@ -101,6 +120,19 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
         return Kind("layer", expression=call, detail=last)
     if full in ("functools.partial", "partial"):
         return Kind("function", expression=call)
-    if name in module.classes:
-        return Kind("class", expression=call, detail=name)
+    if own is not None:
+        return Kind("class", expression=call, detail=own.node.name, made=own)
     return Kind("unknown", expression=call)
+
+
+def library_name(found: Class) -> str:
+    """The full name of what a class that adds nothing inherits from; empty where it adds something."""
+    empty = all(isinstance(e, ast.Pass) or _is_note(e) for e in found.node.body) and not found.node.keywords
+    if not empty or len(found.node.bases) != 1 or found.node.decorator_list:
+        return ""
+    (base,) = found.bases or ("",)
+    return library_name(base) if isinstance(base, Class) else found.module.of_library(base)
+
+
+def _is_note(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

@@ -1,11 +1,13 @@
 """Calls: which operation a call means, whatever it is called through."""
 
 import ast
+from dataclasses import replace
 
 from flashmore.upgrade.source.attributes import Attribute, kind_of
-from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.elsewhere import Found
+from flashmore.upgrade.source.graph import PRODUCTS, Closure, Condition, Value
 from flashmore.upgrade.source.inlining import Inlining
-from flashmore.upgrade.source.module import FUNCTIONAL
+from flashmore.upgrade.source.module import FUNCTIONAL, Module
 
 _EINOPS = {
     "einops.rearrange": "rearrange",
@@ -90,7 +92,8 @@ class Calls(Inlining):
         if callee.op == "closure":
             assert isinstance(callee.detail, Closure)
             result = self.inline(callee.detail, args, named, node)
-            return result or self.make("call", (callee, *args), named, node)
+            name = getattr(callee.detail.node, "name", None)
+            return result or self.make("call", (callee, *args), named, node, detail=name)
         if callee.op == "global":
             return self._call_global(str(callee.detail), callee, args, named, node)
         if callee.op == "selfattr":
@@ -104,6 +107,8 @@ class Calls(Inlining):
             p = callee.get(1, "p")
             if "inplace" not in callee.named and len(callee.args) < 3 and (p is None or p.op == "const"):
                 return self.make("dropout", args, {"p": p} if p is not None else {}, node, detail="made")
+        if callee.op == "partial":
+            return self.apply(callee.args[0], [*callee.args[1:], *args], {**callee.named, **named}, node)
         if callee.op == "phi" and all(each.op in ("global", "closure") for each in callee.args):
             return self._call_either(callee, args, named, node)
         return self.make("call", (callee, *args), named, node)
@@ -126,14 +131,12 @@ class Calls(Inlining):
     ) -> Value:
         function = self.module.functions.get(full)
         if function is not None:
-            return self.inline(Closure(function, {}), args, named, node) or self.make(
+            return self.inline(Closure(function, self.module, {}), args, named, node) or self.make(
                 "call", (callee, *args), named, node
             )
         constant = self.module.constants.get(full)
-        if isinstance(constant, (ast.Lambda, ast.Attribute)) or (
-            isinstance(constant, ast.Call) and self.module.qualified(constant.func) == "functools.partial"
-        ):
-            return self.apply(self.outside(constant), args, named, node)
+        if constant is not None and self._is_function(constant, self.module):
+            return self.apply(self.outside(constant, self.module), args, named, node)
         if full in ("functools.partial", "partial") and args:
             return self._partial(args, named, node)
         if full == "map" and len(args) == 2 and (elements := self.elements(self._as_tuple(args[1]))):
@@ -147,8 +150,34 @@ class Calls(Inlining):
             return self.make(f"py:{full}", args, named, node)
         op = operation(full)
         if op is None:
+            scores = any(each.of_product for each in (*args, *named.values()))
+            if scores or full.rpartition(".")[2] in PRODUCTS:
+                found = self.followed(full)
+                if found is not None and found.detail != full:
+                    if isinstance(node, ast.Call) and not self.inner:
+                        self.seen[node.func] = found
+                    return self.apply(found, args, named, node)
             return self.make("call", (callee, *args), named, node, detail=full)
         return self._tensor_call(op, args, named, node)
+
+    def _is_function(self, constant: ast.expr, module: Module) -> bool:
+        """Whether a constant is a lambda, a name of a library's, or a partial."""
+        partial = isinstance(constant, ast.Call) and module.qualified(constant.func)
+        return isinstance(constant, (ast.Lambda, ast.Attribute)) or partial == "functools.partial"
+
+    def defined(self, found: Found) -> Value | None:
+        """A definition of another file, where it is a function, a number or a text."""
+        module, name = found.module, found.name
+        if (function := module.functions.get(name)) is not None:
+            return self.make("closure", detail=Closure(function, module, {}))
+        constant = module.constants.get(name)
+        if constant is None:
+            return None
+        if _is_literal(constant):
+            value = self.outside(constant, module)
+            self.literals[value] = constant
+            return value
+        return self.outside(constant, module) if self._is_function(constant, module) else None
 
     def _tensor_call(
         self, op: str, args: list[Value], named: dict[str, Value], node: ast.AST | None
@@ -177,8 +206,8 @@ class Calls(Inlining):
         first, *given = args
         closure = first.detail
         if isinstance(closure, Closure):
-            made = Closure(
-                closure.node, closure.names, closure.bound, (*closure.given, *given), tuple(named.items())
+            made = replace(
+                closure, given=(*closure.given, *given), given_named=(*closure.given_named, *named.items())
             )
             return self.make("closure", detail=made, node=node)
         return self.make("partial", (first, *given), named, node)
@@ -189,34 +218,45 @@ class Calls(Inlining):
         attribute = callee.detail
         assert isinstance(attribute, Attribute)
         kind = kind_of(attribute, self.module)
+        home = kind.home or self.module
         if kind.name == "softmax" and args and isinstance(kind.expression, ast.Call):
             made = kind.expression
             dim = (
                 made.args[0] if made.args else next((e.value for e in made.keywords if e.arg == "dim"), None)
             )
-            extra = {"dim": self.outside(dim)} if dim is not None else {}
+            extra = {"dim": self.outside(dim, home)} if dim is not None else {}
             return self.make("softmax", args[:1], extra, node, detail=attribute)
         if kind.name in ("dropout", "identity") and args:
             return self.make(kind.name, args[:1], {}, node, detail=(attribute, kind))
         if kind.name == "layer":
             return self.make(f"layer:{kind.detail}", args, named, node, detail=kind.expression)
         if kind.name == "function" and kind.expression is not None:
-            return self._call_stored(kind.expression, args, named, node)
-        if kind.name == "class":
-            found = self.module.classes[kind.detail]
-            forward = found.method("forward")
-            if forward is not None and len(ast.dump(forward)) < 6000:
-                self.owners[attribute.path] = found
-                closure = Closure(forward, {}, bound=Value("self", detail=attribute.path))
+            return self._call_stored(kind.expression, home, args, named, node)
+        if kind.made is not None:
+            forward = kind.made.method_and_module("forward")
+            if forward is not None and len(ast.dump(forward[1])) < 6000:
+                self.owners[attribute.path] = kind.made
+                closure = Closure(forward[1], forward[0], {}, bound=Value("self", detail=attribute.path))
                 if (result := self.inline(closure, args, named, node)) is not None:
                     return result
         return self.make("call", (callee, *args), named, node, detail=attribute)
 
     def _call_stored(
-        self, expression: ast.expr, args: list[Value], named: dict[str, Value], node: ast.AST | None
-    ) -> Value:
+        self, expression: ast.expr, home: Module, args: list[Value], named: dict[str, Value],
+        node: ast.AST | None,
+    ) -> Value:  # fmt: skip
         if isinstance(expression, ast.Call) and expression.args:
-            extra = {each.arg: self.outside(each.value) for each in expression.keywords if each.arg}
-            first = self.outside(expression.args[0])
+            extra = {each.arg: self.outside(each.value, home) for each in expression.keywords if each.arg}
+            first = self.outside(expression.args[0], home)
             return self.apply(first, args, {**extra, **named}, node)
-        return self.apply(self.outside(expression), args, named, node)
+        return self.apply(self.outside(expression, home), args, named, node)
+
+
+def _is_literal(node: ast.expr) -> bool:
+    """A number or a text, as `-1e9` and `float("-inf")` are."""
+    match node:
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _is_literal(operand)
+        case ast.Call(func=ast.Name(id="float"), args=[ast.Constant()], keywords=[]):
+            return True
+    return isinstance(node, ast.Constant)

@@ -1,19 +1,25 @@
-"""Classes of one file: what they inherit, and what `self.x` was made from."""
+"""Classes: what they inherit, in this file and in others, and what `self.x` was made from."""
 
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from flashmore.upgrade.source.scopes import Function
 
+if TYPE_CHECKING:
+    from flashmore.upgrade.source.module import Module
 
-@dataclass
+
+@dataclass(eq=False)
 class Class:
-    """A class, the classes of this file that it inherits from (nearest first), and its attributes."""
+    """A class, the classes that it inherits from (nearest first), and its attributes."""
 
     node: ast.ClassDef
-    bases: list["Class"] = field(default_factory=list)
+    module: "Module"
+    bases: list["Class | str"] = field(default_factory=list)
+    """Those of another file by their full names."""
 
     @cached_property
     def own_methods(self) -> dict[str, Function]:
@@ -22,15 +28,38 @@ class Class:
 
     @cached_property
     def line(self) -> list["Class"]:
-        """The class itself and all that it inherits from, each once, in the order in which they are asked."""
+        """The class itself and all of this file that it inherits from, each once, in the order of lookup."""
         found = {id(self): self}
         for base in self.bases:
-            found |= {id(each): each for each in base.line if id(each) not in found}
+            if isinstance(base, Class):
+                found |= {id(each): each for each in base.line if id(each) not in found}
         return list(found.values())
+
+    def lineage(self, seen: set[int] | None = None) -> "Iterator[Class]":
+        """The same with the classes of other files, which are read when their turn comes and no sooner."""
+        seen = set() if seen is None else seen
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield self
+        for each in self.bases:
+            base = self.module.class_of(each) if isinstance(each, str) else each
+            if base is not None:
+                yield from base.lineage(seen)
 
     def method(self, name: str) -> Function | None:
         """A method, looked up in the class and its bases."""
-        return next((each.own_methods[name] for each in self.line if name in each.own_methods), None)
+        found = self.method_and_module(name)
+        return found[1] if found is not None else None
+
+    def method_and_module(self, name: str) -> "tuple[Module, Function] | None":
+        """A method, and the module that its names are of."""
+        found = ((each.module, each.own_methods[name]) for each in self.lineage() if name in each.own_methods)
+        return next(found, None)
+
+    def below(self, module: "Module") -> "set[Class]":
+        """The classes of its own file and of another one that inherit from it."""
+        return {*self.module.below(self), *module.below(self)}
 
     @cached_property
     def own_assignments(self) -> dict[str, list[ast.expr]]:
@@ -42,8 +71,12 @@ class Class:
 
     def assignments(self, name: str) -> list[ast.expr]:
         """Every expression that is stored under `self.name` in this class, else in the nearest base."""
-        found = (each.own_assignments[name] for each in self.line if name in each.own_assignments)
-        return next(found, [])
+        holder = self.holder(name)
+        return holder.own_assignments[name] if holder is not None else []
+
+    def holder(self, name: str) -> "Class | None":
+        """The class in its line that stores `self.name`."""
+        return next((each for each in self.lineage() if name in each.own_assignments), None)
 
 
 def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:

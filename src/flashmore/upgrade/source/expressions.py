@@ -61,7 +61,7 @@ class Expressions(Calls):
             case ast.IfExp():
                 return self._choice(node)
             case ast.Lambda():
-                return self.make("closure", detail=Closure(node, self.env), node=node)
+                return self.make("closure", detail=Closure(node, self.module, self.env), node=node)
             case ast.NamedExpr(target=target, value=value):
                 self.assign(target, self.expression(value))
                 return self.lookup(target.id)
@@ -102,7 +102,7 @@ class Expressions(Calls):
         while isinstance(root, ast.Attribute):
             root = root.value
         if full and not (isinstance(root, ast.Name) and root.id in self.env):
-            return self.make("global", detail=full, node=node)
+            return self.of_elsewhere(full) or self.make("global", detail=full, node=node)
         base = self.expression(node.value)
         if base.op == "self":
             return self.self_attribute(base, node.attr, node)
@@ -114,13 +114,14 @@ class Expressions(Calls):
         if (stored := self.lookup_or_none(path)) is not None:
             return stored
         owner = self.owners.get(str(base.detail))
-        method = owner.method(name) if owner else None
-        if owner is not None and any(name in each.own_methods for each in self.module.below(owner)):
+        method = owner.method_and_module(name) if owner else None
+        if owner is not None and any(name in each.own_methods for each in owner.below(self.module)):
             method = None
         if method is not None:
-            closure = Closure(method, {}, bound=None if _static(method) else base)
+            module, function = method
+            closure = Closure(function, module, {}, bound=None if _static(function) else base)
             value = self.make("closure", detail=closure, node=node)
-            if any(isinstance(each, ast.Name) and each.id == "property" for each in method.decorator_list):
+            if any(isinstance(each, ast.Name) and each.id == "property" for each in function.decorator_list):
                 return self.inline(closure, (), {}, node) or value
             return value
         return self.make("selfattr", detail=Attribute(path, owner, name), node=node)

@@ -105,7 +105,7 @@ class Flow(Expressions):
             case ast.Try() | ast.TryStar():
                 return self._try(statement)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
-                closure = Closure(statement, self.env)
+                closure = Closure(statement, self.module, self.env)
                 self.env[statement.name] = self.make("closure", detail=closure)
             case ast.Raise() | ast.Continue() | ast.Break():
                 self._rest(statement)

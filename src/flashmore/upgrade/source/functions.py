@@ -38,7 +38,7 @@ def functions(tree: ast.Module, module: Module) -> Iterator[FunctionOf]:
                 yield from inside(statement.body, own, f"{name}.", (*enclosing, statement), nested=True)
             elif isinstance(statement, ast.ClassDef):
                 found = module.classes.get(statement.name)
-                known = found if found is not None and found.node is statement else Class(statement)
+                known = found if found is not None and found.node is statement else Class(statement, module)
                 yield from inside(statement.body, known, f"{prefix}{statement.name}.", enclosing)
             elif isinstance(statement, (ast.If, ast.Try, ast.With)):
                 both = [*statement.body, *getattr(statement, "orelse", [])]

@@ -4,6 +4,12 @@ import ast
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.source.module import Module
+
+PRODUCTS = {"matmul", "bmm", "mm", "baddbmm", "einsum", "einops.einsum", "softmax"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +59,15 @@ class Value:
     inner: bool = False
     inplace: bool = False
     users: list["Value"] = field(default_factory=list)
+    of_product: bool = field(init=False)
+    """Whether scores or weights may have gone into it."""
     key: str = field(init=False)
     """A text that is equal for values computed in the same way from the same things."""
 
     def __post_init__(self) -> None:
         for value in self.inputs():
             value.users.append(self)
+        self.of_product = self.op in PRODUCTS or any(each.of_product for each in self.inputs())
         self.key = _key(self)
 
     def inputs(self) -> Iterator["Value"]:
@@ -84,14 +93,14 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Closure:
-    """A function whose body is known: a def, a method or a lambda, and the names that it sees."""
+    """A function whose body is known: a def, a method or a lambda, its module, and the names that it sees."""
 
     node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    module: "Module"
     names: dict[str, Value]
     bound: Value | None = None
     given: tuple[Value, ...] = ()
     given_named: tuple[tuple[str, Value], ...] = ()
-    owner: ast.ClassDef | None = None
 
 
 def number(value: Value | None) -> int | float | None:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import defaults_of
 from flashmore.upgrade.source.state import State
 
 _DEPTH = 5
+_DECORATORS = {"staticmethod", "classmethod", "property"}
 
 
 class Inlining(State):
@@ -26,21 +28,23 @@ class Inlining(State):
         """Stores a value."""
         raise NotImplementedError
 
-    def outside(self, expression: ast.expr) -> Value:
-        """An expression of the module or of another method, read with no local names."""
+    def outside(self, expression: ast.expr, module: Module) -> Value:
+        """An expression of a module or of another method, read with no local names."""
         self.scopes.append({})
         self.calling.append(expression)
+        before, self.module = self.module, module
         try:
             return self.expression(expression)
         finally:
             self.scopes.pop()
             self.calling.pop()
+            self.module = before
 
     def inline(
         self, closure: Closure, args: Sequence[Value], named: dict[str, Value], node: ast.AST | None
     ) -> Value | None:
-        """What a function of the same file returns: None where that cannot be said."""
-        if closure.node in self.active or len(self.active) >= _DEPTH:
+        """What a function returns: None where that cannot be said."""
+        if closure.node in self.active or len(self.active) >= _DEPTH or not _is_plain(closure):
             return None
         names = self._parameters(closure, [*closure.given, *args], {**dict(closure.given_named), **named})
         if names is None:
@@ -50,6 +54,8 @@ class Inlining(State):
         self.scopes.append({**closure.names, **names})
         self.calling.append(node or closure.node)
         self.returned.append([])
+        self.inlined.append((self.calling[0], closure))
+        before, self.module = self.module, closure.module
         outer = len(self.conditions)
         try:
             if isinstance(closure.node, ast.Lambda):
@@ -61,6 +67,7 @@ class Inlining(State):
             self.scopes.pop()
             self.calling.pop()
             self.returned.pop()
+            self.module = before
 
     def _parameters(
         self, closure: Closure, args: list[Value], named: dict[str, Value]
@@ -80,7 +87,7 @@ class Inlining(State):
         names.update(named)
         for name, default in defaults_of(spec).items():
             if name not in names:
-                names[name] = self.outside(default)
+                names[name] = self.outside(default, closure.module)
         return names if allowed <= set(names) else None
 
     def _folded(self, returned: list[tuple[tuple[Condition, ...], Value]], outer: int) -> Value | None:
@@ -94,3 +101,12 @@ class Inlining(State):
                 condition = inner[-1] if inner else Condition(None, True)
                 result = self.make("phi", (value, result), detail=condition)
         return result
+
+
+def _is_plain(closure: Closure) -> bool:
+    """Whether a function runs as it is written, and no decorator replaces it."""
+    return all(
+        (isinstance(each, ast.Name) and each.id in _DECORATORS)
+        or closure.module.qualified(each).startswith("torch.jit.")
+        for each in getattr(closure.node, "decorator_list", ())
+    )

@@ -4,9 +4,12 @@ import ast
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
+from flashmore.upgrade.source.elsewhere import Elsewhere, Found
+from flashmore.upgrade.source.replaced import replaced
 from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
@@ -15,10 +18,21 @@ _LONGEST_NAME = 1000
 
 
 class Module:
-    """The names that a file's functions see."""
+    """The names that a file's functions see.
 
-    def __init__(self, tree: ast.Module) -> None:
+    Args:
+        tree: the file.
+        elsewhere: the definitions of other files; None if no other file is read.
+        path: the file's path, which relative imports count from.
+    """
+
+    def __init__(
+        self, tree: ast.Module, elsewhere: Elsewhere | None = None, path: Path | None = None
+    ) -> None:
         self.tree = tree
+        self.elsewhere = elsewhere
+        self.path = path
+        self._found: dict[str, Found | str | None] = {}
         self.imports: dict[str, str] = {}
         self.functions: dict[str, Function] = {}
         self.classes: dict[str, Class] = {}
@@ -77,43 +91,14 @@ class Module:
 
     @cached_property
     def replaced(self) -> set[str | None]:
-        """Attributes that are stored on something else than `self`, or by name.
-
-        A name with a star at its end stands for all names that begin so; None for all names.
-        """
-        found: set[str | None] = set()
-        for node in ast.walk(self.tree):
-            match node:
-                case ast.Attribute(value=value, attr=name, ctx=ast.Store() | ast.Del()):
-                    on_self = isinstance(value, ast.Name) and value.id == "self"
-                    found |= set() if on_self and isinstance(node.ctx, ast.Store) else {name}
-                case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[_, attribute, *_]):
-                    found.add(_beginning(attribute))
-                case ast.Call(
-                    func=ast.Attribute(attr="__setattr__" | "__delattr__", value=ast.Name(id="object"))
-                ):
-                    found.add(None)
-                case ast.Call(
-                    func=ast.Attribute(attr="add_module" | "register_module", value=value),
-                    args=[attribute, *_],
-                ):
-                    on_self = isinstance(value, ast.Name) and value.id == "self"
-                    found |= set() if on_self else {_beginning(attribute)}
-                case ast.Subscript(
-                    value=ast.Attribute(attr="_modules" | "__dict__"), ctx=ast.Store() | ast.Del()
-                ):
-                    found.add(None)
-                case ast.Call(
-                    func=ast.Attribute(attr="update", value=ast.Attribute(attr="_modules" | "__dict__"))
-                ):
-                    found.add(None)
-        return found
+        """Attributes that are stored on something else than `self`, or by name; see `replaced`."""
+        return replaced(self.tree)
 
     def _see(self, statement: ast.stmt) -> None:
         if isinstance(statement, Function):
             self.functions[statement.name] = statement
         elif isinstance(statement, ast.ClassDef):
-            self.classes[statement.name] = Class(statement)
+            self.classes[statement.name] = Class(statement, self)
         elif isinstance(statement, ast.Assign):
             for target in statement.targets:
                 if isinstance(target, ast.Name):
@@ -124,6 +109,36 @@ class Module:
             name = base.id if isinstance(base, ast.Name) else ""
             if name in self.classes and self.classes[name].node.lineno < found.node.lineno:
                 found.bases.append(self.classes[name])
+            elif full := self.qualified(base):
+                found.bases.append(full)
+
+    def holds(self, name: str) -> bool:
+        """Whether the module defines a name once: a function, a class or a constant."""
+        return name in self.functions or name in self.classes or name in self.constants
+
+    def definition(self, full: str) -> Found | str | None:
+        """What a name of another file is, where one import alone can bring it: see `Elsewhere.find`."""
+        if self.elsewhere is None:
+            return None
+        if full not in self._found:
+            by = [name for name, whole in self.imports.items() if f"{full}.".startswith(f"{whole}.")]
+            if any(self.meanings.get(name) == {self.imports[name]} for name in by):
+                self._found[full] = self.elsewhere.find(self.path, full)
+            elif not by and full.isidentifier() and full not in self.meanings:
+                self._found[full] = self.elsewhere.starred(self, full)
+            else:
+                self._found[full] = None
+        return self._found[full]
+
+    def class_of(self, full: str) -> Class | None:
+        """A class of another file."""
+        found = self.definition(full)
+        return found.module.classes.get(found.name) if isinstance(found, Found) else None
+
+    def of_library(self, full: str) -> str:
+        """The name in a library of what another file passes on under a name."""
+        found = self.definition(full) if full and not full.startswith("torch.") else full
+        return found if isinstance(found, str) else full
 
     def qualified(self, node: ast.expr) -> str:
         """The full name of `F.softmax`, `nn.Linear`, ...: empty where it is not an imported name."""
@@ -217,8 +232,8 @@ def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str
     """The names that an import binds, with their full names."""
     for each in statement.names:
         if isinstance(statement, ast.ImportFrom):
-            prefix = "." * statement.level + (statement.module or "")
-            yield each.asname or each.name, f"{prefix}.{each.name}"
+            module = "." * statement.level + (f"{statement.module}." if statement.module else "")
+            yield each.asname or each.name, module + each.name
         elif each.asname:
             yield each.asname, each.name
         else:
@@ -238,16 +253,6 @@ def _inside(node: ast.AST) -> set[int]:
     if not isinstance(node, Function | ast.ClassDef | ast.Lambda):
         return set()
     return {id(each) for each in (node.body if isinstance(node.body, list) else [node.body])}
-
-
-def _beginning(name: ast.expr) -> str | None:
-    """The attribute that `setattr` is given; for `f"token_{i}"` how it begins, with a star."""
-    match name:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
-            return f"{text}*"
-    return None
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

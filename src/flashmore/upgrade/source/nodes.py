@@ -139,7 +139,7 @@ class Stability:
         then, now = self.flow.seen.get(name), env.get(name.id)
         if then is None:
             return now is None
-        if then.op == "global" and now is None:
+        if now is None and (then.op in ("global", "closure", "partial") or then in self.flow.literals):
             return True
         if now is then:
             return True

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.elsewhere import Found
+from flashmore.upgrade.source.graph import Closure, Condition, Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.written import written_softmax
+
+_LIBRARIES = ("torch.", "math.", "numpy.", "einops.", "functools.")
+"""What is not looked for in the project."""
 
 
 class State:
@@ -15,6 +19,8 @@ class State:
 
     def __init__(self, module: Module, owner: Class | None) -> None:
         self.module = module
+        """The module of the lines that are being read: another one than `own` within a helper."""
+        self.own = module
         self.owner = owner
         self.owners: dict[str, Class | None] = {"self": owner}
         self.scopes: list[dict[str, Value]] = [{}]
@@ -30,6 +36,10 @@ class State:
         self.calling: list[ast.AST] = []
         self.returned: list[list[tuple[tuple[Condition, ...], Value]]] = []
         self.active: list[ast.AST] = []
+        self.inlined: list[tuple[ast.AST, Closure]] = []
+        """The functions that were read, with the call in the analysed function that leads to them."""
+        self.literals: dict[Value, ast.expr] = {}
+        """Constants of other files, as they are written there."""
 
     @property
     def env(self) -> dict[str, Value]:
@@ -71,7 +81,27 @@ class State:
         """The value of a name: local, a constant of the module, an import, a builtin."""
         if name in self.env:
             return self.env[name]
-        return self.make("global", detail=self.module.imports.get(name, name))
+        module, full = self.module, self.module.imports.get(name, name)
+        if module is not self.own and name in module.meanings and name not in module.imports:
+            return self.defined(Found(module, name)) or self.make("global", detail=f"{module.path}:{name}")
+        return self.of_elsewhere(full) or self.make("global", detail=full)
+
+    def of_elsewhere(self, full: str) -> Value | None:
+        """What an import brings from another file: a number or a text that is written in capitals."""
+        if not full.rpartition(".")[2].isupper():
+            return None
+        return self.followed(full)
+
+    def followed(self, full: str) -> Value | None:
+        """What an import brings from another file: a function, a number or a text, a library's name."""
+        found = self.module.definition(full) if not full.startswith(_LIBRARIES) else None
+        if isinstance(found, str):
+            return self.make("global", detail=found) if found != full else None
+        return self.defined(found) if found is not None else None
+
+    def defined(self, found: Found) -> Value | None:
+        """A definition of another file, where it is a function, a number or a text."""
+        raise NotImplementedError
 
     def rebind(self, old: Value, new: Value) -> None:
         """A value was changed in place: every name for it means the new one."""

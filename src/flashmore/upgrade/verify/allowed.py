@@ -12,6 +12,7 @@ from collections.abc import Sequence, Set
 from types import CodeType
 
 from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.source.scopes import claimed_by
 
 EXPRESSIONS = (
     ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword,
@@ -126,17 +127,13 @@ def _compiled(source: str, name: str, inputs: list[str]) -> CodeType:
     return compile(module, f"<{name}>", "exec")
 
 
-def _more_than_names(arguments: ast.arguments) -> bool:
-    return bool(
-        arguments.posonlyargs or arguments.kwonlyargs or arguments.vararg or arguments.kwarg
-        or arguments.defaults
-    )  # fmt: skip
+def _more_than_names(given: ast.arguments) -> bool:
+    return bool(given.posonlyargs or given.kwonlyargs or given.vararg or given.kwarg or given.defaults)
 
 
 def _bound(function: ast.FunctionDef) -> set[str]:
-    """Every name that is an input or is assigned to."""
-    stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return stored | {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
+    """Every name that is an input, a helper's, or is assigned to."""
+    return {name for node in ast.walk(function) for name in claimed_by(node)} - {function.name}
 
 
 class _Reader:
@@ -176,6 +173,9 @@ class _Reader:
             case ast.With(items=items, body=body):
                 for item in items:
                     self.enters(item)
+                self.statements(body)
+            case ast.FunctionDef(decorator_list=[], returns=None, args=arguments, body=body):
+                self.expression(arguments)
                 self.statements(body)
             case ast.Assert(test=test, msg=None | ast.Constant()):
                 self.expression(test)

@@ -1,0 +1,165 @@
+"""The definitions that a file's imports lead to, in other files of its project: read, never imported."""
+
+import ast
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from flashmore.upgrade.budget import unlimited
+from flashmore.upgrade.project.files import Unreadable, content, decoded, is_file, is_folder, real
+from flashmore.upgrade.project.imports import INIT, Imports, Parts
+from flashmore.upgrade.project.walk import root_of
+from flashmore.upgrade.source.elsewhere import Found
+from flashmore.upgrade.source.module import Module
+
+MOST_MODULES = 50
+"""So many other files are read for the names of one."""
+
+
+class _Existing:
+    """The files or the folders below a root, asked for one by one; no link that leads out of it is one."""
+
+    def __init__(self, root: Path, *, folders: bool) -> None:
+        self.root = root
+        self.folders = folders
+        self.known: dict[Path, bool] = {}
+
+    def __contains__(self, path: object) -> bool:
+        assert isinstance(path, Path)
+        if path not in self.known:
+            exists = is_folder(path) if self.folders else is_file(path)
+            self.known[path] = exists and real(path).is_relative_to(self.root)
+        return self.known[path]
+
+
+class _Lazy(Imports):
+    """Where modules lie, without a list of the project's files."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(())
+        self.root = root
+        self.files = _Existing(root, folders=False)  # type: ignore[assignment]
+        self.folders = _Existing(root, folders=True)  # type: ignore[assignment]
+        self.bases = {}
+
+    def _bases(self, importer: Path, parts: Parts, level: int) -> list[Path]:
+        found = super()._bases(importer, parts, level)
+        return found if level else [*found, self.root / "src"]
+
+
+@lru_cache(maxsize=128)
+def _tree(data: bytes) -> ast.Module | None:
+    """A file's syntax tree; None where it has none."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.parse(decoded(data)[0])
+    except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+class Definitions:
+    """What the names of one file, and of those that it imports from, stand for.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = real(path)
+        top = self.path.parent
+        while (top / INIT).exists() and top.parent != top:
+            top = top.parent
+        self.imports = _Lazy(root_of(self.path) or top)
+        self.modules: dict[Path, Module | None] = {}
+
+    def module(self, path: Path) -> Module | None:
+        """The names of another file."""
+        if path not in self.modules:
+            self.modules[path] = None
+            with unlimited(), suppress(Unreadable):  # what is left must not depend on what was read before
+                tree = _tree(content(path)) if len(self.modules) <= MOST_MODULES else None
+                self.modules[path] = Module(tree, self, path) if tree is not None else None
+        return self.modules[path]
+
+    def find(self, importer: Path | None, full: str) -> Found | str | None:
+        """What a full name of an import is: a definition, or its name in a library; None if that is unclear.
+
+        Args:
+            importer: the file that imports it.
+            full: its name, with a dot in front for each level of a relative import.
+        """
+        return self._find(importer or self.path, full, set())
+
+    def _find(self, importer: Path, full: str, seen: set[tuple[Path, str]]) -> Found | str | None:
+        parts = tuple(full.lstrip(".").split("."))
+        level = len(full) - len(full.lstrip("."))
+        if (importer, full) in seen or (not level and parts[0] in sys.stdlib_module_names):
+            return None
+        seen.add((importer, full))
+        inside = False
+        for count in range(0 if level else 1, len(parts)):
+            there = self.imports.module(importer, parts[:count], level)
+            if there is None or there == importer:
+                continue
+            inside = True
+            if (module := self.module(there) if there in self.imports.files else None) is None:
+                continue
+            found = self._defined(there, module, parts[count:], seen)
+            if found is not None or parts[count] in module.meanings:
+                return found
+        return None if inside or level else full
+
+    def _defined(
+        self, path: Path, module: Module, names: Parts, seen: set[tuple[Path, str]]
+    ) -> Found | str | None:
+        """What names lead to from the top level of a module."""
+        name, *rest = names
+        meanings = module.meanings.get(name)
+        if meanings is None:
+            return self._starred(path, module, names, seen)
+        if len(meanings) > 1:
+            return None
+        (meaning,) = meanings
+        if meaning:
+            return self._find(path, ".".join((meaning, *rest)), seen)
+        if rest:
+            return None
+        return Found(module, name) if module.holds(name) else None
+
+    def _starred(
+        self, path: Path, module: Module, names: Parts, seen: set[tuple[Path, str]]
+    ) -> Found | str | None:
+        """What `from other import *` brings, where just one such import brings it."""
+        found: list[Found | str] = []
+        for full in _stars(module.tree):
+            parts, level = tuple(full.lstrip(".").split(".")), len(full) - len(full.lstrip("."))
+            there = self.imports.module(path, tuple(each for each in parts if each), level)
+            if there is None or names[0].startswith("_"):
+                continue
+            other = self.module(there) if there in self.imports.files else None
+            if other is None or ("__all__" in other.meanings and names[0] not in _exported(other)):
+                continue
+            if (one := self._defined(there, other, names, seen)) is not None:
+                found.append(one)
+        return found[0] if len(found) == 1 else None
+
+    def starred(self, module: Module, name: str) -> Found | str | None:
+        """What a name of a module is that it imports with a star."""
+        return self._starred(module.path or self.path, module, (name,), set())
+
+
+def _stars(tree: ast.Module) -> Iterator[str]:
+    """The modules of which all names are imported."""
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and any(each.name == "*" for each in statement.names):
+            yield "." * statement.level + (statement.module or "")
+
+
+def _exported(module: Module) -> set[str]:
+    """The names in `__all__`, as far as they are written there."""
+    node = module.constants.get("__all__")
+    elements = node.elts if isinstance(node, (ast.List, ast.Tuple)) else []
+    return {str(each.value) for each in elements if isinstance(each, ast.Constant)}

@@ -1,0 +1,238 @@
+"""Definitions in other files of the project: what is followed, and what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from flashmore.upgrade.edits import apply
+from flashmore.upgrade.search import search
+from flashmore.upgrade.site import Searched, Site
+
+OPS = """import torch.nn.functional as F
+
+DIM = -1
+
+
+def _stable(scores, dim):
+    return F.softmax(scores - scores.amax(dim=dim, keepdim=True), dim=dim)
+
+
+def softmax(scores, dim=DIM):
+    return _stable(scores.float(), dim).type_as(scores)
+"""
+MODEL = """import torch
+import torch.nn.functional as F
+{imports}
+
+
+def attend(q, k, v, rel):
+    weights = {weights}
+    return weights @ v
+"""
+
+
+def site(folder: Path, files: dict[str, str], searched: str = "model.py") -> tuple[Site, str]:
+    """The one place of a file, and the file as it would be."""
+    for name, source in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+    (folder / "pyproject.toml").touch()
+    (found,) = search([folder / searched])
+    assert isinstance(found, Searched)
+    (one,) = found.sites
+    return one, apply(found.source, [one])
+
+
+def model(imports: str, weights: str = "softmax(q @ k.transpose(-2, -1))") -> str:
+    return MODEL.format(imports=imports, weights=weights)
+
+
+FOLLOWED = {
+    "from the file beside": (model("from ops import softmax"), {"ops.py": OPS}),
+    "under another name": (
+        model("from ops import softmax as soft", "soft(q @ k.transpose(-2, -1))"),
+        {"ops.py": OPS},
+    ),
+    "from a module that is imported": (
+        model("import ops", "ops.softmax(q @ k.transpose(-2, -1), -1)"),
+        {"ops.py": OPS},
+    ),
+    "from a package that passes it on": (
+        model("from lib import softmax"),
+        {
+            "lib/__init__.py": "from .inner import *\n",
+            "lib/inner.py": "from .ops import softmax\n",
+            "lib/ops.py": OPS,
+        },
+    ),
+    "a package passes on a function with its module's name": (
+        model("from lib import softmax"),
+        {"lib/__init__.py": "from .softmax import softmax\n", "lib/softmax.py": OPS},
+    ),
+    "by a star": (model("from ops import *"), {"ops.py": OPS}),
+    "through modules that import each other": (
+        model("from a import softmax"),
+        {"a.py": "import b\nfrom b import softmax\n", "b.py": "import a\n" + OPS},
+    ),
+    "a name that a type checker alone imports elsewhere": (
+        model("from ops import softmax"),
+        {
+            "ops.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from model import attend\n"
+            + OPS
+        },
+    ),
+    "what another file passes on of torch": (
+        model("from common import softmax", "softmax(q @ k.transpose(-2, -1), dim=-1)"),
+        {"common.py": "from torch.nn.functional import softmax\n"},
+    ),
+    "a partial": (
+        model("from common import softmax"),
+        {"common.py": "import functools, torch\nsoftmax = functools.partial(torch.softmax, dim=-1)\n"},
+    ),
+    "a constant": (
+        model("from common import SCALE", "torch.softmax(q @ k.transpose(-2, -1) * SCALE, dim=-1)"),
+        {"common.py": "SCALE = 0.125\n"},
+    ),
+    "a file that has the name of one of Python's": (
+        model("from .statistics import softmax"),
+        {"statistics.py": OPS},
+    ),
+    "a helper that adds": (
+        model("from ops import add", "add(q @ k.transpose(-2, -1), rel).softmax(dim=-1)"),
+        {"ops.py": "def add(scores, bias):\n    return scores + bias\n"},
+    ),
+}
+LEFT_ALONE = {
+    "it is not in the project": (model("from other_library import softmax"), {}),
+    "one of two imports": (
+        model("try:\n    from fast import softmax\nexcept ImportError:\n    from ops import softmax"),
+        {"ops.py": OPS},
+    ),
+    "it is defined twice": (
+        model("from ops import softmax"),
+        {"ops.py": OPS + "\n\ndef softmax(x):\n    return x\n"},
+    ),
+    "two stars may bring it": (
+        model("from ops import *\nfrom more import *"),
+        {"ops.py": OPS, "more.py": OPS},
+    ),
+    "a star that does not bring it": (model("from ops import *"), {"ops.py": "__all__ = ['DIM']\n" + OPS}),
+    "its decorator replaces it": (
+        model("from ops import softmax"),
+        {"ops.py": OPS.replace("def softmax", "@other\ndef softmax")},
+    ),
+    "it does not compute a softmax": (
+        model("from ops import softmax"),
+        {"ops.py": OPS.replace("scores - scores", "scores * scores")},
+    ),
+    "it imports itself": (model("from ops import softmax"), {"ops.py": "from ops import softmax\n"}),
+    "imports go round in a circle": (
+        model("from a import softmax"),
+        {"a.py": "from b import softmax\n", "b.py": "from a import softmax\n"},
+    ),
+    "Python's own module has the name": (model("from statistics import softmax"), {"statistics.py": OPS}),
+    "it does something else, too": (
+        model("from ops import softmax"),
+        {"ops.py": OPS.replace("    return _stable", "    COUNTS.tick()\n    return _stable")},
+    ),
+    "its constant has the name of another one here": (
+        model("from ops import add\nLOW = -1e9", "add(q @ k.transpose(-2, -1), rel).softmax(dim=-1)"),
+        {"ops.py": "LOW = [3.0]\n\ndef add(scores, rel):\n    return scores.masked_fill(rel, LOW)\n"},
+    ),
+    "it is not a file": (model("from ops import softmax"), {"ops.py/x.txt": ""}),
+    "it cannot be parsed": (model("from ops import softmax"), {"ops.py": OPS + "def ("}),
+}
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_a_name_is_followed_to_its_definition(tmp_path: Path, case: str) -> None:
+    source, files = FOLLOWED[case]
+    if "from ." in source:
+        files = {f"pkg/{name}": text for name, text in files.items()} | {"pkg/__init__.py": ""}
+        found, after = site(tmp_path, files | {"pkg/model.py": source}, "pkg/model.py")
+    else:
+        found, after = site(tmp_path, files | {"model.py": source})
+    assert found.verdict == "rewritten", found.reason
+    assert "F.scaled_dot_product_attention(q, k, v" in after
+    assert found.fragment is not None
+
+
+@pytest.mark.parametrize("case", LEFT_ALONE)
+def test_a_name_of_which_the_definition_is_unclear_is_left_alone(tmp_path: Path, case: str) -> None:
+    source, files = LEFT_ALONE[case]
+    found, after = site(tmp_path, files | {"model.py": source})
+    assert found.verdict == "refused"
+    assert after == source
+
+
+def test_a_test_runs_the_code_of_the_helper(tmp_path: Path) -> None:
+    found, _ = site(tmp_path, {"model.py": model("from ops import softmax"), "ops.py": OPS})
+    assert found.fragment is not None
+    assert found.fragment.old == (
+        "def old(q, k, v):\n"
+        "    def _stable(scores, dim):\n"
+        "        return F.softmax(scores - scores.amax(dim=dim, keepdim=True), dim=dim)\n"
+        "    \n"
+        "    def softmax_(scores, dim=-1):\n"
+        "        return _stable(scores.float(), dim).type_as(scores)\n"
+        "    weights = softmax_(q @ k.transpose(-2, -1))\n"
+        "    return weights @ v\n"
+    )
+    assert "softmax" not in found.fragment.new
+
+
+LAYERS = """import torch
+from torch import nn
+
+
+class Dropout(nn.Dropout):
+    pass
+
+
+class Soft(nn.Module):
+    def forward(self, scores):
+        return torch.softmax(scores, dim=-1)
+
+
+class Base(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.scale = width**-0.5
+        self.dropout = Dropout(0.1)
+        self.softmax = Soft()
+"""
+DERIVED = """import torch
+from layers import Base, Dropout
+
+
+class Attention(Base):
+    def forward(self, q, k, v):
+        return self.dropout(self.softmax(q @ k.transpose(-2, -1) * self.scale)) @ v
+"""
+
+
+def test_attributes_of_a_base_class_in_another_file_are_known(tmp_path: Path) -> None:
+    found, after = site(tmp_path, {"model.py": DERIVED, "layers.py": LAYERS})
+    assert found.verdict == "rewritten", found.reason
+    assert "dropout_p=self.dropout.p if self.dropout.training else 0.0, scale=self.scale" in after
+    own = LAYERS.replace("    pass", "    def forward(self, x):\n        return 2 * x")
+    found, _ = site(tmp_path, {"layers.py": own})
+    assert found.verdict == "refused"
+
+
+@pytest.mark.parametrize(
+    ("below", "verdict"),
+    [
+        ("    def forward(self, q, k, v):\n        return q\n", "rewritten"),
+        ("    def softmax(self, scores):\n        return scores\n", "refused"),
+        ("    def __init__(self):\n        self.dropout = torch.nn.ReLU()\n", "refused"),
+        ("    def __init__(self):\n        self.dropout = torch.nn.Dropout(0.5)\n", "rewritten"),
+    ],
+)
+def test_a_subclass_in_another_file_may_change_what_the_lines_mean(
+    tmp_path: Path, below: str, verdict: str
+) -> None:
+    more = f"import torch\nimport model\n\n\nclass Other(model.Attention):\n{below}"
+    found, _ = site(tmp_path, {"model.py": DERIVED, "layers.py": LAYERS, "lib/more.py": more})
+    assert found.verdict == verdict, found.reason
