@@ -90,8 +90,8 @@ def test_every_spelling_of_gelu_is_replaced_by_the_same_function(body: str) -> N
 EXPRESSIONS = (
     "x + 2", "3 - x", "x / y", "-x", "x ** 3", "x.pow(2)", "torch.pow(x, 3)", "x.square()", "x.abs()",
     "abs(x)", "torch.tanh(x)", "x.sigmoid()", "torch.erf(x)", "torch.erfc(x)", "y.sqrt()", "y.rsqrt()",
-    "torch.log(y)",
-    "x.exp()", "y.reciprocal()", "torch.rsub(x, 2)", "x.mean()", "x.mean(-1, keepdim=True)", "torch.mean(x, 0)",
+    "torch.log(y)", "x.exp()", "y.reciprocal()", "torch.rsub(x, 2)", "x.mean()",
+    "x.mean(-1, keepdim=True)", "torch.mean(x, 0)",
     "x.mean(dim=(0, 2), keepdim=True)", "x.sum(1, keepdims=True)", "x.var(-1)", "x.var(-1, False)",
     "x.var(1, unbiased=False, keepdim=True)", "torch.var(x, dim=-1, correction=0)", "x.std()",
     "x.std(-1, keepdim=True)", "torch.var_mean(x, dim=-1, keepdim=True)[0]", "torch.std_mean(x, -1)[1]",
@@ -148,12 +148,13 @@ def norms(draw: st.DrawFn) -> tuple[str, str]:
     ] * layer
     variance = named("variance", draw(st.sampled_from(ways)))
     eps = draw(st.sampled_from(["1e-5", "eps"]))
-    divided = st.sampled_from([f"{centred} / torch.sqrt({variance} + {eps})",
-                               f"{centred} * torch.rsqrt({variance} + {eps})",
-                               f"({variance} + {eps}) ** -0.5 * {centred}", f"{centred} / ({eps} + {variance}).sqrt()",
-                               f"{centred}.div(({variance} + {eps}).pow(0.5))"])  # fmt: skip
+    ways = [
+        f"{centred} / torch.sqrt({variance} + {eps})", f"{centred} * torch.rsqrt({variance} + {eps})",
+        f"({variance} + {eps}) ** -0.5 * {centred}", f"{centred} / ({eps} + {variance}).sqrt()",
+        f"{centred}.div(({variance} + {eps}).pow(0.5))",
+    ]  # fmt: skip
     call = f"F.{'layer' if layer else 'rms'}_norm(x, x.shape[-1:], eps={eps})"
-    lines.append(f"return {draw(divided)}")
+    lines.append(f"return {draw(st.sampled_from(ways))}")
     return "".join(f"    {line}\n" for line in lines), call
 
 
