@@ -1,5 +1,7 @@
 """Formulas: any spelling is recognised and computes the same; wrong replacements fail the test."""
 
+import ast
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,12 +9,16 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 
 from case_files import cases
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.formulas.evaluate import Evaluation
 from flashmore.upgrade.site import Site
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.verify.verifier import Verifier
 
 HEAD = "import math\n\nimport numpy as np\nimport torch\nimport torch.nn.functional as F\n\n\n"
@@ -79,6 +85,87 @@ def test_every_spelling_of_gelu_is_replaced_by_the_same_function(body: str) -> N
         exec(text, space)
     old, new = (space["f"](x) for space in spaces)
     assert (old - new).abs().max() < 1e-7
+
+
+EXPRESSIONS = (
+    "x + 2", "3 - x", "x / y", "-x", "x ** 3", "x.pow(2)", "torch.pow(x, 3)", "x.square()", "x.abs()",
+    "abs(x)", "torch.tanh(x)", "x.sigmoid()", "torch.erf(x)", "torch.erfc(x)", "y.sqrt()", "y.rsqrt()",
+    "torch.log(y)", "x.exp()", "y.reciprocal()", "torch.rsub(x, 2)", "x.mean()",
+    "x.mean(-1, keepdim=True)", "torch.mean(x, 0)",
+    "x.mean(dim=(0, 2), keepdim=True)", "x.sum(1, keepdims=True)", "x.var(-1)", "x.var(-1, False)",
+    "x.var(1, unbiased=False, keepdim=True)", "torch.var(x, dim=-1, correction=0)", "x.std()",
+    "x.std(-1, keepdim=True)", "torch.var_mean(x, dim=-1, keepdim=True)[0]", "torch.std_mean(x, -1)[1]",
+    "x.amax(-1, keepdim=True)", "x.norm(2, dim=-1, keepdim=True)", "x.norm(dim=1)",
+    "torch.logsumexp(x, -1)", "x.logsumexp(1, keepdim=True)", "F.softmax(x, dim=-1)", "x.log_softmax(1)",
+    "x.gather(-1, t.unsqueeze(-1))", "x[:, None]", "x.unsqueeze(-1).squeeze(-1)", "x[torch.arange(2), 1]",
+    "torch.sqrt(torch.tensor(2 / math.pi)) * x", "F.nll_loss(x, t[:, :4])",
+    "F.nll_loss(x, t[:, :4], reduction='sum')",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_an_expression_has_the_value_that_torch_gives_it(expression: str) -> None:
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    given = {"x": x, "y": x.square() + 0.5, "t": torch.tensor([[0, 2, 1], [2, 1, 0]])}
+    if "nll_loss" in expression:
+        given["t"] = torch.tensor([[0, 2, 1, 1, 0], [2, 1, 0, 0, 1]])
+    wanted = eval(expression, {"torch": torch, "F": F, "math": math}, given)
+    module = Module(ast.parse(f"{HEAD}def f(x, y, t):\n    return {expression}\n"))
+    flow = Flow(module, None, module.functions["f"]).run()
+    values = {flow.before[flow.function.body[0]][name]: tensor.numpy() for name, tensor in given.items()}
+    if "t[:, :4]" in expression:  # a piece of a tensor is an input
+        piece = next(value for value in flow.values if value.op == "index")
+        values[piece] = given["t"][:, :4].numpy()
+    returned = next(value for value in flow.values if value.op == "return")
+    got = torch.as_tensor(Evaluation(flow, values, len(x)).of(returned.args[0]))
+    assert got.shape == wanted.shape
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+@st.composite
+def norms(draw: st.DrawFn) -> tuple[str, str]:
+    """A layer or RMS norm as the body of a function of x, and the call that replaces it."""
+    layer = draw(st.booleans())
+    lines = []
+
+    def named(name: str, text: str) -> str:
+        if draw(st.booleans()):
+            lines.append(f"{name} = {text}")
+            return name
+        return f"({text})"
+
+    centred = "x"
+    keep = draw(st.sampled_from(["keepdim=True", "keepdims=True"]))
+    if layer:
+        mean = named("mean", draw(st.sampled_from([f"x.mean(-1, {keep})", f"torch.mean(x, dim=-1, {keep})"])))
+        centred = named("centred", f"x - {mean}")
+    squares = draw(st.sampled_from([f"{centred} ** 2", f"{centred}.pow(2)", f"torch.square({centred})",
+                                    f"{centred} * {centred}"]))  # fmt: skip
+    ways = [f"({squares}).mean(-1, {keep})", f"torch.mean({squares}, -1, True)"]
+    ways += [
+        "x.var(-1, unbiased=False, keepdim=True)",
+        "torch.var(x, -1, correction=0, keepdim=True)",
+    ] * layer
+    variance = named("variance", draw(st.sampled_from(ways)))
+    eps = draw(st.sampled_from(["1e-5", "eps"]))
+    ways = [
+        f"{centred} / torch.sqrt({variance} + {eps})", f"{centred} * torch.rsqrt({variance} + {eps})",
+        f"({variance} + {eps}) ** -0.5 * {centred}", f"{centred} / ({eps} + {variance}).sqrt()",
+        f"{centred}.div(({variance} + {eps}).pow(0.5))",
+    ]  # fmt: skip
+    call = f"F.{'layer' if layer else 'rms'}_norm(x, x.shape[-1:], eps={eps})"
+    lines.append(f"return {draw(st.sampled_from(ways))}")
+    return "".join(f"    {line}\n" for line in lines), call
+
+
+@settings(max_examples=80)
+@given(norm=norms())
+def test_every_spelling_of_a_norm_is_replaced_by_its_call(norm: tuple[str, str]) -> None:
+    body, call = norm
+    source = f"{HEAD}def f(x, eps):\n{body}"
+    (site,) = find_sites(source)
+    assert site.verdict == "rewritten", site.reason
+    assert apply(source, [site]) == f"{HEAD}def f(x, eps):\n    return {call}\n"
 
 
 WRONG = (

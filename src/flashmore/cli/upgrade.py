@@ -1,4 +1,4 @@
-"""`flashmore upgrade`: rewrite, test, write and measure hand-written attention in the user's code."""
+"""`flashmore upgrade`: rewrite, test, write and measure what has a fused replacement in the user's code."""
 
 import os
 import sys

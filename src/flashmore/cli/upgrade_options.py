@@ -19,7 +19,7 @@ Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Find hand-written attention in Python code and show how to replace it with PyTorch's fused attention.
+    """Find hand-written attention, norms, activations and losses in Python code, and fused replacements.
 
     By default, your code is only read: it is not run, and no file is changed. Exit code: 0 if there is
     nothing to rewrite or --write has written everything, 1 if something can be rewritten, 2 for an error or a
@@ -35,7 +35,7 @@ class Upgrade:
     run: str | None = None
     """A script and its arguments, such as "train.py --steps 3". Runs it to test rewrites on real inputs."""
     gain: bool = False
-    """With --example or --run: measure the speed-up of the tested rewrites, for attention and whole steps."""
+    """With --example or --run: measure the speed-up of the tested rewrites, of each rule and together."""
     write: bool = False
     """Write the tested rewrites to the files."""
     force: bool = False

@@ -49,6 +49,7 @@ class Formulas:
         least: for how many of these numbers of dimensions the lines must run, where x's is not known.
         axes: the letters of x in a test, by its number of dimensions.
         fused: functions of PyTorch that compute it: a file that compares with them keeps its own lines.
+        keeps_result: whether the gradient of the replacement is computed from its result.
         widens: whether the replacement may return float32 where the lines return 16 bits under autocast.
     """
 
@@ -60,4 +61,5 @@ class Formulas:
         default_factory=lambda: {1: ("D",), 2: ("L", "D"), 3: ("B", "L", "D"), 4: ("B", "H", "L", "D")}
     )
     least: int = 1
+    keeps_result: bool = False
     widens: bool = False

@@ -1,7 +1,7 @@
 """Which values of a function are a known formula of another value."""
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations, product
 from typing import Any
@@ -51,10 +51,17 @@ class Match:
     rank: int
 
 
-def matches(flow: Flow, formulas: Formulas) -> Iterator[Match]:
-    """The largest expressions of a function that are one of the formulas, the last one first."""
+def matches(flow: Flow, formulas: Formulas, can_be_written: Callable[[Match], bool]) -> Iterator[Match]:
+    """The largest expressions of a function that are one of the formulas.
+
+    Args:
+        flow: the function.
+        formulas: those of a rule.
+        can_be_written: of a larger expression that cannot, a smaller one is preferred that can.
+    """
     shapes = Shapes(flow)
     taken: set[Value] = set()
+    others: list[Match] = []
     for root in reversed(flow.values):
         if root in taken or not isinstance(root.node, ast.expr) or not _is_computed(root):
             continue
@@ -62,9 +69,15 @@ def matches(flow: Flow, formulas: Formulas) -> Iterator[Match]:
         if cone is None or not any(value.op in formulas.needs for value in cone):
             continue
         found = _match(flow, shapes, root, cone, formulas)
-        if found is not None:
+        if found is not None and not can_be_written(found):
+            others.append(found)
+        elif found is not None:
             taken |= found.region
             yield found
+    for other in others:
+        if not other.tensors & taken:
+            taken |= other.region
+            yield other
 
 
 def _is_computed(value: Value) -> bool:
@@ -230,8 +243,10 @@ def _is_vector(flow: Flow, value: Value) -> bool:
         case ast.Call(args=[ast.Call(func=func, args=[size]), *_]):
             made = flow.module.qualified(func)
             plain = not isinstance(size, (ast.Tuple, ast.List, ast.Starred))
-            named = isinstance(size, (ast.Name, ast.Constant)) or (
-                isinstance(size, ast.Attribute) and not size.attr.endswith("shape")
+            named = isinstance(size, ast.Name) or (
+                size.value != 1  # which broadcasts
+                if isinstance(size, ast.Constant)
+                else isinstance(size, ast.Attribute) and not size.attr.endswith("shape")
             )
             return made in ("torch.ones", "torch.zeros", "torch.empty", "torch.Tensor") and plain and named
     return False

@@ -27,11 +27,15 @@ from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import FUNCTIONAL
 from flashmore.upgrade.source.nodes import Blocks, Stability
-from flashmore.upgrade.source.operations import CASTS
+from flashmore.upgrade.source.operations import CASTS, MAY_SHARE_MEMORY
 from flashmore.upgrade.text import comments
 
+_OPERATORS = frozenset("+-*/@%=,([{<>|&^~")
+"""After one of them, a parenthesis is no call's."""
 _ONLOOKERS = {"locals", "vars", "eval", "exec", "globals", "dir"}
 _CARRIED = ("phi", "loop", "carried")
+_PERHAPS = ("carried", "global", "missing")
+"""What a name means that an earlier round of a loop may have set."""
 
 
 class FormulaSite:
@@ -107,17 +111,17 @@ class FormulaSite:
             raise Refuse(f"a reference is left alone: {why}")
         self._check_statements()
         self._check_uses()
+        if self.formulas.keeps_result:
+            self._check_result()
         nodes = [value.node for value in self.match.tensors if isinstance(value.node, ast.Call)]
         other = not_torchs(module.tree, self.flow.owner, self.flow.function, nodes)
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
         functional, imported = self._functional()
-        words: dict[str, str] = {role: self._word(value) for role, value in self.match.inputs.items()}
-        words["x"] = self._word(self.match.x)
-        shape = self._shape() if "{shape}" in formula.call else ""
+        words = self._words()
         self._check_between()
         step(len(self.text.source) // 50)  # its diff is made from the whole file
-        made = formula.call.format(functional=functional, shape=shape, **words)
+        made = formula.call.format(functional=functional, **words)
         edits, guard = self._edits(made), None
         if formula.guard:
             guard = formula.guard.format(**{**words, "x": atom(words["x"])})
@@ -143,8 +147,10 @@ class FormulaSite:
                 raise Refuse(f"a part of it is computed in another block, in line {each.lineno}")
             if not self._targets(each):
                 raise Refuse(f"a part of it is computed in line {each.lineno}, which does more than that")
-        if isinstance(self.statement, ast.AugAssign) and self.statement is self.match.root.node:
-            raise Refuse("it is computed in place")
+        for each in self.blocks.ancestors(self.statement):
+            place = self.blocks.places[each]
+            if getattr(place.parent, "handlers", []) and place.block is getattr(place.parent, "body", None):
+                raise Refuse("an exception in these lines is caught, and the call may raise another one")
 
     def _targets(self, statement: ast.stmt) -> set[str]:
         """The names that an assignment stores a part of the formula under; none where it does more."""
@@ -179,7 +185,8 @@ class FormulaSite:
             if not isinstance(node, ast.Name) or id(node) in mine or node.id not in names:
                 continue
             seen = self.flow.seen.get(node)
-            if isinstance(node.ctx, ast.Load) and (seen is None or seen in gone):
+            known = seen is not None and seen not in gone and seen.op not in _PERHAPS
+            if not isinstance(node.ctx, ast.Store) and not known:
                 raise Refuse(f"`{node.id}` is used in line {node.lineno}, too")
         outside = {self.match.x, *(each for each in self.match.inputs.values() if isinstance(each, Value))}
         for value in inner - outside:
@@ -188,6 +195,32 @@ class FormulaSite:
                 if not own and id(user.node) not in mine and value.op not in ("global", "const", "selfattr"):
                     line = getattr(user.node, "lineno", self.statement.lineno)
                     raise Refuse(f"a part of it is used in line {line}, too")
+
+    def _check_result(self) -> None:
+        """Whether nothing changes the result in place, which its gradient needs."""
+        ahead, seen = [self.match.root], {self.match.root}
+        while ahead:
+            step()
+            for user in ahead.pop().users:
+                if user.inplace:
+                    line = getattr(user.node, "lineno", self.statement.lineno)
+                    raise Refuse(f"its result is changed in place in line {line}, and its gradient needs it")
+                if user not in seen and user.op in {*MAY_SHARE_MEMORY, *_CARRIED}:
+                    seen.add(user)
+                    ahead.append(user)
+
+    @property
+    def can_be_written(self) -> bool:
+        """Whether all that the call is given has a name where it is written; a refusal needs none."""
+        with suppress(Refuse):
+            return not self.match.formula.call or bool(self._words())
+        return False
+
+    def _words(self) -> dict[str, str]:
+        """What the call is given, by the words of the formula's text."""
+        words: dict[str, str] = {role: self._word(value) for role, value in self.match.inputs.items()}
+        shape = self._shape() if "{shape}" in self.match.formula.call else ""
+        return {**words, "x": self._word(self.match.x), "shape": shape}
 
     def _word(self, value: Value | float) -> str:
         """The text of an input that means the same where the call is written."""
@@ -270,14 +303,17 @@ class FormulaSite:
         start, end = self.text.span(node)
         if comments(self.text.source[start:end]):
             raise Refuse("a comment stands inside of it", "move the comment to a line of its own")
+        source = self.text.source
         if getattr(self.statement, "value", None) is not node:
-            return start, end
+            grouped = source[start - 1] == "(" and source[end : end + 1] == ")"
+            before = source[: start - 1].rstrip(" ")[-1:]
+            return (start - 1, end + 1) if grouped and before in _OPERATORS else (start, end)
         _, last = self.text.span(self.statement)
         first = start
-        while self.text.source[first - 1] in "( \t\r\n\\":
+        while source[first - 1] in "( \t\r\n\\":
             first -= 1
-        outside = self.text.source[first:start] + self.text.source[end:last]
-        if "#" in outside or not outside.startswith(" ") or self.text.source[first - 1] not in "=n":
+        outside = source[first:start] + source[end:last]
+        if "#" in outside or not outside.startswith(" ") or source[first - 1] not in "=n":
             return start, end  # neither after the sign of an assignment nor after `return`
         return first + 1, last
 

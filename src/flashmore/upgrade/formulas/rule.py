@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from flashmore.upgrade.edits import apart
 from flashmore.upgrade.formulas.formula import Formulas
-from flashmore.upgrade.formulas.match import matches
+from flashmore.upgrade.formulas.match import Match, matches
 from flashmore.upgrade.formulas.rewrite import FormulaSite
 from flashmore.upgrade.rules.functions import in_functions
 from flashmore.upgrade.rules.rule import Parsed, Rule
@@ -37,10 +37,12 @@ def formula_rule(
 
     def search(parsed: Parsed, found: FunctionOf) -> list[Site]:
         flow = parsed.flow(found)
-        sites = [
-            FormulaSite(parsed, found, flow, each, formulas, code).site() for each in matches(flow, formulas)
-        ]
-        return apart(sites)
+
+        def made(match: Match) -> FormulaSite:
+            return FormulaSite(parsed, found, flow, match, formulas, code)
+
+        chosen = matches(flow, formulas, lambda match: made(match).can_be_written)
+        return apart(made(each).site() for each in chosen)
 
     def find(parsed: Parsed) -> Iterator[Site]:
         return in_functions(parsed, code, worth, search)

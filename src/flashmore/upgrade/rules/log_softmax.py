@@ -27,6 +27,7 @@ RULE = formula_rule(
         samples=ROWS_OF_MANY_SPREADS,
         least=2,
         fused=frozenset(("log_softmax", "LogSoftmax")),
+        keeps_result=True,
         widens=True,
     ),
 )

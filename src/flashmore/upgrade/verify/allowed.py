@@ -73,7 +73,7 @@ DOTTED = frozenset(
     + [f"{home}.{name}" for home in ("F", "nn.functional", "torch.nn.functional") for name in _FUNCTIONAL]
     + [f"{home}.{name}" for home in ("nn", "torch.nn") for name in ("Softmax", "Dropout", "Identity")]
     + [f"math.{name}" for name in _words("sqrt inf exp log log2 pi pow floor ceil isqrt")]
-    + [f"np.{name}" for name in _words("sqrt inf exp log power")]
+    + [f"np.{name}" for name in _words("sqrt inf exp log power pi e")]
     + [f"einops.{name}" for name in ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")]
     + [f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")]
     + [f"torch.{name}" for name in ("is_autocast_enabled", "get_autocast_dtype")]
