@@ -4,16 +4,18 @@ import ast
 import re
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step, walk
+from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step
 from flashmore.upgrade.checks.beside import OF_TORCH, beside
+from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
 from flashmore.upgrade.checks.effects import check_effects
 from flashmore.upgrade.checks.guards import never_holds
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_reference
 from flashmore.upgrade.checks.unused import kept_comments, unused
-from flashmore.upgrade.edits import apart, edited
+from flashmore.upgrade.edits import apart, composed, edited
 from flashmore.upgrade.emit.emission import Emitter
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
@@ -22,7 +24,7 @@ from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
 from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.site import Site, Verdict
+from flashmore.upgrade.site import Edit, Site, Verdict
 from flashmore.upgrade.source.elsewhere import Elsewhere
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
@@ -210,28 +212,29 @@ class Search:
             return self._refusal(start, final, refusal.reason, refusal.advice)
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
+            if escape.how == "returned" and (site := self._without_weights(chain)) is not None:
+                return site
             where = f" in line {line}" if line else ""
             reason = f"scores or weights are {escape.how}{where}"
-            return self._refusal(softmax, final, reason, self._advice(escape.how))
+            return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
 
-    def _advice(self, how: str) -> str:
-        """What to do about weights that leave: a method's callers may want them under a flag alone.
-
-        Their flag cannot guard the method's lines, for subclasses and other files may call it, too.
-        """
-        owner, name = self.flow.owner, self.flow.function.name
-        callers = [
-            f"{method.name} in line {node.lineno}"
-            for method in (owner.own_methods.values() if owner is not None and how == "returned" else ())
-            for node in walk(method)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{name}"
-        ]
-        if not callers:
-            return "if they are not needed, do not return or store them"
-        return (
-            f"called by {', '.join(callers)}: add a flag to it, and return them only with that flag; this is "
-            "not done automatically, because other code may call it too"
-        )
+    def _without_weights(self, chain: Term) -> Site | None:
+        """The attention of a function whose weights no caller takes, as if it returned None for them."""
+        module, name = self.flow.module, self.flow.function.name
+        exported = module.elsewhere is not None and module.elsewhere.exports(module, name, self.name)
+        unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
+        if unused is None:
+            return None
+        first = [Edit(*self.text.span(each), "None") for each in unused.elements]
+        source = edited(self.text.source, first)
+        changed = Module(ast.parse(source), module.elsewhere)
+        same = next(each for each in functions(changed.tree, changed) if each.name == self.name)
+        sites = _sites_of(Text(source), changed, same, self.path)
+        made = [each for each in sites if each.verdict == "rewritten"]
+        edits = composed(first, made[0].edits) if len(made) == 1 else None
+        if edits is None:
+            return None
+        return replace(made[0], edits=edits, assumptions=(*made[0].assumptions, unused.said(name)))
 
     def _understood(self, found: Attention) -> Site:
         near = beside((found.product.value, found.final), self._of_torch, self.flow)

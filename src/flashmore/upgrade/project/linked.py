@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashmore.upgrade.project import pins
+from flashmore.upgrade.project.definitions import texts_around
 from flashmore.upgrade.project.files import (
     is_folder,
     project_files,
@@ -48,6 +49,7 @@ class Project:
     """
 
     def __init__(self, given: Sequence[Path], files: Sequence[Path]) -> None:
+        texts_around.cache_clear()  # which another search may have filled
         self.given = given
         self.files = files
         self.links: dict[Path, list[Link]] | None = None
