@@ -151,6 +151,7 @@ class Search:
         done: set[ast.AST] = set()
         result: list[Site] = []
         refused: list[tuple[Value, Site]] = []
+        held: list[tuple[Value, Site]] = []
         for final, side, chain in candidates(self.flow, self.shapes):
             if isinstance(chain, Unfit):
                 for softmax in self._softmaxes_behind(chain.value, softmaxes):
@@ -159,9 +160,13 @@ class Search:
             own = [term.value for term in chain.walk() if term.kind == "softmax"]
             if any(value.node in done for value in own):
                 continue
-            result.append(self._one(final, side, chain))
+            site = self._one(final, side, chain)
+            if site.verdict == "refused":  # another product with the same weights may be one to rewrite
+                held.append((own[0], site))
+                continue
+            result.append(site)
             done |= {value.node for value in own if value.node is not None}
-        for softmax, site in refused:
+        for softmax, site in (*held, *refused):
             if softmax.node not in done:
                 done.add(softmax.node)  # type: ignore[arg-type]
                 result.append(site)
