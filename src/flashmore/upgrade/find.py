@@ -155,7 +155,7 @@ class Search:
         for final, side, chain in candidates(self.flow, self.shapes):
             if isinstance(chain, Unfit):
                 for softmax in self._softmaxes_behind(chain.value, softmaxes):
-                    refused.append((softmax, self._refusal(softmax, final, chain.reason)))
+                    refused.append((softmax, self._refusal(softmax, final, chain.reason, chain.advice)))
                 continue
             own = [term.value for term in chain.walk() if term.kind == "softmax"]
             if any(value.node in done for value in own):
@@ -200,7 +200,7 @@ class Search:
         if isinstance(chain, Term):
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
         if chain.product:
-            return self._refusal(softmax, softmax, chain.reason)
+            return self._refusal(softmax, softmax, chain.reason, chain.advice)
         return None
 
     def _one(self, final: Value, side: int, chain: Term) -> Site:

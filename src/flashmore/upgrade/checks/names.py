@@ -87,7 +87,7 @@ class _Names:
             ]
             if strange:
                 raise Refuse(
-                    f"`{use.name}` may be changed in line {max(strange)}, in a way that is not analysed"
+                    f"`{use.name}` may be changed in line {max(strange)}, on a way that is not followed"
                 )
             return
         if self._only_in_old_lines(use):
@@ -112,7 +112,7 @@ class _Names:
                 continue
             if start <= self.text.span(node)[0] < end:
                 name = min(names.intersection(claimed_by(node)))
-                raise Refuse(f"`{name}` may be changed in line {node.lineno}, in a way that is not analysed")
+                raise Refuse(f"`{name}` may be changed in line {node.lineno}, on a way that is not followed")
 
     def _remains(
         self, binding: Binding, name: str, seen: bool, before: frozenset[Binding] = frozenset()
