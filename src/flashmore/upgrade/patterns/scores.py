@@ -89,12 +89,11 @@ class Scores:
             return self._through("reshape", value)
         if op == "identity" or self._is_floor(value):
             return self._through("same", value)
-        if op == "sum" and value.args[0].op == "mul":
-            if all(each.op in ("unsqueeze", "index") for each in value.args[0].args):
-                return Unfit(
-                    "queries and keys are multiplied one by one and summed, in float32 even under autocast",
-                    value, product=True, advice="write a matrix product, q @ k.transpose(-2, -1)",
-                )  # fmt: skip
+        factors = value.args[0].args if op == "sum" and value.args[0].op == "mul" else ()
+        if factors and all(each.op in ("unsqueeze", "index") for each in factors):
+            reason = "queries and keys are multiplied one by one and summed, in float32 even under autocast"
+            advice = "write a matrix product, q @ k.transpose(-2, -1)"
+            return Unfit(reason, value, product=True, advice=advice)
         return self._unknown(value)
 
     def _is_floor(self, value: Value) -> bool:

@@ -94,7 +94,10 @@ class Definitions:
         """The names of another file."""
         if path not in self.modules:
             self.modules[path] = None
-            with unlimited(), suppress(Unreadable):  # what is left must not depend on what was read before
+            with (
+                unlimited(),
+                suppress(Unreadable, RecursionError),
+            ):  # what is left must not depend on what was read before
                 tree = _tree(content(path)) if len(self.modules) <= MOST_MODULES else None
                 self.modules[path] = Module(tree, self, path) if tree is not None else None
         return self.modules[path]
