@@ -182,6 +182,42 @@ def test_a_test_runs_the_code_of_the_helper(tmp_path: Path) -> None:
     assert "softmax" not in found.fragment.new
 
 
+RETURNED = """import torch
+
+
+class Attention(torch.nn.Module):
+    def attend(self, q, k, v):
+        weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)
+        return weights @ v, weights
+
+    def forward(self, q, k, v):
+        output, _ = self.attend(q, k, v)
+        return output
+"""
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict"),
+    [
+        ({}, "rewritten"),
+        ({"other.py": "from model import Attention\n\nmodel = Attention()\n"}, "rewritten"),
+        ({"other.py": "def draw(model, q):\n    return model.attend(q, q, q)[1]\n"}, "refused"),
+        ({"other.py": "draw = 'attend'\n"}, "refused"),
+        ({"__init__.py": "from .model import Attention\n"}, "refused"),
+        ({"__init__.py": "from .model import *\n"}, "refused"),
+        ({"model.py": RETURNED + "\n\n__all__ = ['Attention']\n"}, "refused"),
+    ],
+)
+def test_weights_are_left_out_where_all_callers_are_known(
+    tmp_path: Path, others: dict[str, str], verdict: str
+) -> None:
+    found, after = site(tmp_path, {"model.py": RETURNED} | others)
+    assert found.verdict == verdict, found.reason
+    assert ("return torch.nn.functional.scaled_dot_product_attention(" in after) == (verdict == "rewritten")
+    if verdict == "rewritten":
+        assert any("become None" in each for each in found.assumptions)
+
+
 LAYERS = """import torch
 from torch import nn
 

@@ -85,7 +85,10 @@ def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
             )
         at = position(layout, number(dim))
         if at is None:
-            raise Refuse("the axis of the softmax is unclear, because the number of dimensions is unknown")
+            raise Refuse(
+                "the axis of the softmax is counted from the front, but the scores' dimensions are unclear",
+                "count from the end, as in dim=-1",
+            )
         letters.add(layout[at])
     if len(letters) != 1:
         raise Refuse("the branches take the softmax over different axes")
@@ -98,7 +101,7 @@ def value_letters(
     """The letters of the values and of the output, in the first product's letters; "e" is the values' own."""
     own = product.only(1 - side)
     if len(own) != 1:
-        raise Refuse("the values must have exactly one axis of their own")
+        raise Refuse("the values have no axis of their own beside the keys, or several")
     shared = dict(names)
     shared[own[0]] = OWN
     for letter in product.letters[1 - side]:

@@ -27,6 +27,29 @@ def edited(source: str, edits: Iterable[Edit]) -> str:
     return "".join([*result, source[at:]])
 
 
+def composed(first: Iterable[Edit], then: Iterable[Edit]) -> tuple[Edit, ...] | None:
+    """Edits of a source, and those of the source that results, as edits of the first one.
+
+    None where an edit of the second kind begins or ends within one of the first.
+    """
+    earlier = sorted(first, key=lambda edit: edit.start)
+    result, kept = [], list(earlier)
+    for edit in then:
+        start, end, shift = edit.start, edit.end, 0
+        for one in earlier:
+            at, over = one.start + shift, one.start + shift + len(one.text)
+            grown = len(one.text) - (one.end - one.start)
+            if at < edit.end and edit.start < over:
+                if not (edit.start <= at and over <= edit.end):
+                    return None
+                kept = [each for each in kept if each is not one]
+            start -= grown if over <= edit.start else 0
+            end -= grown if over <= edit.end else 0
+            shift += grown
+        result.append(Edit(start, end, edit.text))
+    return tuple(sorted((*result, *kept), key=lambda edit: (edit.start, edit.end)))
+
+
 def apart(sites: Iterable[Site]) -> list[Site]:
     """The sites, of which one that would change the lines of another before it is refused."""
     found: list[Site] = []

@@ -115,7 +115,7 @@ def attention(
     softmaxes = tuple(term.value for term in weights.walk() if term.kind == "softmax")
     scores = _scores(Scores(flow.module, shapes), weights)
     if isinstance(scores, Unfit):
-        raise Refuse(scores.reason)
+        raise Refuse(scores.reason, scores.advice)
     scores = specialised(scores, list(chosen))
     product = _ranks(_one_product(scores), final, side, shapes)
     guards = [
@@ -228,7 +228,10 @@ def _same_layout(scores: Term, product: Product, shapes: Shapes) -> Letters:
     """The letters of the softmax's input, the same for every softmax."""
     found = layouts(scores, product.out, shapes)
     if found is None:
-        raise Refuse("the scores are reshaped in a way that cannot be analysed")
+        raise Refuse(
+            "it is unclear which axes the scores have after they are reshaped",
+            "unpack the sizes to names, and reshape with these",
+        )
     return found
 
 
@@ -245,7 +248,10 @@ def _axes(
     assert value_product is not None
     seen = layouts_of_weights(weights, layout, shapes)
     if seen is None or len(seen) != len(value_product.letters[side]):
-        raise Refuse("the weights are reshaped in a way that cannot be analysed")
+        raise Refuse(
+            "it is unclear which axes the weights have after they are reshaped",
+            "unpack the sizes to names, and reshape with these",
+        )
     names = dict(zip(value_product.letters[side], seen, strict=True))
     contracted = value_product.contracted
     if len(contracted) != 1 or names.get(next(iter(contracted))) != key_letter:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.rewrite import Rewriting, stripped
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.bindings import Binding, Use
 from flashmore.upgrade.source.escape import fact
@@ -44,6 +44,7 @@ def check_names(rewriting: Rewriting) -> None:
         names.check(use)
     for moved in rewriting.emission.read:
         names.check_moved(moved)
+    _refuse_shared_branch(rewriting)
 
 
 class _Names:
@@ -86,7 +87,7 @@ class _Names:
             ]
             if strange:
                 raise Refuse(
-                    f"`{use.name}` may be changed in line {max(strange)}, in a way that is not analysed"
+                    f"`{use.name}` may be changed in line {max(strange)}, on a way that is not followed"
                 )
             return
         if self._only_in_old_lines(use):
@@ -111,7 +112,7 @@ class _Names:
                 continue
             if start <= self.text.span(node)[0] < end:
                 name = min(names.intersection(claimed_by(node)))
-                raise Refuse(f"`{name}` may be changed in line {node.lineno}, in a way that is not analysed")
+                raise Refuse(f"`{name}` may be changed in line {node.lineno}, on a way that is not followed")
 
     def _remains(
         self, binding: Binding, name: str, seen: bool, before: frozenset[Binding] = frozenset()
@@ -150,6 +151,27 @@ class _Names:
         """Whether a use runs under a test alone under which the old lines run."""
         conditions: Iterator[Condition] = (self.flow.condition(test, holds) for test, holds in use.tests)
         return any(fact(each, self.flow.tests) in self.kept for each in conditions)
+
+
+def _refuse_shared_branch(rewriting: Rewriting) -> None:
+    """Refuse a guard around an `if` whose other branch, which would be repeated there, uses the weights."""
+    found = rewriting.found
+    guards = [each.node for each in rewriting.guards]
+    statement = found.final.statement
+    for inner in rewriting.blocks.ancestors(statement) if statement is not None else ():
+        place = rewriting.blocks.places[inner]
+        if not isinstance(place.parent, ast.If) or stripped(place.parent.test)[0] not in guards:
+            continue
+        other = place.parent.orelse if place.block is place.parent.body else place.parent.body
+        names = (each for one in other for each in ast.walk(one) if isinstance(each, ast.Name))
+        line = place.parent.lineno
+        if line >= rewriting.region()[0][rewriting.region()[1]].lineno and any(
+            found.flow.seen.get(each) in found.chain for each in names
+        ):
+            raise Refuse(
+                f"both branches of the `if` in line {line} use the weights",
+                "return in one of them, and compute the other one after the `if`",
+            )
 
 
 def _is_written(node: ast.AST | None, op: str) -> bool:

@@ -28,7 +28,7 @@ class Arguments(Writer):
         fills = [each for each in found if each.term.kind == "fill"]
         adds = [each for each in found if each.term.kind == "add"]
         if (fills and adds) or len(adds) > 1:
-            raise Refuse("masks and biases are combined")
+            raise Refuse("masks are filled in and biases are added")
         if len(fills) == 1 and is_causal(self.found, fills[0]):
             arguments.append("is_causal=True")
             self.result.rule = "causal"

@@ -39,7 +39,9 @@ class Operands:
         """An operand's expression without the transpositions that stand in it, and its letters."""
         node = operand(self.flow, owner.node, which.value)
         if node is None:
-            raise Refuse("the operands of the product cannot be separated in the source")
+            raise Refuse(
+                "queries and keys are not operands of their own in the product", "assign both to names first"
+            )
         value, letters = which.value, which.letters
         while (inner := _before(value, letters)) is not None:
             found = operand(self.flow, node, value.args[0])
@@ -53,7 +55,9 @@ class Operands:
         node, letters = self.peeled(which, owner)
         target = (*self.found.batch, *last)
         if MORE in target and MORE not in letters:
-            raise Refuse("the number of dimensions is unknown")
+            raise Refuse(
+                "it is unclear how many dimensions the tensors have", "unpack a shape: `B, H, T, D = q.shape`"
+            )
         text = self._stable(node, which)
         done = reordered(text, letters, target)
         if last[-1] in letters and letters[-1] != last[-1]:

@@ -35,7 +35,10 @@ class Replay(Writer):
         removed = self._unwrap()
         weights = operand(self.flow, self.found.final.node, self._weights_value())
         if weights is None:
-            raise Refuse("the weights cannot be separated in the source")
+            raise Refuse(
+                "the weights are not an operand of their own in the product with the values",
+                "assign them to a name first",
+            )
         bias = self._with_edits(weights, removed)
         bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
         if hidden is not None:
@@ -164,7 +167,10 @@ class Replay(Writer):
             inner = self._input_of(term)
             found = operand(self.flow, node, inner)
             if found is None:
-                raise Refuse("the input of the softmax cannot be separated in the source")
+                raise Refuse(
+                    "the scores are not an argument of their own in the call of softmax",
+                    "assign them to a name first",
+                )
             if self._is_inside_final(node):
                 continue
             statement = term.value.statement
@@ -252,7 +258,7 @@ class Replay(Writer):
                 continue
             node = operand(self.flow, term.value.node, term.other)
             if node is None:
-                raise Refuse("a bias cannot be separated in the source")
+                raise Refuse("the bias is not an operand of its own where it is added")
             text = self.words.of(node)
             self._replace(node, self.clamped(text, term.other))
             self.adds_a_callers()

@@ -58,7 +58,10 @@ class Words:
     def condition(self, condition: Condition) -> str:
         """A condition as Python."""
         if condition.node is None:
-            raise Refuse("the attention depends on a condition inside a helper")
+            raise Refuse(
+                "the attention depends on a condition inside a helper",
+                "move the condition into this function",
+            )
         if condition.node in self.names:
             return self.names[condition.node] if condition.holds else f"not {self.names[condition.node]}"
         return positive(self.flat(condition.node), condition.node, condition.holds)
@@ -110,7 +113,7 @@ def reordered(text: str, letters: Letters, target: Letters) -> str:
     if present != target:
         if MORE in present:
             raise Refuse(
-                "the number of dimensions is unknown, and one tensor has fewer dimensions than the others"
+                "it is unclear how many dimensions the tensors have, and one has fewer than the others"
             )
         index = ", ".join(":" if each in present else "None" for each in _trimmed(target, present))
         text = f"{atom(text)}[{index}]"
@@ -120,14 +123,14 @@ def reordered(text: str, letters: Letters, target: Letters) -> str:
 def _permuted_from_the_end(text: str, letters: Letters, target: Letters) -> str:
     """One axis moved, where only the last axes are known."""
     if letters[0] != MORE or target[0] != MORE:
-        raise Refuse("the number of dimensions is unknown, and their order is not the usual one")
+        raise Refuse("the order of dimensions is unusual, and it is unclear how many the tensors have")
     for start in range(1, len(letters)):
         for end in range(1, len(letters)):
             moved = [*letters[:start], *letters[start + 1 :]]
             moved.insert(end, letters[start])
             if tuple(moved) == target:
                 return f"{text}.movedim({start - len(letters)}, {end - len(letters)})"
-    raise Refuse("the number of dimensions is unknown, and their order is not the usual one")
+    raise Refuse("the order of dimensions is unusual, and it is unclear how many the tensors have")
 
 
 def _trimmed(target: Letters, present: Letters) -> Letters:

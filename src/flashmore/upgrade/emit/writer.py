@@ -188,7 +188,7 @@ class Writer:
         for side in (0, 1):
             found = operand(self.flow, node, product.operands[side])
             if found is None:
-                raise Refuse("the operands of the product cannot be separated in the source")
+                raise Refuse("queries and keys are not operands of their own in the product")
             letters = product.letters[side]
             behind = len(letters) - 1 - letters.index(letter)
             index = f"[..., :0{', :' * behind}]"

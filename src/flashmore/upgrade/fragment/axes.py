@@ -67,6 +67,10 @@ class Axes:
         own = full[len(full) - len(dims) :] if dims else ()
         return tuple("1" if size == "1" else axis for axis, size in zip(own, dims, strict=True))
 
+    def of_out(self) -> tuple[str, ...]:
+        """The axes of the first product."""
+        return self.of(self._out())
+
     def _layout(self, term: Term) -> Letters:
         found = layouts(term, self._out(), self.all.shapes)
         if found is None:

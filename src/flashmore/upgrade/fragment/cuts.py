@@ -43,6 +43,8 @@ class Cuts:
                 self.inputs.scale(term)
         elif term.kind == "add":
             self._cut_add(term)
+        elif term.kind == "product":
+            self.inputs.of_baddbmm(term)
         elif term.kind == "fill":
             self._cut_fill(term)
         elif term.kind == "dropout":

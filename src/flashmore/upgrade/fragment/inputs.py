@@ -148,6 +148,32 @@ class Inputs:
         )
         return self.add(None, made)
 
+    def of_baddbmm(self, term: Term) -> None:
+        """What `baddbmm` adds, and its factors."""
+        value, product = term.value, term.product
+        if product is None or product.added is None:
+            return
+        node = operand(self.flow, value.node, product.added)
+        if node is None:
+            raise Refuse("a bias that cannot be cut out")
+        outside = may_hide(product.added, self.text.of(node))
+        role: Literal["mask", "bias"] = "mask" if outside else "bias"
+        made = Input(
+            self.fresh(role),
+            self.text.of(node),
+            role,
+            self.axes.of_out(),
+            "float",
+            "additive" if outside else "",
+        )
+        self.names[node] = self.add(None, made)
+        for name in ("alpha", "beta"):
+            given = value.named.get(name)
+            found = operand(self.flow, value.node, given) if given is not None else None
+            if found is not None and number(given) is None:
+                factor = Input(self.fresh("scale"), self.text.of(found), "scale", None)
+                self.names[found] = self.add(None, factor)
+
     def view(self, term: Term) -> None:
         """The sizes that a reshape is given."""
         if term.value.inner:

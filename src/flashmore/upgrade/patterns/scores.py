@@ -1,5 +1,7 @@
 """From a softmax back to the product of queries and keys: only affine steps and casts."""
 
+import re
+
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, OTHER, fill_kind
 from flashmore.upgrade.patterns.products import product_of
@@ -27,6 +29,24 @@ _NAMES = {
     "zeros": "the scores are zeros: there are no queries and keys",
 }
 
+_SCORES = re.compile(r"score|logit|attn|att\b|attention|energy|sim\b|dots|affinity", re.IGNORECASE)
+
+
+def _without_product(value: Value) -> Unfit:
+    """What goes into a softmax that no product of this function does."""
+    line = getattr(value.node, "lineno", None)
+    where = f" (line {line})" if line else ""
+    if value.op == "param" and value.detail != "self":
+        what, name = f"the argument `{value.detail}`{where}", str(value.detail)
+    elif value.op == "selfattr":
+        what, name = f"`{value.detail}`", str(value.detail)
+    elif value.op == "call":
+        what, name = f"the result of `{value.name()}`{where}", value.name()
+    else:
+        return Unfit("no product of queries and keys goes into the softmax", value)
+    advice = "write the product of queries and keys into this function" if _SCORES.search(name) else ""
+    return Unfit(f"{what} goes into the softmax, and no product of queries and keys", value, advice=advice)
+
 
 class Scores:
     """Walks from a softmax's input to the product."""
@@ -40,7 +60,7 @@ class Scores:
         """The chain that makes a value out of a product."""
         step()
         if value not in self.seen:
-            self.seen[value] = Unfit("the scores depend on themselves", value)
+            self.seen[value] = Unfit("the scores are computed from themselves", value)
             self.seen[value] = self._walk(value)
         return self.seen[value]
 
@@ -51,7 +71,7 @@ class Scores:
             return self._product(value)
         if op in ("einsum", "einops.einsum", "tensordot", "contract"):
             return Unfit(
-                "the axes that the product sums over are unclear from the source", value, product=True
+                "the equation of the product is not one text with `->` in the call", value, product=True
             )
         if op in ("mul", "multiply", "div", "true_divide", "divide") and len(value.args) == 2:
             return self._scale(value)
@@ -69,6 +89,11 @@ class Scores:
             return self._through("reshape", value)
         if op == "identity" or self._is_floor(value):
             return self._through("same", value)
+        factors = value.args[0].args if op == "sum" and value.args[0].op == "mul" else ()
+        if factors and all(each.op in ("unsqueeze", "index") for each in factors):
+            reason = "queries and keys are multiplied one by one and summed, in float32 even under autocast"
+            advice = "write a matrix product, q @ k.transpose(-2, -1)"
+            return Unfit(reason, value, product=True, advice=advice)
         return self._unknown(value)
 
     def _is_floor(self, value: Value) -> bool:
@@ -177,7 +202,7 @@ class Scores:
             mask_value = value.get(1, "mask")
             fill_value = value.get(2, "value")
             if mask_value is None or fill_value is None:
-                return Unfit("masked_fill() with unknown arguments", value)
+                return Unfit("masked_fill() is called without a mask and a value", value)
             base, mask, fill, keeps = value.args[0], mask_value, fill_value, False
         inner = self.walk(base)
         if isinstance(inner, Unfit):
@@ -229,13 +254,10 @@ class Scores:
         elif value.op in ("cat", "concat", "stack") and value.args and value.args[0].op == "tuple":
             beneath = any(isinstance(self.walk(each), Term) for each in value.args[0].args)
         reason = _NAMES.get(value.op)
-        if reason is None:
-            reason = (
-                f"`{value.name()}` is applied between the product and the softmax"
-                if beneath
-                else "the softmax's input is not a product of queries and keys"
-            )
-        return Unfit(reason, value, product=beneath)
+        if reason is not None or beneath:
+            said = f"`{value.name()}` is applied between the product and the softmax"
+            return Unfit(reason or said, value, product=beneath)
+        return _without_product(value)
 
 
 def depends(value: Value, bottom: set[Value]) -> bool:

@@ -20,6 +20,7 @@ class Unfit:
     value: Value
     fatal: bool = False
     product: bool = False
+    advice: str = ""
 
 
 @dataclass(frozen=True, eq=False)

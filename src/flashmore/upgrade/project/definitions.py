@@ -11,7 +11,8 @@ from pathlib import Path
 from flashmore.upgrade.budget import unlimited
 from flashmore.upgrade.project.files import Unreadable, content, decoded, is_file, is_folder, real
 from flashmore.upgrade.project.imports import INIT, Imports, Parts
-from flashmore.upgrade.project.walk import root_of
+from flashmore.upgrade.project.texts import Texts
+from flashmore.upgrade.project.walk import project_files, root_of
 from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.module import Module
 
@@ -60,6 +61,12 @@ def _tree(data: bytes) -> ast.Module | None:
         return None
 
 
+@lru_cache(maxsize=1)
+def texts_around(folder: Path) -> Texts:
+    """The files of the project around a folder, as they were when one search asked first."""
+    return Texts(real(each) for each in project_files(folder)[0])
+
+
 class Definitions:
     """What the names of one file, and of those that it imports from, stand for.
 
@@ -79,7 +86,10 @@ class Definitions:
         """The names of another file."""
         if path not in self.modules:
             self.modules[path] = None
-            with unlimited(), suppress(Unreadable):  # what is left must not depend on what was read before
+            with (
+                unlimited(),
+                suppress(Unreadable, RecursionError),
+            ):  # what is left must not depend on what was read before
                 tree = _tree(content(path)) if len(self.modules) <= MOST_MODULES else None
                 self.modules[path] = Module(tree, self, path) if tree is not None else None
         return self.modules[path]
@@ -145,6 +155,17 @@ class Definitions:
             if (one := self._defined(there, other, names, seen)) is not None:
                 found.append(one)
         return found[0] if len(found) == 1 else None
+
+    def exports(self, module: Module, name: str, symbol: str) -> bool:
+        """Whether other files mention a function's name, or a package passes its class on."""
+        head, texts = symbol.partition(".")[0], texts_around(self.path.parent)
+        listed = {str(each.value) for each in ast.walk(module.constants.get("__all__", ast.Constant(None)))
+                  if isinstance(each, ast.Constant)}  # fmt: skip
+        others = [path for path in texts.mentioning({name}) if path != self.path]
+        packages = [path for path in texts.files if path.name == INIT and path != self.path]
+        passed_on = any(b"import *" in texts.of(path) for path in packages)
+        passed_on |= not set(packages).isdisjoint(texts.mentioning({head}))
+        return bool(others or passed_on or {name, head} & listed)
 
     def starred(self, module: Module, name: str) -> Found | str | None:
         """What a name of a module is that it imports with a star."""

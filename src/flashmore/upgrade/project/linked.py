@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
+from flashmore.upgrade.project.definitions import texts_around
 from flashmore.upgrade.project.files import is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
 from flashmore.upgrade.project.origins import Made, Origins
@@ -49,6 +50,7 @@ class Project:
     """
 
     def __init__(self, given: Sequence[Path], files: Sequence[Path], target: Version | None = None) -> None:
+        texts_around.cache_clear()  # which another search may have filled
         self.given = given
         self.files = files
         self.target = target

@@ -4,17 +4,19 @@ import ast
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.budget import FILE_STEPS, Budget, step
 from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.compiled import require_compilable
+from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
 from flashmore.upgrade.checks.effects import check_effects
 from flashmore.upgrade.checks.guards import never_holds
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_reference
 from flashmore.upgrade.checks.unused import kept_comments, unused
-from flashmore.upgrade.edits import apart, edited
+from flashmore.upgrade.edits import apart, composed, edited
 from flashmore.upgrade.emit.emission import Emitter
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
@@ -25,13 +27,14 @@ from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.rules.functions import in_functions
 from flashmore.upgrade.rules.rule import Parsed, Rule
-from flashmore.upgrade.site import Site, Verdict
+from flashmore.upgrade.site import Edit, Site, Verdict
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.functions import FunctionOf
+from flashmore.upgrade.source.functions import FunctionOf, functions
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
@@ -95,17 +98,22 @@ class Search:
         done: set[ast.AST] = set()
         result: list[Site] = []
         refused: list[tuple[Value, Site]] = []
+        held: list[tuple[Value, Site]] = []
         for final, side, chain in candidates(self.flow, self.shapes):
             if isinstance(chain, Unfit):
                 for softmax in self._softmaxes_behind(chain.value, softmaxes):
-                    refused.append((softmax, self._refusal(softmax, final, chain.reason)))
+                    refused.append((softmax, self._refusal(softmax, final, chain.reason, chain.advice)))
                 continue
             own = [term.value for term in chain.walk() if term.kind == "softmax"]
             if any(value.node in done for value in own):
                 continue
-            result.append(self._one(final, side, chain))
+            site = self._one(final, side, chain)
+            if site.verdict == "refused":  # another product with the same weights may be one to rewrite
+                held.append((own[0], site))
+                continue
+            result.append(site)
             done |= {value.node for value in own if value.node is not None}
-        for softmax, site in refused:
+        for softmax, site in (*held, *refused):
             if softmax.node not in done:
                 done.add(softmax.node)  # type: ignore[arg-type]
                 result.append(site)
@@ -139,7 +147,7 @@ class Search:
         if isinstance(chain, Term):
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
         if chain.product:
-            return self._refusal(softmax, softmax, chain.reason)
+            return self._refusal(softmax, softmax, chain.reason, chain.advice)
         return None
 
     def _one(self, final: Value, side: int, chain: Term) -> Site:
@@ -156,28 +164,29 @@ class Search:
             return self._refusal(start, final, refusal.reason, refusal.advice)
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
+            if escape.how == "returned" and (site := self._without_weights(chain)) is not None:
+                return site
             where = f" in line {line}" if line else ""
             reason = f"scores or weights are {escape.how}{where}"
-            return self._refusal(softmax, final, reason, self._advice(escape.how))
+            return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
 
-    def _advice(self, how: str) -> str:
-        """What to do about weights that leave: a method's callers may want them under a flag alone.
-
-        Their flag cannot guard the method's lines, for subclasses and other files may call it, too.
-        """
-        owner, name = self.flow.owner, self.flow.function.name
-        callers = [
-            f"{method.name} in line {node.lineno}"
-            for method in (owner.own_methods.values() if owner is not None and how == "returned" else ())
-            for node in walk(method)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{name}"
-        ]
-        if not callers:
-            return "if they are not needed, do not return or store them"
-        return (
-            f"called by {', '.join(callers)}: add a flag to it, and return them only with that flag; this is "
-            "not done automatically, because other code may call it too"
-        )
+    def _without_weights(self, chain: Term) -> Site | None:
+        """The attention of a function whose weights no caller takes, as if it returned None for them."""
+        module, name = self.flow.module, self.flow.function.name
+        exported = module.elsewhere is not None and module.elsewhere.exports(module, name, self.name)
+        unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
+        if unused is None:
+            return None
+        first = [Edit(*self.text.span(each), "None") for each in unused.elements]
+        source = edited(self.text.source, first)
+        changed = Module(ast.parse(source), module.elsewhere)
+        same = next(each for each in functions(changed.tree, changed) if each.name == self.name)
+        sites = _sites_of(Parsed(Text(source), changed, self.path, Budget(FILE_STEPS)), same)
+        made = [each for each in sites if each.verdict == "rewritten"]
+        edits = composed(first, made[0].edits) if len(made) == 1 else None
+        if edits is None:
+            return None
+        return replace(made[0], edits=edits, assumptions=(*made[0].assumptions, unused.said(name)))
 
     def _understood(self, found: Attention) -> Site:
         near = beside((found.product.value, found.final), self._of_torch, self.flow)

@@ -22,5 +22,8 @@ class Elsewhere(Protocol):
     def find(self, importer: Path | None, full: str) -> Found | str | None:
         """What a full name of an import is: a definition, or its name in a library."""
 
+    def exports(self, module: "Module", name: str, symbol: str) -> bool:
+        """Whether other files mention a function's name, or a package passes its class on."""
+
     def starred(self, module: "Module", name: str) -> Found | str | None:
         """What a name is that a module imports with a star."""

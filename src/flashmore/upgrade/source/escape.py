@@ -9,7 +9,7 @@ _LIKE = {"type_as", "to", "view_as", "expand_as", "type", "masked_fill", "isinst
 _HOW = {
     "return": "returned",
     "store": "stored on an object",
-    "opaque": "used by code that cannot be analysed",
+    "opaque": "used in an expression that is not followed",
     "py:print": "printed",
     "setitem": "written into something else",
     "register_hook": "hooked",
