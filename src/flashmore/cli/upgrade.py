@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 def _print(command: Upgrade, report: Report) -> None:
     """Print the report: to stderr if stdout has the rewritten source."""
     stderr = command.write and command.from_stdin
-    match command.output_format:
+    match "json" if command.json else command.output_format:
         case _ if command.diff:
             for file in report.files:
                 hopeful = [one for one in file.rewritten if one.passed is not False]

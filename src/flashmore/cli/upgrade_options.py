@@ -48,8 +48,10 @@ class Upgrade:
     """Time limit for --example or --run, in seconds."""
     output_format: Literal["full", "concise", "json", "github", "sarif"] = "full"
     """The whole report, a line per place, JSON, annotations for GitHub Actions, or SARIF 2.1.0."""
+    json: bool = False
+    """The same as --output-format json."""
     select: Annotated[Words, tyro.conf.arg(metavar="CODES")] = ()
-    """Rules to apply, separated by commas: codes, prefixes of codes, or ALL. see `flashmore rule --all`."""
+    """Rules to apply, separated by commas: codes, prefixes of codes, or ALL; see `flashmore rule --all`."""
     ignore: Annotated[Words, tyro.conf.arg(metavar="CODES")] = ()
     """Rules not to apply, in the same form."""
     exclude: Annotated[Words, tyro.conf.arg(metavar="PATTERNS")] = ()
@@ -88,7 +90,8 @@ def checked(command: Upgrade, given: Set[str]) -> Source | None:
         (command.from_stdin and program, "files for --example or --run", "-", "paths of files"),
         (command.diff and command.from_stdin and command.write,
          "--diff or --write with -", "both", "one of them: each prints to stdout"),
-        (command.diff and "--output-format" in given, "--diff or --output-format", "both", "one of them"),
+        (len(given & {"--diff", "--output-format", "--json"}) > 1,
+         "one of --diff, --output-format and --json", "several", "one of them"),
         (command.example and command.run, "--example or --run", "both", "only one of them"),
         (program and notebook is not None,
          "Python files with --example or --run", f"the notebook {notebook}", "--test for notebooks"),
