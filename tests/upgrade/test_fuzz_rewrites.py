@@ -77,6 +77,10 @@ def stable(x, dim, alpha=8**2):
     x = x - x.amax(dim=dim, keepdim=True).detach()
     return (x * alpha).softmax(dim=dim)
 """
+WITHOUT_NANS = ("", "", "", "{w} = torch.nan_to_num({w})", "{w} = {w}.masked_fill(torch.isnan({w}), 0)",
+                "{w} = torch.where({w} != {w}, torch.zeros_like({w}), {w})")  # fmt: skip
+ZEROS = ("", "{w} = {w}.masked_fill(mask, 0.0)", "{w} = torch.where(~mask, {w}, 0.0)",
+         "{w} = {w}.masked_fill(mask.all(dim=-1, keepdim=True), 0)")  # fmt: skip
 DROPOUTS = ("", "{w} = F.dropout({w}, 0.0)", "{w} = F.dropout({w}, p=0.5, training=False)", "{w} = drop({w})")
 
 
@@ -111,8 +115,9 @@ def programs(draw: st.DrawFn) -> Program:
     lines += [each.format(s=name, dim=dim) for each in draw(st.permutations(steps)) if each]
     lines += draw(st.sampled_from(([], [], [], ["del q, k"])))
     lines.append(f"{weights} = {draw(st.sampled_from(SOFTMAX)).format(s=name, dim=dim)}")
-    dropout = draw(st.sampled_from(DROPOUTS)).format(w=weights)
-    lines += [dropout] if dropout else []
+    alike = steps[1] in MASKS[1:4] and last  # the weights may be masked as the scores are
+    more = (draw(st.sampled_from(ZEROS if alike else WITHOUT_NANS)), draw(st.sampled_from(DROPOUTS)))
+    lines += [each.format(w=weights) for each in draw(st.permutations(more)) if each]
     result = draw(st.sampled_from(values)).format(w=weights)
     lines += draw(st.sampled_from(([f"return {result}"], [f"out = {result}", "return out"])))
     body = "\n    ".join(lines)

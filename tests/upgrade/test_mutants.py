@@ -185,6 +185,10 @@ EQUIVALENT = {
         "statement 2 repeated",
     ),  # the same fill again
     ("boolean-mask: Two masks under different conditions", "statement 0 lost"),  # nothing reads it
+    ("zeros: Rows that keep no key", "statement 0 lost"),  # nothing reads it
+    ("plain: A view of the output becomes a reshape", "mask of the next key"),  # a bias of zeros
+    ("plain: A view of the output becomes a reshape", "mask reversed"),
+    ("plain: A view of the output becomes a reshape", "attn_mask dropped"),
     ("plain: Functions, operators, an explicit scale", "edit 0 forgotten"),  # old lines that nothing reads
     ("plain: Two names for the scores, and a comment inside the product", "edit 0 forgotten"),  # a comment
 }

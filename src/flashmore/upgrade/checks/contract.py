@@ -47,7 +47,8 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     function, module = flow.function, flow.module
     if function.name in _SPECIAL or function.name.startswith("__"):
         return None
-    if [each for each in function.decorator_list if getattr(each, "id", "") != "staticmethod"]:
+    decorators = [each for each in function.decorator_list if getattr(each, "id", "") != "staticmethod"]
+    if decorators or function.returns is not None:  # an annotation would no longer be true
         return None
     places = {
         (index, element)
