@@ -28,7 +28,7 @@ class Options:
     """Number of names drawn in one call of `generate`."""
     their_steps: int = 15_000
     """For `time-to-loss`: steps of makemore, which reaches its best test loss at about this step."""
-    our_steps: int = 1100
+    our_steps: int = 600
     """For `time-to-loss`: steps of flashmore, and of its learning rate schedule."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of both sides, for `step` and `swap`."""

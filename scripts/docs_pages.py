@@ -10,7 +10,15 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/pictures/*")
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/*.md",
+    "docs/rules/*.md",
+    "docs/pictures/*",
+)
 LIVE = "demo/names.html"
 """The page of the demo's two models, which the front page shows."""
 LINKED = (
@@ -18,6 +26,7 @@ LINKED = (
     "src/flashmore/measuring/record.py",
     "src/flashmore/measuring/record.schema.json",
     "notebooks/*.ipynb",
+    "examples/*.yml",
 )
 
 

@@ -387,7 +387,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "shakespeare": SHAKESPEARE,
     "shakespeare-fast": {
         **SHAKESPEARE, "n_layer": 2, "n_embd": 64, "activation": "relu_squared", "init": "zero_residual",
-        "batch_size": 24, "max_steps": 900, "learning_rate": 1.2e-2, "min_lr_ratio": 0.0,
+        "batch_size": 24, "max_steps": 800, "learning_rate": 2e-2, "min_lr_ratio": 0.0,
         "warmup_steps": 60, "eval_interval": 25,
     },
     "gpt2-124m": GPT2,

@@ -133,16 +133,17 @@ def say(*lines: str) -> None:
     write_lines(lines, sys.stderr)
 
 
-def write_diff(lines: Iterable[str], indent: str = "") -> None:
+def write_diff(lines: Iterable[str], indent: str = "", *, stderr: bool = False) -> None:
     """Write lines to stdout as `write_lines` does; diff lines after this indent in colour where there is any.
 
     rich decides whether there is: on a terminal, unless $NO_COLOR or TERM=dumb; elsewhere with $FORCE_COLOR.
     """
-    console = Terminal()
+    console = Terminal(stderr=stderr)
+    stream = sys.stderr if stderr else sys.stdout
     colored = console.color_system is not None and not console.no_color
     for line in map(one_line, lines):
         code = _DIFF.get(line.removeprefix(indent)[:1]) if colored and line.startswith(indent) else None
-        sys.stdout.write(f"{line}\n" if code is None else f"\x1b[{code}m{line}\x1b[0m\n")
+        stream.write(f"{line}\n" if code is None else f"\x1b[{code}m{line}\x1b[0m\n")
 
 
 def write_patch(patch: bytes, encoding: str) -> None:
@@ -150,15 +151,28 @@ def write_patch(patch: bytes, encoding: str) -> None:
     if sys.stdout.isatty():
         write_diff(patch.decode(encoding, "surrogateescape").replace("\r\n", "\n").split("\n")[:-1])
     else:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(patch)
+        _write_bytes(patch)
 
 
-def write_json(document: Any) -> None:
+def write_file(data: bytes, encoding: str) -> None:
+    """Write what a text file holds to stdout, as `write_patch` does."""
+    if sys.stdout.isatty():
+        write(data.decode(encoding, "surrogateescape"))
+    else:
+        _write_bytes(data)
+
+
+def _write_bytes(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+
+
+def write_json(document: Any, *, stderr: bool = False) -> None:
     """Write one JSON document to stdout; invisible or unencodable characters become \\uXXXX escapes."""
-    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    stream = sys.stderr if stderr else sys.stdout
+    ascii_only = not (stream.encoding or "").lower().startswith("utf")
     text = json.dumps(document, indent=2, ensure_ascii=ascii_only)
-    sys.stdout.write(_HIDDEN.sub(_escaped_in_json, text) + "\n")
+    stream.write(_HIDDEN.sub(_escaped_in_json, text) + "\n")
 
 
 def _escaped_in_json(found: re.Match[str]) -> str:

@@ -14,6 +14,7 @@ import torch
 from flashmore.benchmark.gain.further import FURTHER, worth_trying
 from flashmore.benchmark.gain.measure import Gain, gain_of
 from flashmore.benchmark.gain.steps import StepTimer
+from flashmore.benchmark.gain.variants import Optimizers, Variant
 from flashmore.upgrade.trace.versions import NotSwapped, Versions
 
 OLD = """\
@@ -86,7 +87,7 @@ def test_a_script_runs_old_new_new_old(module: ModuleType) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     said = []
-    with StepTimer({path_of(module): NEW}) as timer:
+    with StepTimer([Variant("new step", {path_of(module): NEW})]) as timer:
         for _ in range(13):
             said.append(module.A().g())
             weight.grad = torch.ones(1)
@@ -104,11 +105,9 @@ def result(before: float, after: float, count: int = 20) -> dict[str, Any]:
     }
     kernel = {"name": "math", "how": "", "against": {"flash": ["dropout"], "cudnn": ["no CPU kernel"]}}
     return {
-        "samples_ms": {
-            f"{word} {what}": samples[word] for what in ("step", "attention 0") for word in samples
-        },
-        "peak_bytes": {"old attention 0": 2**21, "new attention 0": 2**20},
-        "sites": [{"calls": 2, "kernel": kernel}],
+        "samples_ms": {f"{word} {what}": samples[word] for what in ("step", "lines 0") for word in samples},
+        "peak_bytes": {"old lines 0": 2**21, "new lines 0": 2**20},
+        "sites": [{"code": "FM001", "calls": 2, "kernel": kernel}],
         "device": "cpu",
         "environment": {},
         "others": None,
@@ -128,7 +127,8 @@ def test_the_verdict_follows_from_the_interval(after: float, verdict: str) -> No
 
 
 def test_a_place_tells_memory_kernel_and_why_no_faster_one() -> None:
-    lines = "\n".join(gain_of(result(2.0, 1.0), 1).sites[0].lines())
+    (site,) = gain_of(result(2.0, 1.0), 1).sites
+    lines = "\n".join(site.lines())
     assert "2 calls a step" in lines
     assert "peak 2.0 MiB -> 1.0 MiB" in lines
     assert "kernel that runs now: math" in lines
@@ -173,3 +173,54 @@ def test_further_speed_ups_have_pages_and_devices() -> None:
     assert all(one.page.startswith("https://docs.pytorch.org/") for one in FURTHER)
     assert "TF32" in [one.title for one in worth_trying("cuda")]
     assert "TF32" not in [one.title for one in worth_trying("cpu")]
+
+
+def test_optimizers_made_at_one_place_switch_to_fused_and_back() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(5)) for _ in range(3)]
+
+    def made() -> list[torch.optim.Optimizer]:
+        return [torch.optim.AdamW(parameters[:1]), torch.optim.Adam(parameters[1:2])]
+
+    first = made.__code__.co_firstlineno
+    with Optimizers([(str(Path(__file__).resolve()), first, first + 1)]) as optimizers:
+        a, b = made()
+        c = torch.optim.AdamW(parameters[2:])
+    torch.optim.AdamW(parameters)  # outside
+    assert optimizers.found == [a, b]
+    for fused in (True, False, True):
+        optimizers.fuse(fused)
+        assert [each.param_groups[0]["fused"] for each in (a, b, c)] == [fused or None] * 2 + [None]
+        for each in parameters:
+            each.grad = torch.arange(5.0)
+        for optimizer in (a, b, c):
+            optimizer.step()
+    assert torch.allclose(parameters[0], parameters[2], rtol=1e-6)
+    assert (parameters[0] < 1).any()
+
+
+def test_rules_are_told_alone_the_best_one_first() -> None:
+    two = result(2.0, 1.0)
+    two["samples_ms"] |= {
+        "new step, FM001 alone": [[1.9]] * 20,
+        "new step, FM002 alone": [[1.2]] * 20,
+    }
+    all_rules, first, second, *_ = gain_of(two, 1).lines()
+    assert all_rules.startswith("a step, all rules: ")
+    assert first.startswith("  FM002 manual-gelu alone: ")
+    assert second.startswith("  FM001 manual-attention alone: ")
+
+
+def test_a_version_without_functions_only_fuses(module: ModuleType) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    here = str(Path(__file__).resolve())
+    variants = [Variant("new step", {path_of(module): NEW}, True), Variant("new step, FM003 alone", {}, True)]
+    said = []
+    with StepTimer(variants, [(here, 1, 10_000)]) as timer:
+        optimizer = torch.optim.AdamW([weight])
+        for _ in range(13):
+            said.append((module.A().g(), optimizer.param_groups[0]["fused"]))
+            weight.grad = torch.ones(1)
+            optimizer.step()
+    old, new, fused = ("old", None), ("new", True), ("old", True)
+    assert said[1:] == [old, new, fused, fused, new, old] * 2
+    assert list(timer.samples_ms(0)) == ["old step", "new step", "new step, FM003 alone"]

@@ -55,7 +55,9 @@ def test_the_help_names_every_command(call: Call) -> None:
         "score": "file column encoding json",
         "compare": "models file column max-steps out count seed picture json",
         "demo": "out picture",
-        "upgrade": "test example run gain write force even-if-slower diff seconds json",
+        "upgrade": "test example run gain write force even-if-slower diff seconds output-format select "
+        "ignore exclude force-exclude stdin-filename",
+        "rule": "all",
     }.items(),
 )
 def test_options_have_flat_names_that_the_help_tells(verb: str, options: str, call: Call) -> None:

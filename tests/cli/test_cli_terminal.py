@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from urllib.parse import quote
 
 import pytest
 
@@ -19,6 +20,7 @@ Terminal = Callable[..., tuple[int, str]]
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202e\u2066\u2028\U000e0041"
 """Sets a title, clears the screen, colours by a C1 code, deletes, turns the line round, hides a letter."""
+FORMATS = ("concise", "json", "github", "sarif")
 LINE = "\n valid: rm -rf ~"
 RICH = re.compile(r"\r(?=\x1b\[2K|\x1b\[1A)|\x1b\[[\d;?]*[A-Za-z]")
 """The control codes that rich writes on a terminal, and those of coloured diffs."""
@@ -65,18 +67,25 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("options", [(), ("--json",), ("--write",)])
+@pytest.mark.parametrize("options", ["", "--write", *(f"--output-format {name}" for name in FORMATS)])
 def test_upgrade_escapes_what_hostile_sources_hold(
-    call: Process, sources: Path, tmp_path: Path, options: tuple[str, ...]
+    call: Process, sources: Path, tmp_path: Path, options: str
 ) -> None:
     folder = tmp_path / f"project{EVIL}"
     subprocess.run(["cp", "-a", str(sources), str(folder)], check=True)
-    done = call("upgrade", folder, *options)
+    done = call("upgrade", folder, *options.split())
     check(done, 0, 1)
     assert "owned" in done.stdout, "the hostile text is shown, escaped"
-    if "--json" in options:
+    if "json" in options:
         sites = json.loads(done.stdout)["sites"]
         assert any(EVIL in site["path"] for site in sites), "JSON keeps the value itself"
+    elif "sarif" in options:
+        results = json.loads(done.stdout)["runs"][0]["results"]
+        names = [each["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for each in results]
+        assert any(quote(EVIL) in name for name in names)
+    elif "github" in options:
+        assert "\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\x7f\\u202e" in done.stdout
+        assert f"{quote(LINE[0])} valid%3A rm -rf ~" in done.stdout
     else:
         assert "\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\x7f\\u202e" in done.stdout
         assert "\\n valid: rm -rf ~" in done.stdout

@@ -5,9 +5,12 @@ from pathlib import Path
 
 from flashmore.benchmark.gain.child import DROPPED_STEPS
 from flashmore.benchmark.gain.measure import FEWEST_STEPS
-from flashmore.cli.upgrade import Upgrade
+from flashmore.cli.upgrade_options import Upgrade
 from flashmore.upgrade.budget import FILE_STEPS, FUNCTION_STEPS
+from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, MOST_PARTS
 from flashmore.upgrade.project.files import LARGEST
+from flashmore.upgrade.project.patterns import MOST_LINES
+from flashmore.upgrade.project.walk import MOST_ENTRIES
 from flashmore.upgrade.trace.capture import MOST_SEEN
 from flashmore.upgrade.verify.dropout import DRAWS
 from flashmore.upgrade.verify.family import FILLS, MASKS, SHAPES
@@ -22,6 +25,9 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"The tests of one file may take {FILE_SECONDS:.0f} s of processor time together" in PAGE
     assert f"a function may take {FUNCTION_STEPS:,} of them, a file {FILE_STEPS:,}" in PAGE
     assert f"more than {LARGEST / 2**20:g} MiB" in PAGE
+    assert f"may have {LARGEST_NOTEBOOK / 1e6:.0f} MB with its outputs and {MOST_PARTS:,} lists" in PAGE
+    assert f"after the first {MOST_ENTRIES:,} files and folders" in PAGE
+    assert f"more than {MOST_LINES:,} lines" in PAGE
     assert f"memory ({BYTES // 2**30} GiB)" in PAGE
     assert f"variance over {DRAWS} draws" in PAGE
     assert f"up to {WORDS[MOST_SEEN]} different" in PAGE
@@ -32,9 +38,10 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
 
 def test_every_option_on_the_page_is_there() -> None:
     options = {f"--{name.replace('_', '-')}" for name in Upgrade.__dataclass_fields__}
-    told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - {"--steps"}
+    others = {"--steps", "--no-deps", "--to", "--inplace"}
+    told = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - others
     assert told <= options
-    assert options - told <= {"--paths", "--json"}
+    assert options - told <= {"--paths"}
 
 
 def test_every_case_of_the_family_is_on_the_page() -> None:

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import next_probabilities
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.text import continuations
 from flashmore.models import packed
-from flashmore.models.config import ModelConfig
+from flashmore.models.config import ACTIVATIONS, ModelConfig
 from flashmore.models.packed import PackedLinear, pack
 from flashmore.models.registry import build
 
@@ -108,16 +109,26 @@ def test_packed_weights_give_the_same_but_for_rounding(shape: tuple[int, ...], b
 
 
 @onednn
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @torch.inference_mode()
-def test_all_linear_layers_of_a_float32_model_are_packed_and_share_their_weights() -> None:
-    config = ModelConfig("transformer", V, 8, n_layer=2, n_head=2, n_embd=8, tie_weights=True)
+def test_all_linear_layers_of_a_float32_model_are_packed_and_share_their_weights(activation: str) -> None:
+    config = ModelConfig(
+        "transformer", V, 8, n_layer=2, n_head=2, n_embd=8, tie_weights=True, activation=activation
+    )
     plain, model = build(config, seed=5).eval(), pack(build(config, seed=5).eval())
     kinds = [type(module) for module in model.modules()]
     assert kinds.count(PackedLinear) == 2 * 4 + 1
     assert nn.Linear not in kinds
     assert model.get_parameter("lm_head.weight") is model.get_parameter("wte.weight")
-    ids = torch.randint(V, (3, 8), generator=torch.Generator().manual_seed(6))
+    ids = torch.randint(V, (3, 7), generator=torch.Generator().manual_seed(6))
     torch.testing.assert_close(model(ids), plain(ids), rtol=1e-5, atol=1e-6)
+    for count in (1, 3):  # one sequence has products of its own
+        expected, found = decoder_for(plain, count), decoder_for(model, count)
+        torch.testing.assert_close(
+            found.start(ids[:count]), expected.start(ids[:count]), rtol=1e-5, atol=1e-6
+        )
+        logits = found.extend(ids[:count, 0]), expected.extend(ids[:count, 0])
+        torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-6)
 
 
 def test_other_precisions_stay_as_they_are() -> None:

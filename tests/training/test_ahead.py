@@ -16,8 +16,8 @@ import torch
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, StorageError
 from flashmore.models.config import ModelConfig
-from flashmore.training import ahead
-from flashmore.training.ahead import Program, find, program_of
+from flashmore.training import ahead, libraries
+from flashmore.training.program import TOKENS_MULTIPLE, Program, program_of
 from flashmore.training.warm import Background, warm
 
 CPU = torch.device("cpu")
@@ -32,6 +32,10 @@ def program(config: TrainConfig = CONFIG, sizes: ModelConfig = SIZES, **changes:
     return made
 
 
+def find(made: Program, *, automatic: bool = False) -> Path | None:
+    return libraries.find(made.digest, automatic=automatic)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / "cache"))
@@ -42,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def kept(cache: Path, tmp_path: Path) -> Path:
     """A file in the cache, as a library is kept there."""
     (tmp_path / "step.pt2").write_bytes(b"a library" * 100)
-    ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+    libraries.keep(program().digest, tmp_path / "step.pt2", automatic=False)
     path = find(program())
     assert path is not None
     assert path.is_relative_to(cache)
@@ -101,7 +105,7 @@ def test_the_number_of_tokens_is_open_for_every_batch_size(rows: int) -> None:
     exported = ahead._exported(program(batch_size=rows, sizes=sizes, ngram_smoothing=0.4))
     inputs = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
     lengths = [value.size(0) for value in inputs[-7:]]
-    fixed = rows * 8 <= ahead.TOKENS_MULTIPLE  # then every batch is padded to all of its places
+    fixed = rows * 8 <= TOKENS_MULTIPLE  # then every batch is padded to all of its places
     assert [isinstance(length, int) for length in lengths] == [fixed, fixed, fixed, fixed, True, True, fixed]
 
 
@@ -144,7 +148,7 @@ def test_a_cache_that_cannot_be_written_is_told(cache: Path, tmp_path: Path) -> 
     cache.write_text("a file", encoding="utf-8")
     (tmp_path / "step.pt2").write_bytes(b"a library")
     with pytest.raises(StorageError, match=str(cache)):
-        ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+        libraries.keep(program().digest, tmp_path / "step.pt2", automatic=False)
     assert find(program()) is None
 
 
@@ -152,21 +156,21 @@ def test_a_cache_that_cannot_be_written_is_told(cache: Path, tmp_path: Path) -> 
 def test_nothing_is_kept_where_others_can_change_it(kept: Path, tmp_path: Path) -> None:
     kept.parent.chmod(0o722)
     with pytest.raises(StorageError, match="others own or can change"):
-        ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+        libraries.keep(program().digest, tmp_path / "step.pt2", automatic=False)
 
 
 def test_a_library_that_cannot_be_loaded_is_told(kept: Path) -> None:
     with pytest.raises(StorageError, match="TMPDIR"):
-        ahead._library(kept)
+        libraries.load(kept)
 
 
 def test_the_longest_unused_libraries_are_removed(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "MOST_LIBRARIES", 2)
+    monkeypatch.setattr(libraries, "MOST_LIBRARIES", 2)
     os.utime(kept, (1, 1))
     for rows in (20, 21):
-        ahead._keep(program(batch_size=rows), tmp_path / "step.pt2", automatic=False)
+        libraries.keep(program(batch_size=rows).digest, tmp_path / "step.pt2", automatic=False)
     assert find(program()) is None
     assert not kept.with_suffix(".json").exists()
     assert find(program(batch_size=20)) is not None
@@ -177,7 +181,7 @@ def test_temporary_files_of_killed_processes_are_removed(kept: Path, tmp_path: P
     for path in (old, new):
         path.write_bytes(b"half a library")
     os.utime(old, (1, 1))
-    ahead._keep(program(), tmp_path / "step.pt2", automatic=False)
+    libraries.keep(program().digest, tmp_path / "step.pt2", automatic=False)
     assert not old.exists()
     assert new.exists()
     new.unlink()
@@ -218,23 +222,39 @@ def ended(words: list[str], environment: dict[str, str]) -> "subprocess.Complete
 
 
 def test_a_second_list_finds_the_step_of_the_first_without_a_compiler(
-    lists: dict[str, Path], tmp_path: Path
+    lists: dict[str, Path], cache: Path, tmp_path: Path
 ) -> None:
     """The lists have other alphabets and lengths; the second one is trained where no compiler is."""
     inductor = tmp_path / "inductor"
-    cache = {"FLASHMORE_CACHE": str(tmp_path / "cache"), "TORCHINDUCTOR_CACHE_DIR": str(inductor)}
-    assert ended(command("warm", lists["first"]), cache).stderr.endswith("later runs of this kind use it\n")
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(inductor)}
+    assert ended(command("warm", lists["first"]), own).stderr.endswith("later runs of this kind use it\n")
     shutil.rmtree(inductor)
-    nothing = {**cache, "PATH": str(tmp_path), "CXX": str(tmp_path / "none")}
+    nothing = {**own, "PATH": str(tmp_path), "CXX": str(tmp_path / "none")}
     found = ended(command("train", lists["second"], "--json", "--out", tmp_path / "second"), nothing)
     assert "compile used: the compiled step is in the cache" in found.stderr
     plain = command("train", lists["second"], "--json", "--out", tmp_path / "eager", "--speedups", "none")
-    eager = ended(plain, cache)
+    eager = ended(plain, own)
     for loss in ("val_loss", "test_loss"):
         assert json.loads(found.stdout)[loss] == pytest.approx(json.loads(eager.stdout)[loss], rel=1e-4)
     second = ("--resume", str(tmp_path / "second"), "--max-steps", "8")
     ended([sys.executable, "-m", "flashmore", "train", *second], nothing)
     assert not list(inductor.rglob("*.so"))
+
+    # A library that this system cannot load, and no compiler to make another.
+    (path,) = (cache / "compiled").glob("*.pt2")
+    (tmp_path / "other.pt2").write_bytes(b"of another system")
+    libraries.keep(path.stem, tmp_path / "other.pt2", automatic=True)
+    slow = ended(command("train", lists["second"], "--json", "--out", tmp_path / "slow"), nothing)
+    assert slow.stderr.count("the step could not be compiled, so it runs uncompiled") == 1
+    loss = json.loads(slow.stdout)["test_loss"]
+    assert loss == pytest.approx(json.loads(eager.stdout)["test_loss"], rel=1e-4)
+    later = [*second[:1], str(tmp_path / "slow"), "--max-steps", "9"]
+    more = ended([sys.executable, "-m", "flashmore", "train", *later], nothing)
+    assert more.stderr.count("runs uncompiled") == 1
+    named = command("train", lists["second"], "--out", tmp_path / "named", "--speedups", "pack", "compile")
+    refused = subprocess.run(named, capture_output=True, env={**os.environ, **nothing}, check=False)
+    assert refused.returncode == 1
+    assert b"Traceback" not in refused.stderr
 
 
 @pytest.mark.long

@@ -85,10 +85,10 @@ def test_compiling_pays_for_a_long_run_and_not_for_a_short_one() -> None:
     long, notes = decided("auto", max_steps=100_000, step_ms=10.0)
     assert "compile" in long
     assert "trim" not in long
-    assert any(note.startswith("compile used: it pays off from about 7,500 steps") for note in notes)
+    assert any(note.startswith("compile used: it pays off from about 6,000 steps") for note in notes)
     middle, notes = decided("auto", max_steps=5_000, step_ms=10.0)
     assert "compile" not in middle
-    assert any("pays off from about 7,500 steps" in note for note in notes)
+    assert any("pays off from about 6,000 steps" in note for note in notes)
 
 
 @pytest.mark.parametrize(("batch", "form"), [(32, "trim"), (63, "trim"), (64, "pack"), (512, "pack")])

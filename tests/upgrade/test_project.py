@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.project.files import project_files, python_files
 from flashmore.upgrade.project.twice import uses
+from flashmore.upgrade.project.walk import project_files, python_files
 from flashmore.upgrade.search import search
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module

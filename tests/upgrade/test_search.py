@@ -12,7 +12,7 @@ import pytest
 
 from flashmore.upgrade.edits import apply, diff
 from flashmore.upgrade.find import find_sites
-from flashmore.upgrade.project.files import DEEPEST, python_files
+from flashmore.upgrade.project.walk import DEEPEST, python_files
 from flashmore.upgrade.report import FileReport, Report
 from flashmore.upgrade.search import MANY, search, search_file
 from flashmore.upgrade.site import NotRead, Searched
@@ -188,7 +188,7 @@ def test_folders_that_are_nested_too_deeply_are_named_and_the_rest_goes_on(tmp_p
 
 
 def test_more_names_than_are_looked_at_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.upgrade.project.files.MOST_ENTRIES", 6)
+    monkeypatch.setattr("flashmore.upgrade.project.walk.MOST_ENTRIES", 6)
     for folder in ("a", "b", "c"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.py").write_text(ATTENTION, encoding="utf-8")
@@ -200,7 +200,7 @@ def test_more_names_than_are_looked_at_are_told(tmp_path: Path, monkeypatch: pyt
 
 
 def test_more_links_than_are_looked_at_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmore.upgrade.project.files.MOST_LINKS", 3)
+    monkeypatch.setattr("flashmore.upgrade.project.walk.MOST_LINKS", 3)
     for folder in ("one", "two"):
         for name in ("a", "b"):
             (tmp_path / folder / name).mkdir(parents=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmore.errors import FlashmoreError, StorageError, UsageError
-from flashmore.upgrade.report import patch
+from flashmore.upgrade.patch import patch
 from flashmore.upgrade.write import SourceFile, read_source, write_source
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")

@@ -44,6 +44,7 @@ VERBS = {
     "choose": "measure and cache the fastest attention backend",
     "speedups": "list the speed-ups, their costs, and whether they work here",
     "upgrade": "replace hand-written attention in your own code with fused attention",
+    "rule": "explain a rule of upgrade: what it replaces, and how exact that is",
     "log": "send a run's metrics to an experiment tracker",
     "report": "turn benchmark records into an HTML page or Markdown",
     "env": "print the versions, devices and cache folders, for a bug report",
@@ -114,6 +115,8 @@ def _for_users(error: Exception) -> FlashmoreError | None:
     if is_of_the_compiler(error):
         valid = "a working C++ compiler, or --speedups without compile and max-autotune"
         return FlashmoreError("torch.compile to succeed", found, valid)
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return UsageError("torch for this command", "torch is not installed", "`pip install torch`")
     frames = walk_tb(error.__traceback__)
     if any(frame.f_globals.get("__name__") == "torch._logging._internal" for frame, _ in frames):
         valid = "no TORCH_LOGS, or names listed by: TORCH_LOGS=help python -c 'import torch'"

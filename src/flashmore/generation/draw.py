@@ -83,7 +83,7 @@ def draw(
     own = torch.from_numpy(numbers.random_sample((count, context - known)))[part]  # (B, T), B from here on
     count = len(own)
     start = torch.tensor([[EOS, *prefix]], device=device)  # (1, T)
-    decoder = decoder_for(model, count)
+    decoder = decoder_for(model, count if apart else _rounded(count))
     logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, V)
     ids = torch.full((context, count), EOS, device=host)
     log_probs = torch.zeros(context, count, dtype=torch.float64, device=host)
@@ -108,12 +108,23 @@ def draw(
             going, size = chosen != EOS, scores.size(1)
             codes, rows = torch.unique((rows * size + chosen)[going], return_inverse=True)
             draws = draws[going]
+            codes = torch.cat((codes, codes[:1].expand(_rounded(len(codes)) - len(codes))))
             logits = decoder.extend((codes % size).to(device), (codes // size).to(device)).to(host)
     stops = ids == EOS
     after = stops.cumsum(0) > stops.long()  # drawn after the first EOS, where draws stay in the batch
     totals = log_probs.masked_fill(after, 0).sum(0).cpu()
     require_finite(totals)
     return Drawn(ids.masked_fill(after, EOS).T.cpu(), totals)
+
+
+def _rounded(rows: int) -> int:
+    """The number of rows that are computed for a number of rows that are needed.
+
+    oneDNN compiles each product anew for each number of rows, which can take longer than the product. There
+    are sixteen numbers from one power of two to the next.
+    """
+    multiple = 1 << max(0, rows.bit_length() - 5)
+    return -(-rows // multiple) * multiple
 
 
 def require_finite(numbers: Tensor) -> None:

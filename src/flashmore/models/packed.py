@@ -16,29 +16,38 @@ class PackedLinear(nn.Module):
     """An `nn.Linear` in float32 on a CPU, for inference; it shares the parameters, which must not change.
 
     Uses the operators with which Inductor computes the linear layers of a frozen model.
+
+    Args:
+        linear: the layer.
+        gelu: the GELU that follows it, "none" or "tanh" as in `F.gelu`, which oneDNN applies before it stores
+            the product; None where none follows.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, gelu: str | None = None) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight, self.bias, self.gelu = linear.weight, linear.bias, gelu
+        self._after: tuple[str, list[float], str] = ("none", [], "") if gelu is None else ("gelu", [], gelu)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, I) to (…, O)."""
         if x.numel() <= x.size(-1):  # one row, for which MKL's product with a vector is faster, or none
-            return F.linear(x, self.weight, self.bias)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+            row = F.linear(x, self.weight, self.bias)
+            return row if self.gelu is None else F.gelu(row, approximate=self.gelu)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, *self._after)
         return y
 
 
 def product(layer: Any, rows: int) -> Callable[[Tensor], Tensor]:
     """The function of an `nn.Linear` or `PackedLinear` for inputs (rows, I), in inference."""
-    if rows == 1:  # MKL reads a transposed matrix in longer runs
-        transposed = layer.weight.detach().t().contiguous()  # (I, O)
-        if layer.bias is None:
-            return partial(torch.mm, mat2=transposed)
-        return partial(torch.addmm, layer.bias.detach(), mat2=transposed)
-    return layer.forward  # type: ignore[no-any-return]
+    if rows != 1:
+        return layer.forward  # type: ignore[no-any-return]
+    transposed = layer.weight.detach().t().contiguous()  # (I, O): MKL reads it in longer runs
+    multiply: Callable[[Tensor], Tensor] = partial(torch.mm, mat2=transposed)
+    if layer.bias is not None:
+        multiply = partial(torch.addmm, layer.bias.detach(), mat2=transposed)
+    gelu = getattr(layer, "gelu", None)
+    return multiply if gelu is None else lambda x: F.gelu(multiply(x), approximate=gelu)
 
 
 def product_and_sum(layer: Any, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -58,12 +67,16 @@ def norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
 def pack(model: nn.Module) -> nn.Module:
     """Replace the linear layers of a model in evaluation mode, in place, where oneDNN is faster.
 
-    Results differ by rounding alone. Returns the model.
+    The GELU of a feed-forward layer becomes part of its first product. Results differ by rounding alone.
+    Returns the model.
     """
     backends: Any = torch.backends
     if backends.mkldnn.is_available() and backends.mkl.is_available():
         for module in list(model.modules()):
-            for name, layer in module.named_children():
+            for name, layer in list(module.named_children()):
                 if type(layer) is nn.Linear and layer.weight.type() == "torch.FloatTensor":
-                    setattr(module, name, PackedLinear(layer))
+                    gelu = getattr(module, "gelu", None) if name == "c_fc" else None
+                    setattr(module, name, PackedLinear(layer, gelu))
+                    if gelu is not None:
+                        module.activate = nn.Identity()
     return model

@@ -122,6 +122,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activate = ACTIVATE[config.activation]
+        self.gelu = {"gelu": "none", "gelu_tanh": "tanh"}.get(config.activation)
+        """`approximate` of `F.gelu`, None for another activation."""
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 

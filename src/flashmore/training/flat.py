@@ -23,8 +23,9 @@ from torch.distributed._functional_collectives import all_reduce
 from flashmore.config import TrainConfig
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import LossScale
-from flashmore.training.ahead import Compiled, Program
+from flashmore.training.ahead import Compiled
 from flashmore.training.dataset import Batch
+from flashmore.training.program import Program
 from flashmore.training.step import Rates, Slices, seed_dropout
 from flashmore.training.update import Update
 
@@ -84,8 +85,7 @@ class FlatStep:
             return
         if program is not None:
             sizes: Any = model.config
-            automatic = config.attention == "auto"
-            ahead = Compiled(program, sizes.vocab_size, automatic=automatic)
+            ahead = Compiled(program, sizes.vocab_size, automatic=config.attention == "auto")
             self.update = partial(ahead, self._buffers)
             return
         # Nothing that Dynamo would guard can change: the model, the config and the batch's sizes are fixed.

@@ -12,6 +12,7 @@ from flashmore.errors import (
     ConfigError,
     FlashmoreError,
     Interrupted,
+    StorageError,
     is_of_the_compiler,
     is_out_of_memory,
 )
@@ -20,6 +21,7 @@ from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
 from flashmore.parallel import Exchange, Ranks
 from flashmore.runs import Unevaluated
+from flashmore.terminal import say
 from flashmore.training.dataset import Dataset
 from flashmore.training.memory import out_of_memory
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
@@ -112,10 +114,10 @@ def _run_to_the_end(session: Session, observer: Observer | None) -> TrainResult:
 
 def _train_what_remains(session: Session, observer: Observer) -> list[float]:
     """Run the remaining steps; returns ms per step for each log interval."""
-    config, run, trainer = session.config, session.run, session.trainer
-    characters = trainer.data.tokens_a_batch
+    run, characters = session.run, session.trainer.data.tokens_a_batch
     stretches_ms: list[float] = []
-    trackers = Trackers(() if session.metrics is None else config.log_to, run.path, run.config, trainer.done)
+    names = () if session.metrics is None else session.config.log_to
+    trackers = Trackers(names, run.path, run.config, session.trainer.done)
     with stop_signals() as stopped_by, trackers, session.saver:
         requests = Requests(session.ranks, stopped_by)
         if session.unevaluated is not None:
@@ -124,15 +126,15 @@ def _train_what_remains(session: Session, observer: Observer) -> list[float]:
             loss, step_ms = _one_stretch(session, requests)
             stretches_ms.append(step_ms)
             recent = statistics.median(stretches_ms[-RECENT:])
-            observer.stepped(trainer.done, loss, recent, 1000 * characters / recent)
+            observer.stepped(session.trainer.done, loss, recent, 1000 * characters / recent)
             _log(session, Unevaluated(loss, step_ms), requests, observer, trackers)
         requests.settle()
-        session.saver.finish(trainer.done)
+        session.saver.finish(session.trainer.done)
         session.ranks.tell({})  # no rank ends, after which torchrun stops the others, before all is saved
         if not session.finished or session.unevaluated is not None:
             raise _interrupted(session, requests.stop)
         if session.stopped_early and session.best_step is not None:
-            observer.stopped_early(trainer.done, session.best_step)
+            observer.stopped_early(session.trainer.done, session.best_step)
     return stretches_ms
 
 
@@ -225,6 +227,11 @@ def _one_stretch(session: Session, requests: Requests) -> tuple[float, float]:
         except Exception as error:
             if is_of_the_compiler(error) and (number := requests.stopped_by()):  # Ctrl-C reached it as well
                 raise _interrupted(session, number) from None
+            of_compiling = isinstance(error, StorageError) or is_of_the_compiler(error)
+            if of_compiling and session.may_go_on_uncompiled:
+                say(f"the step could not be compiled, so it runs uncompiled: {_first_line(error)}")
+                session.go_on_uncompiled()
+                return _one_stretch(session, requests)
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(trainer, error) from None
@@ -240,6 +247,10 @@ def _one_stretch(session: Session, requests: Requests) -> tuple[float, float]:
     stop_the_clock()
     _require_finite(value, "training loss", session)
     return value, 1000 * seconds / (trainer.done - first)
+
+
+def _first_line(error: Exception) -> str:
+    return error.found if isinstance(error, FlashmoreError) else str(error).strip().partition("\n")[0]
 
 
 def _require_finite(loss: float, what: str, session: Session) -> None:

@@ -1,6 +1,6 @@
 """A training run: its state in memory, and its folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flashmore.config import TrainConfig
 from flashmore.errors import FlashmoreError, TrainingFailed
@@ -81,6 +81,21 @@ class Session:
             metrics_sha256=metrics_sha256,
         )
         self.saver.save(weights, optimizer, state)
+
+    @property
+    def may_go_on_uncompiled(self) -> bool:
+        """Whether the step is compiled though not asked for by name, and no other process shares it."""
+        named = "compile" in self.run.settings.requested["speedups"]
+        return "compile" in self.config.speedups and not named and not self.ranks.connected
+
+    def go_on_uncompiled(self) -> None:
+        """Replace the trainer by one with the same state that does not compile its step."""
+        speedups = tuple(name for name in self.config.speedups if name != "compile") or ("none",)
+        self.resolved = replace(self.resolved, config=replace(self.config, speedups=speedups))
+        compiled, self.trainer = self.trainer, self.resolved.trainer(self.trainer.data, self.ranks)
+        self.trainer.load_weights(compiled.weights())
+        self.trainer.step.load_state_dict(compiled.optimizer_state())
+        self.trainer.done = compiled.done
 
     @property
     def ranks(self) -> Ranks:

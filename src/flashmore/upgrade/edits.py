@@ -55,7 +55,7 @@ def apart(sites: Iterable[Site]) -> list[Site]:
     found: list[Site] = []
     made: set[Edit] = set()
     for site in sites:
-        if any(_overlap(one, other) for one in site.edits for other in made):
+        if any(overlap(one, other) for one in site.edits for other in made):
             reason = "its lines overlap another attention in this function that is rewritten"
             refused = replace(site, verdict="refused", reason=reason, advice=ADVICE)
             found.append(replace(refused, edits=(), guard=None, fragment=None, assumptions=(), notes=()))
@@ -65,7 +65,8 @@ def apart(sites: Iterable[Site]) -> list[Site]:
     return found
 
 
-def _overlap(one: Edit, other: Edit) -> bool:
+def overlap(one: Edit, other: Edit) -> bool:
+    """Whether two different edits change the same characters."""
     return one != other and one.start < other.end and other.start < one.end
 
 

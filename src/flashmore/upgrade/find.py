@@ -1,291 +1,63 @@
-"""Searches a source for hand-written attention; reads only, runs nothing of it, and needs no torch."""
+"""Searches a source for what the rules replace; reads only, runs nothing of it, and needs no torch."""
 
 import ast
-import re
-import warnings
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Collection
 
-from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import FILE_STEPS, Budget, Exceeded, limited, step
-from flashmore.upgrade.checks.beside import OF_TORCH, beside
-from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
-from flashmore.upgrade.checks.effects import check_effects
-from flashmore.upgrade.checks.guards import never_holds
-from flashmore.upgrade.checks.names import check_names
-from flashmore.upgrade.checks.reference import FUSED, why_reference
-from flashmore.upgrade.checks.unused import kept_comments, unused
-from flashmore.upgrade.edits import apart, composed, edited
-from flashmore.upgrade.emit.emission import Emitter
-from flashmore.upgrade.emit.words import Words
-from flashmore.upgrade.fragment.functions import fragment
-from flashmore.upgrade.patterns.scores import Scores
-from flashmore.upgrade.patterns.terms import Term, Unfit
-from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
-from flashmore.upgrade.plan import Attention, attention, candidates, choices
-from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.site import Edit, Site, Verdict
+from flashmore.upgrade.budget import FILE_STEPS, Budget
+from flashmore.upgrade.edits import overlap
+from flashmore.upgrade.rules import CODES, RULES
+from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.site import Site
 from flashmore.upgrade.source.elsewhere import Elsewhere
-from flashmore.upgrade.source.escape import Escape
-from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.functions import FunctionOf, functions
-from flashmore.upgrade.source.graph import Value
-from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
-from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import Function
-from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
 
-_WORTH = re.compile(
-    r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
-)
-"""A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
-_ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
-"""A function that cannot be read is reported where it looks like attention."""
 
-
-def find_sites(source: str, path: str = "<string>", elsewhere: Elsewhere | None = None) -> list[Site]:
-    """Every place in a source that looks like attention, in order of its lines.
+def find_sites(
+    source: str, path: str = "<string>", codes: Collection[str] = CODES, elsewhere: Elsewhere | None = None
+) -> list[Site]:
+    """Every place in a source that looks like what a rule replaces, in order of its lines.
 
     Args:
         source: the text of a Python file.
         path: what to call the file in the answer.
+        codes: the rules to search for.
         elsewhere: the definitions of other files.
 
     Raises:
         SyntaxError: the source is not Python of this version.
         ValueError: the source holds null bytes.
     """
-    tree = ast.parse(source)
-    module = Module(tree, elsewhere)
-    text = Text(source)
-    budget = Budget(FILE_STEPS)
+    parsed = Parsed(Text(source), Module(ast.parse(source), elsewhere), path, Budget(FILE_STEPS))
+    data = source.encode(errors="surrogatepass")
     sites: list[Site] = []
-    for nested in functions(tree, module):
-        sites += _in_function(text, module, nested, path, budget)
-    return sorted(sites, key=lambda site: (site.line, site.end_line))
+    for rule in RULES:
+        if rule.code in codes and rule.worth.search(data):
+            sites += _beside([*rule.find(parsed)], sites)
+    return sorted(_without_inner(sites), key=lambda site: (site.line, site.end_line))
 
 
-def _mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
-    """Whether any of the words stands in a function."""
-    last = function.end_lineno or function.lineno
-    return any(words.search(line) for line in text.lines[function.lineno - 1 : last])
+def _beside(new: list[Site], sites: list[Site]) -> list[Site]:
+    """Those that change no line which an earlier rule rewrites: a cross entropy holds a log-softmax."""
+    made = {edit for site in sites for edit in site.edits}
+    return [site for site in new if not any(overlap(one, other) for one in site.edits for other in made)]
 
 
-def _in_function(text: Text, module: Module, found: FunctionOf, path: str, budget: Budget) -> list[Site]:
-    """The sites of a function; where it is too much for the search, the function itself, refused."""
-    function = found.node
-    if not _mentions(function, text, _WORTH):
-        return []
-    verdict: Verdict = "refused"
-    try:
-        with limited(budget):
-            return _sites_of(text, module, found, path)
-    except Exceeded as exceeded:
-        reason, advice = str(exceeded), "split it into several functions"
-    except RecursionError:
-        reason, advice = "it is nested too deeply", ""
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        verdict, reason = "failed", f"{type(error).__name__}: {error}"
-        advice = "this is a defect of flashmore: please report it with these lines"
-    if not _mentions(function, text, _ATTENTION):
-        return []
-    end = function.end_lineno or function.lineno
-    return [Site(path, function.lineno, end, found.name, verdict, reason, advice)]
-
-
-def _sites_of(text: Text, module: Module, found: FunctionOf, path: str) -> list[Site]:
-    flow = Flow(module, found.owner, found.node, found.enclosing).run()
-    softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
-    fused = list({id(each.node): each for each in flow.values if _fused_name(each) in FUSED}.values())
-    if not softmaxes and not fused:
-        return []
-    search = Search(text, flow, found.name, path, fused)
-    return [*search.already(), *apart(search.sites(softmaxes))]
-
-
-def _require_compilable(source: str) -> None:
-    """Refuse what only the compiler objects to, such as a `global` statement that a guard has repeated."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(source, "<rewritten>", "exec", dont_inherit=True)
-    except SyntaxError as error:
-        raise Refuse(f"the rewritten file would not compile: {error.msg}") from None
-
-
-def _is_softmax(value: Value) -> bool:
-    return value.op == "softmax" or (is_named_softmax(value) and not value.inner)
-
-
-def _fused_name(value: Value) -> str:
-    if value.op == "call":
-        return str(value.detail).rsplit(".", 1)[-1]
-    return value.op
-
-
-class Search:
-    """The attentions of one function."""
-
-    def __init__(self, text: Text, flow: Flow, name: str, path: str, fused: list[Value]) -> None:
-        self.text = text
-        self.flow = flow
-        self.name = name
-        self.path = path
-        self.fused = fused
-        self._of_torch = [each for each in fused if _fused_name(each) in OF_TORCH]
-        self.shapes = Shapes(flow)
-        self.blocks = Blocks(flow.function)
-
-    def already(self) -> list[Site]:
-        """The calls that are fused already."""
-        return [
-            self._site(value, value, "already fused", f"`{_fused_name(value)}` is called")
-            for value in self.fused
-        ]
-
-    def sites(self, softmaxes: list[Value]) -> list[Site]:
-        """The attentions written by hand: rewritten, or refused with the reason."""
-        done: set[ast.AST] = set()
-        result: list[Site] = []
-        refused: list[tuple[Value, Site]] = []
-        held: list[tuple[Value, Site]] = []
-        for final, side, chain in candidates(self.flow, self.shapes):
-            if isinstance(chain, Unfit):
-                for softmax in self._softmaxes_behind(chain.value, softmaxes):
-                    refused.append((softmax, self._refusal(softmax, final, chain.reason, chain.advice)))
-                continue
-            own = [term.value for term in chain.walk() if term.kind == "softmax"]
-            if any(value.node in done for value in own):
-                continue
-            site = self._one(final, side, chain)
-            if site.verdict == "refused":  # another product with the same weights may be one to rewrite
-                held.append((own[0], site))
-                continue
-            result.append(site)
-            done |= {value.node for value in own if value.node is not None}
-        for softmax, site in (*held, *refused):
-            if softmax.node not in done:
-                done.add(softmax.node)  # type: ignore[arg-type]
-                result.append(site)
-        for softmax in softmaxes:
-            if softmax.node not in done and (alone := self._alone(softmax)) is not None:
-                done.add(softmax.node)  # type: ignore[arg-type]
-                result.append(alone)
-        return result
-
-    def _softmaxes_behind(self, value: Value, softmaxes: list[Value]) -> list[Value]:
-        found, stack, seen = [], [value], set()
-        while stack:
-            each = stack.pop()
-            if each in seen:
-                continue
-            seen.add(each)
-            if _is_softmax(each):
-                found.append(each)
-                continue
-            stack.extend(each.inputs())
-        return [each for each in softmaxes if each in found]
-
-    def _alone(self, softmax: Value) -> Site | None:
-        """A softmax over a product, whose weights no product takes."""
-        if not softmax.args or softmax.inner:
-            return None
-        scores = softmax.args[1 if softmax.op == "call" and len(softmax.args) > 1 else 0]
-        chain = Scores(self.flow.module, self.shapes).walk(scores)
-        if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
-            return self._refusal(softmax, softmax, why_not_followed(softmax), "call torch.softmax here")
-        if isinstance(chain, Term):
-            return self._refusal(softmax, softmax, "no product with values follows the softmax")
-        if chain.product:
-            return self._refusal(softmax, softmax, chain.reason, chain.advice)
-        return None
-
-    def _one(self, final: Value, side: int, chain: Term) -> Site:
-        softmax = next(term.value for term in chain.walk() if term.kind == "softmax")
-        start = softmax
-        try:
-            found = attention(self.flow, self.shapes, final, side, chain)
-            start = found.product.value
-            return self._understood(found)
-        except Refuse as refusal:
-            for choice in choices(self.flow, self.shapes, chain):
-                with suppress(Refuse, Escape):
-                    return self._understood(attention(self.flow, self.shapes, final, side, chain, (choice,)))
-            return self._refusal(start, final, refusal.reason, refusal.advice)
-        except Escape as escape:
-            line = getattr(escape.value.node, "lineno", None)
-            if escape.how == "returned" and (site := self._without_weights(chain)) is not None:
-                return site
-            where = f" in line {line}" if line else ""
-            reason = f"scores or weights are {escape.how}{where}"
-            return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
-
-    def _without_weights(self, chain: Term) -> Site | None:
-        """The attention of a function whose weights no caller takes, as if it returned None for them."""
-        module, name = self.flow.module, self.flow.function.name
-        exported = module.elsewhere is not None and module.elsewhere.exports(module, name, self.name)
-        unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
-        if unused is None:
-            return None
-        first = [Edit(*self.text.span(each), "None") for each in unused.elements]
-        source = edited(self.text.source, first)
-        changed = Module(ast.parse(source), module.elsewhere)
-        same = next(each for each in functions(changed.tree, changed) if each.name == self.name)
-        sites = _sites_of(Text(source), changed, same, self.path)
-        made = [each for each in sites if each.verdict == "rewritten"]
-        edits = composed(first, made[0].edits) if len(made) == 1 else None
-        if edits is None:
-            return None
-        return replace(made[0], edits=edits, assumptions=(*made[0].assumptions, unused.said(name)))
-
-    def _understood(self, found: Attention) -> Site:
-        near = beside((found.product.value, found.final), self._of_torch, self.flow)
-        if near is not None and near.switch:
-            return self._site(found.product.value, found.final, "already fused", *near.said(self.flow))
-        return self._rewritten(found)
-
-    def _rewritten(self, found: Attention) -> Site:
-        if (reference := why_reference(self.flow.module, self.path)) is not None:
-            raise Refuse(f"a reference is left alone: {reference}")
-        step(len(self.text.source) // 50)  # its diff is made from the whole file
-        words = Words(self.text)
-        emission = Emitter(found, words, self.blocks).emit()
-        rewriting = Rewriting(found, emission, words, self.blocks)
-        edits, guard = rewriting.guarded()
-        made = [found.final, *(product.value for product in found.products), *found.softmaxes]
-        other = not_torchs(
-            self.flow.module.tree, self.flow.owner, self.flow.function, [value.node for value in made]
+def _without_inner(sites: list[Site]) -> list[Site]:
+    """Without places that are refused by one rule, in lines that another one rewrites."""
+    return [
+        site
+        for site in sites
+        if site.verdict != "refused"
+        or not any(
+            other.verdict == "rewritten"
+            and other.code != site.code
+            and other.line <= site.line <= site.end_line <= other.end_line
+            for other in sites
         )
-        if other is not None:
-            raise Refuse(other, IMPORT_TORCH)
-        unguarded, changed = edited(self.text.source, rewriting.edits()), edited(self.text.source, edits)
-        check_names(rewriting)
-        for each in {unguarded, changed}:
-            _require_compilable(each)
-        check_effects(rewriting, unguarded)
-        block, first, last = rewriting.region()
-        return Site(
-            self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
-            "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
-            edits=edits,
-            assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
-            notes=(*kept_comments(rewriting), *unused(rewriting, changed), *never_holds(rewriting)),
-        )  # fmt: skip
+    ]
 
-    def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:
-        near = beside((first, last), self._of_torch, self.flow)
-        if near is None:
-            return self._site(first, last, "refused", reason, advice)
-        fused, prefer = near.said(self.flow)
-        if near.switch:
-            return self._site(first, last, "already fused", fused, prefer)
-        return self._site(first, last, "already fused", f"{fused}; here {reason}", advice)
 
-    def _site(self, first: Value, last: Value, verdict: Verdict, reason: str, advice: str = "") -> Site:
-        nodes = [value.node for value in (first, last) if isinstance(value.node, (ast.expr, ast.stmt))]
-        start = min(node.lineno for node in nodes)
-        end = max(node.end_lineno or node.lineno for node in nodes)
-        return Site(self.path, start, end, self.name, verdict, reason, advice)
+def is_worth_parsing(data: bytes) -> bool:
+    """Whether a file may hold anything for any rule."""
+    return any(rule.worth.search(data) for rule in RULES)

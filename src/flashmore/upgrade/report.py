@@ -1,22 +1,24 @@
-"""What is said of the places that were found: as text by file, as JSON, as a patch."""
+"""What is said of the places that were found: as text by file, as JSON."""
 
-import difflib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from flashmore.upgrade.edits import apply
-from flashmore.upgrade.site import NotRead, Searched, Site
+from flashmore.upgrade.edits import apply, edited
+from flashmore.upgrade.notebooks.notebook import Cell, Notebook
+from flashmore.upgrade.patch import patch
+from flashmore.upgrade.site import Edit, NotRead, Searched, Site
+from flashmore.upgrade.text import Text
 from flashmore.upgrade.verify.result import Verification
 from flashmore.upgrade.write import SourceFile
 
-CONTEXT_LINES = 3
 INDENT = " " * 6
 """Before each line of a diff in the report."""
-QUOTED = {"\a": "\\a", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\v": "\\v", "\f": "\\f", "\r": "\\r"}
-QUOTED |= {'"': '\\"', "\\": "\\\\"}
+_HUNK = re.compile(r"^@@ .* @@$", re.MULTILINE)
 
 
 class Gain(Protocol):
@@ -77,9 +79,11 @@ class SiteReport:
         site = self.site
         return {
             "path": site.path,
+            "cell": site.cell,
             "line": site.line,
             "end_line": site.end_line,
             "symbol": site.symbol,
+            "code": site.code,
             "verdict": site.verdict,
             "reason": site.reason,
             "advice": site.advice,
@@ -112,13 +116,15 @@ class FileReport:
     encoding: str
     """`utf-8-sig` with a byte order mark."""
     sites: list[SiteReport]
+    notebook: Notebook | None = None
+    """How a notebook's cells become the source; None for a Python file."""
     why_not_written: str | None = None
 
     @classmethod
     def of(cls, found: Searched) -> "FileReport":
         """A report that holds what the search found and no more."""
         sites = [SiteReport(site) for site in found.sites]
-        return cls(Path(found.path), found.source, found.data, found.encoding, sites)
+        return cls(Path(found.path), found.source, found.data, found.encoding, sites, found.notebook)
 
     @property
     def written(self) -> bool:
@@ -156,18 +162,47 @@ class FileReport:
         """The source with some of the rewrites."""
         return apply(self.source, [report.site for report in reports])
 
+    def text_of(self, report: SiteReport) -> Text:
+        """The text in which the lines of a place count: the source, or a notebook's cell."""
+        if self.notebook is None:
+            return self._text
+        return Text(next(cell.whole for cell in self.notebook.cells if cell.number == report.site.cell))
+
+    @cached_property
+    def _text(self) -> Text:
+        return Text(self.source)
+
+    def encoded(self, reports: Sequence[SiteReport]) -> bytes:
+        """The file with some of the rewrites."""
+        if self.notebook is not None:
+            return self.notebook.encoded(self.data, _edits(reports))
+        return self.as_read().encoded(self.rewriting(reports))
+
     def patch(self, reports: Sequence[SiteReport]) -> str:
-        """Some of the rewrites as a patch; a byte order mark is a character of the first line there."""
+        """Some of the rewrites as a patch of the source; of a notebook's, each hunk is headed by its cell.
+
+        A byte order mark is a character of the first line there.
+        """
+        if self.notebook is not None:
+            return self._patch_of_cells(self.notebook.changed(_edits(reports)))
         mark = "\ufeff" if self.encoding == "utf-8-sig" else ""
         return patch(mark + self.source, mark + self.rewriting(reports), self.path)
 
     def patch_bytes(self, reports: Sequence[SiteReport]) -> bytes:
         """The same for `git apply`: the file's lines as its bytes are, names as the system has them."""
-        changed = self.as_read().encoded(self.rewriting(reports))
+        changed = self.encoded(reports)
         # In latin-1 each byte is one character, whatever it means in the file.
         text = patch(self.data.decode("latin-1"), changed.decode("latin-1"), self.path)
         *names, rest = text.split("\n", 2)
         return b"\n".join([*map(os.fsencode, names), rest.encode("latin-1")])
+
+    def _patch_of_cells(self, changed: Iterable[tuple[Cell, list[Edit]]]) -> str:
+        names: list[str] = []
+        hunks = []
+        for cell, edits in changed:
+            *names, rest = patch(cell.whole, edited(cell.whole, edits), self.path).split("\n", 2)
+            hunks.append(_HUNK.sub(rf"\g<0> cell {cell.number}", rest))
+        return "\n".join([*names, "".join(hunks)])
 
 
 @dataclass
@@ -181,6 +216,10 @@ class Report:
     problem: str | None = None
     """What went wrong in the user's example or script."""
     gain: Gain | None = None
+    ignored: int = 0
+    """Places that are not reported, because a comment says so."""
+    remarks: list[str] = field(default_factory=list)
+    """On such comments."""
 
     @property
     def sites(self) -> list[SiteReport]:
@@ -195,10 +234,11 @@ class Report:
         """One JSON document."""
         return {
             "searched": self.searched,
+            "ignored": self.ignored,
             "problem": self.problem,
             "gain": None if self.gain is None else self.gain.to_json(),
             "sites": [report.to_json() for report in self.sites],
-            "not_read": [{"path": one.path, "reason": one.reason} for one in self.not_read],
+            "not_read": [asdict(one) for one in self.not_read],
             "written": [str(file.path) for file in self.files if file.written],
             "not_written": [
                 {"path": str(file.path), "reason": file.why_not_written}
@@ -220,8 +260,13 @@ class Report:
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
         if failed := self.count("failed"):
             parts.append(f"{failed} failed")
-        if self.not_read:
-            parts.append(f"{_counted(len(self.not_read), 'file')} not read")
+        if advised := self.count("advice"):
+            parts.append(f"{_counted(advised, 'place')} with advice")
+        if self.ignored:
+            parts.append(f"{self.ignored} ignored")
+        for noun, cells in (("file", False), ("cell", True)):
+            if count := sum((one.cell is not None) is cells for one in self.not_read):
+                parts.append(f"{_counted(count, noun)} not read")
         if written := sum(file.written for file in self.files):
             parts.append(f"{_counted(written, 'file')} written")
         return f"{_counted(self.searched, 'file')} searched: {', '.join(parts)}"
@@ -237,7 +282,7 @@ class Report:
                 yield f"  not written: {file.why_not_written}"
             yield ""
         for one in self.not_read:
-            yield f"{one.path}: not read: {one.reason}"
+            yield str(one)
         if self.not_read:
             yield ""
         if self.gain is not None:
@@ -247,6 +292,8 @@ class Report:
 def _site_lines(report: SiteReport) -> Iterator[str]:
     site = report.site
     lines = f"{site.line}-{site.end_line}" if site.end_line > site.line else f"{site.line}"
+    if site.cell is not None:
+        lines = f"cell {site.cell}, line {lines}"
     yield f"{lines} {site.symbol}: {site.verdict}" + (f": {site.reason}" if site.reason else "")
     if site.advice:
         yield f"    {site.advice}"
@@ -267,30 +314,8 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
     yield from (f"{INDENT[2:]}{line}" for line in report.diff.replace("\r\n", "\n").split("\n")[2:-1])
 
 
-def patch(before: str, after: str, path: Path) -> str:
-    """A unified diff that `git apply` and `patch -p1` take in the working directory; empty for no change."""
-    if before == after:
-        return ""
-    name = os.path.relpath(path).replace(os.sep, "/")
-    lines = difflib.unified_diff(
-        _lines_of(before), _lines_of(after), _named(f"a/{name}"), _named(f"b/{name}"), n=CONTEXT_LINES
-    )
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
-
-
-def _lines_of(text: str) -> list[str]:
-    """Lines as git counts them: only \\n ends one."""
-    lines = text.split("\n")
-    return [line + "\n" for line in lines[:-1]] + lines[-1:] if lines[-1] else [x + "\n" for x in lines[:-1]]
-
-
-def _named(name: str) -> str:
-    """A name as git writes it in a patch: quoted where it must be, ended by a tab where it holds spaces."""
-    if any(character in QUOTED or ord(character) < 32 for character in name):
-        return '"' + "".join(QUOTED.get(c, c if ord(c) >= 32 else f"\\{ord(c):03o}") for c in name) + '"'
-    return f"{name}\t" if " " in name else name
+def _edits(reports: Iterable[SiteReport]) -> set[Edit]:
+    return {edit for report in reports for edit in report.site.edits}
 
 
 def _counted(count: int, noun: str) -> str:

@@ -218,11 +218,8 @@ class Rewriting:
         start = self.text.whole_lines(block[first])[0]
         end = self.text.whole_lines(block[last])[1]
         old = self.text.source[start:end]
-        if _has_long_string(block[first : last + 1], self.text):
-            raise Refuse(
-                "a guard would have to indent a multi-line string",
-                "assign the string to a name above these lines",
-            )
+        if has_long_string(block[first : last + 1], self.text):
+            raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
         if any(edit.start < start or edit.end > end for edit in edits):
             raise Refuse("other lines stand between those of the attention")
         new = edited(self.text.source[:end], edits)[start:]
@@ -231,7 +228,7 @@ class Rewriting:
             old += line
         if new and not new.endswith(("\n", "\r")):
             new += line
-        body = f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}"
+        body = f"{indent}if {test}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}"
         return self._with_line_ends((*extra, Edit(start, end, body))), test
 
     def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
@@ -272,11 +269,12 @@ def stripped(test: ast.expr) -> tuple[ast.expr, bool]:
     return test, negated
 
 
-def _deeper(text: str) -> str:
+def deeper(text: str) -> str:
+    """Lines indented once more."""
     return "".join(f"    {line}" if line.strip() else line for line in Text(text).lines)
 
 
-def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
+def has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
     """Whether a string has lines of its own, which indenting would change."""
     notes = {
         id(node.value) for each in statements for node in walk(each) if isinstance(node, ast.Expr)

@@ -1,30 +1,30 @@
-"""Searches files and folders for hand-written attention: each once, whatever is wrong with the others."""
+"""Searches files and folders for what the rules replace: each once, whatever is wrong with the others."""
 
 import ast
 import os
-import re
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from flashmore.upgrade.find import find_sites
+from flashmore.upgrade.find import find_sites, is_worth_parsing
+from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, SUFFIX, is_notebook, read_notebook
 from flashmore.upgrade.project.definitions import Definitions
-from flashmore.upgrade.project.files import Unreadable, content, decoded, python_files
+from flashmore.upgrade.project.files import LARGEST, Unreadable, content, decoded
 from flashmore.upgrade.project.linked import Project
+from flashmore.upgrade.project.walk import python_files
+from flashmore.upgrade.rules import CODES
+from flashmore.upgrade.settings import Settings
 from flashmore.upgrade.site import NotRead, Searched
+from flashmore.upgrade.suppressions import Suppressions
 
-NOTEBOOK = ".ipynb"
 MANY = 64
 """Fewer files are searched in this process: starting another takes longer."""
-_WORTH = re.compile(
-    rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn|flex_att"
-    rb"|\bexp\("
-)
 
 
 def _why_not_python(path: Path, data: bytes) -> str | None:
@@ -35,33 +35,47 @@ def _why_not_python(path: Path, data: bytes) -> str | None:
     return f"its name ends in {path.suffix}, and only Python files are searched"
 
 
-def read(path: Path) -> tuple[bytes, str, str] | NotRead:
-    """A file's bytes, its text with its line ends, and the encoding that its first lines name (PEP 263)."""
-    if path.suffix.lower() == NOTEBOOK:
-        advice = "`jupyter nbconvert --to script` converts it to a Python file"
-        return NotRead(str(path), f"it is a notebook; {advice}")
+def search_file(path: Path, codes: Collection[str] = CODES) -> Searched | NotRead:
+    """What is found in one file."""
     try:
-        data = content(path)
-        if (other := _why_not_python(path, data)) is not None:
-            return NotRead(str(path), other)
-        return data, *decoded(data)
+        data = content(path, LARGEST_NOTEBOOK if is_notebook(path) else LARGEST)
     except Unreadable as error:
         return NotRead(str(path), str(error))
+    return search_source(path, data, codes)
 
 
-def search_file(path: Path) -> Searched | NotRead:
-    """What is found in one file."""
-    found = read(path)
-    if isinstance(found, NotRead):
-        return found
-    data, source, encoding = found
+def _read(path: Path, data: bytes) -> Searched:
+    """A file or a notebook, with no places yet."""
+    if is_notebook(path):
+        notebook = read_notebook(data)
+        return Searched(str(path), notebook.source, data, "utf-8", (), notebook=notebook)
+    if (other := _why_not_python(path, data)) is not None:
+        raise Unreadable(other)
+    source, encoding = decoded(data)
+    return Searched(str(path), source, data, encoding, ())
+
+
+def search_source(path: Path, data: bytes, codes: Collection[str] = CODES) -> Searched | NotRead:
+    """What is found in the bytes of a file that is not read itself.
+
+    Args:
+        path: what the file is called.
+        data: its bytes, as of a file.
+        codes: the rules to search for.
+    """
+    try:
+        found = _read(path, data)
+    except Unreadable as error:
+        return NotRead(str(path), str(error))
+    notebook = found.notebook
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not _WORTH.search(data):
-                ast.parse(source)
-                return Searched(str(path), source, data, encoding, ())
-            sites = find_sites(source, str(path), Definitions(path))
+            if not is_worth_parsing(data if notebook is None else found.source.encode()):
+                ast.parse(found.source)
+                return found
+            sites = find_sites(found.source, str(path), codes, Definitions(path))
+            comments = Suppressions(found.source)
     except SyntaxError as error:
         line = f" in line {error.lineno}" if error.lineno else ""
         return NotRead(str(path), f"it is not valid for this version of Python: {error.msg}{line}")
@@ -69,17 +83,21 @@ def search_file(path: Path) -> Searched | NotRead:
         return NotRead(str(path), "it is nested too deeply to be parsed")
     except ValueError as error:
         return NotRead(str(path), f"it cannot be parsed: {type(error).__name__}: {error}")
-    return Searched(str(path), source, data, encoding, tuple(sites))
+    kept, remarks = comments.kept(sites), comments.remarks
+    if notebook is not None:
+        kept, remarks = list(map(notebook.placed, kept)), list(map(notebook.worded, remarks))
+    return replace(found, sites=tuple(kept), ignored=len(sites) - len(kept), remarks=tuple(remarks))
 
 
 def search(
     paths: Iterable[str | os.PathLike[str]],
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    settings: Settings | None = None,
+    *,
+    force_exclude: bool = False,
 ) -> Iterator[Searched | NotRead]:
-    """Every Python file of the paths, in order, with what was found in it; at last, what is not walked.
-
-    A notebook is named and not read.
+    """Every Python file and notebook of the paths, in order, with its places; at last, what is not walked.
 
     Places that the project around them differentiates twice are refused; see `project/linked.py`.
 
@@ -87,24 +105,43 @@ def search(
         paths: files and folders.
         processes: how many processes share a large number of files.
         progress: called with how many files are done, and of how many.
+        settings: what is left out, and which rules apply; by default nothing, and all.
+        force_exclude: whether paths that the settings exclude are left out, too.
     """
-    given = [Path(path) for path in paths]
-    files, not_read = python_files(given, suffixes=(".py", NOTEBOOK))
-    project = Project(given, [path for path in files if path.suffix != NOTEBOOK])
-    for done, result in enumerate(_results(files, processes), start=1):
+    given, settings = [Path(path) for path in paths], settings or Settings()
+    files, not_read = python_files(given, (".py", SUFFIX), settings.exclude, force_exclude=force_exclude)
+    project = Project(given, files, settings.target_torch)
+    codes = [settings.codes_in(path) for path in files]
+    for done, result in enumerate(_results(files, codes, processes), start=1):
         if progress is not None:
             progress(done, len(files))
         yield result if isinstance(result, NotRead) else project.judged(result)
     yield from not_read
 
 
-def _results(files: Sequence[Path], processes: int) -> Iterator[Searched | NotRead]:
+def search_stdin(path: Path, data: bytes, settings: Settings) -> Searched | NotRead:
+    """What is found in a source that is not in its file, or not yet.
+
+    Args:
+        path: the file that it belongs to, which need not exist.
+        data: its bytes.
+        settings: which rules apply.
+    """
+    found = search_source(path, data, settings.codes_in(path))
+    return (
+        found if isinstance(found, NotRead) else Project([path], [path], settings.target_torch).judged(found)
+    )
+
+
+def _results(
+    files: Sequence[Path], codes: Sequence[Collection[str]], processes: int
+) -> Iterator[Searched | NotRead]:
     if processes < 2 or len(files) < MANY:
-        yield from map(search_file, files)
+        yield from map(search_file, files, codes)
         return
     with _safe_path(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         with _ctrl_c_deferred():
-            results = pool.map(search_file, files, chunksize=16)
+            results = pool.map(search_file, files, codes, chunksize=16)
         try:
             yield from results
         except BaseException:

@@ -7,9 +7,12 @@ an input of role "size" is a whole number, and its one entry says which.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Verdict = Literal["rewritten", "refused", "already fused", "failed"]
+if TYPE_CHECKING:
+    from flashmore.upgrade.notebooks.notebook import Notebook
+
+Verdict = Literal["rewritten", "refused", "already fused", "failed", "advice"]
 Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
 
 
@@ -52,20 +55,31 @@ class Fragment:
     `old` and `new` are sources of `def old(...)` and `def new(...)`. The names `torch`, `F`
     (torch.nn.functional), `nn`, `math` and `np` may occur in them, and `rearrange`, `repeat`, `einsum` where
     the user's lines call einops.
+
+    Args:
+        inputs: of both.
+        old: the user's lines.
+        new: what replaces them.
+        widens: whether `new` may return float32 where `old` returns 16 bits, under autocast alone.
+        differentiable: whether gradients lead through; not through steps of an optimizer.
     """
 
     inputs: tuple[Input, ...]
     old: str
     new: str
+    widens: bool = False
+    differentiable: bool = True
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place that looks like attention.
+    """One place that looks like what a rule replaces.
 
-    Lines count from 1; `end_line` is the last line that belongs to it. `guard` is the Python expression under
+    `code` is the rule's, `rule` the variant of attention that was recognised. Lines count from 1; `end_line`
+    is the last line that belongs to it. `guard` is the Python expression under
     which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
-    granted, `notes` what it leaves for somebody to look at, both in words.
+    granted, `notes` what it leaves for somebody to look at, both in words. `cell` is the number of a
+    notebook's cell, in which the lines count; edits count in the whole source.
     """
 
     path: str
@@ -81,18 +95,32 @@ class Site:
     fragment: Fragment | None = None
     assumptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    code: str = "FM001"
+    cell: int | None = None
 
     def refused(self, reason: str, advice: str) -> "Site":
         """The same place, with nothing to rewrite."""
-        return Site(self.path, self.line, self.end_line, self.symbol, "refused", reason, advice)
+        return Site(
+            self.path, self.line, self.end_line, self.symbol, "refused", reason, advice,
+            code=self.code, cell=self.cell,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class NotRead:
-    """A file that could not be searched, and why."""
+    """A file that could not be searched, or a cell of a notebook, and why."""
 
     path: str
     reason: str
+    cell: int | None = None
+
+    @property
+    def message(self) -> str:
+        """Without the file."""
+        return f"{f'cell {self.cell}: ' if self.cell is not None else ''}not read: {self.reason}"
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +132,10 @@ class Searched:
         source: its text, line ends as they are, without a byte-order mark; the edits' offsets count in it.
         data: its bytes when it was read.
         encoding: how the bytes become the text, "utf-8-sig" with a byte-order mark.
-        sites: what was found.
+        sites: what was found and is reported.
+        ignored: how many places are not, because a comment says so.
+        remarks: on such comments, in words.
+        notebook: how a notebook's cells become `source`; None for a Python file.
     """
 
     path: str
@@ -112,3 +143,13 @@ class Searched:
     data: bytes
     encoding: str
     sites: tuple[Site, ...]
+    ignored: int = 0
+    remarks: tuple[str, ...] = ()
+    notebook: "Notebook | None" = None
+
+    def lines_of(self, site: Site) -> tuple[int, int]:
+        """The first and the last line of a place in `source`."""
+        if self.notebook is None or site.cell is None:
+            return site.line, site.end_line
+        first = self.notebook.in_source(site.cell, site.line)
+        return first, first + site.end_line - site.line

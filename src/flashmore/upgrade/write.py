@@ -26,7 +26,7 @@ from flashmore.upgrade.project.files import content
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A Python file as it was read."""
+    """A Python file or a notebook as it was read."""
 
     path: Path
     raw: bytes
@@ -74,9 +74,14 @@ def write_source(
             git has committed, belongs to somebody else, or the new text is no Python.
         StorageError: the disk refused.
     """
+    write_bytes(source, rewritten_bytes(source, text), force=force, indices=indices)
+
+
+def write_bytes(
+    source: SourceFile, new: bytes, *, force: bool = False, indices: Indices | None = None
+) -> None:
+    """The same for the bytes of the whole new file, which are known to be valid: a notebook's."""
     target = source.path.resolve()
-    new = source.encoded(text)
-    _require_python(new, source.path)
     try:
         found = _require_unchanged(target, source)
         if not force:
@@ -91,6 +96,17 @@ def write_source(
         raise StorageError(
             f"to write {source.path}", str(error), "free disk space and a folder with write permission"
         ) from None
+
+
+def rewritten_bytes(source: SourceFile, text: str) -> bytes:
+    """The bytes of a changed text, in the file's encoding.
+
+    Raises:
+        UsageError: they are no Python.
+    """
+    new = source.encoded(text)
+    _require_python(new, source.path)
+    return new
 
 
 def _require_python(new: bytes, path: Path) -> None:
@@ -109,7 +125,7 @@ def _require_unchanged(
     """Refuse a file that is not the one that was read, or cannot be replaced as it is."""
     path = source.path
     try:
-        data, found = content(target), target.lstat()
+        data, found = content(target, max(files.LARGEST, len(source.raw))), target.lstat()
     except (files.Unreadable, OSError):
         raise UsageError(
             f"{path} as it was read", "it can no longer be read", "run the same command again"

@@ -1,4 +1,4 @@
-"""Attention alone, on what the user's program gives to it: old lines, new lines, and which kernel runs."""
+"""The lines of one place alone, on what the user's program gives to them: old, new, and which kernel runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,19 +25,19 @@ def replays(
     """Make a call of each version of each site that was seen, forward and backward, as often as in a step.
 
     Args:
-        sites: each with its `fragment` as JSON.
+        sites: each with its `code`, and its `fragment` as JSON.
         watched: what was seen of each.
         device: where to compute.
 
     Returns:
-        What is to be timed, by names such as `site 0 before`; and for each site how often it is called, and
+        What is to be timed, by names such as `old lines 0`; and for each site how often it is called, and
         which kernel its SDPA runs in.
     """
     runs: dict[str, Callable[[], object]] = {}
     said: list[dict[str, Any]] = []
     for number, (site, seen) in enumerate(zip(sites, watched, strict=True)):
         if not seen.seen:
-            said.append({"calls": seen.calls, "kernel": None})
+            said.append({"code": site["code"], "calls": seen.calls, "kernel": None})
             continue
         fragment = fragment_from_json(site["fragment"])
         functions = functions_of(fragment)
@@ -46,10 +46,11 @@ def replays(
         make = partial(arguments_of, inputs, fragment.inputs, double=False)
         autocast = partial(_autocast, one["autocast"], device)
         for word, lines in (("old", functions.old), ("new", functions.new)):
-            runs[f"{word} attention {number}"] = partial(
+            runs[f"{word} lines {number}"] = partial(
                 _both_ways, lines, make, autocast, max(1, seen.calls), device
             )
-        said.append({"calls": seen.calls, "kernel": _kernel(functions.new, make, autocast, device)})
+        kernel = _kernel(functions.new, make, autocast, device)
+        said.append({"code": site["code"], "calls": seen.calls, "kernel": kernel})
     return runs, said
 
 

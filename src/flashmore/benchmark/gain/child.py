@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ def main(argv: list[str]) -> int:
     """Measure an example or a script.
 
     Args:
-        argv: the process to end with, and a JSON file with `sites`, `rewritten` (paths to new sources),
-            `example`, `run` and `folder`. The result is written to `folder/gain.json`.
+        argv: the process to end with, and a JSON file with `sites`, `variants` (see `variants.Variant`),
+            `optimizers` (places), `example`, `run` and `folder`. The result is written to `folder/gain.json`.
     """
     end_with_parent(int(argv[0]))
     from flashmore.upgrade.trace.user import UserCodeFailed, told
@@ -47,30 +46,32 @@ def main(argv: list[str]) -> int:
 def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
     """Whole steps and attention alone, before and after, in alternating blocks."""
     from flashmore.benchmark.gain.attention import replays
+    from flashmore.benchmark.gain.measure import BEFORE
+    from flashmore.benchmark.gain.variants import Optimizers, Switch, Variant
     from flashmore.measuring.environment import environment
     from flashmore.measuring.memory import peak_bytes
     from flashmore.upgrade.trace.capture import Catcher, Watched
     from flashmore.upgrade.trace.user import load_example
-    from flashmore.upgrade.trace.versions import Versions
 
     example = load_example(request["example"])
     watched = [Watched(**site["watched"]) for site in request["sites"]]
     with Catcher(watched, lambda _: None):
         example()
-    versions = Versions(request["rewritten"])
+    variants = [Variant(**each) for each in request["variants"] if each["rewritten"]]
+    if not variants:
+        return {"problem": "an example makes no steps of an optimizer: use --run"}
+    switch = Switch(variants, Optimizers(()))
     device = _device(example.model)
-    step = partial(_step, example, device)
 
-    def step_of(switch: Callable[[], None]) -> Callable[[], None]:
+    def step_of(name: str) -> Callable[[], None]:
         def run() -> None:
-            switch()
-            step()
+            switch.to(name)
+            _step(example, device)
 
         return run
 
     runs: dict[str, Callable[[], object]] = {
-        "old step": step_of(versions.before),
-        "new step": step_of(versions.after),
+        name: step_of(name) for name in (BEFORE, *(each.name for each in variants))
     }
     alone, sites = replays(request["sites"], watched, device)
     runs |= alone
@@ -79,7 +80,7 @@ def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
             run()
     peaks = {name: peak_bytes(run, device) for name, run in runs.items()}
     samples = _alternated(runs)
-    versions.before()
+    switch.to(BEFORE)
     return {
         "problem": None, "samples_ms": samples, "peak_bytes": peaks, "sites": sites, "device": str(device),
         "whole": "forward and backward of the model", "environment": environment(device),
@@ -103,12 +104,14 @@ def _of_run(request: Mapping[str, Any]) -> dict[str, Any]:
 
     from flashmore.benchmark.gain.attention import replays
     from flashmore.benchmark.gain.steps import StepTimer
+    from flashmore.benchmark.gain.variants import Variant
     from flashmore.measuring.environment import environment
     from flashmore.measuring.memory import peak_bytes
     from flashmore.upgrade.trace.capture import Watched
     from flashmore.upgrade.trace.user import UserCodeFailed, run_script
 
-    timer = StepTimer(request["rewritten"])
+    places = [(path, first, last) for path, first, last in request["optimizers"]]
+    timer = StepTimer([Variant(**each) for each in request["variants"]], places)
     problem = None
     with timer:
         try:

@@ -1,4 +1,4 @@
-"""Other documented speed-ups that go well with fused attention, with their pages; none is measured here."""
+"""Other documented speed-ups that go well with rewrites, with their pages; none is measured here."""
 
 from dataclasses import dataclass
 
@@ -31,11 +31,6 @@ FURTHER = (
         'torch.set_float32_matmul_precision("high"): tensor cores for float32 products, but other numerics',
         f"{DOCS}/generated/torch.set_float32_matmul_precision.html",
         on=("cuda",),
-    ),
-    Further(
-        "a fused optimizer",
-        "torch.optim.AdamW(…, fused=True): one kernel for all weights",
-        f"{DOCS}/generated/torch.optim.AdamW.html",
     ),
     Further(
         "less padding",

@@ -1,4 +1,4 @@
-"""What tested rewrites bring: whole steps and attention alone, before and after, with intervals and verdicts.
+"""What tested rewrites bring: whole steps and their lines alone, with intervals and verdicts.
 
 Only what was tested is measured. The user's program runs in a child process (`child`), in which
 functions change their code between two blocks: both versions share weights, data and the machine's moods.
@@ -6,14 +6,15 @@ functions change their code between two blocks: both versions share weights, dat
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmore.benchmark.gain.child import RESULT
 from flashmore.benchmark.gain.further import Further, worth_trying
 from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
+from flashmore.upgrade.rules import RULES, rule
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.tracer import ENDED_ITSELF, SECONDS, Source, run_child, watch, watched_site
 from flashmore.upgrade.verify.child import fragment_to_json
@@ -21,6 +22,9 @@ from flashmore.upgrade.verify.child import fragment_to_json
 if TYPE_CHECKING:
     from flashmore.measuring.warnings import MeasurementWarning
 
+BEFORE, ALL, ALONE = "old step", "new step", "new step, {} alone"
+"""The versions of a step."""
+ATTENTION = "FM001"
 FASTER_KERNELS = {"cpu": ("flash",), "cuda": ("flash", "cudnn", "efficient")}
 """On each device, the kernels that never write the (T, S) matrix."""
 FEWEST_STEPS = 6
@@ -52,9 +56,9 @@ class BeforeAfter:
 
 @dataclass(frozen=True)
 class SiteGain:
-    """Attention alone at one site, as often as a step calls it."""
+    """The lines of one place alone, as often as a step runs them."""
 
-    attention: BeforeAfter | None
+    alone: BeforeAfter | None
     """None where the run never came by."""
     calls: int = 0
     kernel: str | None = None
@@ -65,7 +69,7 @@ class SiteGain:
     @property
     def slower(self) -> bool:
         """Whether the rewrite is slower, and surely so."""
-        return self.attention is not None and self.attention.ratio.verdict == "slower"
+        return self.alone is not None and self.alone.ratio.verdict == "slower"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -73,17 +77,39 @@ class SiteGain:
 
     def lines(self) -> list[str]:
         """What a person reads of one place."""
-        if self.attention is None:
+        if self.alone is None:
             return ["gain not measured: these lines ran too rarely"]
-        lines = [f"attention alone, {self.calls} call{'s' * (self.calls != 1)} a step: {self.attention}"]
+        lines = [f"these lines alone, {self.calls} call{'s' * (self.calls != 1)} a step: {self.alone}"]
         if self.kernel is not None:
             lines.append(f"kernel that runs now: {self.kernel}")
         return [*lines, *(f"not {reason}" for reason in self.why_not_faster)]
 
 
 @dataclass(frozen=True)
+class RuleGain:
+    """What the rewrites of one rule bring to a step without the others."""
+
+    code: str
+    step: BeforeAfter | None
+    """None where there were too few steps."""
+
+    @property
+    def slower(self) -> bool:
+        """Whether the step is slower, and surely so."""
+        return self.step is not None and self.step.ratio.verdict == "slower"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What a person reads of one place."""
+        return ["gain not measured: too few steps" if self.step is None else f"a step with it: {self.step}"]
+
+
+@dataclass(frozen=True)
 class Gain:
-    """What all tested rewrites together bring to a step, and each to its own attention."""
+    """What all tested rewrites together bring to a step, each rule alone, and each place to its own lines."""
 
     whole: str
     """What a step is here."""
@@ -91,12 +117,15 @@ class Gain:
     """None where something went wrong, or where there were too few steps."""
     share: float | None
     """Attention's share of the step before."""
-    sites: tuple[SiteGain, ...]
+    sites: tuple[SiteGain | RuleGain, ...]
+    """Of a place whose lines run only once, the gain of its rule."""
     further: tuple[Further, ...]
     problem: str | None = None
     environment: Mapping[str, Any] | None = None
     """Where it was measured; see `flashmore.measuring.environment`."""
     warnings: "tuple[MeasurementWarning, ...]" = ()
+    rules: tuple[RuleGain, ...] = ()
+    """Where there are several, the one that brings most first."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -106,7 +135,10 @@ class Gain:
         """What a person reads of the whole step."""
         lines = []
         if self.step is not None:
-            lines.append(f"{self.whole}: {self.step}")
+            lines.append(f"{self.whole}{', all rules' if self.rules else ''}: {self.step}")
+        for each in self.rules:
+            told = "too few steps" if each.step is None else each.step
+            lines.append(f"  {each.code} {rule(each.code).name} alone: {told}")
         if self.share is not None:
             lines.append(f"attention took {100 * self.share:.0f} % of the old step")
         if self.problem is not None:
@@ -117,40 +149,86 @@ class Gain:
 
 
 def measure_gain(
-    sites: Sequence[Site], rewritten: Mapping[Path, str], source: Source, *, seconds: float = SECONDS
+    sites: Sequence[Site],
+    rewriting: Callable[[Sequence[Site]], Mapping[Path, str]],
+    source: Source,
+    *,
+    seconds: float = SECONDS,
 ) -> Gain:
     """Measure what rewrites bring to the user's example or script.
 
     Args:
         sites: those that passed their test, each with a fragment.
-        rewritten: each file with its whole new source; nothing is written.
+        rewriting: the files in which some of them are rewritten, with their whole new sources.
         source: what to run. An example gives steps of forward and backward; a script is timed between two
-            steps of its own optimizer, every other one with the new code.
+            steps of its own optimizer, with each version of the code in turn. Nothing is written.
         seconds: how long all of it may take.
     """
+    again = [site for site in sites if not rule(site.code).setup]
     with tempfile.TemporaryDirectory(prefix="flashmore-") as name:
         folder = Path(name)
         request: dict[str, Any] = {
             "sites": [
-                {"watched": watched_site(site), "fragment": fragment_to_json(site.fragment)}
-                for site in sites
+                {
+                    "code": site.code,
+                    "watched": watched_site(site),
+                    "fragment": fragment_to_json(site.fragment),
+                }
+                for site in again
                 if site.fragment is not None
             ],
-            "rewritten": {str(path.resolve()): text for path, text in rewritten.items()},
+            "variants": _variants(sites, rewriting),
+            "optimizers": [
+                (str(Path(site.path).resolve()), site.line, site.end_line)
+                for site in sites
+                if rule(site.code).setup
+            ],
             "example": source.example,
             "run": list(source.run),
             "folder": str(folder),
             "captured": str(folder),
         }
         if source.example is None:
-            status = watch(sites, source, folder, seconds)
-            request["calls"] = status["calls"] or [1] * len(sites)
+            status = watch(again, source, folder, seconds)
+            request["calls"] = status["calls"] or [1] * len(again)
         said = run_child("flashmore.benchmark.gain.child", request, folder, seconds)
         try:
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         except OSError:
             result = {"problem": said or ENDED_ITSELF}
-    return gain_of(result, len(sites))
+    gain = gain_of(result, len(again))
+    found = iter(gain.sites)
+    alone = {each.code: each for each in gain.rules}
+    return replace(
+        gain,
+        sites=tuple(
+            alone.get(site.code, RuleGain(site.code, None if alone else gain.step))
+            if rule(site.code).setup
+            else next(found)
+            for site in sites
+        ),
+    )
+
+
+def _variants(
+    sites: Sequence[Site], rewriting: Callable[[Sequence[Site]], Mapping[Path, str]]
+) -> list[dict[str, Any]]:
+    """All rules together, and each alone where there are several; see `variants.Variant`."""
+    codes = sorted({site.code for site in sites})
+    sets = {ALL: codes} | ({ALONE.format(code): [code] for code in codes} if len(codes) > 1 else {})
+    return [
+        {
+            "name": name,
+            "rewritten": {
+                str(path.resolve()): text
+                for path, text in rewriting(
+                    [site for site in sites if site.code in some and not rule(site.code).setup]
+                ).items()
+            },
+            "fuses": any(rule(code).setup for code in some),
+        }
+        for name, some in sets.items()
+    ]
 
 
 def gain_of(result: Mapping[str, Any], count: int) -> Gain:
@@ -158,12 +236,16 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     if "samples_ms" not in result:
         return Gain("", None, None, tuple(SiteGain(None) for _ in range(count)), (), result["problem"])
     samples, peaks = result["samples_ms"], result["peak_bytes"]
-    step = _before_after(samples, peaks, "old step", "new step")
+    step = _before_after(samples, peaks, BEFORE, ALL)
     device = str(result["device"]).partition(":")[0]
     fast = FASTER_KERNELS.get(device, ())
     sites = tuple(_site_gain(n, said, samples, peaks, fast) for n, said in enumerate(result["sites"]))
-    alone = [site.attention.before_ms.median for site in sites if site.attention is not None]
-    share = sum(alone) / step.before_ms.median if step is not None and alone else None
+    attentions = (
+        site.alone.before_ms.median
+        for site, said in zip(sites, result["sites"], strict=True)
+        if said["code"] == ATTENTION and site.alone is not None
+    )
+    share = sum(attentions) / step.before_ms.median if step is not None else 0.0
     problem = result["problem"]
     if step is None and problem is None:
         problem = f"too few steps to time: each version needs at least {FEWEST_STEPS}"
@@ -172,8 +254,20 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
 
     others, threads = result["others"], result["threads"]
     warnings = tuple(warnings_about(samples, others=others, threads=threads, battery=on_battery()))
-    further = worth_trying(device)
-    return Gain(result["whole"], step, share, sites, further, problem, result["environment"], warnings)
+    return Gain(
+        result["whole"], step, share or None, sites, worth_trying(device), problem, result["environment"],
+        warnings, _rule_gains(samples, peaks),
+    )  # fmt: skip
+
+
+def _rule_gains(samples: Mapping[str, Any], peaks: Mapping[str, Any]) -> tuple[RuleGain, ...]:
+    names = {each.code: ALONE.format(each.code) for each in RULES}
+    found = [
+        RuleGain(code, _before_after(samples, peaks, BEFORE, name))
+        for code, name in names.items()
+        if name in samples
+    ]
+    return tuple(sorted(found, key=lambda each: -each.step.ratio.value if each.step is not None else 0.0))
 
 
 def _site_gain(
@@ -183,14 +277,14 @@ def _site_gain(
     peaks: Mapping[str, Any],
     fast: Sequence[str],
 ) -> SiteGain:
-    attention = _before_after(samples, peaks, f"old attention {number}", f"new attention {number}")
+    alone = _before_after(samples, peaks, f"old lines {number}", f"new lines {number}")
     kernel = said["kernel"]
     if kernel is None:
-        return SiteGain(attention, said["calls"])
+        return SiteGain(alone, said["calls"])
     reasons: list[str] = []
     if kernel["name"] not in fast:
         reasons = [f"{name}: {why}" for name in fast for why in kernel["against"].get(name, [])]
-    return SiteGain(attention, said["calls"], kernel["name"], tuple(reasons))
+    return SiteGain(alone, said["calls"], kernel["name"], tuple(reasons))
 
 
 def _before_after(

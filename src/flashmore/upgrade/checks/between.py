@@ -12,6 +12,7 @@ from flashmore.upgrade.checks.functions import (
     keeps_arguments,
 )
 from flashmore.upgrade.checks.pure import is_inplace_name, stateful
+from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks
@@ -56,11 +57,19 @@ class Later:
                 return self._by_store(node)
             case ast.Subscript() if changes_own_memory(node, self.blocks, self.module):
                 return ""
+            case ast.AugAssign(target=ast.Attribute() as target) if self._is_number(target):
+                return self._by_store(target)
             case ast.AugAssign() | ast.Subscript():
                 return _MEMORY
             case ast.Call():
                 return self._by_call(node)
         return ""
+
+    def _is_number(self, attribute: ast.Attribute) -> bool:
+        """Whether all that is stored in an attribute, apart from what is added to it, are numbers."""
+        value = self.flow.seen.get(attribute)
+        stored = value.detail if value is not None else None
+        return isinstance(stored, Attribute) and kind_of(stored, self.module).name == "number"
 
     def _by_store(self, node: ast.Attribute) -> str:
         if node.attr in stateful(self.module):

@@ -1,4 +1,4 @@
-"""Attention that is there to be compared with: it must stay as it is written."""
+"""Lines that are there to be compared with: they must stay as they are written."""
 
 import ast
 import re
@@ -7,19 +7,25 @@ from pathlib import Path
 
 from flashmore.upgrade.source.module import Module
 
-FUSED = {
+FUSED = frozenset((
     "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention",
     "flex_attention", "flash_attn_func", "flash_attn_varlen_func", "flash_attn_qkvpacked_func",
-}  # fmt: skip
+))  # fmt: skip
 """Functions of PyTorch, xFormers and flash-attn that compute a whole attention."""
 _COMPARISONS = {"allclose", "assert_close", "assert_allclose", "assert_almost_equal", "isclose"}
 _TESTS = re.compile(r"test_.*\.py|.*_test\.py")
 """The files that pytest collects."""
 
 
-def why_reference(module: Module, path: str) -> str | None:
-    """Why the attentions of a file are a reference; None where they are not known to be one."""
-    compared, fused = _calls(module)
+def why_reference(module: Module, path: str, replacements: frozenset[str] = FUSED) -> str | None:
+    """Why the hand-written lines of a file are a reference; None where they are not known to be one.
+
+    Args:
+        module: the file.
+        path: its name.
+        replacements: functions that compute what the lines compute.
+    """
+    compared, fused = _calls(module, replacements)
     if compared is None:
         return None
     if _TESTS.fullmatch(Path(path).name):
@@ -30,12 +36,14 @@ def why_reference(module: Module, path: str) -> str | None:
 
 
 @lru_cache(maxsize=1)  # asked once for every place of a file
-def _calls(module: Module) -> tuple[int | None, int | None]:
-    """The lines of the first comparison of tensors, and of the first call of a fused kernel."""
+def _calls(module: Module, replacements: frozenset[str]) -> tuple[int | None, int | None]:
+    """The lines of the first comparison of tensors, and of the first call of a replacement."""
     lines: dict[bool, int] = {}
     for node in ast.walk(module.tree):
         match node:
-            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in FUSED | _COMPARISONS:
-                fused = name in FUSED
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if (
+                name in replacements | _COMPARISONS
+            ):
+                fused = name in replacements
                 lines[fused] = min(node.lineno, lines.get(fused, node.lineno))
     return lines.get(False), lines.get(True)

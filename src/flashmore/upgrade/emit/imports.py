@@ -15,12 +15,20 @@ def import_edits(lines: str | None, module: Module, text: Text) -> tuple[Edit, .
     last = None
     for index, statement in enumerate(body):
         note = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        if not (note and index == 0) and not isinstance(statement, (ast.Import, ast.ImportFrom)):
+        between = (note and index == 0) or _is_magic(statement)
+        if not between and not isinstance(statement, (ast.Import, ast.ImportFrom)):
             break
         last = statement
     at = text.whole_lines(last)[1] if last is not None else _first_line(body, text)
     blank = text.newline * 2 if last is None else ""
     return (Edit(at, at, lines + text.newline + blank),)
+
+
+def _is_magic(statement: ast.stmt) -> bool:
+    """Whether it is a magic or a shell line of a notebook, such as the one that installs what is imported."""
+    return isinstance(statement, ast.Expr) and any(
+        isinstance(node, ast.Name) and node.id == "get_ipython" for node in ast.walk(statement.value)
+    )
 
 
 def _first_line(body: list[ast.stmt], text: Text) -> int:

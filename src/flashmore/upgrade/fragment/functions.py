@@ -23,7 +23,8 @@ from flashmore.upgrade.rewrite import Rewriting, stripped
 from flashmore.upgrade.site import Fragment
 from flashmore.upgrade.source.scopes import claimed_by, heads
 
-_FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
+FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
+"""Names that a fragment need not be given."""
 
 Version = tuple[tuple[int, ...], frozenset[str]]
 """What has been done to the names of an expression: by which of the statements that are left out, and to
@@ -267,7 +268,7 @@ class _Cut(Cuts):
         stored = {each.id for each in names if isinstance(each.ctx, ast.Store)}
         loaded = {each.id for each in names if isinstance(each.ctx, ast.Load)}
         known = {*(each.name for each in self.inputs.found), *self.helpers.names.values()}
-        return loaded - stored - known - _FREE
+        return loaded - stored - known - FREE
 
 
 def _names(node: ast.AST) -> set[str]:

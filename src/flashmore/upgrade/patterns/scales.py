@@ -56,6 +56,8 @@ def _kind_of_scale(value: Value, module: Module, known: dict[Value, str], depth:
         return NUMBER
     if value.op == "index" and value.args[0].op in ("attr:shape", "size"):
         return NUMBER
+    if isinstance(value.node, ast.Call) and module.qualified(value.node.func).startswith("math."):
+        return NUMBER  # whatever it is given
     if value.op in ("py:len", "py:int", "py:float") or (
         value.op.startswith("attr:") and value.op != "attr:data"
     ):

@@ -9,18 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from flashmore.upgrade.budget import unlimited
-from flashmore.upgrade.project.files import (
-    Unreadable,
-    content,
-    decoded,
-    is_file,
-    is_folder,
-    project_files,
-    real,
-    root_of,
-)
+from flashmore.upgrade.project.files import Unreadable, content, decoded, is_file, is_folder, real
 from flashmore.upgrade.project.imports import INIT, Imports, Parts
 from flashmore.upgrade.project.texts import Texts
+from flashmore.upgrade.project.walk import project_files, root_of
 from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.module import Module
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from flashmore.upgrade.project.files import Unreadable, content, decoded
+from flashmore.upgrade.notebooks.notebook import source_of
+from flashmore.upgrade.project.files import Unreadable
 from flashmore.upgrade.source.scopes import Function
 
 INIT = "__init__.py"
@@ -38,6 +39,10 @@ class Outline:
     def defined(self) -> set[str]:
         """Names of the top level's functions and classes, and of what is assigned there."""
         return {name for name in self.mentions if name is not None}
+
+    def binds(self, name: str) -> bool:
+        """Whether a name is that of an import."""
+        return name in self.imports or any(parts[0] == name for parts in self.plain)
 
 
 def outline(tree: ast.Module) -> Outline:
@@ -296,4 +301,4 @@ def parsed(path: Path) -> ast.Module:
         SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` raises them.
     """
     with warnings.catch_warnings(action="ignore"):  # what Python warns of is no part of the answer
-        return ast.parse(decoded(content(path))[0])
+        return ast.parse(source_of(path))

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.version import Version
+
+from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
 from flashmore.upgrade.project.definitions import texts_around
-from flashmore.upgrade.project.files import (
-    is_folder,
-    project_files,
-    real,
-    root_of,
-)
+from flashmore.upgrade.project.files import is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
 from flashmore.upgrade.project.origins import Made, Origins
 from flashmore.upgrade.project.subclasses import Subclasses
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
+from flashmore.upgrade.project.walk import project_files, root_of
+from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 
@@ -45,13 +45,15 @@ class Project:
 
     Args:
         given: the paths that are searched.
-        files: the Python files in them.
+        files: the Python files and notebooks in them.
+        target: the oldest version of torch that it supports; None for what its requirements say.
     """
 
-    def __init__(self, given: Sequence[Path], files: Sequence[Path]) -> None:
+    def __init__(self, given: Sequence[Path], files: Sequence[Path], target: Version | None = None) -> None:
         texts_around.cache_clear()  # which another search may have filled
         self.given = given
         self.files = files
+        self.target = target
         self.links: dict[Path, list[Link]] | None = None
         """By file, the places of which it cannot be seen what they differentiate."""
         self.subclasses: Subclasses | None = None
@@ -70,9 +72,10 @@ class Project:
             return found
         path = Path(found.path)
         pinned = self._pins(root_of(path) or real(path).parent)
-        if pinned:
+        if pinned or self.target is not None:
             sites = (
-                pins.judged(each, pinned) if each.verdict == "rewritten" else each for each in found.sites
+                pins.judged(each, pinned, self.target) if each.verdict == "rewritten" else each
+                for each in found.sites
             )
             found = replace(found, sites=tuple(sites))
         if self.links is None:
@@ -94,8 +97,10 @@ class Project:
         path = real(Path(found.path))
         if self.subclasses is not None and (other := self.subclasses.why_not(found, site)) is not None:
             return site.refused(other, "give it another name there")
+        if rule(site.code).second_derivatives:
+            return site
         top = site.symbol.partition(".")[0]
-        through = (each for each in self.seen if each.made.holds(path, top, site.line, site.end_line))
+        through = (each for each in self.seen if each.made.holds(path, top, *found.lines_of(site)))
         link = next(through, None)
         if link is not None and link.use.certain:
             return site.refused(reason(_said(link)), ADVICE)
@@ -196,7 +201,10 @@ def _calling(
 
 
 def _said(link: Link) -> str:
-    text = f"{_shown(link.file)}, line {link.use.line} ({link.use.what})"
+    where = f"line {link.use.line}"
+    if is_notebook(link.file):
+        where = notebook_at(link.file).worded(where)
+    text = f"{_shown(link.file)}, {where} ({link.use.what})"
     return text if link.through == link.file else f"{text}, called from {_shown(link.through)}"
 
 

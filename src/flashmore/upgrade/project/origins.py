@@ -6,6 +6,7 @@ argument's callers, or an attribute's origin, cannot be seen.
 """
 
 import ast
+import builtins
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,9 +199,12 @@ class _Trace:
                 continue
             return
         imports, path = self.origins.imports, place.path
-        self.made.definitions |= imports.sources(path, whole)
-        if name in imports.outline(path).defined:
+        sources, own = imports.sources(path, whole), imports.outline(path)
+        self.made.definitions |= sources
+        if name in own.defined:
             self.made.definitions.add((path, name))
+        elif not (sources or own.binds(name) or hasattr(builtins, name)):
+            self.made.known = False
 
     def _argument(
         self, name: str, function: Function, place: Place, stop: frozenset[str], depth: int

@@ -13,15 +13,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from flashmore.upgrade.project.files import Unreadable, content
+from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Site
 
-NEEDS = (
-    ("enable_gqa", "2.5"),
-    ("get_autocast_dtype(", "2.4"),
-    ("scale=", "2.1"),
-    ("scaled_dot_product_attention(", "2.0"),
-)
-"""What a rewrite may contain, and the first version of torch that has it, the newest first."""
 FILES = (
     "requirements*.txt", "requirements/*.txt", "pyproject.toml", "setup.py", "setup.cfg",
     "environment*.yml", "environment*.yaml", "conda*.yml", "conda*.yaml",
@@ -77,12 +71,23 @@ def pins(root: Path) -> list[Pin]:
     return found
 
 
-def judged(site: Site, found: list[Pin]) -> Site:
-    """A rewritten place, refused if the project excludes the versions that it needs."""
+def judged(site: Site, found: list[Pin], target: Version | None = None) -> Site:
+    """A rewritten place, refused if the project excludes the versions that it needs.
+
+    Args:
+        site: the place.
+        found: what the project requires of torch.
+        target: the oldest version that it supports, as it says itself; it then decides alone.
+    """
     text = "".join(edit.text for edit in site.edits)
-    what, first = next((each for each in NEEDS if each[0] in text), NEEDS[-1])
+    what, first = next((each for each in rule(site.code).needs if each[0] in text), ("", "0"))
     needed = Version(first)
     what = what.rstrip("(=")
+    if target is not None:
+        if target >= needed:
+            return site
+        reason = f"target-torch is {target}, but `{what}` needs torch {first} or newer"
+        return site.refused(reason, f'set target-torch = "{first}" or newer')
     for pin in found:
         if pin.excludes(needed):
             reason = f"{pin.file.name} requires {pin.text}, but `{what}` needs torch {first} or newer"

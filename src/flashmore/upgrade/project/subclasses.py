@@ -30,7 +30,8 @@ class Subclasses:
     def why_not(self, found: Searched, site: Site) -> str | None:
         """Why the lines of a method may mean something else in a subclass of another file; else None."""
         name, _, method = site.symbol.partition(".")
-        lines = "\n".join(found.source.splitlines()[site.line - 1 : site.end_line])
+        first, last = found.lines_of(site)
+        lines = "\n".join(found.source.splitlines()[first - 1 : last])
         read = {each for each in re.findall(r"\bself\.(\w+)", lines) if method}
         path = Path(found.path)
         for other in sorted(self._files_below(name)) if read else ():

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Set
 from functools import cached_property
 from pathlib import Path
 
+from flashmore.upgrade.notebooks.notebook import is_notebook, source_of
 from flashmore.upgrade.project.files import Unreadable, content
 
 _DECORATOR = re.compile(rb"^[ \t]*@.*", re.MULTILINE)
@@ -12,7 +13,7 @@ _WORD = re.compile(rb"[A-Za-z_]\w*")
 
 
 class Texts:
-    """The bytes of files; nothing for those that cannot be read.
+    """The bytes of files, or those of a notebook's Python; nothing for those that cannot be read.
 
     Args:
         files: the files.
@@ -26,7 +27,7 @@ class Texts:
         """What a file holds."""
         if path not in self.data:
             try:
-                self.data[path] = content(path)
+                self.data[path] = source_of(path).encode() if is_notebook(path) else content(path)
             except Unreadable:
                 self.data[path] = b""
         return self.data[path]

@@ -63,7 +63,7 @@ class Attribute:
 def kind_of(attribute: Attribute, module: Module) -> Kind:
     """What an attribute is, where all that is stored there agrees."""
     owner = attribute.owner
-    if owner is None or module.is_replaced(attribute.name):
+    if owner is None or module.is_replaced(attribute.name) or owner.replaces(attribute.name, module):
         return UNKNOWN
     classes = [each for each in (owner.holder(attribute.name), *owner.below(module)) if each is not None]
     if any(each.module.is_replaced(attribute.name) for each in classes):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from flashmore.upgrade.source.replaced import replaced_on_self, stands_for
 from flashmore.upgrade.source.scopes import Function
 
 if TYPE_CHECKING:
@@ -77,6 +78,24 @@ class Class:
         """Every expression that is stored under `self.name` in this class, else in the nearest base."""
         holder = self.holder(name)
         return holder.own_assignments[name] if holder is not None else []
+
+    def replaces(self, name: str, module: "Module") -> bool:
+        """Whether an object of it, or of a class below it, may store something by name under `self.name`.
+
+        Args:
+            name: the attribute.
+            module: a file whose classes count, besides those of its own.
+        """
+        return any(
+            stands_for(each.replaced_on_self, name)
+            for own in (self, *self.below(module))
+            for each in own.lineage()
+        )
+
+    @cached_property
+    def replaced_on_self(self) -> set[str | None]:
+        """The attributes that its own body stores by name."""
+        return replaced_on_self(self.node)
 
     def holder(self, name: str) -> "Class | None":
         """The class in its line that stores `self.name`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.elsewhere import Elsewhere, Found
-from flashmore.upgrade.source.replaced import replaced
+from flashmore.upgrade.source.replaced import replaced, stands_for
 from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
@@ -84,14 +84,11 @@ class Module:
 
     def is_replaced(self, name: str) -> bool:
         """Whether an attribute of some object may be another than its class says."""
-        return any(
-            each is None or each == name or (each.endswith("*") and name.startswith(each[:-1]))
-            for each in self.replaced
-        )
+        return stands_for(self.replaced, name)
 
     @cached_property
     def replaced(self) -> set[str | None]:
-        """Attributes that are stored on something else than `self`, or by name; see `replaced`."""
+        """Attributes that may be stored on objects of any class; see `replaced`."""
         return replaced(self.tree)
 
     def _see(self, statement: ast.stmt) -> None:

@@ -1,40 +1,61 @@
 """Attributes that may be others than their classes say."""
 
 import ast
+from collections.abc import Iterator
 
 
 def replaced(tree: ast.Module) -> set[str | None]:
-    """Attributes that are stored on something else than `self`, or by name.
+    """Attributes that are stored on something else than a class's `self`, or in unusual ways.
 
     A name with a star at its end stands for all names that begin so; None for all names.
     """
+    within = {node for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for node in ast.walk(each)}
     found: set[str | None] = set()
     for node in ast.walk(tree):
-        match node:
-            case ast.Attribute(value=value, attr=name, ctx=ast.Store() | ast.Del()):
-                on_self = isinstance(value, ast.Name) and value.id == "self"
-                found |= set() if on_self and isinstance(node.ctx, ast.Store) else {name}
-            case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[_, attribute, *_]):
-                found.add(_beginning(attribute))
-            case ast.Call(
-                func=ast.Attribute(attr="__setattr__" | "__delattr__", value=ast.Name(id="object"))
-            ):
-                found.add(None)
-            case ast.Call(
-                func=ast.Attribute(attr="add_module" | "register_module", value=value),
-                args=[attribute, *_],
-            ):
-                on_self = isinstance(value, ast.Name) and value.id == "self"
-                found |= set() if on_self else {_beginning(attribute)}
-            case ast.Subscript(
-                value=ast.Attribute(attr="_modules" | "__dict__"), ctx=ast.Store() | ast.Del()
-            ):
-                found.add(None)
-            case ast.Call(
-                func=ast.Attribute(attr="update", value=ast.Attribute(attr="_modules" | "__dict__"))
-            ):
-                found.add(None)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            if not (_is_self(node.value) and isinstance(node.ctx, ast.Store)):
+                found.add(node.attr)
+        else:
+            found |= {name for owner, name in _by_name(node) if not (_is_self(owner) and node in within)}
     return found
+
+
+def replaced_on_self(node: ast.ClassDef) -> set[str | None]:
+    """Attributes that a class stores on `self` under a name that is computed; see `replaced`."""
+    return {name for each in ast.walk(node) for owner, name in _by_name(each) if _is_self(owner)}
+
+
+def stands_for(found: set[str | None], name: str) -> bool:
+    """Whether a name is among those that `replaced` returns."""
+    return any(
+        each is None or each == name or (each.endswith("*") and name.startswith(each[:-1])) for each in found
+    )
+
+
+def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
+    """The objects that an expression changes, each with the name of the attribute."""
+    match node:
+        case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[owner, attribute, *_]):
+            yield owner, _beginning(attribute)
+        case ast.Call(func=ast.Attribute(attr="__setattr__" | "__delattr__", value=ast.Name(id="object"))):
+            yield (node.args[0] if node.args else node.func), None
+        case ast.Call(
+            func=ast.Attribute(attr="add_module" | "register_module", value=owner), args=[attribute, *_]
+        ):
+            if not (_is_self(owner) and isinstance(attribute, ast.Constant)):
+                yield owner, _beginning(attribute)
+        case ast.Subscript(
+            value=ast.Attribute(attr="_modules" | "__dict__", value=owner), ctx=ast.Store() | ast.Del()
+        ):
+            yield owner, None
+        case ast.Call(
+            func=ast.Attribute(attr="update", value=ast.Attribute(attr="_modules" | "__dict__", value=owner))
+        ):
+            yield owner, None
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def _beginning(name: ast.expr) -> str | None:

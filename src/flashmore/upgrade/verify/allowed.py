@@ -34,8 +34,9 @@ AT_HAND = BUILTINS | {"getattr", "__import__"}
 The lines cannot name `__import__`, and `getattr` in one form alone."""
 MODULES = frozenset(("torch", "F", "nn", "math", "np", "einops"))
 """Names that only ever appear at the head of a dotted name of `DOTTED`."""
-BARE = frozenset(("einsum", "rearrange", "repeat", "reduce", "pack", "unpack"))
-"""What `from einops import …` and `from torch import einsum` bring; a fragment may use them as they are."""
+BARE = frozenset(("einsum", "rearrange", "repeat", "reduce", "pack", "unpack", "trained"))
+"""What `from einops import …` and `from torch import einsum` bring; a fragment may use them as they are.
+`trained` is ours (`steps`)."""
 
 _FUNCTIONS = _words("""
     softmax dropout matmul bmm baddbmm einsum where masked_fill cat stack split chunk unbind
@@ -46,7 +47,8 @@ _FUNCTIONS = _words("""
     logical_or logical_xor eq ne lt le gt ge isfinite isinf isnan nan_to_num cumsum outer dot mm
     mv addmm broadcast_to broadcast_tensors repeat_interleave roll index_select gather tensor
     scalar_tensor is_tensor is_floating_point sigmoid tanh relu norm narrow select flip numel
-    logsumexp tensordot diagonal diag meshgrid any all
+    logsumexp tensordot diagonal diag meshgrid any all erf erfc var std var_mean std_mean reciprocal
+    log_softmax subtract negative rsub
 """)
 _TYPES = _words("""
     float float16 float32 float64 double half bfloat16 bool int int8 int16 int32 int64 long uint8 inf pi nan
@@ -54,7 +56,7 @@ _TYPES = _words("""
 """)
 _FUNCTIONAL = _words("""
     softmax dropout scaled_dot_product_attention normalize pad linear relu gelu silu sigmoid tanh softplus
-    layer_norm rms_norm one_hot log_softmax unfold
+    layer_norm rms_norm one_hot log_softmax unfold nll_loss cross_entropy
 """)
 _METHODS = _words("""
     T mT H t shape ndim dtype device is_cuda requires_grad size dim numel stride view view_as
@@ -71,8 +73,9 @@ DOTTED = frozenset(
     + [f"{home}.{name}" for home in ("F", "nn.functional", "torch.nn.functional") for name in _FUNCTIONAL]
     + [f"{home}.{name}" for home in ("nn", "torch.nn") for name in ("Softmax", "Dropout", "Identity")]
     + [f"math.{name}" for name in _words("sqrt inf exp log log2 pi pow floor ceil isqrt")]
-    + [f"np.{name}" for name in _words("sqrt inf exp log power")]
+    + [f"np.{name}" for name in _words("sqrt inf exp log power pi e")]
     + [f"einops.{name}" for name in ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")]
+    + [f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")]
     + [f"torch.{name}" for name in ("is_autocast_enabled", "get_autocast_dtype")]
 )
 CONTEXTS = frozenset(

@@ -32,7 +32,7 @@ def fragment_from_json(document: Mapping[str, Any]) -> Fragment:
         Input(**{**given, "axes": None if given["axes"] is None else tuple(given["axes"])})
         for given in document["inputs"]
     )
-    return Fragment(inputs, document["old"], document["new"])
+    return Fragment(**{**document, "inputs": inputs})
 
 
 def processor_seconds() -> float:
@@ -79,8 +79,11 @@ def main(argv: list[str]) -> int:
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
     for line in sys.stdin:
+        request = json.loads(line)
+        if "torch.optim." in request["fragment"]["new"]:  # which takes a second, once
+            import torch._dynamo
         began = processor_seconds()
-        verification = _tested(json.loads(line), most_bytes, seconds)
+        verification = _tested(request, most_bytes, seconds)
         limit_time(0)
         answer = {**verification.to_json(), "seconds": processor_seconds() - began}
         sys.stdout.write(json.dumps(answer) + "\n")

@@ -48,6 +48,8 @@ class Functions:
     inputs: tuple[Input, ...]
     probabilities: frozenset[str]
     """Inputs that are given to dropout as its p."""
+    widens: bool
+    """See `Fragment`."""
 
 
 def _probabilities(fragment: Fragment) -> frozenset[str]:
@@ -80,13 +82,15 @@ def verify_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limi
     failed = partial(not_tested, assumptions=tuple(assumptions))
     try:
         with runners(fragment, limits) as (old, new):
-            functions = Functions(old, new, fragment.inputs, _probabilities(fragment))
+            functions = Functions(old, new, fragment.inputs, _probabilities(fragment), fragment.widens)
             refusals: list[str] = []
             takes = partial(_takes, functions, refusals)
             accepted = coverage.accepted(questions_of(fragment.inputs), takes)
             if not accepted.combinations:
                 return failed(f"the original rejects all synthetic inputs: {refusals[-1]}")
-            everything = design = coverage.whole(fragment.inputs, accepted.combinations)
+            everything = design = _with_kernels(
+                coverage.whole(fragment.inputs, accepted.combinations), fragment
+            )
             if coverage.size(everything) > coverage.MOST_CASES:
                 design = coverage.thinned(everything)
             cases: list[CaseResult] = []
@@ -101,6 +105,13 @@ def verify_fragment(fragment: Fragment, assumptions: Sequence[str], limits: Limi
     left_out = coverage.said(accepted, design, everything)
     verification = concluded(cases, fragment, (*assumptions, *left_out))
     return replace(verification, kernels=kernels) if verification.passed else verification
+
+
+def _with_kernels(design: coverage.Design, fragment: Fragment) -> coverage.Design:
+    """The cases, without those of the MATH kernel where no kernel is selected."""
+    if "scaled_dot_product_attention" in fragment.new:
+        return design
+    return [(choices, [case for case in cases if not case.math_kernel]) for choices, cases in design]
 
 
 def _tried(functions: Functions, design: Sequence[tuple[Choices, Sequence[Case]]]) -> Iterator[CaseResult]:
@@ -156,6 +167,7 @@ def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Ite
             autocast=case.precision.autocast,
             eps=_rounding(case),
             exact=case.training or case.module_training or draws_in_eval,
+            widens=functions.widens and case.precision.autocast is not None,
         )
         settings = {each.name(has_mask): replace(setting, math_kernel=each.math_kernel) for each in kernels}
         make = _maker(functions, case)
@@ -237,7 +249,8 @@ def concluded(
     if not whole:
         skipped = next((case.detail for case in cases if case.result == "skipped"), "the original is NaN")
         return Verification(False, on, tuple(cases), assumed, f"nothing could be compared: {skipped}")
-    if not any(tensor.name.startswith("d ") for case in whole for tensor in case.tensors):
+    gradients = (tensor.name.startswith("d ") for case in whole for tensor in case.tensors)
+    if fragment.differentiable and not any(gradients):
         return Verification(False, on, tuple(cases), assumed, "no gradient could be compared")
     return Verification(True, on, tuple(cases), assumed)
 

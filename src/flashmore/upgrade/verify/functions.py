@@ -17,6 +17,7 @@ from flashmore.upgrade.isolated import installed
 from flashmore.upgrade.site import Fragment
 from flashmore.upgrade.verify.allowed import AT_HAND, NotAllowed, compiled
 from flashmore.upgrade.verify.case import Lines
+from flashmore.upgrade.verify.steps import trained
 
 OF_EINOPS = ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")
 
@@ -51,7 +52,7 @@ def _names(fragment: Fragment) -> dict[str, Any]:
     """The modules that the lines may use, einops only where they do."""
     builtins = importlib.import_module("builtins")
     space: dict[str, Any] = {"__builtins__": {word: getattr(builtins, word) for word in AT_HAND}}
-    space |= {"torch": torch, "F": F, "nn": nn, "math": math, "np": np}
+    space |= {"torch": torch, "F": F, "nn": nn, "math": math, "np": np, "trained": trained}
     nodes = (node for source in (fragment.old, fragment.new) for node in ast.walk(ast.parse(source)))
     if {node.id for node in nodes if isinstance(node, ast.Name)} & {"einops", *OF_EINOPS}:
         try:

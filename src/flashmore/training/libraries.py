@@ -1,0 +1,119 @@
+"""The user's cache of compiled training steps: libraries made by AOTInductor, by a digest of their program.
+
+It has native code that is executed, so it lies in the user's own folder, and no run has a copy.
+"""
+
+import hashlib
+import os
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from flashmore.errors import FlashmoreError, StorageError
+from flashmore.files import cache_folder, disk_errors, is_temporary, read_regular, replace_file
+
+LARGEST_LIBRARY, LARGEST_NOTE = 2**30, 2**20
+"""Most bytes of the files of a step; ours have about 3 million and 200."""
+UNFINISHED_SECONDS = 3600.0
+"""Temporary files older than this are of processes that were killed."""
+MOST_LIBRARIES = 100
+"""Libraries kept in the cache, of which the longest unused are removed."""
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True)
+class _Note:
+    """The file beside a library."""
+
+    sha256: str
+    """Of the library: what is damaged must not be executed."""
+    automatic: bool
+    """Whether its attention backend was measured to be the fastest."""
+
+
+def find(digest: str, *, automatic: bool = False) -> Path | None:
+    """The library in the cache; None if there is none, or one that is damaged or that others can change.
+
+    Args:
+        digest: of the step's program.
+        automatic: find only one whose attention backend was measured to be the fastest.
+    """
+    cache = cache_folder()
+    if cache is None:
+        return None
+    path = cache / "compiled" / f"{digest}.pt2"
+    try:
+        if any(_is_foreign(name) for name in (cache, path.parent, path, path.with_suffix(".json"))):
+            return None
+        note = msgspec.json.decode(read_regular(path.with_suffix(".json"), LARGEST_NOTE), type=_Note)
+        library = read_regular(path, LARGEST_LIBRARY)
+    except (OSError, FlashmoreError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    fits = hashlib.sha256(library).hexdigest() == note.sha256 and (note.automatic or not automatic)
+    return path if fits else None
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether other users own or can change a file, whose code must then not be executed."""
+    status = path.lstat()
+    return os.name == "posix" and (status.st_uid != os.getuid() or bool(status.st_mode & _WRITABLE_BY_OTHERS))
+
+
+def load(path: Path) -> Any:
+    """Load a library, which PyTorch unpacks to a temporary folder.
+
+    Raises:
+        StorageError: that folder is full, or nothing can be executed from it.
+    """
+    try:
+        # torch._inductor.aoti_load_package does the same, after importing the compiler, which takes a second.
+        return torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    except RuntimeError as error:
+        valid = "a folder in $TMPDIR with free space and without noexec, or --speedups without compile"
+        found = str(error).partition("\n")[0]
+        raise StorageError("to load the compiled training step", found, valid) from error
+
+
+def keep(digest: str, library: Path, *, automatic: bool) -> None:
+    """Put a library into the cache.
+
+    Args:
+        digest: of the step's program.
+        library: the file.
+        automatic: whether its attention backend was measured to be the fastest.
+
+    Raises:
+        StorageError: the cache cannot be written, or there is no folder for it.
+    """
+    cache = cache_folder()
+    if cache is None:
+        raise StorageError("a cache folder", "no home folder", "a folder in $FLASHMORE_CACHE")
+    path = cache / "compiled" / f"{digest}.pt2"
+    data = library.read_bytes()
+    note = _Note(hashlib.sha256(data).hexdigest(), automatic)
+    with disk_errors(f"to write {path}", path):
+        cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if _is_foreign(cache) or _is_foreign(path.parent):
+            found = f"{path.parent}, which others own or can change"
+            raise StorageError("a cache folder of your own", found, "another folder in $FLASHMORE_CACHE")
+        for name, content in ((path, data), (path.with_suffix(".json"), msgspec.json.encode(note))):
+            replace_file(name, content)
+            name.chmod(0o600)
+        _remove_unused(path.parent)
+
+
+def _remove_unused(folder: Path) -> None:
+    libraries = sorted(folder.glob("*.pt2"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in libraries[MOST_LIBRARIES:]:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        old = is_temporary(path.name) and time.time() - path.stat().st_mtime > UNFINISHED_SECONDS
+        if old:  # of a process that was killed
+            path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Lines that compute a known function, whatever their spelling: recognised by their values on arrays."""

@@ -1,0 +1,1 @@
+"""Jupyter notebooks as Python sources; edits of these as edits of their bytes."""

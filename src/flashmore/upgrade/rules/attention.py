@@ -1,0 +1,258 @@
+"""FM001 manual-attention: softmax of a scaled product of queries and keys, times values."""
+
+import ast
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import Budget, step
+from flashmore.upgrade.checks.beside import OF_TORCH, beside
+from flashmore.upgrade.checks.compiled import require_compilable
+from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
+from flashmore.upgrade.checks.effects import check_effects
+from flashmore.upgrade.checks.guards import never_holds
+from flashmore.upgrade.checks.names import check_names
+from flashmore.upgrade.checks.reference import FUSED, why_reference
+from flashmore.upgrade.checks.unused import kept_comments, unused
+from flashmore.upgrade.edits import apart, composed, edited
+from flashmore.upgrade.emit.emission import Emitter
+from flashmore.upgrade.emit.words import Words
+from flashmore.upgrade.fragment.functions import fragment
+from flashmore.upgrade.patterns.scores import Scores
+from flashmore.upgrade.patterns.terms import Term, Unfit
+from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
+from flashmore.upgrade.plan import Attention, attention, candidates, choices
+from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.rules.functions import in_functions
+from flashmore.upgrade.rules.rule import Parsed, Rule
+from flashmore.upgrade.site import Edit, Site, Verdict
+from flashmore.upgrade.source.escape import Escape
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.functions import FunctionOf, functions
+from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
+from flashmore.upgrade.source.libraries import not_torchs
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.shapes import Shapes
+from flashmore.upgrade.text import Text
+
+CODE = "FM001"
+_WORTH = re.compile(
+    r"@|matmul|bmm|einsum|\bmm\b|\bdot\b|contract|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att"
+)
+"""A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
+_ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
+"""A function that cannot be read is reported where it looks like attention."""
+
+
+def find(parsed: Parsed) -> Iterator[Site]:
+    """Every place in a file that looks like attention."""
+    return in_functions(parsed, CODE, _WORTH, _sites_of, _ATTENTION)
+
+
+def _sites_of(parsed: Parsed, found: FunctionOf) -> list[Site]:
+    flow = parsed.flow(found)
+    softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
+    fused = list({id(each.node): each for each in flow.values if _fused_name(each) in FUSED}.values())
+    if not softmaxes and not fused:
+        return []
+    search = Search(parsed.text, flow, found.name, parsed.path, fused)
+    return [*search.already(), *apart(search.sites(softmaxes))]
+
+
+def _is_softmax(value: Value) -> bool:
+    return value.op == "softmax" or (is_named_softmax(value) and not value.inner)
+
+
+def _fused_name(value: Value) -> str:
+    if value.op == "call":
+        return str(value.detail).rsplit(".", 1)[-1]
+    return value.op
+
+
+class Search:
+    """The attentions of one function."""
+
+    def __init__(self, text: Text, flow: Flow, name: str, path: str, fused: list[Value]) -> None:
+        self.text = text
+        self.flow = flow
+        self.name = name
+        self.path = path
+        self.fused = fused
+        self._of_torch = [each for each in fused if _fused_name(each) in OF_TORCH]
+        self.shapes = Shapes(flow)
+        self.blocks = Blocks(flow.function)
+
+    def already(self) -> list[Site]:
+        """The calls that are fused already."""
+        return [
+            self._site(value, value, "already fused", f"`{_fused_name(value)}` is called")
+            for value in self.fused
+        ]
+
+    def sites(self, softmaxes: list[Value]) -> list[Site]:
+        """The attentions written by hand: rewritten, or refused with the reason."""
+        done: set[ast.AST] = set()
+        result: list[Site] = []
+        refused: list[tuple[Value, Site]] = []
+        held: list[tuple[Value, Site]] = []
+        for final, side, chain in candidates(self.flow, self.shapes):
+            if isinstance(chain, Unfit):
+                for softmax in self._softmaxes_behind(chain.value, softmaxes):
+                    refused.append((softmax, self._refusal(softmax, final, chain.reason, chain.advice)))
+                continue
+            own = [term.value for term in chain.walk() if term.kind == "softmax"]
+            if any(value.node in done for value in own):
+                continue
+            site = self._one(final, side, chain)
+            if site.verdict == "refused":  # another product with the same weights may be one to rewrite
+                held.append((own[0], site))
+                continue
+            result.append(site)
+            done |= {value.node for value in own if value.node is not None}
+        for softmax, site in (*held, *refused):
+            if softmax.node not in done:
+                done.add(softmax.node)  # type: ignore[arg-type]
+                result.append(site)
+        for softmax in softmaxes:
+            if softmax.node not in done and (alone := self._alone(softmax)) is not None:
+                done.add(softmax.node)  # type: ignore[arg-type]
+                result.append(alone)
+        return result
+
+    def _softmaxes_behind(self, value: Value, softmaxes: list[Value]) -> list[Value]:
+        found, stack, seen = [], [value], set()
+        while stack:
+            each = stack.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if _is_softmax(each):
+                found.append(each)
+                continue
+            stack.extend(each.inputs())
+        return [each for each in softmaxes if each in found]
+
+    def _alone(self, softmax: Value) -> Site | None:
+        """A softmax over a product, whose weights no product takes."""
+        if not softmax.args or softmax.inner:
+            return None
+        scores = softmax.args[1 if softmax.op == "call" and len(softmax.args) > 1 else 0]
+        chain = Scores(self.flow.module, self.shapes).walk(scores)
+        if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
+            return self._refusal(softmax, softmax, why_not_followed(softmax), "call torch.softmax here")
+        if isinstance(chain, Term):
+            return self._refusal(softmax, softmax, "no product with values follows the softmax")
+        if chain.product:
+            return self._refusal(softmax, softmax, chain.reason, chain.advice)
+        return None
+
+    def _one(self, final: Value, side: int, chain: Term) -> Site:
+        softmax = next(term.value for term in chain.walk() if term.kind == "softmax")
+        start = softmax
+        try:
+            found = attention(self.flow, self.shapes, final, side, chain)
+            start = found.product.value
+            return self._understood(found)
+        except Refuse as refusal:
+            for choice in choices(self.flow, self.shapes, chain):
+                with suppress(Refuse, Escape):
+                    return self._understood(attention(self.flow, self.shapes, final, side, chain, (choice,)))
+            return self._refusal(start, final, refusal.reason, refusal.advice)
+        except Escape as escape:
+            line = getattr(escape.value.node, "lineno", None)
+            if escape.how == "returned" and (site := self._without_weights(chain)) is not None:
+                return site
+            where = f" in line {line}" if line else ""
+            reason = f"scores or weights are {escape.how}{where}"
+            return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
+
+    def _without_weights(self, chain: Term) -> Site | None:
+        """The attention of a function whose weights no caller takes, as if it returned None for them."""
+        module, name = self.flow.module, self.flow.function.name
+        exported = module.elsewhere is not None and module.elsewhere.exports(module, name, self.name)
+        unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
+        if unused is None:
+            return None
+        first = [Edit(*self.text.span(each), "None") for each in unused.elements]
+        source = edited(self.text.source, first)
+        changed = Module(ast.parse(source), module.elsewhere)
+        same = next(each for each in functions(changed.tree, changed) if each.name == self.name)
+        sites = _sites_of(Parsed(Text(source), changed, self.path, Budget(0)), same)  # as part of this one
+        made = [each for each in sites if each.verdict == "rewritten"]
+        edits = composed(first, made[0].edits) if len(made) == 1 else None
+        if edits is None:
+            return None
+        return replace(made[0], edits=edits, assumptions=(*made[0].assumptions, unused.said(name)))
+
+    def _understood(self, found: Attention) -> Site:
+        near = beside((found.product.value, found.final), self._of_torch, self.flow)
+        if near is not None and near.switch:
+            return self._site(found.product.value, found.final, "already fused", *near.said(self.flow))
+        return self._rewritten(found)
+
+    def _rewritten(self, found: Attention) -> Site:
+        if (reference := why_reference(self.flow.module, self.path)) is not None:
+            raise Refuse(f"a reference is left alone: {reference}")
+        step(len(self.text.source) // 50)  # its diff is made from the whole file
+        words = Words(self.text)
+        emission = Emitter(found, words, self.blocks).emit()
+        rewriting = Rewriting(found, emission, words, self.blocks)
+        edits, guard = rewriting.guarded()
+        made = [found.final, *(product.value for product in found.products), *found.softmaxes]
+        other = not_torchs(
+            self.flow.module.tree, self.flow.owner, self.flow.function, [value.node for value in made]
+        )
+        if other is not None:
+            raise Refuse(other, IMPORT_TORCH)
+        unguarded, changed = edited(self.text.source, rewriting.edits()), edited(self.text.source, edits)
+        check_names(rewriting)
+        for each in {unguarded, changed}:
+            require_compilable(each)
+        check_effects(rewriting, unguarded)
+        block, first, last = rewriting.region()
+        return Site(
+            self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
+            "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
+            edits=edits, code=CODE,
+            assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
+            notes=(*kept_comments(rewriting), *unused(rewriting, changed), *never_holds(rewriting)),
+        )  # fmt: skip
+
+    def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:
+        near = beside((first, last), self._of_torch, self.flow)
+        if near is None:
+            return self._site(first, last, "refused", reason, advice)
+        fused, prefer = near.said(self.flow)
+        if near.switch:
+            return self._site(first, last, "already fused", fused, prefer)
+        return self._site(first, last, "already fused", f"{fused}; here {reason}", advice)
+
+    def _site(self, first: Value, last: Value, verdict: Verdict, reason: str, advice: str = "") -> Site:
+        nodes = [value.node for value in (first, last) if isinstance(value.node, (ast.expr, ast.stmt))]
+        start = min(node.lineno for node in nodes)
+        end = max(node.end_lineno or node.lineno for node in nodes)
+        return Site(self.path, start, end, self.name, verdict, reason, advice, code=CODE)
+
+
+RULE = Rule(
+    CODE,
+    "manual-attention",
+    "Use scaled_dot_product_attention instead of a softmax of products.",
+    "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html",
+    re.compile(
+        rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn"
+        rb"|flex_att|\bexp\("
+    ),
+    find,
+    needs=(
+        ("enable_gqa", "2.5"),
+        ("get_autocast_dtype(", "2.4"),
+        ("scale=", "2.1"),
+        ("scaled_dot_product_attention(", "2.0"),
+    ),
+    second_derivatives=False,
+)

@@ -1,0 +1,47 @@
+"""FM006 manual-cross-entropy: the mean of -log(softmax(x)) at the class of each row, nll_loss included."""
+
+from typing import Any
+
+from flashmore.upgrade.formulas.evaluate import at_classes, log_softmax
+from flashmore.upgrade.formulas.formula import Formula, Formulas
+from flashmore.upgrade.formulas.rule import formula_rule
+from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SPREADS
+
+AUTOCAST = "under 16-bit autocast the loss may be float32, as that of cross_entropy is"
+CLASSES = "the targets are class numbers from 0 on"
+_NAME = "cross entropy"
+_ASSUMED = (("", AUTOCAST), ("", CLASSES))
+
+
+def _at_classes(x: Any, target: Any) -> Any:
+    return -at_classes(log_softmax(x, 1), target)
+
+
+RULE = formula_rule(
+    "FM006",
+    "manual-cross-entropy",
+    "Use F.cross_entropy instead of log_softmax and the entries of the classes.",
+    "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html",
+    r"\blog\b|softmax|\blogsumexp\b|nll_loss",
+    Formulas(
+        known=(
+            Formula(
+                "mean", _NAME, lambda x, target: _at_classes(x, target).mean(),
+                "{functional}.cross_entropy({x}, {target})", roles=("target",), assumptions=_ASSUMED,
+            ),
+            Formula(
+                "sum", _NAME, lambda x, target: _at_classes(x, target).sum(),
+                '{functional}.cross_entropy({x}, {target}, reduction="sum")', roles=("target",),
+                assumptions=_ASSUMED,
+            ),
+            Formula(
+                "each", _NAME, _at_classes, '{functional}.cross_entropy({x}, {target}, reduction="none")',
+                roles=("target",), assumptions=_ASSUMED,
+            ),
+        ),
+        needs=frozenset(("log", "log_softmax", "logsumexp")),
+        samples={rank: ROWS_OF_MANY_SPREADS[rank] for rank in (2, 3)},
+        fused=frozenset(("cross_entropy", "CrossEntropyLoss")),
+        widens=True,
+    ),
+)  # fmt: skip
