@@ -219,10 +219,7 @@ class Rewriting:
         end = self.text.whole_lines(block[last])[1]
         old = self.text.source[start:end]
         if has_long_string(block[first : last + 1], self.text):
-            raise Refuse(
-                "a guard would have to indent a multi-line string",
-                "assign the string to a name above these lines",
-            )
+            raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
         if any(edit.start < start or edit.end > end for edit in edits):
             raise Refuse("other lines stand between those of the attention")
         new = edited(self.text.source[:end], edits)[start:]

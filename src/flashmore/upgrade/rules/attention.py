@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import FILE_STEPS, Budget, step
+from flashmore.upgrade.budget import Budget, step
 from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
@@ -181,7 +181,7 @@ class Search:
         source = edited(self.text.source, first)
         changed = Module(ast.parse(source), module.elsewhere)
         same = next(each for each in functions(changed.tree, changed) if each.name == self.name)
-        sites = _sites_of(Parsed(Text(source), changed, self.path, Budget(FILE_STEPS)), same)
+        sites = _sites_of(Parsed(Text(source), changed, self.path, Budget(0)), same)  # as part of this one
         made = [each for each in sites if each.verdict == "rewritten"]
         edits = composed(first, made[0].edits) if len(made) == 1 else None
         if edits is None:
