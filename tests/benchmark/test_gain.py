@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from flashmore.benchmark.gain.further import FURTHER, worth_trying
 from flashmore.benchmark.gain.measure import Gain, gain_of
 from flashmore.benchmark.gain.steps import StepTimer
 from flashmore.benchmark.gain.variants import Optimizers, Variant
@@ -167,12 +166,6 @@ def test_what_went_wrong_is_told_instead_of_numbers() -> None:
     gain: Gain = gain_of({"problem": "no optimizer"}, 2)
     assert gain.lines() == ["not measured: no optimizer"]
     assert len(gain.sites) == 2
-
-
-def test_further_speed_ups_have_pages_and_devices() -> None:
-    assert all(one.page.startswith("https://docs.pytorch.org/") for one in FURTHER)
-    assert "TF32" in [one.title for one in worth_trying("cuda")]
-    assert "TF32" not in [one.title for one in worth_trying("cpu")]
 
 
 def test_optimizers_made_at_one_place_switch_to_fused_and_back() -> None:

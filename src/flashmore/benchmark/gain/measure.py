@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmore.benchmark.gain.child import RESULT
-from flashmore.benchmark.gain.further import Further, worth_trying
 from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
 from flashmore.upgrade.rules import RULES, rule
 from flashmore.upgrade.site import Site
@@ -119,7 +118,6 @@ class Gain:
     """Attention's share of the step before."""
     sites: tuple[SiteGain | RuleGain, ...]
     """Of a place whose lines run only once, the gain of its rule."""
-    further: tuple[Further, ...]
     problem: str | None = None
     environment: Mapping[str, Any] | None = None
     """Where it was measured; see `flashmore.measuring.environment`."""
@@ -144,7 +142,6 @@ class Gain:
         if self.problem is not None:
             lines.append(f"not measured: {self.problem}" if self.step is None else f"problem: {self.problem}")
         lines += [f"warning: {one['code']}: {one['message']}; {one['advice']}" for one in self.warnings]
-        lines += [f"worth trying next: {one.title}: {one.how} ({one.page})" for one in self.further]
         return lines
 
 
@@ -234,7 +231,7 @@ def _variants(
 def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     """Numbers from what the child process measured."""
     if "samples_ms" not in result:
-        return Gain("", None, None, tuple(SiteGain(None) for _ in range(count)), (), result["problem"])
+        return Gain("", None, None, tuple(SiteGain(None) for _ in range(count)), result["problem"])
     samples, peaks = result["samples_ms"], result["peak_bytes"]
     step = _before_after(samples, peaks, BEFORE, ALL)
     device = str(result["device"]).partition(":")[0]
@@ -255,7 +252,7 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     others, threads = result["others"], result["threads"]
     warnings = tuple(warnings_about(samples, others=others, threads=threads, battery=on_battery()))
     return Gain(
-        result["whole"], step, share or None, sites, worth_trying(device), problem, result["environment"],
+        result["whole"], step, share or None, sites, problem, result["environment"],
         warnings, _rule_gains(samples, peaks),
     )  # fmt: skip
 
