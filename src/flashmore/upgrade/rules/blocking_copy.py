@@ -33,7 +33,7 @@ def search(parsed: Parsed) -> Iterator[Said]:
                 first,
                 place.symbol,
                 f"`{ast.unparse(first)[:60]}` waits for the copy, although the batch lies in pinned memory",
-                "non_blocking=True lets the CPU go on meanwhile",
+                "`non_blocking=True` lets the CPU go on meanwhile",
             )
 
 

@@ -27,7 +27,7 @@ def search(parsed: Parsed) -> Iterator[Said]:
                 first,
                 place.symbol,
                 f"`{ast.unparse(first)[:60]}` in every step waits until the GPU has finished it",
-                "add loss.detach() up, and read the sum where it is logged, every so many steps",
+                "sum up `loss.detach()`, and read the sum where it is logged, every so many steps",
             )
 
 

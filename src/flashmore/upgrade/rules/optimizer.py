@@ -63,7 +63,7 @@ def _site(parsed: Parsed, called: Called, name: str) -> Site:
     except Refuse as refusal:
         return site("refused", refusal.reason, refusal.advice)
     return replace(
-        site("rewritten", f"`{name}` updates each parameter in several operations"),
+        site("rewritten", f"`{name}` without `fused=True` makes several passes over the parameters"),
         edits=edits,
         assumptions=_ASSUMED,
         notes=(_NOTE,),
