@@ -219,11 +219,12 @@ class Evaluation:
 
 
 def _counts_up(value: Value) -> bool:
-    """Whether it is `arange(n)` or `range(0, n)`: not in another order, and not from another number on."""
+    """Whether it is `arange(n)` or `range(0, n)`, of all rows where n is not 1, the first row for all."""
     first = value.args[:-1]
     return (
         1 <= len(value.args) <= 2
         and all(number(each) == 0 for each in first)
+        and number(value.args[-1]) != 1
         and set(value.named) <= {"device", "dtype"}
     )
 
