@@ -144,6 +144,13 @@ def test_noise_is_warned_of_and_an_undecided_ratio_says_how_many_more_blocks() -
     assert not any("warning" in line for line in gain_of(result(2.0, 1.0), 1).lines())
 
 
+def test_advice_names_only_options_of_this_command() -> None:
+    loaded = result(2.0, 1.0, count=9) | {"others": 1e3}
+    advice = {one["code"]: one["advice"] for one in gain_of(loaded, 1).warnings}
+    assert set(advice) == {"too few samples", "other load"}
+    assert not re.search(r"--(?!seconds)|blocks", " ".join(advice.values()))
+
+
 def test_medians_that_contradict_the_ratio_are_explained() -> None:
     """A machine slows down: most samples of one version were taken before that, most of the other after."""
     slowing = result(2.0, 2.0)

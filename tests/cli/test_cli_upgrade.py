@@ -91,11 +91,11 @@ def test_the_report_names_every_place_its_verdict_and_reason(folder: Path, call:
     assert done.returncode == 1
     assert done.stderr == ""
     text = done.stdout
-    assert "Attention.forward: rewritten" in text
+    assert "Attention.forward: FM001 rewritten" in text
     assert "+        y = F.scaled_dot_product_attention(" in text
-    assert "weights_too: refused: " in text
+    assert "weights_too: FM001 refused: " in text
     assert "line 26" in text
-    assert "fused: already fused" in text
+    assert "fused: FM001 already fused" in text
     assert text.splitlines()[-1] == "1 file searched: 1 can be rewritten, 1 refused, 1 already fused"
     assert (folder / "model.py").read_text(encoding="utf-8") == MODEL
 
@@ -406,7 +406,7 @@ def test_advice_is_counted_apart_and_is_no_reason_for_an_exit_code(folder: Path,
     done = call("upgrade", "model.py", "--write")
     assert done.returncode == 0
     assert done.stdout.endswith("0 can be rewritten, 0 refused, 0 already fused, 1 place with advice\n")
-    assert "5 train: advice: each operation" in done.stdout
+    assert "5 train: FM105 advice: each operation" in done.stdout
     assert (folder / "model.py").read_text(encoding="utf-8") == ADVISED
 
 

@@ -60,7 +60,7 @@ def test_places_and_changes_are_told_by_cell(folder: Path, call: Call) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines() == [
         "a.ipynb",
-        "  cell 4, line 4-6 Head.forward: rewritten: softmax of a scaled product, times values",
+        "  cell 4, line 4-6 Head.forward: FM001 rewritten: softmax of a scaled product, times values",
         "      @@ -1,6 +1,4 @@ cell 4",
         "       # é",
         "       class Head(nn.Module):",

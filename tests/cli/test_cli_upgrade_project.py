@@ -145,7 +145,7 @@ def test_places_with_a_comment_are_counted_and_not_shown(folder: Path, call: Cal
         ("", ("--select", "E501"), "rules for --select"),
         ("", ("--ignore", "FM001,"), "rules for --ignore"),
         ("", ("--exclude", "!model.py"), "patterns of files for --exclude"),
-        ("", ("--output-format", "json", "--diff"), "both"),
+        ("", ("--output-format", "json", "--diff"), "found: --diff and --output-format\n"),
         ("", ("-",), "- as the only path"),
         ("", ("--stdin-filename", "model.py"), "- with --stdin-filename"),
     ],

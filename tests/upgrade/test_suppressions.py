@@ -26,6 +26,7 @@ def found(folder: Path, head: str = HEAD, **comments: str) -> Searched:
         "  # flashmore: ignore",
         "  # flashmore: ignore[FM001]",
         "  #flashmore:ignore[fm001, manual-attention]",
+        "  # flashmore: ignore [FM001]",
         "  # noqa: E501  # flashmore: ignore  # a reference",
     ],
 )
@@ -54,6 +55,12 @@ def test_what_is_no_such_comment_silences_nothing(where: str, comment: str, tmp_
 @pytest.mark.parametrize("codes", ["", "[FM001]"])
 def test_a_comment_for_the_file_silences_all_of_it(codes: str, tmp_path: Path) -> None:
     assert found(tmp_path, f"# flashmore: ignore-file{codes}\n{HEAD}").ignored == 1
+
+
+@pytest.mark.parametrize("codes", ["[FM002]", " [FM002]", "[FM002"])
+def test_a_comment_for_another_rule_silences_nothing(codes: str, tmp_path: Path) -> None:
+    result = found(tmp_path, first=f"  # flashmore: ignore{codes}")
+    assert (result.ignored, result.remarks) == (0, ())
 
 
 def test_a_code_that_no_rule_has_is_told(tmp_path: Path) -> None:

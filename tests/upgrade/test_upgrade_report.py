@@ -83,7 +83,7 @@ def test_what_is_not_tested_is_never_written() -> None:
 def test_the_text_says_what_was_tested_on_what_and_what_is_assumed() -> None:
     report = Report(searched=2, files=[file_of(SiteReport(SITE, verifications=[UNKNOWN, PASSED]))])
     text = "\n".join(report.lines())
-    assert "3-5 f: rewritten: softmax" in text
+    assert "3-5 f: FM001 rewritten: softmax" in text
     assert "fused only if not weights; otherwise the old lines run" in text
     assert "not tested: the shape of q is not known" in text
     assert "tested on synthetic tensors: 1 cases equal; out" in text

@@ -81,6 +81,7 @@ def checked(command: Upgrade, given: Set[str]) -> Source | None:
     program = bool(command.example or command.run)
     notebook = next(filter(is_notebook, command.paths), None)
     options = ("test", "write", "example", "run")
+    outputs = sorted(given & {"--diff", "--output-format", "--json"})
     testing = [f"--{name}" for name in options if getattr(command, name)]
     for refused, wanted, found, valid in (
         (not command.paths, "files or folders", "none", "flashmore upgrade model.py, or a folder"),
@@ -90,8 +91,7 @@ def checked(command: Upgrade, given: Set[str]) -> Source | None:
         (command.from_stdin and program, "files for --example or --run", "-", "paths of files"),
         (command.diff and command.from_stdin and command.write,
          "--diff or --write with -", "both", "one of them: each prints to stdout"),
-        (len(given & {"--diff", "--output-format", "--json"}) > 1,
-         "one of --diff, --output-format and --json", "several", "one of them"),
+        (len(outputs) > 1, "one of --diff, --output-format and --json", " and ".join(outputs), "one of them"),
         (command.example and command.run, "--example or --run", "both", "only one of them"),
         (program and notebook is not None,
          "Python files with --example or --run", f"the notebook {notebook}", "--test for notebooks"),

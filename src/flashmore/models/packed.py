@@ -75,6 +75,7 @@ def pack(model: nn.Module) -> nn.Module:
         for module in list(model.modules()):
             for name, layer in list(module.named_children()):
                 if type(layer) is nn.Linear and layer.weight.type() == "torch.FloatTensor":
+                    # Of this package's feed-forward layers: `c_fc`, then `activate`, which is this GELU.
                     gelu = getattr(module, "gelu", None) if name == "c_fc" else None
                     setattr(module, name, PackedLinear(layer, gelu))
                     if gelu is not None:

@@ -229,7 +229,7 @@ def _one_stretch(session: Session, requests: Requests) -> tuple[float, float]:
                 raise _interrupted(session, number) from None
             of_compiling = isinstance(error, StorageError) or is_of_the_compiler(error)
             if of_compiling and session.may_go_on_uncompiled:
-                say(f"the step could not be compiled, so it runs uncompiled: {_first_line(error)}")
+                say(f"the step could not be compiled, so it runs uncompiled: {_why(error)}")
                 session.go_on_uncompiled()
                 return _one_stretch(session, requests)
             if not is_out_of_memory(error):
@@ -249,8 +249,10 @@ def _one_stretch(session: Session, requests: Requests) -> tuple[float, float]:
     return value, 1000 * seconds / (trainer.done - first)
 
 
-def _first_line(error: Exception) -> str:
-    return error.found if isinstance(error, FlashmoreError) else str(error).strip().partition("\n")[0]
+def _why(error: Exception) -> str:
+    if isinstance(error, FlashmoreError):
+        return f"{error.found} (valid: {error.valid})"
+    return str(error).strip().partition("\n")[0]
 
 
 def _require_finite(loss: float, what: str, session: Session) -> None:

@@ -294,7 +294,8 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
     lines = f"{site.line}-{site.end_line}" if site.end_line > site.line else f"{site.line}"
     if site.cell is not None:
         lines = f"cell {site.cell}, line {lines}"
-    yield f"{lines} {site.symbol}: {site.verdict}" + (f": {site.reason}" if site.reason else "")
+    reason = f": {site.reason}" if site.reason else ""
+    yield f"{lines} {site.symbol}: {site.code} {site.verdict}{reason}"
     if site.advice:
         yield f"    {site.advice}"
     if site.guard is not None:

@@ -172,7 +172,9 @@ def _matching(selector: str, where: str) -> Iterable[str]:
     try:
         return [rule(selector).code]
     except UsageError as error:
-        raise ConfigError(f"rules for {where}", error.found, f"{error.valid}; a prefix; {ALL}") from None
+        raise ConfigError(
+            f"rules for {where}", error.found, f"{error.valid}; a prefix such as FM0; {ALL}"
+        ) from None
 
 
 def _selected(select: Mapping[str, int], ignore: Mapping[str, int]) -> frozenset[str]:

@@ -10,7 +10,7 @@ from flashmore.errors import UsageError
 from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Site
 
-_COMMENT = re.compile(r"#\s*flashmore:\s*ignore(?P<file>-file)?(?![\w-])(?:\[(?P<codes>[^\]]*)\])?")
+_COMMENT = re.compile(r"#\s*flashmore:\s*ignore(?P<file>-file)?(?![\w-])(?:\s*\[(?P<codes>[^\]]*)\]?)?")
 
 
 class Suppressions:

@@ -14,6 +14,8 @@ from io import StringIO
 from flashmore.upgrade.budget import step
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as Python counts lines: str.splitlines() finds more
+LONGEST_SHOWN = 60
+"""Characters of an expression in a message."""
 _COORDINATES = ("lineno", "col_offset", "end_lineno", "end_col_offset")
 
 
@@ -80,3 +82,9 @@ def comments(lines: str) -> list[str]:
     except (tokenize.TokenError, IndentationError, SyntaxError):
         return found
     return found
+
+
+def shown(node: ast.AST) -> str:
+    """An expression in one line for a message, with an ellipsis where it is cut."""
+    text = " ".join(ast.unparse(node).split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"

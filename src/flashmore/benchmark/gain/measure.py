@@ -19,7 +19,7 @@ from flashmore.upgrade.trace.tracer import ENDED_ITSELF, SECONDS, Source, run_ch
 from flashmore.upgrade.verify.child import fragment_to_json
 
 if TYPE_CHECKING:
-    from flashmore.measuring.warnings import MeasurementWarning
+    from flashmore.measuring.warnings import Code, MeasurementWarning
 
 BEFORE, ALL, ALONE = "old step", "new step", "new step, {} alone"
 """The versions of a step."""
@@ -27,6 +27,11 @@ ATTENTION = "FM001"
 FASTER_KERNELS = {"cpu": ("flash",), "cuda": ("flash", "cudnn", "efficient")}
 """On each device, the kernels that never write the (T, S) matrix."""
 FEWEST_STEPS = 6
+ADVICE: "dict[Code, str]" = {
+    "too few samples": "let it run more steps, which all versions share, or give it more --seconds",
+    "other load": "stop other processes (see top), or leave CPUs for them with $OMP_NUM_THREADS",
+}
+"""Where that of `flashmore.measuring.warnings` names options of other commands."""
 
 
 @dataclass(frozen=True)
@@ -250,10 +255,12 @@ def gain_of(result: Mapping[str, Any], count: int) -> Gain:
     from flashmore.measuring.warnings import warnings_about
 
     others, threads = result["others"], result["threads"]
-    warnings = tuple(warnings_about(samples, others=others, threads=threads, battery=on_battery()))
+    found = warnings_about(samples, others=others, threads=threads, battery=on_battery())
+    for each in found:
+        each["advice"] = ADVICE.get(each["code"], each["advice"])
     return Gain(
         result["whole"], step, share or None, sites, problem, result["environment"],
-        warnings, _rule_gains(samples, peaks),
+        tuple(found), _rule_gains(samples, peaks),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from flashmore.upgrade.rewrite import stripped
 from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.text import shown
 
 OF_TORCH = {"scaled_dot_product_attention", "multi_head_attention_forward", "flex_attention"}
 """Always there, unlike xFormers' and flash-attn's functions, beside which the hand-written lines stand in."""
@@ -77,4 +78,4 @@ def _set_in(node: ast.expr, flow: Flow) -> str:
     elif isinstance(node, ast.Name) and node.id in flow.module.constants:
         made = [flow.module.constants[node.id]]
     lines = sorted({each.lineno for each in made if hasattr(each, "lineno")})
-    return f", which line {lines[0]} sets to `{ast.unparse(made[0])[:60]}`" if len(lines) == 1 else ""
+    return f", which line {lines[0]} sets to `{shown(made[0])}`" if len(lines) == 1 else ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.attributes import Attribute
-from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import CASTS, INTEGER_CASTS
 from flashmore.upgrade.source.state import State
@@ -120,7 +120,7 @@ class Evaluation:
             return constant(value, self.state)
         if value.op == "tuple":
             return tuple(self.of(each) for each in value.args)
-        if value.op in ROWS:
+        if value.op in ROWS and _counts_up(value):
             return np.arange(self.rows)
         if value.op in SAME:
             return self._same(value)
@@ -216,6 +216,17 @@ class Evaluation:
                 at = self.of(each)
                 found.append(None if at is None else _integers(at))
         return tuple(found)
+
+
+def _counts_up(value: Value) -> bool:
+    """Whether it is `arange(n)` or `range(0, n)`, of all rows where n is not 1, the first row for all."""
+    first = value.args[:-1]
+    return (
+        1 <= len(value.args) <= 2
+        and all(number(each) == 0 for each in first)
+        and number(value.args[-1]) != 1
+        and set(value.named) <= {"device", "dtype"}
+    )
 
 
 def _integers(index: Any) -> Any:

@@ -15,6 +15,7 @@ from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.shapes import Shapes
+from flashmore.upgrade.source.written import WrittenSoftmax
 
 MOST_VALUES = 60
 """Of the expressions that a formula is written with; the longest spelling known has 25."""
@@ -114,6 +115,8 @@ def _read(value: Value) -> list[Value]:
     """What the numbers of a value come from: not the dtype of a cast, nor the number of all rows."""
     if value.op in ROWS:
         return []
+    if isinstance(value.detail, WrittenSoftmax):  # whose parts fall away with it
+        return [*value.inputs(), *value.detail.parts]
     return [value.args[0]] if value.op in SAME and value.args else list(value.inputs())
 
 
@@ -171,15 +174,14 @@ def _inputs(flow: Flow, region: frozenset[Value], x: Value) -> list[Value] | Non
     for value in region:
         if _is_computed(value) or value.op == "const":
             continue
+        if value.op not in ("global", "selfattr"):
+            found.append(value)
+            continue
         try:
-            constant(value, flow) if value.op in ("global", "selfattr") else _unknown()
+            constant(value, flow)
         except Unknown:
             found.append(value)
     return found if len(found) <= MOST_INPUTS and x not in found else None
-
-
-def _unknown() -> None:
-    raise Unknown
 
 
 def _assigned(

@@ -244,7 +244,10 @@ class FormulaSite:
         )
         for node in (each for way in ways for each in way):
             return self.text.of(node)
-        raise Refuse("what it is computed from has no name in its last line")
+        raise Refuse(
+            "its input has no name that means the same in its last line",
+            "assign the input to a name before it",
+        )
 
     def _is_pure(self, node: ast.expr) -> bool:
         return next(effects(node, self.flow.module), None) is None

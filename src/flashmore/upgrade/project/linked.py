@@ -1,4 +1,4 @@
-"""Whether a project differentiates twice through the attention of one of its files.
+"""What the project around a file rules out: by its versions of torch, subclasses and second derivatives.
 
 The output that is differentiated is followed to the modules that made it (`origins.py`): their attention is
 refused, that of other networks is not. Where it cannot be followed, every file that may take part gets an

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import Function, defaults_of
+from flashmore.upgrade.text import shown
 
 HINT = re.compile(
     rb"create_graph|gradgradcheck|hessian|\bhvp\b|\bvhp\b|\bjvp\b|jacfwd|jacrev|linearize|forward_ad"
@@ -116,7 +117,7 @@ def _asked(value: ast.expr, module: Module, *, only_constant: bool = False) -> I
             yield "create_graph=True", True
     elif not only_constant:
         certain = isinstance(value, ast.Name) and value.id in _true_by_default(module)
-        yield f"create_graph={ast.unparse(value)[:60]}", certain
+        yield f"create_graph={shown(value)}", certain
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from flashmore.upgrade.rules.advice import Said, advice_rule
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.source.called import calls
 from flashmore.upgrade.source.loops import training_loops
+from flashmore.upgrade.text import shown
 
 _AROUND = ("enumerate", "tqdm", "iter", "track")
 
@@ -32,8 +33,8 @@ def search(parsed: Parsed) -> Iterator[Said]:
             yield Said(
                 first,
                 place.symbol,
-                f"`{ast.unparse(first)[:60]}` waits for the copy, although the batch lies in pinned memory",
-                "non_blocking=True lets the CPU go on meanwhile",
+                f"`{shown(first)}` waits for the copy, although the batch lies in pinned memory",
+                "`non_blocking=True` lets the CPU go on meanwhile",
             )
 
 

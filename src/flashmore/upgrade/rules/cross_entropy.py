@@ -10,7 +10,13 @@ from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SPREADS
 AUTOCAST = "under 16-bit autocast the loss may be float32, as that of cross_entropy is"
 CLASSES = "the targets are class numbers from 0 on"
 _NAME = "cross entropy"
-_ASSUMED = (("", AUTOCAST), ("", CLASSES))
+_ALL_ROWS = "`{}` counts all rows of the input"
+_ASSUMED = (
+    ("", AUTOCAST),
+    ("", CLASSES),
+    ("arange", _ALL_ROWS.format("arange")),
+    ("py:range", _ALL_ROWS.format("range")),
+)
 
 
 def _at_classes(x: Any, target: Any) -> Any:

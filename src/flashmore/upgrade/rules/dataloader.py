@@ -32,8 +32,8 @@ def search(parsed: Parsed) -> Iterator[Said]:
             continue
         pinned = named.get("pin_memory")
         if _is(pinned, True) and not _MAY_USE_GPU.search(parsed.text.source):
-            reason = "pin_memory=True copies every batch once more, and nothing in this file uses a GPU"
-            yield Said(called.node, called.symbol, reason, "leave pin_memory out")
+            reason = "`pin_memory=True` copies every batch once more, and nothing in this file uses a GPU"
+            yield Said(called.node, called.symbol, reason, "leave `pin_memory` out")
         workers = named.get("num_workers") or next(iter(called.node.args[_POSITION:]), None)
         if workers is not None and not _is(workers, 0):
             continue
@@ -42,7 +42,7 @@ def search(parsed: Parsed) -> Iterator[Said]:
         if costly is not None:
             reason = f"{costly} for each item in the process that trains, between two steps"
             yield Said(
-                called.node, called.symbol, reason, "num_workers=2 or more makes the next batches meanwhile"
+                called.node, called.symbol, reason, "`num_workers=2` or more loads the next batches meanwhile"
             )
 
 

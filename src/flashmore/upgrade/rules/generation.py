@@ -9,6 +9,7 @@ from flashmore.upgrade.rules.advice import Said, advice_rule
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.source.loops import Loop, loops
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.text import shown
 
 _ATTENTION = re.compile(r"attention|scaled_dot_product", re.IGNORECASE)
 _CACHE = re.compile(r"cache|past|kv|start_pos|input_pos|prev_pos|state|hidden", re.IGNORECASE)
@@ -37,7 +38,7 @@ def search(parsed: Parsed) -> Iterator[Said]:
             yield Said(
                 call,
                 place.symbol,
-                f"`{ast.unparse(call)[:60]}` computes all positions again for each new token",
+                f"`{shown(call)}` computes all positions again for each new token",
                 "keep the keys and values of earlier positions (a KV cache), so that a step computes one",
             )
 

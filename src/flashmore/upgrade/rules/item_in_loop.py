@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from flashmore.upgrade.rules.advice import Said, advice_rule, runs_on_gpu
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.source.loops import losses, training_loops, unconditional
+from flashmore.upgrade.text import shown
 
 _METHODS = ("item", "cpu", "tolist", "numpy")
 _FUNCTIONS = ("float", "print")
@@ -26,8 +27,8 @@ def search(parsed: Parsed) -> Iterator[Said]:
             yield Said(
                 first,
                 place.symbol,
-                f"`{ast.unparse(first)[:60]}` in every step waits until the GPU has finished it",
-                "add loss.detach() up, and read the sum where it is logged, every so many steps",
+                f"`{shown(first)}` in every step waits until the GPU has finished it",
+                "sum up `loss.detach()`, and read the sum where it is logged, every so many steps",
             )
 
 

@@ -24,7 +24,7 @@ def search(parsed: Parsed) -> Iterator[Said]:
             place.loop,
             place.symbol,
             "this loop trains in float32, which leaves most of a GPU's matrix rate unused",
-            'run forward and loss under torch.autocast("cuda", dtype=torch.bfloat16), and compare the loss',
+            'run forward and loss under `torch.autocast("cuda", dtype=torch.bfloat16)`, and compare the loss',
         )
 
 

@@ -23,7 +23,7 @@ def search(parsed: Parsed) -> Iterator[Said]:
             place.loop,
             place.symbol,
             "each operation of the model in this loop is a kernel of its own",
-            "model = torch.compile(model) before the loop fuses them; the first steps take longer",
+            "`model = torch.compile(model)` before the loop fuses them; the first steps take longer",
         )
 
 

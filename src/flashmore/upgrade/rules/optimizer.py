@@ -15,6 +15,7 @@ from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.site import Edit, Fragment, Input, Site, Verdict
 from flashmore.upgrade.source.called import Called, calls
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.text import shown
 
 CODE = "FM003"
 PARAMETERS = ("params", "lr", "betas", "eps", "weight_decay", "amsgrad")
@@ -63,7 +64,7 @@ def _site(parsed: Parsed, called: Called, name: str) -> Site:
     except Refuse as refusal:
         return site("refused", refusal.reason, refusal.advice)
     return replace(
-        site("rewritten", f"`{name}` updates each parameter in several operations"),
+        site("rewritten", f"`{name}` without `fused=True` makes several passes over the parameters"),
         edits=edits,
         assumptions=_ASSUMED,
         notes=(_NOTE,),
@@ -102,7 +103,7 @@ def _sets_fused(node: ast.AST, name: str) -> bool:
 def _check(parsed: Parsed, node: ast.Call) -> None:
     """Refuse where the documentation excludes `fused`, or nothing says that it does not."""
     for keyword in node.keywords:
-        text = ast.unparse(keyword.value)[:60]
+        text = shown(keyword.value)
         if keyword.arg is None:
             raise Refuse(f"`**{text}` may hold fused, foreach or capturable", "add fused=True to it yourself")
         unset = isinstance(keyword.value, ast.Constant) and keyword.value.value in (False, None)

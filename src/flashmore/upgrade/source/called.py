@@ -8,8 +8,8 @@ from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import Function, claimed_by
 
-MODULE = "module"
-"""The symbol of what stands outside of all functions and classes."""
+MODULE = "<module>"
+"""The symbol of what stands outside of all functions and classes, as in Python's tracebacks."""
 
 
 @dataclass(frozen=True)
