@@ -258,8 +258,8 @@ def test_an_example_that_raises_is_told_and_the_rest_goes_on(folder: Path, call:
     [
         ((), "files or folders"),
         (("missing.py",), "missing.py"),
-        (("model.py", "--diff", "--output-format", "json"), "several"),
-        (("model.py", "--json", "--output-format", "sarif"), "several"),
+        (("model.py", "--diff", "--output-format", "json"), "--diff"),
+        (("model.py", "--json", "--output-format", "sarif"), "--json"),
         (("model.py", "--gain"), "--gain alone"),
         (("model.py", "--force"), "--force alone"),
         (("model.py", "--example", "model"), "module:function"),
