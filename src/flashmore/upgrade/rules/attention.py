@@ -25,7 +25,7 @@ from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
 from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.rules.functions import in_functions
+from flashmore.upgrade.rules.functions import in_functions, mentions
 from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.site import Edit, Site, Verdict
 from flashmore.upgrade.source.escape import Escape
@@ -46,6 +46,8 @@ _WORTH = re.compile(
 """A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
 _ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
 """A function that cannot be read is reported where it looks like attention."""
+_NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
+"""So is a softmax of a product without values, if the function's names speak of attention."""
 
 
 def find(parsed: Parsed) -> Iterator[Site]:
@@ -145,6 +147,8 @@ class Search:
         if softmax.op == "call" and (isinstance(chain, Term) or chain.product):
             return self._refusal(softmax, softmax, why_not_followed(softmax), "call torch.softmax here")
         if isinstance(chain, Term):
+            if not mentions(self.flow.function, self.text, _NAMED):
+                return None  # of a classifier, a contrastive loss or the like
             return self._refusal(softmax, softmax, "no product with values follows the softmax")
         if chain.product:
             return self._refusal(softmax, softmax, chain.reason, chain.advice)

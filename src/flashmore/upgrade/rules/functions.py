@@ -26,7 +26,7 @@ def in_functions(
         like: a function that cannot be read is reported where it has this; None for a defect alone.
     """
     for found in functions(parsed.module.tree, parsed.module):
-        if found.node not in parsed.unread and _mentions(found.node, parsed.text, worth):
+        if found.node not in parsed.unread and mentions(found.node, parsed.text, worth):
             yield from _in_function(parsed, found, code, search, like)
 
 
@@ -47,13 +47,13 @@ def _in_function(
         verdict, reason = "failed", f"{type(error).__name__}: {error}"
         advice = "this is a defect of flashmore: please report it with these lines"
     parsed.unread.add(function)
-    if verdict == "refused" if like is None else not _mentions(function, parsed.text, like):
+    if verdict == "refused" if like is None else not mentions(function, parsed.text, like):
         return []
     end = function.end_lineno or function.lineno
     return [Site(parsed.path, function.lineno, end, found.name, verdict, reason, advice, code=code)]
 
 
-def _mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
+def mentions(function: Function, text: Text, words: re.Pattern[str]) -> bool:
     """Whether any of the words stands in a function."""
     last = function.end_lineno or function.lineno
     return any(words.search(line) for line in text.lines[function.lineno - 1 : last])
