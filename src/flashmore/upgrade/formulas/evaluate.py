@@ -12,7 +12,7 @@ import numpy as np
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.attributes import Attribute
-from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import CASTS, INTEGER_CASTS
 from flashmore.upgrade.source.state import State
@@ -121,7 +121,7 @@ class Evaluation:
         if value.op == "tuple":
             return tuple(self.of(each) for each in value.args)
         if value.op in ROWS:
-            return np.arange(self.rows)
+            return self._rows(value)
         if value.op in SAME:
             return self._same(value)
         if value.op in _POINTWISE and not value.named:
@@ -134,6 +134,17 @@ class Evaluation:
         if value.op in _SHAPED:
             return self._shaped(value)
         raise Unknown(value.op)
+
+    def _rows(self, value: Value) -> Any:
+        """`range(n)`, where a size that is no number of the source is taken for that of all rows."""
+        size = value.args[-1]
+        if any(number(each) != 0 for each in value.args[:-1]) or len(value.args) > 2:
+            raise Unknown("some of the rows")
+        if (written := number(size)) is not None:
+            return np.arange(written)
+        if size.op in _POINTWISE or set(value.named) - {"device", "dtype"}:
+            raise Unknown("some of the rows")
+        return np.arange(self.rows)
 
     def _same(self, value: Value) -> Any:
         found = self.of(value.args[0])
@@ -258,7 +269,10 @@ def constant(value: Value, state: State) -> Any:
         made = owner.assignments(name) if owner is not None else []
         if owner is None or len(made) != 1 or state.module.is_replaced(name):
             raise Unknown(str(attribute))
-        if owner.replaces(name, state.module):
+        below = owner.below(state.module)
+        if owner.replaces(name, state.module) or any(
+            name in each.own_assignments or name in each.own_methods for each in below
+        ):
             raise Unknown(str(attribute))
         return constant_of(made[0], state.module)
     name = str(value.detail)

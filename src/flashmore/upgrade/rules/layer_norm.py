@@ -26,7 +26,7 @@ def _outside(x: Any, eps: Any, ddof: int = 0) -> Any:
 
 
 _CALL = "{functional}.layer_norm({x}, {shape}.shape[-1:], "
-_SAME_DTYPE = "{x}.dtype == {weight}.dtype"
+_SAME_DTYPE = "{x}.dtype == {weight}.dtype and {x}.shape[-1:] == {weight}.shape"
 _ASSUMED = (("", AUTOCAST),)
 _NAME = "layer normalization"
 _ADVICE = "if no trained weights depend on it, use layer_norm: the results differ slightly"
@@ -79,7 +79,7 @@ RULE = formula_rule(
             *_others(),
         ),
         needs=frozenset(("sqrt", "rsqrt", "std", "std_mean", "pow")),
-        samples=ROWS_OF_MANY_SCALES,
+        samples=(*ROWS_OF_MANY_SCALES.values(),),
         least=2,
         fused=frozenset(("layer_norm", "LayerNorm")),
     ),
