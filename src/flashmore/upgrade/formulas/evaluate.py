@@ -138,6 +138,9 @@ class Evaluation:
     def _rows(self, value: Value) -> Any:
         """`range(n)`, where a size that is no number of the source is taken for that of all rows."""
         size = value.args[-1]
+        made = self.state.module.qualified(value.node.func) if isinstance(value.node, ast.Call) else ""
+        if made.startswith("numpy."):
+            raise Unknown("rows of NumPy, whose classes may be an array, too")
         if any(number(each) != 0 for each in value.args[:-1]) or len(value.args) > 2:
             raise Unknown("some of the rows")
         if (written := number(size)) is not None:

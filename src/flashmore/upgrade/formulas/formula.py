@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 Role = Literal["weight", "bias", "eps", "target"]
 """What a further input is: a learned vector, a small number, class numbers."""
+LIKE_WEIGHT = "{x}.dtype == {weight}.dtype and {x}.shape[-1:] == {weight}.shape"
+"""The guard of a call that takes a weight: by hand one of another dtype or shape is broadcast."""
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,9 @@ def _match(flow: Flow, shapes: Shapes, root: Value, cone: list[Value], formulas:
         inputs = _inputs(flow, region, x)
         if inputs is None:
             continue
+        axes = {found for each in region for found in (number(each), known_number(flow, each))}
         for formula in formulas.known:
-            if formula.axis is not None and not any(
-                number(each) == formula.axis or known_number(flow, each) == formula.axis for each in region
-            ):
+            if formula.axis is not None and formula.axis not in axes:
                 continue
             for given in _assigned(flow, formula, inputs, region):
                 ranks = _agreeing(flow, shapes, root, x, formula, given, formulas)
@@ -228,14 +227,14 @@ def _fits(flow: Flow, role: Role, value: Value | float) -> bool:
         return role == "eps"
     match role:
         case "eps":
-            return _EPS.search(_name(value)) is not None and not _is_tensor(flow, value)
+            return _EPS.search(_name(value)) is not None and not _is_tensor(value)
         case "weight" | "bias":
             return _is_vector(flow, value)
     return value.op != "selfattr"
 
 
 def _are_alike(flow: Flow, given: Mapping[Role, Value | float]) -> bool:
-    """Whether weight and bias are made with one size and one dtype, of which a guard asks the weight alone."""
+    """Whether weight and bias are made with one size and one dtype: a guard asks the weight's alone."""
     made = [_arguments(flow, each) for role, each in given.items() if role in ("weight", "bias")]
     return len(set(made)) <= 1
 
@@ -256,7 +255,7 @@ def _name(value: Value) -> str:
     return str(value.detail) if value.op in ("param", "selfattr") else ""
 
 
-def _is_tensor(flow: Flow, value: Value) -> bool:
+def _is_tensor(value: Value) -> bool:
     """Whether an attribute may hold a tensor: it is a parameter, a buffer, or made by a call."""
     attribute = value.detail
     if value.op != "selfattr" or not isinstance(attribute, Attribute):

@@ -8,7 +8,7 @@ from flashmore.upgrade.formulas.rule import formula_rule
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SPREADS
 
 AUTOCAST = "under 16-bit autocast the loss may be float32, as that of cross_entropy is"
-CLASSES = "the targets are class numbers from 0 on"
+CLASSES = "the targets are a tensor of class numbers from 0 on, int64 or uint8, one for each row"
 _NAME = "cross entropy"
 _ASSUMED = (("", AUTOCAST), ("", CLASSES))
 

@@ -27,6 +27,7 @@ _EXCLUSIVE = ("foreach", "capturable", "differentiable")
 """Options that choose another implementation."""
 _ASSUMED = (
     "its parameters are floating-point tensors on the CPU or on a CUDA, MPS or XPU device",
+    "each gradient is laid out in memory as its parameter, without gaps (not a strided view)",
     "no gradient is sparse",
 )
 _SGD = "fused SGD on the CPU leaves most 16-bit parameters as they are (pytorch/pytorch#191763)"

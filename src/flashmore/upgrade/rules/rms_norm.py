@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from flashmore.upgrade.formulas.formula import Formula, Formulas
+from flashmore.upgrade.formulas.formula import LIKE_WEIGHT, Formula, Formulas
 from flashmore.upgrade.formulas.rule import formula_rule
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SCALES
 
@@ -35,7 +35,7 @@ RULE = formula_rule(
                 "with weight", _NAME,
                 lambda x, weight, eps: _norm(x, eps) * weight,
                 _CALL + "{weight}, {eps})",
-                roles=("weight", "eps"), guard="{x}.dtype == {weight}.dtype and {x}.shape[-1:] == {weight}.shape",
+                roles=("weight", "eps"), guard=LIKE_WEIGHT,
                 assumptions=_ASSUMED,
             ),
             Formula("plain", _NAME, _norm, _CALL + "eps={eps})", roles=("eps",), assumptions=_ASSUMED),
