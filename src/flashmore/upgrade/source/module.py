@@ -9,7 +9,7 @@ from pathlib import Path
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.elsewhere import Elsewhere, Found
-from flashmore.upgrade.source.replaced import replaced, stands_for
+from flashmore.upgrade.source.replaced import replaced, stands_for, stored
 from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
@@ -156,7 +156,7 @@ class Module:
     @cached_property
     def patched(self) -> dict[str, int]:
         """The full names of libraries' functions and classes that the file replaces, with the lines."""
-        found = ((self._full(owner), name, line) for owner, name, line in _stored(self.tree))
+        found = ((self._full(owner), name, line) for owner, name, line in stored(self.tree))
         return {f"{full}.{name}": line for full, name, line in found if full.partition(".")[0] == "torch"}
 
     def _followed(self, name: str) -> str:
@@ -251,16 +251,6 @@ def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str
             yield each.asname, each.name
         else:
             yield (each.name.split(".")[0],) * 2
-
-
-def _stored(tree: ast.Module) -> Iterator[tuple[ast.expr, str, int]]:
-    """The objects that a file stores something in, each with the attribute's name and the line."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Attribute(value=owner, attr=name, ctx=ast.Store() | ast.Del()):
-                yield owner, name, node.lineno
-            case ast.Call(func=ast.Name(id="setattr"), args=[owner, ast.Constant(value=str(name)), _]):
-                yield owner, name, node.lineno
 
 
 def _meanings(node: ast.AST) -> Iterator[tuple[str, str]]:
