@@ -121,6 +121,10 @@ def _check(parsed: Parsed, node: ast.Call) -> None:
                 raise Refuse(
                     f"line {each.value.lineno} makes sparse gradients, which `fused` does not support"
                 )
+            case ast.Attribute(attr="register_step_pre_hook", lineno=line):
+                raise Refuse(
+                    f"line {line} sees gradients before a step: under a GradScaler `fused` divides them later"
+                )
             case ast.Import(names=names) if any(a.name.split(".")[0] == "torch_xla" for a in names):
                 raise Refuse("the file uses XLA, for which there is no fused optimizer")
             case ast.ImportFrom(module=str(name)) if name.split(".")[0] == "torch_xla":
