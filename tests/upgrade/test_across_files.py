@@ -272,3 +272,58 @@ def test_a_subclass_in_another_file_may_change_what_the_lines_mean(
     more = f"import torch\nimport model\n\n\nclass Other(model.Attention):\n{below}"
     found, _ = site(tmp_path, {"model.py": DERIVED, "layers.py": LAYERS, "lib/more.py": more})
     assert found.verdict == verdict, found.reason
+
+
+GELU = """import math
+
+import torch
+
+CUBE = 0.044715
+
+
+class GELU(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.half = 0.5
+
+    def forward(self, x):
+        return self.half * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + CUBE * x**3)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ("import model\n\nmodel.CUBES = 0.4\n", ""),
+        (
+            "import model\n\nmodel.CUBE = 0.4\n",
+            "`CUBE` is set in other.py, line 3, perhaps to another number",
+        ),
+        (
+            "import model\n\ngelu = model.GELU()\ngelu.half = 2.0\n",
+            "`half` is set in other.py, line 4, perhaps to another number",
+        ),
+        ("import torch\n\ntorch.tanh = torch.sin\n", "`torch.tanh` is replaced in other.py, line 3"),
+        (
+            "from torch import nn\n\nimport model\n\n\nclass Twice(model.GELU):\n"
+            "    def __init__(self):\n        self.half = 1.0\n",
+            "`self.half` means something else in the subclass `Twice` (other.py, line 8)",
+        ),
+    ],
+)
+def test_a_formula_holds_for_what_no_other_file_replaces(tmp_path: Path, other: str, reason: str) -> None:
+    found, _ = site(tmp_path, {"model.py": GELU, "other.py": other})
+    assert (found.verdict, found.reason) == (
+        ("refused", reason) if reason else ("rewritten", "GELU, approximated with tanh")
+    )
+
+
+def test_a_subclass_is_found_through_the_files_between(tmp_path: Path) -> None:
+    between = (
+        "import model\nfrom model import Attention as Base\n\nclass Middle(model.Attention):\n    pass\n"
+    )
+    below = "import {0}\n\n\nclass Other({0}.{1}):\n    def softmax(self, scores):\n        return scores\n"
+    for name in ("Base", "Middle"):
+        files = {"model.py": DERIVED, "layers.py": LAYERS, "between.py": between}
+        found, _ = site(tmp_path, {**files, "below.py": below.format("between", name)})
+        assert "`Other` (below.py, line 5)" in found.reason

@@ -39,7 +39,7 @@ def reshaped_views(found: Attention, text: Text, guarded: bool) -> set[int] | No
     """
     ends = {
         _end_of_view(user, text) if flow is found.flow and not user.inner else None
-        for flow, user, _, layout in _uses(found)
+        for flow, user, _, layout in _uses(found.flow, found.final)
         if layout and _reads_layout(user, found.flow.module)
     }
     if (guarded and ends) or None in ends:
@@ -64,12 +64,7 @@ def check_output(found: Attention) -> None:
     Raises:
         Refuse: it is changed in place.
     """
-    changed = (
-        getattr(user.node, "lineno", 0)
-        for _, user, shares, _ in _uses(found)
-        if shares and (user.inplace or "out" in user.named or _is_inplace_layer(user))
-    )
-    line = next(changed, None)
+    line = changed_in_place(found.flow, found.final)
     line = _feeds_inplace(found.flow) if line is None else line
     if line is not None:
         raise Refuse(
@@ -78,11 +73,40 @@ def check_output(found: Attention) -> None:
         )
 
 
-def _uses(found: Attention) -> Iterator[tuple[Flow, Value, bool, bool]]:
-    """What is done with what shares the output's memory, or is laid out like it; and which of both."""
-    ahead = [(found.flow, found.final, True, True)]
+def changed_in_place(flow: Flow, value: Value) -> int | None:
+    """The line in which a value's memory is changed, in its function or in the callers of the file.
+
+    Args:
+        flow: the function.
+        value: the value; an argument stands for what the callers give.
+    """
+    given = [(flow, value)]
+    whole = value
+    while whole.op in MAY_SHARE_MEMORY and whole.args:
+        whole = whole.args[0]
+    if whole.op == "param":
+        given += [
+            (caller, caller.seen[argument])
+            for caller in _callers(flow)[:_CALLERS]
+            for call in _calls(caller)
+            if _is_call(call, caller, flow)
+            for argument in call.args
+            if argument in caller.seen
+        ]
+    lines = (
+        getattr(user.node, "lineno", 0)
+        for start, each in given
+        for _, user, shares, _ in _uses(start, each)
+        if shares and (user.inplace or "out" in user.named or _is_inplace_layer(user))
+    )
+    return next(lines, None)
+
+
+def _uses(flow: Flow, value: Value) -> Iterator[tuple[Flow, Value, bool, bool]]:
+    """What is done with what shares a value's memory, or is laid out like it; and which of both."""
+    ahead = [(flow, value, True, True)]
     seen: set[tuple[int, bool, bool]] = set()
-    read: set[Function] = {found.flow.function}
+    read: set[Function] = {flow.function}
     while ahead:
         flow, value, shares, layout = ahead.pop()
         if (id(value), shares, layout) in seen:

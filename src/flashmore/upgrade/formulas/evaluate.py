@@ -120,8 +120,8 @@ class Evaluation:
             return constant(value, self.state)
         if value.op == "tuple":
             return tuple(self.of(each) for each in value.args)
-        if value.op in ROWS and _counts_up(value):
-            return np.arange(self.rows)
+        if value.op in ROWS:
+            return self._rows(value)
         if value.op in SAME:
             return self._same(value)
         if value.op in _POINTWISE and not value.named:
@@ -134,6 +134,20 @@ class Evaluation:
         if value.op in _SHAPED:
             return self._shaped(value)
         raise Unknown(value.op)
+
+    def _rows(self, value: Value) -> Any:
+        """`range(n)`, where a size that is no number of the source is taken for that of all rows."""
+        size = value.args[-1]
+        made = self.state.module.qualified(value.node.func) if isinstance(value.node, ast.Call) else ""
+        if made.startswith("numpy."):
+            raise Unknown("rows of NumPy, whose classes may be an array, too")
+        if any(number(each) != 0 for each in value.args[:-1]) or len(value.args) > 2:
+            raise Unknown("some of the rows")
+        if (written := number(size)) is not None:
+            return np.arange(written)
+        if size.op in _POINTWISE or set(value.named) - {"device", "dtype"}:
+            raise Unknown("some of the rows")
+        return np.arange(self.rows)
 
     def _same(self, value: Value) -> Any:
         found = self.of(value.args[0])
@@ -218,17 +232,6 @@ class Evaluation:
         return tuple(found)
 
 
-def _counts_up(value: Value) -> bool:
-    """Whether it is `arange(n)` or `range(0, n)`, of all rows where n is not 1, the first row for all."""
-    first = value.args[:-1]
-    return (
-        1 <= len(value.args) <= 2
-        and all(number(each) == 0 for each in first)
-        and number(value.args[-1]) != 1
-        and set(value.named) <= {"device", "dtype"}
-    )
-
-
 def _integers(index: Any) -> Any:
     if not np.issubdtype(np.asarray(index).dtype, np.integer):
         raise Unknown("an index that is no integer")
@@ -269,7 +272,10 @@ def constant(value: Value, state: State) -> Any:
         made = owner.assignments(name) if owner is not None else []
         if owner is None or len(made) != 1 or state.module.is_replaced(name):
             raise Unknown(str(attribute))
-        if owner.replaces(name, state.module):
+        below = owner.below(state.module)
+        if owner.replaces(name, state.module) or any(
+            name in each.own_assignments or name in each.own_methods for each in below
+        ):
             raise Unknown(str(attribute))
         return constant_of(made[0], state.module)
     name = str(value.detail)

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 Role = Literal["weight", "bias", "eps", "target"]
 """What a further input is: a learned vector, a small number, class numbers."""
+LIKE_WEIGHT = "{x}.dtype == {weight}.dtype and {x}.shape[-1:] == {weight}.shape"
+"""The guard of a call that takes a weight: by hand one of another dtype or shape is broadcast."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Formula:
         tolerance: how far values may lie apart, relative to the largest; larger than rounding only for
             functions whose constants people round.
         guard: a test under which alone the call has the dtype of the lines, with the same words as the call.
+        axis: a dimension that the lines have to name, too: another number for it fits fewer inputs.
         assumptions: what the replacement takes for granted, each with the operation that has it so among the
             lines, or "" for any.
     """
@@ -35,6 +38,7 @@ class Formula:
     roles: tuple[Role, ...] = ()
     tolerance: float = 1e-12
     guard: str = ""
+    axis: int | None = None
     assumptions: tuple[tuple[str, str], ...] = ()
 
 
@@ -45,7 +49,7 @@ class Formulas:
     Args:
         known: in the order in which they are tried.
         needs: operations, one of which every spelling has.
-        samples: arrays for x, by its number of dimensions; lines must agree on every one that they take.
+        samples: arrays for x, of several numbers of dimensions; lines must agree on every one that they take.
         least: for how many of these numbers of dimensions the lines must run, where x's is not known.
         axes: the letters of x in a test, by its number of dimensions.
         fused: functions of PyTorch that compute it: a file that compares with them keeps its own lines.
@@ -55,7 +59,7 @@ class Formulas:
 
     known: Sequence[Formula]
     needs: frozenset[str]
-    samples: Mapping[int, Any]
+    samples: Sequence[Any]
     fused: frozenset[str]
     axes: Mapping[int, tuple[str, ...]] = field(
         default_factory=lambda: {1: ("D",), 2: ("L", "D"), 3: ("B", "L", "D"), 4: ("B", "H", "L", "D")}

@@ -1,6 +1,7 @@
 """Which values of a function are a known formula of another value."""
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -23,6 +24,8 @@ MOST_INPUTS = 3
 """Besides x."""
 DEEPEST_NUMBER = 5
 """Operations of which a constant is made: `torch.sqrt(torch.tensor(2.0 / math.pi))`."""
+_EPS = re.compile(r"(?i)(?<![a-z])eps(ilon)?(?![a-z])")
+"""In the name of an eps: not in `steps`."""
 LARGEST_EPS = 0.1
 """Of the numbers of a source."""
 EPS = 0.37
@@ -135,7 +138,10 @@ def _match(flow: Flow, shapes: Shapes, root: Value, cone: list[Value], formulas:
         inputs = _inputs(flow, region, x)
         if inputs is None:
             continue
+        axes = {found for each in region for found in (number(each), known_number(flow, each))}
         for formula in formulas.known:
+            if formula.axis is not None and formula.axis not in axes:
+                continue
             for given in _assigned(flow, formula, inputs, region):
                 ranks = _agreeing(flow, shapes, root, x, formula, given, formulas)
                 if ranks:
@@ -202,8 +208,9 @@ def _assigned(
         else:
             ways = []
         for roles, given in ways:
-            if all(_fits(flow, role, each) for role, each in zip(roles, given, strict=True)):
-                yield dict(zip(roles, given, strict=True))
+            assigned = dict(zip(roles, given, strict=True))
+            if all(_fits(flow, role, each) for role, each in assigned.items()) and _are_alike(flow, assigned):
+                yield assigned
 
 
 def known_number(flow: Flow, value: Value) -> float | None:
@@ -222,16 +229,45 @@ def _fits(flow: Flow, role: Role, value: Value | float) -> bool:
         return role == "eps"
     match role:
         case "eps":
-            return "eps" in _name(value).lower() or "epsilon" in _name(value).lower()
+            return _EPS.search(_name(value)) is not None and not _is_tensor(value)
         case "weight" | "bias":
             return _is_vector(flow, value)
     return value.op != "selfattr"
+
+
+def _are_alike(flow: Flow, given: Mapping[Role, Value | float]) -> bool:
+    """Whether weight and bias are made with one size and one dtype: a guard asks the weight's alone."""
+    made = [_arguments(flow, each) for role, each in given.items() if role in ("weight", "bias")]
+    return len(set(made)) <= 1
+
+
+def _arguments(flow: Flow, value: Value | float) -> str:
+    """The arguments of the call that makes a vector."""
+    attribute = value.detail if isinstance(value, Value) else None
+    assert isinstance(attribute, Attribute)
+    match kind_of(attribute, flow.module).expression:
+        case ast.Call(args=[ast.Call(args=args, keywords=keywords), *_]):
+            return ast.unparse(ast.Tuple([*args, *(each.value for each in keywords)], ast.Load()))
+    return ""
 
 
 def _name(value: Value) -> str:
     if value.op.startswith("attr:"):
         return value.op.removeprefix("attr:")
     return str(value.detail) if value.op in ("param", "selfattr") else ""
+
+
+def _is_tensor(value: Value) -> bool:
+    """Whether an attribute may hold a tensor: it is a parameter, a buffer, or made by a call."""
+    attribute = value.detail
+    if value.op != "selfattr" or not isinstance(attribute, Attribute):
+        return False
+    made = attribute.owner.assignments(attribute.name) if attribute.owner is not None else []
+    return any(isinstance(each, ast.Call) and not _is_float(each) for each in made)
+
+
+def _is_float(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "float"
 
 
 def _is_vector(flow: Flow, value: Value) -> bool:
@@ -261,7 +297,7 @@ def _agreeing(
     """The numbers of dimensions for which the lines compute the formula; none where they ever differ."""
     rank = shapes.rank(x)
     found = []
-    for sample, classes in product(formulas.samples.values(), (-1, 1)):
+    for sample, classes in product(formulas.samples, (-1, 1)):
         if classes == 1 and ("target" not in given or sample.ndim < 3):
             continue
         if rank is not None and sample.ndim != rank:

@@ -10,6 +10,7 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.effects import effects
+from flashmore.upgrade.checks.output import changed_in_place
 from flashmore.upgrade.checks.reference import why_reference
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.imports import import_edits
@@ -24,10 +25,10 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import FunctionOf
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
-from flashmore.upgrade.source.libraries import not_torchs
+from flashmore.upgrade.source.libraries import may_be_numpys, not_torchs
 from flashmore.upgrade.source.module import FUNCTIONAL
 from flashmore.upgrade.source.nodes import Blocks, Stability
-from flashmore.upgrade.source.operations import CASTS, MAY_SHARE_MEMORY
+from flashmore.upgrade.source.operations import CASTS
 from flashmore.upgrade.text import comments
 
 _OPERATORS = frozenset("+-*/@%=,([{<>|&^~")
@@ -111,10 +112,10 @@ class FormulaSite:
             raise Refuse(f"a reference is left alone: {why}")
         self._check_statements()
         self._check_uses()
-        if self.formulas.keeps_result:
-            self._check_result()
+        self._check_in_place()
         nodes = [value.node for value in self.match.tensors if isinstance(value.node, ast.Call)]
         other = not_torchs(module.tree, self.flow.owner, self.flow.function, nodes)
+        other = other or may_be_numpys(module.tree, self.flow.owner, self.flow.function, nodes)
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
         functional, imported = self._functional()
@@ -196,18 +197,14 @@ class FormulaSite:
                     line = getattr(user.node, "lineno", self.statement.lineno)
                     raise Refuse(f"a part of it is used in line {line}, too")
 
-    def _check_result(self) -> None:
-        """Whether nothing changes the result in place, which its gradient needs."""
-        ahead, seen = [self.match.root], {self.match.root}
-        while ahead:
-            step()
-            for user in ahead.pop().users:
-                if user.inplace:
-                    line = getattr(user.node, "lineno", self.statement.lineno)
-                    raise Refuse(f"its result is changed in place in line {line}, and its gradient needs it")
-                if user not in seen and user.op in {*MAY_SHARE_MEMORY, *_CARRIED}:
-                    seen.add(user)
-                    ahead.append(user)
+    def _check_in_place(self) -> None:
+        """Whether nothing changes in place what the gradient of the call is computed from."""
+        kept, name = (self.match.x, "input")
+        if self.formulas.keeps_result:
+            kept, name = (self.match.root, "result")
+        line = changed_in_place(self.flow, kept)
+        if line is not None:
+            raise Refuse(f"its {name} is changed in place in line {line}, and its gradient needs it")
 
     @property
     def can_be_written(self) -> bool:

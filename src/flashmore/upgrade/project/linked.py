@@ -19,7 +19,8 @@ from flashmore.upgrade.project.definitions import texts_around
 from flashmore.upgrade.project.files import is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
 from flashmore.upgrade.project.origins import Made, Origins
-from flashmore.upgrade.project.subclasses import Subclasses
+from flashmore.upgrade.project.patched import Patched
+from flashmore.upgrade.project.subclasses import FORMULAS, Subclasses
 from flashmore.upgrade.project.twice import ADVICE, HINT, Use, reason, uses
 from flashmore.upgrade.project.walk import project_files, root_of
 from flashmore.upgrade.rules import rule
@@ -57,6 +58,7 @@ class Project:
         self.links: dict[Path, list[Link]] | None = None
         """By file, the places of which it cannot be seen what they differentiate."""
         self.subclasses: Subclasses | None = None
+        self.patched: Patched | None = None
         self.seen: list[Link] = []
         """The places of which something can be seen, the certain ones first."""
         self.pinned: dict[Path, list[pins.Pin]] = {}
@@ -97,6 +99,9 @@ class Project:
         path = real(Path(found.path))
         if self.subclasses is not None and (other := self.subclasses.why_not(found, site)) is not None:
             return site.refused(other, "give it another name there")
+        evaluated = site.code in FORMULAS
+        if self.patched is not None and (why := self.patched.why_not(found, site, evaluated)) is not None:
+            return site.refused(why, "rewrite it yourself, if that is not for these lines")
         if rule(site.code).second_derivatives:
             return site
         top = site.symbol.partition(".")[0]
@@ -122,6 +127,7 @@ class Project:
         imports = Imports(files)
         origins = Origins(imports)
         self.subclasses = Subclasses(origins.texts)
+        self.patched = Patched(origins.texts)
         found = list(_uses(origins))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)
         linked: dict[Path, list[Link]] = {}

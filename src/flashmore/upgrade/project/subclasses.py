@@ -11,7 +11,9 @@ from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.classes import Class
 
-_CLASS = re.compile(rb"^[ \t]*class\s+\w+\s*\(([^)]*)\)\s*:", re.MULTILINE)
+FORMULAS = ("FM002", "FM004", "FM005", "FM006", "FM007")
+"""The rules that evaluate numbers of the source."""
+_CLASS = re.compile(rb"^[ \t]*class\s+(\w+)\s*\(([^)]*)\)\s*:", re.MULTILINE)
 _WORD = re.compile(rb"[A-Za-z_]\w*")
 _ALIAS = re.compile(rb"\b(\w+)\s+as\s+(\w+)")
 
@@ -26,6 +28,8 @@ class Subclasses:
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
         self.by_base: dict[bytes, set[Path]] | None = None
+        self.below: dict[bytes, set[bytes]] = {}
+        """By name, those of the classes that inherit from it, and those that it is imported under."""
 
     def why_not(self, found: Searched, site: Site) -> str | None:
         """Why the lines of a method may mean something else in a subclass of another file; else None."""
@@ -37,7 +41,7 @@ class Subclasses:
         for other in sorted(self._files_below(name)) if read else ():
             for below, base in _pairs(Definitions(other), path, name):
                 for each in sorted(read):
-                    if (line := _another(below, base, each)) is not None:
+                    if (line := _another(below, base, each, site.code in FORMULAS)) is not None:
                         shown = f"{below.node.name}` ({other.name}, line {line})"
                         return f"`self.{each}` means something else in the subclass `{shown}"
         return None
@@ -47,16 +51,24 @@ class Subclasses:
         if self.by_base is None:
             self.by_base = {}
             for path in self.texts.files:
-                for base in _bases(self.texts.of(path)):
+                for name_below, base in _bases(self.texts.of(path)):
                     self.by_base.setdefault(base, set()).add(path)
-        return self.by_base.get(name.encode(), set())
+                    self.below.setdefault(base, set()).add(name_below)
+        found: set[Path] = set()
+        ahead = {name.encode()}
+        seen: set[bytes] = set()
+        while ahead:
+            seen |= ahead
+            found |= {path for each in ahead for path in self.by_base.get(each, ())}
+            ahead = {more for each in ahead for more in self.below.get(each, ())} - seen
+        return found
 
 
-def _bases(data: bytes) -> Iterator[bytes]:
-    """The names that the classes of a file inherit from, with those that they are imported under."""
-    names = {name for bases in _CLASS.findall(data) for name in _WORD.findall(bases)}
-    yield from names
-    yield from (name for name, alias in _ALIAS.findall(data) if alias in names)
+def _bases(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The names of a file's classes, each with one that it inherits from; and its other names."""
+    for name, bases in _CLASS.findall(data):
+        yield from ((name, base) for base in _WORD.findall(bases))
+    yield from ((alias, name) for name, alias in _ALIAS.findall(data))
 
 
 def _pairs(definitions: Definitions, path: Path, name: str) -> Iterator[tuple[Class, Class]]:
@@ -68,8 +80,15 @@ def _pairs(definitions: Definitions, path: Path, name: str) -> Iterator[tuple[Cl
                 yield below, base
 
 
-def _another(below: Class, base: Class, name: str) -> int | None:
-    """The line where a subclass gives an attribute or a method another meaning."""
+def _another(below: Class, base: Class, name: str, evaluated: bool) -> int | None:
+    """The line where a subclass gives an attribute or a method another meaning.
+
+    Args:
+        below: the subclass.
+        base: the class.
+        name: the attribute.
+        evaluated: whether the rewriting holds for the number alone that the class stores there.
+    """
     for each in below.lineage():
         if each is base:
             return None
@@ -77,7 +96,9 @@ def _another(below: Class, base: Class, name: str) -> int | None:
             return each.own_methods[name].lineno
         if made := each.own_assignments.get(name):
             was, now = (kind_of(Attribute("", one, name), one.module) for one in (base, below))
-            if "unknown" in (was.name, now.name) or was.name != now.name:
+            numbers = evaluated and was.name == now.name == "number"
+            other = numbers and ast.dump(made[0]) != ast.dump(base.assignments(name)[0])
+            if "unknown" in (was.name, now.name) or was.name != now.name or other:
                 return _line(made)
     return None
 

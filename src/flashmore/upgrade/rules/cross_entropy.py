@@ -8,7 +8,7 @@ from flashmore.upgrade.formulas.rule import formula_rule
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SPREADS
 
 AUTOCAST = "under 16-bit autocast the loss may be float32, as that of cross_entropy is"
-CLASSES = "the targets are class numbers from 0 on"
+CLASSES = "the targets are a tensor of class numbers from 0 on, int64 or uint8, one for each row"
 _NAME = "cross entropy"
 _ALL_ROWS = "`{}` counts all rows of the input"
 _ASSUMED = (
@@ -46,7 +46,7 @@ RULE = formula_rule(
             ),
         ),
         needs=frozenset(("log", "log_softmax", "logsumexp")),
-        samples={rank: ROWS_OF_MANY_SPREADS[rank] for rank in (2, 3)},
+        samples=(ROWS_OF_MANY_SPREADS[2], ROWS_OF_MANY_SPREADS[3], ROWS_OF_MANY_SPREADS[2][:1]),
         fused=frozenset(("cross_entropy", "CrossEntropyLoss")),
         widens=True,
     ),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flashmore.upgrade.formulas.formula import Formula, Formulas
+from flashmore.upgrade.formulas.formula import LIKE_WEIGHT, Formula, Formulas
 from flashmore.upgrade.formulas.rule import formula_rule
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SCALES
 
@@ -26,7 +26,6 @@ def _outside(x: Any, eps: Any, ddof: int = 0) -> Any:
 
 
 _CALL = "{functional}.layer_norm({x}, {shape}.shape[-1:], "
-_SAME_DTYPE = "{x}.dtype == {weight}.dtype"
 _ASSUMED = (("", AUTOCAST),)
 _NAME = "layer normalization"
 _ADVICE = "if no trained weights depend on it, use layer_norm: the results differ slightly"
@@ -67,19 +66,19 @@ RULE = formula_rule(
                 "with weight and bias", _NAME,
                 lambda x, weight, bias, eps: _norm(x, eps) * weight + bias,
                 _CALL + "{weight}, {bias}, {eps})",
-                roles=("weight", "bias", "eps"), guard=_SAME_DTYPE, assumptions=_ASSUMED,
+                roles=("weight", "bias", "eps"), guard=LIKE_WEIGHT, assumptions=_ASSUMED,
             ),
             Formula(
                 "with weight", _NAME,
                 lambda x, weight, eps: _norm(x, eps) * weight,
                 _CALL + "{weight}, eps={eps})",
-                roles=("weight", "eps"), guard=_SAME_DTYPE, assumptions=_ASSUMED,
+                roles=("weight", "eps"), guard=LIKE_WEIGHT, assumptions=_ASSUMED,
             ),
             Formula("plain", _NAME, _norm, _CALL + "eps={eps})", roles=("eps",), assumptions=_ASSUMED),
             *_others(),
         ),
         needs=frozenset(("sqrt", "rsqrt", "std", "std_mean", "pow")),
-        samples=ROWS_OF_MANY_SCALES,
+        samples=(*ROWS_OF_MANY_SCALES.values(),),
         least=2,
         fused=frozenset(("layer_norm", "LayerNorm")),
     ),

@@ -20,11 +20,12 @@ RULE = formula_rule(
                 "the logarithm of a softmax",
                 partial(log_softmax, axis=axis),
                 f"{{functional}}.log_softmax({{x}}, dim={axis})",
+                axis=axis,
             )
             for axis in (-1, 1, 0, 2, -2, 3)
         ],
         needs=frozenset(("log", "logsumexp")),
-        samples=ROWS_OF_MANY_SPREADS,
+        samples=(*ROWS_OF_MANY_SPREADS.values(),),
         least=2,
         fused=frozenset(("log_softmax", "LogSoftmax")),
         keeps_result=True,

@@ -28,6 +28,7 @@ _EXCLUSIVE = ("foreach", "capturable", "differentiable")
 """Options that choose another implementation."""
 _ASSUMED = (
     "its parameters are floating-point tensors on the CPU or on a CUDA, MPS or XPU device",
+    "each gradient is laid out in memory as its parameter, without gaps (not a strided view)",
     "no gradient is sparse",
 )
 _SGD = "fused SGD on the CPU leaves most 16-bit parameters as they are (pytorch/pytorch#191763)"
@@ -120,6 +121,10 @@ def _check(parsed: Parsed, node: ast.Call) -> None:
             case ast.keyword(arg="sparse", value=ast.Constant(value=True)):
                 raise Refuse(
                     f"line {each.value.lineno} makes sparse gradients, which `fused` does not support"
+                )
+            case ast.Attribute(attr="register_step_pre_hook", lineno=line):
+                raise Refuse(
+                    f"line {line} sees gradients before a step: under a GradScaler `fused` divides them later"
                 )
             case ast.Import(names=names) if any(a.name.split(".")[0] == "torch_xla" for a in names):
                 raise Refuse("the file uses XLA, for which there is no fused optimizer")

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from flashmore.upgrade.formulas.formula import Formula, Formulas
+from flashmore.upgrade.formulas.formula import LIKE_WEIGHT, Formula, Formulas
 from flashmore.upgrade.formulas.rule import formula_rule
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SCALES
 
@@ -35,7 +35,7 @@ RULE = formula_rule(
                 "with weight", _NAME,
                 lambda x, weight, eps: _norm(x, eps) * weight,
                 _CALL + "{weight}, {eps})",
-                roles=("weight", "eps"), guard="{x}.dtype == {weight}.dtype",
+                roles=("weight", "eps"), guard=LIKE_WEIGHT,
                 assumptions=_ASSUMED,
             ),
             Formula("plain", _NAME, _norm, _CALL + "eps={eps})", roles=("eps",), assumptions=_ASSUMED),
@@ -48,7 +48,7 @@ RULE = formula_rule(
             ),
         ),
         needs=frozenset(("sqrt", "rsqrt", "norm", "pow")),
-        samples=ROWS_OF_MANY_SCALES,
+        samples=(*ROWS_OF_MANY_SCALES.values(),),
         least=2,
         fused=frozenset(("rms_norm", "RMSNorm")),
     ),

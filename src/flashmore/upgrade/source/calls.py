@@ -3,7 +3,7 @@
 import ast
 from dataclasses import replace
 
-from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.attributes import UNKNOWN, Attribute, kind_of
 from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import PRODUCTS, Closure, Condition, Value
 from flashmore.upgrade.source.inlining import Inlining
@@ -219,6 +219,8 @@ class Calls(Inlining):
         assert isinstance(attribute, Attribute)
         kind = kind_of(attribute, self.module)
         home = kind.home or self.module
+        if kind.name == "softmax" and self.module.is_replaced("dim"):
+            kind = UNKNOWN
         if kind.name == "softmax" and args and isinstance(kind.expression, ast.Call):
             made = kind.expression
             dim = (

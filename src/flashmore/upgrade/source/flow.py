@@ -149,7 +149,7 @@ class Flow(Expressions):
         test = self.expression(statement.test)
         condition = self.condition(statement.test, True)
         self.tests[id(condition.node or statement.test)] = test
-        start = dict(self.env)
+        start, ranks = dict(self.env), dict(self.ranks)
         self.conditions.append(condition)
         ended = self.block(statement.body)
         then = dict(self.env)
@@ -158,6 +158,8 @@ class Flow(Expressions):
         other_ended = self.block(statement.orelse)
         self.conditions.pop()
         otherwise = dict(self.env)
+        if _asks_rank(statement.test):  # sizes that are taken apart in a branch tell of that branch alone
+            self.ranks = ranks
         if statement.body and isinstance(statement.body[-1], ast.Raise):
             self._sized(test, "ne")
         if ended and other_ended:
@@ -250,6 +252,17 @@ def _names(target: ast.expr) -> list[ast.Name]:
     if isinstance(target, (ast.Tuple, ast.List)):
         return [name for each in target.elts for name in _names(each)]
     return [target] if isinstance(target, ast.Name) else []
+
+
+def _asks_rank(test: ast.expr) -> bool:
+    """Whether a condition may depend on a number of dimensions."""
+    for each in ast.walk(test):
+        match each:
+            case ast.Attribute(attr="dim" | "ndim" | "ndimension"):
+                return True
+            case ast.Call(func=ast.Name(id="len"), args=[ast.Attribute(attr="shape") | ast.Call()]):
+                return True
+    return False
 
 
 def _assigned(statement: ast.stmt) -> set[str]:

@@ -16,6 +16,9 @@ OTHERS = {
 """Libraries with tensors of their own, many with methods of torch's names."""
 ARRAYS = frozenset(("numpy", "scipy"))
 """Fine beside torch for sizes and scales, but what these multiply are no torch tensors."""
+_NUMPYS_WORDS = {"axis", "keepdims", "ddof", "dtype"}
+_NUMPYS_METHODS = {"mean", "sum", "var", "std", "max", "min", "squeeze"}
+"""What an array has, too; torch's own functions are names of its modules."""
 ON_TORCH = {
     "accelerate", "detectron2", "diffusers", "fairseq", "fastai", "kornia", "lightning",
     "lightning_fabric", "mmcv", "mmdet", "mmengine", "monai", "open_clip", "peft", "pytorch_lightning",
@@ -59,6 +62,29 @@ def not_torchs(
             f"the file imports torch and {others[0]}, and this function does not show whose tensors it takes"
         )
     return "the file does not import torch: its tensors may be another library's"
+
+
+def may_be_numpys(
+    tree: ast.Module, owner: Class | None, function: Function, lines: Iterable[ast.AST | None]
+) -> str | None:
+    """Why lines of methods and arithmetic may take NumPy's arrays; None where they show that they do not.
+
+    Args:
+        tree: the file.
+        owner: the class that the function is a method of.
+        function: the function.
+        lines: the expressions, all of which either library may compute.
+    """
+    roots = _roots(tree)
+    arrays = sorted({root for found in roots.values() for root, _ in found} & ARRAYS)
+    if not arrays or _says_torch(roots, owner, function):
+        return None
+    calls = [each for each in lines if isinstance(each, ast.Call)]
+    words = {word.arg for call in calls for word in call.keywords}
+    names = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
+    if words - _NUMPYS_WORDS or names - _NUMPYS_METHODS:
+        return None
+    return f"the file imports torch and {arrays[0]}, and these lines do not show whose tensors they take"
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places

@@ -9,7 +9,7 @@ from pathlib import Path
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.elsewhere import Elsewhere, Found
-from flashmore.upgrade.source.replaced import replaced, stands_for
+from flashmore.upgrade.source.replaced import replaced, stands_for, stored
 from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
@@ -42,7 +42,10 @@ class Module:
         """Of each name of the module's own scope, what it may be: the full name of an import, else ""."""
         for statement in _top_level(tree.body):
             self._see(statement)
-        for name in self._see_all():
+        twice = self._see_all()
+        for name in {*self.functions, *self.classes}:
+            self.imports.pop(name, None)  # which a definition of its own replaces, here or where it fails
+        for name in twice:
             self.functions.pop(name, None)
             self.classes.pop(name, None)
             self.constants.pop(name, None)
@@ -138,10 +141,23 @@ class Module:
         return found if isinstance(found, str) else full
 
     def qualified(self, node: ast.expr) -> str:
-        """The full name of `F.softmax`, `nn.Linear`, ...: empty where it is not an imported name."""
+        """The full name of `F.softmax`, `nn.Linear`, ...: empty where it is not an imported name.
+
+        What the file itself replaces in a library, as `torch.erf = ...` does, has no full name.
+        """
+        full = self._full(node)
+        return "" if full in self.patched else full
+
+    def _full(self, node: ast.expr) -> str:
         root, attributes = _dotted(node)
         full = self._followed(root)
         return ".".join((full, *attributes)) if full else ""
+
+    @cached_property
+    def patched(self) -> dict[str, int]:
+        """The full names of libraries' functions and classes that the file replaces, with the lines."""
+        found = ((self._full(owner), name, line) for owner, name, line in stored(self.tree))
+        return {f"{full}.{name}": line for full, name, line in found if full.partition(".")[0] == "torch"}
 
     def _followed(self, name: str) -> str:
         """The full name of an import, found through the module's aliases, each of which is followed once."""

@@ -25,6 +25,16 @@ def replaced_on_self(node: ast.ClassDef) -> set[str | None]:
     return {name for each in ast.walk(node) for owner, name in _by_name(each) if _is_self(owner)}
 
 
+def stored(tree: ast.Module) -> Iterator[tuple[ast.expr, str, int]]:
+    """The objects that a file stores something in, each with the attribute's name and the line."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=owner, attr=name, ctx=ast.Store() | ast.Del()):
+                yield owner, name, node.lineno
+            case ast.Call(func=ast.Name(id="setattr"), args=[owner, ast.Constant(value=str(name)), _]):
+                yield owner, name, node.lineno
+
+
 def stands_for(found: set[str | None], name: str) -> bool:
     """Whether a name is among those that `replaced` returns."""
     return any(

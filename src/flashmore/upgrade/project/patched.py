@@ -1,0 +1,92 @@
+"""What other files of a project replace: functions of torch, and numbers that a rule evaluates."""
+
+import ast
+import re
+from functools import cached_property
+from pathlib import Path
+
+from flashmore.upgrade.formulas.evaluate import Unknown, constant_of
+from flashmore.upgrade.project.definitions import Definitions
+from flashmore.upgrade.project.files import real
+from flashmore.upgrade.project.texts import Texts
+from flashmore.upgrade.site import Searched, Site
+from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.replaced import stored
+
+_STORE = re.compile(rb"^[ \t]*[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+class Patched:
+    """The attributes that files store on modules and on other objects, read when they are first asked for.
+
+    Args:
+        texts: the files of the project.
+    """
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+
+    def why_not(self, found: Searched, site: Site, evaluated: bool) -> str | None:
+        """Why lines may mean something else when another file has run; else None.
+
+        Args:
+            found: the file of the place.
+            site: the place.
+            evaluated: whether the rewriting holds for the numbers alone that the file's names stand for.
+        """
+        first, last = found.lines_of(site)
+        words = {word for line in found.source.splitlines()[first - 1 : last] for word in _WORD.findall(line)}
+        own = real(Path(found.path))
+        for name in sorted(words & self._torchs.keys()):
+            path, line, full = self._torchs[name]
+            if path != own:
+                return f"`{full}` is replaced in {path.name}, line {line}"
+        numbers = _numbers(found.source) if evaluated and words & self._others.keys() else set()
+        for name in sorted(words & numbers & self._others.keys()):
+            for path, line in self._others[name]:
+                if path != own:
+                    return f"`{name}` is set in {path.name}, line {line}, perhaps to another number"
+        return None
+
+    @cached_property
+    def _modules(self) -> dict[Path, Module]:
+        """The files that may store something so."""
+        found = {path: Definitions(path).module(path) for path in self.texts.matching(_STORE)}
+        return {path: module for path, module in found.items() if module is not None}
+
+    @cached_property
+    def _torchs(self) -> dict[str, tuple[Path, int, str]]:
+        """By its last name, what is replaced in torch, with the place."""
+        return {
+            full.rpartition(".")[2]: (path, line, full)
+            for path, module in self._modules.items()
+            for full, line in module.patched.items()
+        }
+
+    @cached_property
+    def _others(self) -> dict[str, list[tuple[Path, int]]]:
+        """By name, the places where an attribute of another object than `self` is set."""
+        found: dict[str, list[tuple[Path, int]]] = {}
+        for path, module in self._modules.items():
+            for owner, name, line in stored(module.tree):
+                if not (isinstance(owner, ast.Name) and owner.id == "self"):
+                    found.setdefault(name, []).append((path, line))
+        return found
+
+
+def _numbers(source: str) -> set[str]:
+    """The names of a file's constants and of its classes' attributes that are numbers."""
+    module = Module(ast.parse(source))
+    made = [*module.constants.items()]
+    for each in module.classes.values():
+        made += [(name, value) for name, values in each.own_assignments.items() for value in values]
+    return {name for name, value in made if _is_number(value, module)}
+
+
+def _is_number(value: ast.expr, module: Module) -> bool:
+    try:
+        constant_of(value, module)
+    except Unknown:
+        return False
+    return True
