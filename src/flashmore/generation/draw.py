@@ -120,10 +120,10 @@ def draw(
 def _rounded(rows: int) -> int:
     """The number of rows that are computed for a number of rows that are needed.
 
-    oneDNN compiles each product anew for each number of rows, which can take longer than the product. There
-    are sixteen numbers from one power of two to the next.
+    oneDNN compiles each product anew for each number of rows, which can take longer than the product. So
+    there are two numbers from one power of two to the next, and multiples of 64 from 128 on.
     """
-    multiple = 1 << max(0, rows.bit_length() - 5)
+    multiple = min(64, 1 << max(0, rows.bit_length() - 2))
     return -(-rows // multiple) * multiple
 
 
