@@ -50,8 +50,8 @@ class Match:
     x: Value
     formula: Formula
     inputs: Mapping[Role, Value | float]
-    region: frozenset[Value]
-    tensors: frozenset[Value]
+    region: tuple[Value, ...]
+    tensors: tuple[Value, ...]
     rank: int
 
 
@@ -76,11 +76,11 @@ def matches(flow: Flow, formulas: Formulas, can_be_written: Callable[[Match], bo
         if found is not None and not can_be_written(found):
             others.append(found)
         elif found is not None:
-            taken |= found.region
+            taken.update(found.region)
             yield found
     for other in others:
-        if not other.tensors & taken:
-            taken |= other.region
+        if taken.isdisjoint(other.tensors):
+            taken.update(other.region)
             yield other
 
 
@@ -150,8 +150,11 @@ def _match(flow: Flow, shapes: Shapes, root: Value, cone: list[Value], formulas:
     return None
 
 
-def _between(root: Value, x: Value) -> tuple[frozenset[Value], frozenset[Value]] | None:
-    """All values beneath the root, and those that depend on x; None where there are none."""
+def _between(root: Value, x: Value) -> tuple[tuple[Value, ...], tuple[Value, ...]] | None:
+    """All values beneath the root, in the order in which they are read, and those that depend on x.
+
+    None where there are none.
+    """
     depends: dict[Value, bool] = {x: True}
 
     def visit(value: Value) -> bool:
@@ -164,8 +167,8 @@ def _between(root: Value, x: Value) -> tuple[frozenset[Value], frozenset[Value]]
 
     if not visit(root):
         return None
-    region = frozenset(each for each in depends if each is not x)
-    return region, frozenset(each for each in region if depends[each])
+    region = tuple(each for each in depends if each is not x)
+    return region, tuple(each for each in region if depends[each])
 
 
 def _takes_numbers(flow: Flow, value: Value) -> bool:
@@ -174,7 +177,7 @@ def _takes_numbers(flow: Flow, value: Value) -> bool:
     return isinstance(node, ast.Call) and flow.module.qualified(node.func).startswith(("math.", "cmath."))
 
 
-def _inputs(flow: Flow, region: frozenset[Value], x: Value) -> list[Value] | None:
+def _inputs(flow: Flow, region: tuple[Value, ...], x: Value) -> list[Value] | None:
     """What a region reads besides x and constants."""
     found = []
     for value in region:
@@ -191,7 +194,7 @@ def _inputs(flow: Flow, region: frozenset[Value], x: Value) -> list[Value] | Non
 
 
 def _assigned(
-    flow: Flow, formula: Formula, inputs: list[Value], region: frozenset[Value]
+    flow: Flow, formula: Formula, inputs: list[Value], region: tuple[Value, ...]
 ) -> Iterator[dict[Role, Value | float]]:
     """Every way to give the inputs to the roles; an eps may be a number of the source, or 0."""
     others: list[Role] = [role for role in formula.roles if role != "eps"]

@@ -170,7 +170,7 @@ class FormulaSite:
         mine = {id(node) for each in self.before for node in walk(each)}
         mine |= {id(node) for node in walk(self.match.root.node)} if self.match.root.node else set()
         names = {name for each in self.before for name in self._targets(each)}
-        inner = self.match.region - {self.match.root}
+        inner = {*self.match.region} - {self.match.root}
         gone = set(inner)
         ahead = list(inner)
         while ahead:  # what a name may mean later, where branches meet

@@ -13,7 +13,8 @@ from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.replaced import stored
 
-_STORE = re.compile(rb"^[ \t]*[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(", re.MULTILINE)
+_STORE = re.compile(rb"^[ \t]*(?!self\.\w+[ \t]*=)[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(", re.MULTILINE)
+"""A store on something else than `self`."""
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
