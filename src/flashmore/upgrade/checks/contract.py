@@ -9,9 +9,8 @@ from flashmore.upgrade.budget import walk
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, own_nodes
+from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, own_nodes
 
-_SEES_ALL = {"locals", "eval", "exec", "vars"}
 _SPECIAL = {"forward", "backward", "setup_context"}
 """What PyTorch calls."""
 Parents = dict[ast.AST, ast.AST]
@@ -110,7 +109,7 @@ def _is_read(target: ast.Name, parents: Parents) -> bool:
         return True
     for node in walk(at):
         match node:
-            case ast.Name(id=name, ctx=ast.Load() | ast.Del()) if name in {target.id, *_SEES_ALL}:
+            case ast.Name(id=name, ctx=ast.Load() | ast.Del()) if name in {target.id, *SEE_LOCALS}:
                 return True
             case ast.Global(names=names) | ast.Nonlocal(names=names) if target.id in names:
                 return True

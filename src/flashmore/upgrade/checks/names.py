@@ -16,10 +16,9 @@ from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Reaching
-from flashmore.upgrade.source.scopes import claimed_by, heads, is_private, own_nodes
+from flashmore.upgrade.source.scopes import SEE_LOCALS, claimed_by, heads, is_private, own_nodes
 
 ADVICE = "remove that use if it is not needed"
-_ALWAYS = {"locals", "eval", "exec", "globals"}
 _WITHOUT_ARGUMENTS = {"vars", "dir"}
 _FRAMES = {"_getframe", "_current_frames", "currentframe", "f_locals", "f_back", "tb_frame"}
 _STACKS = {"stack", "trace", "getouterframes", "getinnerframes"}
@@ -186,7 +185,7 @@ def _refuse_onlookers(found: Attention) -> None:
         match node:
             case ast.Call(func=ast.Name(id=name), args=[_, *_]) if name in _WITHOUT_ARGUMENTS:
                 harmless.add(node.func)
-            case ast.Name(id=name) if name in _ALWAYS | _WITHOUT_ARGUMENTS and node not in harmless:
+            case ast.Name(id=name) if name in SEE_LOCALS and node not in harmless:
                 raise Refuse(f"`{name}` in line {node.lineno} may read names that would be removed", ADVICE)
     _refuse_private(found)
     if (of_frames := _reads_frames(found.flow.module)) is not None:

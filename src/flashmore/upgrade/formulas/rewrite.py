@@ -29,11 +29,11 @@ from flashmore.upgrade.source.libraries import may_be_numpys, not_torchs
 from flashmore.upgrade.source.module import FUNCTIONAL
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.operations import CASTS
+from flashmore.upgrade.source.scopes import SEE_LOCALS
 from flashmore.upgrade.text import comments
 
 _OPERATORS = frozenset("+-*/@%=,([{<>|&^~")
 """After one of them, a parenthesis is no call's."""
-_ONLOOKERS = {"locals", "vars", "eval", "exec", "globals", "dir"}
 _CARRIED = ("phi", "loop", "carried")
 _PERHAPS = ("carried", "global", "missing")
 """What a name means that an earlier round of a loop may have set."""
@@ -179,7 +179,7 @@ class FormulaSite:
             gone.update(more)
             ahead += more
         for node in walk(self.flow.function):
-            if isinstance(node, ast.Name) and node.id in _ONLOOKERS and names:
+            if isinstance(node, ast.Name) and node.id in SEE_LOCALS and names:
                 raise Refuse(f"`{node.id}` may look at the names that would fall away")
             if isinstance(node, (ast.Global, ast.Nonlocal)) and names & set(node.names):
                 raise Refuse(f"line {node.lineno} shares a name that would fall away between scopes")
