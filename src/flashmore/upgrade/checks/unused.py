@@ -12,18 +12,28 @@ def unused(rewriting: Rewriting, changed: str) -> Iterator[str]:
     flow = rewriting.found.flow
     if flow.owner is None:
         return
-    for name in sorted(_read(flow.module.tree) - _read(ast.parse(changed))):
+    family = {flow.owner, *flow.owner.lineage(), *flow.module.below(flow.owner)}
+    others = {each.node.name for each in flow.module.classes.values() if each not in family}
+    for name in sorted(_read(flow.module.tree, others) - _read(ast.parse(changed), others)):
         holder = flow.owner.holder(name)
         made = holder.own_assignments[name] if holder is not None else []
         if made and holder is not None and holder.module is flow.module:
             yield f"`self.{name}` (line {made[0].lineno}) is no longer read"
 
 
-def _read(tree: ast.Module) -> set[str]:
+def _read(tree: ast.Module, others: set[str]) -> set[str]:
+    """The attributes that are read, but for those of `self` in other classes."""
+    elsewhere = {
+        each
+        for top in tree.body
+        if isinstance(top, ast.ClassDef) and top.name in others
+        for each in ast.walk(top)
+        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id == "self"
+    }
     return {
         each.attr
         for each in ast.walk(tree)
-        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Load)
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Load) and each not in elsewhere
     }
 
 
