@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 
 from flashmore.upgrade.axes import Refuse
@@ -213,7 +213,12 @@ class Rewriting:
             raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
         if any(edit.start < start or edit.end > end for edit in edits):
             raise Refuse("other lines stand between those of the attention")
-        new = edited(self.text.source[:end], edits)[start:]
+        inside = [
+            each
+            for each in self._taken_instead(block[first : last + 1])
+            if not any(one.start < each.end and each.start < one.end for one in edits)
+        ]
+        new = edited(self.text.source[:end], [*edits, *inside])[start:]
         indent, line = self.text.indent(block[first]), self.text.newline
         if old and not old.endswith(("\n", "\r")):
             old += line
@@ -221,6 +226,19 @@ class Rewriting:
             new += line
         body = f"{indent}if {test}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}"
         return self._with_line_ends((*extra, Edit(start, end, body))), test
+
+    def taken(self, node: ast.AST) -> ast.expr | None:
+        """Of `a if test else b` whose answer the guards tell, the one that it is: a name or a constant."""
+        if not isinstance(node, ast.IfExp) or (live := self.found.live(node)) is None:
+            return None
+        taken = node.body if live else node.orelse
+        return taken if isinstance(taken, (ast.Name, ast.Constant)) else None
+
+    def _taken_instead(self, statements: Sequence[ast.stmt]) -> Iterator[Edit]:
+        for node in (inner for each in statements for inner in ast.walk(each)):
+            if (taken := self.taken(node)) is not None:
+                (start, end), (first, last) = self.text.span(node), self.text.span(taken)
+                yield from (Edit(start, first, ""), Edit(last, end, ""))
 
     def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
         """The edits with the line ends of the file."""

@@ -112,11 +112,11 @@ class Writer:
         return f"{atom(text)}.to({self._named_operand()}.dtype)" if self.upcast else text
 
     def _query(self, scale: Scale) -> str:
-        q = self._in_dtype_of_values(self.pieces.tensor(self.found.q, self.found.product.value, "ld"))
+        q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
         for how, text in scale.learned:
             q = f"{factor(q)} {'*' if how == 'mul' else '/'} {factor(text)}"
             self.result.assumptions.append(f"{text} is a number, or has at most one value per head")
-        return q
+        return self._in_dtype_of_values(q)
 
     def clamped(self, text: str, value: Value) -> str:
         """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
