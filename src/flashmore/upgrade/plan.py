@@ -1,7 +1,9 @@
 """One attention, understood: its operands with named axes, its scale, masks, dropout, guards and escapes."""
 
-from collections.abc import Iterator
+import ast
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from flashmore.upgrade.axes import (
     OWN,
@@ -13,14 +15,14 @@ from flashmore.upgrade.axes import (
     softmax_letter,
     value_letters,
 )
-from flashmore.upgrade.budget import step
+from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.patterns.exclusions import refuse_channels, refuse_other_shifts
 from flashmore.upgrade.patterns.products import MORE, Product, product_of
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.weights import Weights
 from flashmore.upgrade.patterns.zeros import check_zeros
-from flashmore.upgrade.source.escape import escapes, fact
+from flashmore.upgrade.source.escape import escapes, fact, stripped
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
 from flashmore.upgrade.source.shapes import Shapes
@@ -68,6 +70,24 @@ class Attention:
         """Every value between the first product and the second."""
         return chain_of(self.scores, self.weights)
 
+    @cached_property
+    def decided(self) -> dict[ast.expr, bool]:
+        """The tests whose answer the guards tell, without each `not` in front of them."""
+        tests = self.flow.tests
+        held = {fact(each, tests) for each, _ in self.guards}
+        asked = [
+            self.flow.condition(node.test, holds)
+            for node in walk(self.flow.function) if isinstance(node, (ast.If, ast.IfExp))
+            for holds in (True, False)
+        ]  # fmt: skip
+        known = (each for each in (*asked, *(guard for guard, _ in self.guards)) if fact(each, tests) in held)
+        return {each.node: each.holds for each in known if each.node is not None}
+
+    def live(self, node: ast.If | ast.IfExp) -> bool | None:
+        """Which branch runs where the guards hold; None where they do not tell."""
+        test, negated = stripped(node.test)
+        return None if test not in self.decided else self.decided[test] != negated
+
 
 def candidates(flow: Flow, shapes: Shapes) -> Iterator[tuple[Value, int, Term | Unfit]]:
     """Every product one of whose operands comes from a softmax, with the side and the chain."""
@@ -96,7 +116,7 @@ def choices(flow: Flow, shapes: Shapes, weights: Term) -> list[tuple[Condition, 
             continue
         roots = [{t.value for t in side.walk() if t.kind in ("product", "softmax")} for side in term.inner]
         for each in (condition, condition.opposite()):
-            if not any(each.same(other) for _, other in found):
+            if not any(fact(each, flow.tests) == fact(other, flow.tests) for _, other in found):
                 found.append((roots[0] == roots[1], each))
     found.sort(key=lambda each: (each[0], each[1].holds))
     return [(condition, "the attention differs") for _, condition in found]
@@ -111,12 +131,12 @@ def attention(
     Raises:
         Refuse: it is no attention, or one that must be left alone.
     """
-    weights = specialised(weights, list(chosen))
+    weights = specialised(weights, chosen, flow)
     softmaxes = tuple(term.value for term in weights.walk() if term.kind == "softmax")
     scores = _scores(Scores(flow.module, shapes), weights)
     if isinstance(scores, Unfit):
         raise Refuse(scores.reason, scores.advice)
-    scores = specialised(scores, list(chosen))
+    scores = specialised(scores, chosen, flow)
     product = _ranks(_one_product(scores), final, side, shapes)
     guards = [
         *chosen,
@@ -127,16 +147,29 @@ def attention(
     if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
         raise Refuse(guards[0][1])
     guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards, flow.tests)
-    scores, weights = (specialised(tree, guards) for tree in (scores, weights))
+    scores, weights = (specialised(tree, guards, flow) for tree in (scores, weights))
     products = {each.value: each for each in scores.products()}
     layout = _same_layout(scores, product, shapes)
     refuse_other_shifts(scores, product, softmaxes, shapes)
     found = _axes(flow, shapes, product, scores, weights, layout, softmaxes, final, side)
-    found.guards = guards
+    found.guards = [(_first_asked(condition, flow), reason) for condition, reason in guards]
     found.products = tuple(products.values())
     refuse_channels(found)
     check_zeros(found)
     return found
+
+
+def _first_asked(condition: Condition, flow: Flow) -> Condition:
+    """The first test of a function that is true exactly where a condition is."""
+    asked = (
+        Condition(each.node, each.holds, node)
+        for node in walk(flow.function)
+        if isinstance(node, ast.If)
+        for whole in [flow.condition(node.test, True)]
+        for each in (whole, whole.opposite())
+        if fact(each, flow.tests) == fact(condition, flow.tests)
+    )
+    return min(asked, key=lambda each: each.node.lineno if each.node is not None else 0, default=condition)
 
 
 def _one_product(scores: Term) -> Product:
@@ -154,24 +187,24 @@ def _one_product(scores: Term) -> Product:
     return one
 
 
-def specialised(term: Term, guards: list[tuple[Condition, str]]) -> Term:
+def specialised(term: Term, guards: Sequence[tuple[Condition, str]], flow: Flow) -> Term:
     """A chain as it is under its guards: branches that they rule out fall away."""
-    return _specialised(term, guards, {})
+    held = {fact(each, flow.tests) for each, _ in guards if each.node is not None}
+    return _specialised(term, held, flow, {}) if held else term
 
 
-def _specialised(term: Term, guards: list[tuple[Condition, str]], known: dict[Term, Term]) -> Term:
+def _specialised(term: Term, held: set[tuple[str, bool]], flow: Flow, known: dict[Term, Term]) -> Term:
     if term in known:
         return known[term]
     known[term] = term
     condition = term.condition
-    if term.kind == "phi" and condition is not None:
-        for guard, _ in guards:
-            step()
-            if guard.node is not None and guard.node is condition.node:
-                side = term.inner[0 if guard.holds == condition.holds else 1]
-                known[term] = Term("same", term.value, (_specialised(side, guards, known),))
+    if term.kind == "phi" and condition is not None and condition.node is not None:
+        step()
+        for side, each in zip(term.inner, (condition, condition.opposite()), strict=True):
+            if fact(each, flow.tests) in held:
+                known[term] = Term("same", term.value, (_specialised(side, held, flow, known),))
                 return known[term]
-    inner = tuple(_specialised(each, guards, known) for each in term.inner)
+    inner = tuple(_specialised(each, held, flow, known) for each in term.inner)
     if any(a is not b for a, b in zip(inner, term.inner, strict=True)):
         known[term] = replace(term, inner=inner)
     return known[term]

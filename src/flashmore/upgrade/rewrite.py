@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 
 from flashmore.upgrade.axes import Refuse
@@ -13,8 +13,6 @@ from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
-from flashmore.upgrade.source.escape import fact
-from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.scopes import Function
@@ -40,7 +38,7 @@ class Rewriting:
         """Every statement that the rewriting touches, and the condition's own."""
         found = [self.found.final.statement, *(product.value.statement for product in self.found.products)]
         found += [value.statement for value in self.found.chain if value.node is not None]
-        found += [guard.statement for guard in self.guards if self._between(guard)]
+        found += self._decided_between()
         unique: list[ast.stmt] = []
         for each in found:
             if each is not None and each not in unique:
@@ -50,31 +48,29 @@ class Rewriting:
     @cached_property
     def ruled_out(self) -> set[int]:
         """The ids of all nodes in branches that run only where the old lines do."""
-        flow = self.found.flow
-        old = {fact(each.opposite(), flow.tests) for each in self.guards}
         found: set[int] = set()
-        for node in ast.walk(flow.function):
-            if isinstance(node, (ast.If, ast.IfExp)):
-                for branch, holds in ((node.body, True), (node.orelse, False)):
-                    if fact(flow.condition(node.test, holds), flow.tests) in old:
-                        parts = branch if isinstance(branch, list) else [branch]
-                        found |= {id(inner) for part in parts for inner in ast.walk(part)}
+        for node in ast.walk(self.found.flow.function):
+            if isinstance(node, (ast.If, ast.IfExp)) and (live := self.found.live(node)) is not None:
+                branch = node.orelse if live else node.body
+                parts = branch if isinstance(branch, list) else [branch]
+                found |= {id(inner) for part in parts for inner in ast.walk(part)}
         return found
 
-    def _between(self, guard: Condition) -> bool:
-        """Whether a guard's `if` stands between the two products."""
+    def _decided_between(self) -> list[ast.If]:
+        """Each `if` between the two products whose branch the guards tell."""
         first, last = self.found.product.value.statement, self.found.final.statement
-        if (
-            guard.statement is None
-            or first is None
-            or last is None
-            or guard.statement not in self.blocks.places
-        ):
-            return False
-        if guard.statement in self.blocks.ancestors(last):
-            return False
-        end = guard.statement.end_lineno or guard.statement.lineno
-        return first.lineno <= end and guard.statement.lineno <= last.lineno
+        assert first is not None
+        assert last is not None
+        around = set(self.blocks.ancestors(last))
+        return [
+            each
+            for each in self.blocks.places
+            if isinstance(each, ast.If)
+            and each not in around
+            and self.found.live(each) is not None
+            and first.lineno <= (each.end_lineno or each.lineno)
+            and each.lineno <= last.lineno
+        ]
 
     def region(self) -> tuple[list[ast.stmt], int, int]:
         """The block and the places in it that the rewriting spans."""
@@ -114,14 +110,9 @@ class Rewriting:
     def _gone(self) -> list[ast.stmt]:
         """The outermost statements that fall away, guarded branches included."""
         gone = set(self.emission.removed)
-        for guard in self.guards:
-            statement = guard.statement
-            if isinstance(statement, ast.If) and not statement.orelse and self._between(guard):
-                gone.add(statement)
-            elif isinstance(statement, ast.If) and self._between(guard):
-                live = _live(statement, guard)
-                if live is not None and all(each in gone for each in live):
-                    gone.add(statement)
+        for decided in self._decided_between():
+            if all(each in gone for each in (decided.body if self.found.live(decided) else decided.orelse)):
+                gone.add(decided)
         changed = True
         while changed:
             changed = False
@@ -222,7 +213,12 @@ class Rewriting:
             raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
         if any(edit.start < start or edit.end > end for edit in edits):
             raise Refuse("other lines stand between those of the attention")
-        new = edited(self.text.source[:end], edits)[start:]
+        inside = [
+            each
+            for each in self._taken_instead(block[first : last + 1])
+            if not any(one.start < each.end and each.start < one.end for one in edits)
+        ]
+        new = edited(self.text.source[:end], [*edits, *inside])[start:]
         indent, line = self.text.indent(block[first]), self.text.newline
         if old and not old.endswith(("\n", "\r")):
             old += line
@@ -230,6 +226,19 @@ class Rewriting:
             new += line
         body = f"{indent}if {test}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}"
         return self._with_line_ends((*extra, Edit(start, end, body))), test
+
+    def taken(self, node: ast.AST) -> ast.expr | None:
+        """Of `a if test else b` whose answer the guards tell, the one that it is: a name or a constant."""
+        if not isinstance(node, ast.IfExp) or (live := self.found.live(node)) is None:
+            return None
+        taken = node.body if live else node.orelse
+        return taken if isinstance(taken, (ast.Name, ast.Constant)) else None
+
+    def _taken_instead(self, statements: Sequence[ast.stmt]) -> Iterator[Edit]:
+        for node in (inner for each in statements for inner in ast.walk(each)):
+            if (taken := self.taken(node)) is not None:
+                (start, end), (first, last) = self.text.span(node), self.text.span(taken)
+                yield from (Edit(start, first, ""), Edit(last, end, ""))
 
     def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
         """The edits with the line ends of the file."""
@@ -251,22 +260,6 @@ class Rewriting:
         if half is not None:
             tests.append(half)
         return " and ".join(tests)
-
-
-def _live(statement: ast.If, guard: Condition) -> list[ast.stmt] | None:
-    """The branch of an `if` that runs under a guard which is its test."""
-    test, negated = stripped(statement.test)
-    if test is not guard.node:
-        return None
-    return statement.body if guard.holds != negated else statement.orelse
-
-
-def stripped(test: ast.expr) -> tuple[ast.expr, bool]:
-    """A test without each `not` in front of it, and whether it is negated."""
-    negated = False
-    while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        test, negated = test.operand, not negated
-    return test, negated
 
 
 def deeper(text: str) -> str:

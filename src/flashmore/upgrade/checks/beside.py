@@ -4,8 +4,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flashmore.upgrade.rewrite import stripped
-from flashmore.upgrade.source.escape import fact
+from flashmore.upgrade.source.escape import fact, stripped
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
 from flashmore.upgrade.text import shown

@@ -1,15 +1,19 @@
-"""Weights that a function returns, and that none of its callers takes: they need not be computed."""
+"""Weights that a function returns, and that its callers use under one flag or not at all."""
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flashmore.upgrade.budget import walk
+from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.escape import stripped
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.reaching import Reaching
 from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, own_nodes
+from flashmore.upgrade.text import Text
 
 _SPECIAL = {"forward", "backward", "setup_context"}
 """What PyTorch calls."""
@@ -18,26 +22,46 @@ Parents = dict[ast.AST, ast.AST]
 
 @dataclass(frozen=True)
 class Unused:
-    """Elements of returned tuples that nobody reads.
+    """Elements of returned tuples that nobody reads, or only under a flag.
 
     Args:
         elements: the expressions, which `None` can take the place of.
-        lines: where the function is called.
+        calls: where the function is called, each with the flag that it passes; empty for none.
+        flag: the flag, as the function reads it; empty where nobody reads the elements.
+        last: the argument behind which the function takes the flag; None where it does not.
     """
 
     elements: tuple[ast.expr, ...]
-    lines: tuple[int, ...]
+    calls: tuple[tuple[ast.Call, str], ...]
+    flag: str = ""
+    last: ast.expr | ast.arg | None = None
+
+    def edits(self, text: Text) -> list[Edit]:
+        """What makes the elements None where nobody reads them."""
+        edits = []
+        for each in self.elements:
+            asked = f"{text.of(each)} if {self.flag} else None" if self.flag else "None"
+            edits.append(Edit(*text.span(each), asked))
+        last = [] if self.last is None else [(self.last, "True")]
+        last += [(_arguments(call)[-1], given) for call, given in self.calls if given and last]
+        ends = [(text.span(each)[1], given) for each, given in last]
+        return [*edits, *(Edit(end, end, f", {self.flag}={given}") for end, given in ends)]
 
     def said(self, name: str) -> str:
         """What a rewrite takes for granted."""
-        where = f"line{'s' * (len(self.lines) > 1)} {', '.join(map(str, self.lines))}"
-        return (
-            f"nobody but {where} of this file calls `{name}`: its weights are not used there, and become None"
-        )
+        lines = sorted({call.func.end_lineno or call.lineno for call, _ in self.calls})
+        where = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
+        does = "calls" if self.last is None else "calls or overrides"
+        used = f"used there only if `{self.flag}`" if self.flag else "not used there"
+        become = "become None otherwise" if self.flag else "become None"
+        return f"nobody but {where} of this file {does} `{name}`: its weights are {used}, and {become}"
 
 
 def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
-    """The weights that a function returns in a tuple, if no caller in its file uses them; None if one may.
+    """The weights that a function returns in a tuple, if its file uses them under one flag, or not at all.
+
+    The flag is an attribute of `self` that `__init__` alone sets, or an argument of a caller, which a private
+    function can be given as well: by default it returns the weights as before.
 
     Args:
         flow: the function.
@@ -58,7 +82,7 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     if len({index for index, _ in places}) != 1 or any("\n" in ast.unparse(each) for _, each in places):
         return None
     index = next(iter(places))[0]
-    parents, lines = _parents(module), []
+    parents, calls = _parents(module), []
     for node in walk(module.tree):
         if isinstance(node, ast.Constant) and node.value == function.name:
             return None  # `getattr(self, "attend")`
@@ -66,11 +90,98 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
             continue
         assert isinstance(node, (ast.Name, ast.Attribute))
         call = parents.get(node)
-        if not isinstance(call, ast.Call) or call.func is not node or not _leaves(call, index, parents):
+        if not isinstance(call, ast.Call) or call.func is not node:
             return None
-        lines.append(node.lineno)
-    elements = sorted((each for _, each in places), key=lambda each: each.lineno)
-    return Unused(tuple(elements), tuple(sorted(lines))) if lines else None
+        flag = "" if _leaves(call, index, parents) else _flag(call, index, parents, flow)
+        if flag is None:
+            return None
+        calls.append((call, flag))
+    elements = tuple(sorted((each for _, each in places), key=lambda each: each.lineno))
+    flags = {flag for _, flag in calls if flag}
+    if not calls or len(flags) > 1:
+        return None
+    unused = Unused(elements, tuple(calls), "".join(flags))
+    if not flags or unused.flag.startswith("self."):
+        return unused
+    return _given_the_flag(unused, flow)
+
+
+def _given_the_flag(unused: Unused, flow: Flow) -> Unused | None:
+    """A private function that takes its callers' flag as one more argument, if it can."""
+    function, spec, flag = flow.function, flow.function.args, unused.flag
+    defined = [each for each in walk(flow.module.tree) if getattr(each, "name", "") == function.name]
+    names = {getattr(each, "arg", getattr(each, "id", None)) for each in walk(function)}
+    rigid = spec.posonlyargs or spec.vararg or spec.kwarg or not (spec.args or spec.kwonlyargs)
+    if len(defined) > 1 or not function.name.startswith("_") or rigid or flag in names:
+        return None
+    for call, _ in unused.calls:
+        spread = any(isinstance(each, ast.Starred) for each in call.args)
+        if spread or not _arguments(call) or any(each.arg is None for each in call.keywords):
+            return None
+    parts: list[ast.expr | ast.arg] = [*spec.args, *spec.defaults, *spec.kwonlyargs]
+    parts += [each for each in spec.kw_defaults if each is not None]
+    last = max(parts, key=lambda each: (each.end_lineno or 0, each.end_col_offset or 0))
+    return replace(unused, last=last, calls=tuple((call, given or "False") for call, given in unused.calls))
+
+
+def _arguments(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(each.value for each in call.keywords)]
+
+
+def _flag(call: ast.Call, index: int, parents: Parents, flow: Flow) -> str | None:
+    """The flag under which alone the caller uses an element of the result; None where there is none."""
+    match parents.get(call):
+        case ast.Assign(targets=[ast.Tuple(elts=targets)]) if not any(
+            isinstance(each, ast.Starred) for each in targets
+        ):
+            target = targets[index] if index < len(targets) else None
+        case _:
+            return None
+    caller = _function_around(call, parents)
+    if not isinstance(target, ast.Name) or caller is None:
+        return None
+    if any(isinstance(each, ast.Name) and each.id in SEE_LOCALS for each in walk(caller)):
+        return None
+    reaching = Reaching(caller, flow.module)
+    uses = [[*map(_straight, use.tests)] for use in reaching.uses if use.name == target.id]
+    for test, holds in uses[0] if uses else ():
+        asked = ast.unparse(test)
+        if holds and all(any(each and ast.unparse(of) == asked for of, each in tests) for tests in uses):
+            match test:
+                case ast.Name(id=name) if {*map(type, reaching.bound.get(name, ()))} == {ast.arg}:
+                    return name
+                case ast.Attribute(value=ast.Name(id="self"), attr=name):
+                    on_self = ast.unparse(call.func) == f"self.{flow.function.name}"
+                    if on_self and _is_set_once(name, caller, flow):
+                        return f"self.{name}"
+    return None
+
+
+def _straight(asked: tuple[ast.expr, bool]) -> tuple[ast.expr, bool]:
+    """A test without each `not` in front of it, and its answer."""
+    test, negated = stripped(asked[0])
+    return test, asked[1] != negated
+
+
+def _is_set_once(name: str, caller: Function, flow: Flow) -> bool:
+    """Whether an attribute of the `self` of a function and its caller is what `__init__` has set, in both."""
+    owner, module = flow.owner, flow.module
+    if owner is None or caller not in owner.own_methods.values() or module.is_replaced(name):
+        return False
+    stores = [
+        each
+        for method in walk(module.tree)
+        if isinstance(method, Function) and method.name != "__init__"
+        for each in walk(method)
+        if isinstance(each, ast.Attribute) and each.attr == name and not isinstance(each.ctx, ast.Load)
+    ]
+    return not stores and bool(owner.own_assignments.get(name)) and owner.method(name) is None
+
+
+def _function_around(node: ast.AST, parents: Parents) -> Function | None:
+    while not isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Module)):
+        node = parents[node]
+    return node if isinstance(node, _FUNCTIONS) else None
 
 
 def _returned(function: Function) -> Iterator[list[ast.expr]]:
@@ -102,10 +213,8 @@ def _leaves(call: ast.Call, index: int, parents: Parents) -> bool:
 
 def _is_read(target: ast.Name, parents: Parents) -> bool:
     """Whether anything in the function around a name reads it, or may see all names."""
-    at: ast.AST = target
-    while not isinstance(at, (*_FUNCTIONS, ast.ClassDef, ast.Module)):
-        at = parents[at]
-    if not isinstance(at, _FUNCTIONS):
+    at = _function_around(target, parents)
+    if at is None:
         return True
     for node in walk(at):
         match node:

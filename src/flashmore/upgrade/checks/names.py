@@ -9,7 +9,7 @@ from functools import lru_cache
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.rewrite import Rewriting, stripped
+from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.bindings import Binding, Use
 from flashmore.upgrade.source.escape import fact
@@ -66,8 +66,7 @@ class _Names:
         touched = {value.statement for value in self.found.chain if _is_written(value.node, value.op)}
         self.touched = {each for each in touched | rewriting.emission.removed if each not in (None, final)}
         self.inside = {id(node) for each in self.touched if each is not None for node in ast.walk(each)}
-        opposite = [condition.opposite() for condition in rewriting.guards]
-        self.kept = {fact(each, self.flow.tests) for each in opposite}
+        self.kept = {fact(each.opposite(), self.flow.tests) for each in rewriting.guards}
         self.followed = {id(node) for statement in self.flow.before for node in heads(statement)}
 
     def check(self, use: Use) -> None:
@@ -155,11 +154,10 @@ class _Names:
 def _refuse_shared_branch(rewriting: Rewriting) -> None:
     """Refuse a guard around an `if` whose other branch, which would be repeated there, uses the weights."""
     found = rewriting.found
-    guards = [each.node for each in rewriting.guards]
     statement = found.final.statement
     for inner in rewriting.blocks.ancestors(statement) if statement is not None else ():
         place = rewriting.blocks.places[inner]
-        if not isinstance(place.parent, ast.If) or stripped(place.parent.test)[0] not in guards:
+        if not isinstance(place.parent, ast.If) or rewriting.found.live(place.parent) is None:
             continue
         other = place.parent.orelse if place.block is place.parent.body else place.parent.body
         names = (each for one in other for each in ast.walk(one) if isinstance(each, ast.Name))

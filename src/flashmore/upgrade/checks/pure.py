@@ -41,9 +41,9 @@ _METHODS = {each for each in ATTRIBUTES if not each.endswith("_")} - {"append", 
     "upper", "values", "type_as", "unbind", "chunk", "tolist", "numpy", "is_floating_point",
     "is_complex", "is_integer", "masked_fill", "where", "format", "t", "matmul", "bmm", "mul", "log_softmax",
     "argsort", "sort", "topk", "bitwise_and", "bitwise_or", "logical_and", "logical_or", "movedim",
-    "flatten", "index_select", "new", "nelement",
+    "flatten", "index_select", "new", "nelement", "parameters", "buffers",
 }  # fmt: skip
-"""Methods of tensors, dictionaries and strings that change nothing."""
+"""Methods of tensors, modules, dictionaries and strings that change nothing."""
 
 
 def is_inplace_name(name: str) -> bool:
@@ -128,12 +128,20 @@ def _has_setter(method: Function) -> bool:
     return any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in method.decorator_list)
 
 
-def _is_plain(method: Function, module: Module) -> bool:
-    """Whether a method only computes, and calls nothing but functions of libraries and builtins."""
+def _is_plain(method: Function, module: Module, within: frozenset[str] = frozenset()) -> bool:
+    """Whether a method only computes, and calls nothing but functions of libraries, builtins and the like.
+
+    Args:
+        method: the method.
+        module: its file.
+        within: the functions that are being read.
+    """
     for node in (inner for statement in method.body for inner in ast.walk(statement)):
         match node:
             case ast.Call(func=ast.Name(id=name)) if name not in _BUILTINS | {"super"}:
-                return False
+                known = None if name in within else module.functions.get(name)
+                if known is None or known.decorator_list or not _is_plain(known, module, within | {name}):
+                    return False
             case ast.Call(func=ast.Attribute(attr=name) as func) if not module.qualified(func):
                 if name not in _METHODS:
                     return False

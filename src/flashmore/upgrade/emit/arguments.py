@@ -254,7 +254,8 @@ class Arguments(Writer):
                     or user.op in ("phi", "tuple")
                 ):
                     continue
-                if any(each in self._guarded() for each in self.blocks.ancestors(statement)):
+                around = (each for each in self.blocks.ancestors(statement) if isinstance(each, ast.If))
+                if any(self.found.live(each) is not None for each in around):
                     continue
                 if self._only_needed_by(statement, gone):
                     gone.add(statement)
@@ -263,9 +264,6 @@ class Arguments(Writer):
                 if not asked or not isinstance(asked[0], ast.Name):
                     raise Refuse("the shape or dtype of the scores is used elsewhere")
                 self.donors.append(asked[0])
-
-    def _guarded(self) -> set[ast.stmt]:
-        return {guard.statement for guard, _ in self.found.guards if isinstance(guard.statement, ast.If)}
 
     def _only_needed_by(self, statement: ast.stmt, gone: set[ast.stmt]) -> bool:
         match statement:

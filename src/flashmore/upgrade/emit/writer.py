@@ -3,6 +3,7 @@
 import ast
 import keyword
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Refuse
@@ -55,6 +56,7 @@ class Writer:
         self.flow = found.flow
         self.result = Emission()
         self.donors: list[ast.Name] = []
+        self.upcast = self._is_upcast()
 
     @property
     def taken(self) -> set[str]:
@@ -79,28 +81,42 @@ class Writer:
                         "dropout is applied in a `with` block, but the product with the values is outside it"
                     )
 
-    def _check_dtypes(self) -> None:
-        """Weights that are cast to the dtype of the values, where the call needs one dtype for all.
+    def _is_upcast(self) -> bool:
+        """Whether queries and keys are cast, and the weights then to the dtype of the values.
 
-        A dtype that only the caller knows is assumed to be the same.
+        The call takes all three in that dtype: the kernels compute scores and softmax of 16-bit tensors in
+        float32.
         """
+        found = set(self._dtypes_of_cast_weights())
+        if any(own not in ("", of_q) for own, of_q in found):
+            raise Refuse("the values are cast to a dtype of their own", "cast queries and keys as well")
+        return any(own != of_q for own, of_q in found)
+
+    def _assume_dtypes(self) -> None:
+        """A dtype of the values that only the caller knows is taken to be that of queries and keys."""
+        if not all(own for own, _ in self._dtypes_of_cast_weights()):
+            before = " before these are cast" if self.upcast else ""
+            self.result.assumptions.append(f"values have the dtype of queries and keys{before}")
+
+    def _dtypes_of_cast_weights(self) -> Iterator[tuple[str, str]]:
+        """The casts of the values and of the queries, for each cast of the weights to the values' dtype."""
         (value, own), (_, of_q) = (_dtype_of(each.value) for each in (self.found.v, self.found.q))
         for term in self.found.weights.walk():
             given = (*term.value.args[1:], *term.value.named.values()) if term.kind == "cast" else ()
             whose = [each.args[0] if each.op == "attr:dtype" else each for each in given]
-            if all(_dtype_of(each)[0] is not value for each in whose):
-                continue
-            if own != of_q:
-                raise Refuse("the values are cast to a dtype of their own", "cast queries and keys as well")
-            if not own:
-                self.result.assumptions.append("values have the dtype of queries and keys")
+            if any(_dtype_of(each)[0] is value for each in whose):
+                yield own, of_q
+
+    def _in_dtype_of_values(self, text: str) -> str:
+        """Queries or keys as the call takes them."""
+        return f"{atom(text)}.to({self._named_operand()}.dtype)" if self.upcast else text
 
     def _query(self, scale: Scale) -> str:
         q = self.pieces.tensor(self.found.q, self.found.product.value, "ld")
         for how, text in scale.learned:
             q = f"{factor(q)} {'*' if how == 'mul' else '/'} {factor(text)}"
             self.result.assumptions.append(f"{text} is a number, or has at most one value per head")
-        return q
+        return self._in_dtype_of_values(q)
 
     def clamped(self, text: str, value: Value) -> str:
         """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
@@ -132,10 +148,10 @@ class Writer:
         self.result.half = Half(self._torch(), self._named_operands(), needed=True)
 
     def _named_operands(self) -> list[tuple[ast.expr, str]]:
-        """Those of q, k and v that are names, with their texts."""
+        """Those of q, k and v that are names and have the dtype of the attention, with their texts."""
         owners = (self.found.product.value, self.found.product.value, self.found.final)
-        operands = zip((self.found.q, self.found.k, self.found.v), owners, strict=True)
-        nodes = [self.pieces.peeled(which, owner)[0] for which, owner in operands]
+        operands = [*zip((self.found.q, self.found.k, self.found.v), owners, strict=True)]
+        nodes = [self.pieces.peeled(which, owner)[0] for which, owner in operands[-1 if self.upcast else 0 :]]
         return [
             (each, self.words.of(each))
             for each in nodes
@@ -147,6 +163,8 @@ class Writer:
         for node, text in self._named_operands():
             if self.pieces.stability.holds(node, self.pieces.at):
                 return text
+        if self.upcast:
+            raise Refuse("the values are cast to a dtype of their own", "assign them to a name first")
         raise Refuse(
             "the bias must be cast to the dtype of queries and keys, which have no names here",
             "assign queries and keys to names",
@@ -221,7 +239,7 @@ class Writer:
 
     def _write_call(self, q: str, arguments: list[str], scale: Scale) -> None:
         function = self._function()
-        k = self.pieces.tensor(self.found.k, self.found.product.value, "sd")
+        k = self._in_dtype_of_values(self.pieces.tensor(self.found.k, self.found.product.value, "sd"))
         v = self.pieces.tensor(self.found.v, self.found.final, "se")
         dropout = self.pieces.dropout()
         if dropout is not None:
@@ -282,9 +300,12 @@ class Writer:
 
 
 def _dtype_of(value: Value) -> tuple[Value, str]:
-    """The tensor that a value is a view or a cast of, and its last cast to another dtype."""
+    """The tensor that a value is a view or a cast of, and its last cast to another dtype, by branches."""
     last = ""
-    while value.args and value.op in VIEWS:
+    while value.args and value.op in (*VIEWS, "phi"):
+        if value.op == "phi":
+            (one, first), (two, second) = map(_dtype_of, value.args)
+            return (one, last or " or ".join(dict.fromkeys((first, second)))) if one is two else (value, last)
         if not last and value.op in CHANGES_DTYPE:
             last = f"{value.op}({', '.join(each.key for each in (*value.args[1:], *value.named.values()))})"
         value = value.args[0]

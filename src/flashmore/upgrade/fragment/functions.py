@@ -19,8 +19,9 @@ from flashmore.upgrade.checks.effects import effects
 from flashmore.upgrade.fragment.cuts import Cuts
 from flashmore.upgrade.fragment.followed import of_library
 from flashmore.upgrade.fragment.region import parsed, region
-from flashmore.upgrade.rewrite import Rewriting, stripped
+from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.source.escape import stripped
 from flashmore.upgrade.source.scopes import claimed_by, heads
 
 FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
@@ -110,22 +111,19 @@ class _Cut(Cuts):
 
     def _tests(self) -> None:
         """Tests become flags, those of the guard constants."""
-        guards = {condition.node: condition.holds for condition in self.rewriting.guards}
-        for node, holds in guards.items():
-            if node is not None:
-                self.names[node] = str(holds)
+        self.names |= {node: str(holds) for node, holds in self.found.decided.items()}
         for statement in self.kept:
             for each in self.blocks.ancestors(statement) if statement is not None else ():
                 if isinstance(each, ast.If) and each is not statement:
-                    self._flag(each.test, guards)
+                    self._flag(each.test)
         for tree in (self.found.scores, self.found.weights):
             for term in tree.walk():
                 if term.kind == "phi" and term.condition is not None and term.condition.node is not None:
-                    self._flag(term.condition.node, guards)
+                    self._flag(term.condition.node)
 
-    def _flag(self, test: ast.expr, guards: dict[ast.expr | None, bool]) -> None:
+    def _flag(self, test: ast.expr) -> None:
         test, _ = stripped(test)
-        if test not in guards and test not in self.names:
+        if test not in self.names:
             self.names[test] = self.inputs.flag(test)
 
     def _libraries(self) -> None:
@@ -222,13 +220,12 @@ class _Cut(Cuts):
         """Note what stands for the expressions of a statement of the old side, for the other side."""
         if not self._is_old:
             return
-        guards = {each.node: each.holds for each in self.rewriting.guards}
         for node in heads(statement):
             key = (ast.dump(node), self.seen.version(node)) if node in self.names else None
             if key is not None and self.texts.setdefault(key, self.names[node]) != self.names[node]:
                 raise Refuse("the same expression has several meanings")
-            if key is not None and node in guards:
-                self.live[key] = guards[node]
+            if key is not None and node in self.found.decided:
+                self.live[key] = self.found.decided[node]
 
     def _old_text(self, node: ast.AST) -> str | None:
         return self.only_old.get(node) or self.names.get(node)

@@ -11,12 +11,20 @@ from flashmore.upgrade.emit.hiding import from_caller, may_hide
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.axes import Axes
 from flashmore.upgrade.patterns.masks import FINITE, is_lower_triangle
+from flashmore.upgrade.patterns.scales import is_constant
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Input
+from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import operand
 from flashmore.upgrade.text import Text
+
+
+def _is_constant(value: Value | None) -> bool:
+    """Whether something is a number or a truth value, or a tensor that is made of one."""
+    made = value is not None and value.op in ("tensor", "as_tensor")
+    return value is not None and (value.args[0] if made else value).op == "const"
 
 
 class Inputs:
@@ -108,12 +116,14 @@ class Inputs:
         node = operand(self.flow, term.value.node, term.other)
         if node is None:
             raise Refuse("a scale that cannot be cut out")
-        if number(term.other) is not None:
+        if number(term.other) is not None and not any(isinstance(each, ast.Name) for each in walk(node)):
             return
         if Pieces(self.all, Words(self.text)).has_default_scale():
             self._default_scale(term, node)
             return
-        learned = term.detail[0] == "learned"
+        attribute = term.other.detail
+        constant = isinstance(attribute, Attribute) and is_constant(attribute, self.flow.module)
+        learned = term.detail[0] == "learned" and not constant
         axes = self.axes.of_learned(term.other) if learned else None
         self.names[node] = self.add(None, Input(self.fresh("scale"), self.text.of(node), "scale", axes))
 
@@ -211,7 +221,9 @@ class Inputs:
         value, note = term.other, "True keeps" if term.detail[2] else "True hides"
         axes = self.axes.broadcast(term, value)
         match node:
-            case ast.Compare(left=left, ops=[_], comparators=[ast.Constant()]) if left in self.flow.seen:
+            case ast.Compare(left=left, ops=[_], comparators=[other]) if (
+                left in self.flow.seen and _is_constant(self.flow.seen.get(other))
+            ):
                 node, value, dtype, note = left, self.flow.seen[left], "float", "0/1"
             case ast.UnaryOp(op=ast.Invert(), operand=inner) if inner in self.flow.seen:
                 node, value = inner, self.flow.seen[inner]

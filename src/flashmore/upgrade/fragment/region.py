@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flashmore.upgrade.axes import Refuse
@@ -49,7 +49,8 @@ def region(rewriting: Rewriting, changed: str) -> Region:
     _check_outside(rewriting, changed, function, [*before, *spanned])
     statements, of_dtypes = _without_guard(rewriting, spanned, before)
     out = _counterpart(final, before[-1], statements[-1])
-    if _shape(before[-1], {id(final): "out"}) != _shape(statements[-1], {id(out): "out"}):
+    old = _shape(before[-1], {id(final): "out"}, rewriting.taken)
+    if old != _shape(statements[-1], {id(out): "out"}):
         raise Refuse("more would change in the last line than the product")
     return Region(statements, out, of_dtypes)
 
@@ -121,15 +122,21 @@ def _parts(test: ast.expr) -> list[ast.expr]:
     return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
 
 
-def _shape(node: ast.AST, marks: dict[int, str]) -> list[object]:
-    """The syntax below a node, with marks in the place of some; `view` counts as `reshape`."""
+def _shape(
+    node: ast.AST, marks: dict[int, str], taken: Callable[[ast.AST], ast.expr | None] = lambda _: None
+) -> list[object]:
+    """The syntax below a node, with marks in the place of some; `view` counts as `reshape`.
+
+    What `taken` gives for a node takes its place.
+    """
     found: list[object] = [type(node).__name__]
     for name, value in ast.iter_fields(node):
         for each in value if isinstance(value, list) else [value]:
+            each = (taken(each) or each) if isinstance(each, ast.AST) else each
             if id(each) in marks:
                 found += [marks[id(each)]] if marks[id(each)] else []
             elif isinstance(each, ast.AST):
-                found.append(_shape(each, marks))
+                found.append(_shape(each, marks, taken))
             else:
                 found.append("reshape" if name == "attr" and each == "view" else each)
         found.append(name)

@@ -144,10 +144,10 @@ def _named(value: Value, module: Module) -> str:
         return NUMBER
     if kind.name == "parameter":
         return LEARNED if _one_a_head(kind.expression) else TENSOR
+    if is_constant(attribute, module):
+        return LEARNED
     expressions = attribute.owner.assignments(attribute.name) if attribute.owner else []
     module = attribute.home(module)
-    if expressions and _is_tensor(expressions, module) and all(_sizes(each) == [] for each in expressions):
-        return LEARNED
     if expressions and all(_is_arithmetic(each, module) for each in expressions):
         return NUMBER
     return (
@@ -155,6 +155,14 @@ def _named(value: Value, module: Module) -> str:
         if expressions and _named_like_a_number(attribute.name) and not _is_tensor(expressions, module)
         else (LEARNED if not expressions and _named_like_a_number(attribute.name) else TENSOR)
     )
+
+
+def is_constant(attribute: Attribute, module: Module) -> bool:
+    """Whether an attribute is a number in a tensor that is not learned: `torch.tensor(d).sqrt()`."""
+    made = attribute.owner.assignments(attribute.name) if attribute.owner else []
+    if not made or kind_of(attribute, module).name == "parameter":
+        return False
+    return _is_tensor(made, attribute.home(module)) and all(_sizes(each) == [] for each in made)
 
 
 def _is_tensor(expressions: list[ast.expr], module: Module) -> bool:

@@ -161,11 +161,12 @@ class Definitions:
         head, texts = symbol.partition(".")[0], texts_around(self.path.parent)
         listed = {str(each.value) for each in ast.walk(module.constants.get("__all__", ast.Constant(None)))
                   if isinstance(each, ast.Constant)}  # fmt: skip
-        others = [path for path in texts.mentioning({name}) if path != self.path]
+        others = (path for path in texts.mentioning({name}) if path != self.path)
         packages = [path for path in texts.files if path.name == INIT and path != self.path]
         passed_on = any(b"import *" in texts.of(path) for path in packages)
         passed_on |= not set(packages).isdisjoint(texts.mentioning({head}))
-        return bool(others or passed_on or {name, head} & listed)
+        named = passed_on or bool({name, head} & listed)
+        return named or any(_names(texts.of(path), name) for path in others)
 
     def starred(self, module: Module, name: str) -> Found | str | None:
         """What a name of a module is that it imports with a star."""
@@ -177,6 +178,16 @@ def _stars(tree: ast.Module) -> Iterator[str]:
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and any(each.name == "*" for each in statement.names):
             yield "." * statement.level + (statement.module or "")
+
+
+def _names(source: bytes, name: str) -> bool:
+    """Whether a name, or a text that is one, stands in a file's code: not in its comments and sentences."""
+    try:
+        nodes = ast.walk(ast.parse(source))
+    except (SyntaxError, ValueError):
+        return True
+    fields = ("id", "attr", "name", "asname", "value")
+    return any(name in [getattr(each, field, None) for field in fields] for each in nodes)
 
 
 def _exported(module: Module) -> set[str]:

@@ -27,7 +27,7 @@ from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.rules.functions import in_functions, mentions
 from flashmore.upgrade.rules.rule import Parsed, Rule
-from flashmore.upgrade.site import Edit, Site, Verdict
+from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import FunctionOf, functions
@@ -175,15 +175,18 @@ class Search:
             return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
 
     def _without_weights(self, chain: Term) -> Site | None:
-        """The attention of a function whose weights no caller takes, as if it returned None for them."""
+        """The attention of a function as if it returned None for weights that nobody asks for."""
         module, name = self.flow.module, self.flow.function.name
         exported = module.elsewhere is not None and module.elsewhere.exports(module, name, self.name)
         unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
         if unused is None:
             return None
-        first = [Edit(*self.text.span(each), "None") for each in unused.elements]
+        first = unused.edits(self.text)
         source = edited(self.text.source, first)
-        changed = Module(ast.parse(source), module.elsewhere)
+        try:
+            changed = Module(ast.parse(source), module.elsewhere)
+        except SyntaxError:  # the last argument stands in parentheses of its own
+            return None
         same = next(each for each in functions(changed.tree, changed) if each.name == self.name)
         sites = _sites_of(Parsed(Text(source), changed, self.path, Budget(0)), same)  # as part of this one
         made = [each for each in sites if each.verdict == "rewritten"]

@@ -1,10 +1,14 @@
 """Whether scores or weights are used by anything but the attention itself, on any branch."""
 
+import ast
+
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Condition, Value, key_of
-from flashmore.upgrade.source.operations import METADATA
+from flashmore.upgrade.source.operations import COMPARISONS, METADATA, SAME_SHAPE, VIEWS
 
 _PASSED_ON = {"phi", "tuple", "item", "loop", "carried", "star"}
+_TENSORS = (VIEWS | COMPARISONS | SAME_SHAPE | {"expand_as"}) - {"identity"}
+"""What never gives None."""
 _LIKE = {"type_as", "to", "view_as", "expand_as", "type", "masked_fill", "isinstance", "py:isinstance"}
 _HOW = {
     "return": "returned",
@@ -61,13 +65,39 @@ def escapes(
 def fact(condition: Condition, tests: dict[int, Value]) -> tuple[str, bool]:
     """A test by its meaning, so that `x is None` here and `x is not None` there are one test."""
     value, holds = tests.get(id(condition.node)), condition.holds
-    while value is not None and value.op in ("not", "is not", "ne"):
-        if value.op == "not":
-            value, holds = value.args[0], not holds
-        else:
-            op = "is" if value.op == "is not" else "eq"
-            return key_of(op, value.args), not holds
+    while value is not None and value.op == "not":
+        value, holds = value.args[0], not holds
+    if value is not None and value.op in ("is", "is not", "ne"):
+        first, *others = value.args
+        op = "eq" if value.op == "ne" else "is"
+        asked = _given(first, tests) if op == "is" and _is_none(others[0]) else first
+        return key_of(op, (asked, *others)), holds == (value.op == "is")
     return (value.key if value is not None else f"#{id(condition.node)}"), holds
+
+
+def _given(value: Value, tests: dict[int, Value]) -> Value:
+    """What is None exactly where a value is: of `if x is not None: x = x.view(sizes)` the first x."""
+    condition = value.detail
+    test = tests.get(id(condition.node)) if value.op == "phi" and isinstance(condition, Condition) else None
+    if test is None or test.op not in ("is", "is not") or not _is_none(test.args[1]):
+        return value
+    assert isinstance(condition, Condition)
+    absent, made = value.args if condition.holds == (test.op == "is") else value.args[::-1]
+    if absent is test.args[0] and made.op in _TENSORS:
+        return _given(absent, tests)
+    return value
+
+
+def _is_none(value: Value) -> bool:
+    return value.op == "const" and value.detail is None
+
+
+def stripped(test: ast.expr) -> tuple[ast.expr, bool]:
+    """A test without each `not` in front of it, and whether it is negated."""
+    negated = False
+    while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test, negated = test.operand, not negated
+    return test, negated
 
 
 def _place(value: Value) -> tuple[int, int, int]:
