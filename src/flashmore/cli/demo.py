@@ -10,7 +10,7 @@ from flashmore.cli import compare as compare_command
 from flashmore.cli.bench import BlockBar
 from flashmore.cli.page import write_page
 from flashmore.cli.parse import parse, require_writable
-from flashmore.cli.show import stdout
+from flashmore.cli.show import stdout, tell_picture
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.generation.options import GenerateOptions
@@ -38,12 +38,11 @@ class Demo:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore demo`."""
     command = parse(Demo, "demo", argv)
-    compare_command.require_png(command.picture)
-    require_writable("--picture", command.picture)
+    require_writable("--picture", command.picture, endings=(".png",))
     require_writable("--out", command.out, folder=True)
 
     from flashmore.benchmark.step.bench import bench_steps
-    from flashmore.comparison import compare
+    from flashmore.comparison import compare, draw
     from flashmore.runs import Run
     from flashmore.training.folders import unused_folder
     from flashmore.training.loop import train
@@ -59,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
             runs.append(Run.open(train(config, unused_folder(config.model, command.out), line).run))
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
-    compare_command.draw_picture(rows, command.picture)
+    tell_picture(command.picture, draw(rows, command.picture))
     page = command.out / "names.html"
     write_page([run.path for run in reversed(runs)], page)
 
