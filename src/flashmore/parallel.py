@@ -74,6 +74,10 @@ class Ranks:
         each = count // self.size
         return tuple((number, count) for number in range(self.rank * each, (self.rank + 1) * each))
 
+    def shards(self, config: TrainConfig) -> bool:
+        """Whether each rank keeps a share of the model only, not a copy; not while rank 0 works alone."""
+        return self.connected and config.parallel == "fsdp"
+
     def total(self, values: Tensor) -> Tensor:
         """The sum of every rank's tensor, in place."""
         if self.connected:

@@ -293,9 +293,9 @@ config = TrainConfig(
 corpus = read_corpus(config)
 model = replace(resolve_model(config, corpus), attention="sdpa")
 data = corpus.parts(config, device("cpu")).train
-for slices, sharded in ((64, False), (0, True)):  # the fake group does not support DistributedDataParallel
-    changed = replace(config, slices=slices)
-    trainer = Trainer(changed, model, data, device("cpu"), (), Ranks(63, 64, True), sharded=sharded)
+for slices, parallel in ((64, "ddp"), (0, "fsdp")):  # the fake group does not support DistributedDataParallel
+    changed = replace(config, slices=slices, parallel=parallel)
+    trainer = Trainer(changed, model, data, device("cpu"), (), Ranks(63, 64, True))
     assert trainer.slices == ((63, 64),) and trainer.train_step().shape == ()
-    print("sharded" if sharded else "sliced")
+    print("sharded" if trainer.sharded else "sliced")
 """

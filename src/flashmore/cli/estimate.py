@@ -103,9 +103,10 @@ def main(argv: Sequence[str]) -> int:
 
     import torch
 
+    from flashmore.models.registry import parameters_of
     from flashmore.parallel import Ranks
     from flashmore.training.corpus import read_corpus
-    from flashmore.training.estimate import Hardware, cost_of, parameters_of
+    from flashmore.training.estimate import Hardware, cost_of
     from flashmore.training.fit import fit
     from flashmore.training.resolve import resolve_model, resolve_parallel
 
