@@ -12,8 +12,7 @@ from flashmore.cli.parse import defaults, parse, refuse_ineffective
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
-from flashmore.files import open_input
-from flashmore.strict_json import loads
+from flashmore.strict_json import read
 from flashmore.terminal import Cells, write_json
 
 if TYPE_CHECKING:
@@ -169,16 +168,11 @@ def _fitted(path: Path) -> dict[str, float]:
     """The constants in a record of benchmarks/scaling.py.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is not JSON.
         ConfigError: it is not such a record.
     """
     wanted, valid = f"a record of benchmarks/scaling.py in {path}", "a file written by it with --json"
-    with open_input(path, wanted) as file:
-        data = file.read(LARGEST_RECORD)
-    try:
-        record = loads(data)
-    except ValueError as error:
-        raise ConfigError(wanted, f"invalid JSON ({error})", valid) from error
+    record = read(path, wanted, valid, LARGEST_RECORD)
     found = record.get("fitted") if isinstance(record, dict) else None
     if not isinstance(found, dict) or found.keys() != OPTIONS.keys():
         raise ConfigError(wanted, "a JSON document of another kind", valid)
