@@ -21,19 +21,9 @@ if TYPE_CHECKING:
 MOST_RANKS = 2**20
 LARGEST_RECORD = 2**22
 """Most bytes read; a record of benchmarks/scaling.py has about 10,000."""
-OPTIONS = {
-    "tflops": "--tflops",
-    "bandwidth_gb_s": "--bandwidth-gb-s",
-    "latency_us": "--latency-us",
-    "overlap": "--overlap",
-}
-"""The option of each constant."""
-UNITS = {
-    "tflops": "TFLOP/s",
-    "bandwidth_gb_s": "GB/s",
-    "latency_us": "µs a message",
-    "overlap": "",
-}
+UNITS = {"tflops": "TFLOP/s", "bandwidth_gb_s": "GB/s", "latency_us": "µs a message", "overlap": ""}
+"""Of the constants of the hardware, each of which is an option."""
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in UNITS}
 HOLDS = {
     "weights": "4 bytes a parameter",
     "gradients": "4 bytes a parameter",
