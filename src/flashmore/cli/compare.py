@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     rows = compare(runs, options)  # before any training, because it refuses unfinished runs
     given: dict[str, Any] = {"file": command.file, "column": command.column, "max_steps": command.max_steps}
     configs = [TrainConfig(model=model, **given) for model in command.models]
-    trained = [_train(config, command.out) for config in configs]
+    trained = [train_into(command.out, config) for config in configs]
     rows += compare(trained, options)
     if not all(run.split.train for run in runs):
         say("a run without items here may have other test items: the test losses may not be comparable")
@@ -94,7 +94,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _train(config: TrainConfig, out: Path) -> "Run":
+def train_into(out: Path, config: TrainConfig) -> "Run":
+    """Train a model in a new folder below `out`, and show its progress."""
     from flashmore.runs import Run
     from flashmore.training.folders import unused_folder
     from flashmore.training.loop import train

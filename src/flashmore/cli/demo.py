@@ -43,19 +43,12 @@ def main(argv: Sequence[str]) -> int:
 
     from flashmore.benchmark.step.bench import bench_steps
     from flashmore.comparison import compare, draw
-    from flashmore.runs import Run
-    from flashmore.training.folders import unused_folder
-    from flashmore.training.loop import train
-    from flashmore.training.progress import ProgressLine
 
     configs = (
         TrainConfig(model="bigram", device=DEVICE, samples_every=SAMPLES_EVERY),
         TrainConfig(attention="flash", device=DEVICE, samples_every=SAMPLES_EVERY),
     )
-    runs = []
-    for config in configs:
-        with ProgressLine() as line:
-            runs.append(Run.open(train(config, unused_folder(config.model, command.out), line).run))
+    runs = [compare_command.train_into(command.out, config) for config in configs]
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
     tell_picture(command.picture, draw(rows, command.picture))

@@ -65,7 +65,6 @@ def main(argv: Sequence[str]) -> int:
 
 def _show(found: Overview) -> None:
     rows = table("", "")
-    rows.show_header = False
     rows.add_row("items", f"{found.items:,} different in {found.lines:,} line{'s' * (found.lines != 1)}")
     rows.add_row("parts", ", ".join(f"{count:,} {name}" for name, count in found.parts.items()))
     shares = ", ".join(f"{found.length(share)} at {share:.0%}" for share in (0.5, 0.95, 0.99))

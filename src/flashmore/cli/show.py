@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from flashmore.terminal import Cells, Terminal, duration, one_line, say
+from flashmore.terminal import Cells, Terminal, duration, say
 
 if TYPE_CHECKING:
     from flashmore.training.result import TrainResult
@@ -31,10 +31,9 @@ def stdout(*, folded: bool = True) -> Terminal:
     return console
 
 
-def table(*headers: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Cells:
+def table(*headers: str, numbers: tuple[str, ...] = ()) -> Cells:
     """An empty table in the common style; columns named in `numbers` are right-aligned."""
-    title = None if title is None else one_line(title)
-    made = Cells(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = Cells(header_style="bold", show_header=any(headers))
     for header in headers:
         made.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
     return made
