@@ -36,10 +36,11 @@ from flashmore.errors import FlashmoreError, UsageError
 from flashmore.measuring.environment import environment
 from flashmore.measuring.result import as_text
 from flashmore.measuring.statistics import ratio, spread
+from flashmore.models.registry import parameters_of
 from flashmore.parallel import Ranks, connected
 from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Dataset
-from flashmore.training.estimate import Cost, Hardware, cost_of, parameters_of
+from flashmore.training.estimate import Cost, Hardware, cost_of
 from flashmore.training.resolve import Resolved, resolve
 from flashmore.training.trainer import Trainer
 

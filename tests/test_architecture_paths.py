@@ -4,8 +4,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import flashmore
 from flashmore.cli.train import main
@@ -35,10 +36,16 @@ def recorded() -> Iterator[Calls]:
     """The file and the qualified name of every call of ours, in order."""
     calls: Calls = []
 
+    @cache  # of millions of calls, most are of few functions
+    def named(code: CodeType) -> tuple[str, str] | None:
+        file = Path(code.co_filename)
+        return (
+            (file.relative_to(SOURCE).as_posix(), code.co_qualname) if file.is_relative_to(SOURCE) else None
+        )
+
     def record(frame: FrameType, event: str, _: object) -> None:
-        file = Path(frame.f_code.co_filename)
-        if event == "call" and file.is_relative_to(SOURCE):
-            calls.append((file.relative_to(SOURCE).as_posix(), frame.f_code.co_qualname))
+        if event == "call" and (found := named(frame.f_code)) is not None:
+            calls.append(found)
 
     sys.setprofile(record)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flashmore.errors import RunError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
-from flashmore.plotting import save_png
+from flashmore.plotting import save_picture
 from flashmore.runs import Run
 from flashmore.terminal import one_line
 from flashmore.training.result import TrainResult, result_of
@@ -72,7 +72,7 @@ def draw(rows: Sequence[Row], path: Path) -> int:
     Raises:
         StorageError: writing failed; `path` is unchanged.
     """
-    return save_png(lambda: _figure(rows), path)
+    return save_picture(lambda: _figure(rows), path)
 
 
 def _figure(rows: Sequence[Row]) -> "Figure":

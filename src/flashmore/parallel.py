@@ -74,6 +74,10 @@ class Ranks:
         each = count // self.size
         return tuple((number, count) for number in range(self.rank * each, (self.rank + 1) * each))
 
+    def shards(self, config: TrainConfig) -> bool:
+        """Whether each rank keeps a share of the model only, not a copy; not while rank 0 works alone."""
+        return self.connected and config.parallel == "fsdp"
+
     def total(self, values: Tensor) -> Tensor:
         """The sum of every rank's tensor, in place."""
         if self.connected:
@@ -220,38 +224,51 @@ def shard(model: nn.Module, ranks: Ranks, device: torch.device, *, offload: bool
     fully_shard(model, mesh=mesh, offload_policy=policy)
 
 
-class Exchange:
-    """Requests of any rank that all must follow at the same step, such as to stop.
+class Requests:
+    """Requests of any rank to stop or to save, which all ranks follow at the same step.
 
-    Each call sends this rank's requests and returns the answer to those of the call before, so that training
-    never waits for it; on a single rank it returns them at once.
+    Each call of `ask` sends this rank's requests and receives the answer to those of the call before, so that
+    training never waits for it; on a single rank they are answered at once.
 
     Args:
         ranks: the ranks.
-        kinds: how many requests; a request is a number, of which the largest one counts, and 0 is none.
+        stopped_by: returns the signal that this process has received, or 0; of several, the largest counts.
     """
 
-    def __init__(self, ranks: Ranks, kinds: int) -> None:
-        self._ranks = ranks
-        self._sent = torch.zeros(kinds, dtype=torch.int64)
+    def __init__(self, ranks: Ranks, stopped_by: Callable[[], int]) -> None:
+        self.stopped_by, self._ranks = stopped_by, ranks
+        self._sent = torch.zeros(2, dtype=torch.int64)
         self._work: Any = None
+        self._saving = False
+        self.stop = stopped_by() if ranks.size == 1 else 0
+        """The signal by which all ranks stop, or 0."""
+        self.save = False
+        """Whether all ranks save."""
 
-    def __call__(self, *requests: int) -> tuple[int, ...]:
-        """Send these requests; returns the largest of all ranks' previous ones."""
+    def ask(self, *, save: bool = False) -> bool:
+        """Exchange requests; returns whether to stop. Only rank 0 decides when to save."""
+        # The answer to a request comes with the next call, whose request would be for the same checkpoint.
+        self._saving = save and self._ranks.rank == 0 and not (self._ranks.connected and self._saving)
+        own = self.stopped_by(), int(self._saving)
         if not self._ranks.connected:
-            return requests
-        decided = self.pending()
-        self._sent = torch.tensor(requests)
+            self._follow(*own)
+            return bool(self.stop)
+        self.settle()
+        self._sent = torch.tensor(own)
         self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, async_op=True)
-        return decided
+        return bool(self.stop)
 
-    def pending(self) -> tuple[int, ...]:
-        """The answer to the last call, if it has not been returned yet."""
-        if self._work is None:
-            return (0,) * len(self._sent)
-        self._work.wait()
-        self._work = None
-        return tuple(self._sent.tolist())
+    def settle(self) -> None:
+        """Follow the answer to the last call, if it has not come yet."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+            self._follow(*self._sent.tolist())
+        else:
+            self.save = False
+
+    def _follow(self, stop: int, save: int) -> None:
+        self.stop, self.save = self.stop or stop, bool(save)
 
 
 @contextmanager

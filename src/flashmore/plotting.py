@@ -1,4 +1,4 @@
-"""matplotlib, without settings from the working directory."""
+"""matplotlib, without settings from the working directory; figures saved as files."""
 
 import io
 import os
@@ -31,8 +31,8 @@ def matplotlib() -> ModuleType:
     return module
 
 
-def save_png(draw: "Callable[[], Figure]", path: Path) -> int:
-    """Draw with matplotlib's default settings and save as a PNG.
+def save_picture(draw: "Callable[[], Figure]", path: Path) -> int:
+    """Draw with matplotlib's default settings and save as a file: .png, .svg or .pdf.
 
     Returns:
         How many different characters the font lacks; each is drawn as a box.
@@ -44,7 +44,7 @@ def save_png(draw: "Callable[[], Figure]", path: Path) -> int:
     picture = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught, mpl.rc_context(dict(mpl.rcParamsDefault)):
         warnings.filterwarnings("always", "Glyph ")
-        draw().savefig(picture, format="png", facecolor="white")
+        draw().savefig(picture, format=path.suffix[1:].lower(), facecolor="white")
     with disk_errors(f"to make the folder {path.parent}", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, picture.getvalue())

@@ -11,29 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 from flashmore.errors import ConfigError
 from flashmore.rules import CAUTIONS, DTYPES, RULES, AttentionCall, Reason, Rule, everywhere, on
-
-
-class Sizes(Protocol):
-    """The fields of a `ModelConfig` that memory estimates use."""
-
-    @property
-    def block_size(self) -> int:
-        """Context length T."""
-
-    @property
-    def n_layer(self) -> int:
-        """Number of layers."""
-
-    @property
-    def n_embd(self) -> int:
-        """Width C."""
-
 
 EVERY_OPTION = frozenset(
     ("n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_weights", "init",
@@ -82,9 +65,9 @@ class ModelSpec(_Spec):
     """`flashmore page` can compute it in a browser: share/page/models.js has it."""
     recurrent_kernel: bool = False
     """It uses PyTorch's recurrent kernel, which is neither compiled nor captured in a CUDA graph."""
-    widest: Callable[[Sizes], int] = lambda config: 4 * config.n_embd
-    """Width of its widest activation, per position."""
-    kept: Callable[[Sizes], int] = lambda config: 30 * config.n_layer * config.n_embd
+    widest: Callable[[Any], int] = lambda config: 4 * config.n_embd
+    """Width of its widest activation, per position, of a `ModelConfig`; so is the next."""
+    kept: Callable[[Any], int] = lambda config: 30 * config.n_layer * config.n_embd
     """Rough number of activations kept for the backward pass, per position, without logits."""
 
     @property
@@ -121,9 +104,9 @@ class BackendSpec(_Spec):
     operator: str | None = None
     """Common substring of torch's names of its operators and backward nodes, in lower case without _."""
     rules: tuple[Rule, ...] = ()
-    """Every reason why it cannot run."""
+    """Every reason why it cannot run, besides those of `flashmore.rules.RULES`."""
     cautions: tuple[Rule, ...] = ()
-    """Caveats if it can run."""
+    """Caveats if it can run, besides those of `flashmore.rules.CAUTIONS`."""
     color: str = "#8a6d5a"
     marker: str = "X"
     """Marker in plots; colour and marker distinguish the backends."""
@@ -135,11 +118,11 @@ class BackendSpec(_Spec):
 
     def reasons_against(self, call: AttentionCall) -> tuple[Reason, ...]:
         """Every reason why it cannot compute `call`; empty if it can."""
-        return _reasons(self.name, self.rules, call)
+        return _reasons(self.name, (*RULES, *self.rules), call)
 
     def cautions_about(self, call: AttentionCall) -> tuple[Reason, ...]:
         """Caveats of using it for `call`; empty if none are known."""
-        return _reasons(self.name, self.cautions, call)
+        return _reasons(self.name, (*CAUTIONS, *self.cautions), call)
 
 
 def _reasons(name: str, rules: tuple[Rule, ...], call: AttentionCall) -> tuple[Reason, ...]:
@@ -219,11 +202,6 @@ _MODELS = (
 )
 
 
-def _about(table: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
-    """The rows of a table for one of PyTorch's kernels."""
-    return tuple(rule for rule in table if any(name == kernel for _, kernel in rule.kernels))
-
-
 _SDPA = "flashmore.backends.sdpa"
 _DOCS = "https://docs.pytorch.org/docs/stable"
 _SDPA_DOCS = f"{_DOCS}/generated/torch.nn.functional.scaled_dot_product_attention.html"
@@ -234,8 +212,6 @@ _BACKENDS = (
         "matmul, mask, softmax and matmul; the whole (L, S) matrix is written to memory",
         color="#d1495b",
         marker="o",
-        rules=_about(RULES, "manual"),
-        cautions=_about(CAUTIONS, "manual"),
     ),
     BackendSpec(
         "sdpa",
@@ -245,8 +221,6 @@ _BACKENDS = (
         color="#6b8e23",
         marker="P",
         documentation=_SDPA_DOCS,
-        rules=_about(RULES, "sdpa"),
-        cautions=_about(CAUTIONS, "sdpa"),
     ),
     BackendSpec(
         "math",
@@ -256,8 +230,6 @@ _BACKENDS = (
         color="#c27c0e",
         marker="s",
         documentation=_SDPA_DOCS,
-        rules=_about(RULES, "math"),
-        cautions=_about(CAUTIONS, "math"),
     ),
     BackendSpec(
         "flash",
@@ -270,8 +242,6 @@ _BACKENDS = (
         color="#2f7ed8",
         marker="^",
         documentation=_SDPA_DOCS,
-        rules=_about(RULES, "flash"),
-        cautions=_about(CAUTIONS, "flash"),
     ),
     BackendSpec(
         "efficient",
@@ -283,8 +253,6 @@ _BACKENDS = (
         color="#0f9b8e",
         marker="D",
         documentation=_SDPA_DOCS,
-        rules=_about(RULES, "efficient"),
-        cautions=_about(CAUTIONS, "efficient"),
     ),
     BackendSpec(
         "cudnn",
@@ -296,8 +264,6 @@ _BACKENDS = (
         color="#9468d6",
         marker="v",
         documentation=_SDPA_DOCS,
-        rules=_about(RULES, "cudnn"),
-        cautions=_about(CAUTIONS, "cudnn"),
     ),
     BackendSpec(
         "flex",
@@ -309,7 +275,6 @@ _BACKENDS = (
         color="#b5548f",
         marker="p",
         rules=(
-            *_about(RULES, "flex"),
             Rule(
                 on("cpu", "flex") + on("mps", "flex"),
                 lambda call: call.needs_grad,
@@ -357,7 +322,6 @@ _BACKENDS = (
         color="#5b7083",
         marker="<",
         rules=(
-            *_about(RULES, "varlen"),
             Rule(
                 on("cpu", "varlen") + on("mps", "varlen"),
                 lambda _: True,

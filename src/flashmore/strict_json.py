@@ -1,12 +1,32 @@
 """JSON from untrusted files, with limits on numbers, nesting and size."""
 
 import json
+from pathlib import Path
+
+from flashmore.errors import DataError
+from flashmore.files import open_input
 
 DEEPEST = 16
 """Deepest nesting of objects and lists; flashmore's deepest document, a record, has nine levels."""
 MOST_VALUES = 6_000_000
 LARGEST_FLOAT = 1e100
 """Above the range of float32; sums and products of a few such numbers stay finite."""
+
+
+def read(path: Path, wanted: str, valid: str, most_bytes: int, most_values: int = MOST_VALUES) -> object:
+    """Read a JSON document from a file that the user names.
+
+    Raises:
+        DataError: of what was wanted: it cannot be read, is larger, or is not such a document.
+    """
+    with open_input(path, wanted, valid, again=True) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise DataError(wanted, f"more than {most_bytes:,} bytes", valid)
+    try:
+        return loads(data, most_values)
+    except ValueError as error:
+        raise DataError(wanted, f"invalid or incomplete JSON ({error})", valid) from error
 
 
 def count_values(data: bytes) -> int:

@@ -142,7 +142,7 @@ def with_rules_of_flash(rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch
 
 
 def test_torch_is_believed_more_than_a_rule_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_rules_of_flash((), monkeypatch)
+    monkeypatch.setattr("flashmore.specs.RULES", ())
     said = answer(explain(replace(MAKEMORE, dropout_p=0.5)), "flash")
     assert not said.usable
     assert torch.__version__ in said.reasons[0]

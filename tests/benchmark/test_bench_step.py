@@ -15,7 +15,7 @@ from flashmore.backends.contract import LOADED
 from flashmore.backends.manual import manual
 from flashmore.benchmark.step import bench as step_module
 from flashmore.benchmark.step.bench import STEPS, Gate, affordable, bench_steps, most_gain
-from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
+from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at
 from flashmore.benchmark.variant import INTERRUPTED
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
@@ -23,8 +23,9 @@ from flashmore.errors import ConfigError, DataError, UsageError
 from flashmore.measuring.memory import peak_bytes
 from flashmore.measuring.result import read_record, write_record
 from flashmore.measuring.statistics import ratio
+from flashmore.models.registry import parameters_of
 from flashmore.training.corpus import read_corpus
-from flashmore.training.resolve import resolve_model
+from flashmore.training.resolve import TRAINED_BYTES, resolve_model
 from flashmore.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -133,10 +134,9 @@ def peak_and_estimate(backend: str, task: Task) -> tuple[int, int]:
     trainer.train_step()
     trainer.model.zero_grad()
     peak = peak_bytes(trainer.train_step, CPU)
-    weights = weights_bytes(task.model_config)
     assert peak
-    assert weights == 16 * sum(parameter.numel() for parameter in trainer.model.parameters())
-    return peak, activation_bytes(backend, task.model_config, task.config, device="cpu") + weights // 4
+    weights = 4 * parameters_of(task.model_config)
+    return peak, activation_bytes(backend, task.model_config, task.config, device="cpu") + weights
 
 
 def test_what_would_not_fit_is_refused_by_name_and_the_rest_runs(
@@ -145,7 +145,7 @@ def test_what_would_not_fit_is_refused_by_name_and_the_rest_runs(
     task = task_at(config, 128, shrink_batch=False)
     by_hand, fused = (
         activation_bytes(name, task.model_config, task.config, device="cpu")
-        + weights_bytes(task.model_config)
+        + TRAINED_BYTES * parameters_of(task.model_config)
         for name in ("manual", "flash")
     )
     monkeypatch.setattr(step_module, "free_bytes", lambda _: by_hand + fused)

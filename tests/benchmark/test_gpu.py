@@ -16,6 +16,7 @@ import torch
 import gpu
 from flashmore.errors import UsageError
 from flashmore.measuring.result import read_record
+from forks import Forks
 
 SCRIPT = Path(gpu.__file__)
 SECONDS = 300.0
@@ -94,8 +95,8 @@ def test_a_killed_and_a_failing_part_stop_no_other_and_a_second_call_completes_t
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_without_a_gpu_there_is_one_message_and_no_folder(tmp_path: Path) -> None:
-    done = run("--out", tmp_path / "records")
+def test_without_a_gpu_there_is_one_message_and_no_folder(tmp_path: Path, forks: Forks) -> None:
+    done = forks.run((SCRIPT, "--out", tmp_path / "records"), os.environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.partition(":")[0].strip() for line in done.stderr.splitlines()] == [
         "wanted",

@@ -1,25 +1,28 @@
 """benchmarks/regressions.py compares two versions that really ran, and judges only what is comparable."""
 
 import json
-import subprocess
-import sys
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
 import regressions
 from flashmore.errors import UsageError
+from forks import Forks
 
 SCRIPT = Path(regressions.__file__)
 HERE, THERE = regressions.HERE, regressions.THERE
+Run = Callable[..., CompletedProcess[str]]
 BLOCKS = [[float(10 + block % 2)] * 3 for block in range(8)]
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+@pytest.fixture
+def run(forks: Forks) -> Run:
+    return lambda *words: forks.run((SCRIPT, *words), os.environ)
 
 
 def worktrees() -> str:
@@ -55,7 +58,7 @@ def test_the_default_reference_is_a_tag_or_a_commit_of_a_record() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("in_git")
-def test_this_tree_against_its_own_commit(tmp_path: Path) -> None:
+def test_this_tree_against_its_own_commit(tmp_path: Path, run: Run) -> None:
     before, out = worktrees(), tmp_path / "record.json"
     done = run("--against", "HEAD", "--smoke-test", "--rounds", "1", "--threads", "1", "--out", out)
     assert done.returncode == 0, done.stderr  # a single round shows nothing
@@ -93,7 +96,7 @@ def test_a_record_counts_only_if_the_kind_of_machine_is_the_same() -> None:
     assert (found["figures"]["step"]["verdict"], found["figures"]["step"]["pairs"]) == ("slower", 7)
 
 
-def test_a_side_that_runs_other_code_has_no_figures(tmp_path: Path) -> None:
+def test_a_side_that_runs_other_code_has_no_figures(tmp_path: Path, run: Run) -> None:
     wheel = tmp_path / "other.whl"
     with zipfile.ZipFile(wheel, "w") as file:
         file.writestr("another_package/__init__.py", "")
@@ -128,7 +131,7 @@ def test_what_one_side_cannot_measure_is_named(tmp_path: Path, monkeypatch: pyte
     ],
 )
 @pytest.mark.usefixtures("in_git")
-def test_wrong_use_gives_a_message(words: tuple[str, ...], found: str) -> None:
+def test_wrong_use_gives_a_message(words: tuple[str, ...], found: str, run: Run) -> None:
     done = run(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert found in done.stderr

@@ -49,7 +49,7 @@ def test_bench_attention_and_explain_take_them_too(document: Callable[..., Any],
         ('{"num_attention_heads": true}', "num_attention_heads True"),
         ('{"num_attention_heads": 3, "hidden_size": 32}', "hidden_size 32 and num_attention_heads 3"),
         ("[1]", "no num_attention_heads"),
-        ("{", "invalid JSON"),
+        ("{", "incomplete JSON"),
     ],
     ids=str,
 )

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import copytree
 
@@ -32,16 +34,27 @@ def test_what_another_process_used_is_told() -> None:
     assert second - first >= 0.4
 
 
-def commit_of(package: Path) -> str:
-    code = "from flashmore.measuring.environment import commit; print(commit())"
-    done = subprocess.run(
+@contextmanager
+def commits_of(package: Path) -> Iterator[Callable[[], str]]:
+    """What a process with this package says of its commit, whenever it is asked."""
+    code = "from flashmore.measuring.environment import commit\nwhile input(): print(commit(), flush=True)"
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    return done.stdout.strip()
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, told = process.stdin, process.stdout
+
+        def ask() -> str:
+            asked.write("?\n")
+            asked.flush()
+            return told.readline().strip()
+
+        yield ask
+        asked.write("\n")
+    assert process.returncode == 0
 
 
 def git(folder: Path, *words: str) -> str:
@@ -63,11 +76,12 @@ def test_the_commit_is_that_of_our_own_checkout_and_is_told_without_running_git(
     (tmp_path / "canary").unlink(missing_ok=True)
     package = top / "flashmore"
     copytree(Path(flashmore.__file__).parent, package, ignore=lambda *_: {"__pycache__"})
-    assert commit_of(package) == "None", "the repository is somebody else's"
-    git(top, "-c", "core.fsmonitor=false", "add", "-A")
-    git(top, "-c", "core.fsmonitor=false", "commit", "-qm", "with it")
-    head = git(top, "rev-parse", "HEAD")[:12]
-    assert commit_of(package) == head
-    (package / "errors.py").write_text((package / "errors.py").read_text() + "\n")
-    assert commit_of(package) == f"{head}+"
+    with commits_of(package) as commit:
+        assert commit() == "None", "the repository is somebody else's"
+        git(top, "-c", "core.fsmonitor=false", "add", "-A")
+        git(top, "-c", "core.fsmonitor=false", "commit", "-qm", "with it")
+        head = git(top, "rev-parse", "HEAD")[:12]
+        assert commit() == head
+        (package / "errors.py").write_text((package / "errors.py").read_text() + "\n")
+        assert commit() == f"{head}+"
     assert not (tmp_path / "canary").exists()

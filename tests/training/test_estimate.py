@@ -9,9 +9,9 @@ import pytest
 from flashmore.config import PRESETS, Preset, TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.models.config import ModelConfig
-from flashmore.models.registry import build, count_parameters
+from flashmore.models.registry import build, count_parameters, parameters_of
 from flashmore.parallel import Ranks
-from flashmore.training.estimate import Cost, Hardware, cost_of, parameters_of
+from flashmore.training.estimate import Cost, Hardware, cost_of
 
 MODEL = ModelConfig("transformer", vocab_size=10, block_size=8, n_layer=2, n_head=2, n_embd=4)
 EMBEDDINGS = 10 * 4 + 8 * 4

@@ -59,17 +59,18 @@ def losses(run: Path, *kinds: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs called KIND-RANKS of every kind of step, and one that was passed around."""
+    """Runs called KIND-RANKS of every kind of step, and one that was passed on from 1 to 4, 2 and 1."""
     folder = tmp_path_factory.mktemp("ranks")
     one = {name: SMALL | options | {"max_steps": 1} for name, options in GRADIENTS.items()}
     passed = folder / "passed"
+    train(TrainConfig(**SLICED | {"max_steps": 5}), passed)
     torchrun(
         4,
         [
             job(folder, "long-4", **LONG),
             job(folder, "text-4", **TEXT),
             job(folder, "sliced-4", **SLICED),
-            job(folder, "passed", **SLICED | {"max_steps": 5}),
+            {"out": str(passed), "steps": 10, "changes": {}},
             job(folder, "modes", **SMALL | {"max_steps": 5}),
             {"out": str(folder / "sliced-4"), "count": 50},
         ],
@@ -83,13 +84,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             job(folder, "sharded-long-2", **LONG | {"parallel": "fsdp"}),
             job(folder, "sliced-2", **SLICED),
             job(folder, "sliced and compiled-2", **SLICED | {"speedups": ["compile", "pack"]}),
-            {"out": str(passed), "steps": 10, "changes": {}},
+            {"out": str(passed), "steps": 15, "changes": {}},
             {"out": str(folder / "modes"), "steps": 10, "changes": {"parallel": "fsdp"}},
             {"out": str(folder / "modes"), "steps": 15, "changes": {"parallel": "ddp"}},
         ],
         folder,
     )
-    resume(passed, 15)
+    resume(passed, 20)
     resume(folder / "modes", 20, grad_accum=2)
     return folder
 
@@ -155,7 +156,6 @@ def test_slices_in_a_fixed_order_are_the_same_run_bit_for_bit(folder: Path, alon
 
 
 def test_a_run_goes_on_on_another_number_of_processes_bit_for_bit(folder: Path, alone: Path) -> None:
-    torchrun(4, [{"out": str(folder / "passed"), "steps": 20, "changes": {}}], folder)
     assert same(folder / "passed", alone / "sliced")
 
 
@@ -293,9 +293,9 @@ config = TrainConfig(
 corpus = read_corpus(config)
 model = replace(resolve_model(config, corpus), attention="sdpa")
 data = corpus.parts(config, device("cpu")).train
-for slices, sharded in ((64, False), (0, True)):  # the fake group does not support DistributedDataParallel
-    changed = replace(config, slices=slices)
-    trainer = Trainer(changed, model, data, device("cpu"), (), Ranks(63, 64, True), sharded=sharded)
+for slices, parallel in ((64, "ddp"), (0, "fsdp")):  # the fake group does not support DistributedDataParallel
+    changed = replace(config, slices=slices, parallel=parallel)
+    trainer = Trainer(changed, model, data, device("cpu"), (), Ranks(63, 64, True))
     assert trainer.slices == ((63, 64),) and trainer.train_step().shape == ()
-    print("sharded" if sharded else "sliced")
+    print("sharded" if trainer.sharded else "sliced")
 """

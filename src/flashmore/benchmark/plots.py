@@ -6,11 +6,9 @@ The background is transparent and colours are legible on white and black, for PN
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmore.benchmark.report.values import PASSES, Record, compared, passes_of, setting_words
-from flashmore.errors import StorageError
 from flashmore.plotting import matplotlib
 from flashmore.specs import BackendSpec, backends
 
@@ -45,19 +43,6 @@ SLOPES_REACH = 16
 MARGIN = 1.5
 CLEARANCE = 1.7
 """Factor between the reference slopes and the measured lines at the largest T."""
-
-
-def save_picture(figure: "Figure", path: Path) -> None:
-    """Save a figure on a white background; the suffix determines the format (png, svg, pdf).
-
-    Raises:
-        StorageError: writing failed, or matplotlib does not support the suffix.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, facecolor="white")
-    except (OSError, ValueError) as error:
-        raise StorageError(f"to write {path}", str(error), "another --picture FILE.png") from error
 
 
 def step_plot(record: Record) -> "Figure":

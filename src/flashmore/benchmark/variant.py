@@ -18,6 +18,7 @@ from flashmore.measuring.statistics import Spread, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
 from flashmore.parallel import ALONE, Ranks, connected, is_of_a_lost_rank
 from flashmore.ranks import local_world_size
+from flashmore.training.dataset import ItemDataset
 from flashmore.training.signals import stop_signals
 from flashmore.training.trainer import Trainer
 
@@ -159,6 +160,7 @@ class Rounds:
         self.steps[key] = _warm(step_of(trainer))
         variant.measure_memory(trainer)
         if self.ranks.connected and not trainer.sharded:  # a sharded model cannot compute without exchange
+            assert isinstance(trainer.data, ItemDataset)
             ranks, data = replace(self.ranks, connected=False), trainer.data.to(self.device)
             apart = Trainer(trainer.config, trainer.model_config, data, self.device, trainer.speedups, ranks)
             self.steps[APART.format(key)] = _warm(step_of(apart))

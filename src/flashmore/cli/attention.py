@@ -6,9 +6,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.compare import require_png, tell_picture
 from flashmore.cli.parse import parse, require_writable
-from flashmore.cli.show import stdout, table
+from flashmore.cli.show import stdout, table, tell_picture
 from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
 
@@ -39,9 +38,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Attention, "attention", argv)
     if not 1 <= len(command.names) <= MOST_NAMES:
         raise ConfigError(f"1 to {MOST_NAMES} names", str(len(command.names)), "for example: emma olivia")
-    if command.picture is not None:
-        require_png(command.picture)
-        require_writable("--picture", command.picture)
+    require_writable("--picture", command.picture, endings=(".png",))
     kept = None if command.positions is None else _positions(command.positions)
 
     from flashmore.runs import Run

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.cli.model_config import heads_of
 from flashmore.cli.parse import defaults, parse, refuse_ineffective, require_writable, value_of
-from flashmore.cli.show import STYLE, stdout, table
+from flashmore.cli.show import STYLE, stdout, table, tell_picture
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, UsageError
 from flashmore.ranks import rank
@@ -63,10 +63,8 @@ class Outputs:
 
     def __post_init__(self) -> None:
         require_percentage(self.equivalence)
-        if self.picture is not None and self.picture.suffix.lower() not in FORMS:
-            raise ConfigError("a file format for --picture", str(self.picture), ", ".join(FORMS))
         require_writable("--out", self.out)
-        require_writable("--picture", self.picture)
+        require_writable("--picture", self.picture, endings=FORMS)
 
 
 Measured = tuple[Record, Outputs, "Callable[[Record], Figure]"]
@@ -284,8 +282,8 @@ def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") 
     """
     if rank():
         return 0
-    from flashmore.benchmark.plots import save_picture
     from flashmore.measuring.result import write_record
+    from flashmore.plotting import save_picture
 
     for note in _notes(record):
         say(f"note: {note}")
@@ -297,8 +295,7 @@ def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") 
         write_record(record, outputs.out)
         say(f"record: {outputs.out}")
     if outputs.picture is not None:
-        save_picture(draw(record), outputs.picture)
-        say(f"picture: {outputs.picture}")
+        tell_picture(outputs.picture, save_picture(lambda: draw(record), outputs.picture))
     if not record["complete"]:
         say("interrupted: the measurements so far are kept")
         return Interrupted.exit_code

@@ -11,7 +11,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.cli.parse import parse, require_writable
-from flashmore.cli.show import STYLE, UNFOLDED, figures, stdout, table
+from flashmore.cli.show import STYLE, UNFOLDED, figures, stdout, table, tell_picture
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
@@ -64,20 +64,18 @@ def main(argv: Sequence[str]) -> int:
     if command.column is not None and command.file is None:
         raise ConfigError("--file with --column", "no --file", "--file FILE, or omit --column")
     options = GenerateOptions(count=command.count, seed=command.seed)
-    if command.picture is not None:
-        require_png(command.picture)
-        require_writable("--picture", command.picture)
+    require_writable("--picture", command.picture, endings=(".png",))
     if command.models:
         require_writable("--out", command.out, folder=True)
 
-    from flashmore.comparison import compare, same_test_items
+    from flashmore.comparison import compare, draw, same_test_items
     from flashmore.runs import Run
 
     runs = [Run.open(path) for path in command.runs]
     rows = compare(runs, options)  # before any training, because it refuses unfinished runs
     given: dict[str, Any] = {"file": command.file, "column": command.column, "max_steps": command.max_steps}
     configs = [TrainConfig(model=model, **given) for model in command.models]
-    trained = [_train(config, command.out) for config in configs]
+    trained = [train_into(command.out, config) for config in configs]
     rows += compare(trained, options)
     if not all(run.split.train for run in runs):
         say("a run without items here may have other test items: the test losses may not be comparable")
@@ -92,31 +90,12 @@ def main(argv: Sequence[str]) -> int:
     else:
         show(rows)
     if command.picture is not None:  # last, so that a disk which refuses it takes nothing else along
-        draw_picture(rows, command.picture)
+        tell_picture(command.picture, draw(rows, command.picture))
     return 0
 
 
-def require_png(picture: Path) -> None:
-    """Refuse a file name of another image format."""
-    if picture.suffix.lower() != ".png":
-        raise ConfigError("a --picture that ends in .png", f"'{picture}'", "for example names.png")
-
-
-def draw_picture(rows: "Sequence[Row]", picture: Path) -> None:
-    """Save the plot, and report its path and any missing characters."""
-    from flashmore.comparison import draw
-
-    tell_picture(picture, draw(rows, picture))
-
-
-def tell_picture(picture: Path, boxes: int) -> None:
-    """Report a picture's path, and how many characters its font lacks."""
-    say(f"picture: {picture}")
-    if boxes:
-        say(f"{boxes} characters are shown as boxes in the picture: they are missing in its font")
-
-
-def _train(config: TrainConfig, out: Path) -> "Run":
+def train_into(out: Path, config: TrainConfig) -> "Run":
+    """Train a model in a new folder below `out`, and show its progress."""
     from flashmore.runs import Run
     from flashmore.training.folders import unused_folder
     from flashmore.training.loop import train

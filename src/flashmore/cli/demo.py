@@ -10,7 +10,7 @@ from flashmore.cli import compare as compare_command
 from flashmore.cli.bench import BlockBar
 from flashmore.cli.page import write_page
 from flashmore.cli.parse import parse, require_writable
-from flashmore.cli.show import stdout
+from flashmore.cli.show import stdout, tell_picture
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.generation.options import GenerateOptions
@@ -38,28 +38,20 @@ class Demo:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore demo`."""
     command = parse(Demo, "demo", argv)
-    compare_command.require_png(command.picture)
-    require_writable("--picture", command.picture)
+    require_writable("--picture", command.picture, endings=(".png",))
     require_writable("--out", command.out, folder=True)
 
     from flashmore.benchmark.step.bench import bench_steps
-    from flashmore.comparison import compare
-    from flashmore.runs import Run
-    from flashmore.training.folders import unused_folder
-    from flashmore.training.loop import train
-    from flashmore.training.progress import ProgressLine
+    from flashmore.comparison import compare, draw
 
     configs = (
         TrainConfig(model="bigram", device=DEVICE, samples_every=SAMPLES_EVERY),
         TrainConfig(attention="flash", device=DEVICE, samples_every=SAMPLES_EVERY),
     )
-    runs = []
-    for config in configs:
-        with ProgressLine() as line:
-            runs.append(Run.open(train(config, unused_folder(config.model, command.out), line).run))
+    runs = [compare_command.train_into(command.out, config) for config in configs]
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
-    compare_command.draw_picture(rows, command.picture)
+    tell_picture(command.picture, draw(rows, command.picture))
     page = command.out / "names.html"
     write_page([run.path for run in reversed(runs)], page)
 

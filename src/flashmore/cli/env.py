@@ -34,7 +34,6 @@ def main(argv: Sequence[str]) -> int:
         write_json(found)
         return 0
     rows = table("", "")
-    rows.show_header = False
     for name, value in _rows(found):
         rows.add_row(name, value)
     stdout().print(rows)

@@ -12,8 +12,7 @@ from flashmore.cli.parse import defaults, parse, refuse_ineffective
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
-from flashmore.files import open_input
-from flashmore.strict_json import loads
+from flashmore.strict_json import read
 from flashmore.terminal import Cells, write_json
 
 if TYPE_CHECKING:
@@ -22,19 +21,9 @@ if TYPE_CHECKING:
 MOST_RANKS = 2**20
 LARGEST_RECORD = 2**22
 """Most bytes read; a record of benchmarks/scaling.py has about 10,000."""
-OPTIONS = {
-    "tflops": "--tflops",
-    "bandwidth_gb_s": "--bandwidth-gb-s",
-    "latency_us": "--latency-us",
-    "overlap": "--overlap",
-}
-"""The option of each constant."""
-UNITS = {
-    "tflops": "TFLOP/s",
-    "bandwidth_gb_s": "GB/s",
-    "latency_us": "µs a message",
-    "overlap": "",
-}
+UNITS = {"tflops": "TFLOP/s", "bandwidth_gb_s": "GB/s", "latency_us": "µs a message", "overlap": ""}
+"""Of the constants of the hardware, each of which is an option."""
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in UNITS}
 HOLDS = {
     "weights": "4 bytes a parameter",
     "gradients": "4 bytes a parameter",
@@ -103,9 +92,10 @@ def main(argv: Sequence[str]) -> int:
 
     import torch
 
+    from flashmore.models.registry import parameters_of
     from flashmore.parallel import Ranks
     from flashmore.training.corpus import read_corpus
-    from flashmore.training.estimate import Hardware, cost_of, parameters_of
+    from flashmore.training.estimate import Hardware, cost_of
     from flashmore.training.fit import fit
     from flashmore.training.resolve import resolve_model, resolve_parallel
 
@@ -168,16 +158,11 @@ def _fitted(path: Path) -> dict[str, float]:
     """The constants in a record of benchmarks/scaling.py.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is not JSON.
         ConfigError: it is not such a record.
     """
     wanted, valid = f"a record of benchmarks/scaling.py in {path}", "a file written by it with --json"
-    with open_input(path, wanted) as file:
-        data = file.read(LARGEST_RECORD)
-    try:
-        record = loads(data)
-    except ValueError as error:
-        raise ConfigError(wanted, f"invalid JSON ({error})", valid) from error
+    record = read(path, wanted, valid, LARGEST_RECORD)
     found = record.get("fitted") if isinstance(record, dict) else None
     if not isinstance(found, dict) or found.keys() != OPTIONS.keys():
         raise ConfigError(wanted, "a JSON document of another kind", valid)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from rich.columns import Columns
 from tyro.conf import Positional
 
-from flashmore.cli.compare import require_png
 from flashmore.cli.parse import parse, require_writable
-from flashmore.cli.show import stdout, table
+from flashmore.cli.show import stdout, table, tell_picture
 from flashmore.data.items import read_words, split_words
 from flashmore.data.overview import Overview, overview, shortened
 from flashmore.data.vocabulary import shown
@@ -50,9 +49,7 @@ class Look:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore look`."""
     command = parse(Look, "look", argv)
-    if command.picture is not None:
-        require_png(command.picture)
-        require_writable("--picture", command.picture)
+    require_writable("--picture", command.picture, endings=(".png",))
     words = read_words(command.file, command.encoding, command.column, command.weight)
     found = overview(words, split_words(words, command.split, command.split_seed))
     if command.json:
@@ -60,16 +57,14 @@ def main(argv: Sequence[str]) -> int:
     else:
         _show(found)
     if command.picture is not None:
-        from flashmore.plotting import save_png
+        from flashmore.plotting import save_picture
 
-        save_png(lambda: _figure(found), command.picture)
-        say(f"picture: {command.picture}")
+        tell_picture(command.picture, save_picture(lambda: _figure(found), command.picture))
     return 0
 
 
 def _show(found: Overview) -> None:
     rows = table("", "")
-    rows.show_header = False
     rows.add_row("items", f"{found.items:,} different in {found.lines:,} line{'s' * (found.lines != 1)}")
     rows.add_row("parts", ", ".join(f"{count:,} {name}" for name, count in found.parts.items()))
     shares = ", ".join(f"{found.length(share)} at {share:.0%}" for share in (0.5, 0.95, 0.99))

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from flashmore.errors import ConfigError
-from flashmore.files import open_input
-from flashmore.strict_json import loads
+from flashmore.strict_json import read
 
 LARGEST = 2**20
 """Most bytes read; a config.json has a few thousand."""
@@ -16,17 +15,12 @@ def heads_of(path: Path) -> dict[str, int | bool]:
     Source: https://huggingface.co/docs/transformers/model_doc/llama#transformers.LlamaConfig
 
     Raises:
-        ConfigError: not a JSON object, or a key that is missing or not a positive whole number.
-        DataError: the file cannot be read.
+        ConfigError: a key that is missing or not a positive whole number.
+        DataError: the file cannot be read, or is not JSON.
     """
     wanted = f"a Hugging Face model's sizes in {path}"
     valid = "num_attention_heads, and head_dim or hidden_size"
-    with open_input(path, wanted) as file:
-        data = file.read(LARGEST)
-    try:
-        found = loads(data)
-    except ValueError as error:
-        raise ConfigError(wanted, f"invalid JSON ({error})", valid) from error
+    found = read(path, wanted, valid, LARGEST)
 
     def size(name: str, otherwise: int | None = None) -> int:
         value = found.get(name) if isinstance(found, dict) else None

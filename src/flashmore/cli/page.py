@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse, require_ending, require_writable
+from flashmore.cli.parse import parse, require_writable
 from flashmore.errors import UsageError
 from flashmore.files import disk_errors, replace_file
 from flashmore.terminal import say
@@ -34,8 +34,7 @@ def main(argv: Sequence[str]) -> int:
     command = parse(Page, "page", argv)
     if not command.runs:
         raise UsageError("at least one run", "none", "folders made by `flashmore train --out FOLDER`")
-    require_ending("--out", command.out, ENDINGS)
-    require_writable("--out", command.out)
+    require_writable("--out", command.out, endings=ENDINGS)
     write_page(command.runs, command.out, with_data=not command.without_data)
     return 0
 

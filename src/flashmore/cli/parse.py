@@ -100,20 +100,19 @@ def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequenc
             raise without_effect(name, needed, present)
 
 
-def require_ending(option: str, path: Path | None, endings: Sequence[str]) -> None:
-    """Refuse the name of a file for an option that has none of the endings."""
-    if path is not None and path.suffix.lower() not in endings:
-        raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
-
-
-def require_writable(option: str, path: Path | None, *, folder: bool = False) -> None:
+def require_writable(
+    option: str, path: Path | None, *, folder: bool = False, endings: Sequence[str] = ()
+) -> None:
     """Refuse an option's path that cannot be written, though it and its parent folders may be new.
 
     The check leaves nothing behind.
 
     Raises:
+        UsageError: the name has none of the endings.
         StorageError: why it cannot be written.
     """
+    if path is not None and endings and path.suffix.lower() not in endings:
+        raise UsageError(f"a file for {option}", str(path), f"a name that ends in {' or '.join(endings)}")
     why = None if path is None else _why_not(path.absolute(), folder=folder)
     if why is not None:
         wanted = f"a writable {'folder' if folder else 'file'} for {option}"

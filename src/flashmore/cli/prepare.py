@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse, require_ending, require_writable
+from flashmore.cli.parse import parse, require_writable
 from flashmore.cli.waiting import Waiting
 from flashmore.data.prepared import Mode, beside, prepare
 from flashmore.errors import Interrupted
@@ -34,8 +34,7 @@ class Prepare:
 def main(argv: Sequence[str]) -> int:
     """Run `flashmore prepare`."""
     command = parse(Prepare, "prepare", argv)
-    require_ending("--out", command.out, (".bin",))
-    require_writable("--out", command.out)
+    require_writable("--out", command.out, endings=(".bin",))
     with Waiting(f"preparing {command.file}", "bytes") as waiting:
         try:
             prepared = prepare(command.file, command.out, command.encoding, command.mode, waiting.reach)

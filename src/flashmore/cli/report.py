@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse, require_ending, require_writable
+from flashmore.cli.page import ENDINGS
+from flashmore.cli.parse import parse, require_writable
 from flashmore.errors import UsageError
 from flashmore.files import disk_errors, replacing, write_all
 from flashmore.terminal import write_lines
@@ -36,10 +37,8 @@ def main(argv: Sequence[str]) -> int:
     page = DEFAULT_PAGE if command.out is None and command.markdown is None else command.out
     if not command.records:
         raise UsageError("at least one record", "none", "files written by `flashmore bench … --out FILE`")
-    require_ending("--out", page, (".html", ".htm"))
-    require_ending("--markdown", command.markdown, (".md", ".markdown"))
-    require_writable("--out", page)
-    require_writable("--markdown", command.markdown)
+    require_writable("--out", page, endings=ENDINGS)
+    require_writable("--markdown", command.markdown, endings=(".md", ".markdown"))
 
     from flashmore.benchmark.report.pages import html_page, markdown, report_on
     from flashmore.measuring.result import read_record

@@ -1,10 +1,11 @@
 """Human-readable results on stdout: tables and lines, printed by `flashmore.terminal`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from flashmore.terminal import Cells, Terminal, duration, one_line
+from flashmore.terminal import Cells, Terminal, duration, say
 
 if TYPE_CHECKING:
     from flashmore.training.result import TrainResult
@@ -30,10 +31,9 @@ def stdout(*, folded: bool = True) -> Terminal:
     return console
 
 
-def table(*headers: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Cells:
+def table(*headers: str, numbers: tuple[str, ...] = ()) -> Cells:
     """An empty table in the common style; columns named in `numbers` are right-aligned."""
-    title = None if title is None else one_line(title)
-    made = Cells(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = Cells(header_style="bold", show_header=any(headers))
     for header in headers:
         made.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
     return made
@@ -42,6 +42,13 @@ def table(*headers: str, title: str | None = None, numbers: tuple[str, ...] = ()
 def name_cells(name: str, novelty: str) -> tuple[Text, Text]:
     """The cells of a name and of the part of the data that it is in."""
     return Text(name, STYLE[novelty]), Text(novelty, STYLE[novelty])
+
+
+def tell_picture(picture: Path, boxes: int) -> None:
+    """Report a picture's path, and how many characters its font lacks."""
+    say(f"picture: {picture}")
+    if boxes:
+        say(f"{boxes} characters are shown as boxes in the picture: they are missing in its font")
 
 
 def figures(result: "TrainResult", best_step: int | None) -> dict[str, str]:

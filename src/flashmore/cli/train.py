@@ -151,7 +151,6 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
 
     run = Run.open(Path(result.run))
     rows = table("", "")
-    rows.show_header = False
     rows.add_row("model", result.model)
     for title, figure in figures(result, run.load_state().best_step).items():
         rows.add_row(title, figure)

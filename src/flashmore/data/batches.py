@@ -82,10 +82,6 @@ class StoredSequences:
         """As of `Sequences`."""
         return self.lengths.double().mean().item()
 
-    def to(self, device: torch.device | str) -> "StoredSequences":
-        """The same with batches for another device."""
-        return StoredSequences(self._ids, self._rows, self._ranks, self._context, device)
-
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Sequences`."""
         chosen = indices.cpu().numpy()
@@ -216,10 +212,6 @@ class Windows:
         self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
         self.start, self.stop, self.context, self.device = start, stop, context, device
         self.ranks = ranks
-
-    def to(self, device: torch.device) -> "Windows":
-        """The same with batches for another device."""
-        return Windows(self.ids, (self.start, self.stop), self.context, device, self.ranks)
 
     def random_starts(self, step: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
         """Start positions of the batch of a step, drawn uniformly with replacement: a function of both."""

@@ -16,11 +16,11 @@ import msgspec
 import torch
 
 from flashmore.errors import DataError, UsageError
-from flashmore.files import disk_errors, open_input, replace_file
+from flashmore.files import disk_errors, replace_file
 from flashmore.measuring.environment import environment
 from flashmore.measuring.record import Record
 from flashmore.ranks import local_world_size, world_size
-from flashmore.strict_json import loads
+from flashmore.strict_json import read
 
 SCHEMA = "flashmore/record"
 VERSION = 3
@@ -90,16 +90,9 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     wanted, valid = f"a record in {path}", "a file written by `flashmore bench` or `choose` with --out"
     try:
-        with open_input(path, wanted, valid, again=True) as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise RecordError(wanted, f"more than {LARGEST:,} bytes", valid)
-        record = loads(data, MOST_VALUES)
+        record = read(path, wanted, valid, LARGEST, MOST_VALUES)
     except DataError as error:
-        raise RecordError(wanted, error.found, valid) from None
-    except ValueError as error:
-        found = f"invalid or incomplete JSON ({error})"
-        raise RecordError(wanted, found, valid) from error
+        raise RecordError(wanted, error.found, valid) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise RecordError(wanted, "a JSON document of another kind", valid)
     if record.get("version") != VERSION:

@@ -10,6 +10,7 @@ tenth block is disturbed, they grow by two fifths, and those of an untrimmed mea
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -86,8 +87,8 @@ class Ratio:
 def spread(blocks: Blocks) -> Spread:
     """Median and quartiles over all samples of all blocks."""
     samples = np.concatenate([np.asarray(block) for block in blocks])
-    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
-    return Spread(median, low, high)
+    low, middle, high = np.percentile(samples, (25, 50, 75)).tolist()
+    return Spread(middle, low, high)
 
 
 def ratio(of: Blocks, to: Blocks, equivalence: float = EQUIVALENCE) -> Ratio:
@@ -106,7 +107,7 @@ def ratio(of: Blocks, to: Blocks, equivalence: float = EQUIVALENCE) -> Ratio:
     """
     if not of or len(of) != len(to):
         raise ValueError(f"as many blocks on both sides, at least one: {len(of)} and {len(to)}")
-    pairs = np.log([np.median(a) / np.median(b) for a, b in zip(of, to, strict=True)])
+    pairs = np.log([median(a) / median(b) for a, b in zip(of, to, strict=True)])
     draws = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.exp(np.percentile(_trimmed_mean(pairs[draws]), (tail, 100 - tail))).tolist()

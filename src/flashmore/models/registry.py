@@ -70,6 +70,11 @@ def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], torch.dtype]
     return {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
+def parameters_of(config: ModelConfig) -> int:
+    """Number of trainable parameters of a model, which is not built; tied weights count once."""
+    return count_parameters(without_values(config))
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters, including embeddings and output layer."""
     return sum(parameter.numel() for parameter in model.parameters())

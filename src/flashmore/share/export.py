@@ -222,14 +222,7 @@ def _refuses_export(run: Run) -> str | None:
 
 
 def _write_pt2(run: Run, model: nn.Module, folder: Path) -> None:
-    ids = torch.zeros(2, max(2, run.model.block_size // 2), dtype=torch.int64)
-    sizes = {
-        0: torch.export.Dim("batch", min=1),
-        1: torch.export.Dim("length", min=1, max=run.model.block_size),
-    }
-    if run.model.block_size == 1:
-        del sizes[1]
-        ids = ids[:, :1]
+    ids, sizes = onnx_graph.example(run)
     program = torch.export.export(model, (ids,), dynamic_shapes=(sizes,), strict=False)
     torch.export.save(program, folder / "model.pt2")
 
@@ -267,9 +260,7 @@ def _load_pt2(run: Run, folder: Path) -> Iterator[Logits]:
 FORMATS: dict[str, Format] = {
     "safetensors": Format(("safetensors",), lambda _: None, _write_safetensors, _load_safetensors),
     "hf": Format(("transformers",), hugging_face.refuses, hugging_face.write, hugging_face.load),
-    "onnx": Format(
-        ("onnx", "onnxscript", "onnxruntime"), onnx_graph.refuses, onnx_graph.write, onnx_graph.load
-    ),
+    "onnx": Format(("onnx", "onnxscript", "onnxruntime"), lambda _: None, onnx_graph.write, onnx_graph.load),
     "pt2": Format(("torch",), _refuses_export, _write_pt2, _load_pt2),
     "gguf": Format(("gguf",), gguf_file.refuses, gguf_file.write, gguf_file.load),
 }

@@ -28,7 +28,7 @@ from flashmore.share.gpt2 import our_weights
 from flashmore.share.hugging_face import ACTIVATIONS
 from flashmore.share.makemore import MAKEMORE_MODELS, Found, Weights
 from flashmore.specs import model_spec
-from flashmore.strict_json import loads
+from flashmore.strict_json import read
 from flashmore.training.corpus import open_parts, read_corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.result import TrainResult
@@ -179,9 +179,8 @@ def _hugging_face(folder: Path) -> Found:
         "GPT2LMHeadModel with config.json and model.safetensors",
     )
     path = folder / "config.json"
+    config = read(path, wanted, valid, LARGEST_CONFIG)
     try:
-        with open_input(path, wanted, valid, again=True) as file:
-            config = loads(file.read(LARGEST_CONFIG))
         with open_input(folder / "model.safetensors", wanted, valid, again=True) as file:
             weights = load(file.read())
     except (OSError, ValueError, SafetensorError) as error:

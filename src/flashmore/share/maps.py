@@ -18,7 +18,7 @@ from flashmore.data.vocabulary import EOS, shown
 from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.generation.load import load_model
 from flashmore.models.transformer import CausalSelfAttention
-from flashmore.plotting import save_png
+from flashmore.plotting import save_picture
 from flashmore.runs import Run
 from flashmore.terminal import one_line
 
@@ -123,7 +123,7 @@ def draw_maps(maps: Sequence[AttentionMaps], path: Path) -> int:
     if longest > MOST_PICTURED:
         found, valid = f"{longest} positions", "--positions FIRST:LAST, for example --positions 0:32"
         raise ConfigError(f"at most {MOST_PICTURED} positions in a picture", found, valid)
-    return save_png(lambda: _figure(maps), path)
+    return save_picture(lambda: _figure(maps), path)
 
 
 def _figure(maps: Sequence[AttentionMaps]) -> "Figure":

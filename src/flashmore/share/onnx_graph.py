@@ -17,12 +17,6 @@ _GATES = {"rnn": ("RNN", (0,)), "gru": ("GRU", (1, 0, 2)), "lstm": ("LSTM", (0, 
 """ONNX's operator, and its order of PyTorch's gates: z r h for r z n, and i o f c for i f g o."""
 
 
-def refuses(run: Run) -> str | None:
-    """Why ONNX cannot hold this model: None, it holds all of them."""
-    del run
-    return None
-
-
 def write(run: Run, model: nn.Module, folder: Path, opset: int = OPSET) -> None:
     """Write model.onnx."""
     import onnx
@@ -34,6 +28,15 @@ def write(run: Run, model: nn.Module, folder: Path, opset: int = OPSET) -> None:
         raise ConfigError(f"a model of --opset {opset}", f"one of {found}", f"--opset {found}")
     onnx.checker.check_model(made, full_check=True)
     onnx.save(made, folder / "model.onnx")
+
+
+def example(run: Run) -> tuple[Tensor, dict[int, torch.export.Dim]]:
+    """Ids (B, T) for tracing a model, and the dimensions that may have other sizes."""
+    context = run.model.block_size
+    sizes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=context)}
+    if context == 1:
+        del sizes[1]
+    return torch.zeros(2, max(2, context // 2) if context > 1 else 1, dtype=torch.int64), sizes
 
 
 class _Named(nn.Module):
@@ -50,12 +53,7 @@ class _Named(nn.Module):
 
 def _exported(run: Run, model: nn.Module, opset: int) -> Any:
     """By torch's exporter: https://docs.pytorch.org/docs/stable/onnx_export.html."""
-    context = run.model.block_size
-    sizes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=context)}
-    ids = torch.zeros(2, max(2, context // 2), dtype=torch.int64)
-    if context == 1:
-        del sizes[1]
-        ids = ids[:, :1]
+    ids, sizes = example(run)
     program: Any = torch.onnx.export(
         _Named(model).eval(),
         (ids,),

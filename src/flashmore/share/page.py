@@ -28,6 +28,7 @@ from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import generate
 from flashmore.generation.text import continue_text
+from flashmore.models.registry import parameters_of
 from flashmore.runs import Run
 from flashmore.specs import model_spec, models
 from flashmore.training.result import result_of
@@ -211,8 +212,7 @@ def _require_shown(run: Run) -> None:
     if run.text is not None and run.text.kind != "characters":
         found = f"{run.path}, a run on ids without their characters"
         raise ConfigError("a run with characters", found, "a run on a text file")
-    parameters = sum(value.numel() for value in run.load_weights().values())
-    if parameters > MOST_PARAMETERS:
+    if (parameters := parameters_of(run.model)) > MOST_PARAMETERS:
         wanted = f"at most {MOST_PARAMETERS:,} parameters, so that a browser opens the page in seconds"
         raise ConfigError(wanted, f"{parameters:,} in {run.path}", "a smaller --n-embd or --n-layer")
 

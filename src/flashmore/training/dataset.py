@@ -6,7 +6,7 @@ Shapes: B batch, T positions, N tokens.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -88,9 +88,6 @@ class Dataset(Protocol):
         Args:
             rows: maps a row length to the number of rows that fit in memory.
         """
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
 
 
 class ItemDataset:
@@ -177,7 +174,8 @@ class ItemDataset:
         return Batch(ids[:, :longest], targets[:, :longest], weights=weights)
 
     def to(self, device: torch.device) -> "ItemDataset":
-        """As in `Dataset`."""
+        """The same on another device, for items in memory."""
+        assert isinstance(self.sequences, Sequences)
         moved = ItemDataset(self.sequences.to(device), smoothed=self.smoothed)
         moved.order, moved.weights = self.order, self.weights
         return moved
@@ -220,10 +218,6 @@ class TextDataset:
 
     def _windows(self, starts: npt.NDArray[np.int64]) -> Batch:
         return Batch(*self.windows.at(starts))
-
-    def to(self, device: torch.device) -> "TextDataset":
-        """As in `Dataset`."""
-        return TextDataset(self.windows.to(device), self.batch_size, self.seed)
 
 
 def rows_of(rows: int, part: Slice) -> slice:

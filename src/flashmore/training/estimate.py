@@ -15,7 +15,7 @@ from typing import Literal
 from flashmore.config import TrainConfig
 from flashmore.memory import kept_bytes
 from flashmore.models.config import ModelConfig
-from flashmore.models.registry import count_parameters, without_values
+from flashmore.models.registry import without_values
 from flashmore.parallel import Ranks
 from flashmore.training.optimizers import muon_matrices
 from flashmore.training.resolve import TRAINED_BYTES
@@ -119,11 +119,6 @@ def cost_of(config: TrainConfig, model_config: ModelConfig, ranks: Ranks, tokens
         sent,
         messages,
     )
-
-
-def parameters_of(model_config: ModelConfig) -> int:
-    """Number of trainable parameters; tied weights count once."""
-    return count_parameters(without_values(model_config))
 
 
 def _in_blocks(sizes: dict[str, int]) -> int:

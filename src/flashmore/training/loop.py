@@ -3,7 +3,6 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from flashmore.errors import (
 from flashmore.generation.sample import samples
 from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
-from flashmore.parallel import Exchange, Ranks
+from flashmore.parallel import Requests
 from flashmore.runs import Unevaluated
 from flashmore.terminal import say
 from flashmore.training.dataset import Dataset
@@ -151,7 +150,7 @@ def _interrupted(session: Session, number: int) -> FlashmoreError:
 
 
 def _log(
-    session: Session, logged: Unevaluated, requests: "Requests", observer: Observer, trackers: Trackers
+    session: Session, logged: Unevaluated, requests: Requests, observer: Observer, trackers: Trackers
 ) -> None:
     """Evaluate if it is time, write a line of metrics, save."""
     config, trainer = session.config, session.trainer
@@ -172,39 +171,6 @@ def _log(
     trackers.write(line)
     if requests.ask(save=session.saver.is_due(logged.step_ms / 1000)) or pauses or requests.save:
         session.save()
-
-
-class Requests:
-    """Requests of this process or another rank to stop or to save, known to all ranks at the same step.
-
-    Args:
-        ranks: the ranks.
-        stopped_by: the signal that this process has received, or 0.
-    """
-
-    def __init__(self, ranks: Ranks, stopped_by: Callable[[], int]) -> None:
-        self.stopped_by, self._exchange = stopped_by, Exchange(ranks, 2)
-        self._saves = ranks.rank == 0
-        self._late, self._saving = ranks.connected, False
-        self.stop = stopped_by() if ranks.size == 1 else 0
-        """The signal by which all ranks stop, or 0."""
-        self.save = False
-        """Whether all ranks save."""
-
-    def ask(self, *, save: bool = False) -> bool:
-        """Exchange requests; returns whether to stop."""
-        # The answer to a request comes with the next call, whose request would be for the same checkpoint.
-        self._saving = save and self._saves and not (self._late and self._saving)
-        self._follow(self._exchange(self.stopped_by(), int(self._saving)))
-        return bool(self.stop)
-
-    def settle(self) -> None:
-        """Wait for the last answer."""
-        self._follow(self._exchange.pending())
-
-    def _follow(self, answers: tuple[int, ...]) -> None:
-        self.stop = self.stop or answers[0]
-        self.save = bool(answers[1])
 
 
 def _one_stretch(session: Session, requests: Requests) -> tuple[float, float]:

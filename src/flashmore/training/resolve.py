@@ -13,7 +13,7 @@ from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig
 from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
 from flashmore.memory import CGROUP, cpu_quota, free_bytes
 from flashmore.models.config import ModelConfig
-from flashmore.models.registry import count_parameters, without_values
+from flashmore.models.registry import parameters_of
 from flashmore.parallel import ALONE, Ranks
 from flashmore.ranks import local_rank, world_size
 from flashmore.specs import model_spec
@@ -54,10 +54,7 @@ class Resolved:
 
     def trainer(self, data: Dataset, ranks: Ranks = ALONE) -> Trainer:
         """Build the trainer."""
-        sharded = ranks.connected and self.config.parallel == "fsdp"
-        return Trainer(
-            self.config, self.model_config, data, self.device, self.config.speedups, ranks, sharded=sharded
-        )
+        return Trainer(self.config, self.model_config, data, self.device, self.config.speedups, ranks)
 
 
 def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolved:
@@ -109,8 +106,7 @@ def resolve_parallel(
     if ranks.size == 1:
         return config
     if chosen := config.parallel == "auto":
-        parameters = count_parameters(without_values(model_config))
-        fits = TRAINED_BYTES * parameters < free_bytes(device)
+        fits = TRAINED_BYTES * parameters_of(model_config) < free_bytes(device)
         config = replace(config, parallel="ddp" if fits else "fsdp")
     if config.parallel == "fsdp":
         unsupported = {

@@ -128,7 +128,6 @@ class EagerStep:
         device: the model's device.
         fused: use the fused AdamW kernel.
         ranks: the processes that share the batch.
-        sharded: whether the model is sharded over them; otherwise each has a copy.
     """
 
     updates = 1
@@ -141,13 +140,12 @@ class EagerStep:
         *,
         fused: bool,
         ranks: Ranks = ALONE,
-        sharded: bool = False,
     ) -> None:
         self.model = model
         self.ranks = ranks
-        self.ordered, self.sharded = bool(config.slices), sharded
+        self.ordered, self.sharded = bool(config.slices), ranks.shards(config)
         self.forward: nn.Module = model
-        if ranks.connected and not (sharded or self.ordered):
+        if ranks.connected and not (self.sharded or self.ordered):
             self.forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.optimizers = optimizers_of(model, config, fused=fused)
         self.grad_clip = config.grad_clip

@@ -44,8 +44,7 @@ class Trainer:
         data: the training data, on `device`.
         device: the training device.
         speedups: names of speed-ups that work here.
-        ranks: the processes that share each batch.
-        sharded: whether the model is sharded over them; otherwise each has a copy.
+        ranks: the processes that share each batch, each with a copy of the model or a share of it.
 
     Raises:
         ConfigError: a batch that the slices, or slices that the ranks, cannot share equally.
@@ -59,8 +58,6 @@ class Trainer:
         device: torch.device,
         speedups: Collection[str] = USUAL,
         ranks: Ranks = ALONE,
-        *,
-        sharded: bool = False,
     ) -> None:
         self.ranks = ranks
         self.slices = ranks.slices(config)
@@ -73,9 +70,9 @@ class Trainer:
         self.config = config
         self.model_config = model_config
         self.device = device
-        self.speedups, self.sharded = tuple(speedups), sharded
+        self.speedups, self.sharded = tuple(speedups), ranks.shards(config)
         self.model = build(model_config, config.seed)
-        if sharded:  # moves one block after the other to the device, and keeps a share of it
+        if self.sharded:  # moves one block after the other to the device, and keeps a share of it
             shard(self.model, ranks, device, offload=config.cpu_offload)
         else:
             self.model.to(device)
@@ -83,7 +80,7 @@ class Trainer:
         if config.activation_checkpointing:
             transformer: Any = self.model
             transformer.activation_checkpointing = True
-        self.step = _step_of(self.model, config, device, speedups, ranks, sharded=sharded)
+        self.step = _step_of(self.model, config, device, speedups, ranks)
         self.data = data
         self.form: Form = "packed" if "pack" in speedups else "trimmed" if "trim" in speedups else "padded"
         self.done = 0
@@ -179,18 +176,11 @@ def _seed_of(*numbers: int) -> int:
 
 
 def _step_of(
-    model: nn.Module,
-    config: TrainConfig,
-    device: torch.device,
-    speedups: Collection[str],
-    ranks: Ranks,
-    *,
-    sharded: bool,
+    model: nn.Module, config: TrainConfig, device: torch.device, speedups: Collection[str], ranks: Ranks
 ) -> Step:
     """The step for this model with these speed-ups."""
     if not {"compile", "cuda-graph"}.intersection(speedups):
-        fused = "fused-adamw" in speedups
-        return EagerStep(model, config, device, fused=fused, ranks=ranks, sharded=sharded)
+        return EagerStep(model, config, device, fused="fused-adamw" in speedups, ranks=ranks)
     if "compile" not in speedups:
         step = FlatStep(model, config, device, None, ranks)
     else:

@@ -358,7 +358,7 @@ class _Bench(Rounds):
 
     def _too_long(self, variant: SpeedupVariant) -> str | None:
         """Why a variant does not fit into the remaining time; None if it does."""
-        copies = 1 + (self.ranks.connected and self.config.parallel != "fsdp")  # one without exchange
+        copies = 1 + (self.ranks.connected and not self.ranks.shards(self.config))  # one without exchange
         left = self.seconds - (time.perf_counter() - self.began)
         left -= ((len(self.steps) + copies) * (self.blocks + 4) + 2 * TRIAL_BLOCKS) * self.block_seconds
         needed = self.preparing

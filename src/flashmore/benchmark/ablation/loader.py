@@ -61,9 +61,6 @@ class _Items(Dataset[tuple[Tensor, Tensor]]):
         ]
         self._context = sequences.ids.size(1)
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         ids = torch.zeros(self._context, dtype=torch.int64)
         targets = torch.full((self._context,), IGNORE, dtype=torch.int64)

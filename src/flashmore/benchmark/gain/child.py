@@ -7,9 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashmore.upgrade.isolated import end_with_parent
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-RESULT = "gain.json"
+from flashmore.benchmark.gain.attention import replays
+from flashmore.benchmark.gain.measure import BEFORE, RESULT
+from flashmore.benchmark.gain.steps import StepTimer
+from flashmore.benchmark.gain.variants import Optimizers, Switch, Variant
+from flashmore.measuring.environment import environment
+from flashmore.measuring.measure import alternate, repeats_for
+from flashmore.measuring.memory import peak_bytes
+from flashmore.measuring.warnings import load_meter
+from flashmore.upgrade.isolated import end_with_parent
+from flashmore.upgrade.trace.capture import Catcher, Watched
+from flashmore.upgrade.trace.user import UserCodeFailed, load_example, run_script, told
+from flashmore.upgrade.trace.versions import NotSwapped
+
 BLOCKS = 20
 BLOCK_SECONDS = 0.05
 WARMUP = 2
@@ -25,12 +39,7 @@ def main(argv: list[str]) -> int:
             `optimizers` (places), `example`, `run` and `folder`. The result is written to `folder/gain.json`.
     """
     end_with_parent(int(argv[0]))
-    from flashmore.upgrade.trace.user import UserCodeFailed, told
-    from flashmore.upgrade.trace.versions import NotSwapped
-
     request = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
-    from flashmore.measuring.warnings import load_meter
-
     others = load_meter()
     try:
         result = _of_example(request) if request["example"] is not None else _of_run(request)
@@ -45,14 +54,6 @@ def main(argv: list[str]) -> int:
 
 def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
     """Whole steps and attention alone, before and after, in alternating blocks."""
-    from flashmore.benchmark.gain.attention import replays
-    from flashmore.benchmark.gain.measure import BEFORE
-    from flashmore.benchmark.gain.variants import Optimizers, Switch, Variant
-    from flashmore.measuring.environment import environment
-    from flashmore.measuring.memory import peak_bytes
-    from flashmore.upgrade.trace.capture import Catcher, Watched
-    from flashmore.upgrade.trace.user import load_example
-
     example = load_example(request["example"])
     watched = [Watched(**site["watched"]) for site in request["sites"]]
     with Catcher(watched, lambda _: None):
@@ -88,8 +89,6 @@ def _of_example(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _alternated(runs: Mapping[str, Callable[[], object]]) -> dict[str, list[list[float]]]:
-    from flashmore.measuring.measure import alternate, repeats_for
-
     resolution = time.get_clock_info("perf_counter").resolution
     repeats = {
         name: repeats_for(run, block_seconds=BLOCK_SECONDS, resolution=resolution)
@@ -100,16 +99,6 @@ def _alternated(runs: Mapping[str, Callable[[], object]]) -> dict[str, list[list
 
 def _of_run(request: Mapping[str, Any]) -> dict[str, Any]:
     """The script once: its own optimizer steps, the code before and after in turn; then attention alone."""
-    import torch
-
-    from flashmore.benchmark.gain.attention import replays
-    from flashmore.benchmark.gain.steps import StepTimer
-    from flashmore.benchmark.gain.variants import Variant
-    from flashmore.measuring.environment import environment
-    from flashmore.measuring.memory import peak_bytes
-    from flashmore.upgrade.trace.capture import Watched
-    from flashmore.upgrade.trace.user import UserCodeFailed, run_script
-
     places = [(path, first, last) for path, first, last in request["optimizers"]]
     timer = StepTimer([Variant(**each) for each in request["variants"]], places)
     problem = None
@@ -141,42 +130,33 @@ def _of_run(request: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _step(example: Any, device: Any) -> None:
+def _step(example: Any, device: torch.device) -> None:
     """Forward, and backward from the mean square of all float results, where there is a gradient."""
-    import torch
-    from torch.utils._pytree import tree_leaves
-
     out = example()
     leaves = _tensors(tree_leaves(out))
     loss = sum(t.float().square().mean() for t in leaves if t.is_floating_point() and t.requires_grad)
-    if isinstance(loss, torch.Tensor):
+    if isinstance(loss, Tensor):
         loss.backward()  # type: ignore[no-untyped-call]
         example.model.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _tensors(leaves: Sequence[Any]) -> list[Any]:
-    import torch
-
-    found = []
+def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
     for leaf in leaves:
-        if isinstance(leaf, torch.Tensor):
+        if isinstance(leaf, Tensor):
             found.append(leaf)
         elif hasattr(leaf, "__dict__"):  # a dataclass of results, which torch's trees do not know
-            found += [value for value in vars(leaf).values() if isinstance(value, torch.Tensor)]
+            found += [value for value in vars(leaf).values() if isinstance(value, Tensor)]
     return found
 
 
 def _threads() -> int:
-    import torch
-
     return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
-def _device(model: Any) -> Any:
-    import torch
-
+def _device(model: torch.nn.Module) -> torch.device:
     first = next(model.parameters(), None)
     return first.device if first is not None else torch.device("cpu")
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashmore.benchmark.gain.child import RESULT
 from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
 from flashmore.upgrade.rules import RULES, rule
 from flashmore.upgrade.site import Site
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 BEFORE, ALL, ALONE = "old step", "new step", "new step, {} alone"
 """The versions of a step."""
 ATTENTION = "FM001"
+RESULT = "gain.json"
+"""The child's, in the folder of its request."""
 FASTER_KERNELS = {"cpu": ("flash",), "cuda": ("flash", "cudnn", "efficient")}
 """On each device, the kernels that never write the (T, S) matrix."""
 FEWEST_STEPS = 6

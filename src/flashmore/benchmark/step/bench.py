@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flashmore.backends.contract import attention_accuracy
 from flashmore.benchmark.attention.plan import SHARE_OF_FREE
-from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at, weights_bytes
+from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at
 from flashmore.benchmark.variant import Rounds, Variant, together
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE, Sequences
@@ -25,10 +25,11 @@ from flashmore.measuring.statistics import EQUIVALENCE, ratio
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
 from flashmore.models.config import ModelConfig
+from flashmore.models.registry import parameters_of
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import LossScale
 from flashmore.training.optimizers import ADAMW_MOMENTS, MUON_MOMENTS, MUON_MOMENTUM
-from flashmore.training.resolve import resolve_attention, resolve_device
+from flashmore.training.resolve import TRAINED_BYTES, resolve_attention, resolve_device
 from flashmore.training.step import EagerStep
 from flashmore.training.trainer import Trainer
 
@@ -212,8 +213,9 @@ class _Bench(Rounds):
         needed = activation_bytes(
             name, task.model_config, config, device=self.device.type, threads=torch.get_num_threads()
         )
-        weights = weights_bytes(task.model_config)
-        needed += weights // self.ranks.size if task.sharded else weights * (1 + self.ranks.connected)
+        weights = TRAINED_BYTES * parameters_of(task.model_config)
+        sharded = self.ranks.shards(config)
+        needed += weights // self.ranks.size if sharded else weights * (1 + self.ranks.connected)
         if needed > free:
             return f"it needs about {needed / MIB:,.0f} MiB, and {free / MIB:,.0f} MiB are available"
         return "; ".join(self._reasons(name, config, task.model_config)) or None
@@ -221,10 +223,7 @@ class _Bench(Rounds):
     def _ready(self, key: str, variant: Variant) -> None:
         """Make one training step a synchronised call."""
         task, model_config = self.task, replace(self.task.model_config, attention=variant.name)
-        data = task.dataset()
-        trainer = Trainer(
-            task.config, model_config, data, self.device, ranks=self.ranks, sharded=task.sharded
-        )
+        trainer = Trainer(task.config, model_config, task.dataset(), self.device, ranks=self.ranks)
         self.add(key, variant, trainer, lambda trainer: lambda: trainer.train_step().item())
 
 
@@ -315,8 +314,7 @@ class Gate:
         task = self.task
         model_config, data = replace(task.model_config, attention=backend), task.dataset()
         if not double:
-            sharded = ranks.connected and task.sharded
-            return Trainer(task.config, model_config, data, task.device, ranks=ranks, sharded=sharded)
+            return Trainer(task.config, model_config, data, task.device, ranks=ranks)
         device = float64_device(task.device)
         config = replace(task.config, dtype="float32")
         return in_float64(Trainer(config, model_config, data.to(device), device))

@@ -51,11 +51,6 @@ class Task:
         """Rows of a batch that are in memory together."""
         return self.config.batch_size // self.ranks.slices(self.config)[0][1]
 
-    @property
-    def sharded(self) -> bool:
-        """Whether each rank keeps a share of the model only."""
-        return self.ranks.connected and self.config.parallel == "fsdp"
-
     def dataset(self) -> ItemDataset:
         """The data in batches."""
         return ItemDataset(self.data, self.config.batch_size, self.config.seed)
@@ -174,13 +169,6 @@ def _like_in_the_model(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
     cotangent = torch.randn(B, T, C, generator=generator).to(task.device, dtype)
     return q, k, v, cotangent.view(B, T, H, C // H).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
-
-
-def weights_bytes(model_config: ModelConfig) -> int:
-    """Bytes of the weights, gradients and AdamW's two moments."""
-    C, V = model_config.n_embd, model_config.vocab_size
-    parameters = model_config.n_layer * (12 * C * C + 13 * C) + (2 * V + model_config.block_size + 2) * C
-    return 4 * 4 * parameters
 
 
 def activation_bytes(
