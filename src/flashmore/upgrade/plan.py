@@ -73,7 +73,7 @@ def candidates(flow: Flow, shapes: Shapes) -> Iterator[tuple[Value, int, Term | 
     """Every product one of whose operands comes from a softmax, with the side and the chain."""
     weights = Weights(flow.module)
     for value in flow.values:
-        product = None if value.inner else product_of(value, shapes)
+        product = product_of(value, shapes)
         if product is None:
             continue
         for side in (0, 1):
@@ -152,6 +152,16 @@ def _one_product(scores: Term) -> Product:
             "the product of queries and keys is computed inside a helper", "move it into this function"
         )
     return one
+
+
+def spread(flow: Flow, shapes: Shapes, final: Value, weights: Term) -> set[Value]:
+    """The values of an attention, one of whose products is in a helper; empty if both are in the same one."""
+    scores = _scores(Scores(flow.module, shapes), weights)
+    if isinstance(scores, Unfit):
+        return set()
+    found = chain_of(scores, weights) | {final}
+    products = {id(each.value.node) for each in scores.products()} | {id(final.node)}
+    return found if any(each.inner for each in found) and (len(products) > 1 or not final.inner) else set()
 
 
 def specialised(term: Term, guards: list[tuple[Condition, str]]) -> Term:

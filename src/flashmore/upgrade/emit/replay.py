@@ -8,7 +8,7 @@ from flashmore.upgrade.emit.call import uncancelled
 from flashmore.upgrade.emit.hiding import Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
 from flashmore.upgrade.emit.writer import Emission, Writer
-from flashmore.upgrade.patterns.masks import FINITE, is_lowest
+from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.site import Edit
@@ -21,7 +21,8 @@ class Replay(Writer):
 
     def _replay(self) -> Emission:
         self.result.rule = "bias"
-        if self.found.zeroed:
+        fills = [term.detail[0] for term in self.found.scores.walk() if term.kind == "fill"]
+        if self.found.zeroed and fills != [INFINITE]:
             raise Refuse(
                 "weights are set to zero after the softmax, and the masks cannot become one boolean attn_mask"
             )
