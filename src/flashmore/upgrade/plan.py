@@ -154,14 +154,13 @@ def _one_product(scores: Term) -> Product:
     return one
 
 
-def spread(flow: Flow, shapes: Shapes, final: Value, weights: Term) -> set[Value]:
-    """The values of an attention, one of whose products is in a helper; empty if both are in the same one."""
+def values_of(flow: Flow, shapes: Shapes, final: Value, weights: Term) -> set[Value]:
+    """The values of an attention from the first product to the second; empty if a helper holds both."""
     scores = _scores(Scores(flow.module, shapes), weights)
     if isinstance(scores, Unfit):
         return set()
-    found = chain_of(scores, weights) | {final}
     products = {id(each.value.node) for each in scores.products()} | {id(final.node)}
-    return found if any(each.inner for each in found) and (len(products) > 1 or not final.inner) else set()
+    return chain_of(scores, weights) | {final} if len(products) > 1 or not final.inner else set()
 
 
 def specialised(term: Term, guards: list[tuple[Condition, str]]) -> Term:
@@ -256,7 +255,7 @@ def _axes(
     query_letters = product.only(1 - key_side)
     value_product = product_of(final, shapes)
     assert value_product is not None
-    seen = layouts_of_weights(weights, layout, shapes)
+    seen = layouts_of_weights(weights, product, layout, shapes)
     if seen is None or len(seen) != len(value_product.letters[side]):
         raise Refuse(
             "it is unclear which axes the weights have after they are reshaped",

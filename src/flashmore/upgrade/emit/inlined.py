@@ -55,6 +55,37 @@ def inlined(flow: Flow, text: Text, blocks: Blocks, made: Value, closure: Closur
     return _Inlining(flow, text, blocks, call, statement, helper).edit()
 
 
+def separated(flow: Flow, text: Text, blocks: Blocks, statement: ast.stmt) -> Edit:
+    """The edit that makes one assignment of several values several assignments.
+
+    Raises:
+        Refuse: the values are not written one by one, or a later one may depend on an earlier assignment.
+    """
+    match statement:
+        case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)) if len(
+            targets
+        ) == len(values) and all(isinstance(each, ast.Name) for each in targets):
+            pass
+        case _:
+            raise Refuse("the statement assigns one value")
+    start, end = text.whole_lines(statement)
+    first, last = text.span(statement)
+    indent, shared = text.indent(statement), _captured(flow)
+    within = any(isinstance(each, (ast.Try, ast.TryStar)) for each in blocks.ancestors(statement))
+    if within or text.source[first - len(indent) : first] != indent or text.source[last:end].strip():
+        raise Refuse("several statements share a line, or the values are assigned at once")
+    lines = []
+    for index, (target, value) in enumerate(zip(targets, values, strict=True)):
+        before = {each.id for each in targets[:index] if isinstance(each, ast.Name)}
+        names = {each.id for each in walk(value) if isinstance(each, ast.Name)}
+        if before & (names | shared) or any(
+            isinstance(each, (ast.Starred, ast.NamedExpr)) for each in walk(value)
+        ):
+            raise Refuse("a value depends on another one that is assigned with it")
+        lines.append(f"{indent}{text.of(target)} = {_flat(text.of(value))}{text.newline}")
+    return Edit(start, end, "".join(lines))
+
+
 class _Inlining:
     def __init__(
         self, flow: Flow, text: Text, blocks: Blocks, call: ast.Call,

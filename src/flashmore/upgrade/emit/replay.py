@@ -41,7 +41,8 @@ class Replay(Writer):
                 "assign them to a name first",
             )
         bias = self._with_edits(weights, removed)
-        bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
+        if not self._keeps_reshapes:
+            bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
         if hidden is not None:
             q, bias = self._rows_of_bias(q, bias, name, hidden, when), name
         bias = self.lowest(bias) if self._may_overflow() else self.like_queries(bias)
@@ -49,6 +50,11 @@ class Replay(Writer):
             bias = self.pieces.lifted(bias)
         self._write_call(q, [f"attn_mask={bias}"], scale)
         return self.result
+
+    @property
+    def _keeps_reshapes(self) -> bool:
+        """Whether the softmax has other dimensions than both products, as in `view(B, H, L, S)`."""
+        return MORE in self.found.layout and MORE not in self.found.batch
 
     def _weights_value(self) -> Value:
         term = self.found.weights
@@ -164,6 +170,8 @@ class Replay(Writer):
             node = term.value.node
             if node is None or term.kind in ("phi", "same", "loop", "carried") or node in done:
                 continue
+            if term.kind == "reshape" and self._keeps_reshapes:
+                continue
             done.add(node)
             inner = self._input_of(term)
             found = operand(self.flow, node, inner)
@@ -184,6 +192,7 @@ class Replay(Writer):
             if (
                 node is None
                 or term.kind in ("phi", "same")
+                or (term.kind == "reshape" and self._keeps_reshapes)
                 or statement in removed
                 or self._is_inside_final(node)
             ):
@@ -239,6 +248,8 @@ class Replay(Writer):
         values = {term.value: term for term in self.found.weights.walk()}
         while (term := values.get(self.flow.seen.get(node))) is not None:  # type: ignore[arg-type]
             if isinstance(node, ast.Name) or term.value.node is not node:
+                break
+            if term.kind == "reshape" and self._keeps_reshapes:
                 break
             inner = operand(self.flow, node, self._input_of(term))
             assert inner is not None

@@ -18,13 +18,13 @@ from flashmore.upgrade.checks.reference import FUSED, why_reference
 from flashmore.upgrade.checks.unused import kept_comments, unused
 from flashmore.upgrade.edits import apart, composed, edited
 from flashmore.upgrade.emit.emission import Emitter
-from flashmore.upgrade.emit.inlined import helpers, inlined
+from flashmore.upgrade.emit.inlined import helpers, inlined, separated
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
-from flashmore.upgrade.plan import Attention, attention, candidates, choices, spread
+from flashmore.upgrade.plan import Attention, attention, candidates, choices, values_of
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.rules.functions import in_functions, mentions
 from flashmore.upgrade.rules.rule import Parsed, Rule
@@ -47,7 +47,7 @@ _WORTH = re.compile(
 """A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
 _ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
 """A function that cannot be read is reported where it looks like attention."""
-_MOST_HELPERS = 3
+_MOST_CHANGES = 3
 _NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
 """So is a softmax of a product without values, if the function's names speak of attention."""
 
@@ -79,7 +79,7 @@ def _fused_name(value: Value) -> str:
 
 
 class Search:
-    """The attentions of one function; `depth` counts the helpers that stand in the place of their calls."""
+    """The attentions of one function; `depth` counts the changes of its lines before the search."""
 
     def __init__(self, parsed: Parsed, flow: Flow, name: str, fused: list[Value], depth: int) -> None:
         self.parsed = parsed
@@ -127,7 +127,7 @@ class Search:
             done |= {value.node for value in own if value.node is not None}
         for final, chain in spread_out:
             nodes = {term.value.node for term in chain.walk() if term.kind == "softmax"}
-            if nodes.isdisjoint(done) and (made := self._with_helpers(final, chain)) is not None:
+            if nodes.isdisjoint(done) and (made := self._with_other_lines(final, chain)) is not None:
                 result.append(made)
                 done |= {node for node in nodes if node is not None}
         for softmax, site in (*held, *refused):
@@ -180,7 +180,7 @@ class Search:
             for choice in choices(self.flow, self.shapes, chain):
                 with suppress(Refuse, Escape):
                     return self._understood(attention(self.flow, self.shapes, final, side, chain, (choice,)))
-            if (site := self._with_helpers(final, chain)) is not None:
+            if (site := self._with_other_lines(final, chain)) is not None:
                 return site
             return self._refusal(start, final, refusal.reason, refusal.advice)
         except Escape as escape:
@@ -203,24 +203,38 @@ class Search:
             return None
         return replace(made, assumptions=(*made.assumptions, unused.said(name)))
 
-    def _with_helpers(self, final: Value, chain: Term) -> Site | None:
-        """An attention that is spread over several functions, as if one held all of its lines."""
-        if self.depth == _MOST_HELPERS:
+    def _with_other_lines(self, final: Value, chain: Term) -> Site | None:
+        """An attention of which a part is in a helper, or in an assignment of several values."""
+        if self.depth == _MOST_CHANGES:
             return None
-        for value, closure in helpers(self.flow, spread(self.flow, self.shapes, final, chain)):
+        values = values_of(self.flow, self.shapes, final, chain)
+        for edit, statement, helper in self._other_lines(values):
+            if (made := self._after([edit], self.depth + 1)) is None:
+                continue
+            first, end = statement.lineno, statement.end_lineno or statement.lineno
+            grown = len(Text(edit.text).lines) - (end + 1 - first)
+            made = replace(made, line=min(made.line, first), end_line=max(made.end_line - grown, end))
+            if helper is None:
+                return made
+            self.parsed.moved.add(helper)
+            note = f"the lines of `{helper}` now stand in the place of its call; others may call it"
+            return replace(made, notes=(*made.notes, note))
+        return None
+
+    def _other_lines(self, values: set[Value]) -> Iterator[tuple[Edit, ast.stmt, str | None]]:
+        """Changes of one statement that keep its meaning, with the helper that is no longer called."""
+        module = self.flow.module
+        for value, closure in helpers(self.flow, values):
+            assert value.statement is not None
             with suppress(Refuse):
                 edit = inlined(self.flow, self.text, self.blocks, value, closure)
-                if (made := self._after([edit], self.depth + 1)) is not None:
-                    statement, module = value.statement, self.flow.module
-                    name = next(e.name for e in functions(module.tree, module) if e.node is closure.node)
-                    self.parsed.moved.add(name)
-                    note = (
-                        f"the lines of `{name}` stand in the place of its call now; others may still call it"
-                    )
-                    assert statement is not None
-                    first, end = statement.lineno, statement.end_lineno or statement.lineno
-                    return replace(made, line=min(made.line, first), end_line=end, notes=(*made.notes, note))
-        return None
+                name = next(e.name for e in functions(module.tree, module) if e.node is closure.node)
+                yield edit, value.statement, name
+        statements = {value.statement for value in values if isinstance(value.statement, ast.Assign)}
+        for statement in sorted(statements, key=lambda each: each.lineno if each else 0):
+            assert statement is not None
+            with suppress(Refuse):
+                yield separated(self.flow, self.text, self.blocks, statement), statement, None
 
     def _after(self, first: list[Edit], depth: int) -> Site | None:
         """The one attention that can be rewritten in what some edits change, with these edits."""
