@@ -46,7 +46,8 @@ def test_a_second_time_changes_nothing(case: Case) -> None:
     assert case.after is not None
     ast.parse(case.after)
     again = find_sites(case.after)
-    assert {site.verdict for site in again} <= {"already fused"}
+    helpers = [site for site in again if site.reason.startswith("the argument `scores`")]  # which stay
+    assert {site.verdict for site in again if site not in helpers} <= {"already fused"}
     assert again or "scaled_dot_product_attention" not in case.after
     assert apply(case.after, again) == case.after
     assert diff(case.after, case.after, "model.py") == ""

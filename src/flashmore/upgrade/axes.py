@@ -68,8 +68,10 @@ def _back(start: list[str] | None, end: list[str] | None, base: Letters) -> Lett
     return None
 
 
-def layouts_of_weights(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
-    """The letters of the weights that go into the second product."""
+def layouts_of_weights(term: Term, product: Product, base: Letters, shapes: Shapes) -> Letters | None:
+    """The letters of the weights that go into the second product; the first one's, if it is shaped so."""
+    if MORE in base and MORE not in product.out:
+        return _back(shapes.of(product.value), shapes.of(term.value), product.out)
     return _layouts(term, "softmax", base, shapes, {})
 
 

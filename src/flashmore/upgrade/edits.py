@@ -1,7 +1,7 @@
 """Edits of a source text: put in, shown as a diff, and kept out of each other's way."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from flashmore.upgrade.site import Edit, Site
@@ -27,27 +27,35 @@ def edited(source: str, edits: Iterable[Edit]) -> str:
     return "".join([*result, source[at:]])
 
 
-def composed(first: Iterable[Edit], then: Iterable[Edit]) -> tuple[Edit, ...] | None:
-    """Edits of a source, and those of the source that results, as edits of the first one.
+def composed(source: str, first: Sequence[Edit], then: Iterable[Edit]) -> tuple[Edit, ...]:
+    """Edits of a source, and those of the source that results, as edits of the first one."""
+    changed = edited(source, first)
+    spans: list[tuple[int, int, int]] = []
+    """In the changed source, with the number of characters by which it grew."""
+    for one in sorted(first, key=lambda edit: edit.start):
+        at, grown = one.start + sum(grown for *_, grown in spans), len(one.text) - (one.end - one.start)
+        spans.append((at, at + len(one.text), grown))
 
-    None where an edit of the second kind begins or ends within one of the first.
-    """
-    earlier = sorted(first, key=lambda edit: edit.start)
-    result, kept = [], list(earlier)
-    for edit in then:
-        start, end, shift = edit.start, edit.end, 0
-        for one in earlier:
-            at, over = one.start + shift, one.start + shift + len(one.text)
-            grown = len(one.text) - (one.end - one.start)
-            if at < edit.end and edit.start < over:
-                if not (edit.start <= at and over <= edit.end):
-                    return None
-                kept = [each for each in kept if each is not one]
-            start -= grown if over <= edit.start else 0
-            end -= grown if over <= edit.end else 0
-            shift += grown
-        result.append(Edit(start, end, edit.text))
-    return tuple(sorted((*result, *kept), key=lambda edit: (edit.start, edit.end)))
+    def before(offset: int) -> int:
+        return offset - sum(grown for _, end, grown in spans if end <= offset)
+
+    groups: list[tuple[int, int, list[Edit]]] = []
+    own: list[tuple[int, int, list[Edit]]] = [(at, end, []) for at, end, _ in spans]
+    for start, end, edits in sorted(
+        (*own, *((e.start, e.end, [e]) for e in then)), key=lambda each: each[:2]
+    ):
+        if groups and start < groups[-1][1]:
+            at, over, others = groups.pop()
+            start, end, edits = at, max(over, end), [*others, *edits]
+        groups.append((start, end, edits))
+    return tuple(
+        Edit(before(at), before(end), edited(changed[at:end], [_moved(each, -at) for each in edits]))
+        for at, end, edits in groups
+    )
+
+
+def _moved(edit: Edit, by: int) -> Edit:
+    return Edit(edit.start + by, edit.end + by, edit.text)
 
 
 def apart(sites: Iterable[Site]) -> list[Site]:

@@ -93,7 +93,7 @@ def candidates(flow: Flow, shapes: Shapes) -> Iterator[tuple[Value, int, Term | 
     """Every product one of whose operands comes from a softmax, with the side and the chain."""
     weights = Weights(flow.module)
     for value in flow.values:
-        product = None if value.inner else product_of(value, shapes)
+        product = product_of(value, shapes)
         if product is None:
             continue
         for side in (0, 1):
@@ -185,6 +185,15 @@ def _one_product(scores: Term) -> Product:
             "the product of queries and keys is computed inside a helper", "move it into this function"
         )
     return one
+
+
+def values_of(flow: Flow, shapes: Shapes, final: Value, weights: Term) -> set[Value]:
+    """The values of an attention from the first product to the second; empty if a helper holds both."""
+    scores = _scores(Scores(flow.module, shapes), weights)
+    if isinstance(scores, Unfit):
+        return set()
+    products = {id(each.value.node) for each in scores.products()} | {id(final.node)}
+    return chain_of(scores, weights) | {final} if len(products) > 1 or not final.inner else set()
 
 
 def specialised(term: Term, guards: Sequence[tuple[Condition, str]], flow: Flow) -> Term:
@@ -279,7 +288,7 @@ def _axes(
     query_letters = product.only(1 - key_side)
     value_product = product_of(final, shapes)
     assert value_product is not None
-    seen = layouts_of_weights(weights, layout, shapes)
+    seen = layouts_of_weights(weights, product, layout, shapes)
     if seen is None or len(seen) != len(value_product.letters[side]):
         raise Refuse(
             "it is unclear which axes the weights have after they are reshaped",

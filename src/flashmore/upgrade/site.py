@@ -37,7 +37,7 @@ class Input:
             (a module), "number", "flag", "size".
         axes: one entry a dimension where they are known; see this module.
         dtype: "float", "bool" or "int".
-        note: what else is known, such as "0/-inf additive", "0/1" or "lower triangular".
+        note: what else is known, such as "0/-inf additive", "0/1, no gradient" or "lower triangular".
     """
 
     name: str

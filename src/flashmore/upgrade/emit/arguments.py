@@ -82,11 +82,6 @@ class Arguments(Writer):
 
     def _hidden(self, fills: list[Step], q: str) -> tuple[str, str]:
         keeps = [keep(each, self.pieces) for each in fills]
-        self.result.assumptions += [
-            f"`{each.text.removesuffix(' != 0')}` contains only zeros and ones, and needs no gradient"
-            for each, step in zip(keeps, fills, strict=True)
-            if "0/1" in step.term.detail
-        ]
         tests = [test(each, self.pieces) for each in fills]
         if len(set(tests)) != 1:
             return self._several(list(zip(keeps, tests, strict=True)), kinds(fills), q)

@@ -14,6 +14,7 @@ from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.hiding import steps
 from flashmore.upgrade.emit.replay import Replay
 from flashmore.upgrade.emit.writer import Emission
+from flashmore.upgrade.source.nodes import operand
 
 
 class Emitter(Arguments, Replay):
@@ -28,12 +29,19 @@ class Emitter(Arguments, Replay):
         self._check_random()
         made = self._made()
         self._assume_dtypes()
-        self._assume_of_zeros()
+        self._assume_of_masks()
         made.read = self.pieces.emitted
         return made
 
-    def _assume_of_zeros(self) -> None:
-        """What weights that are set to zero after the softmax take for granted."""
+    def _assume_of_masks(self) -> None:
+        """What masks by a product take for granted, and weights that are set to zero after the softmax."""
+        for term in self.found.scores.walk():
+            if term.kind == "fill" and "0/1" in term.detail:
+                node = operand(self.found.flow, term.value.node, term.other) if term.other else None
+                shown = self.words.flat(node) if node is not None else "the mask"
+                self.result.assumptions.append(
+                    f"`{shown}` contains only zeros and ones, and needs no gradient"
+                )
         if any(term.kind == "nans" for term in self.found.weights.walk()):
             self.result.assumptions.append("queries and keys contain no NaN, which would become a zero now")
         if any(term.kind == "zeroed" and term.value.op == "setitem" for term in self.found.weights.walk()):

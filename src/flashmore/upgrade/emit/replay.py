@@ -8,7 +8,7 @@ from flashmore.upgrade.emit.call import uncancelled
 from flashmore.upgrade.emit.hiding import Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
 from flashmore.upgrade.emit.writer import Emission, Writer
-from flashmore.upgrade.patterns.masks import FINITE, is_lowest
+from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.site import Edit
@@ -21,7 +21,8 @@ class Replay(Writer):
 
     def _replay(self) -> Emission:
         self.result.rule = "bias"
-        if self.found.zeroed:
+        fills = [term.detail[0] for term in self.found.scores.walk() if term.kind == "fill"]
+        if self.found.zeroed and fills != [INFINITE]:
             raise Refuse(
                 "weights are set to zero after the softmax, and the masks cannot become one boolean attn_mask"
             )
@@ -40,7 +41,8 @@ class Replay(Writer):
                 "assign them to a name first",
             )
         bias = self._with_edits(weights, removed)
-        bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
+        if not self._keeps_reshapes:
+            bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
         if hidden is not None:
             q, bias = self._rows_of_bias(q, bias, name, hidden, when), name
         bias = self.lowest(bias) if self._may_overflow() else self.like_queries(bias)
@@ -48,6 +50,11 @@ class Replay(Writer):
             bias = self.pieces.lifted(bias)
         self._write_call(q, [f"attn_mask={bias}"], scale)
         return self.result
+
+    @property
+    def _keeps_reshapes(self) -> bool:
+        """Whether the softmax has other dimensions than both products, as in `view(B, H, L, S)`."""
+        return MORE in self.found.layout and MORE not in self.found.batch
 
     def _weights_value(self) -> Value:
         term = self.found.weights
@@ -163,6 +170,8 @@ class Replay(Writer):
             node = term.value.node
             if node is None or term.kind in ("phi", "same", "loop", "carried") or node in done:
                 continue
+            if term.kind == "reshape" and self._keeps_reshapes:
+                continue
             done.add(node)
             inner = self._input_of(term)
             found = operand(self.flow, node, inner)
@@ -183,6 +192,7 @@ class Replay(Writer):
             if (
                 node is None
                 or term.kind in ("phi", "same")
+                or (term.kind == "reshape" and self._keeps_reshapes)
                 or statement in removed
                 or self._is_inside_final(node)
             ):
@@ -238,6 +248,8 @@ class Replay(Writer):
         values = {term.value: term for term in self.found.weights.walk()}
         while (term := values.get(self.flow.seen.get(node))) is not None:  # type: ignore[arg-type]
             if isinstance(node, ast.Name) or term.value.node is not node:
+                break
+            if term.kind == "reshape" and self._keeps_reshapes:
                 break
             inner = operand(self.flow, node, self._input_of(term))
             assert inner is not None

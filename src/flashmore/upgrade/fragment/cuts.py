@@ -77,7 +77,8 @@ class Cuts:
         node = operand(self.flow, term.value.node, term.other)
         if node is None:
             raise Refuse("a bias that cannot be cut out")
-        self.names[node] = self.inputs.added(term, node, "bias")
+        made = self.inputs.added(term, node, "bias")
+        self.names[node] = f"(-{made})" if term.detail == ("-",) else made
 
     def _helper(self, term: Term) -> None:
         """What a helper adds and hides: its call becomes a sum, and a fill."""

@@ -229,7 +229,7 @@ class Inputs:
                 node, value = inner, self.flow.seen[inner]
                 note = "True hides" if note == "True keeps" else "True keeps"
         if "0/1" in term.detail:
-            dtype, note = "int", "0/1"
+            dtype, note = "float", "0/1, no gradient"
         triangle = is_lower_triangle(value, self.flow.module, self.all.shapes)
         if triangle is not None:
             note = "lower triangular" if triangle else "upper triangular"

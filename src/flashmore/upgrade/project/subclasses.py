@@ -35,7 +35,7 @@ class Subclasses:
         """Why the lines of a method may mean something else in a subclass of another file; else None."""
         name, _, method = site.symbol.partition(".")
         first, last = found.lines_of(site)
-        lines = "\n".join(found.source.splitlines()[first - 1 : last])
+        lines = "\n".join([*found.source.splitlines()[first - 1 : last], *(each.text for each in site.edits)])
         read = {each for each in re.findall(r"\bself\.(\w+)", lines) if method}
         path = Path(found.path)
         for other in sorted(self._files_below(name)) if read else ():

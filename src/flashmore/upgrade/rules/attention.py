@@ -18,16 +18,17 @@ from flashmore.upgrade.checks.reference import FUSED, why_reference
 from flashmore.upgrade.checks.unused import kept_comments, unused
 from flashmore.upgrade.edits import apart, composed, edited
 from flashmore.upgrade.emit.emission import Emitter
+from flashmore.upgrade.emit.inlined import helpers, inlined, separated
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
-from flashmore.upgrade.plan import Attention, attention, candidates, choices
+from flashmore.upgrade.plan import Attention, attention, candidates, choices, values_of
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.rules.functions import in_functions, mentions
 from flashmore.upgrade.rules.rule import Parsed, Rule
-from flashmore.upgrade.site import Site, Verdict
+from flashmore.upgrade.site import Edit, Site, Verdict
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import FunctionOf, functions
@@ -46,22 +47,24 @@ _WORTH = re.compile(
 """A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
 _ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
 """A function that cannot be read is reported where it looks like attention."""
+_MOST_CHANGES = 3
 _NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
 """So is a softmax of a product without values, if the function's names speak of attention."""
 
 
 def find(parsed: Parsed) -> Iterator[Site]:
     """Every place in a file that looks like attention."""
-    return in_functions(parsed, CODE, _WORTH, _sites_of, _ATTENTION)
+    sites = [*in_functions(parsed, CODE, _WORTH, _sites_of, _ATTENTION)]
+    return (site for site in sites if site.verdict != "refused" or site.symbol not in parsed.moved)
 
 
-def _sites_of(parsed: Parsed, found: FunctionOf) -> list[Site]:
+def _sites_of(parsed: Parsed, found: FunctionOf, depth: int = 0) -> list[Site]:
     flow = parsed.flow(found)
     softmaxes = [value for value in flow.values if value.node is not None and _is_softmax(value)]
     fused = list({id(each.node): each for each in flow.values if _fused_name(each) in FUSED}.values())
     if not softmaxes and not fused:
         return []
-    search = Search(parsed.text, flow, found.name, parsed.path, fused)
+    search = Search(parsed, flow, found.name, fused, depth)
     return [*search.already(), *apart(search.sites(softmaxes))]
 
 
@@ -76,14 +79,16 @@ def _fused_name(value: Value) -> str:
 
 
 class Search:
-    """The attentions of one function."""
+    """The attentions of one function; `depth` counts the changes of its lines before the search."""
 
-    def __init__(self, text: Text, flow: Flow, name: str, path: str, fused: list[Value]) -> None:
-        self.text = text
+    def __init__(self, parsed: Parsed, flow: Flow, name: str, fused: list[Value], depth: int) -> None:
+        self.parsed = parsed
+        self.text = parsed.text
+        self.path = parsed.path
         self.flow = flow
         self.name = name
-        self.path = path
         self.fused = fused
+        self.depth = depth
         self._of_torch = [each for each in fused if _fused_name(each) in OF_TORCH]
         self.shapes = Shapes(flow)
         self.blocks = Blocks(flow.function)
@@ -101,7 +106,12 @@ class Search:
         result: list[Site] = []
         refused: list[tuple[Value, Site]] = []
         held: list[tuple[Value, Site]] = []
+        spread_out: list[tuple[Value, Term]] = []
         for final, side, chain in candidates(self.flow, self.shapes):
+            if final.inner:
+                if isinstance(chain, Term):
+                    spread_out.append((final, chain))
+                continue
             if isinstance(chain, Unfit):
                 for softmax in self._softmaxes_behind(chain.value, softmaxes):
                     refused.append((softmax, self._refusal(softmax, final, chain.reason, chain.advice)))
@@ -115,6 +125,11 @@ class Search:
                 continue
             result.append(site)
             done |= {value.node for value in own if value.node is not None}
+        for final, chain in spread_out:
+            nodes = {term.value.node for term in chain.walk() if term.kind == "softmax"}
+            if nodes.isdisjoint(done) and (made := self._with_other_lines(final, chain)) is not None:
+                result.append(made)
+                done |= {node for node in nodes if node is not None}
         for softmax, site in (*held, *refused):
             if softmax.node not in done:
                 done.add(softmax.node)  # type: ignore[arg-type]
@@ -165,6 +180,8 @@ class Search:
             for choice in choices(self.flow, self.shapes, chain):
                 with suppress(Refuse, Escape):
                     return self._understood(attention(self.flow, self.shapes, final, side, chain, (choice,)))
+            if (site := self._with_other_lines(final, chain)) is not None:
+                return site
             return self._refusal(start, final, refusal.reason, refusal.advice)
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
@@ -181,19 +198,59 @@ class Search:
         unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
         if unused is None:
             return None
-        first = unused.edits(self.text)
-        source = edited(self.text.source, first)
+        made = self._after([*unused.edits(self.text)], self.depth)
+        if made is None:
+            return None
+        return replace(made, assumptions=(*made.assumptions, unused.said(name)))
+
+    def _with_other_lines(self, final: Value, chain: Term) -> Site | None:
+        """An attention of which a part is in a helper, or in an assignment of several values."""
+        if self.depth == _MOST_CHANGES:
+            return None
+        values = values_of(self.flow, self.shapes, final, chain)
+        for edit, statement, helper in self._other_lines(values):
+            if (made := self._after([edit], self.depth + 1)) is None:
+                continue
+            first, end = statement.lineno, statement.end_lineno or statement.lineno
+            grown = len(Text(edit.text).lines) - (end + 1 - first)
+            made = replace(made, line=min(made.line, first), end_line=max(made.end_line - grown, end))
+            if helper is None:
+                return made
+            self.parsed.moved.add(helper)
+            note = f"the lines of `{helper}` now stand in the place of its call; others may call it"
+            return replace(made, notes=(*made.notes, note))
+        return None
+
+    def _other_lines(self, values: set[Value]) -> Iterator[tuple[Edit, ast.stmt, str | None]]:
+        """Changes of one statement that keep its meaning, with the helper that is no longer called."""
+        module = self.flow.module
+        for value, closure in helpers(self.flow, values):
+            assert value.statement is not None
+            with suppress(Refuse):
+                edit = inlined(self.flow, self.text, self.blocks, value, closure)
+                name = next(e.name for e in functions(module.tree, module) if e.node is closure.node)
+                yield edit, value.statement, name
+        statements = {value.statement for value in values if isinstance(value.statement, ast.Assign)}
+        for statement in sorted(statements, key=lambda each: each.lineno if each else 0):
+            assert statement is not None
+            with suppress(Refuse):
+                yield separated(self.flow, self.text, self.blocks, statement), statement, None
+
+    def _after(self, first: list[Edit], depth: int) -> Site | None:
+        """The one attention that can be rewritten in what some edits change, with these edits."""
+        module, source = self.flow.module, edited(self.text.source, first)
         try:
-            changed = Module(ast.parse(source), module.elsewhere)
+            changed = Module(ast.parse(source), module.elsewhere, module.path)
         except SyntaxError:  # the last argument stands in parentheses of its own
             return None
-        same = next(each for each in functions(changed.tree, changed) if each.name == self.name)
-        sites = _sites_of(Parsed(Text(source), changed, self.path, Budget(0)), same)  # as part of this one
-        made = [each for each in sites if each.verdict == "rewritten"]
-        edits = composed(first, made[0].edits) if len(made) == 1 else None
-        if edits is None:
+        place = [each.node for each in functions(module.tree, module)].index(self.flow.function)
+        same = [*functions(changed.tree, changed)][place]
+        parsed = Parsed(Text(source), changed, self.path, Budget(0))  # as part of this one
+        made = [each for each in _sites_of(parsed, same, depth) if each.verdict == "rewritten"]
+        self.parsed.moved.update(parsed.moved)
+        if len(made) != 1:
             return None
-        return replace(made[0], edits=edits, assumptions=(*made[0].assumptions, unused.said(name)))
+        return replace(made[0], edits=composed(self.text.source, first, made[0].edits))
 
     def _understood(self, found: Attention) -> Site:
         near = beside((found.product.value, found.final), self._of_torch, self.flow)

@@ -24,6 +24,7 @@ class Parsed:
         budget: what all rules together may do in it.
         flows: the functions that were read so far.
         unread: those that are too much for a search; the first rule that looks at them reports it.
+        moved: the names of those whose lines a rewrite puts in the place of their calls.
     """
 
     text: Text
@@ -32,6 +33,7 @@ class Parsed:
     budget: Budget
     flows: dict[Function, Flow] = field(default_factory=dict)
     unread: set[Function] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
 
     def flow(self, found: FunctionOf) -> Flow:
         """A function as a graph of values, which no rule changes."""

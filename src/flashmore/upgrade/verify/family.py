@@ -258,7 +258,7 @@ def modes_of(inputs: Sequence[Input]) -> list[tuple[bool, bool]]:
 
 
 def _masks(base: Case, masked: Sequence[Input], inputs: Sequence[Input]) -> Iterator[Case]:
-    numbers = any(given.dtype == "float" for given in masked)
+    numbers = any(given.dtype == "float" and "no gradient" not in given.note for given in masked)
     polarities = _polarities(masked)
     every = (FLOAT32, *precisions(inputs))
     kinds = MASKS if not _keeps_a_key(masked) else MASKS[:-1] if len(polarities) == 1 else UNLIKE_BOTH_WAYS
