@@ -1,10 +1,11 @@
 """What a report chooses to write and says: tests that contradict each other, rewrites that are slower."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from msgspec import convert
 
 from flashmore.benchmark.gain.measure import BeforeAfter, SiteGain
 from flashmore.measuring.statistics import Ratio, Spread
@@ -97,4 +98,4 @@ def test_a_test_survives_the_way_through_json() -> None:
         REFUTED,
         replace(PASSED, kernels=(Kernels("training", "float32", "flash", "efficient"),)),
     ):
-        assert Verification.from_json(json.loads(json.dumps(verification.to_json()))) == verification
+        assert convert(json.loads(json.dumps(asdict(verification))), Verification) == verification

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from flashmore.errors import FlashmoreError, StorageError, UsageError
 from flashmore.upgrade.patch import patch
-from flashmore.upgrade.write import SourceFile, read_source, write_source
+from flashmore.upgrade.write import SourceFile, write_source
+from source_files import read_source
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
 
@@ -55,7 +56,7 @@ def test_every_byte_outside_an_edit_stays(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "model.py"
     path.write_bytes(raw)
     source = read_source(path)
-    write_source(source, source.text.replace("x = 1", "x = 10"))
+    write_source(source, source.raw.decode(source.encoding).replace("x = 1", "x = 10"))
     assert path.read_bytes() == raw.replace(b"x = 1", b"x = 10")
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.py"]
 

@@ -92,7 +92,7 @@ class SiteReport:
             "diff": self.diff,
             "tested": self.passed,
             "proved": self.passed,  # its former name, for one release
-            "tests": [verification.to_json() for verification in self.verifications],
+            "tests": [asdict(verification) for verification in self.verifications],
             "gain": None if self.gain is None else self.gain.to_json(),
             "written": self.written,
             "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),

@@ -100,7 +100,7 @@ class Rewriting:
         for inner, lines in self.emission.setup:
             statement = next((each for each in self.blocks.ancestors(inner) if each in gone), inner)
             start = self.text.whole_lines(statement)[0]
-            self._own_lines(statement)
+            require_own_lines(statement, self.text)
             indent = self.text.indent(statement)
             at = next((each for each in result if each.start <= start < max(each.end, each.start + 1)), None)
             block = "".join(f"{indent}{line}{self.text.newline}" for line in lines)
@@ -138,7 +138,7 @@ class Rewriting:
         gone = self._gone()
         spans = []
         for statement in gone:
-            self._own_lines(statement)
+            require_own_lines(statement, self.text)
             spans.append((*self._lines_of(statement, set(gone)), self._stand_in(statement, set(gone))))
         merged: list[tuple[int, int, str]] = []
         for start, end, text in sorted(spans):
@@ -195,13 +195,6 @@ class Rewriting:
             at += 1
         return end
 
-    def _own_lines(self, statement: ast.stmt) -> None:
-        start, end = self.text.span(statement)
-        first, last = self.text.whole_lines(statement)
-        before, after = self.text.source[first:start], self.text.source[end:last].strip()
-        if before.strip() or (after and not after.startswith("#")):
-            raise Refuse("several statements share a line", "put each on its own line")
-
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
         edits, extra = self.edits(), import_edits(self.emission.imported, self.found.flow.module, self.text)
@@ -213,23 +206,10 @@ class Rewriting:
             return self._with_line_ends((*extra, *edits)), None
         block, first, last = self.region()
         test = self._guard(block[first])
-        for statement in block[first : last + 1]:
-            self._own_lines(statement)
-        start = self.text.whole_lines(block[first])[0]
-        end = self.text.whole_lines(block[last])[1]
-        old = self.text.source[start:end]
-        if has_long_string(block[first : last + 1], self.text):
-            raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
-        if any(edit.start < start or edit.end > end for edit in edits):
+        made = guarded(block[first : last + 1], edits, test, self.text)
+        if any(edit.start < made.start or edit.end > made.end for edit in edits):
             raise Refuse("other lines stand between those of the attention")
-        new = edited(self.text.source[:end], edits)[start:]
-        indent, line = self.text.indent(block[first]), self.text.newline
-        if old and not old.endswith(("\n", "\r")):
-            old += line
-        if new and not new.endswith(("\n", "\r")):
-            new += line
-        body = f"{indent}if {test}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}"
-        return self._with_line_ends((*extra, Edit(start, end, body))), test
+        return self._with_line_ends((*extra, made)), test
 
     def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
         """The edits with the line ends of the file."""
@@ -269,12 +249,34 @@ def stripped(test: ast.expr) -> tuple[ast.expr, bool]:
     return test, negated
 
 
-def deeper(text: str) -> str:
+def require_own_lines(statement: ast.stmt, text: Text) -> None:
+    """Refuse a statement that shares a line with another one."""
+    start, end = text.span(statement)
+    first, last = text.whole_lines(statement)
+    after = text.source[end:last].strip()
+    if text.source[first:start].strip() or (after and not after.startswith("#")):
+        raise Refuse("several statements share a line", "put each on its own line")
+
+
+def guarded(statements: Sequence[ast.stmt], edits: Sequence[Edit], test: str, text: Text) -> Edit:
+    """Statements of one block with edits made where a test holds, and as they are where it does not."""
+    for each in statements:
+        require_own_lines(each, text)
+    if _has_long_string(statements, text):
+        raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
+    start, end = text.whole_lines(statements[0])[0], text.whole_lines(statements[-1])[1]
+    new, old = edited(text.source[:end], edits)[start:], text.source[start:end]
+    new, old = (each if not each or each[-1] in "\r\n" else each + text.newline for each in (new, old))
+    indent, line = text.indent(statements[0]), text.newline
+    return Edit(start, end, f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}")
+
+
+def _deeper(text: str) -> str:
     """Lines indented once more."""
     return "".join(f"    {line}" if line.strip() else line for line in Text(text).lines)
 
 
-def has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
+def _has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
     """Whether a string has lines of its own, which indenting would change."""
     notes = {
         id(node.value) for each in statements for node in walk(each) if isinstance(node, ast.Expr)

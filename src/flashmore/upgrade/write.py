@@ -4,13 +4,10 @@ Outside the edits every byte stays: encoding, byte order mark, line endings, a m
 """
 
 import ast
-import codecs
 import errno
-import io
 import os
 import stat
 import sys
-import tokenize
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,29 +30,9 @@ class SourceFile:
     encoding: str
     """As Python finds it: by the byte order mark, the comment in the first two lines, or UTF-8."""
 
-    @property
-    def text(self) -> str:
-        """The decoded source without byte order mark; line ends as they are in the file."""
-        return self.raw.decode(self.encoding)
-
     def encoded(self, text: str) -> bytes:
         """A changed text in the file's encoding, with its byte order mark."""
         return text.encode(self.encoding)
-
-
-def read_source(path: Path) -> SourceFile:
-    """Read a Python file.
-
-    Raises:
-        OSError: it cannot be read.
-        SyntaxError: its encoding comment names none, or contradicts the byte order mark.
-        UnicodeDecodeError: its bytes are not in its encoding.
-    """
-    raw = path.read_bytes()
-    encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
-    source = SourceFile(path, raw, codecs.lookup(encoding).name)
-    source.raw.decode(source.encoding)
-    return source
 
 
 def write_source(

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from msgspec import convert
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from flashmore.backends.contract import describe_call
 from flashmore.backends.explain import explain
 from flashmore.errors import FlashmoreError
+from flashmore.upgrade.site import Fragment
 from flashmore.upgrade.trace.capture import Watched
 from flashmore.upgrade.verify.captured import arguments_of
-from flashmore.upgrade.verify.child import fragment_from_json
 from flashmore.upgrade.verify.functions import functions_of
 
 
@@ -39,7 +40,7 @@ def replays(
         if not seen.seen:
             said.append({"code": site["code"], "calls": seen.calls, "kernel": None})
             continue
-        fragment = fragment_from_json(site["fragment"])
+        fragment = convert(site["fragment"], Fragment)
         functions = functions_of(fragment)
         one = seen.seen[0]
         inputs = {name: _on(value, device) for name, value in one["inputs"].items()}

@@ -183,14 +183,11 @@ def _unwritten(test: ast.expr) -> Iterator[str]:
 def _check_caught(rewriting: Rewriting) -> None:
     """The fused kernels do not raise what the old lines raise, such as for lengths that do not fit."""
     statement = rewriting.found.final.statement
-    for inner in rewriting.blocks.ancestors(statement) if statement is not None else ():
-        place = rewriting.blocks.places[inner]
-        handlers = getattr(place.parent, "handlers", [])
-        if handlers and place.block is getattr(place.parent, "body", None):
-            line = handlers[0].lineno
-            raise Refuse(
-                f"an exception in these lines is caught in line {line}; fused kernels may not raise it"
-            )
+    handler = rewriting.blocks.handler_of(statement) if statement is not None else None
+    if handler is not None:
+        raise Refuse(
+            f"an exception in these lines is caught in line {handler.lineno}; fused kernels may not raise it"
+        )
 
 
 def _check_hooks(found: Attention) -> None:

@@ -18,7 +18,7 @@ from flashmore.upgrade.emit.words import atom
 from flashmore.upgrade.formulas.formula import Formulas
 from flashmore.upgrade.formulas.fragment import fragment
 from flashmore.upgrade.formulas.match import Match
-from flashmore.upgrade.rewrite import deeper, has_long_string
+from flashmore.upgrade.rewrite import guarded, require_own_lines
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.site import Edit, Site, Verdict
 from flashmore.upgrade.source.flow import Flow
@@ -148,10 +148,8 @@ class FormulaSite:
                 raise Refuse(f"a part of it is computed in another block, in line {each.lineno}")
             if not self._targets(each):
                 raise Refuse(f"a part of it is computed in line {each.lineno}, which does more than that")
-        for each in self.blocks.ancestors(self.statement):
-            place = self.blocks.places[each]
-            if getattr(place.parent, "handlers", []) and place.block is getattr(place.parent, "body", None):
-                raise Refuse("an exception in these lines is caught, and the call may raise another one")
+        if self.blocks.handler_of(self.statement) is not None:
+            raise Refuse("an exception in these lines is caught, and the call may raise another one")
 
     def _targets(self, statement: ast.stmt) -> set[str]:
         """The names that an assignment stores a part of the formula under; none where it does more."""
@@ -281,16 +279,12 @@ class FormulaSite:
             )
         return "F", f"import {FUNCTIONAL} as F"
 
-    def _lines(self) -> tuple[int, int]:
-        first = self.before[0] if self.before else self.statement
-        return self.text.whole_lines(first)[0], self.text.whole_lines(self.statement)[1]
-
     def _edits(self, made: str) -> tuple[Edit, ...]:
         """The call in the place of the formula, without the lines before it; their comments stay."""
         edits = [Edit(*self._span(), made)]
         for each in self.before:
             start, end = self.text.whole_lines(each)
-            self._own_lines(each)
+            require_own_lines(each, self.text)
             kept = comments(self.text.source[start:end])
             indent = self.text.indent(each)
             edits.append(Edit(start, end, "".join(f"{indent}{note}{self.text.newline}" for note in kept)))
@@ -317,35 +311,16 @@ class FormulaSite:
             return start, end  # neither after the sign of an assignment nor after `return`
         return first + 1, last
 
-    def _own_lines(self, statement: ast.stmt) -> None:
-        start, end = self.text.span(statement)
-        first, last = self.text.whole_lines(statement)
-        after = self.text.source[end:last].strip()
-        if self.text.source[first:start].strip() or (after and not after.startswith("#")):
-            raise Refuse("several statements share a line", "put each on its own line")
-
     def _guarded(self, made: str, guard: str) -> Edit:
         """The call where the guard holds, the old lines otherwise."""
         block = self.blocks.places[self.statement].block
         first = block.index(self.before[0]) if self.before else block.index(self.statement)
         spanned = block[first : block.index(self.statement) + 1]
-        for each in spanned:
-            self._own_lines(each)
-        if has_long_string(spanned, self.text):
-            raise Refuse("a guard would have to indent a multi-line string")
         if len(spanned) != len(self.before) + 1:
             raise Refuse("other lines stand between its lines")
-        start, end = self._lines()
-        line, indent = self.text.newline, self.text.indent(self.statement)
-        old = self.text.source[start:end]
-        old = old if old.endswith(("\n", "\r")) else old + line
-        edits = [
-            Edit(each.start, each.end, each.text if each.start >= self.text.span(self.statement)[0] else "")
-            for each in self._edits(made)
-        ]
-        new = edited(self.text.source[:end], edits)[start:]
-        new = new if new.endswith(("\n", "\r")) else new + line
-        return Edit(start, end, f"{indent}if {guard}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}")
+        last = self.text.span(self.statement)[0]  # the comments above it stay in the other branch alone
+        edits = [each if each.start >= last else replace(each, text="") for each in self._edits(made)]
+        return guarded(spanned, edits, guard, self.text)
 
     def _assumed(self) -> Iterator[str]:
         operations = {value.op for value in self.match.region}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flashmore.upgrade.notebooks.notebook import source_of
 from flashmore.upgrade.project.files import Unreadable
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, dotted
 
 INIT = "__init__.py"
 MOST_FOLLOWED = 250
@@ -110,15 +110,6 @@ def leaves(tree: ast.AST) -> Iterator[ast.AST]:
 
 _LEAVES = {ast.Import, ast.ImportFrom, ast.Name}
 _PLAIN_FIELDS = {"ctx", "op"}
-
-
-def dotted(node: ast.AST) -> str:
-    """`a.b.c`; empty where something else than a name stands at its head."""
-    tail = ""
-    while type(node) is ast.Attribute:
-        tail = f".{node.attr}{tail}"
-        node = node.value
-    return node.id + tail if type(node) is ast.Name else ""
 
 
 class Imports:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flashmore.upgrade.project.files import Unreadable
-from flashmore.upgrade.project.imports import Definition, Imports, dotted, leaves, parsed
+from flashmore.upgrade.project.imports import Definition, Imports, leaves, parsed
 from flashmore.upgrade.project.texts import Texts
-from flashmore.upgrade.source.scopes import Function, arguments_of, defaults_of
+from flashmore.upgrade.source.scopes import Function, arguments_of, defaults_of, dotted
 
 _DEEPEST = 4
 """So many calls are followed back to their callers."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.scopes import is_note
 
 _DROPOUTS = ("torch.nn.Dropout", "torch.nn.modules.dropout.Dropout", "torch.nn.modules.Dropout")
 _LAYERS = {
@@ -127,12 +128,8 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
 
 def library_name(found: Class) -> str:
     """The full name of what a class that adds nothing inherits from; empty where it adds something."""
-    empty = all(isinstance(e, ast.Pass) or _is_note(e) for e in found.node.body) and not found.node.keywords
+    empty = all(isinstance(e, ast.Pass) or is_note(e) for e in found.node.body) and not found.node.keywords
     if not empty or len(found.node.bases) != 1 or found.node.decorator_list:
         return ""
     (base,) = found.bases or ("",)
     return library_name(base) if isinstance(base, Class) else found.module.of_library(base)
-
-
-def _is_note(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

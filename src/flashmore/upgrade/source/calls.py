@@ -8,6 +8,7 @@ from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import PRODUCTS, Closure, Condition, Value
 from flashmore.upgrade.source.inlining import Inlining
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.scopes import head
 
 _EINOPS = {
     "einops.rearrange": "rearrange",
@@ -52,10 +53,7 @@ class Calls(Inlining):
         return self.apply(callee, [*args, *more], named, node)
 
     def _is_global(self, node: ast.Attribute) -> bool:
-        root: ast.expr = node
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        return bool(self.module.qualified(node)) and isinstance(root, ast.Name) and root.id not in self.env
+        return bool(self.module.qualified(node)) and head(node) not in self.env
 
     def _method(self, base: Value, node: ast.Attribute) -> Value | None:
         """What `base.name` is, where it is more than a method of a tensor."""

@@ -97,11 +97,8 @@ class Expressions(Calls):
         return None
 
     def _attribute(self, node: ast.Attribute) -> Value:
-        full = self.module.qualified(node)
-        root: ast.expr = node
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        if full and not (isinstance(root, ast.Name) and root.id in self.env):
+        if self._is_global(node):
+            full = self.module.qualified(node)
             return self.of_elsewhere(full) or self.make("global", detail=full, node=node)
         base = self.expression(node.value)
         if base.op == "self":

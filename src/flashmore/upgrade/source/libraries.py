@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, head
 
 OTHERS = {
     "aesara", "autograd", "candle", "chainer", "cupy", "cupyx", "dask", "dfdx", "equinox", "flax",
@@ -49,9 +49,9 @@ def not_torchs(
         if root in OTHERS:
             return f"its tensors may be {root}'s: line {line} imports all names of {root}"
     for node in products:
-        head = _head(node.func) if isinstance(node, ast.Call) else ""
-        if {root for root, _ in roots.get(head, ())} & ARRAYS:
-            return f"`{head}` multiplies arrays, not torch tensors"
+        name = head(node.func) if isinstance(node, ast.Call) else ""
+        if {root for root, _ in roots.get(name, ())} & ARRAYS:
+            return f"`{name}` multiplies arrays, not torch tensors"
     if _says_torch(roots, owner, function):
         return None
     others = sorted(everywhere & OTHERS)
@@ -125,14 +125,7 @@ def _says_torch(roots: dict[str, set[tuple[str, int]]], owner: Class | None, fun
     for name, _ in _mentioned(owner, function):
         if {root for root, _ in roots.get(name, ())} == {"torch"}:
             return True
-    heads = [_head(base) for base in _bases(owner)]
     return any(
-        {root for root, _ in roots.get(head, ())} & ON_TORCH and not head.startswith(("TF", "Flax"))
-        for head in heads
+        {root for root, _ in roots.get(name, ())} & ON_TORCH and not name.startswith(("TF", "Flax"))
+        for name in map(head, _bases(owner))
     )
-
-
-def _head(node: ast.expr) -> str:
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""

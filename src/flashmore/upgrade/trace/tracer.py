@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
+
 from flashmore.upgrade.isolated import command
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.child import STATUS
-from flashmore.upgrade.verify.result import CaseResult, TensorVerdict, Verification, not_tested
+from flashmore.upgrade.verify.result import CaseResult, Verification, not_tested
 from flashmore.upgrade.verify.verifier import Verifier, end_with_all_it_started
 
 SECONDS = 300.0
@@ -104,7 +106,7 @@ def _with_whole(verification: Verification, whole: dict[str, Any] | None) -> Ver
     """A test with the case of the whole example, which refutes it where the result differs."""
     if whole is None:
         return verification
-    case = CaseResult(**{**whole, "tensors": tuple(TensorVerdict(**one) for one in whole["tensors"])})
+    case = convert(whole, CaseResult)
     verification = replace(verification, cases=(*verification.cases, case))
     if case.result != "differs":
         return verification
