@@ -155,9 +155,9 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             traced = verify_traced(
                 [one.site for one in with_lines],
                 source,
+                verifier,
                 rewritten={file.path: file.rewriting(sites) for file, sites in hopeful if sites},
                 seconds=command.seconds,
-                verifier=verifier,
             )
             for one, verification in zip(with_lines, traced.verifications, strict=True):
                 one.verifications.append(verification)

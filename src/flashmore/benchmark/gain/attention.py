@@ -41,16 +41,16 @@ def replays(
             said.append({"code": site["code"], "calls": seen.calls, "kernel": None})
             continue
         fragment = convert(site["fragment"], Fragment)
-        functions = functions_of(fragment)
+        old, new = functions_of(fragment)
         one = seen.seen[0]
         inputs = {name: _on(value, device) for name, value in one["inputs"].items()}
         make = partial(arguments_of, inputs, fragment.inputs, double=False)
         autocast = partial(_autocast, one["autocast"], device)
-        for word, lines in (("old", functions.old), ("new", functions.new)):
+        for word, lines in (("old", old), ("new", new)):
             runs[f"{word} lines {number}"] = partial(
                 _both_ways, lines, make, autocast, max(1, seen.calls), device
             )
-        kernel = _kernel(functions.new, make, autocast, device)
+        kernel = _kernel(new, make, autocast, device)
         said.append({"code": site["code"], "calls": seen.calls, "kernel": kernel})
     return runs, said
 

@@ -15,10 +15,9 @@ from flashmore.upgrade.checks.pure import is_inplace_name, is_pure, stateful
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
-from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.scopes import Function
 
 _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.checks.beside import beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.effects import effects
 from flashmore.upgrade.checks.output import changed_in_place
@@ -79,13 +80,8 @@ class FormulaSite:
 
     def _has_fused_branch(self) -> bool:
         """Whether the function calls PyTorch's own under a condition under which these lines do not run."""
-        return any(
-            here.node is not None and here.node is there.node and here.holds != there.holds
-            for value in self.flow.values
-            if value.op in self.formulas.fused
-            for here in self.match.root.conditions
-            for there in value.conditions
-        )
+        fused = [value for value in self.flow.values if value.op in self.formulas.fused]
+        return beside((self.match.root,), fused, self.flow) is not None
 
     def _site(self, verdict: Verdict, reason: str, advice: str = "") -> Site:
         node = self.match.root.node

@@ -7,9 +7,8 @@ from typing import Any
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.words import fresh
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import Closure
-from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.scopes import arguments_of, bound_by, copied, dotted, is_note, own_nodes
 
 _LIBRARIES = {

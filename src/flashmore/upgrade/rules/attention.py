@@ -50,9 +50,9 @@ _NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
 """So is a softmax of a product without values, if the function's names speak of attention."""
 
 
-def find(parsed: Parsed) -> Iterator[Site]:
+def find(rule: Rule, parsed: Parsed) -> Iterator[Site]:
     """Every place in a file that looks like attention."""
-    return in_functions(parsed, CODE, _WORTH, _sites_of, _ATTENTION)
+    return in_functions(parsed, rule.code, _WORTH, _sites_of, _ATTENTION)
 
 
 def _sites_of(parsed: Parsed, found: FunctionOf) -> list[Site]:
@@ -247,10 +247,8 @@ RULE = Rule(
     "manual-attention",
     "Use scaled_dot_product_attention instead of a softmax of products.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html",
-    re.compile(
-        rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn"
-        rb"|flex_att|\bexp\("
-    ),
+    r"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn"
+    r"|flex_att|\bexp\(",
     find,
     needs=(
         ("enable_gqa", "2.5"),

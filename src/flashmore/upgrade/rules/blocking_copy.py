@@ -4,8 +4,8 @@ import ast
 from collections.abc import Iterator
 
 from flashmore.upgrade.budget import walk
-from flashmore.upgrade.rules.advice import Said, advice_rule
-from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.rules.advice import Said, saying
+from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.source.called import calls
 from flashmore.upgrade.source.loops import training_loops
 from flashmore.upgrade.source.scopes import last
@@ -82,11 +82,11 @@ def _blocks(node: ast.AST, names: set[str]) -> bool:
     return False
 
 
-RULE = advice_rule(
+RULE = Rule(
     "FM103",
     "blocking-copy",
     "Copy pinned batches to the GPU with non_blocking=True.",
     "https://docs.pytorch.org/docs/stable/notes/cuda.html#use-pinned-memory-buffers",
     r"pin_memory",
-    search,
+    saying(search),
 )

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.budget import walk
-from flashmore.upgrade.rules.advice import Said, advice_rule
-from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.rules.advice import Said, saying
+from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.source.loops import Loop, loops
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import last
@@ -106,11 +106,11 @@ def _is_model(func: ast.expr) -> bool:
     )
 
 
-RULE = advice_rule(
+RULE = Rule(
     "FM106",
     "generation-without-cache",
     "Keep keys and values while generating.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html",
     r"\b(cat|concat|hstack)\(",
-    search,
+    saying(search),
 )

@@ -4,10 +4,9 @@ import ast
 from dataclasses import replace
 
 from flashmore.upgrade.source.attributes import UNKNOWN, Attribute, kind_of
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import PRODUCTS, Closure, Condition, Value
 from flashmore.upgrade.source.inlining import Inlining
-from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.module import FUNCTIONAL, Found, Module
 from flashmore.upgrade.source.scopes import head
 
 _EINOPS = {

@@ -3,18 +3,30 @@
 import ast
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.elsewhere import Elsewhere, Found
 from flashmore.upgrade.source.replaced import replaced, stands_for, stored
 from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, dotted, is_private
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.project.definitions import Definitions
 
 FUNCTIONAL = "torch.nn.functional"
 _LONGEST_NAME = 1000
 """What is longer names nothing in torch, and a long row of aliases would make it longer still."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A definition of another file: its module, and its name there."""
+
+    module: "Module"
+    name: str
 
 
 class Module:
@@ -27,7 +39,7 @@ class Module:
     """
 
     def __init__(
-        self, tree: ast.Module, elsewhere: Elsewhere | None = None, path: Path | None = None
+        self, tree: ast.Module, elsewhere: "Definitions | None" = None, path: Path | None = None
     ) -> None:
         self.tree = tree
         self.elsewhere = elsewhere
@@ -117,7 +129,7 @@ class Module:
         return name in self.functions or name in self.classes or name in self.constants
 
     def definition(self, full: str) -> Found | str | None:
-        """What a name of another file is, where one import alone can bring it: see `Elsewhere.find`."""
+        """What a name of another file is, where one import alone can bring it: see `Definitions.find`."""
         if self.elsewhere is None:
             return None
         if full not in self._found:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import Closure, Condition, Value
-from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.written import written_softmax
 
 _LIBRARIES = ("torch.", "math.", "numpy.", "einops.", "functools.")

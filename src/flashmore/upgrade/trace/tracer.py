@@ -61,28 +61,25 @@ class Traced:
 def verify_traced(
     sites: Sequence[Site],
     source: Source,
+    verifier: Verifier,
     *,
     rewritten: Mapping[Path, str] | None = None,
     seconds: float = SECONDS,
-    verifier: Verifier | None = None,
 ) -> Traced:
     """Run the user's program once, and replay each site on what it was given there.
 
     Args:
         sites: each with a fragment; their paths are as seen from the working directory.
         source: what to run.
+        verifier: the process for the tests.
         rewritten: files with their whole new source. An example is run with them too, and its outputs and
             the gradients of its weights become one more case of each test.
         seconds: how long it may take; what was seen until then counts.
-        prover: the child process for the tests; None makes one.
     """
     with tempfile.TemporaryDirectory(prefix="flashmore-") as name:
         folder = Path(name)
         status = watch(sites, source, folder, seconds, rewritten or {})
-        if verifier is not None:
-            return Traced(_replayed(sites, source, folder, status, verifier), status["problem"])
-        with Verifier() as own:
-            return Traced(_replayed(sites, source, folder, status, own), status["problem"])
+        return Traced(_replayed(sites, source, folder, status, verifier), status["problem"])
 
 
 def _replayed(
