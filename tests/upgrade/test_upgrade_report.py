@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 from msgspec import convert
@@ -10,7 +9,7 @@ from msgspec import convert
 from flashmore.benchmark.gain.measure import BeforeAfter, SiteGain
 from flashmore.measuring.statistics import Ratio, Spread
 from flashmore.upgrade.report import FileReport, Report, SiteReport
-from flashmore.upgrade.site import Site
+from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.verify.result import CaseResult, Kernels, Mode, TensorVerdict, Verification, not_tested
 
 SITE = Site("model.py", 3, 5, "f", "rewritten", "softmax", guard="not weights", assumptions=("it rains",))
@@ -25,7 +24,7 @@ SLOWER = SiteGain(BeforeAfter(SPREAD, SPREAD, Ratio(0.5, 0.4, 0.6, 20)))
 
 
 def file_of(*reports: SiteReport) -> FileReport:
-    return FileReport(Path("model.py"), "", b"", "utf-8", list(reports))
+    return FileReport(Searched("model.py", "", b"", "utf-8", ()), list(reports))
 
 
 @pytest.mark.parametrize(
