@@ -87,13 +87,15 @@ class SiteReport:
             "tests": [asdict(verification) for verification in self.verifications],
             "gain": None if self.gain is None else self.gain.to_json(),
             "written": self.written,
-            "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),
+            "assumptions": self.assumptions,
             "notes": list(site.notes),
         }
 
-    def _assumed(self) -> Iterator[str]:
-        for verification in self.verifications:
-            yield from verification.assumptions
+    @property
+    def assumptions(self) -> list[str]:
+        """Those of the place and of its tests, each once."""
+        tested = (each for verification in self.verifications for each in verification.assumptions)
+        return list(dict.fromkeys((*self.site.assumptions, *tested)))
 
 
 @dataclass
@@ -133,11 +135,8 @@ class FileReport:
         passed = [report for report in self.rewritten if report.passed]
         chosen = [each for each in passed if even_if_slower or not (each.slower or each.unfused)]
         if self.rewritten and not chosen:
-            why = (
-                "slower than before"
-                if any(each.slower for each in passed)
-                else "no gain without a fused kernel"
-            )
+            slower = any(each.slower for each in passed)
+            why = "slower than before" if slower else "no gain without a fused kernel"
             anyway = f"{why}; use --even-if-slower to write it anyway"
             self.why_not_written = anyway if passed else "no rewrite passed its test"
         return chosen
@@ -232,10 +231,6 @@ class Report:
             ],
         }
 
-    def lines(self) -> list[str]:
-        """For people: grouped by file, with a summary in the last line. They may hold what a source holds."""
-        return [*self._lines(), self.summary()]
-
     def summary(self) -> str:
         """One line: how many files, places of each verdict, passed tests and written files."""
         parts = [f"{self.count('rewritten')} can be rewritten"]
@@ -256,7 +251,8 @@ class Report:
             parts.append(f"{_counted(written, 'file')} written")
         return f"{_counted(self.searched, 'file')} searched: {', '.join(parts)}"
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
+        """For people: grouped by file, with a summary in the last line. They may hold what a source holds."""
         for file in self.files:
             yield str(file.path)
             for report in file.sites:
@@ -272,6 +268,7 @@ class Report:
             yield ""
         if self.gain is not None:
             yield from (*self.gain.lines(), "")
+        yield self.summary()
 
 
 def _site_lines(report: SiteReport) -> Iterator[str]:
@@ -291,7 +288,7 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
             yield f"    kernels: {verification.kernels_line()}"
         if verification.unfused:
             yield "    no gain: PyTorch has no fused kernel for this call"
-    for assumption in report.to_json()["assumptions"]:
+    for assumption in report.assumptions:
         yield f"    assumes that {assumption}"
     for note in site.notes:
         yield f"    note: {note}"

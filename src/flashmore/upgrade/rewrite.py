@@ -142,7 +142,8 @@ class Rewriting:
             spans.append((*self._lines_of(statement, set(gone)), self._stand_in(statement, set(gone))))
         merged: list[tuple[int, int, str]] = []
         for start, end, text in sorted(spans):
-            if merged and not text and not merged[-1][2] and self._blank(merged[-1][1], start):
+            before = merged[-1][1] if merged and not merged[-1][2] else start + 1
+            if not text and before <= start and not self.text.source[before:start].strip():
                 merged[-1] = (merged[-1][0], end, "")
             else:
                 merged.append((start, end, text))
@@ -179,9 +180,6 @@ class Rewriting:
         if isinstance(parent, ast.If) and place.block is parent.orelse:
             return ""
         return f"{self.text.indent(statement)}pass{self.text.newline}"
-
-    def _blank(self, start: int, end: int) -> bool:
-        return start <= end and not self.text.source[start:end].strip()
 
     def _after_blanks(self, start: int, end: int) -> int:
         """Where the empty lines end that follow a removal, if one stands before it too."""

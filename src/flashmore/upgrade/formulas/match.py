@@ -12,9 +12,10 @@ import numpy as np
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.formulas.evaluate import OPERATIONS, ROWS, SAME, Evaluation, Unknown, constant
 from flashmore.upgrade.formulas.formula import Formula, Formulas, Role
-from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.attributes import UNKNOWN, Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.scopes import last
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.source.written import WrittenSoftmax
 
@@ -197,27 +198,22 @@ def _assigned(
     flow: Flow, formula: Formula, inputs: list[Value], region: tuple[Value, ...]
 ) -> Iterator[dict[Role, Value | float]]:
     """Every way to give the inputs to the roles; an eps may be a number of the source, or 0."""
-    others: list[Role] = [role for role in formula.roles if role != "eps"]
-    for order in permutations(inputs):
-        values: list[Value | float] = list(order)
-        if "eps" not in formula.roles and len(values) == len(others):
-            ways: list[tuple[list[Role], list[Value | float]]] = [(others, values)]
-        elif "eps" in formula.roles and len(values) == len(others) + 1:
-            ways = [([*others, "eps"], values)]
-        elif "eps" in formula.roles and len(values) == len(others):
-            small = [each for each in region if 0 < (known_number(flow, each) or 0) < LARGEST_EPS]
-            ends: list[Value | float] = [*small, 0.0]
-            ways = [([*others, "eps"], [*values, each]) for each in ends]
-        else:
-            ways = []
-        for roles, given in ways:
-            assigned = dict(zip(roles, given, strict=True))
-            if all(_fits(flow, role, each) for role, each in assigned.items()) and _are_alike(flow, assigned):
-                yield assigned
+    ends: list[tuple[Value | float, ...]] = [()]
+    if formula.roles[-1:] == ("eps",) and len(inputs) < len(formula.roles):
+        small = [each for each in region if 0 < (known_number(flow, each) or 0) < LARGEST_EPS]
+        ends = [*((each,) for each in small), (0.0,)]
+    if len(inputs) + len(ends[0]) != len(formula.roles):
+        return
+    for order, end in product(permutations(inputs), ends):
+        assigned = dict(zip(formula.roles, (*order, *end), strict=True))
+        if all(_fits(flow, role, each) for role, each in assigned.items()) and _are_alike(flow, assigned):
+            yield assigned
 
 
-def known_number(flow: Flow, value: Value) -> float | None:
+def known_number(flow: Flow, value: Value | float) -> float | None:
     """The number that a value is in the source, through a name or an attribute too."""
+    if isinstance(value, float):
+        return value
     if value.op not in ("global", "selfattr"):
         found = number(value) if value.op == "const" else None
         return None if found is None else float(found)
@@ -234,24 +230,14 @@ def _fits(flow: Flow, role: Role, value: Value | float) -> bool:
         case "eps":
             return _EPS.search(_name(value)) is not None and not _is_tensor(value)
         case "weight" | "bias":
-            return _is_vector(flow, value)
+            return _vector(flow, value) is not None
     return value.op != "selfattr"
 
 
 def _are_alike(flow: Flow, given: Mapping[Role, Value | float]) -> bool:
     """Whether weight and bias are made with one size and one dtype: a guard asks the weight's alone."""
-    made = [_arguments(flow, each) for role, each in given.items() if role in ("weight", "bias")]
-    return len(set(made)) <= 1
-
-
-def _arguments(flow: Flow, value: Value | float) -> str:
-    """The arguments of the call that makes a vector."""
-    attribute = value.detail if isinstance(value, Value) else None
-    assert isinstance(attribute, Attribute)
-    match kind_of(attribute, flow.module).expression:
-        case ast.Call(args=[ast.Call(args=args, keywords=keywords), *_]):
-            return ast.unparse(ast.Tuple([*args, *(each.value for each in keywords)], ast.Load()))
-    return ""
+    made = {_vector(flow, each) for role, each in given.items() if role in ("weight", "bias")}
+    return len(made) <= 1
 
 
 def _name(value: Value) -> str:
@@ -266,31 +252,26 @@ def _is_tensor(value: Value) -> bool:
     if value.op != "selfattr" or not isinstance(attribute, Attribute):
         return False
     made = attribute.owner.assignments(attribute.name) if attribute.owner is not None else []
-    return any(isinstance(each, ast.Call) and not _is_float(each) for each in made)
+    return any(isinstance(each, ast.Call) and last(each.func) != "float" for each in made)
 
 
-def _is_float(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == "float"
-
-
-def _is_vector(flow: Flow, value: Value) -> bool:
-    """Whether it is a learned tensor of one dimension: `nn.Parameter(torch.ones(n))`."""
-    if value.op != "selfattr" or not isinstance(value.detail, Attribute):
-        return False
-    kind = kind_of(value.detail, flow.module)
+def _vector(flow: Flow, value: Value | float) -> str | None:
+    """How a learned tensor of one dimension is made: `n` of `nn.Parameter(torch.ones(n))`; else None."""
+    attribute = value.detail if isinstance(value, Value) and value.op == "selfattr" else None
+    kind = kind_of(attribute, flow.module) if isinstance(attribute, Attribute) else UNKNOWN
     if kind.name != "parameter" or kind.maybe:
-        return False
+        return None
     match kind.expression:
-        case ast.Call(args=[ast.Call(func=func, args=[size]), *_]):
+        case ast.Call(args=[ast.Call(func=func, args=[size], keywords=keywords), *_]):
             made = flow.module.qualified(func)
-            plain = not isinstance(size, (ast.Tuple, ast.List, ast.Starred))
             named = isinstance(size, ast.Name) or (
                 size.value != 1  # which broadcasts
                 if isinstance(size, ast.Constant)
                 else isinstance(size, ast.Attribute) and not size.attr.endswith("shape")
             )
-            return made in ("torch.ones", "torch.zeros", "torch.empty", "torch.Tensor") and plain and named
-    return False
+            if made in ("torch.ones", "torch.zeros", "torch.empty", "torch.Tensor") and named:
+                return ast.unparse(ast.Tuple([size, *(each.value for each in keywords)], ast.Load()))
+    return None
 
 
 def _agreeing(
@@ -307,7 +288,7 @@ def _agreeing(
             continue
         arrays: dict[str, Any] = {}
         for role, each in given.items():
-            written = each if isinstance(each, float) else known_number(flow, each)
+            written = known_number(flow, each)
             arrays[role] = _made(role, sample, classes) if written is None else written
         known = {each: arrays[role] for role, each in given.items() if isinstance(each, Value)}
         try:

@@ -165,10 +165,8 @@ class Imports:
             if self.exhausted:
                 self.cut_off = True
                 return Outline()
-            try:
-                self.outlines[path] = outline(parsed(path))
-            except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
-                self.outlines[path] = Outline()
+            tree = parsed(path)
+            self.outlines[path] = outline(tree) if tree is not None else Outline()
         return self.outlines[path]
 
     def module(self, importer: Path, parts: Parts, level: int) -> Path | None:
@@ -284,12 +282,10 @@ class Imports:
         return {name for name in self.outline(path).imports if not known.isdisjoint(self.sources(path, name))}
 
 
-def parsed(path: Path) -> ast.Module:
-    """A file's syntax tree, in silence.
-
-    Raises:
-        Unreadable: it is no file that can be read.
-        SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` raises them.
-    """
-    with warnings.catch_warnings(action="ignore"):  # what Python warns of is no part of the answer
-        return ast.parse(source_of(path))
+def parsed(path: Path) -> ast.Module | None:
+    """A file's syntax tree, in silence; None where it has none."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what Python warns of is no part of the answer
+            return ast.parse(source_of(path))
+    except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

@@ -109,14 +109,10 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
     if own is not None:
         full = library_name(own)
     last = full.rsplit(".", 1)[-1]
-    if full.startswith("torch.nn") and last == "Softmax":
-        return Kind("softmax", expression=call)
     if full in _DROPOUTS:
         return Kind("dropout", expression=call)
-    if full.startswith("torch.nn") and last == "Identity":
-        return Kind("identity", expression=call)
-    if full.startswith("torch.nn") and last == "Parameter":
-        return Kind("parameter", expression=call)
+    if full.startswith("torch.nn") and last in ("Softmax", "Identity", "Parameter"):
+        return Kind(last.lower(), expression=call)
     if full.startswith("torch.nn") and last in _LAYERS:
         return Kind("layer", expression=call, detail=last)
     if full in ("functools.partial", "partial"):

@@ -1,6 +1,7 @@
 """Calls: which operation a call means, whatever it is called through."""
 
 import ast
+from collections.abc import Callable
 from dataclasses import replace
 
 from flashmore.upgrade.source.attributes import UNKNOWN, Attribute, kind_of
@@ -36,6 +37,9 @@ def operation(full: str) -> str | None:
 class Calls(Inlining):
     """Reads calls."""
 
+    self_attribute: Callable[[Value, str, ast.AST | None], Value]
+    """See `Expressions`."""
+
     def call(self, node: ast.Call) -> Value:
         """The value of a call."""
         if isinstance(node.func, ast.Attribute) and not self._is_global(node.func):
@@ -59,10 +63,6 @@ class Calls(Inlining):
         if base.op != "self":
             return None
         return self.self_attribute(base, node.attr, node)
-
-    def self_attribute(self, base: Value, name: str, node: ast.AST | None) -> Value:
-        """`self.x`."""
-        raise NotImplementedError
 
     def _spread_arguments(self, args: list[Value]) -> list[Value]:
         result = []
