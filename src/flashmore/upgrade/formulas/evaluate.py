@@ -115,7 +115,10 @@ class Evaluation:
         if value.op in ROWS:
             return self._rows(value)
         if value.op in SAME:
-            return self._same(value)
+            found = self.of(value.args[0])
+            if isinstance(found, tuple):
+                raise Unknown("a list of numbers")
+            return found
         if value.op in _POINTWISE and not value.named:
             numbers = [self.of(each) for each in value.args]
             if any(isinstance(each, (tuple, bool)) for each in numbers):
@@ -140,12 +143,6 @@ class Evaluation:
         if size.op in _POINTWISE or set(value.named) - {"device", "dtype"}:
             raise Unknown("some of the rows")
         return np.arange(self.rows)
-
-    def _same(self, value: Value) -> Any:
-        found = self.of(value.args[0])
-        if isinstance(found, tuple):
-            raise Unknown("a list of numbers")
-        return found
 
     def _axis(self, value: Value | None) -> Any:
         axis = None if value is None else self.of(value)
@@ -257,10 +254,8 @@ def constant(value: Value, state: State) -> Any:
         made = owner.assignments(name) if owner is not None else []
         if owner is None or len(made) != 1 or state.module.is_replaced(name):
             raise Unknown(str(attribute))
-        below = owner.below(state.module)
-        if owner.replaces(name, state.module) or any(
-            name in each.own_assignments or name in each.own_methods for each in below
-        ):
+        others = (each.own_assignments.keys() | each.own_methods for each in owner.below(state.module))
+        if owner.replaces(name, state.module) or any(name in each for each in others):
             raise Unknown(str(attribute))
         return constant_of(made[0], state.module)
     name = str(value.detail)

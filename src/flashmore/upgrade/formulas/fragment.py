@@ -8,7 +8,8 @@ from typing import Any
 from flashmore.upgrade.emit.words import fresh
 from flashmore.upgrade.formulas.evaluate import ROWS, Unknown, constant
 from flashmore.upgrade.formulas.formula import Formulas
-from flashmore.upgrade.formulas.match import Match, known_number
+from flashmore.upgrade.formulas.match import Match
+from flashmore.upgrade.formulas.roles import known_number
 from flashmore.upgrade.fragment.followed import of_library
 from flashmore.upgrade.fragment.functions import FREE, function, names_in
 from flashmore.upgrade.fragment.region import parsed

@@ -21,12 +21,10 @@ def finding(formulas: Formulas) -> Callable[[Rule, Parsed], Iterator[Site]]:
 
     def find(rule: Rule, parsed: Parsed) -> Iterator[Site]:
         def search(parsed: Parsed, found: FunctionOf) -> list[Site]:
-            flow = parsed.flow(found)
-
             def made(match: Match) -> FormulaSite:
-                return FormulaSite(parsed, found, flow, match, formulas, rule.code)
+                return FormulaSite(parsed, found, match, formulas, rule.code)
 
-            chosen = matches(flow, formulas, lambda match: made(match).can_be_written)
+            chosen = matches(parsed.flow(found), formulas, lambda match: made(match).can_be_written)
             return apart(made(each).site() for each in chosen)
 
         return in_functions(parsed, rule.code, re.compile(rule.worth), search)

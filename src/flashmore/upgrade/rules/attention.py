@@ -207,9 +207,7 @@ class Search:
         rewriting = Rewriting(found, emission, words, self.blocks)
         edits, guard = rewriting.guarded()
         made = [found.final, *(product.value for product in found.products), *found.softmaxes]
-        other = not_torchs(
-            self.flow.module.tree, self.flow.owner, self.flow.function, [value.node for value in made]
-        )
+        other = not_torchs(self.flow, [value.node for value in made])
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
         unguarded, changed = edited(self.text.source, rewriting.edits()), edited(self.text.source, edits)
