@@ -15,9 +15,7 @@ from flashmore.upgrade.site import Edit, NotRead, Searched, Site
 from flashmore.upgrade.text import Text
 from flashmore.upgrade.verify.result import Verification
 
-_SHOWN = (
-    "path", "cell", "line", "end_line", "symbol", "code", "verdict", "reason", "advice", "rule", "guard",
-)  # fmt: skip
+_KEYS = ("path", "cell", "line", "end_line", "symbol", "code", "verdict", "reason", "advice", "rule", "guard")
 INDENT = " " * 6
 """Before each line of a diff in the report."""
 _HUNK = re.compile(r"^@@ .* @@$", re.MULTILINE)
@@ -80,7 +78,7 @@ class SiteReport:
         """Plain JSON values."""
         site = self.site
         return {
-            **{name: getattr(site, name) for name in _SHOWN},
+            **{name: getattr(site, name) for name in _KEYS},
             "diff": self.diff,
             "tested": self.passed,
             "proved": self.passed,  # its former name, for one release
@@ -147,14 +145,13 @@ class FileReport:
 
     def text_of(self, report: SiteReport) -> Text:
         """The text in which the lines of a place count: the source, or a notebook's cell."""
-        if self.found.notebook is None:
-            return self._text
-        cells = self.found.notebook.cells
-        return Text(next(cell.whole for cell in cells if cell.number == report.site.cell))
+        return self._texts[report.site.cell]
 
     @cached_property
-    def _text(self) -> Text:
-        return Text(self.found.source)
+    def _texts(self) -> dict[int | None, Text]:
+        if self.found.notebook is None:
+            return {None: Text(self.found.source)}
+        return {cell.number: Text(cell.whole) for cell in self.found.notebook.cells}
 
     def encoded(self, reports: Sequence[SiteReport]) -> bytes:
         """The file with some of the rewrites."""
@@ -262,12 +259,8 @@ class Report:
             if file.why_not_written is not None:
                 yield f"  not written: {file.why_not_written}"
             yield ""
-        for one in self.not_read:
-            yield str(one)
-        if self.not_read:
-            yield ""
-        if self.gain is not None:
-            yield from (*self.gain.lines(), "")
+        yield from (*map(str, self.not_read), "") if self.not_read else ()
+        yield from (*self.gain.lines(), "") if self.gain is not None else ()
         yield self.summary()
 
 
