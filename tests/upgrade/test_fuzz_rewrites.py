@@ -13,7 +13,7 @@ from flashmore.measuring.accuracy import judge
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.site import Site
-from flashmore.upgrade.verify.verifier import verify
+from flashmore.upgrade.verify.verifier import Verifier
 
 B, H, L, S, D, E = 2, 3, 5, 7, 4, 6
 NAMES = ("att", "scores", "w", "dots", "sim")
@@ -189,8 +189,9 @@ def as_accurate(program: Program, site: Site, after: str) -> None:
         old = run(program.source, program, program.dtype)
     except (RuntimeError, TypeError):
         return
-    if (wrong := _wrong(program, after, old)) and site.fragment is not None:
-        assert not verify(site).passed, f"{wrong}\n{program}\n{after}"
+    if wrong := _wrong(program, after, old):
+        with Verifier() as verifier:
+            assert not verifier.verify(site).passed, f"{wrong}\n{program}\n{after}"
 
 
 def _wrong(program: Program, after: str, old: list[torch.Tensor]) -> str:

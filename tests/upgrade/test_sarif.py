@@ -100,7 +100,7 @@ def test_a_fix_makes_what_flashmore_writes(newline: str, folder: Path) -> None:
     result = checked(report)["results"][0]
     (change,) = result["fixes"][0]["artifactChanges"]
     assert change["artifactLocation"]["uri"] == "model.py"
-    changed = replaced(file.source, change["replacements"])
+    changed = replaced(file.found.source, change["replacements"])
     assert "scaled_dot_product_attention" in changed.split("weights_too")[0]
     assert changed == file.rewriting(file.rewritten)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flashmore.upgrade.edits import apply, diff
+from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.project.walk import DEEPEST, python_files
 from flashmore.upgrade.report import FileReport, Report
@@ -255,17 +255,6 @@ def test_odd_characters_before_the_place_shift_nothing() -> None:
     after = apply(source, find_sites(source))
     assert "F.scaled_dot_product_attention(q, k, v, scale=1.0)" in after
     assert after.startswith(odd)
-
-
-def test_a_diff_is_taken_by_git(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(ATTENTION.rstrip("\n"), encoding="utf-8")
-    source = ATTENTION.rstrip("\n")
-    changed = apply(source, find_sites(source))
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    subprocess.run(
-        ["git", "apply"], cwd=tmp_path, input=diff(source, changed, "model.py"), text=True, check=True
-    )
-    assert (tmp_path / "model.py").read_text(encoding="utf-8") == changed
 
 
 def test_statements_that_share_a_line_are_left_alone() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flashmore.upgrade.site import Fragment, Input, Site
-from flashmore.upgrade.trace.tracer import Source, Traced, verify_traced
+from flashmore.upgrade.trace.tracer import Source, verify_traced
 from flashmore.upgrade.trace.user import UserCodeFailed, load_example
 from flashmore.upgrade.verify.result import WHOLE, Verification
 from flashmore.upgrade.verify.verifier import Verifier
@@ -207,8 +207,8 @@ def test_a_script_tests_every_shape_and_what_it_showed_before_it_failed_counts(
 
 
 @pytest.mark.long
-def test_what_a_script_showed_before_it_hung_counts(sites: tuple[Site, Site]) -> None:
-    traced = verify_traced(sites, Source(run=("train.py", "--steps", "1", "--hang")), seconds=20)
+def test_what_a_script_showed_before_it_hung_counts(sites: tuple[Site, Site], verifier: Verifier) -> None:
+    traced = verify_traced(sites, Source(run=("train.py", "--steps", "1", "--hang")), verifier, seconds=20)
     assert "longer than 20 s" in str(traced.problem)
     assert traced.verifications[0].passed
     assert not traced.verifications[1].passed
@@ -247,10 +247,9 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("function", PROBLEMS)
-def test_an_example_that_fails_is_told(sites: tuple[Site, Site], function: str) -> None:
-    traced: Traced = verify_traced(
-        sites, Source(example=f"model:{function}"), seconds=4 if function == "hangs" else 60
-    )
+def test_an_example_that_fails_is_told(sites: tuple[Site, Site], function: str, verifier: Verifier) -> None:
+    source = Source(example=f"model:{function}")
+    traced = verify_traced(sites, source, verifier, seconds=4 if function == "hangs" else 60)
     assert PROBLEMS[function] in str(traced.problem)
     assert not any(verification.passed for verification in traced.verifications)
     assert all(PROBLEMS[function] in str(verification.why_not) for verification in traced.verifications)

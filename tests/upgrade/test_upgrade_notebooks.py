@@ -25,7 +25,7 @@ from flashmore.upgrade.project.files import LARGEST, Unreadable
 from flashmore.upgrade.report import FileReport
 from flashmore.upgrade.search import search, search_file
 from flashmore.upgrade.site import Edit, NotRead, Searched
-from flashmore.upgrade.write import write_bytes
+from flashmore.upgrade.write import write
 
 ATTENTION = """\
 class Head(nn.Module):
@@ -452,8 +452,8 @@ def test_second_derivatives_are_followed_from_a_notebook(tmp_path: Path) -> None
 
 def test_a_notebook_that_has_changed_is_not_written(tmp_path: Path) -> None:
     report = FileReport.of(places(document(code(IMPORTS), code(ATTENTION)), tmp_path))
-    changed = report.data + b"\n"
+    changed = report.found.data + b"\n"
     report.path.write_bytes(changed)
     with pytest.raises(UsageError, match="it has changed since"):
-        write_bytes(report.as_read(), report.encoded(report.rewritten))
+        write(report.found, report.encoded(report.rewritten))
     assert report.path.read_bytes() == changed

@@ -1,15 +1,15 @@
 """What a report chooses to write and says: tests that contradict each other, rewrites that are slower."""
 
 import json
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import pytest
+from msgspec import convert
 
 from flashmore.benchmark.gain.measure import BeforeAfter, SiteGain
 from flashmore.measuring.statistics import Ratio, Spread
 from flashmore.upgrade.report import FileReport, Report, SiteReport
-from flashmore.upgrade.site import Site
+from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.verify.result import CaseResult, Kernels, Mode, TensorVerdict, Verification, not_tested
 
 SITE = Site("model.py", 3, 5, "f", "rewritten", "softmax", guard="not weights", assumptions=("it rains",))
@@ -24,7 +24,7 @@ SLOWER = SiteGain(BeforeAfter(SPREAD, SPREAD, Ratio(0.5, 0.4, 0.6, 20)))
 
 
 def file_of(*reports: SiteReport) -> FileReport:
-    return FileReport(Path("model.py"), "", b"", "utf-8", list(reports))
+    return FileReport(Searched("model.py", "", b"", "utf-8", ()), list(reports))
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_a_test_survives_the_way_through_json() -> None:
         REFUTED,
         replace(PASSED, kernels=(Kernels("training", "float32", "flash", "efficient"),)),
     ):
-        assert Verification.from_json(json.loads(json.dumps(verification.to_json()))) == verification
+        assert convert(json.loads(json.dumps(asdict(verification))), Verification) == verification

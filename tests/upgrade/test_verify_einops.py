@@ -10,7 +10,7 @@ from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.verify.allowed import NotAllowed
 from flashmore.upgrade.verify.functions import functions_of
-from flashmore.upgrade.verify.verifier import Verifier, verify
+from flashmore.upgrade.verify.verifier import Verifier
 
 SOURCE = """
 import einops
@@ -58,7 +58,8 @@ def test_a_file_of_the_users_is_never_imported_as_einops(
     canary = shadow(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", str(tmp_path)]))
     monkeypatch.chdir(tmp_path)
-    verification = verify(site("einops.einsum"))
+    with Verifier() as verifier:
+        verification = verifier.verify(site("einops.einsum"))
     assert verification.passed, verification.why_not
     assert not canary.exists()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flashmore.upgrade.site import Fragment, Input, Site
 from flashmore.upgrade.verify.case import Here, LinesRaised, Setting
-from flashmore.upgrade.verify.functions import Functions, functions_of
+from flashmore.upgrade.verify.functions import functions_of
 from flashmore.upgrade.verify.lines import Limits
 from flashmore.upgrade.verify.runner import Runner, RunnerEnded, runners
 from flashmore.upgrade.verify.tensors import Argument
@@ -46,8 +46,8 @@ def run(runner: Runner) -> dict[str, Tensor]:
 
 def replace_lines(monkeypatch: pytest.MonkeyPatch, old: Callable[..., Any]) -> None:
     """The old lines are anything, as if the allow-list had let them through."""
-    new = functions_of(FRAGMENT).new
-    monkeypatch.setattr("flashmore.upgrade.verify.lines.functions_of", lambda _: Functions(old, new))
+    new = functions_of(FRAGMENT)[1]
+    monkeypatch.setattr("flashmore.upgrade.verify.lines.functions_of", lambda _: (old, new))
 
 
 def test_outputs_and_gradients_come_back() -> None:

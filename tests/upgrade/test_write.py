@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from flashmore.errors import FlashmoreError, StorageError, UsageError
 from flashmore.upgrade.patch import patch
-from flashmore.upgrade.write import SourceFile, read_source, write_source
+from flashmore.upgrade.site import Searched
+from source_files import read_source, write_source
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
 
@@ -30,12 +31,12 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(source: SourceFile, text: str, *, force: bool = False) -> FlashmoreError:
-    before = source.path.read_bytes()
+def refused(source: Searched, text: str, *, force: bool = False) -> FlashmoreError:
+    before = Path(source.path).read_bytes()
     with pytest.raises(UsageError) as error:
         write_source(source, text, force=force)
-    assert source.path.read_bytes() == before
-    assert [path.name for path in source.path.parent.iterdir() if path.name.endswith(".new")] == []
+    assert Path(source.path).read_bytes() == before
+    assert [path.name for path in Path(source.path).parent.iterdir() if path.name.endswith(".new")] == []
     return error.value
 
 
@@ -55,7 +56,7 @@ def test_every_byte_outside_an_edit_stays(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "model.py"
     path.write_bytes(raw)
     source = read_source(path)
-    write_source(source, source.text.replace("x = 1", "x = 10"))
+    write_source(source, source.source.replace("x = 1", "x = 10"))
     assert path.read_bytes() == raw.replace(b"x = 1", b"x = 10")
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.py"]
 

@@ -13,8 +13,8 @@ import pytest
 from flashmore.errors import UsageError
 from flashmore.files import read_regular
 from flashmore.git import Checkout, Indices, Unreadable
-from flashmore.upgrade.write import read_source, write_source
 from forks import Forks
+from source_files import read_source, write_source
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-c", "gc.auto=0")
 ATTENTION = """\

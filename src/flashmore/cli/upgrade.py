@@ -24,7 +24,7 @@ from flashmore.upgrade.site import NotRead, Searched, Site
 from flashmore.upgrade.trace.tracer import Source, verify_traced
 from flashmore.upgrade.verify.result import not_tested
 from flashmore.upgrade.verify.verifier import Verifier
-from flashmore.upgrade.write import rewritten_bytes, write_bytes, write_source
+from flashmore.upgrade.write import require_python, write
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,7 +65,7 @@ def _print(command: Upgrade, report: Report) -> None:
         case _ if command.diff:
             for file in report.files:
                 hopeful = [one for one in file.rewritten if one.passed is not False]
-                write_patch(file.patch_bytes(hopeful), file.encoding)
+                write_patch(file.patch_bytes(hopeful), file.found.encoding)
             say(*map(str, report.not_read))
         case "full":
             write_diff(report.lines(), INDENT, stderr=stderr)
@@ -144,7 +144,7 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
                 if one.site.cell is not None:
                     why_not = not_tested("notebooks are not run", on=f"the inputs from {source}")
                     one.verifications.append(why_not)
-            files = [file for file in report.files if file.notebook is None]
+            files = [file for file in report.files if file.found.notebook is None]
             with_lines = [
                 one
                 for file in files
@@ -155,9 +155,9 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
             traced = verify_traced(
                 [one.site for one in with_lines],
                 source,
+                verifier,
                 rewritten={file.path: file.rewriting(sites) for file, sites in hopeful if sites},
                 seconds=command.seconds,
-                verifier=verifier,
             )
             for one, verification in zip(with_lines, traced.verifications, strict=True):
                 one.verifications.append(verification)
@@ -167,7 +167,7 @@ def _test(command: Upgrade, source: Source | None, report: Report) -> None:
 
 def _measure(command: Upgrade, source: Source, report: Report) -> None:
     """Time whole steps and the lines of each place, before and after all tested rewrites and each rule's."""
-    files = [file for file in report.files if file.notebook is None]
+    files = [file for file in report.files if file.found.notebook is None]
     sites = [one for file in files for one in file.rewritten if one.passed]
     if not sites:
         say("gain not measured: no rewrite passed its test")
@@ -190,10 +190,7 @@ def _write(command: Upgrade, file: FileReport, indices: Indices) -> None:
     if not chosen:
         return
     try:
-        if file.notebook is None:
-            write_source(file.as_read(), file.rewriting(chosen), force=command.force, indices=indices)
-        else:
-            write_bytes(file.as_read(), file.encoded(chosen), force=command.force, indices=indices)
+        write(file.found, file.encoded(chosen), force=command.force, indices=indices)
     except FlashmoreError as error:
         file.why_not_written = f"{error.found} (valid: {error.valid})"
     else:
@@ -205,12 +202,10 @@ def _write_stdout(command: Upgrade, report: Report, data: bytes) -> None:
     """Print the source with the tested rewrites, or as it was: an editor replaces its text by it."""
     encoding = "utf-8"
     for file in report.files:
-        encoding = file.encoding
+        encoding = file.found.encoding
         if chosen := file.choose(even_if_slower=command.even_if_slower):
-            if file.notebook is None:
-                data = rewritten_bytes(file.as_read(), file.rewriting(chosen))
-            else:
-                data = file.encoded(chosen)
+            data = file.encoded(chosen)
+            require_python(file.found, data)
             for one in chosen:
                 one.written = True
     write_file(data, encoding)

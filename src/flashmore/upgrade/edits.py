@@ -1,11 +1,9 @@
-"""Edits of a source text: put in, shown as a diff, and kept out of each other's way."""
+"""Edits of a source text: put in, and kept out of each other's way."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from flashmore.upgrade.site import Edit, Site
-from flashmore.upgrade.text import Text
 
 ADVICE = "assign the result of the inner one to a name, in its own statement"
 
@@ -76,11 +74,3 @@ def apart(sites: Iterable[Site]) -> list[Site]:
 def overlap(one: Edit, other: Edit) -> bool:
     """Whether two different edits change the same characters."""
     return one != other and one.start < other.end and other.start < one.end
-
-
-def diff(source: str, changed: str, path: str) -> str:
-    """A unified diff that `git apply` takes, empty where nothing changed."""
-    name = path.replace("\\", "/").removeprefix("./")
-    lines = list(difflib.unified_diff(Text(source).lines, Text(changed).lines, f"a/{name}", f"b/{name}"))
-    ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
-    return "".join(ended)

@@ -5,16 +5,16 @@ from collections.abc import Collection
 
 from flashmore.upgrade.budget import FILE_STEPS, Budget
 from flashmore.upgrade.edits import overlap
+from flashmore.upgrade.project.definitions import Definitions
 from flashmore.upgrade.rules import CODES, RULES
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.site import Site
-from flashmore.upgrade.source.elsewhere import Elsewhere
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.text import Text
 
 
 def find_sites(
-    source: str, path: str = "<string>", codes: Collection[str] = CODES, elsewhere: Elsewhere | None = None
+    source: str, path: str = "<string>", codes: Collection[str] = CODES, elsewhere: Definitions | None = None
 ) -> list[Site]:
     """Every place in a source that looks like what a rule replaces, in order of its lines.
 
@@ -32,8 +32,8 @@ def find_sites(
     data = source.encode(errors="surrogatepass")
     sites: list[Site] = []
     for rule in RULES:
-        if rule.code in codes and rule.worth.search(data):
-            sites += _beside([*rule.find(parsed)], sites)
+        if rule.code in codes and rule.may_apply(data):
+            sites += _beside([*rule.find(rule, parsed)], sites)
     return sorted(_without_inner(sites), key=lambda site: (site.line, site.end_line))
 
 
@@ -60,4 +60,4 @@ def _without_inner(sites: list[Site]) -> list[Site]:
 
 def is_worth_parsing(data: bytes) -> bool:
     """Whether a file may hold anything for any rule."""
-    return any(rule.worth.search(data) for rule in RULES)
+    return any(rule.may_apply(data) for rule in RULES)

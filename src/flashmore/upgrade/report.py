@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flashmore.upgrade.edits import apply, edited
-from flashmore.upgrade.notebooks.notebook import Cell, Notebook
+from flashmore.upgrade.notebooks.notebook import Cell
 from flashmore.upgrade.patch import patch
 from flashmore.upgrade.site import Edit, NotRead, Searched, Site
 from flashmore.upgrade.text import Text
 from flashmore.upgrade.verify.result import Verification
-from flashmore.upgrade.write import SourceFile
 
+_KEYS = ("path", "cell", "line", "end_line", "symbol", "code", "verdict", "reason", "advice", "rule", "guard")
 INDENT = " " * 6
 """Before each line of a diff in the report."""
 _HUNK = re.compile(r"^@@ .* @@$", re.MULTILINE)
@@ -78,62 +78,46 @@ class SiteReport:
         """Plain JSON values."""
         site = self.site
         return {
-            "path": site.path,
-            "cell": site.cell,
-            "line": site.line,
-            "end_line": site.end_line,
-            "symbol": site.symbol,
-            "code": site.code,
-            "verdict": site.verdict,
-            "reason": site.reason,
-            "advice": site.advice,
-            "rule": site.rule,
-            "guard": site.guard,
+            **{name: getattr(site, name) for name in _KEYS},
             "diff": self.diff,
             "tested": self.passed,
             "proved": self.passed,  # its former name, for one release
-            "tests": [verification.to_json() for verification in self.verifications],
+            "tests": [asdict(verification) for verification in self.verifications],
             "gain": None if self.gain is None else self.gain.to_json(),
             "written": self.written,
-            "assumptions": list(dict.fromkeys((*site.assumptions, *self._assumed()))),
+            "assumptions": self.assumptions,
             "notes": list(site.notes),
         }
 
-    def _assumed(self) -> Iterator[str]:
-        for verification in self.verifications:
-            yield from verification.assumptions
+    @property
+    def assumptions(self) -> list[str]:
+        """Those of the place and of its tests, each once."""
+        tested = (each for verification in self.verifications for each in verification.assumptions)
+        return list(dict.fromkeys((*self.site.assumptions, *tested)))
 
 
 @dataclass
 class FileReport:
     """A file in which something was found."""
 
-    path: Path
-    source: str
-    """As it was read, decoded."""
-    data: bytes
-    """As it was read."""
-    encoding: str
-    """`utf-8-sig` with a byte order mark."""
+    found: Searched
     sites: list[SiteReport]
-    notebook: Notebook | None = None
-    """How a notebook's cells become the source; None for a Python file."""
     why_not_written: str | None = None
 
     @classmethod
     def of(cls, found: Searched) -> "FileReport":
         """A report that holds what the search found and no more."""
-        sites = [SiteReport(site) for site in found.sites]
-        return cls(Path(found.path), found.source, found.data, found.encoding, sites, found.notebook)
+        return cls(found, [SiteReport(site) for site in found.sites])
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.found.path)
 
     @property
     def written(self) -> bool:
         """Whether the file was changed."""
         return any(report.written for report in self.sites)
-
-    def as_read(self) -> SourceFile:
-        """What a write has to find unchanged."""
-        return SourceFile(self.path, self.data, self.encoding)
 
     @property
     def rewritten(self) -> list[SiteReport]:
@@ -149,50 +133,47 @@ class FileReport:
         passed = [report for report in self.rewritten if report.passed]
         chosen = [each for each in passed if even_if_slower or not (each.slower or each.unfused)]
         if self.rewritten and not chosen:
-            why = (
-                "slower than before"
-                if any(each.slower for each in passed)
-                else "no gain without a fused kernel"
-            )
+            slower = any(each.slower for each in passed)
+            why = "slower than before" if slower else "no gain without a fused kernel"
             anyway = f"{why}; use --even-if-slower to write it anyway"
             self.why_not_written = anyway if passed else "no rewrite passed its test"
         return chosen
 
     def rewriting(self, reports: Sequence[SiteReport]) -> str:
         """The source with some of the rewrites."""
-        return apply(self.source, [report.site for report in reports])
+        return apply(self.found.source, [report.site for report in reports])
 
     def text_of(self, report: SiteReport) -> Text:
         """The text in which the lines of a place count: the source, or a notebook's cell."""
-        if self.notebook is None:
-            return self._text
-        return Text(next(cell.whole for cell in self.notebook.cells if cell.number == report.site.cell))
+        return self._texts[report.site.cell]
 
     @cached_property
-    def _text(self) -> Text:
-        return Text(self.source)
+    def _texts(self) -> dict[int | None, Text]:
+        if self.found.notebook is None:
+            return {None: Text(self.found.source)}
+        return {cell.number: Text(cell.whole) for cell in self.found.notebook.cells}
 
     def encoded(self, reports: Sequence[SiteReport]) -> bytes:
         """The file with some of the rewrites."""
-        if self.notebook is not None:
-            return self.notebook.encoded(self.data, _edits(reports))
-        return self.as_read().encoded(self.rewriting(reports))
+        if self.found.notebook is not None:
+            return self.found.notebook.encoded(self.found.data, _edits(reports))
+        return self.rewriting(reports).encode(self.found.encoding)
 
     def patch(self, reports: Sequence[SiteReport]) -> str:
         """Some of the rewrites as a patch of the source; of a notebook's, each hunk is headed by its cell.
 
         A byte order mark is a character of the first line there.
         """
-        if self.notebook is not None:
-            return self._patch_of_cells(self.notebook.changed(_edits(reports)))
-        mark = "\ufeff" if self.encoding == "utf-8-sig" else ""
-        return patch(mark + self.source, mark + self.rewriting(reports), self.path)
+        if self.found.notebook is not None:
+            return self._patch_of_cells(self.found.notebook.changed(_edits(reports)))
+        mark = "\ufeff" if self.found.encoding == "utf-8-sig" else ""
+        return patch(mark + self.found.source, mark + self.rewriting(reports), self.path)
 
     def patch_bytes(self, reports: Sequence[SiteReport]) -> bytes:
         """The same for `git apply`: the file's lines as its bytes are, names as the system has them."""
         changed = self.encoded(reports)
         # In latin-1 each byte is one character, whatever it means in the file.
-        text = patch(self.data.decode("latin-1"), changed.decode("latin-1"), self.path)
+        text = patch(self.found.data.decode("latin-1"), changed.decode("latin-1"), self.path)
         *names, rest = text.split("\n", 2)
         return b"\n".join([*map(os.fsencode, names), rest.encode("latin-1")])
 
@@ -247,10 +228,6 @@ class Report:
             ],
         }
 
-    def lines(self) -> list[str]:
-        """For people: grouped by file, with a summary in the last line. They may hold what a source holds."""
-        return [*self._lines(), self.summary()]
-
     def summary(self) -> str:
         """One line: how many files, places of each verdict, passed tests and written files."""
         parts = [f"{self.count('rewritten')} can be rewritten"]
@@ -271,7 +248,8 @@ class Report:
             parts.append(f"{_counted(written, 'file')} written")
         return f"{_counted(self.searched, 'file')} searched: {', '.join(parts)}"
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
+        """For people: grouped by file, with a summary in the last line. They may hold what a source holds."""
         for file in self.files:
             yield str(file.path)
             for report in file.sites:
@@ -281,12 +259,9 @@ class Report:
             if file.why_not_written is not None:
                 yield f"  not written: {file.why_not_written}"
             yield ""
-        for one in self.not_read:
-            yield str(one)
-        if self.not_read:
-            yield ""
-        if self.gain is not None:
-            yield from (*self.gain.lines(), "")
+        yield from (*map(str, self.not_read), "") if self.not_read else ()
+        yield from (*self.gain.lines(), "") if self.gain is not None else ()
+        yield self.summary()
 
 
 def _site_lines(report: SiteReport) -> Iterator[str]:
@@ -306,7 +281,7 @@ def _site_lines(report: SiteReport) -> Iterator[str]:
             yield f"    kernels: {verification.kernels_line()}"
         if verification.unfused:
             yield "    no gain: PyTorch has no fused kernel for this call"
-    for assumption in report.to_json()["assumptions"]:
+    for assumption in report.assumptions:
         yield f"    assumes that {assumption}"
     for note in site.notes:
         yield f"    note: {note}"

@@ -96,7 +96,7 @@ class Rewriting:
         for inner, lines in self.emission.setup:
             statement = next((each for each in self.blocks.ancestors(inner) if each in gone), inner)
             start = self.text.whole_lines(statement)[0]
-            self._own_lines(statement)
+            require_own_lines(statement, self.text)
             indent = self.text.indent(statement)
             at = next((each for each in result if each.start <= start < max(each.end, each.start + 1)), None)
             block = "".join(f"{indent}{line}{self.text.newline}" for line in lines)
@@ -129,11 +129,12 @@ class Rewriting:
         gone = self._gone()
         spans = []
         for statement in gone:
-            self._own_lines(statement)
+            require_own_lines(statement, self.text)
             spans.append((*self._lines_of(statement, set(gone)), self._stand_in(statement, set(gone))))
         merged: list[tuple[int, int, str]] = []
         for start, end, text in sorted(spans):
-            if merged and not text and not merged[-1][2] and self._blank(merged[-1][1], start):
+            before = merged[-1][1] if merged and not merged[-1][2] else start + 1
+            if not text and before <= start and not self.text.source[before:start].strip():
                 merged[-1] = (merged[-1][0], end, "")
             else:
                 merged.append((start, end, text))
@@ -171,9 +172,6 @@ class Rewriting:
             return ""
         return f"{self.text.indent(statement)}pass{self.text.newline}"
 
-    def _blank(self, start: int, end: int) -> bool:
-        return start <= end and not self.text.source[start:end].strip()
-
     def _after_blanks(self, start: int, end: int) -> int:
         """Where the empty lines end that follow a removal, if one stands before it too."""
         line = self.text.offset_line(start)
@@ -186,13 +184,6 @@ class Rewriting:
             at += 1
         return end
 
-    def _own_lines(self, statement: ast.stmt) -> None:
-        start, end = self.text.span(statement)
-        first, last = self.text.whole_lines(statement)
-        before, after = self.text.source[first:start], self.text.source[end:last].strip()
-        if before.strip() or (after and not after.startswith("#")):
-            raise Refuse("several statements share a line", "put each on its own line")
-
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
         edits, extra = self.edits(), import_edits(self.emission.imported, self.found.flow.module, self.text)
@@ -204,28 +195,16 @@ class Rewriting:
             return self._with_line_ends((*extra, *edits)), None
         block, first, last = self.region()
         test = self._guard(block[first])
-        for statement in block[first : last + 1]:
-            self._own_lines(statement)
-        start = self.text.whole_lines(block[first])[0]
-        end = self.text.whole_lines(block[last])[1]
-        old = self.text.source[start:end]
-        if has_long_string(block[first : last + 1], self.text):
-            raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
-        if any(edit.start < start or edit.end > end for edit in edits):
-            raise Refuse("other lines stand between those of the attention")
-        inside = [
+        statements = block[first : last + 1]
+        inside = (
             each
-            for each in self._taken_instead(block[first : last + 1])
+            for each in self._taken_instead(statements)
             if not any(one.start < each.end and each.start < one.end for one in edits)
-        ]
-        new = edited(self.text.source[:end], [*edits, *inside])[start:]
-        indent, line = self.text.indent(block[first]), self.text.newline
-        if old and not old.endswith(("\n", "\r")):
-            old += line
-        if new and not new.endswith(("\n", "\r")):
-            new += line
-        body = f"{indent}if {test}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}"
-        return self._with_line_ends((*extra, Edit(start, end, body))), test
+        )
+        made = guarded(statements, [*edits, *inside], test, self.text)
+        if any(edit.start < made.start or edit.end > made.end for edit in edits):
+            raise Refuse("other lines stand between those of the attention")
+        return self._with_line_ends((*extra, made)), test
 
     def taken(self, node: ast.AST) -> ast.expr | None:
         """Of `a if test else b` whose answer the guards tell, the one that it is: a name or a constant."""
@@ -262,7 +241,29 @@ class Rewriting:
         return " and ".join(tests)
 
 
-def deeper(text: str) -> str:
+def require_own_lines(statement: ast.stmt, text: Text) -> None:
+    """Refuse a statement that shares a line with another one."""
+    start, end = text.span(statement)
+    first, last = text.whole_lines(statement)
+    after = text.source[end:last].strip()
+    if text.source[first:start].strip() or (after and not after.startswith("#")):
+        raise Refuse("several statements share a line", "put each on its own line")
+
+
+def guarded(statements: Sequence[ast.stmt], edits: Sequence[Edit], test: str, text: Text) -> Edit:
+    """Statements of one block with edits made where a test holds, and as they are where it does not."""
+    for each in statements:
+        require_own_lines(each, text)
+    if has_long_string(statements, text):
+        raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
+    start, end = text.whole_lines(statements[0])[0], text.whole_lines(statements[-1])[1]
+    new, old = edited(text.source[:end], edits)[start:], text.source[start:end]
+    new, old = (each if not each or each[-1] in "\r\n" else each + text.newline for each in (new, old))
+    indent, line = text.indent(statements[0]), text.newline
+    return Edit(start, end, f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}")
+
+
+def _deeper(text: str) -> str:
     """Lines indented once more."""
     return "".join(f"    {line}" if line.strip() else line for line in Text(text).lines)
 

@@ -34,14 +34,13 @@ class Suppressions:
             before = self._lines.get(at, set())
             self._lines[at] = None if codes is None or before is None else before | codes
 
-    def apply_to(self, site: Site) -> bool:
-        """Whether a place is not to be reported."""
-        found = [self._lines[line] for line in {0, site.line, site.end_line} if line in self._lines]
-        return any(codes is None or site.code in codes for codes in found)
-
     def kept(self, sites: Iterable[Site]) -> list[Site]:
         """The places that are reported."""
-        return [site for site in sites if not self.apply_to(site)]
+        return [site for site in sites if not self._apply_to(site)]
+
+    def _apply_to(self, site: Site) -> bool:
+        found = [self._lines[line] for line in {0, site.line, site.end_line} if line in self._lines]
+        return any(codes is None or site.code in codes for codes in found)
 
     def _codes(self, line: int, found: re.Match[str]) -> Iterator[str]:
         for word in found["codes"].split(","):

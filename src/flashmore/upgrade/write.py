@@ -4,17 +4,13 @@ Outside the edits every byte stays: encoding, byte order mark, line endings, a m
 """
 
 import ast
-import codecs
 import errno
-import io
 import os
 import stat
 import sys
-import tokenize
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -22,50 +18,15 @@ from flashmore.errors import StorageError, UsageError
 from flashmore.git import Checkout, Indices, Unreadable
 from flashmore.upgrade.project import files
 from flashmore.upgrade.project.files import content
+from flashmore.upgrade.site import Searched
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A Python file or a notebook as it was read."""
-
-    path: Path
-    raw: bytes
-    encoding: str
-    """As Python finds it: by the byte order mark, the comment in the first two lines, or UTF-8."""
-
-    @property
-    def text(self) -> str:
-        """The decoded source without byte order mark; line ends as they are in the file."""
-        return self.raw.decode(self.encoding)
-
-    def encoded(self, text: str) -> bytes:
-        """A changed text in the file's encoding, with its byte order mark."""
-        return text.encode(self.encoding)
-
-
-def read_source(path: Path) -> SourceFile:
-    """Read a Python file.
-
-    Raises:
-        OSError: it cannot be read.
-        SyntaxError: its encoding comment names none, or contradicts the byte order mark.
-        UnicodeDecodeError: its bytes are not in its encoding.
-    """
-    raw = path.read_bytes()
-    encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
-    source = SourceFile(path, raw, codecs.lookup(encoding).name)
-    source.raw.decode(source.encoding)
-    return source
-
-
-def write_source(
-    source: SourceFile, text: str, *, force: bool = False, indices: Indices | None = None
-) -> None:
-    """Replace a file by a changed text, in one step, with its permissions, owner and extended attributes.
+def write(found: Searched, new: bytes, *, force: bool = False, indices: Indices | None = None) -> None:
+    """Replace a file by its changed bytes, in one step, with its permissions, owner and extended attributes.
 
     Args:
-        source: the file as it was read; a symbolic link is followed, and stays a link.
-        text: the whole new text.
+        found: the file as it was read; a symbolic link is followed, and stays a link.
+        new: the bytes of the whole new file.
         force: write even what differs from what git has committed.
         indices: of all files that are to be written, so that one index is read once for them.
 
@@ -74,79 +35,67 @@ def write_source(
             git has committed, belongs to somebody else, or the new text is no Python.
         StorageError: the disk refused.
     """
-    write_bytes(source, rewritten_bytes(source, text), force=force, indices=indices)
-
-
-def write_bytes(
-    source: SourceFile, new: bytes, *, force: bool = False, indices: Indices | None = None
-) -> None:
-    """The same for the bytes of the whole new file, which are known to be valid: a notebook's."""
-    target = source.path.resolve()
+    require_python(found, new)
+    path = Path(found.path)
+    target = path.resolve()
     try:
-        found = _require_unchanged(target, source)
+        status = _require_unchanged(target, found)
         if not force:
-            _require_stored(target, source, indices)
+            _require_stored(target, found.data, indices)
         with _beside(target) as temporary:
             temporary.write_bytes(new)
-            _keep_attributes(target, found, temporary, source.path)
+            _keep_attributes(target, status, temporary, path)
             _sync(temporary)
-            _require_unchanged(target, source, found)
+            _require_unchanged(target, found, status)
             temporary.replace(target)
     except OSError as error:
         raise StorageError(
-            f"to write {source.path}", str(error), "free disk space and a folder with write permission"
+            f"to write {path}", str(error), "free disk space and a folder with write permission"
         ) from None
 
 
-def rewritten_bytes(source: SourceFile, text: str) -> bytes:
-    """The bytes of a changed text, in the file's encoding.
+def require_python(found: Searched, new: bytes) -> None:
+    """Refuse the bytes of a changed Python file that do not parse; those of a notebook are valid.
 
     Raises:
         UsageError: they are no Python.
     """
-    new = source.encoded(text)
-    _require_python(new, source.path)
-    return new
-
-
-def _require_python(new: bytes, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about someone's source, not about the rewrite
-            ast.parse(new)
+            if found.notebook is None:
+                ast.parse(new)
     except (SyntaxError, ValueError) as error:
-        found = f"it would not parse: {error}"
-        raise UsageError(f"valid Python in the rewritten {path}", found, "leave the file as it is") from None
+        wanted, why = f"valid Python in the rewritten {found.path}", f"it would not parse: {error}"
+        raise UsageError(wanted, why, "leave the file as it is") from None
 
 
-def _require_unchanged(
-    target: Path, source: SourceFile, before: os.stat_result | None = None
-) -> os.stat_result:
+def _require_unchanged(target: Path, found: Searched, before: os.stat_result | None = None) -> os.stat_result:
     """Refuse a file that is not the one that was read, or cannot be replaced as it is."""
-    path = source.path
+    path = found.path
     try:
-        data, found = content(target, max(files.LARGEST, len(source.raw))), target.lstat()
+        data, status = content(target, max(files.LARGEST, len(found.data))), target.lstat()
     except (files.Unreadable, OSError):
         raise UsageError(
             f"{path} as it was read", "it can no longer be read", "run the same command again"
         ) from None
-    if data != source.raw or (before is not None and not os.path.samestat(before, found)):
+    if data != found.data or (before is not None and not os.path.samestat(before, status)):
         raise UsageError(f"{path} as it was read", "it has changed since", "run the same command again")
-    if not found.st_mode & 0o222 or not os.access(target, os.W_OK):
+    if not status.st_mode & 0o222 or not os.access(target, os.W_OK):
         raise UsageError(
             f"to write {path}", "it is read-only", f"chmod u+w {path}, then run the same command again"
         )
-    if found.st_nlink > 1:
+    if status.st_nlink > 1:
         # Another name may belong to another project, or to a package manager's store.
         valid = "a separate copy: the other names would keep the old file"
-        raise UsageError(f"{path} without hard links", f"{found.st_nlink} hard links to it", valid)
-    return found
+        raise UsageError(f"{path} without hard links", f"{status.st_nlink} hard links to it", valid)
+    return status
 
 
-def _require_stored(target: Path, source: SourceFile, indices: Indices | None) -> None:
+def _require_stored(target: Path, data: bytes, indices: Indices | None) -> None:
     """Refuse a file with changes that git would not give back."""
     try:
-        stored = Checkout(target, indices).stores(target, source.raw)
+        stored = Checkout(target, indices).stores(target, data)
     except Unreadable as error:
         found = f"its repository cannot be read: {error}"
         raise UsageError(

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from msgspec import convert
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from flashmore.backends.contract import describe_call
 from flashmore.backends.explain import explain
 from flashmore.errors import FlashmoreError
+from flashmore.upgrade.site import Fragment
 from flashmore.upgrade.trace.capture import Watched
 from flashmore.upgrade.verify.captured import arguments_of
-from flashmore.upgrade.verify.child import fragment_from_json
 from flashmore.upgrade.verify.functions import functions_of
 
 
@@ -39,17 +40,17 @@ def replays(
         if not seen.seen:
             said.append({"code": site["code"], "calls": seen.calls, "kernel": None})
             continue
-        fragment = fragment_from_json(site["fragment"])
-        functions = functions_of(fragment)
+        fragment = convert(site["fragment"], Fragment)
+        old, new = functions_of(fragment)
         one = seen.seen[0]
         inputs = {name: _on(value, device) for name, value in one["inputs"].items()}
         make = partial(arguments_of, inputs, fragment.inputs, double=False)
         autocast = partial(_autocast, one["autocast"], device)
-        for word, lines in (("old", functions.old), ("new", functions.new)):
+        for word, lines in (("old", old), ("new", new)):
             runs[f"{word} lines {number}"] = partial(
                 _both_ways, lines, make, autocast, max(1, seen.calls), device
             )
-        kernel = _kernel(functions.new, make, autocast, device)
+        kernel = _kernel(new, make, autocast, device)
         said.append({"code": site["code"], "calls": seen.calls, "kernel": kernel})
     return runs, said
 

@@ -15,7 +15,6 @@ from flashmore.measuring.statistics import Ratio, Spread, ratio, spread
 from flashmore.upgrade.rules import RULES, rule
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.tracer import ENDED_ITSELF, SECONDS, Source, run_child, watch, watched_site
-from flashmore.upgrade.verify.child import fragment_to_json
 
 if TYPE_CHECKING:
     from flashmore.measuring.warnings import Code, MeasurementWarning
@@ -175,7 +174,7 @@ def measure_gain(
                 {
                     "code": site.code,
                     "watched": watched_site(site),
-                    "fragment": fragment_to_json(site.fragment),
+                    "fragment": asdict(site.fragment),
                 }
                 for site in again
                 if site.fragment is not None

@@ -17,7 +17,7 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.operations import MAY_SHARE_MEMORY, METADATA
-from flashmore.upgrade.source.scopes import bound_by, own_nodes
+from flashmore.upgrade.source.scopes import bound_by, head, last, own_nodes
 
 _METADATA = {each.removeprefix("attr:") for each in METADATA} | {"training", "p"}
 _MESSAGES = {"print", "warn", "info", "debug", "warning", "error", "log"}
@@ -42,7 +42,7 @@ class Later:
         nodes = [each for one in read for each in ast.walk(one)]
         self.names = {each.id for each in nodes if isinstance(each, ast.Name)}
         self.attributes = {each.attr for each in nodes if isinstance(each, ast.Attribute)}
-        self.state = {_root(each) for each in nodes if _reads_state(each)} - {"", *flow.module.imports}
+        self.state = {head(each) for each in nodes if _reads_state(each)} - {"", *flow.module.imports}
         """What they read an attribute or an element of."""
         self.memory = {
             _memory(flow.seen[each]) for each in nodes if isinstance(each, ast.Name) and each in flow.seen
@@ -75,25 +75,25 @@ class Later:
         if node.attr in stateful(self.module):
             return "runs other code"
         if node.attr in ("p", "training") or (
-            node.attr in ("data", "requires_grad") and _root(node) in self.names
+            node.attr in ("data", "requires_grad") and head(node) in self.names
         ):
             return f"changes `{node.attr}`"
         return f"changes what `{node.attr}` means" if node.attr in self.attributes else ""
 
     def _by_call(self, call: ast.Call) -> str:
-        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        name = last(call.func)
         if self._is_harmless(call, name):
             return ""
         if is_inplace_name(name) or any(each.arg == "out" for each in call.keywords):
             return _MEMORY
         a_layer = isinstance(call.func, ast.Attribute) and is_layer(call.func, self.flow.owner, self.module)
         if a_layer:
-            given = {_root(each) for each in _arguments(call)} & self.state
+            given = {head(each) for each in _arguments(call)} & self.state
             heard = (
                 given if keeps_arguments(call, self.flow.owner, self.module) else given | self._given(call)
             )
         else:
-            heard = self._given(call) | ({_root(call.func)} & self.names) | self.state
+            heard = self._given(call) | ({head(call.func)} & self.names) | self.state
         if heard:
             return f"may change `{min(heard)}`"
         if shared := self._variables_of_module():
@@ -171,9 +171,3 @@ def _reads_state(node: ast.AST) -> bool:
     if isinstance(node, ast.Attribute):
         return node.attr not in _METADATA
     return isinstance(node, ast.Subscript)
-
-
-def _root(node: ast.expr | ast.AST) -> str:
-    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""

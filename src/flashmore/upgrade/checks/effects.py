@@ -15,10 +15,9 @@ from flashmore.upgrade.checks.pure import is_inplace_name, is_pure, stateful
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
-from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.scopes import Function
 
 _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
@@ -183,14 +182,11 @@ def _unwritten(test: ast.expr) -> Iterator[str]:
 def _check_caught(rewriting: Rewriting) -> None:
     """The fused kernels do not raise what the old lines raise, such as for lengths that do not fit."""
     statement = rewriting.found.final.statement
-    for inner in rewriting.blocks.ancestors(statement) if statement is not None else ():
-        place = rewriting.blocks.places[inner]
-        handlers = getattr(place.parent, "handlers", [])
-        if handlers and place.block is getattr(place.parent, "body", None):
-            line = handlers[0].lineno
-            raise Refuse(
-                f"an exception in these lines is caught in line {line}; fused kernels may not raise it"
-            )
+    handler = rewriting.blocks.handler_of(statement) if statement is not None else None
+    if handler is not None:
+        raise Refuse(
+            f"an exception in these lines is caught in line {handler.lineno}; fused kernels may not raise it"
+        )
 
 
 def _check_hooks(found: Attention) -> None:

@@ -9,7 +9,7 @@ from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.operations import NEW
-from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, defaults_of
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, defaults_of, is_self, last
 
 _MAY_WORK_IN_PLACE = {
     "ReLU", "ReLU6", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid", "ELU", "CELU", "LeakyReLU", "RReLU",
@@ -20,7 +20,7 @@ _MAY_WORK_IN_PLACE = {
 
 def is_layer(node: ast.Attribute, owner: Class | None, module: Module) -> bool:
     """Whether `self.x` is something that the class stores, such as a layer, and no method."""
-    if not (isinstance(node.value, ast.Name) and node.value.id == "self") or owner is None:
+    if not is_self(node.value) or owner is None:
         return False
     attribute = Attribute(f"self.{node.attr}", owner, node.attr)
     return bool(owner.assignments(node.attr)) or kind_of(attribute, module).name != "unknown"
@@ -200,22 +200,17 @@ def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> 
 
 def makes_inplace(made: ast.Call) -> bool:
     """Whether a layer may be made to work in place on what it is given; of `nn.Sequential`, its first one."""
-    if class_of(made) == "Sequential":
+    if last(made.func) == "Sequential":
         for each in made.args:
             if not isinstance(each, ast.Call):
                 return False
             if makes_inplace(each):
                 return True
-            if class_of(each) not in ("Dropout", "Identity", "Flatten", "Unflatten"):
+            if last(each.func) not in ("Dropout", "Identity", "Flatten", "Unflatten"):
                 return False
     given = [each.value for each in made.keywords if each.arg == "inplace"]
-    if class_of(made) in _MAY_WORK_IN_PLACE:
+    if last(made.func) in _MAY_WORK_IN_PLACE:
         given += [
             each for each in made.args if isinstance(each, ast.Constant) and isinstance(each.value, bool)
         ]
     return any(not (isinstance(each, ast.Constant) and each.value is False) for each in given)
-
-
-def class_of(made: ast.Call) -> str:
-    """The last name of what is called."""
-    return made.func.attr if isinstance(made.func, ast.Attribute) else getattr(made.func, "id", "")

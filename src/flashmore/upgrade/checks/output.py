@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.checks.functions import class_of, makes_inplace
+from flashmore.upgrade.checks.functions import makes_inplace
 from flashmore.upgrade.checks.pure import is_inplace_name
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.attributes import Attribute
@@ -22,7 +22,7 @@ from flashmore.upgrade.source.functions import functions
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import KEEPS_LAYOUT, MAY_SHARE_MEMORY, READS_LAYOUT
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, last
 from flashmore.upgrade.text import Text
 
 _CONTAINERS = {"tuple", "opaque"}
@@ -165,7 +165,7 @@ def _calls(flow: Flow) -> list[ast.Call]:
 def _is_call(call: ast.Call, caller: Flow, flow: Flow) -> bool:
     """Whether a call of one function may be a call of another."""
     name, func, module = flow.function.name, call.func, flow.module
-    called = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    called = last(func)
     if called == name:
         return isinstance(func, ast.Attribute) or flow.owner is None
     callee = caller.seen.get(func)
@@ -240,12 +240,12 @@ def _feeds_inplace(flow: Flow) -> int | None:
     """The line of `nn.Sequential(Attention(), nn.ReLU(inplace=True))`."""
     classes = {flow.owner.node.name} if flow.owner is not None and flow.function.name == "forward" else set()
     for node in ast.walk(flow.module.tree) if classes else ():
-        if isinstance(node, ast.Call) and class_of(node) in ("Sequential", "ModuleList"):
+        if isinstance(node, ast.Call) and last(node.func) in ("Sequential", "ModuleList"):
             layers = [
                 each for arg in node.args for each in (arg.elts if isinstance(arg, ast.List) else [arg])
             ]
             for one, after in pairwise(each for each in layers if isinstance(each, ast.Call)):
-                if class_of(one) in classes and makes_inplace(after):
+                if last(one.func) in classes and makes_inplace(after):
                     return node.lineno
     return None
 

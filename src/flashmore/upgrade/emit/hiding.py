@@ -59,7 +59,7 @@ def _branches(term: Term, known: dict[Term, list[Step] | None]) -> list[Step] | 
     condition = term.condition
     if len(two) > len(one):
         one, two = two, one
-        condition = Condition(condition.node, not condition.holds, condition.statement)
+        condition = condition.opposite()
     if any(a.term is not b.term for a, b in zip(one, two, strict=False)):
         return None
     more = one[len(two) :]

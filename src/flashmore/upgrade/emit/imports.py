@@ -4,6 +4,7 @@ import ast
 
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import is_note
 from flashmore.upgrade.text import Text
 
 
@@ -14,8 +15,7 @@ def import_edits(lines: str | None, module: Module, text: Text) -> tuple[Edit, .
     body = module.tree.body
     last = None
     for index, statement in enumerate(body):
-        note = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        between = (note and index == 0) or _is_magic(statement)
+        between = (is_note(statement) and index == 0) or _is_magic(statement)
         if not between and not isinstance(statement, (ast.Import, ast.ImportFrom)):
             break
         last = statement

@@ -12,6 +12,7 @@ import numpy as np
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.attributes import Attribute
+from flashmore.upgrade.source.expressions import OPERATORS
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import CASTS, INTEGER_CASTS
@@ -66,16 +67,7 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
     "floordiv": np.floor_divide,
 }  # fmt: skip
 _ALONG = ("mean", "sum", "var", "std", "amax", "max", "norm", "logsumexp", "var_mean", "std_mean")
-_SHAPED = (
-    "softmax",
-    "log_softmax",
-    "index",
-    "item",
-    "gather",
-    "squeeze",
-    "unsqueeze",
-    "nll_loss",
-)
+_SHAPED = ("softmax", "log_softmax", "index", "item", "gather", "squeeze", "unsqueeze", "nll_loss")
 OPERATIONS = {*_POINTWISE, *_ALONG, *_SHAPED, *SAME, *ROWS, "tuple", "slice"}
 """What may be computed of an array."""
 
@@ -123,7 +115,10 @@ class Evaluation:
         if value.op in ROWS:
             return self._rows(value)
         if value.op in SAME:
-            return self._same(value)
+            found = self.of(value.args[0])
+            if isinstance(found, tuple):
+                raise Unknown("a list of numbers")
+            return found
         if value.op in _POINTWISE and not value.named:
             numbers = [self.of(each) for each in value.args]
             if any(isinstance(each, (tuple, bool)) for each in numbers):
@@ -149,12 +144,6 @@ class Evaluation:
             raise Unknown("some of the rows")
         return np.arange(self.rows)
 
-    def _same(self, value: Value) -> Any:
-        found = self.of(value.args[0])
-        if isinstance(found, tuple):
-            raise Unknown("a list of numbers")
-        return found
-
     def _axis(self, value: Value | None) -> Any:
         axis = None if value is None else self.of(value)
         if isinstance(axis, np.integer):
@@ -165,30 +154,23 @@ class Evaluation:
 
     def _along(self, value: Value) -> Any:
         """What reduces an array along some axes."""
+        x, *rest = value.args
         named = dict(value.named)
-        first = 2 if value.op == "norm" else 1
-        x = self.of(value.args[0])
-        rest = list(value.args[first:])
-        axis = self._axis(
-            named.pop("dim", None) or named.pop("axis", None) or (rest.pop(0) if rest else None)
-        )
-        unbiased: Any = True
-        if value.op.startswith(("var", "std")):
-            if rest:
-                unbiased = self.of(rest.pop(0))
-            correction = named.pop("correction", None)
-            given = named.pop("unbiased", None)
-            unbiased = self.of(correction) if correction else self.of(given) if given else unbiased
-        keep = named.pop("keepdim", None) or named.pop("keepdims", None) or (rest.pop(0) if rest else None)
-        if value.op == "norm":
-            power = named.pop("p", None) or named.pop("ord", None)
-            power = value.args[1] if len(value.args) > 1 else power
-            if power is not None and self.of(power) != 2:
-                raise Unknown("another norm")
+
+        def given(*names: str) -> Value | None:
+            found = next((named.pop(name) for name in names if name in named), None)
+            return rest.pop(0) if found is None and rest else found
+
+        power = given("p", "ord") if value.op == "norm" else None
+        if power is not None and self.of(power) != 2:
+            raise Unknown("another norm")
+        axis = self._axis(given("dim", "axis"))
+        unbiased = given("correction", "unbiased") if value.op.startswith(("var", "std")) else None
+        keep = given("keepdim", "keepdims")
         if named or rest:
             raise Unknown(value.op)
-        options = {"axis": axis, "keepdims": bool(self.of(keep)) if keep is not None else False}
-        return _reduced(value.op, x, int(unbiased), options)
+        options = {"axis": axis, "keepdims": keep is not None and bool(self.of(keep))}
+        return _reduced(value.op, self.of(x), int(1 if unbiased is None else self.of(unbiased)), options)
 
     def _shaped(self, value: Value) -> Any:
         x = self.of(value.args[0])
@@ -272,10 +254,8 @@ def constant(value: Value, state: State) -> Any:
         made = owner.assignments(name) if owner is not None else []
         if owner is None or len(made) != 1 or state.module.is_replaced(name):
             raise Unknown(str(attribute))
-        below = owner.below(state.module)
-        if owner.replaces(name, state.module) or any(
-            name in each.own_assignments or name in each.own_methods for each in below
-        ):
+        others = (each.own_assignments.keys() | each.own_methods for each in owner.below(state.module))
+        if owner.replaces(name, state.module) or any(name in each for each in others):
             raise Unknown(str(attribute))
         return constant_of(made[0], state.module)
     name = str(value.detail)
@@ -284,12 +264,6 @@ def constant(value: Value, state: State) -> Any:
     if name in state.module.constants and "." not in name:
         return constant_of(state.module.constants[name], state.module)
     raise Unknown(name)
-
-
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.true_divide, ast.Pow: np.power,
-    ast.USub: np.negative,
-}  # fmt: skip
 
 
 def constant_of(node: ast.expr, module: Module) -> Any:
@@ -302,8 +276,9 @@ def constant_of(node: ast.expr, module: Module) -> Any:
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return number
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
-            return _number(_OPERATORS[type(operator)], constant_of(left, module), constant_of(right, module))
+        case ast.BinOp(left, ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.Pow() as by, right):
+            function = _POINTWISE[OPERATORS[type(by)]]
+            return _number(function, constant_of(left, module), constant_of(right, module))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -constant_of(operand, module)
         case ast.Attribute() | ast.Name() if (full := module.qualified(node)) in CONSTANTS:

@@ -21,7 +21,8 @@ class Formula:
         call: the text that replaces the lines, with `{functional}` for torch.nn.functional, `{x}`, `{shape}`
             (the text of a tensor of x's shape) and the roles. Empty where such lines are left alone.
         advice: what somebody can do where there is no call.
-        roles: the further inputs. A role `eps` may be a number of the source, which is then written out.
+        roles: the further inputs. A role `eps` is the last one, and may be a number of the source, which is
+            then written out.
         tolerance: how far values may lie apart, relative to the largest; larger than rounding only for
             functions whose constants people round.
         guard: a test under which alone the call has the dtype of the lines, with the same words as the call.

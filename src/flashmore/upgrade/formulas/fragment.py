@@ -2,17 +2,21 @@
 
 import ast
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from flashmore.upgrade.emit.words import fresh
 from flashmore.upgrade.formulas.evaluate import ROWS, Unknown, constant
 from flashmore.upgrade.formulas.formula import Formulas
-from flashmore.upgrade.formulas.match import Match, known_number
+from flashmore.upgrade.formulas.match import Match
+from flashmore.upgrade.formulas.roles import known_number
 from flashmore.upgrade.fragment.followed import of_library
-from flashmore.upgrade.fragment.functions import FREE
+from flashmore.upgrade.fragment.functions import FREE, function, names_in
+from flashmore.upgrade.fragment.region import parsed
 from flashmore.upgrade.site import Fragment, Input
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.scopes import copied
 
 _ROLES = {"weight": "scale", "bias": "bias", "eps": "number", "target": "tensor"}
 
@@ -36,27 +40,13 @@ def fragment(
     words = {role: cut.names.get(id(each), repr(each)) for role, each in match.inputs.items()}
     x = cut.names[id(match.x)]
     call = match.formula.call.format(functional="F", x=x, shape=x, **words)
-    new: list[ast.stmt] = [ast.Return(ast.parse(call, mode="eval").body)]
+    new: list[ast.stmt] = [ast.Return(parsed(call))]
     if match.formula.guard:
-        test = ast.parse(match.formula.guard.format(x=x, **words), mode="eval").body
-        new = [ast.If(test, new, old)]
-    loaded = {
-        node.id
-        for each in old
-        for node in ast.walk(each)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-    if loaded - cut.stored - {each.name for each in cut.inputs} - FREE:
+        new = [ast.If(parsed(match.formula.guard.format(x=x, **words)), new, old)]
+    if names_in(old, ast.Load) - cut.stored - {each.name for each in cut.inputs} - FREE:
         return None
-    inputs = ", ".join(each.name for each in cut.inputs)
-    return Fragment(
-        tuple(cut.inputs), _function("old", inputs, old), _function("new", inputs, new), formulas.widens
-    )
-
-
-def _function(name: str, inputs: str, body: list[ast.stmt]) -> str:
-    lines = ast.unparse(ast.fix_missing_locations(ast.Module(body, []))).split("\n")
-    return "\n".join([f"def {name}({inputs}):", *(f"    {line}" for line in lines), ""])
+    inputs = tuple(cut.inputs)
+    return Fragment(inputs, function("old", inputs, old), function("new", inputs, new), formulas.widens)
 
 
 class _Cut:
@@ -68,12 +58,7 @@ class _Cut:
     ) -> None:  # fmt: skip
         self.flow = flow
         self.match = match
-        self.stored = {
-            node.id
-            for each in before
-            for node in ast.walk(each)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        }
+        self.stored = names_in(before, ast.Store)
         self.names: dict[int, str] = {}
         self.inputs: list[Input] = []
         letters = formulas.axes[match.rank]
@@ -84,49 +69,35 @@ class _Cut:
             if (written := known_number(flow, value)) is not None:
                 self.names[id(value)] = repr(written)
             else:
-                axes = (
-                    None
-                    if role == "eps"
-                    else (letters[0], *letters[2:])
-                    if role == "target"
-                    else (letters[-1],)
-                )
-                self._input(
-                    value, role, sources[role], _ROLES[role], axes, "int" if role == "target" else "float"
-                )
+                axes = {"eps": None, "target": (letters[0], *letters[2:])}.get(role, (letters[-1],))
+                dtype = "int" if role == "target" else "float"
+                self._input(value, role, sources[role], _ROLES[role], axes, dtype)
 
     def _input(
         self, value: Value, wanted: str, source: str, role: Any, axes: Any, dtype: Any = "float"
     ) -> None:
-        name = fresh(
-            source if source.isidentifier() else wanted,
-            {*self.stored, *(each.name for each in self.inputs), *FREE},
-        )
+        taken = {*self.stored, *(each.name for each in self.inputs), *FREE}
+        name = fresh(source if source.isidentifier() else wanted, taken)
         self.names[id(value)] = name
         self.inputs.append(Input(name, source, role, axes, dtype))
 
     def replaced(self, node: Any) -> Any:
         """A copy with the inputs, constants and libraries in the place of what stands for them."""
-        value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
-        if value is not None and not isinstance(getattr(node, "ctx", None), ast.Store):
-            if id(value) in self.names:
-                return ast.parse(self.names[id(value)], mode="eval").body
-            if value.op == "global" and (name := of_library(str(value.detail))) is not None:
-                return ast.parse(name, mode="eval").body
-            if value.op in ROWS and isinstance(node, ast.Call):
-                rows = f"torch.arange({self.names[id(self.match.x)]}.shape[0])"
-                return ast.parse(rows, mode="eval").body
-            if value.op in ("global", "selfattr"):
-                try:
-                    return ast.Constant(constant(value, self.flow))
-                except Unknown:
-                    pass
-        fields: dict[str, object] = {}
-        for name, each in ast.iter_fields(node):
-            if isinstance(each, list):
-                fields[name] = [self.replaced(e) if isinstance(e, ast.AST) else e for e in each]
-            else:
-                fields[name] = self.replaced(each) if isinstance(each, ast.AST) else each
+        return copied(node, self._stand_in)
+
+    def _stand_in(self, node: ast.AST) -> ast.AST | None:
         if isinstance(node, ast.AnnAssign):
-            return ast.Assign([fields["target"]], fields["value"])  # type: ignore[list-item, arg-type]
-        return type(node)(**fields)
+            return ast.Assign([self.replaced(node.target)], self.replaced(node.value))
+        value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
+        if value is None or isinstance(getattr(node, "ctx", None), ast.Store):
+            return None
+        if id(value) in self.names:
+            return parsed(self.names[id(value)])
+        if value.op == "global" and (name := of_library(str(value.detail))) is not None:
+            return parsed(name)
+        if value.op in ROWS and isinstance(node, ast.Call):
+            return parsed(f"torch.arange({self.names[id(self.match.x)]}.shape[0])")
+        if value.op in ("global", "selfattr"):
+            with suppress(Unknown):
+                return ast.Constant(constant(value, self.flow))
+        return None

@@ -1,10 +1,9 @@
 """Which values of a function are a known formula of another value."""
 
 import ast
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.formulas.evaluate import OPERATIONS, ROWS, SAME, Evaluation, Unknown, constant
 from flashmore.upgrade.formulas.formula import Formula, Formulas, Role
-from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.formulas.roles import assigned, known_number
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.shapes import Shapes
@@ -24,10 +23,6 @@ MOST_INPUTS = 3
 """Besides x."""
 DEEPEST_NUMBER = 5
 """Operations of which a constant is made: `torch.sqrt(torch.tensor(2.0 / math.pi))`."""
-_EPS = re.compile(r"(?i)(?<![a-z])eps(ilon)?(?![a-z])")
-"""In the name of an eps: not in `steps`."""
-LARGEST_EPS = 0.1
-"""Of the numbers of a source."""
 EPS = 0.37
 """For an eps that is not known: large, so that its place in the formula shows."""
 
@@ -142,7 +137,7 @@ def _match(flow: Flow, shapes: Shapes, root: Value, cone: list[Value], formulas:
         for formula in formulas.known:
             if formula.axis is not None and formula.axis not in axes:
                 continue
-            for given in _assigned(flow, formula, inputs, region):
+            for given in assigned(flow, formula, inputs, region):
                 ranks = _agreeing(flow, shapes, root, x, formula, given, formulas)
                 if ranks:
                     rank = min(ranks, key=lambda rank: abs(rank - 3))
@@ -193,106 +188,6 @@ def _inputs(flow: Flow, region: tuple[Value, ...], x: Value) -> list[Value] | No
     return found if len(found) <= MOST_INPUTS and x not in found else None
 
 
-def _assigned(
-    flow: Flow, formula: Formula, inputs: list[Value], region: tuple[Value, ...]
-) -> Iterator[dict[Role, Value | float]]:
-    """Every way to give the inputs to the roles; an eps may be a number of the source, or 0."""
-    others: list[Role] = [role for role in formula.roles if role != "eps"]
-    for order in permutations(inputs):
-        values: list[Value | float] = list(order)
-        if "eps" not in formula.roles and len(values) == len(others):
-            ways: list[tuple[list[Role], list[Value | float]]] = [(others, values)]
-        elif "eps" in formula.roles and len(values) == len(others) + 1:
-            ways = [([*others, "eps"], values)]
-        elif "eps" in formula.roles and len(values) == len(others):
-            small = [each for each in region if 0 < (known_number(flow, each) or 0) < LARGEST_EPS]
-            ends: list[Value | float] = [*small, 0.0]
-            ways = [([*others, "eps"], [*values, each]) for each in ends]
-        else:
-            ways = []
-        for roles, given in ways:
-            assigned = dict(zip(roles, given, strict=True))
-            if all(_fits(flow, role, each) for role, each in assigned.items()) and _are_alike(flow, assigned):
-                yield assigned
-
-
-def known_number(flow: Flow, value: Value) -> float | None:
-    """The number that a value is in the source, through a name or an attribute too."""
-    if value.op not in ("global", "selfattr"):
-        found = number(value) if value.op == "const" else None
-        return None if found is None else float(found)
-    try:
-        return float(constant(value, flow))
-    except Unknown:
-        return None
-
-
-def _fits(flow: Flow, role: Role, value: Value | float) -> bool:
-    if not isinstance(value, Value) or known_number(flow, value) is not None:
-        return role == "eps"
-    match role:
-        case "eps":
-            return _EPS.search(_name(value)) is not None and not _is_tensor(value)
-        case "weight" | "bias":
-            return _is_vector(flow, value)
-    return value.op != "selfattr"
-
-
-def _are_alike(flow: Flow, given: Mapping[Role, Value | float]) -> bool:
-    """Whether weight and bias are made with one size and one dtype: a guard asks the weight's alone."""
-    made = [_arguments(flow, each) for role, each in given.items() if role in ("weight", "bias")]
-    return len(set(made)) <= 1
-
-
-def _arguments(flow: Flow, value: Value | float) -> str:
-    """The arguments of the call that makes a vector."""
-    attribute = value.detail if isinstance(value, Value) else None
-    assert isinstance(attribute, Attribute)
-    match kind_of(attribute, flow.module).expression:
-        case ast.Call(args=[ast.Call(args=args, keywords=keywords), *_]):
-            return ast.unparse(ast.Tuple([*args, *(each.value for each in keywords)], ast.Load()))
-    return ""
-
-
-def _name(value: Value) -> str:
-    if value.op.startswith("attr:"):
-        return value.op.removeprefix("attr:")
-    return str(value.detail) if value.op in ("param", "selfattr") else ""
-
-
-def _is_tensor(value: Value) -> bool:
-    """Whether an attribute may hold a tensor: it is a parameter, a buffer, or made by a call."""
-    attribute = value.detail
-    if value.op != "selfattr" or not isinstance(attribute, Attribute):
-        return False
-    made = attribute.owner.assignments(attribute.name) if attribute.owner is not None else []
-    return any(isinstance(each, ast.Call) and not _is_float(each) for each in made)
-
-
-def _is_float(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == "float"
-
-
-def _is_vector(flow: Flow, value: Value) -> bool:
-    """Whether it is a learned tensor of one dimension: `nn.Parameter(torch.ones(n))`."""
-    if value.op != "selfattr" or not isinstance(value.detail, Attribute):
-        return False
-    kind = kind_of(value.detail, flow.module)
-    if kind.name != "parameter" or kind.maybe:
-        return False
-    match kind.expression:
-        case ast.Call(args=[ast.Call(func=func, args=[size]), *_]):
-            made = flow.module.qualified(func)
-            plain = not isinstance(size, (ast.Tuple, ast.List, ast.Starred))
-            named = isinstance(size, ast.Name) or (
-                size.value != 1  # which broadcasts
-                if isinstance(size, ast.Constant)
-                else isinstance(size, ast.Attribute) and not size.attr.endswith("shape")
-            )
-            return made in ("torch.ones", "torch.zeros", "torch.empty", "torch.Tensor") and plain and named
-    return False
-
-
 def _agreeing(
     flow: Flow, shapes: Shapes, root: Value, x: Value, formula: Formula,
     given: Mapping[Role, Value | float], formulas: Formulas,
@@ -307,7 +202,7 @@ def _agreeing(
             continue
         arrays: dict[str, Any] = {}
         for role, each in given.items():
-            written = each if isinstance(each, float) else known_number(flow, each)
+            written = known_number(flow, each)
             arrays[role] = _made(role, sample, classes) if written is None else written
         known = {each: arrays[role] for role, each in given.items() if isinstance(each, Value)}
         try:

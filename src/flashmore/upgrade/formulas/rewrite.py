@@ -4,39 +4,34 @@ import ast
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.checks.beside import beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.effects import effects
-from flashmore.upgrade.checks.output import changed_in_place
 from flashmore.upgrade.checks.reference import why_reference
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.imports import import_edits
 from flashmore.upgrade.emit.words import atom
 from flashmore.upgrade.formulas.formula import Formulas
 from flashmore.upgrade.formulas.fragment import fragment
+from flashmore.upgrade.formulas.lines import Lines
 from flashmore.upgrade.formulas.match import Match
-from flashmore.upgrade.rewrite import deeper, has_long_string
+from flashmore.upgrade.rewrite import guarded, require_own_lines
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.site import Edit, Site, Verdict
-from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import FunctionOf
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
-from flashmore.upgrade.source.libraries import may_be_numpys, not_torchs
+from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import FUNCTIONAL
-from flashmore.upgrade.source.nodes import Blocks, Stability
+from flashmore.upgrade.source.nodes import Stability
 from flashmore.upgrade.source.operations import CASTS
-from flashmore.upgrade.source.scopes import SEE_LOCALS
 from flashmore.upgrade.text import comments
 
 _OPERATORS = frozenset("+-*/@%=,([{<>|&^~")
 """After one of them, a parenthesis is no call's."""
-_CARRIED = ("phi", "loop", "carried")
-_PERHAPS = ("carried", "global", "missing")
-"""What a name means that an earlier round of a loop may have set."""
 
 
 class FormulaSite:
@@ -45,25 +40,23 @@ class FormulaSite:
     Args:
         parsed: the file.
         found: the function.
-        flow: what it computes.
         match: the formula in it.
         formulas: those of the rule.
         code: the rule's.
     """
 
     def __init__(
-        self, parsed: Parsed, found: FunctionOf, flow: Flow, match: Match, formulas: Formulas, code: str
+        self, parsed: Parsed, found: FunctionOf, match: Match, formulas: Formulas, code: str
     ) -> None:
         self.parsed = parsed
         self.text = parsed.text
         self.found = found
-        self.flow = flow
+        self.flow = parsed.flow(found)
         self.match = match
         self.formulas = formulas
         self.code = code
-        assert match.root.statement is not None
-        self.statement = match.root.statement
-        self.blocks = Blocks(flow.function)
+        self.lines = Lines(self.flow, match)
+        self.statement = self.lines.last
 
     def site(self) -> Site:
         """The place: rewritten, or refused with the reason."""
@@ -79,48 +72,30 @@ class FormulaSite:
 
     def _has_fused_branch(self) -> bool:
         """Whether the function calls PyTorch's own under a condition under which these lines do not run."""
-        return any(
-            here.node is not None and here.node is there.node and here.holds != there.holds
-            for value in self.flow.values
-            if value.op in self.formulas.fused
-            for here in self.match.root.conditions
-            for there in value.conditions
-        )
+        fused = [value for value in self.flow.values if value.op in self.formulas.fused]
+        return beside((self.match.root,), fused, self.flow) is not None
 
     def _site(self, verdict: Verdict, reason: str, advice: str = "") -> Site:
         node = self.match.root.node
         assert isinstance(node, ast.expr)
-        start = min([node.lineno, *(each.lineno for each in self.before)])
+        start = min([node.lineno, *(each.lineno for each in self.lines.before)])
         return Site(
             self.parsed.path, start, node.end_lineno or start, self.found.name, verdict, reason, advice,
             rule=self.match.formula.name, code=self.code,
         )  # fmt: skip
 
-    @cached_property
-    def before(self) -> list[ast.stmt]:
-        """The statements before the last one that compute nothing but a part of the formula, in order."""
-        found = {
-            value.statement
-            for value in self.match.region
-            if value.statement not in (None, self.statement) and value.node is not None
-        }
-        return sorted((each for each in found if each is not None), key=lambda each: each.lineno)
-
     def _rewritten(self) -> Site:
         formula, module = self.match.formula, self.flow.module
         if (why := why_reference(module, self.parsed.path, self.formulas.fused)) is not None:
             raise Refuse(f"a reference is left alone: {why}")
-        self._check_statements()
-        self._check_uses()
-        self._check_in_place()
+        self.lines.check(keeps_result=self.formulas.keeps_result)
         nodes = [value.node for value in self.match.tensors if isinstance(value.node, ast.Call)]
-        other = not_torchs(module.tree, self.flow.owner, self.flow.function, nodes)
-        other = other or may_be_numpys(module.tree, self.flow.owner, self.flow.function, nodes)
+        other = not_torchs(self.flow, nodes, plain=True)
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
         functional, imported = self._functional()
         words = self._words()
-        self._check_between()
+        self.lines.check_between(self.text)
         step(len(self.text.source) // 50)  # its diff is made from the whole file
         made = formula.call.format(functional=functional, **words)
         edits, guard = self._edits(made), None
@@ -134,77 +109,9 @@ class FormulaSite:
             edits=edits,
             guard=guard,
             assumptions=tuple(self._assumed()),
-            fragment=fragment(self.flow, self.match, self.formulas, self.before, words),
+            fragment=fragment(self.flow, self.match, self.formulas, self.lines.before, words),
             notes=tuple(self._notes()),
         )
-
-    def _check_statements(self) -> None:
-        """Whether what falls away are plain assignments in the block of the last statement."""
-        if self.statement not in self.blocks.places:
-            raise Refuse("the lines are not statements of this function")
-        block = self.blocks.places[self.statement].block
-        for each in self.before:
-            if each not in self.blocks.places or self.blocks.places[each].block is not block:
-                raise Refuse(f"a part of it is computed in another block, in line {each.lineno}")
-            if not self._targets(each):
-                raise Refuse(f"a part of it is computed in line {each.lineno}, which does more than that")
-        for each in self.blocks.ancestors(self.statement):
-            place = self.blocks.places[each]
-            if getattr(place.parent, "handlers", []) and place.block is getattr(place.parent, "body", None):
-                raise Refuse("an exception in these lines is caught, and the call may raise another one")
-
-    def _targets(self, statement: ast.stmt) -> set[str]:
-        """The names that an assignment stores a part of the formula under; none where it does more."""
-        match statement:
-            case (
-                ast.Assign(targets=[target], value=value)
-                | ast.AnnAssign(target=target, value=ast.expr() as value)
-            ) if self.flow.seen.get(value) in self.match.region:
-                names = target.elts if isinstance(target, ast.Tuple) else [target]
-                found = {each.id for each in names if isinstance(each, ast.Name)}
-                return found if len(found) == len(names) else set()
-        return set()
-
-    def _check_uses(self) -> None:
-        """Whether nothing else uses what falls away."""
-        mine = {id(node) for each in self.before for node in walk(each)}
-        mine |= {id(node) for node in walk(self.match.root.node)} if self.match.root.node else set()
-        names = {name for each in self.before for name in self._targets(each)}
-        inner = {*self.match.region} - {self.match.root}
-        gone = set(inner)
-        ahead = list(inner)
-        while ahead:  # what a name may mean later, where branches meet
-            step()
-            more = [user for user in ahead.pop().users if user.op in _CARRIED and user not in gone]
-            gone.update(more)
-            ahead += more
-        for node in walk(self.flow.function):
-            if isinstance(node, ast.Name) and node.id in SEE_LOCALS and names:
-                raise Refuse(f"`{node.id}` may look at the names that would fall away")
-            if isinstance(node, (ast.Global, ast.Nonlocal)) and names & set(node.names):
-                raise Refuse(f"line {node.lineno} shares a name that would fall away between scopes")
-            if not isinstance(node, ast.Name) or id(node) in mine or node.id not in names:
-                continue
-            seen = self.flow.seen.get(node)
-            known = seen is not None and seen not in gone and seen.op not in _PERHAPS
-            if not isinstance(node.ctx, ast.Store) and not known:
-                raise Refuse(f"`{node.id}` is used in line {node.lineno}, too")
-        outside = {self.match.x, *(each for each in self.match.inputs.values() if isinstance(each, Value))}
-        for value in inner - outside:
-            for user in value.users:
-                own = user in gone or user.op in ("const", "attr:shape", "attr:dtype", "attr:device")
-                if not own and id(user.node) not in mine and value.op not in ("global", "const", "selfattr"):
-                    line = getattr(user.node, "lineno", self.statement.lineno)
-                    raise Refuse(f"a part of it is used in line {line}, too")
-
-    def _check_in_place(self) -> None:
-        """Whether nothing changes in place what the gradient of the call is computed from."""
-        kept, name = (self.match.x, "input")
-        if self.formulas.keeps_result:
-            kept, name = (self.match.root, "result")
-        line = changed_in_place(self.flow, kept)
-        if line is not None:
-            raise Refuse(f"its {name} is changed in place in line {line}, and its gradient needs it")
 
     @property
     def can_be_written(self) -> bool:
@@ -225,7 +132,7 @@ class FormulaSite:
             return repr(value)
         own = [
             node
-            for statement in (*self.before, self.statement)
+            for statement in (*self.lines.before, self.statement)
             for node in walk(statement)
             if isinstance(node, ast.expr)
             and self.flow.seen.get(node) is value
@@ -260,15 +167,6 @@ class FormulaSite:
             x = x.args[0] if x.op in CASTS and x.args else None  # which has the same shape
         raise Refuse("its input is not a name", "assign the input to a name, in its own statement")
 
-    def _check_between(self) -> None:
-        """Whether nothing has an effect between the first line that falls away and the call."""
-        if not self.before or self.match.root.node is None:
-            return
-        start, end = self.text.span(self.before[0])[0], self.text.span(self.match.root.node)[0]
-        for said, node in effects(self.flow.function, self.flow.module):
-            if start <= self.text.span(node)[1] <= end:
-                raise Refuse(f"`{said}` in line {getattr(node, 'lineno', 0)} runs between its lines")
-
     def _functional(self) -> tuple[str, str | None]:
         """How torch.nn.functional is written here, and the import that this needs."""
         module = self.flow.module
@@ -281,16 +179,12 @@ class FormulaSite:
             )
         return "F", f"import {FUNCTIONAL} as F"
 
-    def _lines(self) -> tuple[int, int]:
-        first = self.before[0] if self.before else self.statement
-        return self.text.whole_lines(first)[0], self.text.whole_lines(self.statement)[1]
-
     def _edits(self, made: str) -> tuple[Edit, ...]:
         """The call in the place of the formula, without the lines before it; their comments stay."""
         edits = [Edit(*self._span(), made)]
-        for each in self.before:
+        for each in self.lines.before:
             start, end = self.text.whole_lines(each)
-            self._own_lines(each)
+            require_own_lines(each, self.text)
             kept = comments(self.text.source[start:end])
             indent = self.text.indent(each)
             edits.append(Edit(start, end, "".join(f"{indent}{note}{self.text.newline}" for note in kept)))
@@ -317,35 +211,16 @@ class FormulaSite:
             return start, end  # neither after the sign of an assignment nor after `return`
         return first + 1, last
 
-    def _own_lines(self, statement: ast.stmt) -> None:
-        start, end = self.text.span(statement)
-        first, last = self.text.whole_lines(statement)
-        after = self.text.source[end:last].strip()
-        if self.text.source[first:start].strip() or (after and not after.startswith("#")):
-            raise Refuse("several statements share a line", "put each on its own line")
-
     def _guarded(self, made: str, guard: str) -> Edit:
         """The call where the guard holds, the old lines otherwise."""
-        block = self.blocks.places[self.statement].block
-        first = block.index(self.before[0]) if self.before else block.index(self.statement)
+        block = self.lines.blocks.places[self.statement].block
+        first = block.index(self.lines.before[0]) if self.lines.before else block.index(self.statement)
         spanned = block[first : block.index(self.statement) + 1]
-        for each in spanned:
-            self._own_lines(each)
-        if has_long_string(spanned, self.text):
-            raise Refuse("a guard would have to indent a multi-line string")
-        if len(spanned) != len(self.before) + 1:
+        if len(spanned) != len(self.lines.before) + 1:
             raise Refuse("other lines stand between its lines")
-        start, end = self._lines()
-        line, indent = self.text.newline, self.text.indent(self.statement)
-        old = self.text.source[start:end]
-        old = old if old.endswith(("\n", "\r")) else old + line
-        edits = [
-            Edit(each.start, each.end, each.text if each.start >= self.text.span(self.statement)[0] else "")
-            for each in self._edits(made)
-        ]
-        new = edited(self.text.source[:end], edits)[start:]
-        new = new if new.endswith(("\n", "\r")) else new + line
-        return Edit(start, end, f"{indent}if {guard}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}")
+        last = self.text.span(self.statement)[0]  # the comments above it stay in the other branch alone
+        edits = [each if each.start >= last else replace(each, text="") for each in self._edits(made)]
+        return guarded(spanned, edits, guard, self.text)
 
     def _assumed(self) -> Iterator[str]:
         operations = {value.op for value in self.match.region}
@@ -354,7 +229,7 @@ class FormulaSite:
                 yield text
 
     def _notes(self) -> Iterator[str]:
-        for each in self.before:
+        for each in self.lines.before:
             start, end = self.text.whole_lines(each)
             if not self.match.formula.guard and comments(self.text.source[start:end]):
                 yield f"the comment in line {each.lineno} is kept, and may no longer be right"

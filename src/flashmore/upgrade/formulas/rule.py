@@ -1,7 +1,7 @@
-"""A rule that replaces lines which compute one of some formulas."""
+"""How a rule finds lines which compute one of some formulas."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flashmore.upgrade.edits import apart
 from flashmore.upgrade.formulas.formula import Formulas
@@ -13,38 +13,20 @@ from flashmore.upgrade.site import Site
 from flashmore.upgrade.source.functions import FunctionOf
 
 
-def formula_rule(
-    code: str,
-    name: str,
-    summary: str,
-    documentation: str,
-    words: str,
-    formulas: Formulas,
-    needs: tuple[tuple[str, str], ...] = (),
-) -> Rule:
-    """The rule.
+def finding(formulas: Formulas) -> Callable[[Rule, Parsed], Iterator[Site]]:
+    """The `find` of a rule that replaces lines which compute one of some formulas.
 
-    Args:
-        code: see `Rule`, as the next three and the last.
-        name: in kebab-case.
-        summary: one line.
-        documentation: a URL.
-        words: a regular expression; a function without it is none of the formulas.
-        formulas: what is recognised.
-        needs: of torch's versions.
+    The rule's `worth` must be in every function with such lines.
     """
-    worth = re.compile(words)
 
-    def search(parsed: Parsed, found: FunctionOf) -> list[Site]:
-        flow = parsed.flow(found)
+    def find(rule: Rule, parsed: Parsed) -> Iterator[Site]:
+        def search(parsed: Parsed, found: FunctionOf) -> list[Site]:
+            def made(match: Match) -> FormulaSite:
+                return FormulaSite(parsed, found, match, formulas, rule.code)
 
-        def made(match: Match) -> FormulaSite:
-            return FormulaSite(parsed, found, flow, match, formulas, code)
+            chosen = matches(parsed.flow(found), formulas, lambda match: made(match).can_be_written)
+            return apart(made(each).site() for each in chosen)
 
-        chosen = matches(flow, formulas, lambda match: made(match).can_be_written)
-        return apart(made(each).site() for each in chosen)
+        return in_functions(parsed, rule.code, re.compile(rule.worth), search)
 
-    def find(parsed: Parsed) -> Iterator[Site]:
-        return in_functions(parsed, code, worth, search)
-
-    return Rule(code, name, summary, documentation, re.compile(words.encode()), find, needs)
+    return find

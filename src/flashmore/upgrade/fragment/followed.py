@@ -7,10 +7,9 @@ from typing import Any
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.words import fresh
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import Closure
-from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import arguments_of, bound_by, own_nodes
+from flashmore.upgrade.source.module import Found, Module
+from flashmore.upgrade.source.scopes import arguments_of, bound_by, copied, dotted, is_note, own_nodes
 
 _LIBRARIES = {
     "torch.nn.functional.": "F.", "torch.": "torch.", "math.": "math.", "numpy.": "np.", "einops.": "",
@@ -62,7 +61,7 @@ class Followed:
             bound for each in own_nodes(node) if each is not node for bound in bound_by(each)
         }
         copy = _Copy(self, module, own - ({"self"} if without_self else set()))
-        body = [each for each in node.body if not _is_note(each)]
+        body = [each for each in node.body if not is_note(each)]
         arguments = copy.of(node.args)
         if without_self:
             (arguments.posonlyargs or arguments.args).pop(0)
@@ -116,29 +115,22 @@ class _Copy:
 
     def of(self, node: Any) -> Any:
         """A copy of a node, without annotations and decorators."""
-        if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load):
-            root: ast.expr = node
-            while isinstance(root, ast.Attribute):
-                root = root.value
-            if isinstance(root, ast.Name) and root.id not in self.own:
-                if (made := self.followed.global_name(node, self.module)) is not None:
-                    return made
-                if isinstance(node, ast.Name):
+        return copied(node, self._stand_in)
+
+    def _stand_in(self, node: ast.AST) -> Any:
+        match node:
+            case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()):
+                name = dotted(node).partition(".")[0]
+                made = self.followed.global_name(node, self.module) if name and name not in self.own else None
+                if made is None and isinstance(node, ast.Name) and name not in self.own:
                     raise Refuse("a helper that cannot be cut out")
-        if isinstance(node, ast.AnnAssign):
-            if node.value is None:
+                return made
+            case ast.arg(arg=name):
+                return ast.arg(name)
+            case ast.FunctionDef(returns=ast.expr()):
+                return self.of(ast.FunctionDef(**{**dict(ast.iter_fields(node)), "returns": None}))
+            case ast.AnnAssign(value=None):
                 return ast.Pass()
-            return ast.Assign([self.of(node.target)], self.of(node.value), lineno=0)
-        fields = {name: self._field(name, value) for name, value in ast.iter_fields(node)}
-        return type(node)(**fields)
-
-    def _field(self, name: str, value: object) -> object:
-        if name in ("annotation", "returns", "type_comment"):
-            return None
-        if isinstance(value, list):
-            return [self.of(each) if isinstance(each, ast.AST) else each for each in value]
-        return self.of(value) if isinstance(value, ast.AST) else value
-
-
-def _is_note(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            case ast.AnnAssign(target=target, value=value):
+                return ast.Assign([self.of(target)], self.of(value), lineno=0)
+        return None

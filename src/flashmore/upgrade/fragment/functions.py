@@ -20,9 +20,9 @@ from flashmore.upgrade.fragment.cuts import Cuts
 from flashmore.upgrade.fragment.followed import of_library
 from flashmore.upgrade.fragment.region import parsed, region
 from flashmore.upgrade.rewrite import Rewriting
-from flashmore.upgrade.site import Fragment
+from flashmore.upgrade.site import Fragment, Input
 from flashmore.upgrade.source.escape import stripped
-from flashmore.upgrade.source.scopes import claimed_by, heads
+from flashmore.upgrade.source.scopes import claimed_by, copied, heads
 
 FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
 """Names that a fragment need not be given."""
@@ -240,32 +240,34 @@ class _Cut(Cuts):
 
     def _replaced(self, node: Any) -> Any:
         """A copy with the inputs in the place of what they stand for."""
+        return copied(node, self._stand_in)
+
+    def _stand_in(self, node: ast.AST) -> ast.expr | None:
         text = self.names_of(node)
-        if text is not None:
-            made = parsed(text)
-            if isinstance(made, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store):
-                made.ctx = ast.Store()
-            return made
-        fields: dict[str, object] = {}
-        for name, value in ast.iter_fields(node):
-            if isinstance(value, list):
-                fields[name] = [self._replaced(e) if isinstance(e, ast.AST) else e for e in value]
-            else:
-                fields[name] = self._replaced(value) if isinstance(value, ast.AST) else value
-        return type(node)(**fields)
+        made = None if text is None else parsed(text)
+        if isinstance(made, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store):
+            made.ctx = ast.Store()
+        return made
 
     def _function(self, name: str, body: list[ast.stmt]) -> str:
-        parameters = ", ".join(each.name for each in self.inputs.found)
-        whole = [*self.helpers.called_by(body), *body]
-        lines = ast.unparse(ast.fix_missing_locations(ast.Module(whole, []))).split("\n")
-        return "\n".join([f"def {name}({parameters}):", *(f"    {line}" for line in lines), ""])
+        return function(name, self.inputs.found, [*self.helpers.called_by(body), *body])
 
     def _free(self, body: list[ast.stmt]) -> set[str]:
-        names = [node for each in body for node in walk(each) if isinstance(node, ast.Name)]
-        stored = {each.id for each in names if isinstance(each.ctx, ast.Store)}
-        loaded = {each.id for each in names if isinstance(each.ctx, ast.Load)}
         known = {*(each.name for each in self.inputs.found), *self.helpers.names.values()}
-        return loaded - stored - known - FREE
+        return names_in(body, ast.Load) - names_in(body, ast.Store) - known - FREE
+
+
+def function(name: str, inputs: Iterable[Input], body: list[ast.stmt]) -> str:
+    """The source of a function of some inputs."""
+    lines = ast.unparse(ast.fix_missing_locations(ast.Module(body, []))).split("\n")
+    given = ", ".join(each.name for each in inputs)
+    return "\n".join([f"def {name}({given}):", *(f"    {line}" for line in lines), ""])
+
+
+def names_in(body: Iterable[ast.stmt], how: type[ast.expr_context]) -> set[str]:
+    """The names that some statements load, or store."""
+    names = (node for each in body for node in walk(each) if isinstance(node, ast.Name))
+    return {each.id for each in names if isinstance(each.ctx, how)}
 
 
 def _names(node: ast.AST) -> set[str]:

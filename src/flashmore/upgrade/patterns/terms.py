@@ -83,6 +83,5 @@ def joined(value: Value, one: Term | Unfit, two: Term | Unfit) -> Term | Unfit:
         return unfit
     if unfit.value.op == "missing":
         return fit
-    holds = condition.holds if fit is one else not condition.holds
-    guard = Condition(condition.node, holds, condition.statement)
+    guard = condition if fit is one else condition.opposite()
     return Term("same", value, (fit,), guards=((guard, unfit.reason),))

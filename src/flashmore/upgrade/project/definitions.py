@@ -13,8 +13,7 @@ from flashmore.upgrade.project.files import Unreadable, content, decoded, is_fil
 from flashmore.upgrade.project.imports import INIT, Imports, Parts
 from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.project.walk import project_files, root_of
-from flashmore.upgrade.source.elsewhere import Found
-from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.module import Found, Module
 
 MOST_MODULES = 50
 """So many other files are read for the names of one."""

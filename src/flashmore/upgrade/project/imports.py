@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flashmore.upgrade.notebooks.notebook import source_of
 from flashmore.upgrade.project.files import Unreadable
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, dotted
 
 INIT = "__init__.py"
 MOST_FOLLOWED = 250
@@ -112,15 +112,6 @@ _LEAVES = {ast.Import, ast.ImportFrom, ast.Name}
 _PLAIN_FIELDS = {"ctx", "op"}
 
 
-def dotted(node: ast.AST) -> str:
-    """`a.b.c`; empty where something else than a name stands at its head."""
-    tail = ""
-    while type(node) is ast.Attribute:
-        tail = f".{node.attr}{tail}"
-        node = node.value
-    return node.id + tail if type(node) is ast.Name else ""
-
-
 class Imports:
     """The files of a project, and what leads from one to another.
 
@@ -174,10 +165,8 @@ class Imports:
             if self.exhausted:
                 self.cut_off = True
                 return Outline()
-            try:
-                self.outlines[path] = outline(parsed(path))
-            except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
-                self.outlines[path] = Outline()
+            tree = parsed(path)
+            self.outlines[path] = outline(tree) if tree is not None else Outline()
         return self.outlines[path]
 
     def module(self, importer: Path, parts: Parts, level: int) -> Path | None:
@@ -293,12 +282,10 @@ class Imports:
         return {name for name in self.outline(path).imports if not known.isdisjoint(self.sources(path, name))}
 
 
-def parsed(path: Path) -> ast.Module:
-    """A file's syntax tree, in silence.
-
-    Raises:
-        Unreadable: it is no file that can be read.
-        SyntaxError, ValueError, RecursionError, MemoryError: as `ast.parse` raises them.
-    """
-    with warnings.catch_warnings(action="ignore"):  # what Python warns of is no part of the answer
-        return ast.parse(source_of(path))
+def parsed(path: Path) -> ast.Module | None:
+    """A file's syntax tree, in silence; None where it has none."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what Python warns of is no part of the answer
+            return ast.parse(source_of(path))
+    except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flashmore.upgrade.project.files import Unreadable
-from flashmore.upgrade.project.imports import Definition, Imports, dotted, leaves, parsed
+from flashmore.upgrade.project.imports import Definition, Imports, leaves, parsed
 from flashmore.upgrade.project.texts import Texts
-from flashmore.upgrade.source.scopes import Function, arguments_of, defaults_of
+from flashmore.upgrade.source.scopes import Function, arguments_of, defaults_of, dotted
 
 _DEEPEST = 4
 """So many calls are followed back to their callers."""
@@ -109,10 +108,7 @@ class Origins:
     def tree(self, path: Path) -> ast.Module | None:
         """A file's syntax tree, the same one every time."""
         if path not in self.trees:
-            try:
-                self.trees[path] = parsed(path)
-            except (Unreadable, SyntaxError, ValueError, RecursionError, MemoryError):
-                self.trees[path] = None
+            self.trees[path] = parsed(path)
         return self.trees[path]
 
     def stored(self, function: Function) -> dict[str, list[ast.AST]]:

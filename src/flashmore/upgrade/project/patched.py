@@ -12,6 +12,7 @@ from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.replaced import stored
+from flashmore.upgrade.source.scopes import is_self
 
 _STORE = re.compile(rb"^[ \t]*(?!self\.\w+[ \t]*=)[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(", re.MULTILINE)
 """A store on something else than `self`."""
@@ -71,7 +72,7 @@ class Patched:
         found: dict[str, list[tuple[Path, int]]] = {}
         for path, module in self._modules.items():
             for owner, name, line in stored(module.tree):
-                if not (isinstance(owner, ast.Name) and owner.id == "self"):
+                if not is_self(owner):
                     found.setdefault(name, []).append((path, line))
         return found
 

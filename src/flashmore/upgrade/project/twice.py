@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, defaults_of
+from flashmore.upgrade.source.scopes import Function, defaults_of, last
 from flashmore.upgrade.text import shown
 
 HINT = re.compile(
@@ -55,7 +55,7 @@ class Use:
             return [], set()
         given = {each.arg: each.value for each in self.node.keywords}
         args = dict(enumerate(self.node.args))
-        name = _last(self.node.func)
+        name = last(self.node.func)
         if name == "backward" and isinstance(self.node.func, ast.Attribute):
             return [self.node.func.value], set()
         if name != "grad":
@@ -97,7 +97,7 @@ def _of(node: ast.AST, module: Module) -> Iterator[tuple[str, bool]]:
     for keyword in node.keywords:
         if keyword.arg == "create_graph":
             yield from _asked(keyword.value, module)
-    name = _last(node.func)
+    name = last(node.func)
     at = _POSITION.get(name, len(node.args))
     if at < len(node.args):
         yield from _asked(node.args[at], module, only_constant=True)
@@ -145,9 +145,3 @@ def _is_derivative(argument: ast.expr, module: Module) -> bool:
 def _defined(module: Module) -> set[str]:
     """The names of the file's functions and methods, whose own lines say what they do."""
     return {node.name for node in ast.walk(module.tree) if isinstance(node, Function)}
-
-
-def _last(function: ast.expr) -> str:
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""

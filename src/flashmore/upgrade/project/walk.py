@@ -203,19 +203,18 @@ class _Walk:
             return [], left_out
         self._walked.add(at)
         for name in sorted(links):
-            if left_out.has(at / name, is_folder=is_folder(folder / name)):
+            path = folder / name
+            if left_out.has(at / name, is_folder=is_folder(path)):
                 continue
             self._links_left -= 1
             if self._links_left < 0:
                 if self._links_left == -1:  # told once for all that follow
                     found = f"it is one of more than {MOST_LINKS:,} links, and the rest are skipped"
-                    self._leave(folder / name, f"{found}; give the paths of their targets to search them")
+                    self._leave(path, f"{found}; give the paths of their targets to search them")
                 break
-            path, target = folder / name, real(at / name)
             if (below and name not in _SKIPPED) if is_folder(path) else name.endswith(self._suffixes):
-                self._see_link(path, target)
-        kept = [each for each in names if not left_out.has(at / each[0], is_folder=each[1])]
-        return kept, left_out
+                self._see_link(path, real(at / name))
+        return [each for each in names if not left_out.has(at / each[0], is_folder=each[1])], left_out
 
     def _see_link(self, path: Path, target: Path) -> None:
         if not any(target.is_relative_to(root) for root in self._inside):

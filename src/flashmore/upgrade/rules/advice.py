@@ -33,26 +33,14 @@ class Said:
     advice: str
 
 
-def advice_rule(
-    code: str,
-    name: str,
-    summary: str,
-    documentation: str,
-    worth: str,
-    search: Callable[[Parsed], Iterable[Said]],
-) -> Rule:
-    """A rule without edits.
+def saying(search: Callable[[Parsed], Iterable[Said]]) -> Callable[[Rule, Parsed], Iterator[Site]]:
+    """The `find` of a rule without edits.
 
     Args:
-        code: see `Rule`, as the next three.
-        name: in kebab-case.
-        summary: one line.
-        documentation: a URL.
-        worth: a regular expression; a file without it holds nothing.
         search: what there is to say about a file; nothing where that is not sure.
     """
 
-    def find(parsed: Parsed) -> Iterator[Site]:
+    def find(rule: Rule, parsed: Parsed) -> Iterator[Site]:
         if TEST.fullmatch(Path(parsed.path).name):
             return
         with suppress(Exceeded, RecursionError), limited(parsed.budget):
@@ -60,10 +48,11 @@ def advice_rule(
                 node = said.node
                 end = node.lineno if isinstance(node, ast.stmt) else node.end_lineno or node.lineno
                 yield Site(
-                    parsed.path, node.lineno, end, said.symbol, "advice", said.reason, said.advice, code=code
+                    parsed.path, node.lineno, end, said.symbol, "advice", said.reason, said.advice,
+                    code=rule.code,
                 )  # fmt: skip
 
-    return Rule(code, name, summary, documentation, re.compile(worth.encode()), find)
+    return find
 
 
 def runs_on_gpu(parsed: Parsed) -> bool:

@@ -52,9 +52,9 @@ _NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
 """So is a softmax of a product without values, if the function's names speak of attention."""
 
 
-def find(parsed: Parsed) -> Iterator[Site]:
+def find(rule: Rule, parsed: Parsed) -> Iterator[Site]:
     """Every place in a file that looks like attention."""
-    sites = [*in_functions(parsed, CODE, _WORTH, _sites_of, _ATTENTION)]
+    sites = [*in_functions(parsed, rule.code, _WORTH, _sites_of, _ATTENTION)]
     return (site for site in sites if site.verdict != "refused" or site.symbol not in parsed.moved)
 
 
@@ -267,9 +267,7 @@ class Search:
         rewriting = Rewriting(found, emission, words, self.blocks)
         edits, guard = rewriting.guarded()
         made = [found.final, *(product.value for product in found.products), *found.softmaxes]
-        other = not_torchs(
-            self.flow.module.tree, self.flow.owner, self.flow.function, [value.node for value in made]
-        )
+        other = not_torchs(self.flow, [value.node for value in made])
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
         unguarded, changed = edited(self.text.source, rewriting.edits()), edited(self.text.source, edits)
@@ -307,10 +305,8 @@ RULE = Rule(
     "manual-attention",
     "Use scaled_dot_product_attention instead of a softmax of products.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html",
-    re.compile(
-        rb"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn"
-        rb"|flex_att|\bexp\("
-    ),
+    r"[sS]oftmax|scaled_dot_product|multi_head_attention_forward|memory_efficient_attention|flash_attn"
+    r"|flex_att|\bexp\(",
     find,
     needs=(
         ("enable_gqa", "2.5"),

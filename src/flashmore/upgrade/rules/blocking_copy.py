@@ -4,10 +4,11 @@ import ast
 from collections.abc import Iterator
 
 from flashmore.upgrade.budget import walk
-from flashmore.upgrade.rules.advice import Said, advice_rule
-from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.rules.advice import Said, saying
+from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.source.called import calls
 from flashmore.upgrade.source.loops import training_loops
+from flashmore.upgrade.source.scopes import last
 from flashmore.upgrade.text import shown
 
 _AROUND = ("enumerate", "tqdm", "iter", "track")
@@ -61,8 +62,7 @@ def _pinned(parsed: Parsed) -> set[str]:
 def _loader(node: ast.expr) -> str | None:
     """The name of what a loop runs over: `enumerate(tqdm(loader))`."""
     while isinstance(node, ast.Call) and node.args:
-        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        if name not in _AROUND:
+        if last(node.func) not in _AROUND:
             return None
         node = node.args[0]
     return node.id if isinstance(node, ast.Name) else None
@@ -82,11 +82,11 @@ def _blocks(node: ast.AST, names: set[str]) -> bool:
     return False
 
 
-RULE = advice_rule(
+RULE = Rule(
     "FM103",
     "blocking-copy",
     "Copy pinned batches to the GPU with non_blocking=True.",
     "https://docs.pytorch.org/docs/stable/notes/cuda.html#use-pinned-memory-buffers",
     r"pin_memory",
-    search,
+    saying(search),
 )

@@ -4,8 +4,9 @@ from typing import Any
 
 from flashmore.upgrade.formulas.evaluate import at_classes, log_softmax
 from flashmore.upgrade.formulas.formula import Formula, Formulas
-from flashmore.upgrade.formulas.rule import formula_rule
+from flashmore.upgrade.formulas.rule import finding
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SPREADS
+from flashmore.upgrade.rules.rule import Rule
 
 AUTOCAST = "under 16-bit autocast the loss may be float32, as that of cross_entropy is"
 CLASSES = "the targets are a tensor of class numbers from 0 on, int64 or uint8, one for each row"
@@ -23,13 +24,13 @@ def _at_classes(x: Any, target: Any) -> Any:
     return -at_classes(log_softmax(x, 1), target)
 
 
-RULE = formula_rule(
+RULE = Rule(
     "FM006",
     "manual-cross-entropy",
     "Use F.cross_entropy instead of log_softmax and the entries of the classes.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html",
     r"\blog\b|softmax|\blogsumexp\b|nll_loss",
-    Formulas(
+    finding(Formulas(
         known=(
             Formula(
                 "mean", _NAME, lambda x, target: _at_classes(x, target).mean(),
@@ -49,5 +50,5 @@ RULE = formula_rule(
         samples=(ROWS_OF_MANY_SPREADS[2], ROWS_OF_MANY_SPREADS[3], ROWS_OF_MANY_SPREADS[2][:1]),
         fused=frozenset(("cross_entropy", "CrossEntropyLoss")),
         widens=True,
-    ),
+    )),
 )  # fmt: skip

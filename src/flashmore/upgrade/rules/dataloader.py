@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.budget import walk
-from flashmore.upgrade.rules.advice import Said, advice_rule
-from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.rules.advice import Said, saying
+from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.source.called import Called, calls
 from flashmore.upgrade.source.module import Module
 
@@ -79,11 +79,11 @@ def _only_value(scope: ast.AST, name: str) -> ast.expr | None:
     return found[0] if len(found) == 1 else None
 
 
-RULE = advice_rule(
+RULE = Rule(
     "FM101",
     "dataloader-without-workers",
     "Load batches in worker processes while the model trains.",
     "https://docs.pytorch.org/docs/stable/data.html#single-and-multi-process-data-loading",
     r"DataLoader",
-    search,
+    saying(search),
 )

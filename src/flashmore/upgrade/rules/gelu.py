@@ -7,7 +7,8 @@ import numpy as np
 
 from flashmore.upgrade.formulas.evaluate import erf
 from flashmore.upgrade.formulas.formula import Formula, Formulas
-from flashmore.upgrade.formulas.rule import formula_rule
+from flashmore.upgrade.formulas.rule import finding
+from flashmore.upgrade.rules.rule import Rule
 
 ROUNDED = 1e-6
 """Of constants such as 0.79788; the two forms differ by 5e-4."""
@@ -22,13 +23,13 @@ def _exact(x: Any) -> Any:
     return 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
 
-RULE = formula_rule(
+RULE = Rule(
     "FM002",
     "manual-gelu",
     "Use F.gelu instead of GELU written with tanh or erf.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.gelu.html",
     r"\b(tanh|erfc?|sigmoid)\b",
-    Formulas(
+    finding(Formulas(
         known=(
             Formula(
                 "tanh", "GELU, approximated with tanh", _tanh,
@@ -41,6 +42,6 @@ RULE = formula_rule(
         samples=(np.linspace(-6, 6, 41),),
         axes={1: ("B", "L", "D")},
         fused=frozenset(("gelu", "GELU")),
-    ),
+    )),
     needs=(('approximate="tanh"', "1.12"),),
 )  # fmt: skip

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.budget import walk
-from flashmore.upgrade.rules.advice import Said, advice_rule
-from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.rules.advice import Said, saying
+from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.source.loops import Loop, loops
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import last
 from flashmore.upgrade.text import shown
 
 _ATTENTION = re.compile(r"attention|scaled_dot_product", re.IGNORECASE)
@@ -98,18 +99,18 @@ def _is_one_of(node: ast.expr, names: set[str]) -> bool:
 
 def _is_model(func: ast.expr) -> bool:
     """`self(x)`, `model(x)`, `self.model(x)`, `net.forward(x)`."""
-    name = func.id if isinstance(func, ast.Name) else func.attr if isinstance(func, ast.Attribute) else ""
+    name = last(func)
     return (
         name in ("self", "forward")
         or re.search(r"model|net\b|gpt|transformer|decoder|llm", name, re.IGNORECASE) is not None
     )
 
 
-RULE = advice_rule(
+RULE = Rule(
     "FM106",
     "generation-without-cache",
     "Keep keys and values while generating.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html",
     r"\b(cat|concat|hstack)\(",
-    search,
+    saying(search),
 )

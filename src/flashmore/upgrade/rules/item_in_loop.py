@@ -3,8 +3,8 @@
 import ast
 from collections.abc import Iterator
 
-from flashmore.upgrade.rules.advice import Said, advice_rule, runs_on_gpu
-from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.rules.advice import Said, runs_on_gpu, saying
+from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.source.loops import losses, training_loops, unconditional
 from flashmore.upgrade.text import shown
 
@@ -61,11 +61,11 @@ def _shown(args: list[ast.expr]) -> Iterator[ast.expr]:
             yield from (part.value for part in each.values if isinstance(part, ast.FormattedValue))
 
 
-RULE = advice_rule(
+RULE = Rule(
     "FM102",
     "item-in-loop",
     "Read the loss where it is logged, not in every step.",
     "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#avoid-unnecessary-cpu-gpu-synchronization",
     r"\.backward\(",
-    search,
+    saying(search),
 )

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from flashmore.upgrade.formulas.formula import LIKE_WEIGHT, Formula, Formulas
-from flashmore.upgrade.formulas.rule import formula_rule
+from flashmore.upgrade.formulas.rule import finding
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SCALES
+from flashmore.upgrade.rules.rule import Rule
 
 AUTOCAST = "under 16-bit CUDA autocast the result may be float32, as that of nn.LayerNorm is"
 
@@ -54,13 +55,13 @@ def _others() -> Iterator[Formula]:
         )  # fmt: skip
 
 
-RULE = formula_rule(
+RULE = Rule(
     "FM004",
     "manual-layer-norm",
     "Use F.layer_norm instead of a mean, a variance and a division.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.layer_norm.html",
     r"\b(r?sqrt|std|std_mean)\b|\*\* *-?\(?0?\.5|\bpow\b",
-    Formulas(
+    finding(Formulas(
         known=(
             Formula(
                 "with weight and bias", _NAME,
@@ -81,5 +82,5 @@ RULE = formula_rule(
         samples=(*ROWS_OF_MANY_SCALES.values(),),
         least=2,
         fused=frozenset(("layer_norm", "LayerNorm")),
-    ),
+    )),
 )  # fmt: skip

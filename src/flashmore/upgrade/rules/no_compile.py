@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from flashmore.upgrade.rules.advice import Said, advice_rule, runs_on_gpu
-from flashmore.upgrade.rules.rule import Parsed
+from flashmore.upgrade.rules.advice import Said, runs_on_gpu, saying
+from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.source.loops import training_loops
 
 _COMPILED = re.compile(
@@ -27,11 +27,11 @@ def search(parsed: Parsed) -> Iterator[Said]:
         )
 
 
-RULE = advice_rule(
+RULE = Rule(
     "FM105",
     "no-compile",
     "Compile the model that a script trains.",
     "https://docs.pytorch.org/docs/stable/generated/torch.compile.html",
     r"\.backward\(",
-    search,
+    saying(search),
 )

@@ -35,7 +35,7 @@ _SGD = "fused SGD on the CPU leaves most 16-bit parameters as they are (pytorch/
 _NOTE = "a checkpoint of its state from before keeps its setting: load_state_dict restores fused=None"
 
 
-def find(parsed: Parsed) -> Iterator[Site]:
+def find(_: Rule, parsed: Parsed) -> Iterator[Site]:
     """Every such optimizer that a file makes, tests aside."""
     if TEST.fullmatch(Path(parsed.path).name):
         return
@@ -201,7 +201,7 @@ RULE = Rule(
     "unfused-optimizer",
     "Use the fused implementation of Adam and AdamW.",
     "https://docs.pytorch.org/docs/stable/optim.html#algorithms",
-    re.compile(rb"\b(Adam|AdamW|SGD)\b"),
+    r"\b(Adam|AdamW|SGD)\b",
     find,
     needs=(("fused=True", "2.4"),),
     setup=True,

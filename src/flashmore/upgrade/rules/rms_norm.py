@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from flashmore.upgrade.formulas.formula import LIKE_WEIGHT, Formula, Formulas
-from flashmore.upgrade.formulas.rule import formula_rule
+from flashmore.upgrade.formulas.rule import finding
 from flashmore.upgrade.formulas.samples import ROWS_OF_MANY_SCALES
+from flashmore.upgrade.rules.rule import Rule
 
 AUTOCAST = "under 16-bit CUDA autocast the result may have its input's dtype: rms_norm keeps it"
 
@@ -23,13 +24,13 @@ _ASSUMED = (("", AUTOCAST),)
 _NAME = "root mean square normalization"
 _CALL = "{functional}.rms_norm({x}, {shape}.shape[-1:], "
 
-RULE = formula_rule(
+RULE = Rule(
     "FM005",
     "manual-rms-norm",
     "Use F.rms_norm instead of a mean of squares and a division.",
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.rms_norm.html",
     r"\b(r?sqrt|norm)\b|\*\* *-?\(?0?\.5|\bpow\b",
-    Formulas(
+    finding(Formulas(
         known=(
             Formula(
                 "with weight", _NAME,
@@ -51,6 +52,6 @@ RULE = formula_rule(
         samples=(*ROWS_OF_MANY_SCALES.values(),),
         least=2,
         fused=frozenset(("rms_norm", "RMSNorm")),
-    ),
+    )),
     needs=(("rms_norm(", "2.4"),),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from flashmore.upgrade.budget import Budget
 from flashmore.upgrade.site import Site
@@ -51,8 +51,8 @@ class Rule:
         name: in kebab-case.
         summary: one line, imperative.
         documentation: the page of PyTorch's documentation.
-        worth: a file without it holds nothing for the rule.
-        find: the places in a file, in any order.
+        worth: a regular expression; a file without it holds nothing for the rule.
+        find: the places in a file, in any order; it is given the rule, too.
         needs: what a rewrite may contain, and the first version of torch that has it, the newest first.
         second_derivatives: whether the replacement can be differentiated twice.
         setup: whether its lines run once, to make what lives on, such as an optimizer.
@@ -62,8 +62,13 @@ class Rule:
     name: str
     summary: str
     documentation: str
-    worth: re.Pattern[bytes]
-    find: Callable[[Parsed], Iterable[Site]]
+    worth: str
+    find: Callable[["Rule", Parsed], Iterable[Site]]
+    _: KW_ONLY
     needs: tuple[tuple[str, str], ...] = ()
     second_derivatives: bool = True
     setup: bool = False
+
+    def may_apply(self, data: bytes) -> bool:
+        """Whether a file may hold anything for the rule."""
+        return re.search(self.worth.encode(), data) is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.scopes import is_note
 
 _DROPOUTS = ("torch.nn.Dropout", "torch.nn.modules.dropout.Dropout", "torch.nn.modules.Dropout")
 _LAYERS = {
@@ -108,14 +109,10 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
     if own is not None:
         full = library_name(own)
     last = full.rsplit(".", 1)[-1]
-    if full.startswith("torch.nn") and last == "Softmax":
-        return Kind("softmax", expression=call)
     if full in _DROPOUTS:
         return Kind("dropout", expression=call)
-    if full.startswith("torch.nn") and last == "Identity":
-        return Kind("identity", expression=call)
-    if full.startswith("torch.nn") and last == "Parameter":
-        return Kind("parameter", expression=call)
+    if full.startswith("torch.nn") and last in ("Softmax", "Identity", "Parameter"):
+        return Kind(last.lower(), expression=call)
     if full.startswith("torch.nn") and last in _LAYERS:
         return Kind("layer", expression=call, detail=last)
     if full in ("functools.partial", "partial"):
@@ -127,12 +124,8 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
 
 def library_name(found: Class) -> str:
     """The full name of what a class that adds nothing inherits from; empty where it adds something."""
-    empty = all(isinstance(e, ast.Pass) or _is_note(e) for e in found.node.body) and not found.node.keywords
+    empty = all(isinstance(e, ast.Pass) or is_note(e) for e in found.node.body) and not found.node.keywords
     if not empty or len(found.node.bases) != 1 or found.node.decorator_list:
         return ""
     (base,) = found.bases or ("",)
     return library_name(base) if isinstance(base, Class) else found.module.of_library(base)
-
-
-def _is_note(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, claimed_by
+from flashmore.upgrade.source.scopes import Function, claimed_by, dotted
 
-MODULE = "<module>"
+_MODULE = "<module>"
 """The symbol of what stands outside of all functions and classes, as in Python's tracebacks."""
 
 
@@ -31,31 +31,32 @@ class Called:
 
 def calls(module: Module) -> Iterator[Called]:
     """Every call of an imported function, in order."""
-    yield from _inside(module, module.tree, MODULE, ())
+    for node, symbol, within in placed(module.tree):
+        full = module.qualified(node.func) if isinstance(node, ast.Call) else ""
+        if isinstance(node, ast.Call) and full and not _is_hidden(module, node.func, within):
+            yield Called(node, full, symbol, within)
 
 
-def _inside(module: Module, node: ast.AST, symbol: str, within: tuple[Function, ...]) -> Iterator[Called]:
+def placed(
+    node: ast.AST, symbol: str = _MODULE, within: tuple[Function, ...] = ()
+) -> Iterator[tuple[ast.AST, str, tuple[Function, ...]]]:
+    """Every node of a file, in order, with its symbol and the functions that it stands in; see `Called`."""
     step()
     if isinstance(node, Function | ast.ClassDef):
-        symbol = node.name if symbol == MODULE else f"{symbol}.{node.name}"
+        symbol = node.name if symbol == _MODULE else f"{symbol}.{node.name}"
         within = (*within, node) if isinstance(node, Function) else within
-    elif isinstance(node, ast.Call):
-        full = module.qualified(node.func)
-        if full and not _is_hidden(module, node.func, within):
-            yield Called(node, full, symbol, within)
+    yield node, symbol, within
     for child in ast.iter_child_nodes(node):
-        yield from _inside(module, child, symbol, within)
+        yield from placed(child, symbol, within)
 
 
 def _is_hidden(module: Module, func: ast.expr, within: tuple[Function, ...]) -> bool:
     """Whether the first name of a function may have another meaning here than its import."""
-    name = func
-    while isinstance(name, ast.Attribute):
-        name = name.value
-    if not isinstance(name, ast.Name) or len(module.meanings.get(name.id, {""})) > 1:
+    name = dotted(func).partition(".")[0]
+    if not name or len(module.meanings.get(name, {""})) > 1:
         return True
     return any(
-        name.id in claimed_by(node)
+        name in claimed_by(node)
         for function in within
         for node in ast.walk(function)
         if not isinstance(node, ast.alias)

@@ -1,13 +1,14 @@
 """Calls: which operation a call means, whatever it is called through."""
 
 import ast
+from collections.abc import Callable
 from dataclasses import replace
 
 from flashmore.upgrade.source.attributes import UNKNOWN, Attribute, kind_of
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import PRODUCTS, Closure, Condition, Value
 from flashmore.upgrade.source.inlining import Inlining
-from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.module import FUNCTIONAL, Found, Module
+from flashmore.upgrade.source.scopes import head
 
 _EINOPS = {
     "einops.rearrange": "rearrange",
@@ -36,6 +37,9 @@ def operation(full: str) -> str | None:
 class Calls(Inlining):
     """Reads calls."""
 
+    self_attribute: Callable[[Value, str, ast.AST | None], Value]
+    """See `Expressions`."""
+
     def call(self, node: ast.Call) -> Value:
         """The value of a call."""
         if isinstance(node.func, ast.Attribute) and not self._is_global(node.func):
@@ -52,20 +56,13 @@ class Calls(Inlining):
         return self.apply(callee, [*args, *more], named, node)
 
     def _is_global(self, node: ast.Attribute) -> bool:
-        root: ast.expr = node
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        return bool(self.module.qualified(node)) and isinstance(root, ast.Name) and root.id not in self.env
+        return bool(self.module.qualified(node)) and head(node) not in self.env
 
     def _method(self, base: Value, node: ast.Attribute) -> Value | None:
         """What `base.name` is, where it is more than a method of a tensor."""
         if base.op != "self":
             return None
         return self.self_attribute(base, node.attr, node)
-
-    def self_attribute(self, base: Value, name: str, node: ast.AST | None) -> Value:
-        """`self.x`."""
-        raise NotImplementedError
 
     def _spread_arguments(self, args: list[Value]) -> list[Value]:
         result = []

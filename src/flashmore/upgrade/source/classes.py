@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flashmore.upgrade.source.replaced import replaced_on_self, stands_for
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, is_self
 
 if TYPE_CHECKING:
     from flashmore.upgrade.source.module import Module
@@ -142,7 +142,5 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
         for index, each in enumerate(target.elts):
             part = value.elts[index] if same else ast.Constant(None)  # type: ignore[attr-defined]
             yield from _pairs(each, part)
-    elif (
-        isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
-    ):
+    elif isinstance(target, ast.Attribute) and is_self(target.value):
         yield target.attr, value

@@ -128,8 +128,7 @@ def _choice(source: Value, user: Value) -> tuple[Condition, ...]:
     condition = user.detail
     if user.op != "phi" or not isinstance(condition, Condition) or len(set(user.args)) == 1:
         return ()
-    holds = condition.holds if user.args[0] is source else not condition.holds
-    return (Condition(condition.node, holds, condition.statement),)
+    return (condition if user.args[0] is source else condition.opposite(),)
 
 
 def _only_metadata(source: Value, user: Value) -> bool:

@@ -8,13 +8,14 @@ from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.calls import Calls
 from flashmore.upgrade.source.graph import Closure, Condition, Value
 
-_OPERATORS = {
+OPERATORS = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul", ast.Pow: "pow",
     ast.FloorDiv: "floordiv", ast.Mod: "mod", ast.BitAnd: "and", ast.BitOr: "or", ast.BitXor: "xor",
     ast.LShift: "lshift", ast.RShift: "rshift", ast.USub: "neg", ast.UAdd: "pos", ast.Invert: "invert",
     ast.Not: "not", ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
     ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in", ast.And: "py:and", ast.Or: "py:or",
 }  # fmt: skip
+"""The operation that each operator of Python's means."""
 
 
 class Expressions(Calls):
@@ -42,14 +43,14 @@ class Expressions(Calls):
                 return self.call(node)
             case ast.BinOp(left=left, op=operator, right=right):
                 args = (self.expression(left), self.expression(right))
-                return self._joined(args, node) or self.make(_OPERATORS[type(operator)], args, node=node)
+                return self._joined(args, node) or self.make(OPERATORS[type(operator)], args, node=node)
             case ast.UnaryOp(op=operator, operand=operand):
-                return self.make(_OPERATORS[type(operator)], (self.expression(operand),), node=node)
+                return self.make(OPERATORS[type(operator)], (self.expression(operand),), node=node)
             case ast.Compare(left=left, ops=operators, comparators=others):
-                op = _OPERATORS[type(operators[0])] if len(operators) == 1 else "compare"
+                op = OPERATORS[type(operators[0])] if len(operators) == 1 else "compare"
                 return self.make(op, self._all([left, *others]), node=node)
             case ast.BoolOp(op=operator, values=values):
-                return self.make(_OPERATORS[type(operator)], self._all(values), node=node)
+                return self.make(OPERATORS[type(operator)], self._all(values), node=node)
             case ast.Subscript(value=base, slice=index):
                 return self._subscript(node, self.expression(base), self.expression(index))
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
@@ -97,11 +98,8 @@ class Expressions(Calls):
         return None
 
     def _attribute(self, node: ast.Attribute) -> Value:
-        full = self.module.qualified(node)
-        root: ast.expr = node
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        if full and not (isinstance(root, ast.Name) and root.id in self.env):
+        if self._is_global(node):
+            full = self.module.qualified(node)
             return self.of_elsewhere(full) or self.make("global", detail=full, node=node)
         base = self.expression(node.value)
         if base.op == "self":
@@ -190,7 +188,7 @@ class Expressions(Calls):
     def augmented(self, statement: ast.AugAssign) -> None:
         """`x += y`: in place, wherever x is known under another name too."""
         base, other = self.expression(statement.target), self.expression(statement.value)
-        op = _OPERATORS[type(statement.op)]
+        op = OPERATORS[type(statement.op)]
         made = self.make(op, (base, other), node=statement, inplace=True)
         if isinstance(statement.target, ast.Name):
             self.rebind(base, made)

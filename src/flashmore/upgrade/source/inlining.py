@@ -1,7 +1,7 @@
 """Helpers of the same file: what a call of one computes, its arguments in place of its parameters."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Closure, Condition, Value
@@ -16,17 +16,9 @@ _DECORATORS = {"staticmethod", "classmethod", "property"}
 class Inlining(State):
     """Reads functions where they are called."""
 
-    def expression(self, node: ast.expr) -> Value:
-        """The value of an expression."""
-        raise NotImplementedError
-
-    def block(self, body: Sequence[ast.stmt]) -> bool:
-        """Reads statements."""
-        raise NotImplementedError
-
-    def assign(self, target: ast.expr, value: Value) -> None:
-        """Stores a value."""
-        raise NotImplementedError
+    expression: Callable[[ast.expr], Value]
+    """See `Expressions`, and `Flow` for what reads statements."""
+    block: Callable[[Sequence[ast.stmt]], bool]
 
     def outside(self, expression: ast.expr, module: Module) -> Value:
         """An expression of a module or of another method, read with no local names."""

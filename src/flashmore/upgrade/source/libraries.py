@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.scopes import Function, head
 
 OTHERS = {
     "aesara", "autograd", "candle", "chainer", "cupy", "cupyx", "dask", "dfdx", "equinox", "flax",
@@ -28,18 +29,16 @@ ON_TORCH = {
 ADVICE = "import torch in this file, and annotate the tensors as torch.Tensor or inherit from torch.nn.Module"
 
 
-def not_torchs(
-    tree: ast.Module, owner: Class | None, function: Function, products: Iterable[ast.AST | None]
-) -> str | None:
+def not_torchs(flow: Flow, lines: Iterable[ast.AST | None], *, plain: bool = False) -> str | None:
     """Why a function's tensors may be another library's; None where they are torch's.
 
     Args:
-        tree: the file.
-        owner: the class that the function is a method of.
-        function: the function that holds the attention.
-        products: the expressions that make the attention: its products and its softmaxes.
+        flow: the function.
+        lines: the expressions that are replaced: products and softmaxes, or the calls of a formula.
+        plain: whether they are methods and arithmetic, which NumPy may compute as well.
     """
-    roots = _roots(tree)
+    owner, function, lines = flow.owner, flow.function, [*lines]
+    roots = _roots(flow.module.tree)
     everywhere = {root for found in roots.values() for root, _ in found}
     for name, line in _mentioned(owner, function):
         foreign = {root for root, _ in roots.get(name, ())} & OTHERS
@@ -48,43 +47,31 @@ def not_torchs(
     for root, line in roots.get("*", ()):
         if root in OTHERS:
             return f"its tensors may be {root}'s: line {line} imports all names of {root}"
-    for node in products:
-        head = _head(node.func) if isinstance(node, ast.Call) else ""
-        if {root for root, _ in roots.get(head, ())} & ARRAYS:
-            return f"`{head}` multiplies arrays, not torch tensors"
+    for node in lines:
+        name = head(node.func) if isinstance(node, ast.Call) else ""
+        if {root for root, _ in roots.get(name, ())} & ARRAYS:
+            return f"`{name}` multiplies arrays, not torch tensors"
     if _says_torch(roots, owner, function):
         return None
     others = sorted(everywhere & OTHERS)
-    if "torch" in everywhere and not others:
-        return None
-    if "torch" in everywhere:
+    if "torch" not in everywhere:
+        return "the file does not import torch: its tensors may be another library's"
+    if others:
         return (
             f"the file imports torch and {others[0]}, and this function does not show whose tensors it takes"
         )
-    return "the file does not import torch: its tensors may be another library's"
+    arrays = sorted(everywhere & ARRAYS) if plain and _may_be_numpys(lines) else []
+    if arrays:
+        return f"the file imports torch and {arrays[0]}, and these lines do not show whose tensors they take"
+    return None
 
 
-def may_be_numpys(
-    tree: ast.Module, owner: Class | None, function: Function, lines: Iterable[ast.AST | None]
-) -> str | None:
-    """Why lines of methods and arithmetic may take NumPy's arrays; None where they show that they do not.
-
-    Args:
-        tree: the file.
-        owner: the class that the function is a method of.
-        function: the function.
-        lines: the expressions, all of which either library may compute.
-    """
-    roots = _roots(tree)
-    arrays = sorted({root for found in roots.values() for root, _ in found} & ARRAYS)
-    if not arrays or _says_torch(roots, owner, function):
-        return None
+def _may_be_numpys(lines: Iterable[ast.AST | None]) -> bool:
+    """Whether methods and arithmetic are all such that arrays have them, too."""
     calls = [each for each in lines if isinstance(each, ast.Call)]
     words = {word.arg for call in calls for word in call.keywords}
     names = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
-    if words - _NUMPYS_WORDS or names - _NUMPYS_METHODS:
-        return None
-    return f"the file imports torch and {arrays[0]}, and these lines do not show whose tensors they take"
+    return words <= _NUMPYS_WORDS and names <= _NUMPYS_METHODS
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
@@ -125,14 +112,7 @@ def _says_torch(roots: dict[str, set[tuple[str, int]]], owner: Class | None, fun
     for name, _ in _mentioned(owner, function):
         if {root for root, _ in roots.get(name, ())} == {"torch"}:
             return True
-    heads = [_head(base) for base in _bases(owner)]
     return any(
-        {root for root, _ in roots.get(head, ())} & ON_TORCH and not head.startswith(("TF", "Flax"))
-        for head in heads
+        {root for root, _ in roots.get(name, ())} & ON_TORCH and not name.startswith(("TF", "Flax"))
+        for name in map(head, _bases(owner))
     )
-
-
-def _head(node: ast.expr) -> str:
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""

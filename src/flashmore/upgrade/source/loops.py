@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.source.called import MODULE
+from flashmore.upgrade.source.called import placed
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import Function, own_nodes
 
@@ -22,7 +22,9 @@ class Place:
 
 def loops(module: Module) -> Iterator[Place]:
     """Every loop of a file, the outer ones first."""
-    yield from _inside(module.tree, MODULE)
+    for node, symbol, _ in placed(module.tree):
+        if isinstance(node, Loop):
+            yield Place(node, symbol)
 
 
 def training_loops(module: Module) -> list[Place]:
@@ -58,16 +60,6 @@ def unconditional(loop: Loop) -> Iterator[ast.AST]:
             continue
         yield node
         ahead += ast.iter_child_nodes(node)
-
-
-def _inside(node: ast.AST, symbol: str) -> Iterator[Place]:
-    step()
-    if isinstance(node, Function | ast.ClassDef):
-        symbol = node.name if symbol == MODULE else f"{symbol}.{node.name}"
-    elif isinstance(node, Loop):
-        yield Place(node, symbol)
-    for child in ast.iter_child_nodes(node):
-        yield from _inside(child, symbol)
 
 
 def _trains(loop: Loop) -> bool:

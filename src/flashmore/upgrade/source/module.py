@@ -3,18 +3,30 @@
 import ast
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.elsewhere import Elsewhere, Found
 from flashmore.upgrade.source.replaced import replaced, stands_for, stored
-from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
+from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, dotted, is_private
+
+if TYPE_CHECKING:
+    from flashmore.upgrade.project.definitions import Definitions
 
 FUNCTIONAL = "torch.nn.functional"
 _LONGEST_NAME = 1000
 """What is longer names nothing in torch, and a long row of aliases would make it longer still."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A definition of another file: its module, and its name there."""
+
+    module: "Module"
+    name: str
 
 
 class Module:
@@ -27,7 +39,7 @@ class Module:
     """
 
     def __init__(
-        self, tree: ast.Module, elsewhere: Elsewhere | None = None, path: Path | None = None
+        self, tree: ast.Module, elsewhere: "Definitions | None" = None, path: Path | None = None
     ) -> None:
         self.tree = tree
         self.elsewhere = elsewhere
@@ -117,7 +129,7 @@ class Module:
         return name in self.functions or name in self.classes or name in self.constants
 
     def definition(self, full: str) -> Found | str | None:
-        """What a name of another file is, where one import alone can bring it: see `Elsewhere.find`."""
+        """What a name of another file is, where one import alone can bring it: see `Definitions.find`."""
         if self.elsewhere is None:
             return None
         if full not in self._found:
@@ -149,7 +161,7 @@ class Module:
         return "" if full in self.patched else full
 
     def _full(self, node: ast.expr) -> str:
-        root, attributes = _dotted(node)
+        root, *attributes = dotted(node).split(".")
         full = self._followed(root)
         return ".".join((full, *attributes)) if full else ""
 
@@ -161,13 +173,13 @@ class Module:
 
     def _followed(self, name: str) -> str:
         """The full name of an import, found through the module's aliases, each of which is followed once."""
-        found, ways = "", []
+        ways: list[tuple[str, list[str]]] = []
         while name and name not in self.aliases:
             self.aliases[name] = ""  # an alias of itself has none
             if name in self.imports:
                 self.aliases[name] = self.imports[name]
                 break
-            alias, attributes = _dotted(self.constants.get(name))
+            alias, *attributes = dotted(self.constants.get(name)).split(".")
             ways.append((name, attributes))
             name = alias
         found = self.aliases.get(name, "")
@@ -230,15 +242,6 @@ class Module:
     def _is_own(self, name: str, function: Function) -> bool:
         """Whether a function, or a class around it, may give a name another meaning than the module."""
         return is_private(name) or any(name in claimed_by(node) for node in walk(function))
-
-
-def _dotted(node: ast.expr | None) -> tuple[str, list[str]]:
-    """The name and the attributes of `a.b.c`; no name for anything else."""
-    attributes = []
-    while isinstance(node, ast.Attribute):
-        attributes.append(node.attr)
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else "", attributes[::-1]
 
 
 def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """The shapes of what is viewed, moved, cut, joined or multiplied."""
 
+from collections.abc import Callable
+
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.sizes import Dims, axis_size, integers, pattern_axes, product
 
@@ -7,21 +9,11 @@ from flashmore.upgrade.source.sizes import Dims, axis_size, integers, pattern_ax
 class MovedShapes:
     """One method an operation, named for it."""
 
-    def of(self, value: Value) -> Dims | None:
-        """The dimensions of a tensor."""
-        raise NotImplementedError
-
-    def rank(self, value: Value) -> int | None:
-        """How many there are."""
-        raise NotImplementedError
-
-    def size(self, value: Value) -> str:
-        """The text of a size."""
-        raise NotImplementedError
-
-    def sizes(self, value: Value) -> Dims | None:
-        """The sizes that a tuple holds."""
-        raise NotImplementedError
+    of: Callable[[Value], Dims | None]
+    """See `Shapes`, as for the next ones."""
+    rank: Callable[[Value], int | None]
+    size: Callable[[Value], str]
+    sizes: Callable[[Value], Dims | None]
 
     def _view(self, value: Value) -> Dims | None:
         sizes = value.args[1:]

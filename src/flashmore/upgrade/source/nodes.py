@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, is_self
 
 
 def children(node: ast.AST) -> list[ast.expr]:
@@ -78,6 +78,15 @@ class Blocks:
             yield current
             current = self.places[current].parent
 
+    def handler_of(self, statement: ast.stmt) -> ast.ExceptHandler | None:
+        """What catches an exception in a statement; None where nothing does."""
+        for place in (self.places[each] for each in self.ancestors(statement)):
+            match place.parent:
+                case ast.Try(handlers=[first, *_]) | ast.TryStar(handlers=[first, *_]) as tried:
+                    if place.block is tried.body:
+                        return first
+        return None
+
     def common(self, statements: list[ast.stmt]) -> tuple[list[ast.stmt], int, int] | None:
         """The innermost block in which all statements stand, and the first and last place in it."""
         for candidate in self.ancestors(statements[0]):
@@ -125,11 +134,7 @@ class Stability:
                 return False
             if isinstance(each, ast.Name) and not self._same(each, env, condition):
                 return False
-            if (
-                isinstance(each, ast.Attribute)
-                and isinstance(each.value, ast.Name)
-                and each.value.id == "self"
-            ):
+            if isinstance(each, ast.Attribute) and is_self(each.value):
                 path = f"self.{each.attr}"
                 if path in self.flow.stored and env.get(path) is not self.flow.seen.get(each):
                     return False

@@ -36,13 +36,9 @@ _TABLE: tuple[tuple[str, Result, str], ...] = (
     ("part", _M, "rearrange"),
     ("alias", _S | _M | _L, "detach identity dropout setitem attr:data"),
     ("alias", _M | _L, "numpy asarray as_tensor from_numpy as_strided"),
-    (
-        "pointwise",
-        _S | _L,
-        "neg exp sigmoid tanh relu gelu silu elu masked_fill clamp abs invert logical_not",
-    ),
-    ("pointwise", _S | _L, "nan_to_num normalize layer:ReLU layer:GELU layer:SiLU layer:Tanh layer:Sigmoid"),
-    ("pointwise", _S | _L, "layer:LeakyReLU layer:ELU layer:PReLU layer:Softplus"),
+    ("pointwise", _S | _L, "neg exp sigmoid tanh relu gelu silu elu masked_fill clamp abs invert"),
+    ("pointwise", _S | _L, "logical_not nan_to_num normalize layer:ReLU layer:GELU layer:SiLU layer:Tanh"),
+    ("pointwise", _S | _L, "layer:Sigmoid layer:LeakyReLU layer:ELU layer:PReLU layer:Softplus"),
     ("arithmetic", _L, "add sub mul div pow where and or"),
     ("comparison", _L, "eq ne lt le gt ge"),
     ("normalization", _S, "softmax log_softmax layer_norm rms_norm layer:LayerNorm layer:RMSNorm"),
@@ -51,13 +47,9 @@ _TABLE: tuple[tuple[str, Result, str], ...] = (
     ("new of its kind", _S, "zeros_like ones_like full_like empty_like"),
     ("new of its kind", Result.NOTHING, "new_zeros new_ones new_full new_empty new_tensor"),
     ("new", Result.NOTHING, "zeros ones full empty eye"),
-    (
-        "metadata",
-        Result.NOTHING,
-        "attr:shape attr:dtype attr:device attr:ndim attr:requires_grad attr:layout",
-    ),
-    ("metadata", Result.NOTHING, "attr:is_cuda attr:itemsize size dim numel ndimension element_size py:len"),
-    ("metadata", Result.NOTHING, "get_device is_floating_point type_of"),
+    ("metadata", Result.NOTHING, "attr:shape attr:dtype attr:device attr:ndim attr:requires_grad"),
+    ("metadata", Result.NOTHING, "attr:layout attr:is_cuda attr:itemsize size dim numel ndimension"),
+    ("metadata", Result.NOTHING, "element_size py:len get_device is_floating_point type_of"),
 )
 
 

@@ -3,6 +3,8 @@
 import ast
 from collections.abc import Iterator
 
+from flashmore.upgrade.source.scopes import is_self
+
 
 def replaced(tree: ast.Module) -> set[str | None]:
     """Attributes that are stored on something else than a class's `self`, or in unusual ways.
@@ -13,16 +15,16 @@ def replaced(tree: ast.Module) -> set[str | None]:
     found: set[str | None] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
-            if not (_is_self(node.value) and isinstance(node.ctx, ast.Store)):
+            if not (is_self(node.value) and isinstance(node.ctx, ast.Store)):
                 found.add(node.attr)
         else:
-            found |= {name for owner, name in _by_name(node) if not (_is_self(owner) and node in within)}
+            found |= {name for owner, name in _by_name(node) if not (is_self(owner) and node in within)}
     return found
 
 
 def replaced_on_self(node: ast.ClassDef) -> set[str | None]:
     """Attributes that a class stores on `self` under a name that is computed; see `replaced`."""
-    return {name for each in ast.walk(node) for owner, name in _by_name(each) if _is_self(owner)}
+    return {name for each in ast.walk(node) for owner, name in _by_name(each) if is_self(owner)}
 
 
 def stored(tree: ast.Module) -> Iterator[tuple[ast.expr, str, int]]:
@@ -52,7 +54,7 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
         case ast.Call(
             func=ast.Attribute(attr="add_module" | "register_module", value=owner), args=[attribute, *_]
         ):
-            if not (_is_self(owner) and isinstance(attribute, ast.Constant)):
+            if not (is_self(owner) and isinstance(attribute, ast.Constant)):
                 yield owner, _beginning(attribute)
         case ast.Subscript(
             value=ast.Attribute(attr="_modules" | "__dict__", value=owner), ctx=ast.Store() | ast.Del()
@@ -62,10 +64,6 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
             func=ast.Attribute(attr="update", value=ast.Attribute(attr="_modules" | "__dict__", value=owner))
         ):
             yield owner, None
-
-
-def _is_self(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def _beginning(name: ast.expr) -> str | None:

@@ -1,13 +1,63 @@
-"""The names that syntax binds, by Python's own scopes."""
+"""The names that syntax reads and binds, by Python's own scopes."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 SEE_LOCALS = frozenset(("locals", "vars", "eval", "exec", "globals", "dir"))
 """Functions of Python's that may read or set names which are not written."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 TYPE_PARAMETERS = ("TypeVar", "ParamSpec", "TypeVarTuple")  # of `ast` from Python 3.12 on
+
+
+def dotted(node: ast.AST | None) -> str:
+    """`a.b.c`; empty where something else than a name stands at its head."""
+    tail = ""
+    while type(node) is ast.Attribute:
+        tail = f".{node.attr}{tail}"
+        node = node.value
+    return node.id + tail if type(node) is ast.Name else ""
+
+
+def head(node: ast.AST) -> str:
+    """The name at the head of attributes, elements and a star: of `*a.b[0]` that is `a`; else empty."""
+    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def last(node: ast.AST) -> str:
+    """The last name of what is called: of `a.b.c` that is `c`; else empty."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def is_self(node: ast.AST) -> bool:
+    """Whether it is the name `self`."""
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+def is_note(statement: ast.stmt) -> bool:
+    """Whether it is a docstring, or another text or number that nobody reads."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def copied(node: Any, stands_for: Callable[[ast.AST], ast.AST | None]) -> Any:
+    """A copy of a node, in which something may stand for a part of it.
+
+    Args:
+        node: the node.
+        stands_for: what to take instead of a part and all beneath it; None for a copy.
+    """
+    if (made := stands_for(node)) is not None:
+        return made
+    fields: dict[str, object] = {}
+    for name, each in ast.iter_fields(node):
+        if isinstance(each, list):
+            fields[name] = [copied(e, stands_for) if isinstance(e, ast.AST) else e for e in each]
+        else:
+            fields[name] = copied(each, stands_for) if isinstance(each, ast.AST) else each
+    return type(node)(**fields)
 
 
 def bound_by(node: ast.AST) -> list[str]:

@@ -1,13 +1,12 @@
 """What is known while a function is read: names, conditions, and the values made so far."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.elsewhere import Found
 from flashmore.upgrade.source.graph import Closure, Condition, Value
-from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.written import written_softmax
 
 _LIBRARIES = ("torch.", "math.", "numpy.", "einops.", "functools.")
@@ -16,6 +15,9 @@ _LIBRARIES = ("torch.", "math.", "numpy.", "einops.", "functools.")
 
 class State:
     """The names in sight, innermost function last."""
+
+    defined: Callable[[Found], Value | None]
+    """See `Calls`."""
 
     def __init__(self, module: Module, owner: Class | None) -> None:
         self.module = module
@@ -98,10 +100,6 @@ class State:
         if isinstance(found, str):
             return self.make("global", detail=found) if found != full else None
         return self.defined(found) if found is not None else None
-
-    def defined(self, found: Found) -> Value | None:
-        """A definition of another file, where it is a function, a number or a text."""
-        raise NotImplementedError
 
     def rebind(self, old: Value, new: Value) -> None:
         """A value was changed in place: every name for it means the new one."""

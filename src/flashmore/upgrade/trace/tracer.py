@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
+
 from flashmore.upgrade.isolated import command
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.trace.child import STATUS
-from flashmore.upgrade.verify.result import CaseResult, TensorVerdict, Verification, not_tested
+from flashmore.upgrade.verify.result import CaseResult, Verification, not_tested
 from flashmore.upgrade.verify.verifier import Verifier, end_with_all_it_started
 
 SECONDS = 300.0
@@ -59,28 +61,25 @@ class Traced:
 def verify_traced(
     sites: Sequence[Site],
     source: Source,
+    verifier: Verifier,
     *,
     rewritten: Mapping[Path, str] | None = None,
     seconds: float = SECONDS,
-    verifier: Verifier | None = None,
 ) -> Traced:
     """Run the user's program once, and replay each site on what it was given there.
 
     Args:
         sites: each with a fragment; their paths are as seen from the working directory.
         source: what to run.
+        verifier: the process for the tests.
         rewritten: files with their whole new source. An example is run with them too, and its outputs and
             the gradients of its weights become one more case of each test.
         seconds: how long it may take; what was seen until then counts.
-        prover: the child process for the tests; None makes one.
     """
     with tempfile.TemporaryDirectory(prefix="flashmore-") as name:
         folder = Path(name)
         status = watch(sites, source, folder, seconds, rewritten or {})
-        if verifier is not None:
-            return Traced(_replayed(sites, source, folder, status, verifier), status["problem"])
-        with Verifier() as own:
-            return Traced(_replayed(sites, source, folder, status, own), status["problem"])
+        return Traced(_replayed(sites, source, folder, status, verifier), status["problem"])
 
 
 def _replayed(
@@ -104,7 +103,7 @@ def _with_whole(verification: Verification, whole: dict[str, Any] | None) -> Ver
     """A test with the case of the whole example, which refutes it where the result differs."""
     if whole is None:
         return verification
-    case = CaseResult(**{**whole, "tensors": tuple(TensorVerdict(**one) for one in whole["tensors"])})
+    case = convert(whole, CaseResult)
     verification = replace(verification, cases=(*verification.cases, case))
     if case.result != "differs":
         return verification

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from flashmore.upgrade.trace.user import Example
 from flashmore.upgrade.trace.versions import NotSwapped, Versions
-from flashmore.upgrade.verify.case import Here, Setting, run_case
+from flashmore.upgrade.verify.case import Here, Setting, run_cases
 from flashmore.upgrade.verify.result import WHOLE, CaseResult
 from flashmore.upgrade.verify.tensors import Argument
 
@@ -52,7 +52,8 @@ def compare_whole(example: Example, rewritten: Mapping[str, str]) -> CaseResult:
         return lines
 
     try:
-        return run_case(WHOLE, Here(version(versions.before)), Here(version(versions.after)), make, Setting())
+        before, after = (Here(version(switch)) for switch in (versions.before, versions.after))
+        return next(run_cases({WHOLE: Setting()}, before, after, make))
     finally:
         versions.before()
 

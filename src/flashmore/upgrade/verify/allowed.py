@@ -12,7 +12,7 @@ from collections.abc import Sequence, Set
 from types import CodeType
 
 from flashmore.upgrade.site import Fragment
-from flashmore.upgrade.source.scopes import claimed_by
+from flashmore.upgrade.source.scopes import claimed_by, dotted
 
 EXPRESSIONS = (
     ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword,
@@ -217,7 +217,7 @@ class _Reader:
         """A context of `CONTEXTS`, which is given no name."""
         match item:
             case ast.withitem(context_expr=ast.Call(func=func) as call, optional_vars=None) if (
-                ".".join(_dotted(func) or ()) in CONTEXTS
+                dotted(func) in CONTEXTS
             ):
                 for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
                     self.expression(argument)
@@ -245,10 +245,10 @@ class _Reader:
                 self.expression(child)
 
     def _attribute(self, node: ast.Attribute) -> None:
-        parts = _dotted(node)
-        if parts is not None and parts[0] in MODULES:
-            if ".".join(parts) not in DOTTED and not _is_value_of_dotted(parts):
-                raise NotAllowed(f"{'.'.join(parts)} is not on the list of tensor operations")
+        name = dotted(node)
+        if name.partition(".")[0] in MODULES:
+            if name not in DOTTED and not _is_value_of_dotted(name):
+                raise NotAllowed(f"{name} is not on the list of tensor operations")
             return
         if node.attr not in ATTRIBUTES:
             raise NotAllowed(f".{node.attr} is not on the list of tensor operations")
@@ -282,18 +282,10 @@ def _asks_a_module(node: ast.AST) -> bool:
     return False
 
 
-def _is_value_of_dotted(parts: list[str]) -> bool:
+def _is_value_of_dotted(name: str) -> bool:
     """`torch.float32.is_floating_point`-like tails: an allowed name and an attribute that is only read."""
-    return ".".join(parts[:-1]) in DOTTED and parts[-1] in ATTRIBUTES - CHANGING
-
-
-def _dotted(node: ast.expr) -> list[str] | None:
-    """The parts of `a.b.c`; None where something else than a name stands at its head."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.insert(0, node.attr)
-        node = node.value
-    return [node.id, *parts] if isinstance(node, ast.Name) else None
+    of, _, attribute = name.rpartition(".")
+    return of in DOTTED and attribute in ATTRIBUTES - CHANGING
 
 
 def _text(node: ast.AST) -> str:

@@ -1,6 +1,6 @@
 """The test of one fragment on what a run of the user's own code really gave to it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ def verify_captured(
                 name = said(seen)
                 setting = Setting(autocast=autocast, eps=eps)
                 settings = {name: setting, f"{name}, MATH kernel": replace(setting, math_kernel=True)}
-                cases += run_cases(settings, old, new, _made(make))
+                cases += run_cases(settings, old, new, make)
     except NotAllowed as error:
         return failed(str(error))
     if not cases:
@@ -56,7 +56,7 @@ def verify_captured(
     return concluded(cases, fragment, assumptions, on)
 
 
-def arguments_of(captured: Captured, inputs: Sequence[Input], *, double: bool) -> list[Argument]:
+def arguments_of(captured: Captured, inputs: Sequence[Input], double: bool) -> list[Argument]:
     """Fresh arguments from captured values; every float tensor but a mask's gets a gradient."""
     return [_argument(given, captured[given.name], double) for given in inputs]
 
@@ -88,7 +88,3 @@ def said(seen: dict[str, Any]) -> str:
 
 def _text(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _made(make: Callable[..., list[Argument]]) -> Callable[[bool], list[Argument]]:
-    return lambda double: make(double=double)

@@ -97,26 +97,18 @@ class Setting:
     """The new lines may return float32 where the old ones return 16 bits."""
 
 
-def run_case(name: str, old: Runs, new: Runs, make: MakeArguments, setting: Setting) -> CaseResult:
-    """Run both and judge the output and the gradient of every tensor that goes in.
-
-    Args:
-        name: what the case is called.
-        old: the original lines, which define what is right.
-        new: the rewritten ones.
-        make: fresh arguments for each run.
-        setting: precision, kernel, dropout, and whether gradients are compared.
-    """
-    (result,) = run_cases({name: setting}, old, new, make)
-    return result
-
-
 def run_cases(
     settings: Mapping[str, Setting], old: Runs, new: Runs, make: MakeArguments
 ) -> Iterator[CaseResult]:
-    """`run_case` for settings by name that differ in the kernel alone.
+    """Run both and judge the output and the gradient of every tensor that goes in.
 
-    The old lines call no fused kernel, so what they compute is the same for all, and is computed once.
+    The old lines call no fused kernel, so what they compute is the same for all cases, and is computed once.
+
+    Args:
+        settings: of cases by name, which differ in the kernel alone.
+        old: the original lines, which define what is right.
+        new: the rewritten ones.
+        make: fresh arguments for each run.
     """
     setting = replace(next(iter(settings.values())), math_kernel=False)
     try:

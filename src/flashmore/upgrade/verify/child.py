@@ -8,31 +8,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flashmore.upgrade.site import Fragment, Input
+from msgspec import convert
+
+from flashmore.upgrade.site import Fragment
 from flashmore.upgrade.verify.result import Verification, not_tested
 
 READY = "ready"
 MESSAGE_BYTES = 2**24
 """Of what lines answer to synthetic inputs, the largest of which has 2,240 numbers."""
-
-
-def fragment_to_json(fragment: Fragment) -> dict[str, Any]:
-    """Plain JSON values."""
-    return asdict(fragment)
-
-
-def fragment_from_json(document: Mapping[str, Any]) -> Fragment:
-    """The fragment that `fragment_to_json` wrote down."""
-    inputs = tuple(
-        Input(**{**given, "axes": None if given["axes"] is None else tuple(given["axes"])})
-        for given in document["inputs"]
-    )
-    return Fragment(**{**document, "inputs": inputs})
 
 
 def processor_seconds() -> float:
@@ -85,7 +72,7 @@ def main(argv: list[str]) -> int:
         began = processor_seconds()
         verification = _tested(request, most_bytes, seconds)
         limit_time(0)
-        answer = {**verification.to_json(), "seconds": processor_seconds() - began}
+        answer = {**asdict(verification), "seconds": processor_seconds() - began}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     return 0
@@ -105,7 +92,7 @@ def _tested(request: dict[str, Any], most_bytes: int, seconds: float) -> Verific
         message_bytes=MESSAGE_BYTES if request["captured"] is None else most_bytes,
     )
     limit_time(limits.processor_seconds)
-    fragment, assumptions = fragment_from_json(request["fragment"]), tuple(request["assumptions"])
+    fragment, assumptions = convert(request["fragment"], Fragment), tuple(request["assumptions"])
     try:
         if request["captured"] is None:
             return verify_fragment(fragment, assumptions, limits)
@@ -117,11 +104,6 @@ def _tested(request: dict[str, Any], most_bytes: int, seconds: float) -> Verific
     except RuntimeError as error:
         why = f"torch says: {str(error).partition(chr(10))[0]}"
     return not_tested(why, on=request["on"], assumptions=assumptions)
-
-
-def verification_from_line(line: str) -> Verification:
-    """What `main` wrote for one fragment."""
-    return Verification.from_json(json.loads(line))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ which shows p itself, whatever the layout.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from flashmore.upgrade.verify.case import Lines, LinesRaised, MakeArguments, Set
 from flashmore.upgrade.verify.result import CaseResult
 from flashmore.upgrade.verify.tensors import Argument
 
+if TYPE_CHECKING:
+    from flashmore.upgrade.verify.runner import Runner
+
 DRAWS = 200
 SIGMAS = 6.0
 """How far two means of equal things may lie apart: by chance in one of 500 million comparisons."""
@@ -23,28 +26,19 @@ ROUNDING = 1e-5
 """What two float32 computations of one mean may differ by, with nothing random in them."""
 
 
-class Draws(Protocol):
-    """Lines that can be run many times; see `flashmore.upgrade.verify.runner`."""
-
-    def draws(self, arguments: list[Argument], setting: Setting, seeds: range) -> Tensor:
-        """All numbers of the outputs for each seed: (seeds, numbers), float64.
-
-        Raises:
-            LinesRaised: the lines do not take these arguments.
-        """
-
-
-def is_random(lines: Draws, make: MakeArguments, setting: Setting) -> bool:
+def is_random(lines: "Runner", make: MakeArguments, setting: Setting) -> bool:
     """Whether two runs with different seeds differ.
 
     Raises:
         LinesRaised: the lines do not take these inputs.
     """
-    one, two = _draws(lines, make, setting, range(2)).nan_to_num()
+    one, two = lines.draws(make(False), setting, range(2)).nan_to_num()
     return not torch.equal(one, two)
 
 
-def compare_draws(name: str, old: Draws, new: Draws, make: MakeArguments, setting: Setting) -> CaseResult:
+def compare_draws(
+    name: str, old: "Runner", new: "Runner", make: MakeArguments, setting: Setting
+) -> CaseResult:
     """Compare mean and variance over many draws.
 
     Args:
@@ -56,8 +50,8 @@ def compare_draws(name: str, old: Draws, new: Draws, make: MakeArguments, settin
     """
     setting = replace(setting, exact=False, backward=False)
     try:
-        before = _draws(old, make, setting, range(DRAWS))
-        after = _draws(new, make, setting, range(DRAWS, 2 * DRAWS))
+        before = old.draws(make(False), setting, range(DRAWS))
+        after = new.draws(make(False), setting, range(DRAWS, 2 * DRAWS))
     except LinesRaised as error:
         return CaseResult(name, "differs", f"the rewrite raises {error.kind}: {error.message}")
     if before.shape != after.shape:
@@ -79,17 +73,19 @@ def compare_draws(name: str, old: Draws, new: Draws, make: MakeArguments, settin
     return CaseResult(name, "equal", f"mean and variance over {DRAWS} draws")
 
 
-def compare_zeros(name: str, old: Draws, new: Draws, make: MakeArguments, setting: Setting) -> CaseResult:
+def compare_zeros(
+    name: str, old: "Runner", new: "Runner", make: MakeArguments, setting: Setting
+) -> CaseResult:
     """Compare the share of outputs that are 0, where there is one key alone."""
     setting = replace(setting, exact=False, backward=False)
     try:
-        before = _draws(old, make, setting, range(DRAWS))
+        before = old.draws(make(False), setting, range(DRAWS))
     except LinesRaised as error:
         return CaseResult(name, "skipped", f"the original rejects it: {error.message}")
     if not before.isfinite().all():
         return CaseResult(name, "not compared", "the original is NaN")
     try:
-        after = _draws(new, make, setting, range(DRAWS, 2 * DRAWS))
+        after = new.draws(make(False), setting, range(DRAWS, 2 * DRAWS))
     except LinesRaised as error:
         return CaseResult(name, "differs", f"the rewrite raises {error.kind}: {error.message}")
     # A draw's zeros come in rows, so the draw and not the number is what is counted.
@@ -106,12 +102,8 @@ def _apart(one: Tensor, two: Tensor) -> float:
     return float((distance / error).nan_to_num(posinf=1e9).max()) if distance.numel() else 0.0
 
 
-def _draws(lines: Draws, make: MakeArguments, setting: Setting, seeds: range) -> Tensor:
-    return lines.draws(make(False), setting, seeds)
-
-
 def draw(lines: Lines, make: Callable[[], list[Argument]], setting: Setting, seeds: range) -> Tensor:
-    """All numbers of the outputs for each seed: (seeds, numbers), float64; see `Draws`."""
+    """All numbers of the outputs for each seed: (seeds, numbers), float64."""
     return torch.stack([_drawn(lines, make, setting, seed) for seed in seeds]).double()
 
 

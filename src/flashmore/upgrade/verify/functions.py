@@ -4,7 +4,6 @@ import ast
 import importlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -22,23 +21,15 @@ from flashmore.upgrade.verify.steps import trained
 OF_EINOPS = ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")
 
 
-@dataclass(frozen=True)
-class Functions:
-    """Both functions of a fragment, ready to be called."""
-
-    old: Lines
-    new: Lines
-
-
-def functions_of(fragment: Fragment) -> Functions:
-    """Compile a fragment after it was read.
+def functions_of(fragment: Fragment) -> tuple[Lines, Lines]:
+    """Both functions of a fragment, `old` and `new`, compiled after they were read.
 
     Raises:
         NotAllowed: it holds something that a test does not run, or needs a package that is not here.
     """
-    old_code, new_code = compiled(fragment)
+    old, new = compiled(fragment)
     space = _names(fragment)
-    return Functions(_function(old_code, "old", space), _function(new_code, "new", space))
+    return _function(old, "old", space), _function(new, "new", space)
 
 
 def _function(code: CodeType, name: str, space: Mapping[str, Any]) -> Lines:

@@ -47,7 +47,7 @@ def serve(connection: "Connection[Any, Any]", fragment: Fragment, side: Side, li
     _confine(connection, limits)
     torch.set_num_threads(1)
     try:
-        lines = getattr(functions_of(fragment), side)
+        lines = functions_of(fragment)[side == "new"]
         why_not = None
     except Exception as error:  # noqa: BLE001 - told to the judge, as the answer to whatever it asks
         why_not = [type(error).__name__, str(error)]

@@ -1,8 +1,7 @@
 """What a test says: every case that was tried, each tensor's verdict, what was assumed; no torch."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 WHOLE = "the whole example with the rewritten file"
 """The case that runs all of the user's example; see `flashmore.upgrade.trace.whole`."""
@@ -120,21 +119,6 @@ class Verification:
             return f"; the whole example could not be compared: {whole.detail or whole.result}"
         weights = sum(tensor.name.startswith("d ") for tensor in whole.tensors)
         return f"; and {WHOLE}, including the gradients of {weights} weights"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Verification":
-        """The test that `to_json` wrote down."""
-        cases = tuple(
-            CaseResult(**{**case, "tensors": tuple(TensorVerdict(**t) for t in case["tensors"])})
-            for case in document["cases"]
-        )
-        kernels = tuple(Kernels(**each) for each in document["kernels"])
-        assumptions = tuple(document["assumptions"])
-        return cls(**{**document, "cases": cases, "assumptions": assumptions, "kernels": kernels})
 
 
 def not_tested(why: str, *, on: str = "synthetic tensors", assumptions: tuple[str, ...] = ()) -> Verification:

@@ -101,7 +101,11 @@ class Runner:
         return found
 
     def draws(self, arguments: Sequence[Argument], setting: Setting, seeds: range) -> Tensor:
-        """See `flashmore.upgrade.verify.dropout.Draws`."""
+        """All numbers of the outputs for each seed: (seeds, numbers), float64.
+
+        Raises:
+            LinesRaised: the lines do not take these arguments.
+        """
         described, tensors = describe(arguments)
         asked = {**described, "do": "draws", "setting": asdict(setting), "seeds": [seeds.start, seeds.stop]}
         found = self._ask(encoded(asked, tensors))[1]

@@ -12,17 +12,17 @@ import subprocess
 import tempfile
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from msgspec import convert
+
 from flashmore.upgrade.isolated import command, environment
 from flashmore.upgrade.site import Site
-from flashmore.upgrade.verify.child import READY, fragment_to_json, processor_seconds, verification_from_line
-from flashmore.upgrade.verify.result import CaseResult, TensorVerdict, Verification, not_tested
-
-__all__ = ["CaseResult", "TensorVerdict", "Verification", "verify", "verify_all"]
+from flashmore.upgrade.verify.child import READY, processor_seconds
+from flashmore.upgrade.verify.result import Verification, not_tested
 
 SECONDS = 300.0
 """How long one test may take by the clock, where its processes wait instead of computing."""
@@ -73,7 +73,7 @@ class Verifier:
         if site.fragment is None:
             return not_tested("no lines could be extracted", on=on, assumptions=site.assumptions)
         request = {
-            "fragment": fragment_to_json(site.fragment),
+            "fragment": asdict(site.fragment),
             "assumptions": site.assumptions,
             "captured": None if captured is None else str(captured),
             "on": on,
@@ -118,7 +118,7 @@ class Verifier:
         except OSError:
             raise _Ended(self._how_it_ended()) from None
         too_late = f"the test took longer than {self.seconds:g} s"
-        return verification_from_line(self._line(self.seconds + JUDGING_SECONDS, too_late))
+        return convert(json.loads(self._line(self.seconds + JUDGING_SECONDS, too_late)), Verification)
 
     def _start(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="flashmore-")
@@ -174,40 +174,6 @@ class Verifier:
         self._end()
 
 
-def verify(site: Site, *, seconds: float = SECONDS, memory_bytes: int = BYTES) -> Verification:
-    """Test one site on synthetic tensors, in a child process of its own.
-
-    Args:
-        site: with a fragment; its path is not opened.
-        seconds: how long it may take.
-        memory_bytes: how much memory it may take beyond torch's own.
-
-    Returns:
-        The test, or why there is none; crashes, hangs and a lack of memory are reasons, never exceptions.
-    """
-    with Verifier(seconds, memory_bytes) as verifier:
-        return verifier.verify(site)
-
-
-def verify_all(
-    sites: Sequence[Site],
-    *,
-    seconds: float = SECONDS,
-    memory_bytes: int = BYTES,
-    after_each: Callable[[int], None] = lambda _: None,
-) -> list[Verification]:
-    """Test many sites in one child process; one that crashes it fails alone, and a new child goes on.
-
-    Args:
-        sites: each with a fragment, or it is not tested.
-        seconds: how long each may take.
-        memory_bytes: how much memory all of them may take.
-        after_each: is told how many are done.
-    """
-    with Verifier(seconds, memory_bytes) as verifier:
-        return [_told(verifier.verify(site), done, after_each) for done, site in enumerate(sites, 1)]
-
-
 def end_with_all_it_started(process: "subprocess.Popen[Any]") -> None:
     """Kill a process that was started in a session of its own, and all that it has started."""
     if hasattr(os, "killpg"):
@@ -215,11 +181,6 @@ def end_with_all_it_started(process: "subprocess.Popen[Any]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
-
-
-def _told(verification: Verification, done: int, after_each: Callable[[int], None]) -> Verification:
-    after_each(done)
-    return verification
 
 
 def _pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
