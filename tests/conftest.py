@@ -59,6 +59,14 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_measurements() -> Iterator[None]:
+    """`--attention auto` measures in shorter blocks: no test asks which backend is the fastest here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flashmore.backends.choose.BLOCK_SECONDS", 0.001)
+        yield
+
+
 @pytest.fixture(scope="session")
 def comparison_data() -> Path:
     """The folder with the data that other people's figures were measured on."""

@@ -166,11 +166,12 @@ def _become(words: list[str], environment: dict[str, str], folder: str, streams:
     os.environ.update(environment)
     os.chdir(folder)
     lines = 1 if os.isatty(1) else -1
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
     sys.stdin = sys.stdout = sys.stderr = None
     if 0 in streams:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if 1 in streams:
-        sys.stdout = open(1, "w", lines, encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", lines, encoding=encoding, errors=errors or None, closefd=False)  # noqa: SIM115
     if 2 in streams:
         sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv[:] = words

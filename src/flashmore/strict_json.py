@@ -13,13 +13,21 @@ LARGEST_FLOAT = 1e100
 """Above the range of float32; sums and products of a few such numbers stay finite."""
 
 
-def read(path: Path, wanted: str, valid: str, most_bytes: int, most_values: int = MOST_VALUES) -> object:
-    """Read a JSON document from a file that the user names.
+def read(
+    path: Path,
+    wanted: str,
+    valid: str,
+    most_bytes: int,
+    most_values: int = MOST_VALUES,
+    *,
+    again: bool = True,
+) -> object:
+    """Read a JSON document from a file that the user names; a pipe only without `again`, as `open_input`.
 
     Raises:
         DataError: of what was wanted: it cannot be read, is larger, or is not such a document.
     """
-    with open_input(path, wanted, valid, again=True) as file:
+    with open_input(path, wanted, valid, again=again) as file:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise DataError(wanted, f"more than {most_bytes:,} bytes", valid)

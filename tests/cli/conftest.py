@@ -51,12 +51,13 @@ def plain_here(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 def process(environment: dict[str, str], forks: Forks) -> Callable[..., CompletedProcess[str]]:
     """Run a command as a process of its own: stdout, stderr and exit code apart.
 
-    It is forked, unless the environment changes, which Python and libraries read when they start.
+    It is forked, unless something else changes in the environment than the encoding of stdout: libraries read
+    that when they are imported.
     """
 
     def run(*words: object, **changes: str) -> CompletedProcess[str]:
-        if not changes:
-            return forks.run(("-m", "flashmore", *words), environment)
+        if changes.keys() <= {"PYTHONIOENCODING"}:
+            return forks.run(("-m", "flashmore", *words), environment | changes)
         command = [sys.executable, "-m", "flashmore", *map(str, words)]
         return subprocess.run(
             command,

@@ -16,6 +16,7 @@ from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.runs import Checkpoint, Run, Settings, State
+from flashmore.share.export import export
 from flashmore.training.loop import train
 
 MODULES = Path(flashmore.share.page.__file__).with_name("page")
@@ -56,11 +57,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     text.write_text("\n".join(names), encoding="utf-8")
     common: dict[str, Any] = {"max_steps": 120, "eval_interval": 60, "device": "cpu", "samples_every": 40}
     configs = {
-        "transformer": TrainConfig(file=items, **common),
+        "transformer": TrainConfig(file=items, n_layer=2, n_embd=32, **common),
         "bigram": TrainConfig(file=items, model="bigram", **common),
         "text": TrainConfig(file=text, mode="text", preset="shakespeare-fast", block_size=24, **common),
     }
     return {name: Run.open(train(config, folder / name).run) for name, config in configs.items()}
+
+
+@pytest.fixture(scope="session")
+def hugging_face(trained: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both Transformers as folders of Hugging Face's, to copy or read."""
+    folder = tmp_path_factory.mktemp("hf")
+    for kind in ("transformer", "text"):
+        export(trained[kind], "hf", folder / kind)
+    return {kind: folder / kind for kind in ("transformer", "text")}
 
 
 @pytest.fixture(scope="session")

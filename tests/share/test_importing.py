@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -228,17 +229,18 @@ def test_nanogpts_checkpoint_becomes_a_run_on_text(tmp_path: Path, bias: bool) -
 
 @pytest.mark.parametrize("kind", ["transformer", "text"])
 def test_a_round_trip_over_hugging_face_is_bit_exact(
-    trained: dict[str, Run], tmp_path: Path, kind: str
+    trained: dict[str, Run], hugging_face: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
     run = trained[kind]
-    export(run, "hf", tmp_path / "hf")
     data = Path(run.config["file"])
     if run.text is None:  # makemore's split, which imported items get, keeps all lines
         data = tmp_path / "names.txt"
         data.write_text("\n".join(run.split.train + run.split.validation + run.split.test), encoding="utf-8")
-    again = import_model(tmp_path / "hf", data, tmp_path / "run")
-    export(again, "hf", tmp_path / "hf again")
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "hf again"))
+    again = import_model(hugging_face[kind], data, tmp_path / "run")
+    export(again, "hf", tmp_path / "again")
+    first, second = (
+        load_file(folder / "model.safetensors") for folder in (hugging_face[kind], tmp_path / "again")
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     ids = torch.arange(run.model.block_size)[None] % run.model.vocab_size
@@ -323,10 +325,10 @@ def test_a_checkpoint_of_another_kind_is_refused(names: Path, tmp_path: Path, co
     ids=str,
 )
 def test_a_gpt2_that_computes_otherwise_is_refused(
-    trained: dict[str, Run], tmp_path: Path, change: dict[str, Any]
+    trained: dict[str, Run], hugging_face: dict[str, Path], tmp_path: Path, change: dict[str, Any]
 ) -> None:
     run, folder = trained["text"], tmp_path / "hf"
-    export(run, "hf", folder)
+    copytree(hugging_face["text"], folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
     refused(folder, Path(run.config["file"]), tmp_path / "run")
@@ -342,11 +344,10 @@ def test_a_folder_of_another_kind_is_refused(names: Path, tmp_path: Path, config
 
 
 def test_links_in_a_folder_are_followed_as_hugging_faces_cache_has_them(
-    trained: dict[str, Run], tmp_path: Path
+    trained: dict[str, Run], hugging_face: dict[str, Path], tmp_path: Path
 ) -> None:
     run, folder = trained["text"], tmp_path / "linked"
-    export(run, "hf", tmp_path / "hf")
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (folder / name).symlink_to(tmp_path / "hf" / name)
+        (folder / name).symlink_to(hugging_face["text"] / name)
     import_model(folder, Path(run.config["file"]), tmp_path / "run")

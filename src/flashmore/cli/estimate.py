@@ -162,7 +162,7 @@ def _fitted(path: Path) -> dict[str, float]:
         ConfigError: it is not such a record.
     """
     wanted, valid = f"a record of benchmarks/scaling.py in {path}", "a file written by it with --json"
-    record = read(path, wanted, valid, LARGEST_RECORD)
+    record = read(path, wanted, valid, LARGEST_RECORD, again=False)
     found = record.get("fitted") if isinstance(record, dict) else None
     if not isinstance(found, dict) or found.keys() != OPTIONS.keys():
         raise ConfigError(wanted, "a JSON document of another kind", valid)

@@ -20,7 +20,7 @@ def heads_of(path: Path) -> dict[str, int | bool]:
     """
     wanted = f"a Hugging Face model's sizes in {path}"
     valid = "num_attention_heads, and head_dim or hidden_size"
-    found = read(path, wanted, valid, LARGEST)
+    found = read(path, wanted, valid, LARGEST, again=False)
 
     def size(name: str, otherwise: int | None = None) -> int:
         value = found.get(name) if isinstance(found, dict) else None
