@@ -32,7 +32,7 @@ class Rewriting:
         self.text = words.text
         self.blocks = blocks
         self.guards = [condition for condition, _ in found.guards]
-        self.is_guarded = bool(self.guards or emission.half.needed)
+        self.is_guarded = bool(self.guards or emission.asked or emission.half.needed)
 
     def statements(self) -> list[ast.stmt]:
         """Every statement that the rewriting touches, and the condition's own."""
@@ -200,6 +200,8 @@ class Rewriting:
             raise Refuse(
                 "TorchScript compiles this file, but does not support torch.finfo", "do not script it"
             )
+        if self.emission.asked and _is_scripted(self.found.flow.module):
+            raise Refuse("TorchScript compiles this file, but does not support type()", "do not script it")
         if not self.is_guarded:
             return self._with_line_ends((*extra, *edits)), None
         block, first, last = self.region()
@@ -256,6 +258,10 @@ class Rewriting:
                 text = f"({text})"
             if text not in tests:
                 tests.append(text)
+        for node, text in self.emission.asked:
+            if not stability.holds(node, first):
+                raise Refuse("the dropout changes before the values are multiplied")
+            tests.append(text)
         half = self.emission.half.guard(lambda node: stability.holds(node, first))
         if half is not None:
             tests.append(half)
