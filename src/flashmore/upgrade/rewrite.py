@@ -217,7 +217,7 @@ class Rewriting:
             raise Refuse("other lines stand between those of the attention")
         inside = [
             each
-            for each in self._taken_instead(block[first : last + 1])
+            for each in self._taken_instead(block[last])
             if not any(one.start < each.end and each.start < one.end for one in edits)
         ]
         new = edited(self.text.source[:end], [*edits, *inside])[start:]
@@ -236,8 +236,8 @@ class Rewriting:
         taken = node.body if live else node.orelse
         return taken if isinstance(taken, (ast.Name, ast.Constant)) else None
 
-    def _taken_instead(self, statements: Sequence[ast.stmt]) -> Iterator[Edit]:
-        for node in (inner for each in statements for inner in ast.walk(each)):
+    def _taken_instead(self, statement: ast.stmt) -> Iterator[Edit]:
+        for node in ast.walk(statement):
             if (taken := self.taken(node)) is not None:
                 (start, end), (first, last) = self.text.span(node), self.text.span(taken)
                 yield from (Edit(start, first, ""), Edit(last, end, ""))
