@@ -32,7 +32,7 @@ class Rewriting:
         self.text = words.text
         self.blocks = blocks
         self.guards = [condition for condition, _ in found.guards]
-        self.is_guarded = bool(self.guards or emission.half.needed)
+        self.is_guarded = bool(self.guards or emission.asked or emission.half.needed)
 
     def statements(self) -> list[ast.stmt]:
         """Every statement that the rewriting touches, and the condition's own."""
@@ -191,6 +191,8 @@ class Rewriting:
             raise Refuse(
                 "TorchScript compiles this file, but does not support torch.finfo", "do not script it"
             )
+        if self.emission.asked and _is_scripted(self.found.flow.module):
+            raise Refuse("TorchScript compiles this file, but does not support type()", "do not script it")
         if not self.is_guarded:
             return self._with_line_ends((*extra, *edits)), None
         block, first, last = self.region()
@@ -198,7 +200,7 @@ class Rewriting:
         statements = block[first : last + 1]
         inside = (
             each
-            for each in self._taken_instead(statements)
+            for each in self._taken_instead(block[last])
             if not any(one.start < each.end and each.start < one.end for one in edits)
         )
         made = guarded(statements, [*edits, *inside], test, self.text)
@@ -213,8 +215,8 @@ class Rewriting:
         taken = node.body if live else node.orelse
         return taken if isinstance(taken, (ast.Name, ast.Constant)) else None
 
-    def _taken_instead(self, statements: Sequence[ast.stmt]) -> Iterator[Edit]:
-        for node in (inner for each in statements for inner in ast.walk(each)):
+    def _taken_instead(self, statement: ast.stmt) -> Iterator[Edit]:
+        for node in ast.walk(statement):
             if (taken := self.taken(node)) is not None:
                 (start, end), (first, last) = self.text.span(node), self.text.span(taken)
                 yield from (Edit(start, first, ""), Edit(last, end, ""))
@@ -235,6 +237,10 @@ class Rewriting:
                 text = f"({text})"
             if text not in tests:
                 tests.append(text)
+        for node, text in self.emission.asked:
+            if not stability.holds(node, first):
+                raise Refuse("the dropout changes before the values are multiplied")
+            tests.append(text)
         half = self.emission.half.guard(lambda node: stability.holds(node, first))
         if half is not None:
             tests.append(half)

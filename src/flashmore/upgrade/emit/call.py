@@ -80,7 +80,7 @@ class Pieces(Operands):
         return known[term]
 
     def _last_scale(self, term: Term, known: dict[Term, Scale]) -> Scale:
-        if term.kind == "product":
+        if term.kind in ("product", "softmax"):
             return Scale()
         if term.kind == "loop" and any(each.kind == "scale" for each in term.inner[1].walk()):
             raise Refuse("the scores are scaled inside a loop")
@@ -113,6 +113,11 @@ class Pieces(Operands):
         if len(text) > _LONGEST:
             raise Refuse("the scale differs on too many branches")
         return Scale([("mul", text)], one.learned)
+
+    def factors(self) -> list[tuple[str, str]]:
+        """The numbers that the weights are multiplied by after the softmax."""
+        found = self._scale(self.found.weights, {})
+        return uncancelled(found.numbers)
 
     def dropout(self) -> str | None:
         """The text of `dropout_p`, None where there is no dropout."""

@@ -31,6 +31,7 @@ class Emitter(Arguments, Replay):
         self._assume_dtypes()
         self._assume_of_masks()
         made.read = self.pieces.emitted
+        made.asked = self._types_of_dropout()
         return made
 
     def _assume_of_masks(self) -> None:

@@ -16,6 +16,7 @@ from flashmore.upgrade.patterns.products import Product
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import number as number_of
 from flashmore.upgrade.source.nodes import Blocks, operand
 from flashmore.upgrade.source.operations import CHANGES_DTYPE, VIEWS
 from flashmore.upgrade.source.scopes import defaults_of
@@ -34,6 +35,8 @@ class Emission:
     call: str = ""
     imported: str | None = None
     half: Half = field(default_factory=Half)
+    asked: list[tuple[ast.expr, str]] = field(default_factory=list)
+    """Tests that a guard asks beside the conditions, each with what it reads."""
     read: list[ast.expr] = field(default_factory=list)
     """The user's expressions that the call reads, where it stands."""
 
@@ -69,7 +72,7 @@ class Writer:
         for term in self.found.weights.walk():
             if term.kind != "dropout" or term.value.op == "identity" or term.value.statement is None:
                 continue
-            if term.value.op == "call":
+            if term.value.op == "call" and term.value.args[0].op == "param":
                 name = str(term.value.args[0].detail)
                 default = defaults_of(self.flow.function.args).get(name, ast.Constant(None))
                 if not (isinstance(default, ast.Constant) and default.value is None):
@@ -80,6 +83,19 @@ class Writer:
                     raise Refuse(
                         "dropout is applied in a `with` block, but the product with the values is outside it"
                     )
+
+    def _types_of_dropout(self) -> list[tuple[ast.expr, str]]:
+        """That a module of unknown class is a dropout, with the expression that gives it."""
+        found = []
+        for term in self.found.weights.walk():
+            node, value = term.value.node, term.value
+            if term.kind == "dropout" and value.op == "call" and value.args[0].op == "selfattr":
+                if not isinstance(node, ast.Call) or value.inner:
+                    raise Refuse("dropout is applied inside a helper", "move it into this function")
+                kind = self.flow.module.spelling("torch.nn.Dropout", self.flow.function)
+                kind = kind or f"{self._torch()}.nn.Dropout"
+                found.append((node.func, f"type({self.words.flat(node.func)}) is {kind}"))
+        return found
 
     def _is_upcast(self) -> bool:
         """Whether queries and keys are cast, and the weights then to the dtype of the values.
@@ -191,7 +207,7 @@ class Writer:
 
     def _is_guarded(self) -> bool:
         """Whether the old lines stay in another branch."""
-        return bool(self.found.guards) or any(
+        return bool(self.found.guards or self._types_of_dropout()) or any(
             term.kind == "add" and not term.value.inner and term.other is not None and from_caller(term.other)
             for term in self.found.scores.walk()
         )
@@ -262,6 +278,18 @@ class Writer:
         self.result.edits += [Edit(end - 4, end, "reshape") for end in ends or ()]
         after = "" if ends is not None else ".contiguous()"
         final = f"{self.pieces.lowered(f'{self.result.call}{apart}')}{after}"
+        factors = self.pieces.factors()
+        for how, text in factors:
+            by = ast.parse(text.strip(), mode="eval").body
+            text = ast.unparse(by) if isinstance(by, ast.IfExp) else text  # without its parentheses
+            final = f"{final} {'*' if how == 'mul' else '/'} {factor(text)}"
+        if factors and getattr(self.pieces.at, "value", None) is not node:
+            final = f"({final})"
+        for term in self.found.weights.walk():
+            if term.kind == "scale" and term.other is not None and number_of(term.other) is None:
+                given = operand(self.flow, term.value.node, term.other)
+                said = [f"`{self.text.of(given)}` is a number"] if given is not None else []
+                self.result.assumptions += said
         start, end = self._without_parentheses(node)
         self.result.edits.append(Edit(start, end, final))
         inside = [] if self._is_guarded() else comments(self.text.of(node))

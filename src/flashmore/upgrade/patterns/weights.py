@@ -3,9 +3,10 @@
 import re
 
 from flashmore.upgrade.budget import step
+from flashmore.upgrade.patterns.scales import NUMBER, classify
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.patterns.zeros import NANS, zeroing
-from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of
+from flashmore.upgrade.source.attributes import Attribute, Kind, kind_of, may_be_dropout
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import CASTS, MOVES, RESHAPES
@@ -85,13 +86,27 @@ class Weights:
         if (zeros := zeroing(value)) is not None and isinstance(inner := self.walk(zeros.base), Term):
             kind = "nans" if zeros.kind == NANS else "zeroed"
             return Term(kind, value, (inner,), zeros.test, (zeros.kind, zeros.keeps))
+        if op in ("mul", "div") and len(value.args) == 2 and (scaled := self._scaled(value)) is not None:
+            return scaled
         return self._unknown(value)
 
+    def _scaled(self, value: Value) -> Term | None:
+        """Weights that are multiplied by a number, as the output may be instead."""
+        pairs = [value.args, value.args[::-1]] if value.op == "mul" else [value.args]
+        for base, by in pairs:
+            if classify(by, self.module) == NUMBER and isinstance(inner := self.walk(base), Term):
+                return Term("scale", value, (inner,), by, (NUMBER, value.op))
+        return None
+
     def _is_dropout_call(self, value: Value) -> bool:
-        """A dropout that came in as an argument: `dropout(p_attn)`."""
-        if value.op != "call" or len(value.args) != 2 or value.args[0].op != "param":
+        """A dropout that came in as an argument, `dropout(p_attn)`, or in a class that is not known."""
+        if value.op != "call" or len(value.args) != 2 or value.named:
             return False
-        return _DROPOUT.fullmatch(str(value.args[0].detail)) is not None
+        callee = value.args[0].detail
+        if isinstance(callee, Attribute):
+            unknown = kind_of(callee, self.module).name == "unknown" and may_be_dropout(callee)
+            return unknown and _DROPOUT.fullmatch(callee.name) is not None
+        return value.args[0].op == "param" and _DROPOUT.fullmatch(str(callee)) is not None
 
     def _phi(self, value: Value) -> Term | Unfit | None:
         one, two = (self.walk(each) for each in value.args)

@@ -85,6 +85,16 @@ def kind_of(attribute: Attribute, module: Module) -> Kind:
     return replace(main, maybe=others)
 
 
+def may_be_dropout(attribute: Attribute) -> bool:
+    """Whether an attribute may be a `torch.nn.Dropout`: one is stored there, or nothing that is seen."""
+    owner = attribute.owner
+    holder = owner.holder(attribute.name) if owner is not None else None
+    if holder is None:
+        return True
+    made = holder.own_assignments.get(attribute.name, ())
+    return any(kind.name == "dropout" for each in made for kind in _kinds(each, holder.module))
+
+
 def _kinds(expression: ast.expr, module: Module) -> list[Kind]:
     if isinstance(expression, ast.IfExp):
         return [*_kinds(expression.body, module), *_kinds(expression.orelse, module)]
