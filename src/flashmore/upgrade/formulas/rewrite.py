@@ -22,14 +22,14 @@ from flashmore.upgrade.rewrite import deeper, has_long_string
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.site import Edit, Site, Verdict
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.functions import FunctionOf
+from flashmore.upgrade.source.functions import FunctionOf, why_seen
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import may_be_numpys, not_torchs
 from flashmore.upgrade.source.module import FUNCTIONAL
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.operations import CASTS
-from flashmore.upgrade.source.scopes import SEE_LOCALS
+from flashmore.upgrade.source.scopes import MODULE, SEE_LOCALS
 from flashmore.upgrade.text import comments
 
 _OPERATORS = frozenset("+-*/@%=,([{<>|&^~")
@@ -112,6 +112,7 @@ class FormulaSite:
             raise Refuse(f"a reference is left alone: {why}")
         self._check_statements()
         self._check_uses()
+        self._check_seen()
         self._check_in_place()
         nodes = [value.node for value in self.match.tensors if isinstance(value.node, ast.Call)]
         other = not_torchs(module.tree, self.flow.owner, self.flow.function, nodes)
@@ -196,6 +197,12 @@ class FormulaSite:
                 if not own and id(user.node) not in mine and value.op not in ("global", "const", "selfattr"):
                     line = getattr(user.node, "lineno", self.statement.lineno)
                     raise Refuse(f"a part of it is used in line {line}, too")
+
+    def _check_seen(self) -> None:
+        """Whether no other code reads what a file's own lines bind."""
+        lines = [*self.before, self.statement]
+        if self.flow.function.name == MODULE and (why := why_seen(self.flow.module, lines)) is not None:
+            raise Refuse(why)
 
     def _check_in_place(self) -> None:
         """Whether nothing changes in place what the gradient of the call is computed from."""

@@ -37,6 +37,7 @@ from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.scopes import MODULE
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
 
@@ -205,7 +206,7 @@ class Search:
 
     def _with_other_lines(self, final: Value, chain: Term) -> Site | None:
         """An attention of which a part is in a helper, or in an assignment of several values."""
-        if self.depth == _MOST_CHANGES:
+        if self.depth == _MOST_CHANGES or self.name == MODULE:
             return None
         values = values_of(self.flow, self.shapes, final, chain)
         for edit, statement, helper in self._other_lines(values):

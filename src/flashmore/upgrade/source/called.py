@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, claimed_by
-
-MODULE = "<module>"
-"""The symbol of what stands outside of all functions and classes, as in Python's tracebacks."""
+from flashmore.upgrade.source.scopes import MODULE, Function, claimed_by
 
 
 @dataclass(frozen=True)

@@ -25,5 +25,8 @@ class Elsewhere(Protocol):
     def exports(self, module: "Module", name: str, symbol: str) -> bool:
         """Whether other files mention a function's name, or a package passes its class on."""
 
+    def reads(self, name: str) -> bool:
+        """Whether another file may read a variable of the file, since it mentions both."""
+
     def starred(self, module: "Module", name: str) -> Found | str | None:
         """What a name is that a module imports with a star."""

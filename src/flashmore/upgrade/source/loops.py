@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.source.called import MODULE
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, own_nodes
+from flashmore.upgrade.source.scopes import MODULE, Function, own_nodes
 
 Loop = ast.For | ast.While | ast.AsyncFor
 

@@ -10,7 +10,7 @@ from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.elsewhere import Elsewhere, Found
 from flashmore.upgrade.source.replaced import replaced, stands_for, stored
-from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, is_private
+from flashmore.upgrade.source.scopes import MODULE, TYPE_PARAMETERS, Function, claimed_by, is_private
 
 FUNCTIONAL = "torch.nn.functional"
 _LONGEST_NAME = 1000
@@ -229,6 +229,8 @@ class Module:
 
     def _is_own(self, name: str, function: Function) -> bool:
         """Whether a function, or a class around it, may give a name another meaning than the module."""
+        if function.name == MODULE:
+            return len(self.meanings.get(name, ())) > 1
         return is_private(name) or any(name in claimed_by(node) for node in walk(function))
 
 
