@@ -368,3 +368,12 @@ def test_a_helper_that_another_file_overrides_stays(tmp_path: Path) -> None:
     assert "means something else in the subclass `Other`" in one.reason
     one, _ = site(tmp_path, {"model.py": model, "other.py": below.format(body="    pass\n")})
     assert one.verdict == "rewritten"
+
+
+def test_lines_of_a_script_that_are_differentiated_twice_stay(tmp_path: Path) -> None:
+    source = SCRIPT + "\n(g,) = torch.autograd.grad(out.sum(), q, create_graph={again})\n"
+    one, _ = site(tmp_path, {"model.py": source.format(again=True)})
+    assert one.verdict == "refused"
+    assert "create_graph" in one.reason
+    one, _ = site(tmp_path, {"model.py": source.format(again=False)})
+    assert one.verdict == "rewritten"
