@@ -244,14 +244,12 @@ class Search:
         place = [each.node for each in functions(module.tree, module)].index(self.flow.function)
         same = [*functions(changed.tree, changed)][place]
         parsed = Parsed(Text(source), changed, self.path, Budget(0))  # as part of this one
-        end = max(each.end for each in first) + len(source) - len(self.text.source)
-        last = parsed.text.offset_line(max(end - 1, 0)) + 1
-        line = parsed.text.offset_line(min(each.start for each in first)) + 1
-        made = [
-            each
-            for each in _sites_of(parsed, same, depth)
-            if each.verdict == "rewritten" and each.line <= last and line <= each.end_line
-        ]
+        made = [each for each in _sites_of(parsed, same, depth) if each.verdict == "rewritten"]
+        if len(made) > 1:  # of which others may stand elsewhere in the function
+            end = max(each.end for each in first) + len(source) - len(self.text.source)
+            last = parsed.text.offset_line(max(end - 1, 0)) + 1
+            line = parsed.text.offset_line(min(each.start for each in first)) + 1
+            made = [each for each in made if each.line <= last and line <= each.end_line]
         self.parsed.moved.update(parsed.moved)
         if len(made) != 1:
             return None
