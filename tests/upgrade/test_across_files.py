@@ -327,3 +327,53 @@ def test_a_subclass_is_found_through_the_files_between(tmp_path: Path) -> None:
         files = {"model.py": DERIVED, "layers.py": LAYERS, "between.py": between}
         found, _ = site(tmp_path, {**files, "below.py": below.format("between", name)})
         assert "`Other` (below.py, line 5)" in found.reason
+
+
+SCRIPT = """import torch
+
+q, k, v = (torch.randn(2, 4, 8, 16) for _ in range(3))
+weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)
+out = weights @ v
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "verdict"),
+    [
+        ("model.py", "from model import weights", "refused"),
+        ("model.py", "import model\n\nprint(model.weights)", "refused"),
+        ("lib/__init__.py", "import lib\n\nprint(lib.weights)", "refused"),
+        ("model.py", "weights = 3  # of another kind", "rewritten"),
+        ("model.py", "import model\n\nprint(model.q)", "rewritten"),
+    ],
+)
+def test_lines_of_a_script_stay_where_another_file_reads_their_names(
+    name: str, other: str, verdict: str, tmp_path: Path
+) -> None:
+    one, _ = site(tmp_path, {name: SCRIPT, "other.py": other}, name)
+    assert one.verdict == verdict
+    assert verdict == "rewritten" or one.reason == "`weights` may be read by another file"
+
+
+def test_a_helper_that_another_file_overrides_stays(tmp_path: Path) -> None:
+    model = (
+        "import torch\n\n\nclass Attention(torch.nn.Module):\n"
+        "    def weighted(self, scores, v):\n        return scores.softmax(dim=-1) @ v\n\n"
+        "    def forward(self, q, k, v):\n        return self.weighted(q @ k.transpose(-2, -1), v)\n"
+    )
+    below = "from model import Attention\n\n\nclass Other(Attention):\n{body}"
+    body = "    def weighted(self, scores, v):\n        return scores @ v\n"
+    one, _ = site(tmp_path, {"model.py": model, "other.py": below.format(body=body)})
+    assert one.verdict == "refused"
+    assert "means something else in the subclass `Other`" in one.reason
+    one, _ = site(tmp_path, {"model.py": model, "other.py": below.format(body="    pass\n")})
+    assert one.verdict == "rewritten"
+
+
+def test_lines_of_a_script_that_are_differentiated_twice_stay(tmp_path: Path) -> None:
+    source = SCRIPT + "\n(g,) = torch.autograd.grad(out.sum(), q, create_graph={again})\n"
+    one, _ = site(tmp_path, {"model.py": source.format(again=True)})
+    assert one.verdict == "refused"
+    assert "create_graph" in one.reason
+    one, _ = site(tmp_path, {"model.py": source.format(again=False)})
+    assert one.verdict == "rewritten"

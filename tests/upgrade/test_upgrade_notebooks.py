@@ -457,3 +457,39 @@ def test_a_notebook_that_has_changed_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it has changed since"):
         write(report.found, report.encoded(report.rewritten))
     assert report.path.read_bytes() == changed
+
+
+LINES = "weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)\n"
+OWN = "q, k, v = (torch.randn(2, 4, 8, 16) for _ in range(3))"
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ((OWN, f"{LINES}out = weights @ v"), ""),
+        ((OWN, LINES, "out = weights @ v"), "its lines lie in several cells"),
+        (
+            (OWN, f"{LINES}out = weights @ v", "%timeit weights.sum()"),
+            "a magic or a cell that is no Python may read its names",
+        ),
+        (
+            (OWN, f"{LINES}out = weights @ v", "%%bash\necho"),
+            "a magic or a cell that is no Python may read its names",
+        ),
+        ((OWN, f"{LINES}out = weights @ v", "%timeit other.sum()"), ""),
+        (
+            (OWN, f"{LINES}out = weights @ v", "weights"),
+            "`weights` would be removed, but is read in cell 4, line 1",
+        ),
+    ],
+)
+def test_lines_outside_of_functions_are_those_of_one_cell(
+    cells: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "lesson.ipynb"
+    path.write_bytes(document(*map(code, (IMPORTS, *cells))))
+    found = search_file(path)
+    assert isinstance(found, Searched)
+    (site,) = found.sites
+    assert site.symbol == "<module>"
+    assert (site.verdict, site.reason if reason else "") == ("refused" if reason else "rewritten", reason)

@@ -13,9 +13,10 @@ from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.functions import whole
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks, Stability
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import MODULE, Function
 from flashmore.upgrade.text import Text, comments
 
 _NOT_SCRIPTED = re.compile(r"\bfinfo\(")
@@ -81,6 +82,8 @@ class Rewriting:
 
     def same_function(self, changed: ast.Module) -> Function:
         """The function of the edited source, found by its place among all functions."""
+        if self.found.flow.function.name == MODULE:
+            return whole(changed)
         place = _functions(self.found.flow.module.tree).index(self.found.flow.function)
         return [each for each in walk(changed) if isinstance(each, Function)][place]
 

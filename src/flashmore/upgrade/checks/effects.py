@@ -26,6 +26,7 @@ _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
     ast.Lt: {"__lt__", "__gt__"}, ast.Gt: {"__lt__", "__gt__"}, ast.LtE: {"__le__", "__ge__"},
     ast.GtE: {"__le__", "__ge__"},
 }  # fmt: skip
+_GRAD_MODES = {"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"}
 _DRAWS = {"torch.dropout", "torch.nn.functional.dropout"}
 _HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
 
@@ -53,6 +54,7 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
             what = f"the condition in line {test.lineno} would run twice"
             raise Refuse(f"{what}, and `{effect}` may have side effects")
     _check_caught(rewriting)
+    _check_gradients(rewriting)
     _check_hooks(found)
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
     _check_between(rewriting, mine)
@@ -187,6 +189,22 @@ def _check_caught(rewriting: Rewriting) -> None:
         raise Refuse(
             f"an exception in these lines is caught in line {handler.lineno}; fused kernels may not raise it"
         )
+
+
+def _check_gradients(rewriting: Rewriting) -> None:
+    """The scores are computed with gradients, or all of the attention is without."""
+    flow, final = rewriting.found.flow, rewriting.found.final.statement
+    around = {*rewriting.blocks.ancestors(final)} if final is not None else set()
+    for value in rewriting.found.chain:
+        for each in rewriting.blocks.ancestors(value.statement) if value.statement is not None else ():
+            if not isinstance(each, (ast.With, ast.AsyncWith)) or each in around:
+                continue
+            for item in each.items:
+                made = item.context_expr
+                name = flow.module.qualified(made.func if isinstance(made, ast.Call) else made)
+                if name.rpartition(".")[2] in _GRAD_MODES:
+                    where = f"`{name}` in line {each.lineno}"
+                    raise Refuse(f"the scores are computed under {where}, and the output is not")
 
 
 def _check_hooks(found: Attention) -> None:

@@ -13,10 +13,11 @@ from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.bindings import Binding, Use
 from flashmore.upgrade.source.escape import fact
+from flashmore.upgrade.source.functions import why_seen
 from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Reaching
-from flashmore.upgrade.source.scopes import SEE_LOCALS, claimed_by, heads, is_private, own_nodes
+from flashmore.upgrade.source.scopes import MODULE, SEE_LOCALS, claimed_by, heads, is_private, own_nodes
 
 ADVICE = "remove that use if it is not needed"
 _WITHOUT_ARGUMENTS = {"vars", "dir"}
@@ -38,6 +39,7 @@ def check_names(rewriting: Rewriting) -> None:
     found = rewriting.found
     _refuse_onlookers(found)
     _refuse_shadowing(found)
+    _refuse_seen(rewriting)
     names = _Names(rewriting, [edit for edit in rewriting.edits() if edit.end > edit.start])
     for use in names.uses:
         names.check(use)
@@ -189,6 +191,14 @@ def _refuse_onlookers(found: Attention) -> None:
     if (of_frames := _reads_frames(found.flow.module)) is not None:
         name, line = of_frames
         raise Refuse(f"`{name}` in line {line} may read the local variables of a running function", ADVICE)
+
+
+def _refuse_seen(rewriting: Rewriting) -> None:
+    """Refuse a file's own lines where other code may read the names that they bind."""
+    flow = rewriting.found.flow
+    block, first, last = rewriting.region()
+    if flow.function.name == MODULE and (why := why_seen(flow.module, block[first : last + 1])) is not None:
+        raise Refuse(why, ADVICE)
 
 
 def _refuse_shadowing(found: Attention) -> None:

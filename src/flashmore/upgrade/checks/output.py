@@ -205,11 +205,7 @@ def _passed_on(module: Module) -> set[str]:
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
 def _flows(module: Module) -> list[Flow]:
     """The functions that may tell a layout or work in place, and the module's own lines as one of them."""
-    arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
-    outside = [each for each in module.tree.body if not isinstance(each, (Function, ast.ClassDef))]
-    whole = ast.FunctionDef("<module>", arguments, outside, [], lineno=1, col_offset=0)
     found = [Flow(module, each.owner, each.node, each.enclosing) for each in functions(module.tree, module)]
-    found.append(Flow(module, None, whole))
     names = {
         name
         for each in module.classes.values()

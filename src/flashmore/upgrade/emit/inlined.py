@@ -72,8 +72,9 @@ def separated(flow: Flow, text: Text, blocks: Blocks, statement: ast.stmt) -> Ed
     first, last = text.span(statement)
     indent, shared = text.indent(statement), _captured(flow)
     within = any(isinstance(each, (ast.Try, ast.TryStar)) for each in blocks.ancestors(statement))
-    if within or text.source[first - len(indent) : first] != indent or text.source[last:end].strip():
-        raise Refuse("several statements share a line, or the values are assigned at once")
+    around = text.source[start:first].strip() or text.source[last:end].strip()
+    if within or around or comments(text.of(statement)):
+        raise Refuse("its line has something else, or an exception may be caught between the values")
     lines = []
     for index, (target, value) in enumerate(zip(targets, values, strict=True)):
         before = {each.id for each in targets[:index] if isinstance(each, ast.Name)}
@@ -128,7 +129,9 @@ class _Inlining:
             raise Refuse("the helper has a scope of its own, or a multi-line string")
         parameters = {each.arg for each in arguments_of(self.helper.args)}
         names = {each.id for each in inside if isinstance(each, ast.Name)}
-        if names & {*SEE_LOCALS, "super", "__class__", self.helper.name} or any(map(is_private, names)):
+        attributes = {each.attr for each in inside if isinstance(each, ast.Attribute)}
+        of_place = {*SEE_LOCALS, "super", "__class__", self.helper.name}
+        if names & of_place or any(map(is_private, names | attributes)):
             raise Refuse("the helper depends on where it stands")
         if (names - parameters - self.stored) & self.bound:
             raise Refuse("a global name of the helper means something else in the function that calls it")
@@ -306,8 +309,11 @@ def _check_callee(flow: Flow, call: ast.Call, closure: Closure) -> None:
         case ast.Attribute(value=ast.Name(id="self"), attr=name) if flow.owner is not None:
             first = next((each.arg for each in (*helper.args.posonlyargs, *helper.args.args)), "")
             replaced = module.is_replaced(name) or flow.owner.replaces(name, module)
-            stored = any(name in each.own_assignments for each in flow.owner.lineage())
-            if not (replaced or stored) and (_is_static(helper) or first == "self"):
+            of = {each for one in (flow.owner, *flow.owner.below(module)) for each in one.lineage()}
+            stored = any(name in each.own_assignments for each in of)
+            several = sum(name in each.own_methods for each in of) > 1
+            unordered = several and any(len(each.bases) > 1 for each in of)
+            if not (replaced or stored or unordered) and (_is_static(helper) or first == "self"):
                 return
     raise Refuse("the helper may be another function")
 
@@ -323,15 +329,16 @@ def _check_place(whole: ast.expr, call: ast.Call, text: Text) -> None:
         if first <= start and end <= last:
             if not isinstance(node, _AROUND):
                 raise Refuse("the helper is called under a condition, or several times")
-        elif first < end and not (isinstance(node, (ast.Name, ast.Constant)) or _is_called(whole, node)):
+        elif first < end and not (isinstance(node, (ast.Name, ast.Constant)) or _is_callee(whole, node)):
             raise Refuse("something else is evaluated before the helper is called")
     if any(isinstance(each, ast.NamedExpr) for each in walk(whole)):
         raise Refuse("the statement assigns another name")
 
 
-def _is_called(whole: ast.expr, node: ast.AST) -> bool:
-    """Whether an expression is what a call calls, as `self.out` in `self.out(…)`."""
-    return any(isinstance(each, ast.Call) and each.func is node for each in walk(whole))
+def _is_callee(whole: ast.expr, node: ast.AST) -> bool:
+    """Whether an attribute is what a call calls, as `self.out` in `self.out(…)`."""
+    calls = (each for each in walk(whole) if isinstance(each, ast.Call))
+    return isinstance(node, ast.Attribute) and any(each.func is node for each in calls)
 
 
 def _captured(flow: Flow) -> set[str]:

@@ -9,9 +9,10 @@ from flashmore.upgrade.checks.effects import effects
 from flashmore.upgrade.checks.output import changed_in_place
 from flashmore.upgrade.formulas.match import Match
 from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.functions import why_seen
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import SEE_LOCALS
+from flashmore.upgrade.source.scopes import MODULE, SEE_LOCALS
 from flashmore.upgrade.text import Text
 
 _CARRIED = ("phi", "loop", "carried")
@@ -52,6 +53,7 @@ class Lines:
         """
         self._check_statements()
         self._check_uses()
+        self._check_seen()
         self._check_in_place(keeps_result)
 
     def _check_statements(self) -> None:
@@ -110,6 +112,12 @@ class Lines:
                 if not own and id(user.node) not in mine and value.op not in ("global", "const", "selfattr"):
                     line = getattr(user.node, "lineno", self.last.lineno)
                     raise Refuse(f"a part of it is used in line {line}, too")
+
+    def _check_seen(self) -> None:
+        """Whether no other code reads what a file's own lines bind."""
+        lines = [*self.before, self.last]
+        if self.flow.function.name == MODULE and (why := why_seen(self.flow.module, lines)) is not None:
+            raise Refuse(why)
 
     def _check_in_place(self, keeps_result: bool) -> None:
         """Whether nothing changes in place what the gradient of the call is computed from."""

@@ -116,7 +116,9 @@ class Inputs:
         node = operand(self.flow, term.value.node, term.other)
         if node is None:
             raise Refuse("a scale that cannot be cut out")
-        if number(term.other) is not None and not any(isinstance(each, ast.Name) for each in walk(node)):
+        if (known := number(term.other)) is not None:
+            if any(isinstance(each, ast.Name) for each in walk(node)):
+                self.names[node] = f"({known!r})"
             return
         if Pieces(self.all, Words(self.text)).has_default_scale():
             self._default_scale(term, node)

@@ -25,6 +25,7 @@ from flashmore.upgrade.notebooks.spans import read_spans
 from flashmore.upgrade.notebooks.value import Value
 from flashmore.upgrade.project.files import LARGEST, Unreadable, content, decoded
 from flashmore.upgrade.site import Edit, NotRead, Site
+from flashmore.upgrade.source.scopes import MODULE
 from flashmore.upgrade.text import Text
 
 SUFFIX = ".ipynb"
@@ -33,6 +34,7 @@ LARGEST_NOTEBOOK = 2**27
 MOST_PARTS = 5_000_000
 """So many lists and objects may begin in a notebook: in memory an empty one is twenty times as large."""
 ADVICE = "move it out of these lines"
+_WORDS = re.compile(r"[^\W\d]\w*")
 _LINES = re.compile(r"`[^`]*`|\blines? (\d{1,7}(?:(?:, |-)\d{1,7})*)\b")
 
 
@@ -118,12 +120,13 @@ class Notebook:
 
     def placed(self, site: Site) -> Site:
         """A place with its cell, and with lines that count in it; refused where its edits cannot be made."""
+        number, line = self.place(site.line)
         if site.edits:
             try:
                 self.changed(site.edits)
+                self._check_own_lines(site)
             except NotEditable as error:
                 site = site.refused(str(error), ADVICE)
-        number, line = self.place(site.line)
         return replace(
             site,
             cell=number,
@@ -134,6 +137,17 @@ class Notebook:
             assumptions=tuple(map(self.worded, site.assumptions)),
             notes=tuple(map(self.worded, site.notes)),
         )
+
+    def _check_own_lines(self, site: Site) -> None:
+        """Whether lines outside of all functions are of one cell, and no magic reads what they bind."""
+        first, last = self.place(site.line)[0], self.place(site.end_line)[0]
+        if first != last:
+            raise NotEditable("its lines lie in several cells")
+        words = {*_WORDS.findall("".join(self._text.lines[site.line - 1 : site.end_line]))}
+        texts = (cell.whole[each.start : each.end] for cell in self.cells for each in cell.magics)
+        magic = {word for text in texts for word in _WORDS.findall(text)}
+        if site.symbol == MODULE and (self.left_out or words & magic):
+            raise NotEditable("a magic or a cell that is no Python may read its names")
 
     def worded(self, text: str) -> str:
         """A message about lines of the source, with the cells that they are in."""

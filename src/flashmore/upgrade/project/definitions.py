@@ -167,6 +167,12 @@ class Definitions:
         named = passed_on or bool({name, head} & listed)
         return named or any(_names(texts.of(path), name) for path in others)
 
+    def reads(self, name: str) -> bool:
+        """Whether another file may read a variable of this one, since it mentions both by name."""
+        own = self.path.parent.name if self.path.name == INIT else self.path.stem
+        texts = texts_around(self.path.parent)
+        return bool({*texts.mentioning({name})} & {*texts.mentioning({own})} - {self.path})
+
     def starred(self, module: Module, name: str) -> Found | str | None:
         """What a name of a module is that it imports with a star."""
         return self._starred(module.path or self.path, module, (name,), set())

@@ -7,6 +7,7 @@ the penalty in `losses.py`), and those that one of these imports, directly or th
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,9 @@ from flashmore.upgrade.project.walk import project_files, root_of
 from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import MODULE
+
+_WORDS = re.compile(r"[^\W\d]\w*")
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,13 @@ class Project:
             return site.refused(why, "rewrite it yourself, if that is not for these lines")
         if rule(site.code).second_derivatives:
             return site
-        top = site.symbol.partition(".")[0]
-        through = (each for each in self.seen if each.made.holds(path, top, *found.lines_of(site)))
+        first, last = found.lines_of(site)
+        names = {site.symbol.partition(".")[0]}
+        if site.symbol == MODULE:  # whose lines make variables
+            names = {*_WORDS.findall("\n".join(found.source.splitlines()[first - 1 : last]))}
+        through = (
+            each for each in self.seen if any(each.made.holds(path, name, first, last) for name in names)
+        )
         link = next(through, None)
         if link is not None and link.use.certain:
             return site.refused(reason(_said(link)), ADVICE)

@@ -37,6 +37,7 @@ from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
+from flashmore.upgrade.source.scopes import MODULE
 from flashmore.upgrade.source.shapes import Shapes
 from flashmore.upgrade.text import Text
 
@@ -205,7 +206,7 @@ class Search:
 
     def _with_other_lines(self, final: Value, chain: Term) -> Site | None:
         """An attention of which a part is in a helper, or in an assignment of several values."""
-        if self.depth == _MOST_CHANGES:
+        if self.depth == _MOST_CHANGES or self.name == MODULE:
             return None
         values = values_of(self.flow, self.shapes, final, chain)
         for edit, statement, helper in self._other_lines(values):
@@ -247,6 +248,11 @@ class Search:
         same = [*functions(changed.tree, changed)][place]
         parsed = Parsed(Text(source), changed, self.path, Budget(0))  # as part of this one
         made = [each for each in _sites_of(parsed, same, depth) if each.verdict == "rewritten"]
+        if len(made) > 1:  # of which others may stand elsewhere in the function
+            end = max(each.end for each in first) + len(source) - len(self.text.source)
+            last = parsed.text.offset_line(max(end - 1, 0)) + 1
+            line = parsed.text.offset_line(min(each.start for each in first)) + 1
+            made = [each for each in made if each.line <= last and line <= each.end_line]
         self.parsed.moved.update(parsed.moved)
         if len(made) != 1:
             return None

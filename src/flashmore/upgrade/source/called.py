@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, claimed_by, dotted
-
-_MODULE = "<module>"
-"""The symbol of what stands outside of all functions and classes, as in Python's tracebacks."""
+from flashmore.upgrade.source.scopes import MODULE, Function, claimed_by, dotted
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,12 @@ def calls(module: Module) -> Iterator[Called]:
 
 
 def placed(
-    node: ast.AST, symbol: str = _MODULE, within: tuple[Function, ...] = ()
+    node: ast.AST, symbol: str = MODULE, within: tuple[Function, ...] = ()
 ) -> Iterator[tuple[ast.AST, str, tuple[Function, ...]]]:
     """Every node of a file, in order, with its symbol and the functions that it stands in; see `Called`."""
     step()
     if isinstance(node, Function | ast.ClassDef):
-        symbol = node.name if symbol == _MODULE else f"{symbol}.{node.name}"
+        symbol = node.name if symbol == MODULE else f"{symbol}.{node.name}"
         within = (*within, node) if isinstance(node, Function) else within
     yield node, symbol, within
     for child in ast.iter_child_nodes(node):

@@ -1,12 +1,14 @@
-"""The functions of one file, methods and nested ones included."""
+"""The functions of one file, methods and nested ones included, and its own lines as one of them."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from flashmore.upgrade.budget import walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, arguments_of
+from flashmore.upgrade.source.scopes import MODULE, Function, Scope, arguments_of, claimed_by
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,38 @@ def functions(tree: ast.Module, module: Module) -> Iterator[FunctionOf]:
                 yield from inside(both, owner, prefix, enclosing, nested)
 
     yield from inside(tree.body, None, "")
+    if whole(tree).body:
+        yield FunctionOf(whole(tree), MODULE, None)
+
+
+@lru_cache(maxsize=2)  # of the file that is searched, and of what it would be
+def whole(tree: ast.Module) -> ast.FunctionDef:
+    """A file's own lines, without its imports and definitions, as a function without arguments."""
+    arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+    own = [each for each in tree.body if not isinstance(each, _NOT_OWN)]
+    first, last = (own[0].lineno, own[-1].end_lineno) if own else (1, 1)
+    return ast.FunctionDef(
+        MODULE, arguments, own, [], lineno=first, col_offset=0, end_lineno=last, end_col_offset=0
+    )
+
+
+_NOT_OWN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+
+
+def why_seen(module: Module, lines: Sequence[ast.stmt]) -> str | None:
+    """Why other code may see some of a file's own lines change, or change what they read; else None."""
+    inside = [node for each in lines for node in walk(each)]
+    bound = {name for node in inside for name in claimed_by(node)}
+    mentioned = {node.id for node in inside if isinstance(node, ast.Name)}
+    first, last = lines[0].lineno, lines[-1].end_lineno or lines[-1].lineno
+    for node in walk(module.tree):
+        if isinstance(node, _NOT_OWN) and first <= node.lineno <= last:
+            return f"line {node.lineno} imports or defines something between its lines"
+        if isinstance(node, ast.Global) and mentioned & {*node.names}:
+            return f"`{min(mentioned & {*node.names})}` is declared global in line {node.lineno}"
+        if isinstance(node, (*Scope, ast.ClassDef, ast.GeneratorExp)):
+            read = bound & {each.id for each in walk(node) if isinstance(each, ast.Name)}
+            if read:
+                return f"`{min(read)}` may be read by other code: see line {node.lineno}"
+    shared = [name for name in bound if module.elsewhere is not None and module.elsewhere.reads(name)]
+    return f"`{min(shared)}` may be read by another file" if shared else None

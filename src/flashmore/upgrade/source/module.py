@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.replaced import replaced, stands_for, stored
-from flashmore.upgrade.source.scopes import TYPE_PARAMETERS, Function, claimed_by, dotted, is_private
+from flashmore.upgrade.source.scopes import MODULE, TYPE_PARAMETERS, Function, claimed_by, dotted, is_private
 
 if TYPE_CHECKING:
     from flashmore.upgrade.project.definitions import Definitions
@@ -241,6 +241,8 @@ class Module:
 
     def _is_own(self, name: str, function: Function) -> bool:
         """Whether a function, or a class around it, may give a name another meaning than the module."""
+        if function.name == MODULE:
+            return len(self.meanings.get(name, ())) > 1
         return is_private(name) or any(name in claimed_by(node) for node in walk(function))
 
 

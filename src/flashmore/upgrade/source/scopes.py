@@ -6,6 +6,8 @@ from typing import Any
 
 SEE_LOCALS = frozenset(("locals", "vars", "eval", "exec", "globals", "dir"))
 """Functions of Python's that may read or set names which are not written."""
+MODULE = "<module>"
+"""The symbol of what stands outside of all functions and classes, as in Python's tracebacks."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 TYPE_PARAMETERS = ("TypeVar", "ParamSpec", "TypeVarTuple")  # of `ast` from Python 3.12 on
