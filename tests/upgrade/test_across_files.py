@@ -327,3 +327,57 @@ def test_a_subclass_is_found_through_the_files_between(tmp_path: Path) -> None:
         files = {"model.py": DERIVED, "layers.py": LAYERS, "between.py": between}
         found, _ = site(tmp_path, {**files, "below.py": below.format("between", name)})
         assert "`Other` (below.py, line 5)" in found.reason
+
+
+HOOKED = {
+    "the layer": "for block in blocks:\n    block.attend.register_forward_hook(print)\n",
+    "the layer under a name": "layer = model.blocks[0].attend\nlayer.register_forward_hook(print)\n",
+    "the layer by its path": "model.get_submodule('blocks.0.attend').register_full_backward_hook(print)\n",
+    "another layer": "model.blocks[0].norm.register_forward_hook(print)\n",
+}
+HEADS = """import torch
+from torch import nn
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.Softmax(dim=-1)
+
+    def forward(self, q, k, v):
+        weights = self.attend(q @ k.transpose(-2, -1))
+        return weights @ v
+"""
+
+
+@pytest.mark.parametrize("case", HOOKED)
+def test_a_layer_that_another_file_hooks_is_still_called(tmp_path: Path, case: str) -> None:
+    found, _ = site(tmp_path, {"model.py": HEADS, "recorder.py": "from model import blocks\n" + HOOKED[case]})
+    assert found.verdict == ("rewritten" if case == "another layer" else "refused")
+    assert ("`attend` would no longer be called, and recorder.py, line" in found.reason) == (
+        found.verdict == "refused"
+    )
+
+
+COMPILED = {
+    "the model is scripted": ("import torch\n\ntorch.jit.script(model)\n", "TorchScript compiles models in"),
+    "the model is traced": (
+        "from torchvision.models import feature_extraction as fx\n\nfx.create_feature_extractor(model)\n",
+        "torch.fx compiles models in",
+    ),
+    "a function of another file is scripted": (
+        "import torch\n\n\n@torch.jit.script\ndef f(x):\n    return x\n",
+        "",
+    ),
+}
+MASKED = HEADS.replace("q, k, v)", "q, k, v, mask)").replace("(-2, -1))", "(-2, -1) + mask)")
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_what_compiles_whole_models_must_support_the_new_lines(tmp_path: Path, case: str) -> None:
+    other, reason = COMPILED[case]
+    found, _ = site(tmp_path, {"model.py": MASKED, "other.py": other})
+    assert found.verdict == ("refused" if reason else "rewritten")
+    assert reason in found.reason
+    found, _ = site(tmp_path, {"model.py": HEADS, "other.py": other})
+    assert found.verdict == "rewritten", "the plain call is supported"

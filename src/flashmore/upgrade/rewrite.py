@@ -18,9 +18,9 @@ from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scripted import compilers, unsupported
 from flashmore.upgrade.text import Text, comments
 
-_NOT_SCRIPTED = re.compile(r"\bfinfo\(")
 _ANY_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -205,12 +205,8 @@ class Rewriting:
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
         edits, extra = self.edits(), import_edits(self.emission.imported, self.found.flow.module, self.text)
-        if _is_scripted(self.found.flow.module) and any(_NOT_SCRIPTED.search(each.text) for each in edits):
-            raise Refuse(
-                "TorchScript compiles this file, but does not support torch.finfo", "do not script it"
-            )
         if not self.is_guarded:
-            return self._with_line_ends((*extra, *edits)), None
+            return self._supported((*extra, *edits)), None
         block, first, last = self.region()
         test = self._guard(block[first])
         for statement in block[first : last + 1]:
@@ -229,10 +225,16 @@ class Rewriting:
         if new and not new.endswith(("\n", "\r")):
             new += line
         body = f"{indent}if {test}:{line}{deeper(new)}{indent}else:{line}{deeper(old)}"
-        return self._with_line_ends((*extra, Edit(start, end, body))), test
+        return self._supported((*extra, Edit(start, end, body))), test
 
-    def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-        """The edits with the line ends of the file."""
+    def _supported(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+        """The edits with the line ends of the file, whose compilers must support them."""
+        new, old = "\n".join(each.text for each in edits), self.text.of(self.found.flow.function)
+        for compiler in _compilers(self.found.flow.module):
+            if (what := unsupported(compiler, old, new)) is not None:
+                raise Refuse(
+                    f"{compiler} compiles this file, but does not support {what}", "do not script it"
+                )
         line = self.text.newline
         return tuple(Edit(each.start, each.end, _ANY_END.sub(line, each.text)) for each in edits)
 
@@ -295,6 +297,5 @@ def _functions(tree: ast.Module) -> list[Function]:
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
-def _is_scripted(module: Module) -> bool:
-    names = (node for node in ast.walk(module.tree) if isinstance(node, (ast.Name, ast.Attribute)))
-    return any(module.qualified(node).startswith("torch.jit.script") for node in names)
+def _compilers(module: Module) -> dict[str, int]:
+    return compilers(module, decorators=True)
