@@ -333,6 +333,7 @@ HOOKED = {
     "the layer": "for block in blocks:\n    block.attend.register_forward_hook(print)\n",
     "the layer under a name": "layer = model.blocks[0].attend\nlayer.register_forward_hook(print)\n",
     "the layer by its path": "model.get_submodule('blocks.0.attend').register_full_backward_hook(print)\n",
+    "the layer of a class in another file": "blocks[0].attend.register_forward_hook(print)\n",
     "another layer": "model.blocks[0].norm.register_forward_hook(print)\n",
 }
 HEADS = """import torch
@@ -352,8 +353,11 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize("case", HOOKED)
 def test_a_layer_that_another_file_hooks_is_still_called(tmp_path: Path, case: str) -> None:
-    found, _ = site(tmp_path, {"model.py": HEADS, "recorder.py": "from model import blocks\n" + HOOKED[case]})
-    assert found.verdict == ("rewritten" if case == "another layer" else "refused")
+    files = {"model.py": HEADS, "recorder.py": "from model import blocks\n" + HOOKED[case]}
+    if case == "the layer of a class in another file":
+        files |= {"twin.py": HEADS, "recorder.py": files["recorder.py"].replace("from model", "from twin")}
+    found, _ = site(tmp_path, files)
+    assert found.verdict == ("rewritten" if "another" in case else "refused")
     assert ("`attend` would no longer be called, and recorder.py, line" in found.reason) == (
         found.verdict == "refused"
     )

@@ -47,8 +47,11 @@ class Patched:
             if path != own:
                 return f"`{full}` is replaced in {path.name}, line {line}"
         for name in sorted({*site.uncalled} & self._hooked.keys()):
-            path, line = self._hooked[name]
-            return f"`{name}` would no longer be called, and {path.name}, line {line}, registers a hook"
+            for path, line, classes in self._hooked[name]:
+                if own in classes or not classes:
+                    return (
+                        f"`{name}` would no longer be called, and {path.name}, line {line}, registers a hook"
+                    )
         for compiler, (path, line) in self._compilers.items():
             new = "\n".join(edit.text for edit in site.edits)
             if (what := unsupported(compiler, "\n".join(lines), new)) is not None:
@@ -67,13 +70,19 @@ class Patched:
         return {path: module for path, module in found.items() if module is not None}
 
     @cached_property
-    def _hooked(self) -> dict[str, tuple[Path, int]]:
-        """By name, the attributes whose calls a hook sees, with the place."""
-        return {
-            name: (path, line)
-            for path, module in self._modules(_HOOK).items()
-            for name, line in hooked(module.tree).items()
-        }
+    def _hooked(self) -> dict[str, list[tuple[Path, int, set[Path]]]]:
+        """By name, the attributes whose calls a hook sees: the place, and the files whose classes it means.
+
+        These are files that it imports from and that store the attribute. No file: it may be any class's.
+        """
+        found: dict[str, list[tuple[Path, int, set[Path]]]] = {}
+        for path, module in self._modules(_HOOK).items():
+            near = Definitions(path).imports.imported(path)
+            for name, line in hooked(module.tree).items():
+                stores = re.compile(rb"\bself\." + name.encode() + rb"\b[^=\n]*=")
+                classes = {each for each in near if stores.search(self.texts.of(each))}
+                found.setdefault(name, []).append((path, line, classes))
+        return found
 
     @cached_property
     def _compilers(self) -> dict[str, tuple[Path, int]]:
