@@ -377,3 +377,61 @@ def test_lines_of_a_script_that_are_differentiated_twice_stay(tmp_path: Path) ->
     assert "create_graph" in one.reason
     one, _ = site(tmp_path, {"model.py": source.format(again=False)})
     assert one.verdict == "rewritten"
+
+
+HOOKED = {
+    "the layer": "for block in blocks:\n    block.attend.register_forward_hook(print)\n",
+    "the layer under a name": "layer = model.blocks[0].attend\nlayer.register_forward_hook(print)\n",
+    "the layer by its path": "model.get_submodule('blocks.0.attend').register_full_backward_hook(print)\n",
+    "the layer of a class in another file": "blocks[0].attend.register_forward_hook(print)\n",
+    "another layer": "model.blocks[0].norm.register_forward_hook(print)\n",
+}
+HEADS = """import torch
+from torch import nn
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.Softmax(dim=-1)
+
+    def forward(self, q, k, v):
+        weights = self.attend(q @ k.transpose(-2, -1))
+        return weights @ v
+"""
+
+
+@pytest.mark.parametrize("case", HOOKED)
+def test_a_layer_that_another_file_hooks_is_still_called(tmp_path: Path, case: str) -> None:
+    files = {"model.py": HEADS, "recorder.py": "from model import blocks\n" + HOOKED[case]}
+    if case == "the layer of a class in another file":
+        files |= {"twin.py": HEADS, "recorder.py": files["recorder.py"].replace("from model", "from twin")}
+    found, _ = site(tmp_path, files)
+    assert found.verdict == ("rewritten" if "another" in case else "refused")
+    assert ("`attend` would no longer be called, and recorder.py, line" in found.reason) == (
+        found.verdict == "refused"
+    )
+
+
+COMPILED = {
+    "the model is scripted": ("import torch\n\ntorch.jit.script(model)\n", "TorchScript compiles models in"),
+    "the model is traced": (
+        "from torchvision.models import feature_extraction as fx\n\nfx.create_feature_extractor(model)\n",
+        "torch.fx compiles models in",
+    ),
+    "a function of another file is scripted": (
+        "import torch\n\n\n@torch.jit.script\ndef f(x):\n    return x\n",
+        "",
+    ),
+}
+MASKED = HEADS.replace("q, k, v)", "q, k, v, mask)").replace("(-2, -1))", "(-2, -1) + mask)")
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_what_compiles_whole_models_must_support_the_new_lines(tmp_path: Path, case: str) -> None:
+    other, reason = COMPILED[case]
+    found, _ = site(tmp_path, {"model.py": MASKED, "other.py": other})
+    assert found.verdict == ("refused" if reason else "rewritten")
+    assert reason in found.reason
+    found, _ = site(tmp_path, {"model.py": HEADS, "other.py": other})
+    assert found.verdict == "rewritten", "the plain call is supported"

@@ -17,9 +17,9 @@ from flashmore.upgrade.source.functions import whole
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.scopes import MODULE, Function
+from flashmore.upgrade.source.scripted import compilers, unsupported
 from flashmore.upgrade.text import Text, comments
 
-_NOT_SCRIPTED = re.compile(r"\bfinfo\(")
 _ANY_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -190,14 +190,8 @@ class Rewriting:
     def guarded(self) -> tuple[tuple[Edit, ...], str | None]:
         """The edits, and the guard around them: None where none is needed."""
         edits, extra = self.edits(), import_edits(self.emission.imported, self.found.flow.module, self.text)
-        if _is_scripted(self.found.flow.module) and any(_NOT_SCRIPTED.search(each.text) for each in edits):
-            raise Refuse(
-                "TorchScript compiles this file, but does not support torch.finfo", "do not script it"
-            )
-        if self.emission.asked and _is_scripted(self.found.flow.module):
-            raise Refuse("TorchScript compiles this file, but does not support type()", "do not script it")
         if not self.is_guarded:
-            return self._with_line_ends((*extra, *edits)), None
+            return self._supported((*extra, *edits)), None
         block, first, last = self.region()
         test = self._guard(block[first])
         statements = block[first : last + 1]
@@ -209,7 +203,7 @@ class Rewriting:
         made = guarded(statements, [*edits, *inside], test, self.text)
         if any(edit.start < made.start or edit.end > made.end for edit in edits):
             raise Refuse("other lines stand between those of the attention")
-        return self._with_line_ends((*extra, made)), test
+        return self._supported((*extra, made)), test
 
     def taken(self, node: ast.AST) -> ast.expr | None:
         """Of `a if test else b` whose answer the guards tell, the one that it is: a name or a constant."""
@@ -224,8 +218,14 @@ class Rewriting:
                 (start, end), (first, last) = self.text.span(node), self.text.span(taken)
                 yield from (Edit(start, first, ""), Edit(last, end, ""))
 
-    def _with_line_ends(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-        """The edits with the line ends of the file."""
+    def _supported(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+        """The edits with the line ends of the file, whose compilers must support them."""
+        new, old = "\n".join(each.text for each in edits), self.text.of(self.found.flow.function)
+        for compiler in _compilers(self.found.flow.module):
+            if (what := unsupported(compiler, old, new)) is not None:
+                raise Refuse(
+                    f"{compiler} compiles this file, but does not support {what}", "do not script it"
+                )
         line = self.text.newline
         return tuple(Edit(each.start, each.end, _ANY_END.sub(line, each.text)) for each in edits)
 
@@ -298,6 +298,5 @@ def _functions(tree: ast.Module) -> list[Function]:
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
-def _is_scripted(module: Module) -> bool:
-    names = (node for node in ast.walk(module.tree) if isinstance(node, (ast.Name, ast.Attribute)))
-    return any(module.qualified(node).startswith("torch.jit.script") for node in names)
+def _compilers(module: Module) -> dict[str, int]:
+    return compilers(module, decorators=True)

@@ -79,7 +79,8 @@ class Site:
     is the last line that belongs to it. `guard` is the Python expression under
     which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
     granted, `notes` what it leaves for somebody to look at, both in words. `cell` is the number of a
-    notebook's cell, in which the lines count; edits count in the whole source.
+    notebook's cell, in which the lines count; edits count in the whole source. `uncalled` names the
+    attributes of layers that the rewriting no longer calls.
     """
 
     path: str
@@ -97,6 +98,7 @@ class Site:
     notes: tuple[str, ...] = ()
     code: str = "FM001"
     cell: int | None = None
+    uncalled: tuple[str, ...] = ()
 
     def refused(self, reason: str, advice: str) -> "Site":
         """The same place, with nothing to rewrite."""

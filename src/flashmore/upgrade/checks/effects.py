@@ -5,7 +5,6 @@ function must be the same before and after the edits. What is read later than be
 """
 
 import ast
-import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.axes import Refuse
@@ -18,6 +17,7 @@ from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.module import Found, Module
+from flashmore.upgrade.source.replaced import HOOK, hooked
 from flashmore.upgrade.source.scopes import Function
 
 _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
@@ -28,7 +28,6 @@ _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
 }  # fmt: skip
 _GRAD_MODES = {"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"}
 _DRAWS = {"torch.dropout", "torch.nn.functional.dropout"}
-_HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
 
 
 def check_effects(rewriting: Rewriting, changed: str) -> None:
@@ -210,18 +209,14 @@ def _check_gradients(rewriting: Rewriting) -> None:
 def _check_hooks(found: Attention) -> None:
     """A layer that falls away must have no hook."""
     module = found.flow.module
-    if not any(map(_HOOK.fullmatch, module.attributes)):
-        return
-    hooked = {
-        node.value.attr: node.lineno
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Attribute)
-        and _HOOK.fullmatch(node.attr)
-        and isinstance(node.value, ast.Attribute)
-    }
-    for term in found.weights.walk():
-        detail = term.value.detail
-        attribute = detail[0] if isinstance(detail, tuple) else detail
-        if isinstance(attribute, Attribute) and attribute.name in hooked:
-            line = hooked[attribute.name]
-            raise Refuse(f"`{attribute.path}` would no longer be called, and line {line} registers a hook")
+    hooks = hooked(module.tree) if any(map(HOOK.fullmatch, module.attributes)) else {}
+    for path, name in uncalled(found).items():
+        if name in hooks:
+            raise Refuse(f"`{path}` would no longer be called, and line {hooks[name]} registers a hook")
+
+
+def uncalled(found: Attention) -> dict[str, str]:
+    """The attributes between scores and weights, whose layers are no longer called: names by path."""
+    details = (term.value.detail for term in found.weights.walk())
+    firsts = (detail[0] if isinstance(detail, tuple) else detail for detail in details)
+    return {first.path: first.name for first in firsts if isinstance(first, Attribute)}

@@ -10,7 +10,7 @@ from flashmore.upgrade.emit.words import factor, is_atom
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lower_triangle
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.source.graph import Condition, Value
+from flashmore.upgrade.source.graph import Closure, Condition, Value
 from flashmore.upgrade.source.nodes import operand
 from flashmore.upgrade.source.operations import VIEWS
 
@@ -183,15 +183,38 @@ _SUMS = {
 }  # fmt: skip
 
 
+_SIZES = {
+    "attr:shape", "attr:device", "attr:dtype", "attr:ndim", "size", "dim", "len", "numel", "get_device",
+    "arange", "linspace",
+}  # fmt: skip
+"""What tells of a tensor nothing that it holds."""
+
+
 def from_caller(value: Value, depth: int = 0) -> bool:
-    """Whether what is added may hold a caller's finfo.min: arguments and unknown calls, through views and
-    sums."""
+    """Whether what is added may hold a caller's finfo.min: arguments and calls that are given them.
+
+    They are followed through views and sums. A call that is given no caller's tensor, such as `self.bias()`,
+    knows no padding, so it hides no row as a whole.
+    """
     step()
-    if value.op in ("param", "call"):
+    if value.op == "param":
         return True
+    if value.op == "call":
+        return _is_given(value, set())
     if depth > 12 or value.op not in _SUMS | VIEWS:
         return False
     return any(from_caller(each, depth + 1) for each in value.args)
+
+
+def _is_given(value: Value, seen: set[Value]) -> bool:
+    """Whether a call may see a caller's tensor: it is given one, or stands in its function."""
+    step()
+    if value in seen or value.op in _SIZES:
+        return False
+    seen.add(value)
+    if value.op == "closure" and isinstance(value.detail, Closure):
+        return value.detail.bound is None and bool(value.detail.names)
+    return value.op in ("param", "opaque") or any(_is_given(each, seen) for each in value.inputs())
 
 
 _POSITIONS = ("bias", "pos", "rel", "alibi", "slope")

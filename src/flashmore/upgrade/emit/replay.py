@@ -202,7 +202,8 @@ class Replay(Writer):
                 or self._is_inside_final(node)
             ):
                 continue
-            self._strip(node, operand(self.flow, node, self._input_of(term)))
+            whole = isinstance(statement, ast.Assign) and statement.value is node
+            self._strip(node, operand(self.flow, node, self._input_of(term)), whole)
         self.result.removed |= removed
         return removed
 
@@ -238,11 +239,12 @@ class Replay(Writer):
             node = operand(self.flow, node, self._input_of(term))
         return isinstance(node, ast.Name) and isinstance(target, ast.Name) and node.id == target.id
 
-    def _strip(self, node: ast.AST, inner: ast.expr | None) -> None:
+    def _strip(self, node: ast.AST, inner: ast.expr | None, whole: bool) -> None:
         assert inner is not None
+        whole = whole and inner.lineno == inner.end_lineno
         start, end = self.text.span(node)
         first, last = self.text.span(inner)
-        parens = not isinstance(inner, (ast.Name, ast.Call, ast.Attribute, ast.Subscript))
+        parens = not whole and not isinstance(inner, (ast.Name, ast.Call, ast.Attribute, ast.Subscript))
         for edit in (Edit(start, first, "(" if parens else ""), Edit(last, end, ")" if parens else "")):
             if edit not in self.result.edits and (edit.start < edit.end or edit.text):
                 self.result.edits.append(edit)

@@ -22,6 +22,8 @@ from flashmore.upgrade.source.operations import CHANGES_DTYPE, VIEWS
 from flashmore.upgrade.source.scopes import defaults_of
 from flashmore.upgrade.text import comments
 
+_ZEROS = "# zeros with the shape of the scores: the call below computes the product"
+
 
 @dataclass
 class Emission:
@@ -215,6 +217,8 @@ class Writer:
     def _zero_product(self) -> None:
         for product in self.found.products:
             self._zero(product)
+        statements = dict.fromkeys(product.value.statement for product in self.found.products)
+        self.result.setup += [(each, [_ZEROS]) for each in statements if each is not None]
 
     def _zero(self, product: Product) -> None:
         node = product.value.node

@@ -1,4 +1,4 @@
-"""What other files of a project replace: functions of torch, and numbers that a rule evaluates."""
+"""What other files replace, hook or compile: functions of torch, numbers that a rule evaluates, layers."""
 
 import ast
 import re
@@ -11,11 +11,13 @@ from flashmore.upgrade.project.files import real
 from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.replaced import stored
+from flashmore.upgrade.source.replaced import HOOK, hooked, stored
 from flashmore.upgrade.source.scopes import is_self
+from flashmore.upgrade.source.scripted import COMPILERS, compilers, unsupported
 
 _STORE = re.compile(rb"^[ \t]*(?!self\.\w+[ \t]*=)[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(", re.MULTILINE)
 """A store on something else than `self`."""
+_HOOK = re.compile(HOOK.pattern.encode())
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -38,12 +40,24 @@ class Patched:
             evaluated: whether the rewriting holds for the numbers alone that the file's names stand for.
         """
         first, last = found.lines_of(site)
-        words = {word for line in found.source.splitlines()[first - 1 : last] for word in _WORD.findall(line)}
+        lines = found.source.splitlines()[first - 1 : last]
+        words = {word for line in lines for word in _WORD.findall(line)}
         own = real(Path(found.path))
         for name in sorted(words & self._torchs.keys()):
             path, line, full = self._torchs[name]
             if path != own:
                 return f"`{full}` is replaced in {path.name}, line {line}"
+        for name in sorted({*site.uncalled} & self._hooked.keys()):
+            for path, line, classes in self._hooked[name]:
+                if own in classes or not classes:
+                    return (
+                        f"`{name}` would no longer be called, and {path.name}, line {line}, registers a hook"
+                    )
+        for compiler, (path, line) in self._compilers.items():
+            new = "\n".join(edit.text for edit in site.edits)
+            if (what := unsupported(compiler, "\n".join(lines), new)) is not None:
+                where = f"{path.name}, line {line}"
+                return f"{compiler} compiles models in {where}, and does not support {what}"
         numbers = _numbers(found.source) if evaluated and words & self._others.keys() else set()
         for name in sorted(words & numbers & self._others.keys()):
             for path, line in self._others[name]:
@@ -51,18 +65,46 @@ class Patched:
                     return f"`{name}` is set in {path.name}, line {line}, perhaps to another number"
         return None
 
-    @cached_property
-    def _modules(self) -> dict[Path, Module]:
-        """The files that may store something so."""
-        found = {path: Definitions(path).module(path) for path in self.texts.matching(_STORE)}
+    def _modules(self, pattern: re.Pattern[bytes]) -> dict[Path, Module]:
+        """The files in which a pattern occurs."""
+        found = {path: Definitions(path).module(path) for path in self.texts.matching(pattern)}
         return {path: module for path, module in found.items() if module is not None}
+
+    @cached_property
+    def _hooked(self) -> dict[str, list[tuple[Path, int, set[Path]]]]:
+        """By name, the attributes whose calls a hook sees: the place, and the files whose classes it means.
+
+        These are files that it imports from and that store the attribute. No file: it may be any class's.
+        """
+        found: dict[str, list[tuple[Path, int, set[Path]]]] = {}
+        for path, module in self._modules(_HOOK).items():
+            near = Definitions(path).imports.imported(path)
+            for name, line in hooked(module.tree).items():
+                stores = re.compile(rb"\bself\." + name.encode() + rb"\b[^=\n]*=")
+                classes = {each for each in near if stores.search(self.texts.of(each))}
+                found.setdefault(name, []).append((path, line, classes))
+        return found
+
+    @cached_property
+    def _compilers(self) -> dict[str, tuple[Path, int]]:
+        """The compilers that are given whole models, with the place."""
+        return {
+            name: (path, line)
+            for path, module in self._modules(COMPILERS).items()
+            for name, line in compilers(module, decorators=False).items()
+        }
+
+    @cached_property
+    def _stores(self) -> dict[Path, Module]:
+        """The files that store something on another object than `self`."""
+        return self._modules(_STORE)
 
     @cached_property
     def _torchs(self) -> dict[str, tuple[Path, int, str]]:
         """By its last name, what is replaced in torch, with the place."""
         return {
             full.rpartition(".")[2]: (path, line, full)
-            for path, module in self._modules.items()
+            for path, module in self._stores.items()
             for full, line in module.patched.items()
         }
 
@@ -70,7 +112,7 @@ class Patched:
     def _others(self) -> dict[str, list[tuple[Path, int]]]:
         """By name, the places where an attribute of another object than `self` is set."""
         found: dict[str, list[tuple[Path, int]]] = {}
-        for path, module in self._modules.items():
+        for path, module in self._stores.items():
             for owner, name, line in stored(module.tree):
                 if not is_self(owner):
                     found.setdefault(name, []).append((path, line))

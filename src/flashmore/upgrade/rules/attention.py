@@ -11,7 +11,7 @@ from flashmore.upgrade.budget import Budget, step
 from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
-from flashmore.upgrade.checks.effects import check_effects
+from flashmore.upgrade.checks.effects import check_effects, uncalled
 from flashmore.upgrade.checks.guards import never_holds
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_reference
@@ -288,6 +288,7 @@ class Search:
             edits=edits, code=CODE,
             assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
             notes=(*kept_comments(rewriting), *unused(rewriting, changed), *never_holds(rewriting)),
+            uncalled=tuple(uncalled(found).values()),
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:

@@ -1,9 +1,40 @@
-"""Attributes that may be others than their classes say."""
+"""Attributes that may be others than their classes say, and layers whose calls a hook sees."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.source.scopes import is_self
+
+HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
+
+
+def hooked(tree: ast.Module) -> dict[str, int]:
+    """The attributes on which a file registers a hook, each with the line."""
+    named: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            named.setdefault(node.targets[0].id, set()).update(_attribute(node.value))
+    found: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and HOOK.fullmatch(node.attr):
+            layer = node.value
+            names = named.get(layer.id, set()) if isinstance(layer, ast.Name) else _attribute(layer)
+            found |= dict.fromkeys(names, node.lineno)
+    return found
+
+
+def _attribute(layer: ast.expr) -> set[str]:
+    """The attribute that holds a layer, also if a string names it."""
+    match layer:
+        case ast.Attribute(attr=name):
+            return {name}
+        case ast.Call(
+            func=ast.Attribute(attr="get_submodule") | ast.Name(id="getattr"),
+            args=[*_, ast.Constant(value=str(name))],
+        ):
+            return {name.rpartition(".")[2]}
+    return set()
 
 
 def replaced(tree: ast.Module) -> set[str | None]:

@@ -267,7 +267,9 @@ def _assumes_a_bias_away(fragment: Fragment) -> bool:
 
 def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     if any("NaN" in tensor.verdict or "finite" in tensor.verdict for c in cases for tensor in c.tensors):
-        yield "where all keys of a row are masked, the original is NaN and the rewrite may be finite"
+        masked = any(is_mask(given) or given.role == "bias" for given in fragment.inputs)
+        where = "all keys of a row are masked, the original is NaN and" if masked else "the original is NaN,"
+        yield f"where {where} the rewrite may be finite"
     if any(case.detail == MASKED_ROWS for case in cases):
         yield "no gradient comes from rows whose keys are all masked: fused kernels compute another one"
     if any(is_mask(given) for given in fragment.inputs):

@@ -1,0 +1,57 @@
+"""Compilers that take a part of Python: TorchScript, and the tracer of torch.fx."""
+
+import ast
+import re
+
+from flashmore.upgrade.source.module import Module
+
+COMPILERS = re.compile(rb"\bjit\b|\bfx\b|symbolic_trace|feature_extract|_fx\b")
+"""A file without any of these calls no such compiler."""
+_TRACERS = (
+    "torch.fx.Tracer", "torch.ao.quantization.quantize_fx.", "torch.quantization.quantize_fx.",
+    "torchvision.models.feature_extraction.",
+)  # fmt: skip
+_FINFO = re.compile(r"\bfinfo\("), "torch.finfo"
+_LIMITS = {
+    "TorchScript": (
+        _FINFO,
+        (re.compile(r"\bis_autocast_enabled\("), "torch.is_autocast_enabled of a device"),
+        (re.compile(r"\btype\("), "type()"),
+        (re.compile(r"^\s*\w+(, \w+)? = (.*, )?None$", re.MULTILINE), "a name that is None or a tensor"),
+    ),
+    "torch.fx": (_FINFO, (re.compile(r"\bif [^\n]*\.dtype\b"), "a test of a tensor's dtype")),
+}
+"""What lines may hold that a compiler does not take."""
+
+
+def compilers(module: Module, *, decorators: bool) -> dict[str, int]:
+    """The compilers that a file calls, each with the line.
+
+    Args:
+        module: the file.
+        decorators: whether those count that compile one function of the file alone.
+    """
+    left_out = {
+        node
+        for each in ast.walk(module.tree)
+        if not decorators and isinstance(each, (ast.FunctionDef, ast.ClassDef))
+        for decorator in each.decorator_list
+        for node in ast.walk(decorator)
+    }
+    found: dict[str, int] = {}
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.Name, ast.Attribute)) and node not in left_out:
+            name = module.qualified(node)
+            if name.startswith("torch.jit.script"):
+                found.setdefault("TorchScript", node.lineno)
+            elif name.startswith(_TRACERS) or name.endswith(".symbolic_trace"):
+                found.setdefault("torch.fx", node.lineno)
+    return found
+
+
+def unsupported(compiler: str, old: str, new: str) -> str | None:
+    """What a compiler does not support in new lines that the old ones do not have; else None."""
+    for pattern, what in _LIMITS[compiler]:
+        if pattern.search(new) and not pattern.search(old):
+            return what
+    return None
