@@ -118,17 +118,10 @@ class Ranks:
 
     def tell(self, message: dict[str, Any] | None) -> dict[str, Any] | None:
         """Send a JSON object from rank 0 to all; returns it. The others pass None."""
-        if not self.connected:
-            return message
-        data = json.dumps(message).encode() if self.rank == 0 else b""
-        length = torch.tensor([len(data)])
-        dist.broadcast(length, 0)
-        content = torch.zeros(int(length), dtype=torch.uint8)
-        if self.rank == 0:
-            content.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        dist.broadcast(content, 0)
-        told: dict[str, Any] | None = json.loads(content.numpy().tobytes())
-        return told
+        told = [message]
+        if self.connected:
+            dist.broadcast_object_list(told, 0)
+        return told[0]
 
     def of_rank_0(self, make: Callable[[], T]) -> T:
         """What a function returns on rank 0, which alone calls it while the others wait.
