@@ -203,6 +203,8 @@ class Attention(torch.nn.Module):
         ({"other.py": "from model import Attention\n\nmodel = Attention()\n"}, "rewritten"),
         ({"other.py": "def draw(model, q):\n    return model.attend(q, q, q)[1]\n"}, "refused"),
         ({"other.py": "draw = 'attend'\n"}, "refused"),
+        ({"other.py": "text = 'whom to attend to'  # not attend()\n"}, "rewritten"),
+        ({"other.py": "what nobody can read, such as attend\n"}, "refused"),
         ({"__init__.py": "from .model import Attention\n"}, "refused"),
         ({"__init__.py": "from .model import *\n"}, "refused"),
         ({"model.py": RETURNED + "\n\n__all__ = ['Attention']\n"}, "refused"),
@@ -252,7 +254,7 @@ def test_attributes_of_a_base_class_in_another_file_are_known(tmp_path: Path) ->
     found, after = site(tmp_path, {"model.py": DERIVED, "layers.py": LAYERS})
     assert found.verdict == "rewritten", found.reason
     assert "dropout_p=self.dropout.p if self.dropout.training else 0.0, scale=self.scale" in after
-    own = LAYERS.replace("    pass", "    def forward(self, x):\n        return 2 * x")
+    own = LAYERS.replace("    pass", "    def forward(self, x):\n        return x.square()")
     found, _ = site(tmp_path, {"layers.py": own})
     assert found.verdict == "refused"
 

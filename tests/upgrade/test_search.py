@@ -266,13 +266,13 @@ def test_statements_that_share_a_line_are_left_alone() -> None:
 HELPER = """import torch
 
 class Attention:
-    def _attend(self, q, k, v{parameter}):
+    def attend(self, q, k, v{parameter}):
         weights = (q @ k.transpose(-2, -1)).softmax(-1)
         out = weights @ v
         return out, {weights}
 
     def forward(self, q, k, v, wanted=False):
-        out, weights = self._attend(q, k, v{argument})
+        out, weights = self.attend(q, k, v{argument})
         return (out, weights) if wanted else out
 """
 

@@ -231,7 +231,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 def advice_about_weights(flow: Flow, how: str) -> str:
     """What to do about weights that leave: a method's callers may want them under a flag alone.
 
-    Their flag cannot guard the method's lines, for subclasses and other files may call it, too.
+    Their flag cannot guard a public method's lines, for other files may call or override it, too.
     """
     owner, name = flow.owner, flow.function.name
     callers = [

@@ -1,8 +1,8 @@
 """Whether the callers in the same file ever let a guard hold."""
 
 import ast
-from collections.abc import Iterator
 
+from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
@@ -10,14 +10,19 @@ from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.scopes import Function, defaults_of
 
 
-def never_holds(rewriting: Rewriting) -> Iterator[str]:
-    """A note, where every call of the function in its file passes what the guard excludes."""
+def check_default_use(rewriting: Rewriting) -> None:
+    """Whether some call of the function may let its guard hold.
+
+    Raises:
+        Refuse: every call in its file passes what the guard excludes.
+    """
     flow, guards = rewriting.found.flow, rewriting.guards
     nodes = ast.walk(flow.module.tree) if guards else ()
     calls = [each for each in nodes if isinstance(each, ast.Call) and _calls(each, flow)]
     if calls and all(any(_holds(guard, each, flow) is False for guard in guards) for each in calls):
         lines = f"line{'s' * (len(calls) > 1)} {', '.join(str(each.lineno) for each in calls)}"
-        yield f"the old lines run for every call in this file ({lines}), because of what it passes"
+        guard = " and ".join(map(rewriting.words.condition, guards))
+        raise Refuse(f"the fused lines need `{guard}`, which no call in this file gives ({lines})")
 
 
 def _calls(call: ast.Call, flow: Flow) -> bool:

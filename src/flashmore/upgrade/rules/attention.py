@@ -12,7 +12,7 @@ from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
 from flashmore.upgrade.checks.effects import check_effects, uncalled
-from flashmore.upgrade.checks.guards import never_holds
+from flashmore.upgrade.checks.guards import check_default_use
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_reference
 from flashmore.upgrade.checks.unused import kept_comments, unused
@@ -277,6 +277,7 @@ class Search:
         if other is not None:
             raise Refuse(other, IMPORT_TORCH)
         unguarded, changed = edited(self.text.source, rewriting.edits()), edited(self.text.source, edits)
+        check_default_use(rewriting)
         check_names(rewriting)
         for each in {unguarded, changed}:
             require_compilable(each)
@@ -287,7 +288,7 @@ class Search:
             "rewritten", "softmax of a scaled product, times values", guard=guard, rule=emission.rule,
             edits=edits, code=CODE,
             assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
-            notes=(*kept_comments(rewriting), *unused(rewriting, changed), *never_holds(rewriting)),
+            notes=(*kept_comments(rewriting), *unused(rewriting, changed)),
             uncalled=tuple(uncalled(found).values()),
         )  # fmt: skip
 
