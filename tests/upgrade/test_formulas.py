@@ -203,3 +203,10 @@ def test_right_replacements_pass_and_wrong_ones_fail(name: str, site: Site, veri
         assert not verifier.verify(wrong).passed, made
         tried += 1
     assert tried >= 2
+
+
+@pytest.mark.parametrize("line", ["x.log(x) - 1", "torch.add(x, x, x).log()", "torch.exp(x, x).sum().log()"])
+def test_a_result_that_numpy_would_store_changes_no_sample_for_the_next_file(line: str) -> None:
+    find_sites(f"import torch\n\ndef stored(x):\n    return {line}\n")
+    after = "import torch\n\ndef f(x):\n    return x - torch.logsumexp(x, dim=-1, keepdim=True)\n"
+    assert [site.code for site in find_sites(after)] == ["FM007"]

@@ -116,12 +116,12 @@ class Evaluation:
             return self._rows(value)
         if value.op in SAME:
             found = self.of(value.args[0])
-            if isinstance(found, tuple):
-                raise Unknown("a list of numbers")
-            return found
+            if not isinstance(found, tuple):
+                return found
         if value.op in _POINTWISE and not value.named:
             numbers = [self.of(each) for each in value.args]
-            if any(isinstance(each, (tuple, bool)) for each in numbers):
+            most = getattr(_POINTWISE[value.op], "nin", len(numbers))  # a further one NumPy would store to
+            if len(numbers) > most or any(isinstance(each, (tuple, bool)) for each in numbers):
                 raise Unknown(value.op)
             return _POINTWISE[value.op](*numbers)
         if value.op in _ALONG:
