@@ -21,6 +21,7 @@ from flashmore.upgrade.source.scopes import Function
 from flashmore.upgrade.source.scripted import compilers, unsupported
 from flashmore.upgrade.text import Text, comments
 
+_EMPTY = re.compile(r"\A(?:[ \t]*(?:\r\n|\r|\n))+")
 _ANY_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -168,7 +169,18 @@ class Rewriting:
             is_elif = self.text.source[start:end].lstrip().startswith("elif")
             if statement is place.block[0] and not is_elif:
                 start = self.text.whole_lines(parent.body[-1])[1]
+        if self.is_guarded:  # the old branch keeps what is said of it
+            block, first, _ = self.region()
+            start = max(self.above(start), self.text.whole_lines(block[first])[0])
         return start, end
+
+    def above(self, start: int) -> int:
+        """Where the comments begin that stand directly above a line."""
+        line = self.text.offset_line(start)
+        while line > 0 and self.text.lines[line - 1].lstrip().startswith("#"):
+            line -= 1
+            start -= len(self.text.lines[line])
+        return start
 
     def _stand_in(self, statement: ast.stmt, gone: set[ast.stmt]) -> str:
         """`pass`, where a block would be left empty."""
@@ -218,7 +230,7 @@ class Rewriting:
             raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
         if any(edit.start < start or edit.end > end for edit in edits):
             raise Refuse("other lines stand between those of the attention")
-        new = edited(self.text.source[:end], edits)[start:]
+        new = _EMPTY.sub("", edited(self.text.source[:end], edits)[start:])
         indent, line = self.text.indent(block[first]), self.text.newline
         if old and not old.endswith(("\n", "\r")):
             old += line
