@@ -72,6 +72,19 @@ def test_what_nothing_reads_any_more_and_comments_that_stay_are_noted() -> None:
     )
 
 
+def test_a_comment_that_stands_alone_is_noted() -> None:
+    above = CAUSAL.replace("  # all pairs", "").replace(
+        "        scores = x @", "        # all pairs\n        scores = x @"
+    )
+    (site,) = find_sites(above)
+    assert site.verdict == "rewritten"
+    assert not any("comments" in note for note in site.notes), "the call follows it"
+    (site,) = find_sites(
+        above.replace("        return weights", "\n        # the mean\n        return weights")
+    )
+    assert site.notes[0] == "the comments in lines 13-16 are kept, and may no longer be right"
+
+
 def test_what_is_read_elsewhere_is_not_noted() -> None:
     other = "\n    def mask(self):\n        return self.causal\n"
     (site,) = find_sites((CAUSAL + other).replace("  # all pairs", ""))

@@ -20,6 +20,7 @@ from flashmore.upgrade.source.scopes import MODULE, Function
 from flashmore.upgrade.source.scripted import compilers, unsupported
 from flashmore.upgrade.text import Text, comments
 
+_EMPTY = re.compile(r"\A(?:[ \t]*(?:\r\n|\r|\n))+")
 _ANY_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -163,7 +164,18 @@ class Rewriting:
             is_elif = self.text.source[start:end].lstrip().startswith("elif")
             if statement is place.block[0] and not is_elif:
                 start = self.text.whole_lines(parent.body[-1])[1]
+        if self.is_guarded:  # the old branch keeps what is said of it
+            block, first, _ = self.region()
+            start = max(self.above(start), self.text.whole_lines(block[first])[0])
         return start, end
+
+    def above(self, start: int) -> int:
+        """Where the comments begin that stand directly above a line."""
+        line = self.text.offset_line(start)
+        while line > 0 and self.text.lines[line - 1].lstrip().startswith("#"):
+            line -= 1
+            start -= len(self.text.lines[line])
+        return start
 
     def _stand_in(self, statement: ast.stmt, gone: set[ast.stmt]) -> str:
         """`pass`, where a block would be left empty."""
@@ -266,7 +278,7 @@ def guarded(statements: Sequence[ast.stmt], edits: Sequence[Edit], test: str, te
     if has_long_string(statements, text):
         raise Refuse("a guard would have to indent a multi-line string", "assign it to a name above")
     start, end = text.whole_lines(statements[0])[0], text.whole_lines(statements[-1])[1]
-    new, old = edited(text.source[:end], edits)[start:], text.source[start:end]
+    new, old = _EMPTY.sub("", edited(text.source[:end], edits)[start:]), text.source[start:end]
     new, old = (each if not each or each[-1] in "\r\n" else each + text.newline for each in (new, old))
     indent, line = text.indent(statements[0]), text.newline
     return Edit(start, end, f"{indent}if {test}:{line}{_deeper(new)}{indent}else:{line}{_deeper(old)}")

@@ -38,10 +38,13 @@ def _read(tree: ast.Module, others: set[str]) -> set[str]:
 
 
 def kept_comments(rewriting: Rewriting) -> Iterator[str]:
-    """A note for each span of removed lines whose comments stay."""
+    """A note for each span of removed lines with comments, in it or above it, that now stand alone."""
     text = rewriting.text
     for removal in () if rewriting.is_guarded else rewriting.removals():
-        if comments(text.source[removal.start : removal.end]):
-            first, last = text.offset_line(removal.start) + 1, text.offset_line(removal.end - 1) + 1
+        start, follows = removal.start, text.source[removal.end :].partition("\n")[0].strip()
+        if not follows or follows.startswith("#"):
+            start = rewriting.above(start)
+        if comments(text.source[start : removal.end]):
+            first, last = text.offset_line(start) + 1, text.offset_line(removal.end - 1) + 1
             lines = f"line {first}" if first == last else f"lines {first}-{last}"
             yield f"the comments in {lines} are kept, and may no longer be right"
