@@ -416,13 +416,22 @@ def test_a_layer_that_another_file_hooks_is_still_called(tmp_path: Path, case: s
 
 
 COMPILED = {
-    "the model is scripted": ("import torch\n\ntorch.jit.script(model)\n", "TorchScript compiles models in"),
-    "the model is traced": (
-        "from torchvision.models import feature_extraction as fx\n\nfx.create_feature_extractor(model)\n",
-        "torch.fx compiles models in",
+    "the model is scripted": (
+        "import torch\nfrom model import Attention\n\ntorch.jit.script(Attention())\n",
+        "TorchScript compiles models in other.py, line 4",
     ),
+    "the model is traced": (
+        "import model\nfrom torchvision.models import feature_extraction as fx\n\n"
+        "fx.create_feature_extractor(model.Attention())\n",
+        "torch.fx compiles models in other.py, line 4",
+    ),
+    "a helper that a test calls scripts it": (
+        "import torch\n\n\ndef check(model):\n    torch.jit.script(model)\n",
+        "TorchScript compiles models in other.py, line 5",
+    ),
+    "models of other files are scripted": ("import torch\n\ntorch.jit.script(torch.nn.Linear(2, 2))\n", ""),
     "a function of another file is scripted": (
-        "import torch\n\n\n@torch.jit.script\ndef f(x):\n    return x\n",
+        "import torch\nimport model\n\n\n@torch.jit.script\ndef f(x):\n    return x\n",
         "",
     ),
 }
@@ -432,8 +441,10 @@ MASKED = HEADS.replace("q, k, v)", "q, k, v, mask)").replace("(-2, -1))", "(-2, 
 @pytest.mark.parametrize("case", COMPILED)
 def test_what_compiles_whole_models_must_support_the_new_lines(tmp_path: Path, case: str) -> None:
     other, reason = COMPILED[case]
-    found, _ = site(tmp_path, {"model.py": MASKED, "other.py": other})
+    test = "from model import Attention\nfrom other import check\n\ncheck(Attention())\n"
+    files = {"model.py": MASKED, "other.py": other} | ({"test.py": test} if "check" in other else {})
+    found, _ = site(tmp_path, files)
     assert found.verdict == ("refused" if reason else "rewritten")
     assert reason in found.reason
-    found, _ = site(tmp_path, {"model.py": HEADS, "other.py": other})
+    found, _ = site(tmp_path, files | {"model.py": HEADS})
     assert found.verdict == "rewritten", "the plain call is supported"

@@ -233,7 +233,7 @@ class Rewriting:
     def _supported(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
         """The edits with the line ends of the file, whose compilers must support them."""
         new, old = "\n".join(each.text for each in edits), self.text.of(self.found.flow.function)
-        for compiler in _compilers(self.found.flow.module):
+        for compiler in sorted(_compilers(self.found.flow.module)):
             if (what := unsupported(compiler, old, new)) is not None:
                 raise Refuse(
                     f"{compiler} compiles this file, but does not support {what}", "do not script it"
@@ -310,5 +310,5 @@ def _functions(tree: ast.Module) -> list[Function]:
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
-def _compilers(module: Module) -> dict[str, int]:
-    return compilers(module, decorators=True)
+def _compilers(module: Module) -> set[str]:
+    return {name for name, _, _ in compilers(module, decorators=True)}

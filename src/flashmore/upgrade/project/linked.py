@@ -1,4 +1,4 @@
-"""What the project around a file rules out: by its versions of torch, subclasses and second derivatives.
+"""What the project around a file rules out: by its versions of torch, subclasses, compilers and derivatives.
 
 The output that is differentiated is followed to the modules that made it (`origins.py`): their attention is
 refused, that of other networks is not. Where it cannot be followed, every file that may take part gets an
@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
-from flashmore.upgrade.project.definitions import texts_around
+from flashmore.upgrade.project.definitions import Definitions, texts_around
 from flashmore.upgrade.project.files import is_folder, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
 from flashmore.upgrade.project.origins import Made, Origins
@@ -28,13 +28,15 @@ from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import MODULE
+from flashmore.upgrade.source.scripted import COMPILERS, compilers, unsupported
 
 _WORDS = re.compile(r"[^\W\d]\w*")
+_YOURSELF = "rewrite it yourself, if that is not for these lines"
 
 
 @dataclass(frozen=True)
 class Link:
-    """Why a file's attention may be differentiated twice."""
+    """Why a file's attention may be differentiated twice, or compiled."""
 
     use: Use
     file: Path
@@ -63,6 +65,8 @@ class Project:
         """By file, the places of which it cannot be seen what they differentiate."""
         self.subclasses: Subclasses | None = None
         self.patched: Patched | None = None
+        self.compiled: dict[str, dict[Path, Link]] = {}
+        """By compiler and file, a place where the file's models may be given to the compiler."""
         self.seen: list[Link] = []
         """The places of which something can be seen, the certain ones first."""
         self.pinned: dict[Path, list[pins.Pin]] = {}
@@ -105,7 +109,9 @@ class Project:
             return site.refused(other, "give it another name there")
         evaluated = site.code in FORMULAS
         if self.patched is not None and (why := self.patched.why_not(found, site, evaluated)) is not None:
-            return site.refused(why, "rewrite it yourself, if that is not for these lines")
+            return site.refused(why, _YOURSELF)
+        if (why := self._not_compiled(path, site, found)) is not None:
+            return site.refused(why, _YOURSELF)
         if rule(site.code).second_derivatives:
             return site
         first, last = found.lines_of(site)
@@ -122,6 +128,17 @@ class Project:
         assumed = [f"no second derivatives are taken through it in {_said(each)}" for each in links]
         return replace(site, assumptions=tuple(dict.fromkeys((*site.assumptions, *assumed, *self.limits))))
 
+    def _not_compiled(self, path: Path, site: Site, found: Searched) -> str | None:
+        """Why a compiler of the project would no longer take the lines; else None."""
+        first, last = found.lines_of(site)
+        old, new = found.source.splitlines()[first - 1 : last], (edit.text for edit in site.edits)
+        for compiler, files in self.compiled.items():
+            what = unsupported(compiler, "\n".join(old), "\n".join(new)) if path in files else None
+            if what is not None:
+                where = f"{files[path].file.name}, line {files[path].use.line}"
+                return f"{compiler} compiles models in {where}, and does not support {what}"
+        return None
+
     def _links(self) -> dict[Path, list[Link]]:
         files = dict.fromkeys(map(real, self.files))
         for folder in dict.fromkeys(
@@ -137,6 +154,7 @@ class Project:
         origins = Origins(imports)
         self.subclasses = Subclasses(origins.texts)
         self.patched = Patched(origins.texts)
+        self.compiled = {name: _reached(places, origins) for name, places in _compiled(origins).items()}
         found = list(_uses(origins))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)
         linked: dict[Path, list[Link]] = {}
@@ -162,8 +180,18 @@ def _uses(origins: Origins) -> Iterator[Link]:
             yield Link(use, path, path, origins.of(path, use.node, values, by))
 
 
+def _compiled(origins: Origins) -> dict[str, list[Link]]:
+    """By compiler, the places of all files that give it models."""
+    found: dict[str, list[Link]] = {}
+    for path in origins.texts.matching(COMPILERS):
+        module = Definitions(path).module(path)
+        for name, line, within in compilers(module, decorators=False) if module is not None else ():
+            found.setdefault(name, []).append(Link(Use(line, name, within), path, path, Made()))
+    return found
+
+
 def _reached(found: Iterable[Link], origins: Origins) -> dict[Path, Link]:
-    """The files that any of the uses may differentiate through, each with the first link that was found."""
+    """The files whose models any of the uses may be given, each with the first link that was found."""
     imports = origins.imports
     reached = _callers(found, origins)
     imports.follow_more()

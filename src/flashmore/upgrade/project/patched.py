@@ -1,4 +1,4 @@
-"""What other files replace, hook or compile: functions of torch, numbers that a rule evaluates, layers."""
+"""What other files replace or hook: functions of torch, numbers that a rule evaluates, layers."""
 
 import ast
 import re
@@ -13,7 +13,6 @@ from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.replaced import HOOK, hooked, stored
 from flashmore.upgrade.source.scopes import is_self
-from flashmore.upgrade.source.scripted import COMPILERS, compilers, unsupported
 
 _STORE = re.compile(rb"^[ \t]*(?!self\.\w+[ \t]*=)[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(", re.MULTILINE)
 """A store on something else than `self`."""
@@ -53,11 +52,6 @@ class Patched:
                     return (
                         f"`{name}` would no longer be called, and {path.name}, line {line}, registers a hook"
                     )
-        for compiler, (path, line) in self._compilers.items():
-            new = "\n".join(edit.text for edit in site.edits)
-            if (what := unsupported(compiler, "\n".join(lines), new)) is not None:
-                where = f"{path.name}, line {line}"
-                return f"{compiler} compiles models in {where}, and does not support {what}"
         numbers = _numbers(found.source) if evaluated and words & self._others.keys() else set()
         for name in sorted(words & numbers & self._others.keys()):
             for path, line in self._others[name]:
@@ -84,15 +78,6 @@ class Patched:
                 classes = {each for each in near if stores.search(self.texts.of(each))}
                 found.setdefault(name, []).append((path, line, classes))
         return found
-
-    @cached_property
-    def _compilers(self) -> dict[str, tuple[Path, int]]:
-        """The compilers that are given whole models, with the place."""
-        return {
-            name: (path, line)
-            for path, module in self._modules(COMPILERS).items()
-            for name, line in compilers(module, decorators=False).items()
-        }
 
     @cached_property
     def _stores(self) -> dict[Path, Module]:
