@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.checks.between import Later
-from flashmore.upgrade.checks.output import check_output
 from flashmore.upgrade.checks.pure import is_inplace_name, is_pure, stateful
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
@@ -52,12 +51,22 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
         if effect is not None:
             what = f"the condition in line {test.lineno} would run twice"
             raise Refuse(f"{what}, and `{effect}` may have side effects")
+    _check_given_memory(found)
     _check_caught(rewriting)
     _check_gradients(rewriting)
     _check_hooks(found)
     _check_helpers(flow, {id(value.node) for value in found.chain if value.inner}, found.chain)
     _check_between(rewriting, mine)
-    check_output(found)
+
+
+def _check_given_memory(found: Attention) -> None:
+    """Refuse an operation that falls away and writes its result into a tensor that it is given."""
+    for value in (*found.chain, found.final):
+        if "out" in value.named:
+            line = getattr(value.node, "lineno", 0)
+            raise Refuse(
+                f"`out=` in line {line} writes a result into another tensor", "assign the result instead"
+            )
 
 
 Effect = tuple[str, ast.AST]

@@ -1,7 +1,8 @@
 """What becomes of an attention's output, in its function and in the callers that stand in the same file.
 
-The old product was a new, contiguous tensor. The fused call's output is kept for the gradients, so it must
-not be changed in place, and its memory may be laid out in another order, which `view` and `stride` can tell.
+The old product was a new, contiguous tensor. The fused call's output is kept for the gradients, so it is
+copied where it is changed in place. Its memory may be laid out in another order, which `view` and `stride`
+can tell.
 """
 
 import ast
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
-from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.checks.functions import makes_inplace
 from flashmore.upgrade.checks.pure import is_inplace_name
@@ -58,19 +58,9 @@ def _end_of_view(user: Value, text: Text) -> int | None:
     return end if isinstance(node.func, ast.Attribute) and text.source[end - 4 : end] == "view" else None
 
 
-def check_output(found: Attention) -> None:
-    """Whether the output is left as it is.
-
-    Raises:
-        Refuse: it is changed in place.
-    """
-    line = changed_in_place(found.flow, found.final)
-    line = _feeds_inplace(found.flow) if line is None else line
-    if line is not None:
-        raise Refuse(
-            f"the output is changed in place in line {line}; fused kernels need it for the gradients",
-            "write the result to a new tensor instead",
-        )
+def is_changed_in_place(found: Attention) -> bool:
+    """Whether the output is changed in place later."""
+    return changed_in_place(found.flow, found.final) is not None or _feeds_inplace(found.flow)
 
 
 def changed_in_place(flow: Flow, value: Value) -> int | None:
@@ -232,8 +222,8 @@ def _may_matter(function: Function, names: set[str]) -> bool:
     return False
 
 
-def _feeds_inplace(flow: Flow) -> int | None:
-    """The line of `nn.Sequential(Attention(), nn.ReLU(inplace=True))`."""
+def _feeds_inplace(flow: Flow) -> bool:
+    """Whether a layer in place follows the module: `nn.Sequential(Attention(), nn.ReLU(inplace=True))`."""
     classes = {flow.owner.node.name} if flow.owner is not None and flow.function.name == "forward" else set()
     for node in ast.walk(flow.module.tree) if classes else ():
         if isinstance(node, ast.Call) and last(node.func) in ("Sequential", "ModuleList"):
@@ -242,8 +232,8 @@ def _feeds_inplace(flow: Flow) -> int | None:
             ]
             for one, after in pairwise(each for each in layers if isinstance(each, ast.Call)):
                 if last(one.func) in classes and makes_inplace(after):
-                    return node.lineno
-    return None
+                    return True
+    return False
 
 
 def _is_inplace_layer(user: Value) -> bool:

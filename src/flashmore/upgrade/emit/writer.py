@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.checks.output import reshaped_views
+from flashmore.upgrade.checks.output import is_changed_in_place, reshaped_views
 from flashmore.upgrade.emit.call import SDPA, Pieces, Scale, number
 from flashmore.upgrade.emit.half import Half
 from flashmore.upgrade.emit.hiding import from_caller
@@ -22,6 +22,7 @@ from flashmore.upgrade.source.operations import CHANGES_DTYPE, VIEWS
 from flashmore.upgrade.source.scopes import defaults_of
 from flashmore.upgrade.text import comments
 
+_COPIED = "# a copy, because it is changed in place later and the gradients need it as it was"
 _ZEROS = "# zeros with the shape of the scores: the call below computes the product"
 
 
@@ -278,10 +279,7 @@ class Writer:
         self.result.call = call(function, arguments, self.text.indent(self.pieces.at), width)
         self._hoist()
         apart = "" if leading is None else f".unflatten(0, {leading})"
-        ends = reshaped_views(self.found, self.text, self._is_guarded())
-        self.result.edits += [Edit(end - 4, end, "reshape") for end in ends or ()]
-        after = "" if ends is not None else ".contiguous()"
-        final = f"{self.pieces.lowered(f'{self.result.call}{apart}')}{after}"
+        final = f"{self.pieces.lowered(f'{self.result.call}{apart}')}{self._after_call()}"
         factors = self.pieces.factors()
         for how, text in factors:
             by = ast.parse(text.strip(), mode="eval").body
@@ -299,6 +297,16 @@ class Writer:
         inside = [] if self._is_guarded() else comments(self.text.of(node))
         if inside:
             self.result.setup.insert(0, (self.pieces.at, inside))
+
+    def _after_call(self) -> str:
+        """What makes the output one that may be changed in place, or viewed, as it is later."""
+        ends = reshaped_views(self.found, self.text, self._is_guarded())
+        if is_changed_in_place(self.found):
+            self.result.setup.append((self.pieces.at, [_COPIED]))
+            laid_out = f"memory_format={self._torch()}.contiguous_format" if ends != set() else ""
+            return f".clone({laid_out})"
+        self.result.edits += [Edit(end - 4, end, "reshape") for end in ends or ()]
+        return "" if ends is not None else ".contiguous()"
 
     def _hoist(self) -> None:
         statement = self.found.product.value.statement
