@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
-from flashmore.upgrade.source.scopes import is_note
+from flashmore.upgrade.source.scopes import arguments_of, is_note
 
 _DROPOUTS = ("torch.nn.Dropout", "torch.nn.modules.dropout.Dropout", "torch.nn.modules.Dropout")
 _LAYERS = {
@@ -86,12 +86,16 @@ def kind_of(attribute: Attribute, module: Module) -> Kind:
 
 
 def may_be_dropout(attribute: Attribute) -> bool:
-    """Whether an attribute may be a `torch.nn.Dropout`: one is stored there, or nothing that is seen."""
+    """Whether an attribute may be a `torch.nn.Dropout`: one is stored there, an argument, or nothing seen."""
     owner = attribute.owner
     holder = owner.holder(attribute.name) if owner is not None else None
     if holder is None:
         return True
     made = holder.own_assignments.get(attribute.name, ())
+    init = holder.own_methods.get("__init__")
+    given = {each.arg for each in arguments_of(init.args)} if init is not None else set()
+    if any(isinstance(each, ast.Name) and each.id in given for each in made):
+        return True
     return any(kind.name == "dropout" for each in made for kind in _kinds(each, holder.module))
 
 
