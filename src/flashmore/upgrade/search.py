@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from flashmore.upgrade.find import find_sites, is_worth_parsing
+from flashmore.upgrade.isolated import end_with_parent
 from flashmore.upgrade.notebooks.notebook import LARGEST_NOTEBOOK, SUFFIX, is_notebook, read_notebook
 from flashmore.upgrade.project.definitions import Definitions
 from flashmore.upgrade.project.files import LARGEST, Unreadable, content, decoded
@@ -139,13 +140,14 @@ def _results(
     if processes < 2 or len(files) < MANY:
         yield from map(search_file, files, codes)
         return
-    with _safe_path(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        with _ctrl_c_deferred():
-            results = pool.map(search_file, files, codes, chunksize=16)
+    context, ours = get_context("spawn"), os.getpid()
+    with _safe_path(), ProcessPoolExecutor(processes, context, end_with_parent, (ours,)) as pool:
         try:
+            with _ctrl_c_deferred():
+                results = pool.map(search_file, files, codes)
             yield from results
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits for the files that are begun
             raise
 
 
