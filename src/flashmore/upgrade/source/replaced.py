@@ -79,14 +79,14 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
     """The objects that an expression changes, each with the name of the attribute."""
     match node:
         case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[owner, attribute, *_]):
-            yield owner, _beginning(attribute)
+            yield owner, beginning(attribute)
         case ast.Call(func=ast.Attribute(attr="__setattr__" | "__delattr__", value=ast.Name(id="object"))):
             yield (node.args[0] if node.args else node.func), None
         case ast.Call(
             func=ast.Attribute(attr="add_module" | "register_module", value=owner), args=[attribute, *_]
         ):
             if not (is_self(owner) and isinstance(attribute, ast.Constant)):
-                yield owner, _beginning(attribute)
+                yield owner, beginning(attribute)
         case ast.Subscript(
             value=ast.Attribute(attr="_modules" | "__dict__", value=owner), ctx=ast.Store() | ast.Del()
         ):
@@ -97,11 +97,13 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
             yield owner, None
 
 
-def _beginning(name: ast.expr) -> str | None:
-    """The attribute that `setattr` is given; for `f"token_{i}"` how it begins, with a star."""
+def beginning(name: ast.expr) -> str | None:
+    """The attribute that `setattr` is given; for `f"token_{i}"` how it begins, with a star; else None."""
     match name:
         case ast.Constant(value=str(text)):
             return text
         case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
+            return f"{text}*"
+        case ast.BinOp(ast.Constant(value=str(text)), ast.Add()):
             return f"{text}*"
     return None
