@@ -35,7 +35,10 @@ def functions(tree: ast.Module, module: Module) -> Iterator[FunctionOf]:
             if isinstance(statement, Function):
                 name = prefix + statement.name
                 takes_self = any(each.arg == "self" for each in arguments_of(statement.args))
-                own = None if nested and takes_self else owner  # a `self` that may be of any class
+                static = any(getattr(each, "id", "") == "staticmethod" for each in statement.decorator_list)
+                own = (
+                    None if (nested or static) and takes_self else owner
+                )  # a `self` that may be of any class
                 yield FunctionOf(statement, name, own, enclosing)
                 yield from inside(statement.body, own, f"{name}.", (*enclosing, statement), nested=True)
             elif isinstance(statement, ast.ClassDef):

@@ -10,7 +10,10 @@ HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
 
 
 def hooked(tree: ast.Module) -> dict[str, int]:
-    """The attributes on which a file registers a hook, each with the line."""
+    """The attributes on which a file registers a hook, each with the line.
+
+    Of a layer that the file finds by its name, such as in `named_modules()`, that is what its strings name.
+    """
     named: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -20,8 +23,15 @@ def hooked(tree: ast.Module) -> dict[str, int]:
         if isinstance(node, ast.Attribute) and HOOK.fullmatch(node.attr):
             layer = node.value
             names = named.get(layer.id, set()) if isinstance(layer, ast.Name) else _attribute(layer)
-            found |= dict.fromkeys(names, node.lineno)
+            found |= dict.fromkeys(names or _last_names(tree), node.lineno)
     return found
+
+
+def _last_names(tree: ast.Module) -> set[str]:
+    """What the strings of a file may name, which may choose a layer: of "blocks.0.attend" its last part."""
+    texts = (each.value for each in ast.walk(tree) if isinstance(each, ast.Constant))
+    last = {each.rpartition(".")[2] for each in texts if isinstance(each, str)}
+    return {each for each in last if each.isidentifier()}
 
 
 def _attribute(layer: ast.expr) -> set[str]:
