@@ -24,6 +24,7 @@ from flashmore.upgrade.source.scopes import (
     defaults_of,
     heads,
     is_private,
+    is_self,
     own_nodes,
 )
 
@@ -176,6 +177,7 @@ class _Names:
             return
         end = self.text.span(test)[0]
         later = Later([test], self.flow, self.blocks)
+        of_self = {each.id for each in ast.walk(test) if isinstance(each, ast.Name)} == {"self"}
         kept = {
             id(node)
             for each in ast.walk(self.flow.function)
@@ -187,6 +189,8 @@ class _Names:
         }
         for said, node in effects(self.flow.function, self.flow.module):
             between = self.start <= self.text.span(node)[1] <= end
+            if of_self and not any(map(is_self, ast.walk(node))):
+                continue  # it is not given the object
             what = later.disturbed_by(node) if between and id(node) not in kept | self.ruled_out else ""
             if what:
                 where = f"`{said}` in line {getattr(node, 'lineno', 0)}"

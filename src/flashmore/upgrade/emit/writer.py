@@ -25,6 +25,8 @@ from flashmore.upgrade.text import comments
 _COPIED = "# a copy, because it is changed in place later and the gradients need it as it was"
 _FIXED = ("float(", "half(", "bfloat16(", "double(")
 """Casts to a dtype that no tensor gives."""
+_SCALED = ("mul", "div", "add", "sub")
+"""What a tensor that is cast to float32 may take part in, as in rotary embeddings, and stay in it."""
 _ZEROS = "# zeros with the shape of the scores: the call below computes the product"
 
 
@@ -354,13 +356,13 @@ class Writer:
 def _dtype_of(value: Value) -> tuple[Value, str]:
     """The tensor that a value is a view or a cast of, and its last cast to another dtype, by branches."""
     last = ""
-    while value.args and value.op in (*VIEWS, "phi"):
+    while value.args and value.op in (*VIEWS, "phi", *_SCALED):
         if value.op == "phi":
             (one, first), (two, second) = map(_dtype_of, value.args)
             return (one, last or " or ".join(dict.fromkeys((first, second)))) if one is two else (value, last)
         if not last and value.op in CHANGES_DTYPE:
             last = _cast(value)
-        value = value.args[0]
+        value = value.args[number_of(value.args[0]) is not None and len(value.args) > 1]
     return value, last
 
 
