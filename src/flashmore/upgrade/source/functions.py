@@ -96,6 +96,8 @@ def _named(node: ast.AST) -> list[str]:
             within: list[ast.AST] = [*walk(node.value)]
         case ast.Call(func=ast.Name(id="getattr")):
             within = [*node.args]
+        case ast.Subscript(value=ast.Attribute(attr="__dict__" | "user_ns")):
+            within = [node.slice]
         case _:
             return []
     return [each.value for each in within if isinstance(each, ast.Constant) and isinstance(each.value, str)]
