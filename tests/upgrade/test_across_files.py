@@ -385,6 +385,12 @@ HOOKED = {
     "the layer": "for block in blocks:\n    block.attend.register_forward_hook(print)\n",
     "the layer under a name": "layer = model.blocks[0].attend\nlayer.register_forward_hook(print)\n",
     "the layer by its path": "model.get_submodule('blocks.0.attend').register_full_backward_hook(print)\n",
+    "the layer by its name": (
+        "for name, layer in blocks.named_modules():\n"
+        "    if name.endswith('attend'):\n"
+        "        layer.register_forward_hook(print)\n"
+    ),
+    "another layer by its name": "dict(blocks.named_modules())['0.norm'].register_forward_hook(print)\n",
     "the layer of a class in another file": "blocks[0].attend.register_forward_hook(print)\n",
     "another layer": "model.blocks[0].norm.register_forward_hook(print)\n",
 }

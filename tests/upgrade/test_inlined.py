@@ -246,6 +246,34 @@ Attention = Both
         v = v.clone()
         return self.pick(v)(self.att({product}, v))
 """,
+    "it sets self": """
+    def att(self, scores, value):
+        w = scores.softmax(-1)
+        self = 3.0
+        return w @ value * self
+
+    def forward(self, q, k, v):
+        o = self.att({product}, v)
+        return o * self.dropout.p
+""",
+    "an object that is called self": """
+    def att(self, scores, value):
+        w = scores.softmax(-1)
+        return w @ value
+
+    @staticmethod
+    def of(self, q, k, v):
+        o = self.att({product}, v)
+        return o
+
+    def forward(self, q, k, v):
+        return self.of(Doubled(), q, k, v)
+
+
+class Doubled:
+    def att(self, scores, value):
+        return 2 * value
+""",
     "weights that are read": """
     def att(self, scores, value):
         w = scores.softmax(-1)

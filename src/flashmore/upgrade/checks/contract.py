@@ -12,6 +12,7 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Reaching
+from flashmore.upgrade.source.replaced import beginning, stands_for
 from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, own_nodes
 from flashmore.upgrade.text import Text
 
@@ -86,6 +87,8 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     for node in walk(module.tree):
         if isinstance(node, ast.Constant) and node.value == function.name:
             return None  # `getattr(self, "attend")`
+        if _may_get(node, function.name):
+            return None
         if getattr(node, "id", getattr(node, "attr", None)) != function.name:
             continue
         assert isinstance(node, (ast.Name, ast.Attribute))
@@ -104,6 +107,14 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     if not flags or unused.flag.startswith("self."):
         return unused
     return _given_the_flag(unused, flow)
+
+
+def _may_get(node: ast.AST, name: str) -> bool:
+    """Whether `getattr` is given a name that is computed, which may be the function's."""
+    match node:
+        case ast.Call(func=ast.Name(id="getattr"), args=[_, asked, *_]):
+            return stands_for({beginning(asked)}, name)
+    return False
 
 
 def _given_the_flag(unused: Unused, flow: Flow) -> Unused | None:

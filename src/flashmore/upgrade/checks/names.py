@@ -3,21 +3,30 @@
 import ast
 import builtins
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
+from flashmore.upgrade.checks.between import Later
+from flashmore.upgrade.checks.effects import effects
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.bindings import Binding, Use
-from flashmore.upgrade.source.escape import fact
+from flashmore.upgrade.source.escape import fact, stripped
 from flashmore.upgrade.source.functions import why_seen
-from flashmore.upgrade.source.graph import Condition
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Reaching
-from flashmore.upgrade.source.scopes import MODULE, SEE_LOCALS, claimed_by, heads, is_private, own_nodes
+from flashmore.upgrade.source.scopes import (
+    MODULE,
+    SEE_LOCALS,
+    claimed_by,
+    defaults_of,
+    heads,
+    is_private,
+    is_self,
+    own_nodes,
+)
 
 ADVICE = "remove that use if it is not needed"
 _WITHOUT_ARGUMENTS = {"vars", "dir"}
@@ -53,7 +62,11 @@ class _Names:
         self.found = rewriting.found
         self.flow = rewriting.found.flow
         self.text = rewriting.text
+        self.blocks = rewriting.blocks
         self.edits = edits
+        block, first, _ = rewriting.region()
+        self.start = self.text.span(block[first])[0]
+        self.own_names = {name for each in own_nodes(self.flow.function) for name in claimed_by(each)}
         self.ruled_out = rewriting.ruled_out
         declared = [
             each for each in ast.walk(self.flow.function) if isinstance(each, (ast.Nonlocal, ast.Global))
@@ -90,7 +103,9 @@ class _Names:
                     f"`{use.name}` may be changed in line {max(strange)}, on a way that is not followed"
                 )
             return
-        if self._only_in_old_lines(use):
+        if (test := self._decided_by(use)) is not None:
+            if any(map(self._is_edited, use.bindings)):
+                self._check_asked_again(test)
             return
         line = getattr(use.node, "lineno", 0)
         seen = use.bindings - use.unfollowed if use.how == "read" and use.node in self.flow.seen else ()
@@ -147,10 +162,49 @@ class _Names:
             isinstance(binding, ast.arg) or id(binding) in self.followed
         )
 
-    def _only_in_old_lines(self, use: Use) -> bool:
-        """Whether a use runs under a test alone under which the old lines run."""
-        conditions: Iterator[Condition] = (self.flow.condition(test, holds) for test, holds in use.tests)
-        return any(fact(each, self.flow.tests) in self.kept for each in conditions)
+    def _decided_by(self, use: Use) -> ast.expr | None:
+        """The test, if any, under which a use runs only where the old lines run."""
+        return next((test for test, holds in use.tests if self._is_kept(test, holds)), None)
+
+    def _is_kept(self, test: ast.expr, holds: bool) -> bool:
+        """Whether the old lines run wherever a test has this answer."""
+        return fact(self.flow.condition(test, holds), self.flow.tests) in self.kept
+
+    def _check_asked_again(self, test: ast.expr) -> None:
+        """Refuse a test behind the guard that may have another answer there."""
+        final = self.found.final.node
+        if final is None or self.text.span(test)[0] < self.text.span(final)[0] or self._is_fixed(test):
+            return
+        end = self.text.span(test)[0]
+        later = Later([test], self.flow, self.blocks)
+        of_self = {each.id for each in ast.walk(test) if isinstance(each, ast.Name)} == {"self"}
+        kept = {
+            id(node)
+            for each in ast.walk(self.flow.function)
+            if isinstance(each, ast.If)
+            for branch, holds in ((each.body, True), (each.orelse, False))
+            if self._is_kept(each.test, holds)
+            for one in branch
+            for node in ast.walk(one)
+        }
+        for said, node in effects(self.flow.function, self.flow.module):
+            between = self.start <= self.text.span(node)[1] <= end
+            if of_self and not any(map(is_self, ast.walk(node))):
+                continue  # it is not given the object
+            what = later.disturbed_by(node) if between and id(node) not in kept | self.ruled_out else ""
+            if what:
+                where = f"`{said}` in line {getattr(node, 'lineno', 0)}"
+                raise Refuse(f"{where} {what}, which the guard and line {test.lineno} ask for")
+
+    def _is_fixed(self, test: ast.expr) -> bool:
+        """Whether no call can change the answer to a test: whether a name is None, or an argument is true."""
+        match stripped(test)[0]:
+            case ast.Compare(ast.Name(id=name), [ast.Is() | ast.IsNot()], [ast.Constant(None)]):
+                return name in self.own_names and name not in self.shared
+            case ast.Name(id=name):
+                default = defaults_of(self.flow.function.args).get(name)
+                return isinstance(default, ast.Constant) and isinstance(default.value, (bool, int))
+        return False
 
 
 def _refuse_shared_branch(rewriting: Rewriting) -> None:

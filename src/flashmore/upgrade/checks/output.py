@@ -87,9 +87,33 @@ def changed_in_place(flow: Flow, value: Value) -> int | None:
         getattr(user.node, "lineno", 0)
         for start, each in given
         for _, user, shares, _ in _uses(start, each)
-        if shares and (user.inplace or "out" in user.named or _is_inplace_layer(user))
+        if shares
+        and (user.inplace or "out" in user.named or _is_inplace_layer(user) or _is_changed(user, flow))
     )
     return next(lines, None)
+
+
+def _is_changed(user: Value, flow: Flow) -> bool:
+    """Whether a function with such a name changes it, or some method the attribute that it is stored in."""
+    if user.op == "call" and isinstance(user.node, ast.Call):
+        return is_inplace_name(last(user.node.func))
+    return user.op == "store" and user.detail in _changed_attributes(flow.module)
+
+
+@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+def _changed_attributes(module: Module) -> set[str]:
+    """The attributes whose memory is changed somewhere in a file."""
+    found = set()
+    for node in ast.walk(module.tree):
+        match node:
+            case (
+                ast.AugAssign(target=ast.Attribute(attr=name))
+                | ast.Subscript(value=ast.Attribute(attr=name), ctx=ast.Store())
+            ):
+                found.add(name)
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=method)):
+                found |= {name} if is_inplace_name(method) else set()
+    return found
 
 
 def _uses(flow: Flow, value: Value) -> Iterator[tuple[Flow, Value, bool, bool]]:
@@ -116,6 +140,8 @@ def _uses(flow: Flow, value: Value) -> Iterator[tuple[Flow, Value, bool, bool]]:
             yield flow, user, shares and first and not stored, layout
             goes_on = shares and user.op in MAY_SHARE_MEMORY | _PASSED_ON and (first or user.op in _PASSED_ON)
             same = layout and user.op in KEEPS_LAYOUT | _PASSED_ON
+            if shares and user.op == "append" and not first:
+                ahead.append((flow, user.args[0], True, False))  # the list
             if goes_on or same:
                 ahead.append((flow, user, goes_on, same))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.operands import Operands
-from flashmore.upgrade.emit.words import factor
+from flashmore.upgrade.emit.words import conjunct, factor
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term
@@ -144,9 +144,10 @@ class Pieces(Operands):
             if not self.stability.holds(term.condition.node, self.at):
                 raise Refuse("the condition for dropout changes before the values are multiplied")
             test = self.words.condition(term.condition)
-            if other is None and inner is not None and " if " in inner:
-                first, rest = inner.split(" if ", 1)
-                return f"{first} if {test} and {rest}"
+            match ast.parse(inner or "None", mode="eval").body:
+                case ast.IfExp(asked, body, ast.Constant(0.0)) if other is None and inner is not None:
+                    rate, also = (ast.get_source_segment(inner, each) or "" for each in (body, asked))
+                    return f"{factor(rate)} if {conjunct(test)} and {conjunct(also)} else 0.0"
             return f"({inner or '0.0'}) if {test} else ({other or '0.0'})"
         if term.kind == "dropout" and term.value.op != "identity":
             if inner not in (None, "0.0"):
@@ -189,9 +190,8 @@ class Pieces(Operands):
             return p_text
         if training.op == "const":
             return None
-        return (
-            f"{factor(p_text)} if {self.read(operand(self.flow, value.node, training), 'training')} else 0.0"
-        )
+        asked = self.read(operand(self.flow, value.node, training), "training")
+        return f"{factor(p_text)} if {conjunct(asked)} else 0.0"
 
 
 def _root_of(value: Value, how: str) -> Value | None:

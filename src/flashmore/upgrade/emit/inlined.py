@@ -313,7 +313,11 @@ def _check_callee(flow: Flow, call: ast.Call, closure: Closure) -> None:
             stored = any(name in each.own_assignments for each in of)
             several = sum(name in each.own_methods for each in of) > 1
             unordered = several and any(len(each.bases) > 1 for each in of)
-            if not (replaced or stored or unordered) and (_is_static(helper) or first == "self"):
+            names = (
+                each for one in (flow.function, helper) for each in walk(one) if isinstance(each, ast.Name)
+            )
+            rebound = any(each.id == "self" and not isinstance(each.ctx, ast.Load) for each in names)
+            if not (replaced or stored or unordered or rebound) and (_is_static(helper) or first == "self"):
                 return
     raise Refuse("the helper may be another function")
 

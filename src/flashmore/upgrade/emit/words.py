@@ -101,6 +101,15 @@ def factor(text: str) -> str:
     return text if tight else f"({text})"
 
 
+def conjunct(text: str) -> str:
+    """A text in parentheses, if it needs them beside `and`."""
+    node = ast.parse(text.strip(), mode="eval").body
+    loose = isinstance(node, (ast.IfExp, ast.Lambda, ast.NamedExpr)) or (
+        isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or)
+    )
+    return f"({text})" if loose else text
+
+
 def reordered(text: str, letters: Letters, target: Letters) -> str:
     """A tensor's text with its axes in another order; axes that it lacks have length 1."""
     if letters == target:

@@ -23,6 +23,10 @@ from flashmore.upgrade.source.scopes import defaults_of
 from flashmore.upgrade.text import comments
 
 _COPIED = "# a copy, because it is changed in place later and the gradients need it as it was"
+_FIXED = ("float(", "half(", "bfloat16(", "double(")
+"""Casts to a dtype that no tensor gives."""
+_SCALED = ("mul", "div", "add", "sub")
+"""What a tensor that is cast to float32 may take part in, as in rotary embeddings, and stay in it."""
 _ZEROS = "# zeros with the shape of the scores: the call below computes the product"
 
 
@@ -118,13 +122,21 @@ class Writer:
             self.result.assumptions.append(f"values have the dtype of queries and keys{before}")
 
     def _dtypes_of_cast_weights(self) -> Iterator[tuple[str, str]]:
-        """The casts of the values and of the queries, for each cast of the weights to the values' dtype."""
-        (value, own), (_, of_q) = (_dtype_of(each.value) for each in (self.found.v, self.found.q))
+        """The casts of the values and of the queries, for each cast of the weights.
+
+        Left out are those to the dtype of the queries, which is that of the values then.
+        """
+        (value, own), (query, of_q) = (_dtype_of(each.value) for each in (self.found.v, self.found.q))
         for term in self.found.weights.walk():
-            given = (*term.value.args[1:], *term.value.named.values()) if term.kind == "cast" else ()
-            whose = [each.args[0] if each.op == "attr:dtype" else each for each in given]
-            if any(_dtype_of(each)[0] is value for each in whose):
+            if term.kind != "cast" or term.value.op not in CHANGES_DTYPE:
+                continue
+            given = (*term.value.args[1:], *term.value.named.values())
+            whose = [_dtype_of(each.args[0] if each.op == "attr:dtype" else each) for each in given]
+            of_values = any(each is value for each, _ in whose)
+            if of_values or (of_q and _cast(term.value) != of_q and (query, of_q) not in whose):
                 yield own, of_q
+        if of_q != own and own.startswith(_FIXED) and self._casts():
+            yield own, of_q
 
     def _in_dtype_of_values(self, text: str) -> str:
         """Queries or keys as the call takes them."""
@@ -135,6 +147,8 @@ class Writer:
         for how, text in scale.learned:
             q = f"{factor(q)} {'*' if how == 'mul' else '/'} {factor(text)}"
             self.result.assumptions.append(f"{text} is a number, or has at most one value per head")
+        if scale.learned and not self.upcast and any(self._dtypes_of_cast_weights()):
+            return self.like_queries(q)  # the learned number may be in float32
         return self._in_dtype_of_values(q)
 
     def clamped(self, text: str, value: Value) -> str:
@@ -342,11 +356,16 @@ class Writer:
 def _dtype_of(value: Value) -> tuple[Value, str]:
     """The tensor that a value is a view or a cast of, and its last cast to another dtype, by branches."""
     last = ""
-    while value.args and value.op in (*VIEWS, "phi"):
+    while value.args and value.op in (*VIEWS, "phi", *_SCALED):
         if value.op == "phi":
             (one, first), (two, second) = map(_dtype_of, value.args)
             return (one, last or " or ".join(dict.fromkeys((first, second)))) if one is two else (value, last)
         if not last and value.op in CHANGES_DTYPE:
-            last = f"{value.op}({', '.join(each.key for each in (*value.args[1:], *value.named.values()))})"
-        value = value.args[0]
+            last = _cast(value)
+        value = value.args[number_of(value.args[0]) is not None and len(value.args) > 1]
     return value, last
+
+
+def _cast(value: Value) -> str:
+    """A cast by its meaning."""
+    return f"{value.op}({', '.join(each.key for each in (*value.args[1:], *value.named.values()))})"

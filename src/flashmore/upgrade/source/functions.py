@@ -35,7 +35,10 @@ def functions(tree: ast.Module, module: Module) -> Iterator[FunctionOf]:
             if isinstance(statement, Function):
                 name = prefix + statement.name
                 takes_self = any(each.arg == "self" for each in arguments_of(statement.args))
-                own = None if nested and takes_self else owner  # a `self` that may be of any class
+                static = any(getattr(each, "id", "") == "staticmethod" for each in statement.decorator_list)
+                own = (
+                    None if (nested or static) and takes_self else owner
+                )  # a `self` that may be of any class
                 yield FunctionOf(statement, name, own, enclosing)
                 yield from inside(statement.body, own, f"{name}.", (*enclosing, statement), nested=True)
             elif isinstance(statement, ast.ClassDef):
@@ -76,9 +79,25 @@ def why_seen(module: Module, lines: Sequence[ast.stmt]) -> str | None:
             return f"line {node.lineno} imports or defines something between its lines"
         if isinstance(node, ast.Global) and mentioned & {*node.names}:
             return f"`{min(mentioned & {*node.names})}` is declared global in line {node.lineno}"
+        if exported := bound & {*_named(node)}:
+            return f"`{min(exported)}` may be read by other code: see line {getattr(node, 'lineno', 0)}"
         if isinstance(node, (*Scope, ast.ClassDef, ast.GeneratorExp)):
             read = bound & {each.id for each in walk(node) if isinstance(each, ast.Name)}
             if read:
                 return f"`{min(read)}` may be read by other code: see line {node.lineno}"
     shared = [name for name in bound if module.elsewhere is not None and module.elsewhere.reads(name)]
     return f"`{min(shared)}` may be read by another file" if shared else None
+
+
+def _named(node: ast.AST) -> list[str]:
+    """The names in strings under which a node makes variables of the file known, or reads them."""
+    match node:
+        case ast.Assign(targets=[ast.Name(id="__all__")]) | ast.AugAssign(target=ast.Name(id="__all__")):
+            within: list[ast.AST] = [*walk(node.value)]
+        case ast.Call(func=ast.Name(id="getattr")):
+            within = [*node.args]
+        case ast.Subscript(value=ast.Attribute(attr="__dict__" | "user_ns")):
+            within = [node.slice]
+        case _:
+            return []
+    return [each.value for each in within if isinstance(each, ast.Constant) and isinstance(each.value, str)]

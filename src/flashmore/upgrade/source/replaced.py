@@ -10,7 +10,10 @@ HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
 
 
 def hooked(tree: ast.Module) -> dict[str, int]:
-    """The attributes on which a file registers a hook, each with the line."""
+    """The attributes on which a file registers a hook, each with the line.
+
+    Of a layer that the file finds by its name, such as in `named_modules()`, that is what its strings name.
+    """
     named: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -20,8 +23,15 @@ def hooked(tree: ast.Module) -> dict[str, int]:
         if isinstance(node, ast.Attribute) and HOOK.fullmatch(node.attr):
             layer = node.value
             names = named.get(layer.id, set()) if isinstance(layer, ast.Name) else _attribute(layer)
-            found |= dict.fromkeys(names, node.lineno)
+            found |= dict.fromkeys(names or _last_names(tree), node.lineno)
     return found
+
+
+def _last_names(tree: ast.Module) -> set[str]:
+    """What the strings of a file may name, which may choose a layer: of "blocks.0.attend" its last part."""
+    texts = (each.value for each in ast.walk(tree) if isinstance(each, ast.Constant))
+    last = {each.rpartition(".")[2] for each in texts if isinstance(each, str)}
+    return {each for each in last if each.isidentifier()}
 
 
 def _attribute(layer: ast.expr) -> set[str]:
@@ -79,14 +89,14 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
     """The objects that an expression changes, each with the name of the attribute."""
     match node:
         case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[owner, attribute, *_]):
-            yield owner, _beginning(attribute)
+            yield owner, beginning(attribute)
         case ast.Call(func=ast.Attribute(attr="__setattr__" | "__delattr__", value=ast.Name(id="object"))):
             yield (node.args[0] if node.args else node.func), None
         case ast.Call(
             func=ast.Attribute(attr="add_module" | "register_module", value=owner), args=[attribute, *_]
         ):
             if not (is_self(owner) and isinstance(attribute, ast.Constant)):
-                yield owner, _beginning(attribute)
+                yield owner, beginning(attribute)
         case ast.Subscript(
             value=ast.Attribute(attr="_modules" | "__dict__", value=owner), ctx=ast.Store() | ast.Del()
         ):
@@ -97,11 +107,13 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
             yield owner, None
 
 
-def _beginning(name: ast.expr) -> str | None:
-    """The attribute that `setattr` is given; for `f"token_{i}"` how it begins, with a star."""
+def beginning(name: ast.expr) -> str | None:
+    """The attribute that `setattr` is given; for `f"token_{i}"` how it begins, with a star; else None."""
     match name:
         case ast.Constant(value=str(text)):
             return text
         case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
+            return f"{text}*"
+        case ast.BinOp(ast.Constant(value=str(text)), ast.Add()):
             return f"{text}*"
     return None
