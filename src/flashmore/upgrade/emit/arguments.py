@@ -6,7 +6,8 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, is_causal, keep, kinds, test
 from flashmore.upgrade.emit.words import atom, fresh
-from flashmore.upgrade.emit.writer import Emission, Writer
+from flashmore.upgrade.emit.writer import Emission
+from flashmore.upgrade.emit.zeros import Zeros
 from flashmore.upgrade.patterns.masks import FINITE
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.source.graph import Value
@@ -18,7 +19,7 @@ _MADE = {"new_ones", "new_zeros", "ones", "zeros"}
 _VECTORS = {"const", "arange", "linspace"}
 
 
-class Arguments(Writer):
+class Arguments(Zeros):
     """Writes attentions whose masks are simply one after the other."""
 
     def _simple(self, found: list[Step]) -> Emission:

@@ -7,7 +7,8 @@ from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.call import uncancelled
 from flashmore.upgrade.emit.hiding import Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
-from flashmore.upgrade.emit.writer import Emission, Writer
+from flashmore.upgrade.emit.writer import Emission
+from flashmore.upgrade.emit.zeros import Zeros
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
@@ -16,7 +17,7 @@ from flashmore.upgrade.source.graph import Condition, Value, number
 from flashmore.upgrade.source.nodes import operand
 
 
-class Replay(Writer):
+class Replay(Zeros):
     """Writes attentions of which nothing but affinity is known."""
 
     def _replay(self) -> Emission:
