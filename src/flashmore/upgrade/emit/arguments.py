@@ -182,8 +182,7 @@ class Arguments(Zeros):
         for value in chain:
             statement = value.statement
             if (
-                value.inner
-                or value.node is None
+                (value.node is None and not value.inner)
                 or statement is self.pieces.at
                 or value.op in ("phi", "loop", "carried")
             ):
@@ -191,15 +190,6 @@ class Arguments(Zeros):
             if statement is None or not self._is_all_chain(statement, chain):
                 raise Refuse("a statement that changes the scores also does something else")
             gone.add(statement)
-        for value in chain:
-            if (
-                value.inner
-                and value.op not in ("phi", "loop", "carried")
-                and value.statement is not self.pieces.at
-            ):
-                if value.statement is None or not self._is_all_chain(value.statement, chain):
-                    raise Refuse("a statement that changes the scores also does something else")
-                gone.add(value.statement)
         self._remove_needed(chain, gone)
         self.result.removed = gone
         if self.donors:

@@ -2,10 +2,8 @@
 
 A replay leaves every statement about the scores as it is, and only lets it work on zeros in the scores'
 place: `q[..., :0] @ k.transpose(-2, -1)[..., :0, :]` sums over no channels, so it has the scores' shape,
-dtype and
-device and costs nothing to multiply. Scaling, adding and hiding are affine, so what they make of zeros is
-exactly
-the bias that SDPA adds to the scaled product.
+dtype and device and costs nothing to multiply. Scaling, adding and hiding are affine, so what they make of
+zeros is exactly the bias that SDPA adds to the scaled product.
 """
 
 import ast
