@@ -208,14 +208,16 @@ class _Inlining:
         reads = [each for each in walk(self.flow.function) if isinstance(each, ast.Name) and each.id == name]
         here = {id(each) for each in walk(self.statement)} - inside
         around = [*self.blocks.ancestors(self.statement)][1:]
-        reads = [each for each in reads if not isinstance(each.ctx, ast.Store) and id(each) not in inside]
+        looped = any(isinstance(each, (ast.For, ast.AsyncFor, ast.While)) for each in around)
+        reads = [each for each in reads if not isinstance(each.ctx, ast.Store)]
+        if not looped:  # in a loop the call reads its own arguments again
+            reads = [each for each in reads if id(each) not in inside]
         if any(isinstance(each, (ast.Try, ast.TryStar)) for each in around):
             return bool(reads)
         if any(id(each) in here for each in reads):
             return True
         if isinstance(self.statement, ast.Return) or name in self._targets():
             return False
-        looped = any(isinstance(each, (ast.For, ast.AsyncFor, ast.While)) for each in around)
         end = self.text.span(self.statement)[1]
         return any(looped or self.text.span(each)[0] >= end for each in reads)
 
