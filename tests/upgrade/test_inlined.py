@@ -73,6 +73,18 @@ REWRITTEN = {
             a = a + o.mean()
         return o + a
 """,
+    "a parameter that it sets, in a loop": """
+    def att(self, scores, value):
+        value = value * 2
+        return scores.softmax(-1) @ value
+
+    def forward(self, q, k, v):
+        total = 0
+        for _ in range(2):
+            o = self.att({product}, v)
+            total = total + o
+        return total
+""",
     "a local that a lambda reads": """
     def att(self, scores, value):
         z = scores.softmax(-1)

@@ -1,8 +1,8 @@
 """One attention, understood: its operands with named axes, its scale, masks, dropout, guards and escapes."""
 
 import ast
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from flashmore.upgrade.axes import (
@@ -15,11 +15,11 @@ from flashmore.upgrade.axes import (
     softmax_letter,
     value_letters,
 )
-from flashmore.upgrade.budget import step, walk
+from flashmore.upgrade.budget import walk
 from flashmore.upgrade.patterns.exclusions import refuse_channels, refuse_other_shifts
 from flashmore.upgrade.patterns.products import MORE, Product, product_of
 from flashmore.upgrade.patterns.scores import Scores
-from flashmore.upgrade.patterns.terms import Term, Unfit, joined
+from flashmore.upgrade.patterns.terms import Term, Unfit, joined, specialised
 from flashmore.upgrade.patterns.weights import Weights
 from flashmore.upgrade.patterns.zeros import check_zeros
 from flashmore.upgrade.source.escape import escapes, fact, stripped
@@ -131,12 +131,12 @@ def attention(
     Raises:
         Refuse: it is no attention, or one that must be left alone.
     """
-    weights = specialised(weights, chosen, flow)
+    weights = specialised(weights, chosen, flow.tests)
     softmaxes = tuple(term.value for term in weights.walk() if term.kind == "softmax")
     scores = _scores(Scores(flow.module, shapes), weights)
     if isinstance(scores, Unfit):
         raise Refuse(scores.reason, scores.advice)
-    scores = specialised(scores, chosen, flow)
+    scores = specialised(scores, chosen, flow.tests)
     product = _ranks(_one_product(scores), final, side, shapes)
     guards = [
         *chosen,
@@ -147,7 +147,7 @@ def attention(
     if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
         raise Refuse(guards[0][1])
     guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards, flow.tests)
-    scores, weights = (specialised(tree, guards, flow) for tree in (scores, weights))
+    scores, weights = (specialised(tree, guards, flow.tests) for tree in (scores, weights))
     products = {each.value: each for each in scores.products()}
     layout = _same_layout(scores, product, shapes)
     refuse_other_shifts(scores, product, softmaxes, shapes)
@@ -194,29 +194,6 @@ def values_of(flow: Flow, shapes: Shapes, final: Value, weights: Term) -> set[Va
         return set()
     products = {id(each.value.node) for each in scores.products()} | {id(final.node)}
     return chain_of(scores, weights) | {final} if len(products) > 1 or not final.inner else set()
-
-
-def specialised(term: Term, guards: Sequence[tuple[Condition, str]], flow: Flow) -> Term:
-    """A chain as it is under its guards: branches that they rule out fall away."""
-    held = {fact(each, flow.tests) for each, _ in guards if each.node is not None}
-    return _specialised(term, held, flow, {}) if held else term
-
-
-def _specialised(term: Term, held: set[tuple[str, bool]], flow: Flow, known: dict[Term, Term]) -> Term:
-    if term in known:
-        return known[term]
-    known[term] = term
-    condition = term.condition
-    if term.kind == "phi" and condition is not None and condition.node is not None:
-        step()
-        for side, each in zip(term.inner, (condition, condition.opposite()), strict=True):
-            if fact(each, flow.tests) in held:
-                known[term] = Term("same", term.value, (_specialised(side, held, flow, known),))
-                return known[term]
-    inner = tuple(_specialised(each, held, flow, known) for each in term.inner)
-    if any(a is not b for a, b in zip(inner, term.inner, strict=True)):
-        known[term] = replace(term, inner=inner)
-    return known[term]
 
 
 def chain_of(scores: Term, weights: Term) -> set[Value]:

@@ -41,11 +41,7 @@ class Rewriting:
         found = [self.found.final.statement, *(product.value.statement for product in self.found.products)]
         found += [value.statement for value in self.found.chain if value.node is not None]
         found += self._decided_between()
-        unique: list[ast.stmt] = []
-        for each in found:
-            if each is not None and each not in unique:
-                unique.append(each)
-        return unique
+        return [each for each in dict.fromkeys(found) if each is not None]
 
     @cached_property
     def ruled_out(self) -> set[int]:
@@ -92,9 +88,7 @@ class Rewriting:
         """The edits without a guard."""
         result = list(self.emission.edits)
         for removal in self.removals():
-            result = [
-                each for each in result if not (removal.start <= each.start and each.end <= removal.end)
-            ]
+            result = [each for each in result if not removal.start <= each.start <= each.end <= removal.end]
             result.append(removal)
         gone = self._gone()
         for inner, lines in self.emission.setup:
@@ -104,28 +98,20 @@ class Rewriting:
             indent = self.text.indent(statement)
             at = next((each for each in result if each.start <= start < max(each.end, each.start + 1)), None)
             block = "".join(f"{indent}{line}{self.text.newline}" for line in lines)
-            if at is not None:
-                result.remove(at)
-                result.append(Edit(at.start, at.end, block + at.text))
-            else:
-                result.append(Edit(start, start, block))
+            before = at or Edit(start, start, "")
+            result = [each for each in result if each is not at]
+            result.append(Edit(before.start, before.end, block + before.text))
         return tuple(sorted(result, key=lambda edit: (edit.start, edit.end)))
 
     def _gone(self) -> list[ast.stmt]:
         """The outermost statements that fall away, guarded branches included."""
         gone = set(self.emission.removed)
         for decided in self._decided_between():
-            if all(each in gone for each in (decided.body if self.found.live(decided) else decided.orelse)):
+            if gone.issuperset(decided.body if self.found.live(decided) else decided.orelse):
                 gone.add(decided)
-        changed = True
-        while changed:
-            changed = False
-            for statement in self.blocks.places:
-                if statement in gone or not isinstance(statement, ast.If):
-                    continue
-                if all(each in gone for each in (*statement.body, *statement.orelse)):
-                    gone.add(statement)
-                    changed = True
+        for statement in reversed(self.blocks.places):  # from the inside
+            if isinstance(statement, ast.If) and gone.issuperset((*statement.body, *statement.orelse)):
+                gone.add(statement)
         return [each for each in gone if self.blocks.places[each].parent not in gone]
 
     def removals(self) -> list[Edit]:
@@ -156,11 +142,7 @@ class Rewriting:
         start, end = self.text.whole_lines(statement)
         place = self.blocks.places[statement]
         parent = place.parent
-        if (
-            isinstance(parent, ast.If)
-            and place.block is parent.orelse
-            and all(each in gone for each in place.block)
-        ):
+        if isinstance(parent, ast.If) and place.block is parent.orelse and gone.issuperset(place.block):
             is_elif = self.text.source[start:end].lstrip().startswith("elif")
             if statement is place.block[0] and not is_elif:
                 start = self.text.whole_lines(parent.body[-1])[1]
@@ -181,7 +163,7 @@ class Rewriting:
         """`pass`, where a block would be left empty."""
         place = self.blocks.places[statement]
         parent = place.parent
-        if any(each not in gone for each in place.block) or statement is not place.block[0]:
+        if not gone.issuperset(place.block) or statement is not place.block[0]:
             return ""
         if isinstance(parent, ast.If) and place.block is parent.orelse:
             return ""

@@ -68,7 +68,7 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
         flow: the function.
         weights: the values that are weights.
     """
-    function, module = flow.function, flow.module
+    function = flow.function
     if function.name in _SPECIAL or function.name.startswith("__"):
         return None
     decorators = [each for each in function.decorator_list if getattr(each, "id", "") != "staticmethod"]
@@ -82,23 +82,7 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     }
     if len({index for index, _ in places}) != 1 or any("\n" in ast.unparse(each) for _, each in places):
         return None
-    index = next(iter(places))[0]
-    parents, calls = _parents(module), []
-    for node in walk(module.tree):
-        if isinstance(node, ast.Constant) and node.value == function.name:
-            return None  # `getattr(self, "attend")`
-        if _may_get(node, function.name):
-            return None
-        if getattr(node, "id", getattr(node, "attr", None)) != function.name:
-            continue
-        assert isinstance(node, (ast.Name, ast.Attribute))
-        call = parents.get(node)
-        if not isinstance(call, ast.Call) or call.func is not node:
-            return None
-        flag = "" if _leaves(call, index, parents) else _flag(call, index, parents, flow)
-        if flag is None:
-            return None
-        calls.append((call, flag))
+    calls = _calls(flow, next(iter(places))[0])
     elements = tuple(sorted((each for _, each in places), key=lambda each: each.lineno))
     flags = {flag for _, flag in calls if flag}
     if not calls or len(flags) > 1:
@@ -115,6 +99,30 @@ def _may_get(node: ast.AST, name: str) -> bool:
         case ast.Call(func=ast.Name(id="getattr"), args=[_, asked, *_]):
             return stands_for({beginning(asked)}, name)
     return False
+
+
+def _calls(flow: Flow, index: int) -> list[tuple[ast.Call, str]]:
+    """The calls of a function, each with the flag under which alone it uses an element of the result.
+
+    Empty where a call uses it always, or where the file mentions the function otherwise.
+    """
+    name, parents, calls = flow.function.name, _parents(flow.module), []
+    for node in walk(flow.module.tree):
+        if isinstance(node, ast.Constant) and node.value == name:
+            return []  # `getattr(self, "attend")`
+        if _may_get(node, name):
+            return []
+        if getattr(node, "id", getattr(node, "attr", None)) != name:
+            continue
+        assert isinstance(node, (ast.Name, ast.Attribute))
+        call = parents.get(node)
+        if not isinstance(call, ast.Call) or call.func is not node:
+            return []
+        flag = "" if _leaves(call, index, parents) else _flag(call, index, parents, flow)
+        if flag is None:
+            return []
+        calls.append((call, flag))
+    return calls
 
 
 def _given_the_flag(unused: Unused, flow: Flow) -> Unused | None:

@@ -6,7 +6,8 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, is_causal, keep, kinds, test
 from flashmore.upgrade.emit.words import atom, fresh
-from flashmore.upgrade.emit.writer import Emission, Writer
+from flashmore.upgrade.emit.writer import Emission
+from flashmore.upgrade.emit.zeros import Zeros
 from flashmore.upgrade.patterns.masks import FINITE
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.source.graph import Value
@@ -18,7 +19,7 @@ _MADE = {"new_ones", "new_zeros", "ones", "zeros"}
 _VECTORS = {"const", "arange", "linspace"}
 
 
-class Arguments(Writer):
+class Arguments(Zeros):
     """Writes attentions whose masks are simply one after the other."""
 
     def _simple(self, found: list[Step]) -> Emission:
@@ -181,8 +182,7 @@ class Arguments(Writer):
         for value in chain:
             statement = value.statement
             if (
-                value.inner
-                or value.node is None
+                (value.node is None and not value.inner)
                 or statement is self.pieces.at
                 or value.op in ("phi", "loop", "carried")
             ):
@@ -190,15 +190,6 @@ class Arguments(Writer):
             if statement is None or not self._is_all_chain(statement, chain):
                 raise Refuse("a statement that changes the scores also does something else")
             gone.add(statement)
-        for value in chain:
-            if (
-                value.inner
-                and value.op not in ("phi", "loop", "carried")
-                and value.statement is not self.pieces.at
-            ):
-                if value.statement is None or not self._is_all_chain(value.statement, chain):
-                    raise Refuse("a statement that changes the scores also does something else")
-                gone.add(value.statement)
         self._remove_needed(chain, gone)
         self.result.removed = gone
         if self.donors:

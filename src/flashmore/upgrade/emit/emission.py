@@ -2,11 +2,11 @@
 
 A replay leaves every statement about the scores as it is, and only lets it work on zeros in the scores'
 place: `q[..., :0] @ k.transpose(-2, -1)[..., :0, :]` sums over no channels, so it has the scores' shape,
-dtype and
-device and costs nothing to multiply. Scaling, adding and hiding are affine, so what they make of zeros is
-exactly
-the bias that SDPA adds to the scaled product.
+dtype and device and costs nothing to multiply. Scaling, adding and hiding are affine, so what they make of
+zeros is exactly the bias that SDPA adds to the scaled product.
 """
+
+import ast
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.arguments import Arguments
@@ -15,6 +15,7 @@ from flashmore.upgrade.emit.hiding import steps
 from flashmore.upgrade.emit.replay import Replay
 from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.source.nodes import operand
+from flashmore.upgrade.source.scopes import defaults_of
 
 
 class Emitter(Arguments, Replay):
@@ -33,6 +34,30 @@ class Emitter(Arguments, Replay):
         made.read = self.pieces.emitted
         made.asked = self._types_of_dropout()
         return made
+
+    def _check_random(self) -> None:
+        """Dropout must draw its numbers where it did: a context may give it a generator of its own."""
+        around = set(self.blocks.ancestors(self.pieces.at))
+        for term in self.found.weights.walk():
+            if term.kind != "dropout" or term.value.op == "identity" or term.value.statement is None:
+                continue
+            if term.value.op == "call" and term.value.args[0].op == "param":
+                name = str(term.value.args[0].detail)
+                default = defaults_of(self.flow.function.args).get(name, ast.Constant(None))
+                if not (isinstance(default, ast.Constant) and default.value is None):
+                    raise Refuse(f"`{name}` is another function than dropout by default")
+                self.result.assumptions.append(f"`{name}` is a torch.nn.Dropout")
+            for each in self.blocks.ancestors(term.value.statement):
+                if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
+                    raise Refuse(
+                        "dropout is applied in a `with` block, but the product with the values is outside it"
+                    )
+
+    def _assume_dtypes(self) -> None:
+        """A dtype of the values that only the caller knows is taken to be that of queries and keys."""
+        if not all(own for own, _ in self._dtypes_of_cast_weights()):
+            before = " before these are cast" if self.upcast else ""
+            self.result.assumptions.append(f"values have the dtype of queries and keys{before}")
 
     def _assume_of_masks(self) -> None:
         """What masks by a product take for granted, and weights that are set to zero after the softmax."""

@@ -2,34 +2,25 @@
 
 import ast
 from collections.abc import Iterator
-from itertools import pairwise
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
+from flashmore.upgrade.checks.inlinable import (
+    Caller,
+    check_callee,
+    check_lines,
+    check_names,
+    check_place,
+    is_static,
+)
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.words import atom, fresh
-from flashmore.upgrade.rewrite import has_long_string
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import (
-    SEE_LOCALS,
-    Scope,
-    arguments_of,
-    claimed_by,
-    defaults_of,
-    is_private,
-)
+from flashmore.upgrade.source.scopes import Scope, claimed_by, defaults_of
 from flashmore.upgrade.text import Text, comments
-
-_NOT_MOVED = (
-    ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal, ast.ClassDef, ast.ExceptHandler, ast.alias,
-    ast.Match, ast.JoinedStr, *Scope,
-)  # fmt: skip
-"""What binds names without a node of their own, has a scope, or cannot be edited in every Python."""
-_AROUND = (ast.Call, ast.Attribute, ast.keyword, ast.Subscript, ast.Tuple, ast.BinOp)
-"""What may stand around the call in its statement: it evaluates the call always, and once."""
 
 
 def inlined(flow: Flow, text: Text, blocks: Blocks, made: Value, closure: Closure) -> Edit:
@@ -48,10 +39,10 @@ def inlined(flow: Flow, text: Text, blocks: Blocks, made: Value, closure: Closur
     call, statement, helper = made.node, made.statement, closure.node
     if not isinstance(call, ast.Call) or not isinstance(helper, ast.FunctionDef):
         raise Refuse("the helper is no function")
-    if not isinstance(statement, (ast.Assign, ast.AnnAssign, ast.Return)) or statement.value is None:
+    if not isinstance(statement, Caller) or statement.value is None:
         raise Refuse("the helper is called inside another statement")
-    _check_callee(flow, call, closure)
-    _check_place(statement.value, call, text)
+    check_callee(flow, call, closure)
+    check_place(statement.value, call, text)
     return _Inlining(flow, text, blocks, call, statement, helper).edit()
 
 
@@ -89,8 +80,8 @@ def separated(flow: Flow, text: Text, blocks: Blocks, statement: ast.stmt) -> Ed
 
 class _Inlining:
     def __init__(
-        self, flow: Flow, text: Text, blocks: Blocks, call: ast.Call,
-        statement: ast.Assign | ast.AnnAssign | ast.Return, helper: ast.FunctionDef,
+        self, flow: Flow, text: Text, blocks: Blocks, call: ast.Call, statement: Caller,
+        helper: ast.FunctionDef,
     ) -> None:  # fmt: skip
         self.flow = flow
         self.text = text
@@ -104,41 +95,9 @@ class _Inlining:
         self.bound = {name for each in outer for name in claimed_by(each)}
         self.mentioned = {each.id for each in outer if isinstance(each, ast.Name)} | self.bound
         self.shared = _captured(flow)
-        inside = [each for one in self.body for each in walk(one)]
-        self.stored = {name for each in inside for name in claimed_by(each)}
-        self._check_body(inside)
-
-    def _check_body(self, inside: list[ast.AST]) -> None:
-        start, end = self.text.span(self.statement)
-        first, last_line = self.text.whole_lines(self.statement)
-        after = self.text.source[end:last_line].strip()
-        if self.text.source[first:start].strip() or (after and not after.startswith("#")):
-            raise Refuse("several statements share a line")
-        if comments(self.text.of(self.call)):
-            raise Refuse("the arguments have comments")
-        stores = any(isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) for each in inside)
-        if stores and self.statement.value is not self.call:
-            raise Refuse("something else is evaluated before the helper is called")
-        last = self.body[-1] if self.body else None
-        if not isinstance(last, ast.Return) or last.value is None:
-            raise Refuse("the helper may return nothing")
-        returns = sum(isinstance(each, ast.Return) for each in inside)
-        if returns > 1 and not (isinstance(self.statement, ast.Return) and self.statement.value is self.call):
-            raise Refuse("the helper returns in several places")
-        if any(isinstance(each, _NOT_MOVED) for each in inside) or has_long_string(self.body, self.text):
-            raise Refuse("the helper has a scope of its own, or a multi-line string")
-        parameters = {each.arg for each in arguments_of(self.helper.args)}
-        names = {each.id for each in inside if isinstance(each, ast.Name)}
-        attributes = {each.attr for each in inside if isinstance(each, ast.Attribute)}
-        of_place = {*SEE_LOCALS, "super", "__class__", self.helper.name}
-        if names & of_place or any(map(is_private, names | attributes)):
-            raise Refuse("the helper depends on where it stands")
-        if (names - parameters - self.stored) & self.bound:
-            raise Refuse("a global name of the helper means something else in the function that calls it")
-        if len(self.body) > 1 and self.body[0].lineno == self.helper.lineno:
-            raise Refuse("several statements share a line")
-        if any(after.lineno <= (one.end_lineno or 0) for one, after in pairwise(self.body)):
-            raise Refuse("several statements share a line")
+        self.stored = {name for one in self.body for each in walk(one) for name in claimed_by(each)}
+        check_lines(self.body, helper, call, statement, text)
+        check_names(self.body, helper, self.bound)
 
     def edit(self) -> Edit:
         """The statement that calls, after the helper's lines and those that set its parameters."""
@@ -201,7 +160,7 @@ class _Inlining:
         spec = self.helper.args
         positional = [each.arg for each in (*spec.posonlyargs, *spec.args)]
         names: dict[str, str] = {}
-        if isinstance(self.call.func, ast.Attribute) and not _is_static(self.helper):
+        if isinstance(self.call.func, ast.Attribute) and not is_static(self.helper):
             names[positional.pop(0)] = "self"
         given = dict(zip(positional, self.call.args, strict=False))
         given |= {each.arg: each.value for each in self.call.keywords if each.arg is not None}
@@ -249,14 +208,16 @@ class _Inlining:
         reads = [each for each in walk(self.flow.function) if isinstance(each, ast.Name) and each.id == name]
         here = {id(each) for each in walk(self.statement)} - inside
         around = [*self.blocks.ancestors(self.statement)][1:]
-        reads = [each for each in reads if not isinstance(each.ctx, ast.Store) and id(each) not in inside]
+        looped = any(isinstance(each, (ast.For, ast.AsyncFor, ast.While)) for each in around)
+        reads = [each for each in reads if not isinstance(each.ctx, ast.Store)]
+        if not looped:  # in a loop the call reads its own arguments again
+            reads = [each for each in reads if id(each) not in inside]
         if any(isinstance(each, (ast.Try, ast.TryStar)) for each in around):
             return bool(reads)
         if any(id(each) in here for each in reads):
             return True
         if isinstance(self.statement, ast.Return) or name in self._targets():
             return False
-        looped = any(isinstance(each, (ast.For, ast.AsyncFor, ast.While)) for each in around)
         end = self.text.span(self.statement)[1]
         return any(looped or self.text.span(each)[0] >= end for each in reads)
 
@@ -294,57 +255,6 @@ class _Inlining:
         return edited(self.text.source[start:end], changes)
 
 
-def _check_callee(flow: Flow, call: ast.Call, closure: Closure) -> None:
-    """Refuse a call that may be one of another function, or give it other arguments than are written."""
-    helper, module = closure.node, flow.own
-    assert isinstance(helper, ast.FunctionDef)
-    by = [each for each in helper.decorator_list if getattr(each, "id", "") != "staticmethod"]
-    if closure.module is not module or closure.given or closure.names or by:
-        raise Refuse("the helper is decorated, or not of this file")
-    if any(isinstance(each, ast.Starred) for each in call.args) or any(e.arg is None for e in call.keywords):
-        raise Refuse("the helper is given an unknown number of arguments")
-    match call.func:
-        case ast.Name(id=name) if module.functions.get(name) is helper and closure.bound is None:
-            return
-        case ast.Attribute(value=ast.Name(id="self"), attr=name) if flow.owner is not None:
-            first = next((each.arg for each in (*helper.args.posonlyargs, *helper.args.args)), "")
-            replaced = module.is_replaced(name) or flow.owner.replaces(name, module)
-            of = {each for one in (flow.owner, *flow.owner.below(module)) for each in one.lineage()}
-            stored = any(name in each.own_assignments for each in of)
-            several = sum(name in each.own_methods for each in of) > 1
-            unordered = several and any(len(each.bases) > 1 for each in of)
-            names = (
-                each for one in (flow.function, helper) for each in walk(one) if isinstance(each, ast.Name)
-            )
-            rebound = any(each.id == "self" and not isinstance(each.ctx, ast.Load) for each in names)
-            if not (replaced or stored or unordered or rebound) and (_is_static(helper) or first == "self"):
-                return
-    raise Refuse("the helper may be another function")
-
-
-def _check_place(whole: ast.expr, call: ast.Call, text: Text) -> None:
-    """Refuse a statement that evaluates something before the call, which its lines would follow then."""
-    start, end = text.span(call)
-    inside = {id(each) for each in walk(call)}
-    for node in walk(whole):
-        if id(node) in inside or not hasattr(node, "lineno"):
-            continue
-        first, last = text.span(node)
-        if first <= start and end <= last:
-            if not isinstance(node, _AROUND):
-                raise Refuse("the helper is called under a condition, or several times")
-        elif first < end and not (isinstance(node, (ast.Name, ast.Constant)) or _is_callee(whole, node)):
-            raise Refuse("something else is evaluated before the helper is called")
-    if any(isinstance(each, ast.NamedExpr) for each in walk(whole)):
-        raise Refuse("the statement assigns another name")
-
-
-def _is_callee(whole: ast.expr, node: ast.AST) -> bool:
-    """Whether an attribute is what a call calls, as `self.out` in `self.out(…)`."""
-    calls = (each for each in walk(whole) if isinstance(each, ast.Call))
-    return isinstance(node, ast.Attribute) and any(each.func is node for each in calls)
-
-
 def _captured(flow: Flow) -> set[str]:
     """The names that nested functions, classes and generators mention, which may read them at any time."""
     own = (flow.function, *flow.enclosing)
@@ -361,10 +271,6 @@ def _captured(flow: Flow) -> set[str]:
         for each in walk(scope)
         for name in ([each.id] if isinstance(each, ast.Name) else claimed_by(each))
     } | {each.id for one in flow.enclosing for each in walk(one) if isinstance(each, ast.Name)}
-
-
-def _is_static(helper: ast.FunctionDef) -> bool:
-    return any(getattr(each, "id", "") == "staticmethod" for each in helper.decorator_list)
 
 
 def _flat(text: str) -> str:

@@ -7,7 +7,8 @@ from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.call import uncancelled
 from flashmore.upgrade.emit.hiding import Step, from_caller, keep, may_hide, test
 from flashmore.upgrade.emit.words import atom, fresh, reordered
-from flashmore.upgrade.emit.writer import Emission, Writer
+from flashmore.upgrade.emit.writer import Emission
+from flashmore.upgrade.emit.zeros import Zeros
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lowest
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
@@ -16,7 +17,7 @@ from flashmore.upgrade.source.graph import Condition, Value, number
 from flashmore.upgrade.source.nodes import operand
 
 
-class Replay(Writer):
+class Replay(Zeros):
     """Writes attentions of which nothing but affinity is known."""
 
     def _replay(self) -> Emission:
@@ -33,14 +34,14 @@ class Replay(Writer):
         hidden, when = self._hidden_by_fills(name)
         self._clamp_added()
         self._zero_product()
-        removed = self._unwrap()
-        weights = operand(self.flow, self.found.final.node, self._weights_value())
+        self._unwrap()
+        weights = operand(self.flow, self.found.final.node, self.found.weights.value)
         if weights is None:
             raise Refuse(
                 "the weights are not an operand of their own in the product with the values",
                 "assign them to a name first",
             )
-        bias = self._with_edits(weights, removed)
+        bias = self._with_edits(weights)
         if not self._keeps_reshapes:
             bias = reordered(bias, self.found.layout, (*self.found.batch, "l", "s"))
         if hidden is not None:
@@ -55,10 +56,6 @@ class Replay(Writer):
     def _keeps_reshapes(self) -> bool:
         """Whether the softmax has other dimensions than both products, as in `view(B, H, L, S)`."""
         return MORE in self.found.layout and MORE not in self.found.batch
-
-    def _weights_value(self) -> Value:
-        term = self.found.weights
-        return term.value
 
     def _check_replay(self) -> None:
         terms = list(self.found.scores.walk())
@@ -167,15 +164,19 @@ class Replay(Writer):
         self.result.setup.append((self.pieces.at, lines))
         return query
 
-    def _unwrap(self) -> set[ast.stmt]:
+    def _unwrap(self) -> None:
         """Softmax, dropout, casts and transpositions of the weights give back what they were given."""
         removed: set[ast.stmt] = set()
         done: set[ast.AST] = set()
-        for term in self.found.weights.walk():
-            node = term.value.node
-            if node is None or term.kind in ("phi", "same", "loop", "carried") or node in done:
-                continue
-            if term.kind == "reshape" and self._keeps_reshapes:
+        unwrapped = [
+            (term, term.value.node)
+            for term in self.found.weights.walk()
+            if term.value.node is not None
+            and term.kind not in ("phi", "same")
+            and not (term.kind == "reshape" and self._keeps_reshapes)
+        ]
+        for term, node in unwrapped:
+            if term.kind in ("loop", "carried") or node in done:
                 continue
             done.add(node)
             inner = self._input_of(term)
@@ -191,21 +192,13 @@ class Replay(Writer):
             assert statement is not None
             if self._becomes_nothing(statement, done):
                 removed.add(statement)
-        for term in self.found.weights.walk():
-            node = term.value.node
+        for term, node in unwrapped:
             statement = term.value.statement
-            if (
-                node is None
-                or term.kind in ("phi", "same")
-                or (term.kind == "reshape" and self._keeps_reshapes)
-                or statement in removed
-                or self._is_inside_final(node)
-            ):
+            if statement in removed or self._is_inside_final(node):
                 continue
             whole = isinstance(statement, ast.Assign) and statement.value is node
             self._strip(node, operand(self.flow, node, self._input_of(term)), whole)
         self.result.removed |= removed
-        return removed
 
     def _input_of(self, term: Term) -> Value:
         while term.kind != "softmax" and term.inner and term.inner[0].value.node is term.value.node:
@@ -249,9 +242,8 @@ class Replay(Writer):
             if edit not in self.result.edits and (edit.start < edit.end or edit.text):
                 self.result.edits.append(edit)
 
-    def _with_edits(self, node: ast.expr, removed: set[ast.stmt]) -> str:
+    def _with_edits(self, node: ast.expr) -> str:
         """The text of the weights in the second product, without softmax and the like."""
-        del removed
         values = {term.value: term for term in self.found.weights.walk()}
         while (term := values.get(self.flow.seen.get(node))) is not None:  # type: ignore[arg-type]
             if isinstance(node, ast.Name) or term.value.node is not node:

@@ -1,4 +1,4 @@
-"""What every rewriting writes: the call in the second product's place, zeros in the first one's."""
+"""What every rewriting writes: the call in the second product's place."""
 
 import ast
 import keyword
@@ -11,15 +11,13 @@ from flashmore.upgrade.checks.output import is_changed_in_place, reshaped_views
 from flashmore.upgrade.emit.call import SDPA, Pieces, Scale, number
 from flashmore.upgrade.emit.half import Half
 from flashmore.upgrade.emit.hiding import from_caller
-from flashmore.upgrade.emit.words import Words, atom, call, factor, is_atom
-from flashmore.upgrade.patterns.products import Product
+from flashmore.upgrade.emit.words import Words, atom, call, factor
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.graph import number as number_of
 from flashmore.upgrade.source.nodes import Blocks, operand
 from flashmore.upgrade.source.operations import CHANGES_DTYPE, VIEWS
-from flashmore.upgrade.source.scopes import defaults_of
 from flashmore.upgrade.text import comments
 
 _COPIED = "# a copy, because it is changed in place later and the gradients need it as it was"
@@ -27,7 +25,6 @@ _FIXED = ("float(", "half(", "bfloat16(", "double(")
 """Casts to a dtype that no tensor gives."""
 _SCALED = ("mul", "div", "add", "sub")
 """What a tensor that is cast to float32 may take part in, as in rotary embeddings, and stay in it."""
-_ZEROS = "# zeros with the shape of the scores: the call below computes the product"
 
 
 @dataclass
@@ -73,24 +70,6 @@ class Writer:
         """Names that mean something in the function already."""
         return self.pieces.taken
 
-    def _check_random(self) -> None:
-        """Dropout must draw its numbers where it did: a context may give it a generator of its own."""
-        around = set(self.blocks.ancestors(self.pieces.at))
-        for term in self.found.weights.walk():
-            if term.kind != "dropout" or term.value.op == "identity" or term.value.statement is None:
-                continue
-            if term.value.op == "call" and term.value.args[0].op == "param":
-                name = str(term.value.args[0].detail)
-                default = defaults_of(self.flow.function.args).get(name, ast.Constant(None))
-                if not (isinstance(default, ast.Constant) and default.value is None):
-                    raise Refuse(f"`{name}` is another function than dropout by default")
-                self.result.assumptions.append(f"`{name}` is a torch.nn.Dropout")
-            for each in self.blocks.ancestors(term.value.statement):
-                if isinstance(each, (ast.With, ast.AsyncWith)) and each not in around:
-                    raise Refuse(
-                        "dropout is applied in a `with` block, but the product with the values is outside it"
-                    )
-
     def _types_of_dropout(self) -> list[tuple[ast.expr, str]]:
         """That a module of unknown class is a dropout, with the expression that gives it."""
         found = []
@@ -114,12 +93,6 @@ class Writer:
         if any(own not in ("", of_q) for own, of_q in found):
             raise Refuse("the values are cast to a dtype of their own", "cast queries and keys as well")
         return any(own != of_q for own, of_q in found)
-
-    def _assume_dtypes(self) -> None:
-        """A dtype of the values that only the caller knows is taken to be that of queries and keys."""
-        if not all(own for own, _ in self._dtypes_of_cast_weights()):
-            before = " before these are cast" if self.upcast else ""
-            self.result.assumptions.append(f"values have the dtype of queries and keys{before}")
 
     def _dtypes_of_cast_weights(self) -> Iterator[tuple[str, str]]:
         """The casts of the values and of the queries, for each cast of the weights.
@@ -229,48 +202,9 @@ class Writer:
             for term in self.found.scores.walk()
         )
 
-    def _zero_product(self) -> None:
-        for product in self.found.products:
-            self._zero(product)
-        statements = dict.fromkeys(product.value.statement for product in self.found.products)
-        self.result.setup += [(each, [_ZEROS]) for each in statements if each is not None]
-
-    def _zero(self, product: Product) -> None:
-        node = product.value.node
-        letter = next(iter(product.contracted))
-        for side in (0, 1):
-            found = operand(self.flow, node, product.operands[side])
-            if found is None:
-                raise Refuse("queries and keys are not operands of their own in the product")
-            letters = product.letters[side]
-            behind = len(letters) - 1 - letters.index(letter)
-            index = f"[..., :0{', :' * behind}]"
-            end = self.text.span(found)[1]
-            if not is_atom(found) and self.text.source[end : end + 1] == ")":
-                self._insert(end + 1, index)
-            else:
-                self._replace(found, atom(self.words.of(found)) + index)
-        if product.added is None:
-            self._detach(node)
-
-    def _detach(self, product: ast.AST | None) -> None:
-        """Zeros without a gradient: a mask that requires one rules out the fused kernels."""
-        assert product is not None
-        start, end = self.text.span(product)
-        if not isinstance(product, ast.BinOp):
-            self._insert(end, ".detach()")
-        elif self.text.source[start - 1 : start] == "(" and self.text.source[end : end + 1] == ")":
-            self._insert(end + 1, ".detach()")
-        else:
-            self._insert(start, "(")
-            self._insert(end, ").detach()")
-
     def _replace(self, node: ast.AST, text: str) -> None:
         start, end = self.text.span(node)
         self.result.edits.append(Edit(start, end, text))
-
-    def _insert(self, at: int, text: str) -> None:
-        self.result.edits.append(Edit(at, at, text))
 
     def _write_call(self, q: str, arguments: list[str], scale: Scale) -> None:
         function = self._function()

@@ -1,10 +1,11 @@
 """A chain of operations on scores or weights, as a tree: branches join, loops repeat."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.products import Product
+from flashmore.upgrade.source.escape import fact
 from flashmore.upgrade.source.graph import Condition, Value
 
 
@@ -85,3 +86,28 @@ def joined(value: Value, one: Term | Unfit, two: Term | Unfit) -> Term | Unfit:
         return fit
     guard = condition if fit is one else condition.opposite()
     return Term("same", value, (fit,), guards=((guard, unfit.reason),))
+
+
+def specialised(term: Term, guards: Sequence[tuple[Condition, str]], tests: dict[int, Value]) -> Term:
+    """A chain as it is under its guards: branches that they rule out fall away."""
+    held = {fact(each, tests) for each, _ in guards if each.node is not None}
+    return _specialised(term, held, tests, {}) if held else term
+
+
+def _specialised(
+    term: Term, held: set[tuple[str, bool]], tests: dict[int, Value], known: dict[Term, Term]
+) -> Term:
+    if term in known:
+        return known[term]
+    known[term] = term
+    condition = term.condition
+    if term.kind == "phi" and condition is not None and condition.node is not None:
+        step()
+        for side, each in zip(term.inner, (condition, condition.opposite()), strict=True):
+            if fact(each, tests) in held:
+                known[term] = Term("same", term.value, (_specialised(side, held, tests, known),))
+                return known[term]
+    inner = tuple(_specialised(each, held, tests, known) for each in term.inner)
+    if any(a is not b for a, b in zip(inner, term.inner, strict=True)):
+        known[term] = replace(term, inner=inner)
+    return known[term]

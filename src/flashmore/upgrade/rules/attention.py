@@ -4,42 +4,36 @@ import ast
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 
 from flashmore.upgrade.axes import Refuse
-from flashmore.upgrade.budget import Budget, step
+from flashmore.upgrade.budget import step
 from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.compiled import require_compilable
-from flashmore.upgrade.checks.contract import advice_about_weights, unused_weights
+from flashmore.upgrade.checks.contract import advice_about_weights
 from flashmore.upgrade.checks.effects import check_effects, uncalled
 from flashmore.upgrade.checks.guards import check_default_use
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_reference
 from flashmore.upgrade.checks.unused import kept_comments, unused
-from flashmore.upgrade.edits import apart, composed, edited
+from flashmore.upgrade.edits import apart, edited
 from flashmore.upgrade.emit.emission import Emitter
-from flashmore.upgrade.emit.inlined import helpers, inlined, separated
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
-from flashmore.upgrade.plan import Attention, attention, candidates, choices, values_of
+from flashmore.upgrade.plan import Attention, attention, candidates, choices
 from flashmore.upgrade.rewrite import Rewriting
+from flashmore.upgrade.rules.changed import Changed
 from flashmore.upgrade.rules.functions import in_functions, mentions
 from flashmore.upgrade.rules.rule import Parsed, Rule
-from flashmore.upgrade.site import Edit, Site, Verdict
+from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
 from flashmore.upgrade.source.flow import Flow
-from flashmore.upgrade.source.functions import FunctionOf, functions
+from flashmore.upgrade.source.functions import FunctionOf
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
-from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import MODULE
-from flashmore.upgrade.source.shapes import Shapes
-from flashmore.upgrade.text import Text
 
 CODE = "FM001"
 _WORTH = re.compile(
@@ -48,7 +42,6 @@ _WORTH = re.compile(
 """A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
 _ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
 """A function that cannot be read is reported where it looks like attention."""
-_MOST_CHANGES = 3
 _NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
 """So is a softmax of a product without values, if the function's names speak of attention."""
 
@@ -79,20 +72,17 @@ def _fused_name(value: Value) -> str:
     return value.op
 
 
-class Search:
-    """The attentions of one function; `depth` counts the changes of its lines before the search."""
+class Search(Changed):
+    """The attentions of one function."""
 
     def __init__(self, parsed: Parsed, flow: Flow, name: str, fused: list[Value], depth: int) -> None:
-        self.parsed = parsed
-        self.text = parsed.text
-        self.path = parsed.path
-        self.flow = flow
-        self.name = name
+        super().__init__(parsed, flow, name, depth)
         self.fused = fused
-        self.depth = depth
         self._of_torch = [each for each in fused if _fused_name(each) in OF_TORCH]
-        self.shapes = Shapes(flow)
-        self.blocks = Blocks(flow.function)
+
+    def again(self, parsed: Parsed, found: FunctionOf, depth: int) -> list[Site]:
+        """The attentions of a changed function."""
+        return _sites_of(parsed, found, depth)
 
     def already(self) -> list[Site]:
         """The calls that are fused already."""
@@ -128,7 +118,7 @@ class Search:
             done |= {value.node for value in own if value.node is not None}
         for final, chain in spread_out:
             nodes = {term.value.node for term in chain.walk() if term.kind == "softmax"}
-            if nodes.isdisjoint(done) and (made := self._with_other_lines(final, chain)) is not None:
+            if nodes.isdisjoint(done) and (made := self.with_other_lines(final, chain)) is not None:
                 result.append(made)
                 done |= {node for node in nodes if node is not None}
         for softmax, site in (*held, *refused):
@@ -181,82 +171,16 @@ class Search:
             for choice in choices(self.flow, self.shapes, chain):
                 with suppress(Refuse, Escape):
                     return self._understood(attention(self.flow, self.shapes, final, side, chain, (choice,)))
-            if (site := self._with_other_lines(final, chain)) is not None:
+            if (site := self.with_other_lines(final, chain)) is not None:
                 return site
             return self._refusal(start, final, refusal.reason, refusal.advice)
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
-            if escape.how == "returned" and (site := self._without_weights(chain)) is not None:
+            if escape.how == "returned" and (site := self.without_weights(chain)) is not None:
                 return site
             where = f" in line {line}" if line else ""
             reason = f"scores or weights are {escape.how}{where}"
             return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
-
-    def _without_weights(self, chain: Term) -> Site | None:
-        """The attention of a function as if it returned None for weights that nobody asks for."""
-        module, name = self.flow.module, self.flow.function.name
-        exported = module.elsewhere is not None and module.elsewhere.exports(module, name, self.name)
-        unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
-        if unused is None:
-            return None
-        made = self._after([*unused.edits(self.text)], self.depth)
-        if made is None:
-            return None
-        return replace(made, assumptions=(*made.assumptions, unused.said(name)))
-
-    def _with_other_lines(self, final: Value, chain: Term) -> Site | None:
-        """An attention of which a part is in a helper, or in an assignment of several values."""
-        if self.depth == _MOST_CHANGES or self.name == MODULE:
-            return None
-        values = values_of(self.flow, self.shapes, final, chain)
-        for edit, statement, helper in self._other_lines(values):
-            if (made := self._after([edit], self.depth + 1)) is None:
-                continue
-            first, end = statement.lineno, statement.end_lineno or statement.lineno
-            grown = len(Text(edit.text).lines) - (end + 1 - first)
-            made = replace(made, line=min(made.line, first), end_line=max(made.end_line - grown, end))
-            if helper is None:
-                return made
-            self.parsed.moved.add(helper)
-            note = f"the lines of `{helper}` now stand in the place of its call; others may call it"
-            return replace(made, notes=(*made.notes, note))
-        return None
-
-    def _other_lines(self, values: set[Value]) -> Iterator[tuple[Edit, ast.stmt, str | None]]:
-        """Changes of one statement that keep its meaning, with the helper that is no longer called."""
-        module = self.flow.module
-        for value, closure in helpers(self.flow, values):
-            assert value.statement is not None
-            with suppress(Refuse):
-                edit = inlined(self.flow, self.text, self.blocks, value, closure)
-                name = next(e.name for e in functions(module.tree, module) if e.node is closure.node)
-                yield edit, value.statement, name
-        statements = {value.statement for value in values if isinstance(value.statement, ast.Assign)}
-        for statement in sorted(statements, key=lambda each: each.lineno if each else 0):
-            assert statement is not None
-            with suppress(Refuse):
-                yield separated(self.flow, self.text, self.blocks, statement), statement, None
-
-    def _after(self, first: list[Edit], depth: int) -> Site | None:
-        """The one attention that can be rewritten in what some edits change, with these edits."""
-        module, source = self.flow.module, edited(self.text.source, first)
-        try:
-            changed = Module(ast.parse(source), module.elsewhere, module.path)
-        except SyntaxError:  # the last argument stands in parentheses of its own
-            return None
-        place = [each.node for each in functions(module.tree, module)].index(self.flow.function)
-        same = [*functions(changed.tree, changed)][place]
-        parsed = Parsed(Text(source), changed, self.path, Budget(0))  # as part of this one
-        made = [each for each in _sites_of(parsed, same, depth) if each.verdict == "rewritten"]
-        if len(made) > 1:  # of which others may stand elsewhere in the function
-            end = max(each.end for each in first) + len(source) - len(self.text.source)
-            last = parsed.text.offset_line(max(end - 1, 0)) + 1
-            line = parsed.text.offset_line(min(each.start for each in first)) + 1
-            made = [each for each in made if each.line <= last and line <= each.end_line]
-        self.parsed.moved.update(parsed.moved)
-        if len(made) != 1:
-            return None
-        return replace(made[0], edits=composed(self.text.source, first, made[0].edits))
 
     def _understood(self, found: Attention) -> Site:
         near = beside((found.product.value, found.final), self._of_torch, self.flow)
