@@ -293,4 +293,4 @@ def _functions(tree: ast.Module) -> list[Function]:
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
 def _compilers(module: Module) -> set[str]:
-    return {name for name, _, _ in compilers(module, decorators=True)}
+    return {name for name, _ in compilers(module, decorators=True)}

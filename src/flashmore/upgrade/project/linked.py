@@ -6,10 +6,12 @@ assumption: the file of the place that takes second derivatives, those that call
 the penalty in `losses.py`), and those that one of these imports, directly or through others.
 """
 
+import ast
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from packaging.version import Version
@@ -18,7 +20,7 @@ from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
 from flashmore.upgrade.project.definitions import Definitions, texts_around
 from flashmore.upgrade.project.files import is_folder, real
-from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports
+from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.origins import Made, Origins
 from flashmore.upgrade.project.patched import Patched
 from flashmore.upgrade.project.subclasses import FORMULAS, Subclasses
@@ -27,7 +29,7 @@ from flashmore.upgrade.project.walk import project_files, root_of
 from flashmore.upgrade.rules import rule
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import MODULE
+from flashmore.upgrade.source.scopes import MODULE, Function
 from flashmore.upgrade.source.scripted import COMPILERS, compilers, unsupported
 
 _WORDS = re.compile(r"[^\W\d]\w*")
@@ -65,6 +67,8 @@ class Project:
         """By file, the places of which it cannot be seen what they differentiate."""
         self.subclasses: Subclasses | None = None
         self.patched: Patched | None = None
+        self.reached: dict[Definition, Set[Path]] = {}
+        """By function or class, the files whose models it may be given."""
         self.compiled: dict[str, dict[Path, Link]] = {}
         """By compiler and file, a place where the file's models may be given to the compiler."""
         self.seen: list[Link] = []
@@ -139,6 +143,14 @@ class Project:
                 return f"{compiler} compiles models in {where}, and does not support {what}"
         return None
 
+    def _given(self, origins: Origins, path: Path, line: int) -> Set[Path]:
+        """The files whose models a line may be given that hooks them."""
+        place = _place(path, line, "a hook")
+        key = (path, place.use.within)
+        if key not in self.reached:
+            self.reached[key] = _reached([place], origins).keys()
+        return self.reached[key]
+
     def _links(self) -> dict[Path, list[Link]]:
         files = dict.fromkeys(map(real, self.files))
         for folder in dict.fromkeys(
@@ -153,7 +165,7 @@ class Project:
         imports = Imports(files)
         origins = Origins(imports)
         self.subclasses = Subclasses(origins.texts)
-        self.patched = Patched(origins.texts)
+        self.patched = Patched(origins.texts, partial(self._given, origins))
         self.compiled = {name: _reached(places, origins) for name, places in _compiled(origins).items()}
         found = list(_uses(origins))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)
@@ -185,9 +197,20 @@ def _compiled(origins: Origins) -> dict[str, list[Link]]:
     found: dict[str, list[Link]] = {}
     for path in origins.texts.matching(COMPILERS):
         module = Definitions(path).module(path)
-        for name, line, within in compilers(module, decorators=False) if module is not None else ():
-            found.setdefault(name, []).append(Link(Use(line, name, within), path, path, Made()))
+        for name, line in compilers(module, decorators=False) if module is not None else ():
+            found.setdefault(name, []).append(_place(path, line, name))
     return found
+
+
+def _place(path: Path, line: int, what: str) -> Link:
+    """A line of a file that does something with models that its function or class is given."""
+    tree = parsed(path)
+    around = (
+        each.name
+        for each in (tree.body if tree is not None else ())
+        if isinstance(each, Function | ast.ClassDef) and each.lineno <= line <= (each.end_lineno or line)
+    )
+    return Link(Use(line, what, next(around, None)), path, path, Made())
 
 
 def _reached(found: Iterable[Link], origins: Origins) -> dict[Path, Link]:

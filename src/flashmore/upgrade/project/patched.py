@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Callable, Set
 from functools import cached_property
 from pathlib import Path
 
@@ -25,10 +26,12 @@ class Patched:
 
     Args:
         texts: the files of the project.
+        reached: of a file and a line, the files whose models the line may be given.
     """
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: Texts, reached: Callable[[Path, int], Set[Path]]) -> None:
         self.texts = texts
+        self.reached = reached
 
     def why_not(self, found: Searched, site: Site, evaluated: bool) -> str | None:
         """Why lines may mean something else when another file has run; else None.
@@ -48,7 +51,7 @@ class Patched:
                 return f"`{full}` is replaced in {path.name}, line {line}"
         for name in sorted({*site.uncalled} & self._hooked.keys()):
             for path, line, classes in self._hooked[name]:
-                if own in classes or not classes:
+                if own in classes:
                     return (
                         f"`{name}` would no longer be called, and {path.name}, line {line}, registers a hook"
                     )
@@ -65,17 +68,18 @@ class Patched:
         return {path: module for path, module in found.items() if module is not None}
 
     @cached_property
-    def _hooked(self) -> dict[str, list[tuple[Path, int, set[Path]]]]:
+    def _hooked(self) -> dict[str, list[tuple[Path, int, Set[Path]]]]:
         """By name, the attributes whose calls a hook sees: the place, and the files whose classes it means.
 
-        These are files that it imports from and that store the attribute. No file: it may be any class's.
+        These are files that it imports from and that store the attribute; else all that it may be given.
         """
-        found: dict[str, list[tuple[Path, int, set[Path]]]] = {}
+        found: dict[str, list[tuple[Path, int, Set[Path]]]] = {}
         for path, module in self._modules(_HOOK).items():
             near = Definitions(path).imports.imported(path)
             for name, line in hooked(module.tree).items():
                 stores = re.compile(rb"\bself\." + name.encode() + rb"\b[^=\n]*=")
-                classes = {each for each in near if stores.search(self.texts.of(each))}
+                classes: Set[Path] = {each for each in near if stores.search(self.texts.of(each))}
+                classes = classes or self.reached(path, line)
                 found.setdefault(name, []).append((path, line, classes))
         return found
 

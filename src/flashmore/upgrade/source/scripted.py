@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function
 
 COMPILERS = re.compile(rb"\bjit\b|\bfx\b|symbolic_trace|feature_extract|_fx\b")
 """A file without any of these calls no such compiler."""
@@ -26,8 +25,8 @@ _LIMITS = {
 """What lines may hold that a compiler does not take."""
 
 
-def compilers(module: Module, *, decorators: bool) -> Iterator[tuple[str, int, str | None]]:
-    """The compilers that a file calls, each with the line and the top level's function or class around it.
+def compilers(module: Module, *, decorators: bool) -> Iterator[tuple[str, int]]:
+    """The compilers that a file calls, each with the line.
 
     Args:
         module: the file.
@@ -40,15 +39,13 @@ def compilers(module: Module, *, decorators: bool) -> Iterator[tuple[str, int, s
         for decorator in each.decorator_list
         for node in ast.walk(decorator)
     }
-    for statement in module.tree.body:
-        within = statement.name if isinstance(statement, Function | ast.ClassDef) else None
-        for node in ast.walk(statement):
-            if isinstance(node, (ast.Name, ast.Attribute)) and node not in left_out:
-                name = module.qualified(node)
-                if name.startswith("torch.jit.script"):
-                    yield "TorchScript", node.lineno, within
-                elif name.startswith(_TRACERS) or name.endswith(".symbolic_trace"):
-                    yield "torch.fx", node.lineno, within
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.Name, ast.Attribute)) and node not in left_out:
+            name = module.qualified(node)
+            if name.startswith("torch.jit.script"):
+                yield "TorchScript", node.lineno
+            elif name.startswith(_TRACERS) or name.endswith(".symbolic_trace"):
+                yield "torch.fx", node.lineno
 
 
 def unsupported(compiler: str, old: str, new: str) -> str | None:
