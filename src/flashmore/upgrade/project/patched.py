@@ -50,8 +50,8 @@ class Patched:
             if path != own:
                 return f"`{full}` is replaced in {path.name}, line {line}"
         for name in sorted({*site.uncalled} & self._hooked.keys()):
-            for path, line, classes in self._hooked[name]:
-                if own in classes:
+            for path, line in self._hooked[name]:
+                if own in self._classes(path, line, name):
                     return (
                         f"`{name}` would no longer be called, and {path.name}, line {line}, registers a hook"
                     )
@@ -68,20 +68,22 @@ class Patched:
         return {path: module for path, module in found.items() if module is not None}
 
     @cached_property
-    def _hooked(self) -> dict[str, list[tuple[Path, int, Set[Path]]]]:
-        """By name, the attributes whose calls a hook sees: the place, and the files whose classes it means.
+    def _hooked(self) -> dict[str, list[tuple[Path, int]]]:
+        """By name, the places that see the calls of an attribute by a hook."""
+        found: dict[str, list[tuple[Path, int]]] = {}
+        for path, module in self._modules(_HOOK).items():
+            for name, line in hooked(module.tree).items():
+                found.setdefault(name, []).append((path, line))
+        return found
+
+    def _classes(self, path: Path, line: int, name: str) -> Set[Path]:
+        """The files whose classes a hook means.
 
         These are files that it imports from and that store the attribute; else all that it may be given.
         """
-        found: dict[str, list[tuple[Path, int, Set[Path]]]] = {}
-        for path, module in self._modules(_HOOK).items():
-            near = Definitions(path).imports.imported(path)
-            for name, line in hooked(module.tree).items():
-                stores = re.compile(rb"\bself\." + name.encode() + rb"\b[^=\n]*=")
-                classes: Set[Path] = {each for each in near if stores.search(self.texts.of(each))}
-                classes = classes or self.reached(path, line)
-                found.setdefault(name, []).append((path, line, classes))
-        return found
+        stores = re.compile(rb"\bself\." + name.encode() + rb"\b[^=\n]*=")
+        near = Definitions(path).imports.imported(path)
+        return {each for each in near if stores.search(self.texts.of(each))} or self.reached(path, line)
 
     @cached_property
     def _stores(self) -> dict[Path, Module]:
