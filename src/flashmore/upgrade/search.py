@@ -1,6 +1,7 @@
 """Searches files and folders for what the rules replace: each once, whatever is wrong with the others."""
 
 import ast
+import gc
 import os
 import signal
 import threading
@@ -141,7 +142,7 @@ def _results(
         yield from map(search_file, files, codes)
         return
     context, ours = get_context("spawn"), os.getpid()
-    with _safe_path(), ProcessPoolExecutor(processes, context, end_with_parent, (ours,)) as pool:
+    with _safe_path(), ProcessPoolExecutor(processes, context, _begin, (ours,)) as pool:
         try:
             with _ctrl_c_deferred():
                 results = pool.map(search_file, files, codes)
@@ -149,6 +150,12 @@ def _results(
         except BaseException:
             pool.shutdown(cancel_futures=True)  # waits for the files that are begun
             raise
+
+
+def _begin(parent: int) -> None:
+    """Prepare a process that searches: it makes many small objects, most of which live as long as a file."""
+    end_with_parent(parent)
+    gc.set_threshold(50_000)
 
 
 @contextmanager
