@@ -67,11 +67,6 @@ class Replay(Zeros):
                 "a finite fill and a caller's additive mask together: fully masked rows would change",
                 "combine both into one boolean mask",
             )
-        for fill in fills:
-            mask = operand(self.flow, fill.value.node, fill.other) if fill.other is not None else None
-            if "0/1" in fill.detail and mask is not None:
-                text = self.text.of(mask)
-                self.result.assumptions.append(f"`{text}` holds only zeros and ones, and needs no gradient")
         by_call: dict[ast.AST, set[str]] = {}
         factors: dict[ast.AST, list[tuple[str, str]]] = {}
         for term in (*terms, *self.found.weights.walk()):

@@ -144,7 +144,7 @@ class Project:
         return None
 
     def _given(self, origins: Origins, path: Path, line: int) -> Set[Path]:
-        """The files whose models a line may be given that hooks them."""
+        """The files of the models that a hook may see, which a line registers."""
         place = _place(path, line, "a hook")
         key = (path, place.use.within)
         if key not in self.reached:
