@@ -387,8 +387,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "shakespeare": SHAKESPEARE,
     "shakespeare-fast": {
         **SHAKESPEARE, "n_layer": 2, "n_embd": 64, "activation": "relu_squared", "init": "zero_residual",
-        "batch_size": 24, "max_steps": 800, "learning_rate": 2e-2, "min_lr_ratio": 0.0,
-        "warmup_steps": 60, "eval_interval": 25,
+        "optimizer": "muon", "batch_size": 24, "max_steps": 600, "learning_rate": 1.5e-2,
+        "muon_learning_rate": 0.04, "min_lr_ratio": 0.0, "warmup_steps": 60, "eval_interval": 25,
     },
     "gpt2-124m": GPT2,
     "gpt2-355m": {**GPT2, "n_layer": 24, "n_head": 16, "n_embd": 1024},

@@ -153,8 +153,6 @@ def why_not(
         return f"it needs a transformer, and this model is {model_config.model}"
     if name in ("pack", "trim", "resident") and config.mode == "text":
         return "windows of a long text have no padding, and are read from a memory map"
-    if name == "max-autotune" and config.optimizer == "muon" and device.type == "cpu":
-        return "on a CPU, PyTorch's compiler fails to autotune Muon's batched matrix products"
     if name == "compile":
         return _why_not_compile(model_config, device, cached=cached)
     if name == "bf16" and not _has_bf16(device):

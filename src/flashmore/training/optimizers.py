@@ -3,7 +3,7 @@
 Muon's update of a matrix is its orthogonalised momentum: Jordan et al. 2024, "Muon: An optimizer for hidden
 layers in neural networks", https://kellerjordan.github.io/posts/muon/. PyTorch's,
 https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html, loops over matrices in bfloat16; the
-flat step uses one batched product for all matrices of a shape, on a CPU without bfloat16 in float32.
+flat step computes all of them together in float32.
 """
 
 import math
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.config import TrainConfig
-from flashmore.training.products import has_bfloat16
 
 EPS = 1e-8
 """AdamW's epsilon."""
@@ -89,7 +88,7 @@ def muon_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 class MatrixGroups:
-    """Matrices stored consecutively in a flat buffer, batched by shape.
+    """Matrices stored consecutively in a flat buffer, batched by their smaller dimension.
 
     Args:
         shapes: shape of each matrix, in the buffer's order.
@@ -97,7 +96,6 @@ class MatrixGroups:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = list(shapes.values())
-        self._bfloat16 = has_bfloat16()  # not while a compiler traces, which takes only functions of tensors
 
     def __bool__(self) -> bool:
         return bool(self._shapes)
@@ -105,31 +103,38 @@ class MatrixGroups:
     def orthogonal(self, flat: Tensor) -> Tensor:
         """Orthogonalise every matrix of the flat buffer, scaled by √max(1, rows / columns)."""
         parts = torch.split(flat, [rows * columns for rows, columns in self._shapes])
-        results: list[Tensor] = [flat] * len(parts)
-        for shape in sorted(set(self._shapes)):
-            members = [index for index, other in enumerate(self._shapes) if other == shape]
-            stacked = torch.stack([parts[index].view(shape) for index in members])  # (n, rows, columns)
-            made = newton_schulz(stacked, bfloat16=self._bfloat16)
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            for index, matrix in zip(members, made.unbind(), strict=True):
-                results[index] = scale * matrix.reshape(-1)
+        matrices = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        wide = [matrix.T if matrix.size(0) > matrix.size(1) else matrix for matrix in matrices]
+        results: list[Tensor] = [flat] * len(wide)
+        for smaller in sorted({min(shape) for shape in self._shapes}):
+            members = [index for index, shape in enumerate(self._shapes) if min(shape) == smaller]
+            roots = inverse_square_roots(torch.stack([wide[index] @ wide[index].T for index in members]))
+            for index, root in zip(members, roots.unbind(), strict=True):
+                rows, columns = self._shapes[index]
+                made = root @ wide[index]
+                scale = max(1.0, rows / columns) ** 0.5
+                results[index] = scale * (made.T if rows > columns else made).reshape(-1)
         return torch.cat(results)
 
 
-def newton_schulz(matrices: Tensor, *, bfloat16: bool) -> Tensor:
-    """Map each matrix U S Vᵀ of (n, rows, columns) to approximately U Vᵀ, using only matrix products.
+def inverse_square_roots(grams: Tensor) -> Tensor:
+    """For each G = X Xᵀ, approximately G^(-1/2), whose product with X = U S Vᵀ is U Vᵀ.
+
+    `torch.optim.Muon` replaces X by a X + (b G + c G²) X and computes G anew in every step. As each of these
+    is the product of X and a polynomial of the first G, steps on G alone do the same: products of r × r
+    matrices however wide X is, and one batch for matrices of several widths. They need float32, because the
+    eigenvalues of G are the squares of X's singular values.
 
     Args:
-        matrices: (n, rows, columns).
-        bfloat16: compute float32 matrices on a CPU in bfloat16, like `torch.optim.Muon`.
+        grams: (n, r, r).
     """
     a, b, c = NEWTON_SCHULZ
-    tall = matrices.size(1) > matrices.size(2)
-    x = matrices.transpose(1, 2) if tall else matrices
-    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    if bfloat16 and x.device.type == "cpu" and x.dtype == torch.float32:
-        x = x.bfloat16()
+    norms = grams.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp(min=1e-14).sqrt()  # of X, Frobenius
+    grams = grams / norms**2
+    roots = torch.eye(grams.size(1), dtype=grams.dtype, device=grams.device) / norms
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.transpose(1, 2)  # (n, r, r), r the smaller dimension
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.transpose(1, 2) if tall else x).to(matrices.dtype)
+        powers = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)  # b G + c G²
+        roots = torch.baddbmm(roots, powers, roots, beta=a)
+        grams = torch.baddbmm(grams, powers, grams, beta=a)
+        grams = torch.baddbmm(grams, grams, powers, beta=a)
+    return roots
