@@ -30,7 +30,8 @@ def test_defaults_are_the_same_in_python_and_on_the_command_line(model: Model, p
     try:
         config = TrainConfig(model=model, preset=preset)
     except ConfigError as error:
-        assert (preset, models()[model].muon) == ("names-long", False)
+        assert preset in ("names-long", "shakespeare-fast")
+        assert not models()[model].muon
         with pytest.raises(ConfigError, match=error.found):
             parsed("--model", model, "--preset", preset)
         return

@@ -126,7 +126,7 @@ class OptimConfig:
     """Peak learning rate."""
     optimizer: OpenOptimizer = BY_PRESET
     """AdamW, or Muon for the weight matrices of the transformer's blocks and AdamW for the rest."""
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: float = BY_PRESET
     """Peak learning rate of the parameters updated by Muon."""
     lr_schedule: Literal["constant", "cosine"] = BY_PRESET
     """Learning rate after warm-up: constant, or cosine decay to --min-lr-ratio of the peak."""
@@ -336,7 +336,7 @@ DEFAULTS: dict[str, Any] = {
     "mode": "items", "split": "80/10/10", "block_size": None, "vocab_size": None,
     "n_layer": 4, "n_head": 4, "n_embd": 64,
     "activation": "gelu_tanh", "bias": True, "tie_weights": False, "init": "torch", "dropout": 0.0,
-    "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw",
+    "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw", "muon_learning_rate": 0.02,
     "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100, "beta2": 0.99,
     "ngram_smoothing": 0.0, "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
     "dtype": "float32", "eval_interval": 250, "patience": 0,
@@ -408,7 +408,10 @@ def _defaults(preset: Preset, model: Model) -> dict[str, Any]:
         raise ConfigError("a preset", f"'{preset}'", ", ".join(PRESETS))
     spec, chosen = model_spec(model), PRESETS[preset]
     if chosen.get("optimizer") == "muon" and not spec.muon:
-        raise ConfigError(f"--preset {preset} with --model transformer", f"--model {model}", "--preset names")
+        other = "shakespeare" if chosen.get("mode") == "text" else "names"
+        raise ConfigError(
+            f"--preset {preset} with --model transformer", f"--model {model}", f"--preset {other}"
+        )
     own = {} if "mode" in chosen else spec.training  # nanoGPT's numbers are the same for every model
     values = {**DEFAULTS, **own, **chosen}
     return values | {
