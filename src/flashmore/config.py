@@ -336,9 +336,9 @@ DEFAULTS: dict[str, Any] = {
     "mode": "items", "split": "80/10/10", "block_size": None, "vocab_size": None,
     "n_layer": 4, "n_head": 4, "n_embd": 64,
     "activation": "gelu_tanh", "bias": True, "tie_weights": False, "init": "torch", "dropout": 0.0,
-    "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw", "muon_learning_rate": 0.02,
-    "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100, "beta2": 0.99,
-    "ngram_smoothing": 0.0, "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
+    "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw",
+    "muon_learning_rate": 0.02, "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100,
+    "beta2": 0.99, "ngram_smoothing": 0.0, "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
     "dtype": "float32", "eval_interval": 250, "patience": 0,
 }  # fmt: skip
 """Defaults of every preset and model."""
