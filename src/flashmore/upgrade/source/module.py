@@ -104,7 +104,7 @@ class Module:
     @cached_property
     def replaced(self) -> set[str | None]:
         """Attributes that may be stored on objects of any class; see `replaced`."""
-        return replaced(self.tree)
+        return replaced(self.tree, self.qualified)
 
     def _see(self, statement: ast.stmt) -> None:
         if isinstance(statement, Function):

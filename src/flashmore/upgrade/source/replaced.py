@@ -2,11 +2,12 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from flashmore.upgrade.source.scopes import is_self
+from flashmore.upgrade.source.scopes import Function, claimed_by, dotted, is_self, own_nodes
 
 HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
+_CONTAINERS = ("torch.nn.Sequential", "torch.nn.ModuleList", "torch.nn.ModuleDict")
 
 
 def hooked(tree: ast.Module) -> dict[str, int]:
@@ -47,20 +48,61 @@ def _attribute(layer: ast.expr) -> set[str]:
     return set()
 
 
-def replaced(tree: ast.Module) -> set[str | None]:
+def replaced(tree: ast.Module, qualified: Callable[[ast.expr], str]) -> set[str | None]:
     """Attributes that are stored on something else than a class's `self`, or in unusual ways.
 
-    A name with a star at its end stands for all names that begin so; None for all names.
+    Args:
+        tree: the file.
+        qualified: the full name of what an expression takes from an import; else empty.
+
+    Returns:
+        A name with a star at its end stands for all names that begin so; None for all names.
     """
+    filled = set(_filled(tree, qualified))
     within = {node for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for node in ast.walk(each)}
     found: set[str | None] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             if not (is_self(node.value) and isinstance(node.ctx, ast.Store)):
                 found.add(node.attr)
-        else:
+        elif node not in filled:
             found |= {name for owner, name in _by_name(node) if not (is_self(owner) and node in within)}
     return found
+
+
+def _filled(tree: ast.Module, qualified: Callable[[ast.expr], str]) -> Iterator[ast.Call]:
+    """The calls that add a layer to a container of PyTorch's, where the same function has made it.
+
+    A container has no attributes that a class of the project stores, whatever name the layer gets.
+    """
+    for outer in ast.walk(tree):
+        if not isinstance(outer, ast.Module | ast.ClassDef):
+            continue
+        for function in (each for each in outer.body if isinstance(each, Function)):
+            made = {
+                dotted(target): value.lineno
+                for statement in function.body
+                if isinstance(statement, ast.Assign) and isinstance(value := statement.value, ast.Call)
+                for target in statement.targets
+                if qualified(value.func) in _CONTAINERS
+            }
+            for node in own_nodes(function) if made else ():
+                match node:
+                    case ast.Call(func=ast.Attribute(attr="add_module" | "register_module", value=owner)):
+                        name = dotted(owner)
+                        scope = outer if "." in name else function
+                        if made.get(name, node.lineno) < node.lineno and _claims(scope, name) == 1:
+                            yield node
+
+
+def _claims(scope: ast.AST, name: str) -> int:
+    """How often a name or an attribute such as `self.x` is bound, deleted or declared."""
+    return sum(
+        dotted(node) == name
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+        else claimed_by(node).count(name)
+        for node in ast.walk(scope)
+    )
 
 
 def replaced_on_self(node: ast.ClassDef) -> set[str | None]:
