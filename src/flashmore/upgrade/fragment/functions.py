@@ -84,7 +84,8 @@ class _Cut(Cuts):
         final = self.found.final
         if not isinstance(final.node, ast.expr) or block[last] is not final.statement:
             return None
-        self.kept = {value.statement for value in (final, *self.found.chain) if value.node is not None}
+        kept = {value.statement for value in (final, *self.found.chain) if value.node is not None}
+        self.kept = [each for each in self.blocks.places if each in kept]  # flags are numbered in this order
         self._inputs()
         old = self._side(block[first:last], block[last], final.node)
         changed = region(self.rewriting, self.changed)
@@ -113,7 +114,7 @@ class _Cut(Cuts):
         """Tests become flags, those of the guard constants."""
         self.names |= {node: str(holds) for node, holds in self.found.decided.items()}
         for statement in self.kept:
-            for each in self.blocks.ancestors(statement) if statement is not None else ():
+            for each in self.blocks.ancestors(statement):
                 if isinstance(each, ast.If) and each is not statement:
                     self._flag(each.test)
         for tree in (self.found.scores, self.found.weights):
@@ -129,7 +130,7 @@ class _Cut(Cuts):
     def _libraries(self) -> None:
         """`th.einsum` and `from torch import einsum` under the names that a test knows."""
         for statement in self.kept:
-            for node in walk(statement) if statement is not None else ():
+            for node in walk(statement):
                 value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
                 if value is None or node in self.names:
                     continue
