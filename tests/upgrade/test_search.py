@@ -360,6 +360,13 @@ def test_a_file_with_a_written_softmax_alone_is_searched(tmp_path: Path) -> None
     assert [site.verdict for site in found.sites] == ["rewritten"]
 
 
+@pytest.mark.parametrize("name", ["dims", "text", "merged", "_init__"])
+def test_a_method_of_somebody_is_no_method_of_the_search(name: str) -> None:
+    lines = f"    k = k.{name}(2, 3)\n    return (q @ k.mT).softmax(-1) @ v\n"
+    (site,) = find_sites(f"import torch\n\n\ndef attend(q, k, v):\n{lines}")
+    assert site.verdict == "rewritten"
+
+
 def test_an_error_of_our_own_is_no_refusal_and_stops_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Value, number
-from flashmore.upgrade.source.moved_shapes import MovedShapes
+from flashmore.upgrade.source.moved_shapes import MOVED
 from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, SAME_SHAPE
 from flashmore.upgrade.source.sizes import Dims, integers, pattern_axes, product, quotient
 from flashmore.upgrade.source.state import State
@@ -12,7 +12,7 @@ _RANKS = {"mm": 2, "bmm": 3}
 _RANK_OF_CONV = {"layer:Conv1d": 3, "layer:Conv2d": 4, "layer:Conv3d": 5}
 
 
-class Shapes(MovedShapes):
+class Shapes:
     """The shapes of a function's values."""
 
     def __init__(self, state: State) -> None:
@@ -155,8 +155,7 @@ class Shapes(MovedShapes):
             first = [dims[0]] if dims else [f"{value.key}#0"]
             rest = [f"positions:{args[0].key if args else ''}#{i}" for i in range(2, _RANK_OF_CONV[op])]
             return [*first, f"features:{value.key}", *rest]
-        method = getattr(self, "_" + op.replace(":", "_").replace(".", "_"), None)
-        return method(value) if method is not None and args else None
+        return MOVED[op](self, value) if op in MOVED and args else None
 
     def _unknown(self, value: Value, index: int, rank: int) -> str:
         """The name of a dimension that nothing is known of: that of the tensor which it comes from."""
