@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from flashmore.upgrade.site import Fragment, Input, Site
-from flashmore.upgrade.verify.case import Here, LinesRaised, Setting
+from flashmore.upgrade.verify import case
+from flashmore.upgrade.verify.case import LinesRaised, Setting
 from flashmore.upgrade.verify.functions import functions_of
 from flashmore.upgrade.verify.lines import Limits
 from flashmore.upgrade.verify.runner import Runner, RunnerEnded, runners
@@ -51,7 +52,7 @@ def replace_lines(monkeypatch: pytest.MonkeyPatch, old: Callable[..., Any]) -> N
 
 
 def test_outputs_and_gradients_come_back() -> None:
-    expected = Here(lambda x: x.max() * x).run(arguments(), Setting())
+    expected = case.run(lambda x: x.max() * x, arguments(), Setting())
     assert expected.keys() == {"out", "d x"}
     with runners(FRAGMENT, limits()) as (old, new):
         for found in (run(old), run(new)):
@@ -220,7 +221,7 @@ def test_outputs_of_another_shape_get_gradients_of_their_own() -> None:
         for rows in (2, 2, 3, 1):
             leaf = torch.arange(3.0 * rows).view(rows, 3).requires_grad_()
             given = [Argument("x", leaf, leaf.clone())]
-            expected = Here(lambda x: x.max() * x).run(given, Setting())
+            expected = case.run(lambda x: x.max() * x, given, Setting())
             found = old.run([Argument("x", leaf, leaf.clone())], Setting())
             assert found.keys() == expected.keys()
             assert all(torch.allclose(found[name], expected[name]) for name in expected)

@@ -171,11 +171,11 @@ def kept(value: Any) -> Any:
             raise NotCaught(f"a {type(value).__name__}")
         return value.detach().to("cpu", copy=True)
     if isinstance(value, nn.Dropout):
-        return {"module": "Dropout", "p": value.p, "training": value.training}
+        return {"kind": "dropout", "p": value.p, "training": value.training}
     if isinstance(value, nn.Identity):
-        return {"module": "Dropout", "p": 0.0, "training": value.training}
+        return {"kind": "dropout", "p": 0.0, "training": value.training}
     if isinstance(value, nn.Softmax):
-        return {"module": "Softmax", "dim": value.dim}
+        return {"kind": "softmax", "dim": value.dim}
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, (tuple, list)):

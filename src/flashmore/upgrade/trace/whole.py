@@ -5,6 +5,7 @@ that what follows in the file takes its result.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from flashmore.upgrade.trace.user import Example
 from flashmore.upgrade.trace.versions import NotSwapped, Versions
-from flashmore.upgrade.verify.case import Here, Setting, run_cases
+from flashmore.upgrade.verify.case import Setting, run, run_cases
 from flashmore.upgrade.verify.result import WHOLE, CaseResult
 from flashmore.upgrade.verify.tensors import Argument
 
@@ -52,7 +53,7 @@ def compare_whole(example: Example, rewritten: Mapping[str, str]) -> CaseResult:
         return lines
 
     try:
-        before, after = (Here(version(switch)) for switch in (versions.before, versions.after))
+        before, after = (partial(run, version(switch)) for switch in (versions.before, versions.after))
         return next(run_cases({WHOLE: Setting()}, before, after, make))
     finally:
         versions.before()

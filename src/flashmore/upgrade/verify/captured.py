@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flashmore.upgrade.site import Fragment, Input
 from flashmore.upgrade.verify.allowed import NotAllowed
 from flashmore.upgrade.verify.case import Setting, run_cases
 from flashmore.upgrade.verify.fragment import concluded
 from flashmore.upgrade.verify.lines import Limits
+from flashmore.upgrade.verify.messages import module
 from flashmore.upgrade.verify.result import CaseResult, Verification, not_tested
 from flashmore.upgrade.verify.runner import runners
 from flashmore.upgrade.verify.tensors import Argument
 
 Captured = dict[str, Any]
-"""The values of a fragment's inputs by name: tensors, numbers, None, and modules as `{"module": …}`."""
+"""The values of a fragment's inputs by name: tensors, numbers, None, and what `messages.module` takes."""
 
 
 def verify_captured(
@@ -48,7 +49,7 @@ def verify_captured(
                 name = said(seen)
                 setting = Setting(autocast=autocast, eps=eps)
                 settings = {name: setting, f"{name}, MATH kernel": replace(setting, math_kernel=True)}
-                cases += run_cases(settings, old, new, make)
+                cases += run_cases(settings, old.run, new.run, make)
     except NotAllowed as error:
         return failed(str(error))
     if not cases:
@@ -63,9 +64,7 @@ def arguments_of(captured: Captured, inputs: Sequence[Input], double: bool) -> l
 
 def _argument(given: Input, value: Any, double: bool) -> Argument:
     if isinstance(value, dict):
-        if value["module"] == "Dropout":
-            return Argument(given.source, None, nn.Dropout(value["p"]).train(value["training"]))
-        return Argument(given.source, None, nn.Softmax(dim=value["dim"]))
+        return Argument(given.source, None, module(value))
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return Argument(given.source, None, value)
     leaf = value.double() if double else value.clone()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ Lines = Callable[..., Any]
 """One of the two functions of a fragment, `old` or `new`."""
 MakeArguments = Callable[[bool], list[Argument]]
 """Fresh arguments; True for those in float64."""
+Run = Callable[..., dict[str, Tensor]]
+"""Runs lines as `run` does: in this process, or in another (`flashmore.upgrade.verify.runner`)."""
 NAN = "not compared: the original is NaN"
 WHERE_FINITE = "equal where the original is finite"
 SMALL_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -36,19 +38,6 @@ class LinesRaised(Exception):
         super().__init__(message)
         self.kind = kind
         self.message = message
-
-
-class Runs(Protocol):
-    """Lines that can be run, in this process (`Here`) or in another (`flashmore.upgrade.verify.runner`)."""
-
-    def run(
-        self, arguments: Sequence[Argument], setting: "Setting", *, double: bool = False
-    ) -> dict[str, Tensor]:
-        """The outputs, `out` or `out 0` and so on, and the gradients, `d` and an argument's name; detached.
-
-        Raises:
-            LinesRaised: they do not take these arguments.
-        """
 
 
 class WithoutDropout(TorchFunctionMode):
@@ -98,7 +87,7 @@ class Setting:
 
 
 def run_cases(
-    settings: Mapping[str, Setting], old: Runs, new: Runs, make: MakeArguments
+    settings: Mapping[str, Setting], old: Run, new: Run, make: MakeArguments
 ) -> Iterator[CaseResult]:
     """Run both and judge the output and the gradient of every tensor that goes in.
 
@@ -112,8 +101,8 @@ def run_cases(
     """
     setting = replace(next(iter(settings.values())), math_kernel=False)
     try:
-        reference = old.run(make(True), replace(setting, autocast=None, eps=None), double=True)
-        plain = old.run(make(False), setting)
+        reference = old(make(True), replace(setting, autocast=None, eps=None), double=True)
+        plain = old(make(False), setting)
     except LinesRaised as error:
         missing = error.kind == "NameError"
         why = "the extracted lines are incomplete" if missing else "the original rejects it"
@@ -122,7 +111,7 @@ def run_cases(
         return
     for name, each in settings.items():
         try:
-            answer = new.run(make(False), each)
+            answer = new(make(False), each)
         except LinesRaised as error:
             yield CaseResult(name, "differs", f"the rewrite raises {error.kind}: {error.message}")
         else:
@@ -184,26 +173,24 @@ def _verdicts(
             yield TensorVerdict(name, word, error, found.budget)
 
 
-@dataclass(frozen=True)
-class Here:
-    """Lines that are run in this process."""
+def run(
+    lines: Lines, arguments: Sequence[Argument], setting: Setting, *, double: bool = False
+) -> dict[str, Tensor]:
+    """The outputs, `out` or `out 0` and so on, and the gradients, `d` and an argument's name; detached.
 
-    lines: Lines
-
-    def run(
-        self, arguments: Sequence[Argument], setting: Setting, *, double: bool = False
-    ) -> dict[str, Tensor]:
-        """See `Runs`."""
-        with raised():
-            outs = forward(self.lines, arguments, setting, double=double)
-            leaves = {f"d {each.name}": each.leaf for each in arguments if each.leaf is not None}
-            found = {name: out.detach() for name, out in outs.items()}
-            differentiable = {name: out for name, out in outs.items() if out.requires_grad}
-            if not setting.backward or not leaves or not differentiable:
-                return found
-            starts = cotangents({name: out.shape for name, out in differentiable.items()})
-            gradients = backward(differentiable, list(leaves.values()), starts)
-            return found | dict(zip(leaves, gradients, strict=True))
+    Raises:
+        LinesRaised: they do not take these arguments.
+    """
+    with raised():
+        outs = forward(lines, arguments, setting, double=double)
+        leaves = {f"d {each.name}": each.leaf for each in arguments if each.leaf is not None}
+        found = {name: out.detach() for name, out in outs.items()}
+        differentiable = {name: out for name, out in outs.items() if out.requires_grad}
+        if not setting.backward or not leaves or not differentiable:
+            return found
+        starts = cotangents({name: out.shape for name, out in differentiable.items()})
+        gradients = backward(differentiable, list(leaves.values()), starts)
+        return found | dict(zip(leaves, gradients, strict=True))
 
 
 @contextmanager

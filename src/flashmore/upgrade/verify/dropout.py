@@ -6,13 +6,12 @@ which shows p itself, whatever the layout.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from flashmore.upgrade.verify.case import Lines, LinesRaised, MakeArguments, Setting, surroundings
+from flashmore.upgrade.verify.case import Lines, LinesRaised, MakeArguments
 from flashmore.upgrade.verify.result import CaseResult
 from flashmore.upgrade.verify.tensors import Argument
 
@@ -26,19 +25,17 @@ ROUNDING = 1e-5
 """What two float32 computations of one mean may differ by, with nothing random in them."""
 
 
-def is_random(lines: "Runner", make: MakeArguments, setting: Setting) -> bool:
+def is_random(lines: "Runner", make: MakeArguments) -> bool:
     """Whether two runs with different seeds differ.
 
     Raises:
         LinesRaised: the lines do not take these inputs.
     """
-    one, two = lines.draws(make(False), setting, range(2)).nan_to_num()
+    one, two = lines.draws(make(False), range(2)).nan_to_num()
     return not torch.equal(one, two)
 
 
-def compare_draws(
-    name: str, old: "Runner", new: "Runner", make: MakeArguments, setting: Setting
-) -> CaseResult:
+def compare_draws(name: str, old: "Runner", new: "Runner", make: MakeArguments) -> CaseResult:
     """Compare mean and variance over many draws.
 
     Args:
@@ -46,12 +43,10 @@ def compare_draws(
         old: the original lines; they must be known to take these inputs.
         new: the rewritten ones.
         make: fresh arguments, with dropout on.
-        setting: `exact` is taken as False and `backward` as False.
     """
-    setting = replace(setting, exact=False, backward=False)
     try:
-        before = old.draws(make(False), setting, range(DRAWS))
-        after = new.draws(make(False), setting, range(DRAWS, 2 * DRAWS))
+        before = old.draws(make(False), range(DRAWS))
+        after = new.draws(make(False), range(DRAWS, 2 * DRAWS))
     except LinesRaised as error:
         return CaseResult(name, "differs", f"the rewrite raises {error.kind}: {error.message}")
     if before.shape != after.shape:
@@ -73,19 +68,16 @@ def compare_draws(
     return CaseResult(name, "equal", f"mean and variance over {DRAWS} draws")
 
 
-def compare_zeros(
-    name: str, old: "Runner", new: "Runner", make: MakeArguments, setting: Setting
-) -> CaseResult:
+def compare_zeros(name: str, old: "Runner", new: "Runner", make: MakeArguments) -> CaseResult:
     """Compare the share of outputs that are 0, where there is one key alone."""
-    setting = replace(setting, exact=False, backward=False)
     try:
-        before = old.draws(make(False), setting, range(DRAWS))
+        before = old.draws(make(False), range(DRAWS))
     except LinesRaised as error:
         return CaseResult(name, "skipped", f"the original rejects it: {error.message}")
     if not before.isfinite().all():
         return CaseResult(name, "not compared", "the original is NaN")
     try:
-        after = new.draws(make(False), setting, range(DRAWS, 2 * DRAWS))
+        after = new.draws(make(False), range(DRAWS, 2 * DRAWS))
     except LinesRaised as error:
         return CaseResult(name, "differs", f"the rewrite raises {error.kind}: {error.message}")
     # A draw's zeros come in rows, so the draw and not the number is what is counted.
@@ -102,15 +94,15 @@ def _apart(one: Tensor, two: Tensor) -> float:
     return float((distance / error).nan_to_num(posinf=1e9).max()) if distance.numel() else 0.0
 
 
-def draw(lines: Lines, make: Callable[[], list[Argument]], setting: Setting, seeds: range) -> Tensor:
+def draw(lines: Lines, make: Callable[[], list[Argument]], seeds: range) -> Tensor:
     """All numbers of the outputs for each seed: (seeds, numbers), float64."""
-    return torch.stack([_drawn(lines, make, setting, seed) for seed in seeds]).double()
+    return torch.stack([_drawn(lines, make, seed) for seed in seeds]).double()
 
 
-def _drawn(lines: Lines, make: Callable[[], list[Argument]], setting: Setting, seed: int) -> Tensor:
+def _drawn(lines: Lines, make: Callable[[], list[Argument]], seed: int) -> Tensor:
     # Not torch.manual_seed, which notes the whole stack for each device that has not been used yet.
     torch.default_generator.manual_seed(seed)
-    with torch.no_grad(), surroundings(setting):
+    with torch.no_grad():
         result = lines(*(argument.value for argument in make()))
     outs = [result] if isinstance(result, Tensor) else list(result)
     return torch.cat([out.flatten() for out in outs])

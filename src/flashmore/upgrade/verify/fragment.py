@@ -171,7 +171,7 @@ def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Ite
         )
         settings = {each.name(has_mask): replace(setting, math_kernel=each.math_kernel) for each in kernels}
         make = _maker(functions, case)
-        results = list(run_cases(settings, functions.old, functions.new, make))
+        results = list(run_cases(settings, functions.old.run, functions.new.run, make))
         if case.mask == FULLY_MASKED and _math_agrees(results):
             results = [_of_masked_rows(each) for each in results]
         yield from results
@@ -179,7 +179,7 @@ def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Ite
             forward = {
                 f"{name}, no gradients": replace(each, backward=False) for name, each in settings.items()
             }
-            yield from run_cases(forward, functions.old, functions.new, make)
+            yield from run_cases(forward, functions.old.run, functions.new.run, make)
 
 
 def _rounding(case: Case) -> float:
@@ -210,7 +210,7 @@ def _of_masked_rows(result: CaseResult) -> CaseResult:
 def _draws_in_evaluation(functions: Functions, choices: Choices) -> bool:
     case = replace(base_of(functions.inputs, choices), training=False, module_training=False)
     try:
-        return is_random(functions.old, _maker(functions, case), Setting(exact=False))
+        return is_random(functions.old, _maker(functions, case))
     except LinesRaised:
         return False
 
@@ -218,23 +218,22 @@ def _draws_in_evaluation(functions: Functions, choices: Choices) -> bool:
 def _dropout(functions: Functions, choices: Choices) -> Iterator[CaseResult]:
     """The statistics of every mode in which either side draws random numbers."""
     has_mask = any(is_mask(given) for given in functions.inputs)
-    setting = Setting(exact=False, backward=False)
     for training, module_training in modes_of(functions.inputs):
         case = replace(base_of(functions.inputs, choices), training=training, module_training=module_training)
         make = _maker(functions, case)
         try:
-            draws = is_random(functions.old, make, setting)
+            draws = is_random(functions.old, make)
         except LinesRaised:
             continue
         try:
-            draws = draws or is_random(functions.new, make, setting)
+            draws = draws or is_random(functions.new, make)
         except LinesRaised:  # told of by comparing
             draws = True
         if draws:
             name = f"{case.name(has_mask)}, dropout"
-            yield compare_draws(name, functions.old, functions.new, make, setting)
+            yield compare_draws(name, functions.old, functions.new, make)
             single = _maker(functions, replace(case, shape="T = 1", mask="all kept"))
-            yield compare_zeros(f"{name}, T = 1", functions.old, functions.new, single, setting)
+            yield compare_zeros(f"{name}, T = 1", functions.old, functions.new, single)
 
 
 def concluded(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmore.upgrade.site import Fragment
-from flashmore.upgrade.verify.case import Here, Lines, LinesRaised, Setting, raised
+from flashmore.upgrade.verify.case import Lines, LinesRaised, Setting, raised, run
 from flashmore.upgrade.verify.dropout import draw
 from flashmore.upgrade.verify.functions import functions_of
 from flashmore.upgrade.verify.kernels import selected
@@ -68,23 +68,22 @@ def serve(connection: "Connection[Any, Any]", fragment: Fragment, side: Side, li
 
 def _answer(lines: Lines, text: Mapping[str, Any], tensors: dict[str, Tensor]) -> Message:
     """The outputs of a run and its gradients, or many draws, or the kernels that were selected."""
-    setting = Setting(**text["setting"])
     if text["do"] == "draws":
         seeds = range(*text["seeds"])
-        return {}, {"draws": draw(lines, lambda: made(text["arguments"], tensors), setting, seeds)}
+        return {}, {"draws": draw(lines, lambda: made(text["arguments"], tensors), seeds)}
+    setting = Setting(**text["setting"])
     torch.default_generator.manual_seed(0)
     arguments = made(text["arguments"], tensors)
     if text["do"] == "kernels":
         return {"kernels": selected(lines, arguments, setting)}, {}
-    return {}, Here(lines).run(arguments, setting, double=text["double"])
+    return {}, run(lines, arguments, setting, double=text["double"])
 
 
 def warm_up() -> None:
     """Let torch do, before a process is forked for every fragment, what it does on a first call alone."""
     x = torch.ones(1, 1, 2, 2, requires_grad=True)
-    lines = Here(lambda x: F.scaled_dot_product_attention(x @ x, x, F.dropout(x)))
     for setting in (Setting(autocast="bfloat16", math_kernel=True), Setting()):
-        lines.run([Argument("x", x, x)], setting)
+        run(lambda x: F.scaled_dot_product_attention(x @ x, x, F.dropout(x)), [Argument("x", x, x)], setting)
     gc.collect()
     gc.freeze()  # else the first collection in each fork copies all that torch has made
 

@@ -162,13 +162,18 @@ def _made(one: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> object:
     match one["kind"]:
         case "tensor":
             return _laid_out(tensors[one["name"]], one["strides"])
-        case "dropout":
-            return nn.Dropout(one["p"]).train(one["training"])
-        case "softmax":
-            return nn.Softmax(dim=one["dim"])
+        case "dropout" | "softmax":
+            return module(one)
         case "list":
             return [_made(each, tensors) for each in one["items"]]
     return one["value"]
+
+
+def module(described: Mapping[str, Any]) -> nn.Module:
+    """A dropout of a probability and a mode, or a softmax over a dimension."""
+    if described["kind"] == "dropout":
+        return nn.Dropout(described["p"]).train(described["training"])
+    return nn.Softmax(dim=described["dim"])
 
 
 def _laid_out(tensor: Tensor, strides: Sequence[int]) -> Tensor:

@@ -88,7 +88,7 @@ class Runner:
     def run(
         self, arguments: Sequence[Argument], setting: Setting, *, double: bool = False
     ) -> dict[str, Tensor]:
-        """See `flashmore.upgrade.verify.case.Runs`."""
+        """See `flashmore.upgrade.verify.case.run`."""
         described, tensors = describe(arguments)
         message = encoded({**described, "do": "run", "setting": asdict(setting), "double": double}, tensors)
         key = hashlib.blake2b(message).digest()
@@ -100,14 +100,14 @@ class Runner:
             self.references[key] = found
         return found
 
-    def draws(self, arguments: Sequence[Argument], setting: Setting, seeds: range) -> Tensor:
+    def draws(self, arguments: Sequence[Argument], seeds: range) -> Tensor:
         """All numbers of the outputs for each seed: (seeds, numbers), float64.
 
         Raises:
             LinesRaised: the lines do not take these arguments.
         """
         described, tensors = describe(arguments)
-        asked = {**described, "do": "draws", "setting": asdict(setting), "seeds": [seeds.start, seeds.stop]}
+        asked = {**described, "do": "draws", "seeds": [seeds.start, seeds.stop]}
         found = self._ask(encoded(asked, tensors))[1]
         drawn = found.get("draws")
         if drawn is None or drawn.dtype != torch.float64 or drawn.dim() != 2 or len(drawn) != len(seeds):
