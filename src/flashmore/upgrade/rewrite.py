@@ -34,7 +34,7 @@ class Rewriting:
         self.text = words.text
         self.blocks = blocks
         self.guards = [condition for condition, _ in found.guards]
-        self.is_guarded = bool(self.guards or emission.asked or emission.half.needed)
+        self.is_guarded = bool(self.guards or emission.asked or emission.half)
 
     def statements(self) -> list[ast.stmt]:
         """Every statement that the rewriting touches, and the condition's own."""
@@ -238,9 +238,8 @@ class Rewriting:
             if not stability.holds(node, first):
                 raise Refuse("the dropout changes before the values are multiplied")
             tests.append(text)
-        half = self.emission.half.guard(lambda node: stability.holds(node, first))
-        if half is not None:
-            tests.append(half)
+        if self.emission.half is not None:
+            tests.append(self.emission.half.guard(lambda node: stability.holds(node, first)))
         return " and ".join(tests)
 
 

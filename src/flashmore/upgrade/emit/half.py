@@ -7,27 +7,25 @@ float16. So the fused lines do not run in float16 where a caller gives what is a
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flashmore.upgrade.axes import Refuse
 
 
-@dataclass
+@dataclass(frozen=True)
 class Half:
     """What the guard asks.
 
     Args:
         torch: the name of torch.
         operands: q, k and v, where they are names, and their texts.
-        needed: whether a caller adds anything.
     """
 
-    torch: str = "torch"
-    operands: list[tuple[ast.expr, str]] = field(default_factory=list)
-    needed: bool = False
+    torch: str
+    operands: list[tuple[ast.expr, str]]
 
-    def guard(self, holds: Callable[[ast.expr], bool]) -> str | None:
-        """The test under which the fused lines may run; None where no caller adds anything.
+    def guard(self, holds: Callable[[ast.expr], bool]) -> str:
+        """The test under which the fused lines may run.
 
         Args:
             holds: whether an expression can be read where the guard stands.
@@ -35,8 +33,6 @@ class Half:
         Raises:
             Refuse: no operand has a name there.
         """
-        if not self.needed:
-            return None
         name = next((text for node, text in self.operands if holds(node)), None)
         if name is None:
             raise Refuse(

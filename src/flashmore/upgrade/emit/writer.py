@@ -38,7 +38,8 @@ class Emission:
     rule: str = ""
     call: str = ""
     imported: str | None = None
-    half: Half = field(default_factory=Half)
+    half: Half | None = None
+    """The guard against float16, where a caller adds anything."""
     asked: list[tuple[ast.expr, str]] = field(default_factory=list)
     """Tests that a guard asks beside the conditions, each with what it reads."""
     read: list[ast.expr] = field(default_factory=list)
@@ -151,7 +152,7 @@ class Writer:
 
     def adds_a_callers(self) -> None:
         """Take note that a caller adds something, which may hold float16's lowest number."""
-        self.result.half = Half(self._torch(), self._named_operands(), needed=True)
+        self.result.half = Half(self._torch(), self._named_operands())
 
     def _named_operands(self) -> list[tuple[ast.expr, str]]:
         """Those of q, k and v that are names and have the dtype of the attention, with their texts."""
