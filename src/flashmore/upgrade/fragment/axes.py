@@ -95,19 +95,10 @@ class Axes:
     def _viewed(self, term: Term) -> tuple[str, ...] | None:
         """The axes of scores that were reshaped."""
         while term.inner:
-            if term.kind == "reshape" and term.value in self._views:
-                return self._views[term.value]
             if term.kind in ("reshape", "move"):
-                return None
+                return self.of_view(term)
             term = term.inner[0]
         return None
-
-    @property
-    def _views(self) -> dict[Value, tuple[str, ...]]:
-        """The axes of every reshape that is understood."""
-        return {
-            term.value: axes for term in self.all.scores.walk() if (axes := self.of_view(term)) is not None
-        }
 
     def of_view(self, term: Term) -> tuple[str, ...] | None:
         """`view(B // W, W, H, N, N)` of (B, H, N, N): the batch is a product of two letters."""
