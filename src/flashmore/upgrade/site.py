@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flashmore.upgrade.notebooks.notebook import Notebook
 
 Verdict = Literal["rewritten", "refused", "already fused", "failed", "advice"]
+Dtype = Literal["float", "bool", "int"]
 Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
 
 
@@ -44,7 +45,7 @@ class Input:
     source: str
     role: Role
     axes: tuple[str, ...] | None
-    dtype: Literal["float", "bool", "int"] = "float"
+    dtype: Dtype = "float"
     note: str = ""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from flashmore.errors import StorageError, UsageError
+from flashmore.files import sync
 from flashmore.git import Checkout, Indices, Unreadable
 from flashmore.upgrade.project import files
 from flashmore.upgrade.project.files import content
@@ -45,7 +46,8 @@ def write(found: Searched, new: bytes, *, force: bool = False, indices: Indices 
         with _beside(target) as temporary:
             temporary.write_bytes(new)
             _keep_attributes(target, status, temporary, path)
-            _sync(temporary)
+            with temporary.open("rb") as file:
+                sync(file.fileno())
             _require_unchanged(target, found, status)
             temporary.replace(target)
     except OSError as error:
@@ -154,11 +156,3 @@ def _beside(target: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -84,21 +84,19 @@ class Arguments(Zeros):
     def _hidden(self, fills: list[Step], q: str) -> tuple[str, str]:
         keeps = [keep(each, self.pieces) for each in fills]
         tests = [test(each, self.pieces) for each in fills]
+        found = kinds(fills)
         if len(set(tests)) != 1:
-            return self._several(list(zip(keeps, tests, strict=True)), kinds(fills), q)
+            return self._several(list(zip(keeps, tests, strict=True)), found, q)
         when = tests[0]
         kept = keeps[0].text if len(keeps) == 1 else " & ".join(f"({each.text})" for each in keeps)
-        found = kinds(fills)
         if len(found) > 1:
             raise Refuse("some masks use -inf and some a finite number")
         value = fills[0].term.other
         assert value is not None
-        if self.found.zeroed:
-            kept = self._lifted_mask(kept, value)
-            return q, kept if when is None else f"{kept} if {when} else None"
-        if found == {FINITE}:
+        if found == {FINITE} and not self.found.zeroed:
             return self._rows(kept, when, q, value)
-        self._rows_of_nan()
+        if not self.found.zeroed:
+            self._rows_of_nan()
         kept = self._lifted_mask(kept, value)
         return q, kept if when is None else f"{kept} if {when} else None"
 
@@ -148,8 +146,6 @@ class Arguments(Zeros):
         lines = [
             f"{mask} = {kept}",
             f"{row} = {mask}.any(dim=-1, keepdim=True)  # fully masked rows get uniform weights",
-        ]
-        lines += [
             f"{query} = {atom(q)}.masked_fill(~{row}, 0)",
             f"{mask} = {self._lifted_mask(f'{mask} | ~{row}', value)}",
         ]

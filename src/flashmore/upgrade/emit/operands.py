@@ -63,7 +63,7 @@ class Operands:
         if last[-1] in letters and letters[-1] != last[-1]:
             # Fused kernels need a last stride of 1. This is no copy where k was given transposed.
             done = f"{done}.contiguous()"
-        if self._lacks_heads(letters, target):
+        if not set(target) <= set(letters):
             done = self._expanded(done, letters, target)
         return done
 
@@ -79,9 +79,6 @@ class Operands:
         self.taken.add(name)
         self.hoisted.append((name, node))
         return name
-
-    def _lacks_heads(self, letters: Letters, target: Letters) -> bool:
-        return any(each not in letters for each in target)
 
     def _expanded(self, text: str, letters: Letters, target: Letters) -> str:
         """Keys and values that all heads share, as wide as the queries: the kernels broadcast nothing."""

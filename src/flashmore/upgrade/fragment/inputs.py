@@ -2,7 +2,6 @@
 
 import ast
 from dataclasses import replace
-from typing import Literal
 
 from flashmore.upgrade.axes import Letters, Refuse
 from flashmore.upgrade.budget import walk
@@ -14,7 +13,7 @@ from flashmore.upgrade.patterns.masks import FINITE, is_lower_triangle
 from flashmore.upgrade.patterns.scales import is_constant
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.site import Input
+from flashmore.upgrade.site import Dtype, Input, Role
 from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import operand
@@ -50,16 +49,16 @@ class Inputs:
         self.taken: set[str] = {each.id for each in walk(found.flow.function) if isinstance(each, ast.Name)}
         self.axes = Axes(found)
 
-    def add(self, node: ast.expr | None, made: Input) -> str:
-        """Takes note of an input; the same expression is the same input."""
-        source = made.source
+    def add(
+        self, name: str, source: str, role: Role, axes: tuple[str, ...] | None = None,
+        dtype: Dtype = "float", note: str = "",
+    ) -> str:  # fmt: skip
+        """The name of an input: a new one, or that of the same expression."""
         for each in self.found:
-            if each.source == source and source and each.role == made.role and each.axes == made.axes:
+            if source and (each.source, each.role, each.axes) == (source, role, axes):
                 return each.name
-        self.found.append(made)
-        if node is not None:
-            self.names[node] = made.name
-        return made.name
+        self.found.append(Input(name, source, role, axes, dtype, note))
+        return name
 
     def fresh(self, wanted: str) -> str:
         """A name that nothing else has."""
@@ -91,8 +90,7 @@ class Inputs:
             name = (
                 node.id if isinstance(node, ast.Name) and not self._stored_later(node) else self.fresh(wanted)
             )
-            source = self.text.of(node)
-            name = self.add(node, Input(name, source, "tensor", self.axes.of(letters)))
+            name = self.add(name, self.text.of(node), "tensor", self.axes.of(letters))
             self.names[node] = known[seen] = name
             if which is not self.all.v:
                 self.tensors[seen] = name
@@ -127,7 +125,7 @@ class Inputs:
         constant = isinstance(attribute, Attribute) and is_constant(attribute, self.flow.module)
         learned = term.detail[0] == "learned" and not constant
         axes = self.axes.of_learned(term.other) if learned else None
-        self.names[node] = self.add(None, Input(self.fresh("scale"), self.text.of(node), "scale", axes))
+        self.names[node] = self.add(self.fresh("scale"), self.text.of(node), "scale", axes)
 
     def _default_scale(self, term: Term, node: ast.expr) -> None:
         """1 / sqrt(D) as it is written, where it is read from q or k; else by its meaning, from q's size."""
@@ -149,16 +147,13 @@ class Inputs:
             outside = may_hide(term.other, self.text.of(node))
         axes = self.axes.broadcast(term, None if node is None else term.other)
         source = self.text.of(node) if node is not None else wanted
-        note = "additive" if outside else ""
-        made = Input(
-            self.fresh("mask" if outside else wanted),
-            source,
-            "mask" if outside else "bias",
-            axes,
-            "float",
-            note,
-        )
-        return self.add(None, made)
+        return self._addend(wanted, source, axes, outside)
+
+    def _addend(self, wanted: str, source: str, axes: tuple[str, ...], outside: bool) -> str:
+        """What is added to the scores: a mask, where it may come from outside and hide keys."""
+        if outside:
+            return self.add(self.fresh("mask"), source, "mask", axes, note="additive")
+        return self.add(self.fresh(wanted), source, "bias", axes)
 
     def of_baddbmm(self, term: Term) -> None:
         """What `baddbmm` adds, and its factors."""
@@ -168,23 +163,14 @@ class Inputs:
         node = operand(self.flow, value.node, product.added)
         if node is None:
             raise Refuse("a bias that cannot be cut out")
-        outside = may_hide(product.added, self.text.of(node))
-        role: Literal["mask", "bias"] = "mask" if outside else "bias"
-        made = Input(
-            self.fresh(role),
-            self.text.of(node),
-            role,
-            self.axes.of_out(),
-            "float",
-            "additive" if outside else "",
-        )
-        self.names[node] = self.add(None, made)
+        source = self.text.of(node)
+        outside = may_hide(product.added, source)
+        self.names[node] = self._addend("bias", source, self.axes.of_out(), outside)
         for name in ("alpha", "beta"):
             given = value.named.get(name)
             found = operand(self.flow, value.node, given) if given is not None else None
             if found is not None and number(given) is None:
-                factor = Input(self.fresh("scale"), self.text.of(found), "scale", None)
-                self.names[found] = self.add(None, factor)
+                self.names[found] = self.add(self.fresh("scale"), self.text.of(found), "scale")
 
     def view(self, term: Term) -> None:
         """The sizes that a reshape is given."""
@@ -202,14 +188,10 @@ class Inputs:
         for argument, axis in zip(arguments, axes, strict=True):
             value = self.flow.seen.get(argument)
             if value is None or number(value) is None:
-                made = Input(
-                    self.fresh(f"size_{axis.replace('*', '_')}"),
-                    self.text.of(argument),
-                    "size",
-                    (axis,),
-                    "int",
+                wanted = f"size_{axis.replace('*', '_')}"
+                self.names[argument] = self.add(
+                    self.fresh(wanted), self.text.of(argument), "size", (axis,), "int"
                 )
-                self.names[argument] = self.add(None, made)
 
     def mask(self, term: Term) -> None:
         """What a fill hides, as a tensor: the inside of `mask == 0` and `~mask`."""
@@ -219,7 +201,7 @@ class Inputs:
             node = term.value.node.slice
         if node is None:
             raise Refuse("a mask that cannot be cut out")
-        dtype: Literal["bool", "float", "int"] = "bool"
+        dtype: Dtype = "bool"
         value, note = term.other, "True keeps" if term.detail[2] else "True hides"
         axes = self.axes.broadcast(term, value)
         match node:
@@ -237,8 +219,7 @@ class Inputs:
             note = "lower triangular" if triangle else "upper triangular"
         elif value.op == "eye":
             note = "diagonal"
-        wanted = Input(self.fresh("mask"), self.text.of(node), "mask", axes, dtype, note)
-        self.names[node] = self.add(None, wanted)
+        self.names[node] = self.add(self.fresh("mask"), self.text.of(node), "mask", axes, dtype, note)
         for each in walk(term.value.node) if term.value.node is not None else ():
             if isinstance(each, ast.Name) and self.flow.seen.get(each) is value:
                 self.names[each] = self.names[node]
@@ -249,16 +230,16 @@ class Inputs:
         if term.value.op == "identity" or not isinstance(node, ast.Call):
             return
         if isinstance(term.value.detail, tuple) or term.value.op == "call":
-            made = Input(self.fresh("drop"), self.text.of(node.func), "dropout", None)
-            self.names[node.func] = self.add(None, made)
+            self.names[node.func] = self.add(self.fresh("drop"), self.text.of(node.func), "dropout")
             return
-        p, training = term.value.get(1, "p"), term.value.get(2, "training")
-        for value, role in ((p, "number"), (training, "flag")):
+        roles: tuple[tuple[Value | None, Role], ...] = (
+            (term.value.get(1, "p"), "number"),
+            (term.value.get(2, "training"), "flag"),
+        )
+        for value, role in roles:
             found = operand(self.flow, node, value) if value is not None else None
             if found is not None and not isinstance(found, ast.Constant):
-                source = self.text.of(found)
-                made = Input(self.fresh(role), source, role, None)  # type: ignore[arg-type]
-                self.names[found] = self.add(None, made)
+                self.names[found] = self.add(self.fresh(role), self.text.of(found), role)
 
     def dropped(self, term: Term, text: str) -> str:
         """The dropout of a helper whose rate and mode the caller gives."""
@@ -276,12 +257,11 @@ class Inputs:
 
     def hidden(self, term: Term) -> str:
         """What a helper hides."""
-        axes = self.axes.broadcast(term, None)
-        return self.add(None, Input(self.fresh("mask"), "", "mask", axes, "bool", "True hides"))
+        return self.add(self.fresh("mask"), "", "mask", self.axes.broadcast(term, None), "bool", "True hides")
 
     def flag(self, node: ast.expr) -> str:
         """A test."""
-        return self.add(None, Input(self.fresh("flag"), self.text.of(node), "flag", None, "bool"))
+        return self.add(self.fresh("flag"), self.text.of(node), "flag", dtype="bool")
 
     def take_apart(self) -> None:
         """Give every input the axes that a reshape took apart."""
