@@ -6,7 +6,6 @@ lets steps before and after a rewrite alternate in short blocks.
 
 import ast
 import gc
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -113,10 +112,3 @@ def _add_imports(path: str, source: str, space: dict[str, object]) -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom)) and ast.dump(node) not in there
     ]
     exec(compile(ast.Module(added, []), path, "exec"), space)  # imports of torch's own, written by us
-    assert all(name in sys.modules for node in added for name in _imported(node))
-
-
-def _imported(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []

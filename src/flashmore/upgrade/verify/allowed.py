@@ -34,7 +34,8 @@ AT_HAND = BUILTINS | {"getattr", "__import__"}
 The lines cannot name `__import__`, and `getattr` in one form alone."""
 MODULES = frozenset(("torch", "F", "nn", "math", "np", "einops"))
 """Names that only ever appear at the head of a dotted name of `DOTTED`."""
-BARE = frozenset(("einsum", "rearrange", "repeat", "reduce", "pack", "unpack", "trained"))
+OF_EINOPS = _words("rearrange repeat reduce einsum pack unpack")
+BARE = OF_EINOPS | {"trained"}
 """What `from einops import …` and `from torch import einsum` bring; a fragment may use them as they are.
 `trained` is ours (`steps`)."""
 
@@ -74,7 +75,7 @@ DOTTED = frozenset(
     + [f"{home}.{name}" for home in ("nn", "torch.nn") for name in ("Softmax", "Dropout", "Identity")]
     + [f"math.{name}" for name in _words("sqrt inf exp log log2 pi pow floor ceil isqrt")]
     + [f"np.{name}" for name in _words("sqrt inf exp log power pi e")]
-    + [f"einops.{name}" for name in ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")]
+    + [f"einops.{name}" for name in OF_EINOPS]
     + [f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD")]
     + [f"torch.{name}" for name in ("is_autocast_enabled", "get_autocast_dtype")]
 )

@@ -14,11 +14,9 @@ from torch import nn
 
 from flashmore.upgrade.isolated import installed
 from flashmore.upgrade.site import Fragment
-from flashmore.upgrade.verify.allowed import AT_HAND, NotAllowed, compiled
+from flashmore.upgrade.verify.allowed import AT_HAND, OF_EINOPS, NotAllowed, compiled
 from flashmore.upgrade.verify.case import Lines
 from flashmore.upgrade.verify.steps import trained
-
-OF_EINOPS = ("rearrange", "repeat", "reduce", "einsum", "pack", "unpack")
 
 
 def functions_of(fragment: Fragment) -> tuple[Lines, Lines]:
