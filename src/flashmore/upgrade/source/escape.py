@@ -106,18 +106,30 @@ def _place(value: Value) -> tuple[int, int, int]:
 
 
 def _uses(value: Value, chain: set[Value], final: Value) -> list[tuple[Value, tuple[Condition, ...]]]:
+    """What uses a value outside the chain, in this round of a loop or a later one, and its conditions.
+
+    The conditions of a later round say nothing about this one.
+    """
     found = []
-    stack: list[tuple[Value, Value, tuple[Condition, ...]]] = [(value, user, ()) for user in value.users]
-    seen: set[Value] = set()
+    stack: list[tuple[Value, Value, tuple[Condition, ...], bool]] = [
+        (value, user, (), False) for user in value.users
+    ]
+    seen: set[tuple[Value, bool]] = set()
     while stack:
         step()
-        source, user, before = stack.pop()
-        conditions = (*before, *_choice(source, user), *user.conditions)
-        if user in chain or user is final or user in seen or _only_metadata(source, user):
+        source, user, before, later = stack.pop()
+        conditions = () if later else (*before, *_choice(source, user), *user.conditions)
+        returns = later and user in chain and source not in chain
+        known = user in chain or user is final or (user, later) in seen
+        if (known and not returns) or _only_metadata(source, user):
             continue
-        seen.add(user)
-        if user.op in _PASSED_ON and not (user.op == "tuple" and not user.users):
-            stack.extend((user, each, conditions) for each in user.users)
+        seen.add((user, later))
+        if returns:
+            found.append((user, conditions))
+        elif user.op in _PASSED_ON and not (user.op == "tuple" and not user.users):
+            stack.extend((user, each, conditions, later) for each in user.users)
+            if user.op == "loop" and isinstance(user.detail, Value):
+                stack.extend((user.detail, each, (), True) for each in user.detail.users)
         elif user.op != "tuple" or user.users:
             found.append((user, conditions))
     return found

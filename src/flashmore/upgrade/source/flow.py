@@ -188,22 +188,25 @@ class Flow(Expressions):
 
     def _loop(self, statement: ast.For | ast.AsyncFor | ast.While) -> None:
         """A body that runs any number of times: what it assigns is carried round."""
-        first = statement.test if isinstance(statement, ast.While) else statement.iter
-        source = self.expression(first)
+        source = None if isinstance(statement, ast.While) else self.expression(statement.iter)
         start = dict(self.env)
-        names = _assigned(statement)
-        carried = {
-            name: self.make("carried", (start[name],), detail=statement) for name in names if name in start
-        }
+        names = sorted(name for name in _assigned(statement) if name in start)
+        unset = sorted(_read_of_earlier_rounds(statement) - set(start))
+        carried = {name: self.make("carried", (start[name],), detail=statement) for name in names}
+        carried |= {name: self.make("carried", (self.make("missing"),), detail=statement) for name in unset}
         self.env.update(carried)
-        if not isinstance(statement, ast.While):
+        if isinstance(statement, ast.While):
+            self.expression(statement.test)
+        elif source is not None:
             self.assign(statement.target, self.make("element", (source,)))
         self.conditions.append(Condition(None, True, statement))
         self.block(statement.body)
         self.conditions.pop()
         for name, inside in carried.items():
             last = self.env.get(name, inside)
-            if last is inside:
+            if name not in start:
+                self.make("loop", (*inside.args, last), detail=inside)
+            elif last is inside:
                 self.env[name] = start[name]
             else:
                 self.env[name] = self.make("loop", (start[name], last), detail=inside)
@@ -263,6 +266,21 @@ def _asks_rank(test: ast.expr) -> bool:
             case ast.Call(func=ast.Name(id="len"), args=[ast.Attribute(attr="shape") | ast.Call()]):
                 return True
     return False
+
+
+def _read_of_earlier_rounds(statement: ast.stmt) -> set[str]:
+    """The names that a loop's body reads above the line that binds them, as under `if i > 0`."""
+    bound: dict[str, tuple[int, int]] = {}
+    reads: list[tuple[str, tuple[int, int]]] = []
+    for each in own_nodes(statement):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load):
+            reads.append((each.id, (each.lineno, each.col_offset)))
+        elif isinstance(each, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
+            end = (each.end_lineno or each.lineno, each.end_col_offset or 0)
+            for target in each.targets if isinstance(each, ast.Assign) else [each.target]:
+                for name in _names(target):
+                    bound[name.id] = min(end, bound.get(name.id, end))
+    return {name for name, at in reads if name in bound and at < bound[name]}
 
 
 def _assigned(statement: ast.stmt) -> set[str]:
