@@ -135,3 +135,22 @@ def test_a_guard_that_no_call_satisfies_is_no_rewriting(passed: str) -> None:
 def test_a_guard_that_a_call_may_satisfy_stays(passed: str) -> None:
     site = find_sites(GUARDED.format(passed=passed))[0]
     assert (site.verdict, site.guard) == ("rewritten", "not wanted")
+
+
+@pytest.mark.parametrize(
+    ("mask", "assumed"),
+    [
+        ("scores + (1 - m) * -1e4", "`m` is a tensor with at least two dimensions"),
+        ("scores + torch.where(m, 0.0, -1e9)", "`m` is a tensor with at least two dimensions"),
+        ("scores + m.float().log()", "`m` is a tensor with at least two dimensions"),
+        ("scores.masked_fill(~(m & n), -1e9)", "`m` is a tensor with at least two dimensions"),
+        ("(scores + n).masked_fill(m, float('-inf'))", "rows whose keys are all masked are NaN now"),
+    ],
+)
+def test_what_a_mask_must_be_is_said(mask: str, assumed: str) -> None:
+    (site,) = find_sites(
+        "import torch\n\n\ndef attend(q, k, v, m, n):\n"
+        f"    scores = q @ k.mT / 2\n    scores = {mask}\n    return scores.softmax(-1) @ v\n"
+    )
+    assert site.verdict == "rewritten"
+    assert any(each.startswith(assumed) for each in site.assumptions)

@@ -10,9 +10,9 @@ from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.emit.zeros import Zeros
 from flashmore.upgrade.patterns.masks import FINITE
 from flashmore.upgrade.patterns.products import MORE
-from flashmore.upgrade.source.graph import Value
+from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import children, operand
-from flashmore.upgrade.source.operations import COMPARISONS, SAME_SHAPE
+from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, SAME_SHAPE
 
 _MADE = {"new_ones", "new_zeros", "ones", "zeros"}
 """Tensors that are made of the sizes that are given, one by one or as a tuple."""
@@ -58,8 +58,8 @@ class Arguments(Zeros):
             if rank is None and value.op in _MADE:
                 sizes = value.args[1:] if value.op.startswith("new_") else value.args
                 rank = len(sizes[0].args if sizes and sizes[0].op == "tuple" else sizes)
-            while rank is None and value.args and value.op in SAME_SHAPE | COMPARISONS:
-                value = value.args[0]
+            while rank is None and value.args and value.op in SAME_SHAPE | COMPARISONS | ARITHMETIC:
+                value = self._widest(value)
                 rank = self.found.shapes.rank(value)
             if rank is None and value.op in ("param", "selfattr", "pop", "get"):
                 given = value.args[1] if value.op in ("pop", "get") and len(value.args) > 1 else value
@@ -69,6 +69,15 @@ class Arguments(Zeros):
                 )
             elif value.op in _VECTORS or (rank is not None and rank < 2):
                 raise Refuse("a mask or bias has fewer than two dimensions")
+
+    def _widest(self, value: Value) -> Value:
+        """The operand that decides how many dimensions a result has: one with the most, or of unknown rank."""
+        if value.op not in ARITHMETIC:
+            return value.args[0]
+        ranks = {each: self.found.shapes.rank(each) for each in value.args if number(each) is None}
+        known = max((rank for rank in ranks.values() if rank is not None), default=0)
+        wanted = known if known >= 2 else None
+        return next((each for each, rank in ranks.items() if rank == wanted), value.args[0])
 
     def _check_needed(self) -> None:
         """What falls away must not make a name that the call reads."""
@@ -129,10 +138,6 @@ class Arguments(Zeros):
             self._rows_of_nan()
         self.result.setup.append((self.pieces.at, lines))
         return q, mask
-
-    def _rows_of_nan(self) -> None:
-        if not self.found.without_nans:
-            self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
 
     def _lifted_mask(self, text: str, value: Value) -> str:
         """A mask of three dimensions, as wide as the lifted tensors: the kernels take two or four."""

@@ -27,6 +27,8 @@ class Replay(Zeros):
             raise Refuse(
                 "weights are set to zero after the softmax, and the masks cannot become one boolean attn_mask"
             )
+        if INFINITE in fills:
+            self._rows_of_nan()
         scale = self.pieces.scale()
         q = self._query(scale)
         self._check_replay()

@@ -15,6 +15,10 @@ _ZEROS = "# zeros with the shape of the scores: the call below computes the prod
 class Zeros(Writer):
     """Writes attentions whose first product becomes zeros, of the same shape and dtype."""
 
+    def _rows_of_nan(self) -> None:
+        if not self.found.without_nans:
+            self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
+
     def _zero_product(self) -> None:
         for product in self.found.products:
             self._zero(product)

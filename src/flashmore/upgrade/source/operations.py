@@ -36,7 +36,7 @@ _TABLE: tuple[tuple[str, Result, str], ...] = (
     ("part", _M, "rearrange"),
     ("alias", _S | _M | _L, "detach identity dropout setitem attr:data"),
     ("alias", _M | _L, "numpy asarray as_tensor from_numpy as_strided"),
-    ("pointwise", _S | _L, "neg exp sigmoid tanh relu gelu silu elu masked_fill clamp abs invert"),
+    ("pointwise", _S | _L, "neg exp log sigmoid tanh relu gelu silu elu masked_fill clamp abs invert"),
     ("pointwise", _S | _L, "logical_not nan_to_num normalize layer:ReLU layer:GELU layer:SiLU layer:Tanh"),
     ("pointwise", _S | _L, "layer:Sigmoid layer:LeakyReLU layer:ELU layer:PReLU layer:Softplus"),
     ("arithmetic", _L, "add sub mul div pow where and or"),
