@@ -71,7 +71,7 @@ class Arguments(Zeros):
                 raise Refuse("a mask or bias has fewer than two dimensions")
 
     def _widest(self, value: Value) -> Value:
-        """The operand that decides how many dimensions a result has: one with the most, or of unknown rank."""
+        """The operand that decides the rank of a result: the one with most, or of unknown rank."""
         if value.op not in ARITHMETIC:
             return value.args[0]
         ranks = {each: self.found.shapes.rank(each) for each in value.args if number(each) is None}
