@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -241,24 +240,37 @@ def test_a_second_list_finds_the_step_of_the_first_without_a_compiler(
     lists: dict[str, Path], cache: Path, tmp_path: Path
 ) -> None:
     """The lists have other alphabets and lengths; the second one is trained where no compiler is."""
-    inductor = tmp_path / "inductor"
-    own = {"TORCHINDUCTOR_CACHE_DIR": str(inductor)}
-    ((code, _, told),) = ended(own, command("warm", lists["first"]))
+    ((code, _, told),) = ended({}, command("warm", lists["first"]))
     assert code == 0
     assert told.endswith("later runs of this kind use it\n")
-    shutil.rmtree(inductor)
-    nothing = {**own, "PATH": str(tmp_path), "CXX": str(tmp_path / "none")}
-    found, eager, resumed = ended(
+    inductor = tmp_path / "inductor"
+    nothing = {
+        "TORCHINDUCTOR_CACHE_DIR": str(inductor), "PATH": str(tmp_path), "CXX": str(tmp_path / "none")
+    }  # fmt: skip
+    found, eager, *resumed = ended(
         nothing,
         command("train", lists["second"], "--json", "--out", tmp_path / "second"),
         command("train", lists["second"], "--json", "--out", tmp_path / "eager", "--speedups", "none"),
         ["train", "--resume", str(tmp_path / "second"), "--max-steps", "8"],
+        ["train", "--resume", str(tmp_path / "eager"), "--max-steps", "8"],
     )
-    assert [found[0], eager[0], resumed[0]] == [0, 0, 0]
+    assert [each[0] for each in (found, eager, *resumed)] == [0, 0, 0, 0]
     assert "compile used: the compiled step is in the cache" in found[2]
     for loss in ("val_loss", "test_loss"):
         assert json.loads(found[1])[loss] == pytest.approx(json.loads(eager[1])[loss], rel=1e-4)
     assert not list(inductor.rglob("*.so"))
+
+    # No library and no compiler.
+    missing, without = ended(
+        {**nothing, "FLASHMORE_CACHE": str(tmp_path / "empty")},
+        ["train", "--resume", str(tmp_path / "second"), "--max-steps", "10", "--json"],
+        ["train", "--resume", str(tmp_path / "eager"), "--max-steps", "10", "--json"],
+    )
+    assert [missing[0], without[0]] == [0, 0]
+    assert "compile, which this run used, is skipped" in missing[2]
+    ends = [json.loads(each[1]) for each in (missing, without)]
+    assert [end["steps"] for end in ends] == [10, 10]
+    assert ends[0]["test_loss"] == pytest.approx(ends[1]["test_loss"], rel=1e-4)
 
     # A library that this system cannot load, and no compiler to make another.
     (path,) = (cache / "compiled").glob("*.pt2")

@@ -1,17 +1,13 @@
-"""A run goes on where its device, its compiler or its attention kernel is missing."""
+"""A run goes on where its device or its attention kernel is missing; test_ahead.py: its compiler."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 import torch
 
 from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
 from flashmore.training.corpus import read_corpus
-from flashmore.training.loop import resume, train
 from flashmore.training.resolve import Resolved, resolve_speed
-from flashmore.training.starting import resumed
 
 SMALL = replace(
     TrainConfig(),
@@ -26,23 +22,6 @@ SMALL = replace(
     device="cpu",
 )
 CPU = torch.device("cpu")
-
-
-def test_a_compiled_run_goes_on_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = tmp_path / "compiled"
-    small = TrainConfig(  # the model that is compiled fastest
-        model="mlp", n_embd=16, optimizer="adamw", max_steps=4, eval_interval=2, batch_size=8, device="cpu"
-    )
-    train(replace(small, speedups=("fused-adamw", "compile")), compiled)
-    monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with resumed(compiled, 8) as session:
-        assert any("compile, which this run used, is skipped" in note for note in session.resolved.notes)
-    result = resume(compiled, 8)
-    whole = train(replace(small, max_steps=8, speedups=("fused-adamw",)), tmp_path / "whole")
-    assert result.steps == 8
-    assert result.test_loss == pytest.approx(whole.test_loss, rel=0.05)
 
 
 def here(config: TrainConfig, model_config: ModelConfig) -> Resolved:
