@@ -17,7 +17,7 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.operations import MAY_SHARE_MEMORY, METADATA
-from flashmore.upgrade.source.scopes import bound_by, head, last, own_nodes
+from flashmore.upgrade.source.scopes import bound_by, given_to, head, last, own_nodes
 
 _METADATA = {each.removeprefix("attr:") for each in METADATA} | {"training", "p"}
 _MESSAGES = {"print", "warn", "info", "debug", "warning", "error", "log"}
@@ -88,7 +88,7 @@ class Later:
             return _MEMORY
         a_layer = isinstance(call.func, ast.Attribute) and is_layer(call.func, self.flow.owner, self.module)
         if a_layer:
-            given = {head(each) for each in _arguments(call)} & self.state
+            given = {head(each) for each in given_to(call)} & self.state
             heard = (
                 given if keeps_arguments(call, self.flow.owner, self.module) else given | self._given(call)
             )
@@ -112,10 +112,10 @@ class Later:
 
     def _given(self, call: ast.Call) -> set[str]:
         """The names among a call's arguments whose memory it may reach."""
-        names = {each for argument in _arguments(call) for each in _shared_names(argument)} - {"self"}
+        names = {each for argument in given_to(call) for each in _shared_names(argument)} - {"self"}
         return {
             each.id
-            for argument in _arguments(call)
+            for argument in given_to(call)
             for each in ast.walk(argument)
             if isinstance(each, ast.Name)
             and each.id in names
@@ -143,10 +143,6 @@ class Later:
         shared = {name for each in ast.walk(function) if isinstance(each, ast.Global) for name in each.names}
         own |= {name for each in own_nodes(function) for name in bound_by(each)} - shared
         return self.names - own - {*module.imports, *module.functions, *module.classes, *dir(builtins)}
-
-
-def _arguments(call: ast.Call) -> list[ast.expr]:
-    return [*call.args, *(each.value for each in call.keywords)]
 
 
 def _shared_names(node: ast.AST) -> Iterator[str]:

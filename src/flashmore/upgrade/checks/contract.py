@@ -13,7 +13,7 @@ from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Reaching
 from flashmore.upgrade.source.replaced import beginning, stands_for
-from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, own_nodes
+from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, given_to, own_nodes
 from flashmore.upgrade.text import Text
 
 _SPECIAL = {"forward", "backward", "setup_context"}
@@ -44,7 +44,7 @@ class Unused:
             asked = f"{text.of(each)} if {self.flag} else None" if self.flag else "None"
             edits.append(Edit(*text.span(each), asked))
         last = [] if self.last is None else [(self.last, "True")]
-        last += [(_arguments(call)[-1], given) for call, given in self.calls if given and last]
+        last += [(given_to(call)[-1], given) for call, given in self.calls if given and last]
         ends = [(text.span(each)[1], given) for each, given in last]
         return [*edits, *(Edit(end, end, f", {self.flag}={given}") for end, given in ends)]
 
@@ -135,16 +135,12 @@ def _given_the_flag(unused: Unused, flow: Flow) -> Unused | None:
         return None
     for call, _ in unused.calls:
         spread = any(isinstance(each, ast.Starred) for each in call.args)
-        if spread or not _arguments(call) or any(each.arg is None for each in call.keywords):
+        if spread or not given_to(call) or any(each.arg is None for each in call.keywords):
             return None
     parts: list[ast.expr | ast.arg] = [*spec.args, *spec.defaults, *spec.kwonlyargs]
     parts += [each for each in spec.kw_defaults if each is not None]
     last = max(parts, key=lambda each: (each.end_lineno or 0, each.end_col_offset or 0))
     return replace(unused, last=last, calls=tuple((call, given or "False") for call, given in unused.calls))
-
-
-def _arguments(call: ast.Call) -> list[ast.expr]:
-    return [*call.args, *(each.value for each in call.keywords)]
 
 
 def _flag(call: ast.Call, index: int, parents: Parents, flow: Flow) -> str | None:
@@ -198,9 +194,9 @@ def _is_set_once(name: str, caller: Function, flow: Flow) -> bool:
 
 
 def _function_around(node: ast.AST, parents: Parents) -> Function | None:
-    while not isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Module)):
+    while not isinstance(node, Function | ast.ClassDef | ast.Module):
         node = parents[node]
-    return node if isinstance(node, _FUNCTIONS) else None
+    return node if isinstance(node, Function) else None
 
 
 def _returned(function: Function) -> Iterator[list[ast.expr]]:
@@ -242,9 +238,6 @@ def _is_read(target: ast.Name, parents: Parents) -> bool:
             case ast.Global(names=names) | ast.Nonlocal(names=names) if target.id in names:
                 return True
     return False
-
-
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def advice_about_weights(flow: Flow, how: str) -> str:

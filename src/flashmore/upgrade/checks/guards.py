@@ -7,7 +7,7 @@ from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition
-from flashmore.upgrade.source.scopes import Function, defaults_of
+from flashmore.upgrade.source.scopes import bound_arguments
 
 
 def check_default_use(rewriting: Rewriting) -> None:
@@ -52,22 +52,8 @@ def _holds(guard: Condition, call: ast.Call, flow: Flow) -> bool | None:
             pass
         case _:
             return None
-    given = _given(name, call, flow.function, flow.owner is not None)
-    if given is None:
+    given = bound_arguments(flow.function, call, method=flow.owner is not None).get(name)
+    if not isinstance(given, ast.Constant):
         return None
-    answer = bool(given[0]) if how is None else (given[0] is None) == isinstance(how, ast.Is)
+    answer = bool(given.value) if how is None else (given.value is None) == isinstance(how, ast.Is)
     return answer == guard.holds
-
-
-def _given(name: str, call: ast.Call, function: Function, method: bool) -> tuple[object] | None:
-    """The constant that a call passes for a parameter, or that is its default."""
-    spec = function.args
-    if any(isinstance(each, ast.Starred) for each in call.args) or any(
-        each.arg is None for each in call.keywords
-    ):
-        return None
-    positional = [each.arg for each in (*spec.posonlyargs, *spec.args)]
-    bound = defaults_of(spec) | dict(zip(positional[method:], call.args, strict=False))
-    bound |= {each.arg: each.value for each in call.keywords if each.arg is not None}
-    given = bound.get(name)
-    return (given.value,) if isinstance(given, ast.Constant) else None

@@ -8,7 +8,7 @@ from flashmore.upgrade.budget import walk
 from flashmore.upgrade.rewrite import has_long_string, require_own_lines
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure
-from flashmore.upgrade.source.scopes import SEE_LOCALS, Scope, arguments_of, claimed_by, is_private
+from flashmore.upgrade.source.scopes import SEE_LOCALS, Scope, arguments_of, claimed_by, is_private, is_static
 from flashmore.upgrade.text import Text, comments
 
 _NOT_MOVED = (
@@ -71,11 +71,6 @@ def _is_callee(whole: ast.expr, node: ast.AST) -> bool:
     """Whether an attribute is what a call calls, as `self.out` in `self.out(…)`."""
     calls = (each for each in walk(whole) if isinstance(each, ast.Call))
     return isinstance(node, ast.Attribute) and any(each.func is node for each in calls)
-
-
-def is_static(helper: ast.FunctionDef) -> bool:
-    """Whether a method takes no `self`."""
-    return any(getattr(each, "id", "") == "staticmethod" for each in helper.decorator_list)
 
 
 def check_lines(

@@ -34,6 +34,8 @@ _FRAMES = {"_getframe", "_current_frames", "currentframe", "f_locals", "f_back",
 _STACKS = {"stack", "trace", "getouterframes", "getinnerframes"}
 _FOLLOWED = (ast.Name, ast.arg, ast.FunctionDef, ast.AsyncFunctionDef)
 """Bindings that the graph of values knows, where it knows their statement."""
+_JOINS = ("phi", "loop", "carried", "missing")
+"""Values that no expression makes."""
 
 
 def check_names(rewriting: Rewriting) -> None:
@@ -78,7 +80,8 @@ class _Names:
                 self.shared |= {each.target.id: each.lineno for each in inside}
         self.uses = Reaching(self.flow.function, self.flow.module).uses
         final = self.found.final.statement
-        touched = {value.statement for value in self.found.chain if _is_written(value.node, value.op)}
+        written = [each for each in self.found.chain if each.node is not None and each.op not in _JOINS]
+        touched = {value.statement for value in written}
         self.touched = {each for each in touched | rewriting.emission.removed if each not in (None, final)}
         self.inside = {id(node) for each in self.touched if each is not None for node in ast.walk(each)}
         self.kept = {fact(each.opposite(), self.flow.tests) for each in rewriting.guards}
@@ -103,7 +106,9 @@ class _Names:
                     f"`{use.name}` may be changed in line {max(strange)}, on a way that is not followed"
                 )
             return
-        if (test := self._decided_by(use)) is not None:
+        if (
+            test := next((each for each, holds in use.tests if self._is_kept(each, holds)), None)
+        ) is not None:
             if any(map(self._is_edited, use.bindings)):
                 self._check_asked_again(test)
             return
@@ -161,10 +166,6 @@ class _Names:
         return isinstance(binding, _FOLLOWED) and (
             isinstance(binding, ast.arg) or id(binding) in self.followed
         )
-
-    def _decided_by(self, use: Use) -> ast.expr | None:
-        """The test, if any, under which a use runs only where the old lines run."""
-        return next((test for test, holds in use.tests if self._is_kept(test, holds)), None)
 
     def _is_kept(self, test: ast.expr, holds: bool) -> bool:
         """Whether the old lines run wherever a test has this answer."""
@@ -225,10 +226,6 @@ def _refuse_shared_branch(rewriting: Rewriting) -> None:
                 f"both branches of the `if` in line {line} use the weights",
                 "return in one of them, and compute the other one after the `if`",
             )
-
-
-def _is_written(node: ast.AST | None, op: str) -> bool:
-    return node is not None and op not in ("phi", "loop", "carried", "missing")
 
 
 def _refuse_onlookers(found: Attention) -> None:

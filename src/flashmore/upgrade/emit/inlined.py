@@ -11,7 +11,6 @@ from flashmore.upgrade.checks.inlinable import (
     check_lines,
     check_names,
     check_place,
-    is_static,
 )
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.words import atom, fresh
@@ -19,7 +18,7 @@ from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import Scope, claimed_by, defaults_of
+from flashmore.upgrade.source.scopes import Scope, claimed_by, defaults_of, is_static
 from flashmore.upgrade.text import Text, comments
 
 

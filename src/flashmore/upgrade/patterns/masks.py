@@ -28,7 +28,7 @@ def fill_kind(value: Value, module: Module, depth: int = 0) -> str:
     if value.op == "py:float" and value.args and value.args[0].op == "const":
         text = str(value.args[0].detail).strip().lower()
         return INFINITE if text in ("-inf", "-infinity") else OTHER
-    if value.op in ("attr:min",) and value.args[0].op == "finfo":
+    if value.op == "attr:min" and value.args[0].op == "finfo":
         return FINITE
     if value.op == "neg":
         return _negated(value.args[0], module, depth)
@@ -41,7 +41,7 @@ def fill_kind(value: Value, module: Module, depth: int = 0) -> str:
     if value.op in _THROUGH and value.args:
         return fill_kind(value.args[0], module, depth + 1)
     if value.op in ("global", "selfattr"):
-        return _stored_fill(value, module, depth)
+        return _stored_fill(value, module)
     if value.op == "py:max" and value.args:
         kinds = {fill_kind(each, module, depth + 1) for each in value.args}
         return FINITE if FINITE in kinds else OTHER
@@ -89,9 +89,9 @@ def _scaled_fill(value: Value, module: Module, depth: int) -> str:
     return OTHER
 
 
-def _stored_fill(value: Value, module: Module, depth: int) -> str:
+def _stored_fill(value: Value, module: Module) -> str:
     if value.op == "global":
-        if str(value.detail) in ("numpy.NINF", "numpy.NINF"):
+        if value.detail == "numpy.NINF":
             return INFINITE
         constant = module.constants.get(str(value.detail))
         return _literal_fill(constant) if constant is not None else OTHER
@@ -99,7 +99,6 @@ def _stored_fill(value: Value, module: Module, depth: int) -> str:
     if not isinstance(attribute, Attribute) or attribute.owner is None:
         return OTHER
     kinds = {_literal_fill(each) for each in attribute.owner.assignments(attribute.name)}
-    del depth
     return kinds.pop() if len(kinds) == 1 else OTHER
 
 
@@ -165,7 +164,7 @@ def _triangle(value: Value) -> bool | None:
     diagonal = value.get(1, "diagonal")
     shift = 0 if diagonal is None else number(diagonal)
     shape = base.args[1:] if base.op == "new_ones" else base.args
-    if base.op in ("full",) and len(base.args) > 1:
+    if base.op == "full" and len(base.args) > 1:
         ones = base.args[1].op == "const" and base.args[1].detail in (True, 1, 1.0)
         shape = base.args[:1]
     else:
@@ -250,18 +249,17 @@ def _triangle_expression(node: ast.expr, module: Module) -> bool | None:
             sizes = [ast.unparse(each) for each in args]
             if len(sizes) >= 2 and sizes[-1] == sizes[-2] and set(sizes[:-2]) <= {"1"}:
                 return _triangle_expression(inner, module)
-        case ast.Call(func=ast.Attribute(value=inner, attr="bool" | "byte" | "float" | "int")):
+        case (
+            ast.Call(func=ast.Attribute(value=inner, attr="bool" | "byte" | "float" | "int"))
+            | ast.Call(func=ast.Attribute(value=inner, attr="to"), args=[_])
+            | ast.Call(func=ast.Attribute(value=inner, attr="unsqueeze"), args=[ast.Constant(value=0)])
+            | ast.Subscript(value=inner, slice=ast.Constant(value=None))
+        ):
             return _triangle_expression(inner, module)
-        case ast.Call(func=ast.Attribute(value=inner, attr="to"), args=[_]):
-            return _triangle_expression(inner, module)
-        case ast.Call(func=ast.Attribute(value=inner, attr="unsqueeze"), args=[ast.Constant(value=0)]):
-            return _triangle_expression(inner, module)
-        case ast.Subscript(value=inner, slice=ast.Constant(value=None)):
-            return _triangle_expression(inner, module)
-        case ast.UnaryOp(op=ast.Invert(), operand=inner):
-            found = _triangle_expression(inner, module)
-            return None if found is None else not found
-        case ast.Compare(left=inner, ops=[ast.Eq()], comparators=[ast.Constant(value=0 | False)]):
+        case (
+            ast.UnaryOp(op=ast.Invert(), operand=inner)
+            | ast.Compare(left=inner, ops=[ast.Eq()], comparators=[ast.Constant(value=0 | False)])
+        ):
             found = _triangle_expression(inner, module)
             return None if found is None else not found
         case ast.Call(

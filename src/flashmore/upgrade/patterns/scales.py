@@ -227,6 +227,4 @@ def _sizes(node: ast.expr) -> list[str] | None:
             return _sizes(inner)
         case ast.Call(func=ast.Attribute(value=inner)):
             return _sizes(inner)
-        case ast.Name() | ast.Attribute():
-            return None
     return None

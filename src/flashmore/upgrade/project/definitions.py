@@ -12,7 +12,7 @@ from flashmore.upgrade.budget import unlimited
 from flashmore.upgrade.project.files import Unreadable, content, decoded, is_file, is_folder, real
 from flashmore.upgrade.project.imports import INIT, Imports, Parts
 from flashmore.upgrade.project.texts import Texts
-from flashmore.upgrade.project.walk import project_files, root_of
+from flashmore.upgrade.project.walk import around_package, project_files, root_of
 from flashmore.upgrade.source.module import Found, Module
 
 MOST_MODULES = 50
@@ -75,10 +75,7 @@ class Definitions:
 
     def __init__(self, path: Path) -> None:
         self.path = real(path)
-        top = self.path.parent
-        while (top / INIT).exists() and top.parent != top:
-            top = top.parent
-        self.imports = _Lazy(root_of(self.path) or top)
+        self.imports = _Lazy(root_of(self.path) or around_package(self.path.parent))
         self.modules: dict[Path, Module | None] = {}
 
     def module(self, path: Path) -> Module | None:

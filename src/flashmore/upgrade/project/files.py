@@ -32,7 +32,7 @@ def content(path: Path, most: int = LARGEST) -> bytes:
     """
     try:
         if not path.is_file():
-            raise Unreadable(_no_file(path))
+            raise Unreadable("it is a broken link" if path.is_symlink() else "it is not a file")
         # Asked again of what was opened, for another file may have taken its place.
         with os.fdopen(os.open(path, os.O_RDONLY | _NOT_WAITING), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -66,12 +66,6 @@ def decoded(data: bytes) -> tuple[str, str]:
     return source, encoding
 
 
-def _no_file(path: Path) -> str:
-    if path.is_symlink():
-        return "it is a broken link"
-    return "it is not a file"
-
-
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder; False also where that cannot be seen."""
     try:
@@ -102,3 +96,8 @@ def real(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):
         return path.absolute()
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that a path is, or that it lies in, links followed."""
+    return real(path) if is_folder(path) else real(path).parent

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from packaging.version import Version
@@ -19,7 +19,7 @@ from packaging.version import Version
 from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
 from flashmore.upgrade.project.definitions import Definitions, texts_around
-from flashmore.upgrade.project.files import is_folder, real
+from flashmore.upgrade.project.files import folder_of, real
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.origins import Made, Origins
 from flashmore.upgrade.project.patched import Patched
@@ -73,7 +73,7 @@ class Project:
         """By compiler and file, a place where the file's models may be given to the compiler."""
         self.seen: list[Link] = []
         """The places of which something can be seen, the certain ones first."""
-        self.pinned: dict[Path, list[pins.Pin]] = {}
+        self.pins = cache(pins.pins)
         self.limits: list[str] = []
         """What was not looked at, as assumptions."""
 
@@ -85,7 +85,7 @@ class Project:
         if not any(site.verdict == "rewritten" for site in found.sites):
             return found
         path = Path(found.path)
-        pinned = self._pins(root_of(path) or real(path).parent)
+        pinned = self.pins(root_of(path) or real(path).parent)
         if pinned or self.target is not None:
             sites = (
                 pins.judged(each, pinned, self.target) if each.verdict == "rewritten" else each
@@ -99,11 +99,6 @@ class Project:
                 self.links = {}
                 self.limits.append("no import beyond the search depth leads to second derivatives")
         return replace(found, sites=tuple(self._judged(site, found) for site in found.sites))
-
-    def _pins(self, root: Path) -> list[pins.Pin]:
-        if root not in self.pinned:
-            self.pinned[root] = pins.pins(root)
-        return self.pinned[root]
 
     def _judged(self, site: Site, found: Searched) -> Site:
         if site.verdict != "rewritten":
@@ -153,9 +148,7 @@ class Project:
 
     def _links(self) -> dict[Path, list[Link]]:
         files = dict.fromkeys(map(real, self.files))
-        for folder in dict.fromkeys(
-            real(path) if is_folder(path) else real(path).parent for path in self.given
-        ):
+        for folder in dict.fromkeys(map(folder_of, self.given)):
             more, not_read = project_files(folder)
             if not_read:
                 one, others = not_read[0], len(not_read) - 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flashmore.upgrade.project.imports import Definition, Imports, leaves, parsed
 from flashmore.upgrade.project.texts import Texts
-from flashmore.upgrade.source.scopes import Function, arguments_of, defaults_of, dotted
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_arguments, dotted
 
 _DEEPEST = 4
 """So many calls are followed back to their callers."""
@@ -217,7 +217,8 @@ class _Trace:
         calls = self.origins.calls(called, definition)
         self.made.known &= bool(calls)
         for path, call in calls:
-            given = _bound(function, call, isinstance(owner, ast.ClassDef)) if call is not None else {}
+            method = isinstance(owner, ast.ClassDef)
+            given = bound_arguments(function, call, method=method) if call is not None else {}
             value = given.get(name)
             if value is None or call is None:
                 self.made.known = False
@@ -289,12 +290,3 @@ def _stored(function: Function) -> dict[str, list[ast.AST]]:
             elif isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store):
                 found.setdefault(f".{each.attr}", []).append(value)
     return found
-
-
-def _bound(function: Function, call: ast.Call, method: bool) -> dict[str, ast.expr]:
-    """The expressions that a call passes, or that are the defaults, by argument."""
-    positional = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
-    if any(isinstance(each, ast.Starred) for each in call.args) or any(e.arg is None for e in call.keywords):
-        return {}
-    given = dict(zip(positional[method:], call.args, strict=False))
-    return defaults_of(function.args) | given | {each.arg: each.value for each in call.keywords if each.arg}

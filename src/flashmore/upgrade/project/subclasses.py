@@ -99,9 +99,5 @@ def _another(below: Class, base: Class, name: str, evaluated: bool) -> int | Non
             numbers = evaluated and was.name == now.name == "number"
             other = numbers and ast.dump(made[0]) != ast.dump(base.assignments(name)[0])
             if "unknown" in (was.name, now.name) or was.name != now.name or other:
-                return _line(made)
+                return getattr(made[0], "lineno", 0)
     return None
-
-
-def _line(made: list[ast.expr]) -> int:
-    return getattr(made[0], "lineno", 0)

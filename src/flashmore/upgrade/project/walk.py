@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flashmore.upgrade.project.files import Unreadable, exists, is_folder, real
+from flashmore.upgrade.project.files import Unreadable, exists, folder_of, is_folder, real
 from flashmore.upgrade.project.patterns import InvalidPattern, LeftOut, Patterns, ignore_files_above
 from flashmore.upgrade.site import NotRead
 
@@ -62,14 +62,12 @@ def project_files(path: Path, most: int = MOST_FILES) -> tuple[list[Path], list[
     The project is the nearest folder above with a `.git`, `pyproject.toml`, `setup.py` or `setup.cfg`. Where
     there is none: the package that a file is in, and what lies beside it.
     """
-    here, root = real(path) if is_folder(path) else real(path).parent, root_of(path)
+    here, root = folder_of(path), root_of(path)
     if root is not None:
         walk = _Walk([root], (".py",), most)
         walk.folder(root)
         return walk.files(), walk.not_read
-    top = here
-    while (top / "__init__.py").exists() and top.parent != top:
-        top = top.parent
+    top = around_package(here)
     walk = _Walk([top], (".py",), most)
     walk.folder(top, below=False)
     package = top.joinpath(*here.relative_to(top).parts[:1])
@@ -80,9 +78,16 @@ def project_files(path: Path, most: int = MOST_FILES) -> tuple[list[Path], list[
 
 def root_of(path: Path) -> Path | None:
     """The project's folder around a path: the nearest with a `.git`, `pyproject.toml` or the like."""
-    here = real(path) if is_folder(path) else real(path).parent
+    here = folder_of(path)
     folders = (here, *here.parents)
     return next((each for each in folders if any(exists(each / name) for name in _MARKERS)), None)
+
+
+def around_package(folder: Path) -> Path:
+    """The folder around the outermost package that a folder belongs to; the folder itself without one."""
+    while (folder / "__init__.py").exists() and folder.parent != folder:
+        folder = folder.parent
+    return folder
 
 
 class _Walk:

@@ -10,6 +10,7 @@ from pathlib import Path
 from flashmore.upgrade.budget import Exceeded, limited
 from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.site import Site
+from flashmore.upgrade.source.loops import training_loops
 
 TEST = re.compile(r"test_.*\.py|.*_test\.py|conftest\.py")
 """Files of tests, whose speed is nobody's concern here."""
@@ -53,6 +54,25 @@ def saying(search: Callable[[Parsed], Iterable[Said]]) -> Callable[[Rule, Parsed
                 )  # fmt: skip
 
     return find
+
+
+def at_training_loop(
+    chosen: re.Pattern[str], reason: str, advice: str
+) -> Callable[[Rule, Parsed], Iterator[Site]]:
+    """The `find` of a rule about the first loop that trains on a GPU in a file.
+
+    Args:
+        chosen: words of a file that has made the choice itself, here or through a library.
+        reason: what the loop does.
+        advice: what would be faster.
+    """
+
+    def search(parsed: Parsed) -> Iterator[Said]:
+        if runs_on_gpu(parsed) and not chosen.search(parsed.text.source):
+            for place in training_loops(parsed.module)[:1]:
+                yield Said(place.loop, place.symbol, reason, advice)
+
+    return saying(search)
 
 
 def runs_on_gpu(parsed: Parsed) -> bool:

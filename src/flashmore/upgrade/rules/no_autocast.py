@@ -1,11 +1,9 @@
 """FM104 no-autocast: a loop that trains on a GPU in float32, without TF32."""
 
 import re
-from collections.abc import Iterator
 
-from flashmore.upgrade.rules.advice import Said, runs_on_gpu, saying
-from flashmore.upgrade.rules.rule import Parsed, Rule
-from flashmore.upgrade.source.loops import training_loops
+from flashmore.upgrade.rules.advice import at_training_loop
+from flashmore.upgrade.rules.rule import Rule
 
 _PRECISION = re.compile(
     r"autocast|\bamp\b|bfloat16|bf16|float16|fp16|\.half\(|precision|tf32|GradScaler|accelerat|lightning|fabric"
@@ -14,25 +12,15 @@ _PRECISION = re.compile(
 )
 """Words of a file that chooses its precision, here or through a library."""
 
-
-def search(parsed: Parsed) -> Iterator[Said]:
-    """The first training loop of a file."""
-    if not runs_on_gpu(parsed) or _PRECISION.search(parsed.text.source):
-        return
-    for place in training_loops(parsed.module)[:1]:
-        yield Said(
-            place.loop,
-            place.symbol,
-            "this loop trains in float32, which leaves most of a GPU's matrix rate unused",
-            'run forward and loss under `torch.autocast("cuda", dtype=torch.bfloat16)`, and compare the loss',
-        )
-
-
 RULE = Rule(
     "FM104",
     "no-autocast",
     "Train under autocast on a GPU.",
     "https://docs.pytorch.org/docs/stable/amp.html",
     r"\.backward\(",
-    saying(search),
+    at_training_loop(
+        _PRECISION,
+        "this loop trains in float32, which leaves most of a GPU's matrix rate unused",
+        'run forward and loss under `torch.autocast("cuda", dtype=torch.bfloat16)`, and compare the loss',
+    ),
 )

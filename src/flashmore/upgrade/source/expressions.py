@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.calls import Calls
+from flashmore.upgrade.source.escape import stripped
 from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.scopes import is_static
 
 OPERATORS = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul", ast.Pow: "pow",
@@ -109,7 +111,7 @@ class Expressions(Calls):
     def self_attribute(self, base: Value, name: str, node: ast.AST | None) -> Value:
         """`self.x`: what was stored there in this function, a method, or an attribute of the class."""
         path = f"{base.detail}.{name}"
-        if (stored := self.lookup_or_none(path)) is not None:
+        if (stored := self.env.get(path)) is not None:
             return stored
         owner = self.owners.get(str(base.detail))
         method = owner.method_and_module(name) if owner else None
@@ -117,7 +119,7 @@ class Expressions(Calls):
             method = None
         if method is not None:
             module, function = method
-            closure = Closure(function, module, {}, bound=None if _static(function) else base)
+            closure = Closure(function, module, {}, bound=None if is_static(function) else base)
             value = self.make("closure", detail=closure, node=node)
             if any(isinstance(each, ast.Name) and each.id == "property" for each in function.decorator_list):
                 return self.inline(closure, (), {}, node) or value
@@ -198,16 +200,11 @@ class Expressions(Calls):
 
     def condition(self, test: ast.expr, holds: bool) -> Condition:
         """A test, as a condition."""
-        while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            test, holds = test.operand, not holds
-        return Condition(None if self.inner else test, holds, self.statement)
+        test, negated = stripped(test)
+        return Condition(None if self.inner else test, holds != negated, self.statement)
 
 
 def _named(target: ast.expr) -> list[ast.Name]:
     return [
         each for each in ast.walk(target) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
     ]
-
-
-def _static(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in method.decorator_list)

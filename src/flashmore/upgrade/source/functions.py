@@ -8,7 +8,7 @@ from functools import lru_cache
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import MODULE, Function, Scope, arguments_of, claimed_by
+from flashmore.upgrade.source.scopes import MODULE, Function, Scope, arguments_of, claimed_by, is_static
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,8 @@ def functions(tree: ast.Module, module: Module) -> Iterator[FunctionOf]:
             if isinstance(statement, Function):
                 name = prefix + statement.name
                 takes_self = any(each.arg == "self" for each in arguments_of(statement.args))
-                static = any(getattr(each, "id", "") == "staticmethod" for each in statement.decorator_list)
-                own = (
-                    None if (nested or static) and takes_self else owner
-                )  # a `self` that may be of any class
+                any_class = takes_self and (nested or is_static(statement))
+                own = None if any_class else owner
                 yield FunctionOf(statement, name, own, enclosing)
                 yield from inside(statement.body, own, f"{name}.", (*enclosing, statement), nested=True)
             elif isinstance(statement, ast.ClassDef):

@@ -114,6 +114,31 @@ def defaults_of(node: ast.arguments) -> dict[str, ast.expr]:
     return found | {a.arg: d for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True) if d is not None}
 
 
+def is_static(method: Function) -> bool:
+    """Whether a method takes no `self`."""
+    return any(getattr(each, "id", "") == "staticmethod" for each in method.decorator_list)
+
+
+def given_to(call: ast.Call) -> list[ast.expr]:
+    """The arguments of a call, in order."""
+    return [*call.args, *(each.value for each in call.keywords)]
+
+
+def bound_arguments(function: Function, call: ast.Call, *, method: bool) -> dict[str, ast.expr]:
+    """The expressions that a call passes, or that are the defaults, by argument; none where it spreads some.
+
+    Args:
+        function: what is called.
+        call: the call.
+        method: whether the call leaves out the first argument, `self`.
+    """
+    positional = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
+    if any(isinstance(each, ast.Starred) for each in call.args) or any(e.arg is None for e in call.keywords):
+        return {}
+    given = dict(zip(positional[method:], call.args, strict=False))
+    return defaults_of(function.args) | given | {each.arg: each.value for each in call.keywords if each.arg}
+
+
 def is_private(name: str) -> bool:
     """Whether a class body writes `_Class__name` for a name."""
     return name.startswith("__") and not name.endswith("__")

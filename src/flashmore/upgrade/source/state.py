@@ -75,10 +75,6 @@ class State:
         self.values.append(value)
         return value
 
-    def lookup_or_none(self, name: str) -> Value | None:
-        """The value of a name in this function, or in one that encloses the call."""
-        return self.env.get(name)
-
     def lookup(self, name: str) -> Value:
         """The value of a name: local, a constant of the module, an import, a builtin."""
         if name in self.env:
