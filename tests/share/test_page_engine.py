@@ -47,7 +47,7 @@ def test_logits_are_those_of_pytorch_in_float64(
     torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, atol=1e-10, rtol=0)
 
 
-def test_trained_logits_are_within_pytorchs_rounding(
+def test_trained_logits_are_those_of_pytorch_in_float64(
     trained: dict[str, Run], tmp_path: Path, ask: Ask
 ) -> None:
     for name, run in trained.items():
@@ -56,9 +56,9 @@ def test_trained_logits_are_within_pytorchs_rounding(
         source = torch.Generator().manual_seed(5)
         rows = torch.randint(run.model.vocab_size, (200, run.model.block_size), generator=source)
         with torch.inference_mode():
-            expected = load_model(run, "cpu")(rows)  # (B, T, V)
+            expected = load_model(run, "cpu").double()(rows)  # (B, T, V)
         found = ask(path, *({"ask": "logits", "model": 0, "ids": ids} for ids in rows.tolist()))
-        torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, atol=1e-10, rtol=0)
 
 
 def require_same_names(run: Run, path: Path, ask: Ask, options: GenerateOptions) -> None:
