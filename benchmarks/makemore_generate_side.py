@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.data.vocabulary import EOS
+from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import draw, random_numbers
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -43,9 +44,10 @@ def main() -> None:
             ids: Tensor = module.generate(theirs, start, context - 1, top_k=None, do_sample=True)
             return ids[:, 1:]
     else:
+        decoder = decoder_for(ours)
 
         def call() -> Tensor:
-            return draw(ours, [], batch, context, GenerateOptions(), numbers).ids
+            return draw(decoder, [], batch, context, GenerateOptions(), numbers).ids
 
     document: dict[str, Any] = {"call_ms": call_ms(call, CALLS[side])}
     if side == "flashmore":

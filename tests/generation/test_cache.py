@@ -48,7 +48,7 @@ def test_logits_are_those_of_the_whole_sequences_to_the_edge_of_the_context(
         return torch.tensor(data.draw(st.lists(numbers, min_size=count, max_size=count))).view(shape)
 
     ids = some_ids(batch, first)
-    decoder = decoder_for(MODELS[name], most)
+    decoder = decoder_for(MODELS[name])
     check(MODELS[name], ids, decoder.start(ids))
     for _ in range(first, CONTEXT):
         if data.draw(st.booleans()):
@@ -64,7 +64,7 @@ def test_logits_are_those_of_the_whole_sequences_to_the_edge_of_the_context(
 
 
 def test_the_transformer_alone_is_cached() -> None:
-    kinds: dict[str, type[Decoder]] = {name: type(decoder_for(MODELS[name], 1)) for name in models()}
+    kinds: dict[str, type[Decoder]] = {name: type(decoder_for(MODELS[name])) for name in models()}
     assert {name for name, kind in kinds.items() if kind is CachedDecoder} == {"transformer"}
     assert {kind for name, kind in kinds.items() if name != "transformer"} == {Decoder}
 
@@ -76,7 +76,7 @@ def test_float32_differs_by_rounding_alone() -> None:
     assert isinstance(model, Transformer)
     ids = torch.randint(27, (50, 16), generator=torch.Generator().manual_seed(6))
     expected = model(ids)
-    decoder = CachedDecoder(model, 50)
+    decoder = CachedDecoder(model)
     decoder.start(ids[:, :1])
     for position in range(1, 16):
         error = (decoder.extend(ids[:, position]) - expected[:, position]).abs().max()

@@ -123,7 +123,7 @@ def test_all_linear_layers_of_a_float32_model_are_packed_and_share_their_weights
     ids = torch.randint(V, (3, 7), generator=torch.Generator().manual_seed(6))
     torch.testing.assert_close(model(ids), plain(ids), rtol=1e-5, atol=1e-6)
     for count in (1, 3):  # one sequence has products of its own
-        expected, found = decoder_for(plain, count), decoder_for(model, count)
+        expected, found = decoder_for(plain), decoder_for(model)
         torch.testing.assert_close(
             found.start(ids[:count]), expected.start(ids[:count]), rtol=1e-5, atol=1e-6
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flashmore.errors import RunError
 from flashmore.generation import draw as drawing
+from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import Drawn, draw, next_probabilities, pick, random_numbers
 from flashmore.generation.options import GenerateOptions
 from flashmore.models.config import ModelConfig
@@ -39,7 +40,7 @@ MODELS = {name: model_named(name) for name in models()}
 
 
 def seeded(model: nn.Module, count: int, options: GenerateOptions, prefix: tuple[int, ...] = ()) -> Drawn:
-    return draw(model, prefix, count, CONTEXT, options, random_numbers(7))
+    return draw(decoder_for(model), prefix, count, CONTEXT, options, random_numbers(7))
 
 
 @torch.inference_mode()

@@ -1,10 +1,13 @@
 """The Transformer one position at a time, with keys and values kept, against all positions at once."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from flashmore.models.config import ModelConfig
+from flashmore.models.kv_cache import InOrder, attend_anywhere
 from flashmore.models.registry import build
 from flashmore.models.transformer import Transformer
 
@@ -35,13 +38,19 @@ def test_every_position_after_every_prefix_gives_the_logits_of_forward(
 ) -> None:
     ids = some_ids(batch)
     expected = model(ids)
-    cache = torch.full((L, CONTEXT, batch, 2 * C), torch.nan, dtype=torch.float64)
+    cache = torch.full((L, CONTEXT, 2, batch, C), torch.nan, dtype=torch.float64)
     logits = model.prefill(ids[:, :first], cache)
     torch.testing.assert_close(logits, expected[:, first - 1], rtol=1e-10, atol=1e-10)
-    step = model.steps(cache)
+    step, in_order = model.steps(single=batch == 1), [InOrder(kept, H) for kept in cache]
     for position in range(first, CONTEXT):
-        logits = step(ids[:, position], position + 1)
+        attends = [partial(attend, length=position + 1) for attend in in_order]
+        logits = step(ids[:, position], position + 1, attends)
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
+
+
+def step_anywhere(model: Transformer, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+    attends = [partial(attend_anywhere, kept=kept, places=places, n_head=H) for kept in cache]
+    return model.steps(single=False)(ids, places.size(1), attends)
 
 
 @torch.inference_mode()
@@ -49,15 +58,16 @@ def test_keys_and_values_may_be_anywhere_in_the_cache(model: Transformer) -> Non
     batch, first = 7, 3
     ids = some_ids(batch)
     expected = model(ids)
-    ordered = torch.full((L, first, batch, 2 * C), torch.nan, dtype=torch.float64)
+    ordered = torch.full((L, first, 2, batch, C), torch.nan, dtype=torch.float64)
     model.prefill(ids[:, :first], ordered)
-    places = torch.randperm(first * batch, generator=torch.Generator().manual_seed(3)).view(first, batch)
-    cache = torch.full((L, CONTEXT * batch, 2 * C), torch.nan, dtype=torch.float64)
+    places = torch.randperm(first * 2 * batch, generator=torch.Generator().manual_seed(3)).view(first, 2, -1)
+    cache = torch.full((L, CONTEXT * 2 * batch, C), torch.nan, dtype=torch.float64)
     cache[:, places] = ordered
+    places = places.transpose(0, 1)
     for position in range(first, CONTEXT):
-        used = (position + 1) * batch
-        places = torch.cat((places, torch.arange(used - batch, used).unsqueeze(0)))
-        logits = model.step(ids[:, position], cache[:, :used], places)
+        used = (position + 1) * 2 * batch
+        places = torch.cat((places, torch.arange(used - 2 * batch, used).view(2, 1, batch)), dim=1)
+        logits = step_anywhere(model, ids[:, position], cache[:, :used], places)
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
 
 
@@ -65,11 +75,11 @@ def test_keys_and_values_may_be_anywhere_in_the_cache(model: Transformer) -> Non
 def test_sequences_share_what_they_began_with(model: Transformer) -> None:
     ids = some_ids(4)
     ids[:, :5] = ids[0, :5]
-    cache = torch.full((L, 20, 2 * C), torch.nan, dtype=torch.float64)
-    model.prefill(ids[:1, :5], cache.unsqueeze(2))
-    shared = torch.arange(5).unsqueeze(1)
-    places = torch.cat((shared.expand(-1, 4), torch.tensor([[6, 7, 8, 9]])))
-    logits = model.step(ids[:, 5], cache[:, :10], places)
+    cache = torch.full((L, 40, C), torch.nan, dtype=torch.float64)
+    model.prefill(ids[:1, :5], cache.view(L, 20, 2, 1, C))
+    shared = torch.arange(10).view(5, 2, 1).transpose(0, 1)
+    places = torch.cat((shared.expand(-1, -1, 4), torch.arange(12, 20).view(2, 1, 4)), dim=1)
+    logits = step_anywhere(model, ids[:, 5], cache[:, :20], places)
     torch.testing.assert_close(logits, model(ids[:, :6])[:, -1], rtol=1e-10, atol=1e-10)
 
 
@@ -77,14 +87,15 @@ def test_sequences_share_what_they_began_with(model: Transformer) -> None:
 @torch.inference_mode()
 def test_a_step_writes_at_its_own_places_alone(model: Transformer, in_order: bool) -> None:
     ids = some_ids(3)
-    cache = torch.zeros(L, 30, 2 * C, dtype=torch.float64)
-    rows = cache.view(L, 10, 3, 2 * C)
+    cache = torch.zeros(L, 60, C, dtype=torch.float64)
+    rows = cache.view(L, 10, 2, 3, C)
     model.prefill(ids[:, :5], rows)
     before = cache.clone()
     if in_order:
-        model.steps(rows)(ids[:, 5], 6)
+        model.steps(single=False)(ids[:, 5], 6, [partial(InOrder(kept, H), length=6) for kept in rows])
     else:
-        model.step(ids[:, 5], cache[:, :18], torch.arange(18).view(6, 3))
-    assert torch.equal(cache[:, :15], before[:, :15])
-    assert (cache[:, 15:18] != 0).all()
-    assert (cache[:, 18:] == 0).all()
+        places = torch.arange(36).view(6, 2, 3).transpose(0, 1)
+        step_anywhere(model, ids[:, 5], cache[:, :36], places)
+    assert torch.equal(cache[:, :30], before[:, :30])
+    assert (cache[:, 30:36] != 0).all()
+    assert (cache[:, 36:] == 0).all()

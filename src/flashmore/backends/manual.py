@@ -51,20 +51,23 @@ def manual(
     return weights.to(v.dtype) @ v  # (B, H, T, S) @ (B, H, S, D) -> (B, H, T, D)
 
 
-def attend_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend from the last position to every position, with elementwise products and sums.
+def attend_last(q: Tensor, kept: Tensor, places: Tensor) -> Tensor:
+    """Attend from the last position of each sequence to all of its positions, without gradients.
 
     With one query per head there is no matmul left to fuse: scaled_dot_product_attention or a batched matmul
-    has an overhead for each of the B × H heads, which exceeds the arithmetic.
+    has an overhead for each of the B × H heads, which exceeds the arithmetic. So this consists of elementwise
+    products and sums of contiguous copies.
 
     Args:
         q: (B, H, D), floating point: the query of the last position.
-        k: (S, B, H, D), of q's dtype and device: positions first, so that a new one is contiguous.
-        v: (S, B, H, D), likewise.
+        kept: (N, H * D), of q's dtype and device: keys and values, each in a row of its own.
+        places: (2, S, B) int64: the rows of the keys and of the values of each position of each sequence.
 
     Returns:
         (B, H, D).
     """
-    scores = (q * q.size(-1) ** -0.5 * k).sum(-1, keepdim=True)  # (S, B, H, D) -> (S, B, H, 1)
-    y: Tensor = (scores.softmax(0) * v).sum(0)  # (S, B, H, D) -> (B, H, D)
+    B, H, D = q.shape
+    k, v = F.embedding(places, kept).view(2, -1, B, H, D).unbind()  # 2 × (S, B, H, D)
+    weights = k.mul_(q * D**-0.5).sum(-1, keepdim=True).softmax(0)  # (S, B, H, 1)
+    y: Tensor = v.mul_(weights).sum(0)  # (S, B, H, D) -> (B, H, D)
     return y

@@ -3,27 +3,34 @@
 Shape letters: B batch, T positions, C channels, V vocabulary, L layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flashmore.models.config import ModelConfig
+from flashmore.models.kv_cache import InOrder, attend_anywhere
 from flashmore.specs import model_spec
 
 
 class Decoder:
-    """Sequences of equal length, recomputed as a whole at every step by a model in evaluation mode."""
+    """Sequences of equal length, recomputed as a whole at every step by a model in evaluation mode.
+
+    A decoder can start anew as often as needed.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model: Any = model
+        self.model: Any = model
+        # n-grams have no parameters.
+        self.device = next(model.parameters(), torch.empty(0)).device
         self._ids = torch.empty(0)
 
     def start(self, ids: Tensor) -> Tensor:
         """Start with ids (B, T) int64; returns the logits of the last position, (B, V)."""
         self._ids = ids
-        logits: Tensor = self._model(ids)[:, -1]  # (B, T, V) -> (B, V)
+        logits: Tensor = self.model(ids)[:, -1]  # (B, T, V) -> (B, V)
         return logits
 
     def extend(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -37,64 +44,86 @@ class Decoder:
 
 _NUMBERS = 2**16
 """About the size of the hidden states, B × T × C, of sequences that are prefilled together."""
+Step = Callable[[Tensor, int, Iterable[Callable[[Tensor], Tensor]]], Tensor]
 
 
 class CachedDecoder(Decoder):
-    """The same with a KV cache for at most `most` sequences: a step computes only one position.
+    """The same with a KV cache: a step computes only one position.
 
     Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need"
-    (https://arxiv.org/abs/1911.02150), section 2.4.1. Entries are written once and never move. Position t of
-    sequence b of B is entry t·B + b, so that attention reads the cache in place. From the first step that
-    repeats or drops sequences, each has a list of places instead: they share prefixes and are dropped without
-    copying, a simplified form of Kwon et al. 2023 (https://arxiv.org/abs/2309.06180), section 4.
+    (https://arxiv.org/abs/1911.02150), section 2.4.1. Entries are written once and never move. Those of
+    position t of sequence b of B are 2·t·B + b, its key, and B further its value, so that attention reads the
+    cache in place. From the first step that repeats or drops sequences, each has lists of places instead:
+    they share prefixes and are dropped without copying, a simplified form of Kwon et al. 2023
+    (https://arxiv.org/abs/2309.06180), section 4. The memory grows as needed and is kept for the next start,
+    because the first write to a page takes longer than those that follow.
 
-    The model has `prefill`, `steps` and `step` as `Transformer` has them.
+    The model has `prefill` and `steps` as `Transformer` has them.
     """
 
-    def __init__(self, model: nn.Module, most: int) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        config: ModelConfig = self._model.config
-        self._context = config.block_size
-        sizes = (config.n_layer, most * self._context, 2 * config.n_embd)
-        self._cache = next(model.parameters()).new_empty(sizes)  # (L, N, 2C)
-        self._in_order = self._cache[:, :0].unsqueeze(2)[:, :, :0]  # (L, T, B, 2C), the same entries
-        self._step: Callable[[Tensor, int], Tensor] | None = None  # for B sequences in order
-        self._places: Tensor | None = None  # (T, B) int64, entry of each position of each sequence
+        self._config: ModelConfig = self.model.config
+        sizes = (self._config.n_layer, 0, self._config.n_embd)
+        self._cache = next(model.parameters()).new_empty(sizes)  # (L, N, C)
+        self._in_order: list[InOrder] = []
+        self._places: Tensor | None = None  # (2, T, B) int64, entries of each position of each sequence
         self._length = self._used = 0  # T; entries in use
+
+    @cached_property
+    def _step(self) -> Step:
+        steps: Step = self.model.steps(single=False)
+        return steps
+
+    @cached_property
+    def _step_of_one(self) -> Step:
+        steps: Step = self.model.steps(single=True)
+        return steps
 
     def start(self, ids: Tensor) -> Tensor:
         """As in `Decoder`."""
-        count, self._length = ids.shape
-        self._places, self._used = None, ids.numel()
-        if self._in_order.size(2) != count:
-            entries = self._cache[:, : self._context * count]
-            self._in_order = entries.view(len(entries), self._context, count, entries.size(2))
-            self._step = None
+        (count, self._length), context = ids.shape, self._config.block_size
+        self._places, self._used = None, 0
+        entries = self._entries(2 * context * count)
+        in_order = entries.view(len(entries), context, 2, count, -1)  # (L, T, 2, B, C)
+        self._in_order = [InOrder(kept, self._config.n_head) for kept in in_order]
+        self._used = 2 * ids.numel()
         # Some sequences at a time, so that their activations stay in the CPU's caches.
-        ways = max(1, ids.numel() * self._model.config.n_embd // _NUMBERS)
-        parts = zip(ids.chunk(ways), self._in_order.chunk(ways, dim=2), strict=True)
-        return torch.cat([self._model.prefill(*part) for part in parts])  # (B, V)
+        ways = max(1, ids.numel() * self._config.n_embd // _NUMBERS)
+        parts = zip(ids.chunk(ways), in_order.chunk(ways, dim=3), strict=True)
+        return torch.cat([self.model.prefill(*part) for part in parts])  # (B, V)
 
     def extend(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """As in `Decoder`."""
         self._length += 1
-        first, self._used = self._used, self._used + len(ids)
         if rows is None and self._places is None:
-            if self._step is None:
-                self._step = self._model.steps(self._in_order)
-            return self._step(ids, self._length)
+            step = self._step_of_one if len(ids) == 1 else self._step
+            self._used += 2 * len(ids)
+            return step(
+                ids, self._length, [partial(attend, length=self._length) for attend in self._in_order]
+            )
         if self._places is None:
-            self._places = torch.arange(first, device=ids.device).view(self._length - 1, -1)  # (T, B)
-        before = self._places if rows is None else self._places[:, rows]
-        new = torch.arange(first, self._used, device=ids.device).unsqueeze(0)  # (1, B)
-        self._places = torch.cat((before, new))
-        logits: Tensor = self._model.step(ids, self._cache[:, : self._used], self._places)  # (B, V)
-        return logits
+            places = torch.arange(self._used, device=ids.device).view(self._length - 1, 2, -1)
+            self._places = places.transpose(0, 1)  # (2, T, B)
+        before = self._places if rows is None else self._places[:, :, rows]
+        entries = self._entries(self._used + 2 * len(ids))
+        new = torch.arange(self._used, entries.size(1), device=ids.device).view(2, 1, -1)  # (2, 1, B)
+        self._places, self._used = torch.cat((before, new), dim=1), entries.size(1)
+        attend = partial(attend_anywhere, places=self._places, n_head=self._config.n_head)
+        return self._step(ids, self._length, [partial(attend, kept=kept) for kept in entries])
+
+    def _entries(self, count: int) -> Tensor:
+        """The first entries, (L, count, C), of which the used ones are kept."""
+        if count > self._cache.size(1):
+            grown = self._cache.new_empty(len(self._cache), 2 * count, self._cache.size(2))
+            grown[:, : self._used] = self._cache[:, : self._used]
+            self._cache = grown
+        return self._cache[:, :count]
 
 
-def decoder_for(model: nn.Module, most: int) -> Decoder:
-    """The fastest decoder for a model in evaluation mode and at most `most` sequences."""
+def decoder_for(model: nn.Module) -> Decoder:
+    """The fastest decoder for a model in evaluation mode."""
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig) and model_spec(config.model).kv_cache:
-        return CachedDecoder(model, most)
+        return CachedDecoder(model)
     return Decoder(model)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from numpy.random import RandomState
-from torch import Tensor, nn
+from torch import Tensor
 
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import RunError
-from flashmore.generation.cache import decoder_for
+from flashmore.generation.cache import Decoder
 from flashmore.generation.options import GenerateOptions
 
 _KEPT_APART = ("cuda",)
@@ -50,7 +50,7 @@ def seed_of(options: GenerateOptions) -> int:
 
 @torch.inference_mode()
 def draw(
-    model: nn.Module,
+    decoder: Decoder,
     prefix: Sequence[int],
     count: int,
     context: int,
@@ -64,7 +64,7 @@ def draw(
     leaves the batch; except on CUDA, where this would synchronise at every character.
 
     Args:
-        model: in evaluation mode; ids (B, T) to logits (B, T, V).
+        decoder: the model's.
         prefix: ids after BOS in every sequence, fewer than the context.
         count: B.
         context: T.
@@ -76,20 +76,18 @@ def draw(
     Raises:
         RunError: the logits are not finite.
     """
-    device = next(model.parameters(), torch.empty(0)).device  # n-grams have no parameters
-    known = len(prefix)
+    device, known = decoder.device, len(prefix)
     apart = device.type in _KEPT_APART
     host = device if apart else torch.device("cpu")  # where characters are drawn: mps has no float64
     own = torch.from_numpy(numbers.random_sample((count, context - known)))[part]  # (B, T), B from here on
     count = len(own)
     start = torch.tensor([[EOS, *prefix]], device=device)  # (1, T)
-    decoder = decoder_for(model, count if apart else _rounded(count))
     logits = decoder.start(start.expand(count if apart else 1, -1)).to(host)  # (R, V)
     ids = torch.full((context, count), EOS, device=host)
     log_probs = torch.zeros(context, count, dtype=torch.float64, device=host)
     ids[:known] = start[0, 1:, None].to(host)
     if known:
-        of_prefix = model(start[:, :-1])[0].to(host).double().log_softmax(-1)  # (1, T) -> (T, V)
+        of_prefix = decoder.model(start[:, :-1])[0].to(host).double().log_softmax(-1)  # (1, T) -> (T, V)
         log_probs[:known] = of_prefix.gather(1, ids[:known, :1])
     draws = torch.arange(count, device=host)  # (B,) those that go on
     rows = draws if apart else torch.zeros_like(draws)  # (B,) which row of the logits is theirs

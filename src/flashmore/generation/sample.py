@@ -17,6 +17,7 @@ from flashmore.data.items import Novelty
 from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import DataError
+from flashmore.generation.cache import Decoder, decoder_for
 from flashmore.generation.constraints import constraint, nearest
 from flashmore.generation.draw import Drawn, draw, random_numbers, require_finite, seed_of
 from flashmore.generation.load import load_model, load_ngram
@@ -123,7 +124,7 @@ def generate(
             run.require_training_items("--" + option.replace("_", "-"))
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
-    model = load_ngram(run) if options.ngram else pack(load_model(run, device))
+    decoder = decoder_for(load_ngram(run) if options.ngram else pack(load_model(run, device)))
     count = options.count or NAMES
     seed = int((ranks.tell({"seed": seed_of(options)}) or {})["seed"])
     numbers = random_numbers(seed)
@@ -137,7 +138,7 @@ def generate(
         # batches do not change the names.
         batch = max(count - len(names), _SMALLEST_BATCH, draws)
         batch = min(batch, limit - draws, largest_batch(run.model, longest + 1))
-        drawn = _drawn(model, prefix, batch, longest + 1, options, numbers, ranks)
+        drawn = _drawn(decoder, prefix, batch, longest + 1, options, numbers, ranks)
         texts = run.vocabulary.decode_rows(drawn.ids.numpy())
         finished = (drawn.ids[:, -1] == EOS).tolist()
         for text, ended, log_prob in zip(texts, finished, drawn.log_probs.tolist(), strict=True):
@@ -167,7 +168,7 @@ def generate(
 
 
 def _drawn(
-    model: nn.Module,
+    decoder: Decoder,
     prefix: Sequence[int],
     count: int,
     context: int,
@@ -177,13 +178,13 @@ def _drawn(
 ) -> Drawn:
     """As `draw`, by all ranks together."""
     if not ranks.connected:
-        return draw(model, prefix, count, context, options, numbers)
+        return draw(decoder, prefix, count, context, options, numbers)
     each = -(-count // ranks.size)
     rows = slice(ranks.rank * each, (ranks.rank + 1) * each)
     ids = torch.zeros(count, context, dtype=torch.int64)
     log_probs = torch.zeros(count, dtype=torch.float64)
     if len(ids[rows]):  # fewer draws than ranks
-        own = draw(model, prefix, count, context, options, numbers, rows)
+        own = draw(decoder, prefix, count, context, options, numbers, rows)
         ids[rows], log_probs[rows] = own.ids, own.log_probs
     else:
         numbers.random_sample((count, context - len(prefix)))
@@ -196,7 +197,8 @@ def samples(run: Run, trained: nn.Module) -> list[str]:
     model.load_state_dict(trained.state_dict())
     model.eval()
     if run.text is None:
-        drawn = draw(model, (), 2 * SAMPLES, run.model.block_size, GenerateOptions(), random_numbers(0))
+        context, options = run.model.block_size, GenerateOptions()
+        drawn = draw(decoder_for(model), (), 2 * SAMPLES, context, options, random_numbers(0))
         return list(filter(None, run.vocabulary.decode_rows(drawn.ids.numpy())))[:SAMPLES]
     ids = continuations(model, [0], SAMPLE_CHARACTERS, GenerateOptions(), [0])
     return ["".join(run.vocabulary.characters[number] for (number,) in ids)]

@@ -119,7 +119,7 @@ def continuations(
     """
     config: Any = model.config
     context, device, count = config.block_size, next(model.parameters()).device, len(seeds)
-    decoder = decoder_for(model, count)
+    decoder = decoder_for(model)
     window = [torch.full((count,), number) for number in ids]  # T × (B,)
     logits = decoder.start(torch.stack(window, dim=1).to(device))  # (B, V)
     for left, numbers in zip(range(length - 1, -1, -1), _numbers(seeds), strict=False):

@@ -29,6 +29,13 @@ class PackedLinear(nn.Module):
         self._after: tuple[str, list[float], str] = ("none", [], "") if gelu is None else ("gelu", [], gelu)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
 
+    def plus(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Add what (…, I) maps to, without the GELU, to a residual (…, O)."""
+        if x.numel() <= x.size(-1):
+            return residual + F.linear(x, self.weight, self.bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, self.bias, "add")
+        return y
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, I) to (…, O)."""
         if x.numel() <= x.size(-1):  # one row, for which MKL's product with a vector is faster, or none
@@ -38,9 +45,9 @@ class PackedLinear(nn.Module):
         return y
 
 
-def product(layer: Any, rows: int) -> Callable[[Tensor], Tensor]:
-    """The function of an `nn.Linear` or `PackedLinear` for inputs (rows, I), in inference."""
-    if rows != 1:
+def product(layer: Any, single: bool) -> Callable[[Tensor], Tensor]:
+    """The function of an `nn.Linear` or `PackedLinear` for inputs (B, I), in inference; whether B is 1."""
+    if not single:
         return layer.forward  # type: ignore[no-any-return]
     transposed = layer.weight.detach().t().contiguous()  # (I, O): MKL reads it in longer runs
     multiply: Callable[[Tensor], Tensor] = partial(torch.mm, mat2=transposed)
@@ -50,11 +57,13 @@ def product(layer: Any, rows: int) -> Callable[[Tensor], Tensor]:
     return multiply if gelu is None else lambda x: F.gelu(multiply(x), approximate=gelu)
 
 
-def product_and_sum(layer: Any, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function from a residual (rows, O) and inputs (rows, I) to their sum after the layer."""
-    if rows == 1 and layer.bias is None:
+def product_and_sum(layer: Any, single: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function from a residual (B, O) and inputs (B, I) to their sum after the layer, as `product`."""
+    if single and layer.bias is None:
         return partial(torch.addmm, mat2=layer.weight.detach().t().contiguous())
-    multiply = product(layer, rows)
+    if not single and isinstance(layer, PackedLinear):
+        return layer.plus
+    multiply = product(layer, single)
     return lambda residual, x: residual + multiply(x)
 
 

@@ -6,7 +6,7 @@ length and (N, C) for packed tokens.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flashmore.backends.contract import attention, load_backend
-from flashmore.backends.manual import attend_last
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
 from flashmore.models.packed import norm, product, product_and_sum
@@ -75,26 +74,12 @@ class CausalSelfAttention(nn.Module):
     def remember(self, x: Tensor, kept: Tensor) -> Tensor:
         """Map (B, T, C) to queries, keys and values (B, T, 3C), and write the latter two to `kept`.
 
-        It has room for at least T positions, which come first: (T, B, 2C).
+        It has room for at least T positions, which come first: (T, 2, B, C).
         """
-        C = x.size(2)
+        T, C = x.shape[1:]
         qkv: Tensor = self.c_attn(x)  # (B, T, 3C)
-        kept[: x.size(1)] = qkv[..., C:].transpose(0, 1)  # (B, T, 2C) -> (T, B, 2C)
+        kept[:T] = qkv[..., C:].view(-1, T, 2, C).permute(1, 2, 0, 3)  # (B, T, 2C) -> (T, 2, B, C)
         return qkv
-
-    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """Map only the last position, (B, C) to (B, C), in evaluation mode.
-
-        `kept` (N, 2C) holds keys and values; its last B rows become those of the last position. `places`
-        (T, B) int64 is the row of each position of each sequence in it.
-        """
-        C = x.size(1)
-        q, new = self.c_attn(x).split((C, 2 * C), dim=1)  # (B, 3C) -> (B, C), (B, 2C)
-        kept[len(kept) - len(x) :] = new
-        k, v = F.embedding(places, kept).chunk(2, dim=2)  # (T, B, 2C) -> 2 × (T, B, C)
-        q, k, v = (part.view(*part.shape[:-1], self.n_head, -1) for part in (q, k, v))  # C -> H, D
-        projected: Tensor = self.c_proj(attend_last(q, k, v).flatten(1))  # (B, H, D) -> (B, C)
-        return projected
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -150,12 +135,6 @@ class Block(nn.Module):
         out: Tensor = x + self.dropout(self.mlp(self.ln_2(x)))
         return out
 
-    def step(self, x: Tensor, kept: Tensor, places: Tensor) -> Tensor:
-        """As `CausalSelfAttention.step`."""
-        x = x + self.attention.step(self.ln_1(x), kept, places)
-        out: Tensor = x + self.mlp(self.ln_2(x))
-        return out
-
     def finish(self, x: Tensor, kept: Tensor) -> Tensor:
         """Map (B, T, C) to the last position, (B, C); `kept` as in `CausalSelfAttention.remember`."""
         T = x.size(1)
@@ -167,39 +146,30 @@ class Block(nn.Module):
         return out
 
 
-class BlockSteps:
-    """The last position of a block for B sequences that neither branch nor end, in evaluation mode.
+Attend = Callable[[Tensor], Tensor]
+"""Attention of a position's queries, keys and values, (B, 3C), to all positions up to it, (B, C)."""
 
-    It has the parameters at hand: for one sequence, calling the modules takes longer than their arithmetic.
+
+class BlockStep:
+    """One position of a block for B sequences, in evaluation mode.
+
+    It has the parameters at hand: in a small model, calling the modules takes longer than their arithmetic.
 
     Args:
         block: the block.
-        kept: keys and values of the sequences, (T, B, 2C), T the context, to which those of each new position
-            are added.
+        single: whether B is 1.
     """
 
-    def __init__(self, block: Block, kept: Tensor) -> None:
-        context, B, channels = kept.shape
-        n_head = block.attention.n_head
-        self._kept = kept.unbind()  # T × (B, 2C)
-        by_head = kept.view(context, B, 2, n_head, -1).permute(2, 1, 3, 0, 4)  # (T, B, 2C) -> (2, B, H, T, D)
-        self._k, self._v = by_head.unbind()  # 2 × (B, H, T, D)
-        self._q = (B, n_head, 1, by_head.size(-1))
-        self._channels = channels // 2
+    def __init__(self, block: Block, single: bool) -> None:
         self._ln_1, self._ln_2 = norm(block.ln_1), norm(block.ln_2)
-        self._c_attn, self._c_fc = product(block.attention.c_attn, B), product(block.mlp.c_fc, B)
-        self._attended = product_and_sum(block.attention.c_proj, B)
-        self._fed = product_and_sum(block.mlp.c_proj, B)
+        self._c_attn, self._c_fc = product(block.attention.c_attn, single), product(block.mlp.c_fc, single)
+        self._attended = product_and_sum(block.attention.c_proj, single)
+        self._fed = product_and_sum(block.mlp.c_proj, single)
         self._activate = block.mlp.activate
 
-    def __call__(self, x: Tensor, length: int) -> Tensor:
-        """Map (B, C) to (B, C); `length` is T, the number of positions with this one."""
-        C = self._channels
-        qkv = self._c_attn(self._ln_1(x))  # (B, 3C)
-        self._kept[length - 1].copy_(qkv[:, C:])
-        q, k, v = qkv[:, :C].view(self._q), self._k[:, :, :length], self._v[:, :, :length]
-        y = F.scaled_dot_product_attention(q, k, v)  # (B, H, 1, D)
-        x = self._attended(x, y.reshape(x.shape))  # (B, C)
+    def __call__(self, x: Tensor, attend: Attend) -> Tensor:
+        """Map (B, C) to (B, C)."""
+        x = self._attended(x, attend(self._c_attn(self._ln_1(x))))
         return self._fed(x, self._activate(self._c_fc(self._ln_2(x))))
 
 
@@ -271,13 +241,13 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def prefill(self, ids: Tensor, cache: Tensor) -> Tensor:
-        """Map ids (B, T) int64 to the logits of the last position, (B, V), and fill the KV cache for `step`.
+        """Map ids (B, T) int64 to the logits of the last position, (B, V), and fill the KV cache.
 
         The last block computes only keys and values of the other positions.
 
         Args:
             ids: (B, T), T at most the context.
-            cache: at least (L, T, B, 2C), the `kept` of every block.
+            cache: at least (L, T, 2, B, C), the `kept` of every block.
         """
         T = ids.size(1)
         x = self.wte(ids) + self.wpe.weight[:T]  # (B, T, C)
@@ -289,36 +259,25 @@ class Transformer(nn.Module):
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
 
-    def step(self, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
-        """Map only the last ids, (B,) int64, to logits (B, V).
-
-        `cache` (L, N, 2C) has the `kept` of every block; `places` as in `CausalSelfAttention.step`.
-        """
-        x = self.wte(ids) + self.wpe.weight[len(places) - 1]  # (B, C)
-        block: Any
-        for block, kept in zip(self.blocks, cache, strict=True):
-            x = block.step(x, kept, places)  # (B, C)
-        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
-        return logits
-
-    def steps(self, cache: Tensor) -> Callable[[Tensor, int], Tensor]:
-        """A faster `step` for sequences that neither branch nor end.
+    def steps(self, single: bool) -> Callable[[Tensor, int, Iterable[Attend]], Tensor]:
+        """The model one position at a time for B sequences, in evaluation mode.
 
         Args:
-            cache: (L, T, B, 2C), T the context, as `prefill` fills it.
+            single: whether B is 1.
 
         Returns:
-            A function from the last ids, (B,) int64, and the number of positions with them to logits (B, V).
+            A function from the last ids, (B,) int64, the number of positions with them, and the attention of
+            each block to logits (B, V).
         """
         blocks: Any = self.blocks
-        steps = [BlockSteps(block, kept) for block, kept in zip(blocks, cache, strict=True)]
-        ln_f, lm_head = norm(self.ln_f), product(self.lm_head, cache.size(2))
+        steps = [BlockStep(block, single) for block in blocks]
+        ln_f, lm_head = norm(self.ln_f), product(self.lm_head, single)
         wte, wpe = self.wte.weight, self.wpe.weight
 
-        def step(ids: Tensor, length: int) -> Tensor:
+        def step(ids: Tensor, length: int, attends: Iterable[Attend]) -> Tensor:
             x = F.embedding(ids, wte) + wpe[length - 1]  # (B, C)
-            for block in steps:
-                x = block(x, length)  # (B, C)
+            for block, attend in zip(steps, attends, strict=True):
+                x = block(x, attend)  # (B, C)
             return lm_head(ln_f(x))  # (B, V)
 
         return step

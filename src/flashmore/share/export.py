@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from flashmore.data.vocabulary import EOS
 from flashmore.errors import ConfigError, FlashmoreError, RunError
 from flashmore.files import disk_errors
+from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import draw, random_numbers
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -168,7 +169,7 @@ def sequences(run: Run, model: nn.Module) -> Iterator[Tensor]:
         lengths.append(min(2 ** len(lengths), context))
     by_length: dict[int, list[list[int]]] = {length: [] for length in lengths}
     if run.text is None:
-        drawn = draw(model, (), NAMES, context, GenerateOptions(), random_numbers(0))
+        drawn = draw(decoder_for(model), (), NAMES, context, GenerateOptions(), random_numbers(0))
         for row in drawn.ids.tolist():
             ids = [EOS, *row][:context]
             by_length[min((length for length in lengths if length >= len(ids)), default=context)].append(ids)
