@@ -37,6 +37,9 @@ Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 LARGEST = 10**15
 """Upper bound of any count; larger values are typos."""
 MOST_THREADS = 4096
+MOST_TEACHERS = 9
+TEACHERS_SHARE = 0.7
+"""Share of the teachers' predictions in the targets; the rest are the characters that follow."""
 LARGEST_FACTOR = 1e38
 """Upper bound of optimizer settings, which are used in float32."""
 BY_PRESET: Any = None
@@ -140,6 +143,9 @@ class OptimConfig:
     """AdamW's decay rate for the second moment."""
     ngram_smoothing: OpenFloat = BY_PRESET
     """Weight of an n-gram model's predictions in the targets, against overfitting; 0 disables it."""
+    teacher: tuple[str, ...] = ()
+    """Finished runs on the same items, whose mean predictions become a part of the targets: distillation. The
+    model is trained on names that they generate as well, and generalises better than each of them."""
     weight_decay: OpenFloat = BY_PRESET
     """Decoupled weight decay."""
     decay_on: Literal["all", "matrices"] = BY_PRESET
@@ -230,6 +236,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         self._set("speedups", (speedups,) if isinstance(speedups, str) else speedups)
         log_to: Any = self.log_to
         self._set("log_to", (log_to,) if isinstance(log_to, str) else log_to)
+        teacher: Any = self.teacher
+        self._set("teacher", (teacher,) if isinstance(teacher, str) else teacher)
         for name in ("model", "preset"):
             self._require_type(name)
         values = _defaults(self.preset, self.model)
@@ -299,6 +307,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
                 raise ConfigError("--column with --weight", "no --column", "use both, or omit --weight")
             found = "--weight, which n-grams do not support"
             raise ConfigError("--ngram-smoothing without weights", found, "one of the two options")
+        if self.teacher:
+            self._require_teachable()
         if self.mode == "text" and self.file == Path("-"):
             found = "stdin, which can be read only once"
             raise ConfigError(
@@ -315,11 +325,25 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             ):
                 raise without_effect(name, needed, present)
 
+    def _require_teachable(self) -> None:
+        if len(self.teacher) > MOST_TEACHERS:
+            found = f"{len(self.teacher)}"
+            raise ConfigError(f"at most {MOST_TEACHERS} runs with --teacher", found, "fewer of them")
+        for name in ("weight", "ngram_smoothing"):
+            if getattr(self, name):
+                raise ConfigError(f"--teacher without {_option(name)}", "both", "one of the two options")
+
+    @property
+    def soft_targets(self) -> float:
+        """Share of the soft targets, of n-grams or of teachers, in the loss."""
+        return TEACHERS_SHARE if self.teacher else self.ngram_smoothing
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for a run's config.json."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         file = None if self.file is None else str(self.file)
-        return values | {"file": file, "speedups": list(self.speedups), "log_to": list(self.log_to)}
+        lists = {name: list(getattr(self, name)) for name in ("speedups", "log_to", "teacher")}
+        return values | {"file": file, **lists}
 
 
 COUNTS: dict[str, tuple[int, int]] = {
@@ -432,7 +456,7 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if config.lr_schedule != "cosine":
         yield "min_lr_ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"
     if config.mode == "text":
-        for name in ("column", "ngram_smoothing"):
+        for name in ("column", "ngram_smoothing", "teacher"):
             yield name, "--mode items", "--mode text"
     else:
         for name in ("block_size", "vocab_size"):

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.ngram import LONGEST, NgramModel, Ngrams
 from flashmore.models.registry import build
-from flashmore.training.dataset import SMOOTHING_ORDER, Batch, Form, ItemDataset
+from flashmore.training.dataset import SMOOTHING_ORDER, Batch, Form, ItemDataset, ngram_targets
 from flashmore.training.flat import FlatStep
 from flashmore.training.step import EagerStep, mean_loss, training_loss
 
@@ -100,7 +101,7 @@ def test_the_best_order_has_the_lowest_loss_on_the_held_out_items() -> None:
 @pytest.mark.parametrize("form", ["padded", "trimmed", "packed"])
 def test_every_form_of_a_batch_has_the_same_soft_targets(form: Form) -> None:
     sequences = encoded(*NAMES)
-    data = ItemDataset(sequences, batch_size=5, seed=1, smoothed=V)
+    data = ItemDataset(sequences, batch_size=5, seed=1, soft=partial(ngram_targets, vocab_size=V))
     batch = data.batch(3, form)
     assert batch.smooth is not None
     real = batch.targets != IGNORE
@@ -112,7 +113,7 @@ def test_every_form_of_a_batch_has_the_same_soft_targets(form: Form) -> None:
 
 def smoothed_batch(*, soft: Tensor | None = None) -> Batch:
     sequences = encoded(*NAMES)
-    batch = ItemDataset(sequences, 4, smoothed=V).batch(0, "trimmed")
+    batch = ItemDataset(sequences, 4, soft=partial(ngram_targets, vocab_size=V)).batch(0, "trimmed")
     return batch if soft is None else replace(batch, smooth=soft)
 
 
@@ -140,7 +141,7 @@ def test_the_flat_step_smooths_as_the_eager_one() -> None:
     config = TrainConfig(model="transformer", ngram_smoothing=0.5, n_layer=1, n_embd=16, optimizer="adamw")
     config = replace(config, learning_rate=1e-2, weight_decay=0.1, warmup_steps=0, max_steps=5)
     sizes = ModelConfig("transformer", V, 9, n_layer=1, n_embd=16, attention="manual")
-    data = ItemDataset(encoded(*NAMES), 4, smoothed=V)
+    data = ItemDataset(encoded(*NAMES), 4, soft=partial(ngram_targets, vocab_size=V))
     weights = []
     for flat in (False, True):
         model = build(sizes, seed=1)

@@ -59,7 +59,8 @@ def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) ->
 
     def without_path(config: dict[str, Any]) -> dict[str, Any]:
         file = config.get("file")
-        return config | {"file": _name(file) if isinstance(file, str) else None}
+        teachers = [_name(teacher) for teacher in config.get("teacher", ())]
+        return config | {"file": _name(file) if isinstance(file, str) else None, "teacher": teachers}
 
     made = replace(
         kept,

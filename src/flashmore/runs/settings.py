@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import torch
 
-from flashmore.config import CHANGEABLE
+from flashmore.config import CHANGEABLE, MOST_TEACHERS
 from flashmore.data.items import MAX_LENGTH, Split
 from flashmore.data.long_text import STORE, LongText, random_facts
 from flashmore.data.stored_items import StoredItems
@@ -35,7 +35,9 @@ CONFIG, VOCABULARY, SPLIT, LOCK = "config.json", "vocabulary.json", "split.json"
 LARGEST_CONFIG, LARGEST_PART = 2**20, 2**27
 """Most bytes of config.json, and of each of the next two."""
 Value = bool | int | float | str | list[str] | None
-UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, file_name(0)}
+TEACHERS = [f"teacher-{number}.pack" for number in range(1, MOST_TEACHERS + 1)]
+"""Packs of the runs whose predictions are targets."""
+UNFINISHED = {LOCK, VOCABULARY, SPLIT, STORE, file_name(0), *TEACHERS}
 """Files of a run's folder during creation; config.json, which makes it a run, comes last."""
 FILES = UNFINISHED | {CONFIG, "metrics.jsonl", "result.json"}
 """The files that flashmore writes to a run's folder, except further checkpoints and TensorBoard events."""

@@ -1,6 +1,8 @@
 """The data of a run, items or one long text: read once and opened part by part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Run
-from flashmore.training.dataset import Dataset, ItemDataset, TextDataset
+from flashmore.training.dataset import Dataset, ItemDataset, TextDataset, ngram_targets
+from flashmore.training.distillation import generated, kept_teachers, predictions
 from flashmore.training.memory import require_memory_for_items
 
 CONTEXT = 256
@@ -67,11 +70,18 @@ class Corpus:
         in_memory = self.split.weights is None and self.stored is None
         return in_memory and self.positions * self.vocab_size <= MOST_SMOOTHED
 
-    def parts(self, config: TrainConfig, device: torch.device, ids: Ids | None = None) -> "Parts":
+    def parts(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        ids: Ids | None = None,
+        teachers: Sequence[Run] = (),
+    ) -> "Parts":
         """Encode the parts.
 
         Args:
             ids: of a long text; None means a few random ids, for timing steps before the run's folder exists.
+            teachers: as `open_teachers` gives them.
 
         Raises:
             DataError: the items would exceed the free memory.
@@ -83,16 +93,22 @@ class Corpus:
             if not items:
                 return None
             require_memory_for_items(len(items), self.block_size)
-            smoothed = part == "train" and bool(config.ngram_smoothing)
-            if smoothed and not self.smoothable:
-                raise ConfigError(
-                    f"--ngram-smoothing with at most {MOST_SMOOTHED:,} positions times vocabulary entries",
-                    f"{self.positions:,} times {self.vocab_size:,}",
-                    "--ngram-smoothing 0, or fewer items",
-                )
+            soft = None
+            if part == "train" and config.soft_targets:
+                asked = "--teacher" if config.teacher else "--ngram-smoothing"
+                if not self.smoothable:
+                    raise ConfigError(
+                        f"{asked} with at most {MOST_SMOOTHED:,} positions times vocabulary entries",
+                        f"{self.positions:,} times {self.vocab_size:,}",
+                        f"no {asked}, or fewer items",
+                    )
+                soft = partial(ngram_targets, vocab_size=self.vocab_size)
+                if config.teacher:
+                    items += generated(teachers, len(items), config.seed)
+                    soft = partial(predictions, teachers=teachers)
             sequences = encode_items(items, self.vocabulary, self.block_size, device)
             weights: tuple[float, ...] | None = getattr(split.weights, part, None)
-            return ItemDataset(sequences, batch_size, seed, weights, self.vocab_size if smoothed else None)
+            return ItemDataset(sequences, batch_size, seed, weights, soft)
 
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
@@ -110,9 +126,10 @@ class Corpus:
 
         split, unleaked = self.split, None
         if self.stored is not None:
-            if config.ngram_smoothing:
-                asked = f"--ngram-smoothing {config.ngram_smoothing:g}"
-                raise ConfigError("no soft targets for a prepared list", asked, "--ngram-smoothing 0")
+            if config.soft_targets:
+                asked = "--teacher" if config.teacher else f"--ngram-smoothing {config.ngram_smoothing:g}"
+                valid = "omit it" if config.teacher else "--ngram-smoothing 0"
+                raise ConfigError("no soft targets for a prepared list", asked, valid)
             opened = self.opened or self.stored.open()
             found = {name: rows(opened, self.stored, name) for name in PARTS}
             described = ", ".join(f"{len(getattr(opened, name).starts):,} {name}" for name in PARTS)
@@ -205,4 +222,4 @@ def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
             ids = run.text.ids(run.path, run.vocabulary)
     stored = run.settings.stored
     corpus = Corpus(run.split, run.vocabulary, run.text, run.model.vocab_size, run.model.block_size, stored)
-    return corpus.parts(config, device, ids)
+    return corpus.parts(config, device, ids, kept_teachers(run) if config.teacher else ())

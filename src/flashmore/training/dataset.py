@@ -90,6 +90,11 @@ class Dataset(Protocol):
         """
 
 
+def ngram_targets(items: Sequences, vocab_size: int) -> Tensor:
+    """For every position of every item, the distribution of n-grams that did not count it: (P, V)."""
+    return Ngrams(items, vocab_size).left_out(SMOOTHING_ORDER)
+
+
 class ItemDataset:
     """Items, one sequence each.
 
@@ -98,7 +103,8 @@ class ItemDataset:
         batch_size: items per training batch.
         seed: seed of the training order.
         weights: of the items; None if they are equal.
-        smoothed: the vocabulary size, for batches with soft targets from n-grams; None for batches without.
+        soft: makes a distribution, (P, V), for each of the P positions with a target, one item after another,
+            for batches with soft targets; None for batches without. Called once.
     """
 
     def __init__(
@@ -107,10 +113,10 @@ class ItemDataset:
         batch_size: int = 1,
         seed: int = 0,
         weights: Sequence[float] | None = None,
-        smoothed: int | None = None,
+        soft: Callable[[Sequences], Tensor] | None = None,
     ) -> None:
         self.sequences = sequences
-        self.smoothed = smoothed
+        self.soft = soft
         self.order = BatchOrder(len(sequences.lengths), batch_size, seed, weights)
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64, device="cpu")
 
@@ -133,7 +139,7 @@ class ItemDataset:
         characters = None if part == WHOLE else lengths.sum()
         indices, lengths = indices[ours], lengths[ours]
         batch = replace(shaped(ids, targets, lengths, form), characters=characters)
-        if self.smoothed is None:
+        if self.soft is None:
             return batch
         assert isinstance(sequences, Sequences)
         firsts = (sequences.lengths.cumsum(0) - sequences.lengths).index_select(0, indices)
@@ -141,17 +147,16 @@ class ItemDataset:
         rows = (firsts[:, None] + within)[within < lengths[:, None]]  # one item after another
         smooth = self._soft_targets.index_select(0, rows)
         if batch.segments is None:
-            padded = smooth.new_zeros((*batch.targets.shape, self.smoothed))
+            padded = smooth.new_zeros((*batch.targets.shape, smooth.size(1)))
             padded[batch.targets != IGNORE] = smooth
             smooth = padded
         return replace(batch, smooth=smooth)
 
     @cached_property
     def _soft_targets(self) -> Tensor:
-        """For every position of every item, the distribution of n-grams that did not count it: (P, V)."""
-        assert self.smoothed is not None
+        assert self.soft is not None
         assert isinstance(self.sequences, Sequences)
-        return Ngrams(self.sequences, self.smoothed).left_out(SMOOTHING_ORDER)
+        return self.soft(self.sequences)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Callable[[], Batch]]:
         """As in `Dataset`.
@@ -176,7 +181,7 @@ class ItemDataset:
     def to(self, device: torch.device) -> "ItemDataset":
         """The same on another device, for items in memory."""
         assert isinstance(self.sequences, Sequences)
-        moved = ItemDataset(self.sequences.to(device), smoothed=self.smoothed)
+        moved = ItemDataset(self.sequences.to(device), soft=self.soft)
         moved.order, moved.weights = self.order, self.weights
         return moved
 

@@ -34,7 +34,9 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     if not missing:
         return config, ()
     items, spec = corpus.items, model_spec(config.model)
-    smoothing = (SMOOTHING_OF_FEW if items < FEW else SMOOTHING) if corpus.smoothable else 0.0
+    smoothing = SMOOTHING_OF_FEW if items < FEW else SMOOTHING
+    if config.teacher or not corpus.smoothable:
+        smoothing = 0.0
     values = {**DEFAULTS, "ngram_smoothing": smoothing, **spec.training}
     if spec.muon:
         values["optimizer"] = "muon"

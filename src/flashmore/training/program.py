@@ -35,7 +35,7 @@ TOKENS_MULTIPLE = 16
 """To this multiple the packed tokens of a batch are padded, because oneDNN generates code for each number."""
 TOKEN_INPUTS = (7, 8, 9, 10, 13)
 """Inputs of a packed step with a row for each token: ids, targets, positions, places and soft targets."""
-_CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "ngram_smoothing", "dtype")
+_CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "dtype")
 """The options that are constants of a step. Learning rates and weight decay are inputs."""
 _CODE = (
     "ahead.py", "dataset.py", "optimizers.py", "products.py", "program.py", "step.py", "update.py",
@@ -105,6 +105,7 @@ def program_of(
         vocab_size = _multiple(sizes.vocab_size, VOCABULARY_MULTIPLE)
         sizes = replace(sizes, vocab_size=vocab_size, block_size=padded_context(sizes.block_size))
     constants = {name: getattr(config, name) for name in _CONSTANTS}
+    constants["ngram_smoothing"] = config.soft_targets  # wherever they are from
     packed, dtype = "pack" in speedups, str(torch.get_default_dtype())
     return Program(
         sizes, constants, config.batch_size, packed, mode_of(speedups), torch.get_num_threads(), dtype

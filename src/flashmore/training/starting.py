@@ -22,6 +22,7 @@ from flashmore.runs.settings import require_run, require_same, versions_here
 from flashmore.specs import model_spec
 from flashmore.terminal import say
 from flashmore.training.corpus import Parts, open_parts, read_corpus
+from flashmore.training.distillation import keep_teachers, open_teachers
 from flashmore.training.fit import fit
 from flashmore.training.folders import config_of, holds_run, lock_new, started_before
 from flashmore.training.memory import require_memory
@@ -194,13 +195,15 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) 
         return
     device = resolve_device(config.device)
     config = resolve_parallel(config, asked.model, device, ranks)
-    parts = corpus.parts(config, device)
+    teachers = open_teachers(config, corpus.split, corpus.vocabulary)
+    parts = corpus.parts(config, device, teachers=teachers)
     resolved = resolve_speed(config, asked.model, device, parts.train, ranks=ranks)
     resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
     with ExitStack() as lock:
         folder = lock_new(lock, config.model, out)
         made_from = replace(asked, config=resolved.config.to_json(), model=resolved.model_config)
         with Run.create(folder, made_from) as run:
+            keep_teachers(teachers, run)
             if corpus.text is not None:
                 parts = open_parts(run, config, device)
             # Several ranks may share a model that does not fit on one device; all load this checkpoint.

@@ -92,10 +92,10 @@ def _not_16_bit(logits: Tensor) -> Tensor:
 def training_loss(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
     """The value to minimise and `mean_loss`, which differ where the batch has soft targets.
 
-    Each target is `smoothing` parts of the n-grams' distribution and 1 - `smoothing` parts of the character
-    that follows: label smoothing (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7) with a
-    distribution that knows the context, as in distillation (Hinton et al. 2015,
-    https://arxiv.org/abs/1503.02531).
+    Each target is `smoothing` parts of a distribution and 1 - `smoothing` parts of the character that
+    follows: distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531), or, where it is that of
+    n-grams, label smoothing (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7) that knows
+    the context.
     """
     if batch.smooth is None:
         loss = mean_loss(logits, batch.targets, batch.characters)
@@ -149,7 +149,7 @@ class EagerStep:
             self.forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.optimizers = optimizers_of(model, config, fused=fused)
         self.grad_clip = config.grad_clip
-        self.smoothing = config.ngram_smoothing
+        self.smoothing = config.soft_targets
         self.precision = precision_of(config, device)
         # float16's gradients underflow without scaling; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
