@@ -82,6 +82,8 @@ def verify(path: Path) -> list[Verified]:
         elif run.text is not None:
             intact = run.text.is_intact(path / STORE)
             found.append(Verified(STORE, None if intact else "missing or altered; training makes it anew"))
+        for name in settings.TEACHERS[: len(run.config["teacher"])]:
+            check(name, partial(Run.open, path / name))
         for state in list(states.values())[-1:]:
             check("metrics.jsonl", partial(metrics.read, path / "metrics.jsonl", state))
     whole = all(each.problem is None for each in found)
