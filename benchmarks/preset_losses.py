@@ -2,14 +2,17 @@
 
     python benchmarks/preset_losses.py --data names.txt --preset names-long --seeds 1 2 3 4 5
 
-Each seed is a training run in a separate process. The presets were chosen on names held out of the training
-part (docs/log.md). Here they are trained on all of it, and the test part is evaluated once, at the end.
+Each seed is a training run in a separate process. With `--teachers N`, N runs with further seeds come before
+it, whose predictions it learns (`flashmore train --teacher`). The presets were chosen on names held out of
+the training part (docs/log.md). Here they are trained on all of it, and the test part is evaluated once, at
+the end.
 """
 
 import json
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,10 @@ class Options:
     """Preset to train."""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Seeds of the initial weights and the data order."""
+    teachers: int = 0
+    """Number of teachers of each run."""
+    teacher_steps: int = 2500
+    """Steps of each teacher."""
     threads: int = 2
     """CPU threads."""
     json: bool = False
@@ -41,11 +48,24 @@ class Options:
 
 def run(options: Options, seed: int) -> dict[str, Any]:
     """Train with one seed to the end; what the run says of itself."""
+    began, teachers, further = time.perf_counter(), [], []
     with tempfile.TemporaryDirectory() as folder:
-        words = ["-m", "flashmore", "train", str(options.data.resolve()), "--preset", options.preset]
-        words += ["--split", "makemore", "--device", "cpu", "--seed", str(seed), "--out", f"{folder}/run"]
-        result = json.loads(run_python([*words, "--json"], options.threads, Path(folder)))
+
+        def trained(out: str, seed: int, *more: str) -> dict[str, Any]:
+            words = ["-m", "flashmore", "train", str(options.data.resolve()), "--preset", options.preset]
+            words += ["--split", "makemore", "--device", "cpu", "--seed", str(seed), "--out", out, *more]
+            result: dict[str, Any] = json.loads(run_python([*words, "--json"], options.threads, Path(folder)))
+            return result
+
+        for number in range(1, options.teachers + 1):
+            steps = ("--max-steps", str(options.teacher_steps))
+            teachers.append(trained(f"teacher-{number}", 100 * seed + number, *steps))
+            further += [f"teacher-{number}"]
+        result = trained("run", seed, *(("--dropout", "0", "--teacher", *further) if further else ()))
     found = {"seed": seed} | {name: result[name] for name in TOLD}
+    found["train_seconds"] += sum(teacher["train_seconds"] for teacher in teachers)
+    found["wall_seconds"] = time.perf_counter() - began
+    found["teachers"] = [{name: teacher[name] for name in TOLD} for teacher in teachers]
     print(_words(found), file=sys.stderr)
     return found
 
@@ -65,7 +85,17 @@ def main() -> int:
         return error.exit_code
     means = {name: statistics.mean(found[name] for found in runs) for name in TOLD[:3]}
     if options.json:
-        print(json.dumps({"preset": options.preset, "threads": options.threads, "mean": means, "runs": runs}))
+        print(
+            json.dumps(
+                {
+                    "preset": options.preset,
+                    "threads": options.threads,
+                    "teachers": options.teachers,
+                    "mean": means,
+                    "runs": runs,
+                }
+            )
+        )
         return 0
     for name, mean in means.items():
         values = [found[name] for found in runs]
