@@ -145,7 +145,7 @@ class OptimConfig:
     """Weight of an n-gram model's predictions in the targets, against overfitting; 0 disables it."""
     teacher: tuple[str, ...] = ()
     """Finished runs on the same items, whose mean predictions become a part of the targets: distillation. The
-    model is trained on names that they generate as well, and generalises better than each of them."""
+    model then generalises better than each of them."""
     weight_decay: OpenFloat = BY_PRESET
     """Decoupled weight decay."""
     decay_on: Literal["all", "matrices"] = BY_PRESET

@@ -16,7 +16,7 @@ from flashmore.errors import ConfigError, FlashmoreError, Interrupted, RunError
 from flashmore.generation.load import load_model
 from flashmore.runs import Run
 from flashmore.training.corpus import read_corpus
-from flashmore.training.distillation import GENERATED, open_teachers
+from flashmore.training.distillation import open_teachers
 from flashmore.training.fit import fit
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.verify import verify
@@ -63,23 +63,6 @@ def test_targets_are_the_mean_of_what_the_teachers_predict(teachers: tuple[str, 
     assert batch.smooth is not None
     torch.testing.assert_close(batch.smooth[real], mean[real], rtol=1e-5, atol=1e-6)
     assert not batch.smooth[~real].any()
-
-
-def test_names_of_all_teachers_join_the_items(teachers: tuple[str, ...]) -> None:
-    corpus = read_corpus(SMALL)
-
-    def items(*names: str) -> set[tuple[int, ...]]:
-        config = fit(replace(SMALL, teacher=names), corpus)[0]
-        runs = open_teachers(config, corpus.split, corpus.vocabulary)
-        data = corpus.parts(config, torch.device("cpu"), teachers=runs).train
-        number = len(data.sequences.ids)  # type: ignore[attr-defined]
-        assert number == corpus.items + GENERATED * corpus.items // len(names) * len(names)
-        return {tuple(ids.tolist()) for ids in data.sequences.ids[corpus.items :]}  # type: ignore[attr-defined]
-
-    one, two, both = items(teachers[0]), items(teachers[1]), items(*teachers)
-    assert one - two
-    assert both & (one - two)
-    assert both & (two - one)
 
 
 def test_a_run_is_resumed_without_its_teachers(teachers: tuple[str, ...], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from flashmore.errors import ConfigError, RunError
 from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Run
 from flashmore.training.dataset import Dataset, ItemDataset, TextDataset, ngram_targets
-from flashmore.training.distillation import generated, kept_teachers, predictions
+from flashmore.training.distillation import kept_teachers, predictions
 from flashmore.training.memory import require_memory_for_items
 
 CONTEXT = 256
@@ -104,7 +104,6 @@ class Corpus:
                     )
                 soft = partial(ngram_targets, vocab_size=self.vocab_size)
                 if config.teacher:
-                    items += generated(teachers, len(items), config.seed)
                     soft = partial(predictions, teachers=teachers)
             sequences = encode_items(items, self.vocabulary, self.block_size, device)
             weights: tuple[float, ...] | None = getattr(split.weights, part, None)

@@ -1,10 +1,8 @@
 """Distillation: soft targets are the mean predictions of finished runs, the teachers.
 
-Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (https://arxiv.org/abs/1503.02531). The
-model learns from names that the teachers generate as well, of which there are as many as needed to imitate
-them closely: Kim & Rush 2016, "Sequence-Level Knowledge Distillation" (https://arxiv.org/abs/1606.07947).
+Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (https://arxiv.org/abs/1503.02531).
 
-Shape letters: N items, T positions, P positions with a target, V vocabulary.
+Shape letters: B batch, T positions, P positions with a target, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -18,8 +16,6 @@ from flashmore.data.items import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
 from flashmore.generation.load import load_model
-from flashmore.generation.options import GenerateOptions
-from flashmore.generation.sample import generate
 from flashmore.memory import largest_batch
 from flashmore.models.packed import pack
 from flashmore.runs import Run
@@ -27,12 +23,9 @@ from flashmore.runs.pack import write
 from flashmore.runs.settings import TEACHERS
 from flashmore.training.result import result_of
 
-GENERATED = 2
-"""Generated names for each item."""
-
 
 def open_teachers(config: TrainConfig, split: Split, vocabulary: Vocabulary) -> tuple[Run, ...]:
-    """The runs that a config names as teachers.
+    """Open the runs that a config names as teachers.
 
     Raises:
         RunError: not a run, a damaged or unfinished one, or one on other items: it may know those on which
@@ -67,16 +60,6 @@ def kept_teachers(run: Run) -> tuple[Run, ...]:
     return tuple(Run.open(run.path / name) for name in TEACHERS[: len(run.config["teacher"])])
 
 
-def generated(teachers: Sequence[Run], items: int, seed: int) -> tuple[str, ...]:
-    """Names for a list of so many items, an equal part from each teacher; equal ones may occur."""
-    names: list[str] = []
-    for number, teacher in enumerate(teachers):
-        count = GENERATED * items // len(teachers)
-        options = GenerateOptions(count=count, repeats=True, seed=(seed + number) % 2**32)
-        names += (name.text for name in generate(teacher, options).names)
-    return tuple(names)
-
-
 @torch.inference_mode()
 def predictions(items: Sequences, teachers: Sequence[Run]) -> Tensor:
     """The mean of the teachers' distributions for every position with a target, (P, V) float32."""
@@ -85,6 +68,6 @@ def predictions(items: Sequences, teachers: Sequence[Run]) -> Tensor:
     rows = min(largest_batch(teacher.model, items.ids.size(1)) for teacher in teachers)
     found = []
     for ids, targets in zip(torch.split(items.ids, rows), torch.split(items.targets, rows), strict=True):
-        mean = torch.stack([model(ids.long()).softmax(-1) for model in models]).mean(0)  # (N, T, V)
+        mean = torch.stack([model(ids.long()).softmax(-1) for model in models]).mean(0)  # (B, T, V)
         found.append(mean[targets != IGNORE])
     return torch.cat(found)
