@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from flashmore import TrainConfig, resume, train
@@ -57,10 +58,27 @@ def losses(run: Path, *kinds: str) -> list[float]:
     return [*found, result["test_loss"]]
 
 
+def once(factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills once, for all workers of pytest-xdist."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / make.__name__, base / f"{make.__name__}.done"
+    with FileLock(base / f"{make.__name__}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs called KIND-RANKS of every kind of step, and one that was passed on from 1 to 4, 2 and 1."""
-    folder = tmp_path_factory.mktemp("ranks")
+    return once(tmp_path_factory, of_several_processes)
+
+
+def of_several_processes(folder: Path) -> None:
     one = {name: SMALL | options | {"max_steps": 1} for name, options in GRADIENTS.items()}
     passed = folder / "passed"
     train(TrainConfig(**SLICED | {"max_steps": 5}), passed)
@@ -92,13 +110,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     resume(passed, 20)
     resume(folder / "modes", 20, grad_accum=2)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same runs in one process."""
-    folder = tmp_path_factory.mktemp("alone")
+    return once(tmp_path_factory, of_one_process)
+
+
+def of_one_process(folder: Path) -> None:
     for name, options in {
         "long": LONG,
         "text": TEXT,
@@ -107,7 +127,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sliced and compiled": SLICED | {"speedups": ["compile", "pack"]},
     }.items():
         train(TrainConfig(**options), folder / name)
-    return folder
 
 
 @pytest.mark.parametrize("kind", ["long-2", "long-4", "sharded-long-2"])
