@@ -115,7 +115,8 @@ class CachedDecoder(Decoder):
     def _entries(self, count: int) -> Tensor:
         """The first entries, (L, count, C), of which the used ones are kept."""
         if count > self._cache.size(1):
-            grown = self._cache.new_empty(len(self._cache), 2 * count, self._cache.size(2))
+            entries = max(count, 2 * self._cache.size(1))
+            grown = self._cache.new_empty(len(self._cache), entries, self._cache.size(2))
             grown[:, : self._used] = self._cache[:, : self._used]
             self._cache = grown
         return self._cache[:, :count]
