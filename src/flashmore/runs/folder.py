@@ -277,7 +277,7 @@ class Run:
 
         result = ""
         try:  # a run that has its result has the checkpoint of its last step
-            finished = (self.read_result() or {}).get("steps", 0)
+            finished = self.finished_steps()
             if files and finished > max(files):
                 damaged[finished] = f"{file_name(finished)}: it is missing"
         except RunError as error:
@@ -333,6 +333,13 @@ class Run:
         if result.pop("config_sha256", None) != self.digest:
             raise RunError(f"the result of this run in {self._result}", "the result of another run", INTACT)
         return result
+
+    def finished_steps(self) -> int:
+        """The steps that the result tells, 0 if there is none; RunError as from `read_result`."""
+        steps = (self.read_result() or {}).get("steps", 0)
+        if type(steps) is not int:
+            raise RunError(f"a number of steps in {self._result}", f"{steps!r:.40}", INTACT)
+        return steps
 
     @property
     def has_result(self) -> bool:

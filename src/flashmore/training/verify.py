@@ -72,7 +72,7 @@ def verify(path: Path) -> list[Verified]:
         # A checkpoint is removed before that of its best weights, so this one is only missing if it is there.
         lost = {best_step for step, best_step in best.items() if best_step not in here and step in run.steps}
         with suppress(RunError):  # checked below
-            finished = (run.read_result() or {}).get("steps", 0)
+            finished = run.finished_steps()
             lost |= {finished} if here and finished > max(here) else set()
         for step in sorted(lost) if here else [0]:
             found.append(Verified(file_name(step), "missing"))
