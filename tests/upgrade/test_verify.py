@@ -101,6 +101,17 @@ RIGHT = {
             SCORES, "s = s + mask", SOFTMAX, "return w @ v",
         ),
     ),
+    "an additive mask and a bool mask that hides": (
+        (Q, KS, VS, ADDITIVE, Input("hidden", "hidden", "mask", ("B", "1", "1", "S"), "bool", "True hides")),
+        (SCORES, "s = (s + mask).masked_fill(hidden, float('-inf'))", SOFTMAX, "return w @ v"),
+        (
+            "if not torch.is_autocast_enabled('cpu') or torch.get_autocast_dtype('cpu') != torch.float16:",
+            "    low = max(torch.finfo(q.dtype).min, torch.finfo(torch.bfloat16).min)",
+            "    mask = mask.to(q.dtype).clamp(min=low).masked_fill(hidden, float('-inf'))",
+            f"    {SDPA}, attn_mask=mask)",
+            SCORES, "s = (s + mask).masked_fill(hidden, float('-inf'))", SOFTMAX, "return w @ v",
+        ),
+    ),
     "softmax in float32 and back": (
         (Q, KS, VS),
         (SCORES, "w = F.softmax(s.float(), dim=-1, dtype=torch.float32).type_as(s)", "return w @ v"),

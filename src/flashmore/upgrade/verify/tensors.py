@@ -132,13 +132,15 @@ class Values:
             if form in given.note:
                 return _in_dtype(build(shape), given.dtype)
         keep = self._keep(axes, shape)
+        says = "True keeps" in given.note or "True hides" in given.note
+        hides = "True hides" in given.note if says else self.case.hides
         if given.dtype != "float" or "0/1" in given.note:
-            return _in_dtype(keep ^ self.case.hides, given.dtype)
+            return _in_dtype(keep ^ hides, given.dtype)
         if not given.note or "additive" in given.note:
             lowest = torch.finfo(getattr(torch, self.case.precision.of(given))).min
             fill = _fill(given.note, self.case.fill, lowest)
             return torch.zeros(shape, dtype=torch.float64).masked_fill(~keep, fill)
-        return _in_dtype(keep ^ self.case.hides, given.dtype)
+        return _in_dtype(keep ^ hides, given.dtype)
 
     def _keep(self, axes: Sequence[str], shape: tuple[int, ...]) -> Tensor:
         """Which keys the case's mask keeps; every row keeps one and hides one, if it has two, by default."""
