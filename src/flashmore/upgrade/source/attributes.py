@@ -123,7 +123,7 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
     if own is not None:
         full = library_name(own)
     last = full.rsplit(".", 1)[-1]
-    if full in _DROPOUTS:
+    if full in _DROPOUTS or (own is not None and library_name(own, passing=True) in _DROPOUTS):
         return Kind("dropout", expression=call)
     if full.startswith("torch.nn") and last in ("Softmax", "Identity", "Parameter"):
         return Kind(last.lower(), expression=call)
@@ -136,10 +136,29 @@ def _made_by(call: ast.Call, module: Module) -> Kind:
     return Kind("unknown", expression=call)
 
 
-def library_name(found: Class) -> str:
-    """The full name of what a class that adds nothing inherits from; empty where it adds something."""
-    empty = all(isinstance(e, ast.Pass) or is_note(e) for e in found.node.body) and not found.node.keywords
-    if not empty or len(found.node.bases) != 1 or found.node.decorator_list:
+def library_name(found: Class, passing: bool = False) -> str:
+    """The full name of what a class that adds nothing inherits from; empty where it adds something.
+
+    Args:
+        found: the class.
+        passing: whether it may define an `__init__` that only calls the inherited one.
+    """
+    node = found.node
+    empty = all(
+        isinstance(each, ast.Pass) or is_note(each) or (passing and _passes_on(each)) for each in node.body
+    )
+    if not empty or node.keywords or len(node.bases) != 1 or node.decorator_list:
         return ""
     (base,) = found.bases or ("",)
-    return library_name(base) if isinstance(base, Class) else found.module.of_library(base)
+    return library_name(base, passing) if isinstance(base, Class) else found.module.of_library(base)
+
+
+def _passes_on(statement: ast.stmt) -> bool:
+    """Whether a statement is an `__init__` that only calls the inherited one, with names and constants."""
+    if not isinstance(statement, ast.FunctionDef) or statement.name != "__init__" or statement.decorator_list:
+        return False
+    match [each for each in statement.body if not is_note(each)]:
+        case [ast.Expr(ast.Call(ast.Attribute(ast.Call(ast.Name("super")), "__init__"), args, named))]:
+            given = (*args, *(each.value for each in named))
+            return all(isinstance(each, (ast.Name, ast.Constant)) for each in given)
+    return False
