@@ -142,11 +142,16 @@ def attention(
         *chosen,
         *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards),
     ]
-    held = [each for value in (final, *softmaxes[:1]) for each in value.conditions if each.node is not None]
+    around = tuple(
+        each
+        for each in softmaxes[0].conditions
+        if all(any(each.same(other) for other in softmax.conditions) for softmax in softmaxes[1:])
+    )
+    held = [each for each in (*final.conditions, *around) if each.node is not None]
     facts = {fact(each, flow.tests) for each in (*(each for each, _ in guards), *held)}
     if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
         raise Refuse(guards[0][1])
-    guards = escapes(chain_of(scores, weights), final, softmaxes[0], guards, flow.tests)
+    guards = escapes(chain_of(scores, weights), final, around, guards, flow.tests)
     scores, weights = (specialised(tree, guards, flow.tests) for tree in (scores, weights))
     products = {each.value: each for each in scores.products()}
     layout = _same_layout(scores, product, shapes)

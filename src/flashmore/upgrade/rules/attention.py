@@ -95,8 +95,8 @@ class Search(Changed):
         """The attentions written by hand: rewritten, or refused with the reason."""
         done: set[ast.AST] = set()
         result: list[Site] = []
-        refused: list[tuple[Value, Site]] = []
-        held: list[tuple[Value, Site]] = []
+        refused: list[tuple[list[Value], Site]] = []
+        held: list[tuple[list[Value], Site]] = []
         spread_out: list[tuple[Value, Term]] = []
         for final, side, chain in candidates(self.flow, self.shapes):
             if final.inner:
@@ -105,14 +105,14 @@ class Search(Changed):
                 continue
             if isinstance(chain, Unfit):
                 for softmax in self._softmaxes_behind(chain.value, softmaxes):
-                    refused.append((softmax, self._refusal(softmax, final, chain.reason, chain.advice)))
+                    refused.append(([softmax], self._refusal(softmax, final, chain.reason, chain.advice)))
                 continue
             own = [term.value for term in chain.walk() if term.kind == "softmax"]
             if any(value.node in done for value in own):
                 continue
             site = self._one(final, side, chain)
             if site.verdict == "refused":  # another product with the same weights may be one to rewrite
-                held.append((own[0], site))
+                held.append((own, site))
                 continue
             result.append(site)
             done |= {value.node for value in own if value.node is not None}
@@ -121,9 +121,9 @@ class Search(Changed):
             if nodes.isdisjoint(done) and (made := self.with_other_lines(final, chain)) is not None:
                 result.append(made)
                 done |= {node for node in nodes if node is not None}
-        for softmax, site in (*held, *refused):
-            if softmax.node not in done:
-                done.add(softmax.node)  # type: ignore[arg-type]
+        for own, site in (*held, *refused):
+            if own[0].node not in done:
+                done |= {value.node for value in own if value.node is not None}
                 result.append(site)
         for softmax in softmaxes:
             if softmax.node not in done and (alone := self._alone(softmax)) is not None:

@@ -37,10 +37,17 @@ class Escape(Exception):
 
 
 def escapes(
-    chain: set[Value], final: Value, softmax: Value, known: list[tuple[Condition, str]],
+    chain: set[Value], final: Value, around: tuple[Condition, ...], known: list[tuple[Condition, str]],
     tests: dict[int, Value],
 ) -> list[tuple[Condition, str]]:  # fmt: skip
     """The conditions under which nothing of the chain is used elsewhere, after those that are `known`.
+
+    Args:
+        chain: the values between the two products.
+        final: the second product.
+        around: the conditions under which every softmax of the chain is computed.
+        known: the conditions that hold.
+        tests: see `Flow`.
 
     Raises:
         Escape: something always is.
@@ -48,13 +55,13 @@ def escapes(
     guards = list(known)
     for value in sorted(chain, key=_place):
         for user, conditions in _uses(value, chain, final):
-            own = [each for each in conditions if not any(each.same(other) for other in softmax.conditions)]
+            own = [each for each in conditions if not any(each.same(other) for other in around)]
             opposite = [each.opposite() for each in own if each.node is not None]
             how = _HOW.get(user.op, f"used by `{user.name()}`")
             facts = {fact(each, tests) for each, _ in guards}
             if any(fact(each, tests) in facts for each in opposite):
                 continue
-            held = facts | {fact(each, tests) for each in softmax.conditions if each.node is not None}
+            held = facts | {fact(each, tests) for each in around if each.node is not None}
             usable = [each for each in opposite if fact(each.opposite(), tests) not in held]
             if not usable:
                 raise Escape(how, user)
