@@ -14,10 +14,9 @@ from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.functions import whole
-from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.scopes import MODULE, Function
-from flashmore.upgrade.source.scripted import compilers, unsupported
+from flashmore.upgrade.source.scripted import compilers_of, unsupported
 from flashmore.upgrade.text import Text, comments
 
 _EMPTY = re.compile(r"\A(?:[ \t]*(?:\r\n|\r|\n))+")
@@ -215,7 +214,7 @@ class Rewriting:
     def _supported(self, edits: Sequence[Edit]) -> tuple[Edit, ...]:
         """The edits with the line ends of the file, whose compilers must support them."""
         new, old = "\n".join(each.text for each in edits), self.text.of(self.found.flow.function)
-        for compiler in sorted(_compilers(self.found.flow.module)):
+        for compiler in sorted(compilers_of(self.found.flow.own, self.found.flow.function)):
             if (what := unsupported(compiler, old, new)) is not None:
                 raise Refuse(
                     f"{compiler} compiles this file, but does not support {what}", "do not script it"
@@ -288,8 +287,3 @@ def has_long_string(statements: Sequence[ast.stmt], text: Text) -> bool:
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
 def _functions(tree: ast.Module) -> list[Function]:
     return [each for each in ast.walk(tree) if isinstance(each, Function)]
-
-
-@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
-def _compilers(module: Module) -> set[str]:
-    return {name for name, _ in compilers(module, decorators=True)}

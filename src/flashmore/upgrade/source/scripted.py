@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import MODULE, Function, bound_by, own_nodes
 
 COMPILERS = re.compile(rb"\bjit\b|\bfx\b|symbolic_trace|feature_extract|_fx\b")
 """A file without any of these calls no such compiler."""
@@ -46,6 +47,30 @@ def compilers(module: Module, *, decorators: bool) -> Iterator[tuple[str, int]]:
                 yield "TorchScript", node.lineno
             elif name.startswith(_TRACERS) or name.endswith(".symbolic_trace"):
                 yield "torch.fx", node.lineno
+
+
+def compilers_of(module: Module, function: Function) -> set[str]:
+    """The compilers that a file calls and that may compile one of its functions.
+
+    A decorator compiles what it decorates and what that calls, so the function is left out unless a decorated
+    definition mentions it, directly or through others of the file.
+    """
+    found = {name for name, _ in compilers(module, decorators=False)}
+    parts = module.tree.body
+    for name, line in compilers(module, decorators=True):
+        reached = [next(part for part in parts if line <= (part.end_lineno or line))]
+        for part in reached:
+            said = {getattr(each, "id", getattr(each, "attr", None)) for each in ast.walk(part)}
+            reached += [each for each in parts if each not in reached and said & _named(each)]
+        if function.name == MODULE or any(each is function for part in reached for each in ast.walk(part)):
+            found.add(name)
+    return found
+
+
+def _named(part: ast.stmt) -> set[str]:
+    """The names of a module that one of its statements binds."""
+    inside = [part] if isinstance(part, (Function, ast.ClassDef)) else own_nodes(part)
+    return {name for each in inside for name in bound_by(each)}
 
 
 def unsupported(compiler: str, old: str, new: str) -> str | None:
