@@ -134,9 +134,8 @@ class Expressions(Calls):
         return self.make("index", (base, index), node=node)
 
     def _choice(self, node: ast.IfExp) -> Value:
-        test = self.expression(node.test)
-        self.tests[id(node.test)] = test
-        self.conditions.append(self.condition(node.test, True))
+        _, condition = self.asked(node.test)
+        self.conditions.append(condition)
         one = self.expression(node.body)
         self.conditions[-1] = self.condition(node.test, False)
         two = self.expression(node.orelse)
@@ -197,6 +196,14 @@ class Expressions(Calls):
             self.env[statement.target.id] = made
         else:
             self.assign(statement.target, made)
+
+    def asked(self, test: ast.expr) -> tuple[Value, Condition]:
+        """A test that is evaluated now, and its condition, whose value in `tests` has no `not` in front."""
+        value = self.expression(test)
+        condition = self.condition(test, True)
+        if condition.node is not None:
+            self.tests[id(condition.node)] = self.seen[condition.node]
+        return value, condition
 
     def condition(self, test: ast.expr, holds: bool) -> Condition:
         """A test, as a condition."""

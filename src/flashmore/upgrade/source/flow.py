@@ -146,9 +146,7 @@ class Flow(Expressions):
             self.make("return", (value,), node=node)
 
     def _if(self, statement: ast.If) -> bool:
-        test = self.expression(statement.test)
-        condition = self.condition(statement.test, True)
-        self.tests[id(condition.node or statement.test)] = test
+        test, condition = self.asked(statement.test)
         start, ranks = dict(self.env), dict(self.ranks)
         self.conditions.append(condition)
         ended = self.block(statement.body)
