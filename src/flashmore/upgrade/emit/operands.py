@@ -19,7 +19,7 @@ class Operands:
         self.found = found
         self.words = words
         self.flow = found.flow
-        self.stability = Stability(found.flow)
+        self.stability = Stability(found.flow, found.decided)
         self.at = _statement(found.final)
         self.hoisted: list[tuple[str, ast.expr]] = []
         self.taken = {each.id for each in walk(self.flow.function) if isinstance(each, ast.Name)}

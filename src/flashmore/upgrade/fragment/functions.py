@@ -85,7 +85,9 @@ class _Cut(Cuts):
         if not isinstance(final.node, ast.expr) or block[last] is not final.statement:
             return None
         kept = {value.statement for value in (final, *self.found.chain) if value.node is not None}
-        self.kept = [each for each in self.blocks.places if each in kept]  # flags are numbered in this order
+        self.kept = [  # flags are numbered in this order
+            each for each in self.blocks.places if each in kept or self._renames(each)
+        ]
         self._inputs()
         old = self._side(block[first:last], block[last], final.node)
         changed = region(self.rewriting, self.changed)
@@ -100,6 +102,13 @@ class _Cut(Cuts):
             return None
         self.inputs.take_apart()
         return Fragment(tuple(self.inputs.found), self._function("old", old), self._function("new", new))
+
+    def _renames(self, statement: ast.stmt) -> bool:
+        """Whether a statement only gives scores or weights another name."""
+        match statement:
+            case ast.Assign(targets=[ast.Name()], value=ast.Name() as value):
+                return self.flow.seen.get(value) in self.found.chain
+        return False
 
     def _inputs(self) -> None:
         """Everything that becomes an input, and the texts that stand for it."""

@@ -1,7 +1,7 @@
 """The syntax of a chain: which expression is which operand, and where statements stand."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flashmore.upgrade.budget import step, walk
@@ -114,10 +114,16 @@ def blocks_of(parent: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 class Stability:
-    """Whether an expression still means the same at a later statement."""
+    """Whether an expression still means the same at a later statement.
 
-    def __init__(self, flow: Flow) -> None:
+    Args:
+        flow: the function.
+        decided: the tests whose answer is known there.
+    """
+
+    def __init__(self, flow: Flow, decided: Mapping[ast.expr, bool] | None = None) -> None:
         self.flow = flow
+        self.decided = decided or {}
 
     def holds(self, node: ast.expr, at: ast.stmt, condition: Condition | None = None) -> bool:
         """Whether every name in an expression has the same value there.
@@ -142,6 +148,10 @@ class Stability:
 
     def _same(self, name: ast.Name, env: dict[str, Value], condition: Condition | None) -> bool:
         then, now = self.flow.seen.get(name), env.get(name.id)
+        while now is not None and now.op == "phi" and isinstance(now.detail, Condition):
+            if (test := now.detail.node) is None or test not in self.decided:
+                break
+            now = now.args[0 if self.decided[test] == now.detail.holds else 1]
         if then is None:
             return now is None
         if now is None and (then.op in ("global", "closure", "partial") or then in self.flow.literals):
