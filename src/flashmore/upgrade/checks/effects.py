@@ -94,19 +94,20 @@ def _said(node: ast.AST) -> str:
 
 
 def _compare(old: Iterator[Effect], new: Iterator[Effect], mine: set[int]) -> None:
-    """Of the old effects only the attention's own may be missing."""
+    """Of the old effects only the attention's own may be missing, some of which others may be called like."""
     after = [said for said, _ in new]
+    found = {0}  # how many of the new effects may be those of the old ones so far
     for said, node in old:
-        if after and after[0] == said:
-            del after[0]
-        elif id(node) not in mine:
+        kept = {count + 1 for count in found if after[count : count + 1] == [said]}
+        if not (kept or id(node) in mine):
             line = getattr(node, "lineno", 0)
             raise Refuse(
                 f"`{said}` in line {line} would run at a different time, or not at all",
                 "move it to its own statement, before the product or after the values",
             )
-    if after:
-        raise Refuse(f"`{after[0]}` would run at a different time, or more often")
+        found = kept | found if id(node) in mine else kept
+    if len(after) not in found:
+        raise Refuse(f"`{after[max(found)]}` would run at a different time, or more often")
 
 
 def _check_helpers(flow: Flow, calls: set[int], chain: set[Value]) -> None:
