@@ -66,6 +66,10 @@ class CachedDecoder(Decoder):
         self._config: ModelConfig = self.model.config
         sizes = (self._config.n_layer, 0, self._config.n_embd)
         self._cache = next(model.parameters()).new_empty(sizes)  # (L, N, C)
+        self._kept = self._cache.view(
+            self._config.n_layer, self._config.block_size, 2, 0, self._config.n_embd
+        )
+        """The first entries in order, (L, T, 2, B, C)."""
         self._in_order: list[InOrder] = []
         self._places: Tensor | None = None  # (2, T, B) int64, entries of each position of each sequence
         self._length = self._used = 0  # T; entries in use
@@ -85,12 +89,13 @@ class CachedDecoder(Decoder):
         (count, self._length), context = ids.shape, self._config.block_size
         self._places, self._used = None, 0
         entries = self._entries(2 * context * count)
-        in_order = entries.view(len(entries), context, 2, count, -1)  # (L, T, 2, B, C)
-        self._in_order = [InOrder(kept, self._config.n_head) for kept in in_order]
+        if self._kept.size(3) != count:
+            self._kept = entries.view(len(entries), context, 2, count, -1)
+            self._in_order = [InOrder(kept, self._config.n_head) for kept in self._kept]
         self._used = 2 * ids.numel()
         # Some sequences at a time, so that their activations stay in the CPU's caches.
         ways = max(1, ids.numel() * self._config.n_embd // _NUMBERS)
-        parts = zip(ids.chunk(ways), in_order.chunk(ways, dim=3), strict=True)
+        parts = zip(ids.chunk(ways), self._kept.chunk(ways, dim=3), strict=True)
         return torch.cat([self.model.prefill(*part) for part in parts])  # (B, V)
 
     def extend(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -118,7 +123,7 @@ class CachedDecoder(Decoder):
             entries = max(count, 2 * self._cache.size(1))
             grown = self._cache.new_empty(len(self._cache), entries, self._cache.size(2))
             grown[:, : self._used] = self._cache[:, : self._used]
-            self._cache = grown
+            self._cache, self._kept = grown, self._kept[:, :, :, :0]
         return self._cache[:, :count]
 
 
