@@ -237,7 +237,11 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         log_to: Any = self.log_to
         self._set("log_to", (log_to,) if isinstance(log_to, str) else log_to)
         teacher: Any = self.teacher
-        self._set("teacher", (teacher,) if isinstance(teacher, str) else teacher)
+        if isinstance(teacher, str | Path):
+            teacher = (teacher,)
+        if isinstance(teacher, list | tuple):  # `./run/` is `run`
+            teacher = tuple(str(Path(each)) if isinstance(each, str | Path) else each for each in teacher)
+        self._set("teacher", teacher)
         for name in ("model", "preset"):
             self._require_type(name)
         values = _defaults(self.preset, self.model)

@@ -19,6 +19,7 @@ from flashmore.training.corpus import read_corpus
 from flashmore.training.distillation import open_teachers
 from flashmore.training.fit import fit
 from flashmore.training.loop import Observer, resume, train
+from flashmore.training.splits import require_random_splits
 from flashmore.training.verify import verify
 
 SMALL = replace(
@@ -87,8 +88,19 @@ def test_a_damaged_teacher_is_found(teachers: tuple[str, ...], tmp_path: Path) -
     data[len(data) // 2] ^= 1
     pack.write_bytes(data)
     assert [each.file for each in verify(tmp_path / "run") if each.problem] == [pack.name]
+    with pytest.raises(RunError, match="altered"):
+        resume(tmp_path / "run", 8)
+    shutil.copy(pack.with_name("teacher-1.pack"), pack)  # intact, but not the one that the run began with
+    assert [each.file for each in verify(tmp_path / "run") if each.problem] == [pack.name]
+    with pytest.raises(RunError, match="altered"):
+        resume(tmp_path / "run", 8)
+    pack.unlink()
     with pytest.raises(RunError, match="teacher-2"):
         resume(tmp_path / "run", 8)
+
+
+def test_a_teacher_may_be_a_path_written_in_any_way() -> None:
+    assert TrainConfig(teacher=[Path("runs/one"), "./runs/two/"]).teacher == ("runs/one", "runs/two")  # type: ignore[arg-type]
 
 
 def test_a_pack_names_no_folder_of_a_teacher(teachers: tuple[str, ...], tmp_path: Path) -> None:
@@ -124,3 +136,8 @@ def test_an_unfinished_teacher_is_refused(tmp_path: Path) -> None:
 def test_weighted_items_have_no_teachers(teachers: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="--weight"):
         TrainConfig(file=Path("list.csv"), column="name", weight="count", teacher=teachers)
+
+
+def test_random_splits_have_no_common_teachers() -> None:
+    with pytest.raises(ConfigError, match="one and the same split"):
+        require_random_splits(replace(SMALL, teacher=("one",)), 3)

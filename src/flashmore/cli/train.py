@@ -172,7 +172,8 @@ def _show(result: "TrainResult", losses: Sequence[float]) -> None:
         console.print(f"{better} flashmore generate {shlex.quote(result.run)} --ngram")
         if len(run.split.train) < FEW_TRAINED and result.model != "gru":
             console.print("with so few items, --model gru may also predict better")
-    if not losses and 0 < (tested := len(run.split.test)) < FEW_TESTED:
+    splittable = not losses and not run.config.get("teacher")
+    if splittable and 0 < (tested := len(run.split.test)) < FEW_TESTED:
         few = f"only {tested} test item{'s' * (tested > 1)}"
         console.print(f"{few}: use --splits 5 to see how much the test loss varies between splits")
     text = run.text

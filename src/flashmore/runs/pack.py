@@ -70,6 +70,7 @@ def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) ->
         text=kept.text and replace(kept.text, path=kept.text.path and f"/{_name(kept.text.path)}"),
         packed=True,
         stored=None,
+        teachers=(),
     )
     files = settings.encode(made)
     digest = records.digest(files[settings.CONFIG])

@@ -61,6 +61,8 @@ class Settings:
     """Whether these are those of a pack, which may lack the items."""
     stored: StoredItems | None = None
     """A prepared list, whose items are not in `split`."""
+    teachers: tuple[str, ...] = ()
+    """SHA-256 of the packs in the folder, `TEACHERS`."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def encode(settings: Settings) -> dict[str, bytes]:
         found = f"{count:,}, and {len(files[SPLIT]):,} bytes"
         raise DataError(wanted, found, "a list made by `flashmore prepare`, or fewer items")
     digests = {name: records.digest(data) for name, data in files.items()}
+    digests |= dict(zip(TEACHERS, settings.teachers, strict=False))
     config = _Config(
         FORMAT,
         settings.versions,
@@ -139,6 +142,7 @@ def read(folder: Path) -> tuple[Settings, str]:
         config.versions,
         config.packed,
         parts.stored,
+        tuple(config.files[name] for name in TEACHERS if name in config.files),
     )
     _require_fit(settings, folder)
     return settings, records.digest(data)

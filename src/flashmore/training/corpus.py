@@ -221,4 +221,4 @@ def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
             ids = run.text.ids(run.path, run.vocabulary)
     stored = run.settings.stored
     corpus = Corpus(run.split, run.vocabulary, run.text, run.model.vocab_size, run.model.block_size, stored)
-    return corpus.parts(config, device, ids, kept_teachers(run) if config.teacher else ())
+    return corpus.parts(config, device, ids, kept_teachers(run))

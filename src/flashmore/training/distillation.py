@@ -6,6 +6,8 @@ Shape letters: B batch, T positions, P positions with a target, V vocabulary.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -15,11 +17,13 @@ from flashmore.data.batches import IGNORE, Sequences
 from flashmore.data.items import Split
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import RunError
+from flashmore.files import INTACT, read_regular
 from flashmore.generation.load import load_model
 from flashmore.memory import largest_batch
 from flashmore.models.packed import pack
 from flashmore.runs import Run
-from flashmore.runs.pack import write
+from flashmore.runs.pack import LARGEST, write
+from flashmore.runs.records import digest
 from flashmore.runs.settings import TEACHERS
 from flashmore.training.result import result_of
 
@@ -47,17 +51,33 @@ def open_teachers(config: TrainConfig, split: Split, vocabulary: Vocabulary) -> 
     return runs
 
 
-def keep_teachers(teachers: Sequence[Run], run: Run) -> None:
-    """Put packs of the teachers into the folder of a run, which can then be resumed without them."""
+def packs_of(teachers: Sequence[Run]) -> list[bytes]:
+    """Packs of the teachers, which their pupil's folder contains: it can then be resumed without them."""
+    packs = []
     for name, teacher in zip(TEACHERS, teachers, strict=False):
         result = result_of(teacher)
         assert result is not None
-        write(teacher, result.to_json(), run.path / name, with_items=False)
+        with TemporaryDirectory() as folder:
+            write(teacher, result.to_json(), Path(folder, name), with_items=False)
+            packs.append(Path(folder, name).read_bytes())
+    return packs
+
+
+def kept_teacher(run: Run, number: int) -> Run:
+    """A teacher of a run from its pack in the run's folder, counted from 0.
+
+    Raises:
+        RunError: it is missing, or not the one that the run began with.
+    """
+    path, expected = run.path / TEACHERS[number], run.settings.teachers[number]
+    if (found := digest(read_regular(path, LARGEST))) != expected:
+        raise RunError(f"{path} with SHA-256 {expected[:12]}…", f"SHA-256 {found[:12]}…: altered", INTACT)
+    return Run.open(path)
 
 
 def kept_teachers(run: Run) -> tuple[Run, ...]:
-    """The teachers of a run from the packs in its folder."""
-    return tuple(Run.open(run.path / name) for name in TEACHERS[: len(run.config["teacher"])])
+    """All teachers of a run, from the packs in its folder."""
+    return tuple(kept_teacher(run, number) for number in range(len(run.settings.teachers)))
 
 
 @torch.inference_mode()

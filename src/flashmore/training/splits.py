@@ -48,6 +48,8 @@ def require_random_splits(config: TrainConfig, splits: int) -> None:
         found = "--mode text"
     elif config.split == MAKEMORE or parse_shares(config.split)[2] == 0:
         found = f"--split {config.split}"
+    elif config.teacher:
+        found = "--teacher, whose runs have one and the same split"
     elif file == Path("-"):
         found = "stdin, which can be read only once"
     elif file is not None and file.exists() and not (file.is_file() or file.is_dir()):

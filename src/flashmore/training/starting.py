@@ -10,19 +10,19 @@ import torch
 
 from flashmore.config import CHANGEABLE, TrainConfig
 from flashmore.errors import ConfigError, RankStopped, RunError, StorageError
-from flashmore.files import INTACT
+from flashmore.files import INTACT, replace_file
 from flashmore.parallel import Ranks, connected
 from flashmore.ranks import max_restarts
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
 from flashmore.runs.checkpoint import layout_of
 from flashmore.runs.folder import is_pack, remove_unfinished
 from flashmore.runs.metrics import MetricsLog
-from flashmore.runs.records import convert
-from flashmore.runs.settings import require_run, require_same, versions_here
+from flashmore.runs.records import convert, digest
+from flashmore.runs.settings import TEACHERS, require_run, require_same, versions_here
 from flashmore.specs import model_spec
 from flashmore.terminal import say
 from flashmore.training.corpus import Parts, open_parts, read_corpus
-from flashmore.training.distillation import keep_teachers, open_teachers
+from flashmore.training.distillation import open_teachers, packs_of
 from flashmore.training.fit import fit
 from flashmore.training.folders import config_of, holds_run, lock_new, started_before
 from flashmore.training.memory import require_memory
@@ -201,9 +201,16 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) 
     resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
     with ExitStack() as lock:
         folder = lock_new(lock, config.model, out)
-        made_from = replace(asked, config=resolved.config.to_json(), model=resolved.model_config)
+        packs = packs_of(teachers)
+        made_from = replace(
+            asked,
+            config=resolved.config.to_json(),
+            model=resolved.model_config,
+            teachers=tuple(map(digest, packs)),
+        )
         with Run.create(folder, made_from) as run:
-            keep_teachers(teachers, run)
+            for name, data in zip(TEACHERS, packs, strict=False):
+                replace_file(run.path / name, data)
             if corpus.text is not None:
                 parts = open_parts(run, config, device)
             # Several ranks may share a model that does not fit on one device; all load this checkpoint.

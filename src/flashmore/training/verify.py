@@ -13,6 +13,7 @@ from flashmore.models.registry import layout
 from flashmore.runs import Run, State, checkpoint, metrics, settings
 from flashmore.runs.checkpoint import differences, file_name, layout_of
 from flashmore.runs.folder import is_pack
+from flashmore.training.distillation import kept_teacher
 from flashmore.training.folders import config_of
 from flashmore.training.result import result_of
 
@@ -82,8 +83,8 @@ def verify(path: Path) -> list[Verified]:
         elif run.text is not None:
             intact = run.text.is_intact(path / STORE)
             found.append(Verified(STORE, None if intact else "missing or altered; training makes it anew"))
-        for name in settings.TEACHERS[: len(run.config["teacher"])]:
-            check(name, partial(Run.open, path / name))
+        for number in range(len(run.settings.teachers)):
+            check(settings.TEACHERS[number], partial(kept_teacher, run, number))
         for state in list(states.values())[-1:]:
             check("metrics.jsonl", partial(metrics.read, path / "metrics.jsonl", state))
     whole = all(each.problem is None for each in found)
