@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import rank_jobs
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.errors import ConfigError, FlashmoreError, Interrupted, RunError
@@ -22,17 +23,7 @@ from flashmore.training.loop import Observer, resume, train
 from flashmore.training.splits import require_random_splits
 from flashmore.training.verify import verify
 
-SMALL = replace(
-    TrainConfig(file=Path(__file__).parents[1] / "golden" / "names.txt"),
-    n_embd=16,
-    n_head=2,
-    n_layer=2,
-    max_steps=12,
-    eval_interval=4,
-    log_interval=1,
-    batch_size=8,
-    device="cpu",
-)
+SMALL = TrainConfig(**rank_jobs.SMALL)
 
 
 class PressCtrlC(Observer):

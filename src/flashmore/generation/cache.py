@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.models.config import ModelConfig
-from flashmore.models.kv_cache import InOrder, attend_anywhere
+from flashmore.models.kv_cache import Attend, InOrder, attend_anywhere
 from flashmore.specs import model_spec
 
 
@@ -44,7 +44,8 @@ class Decoder:
 
 _NUMBERS = 2**16
 """About the size of the hidden states, B × T × C, of sequences that are prefilled together."""
-Step = Callable[[Tensor, int, Iterable[Callable[[Tensor], Tensor]]], Tensor]
+Step = Callable[[Tensor, int, Iterable[Attend]], Tensor]
+"""See `Transformer.steps`."""
 
 
 class CachedDecoder(Decoder):

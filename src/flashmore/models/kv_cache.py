@@ -3,11 +3,16 @@
 Shape letters: B batch, T positions, C channels, H heads of D channels.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flashmore.backends.manual import attend_last
+
+Attend = Callable[[Tensor], Tensor]
+"""Attention of a position's queries, keys and values, (B, 3C), to all positions up to it, (B, C)."""
 
 
 class InOrder:

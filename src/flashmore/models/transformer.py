@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
+from flashmore.models.kv_cache import Attend
 from flashmore.models.packed import norm, product, product_and_sum
 
 
@@ -144,10 +145,6 @@ class Block(nn.Module):
         x = x[:, -1] + self.attention.c_proj(y.flatten(1))  # (B, C)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
-
-
-Attend = Callable[[Tensor], Tensor]
-"""Attention of a position's queries, keys and values, (B, 3C), to all positions up to it, (B, C)."""
 
 
 class BlockStep:

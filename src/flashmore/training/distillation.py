@@ -52,7 +52,7 @@ def open_teachers(config: TrainConfig, split: Split, vocabulary: Vocabulary) -> 
 
 
 def packs_of(teachers: Sequence[Run]) -> list[bytes]:
-    """Packs of the teachers, which their pupil's folder contains: it can then be resumed without them."""
+    """Packs of the teachers, for the folder of the run that learns from them: it resumes without theirs."""
     packs = []
     for name, teacher in zip(TEACHERS, teachers, strict=False):
         result = result_of(teacher)
