@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from comparison import Record, answer
 from flashmore.errors import UsageError
+from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import next_probabilities
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.text import continuations
@@ -123,7 +124,7 @@ def check_greedy(theirs: Any, ours: nn.Module, context: int) -> None:
     """Both continue one character by 1.2 times the context, always with the likeliest one."""
     length = context + context // 5
     expected = theirs.generate(torch.tensor([[1]]), length, top_k=1)[0, 1:].tolist()
-    found = [row[0] for row in continuations(ours, [1], length, GenerateOptions(top_k=1), [0])]
+    found = [row[0] for row in continuations(decoder_for(ours), [1], length, GenerateOptions(top_k=1), [0])]
     if found != expected:
         raise SystemExit("the greedy texts differ: not the same model")
 
@@ -140,7 +141,7 @@ def check_draws(theirs: Any, ours: nn.Module) -> None:
     made = theirs.generate(ids.expand(DRAWS, -1), 1, SAMPLING.temperature, SAMPLING.top_k)
     drawn = {
         "nanoGPT": made[:, -1].tolist(),
-        "flashmore": next(continuations(ours, ids[0].tolist(), 1, SAMPLING, range(DRAWS))),
+        "flashmore": next(continuations(decoder_for(ours), ids[0].tolist(), 1, SAMPLING, range(DRAWS))),
     }
     likely = [number for number, probability in enumerate(probabilities) if probability * DRAWS >= 5]
     for side, numbers in drawn.items():
@@ -154,7 +155,7 @@ def check_draws(theirs: Any, ours: nn.Module) -> None:
 
 def timed(name: str, theirs: Any, ours: nn.Module, streams: int, rounds: int) -> Iterator[dict[str, Any]]:
     """The three cases of one size and number of streams."""
-    T = SIZES[name]["block_size"]
+    T, decoder = SIZES[name]["block_size"], decoder_for(ours)
     few = max(2, min(T // 4, 4096 // (T * streams)))  # steps of a block that recompute the window
     half = torch.randint(V, (streams, (T - few) // 2))
     full = torch.randint(V, (streams, T))
@@ -165,7 +166,8 @@ def timed(name: str, theirs: Any, ours: nn.Module, streams: int, rounds: int) ->
 
     def ours_ms(ids: Tensor, steps: int, stride: int) -> float:
         seeds = range(first := next(SEEDS) * streams, first + streams)
-        return ms(lambda: list(continuations(ours, ids[0].tolist(), steps, SAMPLING, seeds, stride)), steps)
+        window = ids[0].tolist()
+        return ms(lambda: list(continuations(decoder, window, steps, SAMPLING, seeds, stride)), steps)
 
     sides: dict[str, Callable[[], float]] = {
         "nanoGPT within": lambda: theirs_ms(half),

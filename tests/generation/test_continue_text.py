@@ -68,7 +68,7 @@ def test_every_stream_is_what_it_would_be_alone_and_uncached(data: st.DataObject
         )
     )
     model = BUILT[name, context]
-    drawn = list(continuations(model, ids, length, options, seeds, stride))
+    drawn = list(continuations(decoder_for(model), ids, length, options, seeds, stride))
     for stream, seed in enumerate(seeds):
         expected = by_whole_windows(model, context, ids, length, options, seed, stride)
         assert [row[stream] for row in drawn] == expected
@@ -78,13 +78,15 @@ def test_more_random_numbers_than_are_drawn_at_once(monkeypatch: pytest.MonkeyPa
     model = BUILT["bow", 3]
     expected = by_whole_windows(model, 3, [1], 40, GenerateOptions(), 8, 1)
     monkeypatch.setattr("flashmore.generation.text._NUMBERS", 7)
-    assert [row[1] for row in continuations(model, [1], 40, GenerateOptions(), [9, 8])] == expected
+    assert [
+        row[1] for row in continuations(decoder_for(model), [1], 40, GenerateOptions(), [9, 8])
+    ] == expected
 
 
 def test_many_sequences_are_prefilled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flashmore.generation.cache._NUMBERS", 2 * 5 * 8)
     model, seeds = BUILT["transformer", 5], [3, 4, 5, 6, 7]
-    drawn = list(continuations(model, [1, 2], 20, GenerateOptions(), seeds, 2))
+    drawn = list(continuations(decoder_for(model), [1, 2], 20, GenerateOptions(), seeds, 2))
     for stream, seed in enumerate(seeds):
         expected = by_whole_windows(model, 5, [1, 2], 20, GenerateOptions(), seed, 2)
         assert [row[stream] for row in drawn] == expected

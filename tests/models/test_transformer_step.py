@@ -1,22 +1,34 @@
 """The Transformer one position at a time, with keys and values kept, against all positions at once."""
 
+import itertools
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from flashmore.models.config import ModelConfig
-from flashmore.models.kv_cache import InOrder, attend_anywhere
+from flashmore.models.config import ACTIVATIONS, ModelConfig
+from flashmore.models.kv_cache import InOrder, attend_anywhere, attend_in_order
 from flashmore.models.registry import build
 from flashmore.models.transformer import Transformer
 
 L, H, C, V, CONTEXT = 3, 2, 12, 11, 16
 
 
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    config = ModelConfig("transformer", V, CONTEXT, n_layer=L, n_head=H, n_embd=C, dropout=0.5)
+@pytest.fixture(scope="module", params=itertools.product(ACTIVATIONS, (True, False)))
+def model(request: pytest.FixtureRequest) -> Transformer:
+    activation, bias = request.param
+    config = ModelConfig(
+        "transformer",
+        V,
+        CONTEXT,
+        n_layer=L,
+        n_head=H,
+        n_embd=C,
+        dropout=0.5,
+        bias=bias,
+        activation=activation,
+    )
     built = build(config, seed=0).double().eval()
     assert isinstance(built, Transformer)
     generator = torch.Generator().manual_seed(1)
@@ -41,16 +53,26 @@ def test_every_position_after_every_prefix_gives_the_logits_of_forward(
     cache = torch.full((L, CONTEXT, 2, batch, C), torch.nan, dtype=torch.float64)
     logits = model.prefill(ids[:, :first], cache)
     torch.testing.assert_close(logits, expected[:, first - 1], rtol=1e-10, atol=1e-10)
-    step, in_order = model.steps(single=batch == 1), [InOrder(kept, H) for kept in cache]
+    in_order = InOrder(cache, H)
     for position in range(first, CONTEXT):
-        attends = [partial(attend, length=position + 1) for attend in in_order]
-        logits = step(ids[:, position], position + 1, attends)
+        if batch == 1:
+            logits = model.step_of_one()(ids[:, position], position + 1, in_order)
+        else:
+            logits = step_in_order(model, ids[:, position], position + 1, in_order)
         torch.testing.assert_close(logits, expected[:, position], rtol=1e-10, atol=1e-10)
+
+
+def step_in_order(model: Transformer, ids: Tensor, length: int, in_order: InOrder) -> Tensor:
+    attends = [
+        partial(attend_in_order, place=place, keys=keys, values=values)
+        for place, keys, values in in_order.up_to(length)
+    ]
+    return model.step()(ids, length, attends)
 
 
 def step_anywhere(model: Transformer, ids: Tensor, cache: Tensor, places: Tensor) -> Tensor:
     attends = [partial(attend_anywhere, kept=kept, places=places, n_head=H) for kept in cache]
-    return model.steps(single=False)(ids, places.size(1), attends)
+    return model.step()(ids, places.size(1), attends)
 
 
 @torch.inference_mode()
@@ -92,7 +114,7 @@ def test_a_step_writes_at_its_own_places_alone(model: Transformer, in_order: boo
     model.prefill(ids[:, :5], rows)
     before = cache.clone()
     if in_order:
-        model.steps(single=False)(ids[:, 5], 6, [partial(InOrder(kept, H), length=6) for kept in rows])
+        step_in_order(model, ids[:, 5], 6, InOrder(rows, H))
     else:
         places = torch.arange(36).view(6, 2, 3).transpose(0, 1)
         step_anywhere(model, ids[:, 5], cache[:, :36], places)

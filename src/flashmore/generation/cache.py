@@ -3,7 +3,7 @@
 Shape letters: B batch, T positions, C channels, V vocabulary, L layers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.models.config import ModelConfig
-from flashmore.models.kv_cache import Attend, InOrder, attend_anywhere
+from flashmore.models.kv_cache import InOrder, attend_anywhere, attend_in_order
 from flashmore.specs import model_spec
 
 
@@ -44,8 +44,6 @@ class Decoder:
 
 _NUMBERS = 2**16
 """About the size of the hidden states, B × T × C, of sequences that are prefilled together."""
-Step = Callable[[Tensor, int, Iterable[Attend]], Tensor]
-"""See `Transformer.steps`."""
 
 
 class CachedDecoder(Decoder):
@@ -59,7 +57,7 @@ class CachedDecoder(Decoder):
     (https://arxiv.org/abs/2309.06180), section 4. The memory grows as needed and is kept for the next start,
     because the first write to a page takes longer than those that follow.
 
-    The model has `prefill` and `steps` as `Transformer` has them.
+    The model has `prefill`, `step` and `step_of_one` as `Transformer` has them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,19 +69,17 @@ class CachedDecoder(Decoder):
             self._config.n_layer, self._config.block_size, 2, 0, self._config.n_embd
         )
         """The first entries in order, (L, T, 2, B, C)."""
-        self._in_order: list[InOrder] = []
+        self._in_order = InOrder(self._kept, self._config.n_head)
         self._places: Tensor | None = None  # (2, T, B) int64, entries of each position of each sequence
         self._length = self._used = 0  # T; entries in use
 
     @cached_property
-    def _step(self) -> Step:
-        steps: Step = self.model.steps(single=False)
-        return steps
+    def _step(self) -> Callable[..., Tensor]:
+        return self.model.step()  # type: ignore[no-any-return]
 
     @cached_property
-    def _step_of_one(self) -> Step:
-        steps: Step = self.model.steps(single=True)
-        return steps
+    def _step_of_one(self) -> Callable[..., Tensor]:
+        return self.model.step_of_one()  # type: ignore[no-any-return]
 
     def start(self, ids: Tensor) -> Tensor:
         """As in `Decoder`."""
@@ -92,7 +88,7 @@ class CachedDecoder(Decoder):
         entries = self._entries(2 * context * count)
         if self._kept.size(3) != count:
             self._kept = entries.view(len(entries), context, 2, count, -1)
-            self._in_order = [InOrder(kept, self._config.n_head) for kept in self._kept]
+            self._in_order = InOrder(self._kept, self._config.n_head)
         self._used = 2 * ids.numel()
         # Some sequences at a time, so that their activations stay in the CPU's caches.
         ways = max(1, ids.numel() * self._config.n_embd // _NUMBERS)
@@ -103,11 +99,15 @@ class CachedDecoder(Decoder):
         """As in `Decoder`."""
         self._length += 1
         if rows is None and self._places is None:
-            step = self._step_of_one if len(ids) == 1 else self._step
             self._used += 2 * len(ids)
-            return step(
-                ids, self._length, [partial(attend, length=self._length) for attend in self._in_order]
-            )
+            if len(ids) == 1:
+                return self._step_of_one(ids, self._length, self._in_order)
+            kept = self._in_order.up_to(self._length)
+            attends = [
+                partial(attend_in_order, place=place, keys=keys, values=values)
+                for place, keys, values in kept
+            ]
+            return self._step(ids, self._length, attends)
         if self._places is None:
             places = torch.arange(self._used, device=ids.device).view(self._length - 1, 2, -1)
             self._places = places.transpose(0, 1)  # (2, T, B)

@@ -200,7 +200,7 @@ def samples(run: Run, trained: nn.Module) -> list[str]:
         context, options = run.model.block_size, GenerateOptions()
         drawn = draw(decoder_for(model), (), 2 * SAMPLES, context, options, random_numbers(0))
         return list(filter(None, run.vocabulary.decode_rows(drawn.ids.numpy())))[:SAMPLES]
-    ids = continuations(model, [0], SAMPLE_CHARACTERS, GenerateOptions(), [0])
+    ids = continuations(decoder_for(model), [0], SAMPLE_CHARACTERS, GenerateOptions(), [0])
     return ["".join(run.vocabulary.characters[number] for (number,) in ids)]
 
 

@@ -5,14 +5,13 @@ Shape letters: B streams, T positions, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flashmore.data.text import normalize
 from flashmore.errors import ConfigError, RunError
-from flashmore.generation.cache import decoder_for
+from flashmore.generation.cache import Decoder, decoder_for
 from flashmore.generation.draw import next_probabilities, pick, random_numbers, require_finite, seed_of
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -21,7 +20,7 @@ from flashmore.runs import Run
 
 LONGEST = 10**7
 """Most characters of all sampled texts together."""
-_NUMBERS = 1024
+_NUMBERS = 64
 """Random numbers of a stream that are drawn at once."""
 
 
@@ -94,13 +93,14 @@ def stream_text(
     ids = (ids or [characters.index("\n") if "\n" in characters else 0])[-context:]
     seed = seed_of(options)
     seeds = [(seed + stream) % 2**63 for stream in range(count)]
-    drawn = continuations(pack(load_model(run, device)), ids, length, options, seeds, stride)
+    decoder = decoder_for(pack(load_model(run, device)))
+    drawn = continuations(decoder, ids, length, options, seeds, stride)
     return TextStreams(prefix, (tuple(characters[number] for number in row) for row in drawn), seed)
 
 
 @torch.inference_mode()
 def continuations(
-    model: nn.Module,
+    decoder: Decoder,
     ids: Sequence[int],
     length: int,
     options: GenerateOptions,
@@ -110,16 +110,14 @@ def continuations(
     """The next id of each stream, `length` times.
 
     Args:
-        model: in evaluation mode.
+        decoder: the model's.
         ids: what all streams begin with: at least one, and at most as many as the model's context.
         length: characters of each stream.
         options: temperature, top-k and top-p.
         seeds: of the B streams.
         stride: as in `continue_text`.
     """
-    config: Any = model.config
-    context, device, count = config.block_size, next(model.parameters()).device, len(seeds)
-    decoder = decoder_for(model)
+    context, device, count = decoder.model.config.block_size, decoder.device, len(seeds)
     window = [torch.full((count,), number) for number in ids]  # T × (B,)
     logits = decoder.start(torch.stack(window, dim=1).to(device))  # (B, V)
     for left, numbers in zip(range(length - 1, -1, -1), _numbers(seeds), strict=False):

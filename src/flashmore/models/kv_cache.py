@@ -1,9 +1,9 @@
 """Attention of the last position of several sequences to keys and values that are kept, without gradients.
 
-Shape letters: B batch, T positions, C channels, H heads of D channels.
+Shape letters: B batch, T positions, C channels, H heads of D channels, L blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +16,32 @@ Attend = Callable[[Tensor], Tensor]
 
 
 class InOrder:
-    """Attention of sequences whose keys and values are in order.
+    """Keys and values of sequences in the order of their positions.
 
     Args:
-        kept: (T, 2, B, C), T the context, to which the keys and values of each new position are added.
+        kept: (L, T, 2, B, C), T the context.
         n_head: H.
     """
 
     def __init__(self, kept: Tensor, n_head: int) -> None:
-        context, _, B, C = kept.shape
-        by_head = kept.view(context, 2, B, n_head, -1).permute(1, 2, 3, 0, 4)  # (2, B, H, T, D)
-        self._k, self._v = by_head.unbind()
-        self._pairs = kept.transpose(1, 2).unbind()  # T × (B, 2, C)
-        self._q, self._pair, self._channels = (B, n_head, 1, by_head.size(4)), (B, 2, C), C
+        L, T, _, B, C = kept.shape
+        by_head = kept.view(L, T, 2, B, n_head, C // n_head).permute(2, 0, 3, 4, 1, 5)  # (2, L, B, H, T, D)
+        self._keys, self._values = by_head.unbind()
+        self._places = kept.transpose(2, 3)  # (L, T, B, 2, C)
 
-    def __call__(self, qkv: Tensor, length: int) -> Tensor:
-        """Map (B, 3C) of the last of `length` positions to (B, C)."""
-        q, new = qkv[:, : self._channels], qkv[:, self._channels :]
-        self._pairs[length - 1].copy_(new.view(self._pair))
-        k, v = self._k[:, :, :length], self._v[:, :, :length]
-        return F.scaled_dot_product_attention(q.view(self._q), k, v).reshape(q.shape)
+    def up_to(self, length: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each block the place of the key and value of the last position, (B, 2, C), and the keys and the
+        values of all `length` positions, each (B, H, length, D)."""
+        keys, values = self._keys.narrow(3, 0, length), self._values.narrow(3, 0, length)
+        return zip(self._places[:, length - 1].unbind(), keys.unbind(), values.unbind(), strict=True)
+
+
+def attend_in_order(qkv: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Map (B, 3C) of the last position to (B, C); the rest as `InOrder.up_to` gives it."""
+    B, H, _, D = keys.shape
+    q, new = torch.split(qkv, [H * D, 2 * H * D], dim=1)
+    place.copy_(new.view(place.shape))
+    return F.scaled_dot_product_attention(q.view(B, H, 1, D), keys, values).reshape(q.shape)
 
 
 def attend_anywhere(qkv: Tensor, kept: Tensor, places: Tensor, n_head: int) -> Tensor:

@@ -4,7 +4,6 @@ PyTorch computes float32 products with MKL, which on AMD's CPUs does not use AVX
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -45,26 +44,11 @@ class PackedLinear(nn.Module):
         return y
 
 
-def product(layer: Any, single: bool) -> Callable[[Tensor], Tensor]:
-    """The function of an `nn.Linear` or `PackedLinear` for inputs (B, I), in inference; whether B is 1."""
-    if not single:
-        return layer.forward  # type: ignore[no-any-return]
-    transposed = layer.weight.detach().t().contiguous()  # (I, O): MKL reads it in longer runs
-    multiply: Callable[[Tensor], Tensor] = partial(torch.mm, mat2=transposed)
-    if layer.bias is not None:
-        multiply = partial(torch.addmm, layer.bias.detach(), mat2=transposed)
-    gelu = getattr(layer, "gelu", None)
-    return multiply if gelu is None else lambda x: F.gelu(multiply(x), approximate=gelu)
-
-
-def product_and_sum(layer: Any, single: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function from a residual (B, O) and inputs (B, I) to their sum after the layer, as `product`."""
-    if single and layer.bias is None:
-        return partial(torch.addmm, mat2=layer.weight.detach().t().contiguous())
-    if not single and isinstance(layer, PackedLinear):
+def product_and_sum(layer: nn.Linear | PackedLinear) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function from a residual (B, O) and inputs (B, I) to their sum after the layer, in inference."""
+    if isinstance(layer, PackedLinear):
         return layer.plus
-    multiply = product(layer, single)
-    return lambda residual, x: residual + multiply(x)
+    return lambda residual, x: residual + layer.forward(x)
 
 
 def norm(layer: nn.LayerNorm) -> Callable[[Tensor], Tensor]:

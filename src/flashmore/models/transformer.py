@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
-from flashmore.models.kv_cache import Attend
-from flashmore.models.packed import norm, product, product_and_sum
+from flashmore.models.kv_cache import Attend, InOrder
+from flashmore.models.packed import norm, product_and_sum
+from flashmore.models.single import SingleStep
 
 
 class Dropout(nn.Module):
@@ -154,14 +155,12 @@ class BlockStep:
 
     Args:
         block: the block.
-        single: whether B is 1.
     """
 
-    def __init__(self, block: Block, single: bool) -> None:
+    def __init__(self, block: Block) -> None:
         self._ln_1, self._ln_2 = norm(block.ln_1), norm(block.ln_2)
-        self._c_attn, self._c_fc = product(block.attention.c_attn, single), product(block.mlp.c_fc, single)
-        self._attended = product_and_sum(block.attention.c_proj, single)
-        self._fed = product_and_sum(block.mlp.c_proj, single)
+        self._c_attn, self._c_fc = block.attention.c_attn.forward, block.mlp.c_fc.forward
+        self._attended, self._fed = product_and_sum(block.attention.c_proj), product_and_sum(block.mlp.c_proj)
         self._activate = block.mlp.activate
 
     def __call__(self, x: Tensor, attend: Attend) -> Tensor:
@@ -256,19 +255,16 @@ class Transformer(nn.Module):
         logits: Tensor = self.lm_head(self.ln_f(x))  # (B, V)
         return logits
 
-    def steps(self, single: bool) -> Callable[[Tensor, int, Iterable[Attend]], Tensor]:
+    def step(self) -> Callable[[Tensor, int, Iterable[Attend]], Tensor]:
         """The model one position at a time for B sequences, in evaluation mode.
-
-        Args:
-            single: whether B is 1.
 
         Returns:
             A function from the last ids, (B,) int64, the number of positions with them, and the attention of
             each block to logits (B, V).
         """
         blocks: Any = self.blocks
-        steps = [BlockStep(block, single) for block in blocks]
-        ln_f, lm_head = norm(self.ln_f), product(self.lm_head, single)
+        steps = [BlockStep(block) for block in blocks]
+        ln_f, lm_head = norm(self.ln_f), self.lm_head.forward
         wte, wpe = self.wte.weight, self.wpe.weight
 
         def step(ids: Tensor, length: int, attends: Iterable[Attend]) -> Tensor:
@@ -278,6 +274,10 @@ class Transformer(nn.Module):
             return lm_head(ln_f(x))  # (B, V)
 
         return step
+
+    def step_of_one(self) -> Callable[[Tensor, int, InOrder], Tensor]:
+        """The same for one sequence, whose keys and values are in order."""
+        return SingleStep(self)
 
 
 MOST_ONE_HOT = 256
