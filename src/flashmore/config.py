@@ -88,6 +88,16 @@ class DataConfig:
     vocab_size: int | None = BY_PRESET
     """With --mode text and a `.bin` file: vocabulary size. If omitted, the largest id + 1."""
 
+    @property
+    def read_once(self) -> str:
+        """What the file is if it can be read only once; else nothing."""
+        file = self.file
+        if file == Path("-"):
+            return "stdin, which can be read only once"
+        if file is not None and file.exists() and not (file.is_file() or file.is_dir()):
+            return f"{file}, a pipe or a device, which can be read only once"
+        return ""
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -146,6 +156,9 @@ class OptimConfig:
     teacher: tuple[str, ...] = ()
     """Finished runs on the same items, whose mean predictions become a part of the targets: distillation. The
     model then generalises better than each of them."""
+    teachers: OpenInt = BY_PRESET
+    """Number of runs to train first as such teachers, with other seeds; they are kept beside the run. Needs
+    one process, and a file that can be read more than once."""
     weight_decay: OpenFloat = BY_PRESET
     """Decoupled weight decay."""
     decay_on: Literal["all", "matrices"] = BY_PRESET
@@ -224,7 +237,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 
     preset: Preset = "names"
     """Set of defaults for the other options.
-    `names`: fitted to the data. `names-long`: a lower loss, in a few minutes.
+    `names`: fitted to the data. `names-long`: a lower loss in a few minutes, by learning from three runs.
     `makemore`: those of makemore. `shakespeare`, `gpt2-124m`: those of nanoGPT, for one long text;
     `gpt2-355m`, `gpt2-774m` and `gpt2-1558m` are the larger sizes of GPT-2.
     `shakespeare-fast`: the loss of `shakespeare` in less time."""
@@ -311,12 +324,11 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
                 raise ConfigError("--column with --weight", "no --column", "use both, or omit --weight")
             found = "--weight, which n-grams do not support"
             raise ConfigError("--ngram-smoothing without weights", found, "one of the two options")
-        if self.teacher:
+        if self.teacher or self.teachers:
             self._require_teachable()
         if self.mode == "text" and self.file == Path("-"):
-            found = "stdin, which can be read only once"
             raise ConfigError(
-                "a text file with --mode text", found, "the path of a text file, or --mode items"
+                "a text file with --mode text", self.read_once, "the path of a text file, or --mode items"
             )
         if "none" in self.speedups and len(self.speedups) > 1:
             found = " ".join(self.speedups)
@@ -333,14 +345,22 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         if len(self.teacher) > MOST_TEACHERS:
             found = f"{len(self.teacher)}"
             raise ConfigError(f"at most {MOST_TEACHERS} runs with --teacher", found, "fewer of them")
-        for name in ("weight", "ngram_smoothing"):
+        option = "--teacher" if self.teacher else "--teachers"
+        for name in ("weight", "ngram_smoothing", "teachers") if self.teacher else ("weight",):
             if getattr(self, name):
-                raise ConfigError(f"--teacher without {_option(name)}", "both", "one of the two options")
+                raise ConfigError(f"{option} without {_option(name)}", "both", "one of the two options")
+        if self.teachers and self.read_once:
+            raise ConfigError("a file of items with --teachers", self.read_once, "omit --teachers")
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the model learns from other runs."""
+        return bool(self.teacher or self.teachers)
 
     @property
     def soft_targets(self) -> float:
         """Share of the soft targets, of n-grams or of teachers, in the loss."""
-        return TEACHERS_SHARE if self.teacher else self.ngram_smoothing
+        return TEACHERS_SHARE if self.distilled else self.ngram_smoothing
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for a run's config.json."""
@@ -357,6 +377,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     ),
     **dict.fromkeys(("warmup_steps", "patience", "samples_every", "slices"), (0, LARGEST)),
     "threads": (0, MOST_THREADS),
+    "teachers": (0, MOST_TEACHERS),
     **dict.fromkeys(("seed", "split_seed"), (0, 2**63 - 1)),
 }
 """Smallest and largest value of every integer option."""
@@ -366,8 +387,8 @@ DEFAULTS: dict[str, Any] = {
     "activation": "gelu_tanh", "bias": True, "tie_weights": False, "init": "torch", "dropout": 0.0,
     "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw",
     "muon_learning_rate": 0.02, "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100,
-    "beta2": 0.99, "ngram_smoothing": 0.0, "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0,
-    "dtype": "float32", "eval_interval": 250, "patience": 0,
+    "beta2": 0.99, "ngram_smoothing": 0.0, "teachers": 0, "weight_decay": 0.01, "decay_on": "matrices",
+    "grad_clip": 1.0, "dtype": "float32", "eval_interval": 250, "patience": 0,
 }  # fmt: skip
 """Defaults of every preset and model."""
 SIZES = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout")
@@ -376,9 +397,9 @@ MODEL_OPTIONS = (*SIZES, "activation", "bias", "tie_weights", "init")
 """Options that not every model has."""
 OPEN = (
     "n_layer", "n_embd", "dropout", "optimizer", "max_steps", "batch_size", "learning_rate",
-    "ngram_smoothing", "weight_decay", "warmup_steps", "eval_interval",
+    "ngram_smoothing", "weight_decay", "warmup_steps", "eval_interval", "teachers",
 )  # fmt: skip
-"""Options that the preset `names` fits to the items; `names-long` fits only the share of soft targets."""
+"""Options that the preset `names` fits to the items; `names-long` fits those that are open in it."""
 CHANGEABLE = (
     "parallel", "grad_accum", "activation_checkpointing", "cpu_offload",
     "save_seconds", "keep", "on_save_error",
@@ -401,11 +422,11 @@ GPT2: dict[str, Any] = {
 }  # fmt: skip
 """nanoGPT's GPT-2. The larger ones differ in size alone (Radford et al. 2019, table 2)."""
 PRESETS: dict[Preset, dict[str, Any]] = {
-    "names": {"patience": 5},
+    "names": {"patience": 5, "teachers": 0},
     # Found by the experiments in docs/log.md, on names held out of the training part.
     "names-long": {
-        "optimizer": "muon", "dropout": 0.1, "ngram_smoothing": BY_PRESET, "max_steps": 4000,
-        "eval_interval": 250,
+        "optimizer": "muon", "dropout": BY_PRESET, "ngram_smoothing": BY_PRESET, "teachers": BY_PRESET,
+        "max_steps": 4000, "eval_interval": 250,
     },
     "makemore": {
         "activation": "gelu_tanh", "max_steps": 15_000, "batch_size": 32, "learning_rate": 5e-4,
@@ -460,7 +481,7 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if config.lr_schedule != "cosine":
         yield "min_lr_ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"
     if config.mode == "text":
-        for name in ("column", "ngram_smoothing", "teacher"):
+        for name in ("column", "ngram_smoothing", "teacher", "teachers"):
             yield name, "--mode items", "--mode text"
     else:
         for name in ("block_size", "vocab_size"):

@@ -132,3 +132,67 @@ def test_weighted_items_have_no_teachers(teachers: tuple[str, ...]) -> None:
 def test_random_splits_have_no_common_teachers() -> None:
     with pytest.raises(ConfigError, match="one and the same split"):
         require_random_splits(replace(SMALL, teacher=("one",)), 3)
+
+
+# Teachers that are trained first.
+
+
+def test_teachers_that_are_trained_first_are_runs_beside_the_run(tmp_path: Path) -> None:
+    config = replace(SMALL, max_steps=16, eval_interval=8)
+    train(replace(config, teachers=2), tmp_path / "run")
+    made = [Run.open(tmp_path / name) for name in ("teacher", "teacher-2")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "teacher", "teacher-2"]
+    assert [run.config["max_steps"] for run in made] == [10, 10]
+    assert len({config.seed, *(run.config["seed"] for run in made)}) == 3
+    train(replace(config, teacher=tuple(str(run.path) for run in made)), tmp_path / "same")
+    same, run = (load_file(max((tmp_path / name).glob("step-*"))) for name in ("same", "run"))
+    assert all(torch.equal(same[name], run[name]) for name in same)
+
+
+def test_the_same_command_goes_on_with_interrupted_teachers(tmp_path: Path) -> None:
+    config = replace(SMALL, max_steps=16, eval_interval=8, teachers=2)
+    train(config, tmp_path / "whole" / "run")
+    told = []
+    for _ in range(3):  # each run is interrupted once
+        with pytest.raises(Interrupted) as error:
+            train(config, tmp_path / "run", PressCtrlC())
+        told.append(error.value.valid)
+    assert ["Repeat the command" in each for each in told] == [True, True, False]
+    train(config, tmp_path / "run", PressCtrlC())
+    whole, run = (load_file(max((tmp_path / name).glob("step-*"))) for name in ("whole/run", "run"))
+    assert all(torch.equal(whole[name], run[name]) for name in whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "teacher", "teacher-2", "whole"]
+
+
+@pytest.mark.parametrize(("changes", "teachers"), [
+    ({}, 3),
+    ({"teachers": 0}, 0),
+    ({"teacher": ("runs/one",)}, 0),
+    ({"column": "name", "weight": "count"}, 0),
+    ({"preset": "names"}, 0),
+])  # fmt: skip
+def test_names_long_learns_from_three_teachers_where_it_can(
+    tmp_path: Path, changes: dict[str, object], teachers: int
+) -> None:
+    path = tmp_path / "list.csv"
+    lines = [f"{'abc'[number % 3] * (1 + number // 3)},{number + 1}" for number in range(30)]
+    path.write_text("\n".join(["name,count", *lines]))
+    config = TrainConfig(**{"file": path, "column": "name", "preset": "names-long", **changes})  # type: ignore[arg-type]
+    fitted, notes = fit(config, read_corpus(config))
+    assert fitted.teachers == teachers
+    distilled = teachers or config.teacher
+    assert fitted.dropout == (0.3 if config.preset == "names" else 0.0 if distilled else 0.1)
+    assert (fitted.ngram_smoothing > 0) == (not distilled and config.weight is None)
+    assert ("teachers 3" in notes[0]) == (teachers == 3)
+
+
+@pytest.mark.parametrize(("changes", "found"), [
+    ({"file": Path("-")}, "stdin"),
+    ({"column": "name", "weight": "count"}, "both"),
+    ({"teacher": ("one",)}, "both"),
+    ({"teachers": 10}, "10"),
+    ({"mode": "text"}, "no effect with --mode text"),
+])  # fmt: skip
+def test_where_no_teachers_can_be_trained_they_are_refused(changes: dict[str, object], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        TrainConfig(**{"teachers": 2, **changes})  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ def train_into(out: Path, config: TrainConfig) -> "Run":
     from flashmore.training.progress import ProgressLine
 
     with ProgressLine() as line:
-        result = train(config, unused_folder(config.model, out), line)
+        result = train(config, unused_folder(out / config.model), line)
     return Run.open(result.run)
 
 

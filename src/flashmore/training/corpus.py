@@ -81,7 +81,7 @@ class Corpus:
 
         Args:
             ids: of a long text; None means a few random ids, for timing steps before the run's folder exists.
-            teachers: as `open_teachers` gives them.
+            teachers: as `open_teachers` gives them; for timing steps without them, n-grams take their place.
 
         Raises:
             DataError: the items would exceed the free memory.
@@ -95,7 +95,7 @@ class Corpus:
             require_memory_for_items(len(items), self.block_size)
             soft = None
             if part == "train" and config.soft_targets:
-                asked = "--teacher" if config.teacher else "--ngram-smoothing"
+                asked = "a teacher" if config.distilled else "--ngram-smoothing"
                 if not self.smoothable:
                     raise ConfigError(
                         f"{asked} with at most {MOST_SMOOTHED:,} positions times vocabulary entries",
@@ -103,7 +103,7 @@ class Corpus:
                         f"no {asked}, or fewer items",
                     )
                 soft = partial(ngram_targets, vocab_size=self.vocab_size)
-                if config.teacher:
+                if teachers:
                     soft = partial(predictions, teachers=teachers)
             sequences = encode_items(items, self.vocabulary, self.block_size, device)
             weights: tuple[float, ...] | None = getattr(split.weights, part, None)
@@ -126,8 +126,8 @@ class Corpus:
         split, unleaked = self.split, None
         if self.stored is not None:
             if config.soft_targets:
-                asked = "--teacher" if config.teacher else f"--ngram-smoothing {config.ngram_smoothing:g}"
-                valid = "omit it" if config.teacher else "--ngram-smoothing 0"
+                asked = "a teacher" if config.distilled else f"--ngram-smoothing {config.ngram_smoothing:g}"
+                valid = "omit it" if config.distilled else "--ngram-smoothing 0"
                 raise ConfigError("no soft targets for a prepared list", asked, valid)
             opened = self.opened or self.stored.open()
             found = {name: rows(opened, self.stored, name) for name in PARTS}

@@ -5,7 +5,9 @@ Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (https://arxi
 Shape letters: B batch, T positions, P positions with a target, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,9 +29,24 @@ from flashmore.runs.records import digest
 from flashmore.runs.settings import TEACHERS
 from flashmore.training.result import result_of
 
+TEACHERS_STEPS = 5 / 8
+"""Steps of a teacher for each step of the run that learns from it."""
+
+
+def teacher_config(config: TrainConfig, number: int) -> TrainConfig:
+    """The config of a teacher that is trained first, counted from 1: another seed, fewer steps."""
+    steps = None if config.max_steps is None else math.ceil(config.max_steps * TEACHERS_STEPS)
+    seed = (config.seed + number * 2**32) % 2**63
+    return replace(config, seed=seed, max_steps=steps, teachers=0)
+
 
 def open_teachers(config: TrainConfig, split: Split, vocabulary: Vocabulary) -> tuple[Run, ...]:
     """Open the runs that a config names as teachers.
+
+    Args:
+        config: of the run that learns from them.
+        split: of its items.
+        vocabulary: of its items.
 
     Raises:
         RunError: not a run, a damaged or unfinished one, or one on other items: it may know those on which

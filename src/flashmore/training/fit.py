@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from flashmore.config import DEFAULTS, OPEN, TrainConfig
+from flashmore.ranks import world_size
 from flashmore.specs import ModelSpec, model_spec
 from flashmore.training.corpus import Corpus
 
@@ -19,6 +20,8 @@ FEW = 500
 """Below this number of items, n-grams are the better teachers, and dropout is highest."""
 SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.7
 """Share of the soft targets."""
+TEACHERS = 3
+"""Teachers of `names-long`; with them it needs no dropout."""
 FEWEST_STEPS = 30
 EVALUATIONS = 20
 """Evaluations in a run."""
@@ -35,13 +38,20 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
         return config, ()
     items, spec = corpus.items, model_spec(config.model)
     smoothing = SMOOTHING_OF_FEW if items < FEW else SMOOTHING
-    if config.teacher or not corpus.smoothable:
+    teachers = config.teachers
+    if "teachers" in missing:
+        possible = corpus.smoothable and not (config.teacher or config.read_once or world_size() > 1)
+        teachers = TEACHERS if config.preset == "names-long" and possible else 0
+    distilled = bool(config.teacher or teachers)
+    if distilled or not corpus.smoothable:
         smoothing = 0.0
-    values = {**DEFAULTS, "ngram_smoothing": smoothing, **spec.training}
+    values = {**DEFAULTS, "ngram_smoothing": smoothing, **spec.training, "teachers": teachers}
     if spec.muon:
         values["optimizer"] = "muon"
     if items < LARGE:
         values |= _for_few(items, spec)
+    if config.preset == "names-long":
+        values["dropout"] = 0.0 if distilled else 0.1
     values |= {name: getattr(config, name) for name in OPEN if name not in missing}
     muon = values["optimizer"] == "muon"
     if items >= LARGE and muon and "max_steps" in missing:

@@ -40,17 +40,17 @@ def config_of(run: Run) -> TrainConfig:
     return config
 
 
-def unused_folder(model: str, parent: Path) -> Path:
-    """The first of PARENT/MODEL, PARENT/MODEL-2, … that holds neither a run nor anything else."""
-    return next(_unused_folders(model, parent))
+def unused_folder(path: Path) -> Path:
+    """The first of PATH, PATH-2, … that holds neither a run nor anything else."""
+    return next(_unused_folders(path))
 
 
-def _unused_folders(model: str, parent: Path) -> Iterator[Path]:
+def _unused_folders(path: Path) -> Iterator[Path]:
     for number in count(1):
-        path = parent / (model if number == 1 else f"{model}-{number}")
+        other = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
-            if not is_run(path) and not path.is_symlink():
-                yield path
+            if not is_run(other) and not other.is_symlink():
+                yield other
         except RunError:  # occupied by something else
             continue
 
@@ -79,14 +79,14 @@ def holds_run(path: Path) -> bool:
     return found
 
 
-def lock_new(lock: ExitStack, model: str, out: Path | None) -> Path:
-    """Lock the folder of a new run; without `out`, one in which no other process is creating a run."""
-    for path in [out] if out is not None else _unused_folders(model, Path("runs")):
+def lock_new(lock: ExitStack, path: Path, *, exactly: bool) -> Path:
+    """Lock a new run's folder: this one, or else the first such in which no other process creates a run."""
+    for other in [path] if exactly else _unused_folders(path):
         try:
-            lock.enter_context(locked(path))
+            lock.enter_context(locked(other))
         except RunError:
-            if out is not None:
+            if exactly:
                 raise
         else:
-            return path
+            return other
     raise AssertionError("there are endlessly many folders")

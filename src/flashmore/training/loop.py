@@ -19,9 +19,10 @@ from flashmore.generation.sample import samples
 from flashmore.models.ngram import best_ngram
 from flashmore.models.registry import count_parameters
 from flashmore.parallel import Requests
-from flashmore.runs import Unevaluated
+from flashmore.runs import Run, Unevaluated
 from flashmore.terminal import say
 from flashmore.training.dataset import Dataset
+from flashmore.training.distillation import teacher_config
 from flashmore.training.memory import out_of_memory
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
 from flashmore.training.session import Session
@@ -72,7 +73,23 @@ def train(
         Interrupted: Ctrl-C; the run is saved, and `resume` continues it.
         StorageError: a file could not be written; the previous checkpoint is kept.
     """
-    with begun(config or TrainConfig(), None if out is None else Path(out), again=again) as session:
+    config, path = config or TrainConfig(), None if out is None else Path(out)
+
+    def teach(number: int, total: int) -> Run:
+        """Train a teacher, or go on with one that an earlier command with these options began."""
+        say(f"teacher {number} of {total}")
+        folders = Path("runs", "teacher") if path is None else path.with_name("teacher")
+        try:
+            with begun(teacher_config(config, number), None, again=True, folders=folders) as session:
+                return Run.open(Path(_run_to_the_end(session, observer).run))
+        except Interrupted as error:
+            raise Interrupted(error.wanted, error.found, "Repeat the command to go on.") from None
+
+    with begun(config, path, again=again, teach=teach) as session:
+        if again and session.finished and session.ranks.rank == 0:
+            longer = f"to train it longer: {session.run.resume_command()} --max-steps N"
+            anew = "to train anew: omit --resume auto, or use another --out"
+            say(f"{session.run.path} is finished; {longer}; {anew}")
         return _run_to_the_end(session, observer)
 
 

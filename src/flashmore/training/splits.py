@@ -43,17 +43,13 @@ def losses_of_splits(config: TrainConfig, splits: int, first: float | None = Non
 
 def require_random_splits(config: TrainConfig, splits: int) -> None:
     """Refuse data without a random split or a test part, and a seed that has no successors."""
-    found, file = None, config.file
+    found = config.read_once
     if config.mode == "text":
         found = "--mode text"
     elif config.split == MAKEMORE or parse_shares(config.split)[2] == 0:
         found = f"--split {config.split}"
     elif config.teacher:
         found = "--teacher, whose runs have one and the same split"
-    elif file == Path("-"):
-        found = "stdin, which can be read only once"
-    elif file is not None and file.exists() and not (file.is_file() or file.is_dir()):
-        found = f"{file}, a pipe or a device, which can be read only once"
-    if found is not None:
+    if found:
         raise ConfigError("a file of items with a random test split for --splits", found, "--splits 1")
     replace(config, split_seed=config.split_seed + splits - 1)

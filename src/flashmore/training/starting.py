@@ -20,7 +20,6 @@ from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert, digest
 from flashmore.runs.settings import TEACHERS, require_run, require_same, versions_here
 from flashmore.specs import model_spec
-from flashmore.terminal import say
 from flashmore.training.corpus import Parts, open_parts, read_corpus
 from flashmore.training.distillation import open_teachers, packs_of
 from flashmore.training.fit import fit
@@ -34,13 +33,20 @@ from flashmore.training.resolve import (
     resolve_parallel,
     resolve_speed,
 )
-from flashmore.training.session import Session, is_finished
+from flashmore.training.session import Session
 from flashmore.training.trackers import require_installed
 from flashmore.training.trainer import Trainer
 
 
 @contextmanager
-def begun(config: TrainConfig, out: Path | None, *, again: bool = False) -> Iterator[Session]:
+def begun(
+    config: TrainConfig,
+    out: Path | None,
+    *,
+    again: bool = False,
+    folders: Path | None = None,
+    teach: Callable[[int, int], Run] | None = None,
+) -> Iterator[Session]:
     """Resolve the config and create the run's folder, or resume a run started by the same command.
 
     Nothing is written before all checks pass, and the folder is locked until the context ends. If torchrun
@@ -48,15 +54,18 @@ def begun(config: TrainConfig, out: Path | None, *, again: bool = False) -> Iter
 
     Args:
         config: what to train.
-        out: the run's folder; None means the first unused of runs/MODEL, runs/MODEL-2, …
-        again: without `out`, prefer a run below runs/ that was started by the same command.
+        out: the run's folder; None means the first unused of `folders`.
+        again: without `out`, prefer a run beside these that was started by the same command.
+        folders: PATH, for PATH, PATH-2, …; None means runs/MODEL.
+        teach: trains a teacher of a new run, given its number and how many there are.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
     with connected(config.device) as ranks:
         ranks.require_alike({**config.to_json(), "out": str(out)})
-        with _on_every_rank(ranks, lambda: _begun(config, out, ranks, again=again)) as session:
+        new = folders or Path("runs", config.model)
+        with _on_every_rank(ranks, lambda: _begun(config, out, new, ranks, teach, again=again)) as session:
             yield session
 
 
@@ -163,7 +172,15 @@ def _opened_after(message: dict[str, Any]) -> _Opened:
 
 
 @contextmanager
-def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) -> Iterator[_Opened]:
+def _begun(
+    config: TrainConfig,
+    out: Path | None,
+    folders: Path,
+    ranks: Ranks,
+    teach: Callable[[int, int], Run] | None,
+    *,
+    again: bool,
+) -> Iterator[_Opened]:
     require_installed(config.log_to)
     if max_restarts() and out is None and not again:
         found = "no --out, so that each restart would begin a new run"
@@ -183,24 +200,26 @@ def _begun(config: TrainConfig, out: Path | None, ranks: Ranks, *, again: bool) 
         versions=versions_here(),
     )
     if again and out is None:
-        out = started_before(asked, Path("runs"))
+        out = started_before(asked, folders.parent)
         goes_on = out is not None
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
         with _resumed(out, None, {name: requested[name] for name in CHANGEABLE}, ranks) as opened:
-            if again and is_finished(opened.resolved.config, opened.state.step, opened.state.best_step):
-                longer = f"to train it longer: {opened.run.resume_command()} --max-steps N"
-                say(f"{out} is finished; {longer}; to train anew: omit --resume auto, or use another --out")
             yield opened
         return
     device = resolve_device(config.device)
     config = resolve_parallel(config, asked.model, device, ranks)
+    if config.teachers and ranks.size > 1:
+        valid = "train them first, then use --teacher"
+        raise ConfigError("a single process for --teachers", f"{ranks.size} of torchrun", valid)
     teachers = open_teachers(config, corpus.split, corpus.vocabulary)
+    if teach is not None:
+        teachers += tuple(teach(number, config.teachers) for number in range(1, config.teachers + 1))
     parts = corpus.parts(config, device, teachers=teachers)
     resolved = resolve_speed(config, asked.model, device, parts.train, ranks=ranks)
     resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
     with ExitStack() as lock:
-        folder = lock_new(lock, config.model, out)
+        folder = lock_new(lock, out or folders, exactly=out is not None)
         packs = packs_of(teachers)
         made_from = replace(
             asked,
