@@ -2,10 +2,9 @@
 
     python benchmarks/preset_losses.py --data names.txt --preset names-long --seeds 1 2 3 4 5
 
-Each seed is a training run in a separate process. With `--teachers N`, N runs with further seeds come before
-it, whose predictions it learns (`flashmore train --teacher`). The presets were chosen on names held out of
-the training part (docs/log.md). Here they are trained on all of it, and the test part is evaluated once, at
-the end.
+Each seed is one command in a separate process; its seconds of training include those of its teachers. The
+presets were chosen on names held out of the training part (docs/log.md). Here they are trained on all of it,
+and the test part is evaluated once, at the end.
 """
 
 import json
@@ -22,6 +21,8 @@ import tyro
 from comparison import run_python
 from flashmore.config import Preset
 from flashmore.errors import FlashmoreError
+from flashmore.runs import Run
+from flashmore.training.result import result_of
 
 TOLD = ("test_loss", "test_loss_unleaked", "train_seconds", "step_ms", "steps", "parameters")
 
@@ -36,10 +37,8 @@ class Options:
     """Preset to train."""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Seeds of the initial weights and the data order."""
-    teachers: int = 0
-    """Number of teachers of each run."""
-    teacher_steps: int = 2500
-    """Steps of each teacher."""
+    teachers: int | None = None
+    """Number of teachers of each run; None means the preset's."""
     threads: int = 2
     """CPU threads."""
     json: bool = False
@@ -48,24 +47,17 @@ class Options:
 
 def run(options: Options, seed: int) -> dict[str, Any]:
     """Train with one seed to the end; what the run says of itself."""
-    began, teachers, further = time.perf_counter(), [], []
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-
-        def trained(out: str, seed: int, *more: str) -> dict[str, Any]:
-            words = ["-m", "flashmore", "train", str(options.data.resolve()), "--preset", options.preset]
-            words += ["--split", "makemore", "--device", "cpu", "--seed", str(seed), "--out", out, *more]
-            result: dict[str, Any] = json.loads(run_python([*words, "--json"], options.threads, Path(folder)))
-            return result
-
-        for number in range(1, options.teachers + 1):
-            steps = ("--max-steps", str(options.teacher_steps))
-            teachers.append(trained(f"teacher-{number}", 100 * seed + number, *steps))
-            further += [f"teacher-{number}"]
-        result = trained("run", seed, *(("--dropout", "0", "--teacher", *further) if further else ()))
+        words = ["-m", "flashmore", "train", str(options.data.resolve()), "--preset", options.preset]
+        words += ["--split", "makemore", "--device", "cpu", "--seed", str(seed), "--out", "run", "--json"]
+        words += [] if options.teachers is None else ["--teachers", str(options.teachers)]
+        result: dict[str, Any] = json.loads(run_python(words, options.threads, Path(folder)))
+        teachers = [result_of(Run.open(path)) for path in sorted(Path(folder).glob("teacher*"))]
     found = {"seed": seed} | {name: result[name] for name in TOLD}
-    found["train_seconds"] += sum(teacher["train_seconds"] for teacher in teachers)
+    found["teachers"] = [{name: getattr(each, name) for name in TOLD} for each in teachers]
+    found["train_seconds"] += sum(each["train_seconds"] for each in found["teachers"])
     found["wall_seconds"] = time.perf_counter() - began
-    found["teachers"] = [{name: teacher[name] for name in TOLD} for teacher in teachers]
     print(_words(found), file=sys.stderr)
     return found
 
@@ -90,7 +82,6 @@ def main() -> int:
                 {
                     "preset": options.preset,
                     "threads": options.threads,
-                    "teachers": options.teachers,
                     "mean": means,
                     "runs": runs,
                 }
