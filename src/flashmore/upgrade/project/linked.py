@@ -148,7 +148,8 @@ class Project:
 
     def _links(self) -> dict[Path, list[Link]]:
         files = dict.fromkeys(map(real, self.files))
-        for folder in dict.fromkeys(map(folder_of, self.given)):
+        folders = list(dict.fromkeys(map(folder_of, self.given)))
+        for folder in folders:
             more, not_read = project_files(folder)
             if not_read:
                 one, others = not_read[0], len(not_read) - 1
@@ -158,7 +159,7 @@ class Project:
         imports = Imports(files)
         origins = Origins(imports)
         self.subclasses = Subclasses(origins.texts)
-        self.patched = Patched(origins.texts, partial(self._given, origins))
+        self.patched = Patched(origins.texts, folders, partial(self._given, origins))
         self.compiled = {name: _reached(places, origins) for name, places in _compiled(origins).items()}
         found = list(_uses(origins))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from flashmore.upgrade.formulas.evaluate import Unknown, constant_of
 from flashmore.upgrade.project.definitions import Definitions
 from flashmore.upgrade.project.files import real
 from flashmore.upgrade.project.texts import Texts
+from flashmore.upgrade.project.walk import root_of
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.replaced import HOOK, hooked, stored
@@ -25,13 +26,18 @@ class Patched:
     """The attributes that files store on modules and on other objects, read when they are first asked for.
 
     Args:
-        texts: the files of the project.
+        texts: the files of the project, or of several.
+        given: the folders that are searched.
         reached: of a file and a line, the files whose models the line may be given.
     """
 
-    def __init__(self, texts: Texts, reached: Callable[[Path, int], Set[Path]]) -> None:
+    def __init__(
+        self, texts: Texts, given: Sequence[Path], reached: Callable[[Path, int], Set[Path]]
+    ) -> None:
         self.texts = texts
+        self.given = given
         self.reached = reached
+        self.roots: dict[Path, Path] = {}
 
     def why_not(self, found: Searched, site: Site, evaluated: bool) -> str | None:
         """Why lines may mean something else when another file has run; else None.
@@ -46,9 +52,9 @@ class Patched:
         words = {word for line in lines for word in _WORD.findall(line)}
         own = real(Path(found.path))
         for name in sorted(words & self._torchs.keys()):
-            path, line, full = self._torchs[name]
-            if path != own:
-                return f"`{full}` is replaced in {path.name}, line {line}"
+            for path, line, full in self._torchs[name]:
+                if path != own and self._together(path, own):
+                    return f"`{full}` is replaced in {path.name}, line {line}"
         for name in sorted({*site.uncalled} & self._hooked.keys()):
             for path, line in self._hooked[name]:
                 if own in self._classes(path, line, name):
@@ -58,9 +64,21 @@ class Patched:
         numbers = _numbers(found.source) if evaluated and words & self._others.keys() else set()
         for name in sorted(words & numbers & self._others.keys()):
             for path, line in self._others[name]:
-                if path != own:
+                if path != own and self._together(path, own):
                     return f"`{name}` is set in {path.name}, line {line}, perhaps to another number"
         return None
+
+    def _together(self, one: Path, other: Path) -> bool:
+        """Whether two files are of the same project, or one's project is inside the other's."""
+        first, second = self._root(one), self._root(other)
+        return first.is_relative_to(second) or second.is_relative_to(first)
+
+    def _root(self, path: Path) -> Path:
+        """The folder of a file's project; without one, the one that was given."""
+        if path.parent not in self.roots:
+            above = (each for each in self.given if path.is_relative_to(each))
+            self.roots[path.parent] = root_of(path) or next(above, path.parent)
+        return self.roots[path.parent]
 
     def _modules(self, pattern: re.Pattern[bytes]) -> dict[Path, Module]:
         """The files in which a pattern occurs."""
@@ -91,13 +109,13 @@ class Patched:
         return self._modules(_STORE)
 
     @cached_property
-    def _torchs(self) -> dict[str, tuple[Path, int, str]]:
-        """By its last name, what is replaced in torch, with the place."""
-        return {
-            full.rpartition(".")[2]: (path, line, full)
-            for path, module in self._stores.items()
-            for full, line in module.patched.items()
-        }
+    def _torchs(self) -> dict[str, list[tuple[Path, int, str]]]:
+        """By its last name, what is replaced in torch, with the places."""
+        found: dict[str, list[tuple[Path, int, str]]] = {}
+        for path, module in self._stores.items():
+            for full, line in module.patched.items():
+                found.setdefault(full.rpartition(".")[2], []).append((path, line, full))
+        return found
 
     @cached_property
     def _others(self) -> dict[str, list[tuple[Path, int]]]:
