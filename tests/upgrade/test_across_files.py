@@ -320,6 +320,28 @@ def test_a_formula_holds_for_what_no_other_file_replaces(tmp_path: Path, other: 
     )
 
 
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize(
+    "patch", ["import torch\n\ntorch.tanh = torch.sin\n", "import model\n\nmodel.CUBE = 1\n"]
+)
+def test_a_replacement_in_another_project_does_not_count(tmp_path: Path, patch: str, marked: bool) -> None:
+    """Two projects are searched at once; the second also has a module of the name `model`."""
+    for name, files in {"one": {"model.py": GELU}, "two": {"model.py": GELU, "other.py": patch}}.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+        if marked:
+            (tmp_path / name / "pyproject.toml").touch()
+    given = [tmp_path] if marked else [tmp_path / "one", tmp_path / "two"]
+    found = {
+        Path(each.path).parent.name: each for each in search(given) if Path(each.path).name == "model.py"
+    }
+    verdicts = {
+        name: [each.verdict for each in one.sites] for name, one in found.items() if isinstance(one, Searched)
+    }
+    assert verdicts == {"one": ["rewritten"], "two": ["refused"]}
+
+
 def test_a_subclass_is_found_through_the_files_between(tmp_path: Path) -> None:
     between = (
         "import model\nfrom model import Attention as Base\n\nclass Middle(model.Attention):\n    pass\n"
