@@ -342,6 +342,24 @@ def test_a_replacement_in_another_project_does_not_count(tmp_path: Path, patch: 
     assert verdicts == {"one": ["rewritten"], "two": ["refused"]}
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_replaces_the_fused_function_is_not_rewritten_to_call_it(tmp_path: Path, own: bool) -> None:
+    hook = """import torch
+
+
+def by_hand(query, key, value):
+    return torch.softmax(query @ key.transpose(-2, -1) / 8, dim=-1) @ value
+
+
+"""
+    patch = "torch.nn.functional.scaled_dot_product_attention = {}by_hand\n"
+    files = {"model.py": hook + (patch.format("") if own else "")}
+    files["other.py"] = "import torch\nimport model\n\n" + ("" if own else patch.format("model."))
+    found, _ = site(tmp_path, files)
+    place = "model.py, line 8" if own else "other.py, line 4"
+    assert found.reason == f"`torch.nn.functional.scaled_dot_product_attention` is replaced in {place}"
+
+
 def test_a_subclass_is_found_through_the_files_between(tmp_path: Path) -> None:
     between = (
         "import model\nfrom model import Attention as Base\n\nclass Middle(model.Attention):\n    pass\n"

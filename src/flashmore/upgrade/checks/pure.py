@@ -35,6 +35,11 @@ _EFFECT = re.compile(
     r"|nn\.(?!(Softmax|Dropout|Identity|ReLU|GELU|SiLU|Sigmoid|Tanh)$).*"
 )
 """What draws random numbers, changes settings or its arguments, or is not known, after the library's name."""
+_FACTORIES = {
+    f"torch.{name}{like}"
+    for name in ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
+    for like in ("", "_like")
+}
 _METHODS = {each for each in ATTRIBUTES if not each.endswith("_")} - {"append", "data"} | {
     "amax", "amin", "argmax", "argmin", "cpu", "cuda", "dim", "element_size", "get", "get_device",
     "items", "keys", "lower", "ndimension", "new_zeros", "permute", "split", "startswith", "endswith",
@@ -91,9 +96,21 @@ def _is_pure_call(func: ast.expr, call: ast.Call, module: Module) -> bool:
         if known is None:
             return func.id in _BUILTINS or (func.id in _EXCEPTIONS and func.id not in module.meanings)
         return _is_pure_function(known, module, func.id)
+    if isinstance(func, ast.Attribute) and is_inplace_name(func.attr):
+        return func.attr[:-1] in _METHODS and _is_new(func.value, module)
     if isinstance(func, ast.Attribute):
         on_self = isinstance(func.value, ast.Name) and func.value.id == "self"
         return not full and not on_self and func.attr in _METHODS - stateful(module)
+    return False
+
+
+def _is_new(node: ast.expr, module: Module) -> bool:
+    """Whether an expression makes a tensor that nothing else holds yet, such as `torch.ones(3).triu_()`."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=value, attr=name)) if is_inplace_name(name):
+            return _is_new(value, module)
+        case ast.Call(func=func):
+            return module.qualified(func) in _FACTORIES
     return False
 
 

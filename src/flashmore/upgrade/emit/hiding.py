@@ -7,7 +7,7 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.words import factor, is_atom
-from flashmore.upgrade.patterns.masks import FINITE, INFINITE, is_lower_triangle
+from flashmore.upgrade.patterns.masks import FINITE, INFINITE, TRIANGLES, is_lower_triangle
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.source.graph import Closure, Condition, Value
@@ -167,7 +167,7 @@ def _triangle_size(value: Value, found: Attention) -> str | None:
             parts = value.args[1].args if value.args[1].op == "tuple" else (value.args[1],)
             if parts and parts[-1].op == "slice" and parts[-1].args[1].detail is not None:
                 return found.shapes.size(parts[-1].args[1])
-        if value.op in ("tril", "triu"):
+        if value.op in TRIANGLES:
             base = value.args[0]
             shape = base.args[-1] if base.op != "full" else base.args[0]
             shape = shape.args[-1] if shape.op == "tuple" and shape.args else shape

@@ -118,6 +118,9 @@ def _literal_fill(node: ast.expr) -> str:
     return OTHER
 
 
+TRIANGLES = ("tril", "triu", "tril_", "triu_")
+
+
 def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | None:
     """Whether a condition is true exactly on and below the diagonal of a square.
 
@@ -142,7 +145,7 @@ def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | No
         return is_lower_triangle(args[0], module, shapes) if args else None
     if op in ("view", "reshape", "unsqueeze", "expand", "index"):
         return _reshaped(value, module, shapes)
-    if op in ("tril", "triu"):
+    if op in TRIANGLES:
         return _triangle(value)
     if op == "selfattr" and isinstance(value.detail, Attribute):
         kind = kind_of(value.detail, module)
@@ -173,7 +176,7 @@ def _triangle(value: Value) -> bool | None:
         shape = shape[0].args
     if not ones or len(shape) < 2 or shape[-1].key != shape[-2].key:
         return None
-    if value.op == "tril":
+    if value.op in ("tril", "tril_"):
         return True if shift == 0 else None
     return False if shift == 1 else None
 
@@ -263,12 +266,16 @@ def _triangle_expression(node: ast.expr, module: Module) -> bool | None:
             found = _triangle_expression(inner, module)
             return None if found is None else not found
         case ast.Call(
-            func=ast.Attribute(attr="tril" | "triu" as name) as func, args=[inner, *more], keywords=named
+            func=ast.Attribute(attr="tril" | "triu" | "tril_" | "triu_" as name) as func,
+            args=[inner, *more],
+            keywords=named,
         ):
             if module.qualified(func).startswith("torch.") and _square_ones(inner, module):
                 return _by_shift(name, [*more, *(each.value for each in named)])
         case ast.Call(
-            func=ast.Attribute(value=inner, attr="tril" | "triu" as name), args=more, keywords=named
+            func=ast.Attribute(value=inner, attr="tril" | "triu" | "tril_" | "triu_" as name),
+            args=more,
+            keywords=named,
         ):
             if _square_ones(inner, module):
                 return _by_shift(name, [*more, *(each.value for each in named)])
@@ -277,7 +284,7 @@ def _triangle_expression(node: ast.expr, module: Module) -> bool | None:
 
 def _by_shift(name: str, shifts: list[ast.expr]) -> bool | None:
     shift = shifts[0].value if shifts and isinstance(shifts[0], ast.Constant) else None if shifts else 0
-    return {("tril", 0): True, ("triu", 1): False}.get((name, shift))  # type: ignore[arg-type]
+    return {("tril", 0): True, ("triu", 1): False}.get((name.rstrip("_"), shift))  # type: ignore[arg-type]
 
 
 def _square_ones(node: ast.expr, module: Module) -> bool:

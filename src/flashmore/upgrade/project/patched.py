@@ -50,10 +50,12 @@ class Patched:
         first, last = found.lines_of(site)
         lines = found.source.splitlines()[first - 1 : last]
         words = {word for line in lines for word in _WORD.findall(line)}
+        written = {word for edit in site.edits for word in _WORD.findall(edit.text)} - words
         own = real(Path(found.path))
-        for name in sorted(words & self._torchs.keys()):
+        for name in sorted((words | written) & self._torchs.keys()):
             for path, line, full in self._torchs[name]:
-                if path != own and self._together(path, own):
+                # What the old lines call was searched for with the file's own replacements in mind.
+                if self._together(path, own) and (path != own or name in written):
                     return f"`{full}` is replaced in {path.name}, line {line}"
         for name in sorted({*site.uncalled} & self._hooked.keys()):
             for path, line in self._hooked[name]:
