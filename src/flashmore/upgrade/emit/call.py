@@ -102,7 +102,7 @@ class Pieces(Operands):
 
     def _scale_of_branches(self, term: Term, known: dict[Term, Scale]) -> Scale:
         one, two = (self._scale(each, known) for each in term.inner)
-        if one == two:
+        if one.learned == two.learned and number(one) == number(two):
             return one
         if one.learned != two.learned or term.condition is None:
             raise Refuse("a learned scale is used on only one branch")
