@@ -20,6 +20,8 @@ _MOST = 20
 
 def of_library(full: str) -> str | None:
     """The name under which a test knows something of torch, math, NumPy or einops."""
+    if full == "opt_einsum.contract":
+        return "torch.einsum"  # which is the same for two operands
     for prefix, name in _LIBRARIES.items():
         if full.startswith(prefix) and full[len(prefix) :].count(".") == 0:
             return name + full[len(prefix) :]
