@@ -163,7 +163,7 @@ class _Cut(Cuts):
             if isinstance(statement, ast.If) and (live := self._live(statement.test)) is not None:
                 made += self._statements(statement.body if live else statement.orelse, within)
                 continue
-            if self._is_left_out(statement, within):
+            if self._is_left_out(statement, within) or isinstance(statement, ast.Pass):
                 continue
             match statement:
                 case ast.If(test=test, body=one, orelse=two):
@@ -186,8 +186,6 @@ class _Cut(Cuts):
                         raise Refuse("a statement would be added")
                     made.append(self._replaced(statement))
                     self.seen.stored |= _stored(statement)
-                case ast.Pass():
-                    pass
                 case _:
                     raise Refuse("a statement that cannot be cut out")
         return made
@@ -252,7 +250,9 @@ class _Cut(Cuts):
         """A copy with the inputs in the place of what they stand for."""
         return copied(node, self._stand_in)
 
-    def _stand_in(self, node: ast.AST) -> ast.expr | None:
+    def _stand_in(self, node: ast.AST) -> ast.AST | None:
+        if isinstance(node, ast.AnnAssign) and node.value is not None and node.simple:
+            return ast.Assign([self._replaced(node.target)], self._replaced(node.value))  # types are not read
         text = self.names_of(node)
         made = None if text is None else parsed(text)
         if isinstance(made, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store):
