@@ -89,3 +89,23 @@ def test_rows_that_fused_kernels_differentiate_wrongly_are_an_assumption() -> No
     kinds = {case.name for case in verification.cases if case.detail == MASKED_ROWS}
     assert kinds
     assert all("one row fully masked" in name and "MATH" not in name for name in kinds)
+
+
+@pytest.mark.parametrize(("lowest", "why_not"), [
+    ("-1e9", ""),
+    ("torch.finfo(torch.float32).min", "one row fully masked, float32: out differs"),
+])  # fmt: skip
+def test_two_masks_may_hide_a_row_together(lowest: str, why_not: str) -> None:
+    """Where one of them is clamped for bfloat16 and the other is not, such a row is no mean of all values."""
+    source = f"""\
+def attend(q, k, v, pad):
+    later = torch.full((q.size(-2), k.size(-2)), {lowest}).triu(1)
+    return ((q @ k.mT) + later + (1.0 - pad[:, None, None, :]) * {lowest}).softmax(-1) @ v
+"""
+    (site,) = find_sites(HEAD + source)
+    assert site.fragment is not None
+    verification = verify_fragment(site.fragment, (), Limits(time.monotonic() + 100, 100, 100, 2**24))
+    assert verification.passed == (not why_not)
+    assert why_not in (verification.why_not or "")
+    gradients = "no gradient comes from rows whose keys are all masked: fused kernels compute another one"
+    assert (gradients in verification.assumptions) == verification.passed

@@ -10,7 +10,7 @@ from flashmore.upgrade.emit.words import factor, is_atom
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, TRIANGLES, is_lower_triangle
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.graph import Closure, Condition, Value, number
 from flashmore.upgrade.source.nodes import operand
 from flashmore.upgrade.source.operations import VIEWS
 
@@ -204,6 +204,24 @@ def from_caller(value: Value, depth: int = 0) -> bool:
     if depth > 12 or value.op not in _SUMS | VIEWS:
         return False
     return any(from_caller(each, depth + 1) for each in value.args)
+
+
+_LOW = -1e3
+"""From here on downwards, a number that is added hides keys."""
+_FILLED = {"full", "full_like", "new_full"}
+
+
+def own_low(value: Value, depth: int = 0) -> str:
+    """The number by which an addend hides keys, as in `torch.full((T, T), -1e9).triu(1)`; or empty."""
+    step()
+    constant = number(value)
+    if constant is not None and constant <= _LOW:
+        return "-inf" if constant == float("-inf") else repr(constant)
+    if value.op == "attr:min" or (value.op == "neg" and value.args[0].op == "attr:max"):
+        return "finfo.min"
+    if depth > 12 or value.op not in _SUMS | VIEWS | _FILLED:
+        return ""
+    return next(filter(None, (own_low(each, depth + 1) for each in value.args)), "")
 
 
 def _is_given(value: Value, seen: set[Value]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from flashmore.upgrade.axes import Letters, Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.emit.call import Pieces
-from flashmore.upgrade.emit.hiding import from_caller, may_hide
+from flashmore.upgrade.emit.hiding import from_caller, may_hide, own_low
 from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.fragment.axes import Axes
 from flashmore.upgrade.patterns.masks import FINITE, is_lower_triangle
@@ -147,12 +147,13 @@ class Inputs:
             outside = may_hide(term.other, self.text.of(node))
         axes = self.axes.broadcast(term, None if node is None else term.other)
         source = self.text.of(node) if node is not None else wanted
-        return self._addend(wanted, source, axes, outside)
+        return self._addend(wanted, source, axes, outside, own_low(term.other))
 
-    def _addend(self, wanted: str, source: str, axes: tuple[str, ...], outside: bool) -> str:
-        """What is added to the scores: a mask, where it may come from outside and hide keys."""
-        if outside:
-            return self.add(self.fresh("mask"), source, "mask", axes, note="additive")
+    def _addend(self, wanted: str, source: str, axes: tuple[str, ...], outside: bool, low: str) -> str:
+        """What is added to the scores: a mask, where it hides keys or may come from outside and hide some."""
+        if outside or low:
+            note = "additive" if outside else f"additive {low}"
+            return self.add(self.fresh("mask"), source, "mask", axes, note=note)
         return self.add(self.fresh(wanted), source, "bias", axes)
 
     def of_baddbmm(self, term: Term) -> None:
@@ -165,7 +166,7 @@ class Inputs:
             raise Refuse("a bias that cannot be cut out")
         source = self.text.of(node)
         outside = may_hide(product.added, source)
-        self.names[node] = self._addend("bias", source, self.axes.of_out(), outside)
+        self.names[node] = self._addend("bias", source, self.axes.of_out(), outside, own_low(product.added))
         for name in ("alpha", "beta"):
             given = value.named.get(name)
             found = operand(self.flow, value.node, given) if given is not None else None

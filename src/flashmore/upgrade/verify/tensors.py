@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmore.upgrade.site import Input
-from flashmore.upgrade.verify.family import FIXED_MASKS, Case, shape_of, sizes_of
+from flashmore.upgrade.verify.family import FIXED_MASKS, FULLY_MASKED, Case, is_mask, shape_of, sizes_of
 
 SEED = 20
 NUMBER = 0.37
@@ -54,6 +54,9 @@ class Values:
         self.inputs = inputs
         self.probabilities = probabilities
         self.sizes = sizes_of(case, inputs)
+        self.masks = [
+            given.name for given in inputs if is_mask(given) and case.choices.get(given.name, "") is not None
+        ]
         self.generator = torch.Generator().manual_seed(SEED)
         self.values = {given.name: self._value(given) for given in inputs}
 
@@ -131,7 +134,7 @@ class Values:
         for form, build in _FIXED.items():
             if form in given.note:
                 return _in_dtype(build(shape), given.dtype)
-        keep = self._keep(axes, shape)
+        keep = self._keep(axes, shape, self.masks.index(given.name))
         says = "True keeps" in given.note or "True hides" in given.note
         hides = "True hides" in given.note if says else self.case.hides
         if given.dtype != "float" or "0/1" in given.note:
@@ -142,8 +145,11 @@ class Values:
             return torch.zeros(shape, dtype=torch.float64).masked_fill(~keep, fill)
         return _in_dtype(keep ^ hides, given.dtype)
 
-    def _keep(self, axes: Sequence[str], shape: tuple[int, ...]) -> Tensor:
-        """Which keys the case's mask keeps; every row keeps one and hides one, if it has two, by default."""
+    def _keep(self, axes: Sequence[str], shape: tuple[int, ...], number: int) -> Tensor:
+        """Which keys the mask with this number keeps: every row keeps one and hides one, if it has two.
+
+        Where a row is to be fully masked, each of several masks hides only a part of it.
+        """
         keys, queries = _axis(axes, "S"), _axis(axes, "L")
         if keys is None:  # one length alone: L stands for queries and keys
             both = [at for at, axis in enumerate(axes) if axis in ("L", "M")]
@@ -160,10 +166,12 @@ class Values:
             return self._padding(axes, shape, position, S, left=kind == "padding left")
         keep = torch.rand(shape, generator=self.generator) < 0.6
         certain = torch.randint(0, S, (*shape[:keys], 1, *shape[keys + 1 :]), generator=self.generator)
+        if len(self.masks) > 1:
+            certain.zero_()  # which all of them keep
         keep = (keep | (position == certain)) & ((position != (certain + 1) % S) | (S == 1))
-        if kind == "one row fully masked":
+        if kind == FULLY_MASKED:
             rows = keep.movedim(keys, -1)
-            rows[(0,) * (rows.dim() - 1)] = False
+            rows[(0,) * (rows.dim() - 1)] = torch.arange(S) % len(self.masks) != number
         return keep
 
     def _padding(
