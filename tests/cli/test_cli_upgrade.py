@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -142,6 +143,28 @@ def test_git_applies_the_patch_and_a_second_run_changes_nothing(
     subprocess.run(["git", "apply", "p.patch"], check=True)
     again = process("upgrade", ".", "--diff")
     assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_a_patch_is_what_would_be_written(folder: Path, call: Call) -> None:
+    """Two masks of finfo.min together fail the test, see test_verify_kernels.py."""
+    lowest = "torch.finfo(torch.float32).min"
+    (folder / "masks.py").write_text(
+        f"""import torch
+
+
+def attend(q, k, v, pad):
+    later = torch.full((q.size(-2), k.size(-2)), {lowest}).triu(1)
+    return ((q @ k.mT) + later + (1.0 - pad[:, None, None, :]) * {lowest}).softmax(-1) @ v
+"""
+    )
+    patch = call("upgrade", ".", "--diff")
+    assert "+++ b/model.py" in patch.stdout
+    assert "masks.py" not in patch.stdout
+    assert "places that are not in the patch: 1" in patch.stderr
+    before = {path.name: path.read_text() for path in folder.glob("*.py")}
+    call("upgrade", ".", "--write")
+    changed = {name for name, text in before.items() if (folder / name).read_text() != text}
+    assert changed == set(re.findall(r"^\+\+\+ b/(.*)$", patch.stdout, re.MULTILINE))
 
 
 ENCODED = {

@@ -114,4 +114,4 @@ def test_diffs_are_coloured_on_a_terminal_and_where_asked_for(
         assert ("\x1b[32m      +" in printed) == colored
         assert ("\x1b[" in printed) == colored
     assert "\x1b[32m+    return" in on_a_terminal("upgrade", "model.py", "--diff")[1]
-    assert "\x1b[" not in on_a_terminal("upgrade", "model.py", "--diff", NO_COLOR="1")[1]
+    assert "\x1b[32m" not in on_a_terminal("upgrade", "model.py", "--diff", NO_COLOR="1")[1]

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     settings = _settings(command)
     data = _stdin(command.stdin_filename or STDIN) if command.from_stdin else None
     report = _report(_search(command, settings) if data is None else _search_stdin(command, settings, data))
-    if command.test or command.write or source is not None:
+    if command.test or command.write or command.diff or source is not None:
         _test(command, source, report)
     if command.gain and source is not None:
         _measure(command, source, report)
@@ -63,10 +63,14 @@ def _print(command: Upgrade, report: Report) -> None:
     stderr = command.write and command.from_stdin
     match "json" if command.json else command.output_format:
         case _ if command.diff:
+            left_out = 0
             for file in report.files:
-                hopeful = [one for one in file.rewritten if one.passed is not False]
-                write_patch(file.patch_bytes(hopeful), file.found.encoding)
+                chosen = file.choose(even_if_slower=command.even_if_slower)
+                write_patch(file.patch_bytes(chosen), file.found.encoding)
+                left_out += len(file.rewritten) - len(chosen)
             say(*map(str, report.not_read))
+            if left_out:
+                say(f"places that are not in the patch: {left_out}; --test instead of --diff says why")
         case "full":
             write_diff(report.lines(), INDENT, stderr=stderr)
         case "concise":

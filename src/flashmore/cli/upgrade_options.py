@@ -43,7 +43,7 @@ class Upgrade:
     even_if_slower: bool = False
     """Also write rewrites that --gain found to be slower, or for which PyTorch has no fused kernel."""
     diff: bool = False
-    """Print a patch for `git apply`, and nothing else."""
+    """Print what --write would write, as a patch for `git apply`, and nothing else."""
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 300.0
     """Time limit for --example or --run, in seconds."""
     output_format: Literal["full", "concise", "json", "github", "sarif"] = "full"
@@ -99,8 +99,8 @@ def checked(command: Upgrade, given: Set[str]) -> Source | None:
          "an example or script to measure", "--gain alone", "--gain with --example or --run"),
         (command.force and not command.write,
          "--force with --write", "--force alone", "--write --force"),
-        (command.even_if_slower and not command.write,
-         "--even-if-slower with --write", "--even-if-slower alone", "--write --even-if-slower"),
+        (command.even_if_slower and not (command.write or command.diff),
+         "--even-if-slower with --write or --diff", "--even-if-slower alone", "--write --even-if-slower"),
         ("--seconds" in given and not program,
          "an example or script for --seconds", "none", "--seconds with --example or --run"),
         (command.seconds <= 0, "--seconds above 0", f"{command.seconds:g}", "300"),
