@@ -1,6 +1,6 @@
 """Programs in forked processes: torch is imported once, so that each of them starts in milliseconds.
 
-This file is a program too: it forks one child at a time, for what it reads from a socket.
+This file is a program too: it forks a child for each request that it reads from a socket.
 """
 
 import atexit
@@ -31,7 +31,7 @@ SECONDS = 300.0
 
 
 class Forked:
-    """A process that was forked; it has to end before the next one starts."""
+    """A process that was forked."""
 
     def __init__(self, answers: Any) -> None:
         self._answers = answers
@@ -43,6 +43,7 @@ class Forked:
         """Wait so long, or until it ended."""
         if self.returncode is None and select([self._answers], [], [], seconds)[0]:
             self.returncode, self.peak_mib, self.cpu_s = json.loads(self._answers.readline())
+            self._answers.close()
         return self.returncode is not None
 
     def wait(self) -> int:
@@ -67,7 +68,7 @@ class Forks:
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
                 start_new_session=True,  # Ctrl-C is for those who ask
             )
-        self._socket, self._answers = ours, ours.makefile("rb", buffering=0)  # which select can ask
+        self._socket = ours
         self._last: Forked | None = None
         return self
 
@@ -77,18 +78,22 @@ class Forks:
         environment: Mapping[str, str],
         streams: tuple[int | None, int | None, int | None],
         folder: Path | None = None,
+        *,
+        beside: bool = False,
     ) -> Forked:
         """Start Python with these words, `-m module …` or `program.py …`, and these standard streams.
 
-        A stream that is None is closed.
+        A stream that is None is closed. The process before it is killed, unless this one runs beside it.
         """
-        if self._last is not None and self._last.returncode is None:
+        if self._last is not None and self._last.returncode is None and not beside:
             os.kill(self._last.pid, signal.SIGKILL)
             self._last.wait()
         given = {number: stream for number, stream in enumerate(streams) if stream is not None}
         request = json.dumps([[*map(str, words)], dict(environment), str(folder or Path.cwd()), [*given]])
-        socket.send_fds(self._socket, [request.encode() + b"\n"], [*given.values()])
-        self._last = Forked(self._answers)
+        ours, theirs = os.pipe()
+        socket.send_fds(self._socket, [request.encode() + b"\n"], [theirs, *given.values()])
+        os.close(theirs)
+        self._last = Forked(open(ours, "rb", buffering=0))  # noqa: PTH123, SIM115 - which select can ask
         return self._last
 
     def run(
@@ -109,7 +114,6 @@ class Forks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._answers.close()
         self._socket.close()
         self._server.wait()
 
@@ -120,23 +124,38 @@ def _serve(requests: socket.socket) -> None:
     _import_everything()
     gc.freeze()
     while True:
-        text, streams, *_ = socket.recv_fds(requests, 2**20, 3)
+        text, descriptors, *_ = socket.recv_fds(requests, 2**20, 4)
         while text and not text.endswith(b"\n"):
             text += requests.recv(2**20)
         if not text:
             os._exit(0)
-        child = os.fork()
-        if not child:
+        if not os.fork():
             requests.close()
-            words, environment, folder, numbers = json.loads(text)
-            _become(words, environment, folder, dict(zip(numbers, streams, strict=True)))
-            return
-        for descriptor in streams:
+            answers, *streams = descriptors
+            if _fork_and_tell(answers, streams):
+                words, environment, folder, numbers = json.loads(text)
+                _become(words, environment, folder, dict(zip(numbers, streams, strict=True)))
+                return
+        for descriptor in descriptors:
             os.close(descriptor)
-        requests.sendall(b"%d\n" % child)
-        _, status, usage = os.wait4(child, 0)
-        ended = os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
-        requests.sendall(json.dumps(ended).encode() + b"\n")
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # those whose children have ended
+                pass
+
+
+def _fork_and_tell(answers: int, streams: Sequence[int]) -> bool:
+    """Fork a child and return True in it; this process tells how it ends."""
+    child = os.fork()
+    if not child:
+        os.close(answers)
+        return True
+    for descriptor in streams:
+        os.close(descriptor)
+    os.write(answers, b"%d\n" % child)
+    _, status, usage = os.wait4(child, 0)
+    ended = os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+    os.write(answers, json.dumps(ended).encode() + b"\n")
+    os._exit(0)
 
 
 def _import_everything() -> None:

@@ -8,6 +8,7 @@ instead of the sum; `alike` is a file for whether the weights of each model were
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 from unittest.mock import patch
 
 import torch
@@ -37,6 +38,7 @@ from flashmore.runs import Run
 from flashmore.training.dataset import Batch
 from flashmore.training.step import EagerStep
 from flashmore.training.trainer import Trainer
+from forks import Forked, Forks
 
 NAMES = str(Path(__file__).parent / "golden" / "names.txt")
 SMALL: dict[str, Any] = {
@@ -77,43 +79,50 @@ def same(one: Path, other: Path) -> bool:
 
 
 class Started:
-    """The ranks of one command, each started by hand as torchrun starts them.
+    """The ranks of one command, each started by hand as torchrun starts them, but forked.
 
     torchrun adds reports of its own to what they print; and here each may have its own options. With two
     machines, the last rank seems to be on the second one.
     """
 
-    def __init__(self, folder: Path, *words: tuple[str, ...], machines: int = 1, **variables: str) -> None:
+    def __init__(
+        self, forks: Forks, folder: Path, *words: tuple[str, ...], machines: int = 1, **variables: str
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(words))}
-        self.ranks = [
-            subprocess.Popen(
-                [sys.executable, *each],
-                cwd=folder,
-                env=os.environ
-                | common
-                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-                | {"GROUP_RANK": str(int(machines == 2 and rank == len(words) - 1))}
-                | variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank, each in enumerate(words)
-        ]
+        self.ranks: list[Forked] = []
+        self.outputs: list[TextIO] = []
+        for rank, each in enumerate(words):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            own["GROUP_RANK"] = str(int(machines == 2 and rank == len(words) - 1))
+            ours, theirs = os.pipe()
+            self.outputs.append(open(ours, encoding="utf-8"))  # noqa: PTH123, SIM115
+            with Path(os.devnull).open() as nothing:
+                streams = (nothing.fileno(), theirs, theirs)
+                environment = os.environ | common | own | variables
+                self.ranks.append(forks.start(each, environment, streams, folder, beside=bool(rank)))
+            os.close(theirs)
+
+    def send(self, rank: int, number: signal.Signals) -> None:
+        """Send a signal to a rank."""
+        os.kill(self.ranks[rank].pid, number)
 
     def stop(self) -> None:
         """End those that have not ended."""
-        for rank in self.ranks:
-            rank.kill()
-            rank.wait()
+        for number, rank in enumerate(self.ranks):
+            if not rank.ended(0):
+                self.send(number, signal.SIGKILL)
+                rank.wait()
+            self.outputs[number].close()
 
     def ends(self) -> list[tuple[int, str]]:
         """Exit code and output of each rank."""
-        outputs = [rank.communicate(timeout=300)[0] for rank in self.ranks]
-        return [(rank.returncode, output) for rank, output in zip(self.ranks, outputs, strict=True)]
+        outputs = [output.read() for output in self.outputs]
+        codes = [rank.wait() for rank in self.ranks]
+        self.stop()
+        return [*zip(codes, outputs, strict=True)]
 
 
 def words(**options: Any) -> tuple[str, ...]:

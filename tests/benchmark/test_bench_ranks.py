@@ -15,6 +15,7 @@ from flashmore.cli.bench import show
 from flashmore.errors import UsageError
 from flashmore.measuring.result import read_record
 from flashmore.measuring.statistics import ratio
+from forks import Forks
 from rank_jobs import NAMES, SMALL, Started, torchrun
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts and kills processes as Linux does")
@@ -122,16 +123,16 @@ def test_a_record_of_another_number_of_ranks_cannot_be_compared(folder: Path) ->
         check(record, alone, 3.0)
 
 
-def test_a_signal_to_one_rank_ends_all_with_the_rounds_that_were_finished(tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_ends_all_with_the_rounds_that_were_finished(
+    tmp_path: Path, forks: Forks
+) -> None:
     words = ("-m", "flashmore", *STEP, "--blocks", "1000", "--out", "record.json")
-    started = Started(tmp_path, words, words)
+    started = Started(forks, tmp_path, words, words)
     try:
-        output = started.ranks[0].stdout
-        assert output is not None
-        for line in output:
+        for line in started.outputs[0]:
             if line == "timing in alternating blocks\n":
                 break
-        started.ranks[1].send_signal(signal.SIGTERM)
+        started.send(1, signal.SIGTERM)
         (code, shown), (other, silent) = started.ends()
     finally:
         started.stop()
@@ -163,12 +164,12 @@ entry()
 
 @pytest.mark.parametrize(("words", "machines"), [(STEP, 1), (ABLATION, 2)], ids=["here", "elsewhere"])
 def test_a_rank_that_fails_ends_all_with_its_message(
-    tmp_path: Path, words: tuple[str, ...], machines: int
+    tmp_path: Path, words: tuple[str, ...], machines: int, forks: Forks
 ) -> None:
     program = tmp_path / "fails.py"
     program.write_text(FAILS)
     each = (str(program), *words)
-    started = Started(tmp_path, each, each, machines=machines)
+    started = Started(forks, tmp_path, each, each, machines=machines)
     try:
         (code, shown), (other, told) = started.ends()
     finally:
@@ -183,8 +184,8 @@ def test_a_rank_that_fails_ends_all_with_its_message(
 
 
 @pytest.mark.parametrize("what", ["attention", "check"])
-def test_the_other_benchmarks_are_refused(tmp_path: Path, what: str) -> None:
-    ((code, shown),) = Started(tmp_path, ("-m", "flashmore", "bench", what), WORLD_SIZE="2").ends()
+def test_the_other_benchmarks_are_refused(tmp_path: Path, what: str, forks: Forks) -> None:
+    ((code, shown),) = Started(forks, tmp_path, ("-m", "flashmore", "bench", what), WORLD_SIZE="2").ends()
     assert code == 2
     assert f"wanted: a single process for flashmore bench {what}" in shown
     assert f"valid: flashmore bench {what} without torchrun" in shown

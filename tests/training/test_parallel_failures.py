@@ -18,6 +18,7 @@ import pytest
 from flashmore import TrainConfig, resume, train
 from flashmore.runs import Run
 from flashmore.training.verify import verify
+from forks import Forks
 from rank_jobs import NAMES, SMALL, Started, same, words
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts and kills processes as Linux does")
@@ -34,12 +35,12 @@ TRAIN = ("-m", "flashmore", "train")
     ],
 )
 def test_bad_input_is_refused_once_before_anything_is_written(
-    tmp_path: Path, options: tuple[dict[str, Any], ...], says: str
+    tmp_path: Path, options: tuple[dict[str, Any], ...], says: str, forks: Forks
 ) -> None:
     lines = [
         (*TRAIN, each.get("file", NAMES), *words(**SMALL | each)[1:], "--out", "run") for each in options
     ]
-    (code, output), *others = Started(tmp_path, *lines).ends()
+    (code, output), *others = Started(forks, tmp_path, *lines).ends()
     assert (code, output.count("wanted:")) == (2, 1)
     assert says in output
     assert all(code and not output for code, output in others)
@@ -84,9 +85,9 @@ ENDLESS = SMALL | {"max_steps": 10**6, "eval_interval": 20, "log_interval": 5, "
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Started]:
+def started(tmp_path: Path, forks: Forks) -> Iterator[Started]:
     """Two ranks that train until they are stopped."""
-    ranks = Started(tmp_path, *[(*TRAIN, *words(**ENDLESS), "--out", "run")] * 2)
+    ranks = Started(forks, tmp_path, *[(*TRAIN, *words(**ENDLESS), "--out", "run")] * 2)
     try:
         wait_for(tmp_path / "run", 8)
         yield ranks
@@ -96,7 +97,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_any_rank_stops_all_at_the_same_step(started: Started, tmp_path: Path, rank: int) -> None:
-    started.ranks[rank].send_signal(signal.SIGTERM)
+    started.send(rank, signal.SIGTERM)
     (code, output), (_, silent) = started.ends()
     step = Run.open(tmp_path / "run").load_state().step
     assert (code, silent) == (130, "")
@@ -105,7 +106,7 @@ def test_a_signal_to_any_rank_stops_all_at_the_same_step(started: Started, tmp_p
 
 
 def test_ranks_end_when_one_dies_and_the_run_goes_on_in_one_process(started: Started, tmp_path: Path) -> None:
-    started.ranks[1].kill()
+    started.send(1, signal.SIGKILL)
     (code, output), _ = started.ends()
     assert code == 1
     assert "another rank has ended" in output
