@@ -16,6 +16,7 @@ from case_files import cases
 from flashmore.upgrade.edits import apply
 from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.formulas.evaluate import Evaluation
+from flashmore.upgrade.rules import CODES, attention
 from flashmore.upgrade.site import Site
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.module import Module
@@ -182,10 +183,14 @@ WRONG = (
 
 def rewritten() -> list[tuple[str, Site]]:
     """Every place of the case files that a rule other than attention rewrites."""
+    others = CODES - {attention.RULE.code}
     found = (
-        (case.name, site) for case in cases() if case.after for site in find_sites(case.before, case.name)
+        (case.name, site)
+        for case in cases()
+        if case.after
+        for site in find_sites(case.before, case.name, others)
     )
-    return [(name, site) for name, site in found if site.verdict == "rewritten" and site.code != "FM001"]
+    return [(name, site) for name, site in found if site.verdict == "rewritten"]
 
 
 @pytest.mark.parametrize(("name", "site"), rewritten(), ids=lambda one: one if isinstance(one, str) else "")
