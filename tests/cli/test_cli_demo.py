@@ -49,6 +49,7 @@ def test_the_story_is_told_and_its_next_steps_work(
     for preset in ("names", "makemore"):
         monkeypatch.setitem(PRESETS, preset, PRESETS[preset] | short)
     monkeypatch.setattr(bench_step, "BLOCKS", 2)
+    monkeypatch.setattr("flashmore.benchmark.step.bench.BLOCK_SECONDS", 1e-3)
     monkeypatch.chdir(tmp_path)
     done = call("demo")
     check(done, Path("demo"), Path("demo/names.png"))

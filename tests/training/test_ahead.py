@@ -345,15 +345,16 @@ def test_warm_uses_as_many_threads_as_training_may(
     assert not cache.exists()
 
 
-def resolved_for_later(file: Path) -> Any:
+def resolved_for_later(file: Path, model: str = "transformer") -> Any:
     from flashmore.training.corpus import read_corpus
     from flashmore.training.resolve import resolve
 
     config = TrainConfig(
-        file=file, device="cpu", speedups=("none",), n_layer=1, n_embd=16, n_head=2, batch_size=8,
-        max_steps=20, attention="flash",
+        file=file, model=model, device="cpu", speedups=("none",), n_layer=1, n_embd=16, n_head=2,
+        batch_size=8, max_steps=20, attention="flash",
     )  # fmt: skip
-    return replace(resolve(config, read_corpus(config), CPU), later=PACKED)
+    later = PACKED if model == "transformer" else ("compile",)
+    return replace(resolve(config, read_corpus(config), CPU), later=later)
 
 
 def test_a_compiler_that_fails_in_the_background_is_told_once_and_nothing_here_is_imported(
@@ -412,7 +413,7 @@ def test_an_error_leaves_no_temporary_folder(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
-    background, resolved = Background(), resolved_for_later(lists["first"])
+    background, resolved = Background(), resolved_for_later(lists["first"], "mlp")
 
     def interrupted() -> None:
         with background:
