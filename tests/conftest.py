@@ -28,6 +28,7 @@ from forks import Forks
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from flashmore.upgrade.verify.verifier import Verifier
     from jobs import Jobs
 
 # The same examples every time, so that what fails here fails everywhere; `make test-long` draws new ones.
@@ -86,6 +87,15 @@ def jobs(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> "Jobs":
     from jobs import Jobs
 
     return Jobs(forks, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def verifier() -> "Iterator[Verifier]":
+    """One process that judges tests of rewrites for all tests that do not look at the process itself."""
+    from flashmore.upgrade.verify.verifier import Verifier
+
+    with Verifier() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.runs import Run
 from flashmore.training.loop import Observer, train
+from flashmore.upgrade.verify.verifier import Verifier
 from forks import Forks
 
 NAMES = tuple(map("".join, product("bdmnrst", "aeio", ("n", "ra", "la", "m", "lo"))))
@@ -100,10 +101,18 @@ def on_a_terminal(environment: dict[str, str], forks: Forks) -> Callable[..., tu
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess[str]]:
-    """Run a command in this process; what it prints, warns and returns is what a process would."""
+def call(
+    capsys: pytest.CaptureFixture[str], verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., CompletedProcess[str]]:
+    """Run a command in this process; what it prints, warns and returns is what a process would.
+
+    The process that judges rewrites is the same for all of them; it knows nothing of the commands before.
+    """
+    monkeypatch.setattr("flashmore.cli.upgrade.Verifier", lambda: nullcontext(verifier))
 
     def run(*words: object) -> CompletedProcess[str]:
+        verifier.known.clear()
+        verifier.spent.clear()
         capsys.readouterr()
         given = [str(word) for word in words]
         code = main(given)
