@@ -83,18 +83,21 @@ class Forks:
     ) -> Forked:
         """Start Python with these words, `-m module …` or `program.py …`, and these standard streams.
 
-        A stream that is None is closed. The process before it is killed, unless this one runs beside it.
+        A stream that is None is closed. The process before is killed, unless it was to run `beside` others.
         """
-        if self._last is not None and self._last.returncode is None and not beside:
+        if self._last is not None and self._last.returncode is None:
             os.kill(self._last.pid, signal.SIGKILL)
             self._last.wait()
         given = {number: stream for number, stream in enumerate(streams) if stream is not None}
-        request = json.dumps([[*map(str, words)], dict(environment), str(folder or Path.cwd()), [*given]])
+        request = json.dumps(
+            [[*map(str, words)], dict(environment), str(folder or Path.cwd()), [*given], beside]
+        )
         ours, theirs = os.pipe()
         socket.send_fds(self._socket, [request.encode() + b"\n"], [theirs, *given.values()])
         os.close(theirs)
-        self._last = Forked(open(ours, "rb", buffering=0))  # noqa: PTH123, SIM115 - which select can ask
-        return self._last
+        forked = Forked(open(ours, "rb", buffering=0))  # noqa: PTH123, SIM115 - which select can ask
+        self._last = None if beside else forked
+        return forked
 
     def run(
         self,
@@ -129,15 +132,19 @@ def _serve(requests: socket.socket) -> None:
             text += requests.recv(2**20)
         if not text:
             os._exit(0)
-        if not os.fork():
-            requests.close()
-            answers, *streams = descriptors
+        words, environment, folder, numbers, beside = json.loads(text)
+        answers, *streams = descriptors
+        if not beside or not os.fork():  # to wait for it, which takes a process of its own beside others
             if _fork_and_tell(answers, streams):
-                words, environment, folder, numbers = json.loads(text)
+                requests.close()
                 _become(words, environment, folder, dict(zip(numbers, streams, strict=True)))
                 return
-        for descriptor in descriptors:
-            os.close(descriptor)
+            if beside:
+                os._exit(0)
+        else:
+            for descriptor in streams:
+                os.close(descriptor)
+        os.close(answers)
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:  # those whose children have ended
                 pass
@@ -149,13 +156,13 @@ def _fork_and_tell(answers: int, streams: Sequence[int]) -> bool:
     if not child:
         os.close(answers)
         return True
-    for descriptor in streams:
+    for descriptor in streams:  # so that readers see the end of what the child writes
         os.close(descriptor)
     os.write(answers, b"%d\n" % child)
     _, status, usage = os.wait4(child, 0)
     ended = os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
     os.write(answers, json.dumps(ended).encode() + b"\n")
-    os._exit(0)
+    return False
 
 
 def _import_everything() -> None:

@@ -102,7 +102,7 @@ class Started:
             with Path(os.devnull).open() as nothing:
                 streams = (nothing.fileno(), theirs, theirs)
                 environment = os.environ | common | own | variables
-                self.ranks.append(forks.start(each, environment, streams, folder, beside=bool(rank)))
+                self.ranks.append(forks.start(each, environment, streams, folder, beside=True))
             os.close(theirs)
 
     def send(self, rank: int, number: signal.Signals) -> None:

@@ -73,11 +73,8 @@ def once(factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> Path:
-    """Runs called KIND-RANKS of every kind of step, and one that was passed on from 1 to 4, 2 and 1.
-
-    They come after those of one process, whose compiled code then is in PyTorch's cache for all ranks.
-    """
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs called KIND-RANKS of every kind of step, and one that was passed on from 1 to 4, 2 and 1."""
     return once(tmp_path_factory, of_several_processes)
 
 
