@@ -5,13 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flashmore.errors import RunError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
 from flashmore.plotting import save_picture
 from flashmore.runs import Run
 from flashmore.terminal import one_line
-from flashmore.training.result import TrainResult, result_of
+from flashmore.training.result import TrainResult, require_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +49,7 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
     rows = []
     for run in runs:
         run.require_items("to compare with others")
-        if (result := result_of(run)) is None:
-            found = "an interrupted run, which has no result yet"
-            raise RunError(f"a finished run in {run.path}", found, f"finish it first: {run.resume_command()}")
+        result = require_result(run)
         names, best_step = tuple(generate(run, options).names), run.load_state().best_step
         rows.append(Row(replace(result, run=str(run.path)), names, best_step))
     return rows

@@ -1,6 +1,7 @@
 """Metrics go to the trackers that are named, and a tracker that fails stops no training."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ from flashmore.cli.main import main
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.runs import Run
-from flashmore.training import trackers
 from flashmore.training.loop import train
-from flashmore.training.trackers import TRACKERS, Trackers
+from flashmore.training.trackers import TRACKERS, Tracker, Trackers
 
 SMALL = TrainConfig(
     model="bigram", max_steps=4, eval_interval=2, log_interval=1, device="cpu", batch_size=8, samples_every=2
@@ -50,38 +50,33 @@ def test_unknown_and_missing_trackers_are_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match="tensorboard, wandb, mlflow, trackio"):
         train(TrainConfig(model="bigram", log_to=("paper",)), tmp_path / "run")
-    monkeypatch.setitem(TRACKERS, "no_such_package", trackers.TensorBoard)
+    monkeypatch.setitem(TRACKERS, "no_such_package", TRACKERS["tensorboard"])
     with pytest.raises(ConfigError, match="pip install no_such_package"):
         train(TrainConfig(model="bigram", log_to=("no_such_package",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-class Failing:
-    """A tracker that loses its connection after two steps."""
-
-    steps = 0
-
-    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
-        assert folder.is_dir()
-        assert config["max_steps"] == 4
-        assert done == 0
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        assert set(values) <= {"loss", "step_ms", "val_loss"}
-        if step == 3:
-            raise ConnectionError("the server is away")
-        Failing.steps += 1
-
-    def close(self) -> None:
-        raise AssertionError("it was dropped")
-
-
 def test_a_failing_tracker_is_dropped_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(TRACKERS, "json", Failing)  # a module that is installed everywhere
+    logged = []
+
+    def failing(folder: Path, config: Mapping[str, Any], done: int) -> Tracker:
+        """A tracker that loses its connection after two steps."""
+        assert folder.is_dir()
+        assert (config["max_steps"], done) == (4, 0)
+
+        def log(step: int, values: Mapping[str, float]) -> None:
+            assert set(values) <= {"loss", "step_ms", "val_loss"}
+            if step == 3:
+                raise ConnectionError("the server is away")
+            logged.append(step)
+
+        return Tracker(log, partial(pytest.fail, "it was dropped"))
+
+    monkeypatch.setitem(TRACKERS, "json", failing)  # a module that is installed everywhere
     train(TrainConfig(**SMALL.to_json() | {"log_to": ("json",)}), tmp_path / "run")
-    assert Failing.steps == 2
+    assert logged == [1, 2]
     assert "json no longer receives metrics: the server is away" in capsys.readouterr().err
     assert Run.open(tmp_path / "run").read_result() is not None
 

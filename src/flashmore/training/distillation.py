@@ -27,7 +27,7 @@ from flashmore.runs import Run
 from flashmore.runs.pack import LARGEST, write
 from flashmore.runs.records import digest
 from flashmore.runs.settings import TEACHERS
-from flashmore.training.result import result_of
+from flashmore.training.result import require_result
 
 TEACHERS_STEPS = 5 / 8
 """Steps of a teacher for each step of the run that learns from it."""
@@ -62,9 +62,7 @@ def open_teachers(config: TrainConfig, split: Split, vocabulary: Vocabulary) -> 
         ):
             valid = "runs on the same file with the same --split and --split-seed"
             raise RunError("teachers that were trained on the same items", f"{run.path}, on others", valid)
-        if result_of(run) is None:
-            found = f"{run.path}, which is unfinished"
-            raise RunError("finished runs as teachers", found, f"finish it first: {run.resume_command()}")
+        require_result(run)
     return runs
 
 
@@ -72,10 +70,8 @@ def packs_of(teachers: Sequence[Run]) -> list[bytes]:
     """Packs of the teachers, for the folder of the run that learns from them: it resumes without theirs."""
     packs = []
     for name, teacher in zip(TEACHERS, teachers, strict=False):
-        result = result_of(teacher)
-        assert result is not None
         with TemporaryDirectory() as folder:
-            write(teacher, result.to_json(), Path(folder, name), with_items=False)
+            write(teacher, require_result(teacher).to_json(), Path(folder, name), with_items=False)
             packs.append(Path(folder, name).read_bytes())
     return packs
 

@@ -78,3 +78,14 @@ def result_of(run: Run) -> TrainResult | None:
     if odd or result.steps < min(1, done):
         raise RunError(wanted, f"another {', '.join(odd) or 'number of steps'} than the run has", INTACT)
     return result if result.steps == done else None
+
+
+def require_result(run: Run) -> TrainResult:
+    """The result of a finished run; a RunError for an unfinished one, and as from `result_of`."""
+    if (result := result_of(run)) is None:
+        found, valid = (
+            "an interrupted run, which has no result yet",
+            f"finish it first: {run.resume_command()}",
+        )
+        raise RunError(f"a finished run in {run.path}", found, valid)
+    return result

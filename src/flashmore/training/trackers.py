@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from flashmore.errors import ConfigError
 from flashmore.terminal import say
@@ -18,118 +17,78 @@ from flashmore.terminal import say
 PROJECT = "flashmore"
 
 
-class Tracker(Protocol):
-    """One tracker, created by a call with the run's folder, its config, and the number of steps done."""
+class Tracker(NamedTuple):
+    """A tracker that has been opened for a run."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None: ...
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values of a step by name."""
-
-    def close(self) -> None:
-        """Write what is still buffered."""
+    log: Callable[[int, Mapping[str, float]], object]
+    """Write the values of a step by name."""
+    close: Callable[[], object]
+    """Write what is still buffered."""
 
 
-class TensorBoard:
+def _tensorboard(folder: Path, _config: Mapping[str, Any], done: int) -> Tracker:
     """Event files in the run's folder: https://docs.pytorch.org/docs/stable/tensorboard.html."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
-        del config
-        from torch.utils.tensorboard import SummaryWriter
+    writer: Any = SummaryWriter(str(folder), purge_step=done + 1)
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=done + 1)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """As in `Tracker`."""
+    def log(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """As in `Tracker`."""
-        self._writer.close()
+    return Tracker(log, writer.close)
 
 
-class Wandb:
+def _wandb(folder: Path, config: Mapping[str, Any], _done: int) -> Tracker:
     """Weights & Biases, in the run's folder, without network unless WANDB_MODE says otherwise.
 
     https://docs.wandb.ai/ref/python/init/
     """
+    import wandb
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
-        import wandb
-
-        del done
-        self._run: Any = wandb.init(
-            project=PROJECT,
-            name=folder.name,
-            dir=str(folder),
-            config=dict(config),
-            mode=os.environ.get("WANDB_MODE", "offline"),
-        )
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """As in `Tracker`."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """As in `Tracker`."""
-        self._run.finish()
+    mode = os.environ.get("WANDB_MODE", "offline")
+    run: Any = wandb.init(project=PROJECT, name=folder.name, dir=str(folder), config=dict(config), mode=mode)
+    return Tracker(lambda step, values: run.log(dict(values), step=step), run.finish)
 
 
-class MLflow:
+def _mlflow(folder: Path, config: Mapping[str, Any], _done: int) -> Tracker:
     """MLflow, in a database in the run's folder unless MLFLOW_TRACKING_URI says otherwise.
 
     https://mlflow.org/docs/latest/api_reference/python_api/mlflow.client.html
     """
+    from mlflow import MlflowClient
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
-        from mlflow import MlflowClient
+    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').absolute()}")
+    client: Any = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(PROJECT)
+    experiment = found.experiment_id if found else client.create_experiment(PROJECT)
+    run = client.create_run(experiment, run_name=folder.name).info.run_id
+    for name, value in config.items():
+        client.log_param(run, name, value)
 
-        del done
-        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').absolute()}")
-        self._client: Any = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(PROJECT)
-        experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
-        self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
-        for name, value in config.items():
-            self._client.log_param(self._id, name, value)
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """As in `Tracker`."""
+    def log(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._client.log_metric(self._id, name, value, step=step)
+            client.log_metric(run, name, value, step=step)
 
-    def close(self) -> None:
-        """As in `Tracker`."""
-        self._client.set_terminated(self._id)
+    return Tracker(log, partial(client.set_terminated, run))
 
 
-class Trackio:
+def _trackio(folder: Path, config: Mapping[str, Any], _done: int) -> Tracker:
     """Trackio, in its local database: https://huggingface.co/docs/trackio."""
+    import trackio
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], done: int) -> None:
-        import trackio
-
-        del done
-        self._trackio: Any = trackio
-        trackio.init(project=PROJECT, name=folder.name, config=dict(config))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """As in `Tracker`."""
-        self._trackio.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """As in `Tracker`."""
-        self._trackio.finish()
+    trackio.init(project=PROJECT, name=folder.name, config=dict(config))
+    return Tracker(lambda step, values: trackio.log(dict(values), step=step), trackio.finish)
 
 
 TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "mlflow": MLflow,
-    "trackio": Trackio,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "trackio": _trackio,
 }
-"""By the names that `--log-to` takes, which are also those of their packages."""
+"""What opens each for a run, given its folder, its config and the number of steps done; by the names that
+`--log-to` takes, which are also those of their packages."""
 
 
 def require_installed(names: Iterable[str]) -> None:
@@ -167,7 +126,7 @@ class Trackers(AbstractContextManager["Trackers"]):
         for name, tracker in list(self._trackers.items()):
             self._attempt(name, partial(tracker.log, line["step"], values))
 
-    def _attempt(self, name: str, call: Callable[[], None]) -> None:
+    def _attempt(self, name: str, call: Callable[[], object]) -> None:
         try:
             with redirect_stdout(sys.stderr):  # stdout is for results
                 call()
@@ -185,9 +144,7 @@ class Trackers(AbstractContextManager["Trackers"]):
         threading.excepthook = self._on_failure
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             for name, tracker in list(self._trackers.items()):
                 self._attempt(name, tracker.close)
