@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.cli.model_config import heads_of
-from flashmore.cli.parse import defaults, parse, refuse_ineffective, require_writable, value_of
+from flashmore.cli.parse import command, defaults, parse, refuse_ineffective, require_writable, value_of
 from flashmore.cli.show import STYLE, stdout, table, tell_picture
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, UsageError
@@ -128,25 +128,6 @@ class BenchAttention(Outputs):
     """Take the number of heads and the head dimension from a Hugging Face model's config.json."""
 
 
-@dataclass(frozen=True)
-class BenchCheck:
-    """Repeat the measurement of a record. Exit with 1 if anything got slower, with 0 otherwise.
-
-    The two measurements do not alternate: run nothing else on the machine, and set --equivalence to the
-    difference between two runs of the same code. The device and the settings must be those of the record.
-    """
-
-    baseline: Path
-    """Record to compare with, written by `flashmore bench … --out` or `flashmore choose --out`."""
-    record: Positional[Path | None] = None
-    """Compare this record instead of measuring again."""
-    equivalence: float = 3.0
-    """Differences up to this percentage count as no difference."""
-
-    def __post_init__(self) -> None:
-        require_percentage(self.equivalence)
-
-
 def require_percentage(equivalence: float) -> None:
     """Refuse an --equivalence that is not between 0 and 100."""
     if not 0 < equivalence < 100:
@@ -236,15 +217,26 @@ MEASURES: dict[str, Callable[[Sequence[str]], Measured]] = {
 }
 
 
-def _check(argv: Sequence[str]) -> int:
-    command = parse(BenchCheck, "bench check", argv)
+@command("bench check")
+def _check(record: Positional[Path | None] = None, *, baseline: Path, equivalence: float = 3.0) -> int:
+    """Repeat the measurement of a record. Exit with 1 if anything got slower, with 0 otherwise.
+
+    The two measurements do not alternate: run nothing else on the machine, and set --equivalence to the
+    difference between two runs of the same code. The device and the settings must be those of the record.
+
+    Args:
+        record: Compare this record instead of measuring again.
+        baseline: Record to compare with, written by `flashmore bench … --out` or `flashmore choose --out`.
+        equivalence: Differences up to this percentage count as no difference.
+    """
+    require_percentage(equivalence)
 
     from flashmore.benchmark.check import check
     from flashmore.measuring.result import read_record
 
-    baseline = read_record(command.baseline)
-    now = read_record(command.record) if command.record else _measured_again(baseline)
-    setting, slower = check(baseline, now, command.equivalence)
+    before = read_record(baseline)
+    now = read_record(record) if record else _measured_again(before)
+    setting, slower = check(before, now, equivalence)
     console = stdout()
     _show_setting(console, setting)
     _show_warnings(console, now)

@@ -1,7 +1,6 @@
 """`flashmore compare`: compare runs or models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from rich.measure import Measurement
 from rich.text import Text
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.parse import command, require_writable
 from flashmore.cli.show import STYLE, UNFOLDED, figures, stdout, table, tell_picture
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
@@ -23,74 +22,76 @@ if TYPE_CHECKING:
     from flashmore.generation.sample import Name
     from flashmore.runs import Run
 
-
-@dataclass(frozen=True)
-class Compare:
-    """Compare runs by loss, parameters, training time and generated names."""
-
-    runs: Positional[tuple[Path, ...]] = ()
-    """Folders or packs of finished runs."""
-    models: tuple[Model, ...] = ()
-    """Models to train first with their default options, alone or in addition to the given runs."""
-    file: Path | None = None
-    """With --models: text file to train on. If omitted, the built-in names."""
-    column: str | None = None
-    """With --file: column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
-    max_steps: int | None = None
-    """With --models: number of optimizer steps of each. If omitted, the model's default."""
-    out: Path = Path("runs")
-    """With --models: folder for their runs."""
-    count: int = 10
-    """Number of names to generate from each."""
-    seed: int = 3407
-    """Random seed for the names."""
-    picture: Path | None = None
-    """Save a plot of the comparison as a PNG file."""
-    json: bool = False
-    """Print the result to stdout as JSON, and nothing else."""
+RUNS = Path("runs")
+"""Where runs are by default."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore compare`."""
-    command = parse(Compare, "compare", argv)
-    if not command.runs and not command.models:
+@command("compare")
+def main(
+    runs: Positional[tuple[Path, ...]] = (),
+    *,
+    models: tuple[Model, ...] = (),
+    file: Path | None = None,
+    column: str | None = None,
+    max_steps: int | None = None,
+    out: Path = RUNS,
+    count: int = 10,
+    seed: int = 3407,
+    picture: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Compare runs by loss, parameters, training time and generated names.
+
+    Args:
+        runs: Folders or packs of finished runs.
+        models: Models to train first with their default options, alone or in addition to the given runs.
+        file: With --models: text file to train on. If omitted, the built-in names.
+        column: With --file: column with the items, in a CSV, TSV, JSON Lines or Parquet file.
+        max_steps: With --models: number of optimizer steps of each. If omitted, the model's default.
+        out: With --models: folder for their runs.
+        count: Number of names to generate from each.
+        seed: Random seed for the names.
+        picture: Save a plot of the comparison as a PNG file.
+        json: Print the result to stdout as JSON, and nothing else.
+    """
+    if not runs and not models:
         raise ConfigError("runs to compare", "none", "RUN RUN …, or --models bigram transformer")
-    if not command.models and (command.file, command.max_steps, command.out) != (None, None, Compare.out):
+    if not models and (file, max_steps, out) != (None, None, RUNS):
         raise ConfigError(
             "--models with --file, --max-steps or --out",
             "no --models",
             "only the runs, or --models bigram transformer as well",
         )
-    if command.column is not None and command.file is None:
+    if column is not None and file is None:
         raise ConfigError("--file with --column", "no --file", "--file FILE, or omit --column")
-    options = GenerateOptions(count=command.count, seed=command.seed)
-    require_writable("--picture", command.picture, endings=(".png",))
-    if command.models:
-        require_writable("--out", command.out, folder=True)
+    options = GenerateOptions(count=count, seed=seed)
+    require_writable("--picture", picture, endings=(".png",))
+    if models:
+        require_writable("--out", out, folder=True)
 
     from flashmore.comparison import compare, draw, same_test_items
     from flashmore.runs import Run
 
-    runs = [Run.open(path) for path in command.runs]
-    rows = compare(runs, options)  # before any training, because it refuses unfinished runs
-    given: dict[str, Any] = {"file": command.file, "column": command.column, "max_steps": command.max_steps}
-    configs = [TrainConfig(model=model, **given) for model in command.models]
-    trained = [train_into(command.out, config) for config in configs]
+    opened = [Run.open(path) for path in runs]
+    rows = compare(opened, options)  # before any training, because it refuses unfinished runs
+    given: dict[str, Any] = {"file": file, "column": column, "max_steps": max_steps}
+    configs = [TrainConfig(model=model, **given) for model in models]
+    trained = [train_into(out, config) for config in configs]
     rows += compare(trained, options)
-    if not all(run.split.train for run in runs):
+    if not all(run.split.train for run in opened):
         say("a run without items here may have other test items: the test losses may not be comparable")
-    elif not same_test_items(runs + trained):
+    elif not same_test_items(opened + trained):
         say("these runs have different test items: their test losses are not comparable")
     for row in rows:
         if row.improving:
             last = f"{row.result.run} has its lowest validation loss at its last step, {row.result.steps:,}"
             say(f"{last}: its loss may improve with a larger --max-steps")
-    if command.json:
+    if json:
         write_json([row.to_json() for row in rows])
     else:
         show(rows)
-    if command.picture is not None:  # last, so that a disk which refuses it takes nothing else along
-        tell_picture(command.picture, draw(rows, command.picture))
+    if picture is not None:  # last, so that a disk which refuses it takes nothing else along
+        tell_picture(picture, draw(rows, picture))
     return 0
 
 

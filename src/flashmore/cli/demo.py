@@ -1,7 +1,5 @@
 """`flashmore demo`: train, compare and time attention on the built-in names."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +7,7 @@ from flashmore.cli import bench
 from flashmore.cli import compare as compare_command
 from flashmore.cli.bench import BlockBar
 from flashmore.cli.page import write_page
-from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.parse import command, require_writable
 from flashmore.cli.show import stdout, tell_picture
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
@@ -22,24 +20,18 @@ SAMPLES_EVERY = 100
 """Steps between the names that the page replays."""
 
 
-@dataclass(frozen=True)
-class Demo:
+@command("demo")
+def main(*, out: Path = Path("demo"), picture: Path = Path("demo/names.png")) -> int:
     """Train a bigram and a transformer on the built-in names, compare them, and time fused attention.
 
     The two models also become a page, names.html, that makes names in the browser.
+
+    Args:
+        out: Folder for the runs.
+        picture: PNG file for the plot of the comparison.
     """
-
-    out: Path = Path("demo")
-    """Folder for the runs."""
-    picture: Path = Path("demo/names.png")
-    """PNG file for the plot of the comparison."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore demo`."""
-    command = parse(Demo, "demo", argv)
-    require_writable("--picture", command.picture, endings=(".png",))
-    require_writable("--out", command.out, folder=True)
+    require_writable("--picture", picture, endings=(".png",))
+    require_writable("--out", out, folder=True)
 
     from flashmore.benchmark.step.bench import bench_steps
     from flashmore.comparison import compare, draw
@@ -48,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
         TrainConfig(model="bigram", device=DEVICE, samples_every=SAMPLES_EVERY),
         TrainConfig(attention="flash", device=DEVICE, samples_every=SAMPLES_EVERY),
     )
-    runs = [compare_command.train_into(command.out, config) for config in configs]
+    runs = [compare_command.train_into(out, config) for config in configs]
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
-    tell_picture(command.picture, draw(rows, command.picture))
-    page = command.out / "names.html"
+    tell_picture(picture, draw(rows, picture))
+    page = out / "names.html"
     write_page([run.path for run in reversed(runs)], page)
 
     # The experiment this project grew from: the same model with manual and fused attention.

@@ -1,15 +1,14 @@
 """`flashmore env`: versions, devices and cache folders, for a bug report."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from packaging.requirements import Requirement
 
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import command
 from flashmore.cli.show import stdout, table
 from flashmore.files import cache_folder
 from flashmore.terminal import write_json
@@ -18,19 +17,15 @@ EXTRAS = ("tensorboard", "parquet", "hf", "onnx", "gguf")
 """The extras whose packages flashmore uses; the others are for its development."""
 
 
-@dataclass(frozen=True)
-class Env:
-    """Print the versions, the devices and the cache folders of this installation, for a bug report."""
+@command("env")
+def main(*, json: bool = False) -> int:
+    """Print the versions, the devices and the cache folders of this installation, for a bug report.
 
-    json: bool = False
-    """Print the result to stdout as JSON, and nothing else."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore env`."""
-    command = parse(Env, "env", argv)
+    Args:
+        json: Print the result to stdout as JSON, and nothing else.
+    """
     found = _environment()
-    if command.json:
+    if json:
         write_json(found)
         return 0
     rows = table("", "")

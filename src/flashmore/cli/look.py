@@ -1,14 +1,14 @@
 """`flashmore look`: what a list holds, before training on it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.columns import Columns
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.parse import command, require_writable
 from flashmore.cli.show import stdout, table, tell_picture
 from flashmore.data.items import read_words, split_words
 from flashmore.data.overview import Overview, overview, shortened
@@ -24,42 +24,41 @@ BARS = 40
 """Characters in the picture."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """Show what a list contains, without training: counts, lengths, characters and likely mistakes."""
+@command("look")
+def main(
+    file: Positional[Path | None] = None,
+    *,
+    column: str | None = None,
+    weight: str | None = None,
+    encoding: str = "utf-8",
+    split: str = "80/10/10",
+    split_seed: int = 3407,
+    picture: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Show what a list contains, without training: counts, lengths, characters and likely mistakes.
 
-    file: Positional[Path | None] = None
-    """A list, a table, a folder or `-` for stdin, as for `train`. If omitted, the built-in names."""
-    column: str | None = None
-    """Column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
-    weight: str | None = None
-    """With --column: column with the weights of the items."""
-    encoding: str = "utf-8"
-    """Encoding of the file."""
-    split: str = "80/10/10"
-    """Percentages for train/validation/test, or `makemore`."""
-    split_seed: int = 3407
-    """Seed of the split."""
-    picture: Path | None = None
-    """Save a plot of lengths and characters as a PNG file."""
-    json: bool = False
-    """Print the result to stdout as JSON, and nothing else."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore look`."""
-    command = parse(Look, "look", argv)
-    require_writable("--picture", command.picture, endings=(".png",))
-    words = read_words(command.file, command.encoding, command.column, command.weight)
-    found = overview(words, split_words(words, command.split, command.split_seed))
-    if command.json:
+    Args:
+        file: A list, a table, a folder or `-` for stdin, as for `train`. If omitted, the built-in names.
+        column: Column with the items, in a CSV, TSV, JSON Lines or Parquet file.
+        weight: With --column: column with the weights of the items.
+        encoding: Encoding of the file.
+        split: Percentages for train/validation/test, or `makemore`.
+        split_seed: Seed of the split.
+        picture: Save a plot of lengths and characters as a PNG file.
+        json: Print the result to stdout as JSON, and nothing else.
+    """
+    require_writable("--picture", picture, endings=(".png",))
+    words = read_words(file, encoding, column, weight)
+    found = overview(words, split_words(words, split, split_seed))
+    if json:
         write_json(asdict(found))
     else:
         _show(found)
-    if command.picture is not None:
+    if picture is not None:
         from flashmore.plotting import save_picture
 
-        tell_picture(command.picture, save_picture(lambda: _figure(found), command.picture))
+        tell_picture(picture, save_picture(lambda: _figure(found), picture))
     return 0
 
 

@@ -1,12 +1,11 @@
 """`flashmore page`: a run as a web page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.parse import command, require_writable
 from flashmore.errors import UsageError
 from flashmore.files import disk_errors, replace_file
 from flashmore.terminal import say
@@ -14,28 +13,23 @@ from flashmore.terminal import say
 ENDINGS = (".html", ".htm")
 
 
-@dataclass(frozen=True)
-class Page:
+@command("page")
+def main(
+    runs: Positional[tuple[Path, ...]], *, out: Path = Path("page.html"), without_data: bool = False
+) -> int:
     """Write a run as one self-contained web page that makes names, and shows attention and training.
 
     It works from disk or any web server, and loads nothing. Several runs are shown side by side.
+
+    Args:
+        runs: Folders or packs of the runs.
+        out: HTML file to write.
+        without_data: Leave out the items, which the page needs to tell new names from known ones.
     """
-
-    runs: Positional[tuple[Path, ...]]
-    """Folders or packs of the runs."""
-    out: Path = Path("page.html")
-    """HTML file to write."""
-    without_data: bool = False
-    """Leave out the items, which the page needs to tell new names from known ones."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore page`."""
-    command = parse(Page, "page", argv)
-    if not command.runs:
+    if not runs:
         raise UsageError("at least one run", "none", "folders made by `flashmore train --out FOLDER`")
-    require_writable("--out", command.out, endings=ENDINGS)
-    write_page(command.runs, command.out, with_data=not command.without_data)
+    require_writable("--out", out, endings=ENDINGS)
+    write_page(runs, out, with_data=not without_data)
     return 0
 
 

@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -26,6 +26,22 @@ LONGEST_ENDING = 22
 """Characters added to a file name while the file is being written."""
 
 
+def command(verb: str) -> Callable[[Callable[..., int]], Callable[[Sequence[str]], int]]:
+    """A decorator that makes a function the command `verb`, to be called with the arguments after it.
+
+    Its parameters become arguments and options, and its docstring becomes the help.
+    """
+
+    def decorate(function: Callable[..., int]) -> Callable[[Sequence[str]], int]:
+        @wraps(function)
+        def parsed(*values: Any, **options: Any) -> Callable[[], int]:
+            return partial(function, *values, **options)  # it runs outside of the parser
+
+        return lambda argv: int(_tyro(parsed, verb, argv)())
+
+    return decorate
+
+
 def parse(command: type[Command], verb: str, argv: Sequence[str], default: Command | None = None) -> Command:
     """Parse the arguments after a verb into a dataclass, whose docstring and fields' docstrings are the help.
 
@@ -43,7 +59,7 @@ def parse_known(command: type[Command], verb: str, argv: Sequence[str]) -> tuple
     return parsed
 
 
-def _tyro(command: type[Command], verb: str, argv: Sequence[str], **options: Any) -> Any:
+def _tyro(command: Callable[..., Any], verb: str, argv: Sequence[str], **options: Any) -> Any:
     """Run tyro. It prints its messages itself, so arguments that need escaping are parsed twice."""
     run = partial(tyro.cli, command, prog=f"flashmore {verb}", config=STYLE, **options)
     shown = [one_line(word) for word in argv]

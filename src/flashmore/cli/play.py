@@ -1,29 +1,23 @@
 """`flashmore play`: the page of a run, opened in the browser."""
 
 import webbrowser
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from flashmore.cli.page import write_page
-from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.parse import command, require_writable
 from flashmore.terminal import say
 
 
-@dataclass(frozen=True)
-class Play:
-    """Write the page of a run next to its files and open it in the browser."""
+@command("play")
+def main(run: Positional[Path]) -> int:
+    """Write the page of a run next to its files and open it in the browser.
 
-    run: Positional[Path]
-    """Folder or pack of the run."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore play`."""
-    command = parse(Play, "play", argv)
-    open_page(command.run)
+    Args:
+        run: Folder or pack of the run.
+    """
+    open_page(run)
     return 0
 
 

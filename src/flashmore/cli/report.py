@@ -1,14 +1,12 @@
 """`flashmore report`: records as a self-contained page, or as Markdown."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from flashmore.cli.page import ENDINGS
-from flashmore.cli.parse import parse, require_writable
+from flashmore.cli.parse import command, require_writable
 from flashmore.errors import UsageError
 from flashmore.files import disk_errors, replacing, write_all
 from flashmore.terminal import write_lines
@@ -16,41 +14,36 @@ from flashmore.terminal import write_lines
 DEFAULT_PAGE = Path("report.html")
 
 
-@dataclass(frozen=True)
-class Report:
+@command("report")
+def main(
+    records: Positional[tuple[Path, ...]], *, out: Path | None = None, markdown: Path | None = None
+) -> int:
     """Turn records into one self-contained HTML page, or into Markdown with plots in separate files.
 
     Several records are shown side by side, with the differences between their machines marked.
+
+    Args:
+        records: Records, written by `flashmore bench … --out FILE` or `flashmore choose --out FILE`.
+        out: HTML file to write. If omitted, report.html, or none with --markdown.
+        markdown: Markdown file to write. Its plots are SVG files next to it.
     """
-
-    records: Positional[tuple[Path, ...]]
-    """Records, written by `flashmore bench … --out FILE` or `flashmore choose --out FILE`."""
-    out: Path | None = None
-    """HTML file to write. If omitted, report.html, or none with --markdown."""
-    markdown: Path | None = None
-    """Markdown file to write. Its plots are SVG files next to it."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore report`."""
-    command = parse(Report, "report", argv)
-    page = DEFAULT_PAGE if command.out is None and command.markdown is None else command.out
-    if not command.records:
+    page = DEFAULT_PAGE if out is None and markdown is None else out
+    if not records:
         raise UsageError("at least one record", "none", "files written by `flashmore bench … --out FILE`")
     require_writable("--out", page, endings=ENDINGS)
-    require_writable("--markdown", command.markdown, endings=(".md", ".markdown"))
+    require_writable("--markdown", markdown, endings=(".md", ".markdown"))
 
-    from flashmore.benchmark.report.pages import html_page, markdown, report_on
+    from flashmore.benchmark.report import pages
     from flashmore.measuring.result import read_record
 
-    report = report_on([(path.name, read_record(path)) for path in command.records])
+    report = pages.report_on([(path.name, read_record(path)) for path in records])
     files: dict[Path, bytes] = {}
     if page is not None:
-        files[page] = html_page(report).encode()
-    if command.markdown is not None:
-        text, pictures = markdown(report, command.markdown.stem)
-        files |= {command.markdown.with_name(name): picture for name, picture in pictures.items()}
-        files[command.markdown] = text.encode()
+        files[page] = pages.html_page(report).encode()
+    if markdown is not None:
+        text, pictures = pages.markdown(report, markdown.stem)
+        files |= {markdown.with_name(name): picture for name, picture in pictures.items()}
+        files[markdown] = text.encode()
     with ExitStack() as written:  # all of them or none
         for path, content in files.items():
             written.enter_context(disk_errors(f"to write the report {path}", path))

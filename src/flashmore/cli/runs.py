@@ -1,13 +1,13 @@
 """`flashmore runs`: a table of the runs in a folder."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import command
 from flashmore.cli.show import stdout, table
 from flashmore.terminal import write_json
 
@@ -18,27 +18,21 @@ NUMBERS = ("steps", "val", "test", "MB")
 DETAILS = {"damaged": "damaged, ", "training": "being trained by "}
 
 
-@dataclass(frozen=True)
-class Runs:
-    """List the runs in a folder: model, data, steps, losses, size, and whether each is finished."""
+@command("runs")
+def main(folder: Positional[Path] = Path("runs"), *, json: bool = False) -> int:
+    """List the runs in a folder: model, data, steps, losses, size, and whether each is finished.
 
-    folder: Positional[Path] = Path("runs")
-    """Folder that contains the runs."""
-    json: bool = False
-    """Print the result to stdout as JSON, and nothing else."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore runs`."""
-    command = parse(Runs, "runs", argv)
-
+    Args:
+        folder: Folder that contains the runs.
+        json: Print the result to stdout as JSON, and nothing else.
+    """
     from flashmore.training.listing import runs_in
 
-    found = runs_in(command.folder)
-    if command.json:
+    found = runs_in(folder)
+    if json:
         write_json([asdict(each) for each in found])
     else:
-        _show(command.folder, found)
+        _show(folder, found)
     return 0
 
 

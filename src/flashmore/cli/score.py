@@ -1,55 +1,52 @@
 """`flashmore score`: log-probabilities of names under a run."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from flashmore.cli.parse import parse
+from flashmore.cli.parse import command
 from flashmore.cli.show import name_cells, stdout, table
 from flashmore.data.items import read_words
 from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
 
 
-@dataclass(frozen=True)
-class Score:
-    """Print the log-probability of names under a run's best weights, total and per character, with EOS."""
+@command("score")
+def main(
+    run: Positional[Path],
+    names: Positional[tuple[str, ...]] = (),
+    *,
+    file: Path | None = None,
+    column: str | None = None,
+    encoding: str = "utf-8",
+    json: bool = False,
+) -> int:
+    """Print the log-probability of names under a run's best weights, total and per character, with EOS.
 
-    run: Positional[Path]
-    """Folder or pack of the run."""
-    names: Positional[tuple[str, ...]] = ()
-    """Names to score."""
-    file: Path | None = None
-    """Score the names in a file instead: a list, a table, a folder or `-` for stdin, as for `train`."""
-    column: str | None = None
-    """With --file: column with the names, in a CSV, TSV, JSON Lines or Parquet file."""
-    encoding: str = "utf-8"
-    """With --file: encoding of the file."""
-    json: bool = False
-    """Print the result to stdout as JSON, and nothing else."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run `flashmore score`."""
-    command = parse(Score, "score", argv)
-    if (command.file is None) != bool(command.names):
-        found = "both names and --file" if command.names else "none"
-        raise ConfigError("names to score", found, f"flashmore score {command.run} NAME …, or --file FILE")
-    names = command.names
-    if command.file is not None:
-        words = read_words(command.file, command.encoding, command.column)
+    Args:
+        run: Folder or pack of the run.
+        names: Names to score.
+        file: Score the names in a file instead: a list, a table, a folder or `-` for stdin, as for `train`.
+        column: With --file: column with the names, in a CSV, TSV, JSON Lines or Parquet file.
+        encoding: With --file: encoding of the file.
+        json: Print the result to stdout as JSON, and nothing else.
+    """
+    if (file is None) != bool(names):
+        found = "both names and --file" if names else "none"
+        raise ConfigError("names to score", found, f"flashmore score {run} NAME …, or --file FILE")
+    if file is not None:
+        words = read_words(file, encoding, column)
         say(*words.notes)
         names = words.items
-    elif command.column or command.encoding != Score.encoding:
+    elif column or encoding != "utf-8":
         raise ConfigError("--file with --column or --encoding", "names", "only the names, or --file")
 
     from flashmore.generation.sample import score
     from flashmore.runs import Run
 
-    scored = score(Run.open(command.run), names)
-    if command.json:
+    scored = score(Run.open(run), names)
+    if json:
         write_json([asdict(name) for name in scored])
         return 0
     numbers = ("log-probability", "a character")
