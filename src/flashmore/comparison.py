@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import Name, generate
-from flashmore.plotting import save_picture
 from flashmore.runs import Run
 from flashmore.terminal import one_line
 from flashmore.training.result import TrainResult, require_result
@@ -60,19 +59,8 @@ def same_test_items(runs: Sequence[Run]) -> bool:
     return len({frozenset(run.split.test) for run in runs}) == 1
 
 
-def draw(rows: Sequence[Row], path: Path) -> int:
-    """Draw the comparison as a PNG: test losses as bars above, names in columns below.
-
-    Returns:
-        How many different characters the font lacks; each is drawn as a box.
-
-    Raises:
-        StorageError: writing failed; `path` is unchanged.
-    """
-    return save_picture(lambda: _figure(rows), path)
-
-
-def _figure(rows: Sequence[Row]) -> "Figure":
+def figure_of(rows: Sequence[Row]) -> "Figure":
+    """Draw the comparison: test losses as bars above, names in columns below."""
     from matplotlib.figure import Figure
 
     longest = max((len(row.names) for row in rows), default=0)
@@ -92,7 +80,9 @@ def _draw_losses(axes: "Axes", rows: Sequence[Row]) -> None:
     bars = axes.barh(range(len(rows)), [loss or 0.0 for loss in losses], color=NEW, height=0.6)
     labels = ["no test part" if loss is None else f"{loss:.3f}" for loss in losses]
     axes.bar_label(bars, labels, padding=4)
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], parse_math=False)
+    models = [(row.result.model, _folder(row)) for row in rows]
+    names = [f"{model} ({folder})" if folder else model for model, folder in models]
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max((loss for loss in losses if loss), default=1.0))
     axes.set_xlabel("test loss, nats per character (lower is better)")
@@ -110,12 +100,6 @@ def _draw_names(axes: "Axes", row: Row, longest: int) -> None:
         color, text = NEW if name.novelty == "new" else KNOWN, _shorten(name.text)
         # Names are not formulas, and text wider than its column must not move the others.
         axes.text(0, line + 0.5, text, fontsize=12, color=color, parse_math=False, clip_on=True)
-
-
-def _label(row: Row) -> str:
-    """The model, and the run's folder if that is informative."""
-    model, folder = row.result.model, _folder(row)
-    return f"{model} ({folder})" if folder else model
 
 
 def _folder(row: Row) -> str:

@@ -224,7 +224,6 @@ class Requests:
     training never waits for it; on a single rank they are answered at once.
 
     Args:
-        ranks: the ranks.
         stopped_by: returns the signal that this process has received, or 0; of several, the largest counts.
     """
 

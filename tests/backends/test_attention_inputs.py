@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from flashmore.backends.contract import describe_call
-from flashmore.backends.inputs import random_inputs
+from flashmore.backends.contract import describe_call, random_inputs
 from flashmore.call import CallOptions
 
 CPU = torch.device("cpu")

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from flashmore.benchmark.gain.measure import Gain, gain_of
-from flashmore.benchmark.gain.steps import StepTimer
-from flashmore.benchmark.gain.variants import Optimizers, Variant
+from flashmore.benchmark.gain.variants import Optimizers, StepTimer, Variant
 from flashmore.upgrade.trace.versions import NotSwapped, Versions
 
 OLD = """\

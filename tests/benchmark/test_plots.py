@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from flashmore.benchmark.attention.bench import bench_attention
 from flashmore.benchmark.attention.plan import AttentionPlan
-from flashmore.benchmark.plots import attention_picture, memory_plot, step_plot, time_plot
+from flashmore.benchmark.plots import UNITS, attention_plot, step_plot
 from flashmore.errors import StorageError
 from flashmore.plotting import save_picture
 
@@ -63,11 +63,11 @@ def measured_lines(axes: Axes) -> dict[str, dict[float, float]]:
     }
 
 
-@pytest.mark.parametrize(("plot", "value"), [(time_plot, "time_ms"), (memory_plot, "peak_bytes")])
+@pytest.mark.parametrize("value", UNITS)
 def test_lines_hold_the_rows_of_both_passes_in_a_panel_for_each_setting(
-    attention: Record, plot: Any, value: str
+    attention: Record, value: str
 ) -> None:
-    axes_of = panels(plot(attention))
+    axes_of = panels(attention_plot(attention, value))
     assert [axes.get_title("left") for axes in axes_of] == [
         "B 1 · H 2 · D 8 · float32 · causal",
         "B 1 · H 2 · D 8 · float32 · every query sees every key",
@@ -81,17 +81,17 @@ def test_lines_hold_the_rows_of_both_passes_in_a_panel_for_each_setting(
                 assert measured_lines(axes)[row["backend"]][row["T"]] == here
 
 
-@pytest.mark.parametrize("plot", [time_plot, memory_plot])
-def test_everything_measured_is_within_the_axes(attention: Record, plot: Any) -> None:
-    for axes in panels(plot(attention)):
+@pytest.mark.parametrize("value", UNITS)
+def test_everything_measured_is_within_the_axes(attention: Record, value: str) -> None:
+    for axes in panels(attention_plot(attention, value)):
         low, high = axes.get_ylim()
         for line in measured_lines(axes).values():
-            assert all(low < value < high for value in line.values())
+            assert all(low < measured < high for measured in line.values())
         assert [label.get_text() for label in axes.get_xticklabels()] == ["16", "32", "64"]
 
 
 def test_the_slopes_are_those_of_t_and_of_its_square(attention: Record) -> None:
-    for axes in panels(memory_plot(attention)):
+    for axes in panels(attention_plot(attention, "peak_bytes")):
         slopes = {line.get_gid(): points(line) for line in axes.get_lines() if line.get_gid()}
         for power in (1, 2):
             (first, low), (last, high) = slopes[f"slope {power}"]
@@ -105,31 +105,31 @@ def test_a_backend_that_was_left_out_at_a_length_has_no_point_there(attention: R
         row | {"ok": False, "time_ms": None} if (row["backend"], row["T"]) == ("manual", 64) else row
         for row in attention["rows"]
     ]
-    lines = measured_lines(panels(time_plot({"rows": rows}))[0])
+    lines = measured_lines(panels(attention_plot({"rows": rows}, "time_ms"))[0])
     assert list(lines["manual"]) == [16, 32]
     assert list(lines["flash"]) == list(LENGTHS)
 
 
 def test_nothing_measured_is_said(attention: Record) -> None:
-    (axes,) = time_plot({"rows": []}).get_axes()
+    (axes,) = attention_plot({"rows": []}, "time_ms").get_axes()
     assert [text.get_text() for text in axes.texts] == ["nothing was measured"]
     left_out = [row | {"ok": False, "time_ms": None, "peak_bytes": None} for row in attention["rows"]]
-    for axes in panels(attention_picture({"rows": left_out})):
+    for axes in panels(attention_plot({"rows": left_out}, *UNITS)):
         assert [text.get_text() for text in axes.texts] == ["nothing was measured"]
 
 
 def test_files_are_really_drawn(attention: Record, tmp_path: Path) -> None:
     picture = tmp_path / "new" / "attention.png"
-    save_picture(lambda: attention_picture(attention), picture)
+    save_picture(lambda: attention_plot(attention, *UNITS), picture)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert picture.stat().st_size > 10_000
-    save_picture(lambda: time_plot(attention), picture.with_suffix(".pdf"))
+    save_picture(lambda: attention_plot(attention, "time_ms"), picture.with_suffix(".pdf"))
     assert picture.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_text_can_stay_text_and_the_ground_is_transparent(attention: Record, tmp_path: Path) -> None:
     path = tmp_path / "time.svg"
-    figure = time_plot(attention)
+    figure = attention_plot(attention, "time_ms")
     with mpl.rc_context({"svg.fonttype": "none"}):
         figure.savefig(path)
     assert ">flash</text>" in path.read_text(encoding="utf-8")
@@ -145,13 +145,13 @@ def test_dollar_signs_in_names_and_reasons_are_text_and_no_formula(
         variant["why_not"] = r"costs $1 and $\oops"
     save_picture(lambda: step_plot(step), tmp_path / "step.png")
     rows = [row | {"backend": r"$\oops$"} for row in attention["rows"]]
-    save_picture(lambda: attention_picture({"rows": rows}), tmp_path / "attention.png")
+    save_picture(lambda: attention_plot({"rows": rows}, *UNITS), tmp_path / "attention.png")
 
 
 def test_a_picture_that_cannot_be_written_is_a_storage_error(attention: Record, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
-        save_picture(lambda: time_plot(attention), tmp_path / "file" / "below.png")
+        save_picture(lambda: attention_plot(attention, "time_ms"), tmp_path / "file" / "below.png")
 
 
 def test_steps_show_every_sample_and_why_a_variant_has_none(step: Record) -> None:
@@ -175,6 +175,6 @@ def test_samples_beyond_the_axis_are_counted(step: Record) -> None:
 
 def test_one_length_has_no_slopes(attention: Record) -> None:
     one = attention | {"rows": [row for row in attention["rows"] if row["T"] == attention["rows"][0]["T"]]}
-    for axes in panels(time_plot(one)):
+    for axes in panels(attention_plot(one, "time_ms")):
         assert not any("∝" in text.get_text() for text in axes.texts)
         assert not any((line.get_gid() or "").startswith("slope") for line in axes.lines)

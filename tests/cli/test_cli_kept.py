@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.runs import Checkpoint, Run, checkpoint, locked
-from flashmore.training.listing import runs_in
+from flashmore.training.folders import runs_in
 from flashmore.training.loop import Observer, train
 from flashmore.training.verify import verify
 

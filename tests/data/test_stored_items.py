@@ -97,7 +97,6 @@ def test_batches_are_those_of_the_items_in_memory(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
         assert ours.dtype == theirs.dtype
     assert on_disk.lengths.tolist() == in_memory.lengths.tolist()
-    assert on_disk.mean_length == in_memory.mean_length
 
 
 def test_what_is_no_list_of_items_is_refused(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from flashmore.errors import StorageError
+from flashmore.errors import DataError, StorageError
 from flashmore.measuring.record import schema
 from flashmore.measuring.result import (
     SCHEMA,
     VERSION,
-    RecordError,
     as_text,
     make_record,
     read_record,
@@ -83,20 +82,20 @@ def test_a_record_that_was_cut_off_anywhere_is_refused(record: dict[str, Any], t
     whole = path.read_bytes()
     for length in range(1, len(whole.rstrip()), 97):
         path.write_bytes(whole[:length])
-        with pytest.raises(RecordError, match="incomplete JSON"):
+        with pytest.raises(DataError, match="incomplete JSON"):
             read_record(path)
 
 
 def test_another_version_is_refused_with_its_number(record: dict[str, Any], tmp_path: Path) -> None:
     write_record(record | {"version": VERSION + 1}, tmp_path / "record.json")
-    with pytest.raises(RecordError, match=f"schema version {VERSION + 1}"):
+    with pytest.raises(DataError, match=f"schema version {VERSION + 1}"):
         read_record(tmp_path / "record.json")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '"record"', '{"schema": "another"}', "1", "null"])
 def test_another_json_document_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(text, encoding="utf-8")
-    with pytest.raises(RecordError, match="another kind"):
+    with pytest.raises(DataError, match="another kind"):
         read_record(tmp_path / "record.json")
 
 
@@ -105,13 +104,13 @@ def test_another_json_document_is_refused(text: str, tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_text_is_refused(content: bytes, found: str, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_bytes(content)
-    with pytest.raises(RecordError, match=found):
+    with pytest.raises(DataError, match=found):
         read_record(tmp_path / "record.json")
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(RecordError):
+        with pytest.raises(DataError):
             read_record(path)
 
 
@@ -143,7 +142,7 @@ def test_what_does_not_fit_the_schema_is_refused_by_its_place(
     damage: dict[str, Any], record: dict[str, Any], tmp_path: Path
 ) -> None:
     write_record(record | damage, tmp_path / "record.json")
-    with pytest.raises(RecordError, match=rf"at `\$\.{next(iter(damage))}"):
+    with pytest.raises(DataError, match=rf"at `\$\.{next(iter(damage))}"):
         read_record(tmp_path / "record.json")
 
 
@@ -162,17 +161,17 @@ def test_a_record_without_a_number_that_a_report_needs_is_refused(
     document = json.loads((ROOT / name).read_bytes())
     document[part] = [one | damage if one["ok"] else one for one in document[part]]
     write_record(document, tmp_path / "record.json")
-    with pytest.raises(RecordError, match=r"contradict|no ratios"):
+    with pytest.raises(DataError, match=r"contradict|no ratios"):
         read_record(tmp_path / "record.json")
 
 
 def test_unknown_and_missing_fields_are_named(record: dict[str, Any], tmp_path: Path) -> None:
     write_record(record | {"mood": 1}, tmp_path / "record.json")
-    with pytest.raises(RecordError, match="unknown field `mood`"):
+    with pytest.raises(DataError, match="unknown field `mood`"):
         read_record(tmp_path / "record.json")
     del record["complete"]
     write_record(record, tmp_path / "record.json")
-    with pytest.raises(RecordError, match="missing required field `complete`"):
+    with pytest.raises(DataError, match="missing required field `complete`"):
         read_record(tmp_path / "record.json")
 
 
@@ -216,7 +215,7 @@ def test_what_could_be_read_without_end_is_no_record(tmp_path: Path) -> None:
         (Path("/dev/zero"), "a device"),
         (tmp_path / "huge.json", "a sparse file"),
     ):
-        with pytest.raises(RecordError, match=found):
+        with pytest.raises(DataError, match=found):
             read_record(path)
 
 
@@ -224,7 +223,7 @@ def test_what_could_be_read_without_end_is_no_record(tmp_path: Path) -> None:
 def test_what_no_record_holds_is_refused(value: str, record: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record | {"attention_share": "odd"}).replace('"odd"', value), encoding="utf-8")
-    with pytest.raises(RecordError, match="record"):
+    with pytest.raises(DataError, match="record"):
         read_record(path)
 
 

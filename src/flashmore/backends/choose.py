@@ -20,8 +20,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from flashmore.backends.contract import attention, attention_accuracy, load_backend
-from flashmore.backends.inputs import random_inputs
+from flashmore.backends.contract import attention, attention_accuracy, load_backend, random_inputs
 from flashmore.call import CallOptions
 from flashmore.errors import BackendUnavailable, FlashmoreError, StorageError, is_out_of_memory
 from flashmore.files import cache_folder, read_regular, replace_file
@@ -146,7 +145,6 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
         name: a backend, which is only tried, or `auto` for the fastest here.
         problem: the attention call. If it is too large to measure, a smaller one named in `why` decides.
         fresh: ignore the cache and measure again.
-        clock: the clock.
 
     Raises:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
@@ -184,8 +182,6 @@ def measure_candidates(
     """Check every backend, then time the correct ones in alternating blocks.
 
     Args:
-        problem: the attention call.
-        clock: the clock.
         safe: the backend to compare with; if it cannot run, the last that can.
     """
     reasons: dict[str, str | None] = {}

@@ -35,7 +35,6 @@ def forced(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor, **options: Any) 
     """Run one kernel or fail: with a list of one there is no fallback.
 
     Args:
-        kernel: the kernel.
         q, k, v, options: as `chosen_by_pytorch` takes them.
 
     Raises:

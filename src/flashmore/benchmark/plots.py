@@ -87,27 +87,14 @@ def ablation_plot(record: Record) -> "Figure":
     return _new_figure(sum(heights) / PANEL_INCHES[1], 1.6, draw)
 
 
-def time_plot(record: Record) -> "Figure":
-    """Draw the time of the compared passes against T, log–log, in one panel per setting.
+def attention_plot(record: Record, *quantities: str) -> "Figure":
+    """Draw quantities of the compared passes against T, log–log, in one panel per setting.
 
     Args:
         record: of kind `attention`. A setting is everything but T; rows without a number are left out; bands
             are quartiles.
+        quantities: of `UNITS`, stacked, or side by side if each has one panel.
     """
-    return _attention_plot(record, "time_ms")
-
-
-def memory_plot(record: Record) -> "Figure":
-    """Draw the peak memory of the compared passes against T, log–log, in the same panels."""
-    return _attention_plot(record, "peak_bytes")
-
-
-def attention_picture(record: Record) -> "Figure":
-    """Draw `time_plot` and `memory_plot` stacked, or side by side if each has one panel."""
-    return _attention_plot(record, "time_ms", "peak_bytes")
-
-
-def _attention_plot(record: Record, *quantities: str) -> "Figure":
     settings = list(dict.fromkeys(setting_words(row) for row in record["rows"]))
     columns = max(1, min(len(settings), COLUMNS))
     grid = -(-max(1, len(settings)) // columns), columns

@@ -48,11 +48,6 @@ class Variant:
         """Whether it ran, is correct and was timed."""
         return self.why_not is None
 
-    def measure_memory(self, trainer: Trainer) -> None:
-        """Measure the memory of a step, which is warm."""
-        trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
-        self.peak_bytes = peak_bytes(lambda: trainer.train_step().item(), trainer.device)
-
     def take(self, samples_ms: list[list[float]], apart_ms: list[list[float]]) -> None:
         """Fill in the samples of the completed rounds, with exchange and without."""
         self.samples_ms, self.apart_ms = samples_ms, apart_ms
@@ -158,7 +153,8 @@ class Rounds:
             step_of: makes one repetition of a trainer's steps, synchronised.
         """
         self.steps[key] = _warm(step_of(trainer))
-        variant.measure_memory(trainer)
+        trainer.model.zero_grad(set_to_none=True)  # so that gradients count towards the step's memory
+        variant.peak_bytes = peak_bytes(lambda: trainer.train_step().item(), trainer.device)
         if self.ranks.connected and not trainer.sharded:  # a sharded model cannot compute without exchange
             assert isinstance(trainer.data, ItemDataset)
             ranks, data = replace(self.ranks, connected=False), trainer.data.to(self.device)

@@ -5,7 +5,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from flashmore.cli.parse import command, require_writable
-from flashmore.cli.show import stdout, table, tell_picture
+from flashmore.cli.show import draw_picture, stdout, table
 from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
 
@@ -38,7 +38,7 @@ def main(
     kept = None if positions is None else _positions(positions)
 
     from flashmore.runs import Run
-    from flashmore.share.maps import BACKEND, START, attention_maps, draw_maps, label
+    from flashmore.share.maps import BACKEND, START, attention_maps, figure_of, label
 
     opened = Run.open(run)
     maps = [attention_maps(opened, name, kept) for name in names]
@@ -62,7 +62,7 @@ def main(
         say(f"{start}positions are in parentheses")
         say(f"difference: the largest one between the outputs of these weights and of the kernel {BACKEND}")
     if picture is not None:
-        tell_picture(picture, draw_maps(maps, picture))
+        draw_picture(picture, lambda: figure_of(maps))
     return 0
 
 

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from flashmore.benchmark.attention.plan import AttentionPlan
 from flashmore.cli.model_config import heads_of
 from flashmore.cli.parse import command, defaults, parse, refuse_ineffective, require_writable, value_of
-from flashmore.cli.show import STYLE, stdout, table, tell_picture
+from flashmore.cli.show import STYLE, draw_picture, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, Interrupted, UsageError
 from flashmore.ranks import rank
@@ -204,10 +204,10 @@ def _attention(argv: Sequence[str]) -> Measured:
     command = parse(BenchAttention, "bench attention", argv, BenchAttention(plan))
 
     from flashmore.benchmark.attention.bench import bench_attention
-    from flashmore.benchmark.plots import attention_picture
+    from flashmore.benchmark.plots import UNITS, attention_plot
 
     record = bench_attention(command.plan, equivalence=command.equivalence, say=say)
-    return record, command, attention_picture
+    return record, command, lambda record: attention_plot(record, *UNITS)
 
 
 MEASURES: dict[str, Callable[[Sequence[str]], Measured]] = {
@@ -275,7 +275,6 @@ def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") 
     if rank():
         return 0
     from flashmore.measuring.result import write_record
-    from flashmore.plotting import save_picture
 
     for note in _notes(record):
         say(f"note: {note}")
@@ -287,7 +286,7 @@ def _give(record: Record, outputs: Outputs, draw: "Callable[[Record], Figure]") 
         write_record(record, outputs.out)
         say(f"record: {outputs.out}")
     if outputs.picture is not None:
-        tell_picture(outputs.picture, save_picture(lambda: draw(record), outputs.picture))
+        draw_picture(outputs.picture, lambda: draw(record))
     if not record["complete"]:
         say("interrupted: the measurements so far are kept")
         return Interrupted.exit_code

@@ -10,7 +10,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.cli.parse import command, require_writable
-from flashmore.cli.show import STYLE, UNFOLDED, figures, stdout, table, tell_picture
+from flashmore.cli.show import STYLE, UNFOLDED, draw_picture, figures, stdout, table
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError
 from flashmore.generation.options import GenerateOptions
@@ -69,7 +69,7 @@ def main(
     if models:
         require_writable("--out", out, folder=True)
 
-    from flashmore.comparison import compare, draw, same_test_items
+    from flashmore.comparison import compare, figure_of, same_test_items
     from flashmore.runs import Run
 
     opened = [Run.open(path) for path in runs]
@@ -91,7 +91,7 @@ def main(
     else:
         show(rows)
     if picture is not None:  # last, so that a disk which refuses it takes nothing else along
-        tell_picture(picture, draw(rows, picture))
+        draw_picture(picture, lambda: figure_of(rows))
     return 0
 
 

@@ -8,7 +8,7 @@ from flashmore.cli import compare as compare_command
 from flashmore.cli.bench import BlockBar
 from flashmore.cli.page import write_page
 from flashmore.cli.parse import command, require_writable
-from flashmore.cli.show import stdout, tell_picture
+from flashmore.cli.show import draw_picture, stdout
 from flashmore.config import TrainConfig
 from flashmore.errors import Interrupted
 from flashmore.generation.options import GenerateOptions
@@ -34,7 +34,7 @@ def main(*, out: Path = Path("demo"), picture: Path = Path("demo/names.png")) ->
     require_writable("--out", out, folder=True)
 
     from flashmore.benchmark.step.bench import bench_steps
-    from flashmore.comparison import compare, draw
+    from flashmore.comparison import compare, figure_of
 
     configs = (
         TrainConfig(model="bigram", device=DEVICE, samples_every=SAMPLES_EVERY),
@@ -43,7 +43,7 @@ def main(*, out: Path = Path("demo"), picture: Path = Path("demo/names.png")) ->
     runs = [compare_command.train_into(out, config) for config in configs]
     rows = compare(runs, GenerateOptions(count=12, seed=3407))
     compare_command.show(rows)
-    tell_picture(picture, draw(rows, picture))
+    draw_picture(picture, lambda: figure_of(rows))
     page = out / "names.html"
     write_page([run.path for run in reversed(runs)], page)
 

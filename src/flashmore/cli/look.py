@@ -9,7 +9,7 @@ from rich.columns import Columns
 from tyro.conf import Positional
 
 from flashmore.cli.parse import command, require_writable
-from flashmore.cli.show import stdout, table, tell_picture
+from flashmore.cli.show import draw_picture, stdout, table
 from flashmore.data.items import read_words, split_words
 from flashmore.data.overview import Overview, overview, shortened
 from flashmore.data.vocabulary import shown
@@ -56,9 +56,7 @@ def main(
     else:
         _show(found)
     if picture is not None:
-        from flashmore.plotting import save_picture
-
-        tell_picture(picture, save_picture(lambda: _figure(found), picture))
+        draw_picture(picture, lambda: _figure(found))
     return 0
 
 

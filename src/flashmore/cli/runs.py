@@ -12,7 +12,7 @@ from flashmore.cli.show import stdout, table
 from flashmore.terminal import write_json
 
 if TYPE_CHECKING:
-    from flashmore.training.listing import Listed
+    from flashmore.training.folders import Listed
 
 NUMBERS = ("steps", "val", "test", "MB")
 DETAILS = {"damaged": "damaged, ", "training": "being trained by "}
@@ -26,7 +26,7 @@ def main(folder: Positional[Path] = Path("runs"), *, json: bool = False) -> int:
         folder: Folder that contains the runs.
         json: Print the result to stdout as JSON, and nothing else.
     """
-    from flashmore.training.listing import runs_in
+    from flashmore.training.folders import runs_in
 
     found = runs_in(folder)
     if json:

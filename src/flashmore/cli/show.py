@@ -1,5 +1,6 @@
 """Human-readable results on stdout: tables and lines, printed by `flashmore.terminal`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,8 @@ from rich.text import Text
 from flashmore.terminal import Cells, Terminal, duration, say
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from flashmore.training.result import TrainResult
 
 UNFOLDED = 100_000
@@ -44,8 +47,11 @@ def name_cells(name: str, novelty: str) -> tuple[Text, Text]:
     return Text(name, STYLE[novelty]), Text(novelty, STYLE[novelty])
 
 
-def tell_picture(picture: Path, boxes: int) -> None:
-    """Report a picture's path, and how many characters its font lacks."""
+def draw_picture(picture: Path, draw: "Callable[[], Figure]") -> None:
+    """Save a picture; report its path, and how many characters its font lacks."""
+    from flashmore.plotting import save_picture
+
+    boxes = save_picture(draw, picture)
     say(f"picture: {picture}")
     if boxes:
         say(f"{boxes} characters are shown as boxes in the picture: they are missing in its font")

@@ -39,11 +39,6 @@ class Sequences:
     lengths: Tensor
     """(N,) int64: number of positions with a target, EOS included."""
 
-    @property
-    def mean_length(self) -> float:
-        """Mean number of positions with a target per item."""
-        return self.lengths.cpu().double().mean().item()
-
     def to(self, device: torch.device | str) -> "Sequences":
         """The same on another device."""
         return Sequences(self.ids.to(device), self.targets.to(device), self.lengths.to(device))
@@ -59,7 +54,6 @@ class StoredSequences:
 
     Args:
         ids: of the whole list, on disk.
-        rows: the items.
         ranks: for each id on disk, the model's.
         context: T.
         device: of the batches.
@@ -76,11 +70,6 @@ class StoredSequences:
         self._ids, self._rows, self._ranks, self._context, self._device = ids, rows, ranks, context, device
         self.lengths = torch.from_numpy(rows.lengths + np.int16(1))
         """(N,) int16 on the CPU: number of positions with a target, EOS included."""
-
-    @property
-    def mean_length(self) -> float:
-        """As of `Sequences`."""
-        return self.lengths.double().mean().item()
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Sequences`."""

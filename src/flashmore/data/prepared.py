@@ -151,9 +151,7 @@ def prepare(
     finished call does nothing.
 
     Args:
-        file: the text.
         out: the `.bin` file to write.
-        encoding: of the text.
         mode: `text`, or `items`: a list with one item per line.
         reached: called with the bytes of the text that are done, and all of them.
 

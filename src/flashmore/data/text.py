@@ -212,8 +212,6 @@ def read_pieces(
     text are equal.
 
     Args:
-        path: the text.
-        encoding: its encoding.
         place: where to go on; `START`, or a place that came with a piece of the same text.
         piece_bytes: bytes per read.
 

@@ -64,7 +64,6 @@ def draw(
     leaves the batch; except on CUDA, where this would synchronise at every character.
 
     Args:
-        decoder: the model's.
         prefix: ids after BOS in every sequence, fewer than the context.
         count: B.
         context: T.

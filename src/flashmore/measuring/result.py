@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from flashmore.errors import DataError, UsageError
+from flashmore.errors import DataError
 from flashmore.files import disk_errors, replace_file
 from flashmore.measuring.environment import environment
 from flashmore.measuring.record import Record
@@ -29,10 +29,6 @@ LARGEST, MOST_VALUES = 2**26, 1_000_000
 microseconds per value."""
 NUMBERS = re.compile(r"\[\n([-+.,\de\s]+?)\n\s*\]")
 Kind = Literal["step", "attention", "choose", "ablation"]
-
-
-class RecordError(UsageError):
-    """A file that is not a record, is truncated, or has another schema version."""
 
 
 def make_record(
@@ -86,20 +82,17 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read a record and validate it.
 
     Raises:
-        RecordError: no such file, not JSON, truncated, not a record, or of another schema version.
+        DataError: no such file, not JSON, truncated, not a record, or of another schema version.
     """
     wanted, valid = f"a record in {path}", "a file written by `flashmore bench` or `choose` with --out"
-    try:
-        record = read(path, wanted, valid, LARGEST, MOST_VALUES)
-    except DataError as error:
-        raise RecordError(wanted, error.found, valid) from error
+    record = read(path, wanted, valid, LARGEST, MOST_VALUES)
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise RecordError(wanted, "a JSON document of another kind", valid)
+        raise DataError(wanted, "a JSON document of another kind", valid)
     if record.get("version") != VERSION:
         found = f"schema version {record.get('version')}"
-        raise RecordError(wanted, found, f"version {VERSION}: measure again with this version of flashmore")
+        raise DataError(wanted, found, f"version {VERSION}: measure again with this version of flashmore")
     try:
         msgspec.convert(record, Record)
     except msgspec.ValidationError as error:
-        raise RecordError(wanted, str(error)[:200], valid) from None
+        raise DataError(wanted, str(error)[:200], valid) from None
     return record

@@ -73,8 +73,9 @@ def warnings_about(
         battery: whether the machine runs on battery power; see `environment.on_battery`.
     """
     medians = {name: np.array([np.median(block) for block in blocks]) for name, blocks in samples.items()}
+    fewest = min(map(len, medians.values()), default=0)
     checks: dict[Code, str | None] = {
-        "too few samples": _too_few(medians),
+        "too few samples": f"{fewest} blocks of each variant" if fewest < FEWEST_BLOCKS else None,
         "noisy machine": _noisy(medians),
         "thermal drift": _drifting(medians),
         "other load": _loaded(others, cpus, threads) or _interrupted(samples),
@@ -85,11 +86,6 @@ def warnings_about(
         for code, message in checks.items()
         if message
     ]
-
-
-def _too_few(medians: Medians) -> str | None:
-    fewest = min(map(len, medians.values()), default=0)
-    return f"{fewest} blocks of each variant" if fewest < FEWEST_BLOCKS else None
 
 
 def _noisy(medians: Medians) -> str | None:

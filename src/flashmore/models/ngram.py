@@ -81,7 +81,6 @@ class Ngrams:
     The highest order of a model counts occurrences, the lower ones the contexts that a character follows.
 
     Args:
-        items: the training items.
         vocab_size: V, EOS included.
     """
 
@@ -205,8 +204,6 @@ def best_ngram(
     """The n-grams of items, and the order with the lowest loss on others.
 
     Args:
-        items: the training items.
-        held_out: the validation items.
         vocabulary, config: their characters, and the sizes of a model for both.
     """
     known, others = (encode_items(each, vocabulary, config.block_size, "cpu") for each in (items, held_out))

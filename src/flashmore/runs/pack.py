@@ -40,9 +40,7 @@ def write(run: "Run", result: dict[str, Any], out: Path, *, with_items: bool) ->
     """Pack the best weights of a finished run into the file `out`.
 
     Args:
-        run: the run.
         result: its result, as JSON values.
-        out: the file to write.
         with_items: whether the pack holds the items, and their weights.
 
     Raises:

@@ -71,11 +71,6 @@ class Format:
     write: Callable[[Run, nn.Module, Path], None]
     load: Callable[[Run, Path], AbstractContextManager[Logits]]
 
-    @property
-    def checker(self) -> str:
-        """The library that loads it."""
-        return self.packages[-1]
-
 
 def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exported:
     """Export the best weights of a run into a new folder, and check the result.
@@ -97,6 +92,7 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
     if opset is not None and to != "onnx":
         raise ConfigError("--opset with --to onnx", f"--to {to}", "omit --opset")
     form = FORMATS[to]
+    checker = form.packages[-1]
     if (reason := form.refuses(run)) is not None:
         able = ", ".join(name for name, other in FORMATS.items() if other.refuses(run) is None)
         raise ConfigError(f"a run that --to {to} can hold", f"{run.path}: {reason}", f"--to {able}")
@@ -117,9 +113,7 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
             else:
                 onnx_graph.write(run, model, folder, opset)
             files = tuple(sorted(path.name for path in folder.iterdir()))
-            made = Exported(
-                to, files, f"{form.checker} {version(form.checker)}", 0, 0.0, greedy_identical=True
-            )
+            made = Exported(to, files, f"{checker} {version(checker)}", 0, 0.0, greedy_identical=True)
             with form.load(run, folder) as theirs:
                 made = _checked(run, model, theirs, made)
             (folder / CHECK).write_text(json.dumps(asdict(made), indent=2) + "\n", encoding="utf-8")
@@ -131,8 +125,8 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
         raise
     except Exception as error:
         found = str(error).strip().partition("\n")[0] or type(error).__name__
-        valid = f"another --to, or another version of {form.checker}"
-        raise FlashmoreError(f"{form.checker} to write and load {run.path}", found, valid) from error
+        valid = f"another --to, or another version of {checker}"
+        raise FlashmoreError(f"{checker} to write and load {run.path}", found, valid) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return made

@@ -83,10 +83,6 @@ def _bow(weights: Weights) -> Found:
     return Found(sizes, ours, is_text=False)
 
 
-def _rnn(weights: Weights) -> Found:
-    return _recurrent("rnn", weights, [("h", 1)])
-
-
 def _gru(weights: Weights) -> Found:
     """Their update gate keeps what ours replaces: σ(−x) = 1 − σ(x)."""
     found = _recurrent("gru", weights, [("r", 1), ("z", -1), ("hbar", 1)])
@@ -126,7 +122,7 @@ MAKEMORE_MODELS: dict[str, Callable[[Weights], Found]] = {
     "transformer.wte.weight": _transformer,
     "mlp.0.weight": _mlp,
     "context_block.mlp.c_fc.weight": _bow,
-    "cell.xh_to_h.weight": _rnn,
+    "cell.xh_to_h.weight": lambda weights: _recurrent("rnn", weights, [("h", 1)]),
     "cell.xh_to_z.weight": _gru,
 }
 """By the name of a tensor that only this model of makemore.py has (https://github.com/karpathy/makemore)."""

@@ -6,7 +6,6 @@ Shape letters: L layers, H heads, T positions, D channels per head.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,6 @@ from flashmore.data.vocabulary import EOS, shown
 from flashmore.errors import ConfigError, DataError, RunError
 from flashmore.generation.load import load_model
 from flashmore.models.transformer import CausalSelfAttention
-from flashmore.plotting import save_picture
 from flashmore.runs import Run
 from flashmore.terminal import one_line
 
@@ -109,28 +107,20 @@ def _weights(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, float]:
     return weights[0], float((weights @ v - fused).abs().max())
 
 
-def draw_maps(maps: Sequence[AttentionMaps], path: Path) -> int:
-    """Draw maps as a PNG: a row per layer and a column per head, one name below the other.
-
-    Returns:
-        How many different characters the font lacks.
+def figure_of(maps: Sequence[AttentionMaps]) -> "Figure":
+    """Draw maps: a row per layer and a column per head, one name below the other.
 
     Raises:
         ConfigError: more positions than a picture can show.
-        StorageError: writing failed; `path` is unchanged.
     """
     longest = max(len(each.characters) for each in maps)
     if longest > MOST_PICTURED:
         found, valid = f"{longest} positions", "--positions FIRST:LAST, for example --positions 0:32"
         raise ConfigError(f"at most {MOST_PICTURED} positions in a picture", found, valid)
-    return save_picture(lambda: _figure(maps), path)
-
-
-def _figure(maps: Sequence[AttentionMaps]) -> "Figure":
     from matplotlib.figure import Figure
 
     heads, layers = maps[0].weights.size(1), maps[0].weights.size(0)
-    side = max(1.5, 0.16 * max(len(each.characters) for each in maps))
+    side = max(1.5, 0.16 * longest)
     height = (side + 0.25) * layers + 0.4
     figure = Figure((side * heads + 0.8, height * len(maps)), dpi=150, layout="constrained")
     for each, part in zip(maps, figure.subfigures(len(maps), squeeze=False)[:, 0], strict=True):

@@ -33,6 +33,7 @@ from flashmore.training.program import (
     batch_of,
     example_of,
     inputs_of,
+    pads,
     program_of,
 )
 from flashmore.training.update import Buffers, Update
@@ -62,7 +63,6 @@ def compile_for_later(program: Program, *, automatic: bool) -> None:
     """Compile a step and put it into the cache.
 
     Args:
-        program: the step.
         automatic: whether its attention backend was measured to be the fastest.
 
     Raises:
@@ -77,7 +77,6 @@ class Compiled:
     """A compiled step, from the cache or else compiled at the first call.
 
     Args:
-        program: the step.
         vocab_size: the number of ids that the data has.
         automatic: whether the attention backend was measured to be the fastest.
     """
@@ -155,7 +154,7 @@ def _exported(program: Program) -> torch.export.ExportedProgram:
     def step(*tensors: Tensor) -> tuple[Tensor]:
         buffers, (unused, rates, *inputs) = Buffers(*tensors[:5]), tensors[5:]
         batch = batch_of(program, inputs)
-        gradient, loss = function.gradient(buffers.flat, batch, unused if program.pads else None)
+        gradient, loss = function.gradient(buffers.flat, batch, unused if pads(program.model) else None)
         function.apply(buffers, gradient, rates)
         return (loss,)
 

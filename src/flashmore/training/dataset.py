@@ -99,7 +99,6 @@ class ItemDataset:
     """Items, one sequence each.
 
     Args:
-        sequences: the items.
         batch_size: items per training batch.
         seed: seed of the training order.
         weights: of the items; None if they are equal.
@@ -123,11 +122,9 @@ class ItemDataset:
     @property
     def tokens_a_batch(self) -> float:
         """As in `Dataset`."""
-        mean = self.sequences.mean_length
-        if self.weights is not None:
-            lengths = self.sequences.lengths.cpu().double()
-            mean = (lengths @ self.weights / self.weights.sum()).item()
-        return mean * self.order.batch_size
+        lengths, weights = self.sequences.lengths.cpu().double(), self.weights
+        mean = lengths.mean() if weights is None else lengths @ weights / weights.sum()
+        return mean.item() * self.order.batch_size
 
     def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
         """As in `Dataset`."""
@@ -190,7 +187,6 @@ class TextDataset:
     """Windows of one part of a long text; they have no padding, so every form is the same.
 
     Args:
-        windows: the windows of the part.
         batch_size: windows per training batch.
         seed: seed of the training windows' start positions.
     """

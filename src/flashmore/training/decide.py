@@ -58,8 +58,6 @@ def decide(
 
     Args:
         config: `speedups` holds names and groups.
-        model_config: the model's sizes.
-        device: the training device.
         step_ms: returns the quartiles of the time of a step with given speed-ups, in ms; called only if
             `auto` considers compiling or a CUDA graph.
         is_cached: returns whether the compiled step with given speed-ups needs no compiling.
@@ -129,10 +127,6 @@ def why_not(
     """Why a speed-up cannot work for this run; None if it can.
 
     Args:
-        name: the speed-up.
-        config: the training options.
-        model_config: the model's sizes.
-        device: the training device.
         cached: the compiled step is in the cache, so that it needs no compiler.
     """
     entry, spec = CATALOGUE[name], model_spec(model_config.model)
@@ -155,7 +149,8 @@ def why_not(
         return "windows of a long text have no padding, and are read from a memory map"
     if name == "compile":
         return _why_not_compile(model_config, device, cached=cached)
-    if name == "bf16" and not _has_bf16(device):
+    on_cuda = device.type == "cuda"
+    if name == "bf16" and not (torch.cuda.is_bf16_supported(False) if on_cuda else has_bfloat16()):
         return "bfloat16 would be slower: this machine has no instructions for it"
     return None
 
@@ -171,12 +166,6 @@ def _why_not_compile(model_config: ModelConfig, device: torch.device, *, cached:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "torch.compile needs Triton on CUDA, but it is not installed"
     return None
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return has_bfloat16()
 
 
 def _worth_preparing(

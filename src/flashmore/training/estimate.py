@@ -10,7 +10,6 @@ P parameters, N ranks, L layers, T positions, C channels.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from flashmore.config import TrainConfig
 from flashmore.memory import kept_bytes
@@ -25,8 +24,6 @@ BYTES = TRAINED_BYTES // 4
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
 """Bytes of the messages of DistributedDataParallel.
 https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html"""
-
-Unit = Literal["bytes", "FLOP", "messages", "s", "x"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,6 @@ def cost_of(config: TrainConfig, model_config: ModelConfig, ranks: Ranks, tokens
 
     Args:
         config: resolved, with `parallel` either `ddp` or `fsdp`; with `device` cpu, ranks use Gloo.
-        model_config: the model's sizes.
         ranks: the number of ranks.
         tokens: real positions in a batch, on average.
 

@@ -42,7 +42,6 @@ class FlatStep:
         model: in training mode, on its device, with floating-point parameters of one dtype.
         config: the optimizer's settings, the clipping and the precision; float16, which needs loss scaling,
             is not supported.
-        device: the model's device.
         mode: torch.compile's mode; None runs eagerly.
         ranks: the processes that share the batch, each with a copy of the model.
         program: the step, to be compiled ahead of time or found in the cache, instead of by torch.compile.

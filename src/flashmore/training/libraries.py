@@ -84,7 +84,6 @@ def keep(digest: str, library: Path, *, automatic: bool) -> None:
 
     Args:
         digest: of the step's program.
-        library: the file.
         automatic: whether its attention backend was measured to be the fastest.
 
     Raises:

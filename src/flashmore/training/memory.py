@@ -7,7 +7,6 @@ from torch import Tensor
 
 from flashmore.errors import DataError, TrainingFailed, is_out_of_memory
 from flashmore.memory import free_bytes, kept_bytes
-from flashmore.training.dataset import Batch
 from flashmore.training.step import mean_loss
 from flashmore.training.trainer import Trainer
 
@@ -48,7 +47,6 @@ def require_memory(trainer: Trainer, *, advise: bool = True) -> None:
     Operating systems overcommit memory and kill the process when it is used, so no error could be raised.
 
     Args:
-        trainer: the trainer whose step is checked.
         advise: whether to find out which sizes would fit; a resumed run cannot change them.
 
     Raises:
@@ -91,7 +89,9 @@ def _fits(trainer: Trainer, rows: int, positions: int) -> bool:
         torch.cuda.empty_cache()
     ids = torch.zeros(rows, positions, dtype=torch.int64, device=trainer.device)
     try:
-        _pass(trainer, Batch(ids, ids))
+        with trainer.step.precision():
+            loss: Tensor = mean_loss(trainer.model(ids), ids)
+        loss.backward()  # type: ignore[no-untyped-call]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -99,9 +99,3 @@ def _fits(trainer: Trainer, rows: int, positions: int) -> bool:
     finally:
         trainer.model.zero_grad(set_to_none=True)
     return True
-
-
-def _pass(trainer: Trainer, batch: Batch) -> None:
-    with trainer.step.precision():
-        loss: Tensor = mean_loss(trainer.model(batch.ids), batch.targets)
-    loss.backward()  # type: ignore[no-untyped-call]

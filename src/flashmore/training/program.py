@@ -74,11 +74,6 @@ class Program:
         }
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
-    @property
-    def pads(self) -> bool:
-        """Whether vocabulary and context are padded."""
-        return pads(self.model)
-
     def structure(self) -> nn.Module:
         """The model in training mode, without values."""
         return without_values(self.model).train()

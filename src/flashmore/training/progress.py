@@ -3,7 +3,6 @@
 import math
 import os
 import time
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -116,8 +115,6 @@ class ProgressLine(Observer):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live:  # elsewhere it never began, and stopping would print an empty line
             self.progress.stop()

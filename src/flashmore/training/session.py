@@ -8,9 +8,7 @@ from flashmore.parallel import Ranks
 from flashmore.runs import Run, State, Unevaluated
 from flashmore.runs.metrics import MetricsLog
 from flashmore.training.corpus import Parts
-from flashmore.training.resolve import (
-    Resolved,
-)
+from flashmore.training.resolve import Resolved
 from flashmore.training.saving import Saver
 from flashmore.training.trainer import Trainer
 

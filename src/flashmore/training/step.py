@@ -125,7 +125,6 @@ class EagerStep:
     Args:
         model: in training mode, on its device.
         config: the optimizer's settings, the clipping and the precision.
-        device: the model's device.
         fused: use the fused AdamW kernel.
         ranks: the processes that share the batch.
     """

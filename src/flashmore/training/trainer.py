@@ -42,7 +42,6 @@ class Trainer:
         config: the training options; the seed determines the initial weights, the data order and dropout.
         model_config: the model's sizes; `attention` names a backend that runs on `device`.
         data: the training data, on `device`.
-        device: the training device.
         speedups: names of speed-ups that work here.
         ranks: the processes that share each batch, each with a copy of the model or a share of it.
 
@@ -93,13 +92,14 @@ class Trainer:
 
     def batches(self, step: int) -> list[Batch]:
         """This rank's slices of the batch of a step, on the device."""
-        drops = self.model_config.dropout or self.model_config.attention_dropout
+        batches = [self.data.batch(step, self.form, part) for part in self.slices]
+        if not (self.model_config.dropout or self.model_config.attention_dropout):
+            return batches
+        # Of 32 bits, as many as PyTorch's generator of the CPU uses.
+        seeds = (np.random.SeedSequence((self.config.seed, step, number)) for number, _ in self.slices)
         return [
-            replace(
-                self.data.batch(step, self.form, part),
-                dropout_seed=_seed_of(self.config.seed, step, part[0]) if drops else None,
-            )
-            for part in self.slices
+            replace(batch, dropout_seed=int(seed.generate_state(1)[0]))
+            for batch, seed in zip(batches, seeds, strict=True)
         ]
 
     def train_step(self, most: int = 1) -> Tensor:
@@ -170,11 +170,6 @@ class Trainer:
         self.done = done
 
 
-def _seed_of(*numbers: int) -> int:
-    """A seed for PyTorch's generators, of which that of the CPU uses 32 bits."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 def _step_of(
     model: nn.Module, config: TrainConfig, device: torch.device, speedups: Collection[str], ranks: Ranks
 ) -> Step:
@@ -208,8 +203,6 @@ def evaluate(
     The ranks take turns with the batches; the sum has the same order, and bits, for any number of them.
 
     Args:
-        model: the model.
-        data: the part.
         precision: the context in which the model runs.
         ranks: the processes that share the work.
         stopped: asked between batches, with the same answer on every rank.

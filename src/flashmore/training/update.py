@@ -57,7 +57,6 @@ class Update:
     Args:
         model: the model; only its structure matters, so its parameters may be on the meta device.
         config: the optimizer's settings, the clipping and the precision.
-        device: where the buffers are.
         fused: use PyTorch's fused AdamW; a compiler makes its own.
     """
 

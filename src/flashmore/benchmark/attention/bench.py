@@ -75,7 +75,6 @@ def bench_attention(
     """Run the plan's measurements; on CUDA the blocks are timed with events, not with the clock.
 
     Args:
-        plan: what to measure.
         equivalence: differences up to this many percent count as none.
         clock: for the time budget, and for timing.
         say: called with each shape.

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flashmore.backends.contract import attention, load_backend
-from flashmore.backends.inputs import random_inputs
+from flashmore.backends.contract import attention, load_backend, random_inputs
 from flashmore.backends.sdpa import chosen_by_pytorch
 from flashmore.call import CallOptions, Pass
 from flashmore.measuring.accuracy import Judgement

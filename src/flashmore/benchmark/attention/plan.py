@@ -145,11 +145,6 @@ def _elements(one: CallOptions) -> tuple[int, int, int]:
     return queries * one.head_dim, keys * (one.head_dim + one.values), queries * one.values
 
 
-def _mask_elements(one: CallOptions) -> int:
-    shape = one.call("cpu").mask
-    return 0 if shape is None else math.prod(shape)
-
-
 def peak_estimate(backend: str, one: CallOptions, *, device: str, threads: int) -> int:
     """Estimate the peak bytes of the passes together, beyond q, k, v and the mask.
 
@@ -185,7 +180,8 @@ def peak_estimate(backend: str, one: CallOptions, *, device: str, threads: int) 
 
 def inputs_bytes(one: CallOptions) -> int:
     """Bytes of q, k, v, the mask and the incoming gradient."""
-    return (sum(_elements(one)) + _mask_elements(one)) * ITEM_BYTES[one.dtype]
+    mask = one.call("cpu").mask
+    return (sum(_elements(one)) + (0 if mask is None else math.prod(mask))) * ITEM_BYTES[one.dtype]
 
 
 def check_bytes(one: CallOptions, checked_pairs: int) -> int:

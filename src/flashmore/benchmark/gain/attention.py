@@ -28,7 +28,6 @@ def replays(
     Args:
         sites: each with its `code`, and its `fragment` as JSON.
         watched: what was seen of each.
-        device: where to compute.
 
     Returns:
         What is to be timed, by names such as `old lines 0`; and for each site how often it is called, and
@@ -43,7 +42,10 @@ def replays(
         fragment = convert(site["fragment"], Fragment)
         old, new = functions_of(fragment)
         one = seen.seen[0]
-        inputs = {name: _on(value, device) for name, value in one["inputs"].items()}
+        inputs = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in one["inputs"].items()
+        }
         make = partial(arguments_of, inputs, fragment.inputs, double=False)
         autocast = partial(_autocast, one["autocast"], device)
         for word, lines in (("old", old), ("new", new)):
@@ -107,10 +109,12 @@ def _kernel(
     call = dict(zip(names, args, strict=False)) | given
     q, k, v = (call[name] if dtype is None else call[name].to(dtype) for name in names[:3])
     mask = call.get("attn_mask")
+    if mask is not None and dtype is not None and mask.dtype != torch.bool:  # cast under autocast, too
+        mask = mask.to(dtype)
     try:
         answer = explain(
             describe_call(
-                q, k, v, mask=_as_sdpa_sees(mask, dtype),
+                q, k, v, mask=mask,
                 causal=call.get("is_causal", False), dropout_p=call.get("dropout_p", 0.0),
                 gqa=call.get("enable_gqa", False),
             )
@@ -119,15 +123,6 @@ def _kernel(
         return {"name": None, "how": str(error), "against": {}}
     against = {one.name: list(one.reasons) for one in answer.backends if one.reasons}
     return {"name": answer.default, "how": answer.how, "against": against}
-
-
-def _as_sdpa_sees(mask: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    """Under autocast a mask of numbers is cast too."""
-    return mask if mask is None or dtype is None or mask.dtype == torch.bool else mask.to(dtype)
-
-
-def _on(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _autocast(dtype: str | None, device: torch.device) -> AbstractContextManager[Any]:

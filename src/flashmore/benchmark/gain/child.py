@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from flashmore.benchmark.gain.attention import replays
 from flashmore.benchmark.gain.measure import BEFORE, RESULT
-from flashmore.benchmark.gain.steps import StepTimer
-from flashmore.benchmark.gain.variants import Optimizers, Switch, Variant
+from flashmore.benchmark.gain.variants import Optimizers, StepTimer, Switch, Variant
 from flashmore.measuring.environment import environment
 from flashmore.measuring.measure import alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
@@ -43,7 +42,8 @@ def main(argv: list[str]) -> int:
     others = load_meter()
     try:
         result = _of_example(request) if request["example"] is not None else _of_run(request)
-        result |= {"others": others(), "threads": _threads()}
+        threads = 1 if torch.cuda.is_available() else torch.get_num_threads()
+        result |= {"others": others(), "threads": threads}
     except (UserCodeFailed, NotSwapped) as failed:
         result = {"problem": str(failed)}
     except Exception as error:  # noqa: BLE001 - the user's model may raise anything in a step
@@ -150,10 +150,6 @@ def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
         elif hasattr(leaf, "__dict__"):  # a dataclass of results, which torch's trees do not know
             found += [value for value in vars(leaf).values() if isinstance(value, Tensor)]
     return found
-
-
-def _threads() -> int:
-    return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
 def _device(model: torch.nn.Module) -> torch.device:

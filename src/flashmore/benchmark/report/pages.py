@@ -207,7 +207,6 @@ def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:
     """Render a report as Markdown.
 
     Args:
-        report: the report.
         stem: prefix of the plots' file names.
 
     Returns:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flashmore.benchmark.plots import MIB, ablation_plot, memory_plot, step_plot, time_plot
+from flashmore.benchmark.plots import MIB, ablation_plot, attention_plot, step_plot
 from flashmore.benchmark.report.values import (
     PASSES,
     Plot,
@@ -288,9 +288,11 @@ def _of_attention(record: Record, where: str) -> Summary:
         "the numbers."
     )
     if whole:
-        plots.append(Plot("time", f"Time {title}", below, partial(time_plot, record)))
+        plots.append(Plot("time", f"Time {title}", below, partial(attention_plot, record, "time_ms")))
     if any(row["peak_bytes"] for row in whole):
-        plots.append(Plot("memory", f"Peak memory {title}", below, partial(memory_plot, record)))
+        plots.append(
+            Plot("memory", f"Peak memory {title}", below, partial(attention_plot, record, "peak_bytes"))
+        )
     note = (
         f"Budgets: {digits(record['memory_budget_bytes'] / 2**30)} GiB and {record['time_budget_s']:g} s. "
         "T is the number of keys. Memory is what a pass needs beyond its inputs. Errors are the "
