@@ -6,7 +6,7 @@ Shapes: q (B, H, L, D), k (B, H_kv, S, D), v (B, H_kv, S, D_v).
 from dataclasses import dataclass
 from typing import Literal
 
-from flashmore.errors import ConfigError
+from flashmore.errors import ConfigError, require_valid
 from flashmore.rules import AttentionCall, Dtype, Shape
 
 Mask = Literal["none", "bool", "padding", "float", "float-grad"]
@@ -132,8 +132,7 @@ class CallOptions(CallKind):
             found = f"{self.kv_heads} key and value heads for {self.n_head} query heads"
             raise ConfigError("--gqa with --n-kv-head", found, "add --gqa")
         self.call("cpu")
-        if not self.dropout < 1:
-            raise ConfigError("a valid --dropout", str(self.dropout), "at least 0 and below 1")
+        require_valid("dropout", self.dropout, self.dropout < 1, "at least 0 and below 1")
         if self.is_causal and (self.mask != "none" or self.keys != self.length):
             found = (
                 f"--mask {self.mask}" if self.mask != "none" else f"{self.length} queries, {self.keys} keys"

@@ -24,7 +24,7 @@ from typing import (
 import msgspec
 from tyro.conf import Positional, arg
 
-from flashmore.errors import ConfigError
+from flashmore.errors import ConfigError, option_of, require_valid
 from flashmore.specs import Attention, Model, backend_spec, model_spec, models
 
 Preset = Literal[
@@ -302,8 +302,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 
     def _require(self, name: str, fits: Callable[[Any], bool], valid: str) -> None:
         value = getattr(self, name)
-        if value is not None and not fits(value):
-            raise ConfigError(f"a valid {_option(name)}", f"{value}", valid)
+        require_valid(name, value, value is None or fits(value), valid)
 
     def _require_combinations(self) -> None:
         spec = model_spec(self.model)
@@ -348,7 +347,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         option = "--teacher" if self.teacher else "--teachers"
         for name in ("weight", "ngram_smoothing", "teachers") if self.teacher else ("weight",):
             if getattr(self, name):
-                raise ConfigError(f"{option} without {_option(name)}", "both", "one of the two options")
+                raise ConfigError(f"{option} without {option_of(name)}", "both", "one of the two options")
         if self.teachers and self.read_once:
             raise ConfigError("a file of items with --teachers", self.read_once, "omit --teachers")
 
@@ -504,7 +503,7 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
 def without_effect(name: str, needed: str, present: str) -> ConfigError:
     """The error for an option that `ineffective` names."""
     found = f"it has no effect with {present}"
-    return ConfigError(f"{_option(name)} with {needed}", found, f"{needed}, or omit {_option(name)}")
+    return ConfigError(f"{option_of(name)} with {needed}", found, f"{needed}, or omit {option_of(name)}")
 
 
 @cache
@@ -518,7 +517,3 @@ def _described(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(map(str, get_args(hint)))
     return f"a value of type {getattr(hint, '__name__', hint)}"
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -93,6 +93,17 @@ class BackendUnavailable(UsageError):
         )
 
 
+def option_of(name: str) -> str:
+    """The option that sets a field: `--max-steps` for `max_steps`."""
+    return "--" + name.replace("_", "-")
+
+
+def require_valid(name: str, value: object, holds: bool, valid: str) -> None:
+    """Refuse the value of an option, of which the field's name is given, with a ConfigError."""
+    if not holds:
+        raise ConfigError(f"a valid {option_of(name)}", f"{value}", valid)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether Python or torch ran out of memory: torch has no specific exception for this on the CPU."""
     text = str(error)

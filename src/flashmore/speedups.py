@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError
+from flashmore.errors import ConfigError, option_of
 
 Exactness = Literal["same gradients up to rounding", "changes the numerics", "changes the algorithm"]
 EXACT: Exactness = "same gradients up to rounding"
@@ -62,7 +62,7 @@ class Entry:
             return "always on"
         if self.option is None:
             return f"--speedups {name}"
-        return f"--{self.option.name.replace('_', '-')} {self.option.on}"
+        return f"{option_of(self.option.name)} {self.option.on}"
 
 
 CATALOGUE: dict[str, Entry] = {

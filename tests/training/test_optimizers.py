@@ -14,10 +14,10 @@ from flashmore.training.optimizers import (
     MUON_MOMENTUM,
     NEWTON_SCHULZ,
     NEWTON_SCHULZ_STEPS,
-    MatrixGroups,
     learning_rate_share,
     muon_matrices,
     optimizers_of,
+    orthogonal,
 )
 
 CONFIG = ModelConfig("transformer", vocab_size=27, block_size=16, n_layer=2, n_head=2, n_embd=16)
@@ -60,8 +60,7 @@ def test_muon_is_for_the_matrices_of_the_blocks_and_adamw_for_the_rest() -> None
 def test_singular_values_are_about_one(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn(3, *shape, generator=generator)
-    groups = MatrixGroups({str(index): shape for index in range(3)})
-    found = groups.orthogonal(matrices.flatten()).view(3, *shape) / max(1, shape[0] / shape[1]) ** 0.5
+    found = orthogonal(matrices.flatten(), [shape] * 3).view(3, *shape) / max(1, shape[0] / shape[1]) ** 0.5
     values = torch.linalg.svdvals(found)
     # Five steps of the quintic leave a band around 1, by design; the smallest of a square come up slowly.
     assert values.max() < 1.3
@@ -74,10 +73,10 @@ def test_singular_values_are_about_one(shape: tuple[int, int]) -> None:
 
 def test_a_batch_of_matrices_is_each_by_itself() -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = {"a": (16, 8), "b": (8, 16), "c": (16, 8)}
-    parts = [torch.randn(shape, generator=generator) for shape in shapes.values()]
-    together = MatrixGroups(shapes).orthogonal(torch.cat([part.flatten() for part in parts]))
-    alone = [MatrixGroups({"one": tuple(part.shape)}).orthogonal(part.flatten()) for part in parts]
+    shapes = [(16, 8), (8, 16), (16, 8)]
+    parts = [torch.randn(shape, generator=generator) for shape in shapes]
+    together = orthogonal(torch.cat([part.flatten() for part in parts]), shapes)
+    alone = [orthogonal(part.flatten(), [shape]) for part, shape in zip(parts, shapes, strict=True)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
@@ -94,39 +93,39 @@ def test_steps_on_the_gram_matrix_are_those_on_the_matrix(shape: tuple[int, int]
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    found = MatrixGroups({"one": shape}).orthogonal(matrix.flatten()).view(shape)
+    found = orthogonal(matrix.flatten(), [shape]).view(shape)
     torch.testing.assert_close(found, x.float(), atol=1e-3, rtol=0)
 
 
 def test_a_momentum_of_zeros_changes_nothing() -> None:
-    assert not MatrixGroups({"one": (8, 16)}).orthogonal(torch.zeros(128)).any()
+    assert not orthogonal(torch.zeros(128), [(8, 16)]).any()
 
 
 def test_a_compiler_can_trace_it() -> None:
     """Dynamo refuses calls whose results are not tensors."""
-    groups, flat = MatrixGroups({"wide": (8, 16), "tall": (16, 8)}), torch.randn(256)
-    traced = torch.compile(groups.orthogonal, backend="eager", fullgraph=True)
-    torch.testing.assert_close(traced(flat), groups.orthogonal(flat))
+    shapes, flat = [(8, 16), (16, 8)], torch.randn(256)
+    traced = torch.compile(orthogonal, backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(flat, shapes), orthogonal(flat, shapes))
 
 
 def test_muon_is_the_one_of_pytorch() -> None:
     """PyTorch's computes in bfloat16: the updates agree to its 8 bits of mantissa."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {"wide": (16, 48), "tall": (64, 16), "square": (16, 16)}
+    shapes = [(16, 48), (64, 16), (16, 16)]
     lr, decay = 0.02, 0.1
-    theirs = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes.values()]
+    theirs = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     ours = torch.cat([p.detach().flatten() for p in theirs])
     optimizer = torch.optim.Muon(theirs, lr=lr, weight_decay=decay, momentum=MUON_MOMENTUM)
-    groups, mean = MatrixGroups(shapes), torch.zeros_like(ours)
+    mean = torch.zeros_like(ours)
     for _ in range(5):
-        gradients = [torch.randn(shape, generator=generator) for shape in shapes.values()]
+        gradients = [torch.randn(shape, generator=generator) for shape in shapes]
         before = ours.clone()
         for parameter, gradient in zip(theirs, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()  # type: ignore[no-untyped-call]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         mean.lerp_(flat, 1 - MUON_MOMENTUM)
-        ours = ours * (1 - lr * decay) - lr * groups.orthogonal(flat.lerp(mean, MUON_MOMENTUM))
+        ours = ours * (1 - lr * decay) - lr * orthogonal(flat.lerp(mean, MUON_MOMENTUM), shapes)
         expected = torch.cat([p.detach().flatten() for p in theirs])
         assert relative(ours - before, expected - before) < 0.02
         ours = expected.clone()  # so that each update is compared by itself

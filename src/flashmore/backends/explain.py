@@ -251,9 +251,8 @@ def _smaller(call: AttentionCall) -> AttentionCall:
     length, source = call.length, call.source_length
     sizes = {length: min(length, 64 if length >= source else 32)}
     sizes[source] = min(source, 64 if source >= length else 32)
-    divisors: list[
-        int
-    ] = []  # of the leading sizes, from the last one on: 1 if all agree, otherwise their ratios remain
+    # Of the leading sizes, from the last one on: 1 if all agree, otherwise their ratios remain.
+    divisors: list[int] = []
     for lead in zip_longest(*(shape[-3::-1] for shape in (call.query, call.key, call.value))):
         there = [size for size in lead if size is not None]
         alike = len(set(there)) == 1 or (call.gqa and not divisors)

@@ -29,10 +29,7 @@ def manual(
     """
     T, S, D = q.size(-2), k.size(-2), q.size(-1)
     if (groups := q.size(1) // k.size(1)) > 1:
-        k, v = (
-            k.repeat_interleave(groups, 1),
-            v.repeat_interleave(groups, 1),
-        )  # (B, H_kv, S, D) -> (B, H, S, D)
+        k, v = (part.repeat_interleave(groups, 1) for part in (k, v))  # (B, H_kv, S, D) -> (B, H, S, D)
 
     scores = q @ k.transpose(-2, -1)  # (B, H, T, D) @ (B, H, D, S) -> (B, H, T, S)
 

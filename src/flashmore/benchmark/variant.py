@@ -48,14 +48,6 @@ class Variant:
         """Whether it ran, is correct and was timed."""
         return self.why_not is None
 
-    def take(self, samples_ms: list[list[float]], apart_ms: list[list[float]]) -> None:
-        """Fill in the samples of the completed rounds, with exchange and without."""
-        self.samples_ms, self.apart_ms = samples_ms, apart_ms
-        if samples_ms:
-            self.step_ms = spread(samples_ms)
-        elif self.ok:
-            self.why_not = INTERRUPTED
-
     def ratio_to(self, other: "Variant", equivalence: float) -> dict[str, str | float]:
         """How many times faster another variant is, as in a record."""
         return ratio(self.samples_ms, other.samples_ms, equivalence).to_json(self.name, other.name)
@@ -177,11 +169,14 @@ class Rounds:
 
     def take(self, key: str, variant: Variant, per_sample: int = 1) -> None:
         """Give a variant its samples; each is that of several steps."""
-        with_and_without = (
+        variant.samples_ms, variant.apart_ms = (
             [[sample / per_sample for sample in block] for block in self.samples.get(name, [])]
             for name in (key, APART.format(key))
         )
-        variant.take(*with_and_without)
+        if variant.samples_ms:
+            variant.step_ms = spread(variant.samples_ms)
+        elif variant.ok:
+            variant.why_not = INTERRUPTED
 
     def _cpu_seconds(self) -> float:
         """CPU seconds of this process and the other ranks on its machine; right on rank 0's."""

@@ -15,7 +15,7 @@ from flashmore.cli.model_config import heads_of
 from flashmore.cli.parse import command, defaults, parse, refuse_ineffective, require_writable, value_of
 from flashmore.cli.show import STYLE, draw_picture, stdout, table
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError, Interrupted, UsageError
+from flashmore.errors import ConfigError, Interrupted, UsageError, require_valid
 from flashmore.ranks import rank
 from flashmore.specs import Attention, backends, model_spec
 from flashmore.terminal import Terminal, say, write, write_json
@@ -111,8 +111,8 @@ class BenchAblation(Outputs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise ConfigError("a valid --seconds", f"{self.seconds}", "above 0, for example 180")
+        holds = self.seconds is None or 0 < self.seconds < float("inf")
+        require_valid("seconds", self.seconds, holds, "above 0, for example 180")
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,7 @@ class BenchAttention(Outputs):
 
 def require_percentage(equivalence: float) -> None:
     """Refuse an --equivalence that is not between 0 and 100."""
-    if not 0 < equivalence < 100:
-        raise ConfigError("a valid --equivalence", f"{equivalence:g}", "a percentage, such as 3")
+    require_valid("equivalence", f"{equivalence:g}", 0 < equivalence < 100, "a percentage, such as 3")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from tyro.conf import arg
 from flashmore.cli.parse import defaults, parse, refuse_ineffective
 from flashmore.cli.show import stdout, table
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError
+from flashmore.errors import ConfigError, option_of, require_valid
 from flashmore.strict_json import read
 from flashmore.terminal import Cells, write_json
 
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 MOST_RANKS = 2**20
 LARGEST_RECORD = 2**22
 """Most bytes read; a record of benchmarks/scaling.py has about 10,000."""
-UNITS = {"tflops": "TFLOP/s", "bandwidth_gb_s": "GB/s", "latency_us": "µs a message", "overlap": ""}
-"""Of the constants of the hardware, each of which is an option."""
-OPTIONS = {name: f"--{name.replace('_', '-')}" for name in UNITS}
+CONSTANTS = {
+    "tflops": ("TFLOP/s", math.ulp(0.0), 1e9, "above 0 to 1e9"),
+    "bandwidth_gb_s": ("GB/s", math.ulp(0.0), 1e9, "above 0 to 1e9"),
+    "latency_us": ("µs a message", 0.0, 1e9, "from 0 to 1e9"),
+    "overlap": ("", 0.0, 1.0, "from 0 to 1"),
+}
+"""Of the hardware, each an option: its unit, its smallest and largest value, and these in words."""
 HOLDS = {
     "weights": "4 bytes a parameter",
     "gradients": "4 bytes a parameter",
@@ -64,19 +68,11 @@ class Estimate:
     """Print the result to stdout as JSON, and nothing else."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.ranks <= MOST_RANKS:
-            raise ConfigError("a valid --ranks", f"{self.ranks}", f"a whole number from 1 to {MOST_RANKS:,}")
-        for name, option in OPTIONS.items():
-            value, (most, valid) = getattr(self, name), _range(name)
-            least = 0.0 if name in ("latency_us", "overlap") else math.ulp(0.0)
-            if value is not None and not least <= value <= most:
-                raise ConfigError(f"a valid {option}", f"{value}", valid)
-
-
-def _range(name: str) -> tuple[float, str]:
-    if name == "overlap":
-        return 1.0, "from 0 to 1"
-    return 1e9, f"{'from 0' if name == 'latency_us' else 'above 0'} to 1e9"
+        valid = f"a whole number from 1 to {MOST_RANKS:,}"
+        require_valid("ranks", self.ranks, 1 <= self.ranks <= MOST_RANKS, valid)
+        for name, (_, least, most, valid) in CONSTANTS.items():
+            value = getattr(self, name)
+            require_valid(name, value, value is None or least <= value <= most, valid)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -138,7 +134,7 @@ def _constants(command: Estimate) -> Constants:
     """
     fitted = {} if command.fit is None else _fitted(command.fit)
     found: Constants = {}
-    for name in OPTIONS:
+    for name in CONSTANTS:
         given = getattr(command, name)
         if given is not None:
             found[name] = given, "given"
@@ -147,8 +143,7 @@ def _constants(command: Estimate) -> Constants:
     if not found:
         return {}
     found.setdefault("overlap", (0.0, "assumed"))
-    if missing := [option for name, option in OPTIONS.items() if name not in found]:
-        given = ", ".join(option for name, option in OPTIONS.items() if name in found)
+    if missing := [option_of(name) for name in CONSTANTS if name not in found]:
         wanted = "all of --tflops, --bandwidth-gb-s and --latency-us, or none"
         raise ConfigError(wanted, f"no {' and no '.join(missing)}", "the missing options, or --fit RECORD")
     return found
@@ -164,11 +159,10 @@ def _fitted(path: Path) -> dict[str, float]:
     wanted, valid = f"a record of benchmarks/scaling.py in {path}", "a file written by it with --json"
     record = read(path, wanted, valid, LARGEST_RECORD, again=False)
     found = record.get("fitted") if isinstance(record, dict) else None
-    if not isinstance(found, dict) or found.keys() != OPTIONS.keys():
+    if not isinstance(found, dict) or found.keys() != CONSTANTS.keys():
         raise ConfigError(wanted, "a JSON document of another kind", valid)
-    for name, value in found.items():
-        most, meant = _range(name)
-        if type(value) not in (int, float) or not 0 <= value <= most or not (value or most == 1):
+    for name, (_, least, most, meant) in CONSTANTS.items():
+        if type(value := found[name]) not in (int, float) or not least <= value <= most:
             raise ConfigError(wanted, f"{name} {value!r}"[:200], meant)
     return found
 
@@ -219,7 +213,7 @@ def _show(facts: dict[str, Any], cost: "Cost", constants: Constants, hardware: "
 def _add_times(rows: Cells, cost: "Cost", constants: Constants, hardware: "Hardware", size: int) -> None:
     rows.add_section()
     for name, (value, source) in constants.items():
-        rows.add_row(name.partition("_")[0], f"{value:,.4g} {UNITS[name]}".strip(), source)
+        rows.add_row(name.partition("_")[0], f"{value:,.4g} {CONSTANTS[name][0]}".strip(), source)
     rows.add_section()
     seconds = cost.seconds(hardware)
     times = {

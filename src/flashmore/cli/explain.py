@@ -12,7 +12,6 @@ from flashmore.cli.model_config import heads_of
 from flashmore.cli.parse import parse, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.errors import ConfigError
-from flashmore.rules import AttentionCall
 from flashmore.specs import model_spec
 from flashmore.terminal import write_json
 
@@ -55,7 +54,12 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.training.resolve import resolve_device
 
     device = resolve_device("auto").type if command.device == "auto" else command.device
-    call = _call(command, device)
+    call = replace(
+        command.call.call(device, command.dims),
+        unit_stride=not command.non_contiguous,
+        capability=(8, 0) if command.capability is None else _capability(command.capability),
+        deterministic=command.deterministic,
+    )
     if command.capability is not None and command.device != "cuda":
         found = f"--device {command.device}"
         raise ConfigError("--device cuda with --capability", found, "--device cuda, or omit --capability")
@@ -97,16 +101,6 @@ def _of_run(path: Path) -> Explain:
         dropout=run.model.attention_dropout,
     )
     return Explain(call, device=config.device)
-
-
-def _call(command: Explain, device: str) -> AttentionCall:
-    """The call that the options describe."""
-    return replace(
-        command.call.call(device, command.dims),
-        unit_stride=not command.non_contiguous,
-        capability=(8, 0) if command.capability is None else _capability(command.capability),
-        deterministic=command.deterministic,
-    )
 
 
 def _capability(text: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from flashmore.cli.parse import options_in, parse
 from flashmore.cli.show import name_cells, stdout, table
-from flashmore.errors import ConfigError, FlashmoreError
+from flashmore.errors import ConfigError, FlashmoreError, option_of
 from flashmore.generation.options import NAMES, GenerateOptions
 from flashmore.terminal import say, write, write_as_made, write_json
 
@@ -93,7 +93,7 @@ def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
     from flashmore.generation.text import continue_text, stream_text
 
     for field in fields(GenerateOptions):
-        option = "--" + field.name.replace("_", "-")
+        option = option_of(field.name)
         if option in given and field.name not in FOR_TEXT:
             found = f"{command.run}, a run on one long text"
             valid = "--length, --stride, --count, --prefix, --temperature, --top-k, --top-p, --seed"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 
 from flashmore.config import Preset, TrainConfig, ineffective, without_effect
-from flashmore.errors import ConfigError, StorageError, UsageError
+from flashmore.errors import ConfigError, StorageError, UsageError, option_of
 from flashmore.specs import models
 from flashmore.terminal import one_line
 
@@ -112,7 +112,7 @@ def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequenc
         if option in given:
             raise ConfigError("options that affect the measurement", option, f"omit {option}")
     for name, needed, present in ineffective(config):
-        if "--" + name.replace("_", "-") in given:
+        if option_of(name) in given:
             raise without_effect(name, needed, present)
 
 

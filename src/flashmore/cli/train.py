@@ -11,7 +11,7 @@ from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective
 from flashmore.cli.play import open_page
 from flashmore.cli.show import figures, name_cells, stdout, table
 from flashmore.config import CHANGEABLE, TrainConfig
-from flashmore.errors import ConfigError
+from flashmore.errors import ConfigError, require_valid
 from flashmore.generation.options import GenerateOptions
 from flashmore.ranks import rank, world_size
 from flashmore.specs import model_spec
@@ -56,8 +56,8 @@ class Train:
     """Print the result to stdout as JSON, and nothing else."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.splits <= MOST_SPLITS:
-            raise ConfigError("a valid --splits", str(self.splits), f"a whole number from 1 to {MOST_SPLITS}")
+        valid = f"a whole number from 1 to {MOST_SPLITS}"
+        require_valid("splits", self.splits, 1 <= self.splits <= MOST_SPLITS, valid)
         if self.resume is not None and self.splits > 1:
             found = f"--splits {self.splits}, whose other runs are not kept"
             raise ConfigError("a single run with --resume auto", found, "omit one of the two options")

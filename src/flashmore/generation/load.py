@@ -49,10 +49,8 @@ def load_ngram(run: Run) -> NgramModel:
     split = run.split
     lacks = "weights" if split.weights is not None else "no validation part" if not split.validation else ""
     if lacks:
-        wanted, valid = (
-            "an unweighted run with a validation part for --ngram",
-            "a run without --weight, or another --split",
-        )
+        wanted = "an unweighted run with a validation part for --ngram"
+        valid = "a run without --weight, or another --split"
         raise RunError(wanted, f"{run.path}, a run with {lacks}", valid)
     ngrams, best = best_ngram(split.train, split.validation, run.vocabulary, run.model)
     return NgramModel(ngrams, best.order)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashmore.errors import ConfigError
+from flashmore.errors import require_valid
 
 NAMES = 20
 """How many names are generated if `count` is not given."""
@@ -69,6 +69,4 @@ class GenerateOptions:
             ("max_distance", self.max_distance >= 1, "a whole number from 1"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1"),
         ):
-            if not holds:
-                option = "--" + name.replace("_", "-")
-                raise ConfigError(f"a valid {option}", f"{getattr(self, name)}", valid)
+            require_valid(name, getattr(self, name), holds, valid)

@@ -16,7 +16,7 @@ from flashmore.data.batches import IGNORE, encode_items
 from flashmore.data.items import Novelty
 from flashmore.data.text import normalize
 from flashmore.data.vocabulary import EOS
-from flashmore.errors import DataError
+from flashmore.errors import DataError, option_of
 from flashmore.generation.cache import Decoder, decoder_for
 from flashmore.generation.constraints import constraint, nearest
 from flashmore.generation.draw import Drawn, draw, random_numbers, require_finite, seed_of
@@ -121,7 +121,7 @@ def generate(
     run.require_items("to draw names")
     for option in ("new_only", "nearest", "ngram"):
         if getattr(options, option):
-            run.require_training_items("--" + option.replace("_", "-"))
+            run.require_training_items(option_of(option))
     longest, fulfils = constraint(options, run.vocabulary, run.model.block_size - 1)
     prefix = run.vocabulary.encode(normalize(options.prefix).lstrip())  # as no item starts with a space
     decoder = decoder_for(load_ngram(run) if options.ngram else pack(load_model(run, device)))

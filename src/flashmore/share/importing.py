@@ -174,10 +174,8 @@ def _nanogpt(weights: Weights, args: Mapping[str, Any], source: Path) -> Found:
 
 def _hugging_face(folder: Path) -> Found:
     """https://huggingface.co/docs/transformers/model_doc/gpt2."""
-    wanted, valid = (
-        f"a Hugging Face GPT-2 at {folder}",
-        "GPT2LMHeadModel with config.json and model.safetensors",
-    )
+    wanted = f"a Hugging Face GPT-2 at {folder}"
+    valid = "GPT2LMHeadModel with config.json and model.safetensors"
     path = folder / "config.json"
     config = read(path, wanted, valid, LARGEST_CONFIG)
     try:

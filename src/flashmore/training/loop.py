@@ -1,6 +1,5 @@
 """The training loop: steps, evaluation, checkpoints, and a result at the end."""
 
-import math
 import statistics
 import time
 from pathlib import Path
@@ -222,13 +221,13 @@ def _one_stretch(session: Session, requests: Requests) -> tuple[float, float]:
         if stops or any(trainer.done % pause == 0 for pause in pauses):
             break
         if requests.save:
-            _require_finite(trainer.total(loss), "training loss", session)
+            session.require_finite(trainer.total(loss), "training loss")
             stop_the_clock()
             session.save()
             began = time.perf_counter()
     value = trainer.total(loss)  # synchronises, so the clock is read after it
     stop_the_clock()
-    _require_finite(value, "training loss", session)
+    session.require_finite(value, "training loss")
     return value, 1000 * seconds / (trainer.done - first)
 
 
@@ -238,23 +237,13 @@ def _why(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _require_finite(loss: float, what: str, session: Session) -> None:
-    """Stop if training has diverged.
-
-    Raises:
-        TrainingFailed: the loss is infinite or NaN; the message names the remaining checkpoint.
-    """
-    if not math.isfinite(loss):
-        raise session.diverged(what, str(loss))
-
-
 def _evaluate(session: Session, validation: Dataset, requests: Requests, observer: Observer) -> float | None:
     """Evaluate on the validation part, unless stopped; record the step if it is the best so far."""
     trainer = session.trainer
     val_loss = trainer.evaluate(validation, requests.ask)
     if val_loss is None:
         return None
-    _require_finite(val_loss, "validation loss", session)
+    session.require_finite(val_loss, "validation loss")
     is_best = session.best_loss is None or val_loss < session.best_loss
     if is_best:
         session.best_loss, session.best_step = val_loss, trainer.done
@@ -272,7 +261,7 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
             return None
         loss = session.trainer.evaluate(data)
         assert loss is not None
-        _require_finite(loss, "evaluation", session)
+        session.require_finite(loss, "evaluation")
         return loss
 
     split, ngram = run.split, None

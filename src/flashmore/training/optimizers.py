@@ -7,7 +7,7 @@ flat step computes all of them together in float32.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,34 +87,24 @@ def muon_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-class MatrixGroups:
-    """Matrices stored consecutively in a flat buffer, batched by their smaller dimension.
+def orthogonal(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
+    """Orthogonalise consecutive matrices of these shapes, and scale each by √max(1, rows / columns).
 
-    Args:
-        shapes: shape of each matrix, in the buffer's order.
+    Matrices with the same smaller dimension are computed together.
     """
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._shapes = list(shapes.values())
-
-    def __bool__(self) -> bool:
-        return bool(self._shapes)
-
-    def orthogonal(self, flat: Tensor) -> Tensor:
-        """Orthogonalise every matrix of the flat buffer, scaled by √max(1, rows / columns)."""
-        parts = torch.split(flat, [rows * columns for rows, columns in self._shapes])
-        matrices = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
-        wide = [matrix.T if matrix.size(0) > matrix.size(1) else matrix for matrix in matrices]
-        results: list[Tensor] = [flat] * len(wide)
-        for smaller in sorted({min(shape) for shape in self._shapes}):
-            members = [index for index, shape in enumerate(self._shapes) if min(shape) == smaller]
-            roots = inverse_square_roots(torch.stack([wide[index] @ wide[index].T for index in members]))
-            for index, root in zip(members, roots.unbind(), strict=True):
-                rows, columns = self._shapes[index]
-                made = root @ wide[index]
-                scale = max(1.0, rows / columns) ** 0.5
-                results[index] = scale * (made.T if rows > columns else made).reshape(-1)
-        return torch.cat(results)
+    parts = torch.split(flat, [rows * columns for rows, columns in shapes])
+    matrices = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    wide = [matrix.T if matrix.size(0) > matrix.size(1) else matrix for matrix in matrices]
+    results: list[Tensor] = [flat] * len(wide)
+    for smaller in sorted({min(shape) for shape in shapes}):
+        members = [index for index, shape in enumerate(shapes) if min(shape) == smaller]
+        roots = inverse_square_roots(torch.stack([wide[index] @ wide[index].T for index in members]))
+        for index, root in zip(members, roots.unbind(), strict=True):
+            rows, columns = shapes[index]
+            made = root @ wide[index]
+            scale = max(1.0, rows / columns) ** 0.5
+            results[index] = scale * (made.T if rows > columns else made).reshape(-1)
+    return torch.cat(results)
 
 
 def inverse_square_roots(grams: Tensor) -> Tensor:

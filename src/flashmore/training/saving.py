@@ -91,9 +91,7 @@ class Saver(AbstractContextManager["Saver"]):
         if self._unsaved:
             self._begin()
             self.wait()
-        if (
-            self._metrics is not None and self._writing is None
-        ):  # a process that was killed may have left more
+        if self._metrics is not None and self._writing is None:  # a killed process may have left more
             with suppress(RunError, StorageError):
                 self._run.prune(self._run.load_state(best_lost=True), self._config.keep)
         if self._failure is not None:

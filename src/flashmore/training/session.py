@@ -1,5 +1,6 @@
 """A training run: its state in memory, and its folder."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from flashmore.config import TrainConfig
@@ -99,6 +100,11 @@ class Session:
     def ranks(self) -> Ranks:
         """The processes that train together."""
         return self.trainer.ranks
+
+    def require_finite(self, loss: float, what: str) -> None:
+        """Stop if training has diverged, with a TrainingFailed that names the remaining checkpoint."""
+        if not math.isfinite(loss):
+            raise self.diverged(what, str(loss))
 
     def diverged(self, what: str, found: str) -> FlashmoreError:
         """The error for values that are no longer finite, which all ranks have in common."""

@@ -19,9 +19,9 @@ from flashmore.training.optimizers import (
     EPS,
     MUON_MOMENTS,
     MUON_MOMENTUM,
-    MatrixGroups,
     is_decayed,
     muon_matrices,
+    orthogonal,
 )
 from flashmore.training.step import precision_of, training_loss
 
@@ -71,7 +71,7 @@ class Update:
         self.adamw = tuple(name for name in parameters if name not in matrices)
         """The names of the parameters that AdamW updates; they come first."""
         self.adamw_size = sum(parameters[name].numel() for name in self.adamw)
-        self._groups = MatrixGroups({name: tuple(p.shape) for name, p in matrices.items()})
+        self._matrices = [tuple(parameter.shape) for parameter in matrices.values()]
         self._decayed = {name: is_decayed(parameter, config) for name, parameter in parameters.items()}
 
     def zeros(self, dtype: torch.dtype, device: torch.device) -> Buffers:
@@ -139,7 +139,7 @@ class Update:
             foreach=False, fused=self._fused, capturable=True, amsgrad=False, maximize=False, lr=rates[0],
             beta1=config.beta1, beta2=config.beta2, weight_decay=0.0, eps=EPS,
         )  # fmt: skip
-        if self._groups:
+        if self._matrices:
             momentum = mean[end:].lerp_(gradient[end:], 1 - MUON_MOMENTUM)
             nesterov = gradient[end:].lerp(momentum, MUON_MOMENTUM)
-            flat[end:].sub_(rates[1] * self._groups.orthogonal(nesterov))
+            flat[end:].sub_(rates[1] * orthogonal(nesterov, self._matrices))

@@ -236,10 +236,8 @@ class _Bench:
     def _probe(self, backend: str, shape: CallOptions) -> tuple[int, float]:
         source = None if shape.source_length is None else min(shape.keys, PROBED_T)
         small = replace(shape, length=min(shape.length, PROBED_T), source_length=source)
-        passes, matrix = (
-            Passes(backend, small, Inputs.random(small, self.device), self.wall),
-            small.length * small.keys,
-        )
+        passes = Passes(backend, small, Inputs.random(small, self.device), self.wall)
+        matrix = small.length * small.keys
         try:
             return matrix, min(passes.first_call_ms(self.wall)["both"] for _ in range(PROBES)) / 1000
         except (BackendUnavailable, RuntimeError, MemoryError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 from flashmore.call import CallKind, CallOptions, Pass
-from flashmore.errors import ConfigError
+from flashmore.errors import require_valid
 from flashmore.specs import Kernel, backend_spec, backends
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -52,17 +52,17 @@ class AttentionPlan(CallKind):
     def __post_init__(self) -> None:
         for name in ("length", "source_length", "batch_size", "n_head", "head_dim"):
             for size in getattr(self, name):
-                _require(name, size, 1 <= size <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
+                require_valid(name, size, 1 <= size <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
         for backend in self.backends:
             kernels = [name for name, spec in backends().items() if spec.kernel]
-            _require("backends", backend, backend in kernels, ", ".join(kernels))
-        _require("backends", "none", bool(self.backends), "at least one name")
+            require_valid("backends", backend, backend in kernels, ", ".join(kernels))
+        require_valid("backends", "none", bool(self.backends), "at least one name")
         for dtype in self.dtype:
-            _require("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
-        _require("threads", self.threads, self.threads >= 0, "0 or more")
-        _require("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
+            require_valid("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
+        require_valid("threads", self.threads, self.threads >= 0, "0 or more")
+        require_valid("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
         if self.memory is not None:
-            _require("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
+            require_valid("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
 
         self.calls("cpu")
 
@@ -116,11 +116,6 @@ def setting_of(one: CallOptions) -> CallOptions:
 
 def _once(values: tuple[Value, ...]) -> tuple[Value, ...]:
     return tuple(dict.fromkeys(values))
-
-
-def _require(name: str, value: object, holds: bool, valid: str) -> None:
-    if not holds:
-        raise ConfigError(f"a valid --{name.replace('_', '-')}", f"{value}", valid)
 
 
 def attention_flops(

@@ -110,7 +110,6 @@ def _timed(variants: Sequence[Record]) -> list[Record]:
 
 
 def _of_steps(record: Record, where: str) -> Summary:
-    """What is shown of a record of `bench step`."""
     contexts = [record, *record["further_contexts"]]
     plots = []
     if any(_timed(found["variants"]) for found in contexts):
@@ -189,7 +188,6 @@ def _percent(share: float) -> str:
 
 
 def _of_ablation(record: Record, where: str) -> Summary:
-    """What is shown of a record of `bench ablation`."""
     title, sizes = _context_title(record), _sizes(record["config"], *SIZES)
     variants, alone = _timed(record["variants"]), _timed(record["left_out_alone"])
     plots, settings = [], []
@@ -276,7 +274,6 @@ def _likeness(variant: Record) -> str:
 
 
 def _of_attention(record: Record, where: str) -> Summary:
-    """What is shown of a record of `bench attention`."""
     plots = []
     whole = _timed(compared(record["rows"]))
     passes = " and on ".join(dict.fromkeys(PASSES[passes_of(row)] for row in record["rows"]))
@@ -377,7 +374,6 @@ def crossover_sentence(T: int | None, ratios: Sequence[Record]) -> str:
 
 
 def _of_choice(record: Record, where: str) -> Summary:
-    """What is shown of a record of `choose`."""
     problem = record["problem"]
     (B, H, T, D), mask = problem["shape"], problem.get("mask", "none")
     facts = {
