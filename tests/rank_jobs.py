@@ -29,6 +29,7 @@ from torch import Tensor
 from flashmore import TrainConfig, resume, train
 from flashmore.benchmark.ablation import bench as ablation
 from flashmore.benchmark.step import bench as step
+from flashmore.benchmark.variant import Timing
 from flashmore.errors import RankStopped, UsageError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import generate
@@ -168,7 +169,8 @@ def measure(job: dict[str, Any]) -> None:
         patch.object(EagerStep, "_backward", of_a_mean) if "wrong" in job else nullcontext(),
     ):
         try:
-            record = bench(TrainConfig(**job["config"]), **job["options"])
+            timing = Timing(job["blocks"])
+            record = bench(TrainConfig(**job["config"]), timing=timing, **job["options"])
         except UsageError as error:
             Path(job["out"]).write_text(str(error), encoding="utf-8")
             return

@@ -16,7 +16,7 @@ from flashmore.benchmark.ablation.bench import SpeedupVariant, ablate, added, br
 from flashmore.benchmark.ablation.loader import LoadedDataset
 from flashmore.benchmark.plots import ablation_plot
 from flashmore.benchmark.report.pages import html_page, markdown, report_on
-from flashmore.benchmark.variant import INTERRUPTED
+from flashmore.benchmark.variant import INTERRUPTED, Timing
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
 from flashmore.data.vocabulary import Vocabulary
@@ -55,7 +55,7 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ablated(config: TrainConfig, **options: Any) -> dict[str, Any]:
-    return ablate(config, blocks=2, **options)
+    return ablate(config, timing=Timing(2), **options)
 
 
 # Which variants.
@@ -242,7 +242,7 @@ def test_a_speed_up_that_is_slower_is_dropped_before_the_next_one(
 
 
 def test_the_rounds_end_with_the_time_budget(config: TrainConfig) -> None:
-    found = ablate(replace(config, speedups=("resident",)), blocks=1000, seconds=1e-6)
+    found = ablate(replace(config, speedups=("resident",)), seconds=1e-6, timing=Timing(1000))
     assert [len(one["samples_ms"]) for one in found["variants"] if one["ok"]] == [1]
 
 
@@ -269,7 +269,7 @@ def test_ctrl_c_keeps_what_was_measured(config: TrainConfig, when: str, tmp_path
         if what == when:
             raise KeyboardInterrupt
 
-    record = ablate(config, blocks=2, say=press)
+    record = ablate(config, timing=Timing(2, say=press))
     assert not record["complete"]
     assert all(one["why_not"] == INTERRUPTED for one in record["variants"])
     write_record(record, tmp_path / "record.json")
@@ -281,7 +281,7 @@ def test_ctrl_c_between_rounds_keeps_the_whole_ones(config: TrainConfig) -> None
         if done == 3:
             raise KeyboardInterrupt
 
-    record = ablate(config, blocks=9, after_block=press)
+    record = ablate(config, timing=Timing(9, after_block=press))
     assert not record["complete"]
     assert all(len(one["samples_ms"]) == 3 for one in record["variants"])
 
@@ -292,7 +292,7 @@ def record(config: TrainConfig) -> dict[str, Any]:
     patch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
     patch.setattr(ablation_module, "TRIAL_BLOCKS", 2)
     try:
-        return ablate(config, leave_one_out=True, blocks=2)
+        return ablate(config, leave_one_out=True, timing=Timing(2))
     finally:
         patch.undo()
 

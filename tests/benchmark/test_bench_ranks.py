@@ -29,13 +29,13 @@ SHARE = r"-?\d+\.\d %"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The record of each benchmark, or its error."""
     folder = tmp_path_factory.mktemp("records")
-    variants = {"variants": ["manual", "flash", "cudnn"], "blocks": 2}
-    step = {"bench": "step", "config": SMALL, "options": variants}
+    variants = {"variants": ["manual", "flash", "cudnn"]}
+    step = {"bench": "step", "config": SMALL, "options": variants, "blocks": 2}
     added = SMALL | {"speedups": ["resident", "pack", "muon"], "grad_accum": 2}
-    ablation = {"bench": "ablation", "config": added, "options": {"blocks": 2}}
+    ablation = {"bench": "ablation", "config": added, "options": {}, "blocks": 2}
     jobs: dict[str, dict[str, Any]] = {
         "step": step | {"alike": str(folder / "step.alike")},
-        "sharded": step | {"config": SMALL | {"parallel": "fsdp"}, "options": variants | {"blocks": 1}},
+        "sharded": step | {"config": SMALL | {"parallel": "fsdp"}, "blocks": 1},
         "ablation": ablation,
         "wrong step": step | {"wrong": True, "config": SMALL | {"grad_clip": 0.0}},
         "wrong ablation": ablation | {"wrong": True, "config": added | {"grad_clip": 0.0}},

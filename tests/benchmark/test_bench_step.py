@@ -16,7 +16,7 @@ from flashmore.backends.manual import manual
 from flashmore.benchmark.step import bench as step_module
 from flashmore.benchmark.step.bench import STEPS, Gate, affordable, bench_steps, most_gain
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at
-from flashmore.benchmark.variant import INTERRUPTED
+from flashmore.benchmark.variant import INTERRUPTED, Timing
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.errors import ConfigError, DataError, UsageError
@@ -51,7 +51,9 @@ def compare(
     config: TrainConfig, *names: str, context: int | None = None, blocks: int = 2, **options: Any
 ) -> dict[str, Any]:
     contexts = () if context is None else (context,)
-    return bench_steps(config, names or None, contexts, blocks=blocks, **options)
+    shrink_batch = options.pop("shrink_batch", True)
+    timing = Timing(blocks, **options)
+    return bench_steps(config, names or None, contexts, shrink_batch=shrink_batch, timing=timing)
 
 
 # Data.
@@ -373,7 +375,7 @@ def test_a_named_variant_that_cannot_run_is_reported_and_the_rest_runs(config: T
 
 def test_if_nothing_can_run_it_is_an_error_with_every_reason(config: TrainConfig) -> None:
     with pytest.raises(UsageError) as refused:
-        bench_steps(config, ("cudnn", "efficient"), (5, 10), blocks=2)
+        bench_steps(config, ("cudnn", "efficient"), (5, 10), timing=Timing(2))
     assert "cudnn: " in refused.value.found
     assert "efficient: " in refused.value.found
 
@@ -389,7 +391,9 @@ def through_a_file(record: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def test_the_record_fits_the_schema_and_has_every_context(config: TrainConfig, tmp_path: Path) -> None:
-    record = through_a_file(bench_steps(config, ("manual", "cudnn", "flash"), (5, 20), blocks=2), tmp_path)
+    record = through_a_file(
+        bench_steps(config, ("manual", "cudnn", "flash"), (5, 20), timing=Timing(2)), tmp_path
+    )
     assert record["complete"]
     assert record["context"] == 5
     assert [found["context"] for found in record["further_contexts"]] == [20]
@@ -417,7 +421,9 @@ class Press:
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_ctrl_c_keeps_the_rounds_that_were_finished(config: TrainConfig, rounds: int, tmp_path: Path) -> None:
-    record = through_a_file(bench_steps(config, None, (5, 10), blocks=9, after_block=Press(rounds)), tmp_path)
+    record = through_a_file(
+        bench_steps(config, None, (5, 10), timing=Timing(9, after_block=Press(rounds))), tmp_path
+    )
     assert not record["complete"]
     assert record["further_contexts"] == []
     assert [len(variant["samples_ms"]) for variant in record["variants"]] == [rounds, rounds]
@@ -425,7 +431,9 @@ def test_ctrl_c_keeps_the_rounds_that_were_finished(config: TrainConfig, rounds:
 
 
 def test_ctrl_c_at_the_second_context_keeps_the_first_whole(config: TrainConfig, tmp_path: Path) -> None:
-    record = through_a_file(bench_steps(config, None, (5, 10), blocks=3, after_block=Press(5)), tmp_path)
+    record = through_a_file(
+        bench_steps(config, None, (5, 10), timing=Timing(3, after_block=Press(5))), tmp_path
+    )
     assert not record["complete"]
     assert [len(variant["samples_ms"]) for variant in record["variants"]] == [3, 3]
     (second,) = record["further_contexts"]
@@ -436,7 +444,7 @@ def test_ctrl_c_at_the_second_context_keeps_the_first_whole(config: TrainConfig,
 def test_ctrl_c_before_anything_was_timed_leaves_a_record_without_numbers(
     config: TrainConfig, at: int, tmp_path: Path
 ) -> None:
-    record = through_a_file(bench_steps(config, None, (), blocks=3, say=Press(at)), tmp_path)
+    record = through_a_file(bench_steps(config, None, (), timing=Timing(3, say=Press(at))), tmp_path)
     assert not record["complete"]
     assert record["ratios"] == []
     assert record["attention_share"] is None

@@ -14,9 +14,9 @@ from flashmore.errors import ConfigError, FlashmoreError
 from flashmore.measuring.environment import on_battery
 from flashmore.measuring.measure import Stopped, alternate, repeats_for
 from flashmore.measuring.memory import peak_bytes
-from flashmore.measuring.statistics import Spread, ratio, spread
+from flashmore.measuring.statistics import EQUIVALENCE, Spread, ratio, spread
 from flashmore.measuring.warnings import MeasurementWarning, load_meter, warnings_about
-from flashmore.parallel import ALONE, Ranks, connected, is_of_a_lost_rank
+from flashmore.parallel import Ranks, connected, is_of_a_lost_rank
 from flashmore.ranks import local_world_size
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.signals import stop_signals
@@ -56,13 +56,12 @@ class Variant:
         """The variant as in a record."""
         told = {"ok": self.ok} | asdict(self)
         del told["apart_ms"]
-        return told | ({"communication": self._communication()} if self.apart_ms else {})
-
-    def _communication(self) -> dict[str, Any]:
-        """What the exchange costs, as in a record."""
+        if not self.apart_ms:
+            return told
         found = ratio(self.samples_ms, self.apart_ms)
         ends = {"share": found.value, "low": found.low, "high": found.high}
-        return {name: 1 - 1 / value for name, value in ends.items()} | {"samples_ms": self.apart_ms}
+        shares = {name: 1 - 1 / value for name, value in ends.items()}
+        return told | {"communication": shares | {"samples_ms": self.apart_ms}}
 
 
 def torch_says(error: Exception) -> str:
@@ -71,15 +70,30 @@ def torch_says(error: Exception) -> str:
 
 
 @contextmanager
-def together(config: TrainConfig, **options: Any) -> Iterator[Ranks]:
+def together(config: TrainConfig, timing: "Timing", **options: Any) -> Iterator[Ranks]:
     """The ranks that measure together, if torchrun started several, all with the same options.
 
     Raises:
         ConfigError: see `connected`; other options on another rank.
     """
     with connected(config.device) as ranks:
-        ranks.require_alike({**config.to_json(), **options})
+        alike = {"blocks": timing.blocks, "equivalence": timing.equivalence}
+        ranks.require_alike({**config.to_json(), **options, **alike})
         yield ranks
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How variants are timed, and who is told."""
+
+    blocks: int
+    """Blocks of each variant."""
+    equivalence: float = EQUIVALENCE
+    """Differences up to this many percent count as no difference."""
+    say: Callable[[str], None] = lambda _: None
+    """Called with each preparation step."""
+    after_block: Callable[[int], None] = lambda _: None
+    """Called with the number of completed rounds."""
 
 
 class Rounds:
@@ -90,21 +104,12 @@ class Rounds:
     together, and a sample is the time of the slowest.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        device: torch.device,
-        blocks: int,
-        say: Callable[[str], None],
-        equivalence: float,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        if blocks < 1:
-            raise ranks.common(ConfigError("a valid --blocks", f"{blocks}", "20 or more"))
+    def __init__(self, config: TrainConfig, device: torch.device, timing: Timing, ranks: Ranks) -> None:
+        if timing.blocks < 1:
+            raise ranks.common(ConfigError("a valid --blocks", f"{timing.blocks}", "20 or more"))
         if config.threads_here:
             torch.set_num_threads(config.threads_here)
-        self.device, self.blocks, self.say, self.equivalence = device, blocks, say, equivalence
-        self.ranks = ranks
+        self.device, self.timing, self.ranks, self.say = device, timing, ranks, timing.say
         self._stopped: Callable[[], int] = lambda: 0
         self.steps: dict[str, Callable[[], object]] = {}
         """One repetition of each variant to time, synchronised."""
@@ -184,7 +189,7 @@ class Rounds:
         every[self.ranks.rank] = time.process_time()
         return self.ranks.total(every)[: local_world_size()].sum().item()
 
-    def run(self, block_seconds: float, after_block: Callable[[int], None], until: float = math.inf) -> None:
+    def run(self, block_seconds: float, until: float = math.inf) -> None:
         """Prepare the variants, and time them in alternating blocks that are about equally long.
 
         A block that takes twice as long ends with what it has. Ctrl-C keeps the completed rounds; on
@@ -192,7 +197,6 @@ class Rounds:
 
         Args:
             block_seconds: intended length of a block.
-            after_block: called with the number of completed rounds.
             until: no round begins after this time of `time.perf_counter`, except the first.
         """
         resolution = time.get_clock_info("perf_counter").resolution
@@ -213,13 +217,13 @@ class Rounds:
                 try:
                     self.samples = alternate(
                         self.steps,
-                        blocks=self.blocks,
+                        blocks=self.timing.blocks,
                         repeats=repeats,
                         warmup=0,
                         most_seconds=2 * block_seconds,
                         until=until,
                         agree=self.agree,
-                        after_block=after_block,
+                        after_block=self.timing.after_block,
                     )
                 except Stopped as stopped:
                     self.samples, self.complete = stopped.samples_ms, False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from flashmore.benchmark.attention.plan import AttentionPlan
-from flashmore.cli.model_config import heads_of
+from flashmore.cli.model_config import heads_in
 from flashmore.cli.parse import command, defaults, parse, refuse_ineffective, require_writable, value_of
 from flashmore.cli.show import STYLE, draw_picture, stdout, table
 from flashmore.config import TrainConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flashmore.benchmark.report.values import Setting
+    from flashmore.benchmark.variant import Timing
 
 Record = Mapping[str, Any]
 BLOCKS, ABLATION_BLOCKS = 30, 20
@@ -166,10 +168,7 @@ def _step(argv: Sequence[str]) -> Measured:
             command.variants if value_of("--variants", argv) is not None else None,
             command.lengths,
             shrink_batch=value_of("--batch-size", argv) is None,
-            blocks=command.blocks,
-            equivalence=command.equivalence,
-            say=bar.say,
-            after_block=bar.after_block,
+            timing=bar.timing(command.equivalence),
         )
     return record, command, step_plot
 
@@ -186,19 +185,15 @@ def _ablation(argv: Sequence[str]) -> Measured:
         record = ablate(
             command.config,
             leave_one_out=command.leave_one_out,
-            blocks=command.blocks,
-            equivalence=command.equivalence,
             seconds=usual if command.seconds is None else command.seconds,
-            say=bar.say,
-            after_block=bar.after_block,
+            timing=bar.timing(command.equivalence),
         )
     return record, command, ablation_plot
 
 
 def _attention(argv: Sequence[str]) -> Measured:
     plan = AttentionPlan()
-    if path := value_of("--from-config", argv):
-        sizes = heads_of(Path(path))
+    if sizes := heads_in(argv):
         plan = replace(plan, **sizes | {name: (sizes[name],) for name in ("n_head", "head_dim")})  # type: ignore[arg-type]
     command = parse(BenchAttention, "bench attention", argv, BenchAttention(plan))
 
@@ -339,6 +334,7 @@ class BlockBar:
     """A context manager with a progress bar on stderr, updated after every one of the rounds."""
 
     def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -355,9 +351,12 @@ class BlockBar:
         if not self.progress.console.file.isatty():
             say(what)
 
-    def after_block(self, done: int) -> None:
-        """Update the bar."""
-        self.progress.update(self.task, completed=done)
+    def timing(self, equivalence: float = 3.0) -> "Timing":
+        """The rounds, which update the bar."""
+        from flashmore.benchmark.variant import Timing
+
+        done = partial(self.progress.update, self.task)
+        return Timing(self.blocks, equivalence, self.say, lambda rounds: done(completed=rounds))
 
     def __enter__(self) -> "BlockBar":
         if self.progress.console.file.isatty():

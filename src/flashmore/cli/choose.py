@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from flashmore.call import CallOptions
 from flashmore.cli.bench import show
-from flashmore.cli.model_config import heads_of
-from flashmore.cli.parse import parse, require_writable, value_of
+from flashmore.cli.model_config import heads_in
+from flashmore.cli.parse import parse, require_writable
 from flashmore.terminal import say, write_json
 
 
@@ -56,8 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measured(argv: Sequence[str]) -> tuple[dict[str, Any], Choose]:
     """The record that these arguments ask for, and the arguments."""
-    path = value_of("--from-config", argv)
-    call = CallOptions(**heads_of(Path(path))) if path else CallOptions()  # type: ignore[arg-type]
+    call = CallOptions(**heads_in(argv))  # type: ignore[arg-type]
     command = parse(Choose, "choose", argv, Choose(call))
     require_writable("--out", command.out)
 

@@ -50,7 +50,7 @@ def main(*, out: Path = Path("demo"), picture: Path = Path("demo/names.png")) ->
     # The experiment this project grew from: the same model with manual and fused attention.
     makemore = TrainConfig(preset="makemore", device=DEVICE)
     with BlockBar(bench.BLOCKS) as bar:
-        record = bench_steps(makemore, blocks=bench.BLOCKS, say=bar.say, after_block=bar.after_block)
+        record = bench_steps(makemore, timing=bar.timing())
     bench.show(record)
     if not record["complete"]:
         found = "by Ctrl-C while timing steps"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Group
 
 from flashmore.call import CallOptions
-from flashmore.cli.model_config import heads_of
+from flashmore.cli.model_config import heads_in
 from flashmore.cli.parse import parse, value_of
 from flashmore.cli.show import stdout, table
 from flashmore.errors import ConfigError
@@ -74,12 +74,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _defaults(argv: Sequence[str]) -> Explain:
-    run, config = value_of("--run", argv), value_of("--from-config", argv)
-    if run and config:
+    run, sizes = value_of("--run", argv), heads_in(argv)
+    if run and sizes:
         raise ConfigError("--run or --from-config", "both", "only one of them")
-    if config:
-        return Explain(CallOptions(**heads_of(Path(config))))  # type: ignore[arg-type]
-    return _of_run(Path(run)) if run else Explain(CallOptions())
+    return _of_run(Path(run)) if run else Explain(CallOptions(**sizes))  # type: ignore[arg-type]
 
 
 def _of_run(path: Path) -> Explain:

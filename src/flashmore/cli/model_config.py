@@ -1,7 +1,9 @@
 """The attention of a Hugging Face model, from its config.json."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from flashmore.cli.parse import value_of
 from flashmore.errors import ConfigError
 from flashmore.strict_json import read
 
@@ -9,8 +11,10 @@ LARGEST = 2**20
 """Most bytes read; a config.json has a few thousand."""
 
 
-def heads_of(path: Path) -> dict[str, int | bool]:
-    """The options `n_head`, `n_kv_head`, `gqa` and `head_dim` of a call; unknown keys are ignored.
+def heads_in(argv: Sequence[str]) -> dict[str, int | bool]:
+    """The options `n_head`, `n_kv_head`, `gqa` and `head_dim` of the model that --from-config names, if any.
+
+    Unknown keys of the file are ignored.
 
     Source: https://huggingface.co/docs/transformers/model_doc/llama#transformers.LlamaConfig
 
@@ -18,9 +22,11 @@ def heads_of(path: Path) -> dict[str, int | bool]:
         ConfigError: a key that is missing or not a positive whole number.
         DataError: the file cannot be read, or is not JSON.
     """
+    if not (path := value_of("--from-config", argv)):
+        return {}
     wanted = f"a Hugging Face model's sizes in {path}"
     valid = "num_attention_heads, and head_dim or hidden_size"
-    found = read(path, wanted, valid, LARGEST, again=False)
+    found = read(Path(path), wanted, valid, LARGEST, again=False)
 
     def size(name: str, otherwise: int | None = None) -> int:
         value = found.get(name) if isinstance(found, dict) else None

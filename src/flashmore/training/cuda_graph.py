@@ -52,7 +52,7 @@ class CudaGraphStep:
         self._recordings: dict[int, Recording] = {}
 
     def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
-        """As in `Step`, in one launch; every batch must be whole and have the same shape (B, T).
+        """As in `EagerStep`, in one launch; every batch must be whole and have the same shape (B, T).
 
         Dropout is seeded once for all updates of the launch.
         """
@@ -98,9 +98,9 @@ class CudaGraphStep:
         return Recording(graph, kept, rates, losses[-1])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As in `Step`."""
+        """As in `EagerStep`."""
         return self.step.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """As in `Step`."""
+        """As in `EagerStep`."""
         self.step.load_state_dict(tensors)

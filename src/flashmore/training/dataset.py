@@ -1,4 +1,4 @@
-"""Training and evaluation batches of items or one long text, behind one protocol.
+"""Training and evaluation batches of items or one long text, with the same methods.
 
 Shapes: B batch, T positions, N tokens.
 """
@@ -6,7 +6,7 @@ Shapes: B batch, T positions, N tokens.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,30 +66,6 @@ class Batch:
                 torch._dynamo.mark_dynamic(tensor, 0)
 
 
-class Dataset(Protocol):
-    """One part of the data, for one model on one device."""
-
-    @property
-    def tokens_a_batch(self) -> float:
-        """Real positions in a training batch, on average."""
-
-    def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
-        """A slice of the batch of a step: a pure function of the seed, the step and the slice.
-
-        Args:
-            step: counted from 0.
-            form: see `Form`.
-            part: which slice; their number must divide the batch size.
-        """
-
-    def evaluation(self, rows: Callable[[int], int]) -> Iterator[Callable[[], Batch]]:
-        """All data once, in batches of rows, each to be called: a rank makes only its own.
-
-        Args:
-            rows: maps a row length to the number of rows that fit in memory.
-        """
-
-
 def ngram_targets(items: Sequences, vocab_size: int) -> Tensor:
     """For every position of every item, the distribution of n-grams that did not count it: (P, V)."""
     return Ngrams(items, vocab_size).left_out(SMOOTHING_ORDER)
@@ -121,13 +97,19 @@ class ItemDataset:
 
     @property
     def tokens_a_batch(self) -> float:
-        """As in `Dataset`."""
+        """Real positions in a training batch, on average."""
         lengths, weights = self.sequences.lengths.cpu().double(), self.weights
         mean = lengths.mean() if weights is None else lengths @ weights / weights.sum()
         return mean.item() * self.order.batch_size
 
     def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
-        """As in `Dataset`."""
+        """A slice of the batch of a step: a pure function of the seed, the step and the slice.
+
+        Args:
+            step: counted from 0.
+            form: see `Form`.
+            part: which slice; their number must divide the batch size.
+        """
         sequences = self.sequences
         indices = self.order.indices(step).to(sequences.lengths.device)
         ours = rows_of(len(indices), part)
@@ -156,10 +138,13 @@ class ItemDataset:
         return self.soft(self.sequences)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Callable[[], Batch]]:
-        """As in `Dataset`.
+        """All data once, in batches of rows, each to be called: a rank makes only its own.
 
         Items are sorted by length and padded to the longest of their batch. No item is shorter than half of
         that, so a single long item does not pad many short ones.
+
+        Args:
+            rows: maps a row length to the number of rows that fit in memory.
         """
         lengths, order = self.sequences.lengths.cpu().sort(descending=True, stable=True)
         start = 0
@@ -196,7 +181,7 @@ class TextDataset:
 
     @property
     def tokens_a_batch(self) -> float:
-        """As in `Dataset`."""
+        """As in `ItemDataset`."""
         return float(self.windows.context * self.batch_size)
 
     def batch(
@@ -205,20 +190,24 @@ class TextDataset:
         form: Form = "padded",  # noqa: ARG002 - there is nothing to cut off
         part: Slice = WHOLE,
     ) -> Batch:
-        """As in `Dataset`."""
+        """As in `ItemDataset`."""
         starts = self.windows.random_starts(step, self.batch_size, self.seed)
         ids, targets = self.windows.at(starts[rows_of(self.batch_size, part)])
         characters = None if part == WHOLE else torch.tensor(ids.size(1) * self.batch_size).to(ids.device)
         return Batch(ids, targets, characters=characters)
 
     def evaluation(self, rows: Callable[[int], int]) -> Iterator[Callable[[], Batch]]:
-        """As in `Dataset`."""
+        """As in `ItemDataset`."""
         starts, at_once = self.windows.covering, rows(self.windows.context)
         for first in range(0, len(starts), at_once):
             yield partial(self._windows, starts[first : first + at_once])
 
     def _windows(self, starts: npt.NDArray[np.int64]) -> Batch:
         return Batch(*self.windows.at(starts))
+
+
+Dataset = ItemDataset | TextDataset
+"""One part of the data, for one model on one device."""
 
 
 def rows_of(rows: int, part: Slice) -> slice:

@@ -97,7 +97,7 @@ class FlatStep:
         self.apply = compiled(_own(self._apply))
 
     def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
-        """As in `Step`; the number of rows and the longest item must be those of the first batch."""
+        """As in `EagerStep`; the number of rows and the longest item must be those of the first batch."""
         (slices,), (learning_rates,) = batches, rates
         flat = self._buffers.flat
         on_device = torch.tensor(learning_rates, dtype=flat.dtype, device=flat.device)
@@ -152,12 +152,12 @@ class FlatStep:
         return self._buffers.changing
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As in `Step`."""
+        """As in `EagerStep`."""
         moments = self._without_padding(self._function.moments(self._buffers))
         return {"step": self._buffers.updates, **moments}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """As in `Step`."""
+        """As in `EagerStep`."""
         for name, kept in self.state_dict().items():
             kept.copy_(tensors[name])
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,37 +35,6 @@ Rates = tuple[float, float]
 """The learning rates of AdamW and Muon in an update."""
 Slices = Sequence[Batch]
 """The slices of a batch that this rank computes; most often one, the whole batch."""
-
-
-class Step(Protocol):
-    """Performs optimizer updates: `EagerStep`, `FlatStep` or `CudaGraphStep`."""
-
-    precision: Precision
-    updates: int
-    """Updates per call; a call may also make a single one."""
-    loss_scale: LossScale | None
-    """Loss scale for float16; None if the loss is not scaled."""
-
-    def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
-        """Update the weights once for each batch.
-
-        Args:
-            batches: on the device; 1 or `updates` of them.
-            rates: learning rates of each update.
-
-        Returns:
-            The loss of the last batch before its update, a scalar on the device; reading it synchronises. If
-            the ranks have not added up their slices' losses, only those of this rank: see `Ranks.total`.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's tensors by names common to all kinds of steps; see `ADAMW_MOMENTS`."""
-        ...
-
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the state that `state_dict` returned."""
-        ...
 
 
 def mean_loss(logits: Tensor, targets: Tensor, characters: Tensor | None = None) -> Tensor:
@@ -130,6 +99,7 @@ class EagerStep:
     """
 
     updates = 1
+    """Updates per call; other kinds of steps may make several, or a single one."""
 
     def __init__(
         self,
@@ -154,7 +124,16 @@ class EagerStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
 
     def __call__(self, batches: Sequence[Slices], rates: Sequence[Rates]) -> Tensor:
-        """As in `Step`."""
+        """Update the weights once for each batch.
+
+        Args:
+            batches: on the device; 1 or `updates` of them.
+            rates: learning rates of each update.
+
+        Returns:
+            The loss of the last batch before its update, a scalar on the device; reading it synchronises. If
+            the ranks have not added up their slices' losses, only those of this rank: see `Ranks.total`.
+        """
         (slices,), (learning_rates,) = batches, rates
         loss = self._ordered_gradient(slices) if self.ordered else self._gradient(slices)
         for optimizer, rate in zip(self.optimizers, learning_rates, strict=False):
@@ -219,7 +198,7 @@ class EagerStep:
             yield
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As in `Step`."""
+        """The optimizer's tensors by names common to all kinds of steps; see `ADAMW_MOMENTS`."""
         tensors = {"step": torch.zeros(())}
         for optimizer, moments in self._with_moments():
             for name, parameter in self._parameters_of(optimizer):
@@ -231,7 +210,7 @@ class EagerStep:
         return tensors
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """As in `Step`."""
+        """Restore the state that `state_dict` returned."""
         for optimizer, moments in self._with_moments():
             for name, parameter in self._parameters_of(optimizer):
                 state = {moment: shard_like(parameter, tensors[f"{moment}.{name}"]) for moment in moments}
@@ -242,7 +221,7 @@ class EagerStep:
 
     @property
     def loss_scale(self) -> LossScale | None:
-        """As in `Step`."""
+        """Loss scale for float16; None if the loss is not scaled."""
         if not self.scaler.is_enabled():
             return None
         state = self.scaler.state_dict()

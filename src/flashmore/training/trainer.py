@@ -24,7 +24,7 @@ from flashmore.training.dataset import Batch, Dataset, Form
 from flashmore.training.flat import FlatStep
 from flashmore.training.optimizers import learning_rate_share
 from flashmore.training.program import mode_of, program_of
-from flashmore.training.step import EagerStep, Precision, Step, mean_loss
+from flashmore.training.step import EagerStep, Precision, mean_loss
 
 USUAL = ("fused-adamw",)
 """Speed-ups for comparisons of attention backends alone: padded rows."""
@@ -32,6 +32,7 @@ REPLAYED = 8
 """Updates in one replay of a CUDA graph."""
 CACHED_POSITIONS = 4096
 """Positions of a batch in an evaluation on a CPU: their activations fit into its caches (docs/log.md)."""
+Step = EagerStep | FlatStep | CudaGraphStep
 T = TypeVar("T")
 
 
@@ -79,7 +80,7 @@ class Trainer:
         if config.activation_checkpointing:
             transformer: Any = self.model
             transformer.activation_checkpointing = True
-        self.step = _step_of(self.model, config, device, speedups, ranks)
+        self.step: Step = _step_of(self.model, config, device, speedups, ranks)
         self.data = data
         self.form: Form = "packed" if "pack" in speedups else "trimmed" if "trim" in speedups else "padded"
         self.done = 0

@@ -18,7 +18,7 @@ from torch import Tensor
 from flashmore.benchmark.ablation.loader import LoadedDataset
 from flashmore.benchmark.step.bench import STEPS, Outcome, diverged, first_steps, in_float64
 from flashmore.benchmark.step.task import read_items
-from flashmore.benchmark.variant import Rounds, Variant, together
+from flashmore.benchmark.variant import Rounds, Timing, Variant, together
 from flashmore.config import TrainConfig
 from flashmore.data.batches import encode_items
 from flashmore.errors import BackendUnavailable, ConfigError, UsageError
@@ -33,7 +33,6 @@ from flashmore.training.decide import why_not
 from flashmore.training.resolve import resolve_device, resolve_speed
 from flashmore.training.trainer import Trainer
 
-BLOCKS = 20
 BLOCK_SECONDS = 0.15
 TRIAL_BLOCKS = 8
 SECONDS = 180.0
@@ -82,11 +81,8 @@ def ablate(
     config: TrainConfig,
     *,
     leave_one_out: bool = False,
-    blocks: int = BLOCKS,
-    equivalence: float = EQUIVALENCE,
     seconds: float = SECONDS,
-    say: Callable[[str], None] = lambda _: None,
-    after_block: Callable[[int], None] = lambda _: None,
+    timing: Timing,
 ) -> dict[str, Any]:
     """Add the speed-ups one at a time, in the catalogue's order, and time all variants in alternating blocks.
 
@@ -96,10 +92,8 @@ def ablate(
         config: data, model and training parameters. `speedups` selects which to add (`auto` means all);
             options that are speed-ups themselves, such as `attention`, are set for each variant.
         leave_one_out: also leave each one out of the full set.
-        equivalence: differences up to this many percent count as none.
         seconds: time limit; a variant that would exceed it is left out, with this reason, and the rounds end
             with it.
-        say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
         A record of kind `ablation`: every variant, the first one without any speed-up, with its numbers or
@@ -111,12 +105,11 @@ def ablate(
             work here.
         UsageError: no variant could be timed.
     """
-    options = {"blocks": blocks, "equivalence": equivalence, "seconds": seconds, "leave": leave_one_out}
-    with together(config, **options) as ranks:
-        bench = _Bench(config, blocks, equivalence, seconds, say, leave_one_out, ranks)
+    with together(config, timing, seconds=seconds, leave=leave_one_out) as ranks:
+        bench = _Bench(config, timing, seconds, leave_one_out, ranks)
         precision = torch.get_float32_matmul_precision()
         try:
-            bench.run(BLOCK_SECONDS, after_block, until=bench.began + seconds)
+            bench.run(BLOCK_SECONDS, until=bench.began + seconds)
         finally:
             torch.set_float32_matmul_precision(precision)
         return bench.record()
@@ -126,16 +119,9 @@ class _Bench(Rounds):
     """An ablation in progress."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        blocks: int,
-        equivalence: float,
-        seconds: float,
-        say: Callable[[str], None],
-        leave_one_out: bool,
-        ranks: Ranks,
+        self, config: TrainConfig, timing: Timing, seconds: float, leave_one_out: bool, ranks: Ranks
     ) -> None:
-        super().__init__(config, resolve_device(config.device), blocks, say, equivalence, ranks)
+        super().__init__(config, resolve_device(config.device), timing, ranks)
         self.began, asked = time.perf_counter(), config
         corpus, config, self.model_config = ranks.of_rank_0(lambda: read_items(asked, self.device, ranks))
         self.config, self.seconds, self.leave_one_out = config, seconds, leave_one_out
@@ -196,7 +182,7 @@ class _Bench(Rounds):
         """The results so far."""
         for variant in (*self.variants, *self.alone):
             self.take(variant.name, variant, self.per_sample)
-        compare(self.variants, self.alone, self.equivalence)
+        compare(self.variants, self.alone, self.timing.equivalence)
         if self.complete and not any(variant.ok for variant in self.variants):
             why = "; ".join(f"{variant.name}: {variant.why_not}" for variant in self.variants)
             valid = "a smaller --batch-size or model"
@@ -347,7 +333,7 @@ class _Bench(Rounds):
         )  # fmt: skip
         every = [*samples[before.name], *samples[variant.name]]
         self.block_seconds = max(self.block_seconds, *(sum(block) / 1000 for block in every))
-        return ratio(samples[before.name], samples[variant.name], self.equivalence).verdict != "slower"
+        return ratio(samples[before.name], samples[variant.name], self.timing.equivalence).verdict != "slower"
 
     def _fits(self, variant: SpeedupVariant) -> bool:
         """Whether a variant fits into the remaining time; if not, it is left out with this reason."""
@@ -360,7 +346,8 @@ class _Bench(Rounds):
         """Why a variant does not fit into the remaining time; None if it does."""
         copies = 1 + (self.ranks.connected and not self.ranks.shards(self.config))  # one without exchange
         left = self.seconds - (time.perf_counter() - self.began)
-        left -= ((len(self.steps) + copies) * (self.blocks + 4) + 2 * TRIAL_BLOCKS) * self.block_seconds
+        rounds = self.timing.blocks + 4
+        left -= ((len(self.steps) + copies) * rounds + 2 * TRIAL_BLOCKS) * self.block_seconds
         needed = self.preparing
         if "compile" in variant.speedups:
             needed += copies * self.compiling

@@ -28,7 +28,7 @@ class LoadedDataset(ItemDataset):
         """For each slice of a batch, a loader and the step that it comes to next."""
 
     def batch(self, step: int, form: Form = "padded", part: Slice = WHOLE) -> Batch:
-        """As in `flashmore.training.dataset.Dataset`; steps in order share one loader."""
+        """As in `ItemDataset`; steps in order share one loader."""
         following, loader = self._loaders.get(part, (None, iter(())))
         if step != following:
             loader = iter(DataLoader(self._items, batch_sampler=self._indices(step, part)))

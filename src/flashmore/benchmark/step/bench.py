@@ -4,7 +4,7 @@ Attention alone is timed in the same rounds: its share of a step bounds the gain
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from torch import Tensor
 from flashmore.backends.contract import attention_accuracy
 from flashmore.benchmark.attention.plan import SHARE_OF_FREE
 from flashmore.benchmark.step.task import Task, activation_bytes, attention_alone, task_at
-from flashmore.benchmark.variant import Rounds, Variant, together
+from flashmore.benchmark.variant import Rounds, Timing, Variant, together
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE, Sequences
 from flashmore.errors import BackendUnavailable, ConfigError, UsageError
 from flashmore.measuring.accuracy import Judgement, float64_device, judge, judge_all
 from flashmore.measuring.result import make_record
-from flashmore.measuring.statistics import EQUIVALENCE, ratio
+from flashmore.measuring.statistics import ratio
 from flashmore.measuring.warnings import MeasurementWarning
 from flashmore.memory import free_bytes
 from flashmore.models.config import ModelConfig
@@ -33,7 +33,6 @@ from flashmore.training.resolve import TRAINED_BYTES, resolve_attention, resolve
 from flashmore.training.step import EagerStep
 from flashmore.training.trainer import Trainer
 
-BLOCKS = 30
 BLOCK_SECONDS = 0.2
 DEFAULT: tuple[str, ...] = ("manual", "flash")
 INSTEAD_OF_FLASH: tuple[str, ...] = ("efficient", "cudnn", "sdpa")
@@ -53,10 +52,7 @@ def bench_steps(
     contexts: Sequence[int] = (),
     *,
     shrink_batch: bool = True,
-    blocks: int = BLOCKS,
-    equivalence: float = EQUIVALENCE,
-    say: Callable[[str], None] = lambda _: None,
-    after_block: Callable[[int], None] = lambda _: None,
+    timing: Timing,
 ) -> dict[str, Any]:
     """Time training steps of the config's Transformer under each backend, in alternating blocks.
 
@@ -66,8 +62,6 @@ def bench_steps(
             `flash`, or another fused backend if flash cannot run. `auto` is resolved first and listed under
             the name that it chose.
         contexts, shrink_batch: see `task_at`; no context means the data's own.
-        equivalence: differences up to this many percent count as none.
-        say: called with each preparation step; `after_block` with the number of completed rounds.
 
     Returns:
         A record of kind `step`: every variant with its numbers or the reason why it has none. After Ctrl-C it
@@ -80,12 +74,11 @@ def bench_steps(
     found: list[dict[str, Any]] = []
     warnings: list[MeasurementWarning] = []
     complete = True
-    options = {"variants": variants, "lengths": contexts, "blocks": blocks, "equivalence": equivalence}
-    with together(config, **options) as ranks:
+    with together(config, timing, variants=variants, lengths=contexts) as ranks:
         for context in contexts or (None,):
             task = task_at(config, context, shrink_batch=shrink_batch, ranks=ranks)
-            bench = _Bench(task, variants, blocks, say, equivalence)
-            bench.run(BLOCK_SECONDS, after_block)
+            bench = _Bench(task, variants, timing)
+            bench.run(BLOCK_SECONDS)
             found.append(bench.result())
             where = f"context {found[-1]['context']:,}: " if len(contexts) > 1 else ""
             warnings += [{**warning, "message": where + warning["message"]} for warning in bench.warnings]
@@ -104,15 +97,8 @@ def bench_steps(
 class _Bench(Rounds):
     """A comparison at one context in progress."""
 
-    def __init__(
-        self,
-        task: Task,
-        names: Sequence[str] | None,
-        blocks: int,
-        say: Callable[[str], None],
-        equivalence: float,
-    ) -> None:
-        super().__init__(task.config, task.device, blocks, say, equivalence, task.ranks)
+    def __init__(self, task: Task, names: Sequence[str] | None, timing: Timing) -> None:
+        super().__init__(task.config, task.device, timing, task.ranks)
         self.task, self.names = task, names
         self.gate = Gate(task)
         self.notes += task.notes
@@ -153,7 +139,7 @@ class _Bench(Rounds):
             "context": self.task.model_config.block_size,
             "batch": self.task.config.batch_size,
             "variants": [variant.to_json() for variant in self.variants.values()],
-            "ratios": [timed[0].ratio_to(other, self.equivalence) for other in timed[1:]],
+            "ratios": [timed[0].ratio_to(other, self.timing.equivalence) for other in timed[1:]],
             "attention_samples_ms": alone,
             "attention_share": share and share.value,
             "attention_share_low": share and share.low,
