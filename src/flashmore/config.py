@@ -25,14 +25,12 @@ import msgspec
 from tyro.conf import Positional, arg
 
 from flashmore.errors import ConfigError, option_of, require_valid
-from flashmore.specs import Attention, Model, backend_spec, model_spec, models
+from flashmore.specs import Activation, Attention, Init, Model, backend_spec, model_spec, models
 
 Preset = Literal[
     "names", "names-long", "makemore", "shakespeare", "shakespeare-fast",
     "gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m",
 ]  # fmt: skip
-Init = Literal["torch", "gpt2", "zero_residual"]
-Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 
 LARGEST = 10**15
 """Upper bound of any count; larger values are typos."""

@@ -11,13 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 from flashmore.errors import ConfigError
 from flashmore.rules import CAUTIONS, DTYPES, RULES, AttentionCall, Reason, Rule, everywhere, on
 
+Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
+"""makemore's tanh approximation; the exact GELU; the square of ReLU."""
+Init = Literal["torch", "gpt2", "zero_residual"]
+"""PyTorch's defaults, as in makemore; GPT-2's; PyTorch's defaults with small embeddings and zero-initialised
+residual projections."""
 EVERY_OPTION = frozenset(
     ("n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_weights", "init",
      "padding_multiple",

@@ -1,15 +1,12 @@
 """The sizes and options from which a model can be rebuilt."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from flashmore.errors import ConfigError
-from flashmore.specs import backend_spec, model_spec
+from flashmore.specs import Activation, Init, backend_spec, model_spec
 
-ACTIVATIONS: tuple[str, ...] = ("gelu_tanh", "gelu", "relu_squared")
-"""makemore's tanh approximation; the exact GELU; the square of ReLU."""
-INITS: tuple[str, ...] = ("torch", "gpt2", "zero_residual")
-"""PyTorch's defaults, as in makemore; GPT-2's; PyTorch's defaults with small embeddings and zero-initialised
-residual projections."""
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 LARGEST_SIZE = 1_000_000
 """Largest size; far above it torch's size arithmetic overflows without an error."""
 LARGEST_MULTIPLE = 4096
@@ -54,7 +51,7 @@ class ModelConfig:
     padding_multiple: int = 1
     """Pad the output layer to a multiple of this; columns beyond V are sliced off."""
     init: str = "torch"
-    """One of `INITS`."""
+    """One of `flashmore.specs.Init`."""
     reset_after: bool = True
     """For the GRU: whether the reset gate is applied after the state's matrix, as in PyTorch and cuDNN, or
     before it, as in the paper and makemore. Training uses the former, which has a kernel."""
@@ -62,7 +59,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         spec = model_spec(self.model)
         backend_spec(self.attention)
-        for name, known in (("activation", ACTIVATIONS), ("init", INITS)):
+        for name, known in (("activation", ACTIVATIONS), ("init", get_args(Init))):
             if getattr(self, name) not in known:
                 found = f"'{getattr(self, name)}'"
                 raise ConfigError(f"a known {name}", found, f"one of {', '.join(known)}")

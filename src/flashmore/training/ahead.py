@@ -60,13 +60,9 @@ def cached_attention(
 
 
 def compile_for_later(program: Program, *, automatic: bool) -> None:
-    """Compile a step and put it into the cache.
-
-    Args:
-        automatic: whether its attention backend was measured to be the fastest.
+    """Compile a step and put it into the cache, as `libraries.keep` does.
 
     Raises:
-        StorageError: the cache cannot be written, or there is no folder for it.
         Exception: PyTorch's compiler failed; see `flashmore.errors.is_of_the_compiler`.
     """
     with tempfile.TemporaryDirectory(prefix="flashmore-") as scratch:
