@@ -54,11 +54,6 @@ def compare(runs: Sequence[Run], options: GenerateOptions) -> list[Row]:
     return rows
 
 
-def same_test_items(runs: Sequence[Run]) -> bool:
-    """Whether the test losses of these runs are comparable."""
-    return len({frozenset(run.split.test) for run in runs}) == 1
-
-
 def figure_of(rows: Sequence[Row]) -> "Figure":
     """Draw the comparison: test losses as bars above, names in columns below."""
     from matplotlib.figure import Figure

@@ -69,7 +69,7 @@ def main(
     if models:
         require_writable("--out", out, folder=True)
 
-    from flashmore.comparison import compare, figure_of, same_test_items
+    from flashmore.comparison import compare, figure_of
     from flashmore.runs import Run
 
     opened = [Run.open(path) for path in runs]
@@ -80,7 +80,7 @@ def main(
     rows += compare(trained, options)
     if not all(run.split.train for run in opened):
         say("a run without items here may have other test items: the test losses may not be comparable")
-    elif not same_test_items(opened + trained):
+    elif len({frozenset(run.split.test) for run in opened + trained}) > 1:
         say("these runs have different test items: their test losses are not comparable")
     for row in rows:
         if row.improving:
@@ -98,12 +98,12 @@ def main(
 def train_into(out: Path, config: TrainConfig) -> "Run":
     """Train a model in a new folder below `out`, and show its progress."""
     from flashmore.runs import Run
-    from flashmore.training.folders import unused_folder
+    from flashmore.training.folders import unused_folders
     from flashmore.training.loop import train
     from flashmore.training.progress import ProgressLine
 
     with ProgressLine() as line:
-        result = train(config, unused_folder(out / config.model), line)
+        result = train(config, next(unused_folders(out / config.model)), line)
     return Run.open(result.run)
 
 

@@ -43,12 +43,8 @@ def config_of(run: Run) -> TrainConfig:
     return config
 
 
-def unused_folder(path: Path) -> Path:
-    """The first of PATH, PATH-2, … that holds neither a run nor anything else."""
-    return next(_unused_folders(path))
-
-
-def _unused_folders(path: Path) -> Iterator[Path]:
+def unused_folders(path: Path) -> Iterator[Path]:
+    """Those of PATH, PATH-2, … that hold neither a run nor anything else."""
     for number in count(1):
         other = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
@@ -84,7 +80,7 @@ def holds_run(path: Path) -> bool:
 
 def lock_new(lock: ExitStack, path: Path, *, exactly: bool) -> Path:
     """Lock a new run's folder: this one, or else the first such in which no other process creates a run."""
-    for other in [path] if exactly else _unused_folders(path):
+    for other in [path] if exactly else unused_folders(path):
         try:
             lock.enter_context(locked(other))
         except RunError:

@@ -111,7 +111,9 @@ class Trainer:
         """
         count = self.step.updates if self.step.updates <= most else 1
         steps = range(self.done, self.done + count)
-        loss = self.step([self.batches(step) for step in steps], [self._rates(step) for step in steps])
+        config, shares = self.config, [learning_rate_share(step, self.config) for step in steps]
+        rates = [(share * config.learning_rate, share * config.muon_learning_rate) for share in shares]
+        loss = self.step([self.batches(step) for step in steps], rates)
         self.done += count
         return loss
 
@@ -123,11 +125,6 @@ class Trainer:
     def evaluate(self, data: Dataset, stopped: Callable[[], bool] = lambda: False) -> float | None:
         """The mean loss over a whole part, in nats per character; None if it was stopped before the end."""
         return evaluate(self.model, data, self.step.precision, self.ranks, stopped)
-
-    def _rates(self, step: int) -> tuple[float, float]:
-        """The learning rates of AdamW and Muon in the update after `step` updates."""
-        share = learning_rate_share(step, self.config)
-        return share * self.config.learning_rate, share * self.config.muon_learning_rate
 
     def weights(self) -> dict[str, Tensor]:
         """The model's `state_dict()`; of a sharded model, whole tensors on the CPU of rank 0.
