@@ -4,6 +4,7 @@ from .config import TrainConfig
 from .errors import FlashmoreError
 from .generation.options import GenerateOptions
 from .generation.sample import generate, score
+from .generation.text import continue_text
 from .rules import AttentionCall
 from .runs import Run
 from .share.maps import attention_maps
@@ -20,6 +21,7 @@ __all__ = [
     "TrainConfig",
     "attention",
     "attention_maps",
+    "continue_text",
     "describe_call",
     "explain",
     "find_sites",

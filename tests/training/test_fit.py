@@ -65,16 +65,18 @@ def test_the_preset_makemore_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 def test_names_long_has_soft_targets_wherever_n_grams_can_give_them(tmp_path: Path) -> None:
-    config = TrainConfig(file=names(tmp_path, 800), preset="names-long")
+    config = TrainConfig(file=names(tmp_path, 800), preset="names-long", teachers=0)
     corpus = read_corpus(config)
     chosen, told = fit(config, corpus)
-    assert chosen == replace(config, ngram_smoothing=SMOOTHING)
-    assert told == (f"for {corpus.items} items: ngram-smoothing {SMOOTHING:g}",)
+    assert chosen == replace(config, dropout=0.1, ngram_smoothing=SMOOTHING)
+    assert told == (f"for {corpus.items} items: dropout 0.1, ngram-smoothing {SMOOTHING:g}",)
     table = tmp_path / "weighted.csv"
     lines = ["name,count", *(f"{item},{len(item)}" for item in corpus.split.train)]
     table.write_text("\n".join(lines), encoding="utf-8")
     weighted = TrainConfig(file=table, column="name", weight="count", preset="names-long")
-    assert fit(weighted, read_corpus(weighted))[0] == replace(weighted, ngram_smoothing=0.0)
+    assert fit(weighted, read_corpus(weighted))[0] == replace(
+        weighted, dropout=0.1, ngram_smoothing=0.0, teachers=0
+    )
 
 
 @pytest.mark.parametrize("model", ["bigram", "mlp", "gru", "wavenet"])

@@ -143,7 +143,8 @@ def _line(default: str | None, answers: tuple[Answer, ...]) -> str | None:
         return None
     return (
         "from torch.nn.attention import SDPBackend, sdpa_kernel\n"
-        f"with sdpa_kernel([SDPBackend.{min(ranks, key=ranks.__getitem__)}]):"
+        f"with sdpa_kernel([SDPBackend.{min(ranks, key=ranks.__getitem__)}]):\n"
+        "    ..."
     )
 
 

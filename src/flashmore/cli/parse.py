@@ -111,6 +111,9 @@ def refuse_ineffective(config: TrainConfig, argv: Sequence[str], unused: Sequenc
     for option in unused:
         if option in given:
             raise ConfigError("options that affect the measurement", option, f"omit {option}")
+    for name in ("teacher", "speedups", "log_to"):
+        if (option := option_of(name)) in given and not getattr(config, name):
+            raise ConfigError(f"a value of {option}", "none", f"{option} VALUE …, or omit {option}")
     for name, needed, present in ineffective(config):
         if option_of(name) in given:
             raise without_effect(name, needed, present)

@@ -1,5 +1,6 @@
 """`flashmore play`: the page of a run, opened in the browser."""
 
+import tempfile
 import webbrowser
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from tyro.conf import Positional
 
 from flashmore.cli.page import write_page
 from flashmore.cli.parse import command, require_writable
+from flashmore.errors import StorageError
 from flashmore.terminal import say
 
 
@@ -24,7 +26,11 @@ def main(run: Positional[Path]) -> int:
 def open_page(run: Path) -> None:
     """Write the page of a run, in its folder or next to its pack, and open it."""
     out = run / "page.html" if run.is_dir() else run.with_name(f"{run.name}.html")
-    require_writable("the page", out)
+    try:
+        require_writable("the page", out)
+    except StorageError:
+        out = Path(tempfile.mkdtemp(prefix="flashmore-"), out.name)
+        say(f"the page is written to {out}, because the folder of the run is read-only")
     write_page([run], out)
     if not webbrowser.open(out.absolute().as_uri()):
         say(f"no browser could be opened; open {out} yourself")

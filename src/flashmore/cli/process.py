@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -27,8 +28,8 @@ def entry() -> NoReturn:
         # PyTorch's compiler starts Python with -c, which imports from the working directory.
         os.environ["PYTHONSAFEPATH"] = "1"
     # PyTorch's default is in the folder for temporary files, where another user may create it first.
-    if (cache := cache_folder()) is not None:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "torchinductor"))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiler_cache()
     # libgomp's threads spin for milliseconds by default, which keeps the threads that they wait for off the
     # CPUs of a busy machine: steps took 25 times as long. On an idle one compiled steps gain by it.
     if "OMP_WAIT_POLICY" not in os.environ and _is_busy():
@@ -53,6 +54,24 @@ def entry() -> NoReturn:
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _compiler_cache() -> str:
+    """A folder for PyTorch's compiler, which importing it creates: for this process alone if it has to be."""
+    cache = cache_folder()
+    if cache is not None:
+        path = cache / "torchinductor"
+        with suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+            if os.access(path, os.W_OK):
+                return str(path)
+    import atexit
+    import shutil
+    import tempfile
+
+    path = Path(tempfile.mkdtemp(prefix="flashmore-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return str(path)
 
 
 def _is_busy() -> bool:

@@ -11,7 +11,7 @@ from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective
 from flashmore.cli.play import open_page
 from flashmore.cli.show import figures, name_cells, stdout, table
 from flashmore.config import CHANGEABLE, TrainConfig
-from flashmore.errors import ConfigError, require_valid
+from flashmore.errors import ConfigError, Interrupted, require_valid
 from flashmore.generation.options import GenerateOptions
 from flashmore.ranks import rank, world_size
 from flashmore.specs import model_spec
@@ -131,12 +131,23 @@ def main(argv: Sequence[str]) -> int:
             changes = {name: value for name, value in changes.items() if value is not None}
             result = resume(command.resume, command.max_steps, line, **changes)
         else:
-            result = train(command.config, command.out, line, again=command.resume is not None)
+            try:
+                result = train(command.config, command.out, line, again=command.resume is not None)
+            except Interrupted as error:
+                if command.splits == 1:
+                    raise
+                again = f"{error.valid}; then repeat the command with that run as --out for the other splits."
+                raise Interrupted(error.wanted, error.found, again) from None
     if rank():
         return 0
     losses: list[float] = []
     if isinstance(command, Train) and command.splits > 1:
-        losses = list(losses_of_splits(command.config, command.splits, result.test_loss))
+        try:
+            losses = list(losses_of_splits(command.config, command.splits, result.test_loss))
+        except KeyboardInterrupt:
+            found = f"after the first split, whose run is {result.run}"
+            again = "Repeat the command with that run as --out for the other splits."
+            raise Interrupted("all splits", found, again) from None
     if command.json:
         write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
     else:

@@ -82,7 +82,8 @@ class Tally:
     def __str__(self) -> str:
         case = f" ({self.copies_up_to_case:,} more ignoring case)" if self.copies_up_to_case else ""
         held_out = f", {self.held_out:,} held out" if self.held_out else ""
-        return f"{self.drawn:,} drawn: {self.new:,} new, {self.copies:,} copies{case}{held_out}"
+        copies = "1 copy" if self.copies == 1 else f"{self.copies:,} copies"
+        return f"{self.drawn:,} drawn: {self.new:,} new, {copies}{case}{held_out}"
 
 
 @dataclass(frozen=True)

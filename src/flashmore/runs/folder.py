@@ -63,7 +63,7 @@ class Run:
     """
 
     path: Path
-    settings: Settings
+    settings: Settings = field(repr=False)  # the items, too
     digest: str
     """SHA-256 of config.json, stored in the checkpoints and the result."""
     unpacked: Path | None = None

@@ -81,7 +81,9 @@ class ProgressLine(Observer):
         self.fastest_ms = min(self.fastest_ms, step_ms)
         if step_ms > SLOWER * self.fastest_ms:
             slower = f"steps now take {step_ms / self.fastest_ms:.1f} times as long as before"
-            self.console.print(f"{slower}: other programs may use the CPUs", soft_wrap=not self.live)
+            self.console.print(
+                f"{slower}: the CPUs may be busy, or these items longer", soft_wrap=not self.live
+            )
             self.fastest_ms = step_ms
         self.figures = f"loss {loss:.4f}  {step_ms:.2f} ms a step"
         self.progress.update(self.task, completed=step, figures=self.figures)

@@ -233,7 +233,9 @@ class Report:
         parts = [f"{self.count('rewritten')} can be rewritten"]
         asked = [report for report in self.sites if report.passed is not None]
         if asked:
-            parts[0] += f" ({sum(report.passed is True for report in asked)} tested)"
+            refuted = sum(report.refuted for report in asked)
+            failed_it = f", {refuted} failed the test" if refuted else ""
+            parts[0] += f" ({sum(report.passed is True for report in asked)} tested{failed_it})"
         parts += [f"{self.count('refused')} refused", f"{self.count('already fused')} already fused"]
         if failed := self.count("failed"):
             parts.append(f"{failed} failed")

@@ -289,4 +289,4 @@ def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     for what in (*map(str, WHOLE), *map(str, LAYERS)):
         tried = [case for case in cases if what in case.name.split(", ")]
         if tried and all(case.result == "skipped" for case in tried):
-            yield f"not tried in {what}, which the original rejects"
+            yield f"{what} is not used: the original rejects it, so it was not tried"
