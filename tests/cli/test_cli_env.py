@@ -16,6 +16,20 @@ from flashmore.training.resolve import resolve_device
 Call = Callable[..., CompletedProcess[str]]
 
 
+def test_a_command_needs_no_cache_that_it_can_write(
+    process: Call, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    """PyTorch creates the folder of its compiler when that is imported."""
+    (tmp_path / "file").touch()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    places = {"FLASHMORE_CACHE": str(tmp_path / "file" / "cache"), "TMPDIR": str(temporary)}
+    words = ("--model", "transformer", "--attention", "sdpa", "--speedups", "none", "--out", tmp_path / "run")
+    done = process(*quick, *words, **places)
+    assert done.returncode == 0, done.stderr
+    assert not [*temporary.glob("flashmore-*")]
+
+
 @pytest.fixture
 def without_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the commit reads all sources, which takes most of the time."""

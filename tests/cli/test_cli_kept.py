@@ -3,6 +3,9 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +73,32 @@ def test_auto_with_a_folder_is_the_repeated_command(
 
 def test_auto_refuses_further_splits(quick_words: tuple[object, ...], call: Call, refusal: Refusal) -> None:
     assert "--splits 2, whose other runs are not kept" in refusal(call(*quick_words, "--splits", 2), 2)
+
+
+def test_interrupted_splits_say_how_to_go_on(
+    names_file: Path, tmp_path: Path, environment: dict[str, str], call: Call
+) -> None:
+    words = ["train", names_file, "--model", "bigram", "--device", "cpu", "--splits", "2", "--out", "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "flashmore",
+        *map(str, words),
+        "--max-steps",
+        "1000000",
+        "--patience",
+        "0",
+    ]
+    with subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as running:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while running.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate()
+    assert running.returncode == 130
+    assert "flashmore train --resume run; then repeat the command with that run as --out" in told
 
 
 def test_an_intact_run_is_verified(trained: Path, document: Document, call: Call, tmp_path: Path) -> None:
