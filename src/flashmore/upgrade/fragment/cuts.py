@@ -121,10 +121,7 @@ class Cuts:
             return True
         terms = [each for tree in (self.found.scores, self.found.weights) for each in tree.walk()]
         inside = [each for each in terms if each.value.inner and each.value.node is call]
-        given = [each.other for each in inside if each.kind in ("add", "fill") and each.other is not None]
         try:
-            if any(operand(self.flow, call, each) is None for each in given):
-                raise Refuse("a helper that cannot be cut out")
             if any(isinstance(each.value.detail, tuple) for each in inside if each.kind == "dropout"):
                 raise Refuse("a helper that cannot be cut out")
             name = self.helpers.name(closure)
@@ -135,10 +132,9 @@ class Cuts:
         self.names[call.func] = name
         for each in inside:
             node = operand(self.flow, call, each.other) if each.other is not None else None
-            if each.kind == "add":
-                assert node is not None
+            if node is not None and each.kind == "add":
                 self.names[node] = self.inputs.added(each, node, "bias")
-            elif each.kind == "fill":
+            elif node is not None and each.kind == "fill":
                 self.inputs.mask(each)
         return True
 
