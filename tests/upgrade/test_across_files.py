@@ -182,6 +182,22 @@ def test_a_test_runs_the_code_of_the_helper(tmp_path: Path) -> None:
     assert "softmax" not in found.fragment.new
 
 
+def test_a_test_runs_the_code_of_a_helper_that_makes_its_own_mask(tmp_path: Path) -> None:
+    helper = (
+        "import torch\n\n\ndef hide_(scores, fill, diagonal=True):\n"
+        "    rows, columns = torch.triu_indices(*scores.shape[-2:], offset=0 if diagonal else 1)\n"
+        "    scores[..., rows, columns] = fill\n"
+    )
+    lines = "q @ k.transpose(-2, -1)\n    hide_(weights, float('-inf'), diagonal=False)\n"
+    source = model("from ops import hide_", f"{lines}    weights = F.softmax(weights, dim=-1)")
+    found, _ = site(tmp_path, {"model.py": source, "ops.py": helper})
+    assert found.verdict == "rewritten", found.reason
+    assert found.fragment is not None
+    for lines in (found.fragment.old, found.fragment.new):
+        assert "[..., rows, columns] = fill" in lines
+        assert "(weights, float('-inf'), diagonal=False)" in lines
+
+
 RETURNED = """import torch
 
 

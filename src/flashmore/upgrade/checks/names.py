@@ -113,7 +113,8 @@ class _Names:
                 self._check_asked_again(test)
             return
         line = getattr(use.node, "lineno", 0)
-        seen = use.bindings - use.unfollowed if use.how == "read" and use.node in self.flow.seen else ()
+        known = use.how == "deleted" or (use.how == "read" and use.node in self.flow.seen)  # bound is enough
+        seen = use.bindings - use.unfollowed if known else ()
         lost = [each for each in use.bindings if id(each) not in self.ruled_out]
         if any(not self._remains(each, use.name, each in seen) for each in lost):
             raise Refuse(f"`{use.name}` would be removed, but is {use.how} in line {line}", ADVICE)
