@@ -78,8 +78,10 @@ class _Names:
             if isinstance(generator, ast.GeneratorExp):
                 inside = (each for each in ast.walk(generator) if isinstance(each, ast.NamedExpr))
                 self.shared |= {each.target.id: each.lineno for each in inside}
-        self.uses = Reaching(self.flow.function, self.flow.module).uses
         final = self.found.final.statement
+        end = final.lineno if final is not None else 0
+        dead = {each for each in self.blocks.places if id(each) in self.ruled_out and each.lineno < end}
+        self.uses = Reaching(self.flow.function, self.flow.module, dead).uses
         written = [each for each in self.found.chain if each.node is not None and each.op not in _JOINS]
         touched = {value.statement for value in written}
         self.touched = {each for each in touched | rewriting.emission.removed if each not in (None, final)}

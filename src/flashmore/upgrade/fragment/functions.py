@@ -22,7 +22,7 @@ from flashmore.upgrade.fragment.region import parsed, region
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.site import Fragment, Input
 from flashmore.upgrade.source.escape import stripped
-from flashmore.upgrade.source.scopes import claimed_by, copied, heads
+from flashmore.upgrade.source.scopes import claimed_by, copied, heads, is_note
 
 FREE = {"torch", "F", "nn", "math", "np", "einops", "einsum", "rearrange", "repeat", *dir(builtins)}
 """Names that a fragment need not be given."""
@@ -158,7 +158,7 @@ class _Cut(Cuts):
 
     def _statements(self, body: Iterable[ast.stmt], within: tuple[str, ...] = ()) -> list[ast.stmt]:
         made: list[ast.stmt] = []
-        for statement in body:
+        for statement in (each for each in body if not is_note(each)):
             self._record(statement)  # before what stands in it, which has a version of its own
             if isinstance(statement, ast.If) and (live := self._live(statement.test)) is not None:
                 made += self._statements(statement.body if live else statement.orelse, within)

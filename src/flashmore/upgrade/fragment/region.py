@@ -9,7 +9,7 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.nodes import blocks_of
-from flashmore.upgrade.source.scopes import Function
+from flashmore.upgrade.source.scopes import Function, copied, is_note
 from flashmore.upgrade.text import Text
 
 _IMPORT = re.compile(r"\s*(import|from)\b|\s*$")
@@ -89,11 +89,17 @@ def _without_guard(
     if not rewriting.is_guarded:
         return spanned, None
     match spanned:
-        case [ast.If(test=test, body=body, orelse=orelse)] if [*map(ast.dump, orelse)] == [
-            *map(ast.dump, before)
-        ]:
+        case [ast.If(test=test, body=body, orelse=orelse)] if _without_notes(orelse) == _without_notes(
+            before
+        ):
             return body, _of_dtypes(rewriting, test)
     raise Refuse("the guard does not keep the old lines")
+
+
+def _without_notes(statements: list[ast.stmt]) -> list[str]:
+    """The syntax of statements without texts that nobody reads, which a guard indents."""
+    blank = ast.Pass()
+    return [ast.dump(copied(each, lambda node: blank if is_note(node) else None)) for each in statements]
 
 
 def _of_dtypes(rewriting: Rewriting, test: ast.expr) -> ast.expr | None:

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import combinations
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import step
@@ -168,11 +169,13 @@ class Search(Changed):
             start = found.product.value
             return self._understood(found)
         except Refuse as refusal:
-            for choice in choices(self.flow, self.shapes, chain):
-                with suppress(Refuse, Escape):
-                    return self._understood(attention(self.flow, self.shapes, final, side, chain, (choice,)))
-            if (site := self.with_other_lines(final, chain)) is not None:
-                return site
+            made = (
+                self._on_branches(1, final, side, chain)
+                or self.with_other_lines(final, chain)
+                or self._on_branches(2, final, side, chain)
+            )
+            if made is not None:
+                return made
             return self._refusal(start, final, refusal.reason, refusal.advice)
         except Escape as escape:
             line = getattr(escape.value.node, "lineno", None)
@@ -181,6 +184,13 @@ class Search(Changed):
             where = f" in line {line}" if line else ""
             reason = f"scores or weights are {escape.how}{where}"
             return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
+
+    def _on_branches(self, count: int, final: Value, side: int, chain: Term) -> Site | None:
+        """The attention under so many conditions: the first ones for which it can be rewritten."""
+        for chosen in combinations(choices(self.flow, self.shapes, chain), count):
+            with suppress(Refuse, Escape):
+                return self._understood(attention(self.flow, self.shapes, final, side, chain, chosen))
+        return None
 
     def _understood(self, found: Attention) -> Site:
         near = beside((found.product.value, found.final), self._of_torch, self.flow)

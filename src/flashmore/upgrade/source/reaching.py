@@ -5,7 +5,7 @@ does not model shows here. Where the order is not certain (loops, handlers), eve
 """
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from flashmore.upgrade.source.bindings import (
     Binding,
@@ -40,11 +40,13 @@ class Reaching:
     Args:
         function: the function; its nested functions count as captures.
         module: the names of its file.
+        dead: statements of branches that are not taken: what follows an `if` does not see what they bind.
     """
 
-    def __init__(self, function: Function, module: Module) -> None:
+    def __init__(self, function: Function, module: Module, dead: Collection[ast.stmt] = ()) -> None:
         self.function = function
         self.module = module
+        self.dead = dead
         self.uses: list[Use] = []
         self.tests: list[tuple[ast.expr, bool]] = []
         self.captures: list[tuple[ast.AST, str]] = []
@@ -118,7 +120,10 @@ class Reaching:
             self.tests.append((test, holds))
             ends.append(self._block(block, dict(state)))
             self.tests.pop()
-        one, two = ends
+        one, two = (
+            None if block and block[0] in self.dead else end
+            for block, end in zip((body, orelse), ends, strict=True)
+        )
         if one is None or two is None:
             self.tests.append((test, one is not None))  # for what follows in the block
             return two if one is None else one

@@ -39,7 +39,7 @@ def is_self(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
 
 
-def is_note(statement: ast.stmt) -> bool:
+def is_note(statement: ast.AST) -> bool:
     """Whether it is a docstring, or another text or number that nobody reads."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
