@@ -22,7 +22,7 @@ from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined, specialised
 from flashmore.upgrade.patterns.weights import Weights
 from flashmore.upgrade.patterns.zeros import check_zeros
-from flashmore.upgrade.source.escape import escapes, fact, stripped
+from flashmore.upgrade.source.escape import escapes, excludes, fact, stripped
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Condition, Value
 from flashmore.upgrade.source.shapes import Shapes
@@ -149,7 +149,9 @@ def attention(
     )
     held = [each for each in (*final.conditions, *around) if each.node is not None]
     facts = {fact(each, flow.tests) for each in (*(each for each, _ in guards), *held)}
-    if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards):
+    if any(fact(each.opposite(), flow.tests) in facts for each, _ in guards) or any(
+        excludes(facts, each, flow.tests) for each in held
+    ):
         raise Refuse(guards[0][1])
     guards = escapes(chain_of(scores, weights), final, around, guards, flow.tests)
     scores, weights = (specialised(tree, guards, flow.tests) for tree in (scores, weights))

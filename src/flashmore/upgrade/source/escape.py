@@ -71,15 +71,31 @@ def escapes(
 
 def fact(condition: Condition, tests: dict[int, Value]) -> tuple[str, bool]:
     """A test by its meaning, so that `x is None` here and `x is not None` there are one test."""
+    value = tests.get(id(condition.node))
+    return (
+        _said(value, condition.holds, tests)
+        if value is not None
+        else (f"#{id(condition.node)}", condition.holds)
+    )
+
+
+def excludes(facts: set[tuple[str, bool]], condition: Condition, tests: dict[int, Value]) -> bool:
+    """Whether facts rule out what a condition says of several tests: that one of them has another answer."""
     value, holds = tests.get(id(condition.node)), condition.holds
-    while value is not None and value.op == "not":
+    if value is None or value.op != ("py:or" if holds else "py:and"):
+        return False
+    return all(_said(each, not holds, tests) in facts for each in value.args)
+
+
+def _said(value: Value, holds: bool, tests: dict[int, Value]) -> tuple[str, bool]:
+    while value.op == "not":
         value, holds = value.args[0], not holds
-    if value is not None and value.op in ("is", "is not", "ne"):
+    if value.op in ("is", "is not", "ne"):
         first, *others = value.args
         op = "eq" if value.op == "ne" else "is"
         asked = _given(first, tests) if op == "is" and _is_none(others[0]) else first
         return key_of(op, (asked, *others)), holds == (value.op == "is")
-    return (value.key if value is not None else f"#{id(condition.node)}"), holds
+    return value.key, holds
 
 
 def _given(value: Value, tests: dict[int, Value]) -> Value:
