@@ -4,8 +4,11 @@ from flashmore.upgrade.patterns.products import MORE, Product, moved, position
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.shapes import Shapes
+from flashmore.upgrade.source.sizes import product as product_of_sizes
 
 Letters = tuple[str, ...]
+JOINT = "*"
+"""Between the letters of several axes that a reshape made one."""
 OWN = "values'"
 """The axis that the values alone have, until all axes have their names."""
 
@@ -26,24 +29,25 @@ class Refuse(Exception):
 
 def layouts(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
     """The letters of a chain's result, given those of its product: None where they cannot be said."""
-    return _layouts(term, "product", base, shapes, {})
+    return _layouts(term, "product", base, base, shapes, {})
 
 
 def _layouts(
-    term: Term, start: str, base: Letters, shapes: Shapes, known: dict[Term, Letters | None]
+    term: Term, start: str, base: Letters, every: Letters, shapes: Shapes, known: dict[Term, Letters | None]
 ) -> Letters | None:
     """The letters of a chain's result, given those of the operation that it starts from, by its kind."""
     if term.kind == start:
         return base
     if term not in known:
-        inner = [_layouts(each, start, base, shapes, known) for each in term.inner]
+        inner = [_layouts(each, start, base, every, shapes, known) for each in term.inner]
         known[term] = inner[0]
         if term.kind == "phi":
             known[term] = inner[0] if inner[0] == inner[1] else None
         elif term.kind == "move":
             known[term] = moved(inner[0], term.value) if inner[0] is not None else None
         elif term.kind == "reshape":
-            known[term] = _reshaped(term, start, base, shapes)
+            same = inner[0] and _renamed_axes(inner[0], every, term.value, shapes)
+            known[term] = same or _reshaped(term, start, base, shapes)
     return known[term]
 
 
@@ -55,24 +59,63 @@ def _reshaped(term: Term, start: str, base: Letters, shapes: Shapes) -> Letters 
     return _back(shapes.of(first.value), shapes.of(term.value), base)
 
 
+def _renamed_axes(inner: Letters, every: Letters, value: Value, shapes: Shapes) -> Letters | None:
+    """The letters after a reshape that adds or removes axes of length 1, or joins the last axes."""
+    before, after = shapes.of(value.args[0]), shapes.of(value)
+    if before is None or after is None or len(before) != len(inner) or _vague(inner):
+        return None
+    longer = [each for each, size in zip(inner, before, strict=True) if size != "1"]
+    ones = [each for each in dict.fromkeys((*inner, *every)) if each not in longer]  # which are all alike
+    start, end = ([each for each in sizes if each != "1"] for sizes in (before, after))
+    if _alike(start, end) and len(after) - len(end) <= len(ones):
+        left = {True: iter(ones), False: iter(longer)}
+        return tuple(next(left[size == "1"]) for size in after)
+    last = len(after) - 1
+    if 0 <= last < len(inner) - 1 and _alike([*before[:last], product_of_sizes(before[last:])], after):
+        return (*inner[:last], JOINT.join(inner[last:]))
+    return None
+
+
+def _vague(letters: Letters) -> bool:
+    """Whether a letter stands for several axes."""
+    return any(each == MORE or JOINT in each for each in letters)
+
+
+def _alike(start: list[str], end: list[str]) -> bool:
+    """Whether a reshape gives the same sizes, of which one may be inferred."""
+    unequal = [pair for pair in zip(end, start, strict=False) if pair[0] != pair[1]]
+    inferred = len(unequal) == 1 and any(each.startswith("rest:") for each in unequal[0])
+    return len(end) == len(start) and (not unequal or inferred)
+
+
 def _back(start: list[str] | None, end: list[str] | None, base: Letters) -> Letters | None:
     """The letters after a reshape: the first ones where it comes back to the same sizes."""
     if start is None or end is None:
         return None
-    unequal = [pair for pair in zip(end, start, strict=False) if pair[0] != pair[1]]
-    inferred = len(unequal) == 1 and any(each.startswith("rest:") for each in unequal[0])
-    if len(end) == len(start) and (not unequal or inferred):
+    if _alike(start, end):
         return base
     if end[-2:] == start[-2:]:
         return (MORE, *base[-2:])
     return None
 
 
-def layouts_of_weights(term: Term, product: Product, base: Letters, shapes: Shapes) -> Letters | None:
-    """The letters of the weights that go into the second product; the first one's, if it is shaped so."""
-    if MORE in base and MORE not in product.out:
-        return _back(shapes.of(product.value), shapes.of(term.value), product.out)
-    return _layouts(term, "softmax", base, shapes, {})
+def layouts_of_weights(
+    term: Term, product: Value, out: Letters, base: Letters, shapes: Shapes
+) -> Letters | None:
+    """The letters of weights: those of the first product, `out`, if they are shaped like it.
+
+    Args:
+        term: the weights.
+        product: the first product.
+        out: its letters.
+        base: those of the softmax.
+        shapes: see `Shapes`.
+    """
+    if _vague(base) and MORE not in out:
+        if any(each.kind == "move" for each in term.walk()):
+            return None
+        return _back(shapes.of(product), shapes.of(term.value), out)
+    return _layouts(term, "softmax", base, out, shapes, {})
 
 
 def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
@@ -98,7 +141,7 @@ def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
 
 
 def value_letters(
-    product: Product, side: int, names: dict[str, str], query_letters: list[str]
+    product: Product, side: int, names: dict[str, str], rows: Letters
 ) -> tuple[Letters, Letters]:
     """The letters of the values and of the output, in the first product's letters; "e" is the values' own."""
     own = product.only(1 - side)
@@ -110,16 +153,16 @@ def value_letters(
         shared.setdefault(letter, letter)
     values = tuple(shared[each] for each in product.letters[1 - side])
     out = tuple(shared[each] for each in product.out)
-    if query_letters[-1] in values:
+    if set(rows) & set(values):
         raise Refuse("the values differ from query to query")
     if MORE in values or MORE in out:
         return values, out
-    expected = {each for each in names.values() if each != names[next(iter(product.contracted))]} | {OWN}
-    if set(out) != expected:
+    if set(out) != {*names.values(), OWN} - {names[each] for each in product.contracted}:
         raise Refuse("the second product also sums over another axis")
     return values, out
 
 
 def renamed(letters: Letters, names: dict[str, str]) -> Letters:
     """Letters under other names."""
-    return tuple(names.get(each, each) for each in letters)
+    parts = (each.split(JOINT) for each in letters)
+    return tuple(JOINT.join(names.get(each, each) for each in one) for one in parts)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from flashmore.upgrade.axes import (
+    JOINT,
     OWN,
     Letters,
     Refuse,
@@ -42,7 +43,8 @@ class Attention:
     """One attention.
 
     Letters: "l" queries, "s" keys, "d" channels of q and k, "e" channels of v, all others are batch axes, in
-    the order of `batch`.
+    the order of `batch`. Where one softmax runs over several axes of keys (`keys`), these and those of the
+    queries (`rows`) are numbered.
     """
 
     flow: Flow
@@ -58,6 +60,8 @@ class Attention:
     out: Letters
     layout: Letters
     softmaxes: tuple[Value, ...]
+    rows: Letters
+    keys: Letters
     guards: list[tuple[Condition, str]] = field(default_factory=list)
     products: tuple[Product, ...] = ()
     zeroed: bool = False
@@ -265,30 +269,30 @@ def _axes(
     flow: Flow, shapes: Shapes, product: Product, scores: Term, weights: Term, layout: Letters,
     softmaxes: tuple[Value, ...], final: Value, side: int,
 ) -> Attention:  # fmt: skip
-    key_letter = softmax_letter(layout, softmaxes)
-    key_side = next((at for at in (0, 1) if product.only(at) == [key_letter]), None)
+    keys = tuple(softmax_letter(layout, softmaxes).split(JOINT))
+    key_side = next((at for at in (0, 1) if sorted(product.only(at)) == sorted(keys)), None)
     if key_side is None:
         raise Refuse("the softmax is not over the axis of the keys")
     query_letters = product.only(1 - key_side)
     value_product = product_of(final, shapes)
     assert value_product is not None
-    seen = layouts_of_weights(weights, product, layout, shapes)
+    seen = layouts_of_weights(weights, product.value, product.out, layout, shapes)
     if seen is None or len(seen) != len(value_product.letters[side]):
         raise Refuse(
             "it is unclear which axes the weights have after they are reshaped",
             "unpack the sizes to names, and reshape with these",
         )
     names = dict(zip(value_product.letters[side], seen, strict=True))
-    contracted = value_product.contracted
-    if len(contracted) != 1 or names.get(next(iter(contracted))) != key_letter:
+    if {names.get(each) for each in value_product.contracted} != {*keys}:
         raise Refuse(
             "the second product does not sum over the axis of the softmax (linear or channel attention)"
         )
-    values, out = value_letters(value_product, side, names, query_letters)
-    query_letter = query_letters[-1]
-    rename = {key_letter: "s", query_letter: "l", next(iter(product.contracted)): "d"}
-    batch = tuple(each for each in product.out if each not in (key_letter, query_letter))
-    rename.update({each: f"{each}'" for each in batch if each in ("s", "l", "d", "e")})
+    rows = tuple(query_letters if len(keys) > 1 else query_letters[-1:])
+    values, out = value_letters(value_product, side, names, rows)
+    rename = {next(iter(product.contracted)): "d"} | _numbered("l", rows) | _numbered("s", keys)
+    batch = tuple(each for each in product.out if each not in (*keys, *rows))
+    taken = {"s", "l", "d", "e", *rename.values()}
+    rename.update({each: f"{each}'" for each in batch if each in taken})
     rename[OWN] = "e"
     return Attention(
         flow, shapes, final, product, scores, weights,
@@ -296,5 +300,10 @@ def _axes(
         k=Operand(product.operands[key_side], renamed(product.letters[key_side], rename)),
         v=Operand(value_product.operands[1 - side], renamed(values, rename)),
         batch=renamed(batch, rename), out=renamed(out, rename), layout=renamed(layout, rename),
-        softmaxes=softmaxes,
+        softmaxes=softmaxes, rows=renamed(rows, rename), keys=renamed(keys, rename),
     )  # fmt: skip
+
+
+def _numbered(name: str, letters: Letters) -> dict[str, str]:
+    """A name for each letter: the one itself for one alone."""
+    return {each: f"{name}{index}" if len(letters) > 1 else name for index, each in enumerate(letters)}

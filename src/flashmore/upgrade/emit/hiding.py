@@ -25,6 +25,9 @@ class Step:
 
 def steps(term: Term) -> list[Step] | None:
     """All masks and biases in order; None where they are not simply one after the other."""
+    nothing_added = all(each.product is None or each.product.added is None for each in term.walk())
+    if nothing_added and not any(each.kind in ("add", "fill", "loop", "carried") for each in term.walk()):
+        return []
     return _steps(term, {})
 
 

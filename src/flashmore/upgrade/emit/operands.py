@@ -53,7 +53,8 @@ class Operands:
     def tensor(self, which: Operand, owner: Value, last: str) -> str:
         """q, k or v, in the order batch, rows, channels."""
         node, letters = self.peeled(which, owner)
-        target = (*self.found.batch, *last)
+        rows = self.found.rows if last[0] == "l" else self.found.keys
+        target = (*self.found.batch, *rows, last[1])
         if MORE in target and MORE not in letters:
             raise Refuse(
                 "it is unclear how many dimensions the tensors have", "unpack a shape: `B, H, T, D = q.shape`"
@@ -65,6 +66,8 @@ class Operands:
             done = f"{done}.contiguous()"
         if not set(target) <= set(letters):
             done = self._expanded(done, letters, target)
+        if len(rows) > 1:
+            done = f"{atom(done)}.flatten({len(self.found.batch)}, {len(target) - 2})"
         return done
 
     def _stable(self, node: ast.expr, which: Operand) -> str:
@@ -135,7 +138,15 @@ class Operands:
         batch, out = self.found.batch, self.found.out
         if MORE not in batch and len(batch) < 2:
             text = f"{text}.squeeze(0)" if len(batch) == 1 else f"{text}[0, 0]"
-        return reordered(text, (*batch, "l", "e"), out)
+        letters = tuple(each for each in (*batch, *self.found.rows, "e") if each in out)
+        if "l" in self.found.rows and "l" not in out:  # one query, whose axis is gone
+            text = f"{text}.squeeze(-2)"
+        elif len(self.found.rows) > 1:
+            node, of_q = self.peeled(self.found.q, self.found.product.value)
+            places = [of_q.index(each) for each in self.found.rows]
+            sizes = ", ".join(f"{atom(self._stable(node, self.found.q))}.shape[{each}]" for each in places)
+            text = f"{text}.unflatten({len(batch)}, ({sizes}))"
+        return reordered(text, letters, out)
 
 
 def _before(value: Value, letters: Letters) -> Letters | None:

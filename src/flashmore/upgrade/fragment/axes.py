@@ -2,7 +2,7 @@
 
 import ast
 
-from flashmore.upgrade.axes import Letters, Refuse, layouts
+from flashmore.upgrade.axes import JOINT, Letters, Refuse, layouts, layouts_of_weights
 from flashmore.upgrade.patterns.products import MORE
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
@@ -10,6 +10,8 @@ from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.graph import Value
 
 _BATCH = ("B", "H", "G", "P", "Q", "R")
+_ROWS, _KEYS = "IJ", "XY"
+"""Of queries and keys with two axes each."""
 
 
 class Axes:
@@ -23,7 +25,13 @@ class Axes:
         self.all = found
         batch = [each for each in found.batch if each != MORE]
         self.letter = {each: _BATCH[index] for index, each in enumerate(batch)}
-        self.letter |= {"l": "L", "s": "L" if self._square() else "S", "d": "D", "e": "E"}
+        rows = dict(
+            zip(found.rows, _ROWS if len(found.rows) > 1 else "1" if self._is_one() else "L", strict=False)
+        )
+        keys = dict(zip(found.keys, _KEYS if len(found.keys) > 1 else "S", strict=False))
+        if self._square():
+            keys = dict(zip(found.keys, rows.values(), strict=True))
+        self.letter |= rows | keys | {"d": "D", "e": "E"}
         self.split: dict[str, str] = {}
         """A letter of the batch that a reshape takes apart, as a product of two."""
 
@@ -34,13 +42,20 @@ class Axes:
             return True
         if q is None or k is None or len(q) != len(self.all.q.letters) or len(k) != len(self.all.k.letters):
             return False
-        return q[self.all.q.letters.index("l")] == k[self.all.k.letters.index("s")]
+        rows = [q[self.all.q.letters.index(each)] for each in self.all.rows]
+        return rows == [k[self.all.k.letters.index(each)] for each in self.all.keys]
+
+    def _is_one(self) -> bool:
+        """Whether there is surely one query."""
+        q = self.all.shapes.of(self.all.q.value)
+        return q is not None and len(q) == len(self.all.q.letters) and q[self.all.q.letters.index("l")] == "1"
 
     def of(self, letters: Letters) -> tuple[str, ...]:
         """Letters of the plan as axes of a test."""
         result: list[str] = []
         for each in letters:
-            result.extend(["B", "H"] if each == MORE else [self.letter[each]])
+            joint = JOINT.join(self.letter[part] for part in each.split(JOINT) if part != MORE)
+            result.extend([joint] if joint else ["B", "H"])
         return tuple(result)
 
     def of_learned(self, value: Value) -> tuple[str, ...]:
@@ -72,10 +87,16 @@ class Axes:
         return self.of(self._out())
 
     def _layout(self, term: Term) -> Letters:
-        found = layouts(term, self._out(), self.all.shapes)
+        found = self._letters(term)
         if found is None:
             raise Refuse("axes that cannot be analysed")
         return found
+
+    def _letters(self, term: Term) -> Letters | None:
+        out, shapes = self._out(), self.all.shapes
+        if all(each.kind != "softmax" for each in term.walk()):
+            return layouts(term, out, shapes)
+        return layouts_of_weights(term, self.all.product.value, out, self.all.layout, shapes)
 
     def _out(self) -> Letters:
         """The letters of the product's result, in the plan's names."""
@@ -109,8 +130,9 @@ class Axes:
         out = self.of(self._out())
         if dims is None or base is None or len(base) != len(out):
             return None
-        if len(dims) == len(base):
-            return tuple(self.split.get(axis, axis) for axis in out)
+        letters = self._letters(term)
+        if letters is not None and MORE not in letters:
+            return tuple(self.split.get(axis, axis) for axis in self.of(letters))
         if len(dims) != len(base) + 1:
             return None
         self.split[out[0]] = "V*W"

@@ -175,7 +175,7 @@ class Inputs:
 
     def view(self, term: Term) -> None:
         """The sizes that a reshape is given."""
-        if term.value.inner:
+        if term.value.inner or term.value.op in ("squeeze", "unsqueeze", "flatten"):
             return
         axes = self.axes.of_view(term)
         node = term.value.node

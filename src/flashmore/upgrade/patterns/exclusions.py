@@ -37,7 +37,8 @@ def refuse_channels(found: "Attention") -> None:
         return
     size = dict(zip(found.q.letters, dims, strict=True))
     over_positions = "positions:" in size["d"] or size["d"] in found.shapes.positions
-    if over_positions or ("features:" in size["l"] and "features:" not in size["d"]):
+    of_features = any("features:" in size[each] for each in found.rows)
+    if over_positions or (of_features and "features:" not in size["d"]):
         raise Refuse(
             "channel attention: the softmax is over channels, and the products sum over positions",
             "leave it as it is: with few channels and many positions, a fused kernel is slower",

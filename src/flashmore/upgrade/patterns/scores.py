@@ -112,7 +112,7 @@ class Scores:
         if len(product.contracted) != 1:
             return Unfit("the product sums over more than one axis, or over none", value)
         sides = [product.only(0), product.only(1)]
-        if not all(sides) or min(len(side) for side in sides) != 1:
+        if not all(sides):
             return Unfit(
                 "the product is not one of queries and keys (heads are mixed, or an axis is shared)", value
             )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flashmore.upgrade.source.graph import Value, number
-from flashmore.upgrade.source.sizes import Dims, axis_size, integers, pattern_axes, product
+from flashmore.upgrade.source.sizes import Dims, axis_size, broadcast, integers, pattern_axes, product
 
 if TYPE_CHECKING:
     from flashmore.upgrade.source.shapes import Shapes
@@ -64,6 +64,13 @@ def _unsqueeze(shapes: "Shapes", value: Value) -> Dims | None:
         return None
     at = at if at >= 0 else at + len(dims) + 1
     return [*dims[:at], "1", *dims[at:]]
+
+
+def _squeeze(shapes: "Shapes", value: Value) -> Dims | None:
+    dims, at = shapes.of(value.args[0]), number(value.get(1, "dim"))
+    if dims is None or not isinstance(at, int) or not -len(dims) <= at < len(dims) or dims[at] != "1":
+        return None
+    return [each for index, each in enumerate(dims) if index != at % len(dims)]
 
 
 def _index(shapes: "Shapes", value: Value) -> Dims | None:
@@ -146,19 +153,31 @@ def _flatten(shapes: "Shapes", value: Value) -> Dims | None:
 def _matmul(shapes: "Shapes", value: Value) -> Dims | None:
     left, right = (shapes.of(each) for each in value.args[:2])
     if left is not None and right is None and len(left) > 2:
-        right = [*left[:-2], left[-1], f"{value.args[1].key}#last"]
+        right = [*(broadcast([left[:-2], None], value.key) or ()), left[-1], f"{value.args[1].key}#last"]
     elif right is not None and left is None and len(right) > 2:
-        left = [*right[:-2], f"{value.args[0].key}#rows", right[-2]]
+        left = [*(broadcast([right[:-2], None], value.key) or ()), f"{value.args[0].key}#rows", right[-2]]
     if left is None or right is None or len(left) < 2 or len(right) < 2:
         return None
-    batch = max(left[:-2], right[:-2], key=len)
-    return [*batch, left[-2], right[-1]]
+    batch = broadcast([left[:-2], right[:-2]], value.key)
+    return None if batch is None else [*batch, left[-2], right[-1]]
 
 
 def _baddbmm(shapes: "Shapes", value: Value) -> Dims | None:
     pair = [each for each in (value.get(1, "batch1"), value.get(2, "batch2")) if each is not None]
     left, right = (shapes.of(each) for each in pair) if len(pair) == 2 else (None, None)
     return [left[0], left[-2], right[-1]] if left and right and len(left) == len(right) == 3 else None
+
+
+def _einsum(shapes: "Shapes", value: Value) -> Dims | None:
+    text, sizes = value.args[0].detail, dict[str, str]()
+    if not isinstance(text, str) or "->" not in text or "." in text:
+        return None
+    left, out = text.replace(" ", "").split("->")
+    for side, operand in zip(left.split(","), value.args[1:], strict=False):
+        dims = shapes.of(operand)
+        if dims is not None and len(dims) == len(side):
+            sizes |= {letter: size for letter, size in zip(side, dims, strict=True) if size != "1"}
+    return [sizes.get(letter, f"{value.key}#{index}") for index, letter in enumerate(out)]
 
 
 def _cat(shapes: "Shapes", value: Value) -> Dims | None:
@@ -174,7 +193,8 @@ def _cat(shapes: "Shapes", value: Value) -> Dims | None:
 MOVED: dict[str, Callable[["Shapes", Value], Dims | None]] = {
     "view": _view, "reshape": _view, "transpose": _transpose, "swapaxes": _transpose, "swapdims": _transpose,
     "attr:mT": _matrix_transpose, "t": _t, "attr:T": _t, "permute": _permute, "unsqueeze": _unsqueeze,
-    "index": _index, "item": _item, "rearrange": _rearrange, "einops.repeat": _rearrange,
-    "flatten": _flatten, "matmul": _matmul, "bmm": _matmul, "mm": _matmul, "baddbmm": _baddbmm, "cat": _cat,
+    "squeeze": _squeeze, "index": _index, "item": _item, "rearrange": _rearrange,
+    "einops.repeat": _rearrange, "einsum": _einsum, "flatten": _flatten, "matmul": _matmul, "bmm": _matmul,
+    "mm": _matmul, "baddbmm": _baddbmm, "cat": _cat,
 }  # fmt: skip
 """How each operation makes the dimensions of its result; of any other operation they are unknown."""

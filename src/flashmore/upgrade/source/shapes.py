@@ -1,10 +1,11 @@
 """Shapes as far as the source tells them: one text a dimension, equal texts for equal sizes."""
 
 from flashmore.upgrade.budget import step
+from flashmore.upgrade.patterns.scales import NUMBER, classify
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.moved_shapes import MOVED
 from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, SAME_SHAPE
-from flashmore.upgrade.source.sizes import Dims, integers, pattern_axes, product, quotient
+from flashmore.upgrade.source.sizes import Dims, broadcast, integers, pattern_axes, product, quotient
 from flashmore.upgrade.source.state import State
 
 _LONGEST_SIZE = 1000
@@ -16,6 +17,7 @@ class Shapes:
     """The shapes of a function's values."""
 
     def __init__(self, state: State) -> None:
+        self.module = state.module
         self.known: dict[Value, Dims | None] = {}
         self.texts: dict[Value, str] = {}
         self.ranks = dict(state.ranks)
@@ -137,14 +139,17 @@ class Shapes:
 
     def _dims(self, value: Value) -> Dims | None:
         op, args = value.op, value.args
+        if op == "masked_fill" and len(args) > 1:
+            return broadcast([self.of(each) for each in args[:2]], value.key)
         if op in SAME_SHAPE and args:
             return self.of(args[0])
         if op in ARITHMETIC | COMPARISONS:
-            return self._broadcast([self.of(each) for each in args if each.op != "const"])
+            tensors = [each for each in args if classify(each, self.module) != NUMBER]
+            return broadcast([self.of(each) for each in tensors], value.key)
         if op in ("phi", "loop"):
             return self._merged([self.of(each) for each in args if each.op != "missing"], value)
         if op == "carried":
-            return self.of(args[0])
+            return broadcast([self.of(args[0]), None], value.key)
         if op in ("layer:Linear", "linear", "layer:Embedding") and args:
             dims = self.of(args[0])
             own = [f"features:{value.key}"]
@@ -177,10 +182,6 @@ class Shapes:
         if linear:
             self.positions.add(name)
         return name
-
-    def _broadcast(self, shapes: list[Dims | None]) -> Dims | None:
-        known = [each for each in shapes if each is not None]
-        return max(known, key=len) if known and len(known) == len(shapes) else known[0] if known else None
 
     def _merged(self, shapes: list[Dims | None], value: Value) -> Dims | None:
         known = [each for each in shapes if each is not None]

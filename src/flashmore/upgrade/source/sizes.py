@@ -36,6 +36,19 @@ def product(sizes: Sequence[str]) -> str:
     return "*".join(parts) or "1"
 
 
+def broadcast(shapes: Sequence[Dims | None], own: str) -> Dims | None:
+    """The dimensions of what is computed from several tensors; a 1 of an unknown other one may be more."""
+    known = sorted((each[::-1] for each in shapes if each is not None), key=len, reverse=True)
+    if not known:
+        return None
+    result = []
+    for index in range(len(known[0])):
+        sizes = [each[index] for each in known if index < len(each)]
+        unknown = "1" if len(known) == len(shapes) else f"{own}#-{index}"
+        result.append(next((each for each in sizes if each != "1"), unknown))
+    return result[::-1]
+
+
 def quotient(whole: str, part: str) -> str:
     """The text of a size divided by another."""
     parts = whole.split("*")
