@@ -17,7 +17,7 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.operations import MAY_SHARE_MEMORY, METADATA
-from flashmore.upgrade.source.scopes import bound_by, given_to, head, last, own_nodes
+from flashmore.upgrade.source.scopes import bound_by, claimed_by, given_to, head, last, own_nodes
 
 _METADATA = {each.removeprefix("attr:") for each in METADATA} | {"training", "p"}
 _MESSAGES = {"print", "warn", "info", "debug", "warning", "error", "log"}
@@ -59,6 +59,8 @@ class Later:
                 return ""
             case ast.AugAssign(target=ast.Attribute() as target) if self._is_number(target):
                 return self._by_store(target)
+            case ast.AugAssign(target=ast.Name(id=name)) if self._is_counter(name):
+                return ""
             case ast.AugAssign() | ast.Subscript():
                 return _MEMORY
             case ast.Call():
@@ -70,6 +72,18 @@ class Later:
         value = self.flow.seen.get(attribute)
         stored = value.detail if value is not None else None
         return isinstance(stored, Attribute) and kind_of(stored, self.module).name == "number"
+
+    def _is_counter(self, name: str) -> bool:
+        """Whether a name only ever has a number that is written down, and what is added to it."""
+        counted = {
+            id(target)
+            for each in self.blocks.places
+            if isinstance(each, (ast.Assign, ast.AugAssign)) and isinstance(each.value, ast.Constant)
+            for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
+            if isinstance(each.value.value, (int, float))
+        }
+        claimed = (each for each in ast.walk(self.flow.function) if name in claimed_by(each))
+        return all(id(each) in counted for each in claimed)
 
     def _by_store(self, node: ast.Attribute) -> str:
         if node.attr in stateful(self.module):

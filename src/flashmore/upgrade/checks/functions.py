@@ -183,19 +183,43 @@ def _is_copy(node: ast.expr) -> bool:
 
 
 def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> bool:
-    """Whether `x[i] = …` follows `x = torch.ones(…)` in its block, and nothing else has that memory."""
+    """Whether `x[i] = …`, or a loop of it, follows `x = torch.ones(…)`, and nothing else has that memory."""
     name = store.value.id if isinstance(store.value, ast.Name) else None
-    for statement, place in blocks.places.items():
-        if not (isinstance(statement, ast.Assign) and statement.targets == [store]):
-            continue
+    statement: ast.stmt | None = next(
+        (each for each in blocks.places if isinstance(each, ast.Assign) and each.targets == [store]), None
+    )
+    while statement is not None:
+        place = blocks.places[statement]
         for before in reversed(place.block[: place.index]):
-            if not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(before)):
+            if name not in _mentioned(before):
                 continue
             match before:
                 case ast.Assign(targets=[ast.Name(id=made)], value=ast.Call(func=func)):
-                    return made == name and module.qualified(func).removeprefix("torch.") in NEW
+                    return made == name and _is_new(func, module)
             return False
+        if not isinstance(place.parent, ast.For) or name in _mentioned(place.parent, stores=False):
+            return False
+        statement = place.parent
     return False
+
+
+def _is_new(func: ast.expr, module: Module) -> bool:
+    """Whether a function makes a tensor: `torch.ones` or `x.new_ones`."""
+    method = func.attr if isinstance(func, ast.Attribute) and not module.qualified(func) else ""
+    return module.qualified(func).removeprefix("torch.") in NEW or (
+        method.startswith("new_") and method in NEW
+    )
+
+
+def _mentioned(node: ast.AST, *, stores: bool = True) -> set[str]:
+    """The names below a node, perhaps without those of which only elements are stored."""
+    inside = [*ast.walk(node)]
+    elements = {
+        id(each.value)
+        for each in inside
+        if isinstance(each, ast.Subscript) and isinstance(each.ctx, ast.Store)
+    }
+    return {each.id for each in inside if isinstance(each, ast.Name) and (stores or id(each) not in elements)}
 
 
 def makes_inplace(made: ast.Call) -> bool:
