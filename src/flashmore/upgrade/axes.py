@@ -29,25 +29,37 @@ class Refuse(Exception):
 
 def layouts(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
     """The letters of a chain's result, given those of its product: None where they cannot be said."""
-    return _layouts(term, "product", base, base, shapes, {})
+    product = next(each.value for each in term.walk() if each.kind == "product")
+    return _layouts(term, "product", base, _sizes(product, base, shapes), shapes, {})
+
+
+def _sizes(product: Value, out: Letters, shapes: Shapes) -> dict[str, str]:
+    """The size that each letter stands for; empty texts where these are unknown."""
+    dims = shapes.of(product)
+    known = dims is not None and len(dims) == len(out) and MORE not in out
+    return dict(zip(out, dims, strict=True)) if dims is not None and known else dict.fromkeys(out, "")
 
 
 def _layouts(
-    term: Term, start: str, base: Letters, every: Letters, shapes: Shapes, known: dict[Term, Letters | None]
-) -> Letters | None:
+    term: Term, start: str, base: Letters, sizes: dict[str, str], shapes: Shapes,
+    known: dict[Term, Letters | None],
+) -> Letters | None:  # fmt: skip
     """The letters of a chain's result, given those of the operation that it starts from, by its kind."""
     if term.kind == start:
         return base
     if term not in known:
-        inner = [_layouts(each, start, base, every, shapes, known) for each in term.inner]
+        inner = [_layouts(each, start, base, sizes, shapes, known) for each in term.inner]
         known[term] = inner[0]
         if term.kind == "phi":
             known[term] = inner[0] if inner[0] == inner[1] else None
         elif term.kind == "move":
             known[term] = moved(inner[0], term.value) if inner[0] is not None else None
         elif term.kind == "reshape":
-            same = inner[0] and _renamed_axes(inner[0], every, term.value, shapes)
-            known[term] = same or _reshaped(term, start, base, shapes)
+            known[term] = (
+                _of_ones(inner[0], tuple(sizes), term.value, shapes)
+                or _reshaped(term, start, base, shapes)
+                or _joined(inner[0], sizes, term.value, shapes)
+            )
     return known[term]
 
 
@@ -59,20 +71,32 @@ def _reshaped(term: Term, start: str, base: Letters, shapes: Shapes) -> Letters 
     return _back(shapes.of(first.value), shapes.of(term.value), base)
 
 
-def _renamed_axes(inner: Letters, every: Letters, value: Value, shapes: Shapes) -> Letters | None:
-    """The letters after a reshape that adds or removes axes of length 1, or joins the last axes."""
+def _of_ones(inner: Letters | None, every: Letters, value: Value, shapes: Shapes) -> Letters | None:
+    """The letters after a reshape that only adds or removes axes of length 1, which are all alike."""
     before, after = shapes.of(value.args[0]), shapes.of(value)
-    if before is None or after is None or len(before) != len(inner) or _vague(inner):
+    if inner is None or before is None or after is None or len(before) != len(inner) or _vague(inner):
         return None
     longer = [each for each, size in zip(inner, before, strict=True) if size != "1"]
-    ones = [each for each in dict.fromkeys((*inner, *every)) if each not in longer]  # which are all alike
+    ones = [each for each in dict.fromkeys((*inner, *every)) if each not in longer]
     start, end = ([each for each in sizes if each != "1"] for sizes in (before, after))
-    if _alike(start, end) and len(after) - len(end) <= len(ones):
-        left = {True: iter(ones), False: iter(longer)}
-        return tuple(next(left[size == "1"]) for size in after)
-    last = len(after) - 1
-    if 0 <= last < len(inner) - 1 and _alike([*before[:last], product_of_sizes(before[last:])], after):
-        return (*inner[:last], JOINT.join(inner[last:]))
+    if not _alike(start, end) or len(after) - len(end) > len(ones):
+        return None
+    left = {True: iter(ones), False: iter(longer)}
+    return tuple(next(left[size == "1"]) for size in after)
+
+
+def _joined(inner: Letters | None, sizes: dict[str, str], value: Value, shapes: Shapes) -> Letters | None:
+    """The letters after a reshape that makes adjacent axes one, or takes them apart again."""
+    before, after = shapes.of(value.args[0]), shapes.of(value)
+    if inner is None or before is None or after is None or len(before) != len(inner) or MORE in inner:
+        return None
+    parts = tuple(part for each in inner for part in each.split(JOINT))
+    if parts != inner:
+        return parts if _alike([sizes[each] for each in parts], after) else None
+    for first in range(len(after) if len(after) < len(inner) else 0):
+        end = first + len(inner) - len(after) + 1
+        if _alike([*before[:first], product_of_sizes(before[first:end]), *before[end:]], after):
+            return (*inner[:first], JOINT.join(inner[first:end]), *inner[end:])
     return None
 
 
@@ -111,11 +135,11 @@ def layouts_of_weights(
         base: those of the softmax.
         shapes: see `Shapes`.
     """
-    if _vague(base) and MORE not in out:
+    if MORE in base and MORE not in out:
         if any(each.kind == "move" for each in term.walk()):
             return None
         return _back(shapes.of(product), shapes.of(term.value), out)
-    return _layouts(term, "softmax", base, out, shapes, {})
+    return _layouts(term, "softmax", base, _sizes(product, out, shapes), shapes, {})
 
 
 def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:

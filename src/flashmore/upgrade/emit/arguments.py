@@ -215,7 +215,9 @@ class Arguments(Zeros):
 
     def _is_all_chain(self, statement: ast.stmt, chain: set[Value]) -> bool:
         match statement:
-            case ast.Assign(targets=targets, value=value) if all(isinstance(e, ast.Name) for e in targets):
+            case ast.Assign(targets=targets, value=value) if all(
+                isinstance(name, ast.Name) for each in targets for name in getattr(each, "elts", [each])
+            ):
                 return self.flow.seen.get(value) in chain
             case ast.AnnAssign(target=ast.Name(), value=ast.expr() as value):
                 return self.flow.seen.get(value) in chain

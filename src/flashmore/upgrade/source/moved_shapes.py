@@ -59,11 +59,12 @@ def _permute(shapes: "Shapes", value: Value) -> Dims | None:
 
 
 def _unsqueeze(shapes: "Shapes", value: Value) -> Dims | None:
-    dims, at = shapes.of(value.args[0]), number(value.args[1]) if len(value.args) > 1 else None
-    if dims is None or not isinstance(at, int):
+    dims, at = shapes.of(value.args[0]), number(value.get(1, "dim"))
+    rank = shapes.ranks.get(value, 0) if dims is None else len(dims) + 1
+    if not isinstance(at, int) or not -rank <= at < rank:
         return None
-    at = at if at >= 0 else at + len(dims) + 1
-    return [*dims[:at], "1", *dims[at:]]
+    dims = dims if dims is not None else [f"{value.args[0].key}#{index}" for index in range(rank - 1)]
+    return [*dims[: at % rank], "1", *dims[at % rank :]]
 
 
 def _squeeze(shapes: "Shapes", value: Value) -> Dims | None:
