@@ -132,7 +132,7 @@ class Axes:
             return None
         letters = self._letters(term)
         if letters is not None and MORE not in letters:
-            return tuple(self.split.get(axis, axis) for axis in self.of(letters))
+            return self.of(letters)
         if len(dims) != len(base) + 1:
             return None
         self.split[out[0]] = "V*W"

@@ -133,8 +133,12 @@ class _Cut(Cuts):
 
     def _flag(self, test: ast.expr) -> None:
         test, _ = stripped(test)
-        if test not in self.names:
-            self.names[test] = self.inputs.flag(test)
+        if test in self.names:
+            return
+        numbers = {each.name for each in self.inputs.found if each.role == "number"}
+        same = (node for node in self.names if ast.dump(node) == ast.dump(test))  # `if p: x = dropout(x, p)`
+        found = next((self.names[node] for node in same if self.names[node] in numbers), None)
+        self.names[test] = found or self.inputs.flag(test)
 
     def _libraries(self) -> None:
         """`th.einsum` and `from torch import einsum` under the names that a test knows."""
