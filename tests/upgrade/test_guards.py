@@ -22,11 +22,14 @@ SCORES = (
     "    if not flag:\n        scores = scores * 0.5\n",
     "    if flag:\n        scores = scores * 0.5\n",
     "    if not (not flag):\n        scores = scores / 3\n    if not other:\n        scores = scores * 2\n",
+    "    if flag:\n        scores = scores.tanh()\n    if not other:\n        scores = scores * 2\n",
 )
 WEIGHTS = (
     "    weights = scores.softmax(dim=-1)\n",
     "    if not other:\n        weights = scores.softmax(dim=-1)\n"
     "    else:\n        weights = F.softmax(scores, dim=-1) * 2\n",
+    "    weights = scores.softmax(dim=-1)\n    if not other:\n"
+    "        with torch.enable_grad():\n            weights = weights.tanh()\n",
 )
 RETURNED = (
     "    if flag:\n        return output, weights\n    return output, None\n",
@@ -56,4 +59,4 @@ def test_a_guard_is_no_opposite(parts: tuple[str, str, str]) -> None:
 def test_most_of_them_are_rewritten() -> None:
     sources = (f"{HEAD}{s}{w}    output = weights @ v\n{r}" for s, w, r in product(SCORES, WEIGHTS, RETURNED))
     rewritten = [any(site.verdict == "rewritten" for site in find_sites(source)) for source in sources]
-    assert sum(rewritten) >= 28
+    assert sum(rewritten) >= 38

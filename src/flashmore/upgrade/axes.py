@@ -36,8 +36,9 @@ def layouts(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
 def _sizes(product: Value, out: Letters, shapes: Shapes) -> dict[str, str]:
     """The size that each letter stands for; empty texts where these are unknown."""
     dims = shapes.of(product)
-    known = dims is not None and len(dims) == len(out) and MORE not in out
-    return dict(zip(out, dims, strict=True)) if dims is not None and known else dict.fromkeys(out, "")
+    return dict(
+        zip(out, dims if dims is not None and len(dims) == len(out) else [""] * len(out), strict=True)
+    )
 
 
 def _layouts(
@@ -74,7 +75,9 @@ def _reshaped(term: Term, start: str, base: Letters, shapes: Shapes) -> Letters 
 def _of_ones(inner: Letters | None, every: Letters, value: Value, shapes: Shapes) -> Letters | None:
     """The letters after a reshape that only adds or removes axes of length 1, which are all alike."""
     before, after = shapes.of(value.args[0]), shapes.of(value)
-    if inner is None or before is None or after is None or len(before) != len(inner) or _vague(inner):
+    if inner is None or before is None or after is None or len(before) != len(inner):
+        return None
+    if any(each == MORE or JOINT in each for each in inner):
         return None
     longer = [each for each, size in zip(inner, before, strict=True) if size != "1"]
     ones = [each for each in dict.fromkeys((*inner, *every)) if each not in longer]
@@ -98,11 +101,6 @@ def _joined(inner: Letters | None, sizes: dict[str, str], value: Value, shapes: 
         if _alike([*before[:first], product_of_sizes(before[first:end]), *before[end:]], after):
             return (*inner[:first], JOINT.join(inner[first:end]), *inner[end:])
     return None
-
-
-def _vague(letters: Letters) -> bool:
-    """Whether a letter stands for several axes."""
-    return any(each == MORE or JOINT in each for each in letters)
 
 
 def _alike(start: list[str], end: list[str]) -> bool:

@@ -206,9 +206,9 @@ def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> 
 def _is_new(func: ast.expr, module: Module) -> bool:
     """Whether a function makes a tensor: `torch.ones` or `x.new_ones`."""
     method = func.attr if isinstance(func, ast.Attribute) and not module.qualified(func) else ""
-    return module.qualified(func).removeprefix("torch.") in NEW or (
-        method.startswith("new_") and method in NEW
-    )
+    own = any(method in each.own_methods for each in module.classes.values())
+    of_tensors = method.startswith("new_") and method in NEW and not own
+    return of_tensors or module.qualified(func).removeprefix("torch.") in NEW
 
 
 def _mentioned(node: ast.AST, *, stores: bool = True) -> set[str]:

@@ -72,11 +72,9 @@ def escapes(
 def fact(condition: Condition, tests: dict[int, Value]) -> tuple[str, bool]:
     """A test by its meaning, so that `x is None` here and `x is not None` there are one test."""
     value = tests.get(id(condition.node))
-    return (
-        _said(value, condition.holds, tests)
-        if value is not None
-        else (f"#{id(condition.node)}", condition.holds)
-    )
+    if value is None:
+        return f"#{id(condition.node)}", condition.holds
+    return _said(value, condition.holds, tests)
 
 
 def excludes(facts: set[tuple[str, bool]], condition: Condition, tests: dict[int, Value]) -> bool:
