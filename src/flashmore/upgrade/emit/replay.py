@@ -27,6 +27,8 @@ class Replay(Zeros):
             raise Refuse(
                 "weights are set to zero after the softmax, and the masks cannot become one boolean attn_mask"
             )
+        if len({*fills}) > 1:  # rows that keep no key would get other gradients
+            raise Refuse("some masks use -inf and some a finite number")
         if INFINITE in fills:
             self._rows_of_nan()
         scale = self.pieces.scale()
