@@ -53,7 +53,7 @@ def run(options: Options, seed: int) -> dict[str, Any]:
         words += ["--split", "makemore", "--device", "cpu", "--seed", str(seed), "--out", "run", "--json"]
         words += [] if options.teachers is None else ["--teachers", str(options.teachers)]
         result: dict[str, Any] = json.loads(run_python(words, options.threads, Path(folder)))
-        teachers = [result_of(Run.open(path)) for path in sorted(Path(folder).glob("teacher*"))]
+        teachers = [result_of(Run.open(path)) for path in sorted(Path(folder).glob("run-teacher-*"))]
     found = {"seed": seed} | {name: result[name] for name in TOLD}
     found["teachers"] = [{name: getattr(each, name) for name in TOLD} for each in teachers]
     found["train_seconds"] += sum(each["train_seconds"] for each in found["teachers"])

@@ -5,6 +5,7 @@ It imports no torch, so that `flashmore train --help` answers at once.
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -92,8 +93,9 @@ class DataConfig:
         file = self.file
         if file == Path("-"):
             return "stdin, which can be read only once"
-        if file is not None and file.exists() and not (file.is_file() or file.is_dir()):
-            return f"{file}, a pipe or a device, which can be read only once"
+        with suppress(OSError):  # reading it will tell
+            if file is not None and file.exists() and not (file.is_file() or file.is_dir()):
+                return f"{file}, a pipe or a device, which can be read only once"
         return ""
 
 

@@ -15,7 +15,8 @@ from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE
 from flashmore.errors import ConfigError, FlashmoreError, Interrupted, RunError
 from flashmore.generation.load import load_model
-from flashmore.runs import Run
+from flashmore.models.registry import build
+from flashmore.runs import Run, locked
 from flashmore.training.corpus import read_corpus
 from flashmore.training.distillation import open_teachers
 from flashmore.training.fit import fit
@@ -140,10 +141,11 @@ def test_random_splits_have_no_common_teachers() -> None:
 def test_teachers_that_are_trained_first_are_runs_beside_the_run(tmp_path: Path) -> None:
     config = replace(SMALL, max_steps=16, eval_interval=8)
     train(replace(config, teachers=2), tmp_path / "run")
-    made = [Run.open(tmp_path / name) for name in ("teacher", "teacher-2")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "teacher", "teacher-2"]
+    made = [Run.open(tmp_path / name) for name in ("run-teacher-1", "run-teacher-2")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run-teacher-1", "run-teacher-2"]
     assert [run.config["max_steps"] for run in made] == [10, 10]
-    assert len({config.seed, *(run.config["seed"] for run in made)}) == 3
+    starts = [build(run.model, run.config["seed"]) for run in (*made, Run.open(tmp_path / "run"))]
+    assert len({start.get_parameter("wte.weight").sum().item() for start in starts}) == 3
     train(replace(config, teacher=tuple(str(run.path) for run in made)), tmp_path / "same")
     same, run = (load_file(max((tmp_path / name).glob("step-*"))) for name in ("same", "run"))
     assert all(torch.equal(same[name], run[name]) for name in same)
@@ -161,7 +163,39 @@ def test_the_same_command_goes_on_with_interrupted_teachers(tmp_path: Path) -> N
     train(config, tmp_path / "run", PressCtrlC())
     whole, run = (load_file(max((tmp_path / name).glob("step-*"))) for name in ("whole/run", "run"))
     assert all(torch.equal(whole[name], run[name]) for name in whole)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "teacher", "teacher-2", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "run",
+        "run-teacher-1",
+        "run-teacher-2",
+        "whole",
+    ]
+
+
+@pytest.mark.parametrize("out", ["run-teacher-1", "."])
+def test_the_folder_of_a_run_with_teachers_may_have_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = train(replace(SMALL, max_steps=2, eval_interval=2, teachers=1), out)
+    assert Run.open(result.run).settings.teachers
+
+
+def test_no_teacher_is_trained_for_a_folder_that_is_in_use(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"), pytest.raises(RunError, match="exclusive"):
+        train(replace(SMALL, teachers=1), tmp_path / "run")
+    assert not [*tmp_path.glob("run-teacher*")]
+
+
+def test_folders_that_cannot_be_read_are_no_run_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(replace(SMALL, max_steps=2, eval_interval=2))
+    for checkpoint in Path(first.run).glob("step-*"):
+        checkpoint.unlink()
+    second = train(replace(SMALL, max_steps=2, eval_interval=2), again=True)
+    assert second.run != first.run
 
 
 @pytest.mark.parametrize(("changes", "teachers"), [

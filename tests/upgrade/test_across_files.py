@@ -347,7 +347,7 @@ def test_a_replacement_in_another_project_does_not_count(tmp_path: Path, patch: 
         for file, text in files.items():
             (tmp_path / name / file).write_text(text)
         if marked:
-            (tmp_path / name / "pyproject.toml").touch()
+            (tmp_path / name / ".git").mkdir()
     given = [tmp_path] if marked else [tmp_path / "one", tmp_path / "two"]
     found = {
         Path(each.path).parent.name: each for each in search(given) if Path(each.path).name == "model.py"
@@ -356,6 +356,19 @@ def test_a_replacement_in_another_project_does_not_count(tmp_path: Path, patch: 
         name: [each.verdict for each in one.sites] for name, one in found.items() if isinstance(one, Searched)
     }
     assert verdicts == {"one": ["rewritten"], "two": ["refused"]}
+
+
+def test_a_replacement_counts_in_another_project_that_it_imports(tmp_path: Path) -> None:
+    patch = "import torch\n\ntorch.tanh = torch.sin\n"
+    for name, files in {
+        "library": {"formulas.py": GELU},
+        "program": {"main.py": f"from library.formulas import GELU\n\n{patch}print(GELU())\n"},
+    }.items():
+        (tmp_path / name / ".git").mkdir(parents=True)
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+    found = [each for each in search([tmp_path]) if Path(each.path).name == "formulas.py"]
+    assert [each.verdict for one in found if isinstance(one, Searched) for each in one.sites] == ["refused"]
 
 
 @pytest.mark.parametrize("own", [True, False])

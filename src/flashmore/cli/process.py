@@ -28,8 +28,7 @@ def entry() -> NoReturn:
         # PyTorch's compiler starts Python with -c, which imports from the working directory.
         os.environ["PYTHONSAFEPATH"] = "1"
     # PyTorch's default is in the folder for temporary files, where another user may create it first.
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiler_cache()
+    temporary = None if "TORCHINDUCTOR_CACHE_DIR" in os.environ else _set_compiler_cache()
     # libgomp's threads spin for milliseconds by default, which keeps the threads that they wait for off the
     # CPUs of a busy machine: steps took 25 times as long. On an idle one compiled steps gain by it.
     if "OMP_WAIT_POLICY" not in os.environ and _is_busy():
@@ -50,28 +49,36 @@ def entry() -> NoReturn:
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # only Python's shutdown is left
+        if temporary is not None:
+            import shutil
+
+            shutil.rmtree(temporary, ignore_errors=True)
     if world_size() > 1:  # threads of torch.distributed may abort Python's shutdown
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def _compiler_cache() -> str:
-    """A folder for PyTorch's compiler, which importing it creates: for this process alone if it has to be."""
-    cache = cache_folder()
-    if cache is not None:
-        path = cache / "torchinductor"
-        with suppress(OSError):
-            path.mkdir(parents=True, exist_ok=True)
-            if os.access(path, os.W_OK):
-                return str(path)
-    import atexit
-    import shutil
-    import tempfile
+def _set_compiler_cache() -> str | None:
+    """Set the folder of PyTorch's compiler, which importing it creates.
 
-    path = Path(tempfile.mkdtemp(prefix="flashmore-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return str(path)
+    Returns:
+        A temporary one, to be removed at the end, if the user's cache cannot be written.
+    """
+    temporary = None
+    with suppress(OSError):
+        cache = cache_folder()
+        if cache is not None:
+            path = cache / "torchinductor"
+            with suppress(OSError):
+                path.mkdir(parents=True, exist_ok=True)
+            if os.access(path, os.W_OK):
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
+                return None
+        import tempfile
+
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary = tempfile.mkdtemp(prefix="flashmore-")
+    return temporary
 
 
 def _is_busy() -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from numpy.random import SeedSequence
 from torch import Tensor
 
 from flashmore.config import TrainConfig
@@ -33,11 +34,17 @@ TEACHERS_STEPS = 5 / 8
 """Steps of a teacher for each step of the run that learns from it."""
 
 
-def teacher_config(config: TrainConfig, number: int) -> TrainConfig:
-    """The config of a teacher that is trained first, counted from 1: another seed, fewer steps."""
-    steps = None if config.max_steps is None else math.ceil(config.max_steps * TEACHERS_STEPS)
-    seed = (config.seed + number * 2**32) % 2**63
-    return replace(config, seed=seed, max_steps=steps, teachers=0)
+def teacher_config(config: TrainConfig, number: int, steps: int) -> TrainConfig:
+    """The config of a teacher that is trained first, counted from 1: another seed, fewer steps.
+
+    Args:
+        config: as requested, of the run that learns from it.
+        number: the teacher's.
+        steps: of the run that learns from it.
+    """
+    # PyTorch takes 32 bits of a seed.
+    seed = int(SeedSequence((config.seed, number)).generate_state(1)[0])
+    return replace(config, seed=seed, max_steps=math.ceil(steps * TEACHERS_STEPS), teachers=0)
 
 
 def open_teachers(config: TrainConfig, split: Split, vocabulary: Vocabulary) -> tuple[Run, ...]:

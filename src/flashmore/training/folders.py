@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from flashmore.config import CHANGEABLE, OPEN, TrainConfig
-from flashmore.errors import RunError
+from flashmore.errors import RunError, StorageError
 from flashmore.files import INTACT, disk_errors
 from flashmore.runs import Run, Settings, locked
 from flashmore.runs.folder import is_pack, writer_of
@@ -63,10 +63,10 @@ def started_before(asked: Settings, parent: Path) -> Path | None:
         try:
             run = Run.open(path)
             require_same(run.settings, asked, path)
-        except RunError:  # another run, or none
+            state = run.load_state(best_lost=True)
+            found.append((result_of(run) is None, run.checkpoint(state.step).stat().st_mtime_ns, path))
+        except (RunError, StorageError, OSError):  # another run, or none that can be read
             continue
-        state = run.load_state(best_lost=True)
-        found.append((result_of(run) is None, run.checkpoint(state.step).stat().st_mtime_ns, path))
     return max(found)[-1] if found else None
 
 
@@ -78,16 +78,16 @@ def holds_run(path: Path) -> bool:
     return found
 
 
-def lock_new(lock: ExitStack, path: Path, *, exactly: bool) -> Path:
-    """Lock a new run's folder: this one, or else the first such in which no other process creates a run."""
-    for other in [path] if exactly else unused_folders(path):
+def lock_new(lock: ExitStack, model: str, out: Path | None) -> Path:
+    """Lock the folder of a new run; without `out`, one in which no other process is creating a run."""
+    for path in [out] if out is not None else unused_folders(Path("runs", model)):
         try:
-            lock.enter_context(locked(other))
+            lock.enter_context(locked(path))
         except RunError:
-            if exactly:
+            if out is not None:
                 raise
         else:
-            return other
+            return path
     raise AssertionError("there are endlessly many folders")
 
 

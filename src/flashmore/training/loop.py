@@ -29,6 +29,8 @@ from flashmore.training.signals import name_of, stop_signals
 from flashmore.training.starting import begun, resumed
 from flashmore.training.trackers import Trackers
 
+AGAIN = "Repeat the command to go on."
+"""How to go on after a teacher was interrupted."""
 RECENT = 20
 """Number of log intervals over which the progress line shows the median."""
 
@@ -74,15 +76,19 @@ def train(
     """
     config, path = config or TrainConfig(), None if out is None else Path(out)
 
-    def teach(number: int, total: int) -> Run:
-        """Train a teacher, or go on with one that an earlier command with these options began."""
-        say(f"teacher {number} of {total}")
-        folders = Path("runs", "teacher") if path is None else path.with_name("teacher")
-        try:
-            with begun(teacher_config(config, number), None, again=True, folders=folders) as session:
-                return Run.open(Path(_run_to_the_end(session, observer).run))
-        except Interrupted as error:
-            raise Interrupted(error.wanted, error.found, "Repeat the command to go on.") from None
+    def teach(fitted: TrainConfig, folder: Path) -> list[Run]:
+        """Train the teachers beside the run, or go on where an earlier command was interrupted."""
+        named = folder if folder.name not in ("", "..") else folder.resolve()
+        teachers = []
+        for number in range(1, fitted.teachers + 1):
+            say(f"teacher {number} of {fitted.teachers}")
+            other = teacher_config(config, number, fitted.max_steps)
+            try:
+                with begun(other, named.with_name(f"{named.name}-teacher-{number}")) as session:
+                    teachers.append(Run.open(Path(_run_to_the_end(session, observer).run)))
+            except Interrupted as error:
+                raise Interrupted(error.wanted, error.found, AGAIN) from None
+        return teachers
 
     with begun(config, path, again=again, teach=teach) as session:
         if again and session.finished and session.ranks.rank == 0:

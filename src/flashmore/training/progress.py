@@ -70,6 +70,7 @@ class ProgressLine(Observer):
             lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
         for line in (*lines, *resolved.notes, *conditions()):
             self.console.print(line, soft_wrap=not self.live)
+        self.fastest_ms = math.inf
         self.task = self.progress.add_task(
             run.model.model, total=session.config.max_steps, completed=session.trainer.done, figures=""
         )

@@ -1,6 +1,6 @@
 """Begins runs from a config and resumes them from their folders, on one rank or several."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,8 +44,7 @@ def begun(
     out: Path | None,
     *,
     again: bool = False,
-    folders: Path | None = None,
-    teach: Callable[[int, int], Run] | None = None,
+    teach: Callable[[TrainConfig, Path], Sequence[Run]] | None = None,
 ) -> Iterator[Session]:
     """Resolve the config and create the run's folder, or resume a run started by the same command.
 
@@ -54,18 +53,16 @@ def begun(
 
     Args:
         config: what to train.
-        out: the run's folder; None means the first unused of `folders`.
-        again: without `out`, prefer a run beside these that was started by the same command.
-        folders: PATH, for PATH, PATH-2, …; None means runs/MODEL.
-        teach: trains a teacher of a new run, given its number and how many there are.
+        out: the run's folder; None means the first unused of runs/MODEL, runs/MODEL-2, …
+        again: without `out`, prefer a run below runs/ that was started by the same command.
+        teach: trains the teachers of a new run, given its config, which is fitted, and its folder.
 
     Raises:
         DataError, ConfigError, BackendUnavailable, RunError, StorageError: see their docstrings.
     """
     with connected(config.device) as ranks:
         ranks.require_alike({**config.to_json(), "out": str(out)})
-        new = folders or Path("runs", config.model)
-        with _on_every_rank(ranks, lambda: _begun(config, out, new, ranks, teach, again=again)) as session:
+        with _on_every_rank(ranks, lambda: _begun(config, out, ranks, teach, again=again)) as session:
             yield session
 
 
@@ -175,9 +172,8 @@ def _opened_after(message: dict[str, Any]) -> _Opened:
 def _begun(
     config: TrainConfig,
     out: Path | None,
-    folders: Path,
     ranks: Ranks,
-    teach: Callable[[int, int], Run] | None,
+    teach: Callable[[TrainConfig, Path], Sequence[Run]] | None,
     *,
     again: bool,
 ) -> Iterator[_Opened]:
@@ -200,7 +196,7 @@ def _begun(
         versions=versions_here(),
     )
     if again and out is None:
-        out = started_before(asked, folders.parent)
+        out = started_before(asked, Path("runs"))
         goes_on = out is not None
     if out is not None and goes_on:
         require_same(Run.open(out).settings, asked, out)
@@ -212,14 +208,16 @@ def _begun(
     if config.teachers and ranks.size > 1:
         valid = "train them first, then use --teacher"
         raise ConfigError("a single process for --teachers", f"{ranks.size} of torchrun", valid)
-    teachers = open_teachers(config, corpus.split, corpus.vocabulary)
-    if teach is not None:
-        teachers += tuple(teach(number, config.teachers) for number in range(1, config.teachers + 1))
-    parts = corpus.parts(config, device, teachers=teachers)
-    resolved = resolve_speed(config, asked.model, device, parts.train, ranks=ranks)
-    resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
+    teachers: Sequence[Run] = open_teachers(config, corpus.split, corpus.vocabulary)
     with ExitStack() as lock:
-        folder = lock_new(lock, out or folders, exactly=out is not None)
+        folder = None
+        if teach is not None and config.teachers:
+            folder = lock_new(lock, config.model, out)
+            teachers = teach(config, folder)
+        parts = corpus.parts(config, device, teachers=teachers)
+        resolved = resolve_speed(config, asked.model, device, parts.train, ranks=ranks)
+        resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
+        folder = folder or lock_new(lock, config.model, out)
         packs = packs_of(teachers)
         made_from = replace(
             asked,

@@ -22,8 +22,9 @@ from flashmore.models.config import ModelConfig
 from flashmore.runs.records import convert
 from flashmore.terminal import say
 from flashmore.training.ahead import cached_attention, compile_for_later
-from flashmore.training.corpus import read_corpus
+from flashmore.training.corpus import Corpus, read_corpus
 from flashmore.training.decide import decide, why_not
+from flashmore.training.distillation import teacher_config
 from flashmore.training.fit import fit
 from flashmore.training.program import program_of
 from flashmore.training.resolve import (
@@ -51,9 +52,16 @@ def warm(config: TrainConfig) -> bool:
         StorageError: the cache cannot be written.
     """
     set_threads(config)
-    device = resolve_device(config.device)
-    corpus = read_corpus(config)
-    config, _ = fit(config, corpus)
+    device, corpus = resolve_device(config.device), read_corpus(config)
+    fitted, _ = fit(config, corpus)
+    wanted = [fitted]
+    if fitted.teachers:  # which all have the same step
+        wanted += [fit(teacher_config(config, 1, fitted.max_steps), corpus)[0]]
+    missing = [_warm_one(each, corpus, device) for each in wanted]
+    return any(missing)
+
+
+def _warm_one(config: TrainConfig, corpus: Corpus, device: torch.device) -> bool:
     sizes = resolve_model(config, corpus)
     speedups = decide(config, sizes, device, lambda _: (0.0, 0.0, 0.0), lambda _: True).speedups
     found = None
@@ -89,8 +97,8 @@ class Background:
 
     def start(self, resolved: Resolved) -> bool:
         """Compile the step with which runs like this one would be faster; returns whether there is one."""
-        if not resolved.later:
-            return False
+        if not resolved.later or (self._child is not None and self._child.poll() is None):
+            return False  # one at a time: teachers begin one run after the other
         task = _Task(
             resolved.config.to_json(),
             asdict(resolved.model_config),

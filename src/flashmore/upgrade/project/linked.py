@@ -159,7 +159,7 @@ class Project:
         imports = Imports(files)
         origins = Origins(imports)
         self.subclasses = Subclasses(origins.texts)
-        self.patched = Patched(origins.texts, folders, partial(self._given, origins))
+        self.patched = Patched(origins.texts, folders, imports.imported, partial(self._given, origins))
         self.compiled = {name: _reached(places, origins) for name, places in _compiled(origins).items()}
         found = list(_uses(origins))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)

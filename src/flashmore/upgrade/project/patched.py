@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from flashmore.upgrade.formulas.evaluate import Unknown, constant_of
 from flashmore.upgrade.project.definitions import Definitions
 from flashmore.upgrade.project.files import real
 from flashmore.upgrade.project.texts import Texts
-from flashmore.upgrade.project.walk import root_of
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.replaced import HOOK, hooked, stored
@@ -28,14 +27,20 @@ class Patched:
     Args:
         texts: the files of the project, or of several.
         given: the folders that are searched.
+        imported: of a file, those that it imports.
         reached: of a file and a line, the files whose models the line may be given.
     """
 
     def __init__(
-        self, texts: Texts, given: Sequence[Path], reached: Callable[[Path, int], Set[Path]]
+        self,
+        texts: Texts,
+        given: Sequence[Path],
+        imported: Callable[[Path], Iterable[Path]],
+        reached: Callable[[Path, int], Set[Path]],
     ) -> None:
         self.texts = texts
         self.given = given
+        self.imported = imported
         self.reached = reached
         self.roots: dict[Path, Path] = {}
 
@@ -71,15 +76,16 @@ class Patched:
         return None
 
     def _together(self, one: Path, other: Path) -> bool:
-        """Whether two files are of the same project, or one's project is inside the other's."""
-        first, second = self._root(one), self._root(other)
-        return first.is_relative_to(second) or second.is_relative_to(first)
+        """Whether two files may run in one program: of one project, or of two that the first connects."""
+        theirs = self._root(other)
+        return self._root(one) == theirs or theirs in map(self._root, self.imported(one))
 
     def _root(self, path: Path) -> Path:
-        """The folder of a file's project; without one, the one that was given."""
+        """The repository of a file; where there is none, the folder that was given."""
         if path.parent not in self.roots:
-            above = (each for each in self.given if path.is_relative_to(each))
-            self.roots[path.parent] = root_of(path) or next(above, path.parent)
+            above = (each for each in path.parents if (each / ".git").exists())
+            given = (each for each in self.given if path.is_relative_to(each))
+            self.roots[path.parent] = next(above, None) or next(given, path.parent)
         return self.roots[path.parent]
 
     def _modules(self, pattern: re.Pattern[bytes]) -> dict[Path, Module]:
