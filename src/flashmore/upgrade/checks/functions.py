@@ -3,12 +3,11 @@
 import ast
 from dataclasses import dataclass
 
-from flashmore.upgrade.checks.pure import is_pure
+from flashmore.upgrade.checks.pure import is_pure, makes_new
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.operations import NEW
 from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, defaults_of, is_self, last
 
 _MAY_WORK_IN_PLACE = {
@@ -195,20 +194,12 @@ def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> 
                 continue
             match before:
                 case ast.Assign(targets=[ast.Name(id=made)], value=ast.Call(func=func)):
-                    return made == name and _is_new(func, module)
+                    return made == name and makes_new(func, module)
             return False
         if not isinstance(place.parent, ast.For) or name in _mentioned(place.parent, stores=False):
             return False
         statement = place.parent
     return False
-
-
-def _is_new(func: ast.expr, module: Module) -> bool:
-    """Whether a function makes a tensor: `torch.ones` or `x.new_ones`."""
-    method = func.attr if isinstance(func, ast.Attribute) and not module.qualified(func) else ""
-    own = any(method in each.own_methods for each in module.classes.values())
-    of_tensors = method.startswith("new_") and method in NEW and not own
-    return of_tensors or module.qualified(func).removeprefix("torch.") in NEW
 
 
 def _mentioned(node: ast.AST, *, stores: bool = True) -> set[str]:

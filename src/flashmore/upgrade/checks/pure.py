@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.operations import NEW
 from flashmore.upgrade.source.scopes import Function
 from flashmore.upgrade.verify.allowed import ATTRIBUTES
 
@@ -35,11 +36,6 @@ _EFFECT = re.compile(
     r"|nn\.(?!(Softmax|Dropout|Identity|ReLU|GELU|SiLU|Sigmoid|Tanh)$).*"
 )
 """What draws random numbers, changes settings or its arguments, or is not known, after the library's name."""
-_FACTORIES = {
-    f"torch.{name}{like}"
-    for name in ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
-    for like in ("", "_like")
-}
 _METHODS = {each for each in ATTRIBUTES if not each.endswith("_")} - {"append", "data"} | {
     "amax", "amin", "argmax", "argmin", "cpu", "cuda", "dim", "element_size", "get", "get_device",
     "items", "keys", "lower", "ndimension", "new_zeros", "permute", "split", "startswith", "endswith",
@@ -110,8 +106,16 @@ def _is_new(node: ast.expr, module: Module) -> bool:
         case ast.Call(func=ast.Attribute(value=value, attr=name)) if is_inplace_name(name):
             return _is_new(value, module)
         case ast.Call(func=func):
-            return module.qualified(func) in _FACTORIES
+            return makes_new(func, module)
     return False
+
+
+def makes_new(func: ast.expr, module: Module) -> bool:
+    """Whether a function makes a tensor: `torch.ones` or `x.new_ones`."""
+    method = func.attr if isinstance(func, ast.Attribute) and not module.qualified(func) else ""
+    own = any(method in each.own_methods for each in module.classes.values())
+    of_tensors = method.startswith("new_") and method in NEW and not own
+    return of_tensors or module.qualified(func).removeprefix("torch.") in NEW
 
 
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
