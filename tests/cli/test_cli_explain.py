@@ -96,7 +96,7 @@ def test_people_read_names_reasons_and_the_line(capsys: pytest.CaptureFixture[st
     assert "PyTorch has no CPU kernel of this name (use flash" in printed
     assert printed.endswith(
         "from torch.nn.attention import SDPBackend, sdpa_kernel\n"
-        "with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):\n"
+        "with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):\n    ...\n"
     )
 
 

@@ -186,6 +186,7 @@ EQUIVALENT = {
     ),  # the same fill again
     ("boolean-mask: Two masks under different conditions", "statement 0 lost"),  # nothing reads it
     ("zeros: Rows that keep no key", "statement 0 lost"),  # nothing reads it
+    ("causal: The triangle is cut out of a new tensor in place", "statement 1 lost"),  # nothing reads it
     ("plain: A view of the output becomes a reshape", "mask of the next key"),  # a bias of zeros
     ("plain: A view of the output becomes a reshape", "mask reversed"),
     ("plain: A view of the output becomes a reshape", "attn_mask dropped"),

@@ -70,9 +70,8 @@ def _set_compiler_cache() -> str | None:
         cache = cache_folder()
         if cache is not None:
             path = cache / "torchinductor"
-            with suppress(OSError):
-                path.mkdir(parents=True, exist_ok=True)
-            if os.access(path, os.W_OK):
+            above = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+            if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
                 return None
         import tempfile
