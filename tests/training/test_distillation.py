@@ -1,6 +1,7 @@
 """Runs that learn from other runs: what they are taught, resuming without the teachers, refusals."""
 
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -179,6 +180,19 @@ def test_the_folder_of_a_run_with_teachers_may_have_any_name(
     monkeypatch.chdir(tmp_path / "here")
     result = train(replace(SMALL, max_steps=2, eval_interval=2, teachers=1), out)
     assert Run.open(result.run).settings.teachers
+
+
+def test_without_a_folder_the_interrupted_command_tells_which_one_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(SMALL, max_steps=16, eval_interval=8, teachers=1)
+    with pytest.raises(Interrupted) as error:
+        train(config, None, PressCtrlC())
+    (folder,) = re.findall("--out (runs/\\S+) to go on", error.value.valid)
+    other = train(replace(config, seed=5, max_steps=2, eval_interval=2))  # is not in the way of the first
+    assert other.run != folder
+    assert train(config, folder).run == folder
 
 
 def test_no_teacher_is_trained_for_a_folder_that_is_in_use(tmp_path: Path) -> None:

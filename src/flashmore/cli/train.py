@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
         command = parse(Train, "train", argv, Train(defaults(argv)))
         refuse_ineffective(command.config, argv)
 
-    from flashmore.training.loop import AGAIN, resume, train
+    from flashmore.training.loop import REPEAT, resume, train
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import Session
     from flashmore.training.splits import losses_of_splits, require_random_splits
@@ -134,7 +134,7 @@ def main(argv: Sequence[str]) -> int:
             try:
                 result = train(command.config, command.out, line, again=command.resume is not None)
             except Interrupted as error:
-                if command.splits == 1 or error.valid == AGAIN:
+                if command.splits == 1 or error.valid.startswith(REPEAT):
                     raise
                 again = f"{error.valid}; then repeat the command with that run as --out for the other splits."
                 raise Interrupted(error.wanted, error.found, again) from None

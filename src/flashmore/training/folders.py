@@ -43,12 +43,17 @@ def config_of(run: Run) -> TrainConfig:
     return config
 
 
+def folder_of_teacher(run: Path, number: int) -> Path:
+    """The folder of a teacher that is trained for a run, counted from 1."""
+    return run.with_name(f"{run.name}-teacher-{number}")
+
+
 def unused_folders(path: Path) -> Iterator[Path]:
-    """Those of PATH, PATH-2, … that hold neither a run nor anything else."""
+    """Those of PATH, PATH-2, … that hold neither a run nor anything else, and have no teachers."""
     for number in count(1):
         other = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
-            if not is_run(other) and not other.is_symlink():
+            if not (is_run(other) or other.is_symlink() or is_run(folder_of_teacher(other, 1))):
                 yield other
         except RunError:  # occupied by something else
             continue

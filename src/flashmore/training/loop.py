@@ -1,5 +1,6 @@
 """The training loop: steps, evaluation, checkpoints, and a result at the end."""
 
+import shlex
 import statistics
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from flashmore.runs import Run, Unevaluated
 from flashmore.terminal import say
 from flashmore.training.dataset import Dataset
 from flashmore.training.distillation import teacher_config
+from flashmore.training.folders import folder_of_teacher
 from flashmore.training.memory import out_of_memory
 from flashmore.training.result import NGRAM_ITEMS, TrainResult, result_of
 from flashmore.training.session import Session
@@ -29,7 +31,7 @@ from flashmore.training.signals import name_of, stop_signals
 from flashmore.training.starting import begun, resumed
 from flashmore.training.trackers import Trackers
 
-AGAIN = "Repeat the command to go on."
+REPEAT = "Repeat the command"
 """How to go on after a teacher was interrupted."""
 RECENT = 20
 """Number of log intervals over which the progress line shows the median."""
@@ -84,10 +86,11 @@ def train(
             say(f"teacher {number} of {fitted.teachers}")
             other = teacher_config(config, number, fitted.max_steps)
             try:
-                with begun(other, named.with_name(f"{named.name}-teacher-{number}")) as session:
+                with begun(other, folder_of_teacher(named, number)) as session:
                     teachers.append(Run.open(Path(_run_to_the_end(session, observer).run)))
             except Interrupted as error:
-                raise Interrupted(error.wanted, error.found, AGAIN) from None
+                where = "" if path is not None else f" with --out {shlex.quote(str(folder))}"
+                raise Interrupted(error.wanted, error.found, f"{REPEAT}{where} to go on.") from None
         return teachers
 
     with begun(config, path, again=again, teach=teach) as session:
