@@ -344,17 +344,23 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         if len(self.teacher) > MOST_TEACHERS:
             found = f"{len(self.teacher)}"
             raise ConfigError(f"at most {MOST_TEACHERS} runs with --teacher", found, "fewer of them")
-        option = "--teacher" if self.teacher else "--teachers"
         for name in ("weight", "ngram_smoothing", "teachers") if self.teacher else ("weight",):
             if getattr(self, name):
-                raise ConfigError(f"{option} without {option_of(name)}", "both", "one of the two options")
+                raise ConfigError(
+                    f"{self.teacher_option} without {option_of(name)}", "both", "one of the two options"
+                )
         if self.teachers and self.read_once:
             raise ConfigError("a file of items with --teachers", self.read_once, "omit --teachers")
 
     @property
+    def teacher_option(self) -> str:
+        """The option that names or makes teachers; empty without them."""
+        return "--teacher" if self.teacher else "--teachers" if self.teachers else ""
+
+    @property
     def distilled(self) -> bool:
         """Whether the model learns from other runs."""
-        return bool(self.teacher or self.teachers)
+        return bool(self.teacher_option)
 
     @property
     def soft_targets(self) -> float:

@@ -195,6 +195,15 @@ def test_without_a_folder_the_interrupted_command_tells_which_one_to_name(
     assert train(config, folder).run == folder
 
 
+def test_no_teacher_is_trained_for_items_that_cannot_have_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashmore.training.corpus.MOST_SMOOTHED", 100)
+    with pytest.raises(ConfigError, match="--teachers 0"):
+        train(replace(SMALL, teachers=1), tmp_path / "run")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_no_teacher_is_trained_for_a_folder_that_is_in_use(tmp_path: Path) -> None:
     with locked(tmp_path / "run"), pytest.raises(RunError, match="exclusive"):
         train(replace(SMALL, teachers=1), tmp_path / "run")

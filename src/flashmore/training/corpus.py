@@ -95,7 +95,7 @@ class Corpus:
             require_memory_for_items(len(items), self.block_size)
             soft = None
             if part == "train" and config.soft_targets:
-                asked = "a teacher" if config.distilled else "--ngram-smoothing"
+                asked = config.teacher_option or "--ngram-smoothing"
                 if not self.smoothable:
                     raise ConfigError(
                         f"{asked} with at most {MOST_SMOOTHED:,} positions times vocabulary entries",
@@ -126,7 +126,7 @@ class Corpus:
         split, unleaked = self.split, None
         if self.stored is not None:
             if config.soft_targets:
-                asked = "a teacher" if config.distilled else f"--ngram-smoothing {config.ngram_smoothing:g}"
+                asked = config.teacher_option or f"--ngram-smoothing {config.ngram_smoothing:g}"
                 valid = "omit it" if config.distilled else "--ngram-smoothing 0"
                 raise ConfigError("no soft targets for a prepared list", asked, valid)
             opened = self.opened or self.stored.open()

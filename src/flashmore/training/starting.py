@@ -208,6 +208,9 @@ def _begun(
     if config.teachers and ranks.size > 1:
         valid = "train them first, then use --teacher"
         raise ConfigError("a single process for --teachers", f"{ranks.size} of torchrun", valid)
+    if config.teachers and not corpus.smoothable:  # before they are trained
+        found = f"{corpus.positions:,} positions and {corpus.vocab_size:,} vocabulary entries"
+        raise ConfigError("a list in memory that is small enough for --teachers", found, "--teachers 0")
     teachers: Sequence[Run] = open_teachers(config, corpus.split, corpus.vocabulary)
     with ExitStack() as lock:
         folder = None
