@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
+from flashmore.upgrade.source.operations import SAME_SHAPE
 from flashmore.upgrade.source.scopes import arguments_of, is_note
 
 _DROPOUTS = ("torch.nn.Dropout", "torch.nn.modules.dropout.Dropout", "torch.nn.modules.Dropout")
@@ -15,6 +16,11 @@ _LAYERS = {
     "Sigmoid", "LeakyReLU", "ELU", "PReLU", "Softplus",
 }  # fmt: skip
 
+_PARAMETERS = ("torch.nn.Parameter", "torch.nn.parameter.Parameter")
+_MADE_OF_SIZES = {
+    f"torch.{name}" for name in ("empty", "ones", "rand", "randn", "zeros", "Tensor", "FloatTensor")
+}
+_FILLS = {"fill", "normal", "requires_grad", "uniform", "zero"}
 _FOLLOWED = re.compile(r"(?i)soft|drop|ident|mask|bias")
 """The classes of other files that are read: they may stand between scores and values."""
 
@@ -83,6 +89,37 @@ def kind_of(attribute: Attribute, module: Module) -> Kind:
         return UNKNOWN
     others = frozenset(kind.name for kind in found) - {main.name}
     return replace(main, maybe=others)
+
+
+def rank_of(attribute: Attribute, module: Module) -> int | None:
+    """How many dimensions a stored tensor has, where all that is stored there says the same."""
+    owner = attribute.owner
+    if owner is None or module.is_replaced(attribute.name) or owner.replaces(attribute.name, module):
+        return None
+    classes = [each for each in (owner.holder(attribute.name), *owner.below(module)) if each is not None]
+    found = {
+        _rank(expression, each.module)
+        for each in classes
+        for expression in each.own_assignments.get(attribute.name, ())
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _rank(node: ast.expr, module: Module) -> int | None:
+    """The number of dimensions of `nn.Parameter(torch.randn(1, n, d) * 0.02)`."""
+    match node:
+        case ast.BinOp(left=inner, right=ast.Constant()) | ast.BinOp(left=ast.Constant(), right=inner):
+            return _rank(inner, module)
+        case ast.Call(func=func, args=[inner, *_]) if module.qualified(func) in _PARAMETERS:
+            return _rank(inner, module)
+        case (
+            ast.Call(func=func, args=[ast.Tuple(elts=sizes) | ast.List(elts=sizes)])
+            | ast.Call(func=func, args=[*sizes])
+        ) if sizes and module.qualified(func) in _MADE_OF_SIZES:
+            return None if any(isinstance(each, ast.Starred) for each in sizes) else len(sizes)
+        case ast.Call(func=ast.Attribute(value=inner, attr=name)) if name.rstrip("_") in SAME_SHAPE | _FILLS:
+            return _rank(inner, module)
+    return None
 
 
 def may_be_dropout(attribute: Attribute) -> bool:

@@ -2,6 +2,7 @@
 
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.scales import NUMBER, classify
+from flashmore.upgrade.source.attributes import Attribute, rank_of
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.moved_shapes import MOVED
 from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, SAME_SHAPE
@@ -75,6 +76,9 @@ class Shapes:
         if value not in self.known:
             self.known[value] = None  # for what is defined by itself, round a loop
             dims = self.sizes(self.sized[value]) if value in self.sized else self._dims(value)
+            if value.op == "selfattr" and value not in self.ranks and isinstance(value.detail, Attribute):
+                stored = rank_of(value.detail, self.module)
+                self.ranks.update({} if stored is None else {value: stored})
             rank = self.ranks.get(value)
             if dims is None and rank is not None:
                 dims = [self._unknown(value, index, rank) for index in range(rank)]

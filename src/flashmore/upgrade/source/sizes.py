@@ -37,9 +37,12 @@ def product(sizes: Sequence[str]) -> str:
 
 
 def broadcast(shapes: Sequence[Dims | None], own: str) -> Dims | None:
-    """The dimensions of what is computed from several tensors; a 1 of an unknown other one may be more."""
+    """The dimensions of what is computed from several tensors; a 1 of an unknown other one may be more.
+
+    The first one may be unknown beside a bias of four dimensions: of fewer, it may have more.
+    """
     known = sorted((each[::-1] for each in shapes if each is not None), key=len, reverse=True)
-    if not known:
+    if not known or (shapes[0] is None and len(known[0]) < 4):
         return None
     result = []
     for index in range(len(known[0])):
