@@ -14,7 +14,6 @@ from flashmore.upgrade.patterns.scales import is_constant
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Dtype, Input, Role
-from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import operand
 from flashmore.upgrade.text import Text
@@ -121,11 +120,10 @@ class Inputs:
         if Pieces(self.all, Words(self.text)).has_default_scale():
             self._default_scale(term, node)
             return
-        attribute = term.other.detail
-        constant = isinstance(attribute, Attribute) and is_constant(attribute, self.flow.module)
-        learned = term.detail[0] == "learned" and not constant
-        axes = self.axes.of_learned(term.other) if learned else None
-        self.names[node] = self.add(self.fresh("scale"), self.text.of(node), "scale", axes)
+        constant = is_constant(term.other, self.flow.module)
+        axes = self.axes.of_learned(term.other) if term.detail[0] == "learned" and not constant else None
+        note = "constant" if constant else ""
+        self.names[node] = self.add(self.fresh("scale"), self.text.of(node), "scale", axes, note=note)
 
     def _default_scale(self, term: Term, node: ast.expr) -> None:
         """1 / sqrt(D) as it is written, where it is read from q or k; else by its meaning, from q's size."""

@@ -4,7 +4,7 @@ import ast
 import re
 
 from flashmore.upgrade.budget import step, walk
-from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.attributes import Attribute, kind_of, made_sizes
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 
@@ -144,7 +144,7 @@ def _named(value: Value, module: Module) -> str:
         return NUMBER
     if kind.name == "parameter":
         return LEARNED if _one_a_head(kind.expression) else TENSOR
-    if is_constant(attribute, module):
+    if is_constant(value, module):
         return LEARNED
     expressions = attribute.owner.assignments(attribute.name) if attribute.owner else []
     module = attribute.home(module)
@@ -157,12 +157,17 @@ def _named(value: Value, module: Module) -> str:
     )
 
 
-def is_constant(attribute: Attribute, module: Module) -> bool:
-    """Whether an attribute is a number in a tensor that is not learned: `torch.tensor(d).sqrt()`."""
-    made = attribute.owner.assignments(attribute.name) if attribute.owner else []
-    if not made or kind_of(attribute, module).name == "parameter":
+def is_constant(value: Value, module: Module) -> bool:
+    """Whether something is a stored number in a tensor that is not learned.
+
+    Such as `torch.sqrt(torch.FloatTensor([d]))`.
+    """
+    attribute = value.detail
+    if not isinstance(attribute, Attribute) or kind_of(attribute, module).name == "parameter":
         return False
-    return _is_tensor(made, attribute.home(module)) and all(_sizes(each) == [] for each in made)
+    made = attribute.owner.assignments(attribute.name) if attribute.owner else []
+    constant = made and all(made_sizes(each) in ([], ["1"]) for each in made)
+    return bool(constant) and _is_tensor(made, attribute.home(module))
 
 
 def _is_tensor(expressions: list[ast.expr], module: Module) -> bool:
@@ -199,32 +204,7 @@ def _one_a_head(expression: ast.expr | None) -> bool:
     """`nn.Parameter(torch.ones(heads, 1, 1))` and scalars: nothing along queries, keys or channels."""
     if not isinstance(expression, ast.Call) or not expression.args:
         return False
-    sizes = _sizes(expression.args[0])
+    sizes = made_sizes(expression.args[0])
     return sizes is not None and (
         (len(sizes) <= 1 and (not sizes or sizes == ["1"])) or sizes[-2:] == ["1", "1"]
     )
-
-
-def _sizes(node: ast.expr) -> list[str] | None:
-    """The shape that a constructor is given, through `torch.log(10 * torch.ones((h, 1, 1)))` and the like."""
-    match node:
-        case ast.Constant():
-            return []
-        case ast.BinOp(left=left, right=right):
-            one, two = _sizes(left), _sizes(right)
-            return one if two == [] else two if one == [] else None
-        case ast.Call(func=ast.Attribute(attr="ones" | "zeros" | "rand" | "randn" | "empty"), args=args):
-            if len(args) == 1 and isinstance(args[0], (ast.Tuple, ast.List)):
-                args = args[0].elts
-            return [ast.unparse(each) for each in args]
-        case ast.Call(func=ast.Attribute(attr="full"), args=[ast.Tuple(elts=args) | ast.List(elts=args), *_]):
-            return [ast.unparse(each) for each in args]
-        case ast.Call(func=ast.Attribute(attr="tensor" | "Tensor" | "as_tensor"), args=[inner, *_]):
-            if isinstance(inner, (ast.List, ast.Tuple)):
-                return [str(len(inner.elts))]
-            return []
-        case ast.Call(func=ast.Attribute(attr="log" | "exp" | "sqrt"), args=[inner]):
-            return _sizes(inner)
-        case ast.Call(func=ast.Attribute(value=inner)):
-            return _sizes(inner)
-    return None

@@ -16,11 +16,10 @@ _LAYERS = {
     "Sigmoid", "LeakyReLU", "ELU", "PReLU", "Softplus",
 }  # fmt: skip
 
-_PARAMETERS = ("torch.nn.Parameter", "torch.nn.parameter.Parameter")
-_MADE_OF_SIZES = {
-    f"torch.{name}" for name in ("empty", "ones", "rand", "randn", "zeros", "Tensor", "FloatTensor")
-}
-_FILLS = {"fill", "normal", "requires_grad", "uniform", "zero"}
+_OF_VALUES = {"tensor", "as_tensor", "Tensor", "FloatTensor"}
+"""Functions that make a tensor of the numbers in a list."""
+_OF_SIZES = {"empty", "ones", "rand", "randn", "zeros", "Tensor", "FloatTensor"}
+_KEEP_SHAPE = SAME_SHAPE | {"fill", "normal", "pow", "requires_grad", "sqrt", "uniform", "zero"}
 _FOLLOWED = re.compile(r"(?i)soft|drop|ident|mask|bias")
 """The classes of other files that are read: they may stand between scores and values."""
 
@@ -97,28 +96,48 @@ def rank_of(attribute: Attribute, module: Module) -> int | None:
     if owner is None or module.is_replaced(attribute.name) or owner.replaces(attribute.name, module):
         return None
     classes = [each for each in (owner.holder(attribute.name), *owner.below(module)) if each is not None]
-    found = {
-        _rank(expression, each.module)
+    found = [
+        made_sizes(made) if isinstance(made, ast.Call) else None
         for each in classes
-        for expression in each.own_assignments.get(attribute.name, ())
-    }
-    return found.pop() if len(found) == 1 else None
+        for made in each.own_assignments.get(attribute.name, ())
+    ]
+    ranks = {None if sizes is None else len(sizes) for sizes in found}
+    return ranks.pop() if len(ranks) == 1 else None
 
 
-def _rank(node: ast.expr, module: Module) -> int | None:
-    """The number of dimensions of `nn.Parameter(torch.randn(1, n, d) * 0.02)`."""
+def made_sizes(node: ast.expr) -> list[str] | None:
+    """The shape that a constructor is given, through `nn.Parameter(10 * torch.ones((h, 1, 1)).log())`."""
     match node:
-        case ast.BinOp(left=inner, right=ast.Constant()) | ast.BinOp(left=ast.Constant(), right=inner):
-            return _rank(inner, module)
-        case ast.Call(func=func, args=[inner, *_]) if module.qualified(func) in _PARAMETERS:
-            return _rank(inner, module)
-        case (
-            ast.Call(func=func, args=[ast.Tuple(elts=sizes) | ast.List(elts=sizes)])
-            | ast.Call(func=func, args=[*sizes])
-        ) if sizes and module.qualified(func) in _MADE_OF_SIZES:
-            return None if any(isinstance(each, ast.Starred) for each in sizes) else len(sizes)
-        case ast.Call(func=ast.Attribute(value=inner, attr=name)) if name.rstrip("_") in SAME_SHAPE | _FILLS:
-            return _rank(inner, module)
+        case ast.Constant():
+            return []
+        case ast.BinOp(left=left, right=right):
+            one, two = made_sizes(left), made_sizes(right)
+            return one if two == [] else two if one == [] else None
+        case ast.Call(
+            func=ast.Attribute(attr="full"), args=[ast.Tuple(elts=sizes) | ast.List(elts=sizes), *_]
+        ):
+            return [ast.unparse(each) for each in sizes]
+        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=args):
+            first = args[0].elts if args and isinstance(args[0], ast.Tuple | ast.List) else None
+            if name in _OF_VALUES and first is not None:
+                return (
+                    None
+                    if any(isinstance(each, ast.Tuple | ast.List) for each in first)
+                    else [str(len(first))]
+                )
+            if name in ("tensor", "as_tensor"):
+                return []
+            if name in _OF_SIZES:
+                sizes = args if first is None else first
+                return (
+                    None
+                    if any(isinstance(each, ast.Starred) for each in sizes)
+                    else [*map(ast.unparse, sizes)]
+                )
+            if name in ("Parameter", "log", "exp", "sqrt") and args:
+                return made_sizes(args[0])
+            if isinstance(node.func, ast.Attribute) and name.rstrip("_") in _KEEP_SHAPE:
+                return made_sizes(node.func.value)
     return None
 
 

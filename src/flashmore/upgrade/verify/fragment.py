@@ -280,7 +280,7 @@ def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     if "is_causal" in fragment.new and not has_two_lengths(fragment.inputs):
         yield "there are as many queries as keys (L = S)"
     for given in fragment.inputs:
-        if given.role == "scale" and given.axes is None and "(" not in given.source:
+        if given.role == "scale" and given.axes is None and not given.note and "(" not in given.source:
             yield f"{given.source} is a number, not a tensor"
         if given.role in ("dropout", "softmax"):
             yield f"no hook is registered on {given.source}, which is no longer called"
