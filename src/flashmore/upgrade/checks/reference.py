@@ -35,6 +35,27 @@ def why_reference(module: Module, path: str, replacements: frozenset[str] = FUSE
     return None
 
 
+def why_fallback(module: Module, function: str) -> str | None:
+    """Why a function has to work where PyTorch has no fused attention; None where it does not."""
+    for node in module.tree.body:
+        match node:
+            case ast.Try(body=tried, handlers=instead):
+                asked: list[ast.AST] = [one for one in tried if isinstance(one, ast.ImportFrom)]
+            case ast.If(test=test, orelse=instead):
+                asked = [test]
+            case _:
+                continue
+        looks = any(
+            getattr(each, "name", getattr(each, "value", "")) == "scaled_dot_product_attention"
+            for one in asked
+            for each in ast.walk(one)
+        )
+        named = (getattr(each, "id", "") for one in instead for each in ast.walk(one))
+        if looks and function in named:
+            return f"line {node.lineno} uses it where PyTorch has no fused attention"
+    return None
+
+
 @lru_cache(maxsize=1)  # asked once for every place of a file
 def _calls(module: Module, replacements: frozenset[str]) -> tuple[int | None, int | None]:
     """The lines of the first comparison of tensors, and of the first call of a replacement."""

@@ -14,7 +14,7 @@ from flashmore.upgrade.checks.contract import advice_about_weights
 from flashmore.upgrade.checks.effects import check_effects, uncalled
 from flashmore.upgrade.checks.guards import check_default_use
 from flashmore.upgrade.checks.names import check_names
-from flashmore.upgrade.checks.reference import FUSED, why_reference
+from flashmore.upgrade.checks.reference import FUSED, why_fallback, why_reference
 from flashmore.upgrade.checks.unused import kept_comments, unused
 from flashmore.upgrade.edits import apart, edited
 from flashmore.upgrade.emit.emission import Emitter
@@ -201,6 +201,8 @@ class Search(Changed):
     def _rewritten(self, found: Attention) -> Site:
         if (reference := why_reference(self.flow.module, self.path)) is not None:
             raise Refuse(f"a reference is left alone: {reference}")
+        if (fallback := why_fallback(self.flow.module, self.flow.function.name)) is not None:
+            raise Refuse(f"a fallback is left alone: {fallback}")
         step(len(self.text.source) // 50)  # its diff is made from the whole file
         words = Words(self.text)
         emission = Emitter(found, words, self.blocks).emit()
