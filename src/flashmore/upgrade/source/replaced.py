@@ -58,7 +58,7 @@ def replaced(tree: ast.Module, qualified: Callable[[ast.expr], str]) -> set[str 
     Returns:
         A name with a star at its end stands for all names that begin so; None for all names.
     """
-    filled = set(_filled(tree, qualified))
+    filled = {*_filled(tree, qualified), *_of_plain_objects(tree)}
     within = {node for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for node in ast.walk(each)}
     found: set[str | None] = set()
     for node in ast.walk(tree):
@@ -93,6 +93,32 @@ def _filled(tree: ast.Module, qualified: Callable[[ast.expr], str]) -> Iterator[
                         scope = outer if "." in name else function
                         if made.get(name, node.lineno) < node.lineno and _claims(scope, name) == 1:
                             yield node
+
+
+def _of_plain_objects(tree: ast.Module) -> Iterator[ast.AST]:
+    """What stores by name on an object that its function made of a class without bases: no layer is one."""
+    plain = {
+        each.name
+        for each in tree.body
+        if isinstance(each, ast.ClassDef) and all(dotted(base) == "object" for base in each.bases)
+    }
+    plain -= {name for each in tree.body if not isinstance(each, ast.ClassDef) for name in claimed_by(each)}
+    for function in ast.walk(tree):
+        if isinstance(function, Function):
+            made = {
+                each.targets[0].id
+                for each in function.body
+                if isinstance(each, ast.Assign)
+                and isinstance(each.targets[0], ast.Name)
+                and isinstance(each.value, ast.Call)
+                and dotted(each.value.func) in plain
+            }
+            alone = {name for name in made if _claims(function, name) == 1}
+            yield from (
+                node
+                for node in own_nodes(function)
+                if any(isinstance(owner, ast.Name) and owner.id in alone for owner, _ in _by_name(node))
+            )
 
 
 def _claims(scope: ast.AST, name: str) -> int:
